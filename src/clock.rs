@@ -1,0 +1,68 @@
+//! The time of day, so that tests can move it.
+//!
+//! Wall-clock time is used only where it is written down or shown (when a tag was confirmed, how old an answer is);
+//! everything that waits uses tokio's monotonic clock. A step of the wall clock must therefore never expire or
+//! resurrect anything by itself: ages are computed with [`Timestamp::age_at`], which is never negative.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Seconds since 1970-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// How long before `now` this was; zero if the clock was set back since.
+    pub fn age_at(self, now: Self) -> Duration {
+        Duration::from_secs(now.0.saturating_sub(self.0))
+    }
+}
+
+/// A source of the time of day.
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Option<Arc<AtomicU64>>);
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self(None)
+    }
+
+    /// A clock that stands at `start` until [`Clock::advance`] moves it.
+    pub fn manual(start: Timestamp) -> Self {
+        Self(Some(Arc::new(AtomicU64::new(start.0))))
+    }
+
+    /// Moves a manual clock on; the machine's clock stays as it is.
+    pub fn advance(&self, by: Duration) {
+        if let Some(seconds) = &self.0 {
+            seconds.fetch_add(by.as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    /// The time now.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Some(seconds) => Timestamp(seconds.load(Ordering::Relaxed)),
+            None => Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_set_back_makes_nothing_younger_than_now() {
+        let clock = Clock::manual(Timestamp(1_000));
+        let then = clock.now();
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(then.age_at(clock.now()), Duration::from_secs(60));
+        assert_eq!(then.age_at(Timestamp(10)), Duration::ZERO);
+    }
+}

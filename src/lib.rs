@@ -1,0 +1,10 @@
+//! Larder: a node-local pull-through registry cache.
+//!
+//! Container runtimes pull through it; it fetches what it lacks from any upstream registry and serves everything
+//! else from one deduplicated, verified store on disk. `ARCHITECTURE.md` is the map; the modules below are listed
+//! from the lowest layer to the highest, and `tests/layering.rs` holds that none looks upwards.
+//!
+//! The library exists for the daemon, its demonstration and its tests. It promises no stable Rust interface.
+
+pub mod clock;
+pub mod reference;

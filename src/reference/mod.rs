@@ -1,0 +1,23 @@
+//! The names of things, as types: registry, repository, tag, digest, platform, media type, manifest document.
+//!
+//! Every string that a stranger sends (a client's path, an upstream's header, a descriptor inside a manifest) is
+//! parsed here, once, at the edge; a value of these types is the proof that the grammar held. Paths on disk and
+//! URLs are built from these types alone.
+//!
+//! This layer knows nothing of HTTP, of disks or of time.
+
+mod digest;
+mod document;
+mod image;
+mod media_type;
+mod name;
+mod platform;
+mod tag;
+
+pub use digest::{Digest, DigestError, Hasher};
+pub use document::{Child, Document, DocumentError, Kind, MANIFEST_BYTES_MAX};
+pub use image::{Image, ImageError, Reference};
+pub use media_type::{MediaType, MediaTypeError, UPSTREAM_ACCEPT};
+pub use name::{DOCKER_HUB, NameError, Registry, Repository, RepositoryPath};
+pub use platform::{Platform, PlatformError};
+pub use tag::{Tag, TagError};
