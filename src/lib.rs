@@ -7,4 +7,8 @@
 //! The library exists for the daemon, its demonstration and its tests. It promises no stable Rust interface.
 
 pub mod clock;
+pub mod coalesce;
+pub mod metrics;
 pub mod reference;
+pub mod shutdown;
+pub mod store;

@@ -1,0 +1,313 @@
+//! Sizes and last use of every blob, in sled: derived from the files, never the truth about anything.
+//!
+//! sled 0.34 can lose data on a power cut and does not notice damage in its log, so nothing is kept here that cannot
+//! be rebuilt. A marker written at a clean stop decides whether the database is opened at all; without it, it is set
+//! aside and made anew from the file names while the daemon serves. Every call is fenced: an error, a panic or a
+//! value that fails its checksum means set aside and rebuild; after [`REBUILDS_MAX`] of them the index lives in
+//! memory until the next start. A pull never waits for this thread and never fails because of it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::error::Error;
+use super::layout::Layout;
+use super::metrics::Metrics;
+use crate::clock::{Clock, Timestamp};
+use crate::reference::Digest;
+
+/// Written by a clean stop, removed by the next start; the version is that of the rows.
+const CLEAN: &[u8] = b"larder index 1\n";
+/// Failures of the database in one process before memory takes over.
+const REBUILDS_MAX: u32 = 3;
+/// Operations that may wait for the thread; a touch beyond that is dropped, it is only a last use.
+const QUEUE: usize = 16 * 1024;
+/// A last use younger than this is not written again.
+const TOUCH_SECONDS_MIN: u64 = 60;
+/// Bytes of sled's page cache.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Handle to the index thread.
+#[derive(Debug)]
+pub(super) struct Index {
+    queue: SyncSender<Op>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Op {
+    Put(Digest, u64),
+    Touch(Digest),
+    Remove(Digest),
+    Close,
+}
+
+/// What is known of one blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    size: u64,
+    used_at: Timestamp,
+}
+
+impl Index {
+    /// Starts the thread; it rebuilds first where it must.
+    pub(super) fn start(layout: Layout, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let (queue, operations) = sync_channel(QUEUE);
+        let path = layout.index();
+        let thread = std::thread::Builder::new()
+            .name("larder-index".to_owned())
+            .spawn(move || Keeper::open(layout, clock, metrics).run(&operations))
+            .map_err(Error::io("start the thread of", &path))?;
+        Ok(Self { queue, thread: std::sync::Mutex::new(Some(thread)) })
+    }
+
+    /// A blob exists. Blocks while the queue is full.
+    pub(super) fn put(&self, digest: Digest, size: u64) {
+        let _ = self.queue.send(Op::Put(digest, size));
+    }
+
+    /// A blob was used. Never blocks.
+    pub(super) fn touch(&self, digest: Digest) {
+        let _ = self.queue.try_send(Op::Touch(digest));
+    }
+
+    /// A blob is gone. Blocks while the queue is full.
+    pub(super) fn remove(&self, digest: Digest) {
+        let _ = self.queue.send(Op::Remove(digest));
+    }
+
+    /// Writes everything down and leaves the marker. Blocks.
+    pub(super) fn close(&self) {
+        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = self.queue.send(Op::Close);
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's own state.
+struct Keeper {
+    layout: Layout,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    table: Table,
+    failures: u32,
+}
+
+enum Table {
+    Sled(sled::Db),
+    Memory(HashMap<Digest, Row>),
+}
+
+/// Something that sled did; what exactly does not matter, the answer is the same.
+struct Failure(String);
+
+impl Keeper {
+    fn open(layout: Layout, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        let memory = Table::Memory(HashMap::new());
+        let mut keeper = Self { layout, clock, metrics, table: memory, failures: 0 };
+        let marker = keeper.marker();
+        let clean = fs::read(&marker).is_ok_and(|content| content == CLEAN);
+        if fs::remove_file(&marker).is_err() && clean {
+            // A marker that cannot be removed would vouch for whatever comes after.
+            keeper.rebuild("the clean-stop marker cannot be removed");
+        } else if !clean {
+            keeper.rebuild("no clean stop");
+        } else if let Err(Failure(why)) = keeper.adopt() {
+            keeper.rebuild(&why);
+        }
+        keeper
+    }
+
+    fn run(mut self, operations: &Receiver<Op>) {
+        while let Ok(operation) = operations.recv() {
+            let close = matches!(operation, Op::Close);
+            if let Err(Failure(why)) = self.apply(operation) {
+                self.rebuild(&why);
+            }
+            if close {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, operation: Op) -> Result<(), Failure> {
+        let now = self.clock.now();
+        match operation {
+            Op::Put(digest, size) => {
+                let before = self.table.put(digest, Row { size, used_at: now })?;
+                self.metrics.replaced(before.map(|row| row.size), Some(size));
+            }
+            Op::Touch(digest) => {
+                if let Some(row) = self.table.row(digest)?
+                    && now.0 >= row.used_at.0.saturating_add(TOUCH_SECONDS_MIN)
+                {
+                    self.table.put(digest, Row { used_at: now, ..row })?;
+                }
+            }
+            Op::Remove(digest) => {
+                let before = self.table.remove(digest)?;
+                self.metrics.replaced(before.map(|row| row.size), None);
+            }
+            Op::Close => self.close()?,
+        }
+        Ok(())
+    }
+
+    /// Opens the database of a clean stop and checks every row.
+    fn adopt(&mut self) -> Result<(), Failure> {
+        let table = Table::Sled(open_sled(&self.database())?);
+        let rows = table.rows()?;
+        self.metrics.reset(rows.len(), rows.iter().map(|(_, row)| row.size).sum());
+        self.table = table;
+        Ok(())
+    }
+
+    /// Sets the database aside and makes a new one from the files.
+    fn rebuild(&mut self, why: &str) {
+        // Drop the handle before the folder is moved away from under it.
+        self.table = Table::Memory(HashMap::new());
+        let had_one = self.database().exists();
+        if had_one {
+            self.failures += 1;
+            self.metrics.index_rebuilds.inc();
+            tracing::info!(why, "the index is rebuilt from the files");
+        }
+        let aside = self.layout.index().join("set-aside");
+        let _ = fs::remove_dir_all(&aside);
+        let moved = !had_one || super::layout::publish(&self.database(), &aside).is_ok();
+        let rows = scan(&self.layout.blobs(), self.clock.now());
+        self.metrics.reset(rows.len(), rows.iter().map(|(_, row)| row.size).sum());
+        if self.failures <= REBUILDS_MAX && moved {
+            match open_sled(&self.database()).map(Table::Sled).and_then(|t| t.fill(&rows).map(|()| t)) {
+                Ok(table) => return self.table = table,
+                Err(Failure(why)) => tracing::warn!(why, "the index stays in memory until the next start"),
+            }
+        }
+        self.table = Table::Memory(rows.into_iter().collect());
+    }
+
+    fn close(&mut self) -> Result<(), Failure> {
+        let Table::Sled(db) = &self.table else { return Ok(()) };
+        fenced(|| db.flush())?;
+        // Ends sled's own threads before the marker vouches for what they wrote.
+        self.table = Table::Memory(HashMap::new());
+        self.layout.write_small(&self.marker(), CLEAN).map_err(|e| Failure(e.to_string()))
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.layout.index().join("clean")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.layout.index().join("sled")
+    }
+}
+
+impl Table {
+    fn row(&self, digest: Digest) -> Result<Option<Row>, Failure> {
+        match self {
+            Self::Memory(rows) => Ok(rows.get(&digest).copied()),
+            Self::Sled(db) => fenced(|| db.get(digest.as_bytes()))?.map(|value| Row::decode(&value)).transpose(),
+        }
+    }
+
+    fn put(&mut self, digest: Digest, row: Row) -> Result<Option<Row>, Failure> {
+        match self {
+            Self::Memory(rows) => Ok(rows.insert(digest, row)),
+            Self::Sled(db) => fenced(|| db.insert(digest.as_bytes(), &row.encode()))?
+                .map(|value| Row::decode(&value))
+                .transpose(),
+        }
+    }
+
+    fn remove(&mut self, digest: Digest) -> Result<Option<Row>, Failure> {
+        match self {
+            Self::Memory(rows) => Ok(rows.remove(&digest)),
+            Self::Sled(db) => {
+                fenced(|| db.remove(digest.as_bytes()))?.map(|value| Row::decode(&value)).transpose()
+            }
+        }
+    }
+
+    fn fill(&self, rows: &[(Digest, Row)]) -> Result<(), Failure> {
+        let Self::Sled(db) = self else { return Ok(()) };
+        for (digest, row) in rows {
+            fenced(|| db.insert(digest.as_bytes(), &row.encode()))?;
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Result<Vec<(Digest, Row)>, Failure> {
+        let Self::Sled(db) = self else { return Ok(Vec::new()) };
+        let pairs = fenced(|| db.iter().collect::<Result<Vec<_>, _>>())?;
+        pairs
+            .iter()
+            .map(|(key, value)| {
+                let key: [u8; 32] = key.as_ref().try_into().map_err(|_| Failure("a key of a wrong length".into()))?;
+                Ok((Digest::from_bytes(key), Row::decode(value)?))
+            })
+            .collect()
+    }
+}
+
+impl Row {
+    fn encode(self) -> [u8; 20] {
+        let mut out = [0; 20];
+        out[..8].copy_from_slice(&self.size.to_le_bytes());
+        out[8..16].copy_from_slice(&self.used_at.0.to_le_bytes());
+        let own = crc32c::crc32c(&out[..16]);
+        out[16..].copy_from_slice(&own.to_le_bytes());
+        out
+    }
+
+    fn decode(value: &[u8]) -> Result<Self, Failure> {
+        let bad = || Failure("a row fails its checksum".to_owned());
+        let value: &[u8; 20] = value.try_into().map_err(|_| bad())?;
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| value[at + n]));
+        let own = u32::from_le_bytes(std::array::from_fn(|n| value[16 + n]));
+        if crc32c::crc32c(&value[..16]) != own {
+            return Err(bad());
+        }
+        Ok(Self { size: word(0), used_at: Timestamp(word(8)) })
+    }
+}
+
+fn open_sled(path: &Path) -> Result<sled::Db, Failure> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .mode(sled::Mode::LowSpace)
+        .flush_every_ms(Some(5_000))
+        .print_profile_on_drop(false);
+    fenced(|| config.open())
+}
+
+/// Calls sled so that neither its errors nor its panics get further than this.
+fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|e| Failure(e.to_string())),
+        Err(_) => Err(Failure("sled panicked".to_owned())),
+    }
+}
+
+/// Every blob by its file name; what has no digest for a name is not ours.
+fn scan(blobs: &Path, now: Timestamp) -> Vec<(Digest, Row)> {
+    let Ok(entries) = fs::read_dir(blobs) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let digest = Digest::from_hex(entry.file_name().to_str()?).ok()?;
+            let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some((digest, Row { size: metadata.len(), used_at: now }))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

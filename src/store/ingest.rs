@@ -1,0 +1,142 @@
+//! The way in: `Ingest -> Verified -> committed`, each step consuming the one before.
+//!
+//! A write is a transaction. Bytes are hashed, checksummed and bounded as they come; only content whose digest is
+//! right becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file.
+//! Everything here blocks and belongs on a blocking thread.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::checks::{Builder, Checks};
+use super::error::Error;
+use super::layout::{self, Layout};
+use super::read::Growing;
+use crate::reference::{Digest, Hasher};
+
+/// Content being received.
+pub struct Ingest {
+    layout: Layout,
+    expected: Digest,
+    limit: u64,
+    declared: Option<u64>,
+    written: u64,
+    hasher: Hasher,
+    checks: Builder,
+    file: Arc<File>,
+    path: Temporary,
+}
+
+/// Content that is what its digest says, not yet durable.
+pub struct Verified {
+    layout: Layout,
+    digest: Digest,
+    checks: Checks,
+    file: Arc<File>,
+    path: Temporary,
+}
+
+/// A file in `ingest/`, removed unless it was published.
+struct Temporary(Option<PathBuf>);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Ingest {
+    pub(super) fn begin(layout: &Layout, expected: Digest, declared: Option<u64>, limit: u64) -> Result<Self, Error> {
+        let limit = declared.map_or(limit, |size| size.min(limit));
+        if declared.is_some_and(|size| size > limit) {
+            return Err(Error::TooLong { digest: expected, limit });
+        }
+        layout.make_folder(&layout.ingest())?;
+        let path = layout.temporary(&expected.hex());
+        let file = Arc::new(layout::create(&path)?);
+        Ok(Self {
+            layout: layout.clone(),
+            expected,
+            limit,
+            declared,
+            written: 0,
+            hasher: Hasher::default(),
+            checks: Builder::default(),
+            file,
+            path: Temporary(Some(path)),
+        })
+    }
+
+    /// The bytes written so far, for those who follow.
+    pub fn growing(&self) -> Growing {
+        Growing::new(Arc::clone(&self.file))
+    }
+
+    /// Takes bytes in and returns how many there are now. They can be read by followers from here on.
+    ///
+    /// # Errors
+    /// More bytes than declared or allowed; the disk. After an error the ingest is worth nothing.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<u64, Error> {
+        let after = self.written + bytes.len() as u64;
+        if after > self.limit {
+            return Err(Error::TooLong { digest: self.expected, limit: self.limit });
+        }
+        (&*self.file).write_all(bytes).map_err(self.io("write"))?;
+        self.written = after;
+        Ok(after)
+    }
+
+    /// Hashes bytes that were written, in order. Apart from [`Ingest::write`] so that readers need not wait for it.
+    pub fn hash(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.checks.update(bytes);
+    }
+
+    /// The end of the content: proves that all of it came and that it is what was asked for.
+    ///
+    /// # Errors
+    /// Too few bytes, or another digest.
+    pub fn verify(self) -> Result<Verified, Error> {
+        if let Some(expected) = self.declared.filter(|&size| size != self.written) {
+            return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
+        }
+        let (actual, checks) = (self.hasher.finish(), self.checks.finish());
+        if actual != self.expected || checks.size() != self.written {
+            return Err(Error::Mismatch { expected: self.expected, actual });
+        }
+        Ok(Verified { layout: self.layout, digest: actual, checks, file: self.file, path: self.path })
+    }
+
+    fn io(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        Error::io(what, self.path.0.as_deref().unwrap_or(self.layout.root()))
+    }
+}
+
+impl Verified {
+    /// Bytes of the content.
+    pub fn size(&self) -> u64 {
+        self.checks.size()
+    }
+
+    /// Makes the content durable and gives it its name: data, checksums, names, folders, in that order. Then, and
+    /// only then, a blob exists. If it exists already, this one takes its place; they are equal.
+    ///
+    /// # Errors
+    /// The disk. Nothing is left behind but what was there before.
+    pub(super) fn commit(mut self) -> Result<(), Error> {
+        let Some(path) = self.path.0.clone() else { return Ok(()) };
+        self.file.sync_data().map_err(Error::io("sync", &path))?;
+        self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checks.encode())?;
+        self.layout.make_folder(&self.layout.blobs())?;
+        layout::publish(&path, &self.layout.blob(&self.digest))?;
+        self.path.0 = None;
+        Ok(())
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+}

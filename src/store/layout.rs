@@ -1,0 +1,204 @@
+//! Where everything is on disk: the only file that builds paths, and the only one that publishes by rename.
+//!
+//! ```text
+//! <store>/format                      version of this tree
+//!         LOCK                        held while a daemon runs
+//!         oci-layout, index.json      so that skopeo, crane and oras read the cache directly
+//!         blobs/sha256/<hex>          committed, immutable
+//!         checks/sha256/<hex>         one checksum per chunk of that blob
+//!         refs/<registry>/_received/<hex>            this registry itself sent these bytes
+//!         refs/<registry>/<repository>/_tags/<tag>   what a tag last meant
+//!         refs/<registry>/<repository>/_members/<hex>  what this repository may hand out
+//!         ingest/                     being written; emptied at start
+//!         quarantine/                 what failed a check, with the reason
+//!         index/                      sled: sizes, last use. Derived
+//! ```
+//! No component of a repository begins with an underscore, so the marker folders cannot be mistaken for one.
+//! Paths are built from parsed types alone; nothing that a stranger sent can leave the tree.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::error::Error;
+use crate::reference::{Digest, Registry, Repository, Tag};
+
+/// Written to `format`; a store with another one is refused, never converted silently.
+pub(super) const FORMAT: &str = "larder store 1\n";
+/// Bytes at most of a small file (a tag, a membership); ours have about a hundred.
+const SMALL_MAX: u64 = 64 * 1024;
+
+/// The tree under one root.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("LOCK")
+    }
+
+    pub(super) fn oci_layout(&self) -> PathBuf {
+        self.root.join("oci-layout")
+    }
+
+    pub(super) fn index_json(&self) -> PathBuf {
+        self.root.join("index.json")
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+
+    pub(super) fn checks_of(&self, digest: &Digest) -> PathBuf {
+        self.checks().join(digest.hex())
+    }
+
+    pub(super) fn checks(&self) -> PathBuf {
+        self.root.join("checks/sha256")
+    }
+
+    pub(super) fn refs(&self) -> PathBuf {
+        self.root.join("refs")
+    }
+
+    fn repository(&self, repository: &Repository) -> PathBuf {
+        self.refs().join(repository.registry().as_str()).join(repository.path().as_str())
+    }
+
+    pub(super) fn tag(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.repository(repository).join("_tags").join(tag.as_str())
+    }
+
+    pub(super) fn member(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.repository(repository).join("_members").join(digest.hex())
+    }
+
+    pub(super) fn received(&self, registry: &Registry, digest: &Digest) -> PathBuf {
+        self.refs().join(registry.as_str()).join("_received").join(digest.hex())
+    }
+
+    pub(super) fn ingest(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    /// A new name in `ingest/`.
+    pub(super) fn temporary(&self, stem: &str) -> PathBuf {
+        self.ingest().join(format!("{stem}.{:016x}", fastrand::u64(..)))
+    }
+
+    pub(super) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    pub(super) fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    /// Writes a small file so that after a crash it is either whole or as it was.
+    pub(super) fn write_small(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        let temporary = self.temporary("small");
+        let written = self.write_and_publish(&temporary, path, content);
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    fn write_and_publish(&self, temporary: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
+        let mut file = create(temporary)?;
+        file.write_all(content).map_err(Error::io("write", temporary))?;
+        file.sync_data().map_err(Error::io("sync", temporary))?;
+        if let Some(parent) = path.parent() {
+            self.make_folder(parent)?;
+        }
+        publish(temporary, path)
+    }
+
+    /// Makes a folder and its missing parents durably. Someone else making them at the same time is fine.
+    pub(super) fn make_folder(&self, folder: &Path) -> Result<(), Error> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = folder.parent().filter(|_| folder != self.root) {
+            self.make_folder(parent)?;
+        }
+        match fs::DirBuilder::new().mode(0o700).create(folder) {
+            Ok(()) => folder.parent().map_or(Ok(()), sync_folder),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+            Err(e) => Err(Error::io("make folder", folder)(e)),
+        }
+    }
+}
+
+/// Creates a file that must not exist yet, readable by its owner only.
+pub(super) fn create(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io("create", path))
+}
+
+/// Moves a finished, synced file to its final name and makes the name durable.
+#[allow(clippy::disallowed_methods, reason = "the one place that renames, with the folder's sync beside it")]
+pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(Error::io("publish", to))?;
+    to.parent().map_or(Ok(()), sync_folder)
+}
+
+fn sync_folder(folder: &Path) -> Result<(), Error> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("sync folder", folder))
+}
+
+/// Opens a regular file for reading: no symlink is followed and no FIFO waited for. `None` if there is none.
+///
+/// # Errors
+/// Anything else under that name is an error of kind `InvalidData`.
+pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
+    let file = match OpenOptions::new().read(true).custom_flags(flags as i32).open(path) {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "is a symbolic link"));
+        }
+        Err(e) => return Err(e),
+    };
+    if file.metadata()?.is_file() {
+        Ok(Some(file))
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"))
+    }
+}
+
+/// The content of a small file; `None` if there is none.
+pub(super) fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = open_regular(path)? else { return Ok(None) };
+    let mut content = Vec::new();
+    file.take(SMALL_MAX).read_to_end(&mut content)?;
+    Ok(Some(content))
+}

@@ -1,0 +1,53 @@
+//! What the store counts.
+
+use crate::metrics::{IntCounter, IntGauge, MetricsError, Registry};
+
+/// The store's metrics.
+pub struct Metrics {
+    /// Committed blobs.
+    pub blobs: IntGauge,
+    /// Their bytes.
+    pub bytes: IntGauge,
+    /// Blobs set aside because they failed a check.
+    pub quarantined: IntCounter,
+    /// Times the index was set aside and made anew.
+    pub index_rebuilds: IntCounter,
+}
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name registered twice.
+    pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
+        Ok(Self {
+            blobs: registry.gauge("store_blobs", "Blobs in the store.")?,
+            bytes: registry.gauge("store_bytes", "Bytes of all blobs in the store.")?,
+            quarantined: registry
+                .counter("store_quarantined_total", "Blobs set aside because their bytes failed a check.")?,
+            index_rebuilds: registry
+                .counter("store_index_rebuilds_total", "Times the index was set aside and rebuilt from the files.")?,
+        })
+    }
+
+    /// A blob of `before` bytes became one of `after`; absent is absent.
+    pub(super) fn replaced(&self, before: Option<u64>, after: Option<u64>) {
+        self.blobs.add(i64::from(after.is_some()) - i64::from(before.is_some()));
+        self.bytes.add(signed(after.unwrap_or(0)) - signed(before.unwrap_or(0)));
+    }
+
+    pub(super) fn reset(&self, blobs: usize, bytes: u64) {
+        self.blobs.set(signed(blobs as u64));
+        self.bytes.set(signed(bytes));
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("store::Metrics")
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

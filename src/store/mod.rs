@@ -1,0 +1,282 @@
+//! The store: an OCI image layout on disk that never hands out a wrong byte.
+//!
+//! Promises: a blob exists only after its digest was proved and its bytes are durable; every chunk is checked before
+//! it leaves; a crash at any instant loses nothing committed and leaves nothing half done that the next start does
+//! not sweep; the files are the truth and the index is derived from them.
+//!
+//! Deliberately not here: where bytes come from, who may read them (it records memberships, `pull` judges them),
+//! and eviction, which is not built yet.
+
+mod blob;
+mod checks;
+mod error;
+mod index;
+mod ingest;
+mod layout;
+pub mod metrics;
+mod oci_layout;
+mod read;
+mod refs;
+mod sweep;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+pub use blob::Blob;
+pub use error::Error;
+pub use ingest::{Ingest, Verified};
+pub use read::Growing;
+pub use refs::{Member, TagRecord};
+
+use crate::clock::Clock;
+use crate::reference::{Digest, Registry, Repository, Tag};
+use crate::shutdown::Shutdown;
+use index::Index;
+use layout::Layout;
+use metrics::Metrics;
+
+/// Bytes at most of one blob whose size upstream did not declare.
+const BLOB_BYTES_MAX: u64 = 1 << 40;
+/// A tag that keeps its meaning is written down again only after this long: a pull must not cost a sync.
+const TAG_RENEWAL: Duration = Duration::from_secs(3_600);
+/// How long `index.json` may lag behind the tags.
+const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
+
+/// Where the store is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its root folder; made if it is missing.
+    pub path: PathBuf,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    layout: Layout,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    index: Index,
+    tags_changed: Notify,
+    _lock: sweep::Lock,
+}
+
+impl Store {
+    /// Takes possession of the store at `config.path`. Blocks for a moment; serves while the index is rebuilt.
+    ///
+    /// # Errors
+    /// Another daemon has it, its format is unknown, or the disk refuses.
+    pub fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let layout = Layout::new(&config.path);
+        let lock = sweep::take_possession(&layout)?;
+        let index = Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics))?;
+        let tags_changed = Notify::new();
+        tags_changed.notify_one();
+        Ok(Self(Arc::new(Inner { layout, clock, metrics, index, tags_changed, _lock: lock })))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        self.0.layout.root()
+    }
+
+    /// Blobs and their bytes, as far as the index knows.
+    pub fn totals(&self) -> (u64, u64) {
+        let positive = |n: i64| u64::try_from(n).unwrap_or(0);
+        (positive(self.0.metrics.blobs.get()), positive(self.0.metrics.bytes.get()))
+    }
+
+    /// Opens a blob; `None` if it is not there. A damaged one is set aside and counts as not there.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+        let inner = Arc::clone(&self.0);
+        let opened = blocking(move || match Blob::open(&inner.layout, &digest) {
+            Err(Error::Damaged { digest, reason }) => inner.set_aside(&digest, &reason).map(|()| None),
+            opened => opened,
+        })
+        .await?;
+        if opened.is_some() {
+            self.0.index.touch(digest);
+        }
+        Ok(opened)
+    }
+
+    /// Sets a blob aside that failed a check while it was read; the next reader fetches it anew.
+    pub async fn quarantine(&self, digest: Digest, reason: String) {
+        let inner = Arc::clone(&self.0);
+        let done = blocking(move || inner.set_aside(&digest, &reason)).await;
+        if let Err(error) = done {
+            tracing::error!(%digest, %error, "a damaged blob could not be set aside");
+        }
+    }
+
+    /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so.
+    ///
+    /// # Errors
+    /// A declared size beyond 1 TiB, or the disk.
+    pub async fn begin(&self, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || Ingest::begin(&inner.layout, digest, declared, BLOB_BYTES_MAX)).await
+    }
+
+    /// Commits verified content that `repository`'s own upstream delivered, and remembers that it did: the bytes
+    /// first, then the right to hand them out. Blocks.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
+        let (digest, size) = (verified.digest(), verified.size());
+        verified.commit()?;
+        self.0.index.put(digest, size);
+        refs::add_received(&self.0.layout, repository.registry(), &digest)?;
+        refs::add_member(&self.0.layout, repository, &digest, member)
+    }
+
+    /// Stores small content that is already in memory and proved, such as a manifest.
+    ///
+    /// # Errors
+    /// Content that is not `digest`'s; the disk.
+    pub async fn put(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: bytes::Bytes,
+        member: Member,
+    ) -> Result<(), Error> {
+        let (store, repository) = (self.clone(), repository.clone());
+        blocking(move || {
+            let declared = Some(content.len() as u64);
+            let mut ingest = Ingest::begin(&store.0.layout, digest, declared, BLOB_BYTES_MAX)?;
+            ingest.write(&content)?;
+            ingest.hash(&content);
+            store.commit(ingest.verify()?, &repository, &member)
+        })
+        .await
+    }
+
+    /// What `digest` is in `repository`, if that repository may hand it out. Says nothing about the bytes.
+    pub async fn member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        let (inner, repository) = (Arc::clone(&self.0), repository.clone());
+        absent_on_panic(move || refs::member(&inner.layout, &repository, &digest)).await
+    }
+
+    /// Remembers that `repository` may hand out `digest`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn add_member(&self, repository: &Repository, digest: Digest, member: Member) -> Result<(), Error> {
+        let (inner, repository) = (Arc::clone(&self.0), repository.clone());
+        blocking(move || refs::add_member(&inner.layout, &repository, &digest, &member)).await
+    }
+
+    /// Whether `registry` itself once sent the bytes of `digest`.
+    pub async fn received_from(&self, registry: &Registry, digest: Digest) -> bool {
+        let (inner, registry) = (Arc::clone(&self.0), registry.clone());
+        absent_on_panic(move || refs::received(&inner.layout, &registry, &digest).then_some(())).await.is_some()
+    }
+
+    /// What `tag` last meant.
+    pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
+        let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
+        absent_on_panic(move || refs::tag(&inner.layout, &repository, &tag)).await
+    }
+
+    /// Remembers what upstream said that `tag` means now.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
+        let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
+        blocking(move || {
+            let now = inner.clock.now();
+            let fresh = refs::tag(&inner.layout, &repository, &tag)
+                .is_some_and(|r| r.digest == digest && r.confirmed_at.age_at(now) < TAG_RENEWAL);
+            if fresh {
+                return Ok(());
+            }
+            refs::set_tag(&inner.layout, &repository, &tag, TagRecord { digest, confirmed_at: now })?;
+            inner.tags_changed.notify_one();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets a tag that upstream does not have any more.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
+        blocking(move || {
+            refs::remove_tag(&inner.layout, &repository, &tag)?;
+            inner.tags_changed.notify_one();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Keeps `index.json` in step with the tags until `shutdown`, then closes the index.
+    pub async fn tend(self, mut shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = self.0.tags_changed.notified() => {}
+                () = shutdown.requested() => break,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(OCI_INDEX_DELAY) => {}
+                () = shutdown.requested() => {}
+            }
+            self.write_oci_index().await;
+        }
+        let inner = Arc::clone(&self.0);
+        let _ = tokio::task::spawn_blocking(move || inner.index.close()).await;
+    }
+
+    async fn write_oci_index(&self) {
+        let inner = Arc::clone(&self.0);
+        if let Err(error) = blocking(move || oci_layout::write(&inner.layout)).await {
+            tracing::warn!(%error, "index.json could not be written; it serves other tools only");
+        }
+    }
+}
+
+impl Inner {
+    fn set_aside(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
+        let from = self.layout.blob(digest);
+        self.layout.make_folder(&self.layout.quarantine())?;
+        let name = format!("{}.{}", digest.hex(), self.clock.now().0);
+        let to = self.layout.quarantine().join(&name);
+        match layout::publish(&from, &to) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved?,
+        }
+        let _ = std::fs::remove_file(self.layout.checks_of(digest));
+        self.index.remove(*digest);
+        self.metrics.quarantined.inc();
+        tracing::error!(%digest, reason, aside = %to.display(), "a damaged blob was set aside");
+        self.layout.write_small(&self.layout.quarantine().join(format!("{name}.reason")), reason.as_bytes())
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
+        Err(Error::Io {
+            what: "work on",
+            path: PathBuf::from("the store"),
+            source: Arc::new(std::io::Error::other(panic.to_string())),
+        })
+    })
+}
+
+async fn absent_on_panic<T: Send + 'static>(work: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! Reading file content from async code without holding up the runtime.
+//!
+//! What the page cache holds is read in place (`preadv2` with `RWF_NOWAIT`: no hop to another thread, which would
+//! cost 40 % of the throughput); what it does not is read on a blocking thread.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+/// Reads exactly `len` bytes at `offset`.
+///
+/// # Errors
+/// The disk, or the file ending early (`UnexpectedEof`).
+pub(super) async fn read_exact_at(file: &Arc<File>, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; len];
+    let have = read_cached(file, offset, &mut buffer)?;
+    if have == len {
+        return Ok(buffer);
+    }
+    let file = Arc::clone(file);
+    let read = move || file.read_exact_at(&mut buffer[have..], offset + have as u64).map(|()| buffer);
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+}
+
+/// Fills as much of `buffer` as can be had at once.
+fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut have = 0;
+    while have < buffer.len() {
+        let into = &mut [IoSliceMut::new(&mut buffer[have..])];
+        match preadv2(file, into, offset + have as u64, ReadWriteFlags::NOWAIT) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => have += n,
+            Err(Errno::INTR) => {}
+            // Not in memory, or a filesystem that cannot tell: a blocking thread will do.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL) => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(have)
+}
+
+/// The content of an ingest while it grows. What it returns is upstream's word until the ingest is verified.
+#[derive(Debug, Clone)]
+pub struct Growing {
+    file: Arc<File>,
+}
+
+impl Growing {
+    pub(super) fn new(file: Arc<File>) -> Self {
+        Self { file }
+    }
+
+    /// Reads exactly `len` bytes at `offset`, which must have been written.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        read_exact_at(&self.file, offset, len).await.map(Bytes::from)
+    }
+}

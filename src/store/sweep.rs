@@ -1,0 +1,89 @@
+//! Taking possession of a store at start: one path, whatever happened before.
+//!
+//! There is no "clean" and "unclean" start of the tree itself: the folders are made, the format is checked, the
+//! lock is taken, `ingest/` is emptied. Whatever an earlier process left half done lies in `ingest/` and nowhere
+//! else.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::error::Error;
+use super::layout::{self, FORMAT, Layout};
+
+const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Keeps other daemons out while it lives.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "held, not read: the lock ends with the file")] File);
+
+/// Prepares the tree under `layout` and locks it.
+pub(super) fn take_possession(layout: &Layout) -> Result<Lock, Error> {
+    fs::create_dir_all(layout.root()).map_err(Error::io("make folder", layout.root()))?;
+    let lock = lock(layout)?;
+    check_format(layout)?;
+    empty(&layout.ingest())?;
+    for folder in [
+        layout.blobs(),
+        layout.checks(),
+        layout.refs(),
+        layout.ingest(),
+        layout.quarantine(),
+        layout.index(),
+    ] {
+        layout.make_folder(&folder)?;
+    }
+    if layout::read_small(&layout.oci_layout()).ok().flatten().as_deref() != Some(OCI_LAYOUT) {
+        layout.write_small(&layout.oci_layout(), OCI_LAYOUT)?;
+    }
+    Ok(lock)
+}
+
+fn lock(layout: &Layout) -> Result<Lock, Error> {
+    let path = layout.lock();
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(Error::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked(layout.root().to_owned())),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+    }
+}
+
+fn check_format(layout: &Layout) -> Result<(), Error> {
+    let path = layout.format();
+    match layout::read_small(&path).map_err(Error::io("read", &path))? {
+        Some(found) if found == FORMAT.as_bytes() => Ok(()),
+        Some(found) => Err(Error::Format {
+            path: layout.root().to_owned(),
+            found: String::from_utf8_lossy(&found).trim().to_owned(),
+            known: FORMAT.trim(),
+        }),
+        None => {
+            layout.make_folder(&layout.ingest())?;
+            layout.write_small(&path, FORMAT.as_bytes())
+        }
+    }
+}
+
+/// Removes what an earlier process was writing; whatever it is.
+fn empty(folder: &Path) -> Result<(), Error> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io("list", folder))?,
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            _ => fs::remove_file(&path),
+        };
+        removed.map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
+}
