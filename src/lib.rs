@@ -12,3 +12,4 @@ pub mod metrics;
 pub mod reference;
 pub mod shutdown;
 pub mod store;
+pub mod upstream;

@@ -83,7 +83,7 @@ impl Builder {
     }
 
     pub(super) fn finish(mut self) -> Checks {
-        if self.size % CHUNK as u64 != 0 {
+        if !self.size.is_multiple_of(CHUNK as u64) {
             self.chunks.push(self.running);
         }
         Checks { size: self.size, chunks: self.chunks }

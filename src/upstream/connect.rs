@@ -1,0 +1,223 @@
+//! The one HTTP client: pooled connections, TLS, and the time until a response head.
+//!
+//! Two clients share the TLS settings of a registry: one for hosts that the operator named, one for hosts that a
+//! stranger named; the second cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a
+//! connection is what fills best, and a whole class of attacks stays away.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
+use http::{Method, Request, Response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use url::{Host, Url};
+
+use super::address::Trust;
+use super::config::Config;
+use super::dial::{AddressRefused, Dialer, NameFailed, proxies};
+use super::endpoint::authority;
+use super::error::{Error, Step};
+use crate::reference::Registry;
+
+/// Idle connections kept a host, and for how long: registries close theirs after about a minute.
+const IDLE_CONNECTIONS_MAX: usize = 8;
+const IDLE_TIME: Duration = Duration::from_secs(50);
+/// Fields of a response head at most.
+const HEADERS_MAX: usize = 128;
+/// Bytes of a response head at most, and of one read of a body.
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+type Pool = Client<HttpsConnector<Dialer>, Empty<Bytes>>;
+
+/// Why the client could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A certificate authority file.
+    #[error("cannot use the certificate authorities in {}: {why}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The TLS library.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// Sends requests and waits for response heads.
+pub(super) struct Transport {
+    common: Pair,
+    own: HashMap<Registry, Pair>,
+    proxies: Arc<Matcher>,
+    header_wait: Duration,
+}
+
+struct Pair {
+    operator: Pool,
+    stranger: Pool,
+}
+
+impl Transport {
+    pub(super) fn new(config: &Config) -> Result<Self, BuildError> {
+        let (proxies, roots) = (proxies(config), system_roots());
+        let mut own = HashMap::new();
+        for (registry, settings) in &config.registries {
+            if let Some(ca) = &settings.ca {
+                let mut roots = roots.clone();
+                add_authorities(&mut roots, ca)?;
+                own.insert(registry.clone(), Pair::new(config, roots, &proxies)?);
+            }
+        }
+        let common = Pair::new(config, roots, &proxies)?;
+        Ok(Self { common, own, proxies, header_wait: config.timeouts.header })
+    }
+
+    /// Sends one request on behalf of `registry` and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], saying at which step.
+    pub(super) async fn send(
+        &self,
+        registry: &Registry,
+        trust: Trust,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, Error> {
+        let host = authority(url);
+        let unreachable = |step, why: String| Error::Unreachable { host: host.clone(), step, why };
+        let literal: Option<IpAddr> = match url.host() {
+            Some(Host::Ipv4(v4)) => Some(v4.into()),
+            Some(Host::Ipv6(v6)) => Some(v6.into()),
+            _ => None,
+        };
+        if let Some(ip) = literal.filter(|&ip| !trust.permits(ip)) {
+            return Err(unreachable(Step::Address, format!("{ip} may not be connected to")));
+        }
+        let request = self.request(method, url, headers).map_err(|why| unreachable(Step::Connect, why))?;
+        let pair = self.own.get(registry).unwrap_or(&self.common);
+        let pool = if trust == Trust::Operator { &pair.operator } else { &pair.stranger };
+        match tokio::time::timeout(self.header_wait, pool.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                let step = step_of(&error, error.is_connect());
+                Err(unreachable(step, innermost(&error)))
+            }
+            Err(_) => Err(unreachable(Step::Silence, format!("no answer within {:?}", self.header_wait))),
+        }
+    }
+
+    fn request(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Request<Empty<Bytes>>, String> {
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION"))));
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = method;
+        *request.uri_mut() = url.as_str().parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
+        *request.headers_mut() = headers;
+        if url.scheme() == "http"
+            && let Some(proxy) = self.proxies.intercept(request.uri())
+            && let Some(auth) = proxy.basic_auth()
+        {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
+        }
+        if let Some(token) = request.headers_mut().get_mut(AUTHORIZATION) {
+            token.set_sensitive(true);
+        }
+        Ok(request)
+    }
+}
+
+impl Pair {
+    fn new(config: &Config, roots: RootCertStore, proxies: &Arc<Matcher>) -> Result<Self, BuildError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| BuildError::Tls(e.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let pool = |trust| {
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(tls.clone())
+                .https_or_http()
+                .enable_http1()
+                .wrap_connector(Dialer::new(config, trust, Arc::clone(proxies)));
+            Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(IDLE_TIME)
+                .pool_timer(TokioTimer::new())
+                .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+                .http1_max_headers(HEADERS_MAX)
+                .http1_max_buf_size(BUFFER_BYTES_MAX)
+                .build(connector)
+        };
+        Ok(Self { operator: pool(Trust::Operator), stranger: pool(Trust::Stranger) })
+    }
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "a system certificate store could not be read");
+    }
+    let (added, ignored) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        tracing::warn!(ignored, "no system certificate authority was found: install ca-certificates to reach registries over TLS");
+    }
+    roots
+}
+
+fn add_authorities(roots: &mut RootCertStore, path: &std::path::Path) -> Result<(), BuildError> {
+    let failed = |why: String| BuildError::Authorities { path: path.to_owned(), why };
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
+    let mut count = 0;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|e| failed(e.to_string()))?;
+        roots.add(certificate).map_err(|e| failed(e.to_string()))?;
+        count += 1;
+    }
+    if count == 0 { Err(failed("there is no certificate in it".to_owned())) } else { Ok(()) }
+}
+
+fn step_of(error: &(dyn StdError + 'static), connecting: bool) -> Step {
+    let mut step = if connecting { Step::Connect } else { Step::Head };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<NameFailed>() {
+            step = Step::Name;
+        } else if error.is::<AddressRefused>() {
+            step = Step::Address;
+        } else if error.is::<rustls::Error>() || holds_tls(error) {
+            step = Step::Tls;
+        }
+        next = error.source();
+    }
+    step
+}
+
+/// `io::Error` hides what it wraps from `source`.
+fn holds_tls(error: &(dyn StdError + 'static)) -> bool {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The last cause: the outer ones only say that sending failed.
+pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
+}

@@ -1,0 +1,133 @@
+//! Where a registry is asked, or why it is not.
+
+use url::Url;
+
+use super::address::Trust;
+use super::config::{Allow, Config};
+use super::error::Error;
+use crate::reference::{DOCKER_HUB, Registry, Repository};
+
+/// One place to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    base: Url,
+    /// Who chose the host.
+    pub(super) trust: Trust,
+}
+
+impl Endpoint {
+    /// `/v2` is appended as containerd does it, unless the path has it already (a mirror under a prefix).
+    pub(super) fn new(url: &Url, trust: Trust) -> Self {
+        let mut base = url.clone();
+        let path = url.path().trim_end_matches('/');
+        let path = if path.split('/').any(|segment| segment == "v2") { path.to_owned() } else { format!("{path}/v2") };
+        base.set_path(&path);
+        base.set_query(None);
+        base.set_fragment(None);
+        Self { base, trust }
+    }
+
+    /// The URL of something in `repository`: `rest` is what follows the name, parsed parts only.
+    pub(super) fn url(&self, repository: &Repository, rest: &str, query: Option<&str>) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/{}/{rest}", self.base.path(), repository.path()));
+        url.set_query(query);
+        url
+    }
+}
+
+/// `host:port` with the port spelled out: how operators list hosts and how we compare them.
+pub(super) fn authority(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(0))
+}
+
+/// The endpoints of `registry`, in order.
+///
+/// # Errors
+/// [`Error::Declined`], with what the operator may do about it.
+pub(super) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endpoint>, Error> {
+    let configured = config.registries.get(registry);
+    if let Some(configured) = configured.filter(|c| !c.endpoints.is_empty()) {
+        return Ok(configured.endpoints.iter().map(|url| Endpoint::new(url, Trust::Operator)).collect());
+    }
+    let declined = |why: String| Error::Declined { registry: registry.clone(), why };
+    let host = if registry.as_str() == DOCKER_HUB { "registry-1.docker.io" } else { registry.as_str() };
+    let url = Url::parse(&format!("https://{host}/")).map_err(|e| declined(e.to_string()))?;
+    if configured.is_some() {
+        return Ok(vec![Endpoint::new(&url, Trust::Operator)]);
+    }
+    match &config.allow {
+        Allow::Only(listed) if listed.contains(registry) => {}
+        Allow::Only(_) => {
+            return Err(declined(format!("it is not in [upstream] allow; add \"{registry}\" there to permit it")));
+        }
+        Allow::Public if is_public_name(registry) => {}
+        Allow::Public => {
+            return Err(declined(format!(
+                "it is no public DNS name; to permit it add: [[registry]] host = \"{registry}\""
+            )));
+        }
+    }
+    Ok(vec![Endpoint::new(&url, Trust::Stranger)])
+}
+
+fn is_public_name(registry: &Registry) -> bool {
+    let host = registry.host();
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host.contains('.')
+        && !registry.is_ip_literal()
+        && !last.bytes().all(|b| b.is_ascii_digit())
+        && !["localhost", "local", "internal"].iter().any(|private| last.eq_ignore_ascii_case(private))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::RegistryConfig;
+    use super::*;
+
+    fn asked(config: &Config, registry: &str) -> Result<Vec<String>, Error> {
+        let repository = Repository::new(registry.parse().unwrap(), "a/b".parse().unwrap()).unwrap();
+        let endpoints = endpoints(config, repository.registry())?;
+        Ok(endpoints.iter().map(|e| e.url(&repository, "tags/list", Some("n=5")).to_string()).collect())
+    }
+
+    #[test]
+    fn any_public_name_is_asked_over_tls() {
+        let config = Config::default();
+        assert_eq!(asked(&config, "quay.io").unwrap(), ["https://quay.io/v2/a/b/tags/list?n=5"]);
+        assert_eq!(asked(&config, "docker.io").unwrap(), ["https://registry-1.docker.io/v2/a/b/tags/list?n=5"]);
+        assert_eq!(asked(&config, "reg.test:5000").unwrap(), ["https://reg.test:5000/v2/a/b/tags/list?n=5"]);
+    }
+
+    #[test]
+    fn what_is_no_public_name_is_declined_with_the_line_to_add() {
+        for registry in [
+            "localhost", "localhost:10250", "127.0.0.1:5000", "[::1]:2379", "169.254.169.254", "metadata", "2130706433",
+            "127.1", "0x7f.0.0.1", "metadata.google.internal", "a.localhost", "printer.local",
+        ] {
+            let error = asked(&Config::default(), registry).unwrap_err();
+            assert!(error.to_string().contains(&format!("host = \"{registry}\"")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_closed_list_is_closed() {
+        let only = Allow::Only(["quay.io".parse().unwrap()].into());
+        let config = Config { allow: only, ..Config::default() };
+        assert!(asked(&config, "quay.io").is_ok());
+        assert!(asked(&config, "docker.io").is_err());
+    }
+
+    #[test]
+    fn configured_endpoints_are_asked_in_order_under_their_own_path() {
+        let urls = ["http://127.0.0.1:5000", "https://mirror.corp/v2/hub/", "https://mirror.corp/cache"];
+        let entry = RegistryConfig { endpoints: urls.iter().map(|u| u.parse().unwrap()).collect(), ca: None };
+        let registries = [("docker.io".parse().unwrap(), entry)].into();
+        let config = Config { registries, ..Config::default() };
+        assert_eq!(asked(&config, "docker.io").unwrap(), [
+            "http://127.0.0.1:5000/v2/a/b/tags/list?n=5",
+            "https://mirror.corp/v2/hub/a/b/tags/list?n=5",
+            "https://mirror.corp/cache/v2/a/b/tags/list?n=5",
+        ]);
+    }
+}

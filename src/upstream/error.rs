@@ -1,0 +1,137 @@
+//! What can go wrong upstream, and whose fault it is. No variant carries a URL's query, a header or a body: those
+//! may hold a token.
+
+use std::time::Duration;
+
+use crate::reference::Registry;
+
+/// A failure to get something from a registry. Cloneable, because one failure answers every coalesced caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A rule of this node forbids the registry, before anything was asked.
+    #[error("registry {registry} is declined: {why}")]
+    Declined {
+        /// Which.
+        registry: Registry,
+        /// The rule, and what to configure.
+        why: String,
+    },
+    /// No answer: the name, the connection, TLS or time failed.
+    #[error("{host} cannot be reached: {why}")]
+    Unreachable {
+        /// Who was asked.
+        host: String,
+        /// At which step.
+        step: Step,
+        /// What happened.
+        why: String,
+    },
+    /// 5xx.
+    #[error("{host} answered {status}")]
+    Failing {
+        /// Who answered.
+        host: String,
+        /// What.
+        status: u16,
+    },
+    /// 429.
+    #[error("{host} answered 429: its rate limit is used up")]
+    RateLimited {
+        /// Who answered.
+        host: String,
+        /// When it said to come back.
+        retry_after: Option<Duration>,
+    },
+    /// 401 or 403, after the challenge was answered as well as we can.
+    #[error("{host} refused access ({status}): {why}")]
+    Refused {
+        /// Who answered.
+        host: String,
+        /// 401 or 403.
+        status: u16,
+        /// Why nothing more was tried.
+        why: String,
+    },
+    /// 404.
+    #[error("{host} does not have it")]
+    NotFound {
+        /// Who answered.
+        host: String,
+    },
+    /// 405: the registry does not know the method there; some refuse `HEAD`.
+    #[error("{host} does not allow the method")]
+    NotAllowed {
+        /// Who answered.
+        host: String,
+    },
+    /// An answer that breaks the protocol or contradicts itself.
+    #[error("{host} sent an invalid answer: {why}")]
+    Invalid {
+        /// Who answered.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The step at which an upstream could not be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// DNS.
+    Name,
+    /// The address is none that may be connected to.
+    Address,
+    /// TCP or the proxy.
+    Connect,
+    /// TLS.
+    Tls,
+    /// The connection broke before the response head.
+    Head,
+    /// No answer in time.
+    Silence,
+    /// The body stalled or broke off.
+    Body,
+}
+
+impl Error {
+    /// The value of the `reason` label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Declined { .. } => "upstream_declined",
+            Self::Unreachable { step, .. } => match step {
+                Step::Name => "upstream_dns",
+                Step::Address => "upstream_address",
+                Step::Connect => "upstream_connect",
+                Step::Tls => "upstream_tls",
+                Step::Head => "upstream_broke_off",
+                Step::Silence => "upstream_timeout",
+                Step::Body => "upstream_broke_off",
+            },
+            Self::Failing { .. } => "upstream_5xx",
+            Self::RateLimited { .. } => "upstream_rate_limited",
+            Self::Refused { .. } => "upstream_refused",
+            Self::NotFound { .. } => "upstream_not_found",
+            Self::NotAllowed { .. } => "upstream_not_allowed",
+            Self::Invalid { .. } => "upstream_invalid",
+        }
+    }
+
+    /// Whether upstream is in an outage, as opposed to having said no or nonsense.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Failing { .. } | Self::RateLimited { .. })
+    }
+
+    /// Whether the same question may be asked again at once: it failed quickly and may have been bad luck.
+    pub(super) fn is_worth_a_retry(&self) -> bool {
+        match self {
+            Self::Unreachable { step, .. } => matches!(step, Step::Connect | Step::Head),
+            Self::Failing { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether another endpoint of the same registry may know better.
+    pub(super) fn is_worth_another_endpoint(&self) -> bool {
+        !matches!(self, Self::Declined { .. })
+    }
+}

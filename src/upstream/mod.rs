@@ -1,0 +1,399 @@
+//! Registries: what Larder asks of them, and nothing of what it does with the answers.
+//!
+//! Promises: every wait is bounded; a token goes to the origin that it was made for and to no other; a host that a
+//! stranger named (an unconfigured registry, a redirect, a token realm) is never inside the node's network; errors
+//! say who failed and why without any secret.
+//!
+//! Deliberately not here: the store, caching of content, credentials (callers are anonymous in this version), and
+//! following a descriptor's `urls`.
+
+mod address;
+mod body;
+mod challenge;
+mod config;
+mod connect;
+mod dial;
+mod endpoint;
+mod error;
+mod exchange;
+pub mod metrics;
+mod realm;
+mod redirect;
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK};
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use url::Url;
+
+pub use body::Download;
+pub use config::{Allow, Config, Proxy, RegistryConfig, Timeouts};
+pub use connect::BuildError;
+pub use error::{Error, Step};
+
+use crate::coalesce::Coalesce;
+use crate::metrics::RegistryLabels;
+use crate::reference::{
+    Digest, MANIFEST_BYTES_MAX, MediaType, Reference, Registry, Repository, Tag, UPSTREAM_ACCEPT,
+};
+use address::Trust;
+use connect::Transport;
+use exchange::{Answered, Question};
+use metrics::{Kind, Metrics};
+use token::{Key, Token, Tokens};
+
+/// A question that failed quickly is asked again this often.
+const RETRIES_MAX: usize = 2;
+/// The first pause before asking again; jittered, then doubled.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Everything about a question with a small answer at most, over all endpoints and retries.
+const SMALL_ANSWER_WAIT: Duration = Duration::from_secs(20);
+
+/// All registries. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream(Arc<Core>);
+
+struct Core {
+    config: Config,
+    transport: Transport,
+    tokens: Tokens,
+    token_requests: Coalesce<Key, Result<Token, Error>>,
+    challenges: challenge::Remembered,
+    metrics: Metrics,
+    labels: Arc<RegistryLabels>,
+}
+
+/// A manifest as upstream sent it: unverified.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The document.
+    pub bytes: Bytes,
+    /// `Content-Type`, where it was one.
+    pub media_type: Option<MediaType>,
+    /// Who sent it, for error texts.
+    pub host: String,
+}
+
+/// A list that is handed through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listing {
+    /// The tags of a repository.
+    Tags,
+    /// What refers to a manifest.
+    Referrers(Digest),
+}
+
+/// One page of a list.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The JSON document as upstream sent it.
+    pub bytes: Bytes,
+    /// Its `Content-Type`.
+    pub media_type: Option<MediaType>,
+    /// The query of the next page, from `Link`.
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied`.
+    pub filters: Option<String>,
+}
+
+impl Upstream {
+    /// Builds the client.
+    ///
+    /// # Errors
+    /// A certificate file that cannot be used.
+    pub fn new(config: Config, metrics: Metrics, labels: Arc<RegistryLabels>) -> Result<Self, BuildError> {
+        Ok(Self(Arc::new(Core {
+            transport: Transport::new(&config)?,
+            config,
+            tokens: Tokens::default(),
+            token_requests: Coalesce::default(),
+            challenges: challenge::Remembered::default(),
+            metrics,
+            labels,
+        })))
+    }
+
+    /// The digest that `tag` means now, by `HEAD`; `None` if upstream has the tag but does not say.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
+        let question = self.manifest_question(Method::HEAD, repository, &tag.clone().into());
+        let answer = match self.small(&question, |answer| async move { Ok(answer.response.headers().clone()) }).await {
+            // Registries that do not know HEAD here are asked with GET by the caller.
+            Err(Error::NotAllowed { .. }) => return Ok(None),
+            answer => answer?,
+        };
+        Ok(header(&answer, "docker-content-digest").and_then(|text| text.parse().ok()))
+    }
+
+    /// A manifest by tag or digest.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; a body over 4 MiB is [`Error::Invalid`].
+    pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<Manifest, Error> {
+        let question = self.manifest_question(Method::GET, repository, reference);
+        self.small(&question, |answer| async move {
+            let media_type = header(answer.response.headers(), CONTENT_TYPE.as_str()).and_then(|t| t.parse().ok());
+            let bytes = self.whole(repository, answer.response, &answer.host).await?;
+            Ok(Manifest { bytes, media_type, host: answer.host })
+        })
+        .await
+    }
+
+    /// The size of a blob that `repository` has, by `HEAD`; the proof that it has it.
+    ///
+    /// # Errors
+    /// Any of [`Error`]. A registry that refuses `HEAD` of blobs (ECR public) is asked for the first byte instead.
+    pub async fn confirm_blob(&self, repository: &Repository, digest: Digest) -> Result<Option<u64>, Error> {
+        let mut question = self.blob_question(Method::HEAD, repository, digest);
+        let headers = |answer: Answered| async move {
+            let headers = answer.response.headers().clone();
+            body::drain(answer.response.into_body()).await;
+            Ok(headers)
+        };
+        match self.small(&question, headers).await {
+            Ok(headers) => return Ok(content_length(&headers)),
+            Err(Error::Refused { .. } | Error::NotAllowed { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        question.method = Method::GET;
+        question.range = Some("bytes=0-0".to_owned());
+        let headers = self.small(&question, headers).await?;
+        Ok(total_of(&headers).or_else(|| content_length(&headers)))
+    }
+
+    /// Begins to download a blob at byte `from`.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn download(&self, repository: &Repository, digest: Digest, from: u64) -> Result<Download, Error> {
+        let mut question = self.blob_question(Method::GET, repository, digest);
+        question.range = (from > 0).then(|| format!("bytes={from}-"));
+        let Answered { response, host } = self.count_failure(repository, self.first_answer(&question).await)?;
+        let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
+            let range = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range);
+            match range {
+                Some((start, total)) if start == from => (total, start),
+                _ => {
+                    let why = format!("a range that does not begin at {from} as asked");
+                    return Err(Error::Invalid { host, why });
+                }
+            }
+        } else {
+            (content_length(response.headers()), 0)
+        };
+        let received = self.received(repository.registry());
+        let idle = self.0.config.timeouts.idle;
+        let window = (Instant::now(), 0);
+        Ok(Download { size, offset, body: response.into_body(), host, idle, received, window })
+    }
+
+    /// One page of a list; `query` is what the client asked for, checked.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn list(&self, repository: &Repository, listing: &Listing, query: Option<String>) -> Result<Page, Error> {
+        let rest = match listing {
+            Listing::Tags => "tags/list".to_owned(),
+            Listing::Referrers(digest) => format!("referrers/{digest}"),
+        };
+        let accept = match listing {
+            Listing::Tags => "application/json",
+            Listing::Referrers(_) => MediaType::OCI_INDEX,
+        };
+        let question = Question {
+            kind: Kind::List,
+            method: Method::GET,
+            repository,
+            rest,
+            query,
+            accept: Some(accept),
+            range: None,
+        };
+        self.small(&question, |answer| async move {
+            let headers = answer.response.headers().clone();
+            let bytes = self.whole(repository, answer.response, &answer.host).await?;
+            Ok(Page {
+                bytes,
+                media_type: header(&headers, CONTENT_TYPE.as_str()).and_then(|t| t.parse().ok()),
+                next: header(&headers, LINK.as_str()).and_then(next_query),
+                filters: header(&headers, "oci-filters-applied").map(str::to_owned),
+            })
+        })
+        .await
+    }
+
+    fn manifest_question<'a>(
+        &self,
+        method: Method,
+        repository: &'a Repository,
+        reference: &Reference,
+    ) -> Question<'a> {
+        Question {
+            kind: Kind::Manifest,
+            method,
+            repository,
+            rest: format!("manifests/{reference}"),
+            query: None,
+            accept: Some(UPSTREAM_ACCEPT),
+            range: None,
+        }
+    }
+
+    fn blob_question<'a>(&self, method: Method, repository: &'a Repository, digest: Digest) -> Question<'a> {
+        let rest = format!("blobs/{digest}");
+        Question { kind: Kind::Blob, method, repository, rest, query: None, accept: None, range: None }
+    }
+
+    /// Asks for something small and takes all of it, within [`SMALL_ANSWER_WAIT`].
+    async fn small<T, F>(&self, question: &Question<'_>, take: impl FnOnce(Answered) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let work = async { take(self.first_answer(question).await?).await };
+        let done = tokio::time::timeout(SMALL_ANSWER_WAIT, work).await.unwrap_or_else(|_| {
+            let host = question.repository.registry().to_string();
+            let why = format!("no complete answer within {SMALL_ANSWER_WAIT:?}");
+            Err(Error::Unreachable { host, step: Step::Silence, why })
+        });
+        self.count_failure(question.repository, done)
+    }
+
+    /// The first endpoint that has an answer; else the last one's error.
+    async fn first_answer(&self, question: &Question<'_>) -> Result<Answered, Error> {
+        let registry = question.repository.registry();
+        let declined = |why: &str| Error::Declined { registry: registry.clone(), why: why.to_owned() };
+        let mut last = declined("it has no endpoints");
+        for endpoint in endpoint::endpoints(&self.0.config, registry)? {
+            let pauses = ExponentialBuilder::default()
+                .with_min_delay(RETRY_PAUSE)
+                .with_max_times(RETRIES_MAX)
+                .with_jitter();
+            let asked = (|| self.0.ask(&endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
+            match asked {
+                Ok(answered) => return Ok(answered),
+                Err(error) if error.is_worth_another_endpoint() => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn whole(&self, repository: &Repository, response: Response<Incoming>, host: &str) -> Result<Bytes, Error> {
+        let received = self.received(repository.registry());
+        body::whole(response.into_body(), host, MANIFEST_BYTES_MAX, self.0.config.timeouts.idle, &received).await
+    }
+
+    fn received(&self, registry: &Registry) -> crate::metrics::IntCounter {
+        self.0.labels.with(registry.as_str(), |label| self.0.metrics.bytes.with_label_values(&[label]))
+    }
+
+    fn count_failure<T>(&self, repository: &Repository, done: Result<T, Error>) -> Result<T, Error> {
+        match &done {
+            Ok(_) => self.0.labels.admit(repository.registry().as_str()),
+            Err(error) => self.0.labels.with(repository.registry().as_str(), |label| {
+                self.0.metrics.errors.with_label_values(&[label, error.reason()]).inc();
+            }),
+        }
+        done
+    }
+}
+
+impl Core {
+    /// Sends one request, counted and timed.
+    async fn observed(
+        &self,
+        kind: Kind,
+        registry: &Registry,
+        trust: Trust,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, Error> {
+        let start = Instant::now();
+        let sent = self.transport.send(registry, trust, method.clone(), url, headers).await;
+        let status = match &sent {
+            Ok(response) => match response.status().as_u16() / 100 {
+                2 => "2xx",
+                3 => "3xx",
+                4 => "4xx",
+                5 => "5xx",
+                _ => "other",
+            },
+            Err(_) => "none",
+        };
+        self.labels.with(registry.as_str(), |label| {
+            self.metrics.requests.with_label_values(&[label, kind.label(), status]).inc();
+            self.metrics.latency.with_label_values(&[label]).observe(start.elapsed().as_secs_f64());
+        });
+        tracing::debug!(
+            %method,
+            host = %endpoint::authority(url),
+            path = url.path(),
+            status,
+            elapsed_ms = start.elapsed().as_millis() as u64,
+            "asked upstream"
+        );
+        sent
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    header(headers, CONTENT_LENGTH.as_str())?.parse().ok()
+}
+
+fn total_of(headers: &HeaderMap) -> Option<u64> {
+    header(headers, CONTENT_RANGE.as_str()).and_then(parse_content_range)?.1
+}
+
+/// `bytes 5-9/10` or `bytes 5-9/*`: the first byte and the total.
+fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, end) = range.split_once('-')?;
+    let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
+    let total: Option<u64> = if total == "*" { None } else { Some(total.parse().ok()?) };
+    (start <= end && total.is_none_or(|total| end < total)).then_some((start, total))
+}
+
+/// The query of `<...?query>; rel="next"` (RFC 8288); the rest of the URL is ours to write.
+fn next_query(link: &str) -> Option<String> {
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    if !parameters.replace('"', "").to_ascii_lowercase().contains("rel=next") {
+        return None;
+    }
+    target.split_once('?').map(|(_, query)| query.split('#').next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_that_contradict_themselves_are_not_believed() {
+        assert_eq!(parse_content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, None)));
+        for bad in ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "5-9/10", "bytes -5-9/10"] {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_is_found_in_any_link() {
+        assert_eq!(next_query(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#).as_deref(), Some("n=2&last=b"));
+        assert_eq!(next_query("<https://x/y?last=b>;rel=next").as_deref(), Some("last=b"));
+        for other in ["", "</x?y>", r#"</x?y>; rel="prev""#, "</x>; rel=next", "x"] {
+            assert_eq!(next_query(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Anonymous tokens: asked for once, kept while they last, never written down.
+//!
+//! A token belongs to (realm, service, scope). Equal requests for one are coalesced. A token request follows no
+//! redirect and is bounded in time and size.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use serde::Deserialize;
+use tokio::time::Instant;
+use url::Url;
+
+use super::Core;
+use super::address::Trust;
+use super::challenge::Bearer;
+use super::endpoint::authority;
+use super::error::{Error, Step};
+use super::metrics::Kind;
+use super::realm;
+use crate::reference::Registry;
+
+/// Everything about a token request at most.
+const WAIT: Duration = Duration::from_secs(10);
+/// Bytes of a token answer at most.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Without `expires_in`, and as a floor: what the distribution specification says clients assume.
+const LIFE_MIN: Duration = Duration::from_secs(60);
+/// A token that claims to live longer is asked for again after this.
+const LIFE_MAX: Duration = Duration::from_secs(3_600);
+/// A token is not used in its last moments.
+const EARLY: Duration = Duration::from_secs(15);
+/// Tokens kept at most; a node pulls from few repositories at a time.
+const KEPT_MAX: usize = 4_096;
+
+/// What a token is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    realm: Url,
+    service: Option<String>,
+    scope: String,
+}
+
+/// A bearer token. It has no `Debug` and no `Display`.
+#[derive(Clone)]
+pub(super) struct Token(HeaderValue);
+
+impl Token {
+    /// The value of an `Authorization` header.
+    pub(super) fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+struct Kept {
+    token: Token,
+    until: Instant,
+}
+
+/// The tokens we have.
+#[derive(Default)]
+pub(super) struct Tokens(Mutex<HashMap<Key, Kept>>);
+
+impl Tokens {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self, key: &Key) -> Option<Token> {
+        self.lock().get(key).filter(|kept| kept.until > Instant::now()).map(|kept| kept.token.clone())
+    }
+
+    fn keep(&self, key: Key, token: Token, life: Duration) {
+        let now = Instant::now();
+        let mut kept = self.lock();
+        if kept.len() >= KEPT_MAX {
+            kept.retain(|_, kept| kept.until > now);
+        }
+        if kept.len() >= KEPT_MAX {
+            kept.clear();
+        }
+        kept.insert(key, Kept { token, until: now + life });
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<i64>,
+}
+
+impl Core {
+    /// A token for `challenge`, which `asked` answered; a new one if `renew`.
+    pub(super) async fn token(
+        self: &Arc<Self>,
+        registry: &Registry,
+        challenge: &Bearer,
+        asked: &Url,
+        trust: Trust,
+        renew: bool,
+    ) -> Result<Token, Error> {
+        let (realm, trust) = realm::check(&challenge.realm, asked, trust, &self.config.trusted_realms)
+            .map_err(|why| Error::Refused { host: authority(asked), status: 401, why: why.to_owned() })?;
+        let key = Key { realm, service: challenge.service.clone(), scope: challenge.scope.clone() };
+        if let Some(token) = self.tokens.live(&key).filter(|_| !renew) {
+            return Ok(token);
+        }
+        let (core, registry) = (Arc::clone(self), registry.clone());
+        let fetched = self.token_requests.run(key.clone(), || async move { core.fetch(&registry, key, trust).await });
+        fetched.await.unwrap_or_else(|| {
+            Err(Error::Unreachable { host: authority(asked), step: Step::Head, why: "the request died".into() })
+        })
+    }
+
+    async fn fetch(&self, registry: &Registry, key: Key, trust: Trust) -> Result<Token, Error> {
+        let host = authority(&key.realm);
+        let (token, life) = tokio::time::timeout(WAIT, self.ask_for_token(registry, &key, trust))
+            .await
+            .unwrap_or_else(|_| {
+                let why = format!("no token within {WAIT:?}");
+                Err(Error::Unreachable { host, step: Step::Head, why })
+            })?;
+        self.tokens.keep(key, token.clone(), life);
+        Ok(token)
+    }
+
+    async fn ask_for_token(&self, registry: &Registry, key: &Key, trust: Trust) -> Result<(Token, Duration), Error> {
+        let mut url = key.realm.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = &key.service {
+                query.append_pair("service", service);
+            }
+            for scope in key.scope.split(' ') {
+                query.append_pair("scope", scope);
+            }
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let response = self.observed(Kind::Token, registry, trust, Method::GET, &url, headers).await?;
+        let host = authority(&url);
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(match status.as_u16() {
+                429 => Error::RateLimited { host, retry_after: super::exchange::retry_after(response.headers()) },
+                500.. => Error::Failing { host, status: status.as_u16() },
+                _ => Error::Refused { host, status: 401, why: format!("its token server answered {}", status.as_u16()) },
+            });
+        }
+        let invalid = |why: &str| Error::Invalid { host: host.clone(), why: format!("token answer: {why}") };
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|_| invalid("too large or broken off"))?.to_bytes();
+        let answer: Answer = serde_json::from_slice(&body).map_err(|_| invalid("not the expected JSON"))?;
+        let token = answer.token.filter(|t| !t.is_empty()).or(answer.access_token).unwrap_or_default();
+        let header = HeaderValue::try_from(format!("Bearer {token}")).ok().filter(|_| !token.is_empty());
+        let mut header = header.ok_or_else(|| invalid("no usable token in it"))?;
+        header.set_sensitive(true);
+        Ok((Token(header), life(answer.expires_in)))
+    }
+}
+
+fn life(expires_in: Option<i64>) -> Duration {
+    let claimed = expires_in.and_then(|s| u64::try_from(s).ok()).map_or(LIFE_MIN, Duration::from_secs);
+    claimed.clamp(LIFE_MIN, LIFE_MAX) - EARLY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_claimed_life_is_believed_beyond_its_bounds() {
+        for (claimed, seconds) in
+            [(None, 45), (Some(0), 45), (Some(-5), 45), (Some(300), 285), (Some(i64::MAX), 3_585)]
+        {
+            assert_eq!(life(claimed), Duration::from_secs(seconds), "{claimed:?}");
+        }
+    }
+}
