@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod coalesce;
 pub mod metrics;
+pub mod pull;
 pub mod reference;
 pub mod shutdown;
 pub mod store;

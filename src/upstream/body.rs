@@ -27,6 +27,7 @@ pub struct Download {
     pub(super) idle: Duration,
     pub(super) received: IntCounter,
     pub(super) window: (Instant, u64),
+    pub(super) returned: Option<Bytes>,
 }
 
 impl Download {
@@ -35,6 +36,9 @@ impl Download {
     /// # Errors
     /// [`Error::Unreachable`] at [`Step::Body`] when the body stalls, crawls or breaks off.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        if let Some(bytes) = self.returned.take() {
+            return Some(Ok(bytes));
+        }
         loop {
             let frame = match timeout(self.idle, self.body.frame()).await {
                 Err(_) => return Some(Err(self.broke_off(format!("nothing came for {:?}", self.idle)))),
@@ -55,6 +59,11 @@ impl Download {
             }
             return Some(Ok(bytes));
         }
+    }
+
+    /// Gives bytes back; they are the next ones.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.returned = Some(bytes);
     }
 
     fn broke_off(&self, why: String) -> Error {

@@ -192,7 +192,7 @@ impl Upstream {
         let received = self.received(repository.registry());
         let idle = self.0.config.timeouts.idle;
         let window = (Instant::now(), 0);
-        Ok(Download { size, offset, body: response.into_body(), host, idle, received, window })
+        Ok(Download { size, offset, body: response.into_body(), host, idle, received, window, returned: None })
     }
 
     /// One page of a list; `query` is what the client asked for, checked.

@@ -1,0 +1,85 @@
+//! Why a pull could not be answered.
+
+use crate::reference::{Digest, DocumentError};
+use crate::{store, upstream};
+
+/// A failure of a pull. Cloneable, because one failure is told to everybody who waited for the same thing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Upstream could not, or would not.
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// The store could not, or what arrived was not what was asked for.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What upstream sent as a manifest is none that may be served.
+    #[error("{host} sent a manifest that cannot be served: {source}")]
+    Document {
+        /// Who sent it.
+        host: String,
+        /// Why not.
+        source: DocumentError,
+    },
+    /// A manifest that is not the one asked for.
+    #[error("{host} sent content with digest {actual} for {expected}")]
+    Mismatch {
+        /// Who sent it.
+        host: String,
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// Whoever did the work died before it was done; a defect of ours or a shutdown.
+    #[error("the download was abandoned")]
+    Abandoned,
+}
+
+/// Whose fault it is, and so what the client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A rule of this node.
+    Declined,
+    /// Upstream says that the caller may not: 401 or 403.
+    Refused(u16),
+    /// Upstream says that there is no such thing.
+    NotFound,
+    /// Upstream is in an outage or limits us.
+    Outage,
+    /// Upstream answered, and the answer cannot be used.
+    Invalid,
+    /// This daemon or its disk.
+    Ours,
+}
+
+impl Error {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Upstream(error) => match error {
+                upstream::Error::Declined { .. } => Fault::Declined,
+                upstream::Error::Refused { status, .. } => Fault::Refused(*status),
+                upstream::Error::NotFound { .. } => Fault::NotFound,
+                upstream::Error::Invalid { .. } | upstream::Error::NotAllowed { .. } => Fault::Invalid,
+                _ => Fault::Outage,
+            },
+            Self::Store(
+                store::Error::Mismatch { .. } | store::Error::TooLong { .. } | store::Error::TooShort { .. },
+            )
+            | Self::Document { .. }
+            | Self::Mismatch { .. } => Fault::Invalid,
+            Self::Store(_) | Self::Abandoned => Fault::Ours,
+        }
+    }
+
+    /// The value of the `reason` label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Upstream(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+            Self::Document { .. } => "manifest_invalid",
+            Self::Mismatch { .. } => "digest_mismatch",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}

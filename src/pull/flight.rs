@@ -1,0 +1,195 @@
+//! Flights: one download of a blob under way, and everybody who wants it.
+//!
+//! A flight belongs to (registry, digest). Whoever finds none leads: it gets an owned permit, and if that is dropped
+//! without an outcome the flight has failed and the next comer leads anew. Everybody, the leader's client included,
+//! follows. Different registries never share a flight, so that none can stall or spoil another's.
+//!
+//! Lock order: the map's lock is never held while a flight's progress is changed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::error::Error;
+use crate::metrics::IntGauge;
+use crate::reference::{Digest, Registry, Repository};
+use crate::store::Growing;
+
+/// How far a download is.
+#[derive(Debug, Clone)]
+pub(super) enum Progress {
+    /// Upstream has been asked and has not answered.
+    Asking,
+    /// Bytes are coming.
+    Filling {
+        /// Where they can be read.
+        growing: Growing,
+        /// Bytes of the whole blob, where upstream said so.
+        size: Option<u64>,
+        /// Bytes that may be handed out: never the last ones before the digest is verified.
+        readable: u64,
+    },
+    /// All bytes are there and are what the digest says.
+    Landed {
+        /// Where they can be read.
+        growing: Growing,
+        /// How many there are.
+        size: u64,
+    },
+    /// It ended without the whole blob.
+    Failed(Error),
+}
+
+impl Progress {
+    /// Whether nothing more will change.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Landed { .. } | Self::Failed(_))
+    }
+}
+
+/// One download under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// On whose behalf upstream was asked: that repository's right is what upstream's answer proves.
+    pub(super) repository: Repository,
+    progress: watch::Sender<Progress>,
+}
+
+impl Flight {
+    /// Watches the progress.
+    pub(super) fn follow(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+}
+
+type Key = (Registry, Digest);
+type Map = Arc<Mutex<HashMap<Key, Arc<Flight>>>>;
+
+/// All flights.
+#[derive(Debug)]
+pub(super) struct Flights {
+    map: Map,
+    gauge: IntGauge,
+}
+
+/// A seat in a flight.
+pub(super) enum Boarding {
+    /// There was none: this caller must fill.
+    Lead(Lead),
+    /// One is under way.
+    Join(Arc<Flight>),
+}
+
+impl Flights {
+    pub(super) fn new(gauge: IntGauge) -> Self {
+        Self { map: Map::default(), gauge }
+    }
+
+    /// Joins the flight for `digest` from the registry of `repository`, or leads a new one.
+    pub(super) fn board(&self, repository: &Repository, digest: Digest) -> Boarding {
+        let key = (repository.registry().clone(), digest);
+        match lock(&self.map).entry(key.clone()) {
+            Entry::Occupied(under_way) => Boarding::Join(Arc::clone(under_way.get())),
+            Entry::Vacant(vacant) => {
+                let progress = watch::Sender::new(Progress::Asking);
+                let flight = Arc::new(Flight { repository: repository.clone(), progress });
+                vacant.insert(Arc::clone(&flight));
+                self.gauge.inc();
+                Boarding::Lead(Lead { flight, key, map: Arc::clone(&self.map), gauge: self.gauge.clone() })
+            }
+        }
+    }
+}
+
+fn lock(map: &Map) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The right and the duty to fill a flight.
+pub(super) struct Lead {
+    flight: Arc<Flight>,
+    key: Key,
+    map: Map,
+    gauge: IntGauge,
+}
+
+impl Lead {
+    pub(super) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.key.1
+    }
+
+    /// Tells all followers.
+    pub(super) fn publish(&self, progress: Progress) {
+        self.flight.progress.send_replace(progress);
+    }
+
+    /// Tells all followers that everything is there and right.
+    pub(super) fn publish_landed(&self, size: u64) {
+        self.flight.progress.send_modify(|progress| {
+            if let Progress::Filling { growing, .. } = progress {
+                *progress = Progress::Landed { growing: growing.clone(), size };
+            }
+        });
+    }
+
+    /// Tells all followers that more may be read.
+    pub(super) fn publish_readable(&self, up_to: u64) {
+        self.flight.progress.send_modify(|progress| {
+            if let Progress::Filling { readable, .. } = progress {
+                *readable = up_to;
+            }
+        });
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        lock(&self.map).remove(&self.key);
+        self.gauge.dec();
+        self.flight.progress.send_if_modified(|progress| {
+            let abandoned = !progress.is_over();
+            if abandoned {
+                *progress = Progress::Failed(Error::Abandoned);
+            }
+            abandoned
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repository(name: &str) -> Repository {
+        let (registry, path) = name.split_once('/').unwrap();
+        Repository::new(registry.parse().unwrap(), path.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn one_leads_all_join_and_registries_never_share() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let digest = Digest::of(b"x");
+        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest) else { panic!("nobody led") };
+        assert!(matches!(flights.board(&repository("a.test/r"), digest), Boarding::Join(_)));
+        assert!(matches!(flights.board(&repository("a.test/other"), digest), Boarding::Join(_)));
+        assert!(matches!(flights.board(&repository("b.test/r"), digest), Boarding::Lead(_)));
+        drop(lead);
+        assert!(matches!(flights.board(&repository("a.test/r"), digest), Boarding::Lead(_)));
+    }
+
+    #[test]
+    fn a_leader_that_vanishes_is_a_failure_and_never_a_normal_end() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), Digest::of(b"x")) else { panic!() };
+        let following = lead.flight().follow();
+        drop(lead);
+        assert!(matches!(&*following.borrow(), Progress::Failed(Error::Abandoned)));
+        assert_eq!(flights.gauge.get(), 0);
+    }
+}
