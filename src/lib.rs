@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod coalesce;
+pub mod listener;
 pub mod metrics;
 pub mod pull;
 pub mod reference;

@@ -1,0 +1,165 @@
+//! One connection from its first byte to its last.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tower::Service;
+
+use super::socket::Socket;
+use super::timed::{Busy, Timed, close_gently};
+use super::{Body, BodyError, Limits, Metrics};
+use crate::metrics::IntGauge;
+use crate::shutdown::Shutdown;
+
+/// Bytes of a request head at most; hyper's least is 8 KiB.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Fields of a request head at most.
+const HEADERS_MAX: usize = 64;
+
+/// Answers given without reading a request; the limit is not the client's fault, so it may come back soon.
+fn too_many() -> String {
+    let body = r#"{"errors":[{"code":"UNAVAILABLE","message":"too many connections to this cache"}]}"#;
+    canned("503 Service Unavailable\r\nRetry-After: 1", "application/json", body)
+}
+
+/// A client configured for TLS that reads `HTTP/` in answer to its ClientHello falls back to plain HTTP.
+fn not_tls() -> String {
+    canned("400 Bad Request", "text/plain", "this port speaks plain HTTP without TLS\n")
+}
+
+fn canned(status: &str, media_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// How a request reached us; an extension of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OverUnix;
+
+/// Serves requests until either side has had enough.
+pub(super) async fn serve<S>(
+    socket: Socket,
+    place: OwnedSemaphorePermit,
+    service: S,
+    limits: Limits,
+    metrics: Metrics,
+    mut shutdown: Shutdown,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let first = tokio::select! {
+        first = tokio::time::timeout(limits.head_wait, socket.speaks_tls()) => first,
+        () = shutdown.requested() => return close_gently(socket).await,
+    };
+    match first {
+        Ok(false) => {}
+        Ok(true) => {
+            metrics.turn_away("tls");
+            return say_and_close(socket, &not_tls()).await;
+        }
+        Err(_) => return,
+    }
+    let _counted = Counted::new(metrics.connections);
+    let (busy, unix) = (Busy::default(), socket.is_unix());
+    let io = TokioIo::new(Timed::new(socket, place, busy.clone(), limits));
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        busy.set(true);
+        if unix {
+            request.extensions_mut().insert(OverUnix);
+        }
+        let (busy, mut service) = (busy.clone(), service.clone());
+        async move {
+            // Every service here is ready at once: admission is decided inside, with an answer.
+            let _ = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+            service.call(request).await.map(|response| response.map(|body| Tracked { body, busy }))
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            // `Timed` bounds heads and idling; this is its upper bound.
+            .header_read_timeout(limits.idle_wait + limits.head_wait)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(io, service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.requested() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Tells a client over the limit to go elsewhere.
+pub(super) async fn turn_away(socket: Socket, _apology: OwnedSemaphorePermit) {
+    say_and_close(socket, &too_many()).await;
+}
+
+async fn say_and_close(mut socket: Socket, text: &str) {
+    let _ = socket.write_all(text.as_bytes()).await;
+    close_gently(socket).await;
+}
+
+/// A connection in the gauge, until it is dropped however it ends.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A response body that ends the busy time of its connection.
+struct Tracked {
+    body: Body,
+    busy: Busy,
+}
+
+impl http_body::Body for Tracked {
+    type Data = bytes::Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.busy.set(false);
+    }
+}

@@ -1,0 +1,157 @@
+//! Accepting connections and speaking HTTP/1.1 on them: the plumbing under the data plane and the admin page.
+//!
+//! Promises: a bounded number of connections, the next one told so with a 503; bounded waits for a request head, for
+//! the next request and for a client that does not read; a TLS ClientHello answered in plain HTTP; no TCP reset on
+//! any path, so that a short body is seen as short; a drain that ends idle connections at once and busy ones when
+//! they are done or the deadline comes.
+//!
+//! Deliberately not here: routes, TLS, HTTP/2.
+
+mod connection;
+mod host;
+mod socket;
+mod timed;
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tower::Service;
+
+pub use host::{HostError, Hosts};
+pub use socket::{Listen, ListenError, Listener};
+
+use crate::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
+use crate::shutdown::Shutdown;
+
+/// What can end a response body early.
+pub type BodyError = Box<dyn StdError + Send + Sync>;
+/// The body of every response.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// After an accept that failed for want of descriptors or memory; a busy loop would make it worse.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Connections over the limit that are being told so at the same time; beyond that they are just closed.
+const TURNED_AWAY_MAX: usize = 64;
+
+/// Bounds of a listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at the same time.
+    pub connections_max: usize,
+    /// From the first byte of a request head to its last.
+    pub head_wait: Duration,
+    /// Between requests. Longer than the 90 s of Go clients, so that they close first.
+    pub idle_wait: Duration,
+    /// Without the client reading anything.
+    pub write_wait: Duration,
+    /// From the wish to stop to closing what is left.
+    pub drain_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4_096,
+            head_wait: Duration::from_secs(10),
+            idle_wait: Duration::from_secs(120),
+            write_wait: Duration::from_secs(120),
+            drain_wait: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What is counted of connections.
+#[derive(Clone)]
+pub struct Metrics {
+    connections: IntGauge,
+    turned_away: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name registered twice.
+    pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
+        Ok(Self {
+            connections: registry.gauge("connections", "Client connections open.")?,
+            turned_away: registry.counters(
+                "connections_turned_away_total",
+                "Client connections that were not served, by reason.",
+                &["reason"],
+            )?,
+        })
+    }
+
+    fn turn_away(&self, reason: &str) {
+        self.turned_away.with_label_values(&[reason]).inc();
+    }
+}
+
+/// Serves `service` on everything that `listener` accepts, until `shutdown`; then drains. Returns when nothing is
+/// left.
+pub async fn run<S>(listener: Listener, service: S, limits: Limits, metrics: Metrics, mut shutdown: Shutdown)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let apologies = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = shutdown.requested() => break,
+        };
+        let socket = match accepted {
+            Ok(Some(socket)) => socket,
+            Ok(None) => {
+                metrics.turn_away("not_loopback");
+                continue;
+            }
+            Err(error) => {
+                if is_shortage(&error) {
+                    tracing::warn!(%error, "cannot accept connections for the moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                continue;
+            }
+        };
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => {
+                let (service, metrics, shutdown) = (service.clone(), metrics.clone(), shutdown.clone());
+                connections.spawn(connection::serve(socket, place, service, limits, metrics, shutdown));
+            }
+            Err(_) => {
+                metrics.turn_away("too_many");
+                if let Ok(apology) = Arc::clone(&apologies).try_acquire_owned() {
+                    tokio::spawn(connection::turn_away(socket, apology));
+                }
+            }
+        }
+    }
+    drop(listener);
+    let drained = tokio::time::timeout(limits.drain_wait, async { while connections.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!(left = connections.len(), "closing connections that did not finish in time");
+        connections.shutdown().await;
+        // The last sockets are still being closed gently.
+        let _ = tokio::time::timeout(timed::LINGER, places.acquire_many(limits.connections_max as u32)).await;
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| shortages.iter().any(|e| e.raw_os_error() == code))
+}

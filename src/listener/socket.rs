@@ -1,0 +1,241 @@
+//! Sockets to listen on: TCP, bound to the loopback device where the address is loopback, or a unix socket.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+
+use socket2::{Domain, Protocol, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// Connections that may wait to be accepted; a node that starts fifty pods at once must not see a refusal.
+const BACKLOG: i32 = 4_096;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `127.0.0.1:5050`.
+    Tcp(SocketAddr),
+    /// `unix:/run/larder/registry.sock`.
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err("expected an absolute path after unix:"),
+            None => text.parse().map(Self::Tcp).map_err(|_| "expected address:port or unix:/path"),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(at) => write!(f, "http://{at}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {at}: {source}")]
+pub struct ListenError {
+    /// Where.
+    pub at: Listen,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP; peers that are not loopback are refused if `loopback`.
+    Tcp {
+        /// The socket.
+        socket: TcpListener,
+        /// Whether it serves this machine only.
+        loopback: bool,
+    },
+    /// A unix socket; its file is removed at the end.
+    Unix {
+        /// The socket.
+        socket: UnixListener,
+        /// Its file.
+        path: PathBuf,
+    },
+}
+
+impl Listener {
+    /// Binds. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// The address is taken, forbidden, or not ours.
+    pub fn bind(at: &Listen) -> Result<Self, ListenError> {
+        let failed = |source| ListenError { at: at.clone(), source };
+        match at {
+            Listen::Tcp(address) => Self::bind_tcp(*address).map_err(failed),
+            Listen::Unix(path) => {
+                remove_dead_socket(path).map_err(failed)?;
+                let socket = UnixListener::bind(path).map_err(failed)?;
+                Ok(Self::Unix { socket, path: path.clone() })
+            }
+        }
+    }
+
+    fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+        let loopback = address.ip().is_loopback();
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if loopback && let Err(error) = socket.bind_device(Some(b"lo")) {
+            // Without this a neighbour can reach 127.0.0.1 where the node routes it (CVE-2020-8558); peers are
+            // checked on accept as well.
+            tracing::warn!(%error, %address, "cannot bind to the loopback device; peers are checked one by one");
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Self::Tcp { socket: TcpListener::from_std(socket.into())?, loopback })
+    }
+
+    /// Where it listens, with the port that was chosen.
+    pub fn address(&self) -> io::Result<Listen> {
+        match self {
+            Self::Tcp { socket, .. } => socket.local_addr().map(Listen::Tcp),
+            Self::Unix { path, .. } => Ok(Listen::Unix(path.clone())),
+        }
+    }
+
+    /// The next connection; `None` for a peer that has no business here.
+    pub(super) async fn accept(&self) -> io::Result<Option<Socket>> {
+        match self {
+            Self::Tcp { socket, loopback } => {
+                let (stream, peer) = socket.accept().await?;
+                if *loopback && !is_loopback(peer.ip()) {
+                    return Ok(None);
+                }
+                stream.set_nodelay(true)?;
+                Ok(Some(Socket::Tcp(stream)))
+            }
+            Self::Unix { socket, .. } => Ok(Some(Socket::Unix(socket.accept().await?.0))),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix { path, .. } = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V6(v6) => v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+        IpAddr::V4(v4) => v4.is_loopback(),
+    }
+}
+
+/// Removes the file of a socket that nobody answers on any more.
+fn remove_dead_socket(path: &PathBuf) -> io::Result<()> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody answers on it")),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(_) => Ok(()),
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Whether the client begins with a TLS handshake record. Waits for its first byte.
+    pub(super) async fn speaks_tls(&self) -> bool {
+        const HANDSHAKE: u8 = 0x16;
+        match self {
+            Self::Tcp(stream) => {
+                let mut first = [0];
+                matches!(stream.peek(&mut first).await, Ok(1)) && first[0] == HANDSHAKE
+            }
+            Self::Unix(_) => false,
+        }
+    }
+
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_nonsense_is_named() {
+        assert_eq!("127.0.0.1:5050".parse(), Ok(Listen::Tcp(([127, 0, 0, 1], 5050).into())));
+        assert_eq!("unix:/run/x.sock".parse(), Ok(Listen::Unix("/run/x.sock".into())));
+        for bad in ["", "5050", "localhost:5050", "127.0.0.1", "unix:", "unix:run/x.sock", "http://127.0.0.1:1"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+}
