@@ -12,6 +12,7 @@ pub mod listener;
 pub mod metrics;
 pub mod pull;
 pub mod reference;
+pub mod serve;
 pub mod shutdown;
 pub mod store;
 pub mod upstream;

@@ -104,6 +104,19 @@ impl Registry {
     }
 }
 
+/// The values of `counters`, each with the value of its label `name`.
+pub fn sums(counters: &IntCounterVec, name: &str) -> Vec<(String, u64)> {
+    let families = counters.collect();
+    let metrics = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
+    metrics
+        .filter_map(|metric| {
+            let label = metric.get_label().iter().find(|label| label.name() == name)?;
+            // Counters of ours are whole numbers.
+            Some((label.value().to_owned(), metric.get_counter().get_value() as u64))
+        })
+        .collect()
+}
+
 fn full(name: &str) -> String {
     format!("larder_{name}")
 }

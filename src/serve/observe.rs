@@ -1,0 +1,63 @@
+//! Watching an answer leave: bytes, the first of them, and bodies that end early.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use http_body_util::combinators::UnsyncBoxBody;
+
+use super::metrics::Metrics;
+use crate::listener::{Body, BodyError};
+use crate::metrics::IntCounter;
+use crate::pull::{BlobBody, Source};
+
+/// Watches one answer.
+pub(super) struct Watch {
+    metrics: Arc<Metrics>,
+    route: &'static str,
+    source: Source,
+    bytes: IntCounter,
+    since: Option<Instant>,
+}
+
+impl Watch {
+    pub(super) fn new(metrics: Arc<Metrics>, route: &'static str, source: Source, since: Instant) -> Self {
+        let bytes = metrics.bytes.with_label_values(&[source.label()]);
+        Self { metrics, route, source, bytes, since: Some(since) }
+    }
+
+    /// Counts bytes that leave.
+    pub(super) fn saw(&mut self, count: usize) {
+        if let Some(since) = self.since.take() {
+            let first = self.metrics.first_byte.with_label_values(&[self.route, self.source.label()]);
+            first.observe(since.elapsed().as_secs_f64());
+        }
+        self.bytes.inc_by(count as u64);
+    }
+
+    fn broke_off(&self, reason: &str) {
+        self.metrics.errors.with_label_values(&[reason]).inc();
+    }
+}
+
+/// A blob as a response body, watched. An error ends the connection, so that the body is seen to be short.
+pub(super) fn body(blob: BlobBody, watch: Watch) -> Body {
+    let frames = stream::unfold((blob, watch), |(mut blob, mut watch)| async move {
+        let frame: Result<Frame<Bytes>, BodyError> = match blob.next().await? {
+            Ok(bytes) => {
+                watch.saw(bytes.len());
+                Ok(Frame::data(bytes))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a body ended early");
+                watch.broke_off(error.reason());
+                Err(error.into())
+            }
+        };
+        Some((frame, (blob, watch)))
+    });
+    UnsyncBoxBody::new(StreamBody::new(frames))
+}

@@ -1,0 +1,250 @@
+//! Responses: the one table that turns errors into what a client is told, and the headers of every success.
+//!
+//! A mirror client (`ns`) has an upstream of its own to turn to: it is told "404" for every no, so that it asks there
+//! and shows the authentic error, and "503" while upstream or we are in trouble. Everybody else is told what it is.
+//! Nobody is ever told 429: containerd repeats at once, without a pause.
+
+use http::header::{
+    ACCEPT_RANGES, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WARNING, WWW_AUTHENTICATE,
+};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use serde::Serialize;
+
+use super::range::Part;
+use super::route::RouteError;
+use crate::listener::{Body, HostError};
+use crate::pull::Fault;
+use crate::reference::{Digest, Registry};
+
+/// `Docker-Content-Digest`.
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// `OCI-Namespace`: which registry the answer is from (distribution-spec, "Registry Proxying").
+pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+/// `OCI-Filters-Applied`.
+pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// Seconds after which a client may try again when upstream or we are in trouble.
+const RETRY_SECONDS: &str = "5";
+
+/// To whom an error is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// A mirror client, which has its own upstream.
+    Mirror,
+    /// A client that has nobody else, or wants the truth (`X-Larder-Mode: strict`).
+    Directly,
+}
+
+/// What was not there, for the error code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A manifest.
+    Manifest,
+    /// A blob.
+    Blob,
+    /// A list.
+    List,
+}
+
+/// A response that is an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub status: StatusCode,
+    /// The error code of the distribution specification, or `UNAVAILABLE`.
+    pub code: &'static str,
+    /// For a person.
+    pub message: String,
+    /// Whether the connection ends here, because the request was not read as a whole or not meant for us.
+    pub close: bool,
+}
+
+/// The table: what a fault is to a client.
+pub fn status_of(fault: Fault, told: Told) -> StatusCode {
+    match (fault, told) {
+        (Fault::Outage | Fault::Ours, _) => StatusCode::SERVICE_UNAVAILABLE,
+        (Fault::NotFound, _) | (_, Told::Mirror) => StatusCode::NOT_FOUND,
+        (Fault::Declined, Told::Directly) => StatusCode::FORBIDDEN,
+        (Fault::Refused(401), Told::Directly) => StatusCode::UNAUTHORIZED,
+        (Fault::Refused(_), Told::Directly) => StatusCode::FORBIDDEN,
+        (Fault::Invalid, Told::Directly) => StatusCode::BAD_GATEWAY,
+    }
+}
+
+impl Refusal {
+    /// For a pull that failed.
+    pub fn of_fault(fault: Fault, told: Told, wanted: Wanted, message: String) -> Self {
+        let status = status_of(fault, told);
+        let code = match (status, wanted) {
+            (StatusCode::UNAUTHORIZED, _) => "UNAUTHORIZED",
+            (StatusCode::FORBIDDEN, _) => "DENIED",
+            (StatusCode::NOT_FOUND, Wanted::Manifest) => "MANIFEST_UNKNOWN",
+            (StatusCode::NOT_FOUND, Wanted::Blob) => "BLOB_UNKNOWN",
+            (StatusCode::NOT_FOUND, Wanted::List) => "NAME_UNKNOWN",
+            (StatusCode::BAD_GATEWAY, Wanted::Manifest) => "MANIFEST_INVALID",
+            _ => "UNAVAILABLE",
+        };
+        Self { status, code, message, close: false }
+    }
+
+    /// For a request that asks for nothing we could have.
+    pub fn of_route(error: &RouteError) -> Self {
+        let (status, code) = match error {
+            RouteError::Method => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
+            RouteError::Unknown => (StatusCode::NOT_FOUND, "UNSUPPORTED"),
+            RouteError::Name(_) => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
+            RouteError::Digest(_) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+            RouteError::Reference(_) => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+            RouteError::Query(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+        };
+        // A write brings a body that nobody will read.
+        Self { status, code, message: error.to_string(), close: *error == RouteError::Method }
+    }
+
+    /// For a request that was not meant for us.
+    pub fn of_host(error: HostError) -> Self {
+        let status = match error {
+            HostError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            HostError::CrossSite => StatusCode::FORBIDDEN,
+        };
+        Self { status, code: "DENIED", message: error.to_string(), close: true }
+    }
+
+    /// When we have too much to do, or took too long.
+    pub fn unavailable(message: &str) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { status, code: "UNAVAILABLE", message: message.to_owned(), close: false }
+    }
+
+    /// A read with a body: nothing of ours has one, and unread bytes would be taken for the next request.
+    pub fn body_not_expected() -> Self {
+        let message = "a GET or HEAD request must not have a body".to_owned();
+        Self { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, close: true }
+    }
+
+    /// The response. `challenge` goes with a 401.
+    pub fn response(&self, challenge: Option<HeaderValue>) -> Response<Body> {
+        let document = Errors { errors: [ErrorInfo { code: self.code, message: &self.message }] };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = json(self.status, body);
+        let headers = response.headers_mut();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED
+            && let Some(challenge) = challenge
+        {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// The error document (distribution-spec, "Error Codes"). `UNAVAILABLE` is what registries add to its list for 503,
+/// which is why the specification's own enum is not used here.
+#[derive(Serialize)]
+struct Errors<'a> {
+    errors: [ErrorInfo<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct ErrorInfo<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+/// A JSON document.
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(full(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The head of content: type, digest, origin, and which part of it follows.
+pub(super) fn content(
+    media_type: &str,
+    digest: Digest,
+    registry: &Registry,
+    size: Option<u64>,
+    part: Part,
+) -> Response<Body> {
+    let mut response = Response::new(empty());
+    let headers = response.headers_mut();
+    let mut set = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set(CONTENT_TYPE, media_type);
+    set(CONTENT_DIGEST, &digest.to_string());
+    set(OCI_NAMESPACE, registry.as_str());
+    set(ACCEPT_RANGES, "bytes");
+    match (part, size) {
+        (Part::Range { start, end }, Some(size)) => {
+            set(CONTENT_LENGTH, &(end - start).to_string());
+            set(CONTENT_RANGE, &format!("bytes {start}-{}/{size}", end - 1));
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        (Part::Unsatisfiable, size) => {
+            set(CONTENT_LENGTH, "0");
+            set(CONTENT_RANGE, &format!("bytes */{}", size.unwrap_or(0)));
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+        }
+        (_, Some(size)) => set(CONTENT_LENGTH, &size.to_string()),
+        (_, None) => {}
+    }
+    response
+}
+
+/// Marks an answer that may be out of date (RFC 7234 §5.5 form, as the distribution specification has it).
+pub(super) fn warn(response: &mut Response<Body>, text: &str) {
+    let text: String = text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\') && c.is_ascii()).collect();
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+        response.headers_mut().insert(WARNING, value);
+    }
+}
+
+/// A body of one piece.
+pub(super) fn full(bytes: bytes::Bytes) -> Body {
+    UnsyncBoxBody::new(Full::new(bytes).map_err(|never| match never {}))
+}
+
+/// No body.
+pub(super) fn empty() -> Body {
+    UnsyncBoxBody::new(Empty::new().map_err(|never| match never {}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_the_one_in_the_documentation() {
+        for (fault, mirror, directly) in [
+            (Fault::Declined, 404, 403),
+            (Fault::Refused(401), 404, 401),
+            (Fault::Refused(403), 404, 403),
+            (Fault::NotFound, 404, 404),
+            (Fault::Invalid, 404, 502),
+            (Fault::Outage, 503, 503),
+            (Fault::Ours, 503, 503),
+        ] {
+            assert_eq!(status_of(fault, Told::Mirror), mirror, "{fault:?}");
+            assert_eq!(status_of(fault, Told::Directly), directly, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_warning_cannot_break_out_of_its_quotes() {
+        let mut response = Response::new(empty());
+        warn(&mut response, "a \"b\" \\ c\r\nX-Evil: 1 ü");
+        assert_eq!(response.headers()[WARNING], "299 - \"a b  cX-Evil: 1 \"");
+    }
+}

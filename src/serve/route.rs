@@ -1,0 +1,241 @@
+//! What a request asks for: a pure reading of method, path and query.
+//!
+//! A request names its registry by the `ns` query parameter (containerd), else by a first path segment that can only
+//! be a registry (podman, CRI-O, curl), else it means the default registry. Everything becomes a parsed type here or
+//! is refused; nothing unparsed goes further.
+
+use http::{Method, Uri};
+use url::form_urlencoded;
+
+use crate::reference::{Digest, DigestError, NameError, Reference, Registry, Repository};
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /v2/`.
+    Ping,
+    /// `GET /token`.
+    Token,
+    /// `/v2/<name>/manifests/<reference>`.
+    Manifest(Repository, Reference),
+    /// `/v2/<name>/blobs/<digest>`.
+    Blob(Repository, Digest),
+    /// `/v2/<name>/tags/list`, with what of its query is handed on.
+    Tags(Repository, Option<String>),
+    /// `/v2/<name>/referrers/<digest>`, likewise.
+    Referrers(Repository, Digest, Option<String>),
+}
+
+/// How the request named its registry; links back to us must do the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// By `ns`: the client is a mirror client and has an upstream of its own to turn to.
+    ByNamespace,
+    /// By the first path segment.
+    ByPath,
+    /// Not at all.
+    ByDefault,
+}
+
+/// A request that asks for nothing we could have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// Writes, and methods that do not exist.
+    #[error("this is a read-only cache: push to the registry itself")]
+    Method,
+    /// Not a path of the distribution specification.
+    #[error("no such endpoint")]
+    Unknown,
+    /// The repository.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The digest.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    /// The tag or digest of a manifest.
+    #[error("{0}")]
+    Reference(String),
+    /// The query.
+    #[error("{0}")]
+    Query(&'static str),
+}
+
+/// Entries of a list at most that a client may ask for at once.
+const LIST_MAX: u32 = 10_000;
+/// Characters of a query value that is handed on.
+const QUERY_VALUE_MAX: usize = 256;
+
+/// Whether the query has an `ns`, valid or not: decides how errors are told.
+pub fn has_namespace(uri: &Uri) -> bool {
+    pairs(uri).any(|(key, _)| key == "ns")
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// Why there is no answer to it.
+pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, Named), RouteError> {
+    let path = uri.path();
+    if path == "/token" {
+        // Clients with a secret would POST it; there is nobody here to take it.
+        return if method == Method::GET { Ok((Route::Token, Named::ByDefault)) } else { Err(RouteError::Method) };
+    }
+    if method != Method::GET && method != Method::HEAD {
+        return Err(RouteError::Method);
+    }
+    if path == "/v2/" || path == "/v2" {
+        return Ok((Route::Ping, Named::ByDefault));
+    }
+    let segments: Vec<&str> = path.strip_prefix("/v2/").ok_or(RouteError::Unknown)?.split('/').collect();
+    let namespace = namespace(uri)?;
+    let repository = |name: &[&str]| repository(name, namespace.as_ref(), default);
+    match segments.as_slice() {
+        [name @ .., "tags", "list"] if !name.is_empty() => {
+            let (repository, named) = repository(name)?;
+            Ok((Route::Tags(repository, list_query(uri, &["n", "last"])?), named))
+        }
+        [name @ .., "manifests", reference] if !name.is_empty() => {
+            let (repository, named) = repository(name)?;
+            let reference = reference.parse().map_err(|e: crate::reference::ImageError| match e {
+                crate::reference::ImageError::Digest(digest) => RouteError::Digest(digest),
+                other => RouteError::Reference(other.to_string()),
+            })?;
+            Ok((Route::Manifest(repository, reference), named))
+        }
+        [name @ .., "blobs", digest] if !name.is_empty() => {
+            let (repository, named) = repository(name)?;
+            Ok((Route::Blob(repository, digest.parse()?), named))
+        }
+        [name @ .., "referrers", digest] if !name.is_empty() => {
+            let (repository, named) = repository(name)?;
+            let query = list_query(uri, &["artifactType", "n", "last"])?;
+            Ok((Route::Referrers(repository, digest.parse()?, query), named))
+        }
+        _ => Err(RouteError::Unknown),
+    }
+}
+
+fn pairs(uri: &Uri) -> form_urlencoded::Parse<'_> {
+    form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
+}
+
+fn namespace(uri: &Uri) -> Result<Option<Registry>, RouteError> {
+    let mut given = pairs(uri).filter(|(key, _)| key == "ns");
+    let Some((_, first)) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return Err(RouteError::Query("the ns parameter is given more than once"));
+    }
+    let registry: Registry = first.parse()?;
+    Ok(Some(registry.to_lowercase()))
+}
+
+fn repository(
+    name: &[&str],
+    namespace: Option<&Registry>,
+    default: &Registry,
+) -> Result<(Repository, Named), RouteError> {
+    let (registry, path, named) = match (namespace, name) {
+        (Some(registry), name) => (registry.clone(), name, Named::ByNamespace),
+        (None, [first, rest @ ..]) if !rest.is_empty() && Registry::looks_like_one(first) => {
+            (first.parse::<Registry>()?.to_lowercase(), rest, Named::ByPath)
+        }
+        (None, name) => (default.clone(), name, Named::ByDefault),
+    };
+    // Docker Hub has two names; the store and the metrics know one.
+    let registry = if registry.as_str() == "index.docker.io" { Registry::docker_hub() } else { registry };
+    Ok((Repository::new(registry, path.join("/").parse()?)?, named))
+}
+
+/// The parameters of a list that we know, written anew; others are dropped.
+fn list_query(uri: &Uri, known: &[&str]) -> Result<Option<String>, RouteError> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let mut any = false;
+    for (key, value) in pairs(uri).filter(|(key, _)| known.contains(&key.as_ref())) {
+        let n_is_one = key != "n" || value.parse::<u32>().is_ok_and(|n| n <= LIST_MAX);
+        if !n_is_one || value.len() > QUERY_VALUE_MAX || value.chars().any(char::is_control) {
+            return Err(RouteError::Query("a malformed n, last or artifactType parameter"));
+        }
+        query.append_pair(&key, &value);
+        any = true;
+    }
+    Ok(any.then(|| query.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn get(uri: &str) -> Result<(Route, Named), RouteError> {
+        parse(&Method::GET, &uri.parse().unwrap(), &Registry::docker_hub())
+    }
+
+    fn repository_of(uri: &str) -> (String, Named) {
+        match get(uri).unwrap() {
+            (Route::Manifest(r, _) | Route::Blob(r, _) | Route::Tags(r, _) | Route::Referrers(r, ..), named) => {
+                (r.to_string(), named)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_registry_is_named_in_three_ways() {
+        for (uri, repository, named) in [
+            ("/v2/team/app/manifests/v1?ns=reg.test", "reg.test/team/app", Named::ByNamespace),
+            ("/v2/team/app/manifests/v1?ns=reg.test%3A5000", "reg.test:5000/team/app", Named::ByNamespace),
+            ("/v2/library/nginx/manifests/v1?ns=docker.io", "docker.io/library/nginx", Named::ByNamespace),
+            ("/v2/a.b/app/manifests/v1?ns=REG.test", "reg.test/a.b/app", Named::ByNamespace),
+            ("/v2/quay.io/org/app/manifests/v1", "quay.io/org/app", Named::ByPath),
+            ("/v2/localhost:5000/app/manifests/v1", "localhost:5000/app", Named::ByPath),
+            ("/v2/docker.io/nginx/manifests/v1", "docker.io/library/nginx", Named::ByPath),
+            ("/v2/nginx/manifests/v1", "docker.io/library/nginx", Named::ByDefault),
+            ("/v2/acme/app/tags/list", "docker.io/acme/app", Named::ByDefault),
+            ("/v2/index.docker.io/acme/app/tags/list", "docker.io/acme/app", Named::ByPath),
+            ("/v2/manifests/manifests/blobs/tags/list", "docker.io/manifests/manifests/blobs", Named::ByDefault),
+        ] {
+            assert_eq!(repository_of(uri), (repository.to_owned(), named), "{uri}");
+        }
+    }
+
+    #[test]
+    fn each_endpoint_is_known() {
+        assert_eq!(get("/v2/").unwrap().0, Route::Ping);
+        assert_eq!(get("/token?service=x").unwrap().0, Route::Token);
+        assert!(matches!(get(&format!("/v2/a/blobs/sha256:{HEX}")).unwrap().0, Route::Blob(..)));
+        let (route, _) = get(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=a/b&evil=1")).unwrap();
+        assert!(matches!(route, Route::Referrers(_, _, Some(query)) if query == "artifactType=a%2Fb"));
+        let (route, _) = get("/v2/a/tags/list?n=5&last=x%26y&ns=reg.test").unwrap();
+        assert!(matches!(route, Route::Tags(_, Some(query)) if query == "n=5&last=x%26y"));
+    }
+
+    #[test]
+    fn nothing_crooked_gets_through() {
+        for uri in [
+            "/", "/v1/", "/v2/_catalog", "/v2/a", "/v2//manifests/v1", "/v2/a//manifests/v1", "/v2/../manifests/v1",
+            "/v2/a/../../etc/manifests/v1", "/v2/%2e%2e/manifests/v1", "/v2/a%2fb/manifests/v1", "/v2/A/b/c%00/manifests/v1",
+            "/v2/a/manifests/", "/v2/a/manifests/..", "/v2/a/manifests/.x", "/v2/a/manifests/sha256:xyz", "/v2/a/blobs/latest",
+            "/v2/a/blobs/sha256:../../etc/passwd", "/v2/a/manifests/v1?ns=", "/v2/a/manifests/v1?ns=a&ns=b",
+            "/v2/a/manifests/v1?ns=evil@docker.io", "/v2/a/manifests/v1?ns=docker.io/../x", "/v2/a/manifests/v1?ns=a.b.",
+            "/v2/a/manifests/v1?ns=a%00b", "/v2/a/manifests/v1?ns=http://x", "/v2/a/tags/list?n=-1", "/v2/a/tags/list?n=99999",
+            "/v2/a/tags/list?last=%0d%0a", "/v2/manifests/v1", "/v2/tags/list", "/token/", "//v2/",
+        ] {
+            assert!(get(uri).is_err(), "{uri}: {:?}", get(uri));
+        }
+        let long = format!("/v2/{}/manifests/v1", "a".repeat(256));
+        assert!(get(&long).is_err());
+        assert!(matches!(get(&format!("/v2/a/blobs/sha512:{HEX}{HEX}")), Err(RouteError::Digest(_))));
+    }
+
+    #[test]
+    fn writes_are_refused_whatever_they_ask() {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "BREW"] {
+            for uri in ["/v2/", "/v2/a/blobs/uploads/", "/v2/a/manifests/v1?ns=x"] {
+                let parsed = parse(&method.parse().unwrap(), &uri.parse().unwrap(), &Registry::docker_hub());
+                assert_eq!(parsed, Err(RouteError::Method), "{method} {uri}");
+            }
+        }
+        assert!(has_namespace(&"/v2/a/blobs/uploads/?ns=x".parse().unwrap()));
+    }
+}
