@@ -6,8 +6,13 @@
 //!
 //! The library exists for the daemon, its demonstration and its tests. It promises no stable Rust interface.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod coalesce;
+pub mod config;
+pub mod credentials;
 pub mod listener;
 pub mod metrics;
 pub mod pull;

@@ -1,2 +1,7 @@
-//! x
-fn main(){}
+//! The `larder` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder::cli::run()
+}

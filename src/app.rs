@@ -1,0 +1,231 @@
+//! The daemon as a whole: built from settings, bound, run until it is asked to stop.
+//!
+//! Nothing here decides anything about a pull; this is where the parts are put together, in the order of the layers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use crate::admin::{self, Readiness, Sources, Status, StoreStatus};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::listener::{self, Hosts, Limits, Listen, ListenError, Listener};
+use crate::metrics::{MetricsError, Registry, RegistryLabels};
+use crate::pull::Puller;
+use crate::shutdown::{self, Shutdown};
+use crate::store::Store;
+use crate::upstream::Upstream;
+use crate::{pull, serve, store, upstream};
+
+/// File descriptors kept for everything that is not a client: upstream connections, the store, the log.
+const DESCRIPTORS_RESERVED: u64 = 256;
+/// A client has a connection and, usually, a blob open.
+const DESCRIPTORS_A_CLIENT: u64 = 2;
+/// Connections to the admin plane.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// Why the daemon could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The client.
+    #[error(transparent)]
+    Upstream(#[from] upstream::BuildError),
+    /// An address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// An address that was bound and cannot be told.
+    #[error("a bound socket has no address: {0}")]
+    Address(#[from] std::io::Error),
+    /// A metric registered twice: a defect of ours.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+/// A daemon that has bound its addresses and waits to be run.
+pub struct App {
+    settings: Settings,
+    store: Store,
+    puller: Puller,
+    registry: Registry,
+    labels: Arc<RegistryLabels>,
+    requests: Arc<serve::metrics::Metrics>,
+    connections: listener::Metrics,
+    data: Vec<Listener>,
+    admin: Listener,
+    metrics: Option<Listener>,
+    limits: Limits,
+}
+
+impl App {
+    /// Builds everything and binds every address. Must be called within a runtime; blocks for a moment.
+    ///
+    /// # Errors
+    /// Whatever could not be had.
+    pub fn build(settings: Settings, clock: Clock) -> Result<Self, Error> {
+        let registry = Registry::new();
+        let labels = Arc::new(RegistryLabels::new(
+            settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
+        ));
+        // Addresses first: a second daemon should fail on what the operator sees first.
+        let data = settings.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let admin = Listener::bind(&Listen::Tcp(settings.admin.listen))?;
+        let metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
+        let store_metrics = Arc::new(store::metrics::Metrics::register(&registry)?);
+        let store = Store::open(&settings.store, clock, store_metrics)?;
+        let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
+        let upstream = Upstream::new(settings.upstream.clone(), upstream_metrics, Arc::clone(&labels))?;
+        let puller = Puller::new(store.clone(), upstream, pull::metrics::Metrics::register(&registry)?);
+        let requests = Arc::new(serve::metrics::Metrics::register(&registry)?);
+        let connections = listener::Metrics::register(&registry)?;
+        let limits = within_descriptors(settings.limits, raise_descriptor_limit());
+        Ok(Self {
+            settings,
+            store,
+            puller,
+            registry,
+            labels,
+            requests,
+            connections,
+            data,
+            admin,
+            metrics,
+            limits,
+        })
+    }
+
+    /// Where the data plane listens, ports chosen.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn data_addresses(&self) -> Result<Vec<Listen>, Error> {
+        self.data.iter().map(|listener| listener.address().map_err(Error::from)).collect()
+    }
+
+    /// Where the admin plane listens, port chosen.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn admin_address(&self) -> Result<Listen, Error> {
+        Ok(self.admin.address()?)
+    }
+
+    /// What is measured.
+    pub fn metrics(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Connections that are accepted at the same time, after the file limit had its say.
+    pub fn connections_max(&self) -> usize {
+        self.limits.connections_max
+    }
+
+    /// Serves until `shutdown`, then drains: no new connections, bodies under way finish within the drain time, the
+    /// index is closed cleanly.
+    ///
+    /// # Errors
+    /// An address that cannot be told.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let data_ports = ports(&self.data_addresses()?);
+        let admin_ports = ports(&[self.admin_address()?]);
+        // The store is tended until the last body has left.
+        let (store_trigger, store_shutdown) = shutdown::channel();
+        let tending = tokio::spawn(self.store.clone().tend(store_shutdown));
+        // So is the admin plane: probes and metrics answer while the data plane drains.
+        let (admin_trigger, admin_shutdown) = shutdown::channel();
+        let readiness = Readiness::default();
+        let sources = self.sources(&readiness);
+
+        let mut admin = JoinSet::new();
+        let small = Limits { connections_max: ADMIN_CONNECTIONS_MAX, ..self.limits };
+        let quick = Limits { drain_wait: std::time::Duration::from_secs(1), ..small };
+        let hosts = Hosts::new(&admin_ports, &self.settings.serve.hosts);
+        let page = admin::service(sources.clone(), hosts);
+        admin.spawn(listener::run(self.admin, page, quick, self.connections.clone(), admin_shutdown.clone()));
+        if let Some(metrics) = self.metrics {
+            let page = admin::metrics_service(sources);
+            admin.spawn(listener::run(metrics, page, quick, self.connections.clone(), admin_shutdown));
+        }
+
+        let service =
+            serve::service(&self.settings.serve, &data_ports, self.puller, self.labels, self.requests);
+        let mut data = JoinSet::new();
+        for listener in self.data {
+            let metrics = self.connections.clone();
+            data.spawn(listener::run(listener, service.clone(), self.limits, metrics, shutdown.clone()));
+        }
+        readiness.set(true);
+        let mut asked = shutdown;
+        asked.requested().await;
+        readiness.set(false);
+        data.join_all().await;
+        store_trigger.fire();
+        let _ = tending.await;
+        admin_trigger.fire();
+        admin.join_all().await;
+        Ok(())
+    }
+
+    fn sources(&self, readiness: &Readiness) -> Sources {
+        let (store, puller, requests) = (self.store.clone(), self.puller.clone(), Arc::clone(&self.requests));
+        let (since, ready) = (Instant::now(), readiness.clone());
+        let status = Arc::new(move || {
+            let (blobs, bytes) = store.totals();
+            Status {
+                version: env!("CARGO_PKG_VERSION"),
+                uptime_seconds: since.elapsed().as_secs(),
+                ready: ready.get(),
+                store: StoreStatus { blobs, bytes },
+                flights: puller.flights(),
+                requests: requests.requests_by_outcome(),
+            }
+        });
+        Sources { metrics: self.registry.clone(), readiness: readiness.clone(), status }
+    }
+}
+
+fn ports(addresses: &[Listen]) -> Vec<u16> {
+    let port = |at: &Listen| match at {
+        Listen::Tcp(at) => Some(at.port()),
+        Listen::Unix(_) => None,
+    };
+    addresses.iter().filter_map(port).collect()
+}
+
+/// Raises the soft limit of open files to the hard one, and returns what it is now.
+fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: now.maximum, maximum: now.maximum };
+    match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => now.maximum,
+        Err(_) => now.current,
+    }
+}
+
+/// Fewer connections where the file limit does not allow for as many as configured.
+fn within_descriptors(limits: Limits, descriptors: Option<u64>) -> Limits {
+    let allowed = descriptors.map_or(u64::MAX, |d| d.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_A_CLIENT);
+    let allowed = usize::try_from(allowed.max(16)).unwrap_or(usize::MAX);
+    if allowed < limits.connections_max {
+        tracing::warn!(allowed, configured = limits.connections_max, "the file limit allows fewer connections");
+    }
+    Limits { connections_max: limits.connections_max.min(allowed), ..limits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_limit_bounds_the_connections() {
+        let at = |descriptors| within_descriptors(Limits::default(), descriptors).connections_max;
+        assert_eq!(at(None), 4_096);
+        assert_eq!(at(Some(1_048_576)), 4_096);
+        assert_eq!(at(Some(1_024)), 384);
+        assert_eq!(at(Some(10)), 16);
+    }
+}

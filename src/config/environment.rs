@@ -1,0 +1,40 @@
+//! The environment: the only place that reads it.
+
+use std::path::PathBuf;
+
+/// What the process was started with.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// Whether the process is root.
+    pub root: bool,
+    /// `LARDER_CONFIG`.
+    pub config: Option<PathBuf>,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub state_home: Option<PathBuf>,
+    /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, in either case.
+    pub proxy: crate::upstream::Proxy,
+}
+
+impl Environment {
+    /// Reads it.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn of_process() -> Self {
+        let path = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let either = |name: &str| {
+            std::env::var(name.to_ascii_lowercase()).or_else(|_| std::env::var(name)).unwrap_or_default()
+        };
+        Self {
+            root: rustix::process::geteuid().is_root(),
+            config: path("LARDER_CONFIG"),
+            home: path("HOME"),
+            state_home: path("XDG_STATE_HOME"),
+            proxy: crate::upstream::Proxy {
+                http: either("HTTP_PROXY"),
+                https: either("HTTPS_PROXY"),
+                no: either("NO_PROXY"),
+            },
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What the configuration means: defaults filled in, every value checked, every mistake told at once.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::environment::Environment;
+use super::file::{self, Mistake, Section};
+use super::{LogConfig, LogFormat, Settings};
+use crate::credentials::Places;
+use crate::listener::Listen;
+use crate::reference::Registry;
+use crate::upstream::{Allow, RegistryConfig};
+use crate::{admin, listener, serve, store, upstream};
+
+/// Reads the text of a configuration file; an empty one means the defaults.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mistake>> {
+    let mut file = file::parse(text).map_err(|mistake| vec![mistake])?;
+    let (listen, limits, serve, state) = server(file.section("server"), environment);
+    let admin = admin(file.section("admin"));
+    let store = store_(file.section("store"), state.as_deref());
+    let upstream = upstream_(file.section("upstream"), file.sections("registry"), environment);
+    let log = log(file.section("log"));
+    for (at, address) in listen.iter().enumerate() {
+        if listen[..at].contains(address) || *address == Listen::Tcp(admin.listen) && admin.listen.port() != 0 {
+            file.mistake("[server] listen", format!("{address} is used twice"));
+        }
+    }
+    if state.is_none() && store.path.as_os_str().is_empty() {
+        let problem = "no place to keep state: set it, or HOME, or XDG_STATE_HOME".to_owned();
+        file.mistake("[server] state", problem);
+    }
+    let credentials = Places {
+        kubelet_root: "/var/lib/kubelet".into(),
+        kubelet_cwd: "/".into(),
+        home: environment.home.clone(),
+    };
+    let mistakes = file.finish();
+    if mistakes.is_empty() {
+        Ok(Settings { listen, limits, serve, admin, store, upstream, log, credentials, root: environment.root })
+    } else {
+        Err(mistakes)
+    }
+}
+
+type Server = (Vec<Listen>, listener::Limits, serve::Config, Option<PathBuf>);
+
+fn server(mut section: Section, environment: &Environment) -> Server {
+    let listen = section.read_all("listen", str::parse::<Listen>);
+    let listen = listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 5050).into())]);
+    if listen.is_empty() {
+        section.mistake("listen", "at least one address is needed".to_owned());
+    }
+    let state = section.read("state", absolute).or_else(|| default_state(environment));
+    let defaults = serve::Config::default();
+    let serve = serve::Config {
+        default_registry: section.read("default_registry", str::parse).unwrap_or(defaults.default_registry),
+        hosts: section.read_all("hosts", host).unwrap_or_default(),
+        requests_max: section.number("requests_max", 1..=65_536).unwrap_or(defaults.requests_max),
+        answer_wait: defaults.answer_wait,
+    };
+    let defaults = listener::Limits::default();
+    let limits = listener::Limits {
+        connections_max: section.number("connections_max", 1..=65_536).unwrap_or(defaults.connections_max),
+        drain_wait: section.read("drain_wait", duration).unwrap_or(defaults.drain_wait),
+        ..defaults
+    };
+    section.finish();
+    (listen, limits, serve, state)
+}
+
+fn default_state(environment: &Environment) -> Option<PathBuf> {
+    if environment.root {
+        return Some("/var/lib/larder".into());
+    }
+    let home = || environment.home.as_ref().map(|home| home.join(".local/state"));
+    Some(environment.state_home.clone().or_else(home)?.join("larder"))
+}
+
+fn admin(mut section: Section) -> admin::Config {
+    let config = admin::Config {
+        listen: section.read("listen", address).unwrap_or(admin::Config::default().listen),
+        metrics_listen: section.read("metrics_listen", address),
+    };
+    section.finish();
+    config
+}
+
+fn store_(mut section: Section, state: Option<&std::path::Path>) -> store::Config {
+    let path = section.read("path", absolute).or_else(|| state.map(|state| state.join("store"))).unwrap_or_default();
+    section.finish();
+    store::Config { path }
+}
+
+fn upstream_(mut section: Section, registries: Vec<Section>, environment: &Environment) -> upstream::Config {
+    let defaults = upstream::Timeouts::default();
+    let config = upstream::Config {
+        allow: allow(&mut section),
+        timeouts: upstream::Timeouts {
+            connect: section.read("connect_timeout", duration).unwrap_or(defaults.connect),
+            header: section.read("header_timeout", duration).unwrap_or(defaults.header),
+            idle: section.read("idle_timeout", duration).unwrap_or(defaults.idle),
+        },
+        trusted_realms: authorities(&mut section, "trusted_realms"),
+        trusted_redirects: authorities(&mut section, "trusted_redirects"),
+        proxy: environment.proxy.clone(),
+        registries: registries_of(registries),
+    };
+    if config.timeouts.header > Duration::from_secs(20) {
+        let problem = "must be at most 20s: containerd gives up on an answer after 30s".to_owned();
+        section.mistake("header_timeout", problem);
+    }
+    section.finish();
+    config
+}
+
+fn allow(section: &mut Section) -> Allow {
+    let Some(listed) = section.read_all("allow", |text| {
+        if text == "public" { Ok(None) } else { text.parse::<Registry>().map(|r| Some(r.to_lowercase())) }
+    }) else {
+        return Allow::Public;
+    };
+    if listed.contains(&None) && listed.len() > 1 {
+        let problem = "\"public\" already permits every public registry; list it alone".to_owned();
+        section.mistake("allow", problem);
+    }
+    if listed.contains(&None) { Allow::Public } else { Allow::Only(listed.into_iter().flatten().collect()) }
+}
+
+fn registries_of(sections: Vec<Section>) -> HashMap<Registry, RegistryConfig> {
+    let mut registries = HashMap::new();
+    for mut section in sections {
+        let host = section.read("host", str::parse::<Registry>).map(|r| r.to_lowercase());
+        let endpoints = section.read_all("endpoints", endpoint).unwrap_or_default();
+        let ca = section.read("ca", absolute);
+        match host {
+            None => section.mistake("host", "which registry is this about? host = \"registry.corp\"".to_owned()),
+            Some(host) if registries.contains_key(&host) => {
+                section.mistake("host", format!("{host} has a section already"));
+            }
+            Some(host) => {
+                registries.insert(host, RegistryConfig { endpoints, ca });
+            }
+        }
+        section.finish();
+    }
+    registries
+}
+
+fn log(mut section: Section) -> LogConfig {
+    let defaults = LogConfig::default();
+    let config = LogConfig {
+        level: section.read("level", level).unwrap_or(defaults.level),
+        format: section
+            .read("format", |text| match text {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                _ => Err("expected \"text\" or \"json\""),
+            })
+            .unwrap_or(defaults.format),
+    };
+    section.finish();
+    config
+}
+
+fn level(text: &str) -> Result<String, &'static str> {
+    let known = ["error", "warn", "info", "debug", "trace"].contains(&text);
+    if known { Ok(text.to_owned()) } else { Err("expected error, warn, info, debug or trace") }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("expected an absolute path") }
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected address:port, such as 127.0.0.1:5051")
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let parsed = humantime::parse_duration(text).map_err(|_| "expected a duration, such as 500ms, 5s or 2m")?;
+    let sensible = Duration::from_millis(1)..=Duration::from_secs(3_600);
+    if sensible.contains(&parsed) { Ok(parsed) } else { Err("expected a duration between 1ms and 1h") }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    text.parse::<Registry>().map(|name| name.as_str().to_ascii_lowercase()).map_err(|e| e.to_string())
+}
+
+fn endpoint(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|e| format!("{e}; expected https://host or http://host:port"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("expected https:// or http://".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a URL must not hold a user name or a password".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("an endpoint has no query and no fragment".to_owned());
+    }
+    Ok(url)
+}
+
+fn authorities(section: &mut Section, key: &'static str) -> HashSet<String> {
+    let read = |text: &str| match text.parse::<Registry>() {
+        Ok(at) if at.host().len() < at.as_str().len() => Ok(at.as_str().to_ascii_lowercase()),
+        _ => Err("expected host:port, such as auth.corp:443"),
+    };
+    section.read_all(key, read).unwrap_or_default().into_iter().collect()
+}

@@ -1,0 +1,142 @@
+//! The configuration: defaults without a file, every mistake at once, and a documented file that is the truth.
+
+use super::*;
+
+fn environment() -> Environment {
+    Environment { home: Some("/home/u".into()), ..Environment::default() }
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    match resolve(text, &environment()) {
+        Ok(_) => Vec::new(),
+        Err(mistakes) => mistakes.iter().map(Mistake::to_string).collect(),
+    }
+}
+
+/// The shipped file with every setting switched on: `#key = value` is a setting, `# text` is prose.
+fn uncommented() -> String {
+    let shipped = include_str!("../../config/larder.toml");
+    let setting = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty()).map(str::to_owned);
+    shipped.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+#[test]
+fn the_shipped_file_is_the_built_in_defaults() {
+    let root = Environment { root: true, ..Environment::default() };
+    let shown = |text: &str| print(&resolve(text, &root).unwrap_or_else(|m| panic!("{m:?}")));
+    assert_eq!(shown(include_str!("../../config/larder.toml")), shown(""), "as shipped, nothing is set");
+    let all = uncommented();
+    let (settings, examples) = all.split_once("# -- examples").unwrap();
+    assert_eq!(shown(settings), shown(""), "each commented value is the default");
+    assert_ne!(shown(&format!("# {examples}")), shown(""), "the examples are right, and are no defaults");
+}
+
+#[test]
+fn every_key_is_in_the_shipped_file() {
+    // An unknown key makes each section tell all that it knows.
+    let nonsense = "x=1\n[server]\nx=1\n[admin]\nx=1\n[store]\nx=1\n[upstream]\nx=1\n[log]\nx=1\n[[registry]]\nhost='a.b'\nx=1";
+    let shipped = uncommented();
+    for mistake in mistakes(nonsense) {
+        let (_, known) = mistake.split_once("known here: ").unwrap_or_else(|| panic!("{mistake}"));
+        for key in known.split(", ") {
+            let there = shipped.lines().any(|line| {
+                line.starts_with(&format!("{key} =")) || line == format!("[{key}]") || line == format!("[[{key}]]")
+            });
+            assert!(there, "{key} is not in config/larder.toml");
+        }
+    }
+}
+
+#[test]
+fn no_file_means_defaults_that_need_no_root() {
+    let settings = resolve("", &environment()).unwrap();
+    assert_eq!(settings.listen, ["127.0.0.1:5050".parse().unwrap()]);
+    assert_eq!(settings.store.path, Path::new("/home/u/.local/state/larder/store"));
+    let state = Environment { state_home: Some("/s".into()), ..environment() };
+    assert_eq!(resolve("", &state).unwrap().store.path, Path::new("/s/larder/store"));
+    let root = Environment { root: true, ..environment() };
+    assert_eq!(resolve("", &root).unwrap().store.path, Path::new("/var/lib/larder/store"));
+    assert!(resolve("", &Environment::default()).is_err(), "nowhere to keep state");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_each_with_its_key() {
+    let text = r#"
+        speed = "fast"
+        [server]
+        listen = ["localhost:5050", 7]
+        default_registry = "not a host"
+        connections_max = 0
+        drain_wait = "soon"
+        [store]
+        path = "relative"
+        [upstream]
+        allow = ["public", "quay.io"]
+        header_timeout = "29s"
+        trusted_realms = ["auth.corp"]
+        [[registry]]
+        endpoints = ["ftp://x", "https://user:secret@x"]
+        [[registry]]
+        host = "a.b"
+        [[registry]]
+        host = "A.b"
+        [log]
+        level = "loud"
+    "#;
+    let found = mistakes(text);
+    for key in [
+        "speed: unknown key",
+        "[server] listen: \"localhost:5050\"",
+        "[server] listen: expected only texts",
+        "[server] default_registry",
+        "[server] connections_max: expected a whole number from 1",
+        "[server] drain_wait",
+        "[store] path: \"relative\": expected an absolute path",
+        "[upstream] allow",
+        "[upstream] header_timeout",
+        "[upstream] trusted_realms: \"auth.corp\": expected host:port",
+        "[[registry]] 1 host",
+        "[[registry]] 1 endpoints: \"ftp://x\"",
+        "[[registry]] 1 endpoints: (not shown): a URL must not hold",
+        "[[registry]] 3 host: a.b has a section already",
+        "[log] level",
+    ] {
+        assert!(found.iter().any(|m| m.starts_with(key)), "{key} is missing in {found:#?}");
+    }
+    assert_eq!(found.len(), 15, "{found:#?}");
+    assert!(!found.concat().contains("secret"), "{found:#?}");
+}
+
+#[test]
+fn sections_of_a_wrong_shape_and_broken_syntax_are_named() {
+    assert!(mistakes("server = 5")[0].contains("expected a section"));
+    assert!(mistakes("registry = 5")[0].contains("[[registry]]"));
+    assert!(mistakes("[server]\nlisten = [")[0].starts_with("line "), "{:?}", mistakes("[server]\nlisten = ["));
+    assert!(mistakes("[server]\nlisten = ['127.0.0.1:5051']")[0].contains("used twice"));
+    assert!(mistakes("[server]\nlisten = []")[0].contains("at least one"));
+}
+
+#[test]
+fn what_is_printed_means_the_same() {
+    let text = r#"
+        [server]
+        listen = ["127.0.0.1:1", "unix:/run/x \"y\".sock"]
+        drain_wait = "90s"
+        [upstream]
+        allow = ["quay.io", "ghcr.io"]
+        trusted_realms = ["auth.corp:443"]
+        [[registry]]
+        host = "docker.io"
+        endpoints = ["http://127.0.0.1:5000", "https://registry-1.docker.io"]
+        ca = "/etc/ca.pem"
+    "#;
+    let once = print(&resolve(text, &environment()).unwrap());
+    assert_eq!(print(&resolve(&once, &environment()).unwrap()), once);
+    assert!(once.contains("drain_wait = \"1m 30s\""), "{once}");
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let missing = load(Some(Path::new("/nonexistent/larder.toml")), &environment());
+    assert!(missing.unwrap_err().to_string().contains("/nonexistent/larder.toml"));
+}

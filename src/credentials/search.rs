@@ -1,0 +1,66 @@
+//! Kubelet's search path for the node's docker configuration (kubernetes `pkg/credentialprovider/config.go`).
+
+use std::path::{Path, PathBuf};
+
+/// The folders that the search path is made of.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Kubelet's `--root-dir`.
+    pub kubelet_root: PathBuf,
+    /// Kubelet's working directory.
+    pub kubelet_cwd: PathBuf,
+    /// `$HOME`, where there is one.
+    pub home: Option<PathBuf>,
+}
+
+impl Places {
+    /// All eight places in kubelet's order: `config.json` first, the legacy `.dockercfg` only after all of those.
+    fn candidates(&self) -> Vec<PathBuf> {
+        let root = Path::new("/");
+        let home = self.home.as_deref();
+        let current = [Some(self.kubelet_root.clone()), Some(self.kubelet_cwd.clone()), home.map(|h| h.join(".docker")), Some(root.join(".docker"))];
+        let legacy = [Some(self.kubelet_root.clone()), Some(self.kubelet_cwd.clone()), home.map(Path::to_owned), Some(root.to_owned())];
+        let current = current.into_iter().flatten().map(|folder| folder.join("config.json"));
+        let legacy = legacy.into_iter().flatten().map(|folder| folder.join(".dockercfg"));
+        current.chain(legacy).collect()
+    }
+}
+
+/// The files that are there, in kubelet's order, each once.
+pub fn search(places: &Places) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in places.candidates() {
+        if path.is_file() && !found.contains(&path) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_eight_places_are_kubelets_and_in_its_order() {
+        let places =
+            Places { kubelet_root: "/k".into(), kubelet_cwd: "/w".into(), home: Some("/h".into()) };
+        let shown: Vec<_> = places.candidates().iter().map(|p| p.display().to_string()).collect();
+        assert_eq!(shown, [
+            "/k/config.json", "/w/config.json", "/h/.docker/config.json", "/.docker/config.json",
+            "/k/.dockercfg", "/w/.dockercfg", "/h/.dockercfg", "/.dockercfg",
+        ]);
+    }
+
+    #[test]
+    fn only_files_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        std::fs::create_dir_all(home.join(".docker")).unwrap();
+        std::fs::create_dir_all(folder.path().join("config.json")).unwrap();
+        std::fs::write(home.join(".docker/config.json"), "{}").unwrap();
+        let places = Places { kubelet_root: folder.path().into(), kubelet_cwd: folder.path().into(), home: Some(home.clone()) };
+        assert!(search(&places).contains(&home.join(".docker/config.json")));
+        assert!(!search(&places).contains(&folder.path().join("config.json")));
+    }
+}
