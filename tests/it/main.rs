@@ -1,2 +1,15 @@
-//! x
-fn main(){}
+//! Integration tests: a whole daemon in this process against a registry that can misbehave.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admin;
+mod blobs;
+mod connections;
+mod lists;
+mod membership;
+mod misbehaviour;
+mod pulls;
+mod tokens;

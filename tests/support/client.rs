@@ -1,0 +1,94 @@
+//! A client that says exactly what it got: status, headers, bytes, and whether the body ended properly.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use larder::reference::Digest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// Whether the body ended as it should; otherwise `body` is what came before.
+    pub complete: bool,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.body)
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
+    }
+
+    /// The code of an OCI error document.
+    pub fn error_code(&self) -> String {
+        self.json()["errors"][0]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Sends one request on a connection of its own.
+pub async fn send(to: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)]) -> Reply {
+    let response = open(to, method, path, headers).await;
+    let (parts, mut incoming) = response.into_parts();
+    let (mut body, mut complete) = (BytesMut::new(), true);
+    while let Some(frame) = incoming.frame().await {
+        match frame {
+            Ok(frame) => body.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Err(_) => complete = false,
+        }
+    }
+    Reply { status: parts.status, headers: parts.headers, body: body.freeze(), complete }
+}
+
+pub async fn get(to: SocketAddr, path: &str) -> Reply {
+    send(to, Method::GET, path, &[]).await
+}
+
+pub async fn head(to: SocketAddr, path: &str) -> Reply {
+    send(to, Method::HEAD, path, &[]).await
+}
+
+/// Sends one request and returns as soon as the head of the answer is there.
+pub async fn open(
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> http::Response<Incoming> {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        request = request.header("host", to.to_string());
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+}
+
+/// Writes raw bytes and returns everything that comes back until the other side closes, or how it failed.
+pub async fn raw(to: SocketAddr, bytes: &[u8]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(bytes).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

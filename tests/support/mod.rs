@@ -1,0 +1,12 @@
+//! The tests' own world: a registry in this process that can misbehave, images to put in it, and a client.
+//!
+//! Shared by the integration tests and the demonstration. Nothing here is part of the daemon.
+
+#![allow(unreachable_pub, missing_docs, reason = "no interface of a library")]
+#![allow(dead_code, reason = "each user of this module needs a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test world that cannot be built fails the test")]
+
+pub mod client;
+pub mod image;
+pub mod registry;
+pub mod world;

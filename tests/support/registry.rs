@@ -1,0 +1,388 @@
+//! A registry in this process. It serves what was put into it, remembers every request, and does wrong on demand.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, WWW_AUTHENTICATE};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use larder::reference::{Digest, MediaType};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+type Wrong = Box<dyn Fn(&Seen) -> Option<Fault> + Send + Sync>;
+
+/// A request that arrived.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: Method,
+    pub path: String,
+    pub query: String,
+    pub headers: HeaderMap,
+}
+
+/// What to do instead of answering properly.
+#[derive(Clone)]
+pub enum Fault {
+    /// This status, with these headers and no body.
+    Status(u16, Vec<(&'static str, String)>),
+    /// A whole answer of the test's own.
+    Answer(u16, Vec<(&'static str, String)>, Bytes),
+    /// Never answer.
+    Hang,
+    /// Answer properly, then close after this many body bytes.
+    CloseAfter(usize),
+    /// Answer properly, then stop after this many body bytes without closing.
+    StallAfter(usize),
+    /// Answer properly, but wait for a permit before the bytes after this many.
+    HoldAfter(usize, Arc<Semaphore>),
+    /// The right length, one byte wrong.
+    Corrupt,
+    /// The right bytes without a length.
+    Chunked,
+    /// Act as if there had been no `Range`.
+    IgnoreRange,
+}
+
+#[derive(Default)]
+struct Content {
+    manifests: HashMap<(String, String), (String, Bytes)>,
+    blobs: HashMap<(String, Digest), Bytes>,
+    referrers: bool,
+    token: Option<Token>,
+}
+
+#[derive(Clone)]
+struct Token {
+    realm: Option<String>,
+    extra: String,
+    issued: u32,
+}
+
+#[derive(Default)]
+struct Shared {
+    content: Mutex<Content>,
+    seen: Mutex<Vec<Seen>>,
+    wrong: Mutex<Vec<Wrong>>,
+}
+
+/// The registry. It stops when it is dropped.
+pub struct FakeRegistry {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    server: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl FakeRegistry {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let registry = Self { address, shared: Arc::default(), server: Mutex::new(None) };
+        registry.serve(listener);
+        registry
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let shared = Arc::clone(&self.shared);
+        let server = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let shared = Arc::clone(&shared);
+                connections.spawn(async move {
+                    let service = service_fn(move |request| {
+                        let shared = Arc::clone(&shared);
+                        async move { Ok::<_, Infallible>(shared.answer(request).await) }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        *self.server.lock().unwrap() = Some(server);
+    }
+
+    /// Switches it off: connections are refused from now on.
+    pub async fn stop(&self) {
+        let server = self.server.lock().unwrap().take();
+        if let Some(server) = server {
+            server.abort();
+            let _ = server.await;
+        }
+    }
+
+    /// Switches it on again, at the same address.
+    pub async fn restart(&self) {
+        self.serve(TcpListener::bind(self.address).await.unwrap());
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        self.shared.content.lock().unwrap().blobs.insert((repository.to_owned(), digest), bytes);
+        digest
+    }
+
+    pub fn remove_blob(&self, repository: &str, digest: Digest) {
+        self.shared.content.lock().unwrap().blobs.remove(&(repository.to_owned(), digest));
+    }
+
+    pub fn put_manifest(&self, repository: &str, tag: Option<&str>, media_type: &str, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        let mut content = self.shared.content.lock().unwrap();
+        for reference in [Some(digest.to_string()), tag.map(str::to_owned)].into_iter().flatten() {
+            content.manifests.insert((repository.to_owned(), reference), (media_type.to_owned(), bytes.clone()));
+        }
+        digest
+    }
+
+    pub fn remove_manifest(&self, repository: &str, reference: &str) {
+        self.shared.content.lock().unwrap().manifests.remove(&(repository.to_owned(), reference.to_owned()));
+    }
+
+    /// The size of a manifest that was put in.
+    pub fn size(&self, repository: &str, digest: Digest) -> usize {
+        self.shared.content.lock().unwrap().manifests[&(repository.to_owned(), digest.to_string())].1.len()
+    }
+
+    /// Has the referrers API from now on; it answers with an empty index.
+    pub fn support_referrers(&self) {
+        self.shared.content.lock().unwrap().referrers = true;
+    }
+
+    /// Wants an anonymous bearer token from now on; `realm` other than its own, `extra` challenge parameters.
+    pub fn require_token(&self, realm: Option<String>, extra: &str) {
+        let token = Token { realm, extra: extra.to_owned(), issued: 0 };
+        self.shared.content.lock().unwrap().token = Some(token);
+    }
+
+    /// Makes every token issued so far worthless.
+    pub fn expire_tokens(&self) {
+        if let Some(token) = &mut self.shared.content.lock().unwrap().token {
+            token.issued += 1;
+        }
+    }
+
+    /// Does wrong wherever `wrong` says so; the newest rule is asked first.
+    pub fn wrong(&self, wrong: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static) {
+        self.shared.wrong.lock().unwrap().push(Box::new(wrong));
+    }
+
+    /// Does `fault` on paths that contain `part`.
+    pub fn wrong_at(&self, part: &str, fault: Fault) {
+        let part = part.to_owned();
+        self.wrong(move |seen| seen.path.contains(&part).then(|| fault.clone()));
+    }
+
+    /// Does `fault` on the next request only whose path contains `part`.
+    pub fn wrong_once(&self, part: &str, fault: Fault) {
+        let (part, fault) = (part.to_owned(), Mutex::new(Some(fault)));
+        self.wrong(move |seen| if seen.path.contains(&part) { fault.lock().unwrap().take() } else { None });
+    }
+
+    pub fn behave(&self) {
+        self.shared.wrong.lock().unwrap().clear();
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+
+    pub fn forget_seen(&self) {
+        self.shared.seen.lock().unwrap().clear();
+    }
+
+    /// How many requests of `method` came for paths that contain `part`.
+    pub fn count(&self, method: Method, part: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.method == method && seen.path.contains(part)).count()
+    }
+}
+
+impl Drop for FakeRegistry {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.lock().unwrap().take() {
+            server.abort();
+        }
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let seen = Seen {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            headers: request.headers().clone(),
+        };
+        self.seen.lock().unwrap().push(seen.clone());
+        let fault = self.wrong.lock().unwrap().iter().rev().find_map(|wrong| wrong(&seen));
+        let head = seen.method == Method::HEAD;
+        match fault {
+            None => finish(self.proper(&seen, true), head, None),
+            Some(Fault::Hang) => {
+                tokio::time::sleep(Duration::from_secs(3_600)).await;
+                empty(StatusCode::GATEWAY_TIMEOUT)
+            }
+            Some(Fault::Status(status, headers)) => with(empty(StatusCode::from_u16(status).unwrap()), &headers),
+            Some(Fault::Answer(status, headers, body)) => {
+                let mut response = Response::new(body);
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                finish(with(response, &headers), head, None)
+            }
+            Some(Fault::IgnoreRange) => finish(self.proper(&seen, false), head, None),
+            Some(fault) => finish(self.proper(&seen, true), head, Some(fault)),
+        }
+    }
+
+    fn proper(&self, seen: &Seen, ranges: bool) -> Response<Bytes> {
+        let content = self.content.lock().unwrap();
+        if let Some(token) = &content.token {
+            if seen.path == "/token" {
+                let body = format!(r#"{{"token":"t{}","expires_in":300}}"#, token.issued);
+                return Response::new(body.into());
+            }
+            let wanted = format!("Bearer t{}", token.issued);
+            if seen.headers.get("authorization").is_none_or(|given| given.to_str().unwrap() != wanted) {
+                let host = seen.headers["host"].to_str().unwrap();
+                let realm = token.realm.clone().unwrap_or_else(|| format!("http://{host}/token"));
+                let challenge = format!(r#"Bearer realm="{realm}",service="fake"{}"#, token.extra);
+                return Response::builder().status(401).header(WWW_AUTHENTICATE, challenge).body(Bytes::new()).unwrap();
+            }
+        }
+        let not_found = || {
+            let body = Bytes::from_static(br#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#);
+            Response::builder().status(404).body(body).unwrap()
+        };
+        let Some(rest) = seen.path.strip_prefix("/v2/") else { return not_found() };
+        if let Some((repository, reference)) = rest.split_once("/manifests/") {
+            let Some((media_type, bytes)) = content.manifests.get(&(repository.to_owned(), reference.to_owned())) else {
+                return not_found();
+            };
+            let digest = Digest::of(bytes).to_string();
+            return Response::builder()
+                .header(CONTENT_TYPE, media_type)
+                .header("docker-content-digest", digest)
+                .body(bytes.clone())
+                .unwrap();
+        }
+        if let Some((repository, digest)) = rest.split_once("/blobs/") {
+            let digest = digest.parse().unwrap();
+            let Some(bytes) = content.blobs.get(&(repository.to_owned(), digest)) else { return not_found() };
+            return ranged(seen.headers.get(RANGE).filter(|_| ranges).and_then(|r| r.to_str().ok()), bytes);
+        }
+        if let Some(repository) = rest.strip_suffix("/tags/list") {
+            let mut tags: Vec<&String> = content
+                .manifests
+                .keys()
+                .filter(|(name, tag)| name == repository && !tag.contains(':'))
+                .map(|(_, tag)| tag)
+                .collect();
+            tags.sort();
+            let body = serde_json::json!({"name": repository, "tags": tags}).to_string();
+            return Response::builder().header(CONTENT_TYPE, "application/json").body(body.into()).unwrap();
+        }
+        if rest.contains("/referrers/") && content.referrers {
+            let body = r#"{"schemaVersion":2,"manifests":[]}"#;
+            return Response::builder().header(CONTENT_TYPE, MediaType::OCI_INDEX).body(body.into()).unwrap();
+        }
+        not_found()
+    }
+}
+
+fn ranged(range: Option<&str>, bytes: &Bytes) -> Response<Bytes> {
+    let Some((start, end)) = range.and_then(|r| r.strip_prefix("bytes=")).and_then(|r| r.split_once('-')) else {
+        return Response::new(bytes.clone());
+    };
+    let start: usize = start.parse().unwrap();
+    let end = end.parse::<usize>().map_or(bytes.len(), |last| (last + 1).min(bytes.len()));
+    Response::builder()
+        .status(206)
+        .header(CONTENT_RANGE, format!("bytes {start}-{}/{}", end - 1, bytes.len()))
+        .body(bytes.slice(start..end))
+        .unwrap()
+}
+
+fn with<T>(mut response: Response<T>, headers: &[(&'static str, String)]) -> Response<T> {
+    for (name, value) in headers {
+        response.headers_mut().append(*name, value.parse().unwrap());
+    }
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// Gives a response its length and its body, whole or damaged.
+fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>) -> Response<Body> {
+    let (mut parts, bytes) = response.into_parts();
+    if !matches!(fault, Some(Fault::Chunked)) && !parts.headers.contains_key(CONTENT_LENGTH) {
+        parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
+    }
+    let body = if head { Full::default().map_err(|never| match never {}).boxed_unsync() } else { body(bytes, fault) };
+    Response::from_parts(parts, body)
+}
+
+fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
+    let ok = |bytes: Bytes| Ok::<_, std::io::Error>(Frame::data(bytes));
+    let pieces = |bytes: Bytes| -> Vec<Bytes> {
+        (0..bytes.len()).step_by(16 * 1024).map(|at| bytes.slice(at..(at + 16 * 1024).min(bytes.len()))).collect()
+    };
+    match fault {
+        Some(Fault::CloseAfter(count)) => {
+            let sent = stream::iter(pieces(bytes.slice(..count.min(bytes.len())))).map(ok);
+            // The pause lets what was sent leave before the connection is torn down.
+            let end = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Err(std::io::Error::other("closed on purpose"))
+            });
+            StreamBody::new(sent.chain(end)).boxed_unsync()
+        }
+        Some(Fault::StallAfter(count)) => {
+            let sent = stream::iter(pieces(bytes.slice(..count.min(bytes.len())))).map(ok);
+            StreamBody::new(sent.chain(stream::pending())).boxed_unsync()
+        }
+        Some(Fault::HoldAfter(count, gate)) => {
+            let first = stream::iter(pieces(bytes.slice(..count))).map(ok);
+            let rest = bytes.slice(count..);
+            let gated = stream::once(async move {
+                gate.acquire().await.unwrap().forget();
+                stream::iter(pieces(rest)).map(ok)
+            });
+            StreamBody::new(first.chain(gated.flatten())).boxed_unsync()
+        }
+        Some(Fault::Corrupt) => {
+            let mut wrong = bytes.to_vec();
+            let middle = wrong.len() / 2;
+            wrong[middle] ^= 1;
+            StreamBody::new(stream::iter(pieces(wrong.into())).map(ok)).boxed_unsync()
+        }
+        Some(Fault::Chunked) => StreamBody::new(stream::iter(pieces(bytes)).map(ok)).boxed_unsync(),
+        _ => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
+    }
+}
+
+/// A redirect, for [`FakeRegistry::wrong`].
+pub fn redirect(to: String) -> Fault {
+    Fault::Status(307, vec![(LOCATION.as_str(), to)])
+}

@@ -1,0 +1,105 @@
+//! A running daemon in this process, over a folder of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use larder::app::App;
+use larder::clock::Clock;
+use larder::config::{Environment, resolve};
+use larder::listener::Listen;
+use larder::shutdown::{self, Trigger};
+use tokio::task::JoinHandle;
+
+use super::client::{self, Reply};
+
+/// A daemon. It stops without a drain when it is dropped.
+pub struct Larder {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub described: Vec<larder::metrics::Described>,
+    trigger: Trigger,
+    running: JoinHandle<()>,
+}
+
+impl Larder {
+    /// Starts one over `state` with more lines of configuration; `registries` are (host, endpoint).
+    pub fn start(state: &Path, registries: &[(&str, String)], more: &str) -> Self {
+        let has = |section: &str| more.lines().any(|line| line.trim() == section);
+        let sections: String = registries
+            .iter()
+            .map(|(host, url)| format!("[[registry]]\nhost = \"{host}\"\nendpoints = [\"{url}\"]\n"))
+            .collect();
+        let mut text = format!("{more}\n{sections}");
+        for (section, line) in
+            [("[server]", "listen = [\"127.0.0.1:0\"]"), ("[admin]", "listen = \"127.0.0.1:0\"")]
+        {
+            text = if has(section) {
+                text.replacen(section, &format!("{section}\n{line}"), 1)
+            } else {
+                format!("{text}\n{section}\n{line}\n")
+            };
+        }
+        let environment = Environment { state_home: Some(state.to_owned()), ..Environment::default() };
+        let settings = resolve(&text, &environment).unwrap_or_else(|m| panic!("{m:?}\n{text}"));
+        let app = App::build(settings, Clock::system()).unwrap();
+        let tcp = |at: &Listen| match at {
+            Listen::Tcp(at) => *at,
+            Listen::Unix(path) => panic!("{path:?}"),
+        };
+        let (address, admin) = (tcp(&app.data_addresses().unwrap()[0]), tcp(&app.admin_address().unwrap()));
+        let described = app.metrics().described();
+        let (trigger, shutdown) = shutdown::channel();
+        let running = tokio::spawn(async move { app.run(shutdown).await.unwrap() });
+        Self { address, admin, described, trigger, running }
+    }
+
+    /// Stops it as SIGTERM does, and waits.
+    pub async fn stop(self) {
+        self.trigger.fire();
+        self.running.await.unwrap();
+    }
+
+    /// Asks for it to stop and does not wait.
+    pub fn begin_stop(&self) {
+        self.trigger.fire();
+    }
+
+    pub async fn stopped(self) {
+        self.running.await.unwrap();
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        client::get(self.address, path).await
+    }
+
+    pub async fn head(&self, path: &str) -> Reply {
+        client::head(self.address, path).await
+    }
+
+    pub async fn get_range(&self, path: &str, range: &str) -> Reply {
+        client::send(self.address, http::Method::GET, path, &[("range", range)]).await
+    }
+
+    /// The value of a metric with these labels, in the order that Prometheus writes them; 0 if it is not there.
+    pub async fn metric(&self, line: &str) -> f64 {
+        let page = client::get(self.admin, "/metrics").await;
+        let text = String::from_utf8(page.body.to_vec()).unwrap();
+        text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
+    }
+}
+
+/// Every regular file under a folder, relative.
+pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ => found.push(entry.path().strip_prefix(folder).unwrap().to_owned()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
