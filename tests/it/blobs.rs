@@ -1,1 +1,237 @@
-//! x
+//! Blobs: ranges, one download for many readers, and readers that neither hurry nor stop it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use larder::reference::Digest;
+use tokio::sync::Semaphore;
+
+use crate::support::client;
+use crate::support::image::noise;
+use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::world::Larder;
+
+struct Scene {
+    registry: FakeRegistry,
+    larder: Larder,
+    _folder: tempfile::TempDir,
+}
+
+async fn scene() -> Scene {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    Scene { registry, larder, _folder: folder }
+}
+
+impl Scene {
+    fn blob(&self, len: usize) -> (Bytes, String) {
+        let bytes = Bytes::from(noise(len, len as u64));
+        let digest = self.registry.put_blob("team/app", bytes.clone());
+        (bytes, format!("/v2/team/app/blobs/{digest}?ns=reg.test"))
+    }
+
+    /// Holds every download of a blob after `count` bytes until the permit is given.
+    fn hold_after(&self, count: usize) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.registry.wrong_at("/blobs/", Fault::HoldAfter(count, Arc::clone(&gate)));
+        gate
+    }
+
+    async fn landed(&self) {
+        for _ in 0..500 {
+            if self.larder.metric("larder_flights").await == 0.0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("a download never ended");
+    }
+}
+
+async fn read(response: &mut http::Response<hyper::body::Incoming>, count: usize) -> Vec<u8> {
+    let mut got = Vec::new();
+    while got.len() < count {
+        let frame = response.body_mut().frame().await.expect("more bytes").expect("a whole body");
+        got.extend_from_slice(&frame.into_data().unwrap());
+    }
+    got
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_clients_of_one_cold_blob_cost_one_upstream_request() {
+    let scene = scene().await;
+    let (bytes, path) = scene.blob(3_000_000);
+    let gate = scene.hold_after(1_000_000);
+    let address = scene.larder.address;
+    let clients: Vec<_> = (0..50)
+        .map(|_| {
+            let path = path.clone();
+            tokio::spawn(async move { client::get(address, &path).await })
+        })
+        .collect();
+    while scene.registry.count(Method::GET, "/blobs/") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gate.add_permits(100);
+    for client in clients {
+        let reply = client.await.unwrap();
+        assert!(reply.complete && reply.body == bytes);
+    }
+    assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
+    assert_eq!(scene.registry.count(Method::HEAD, "/blobs/"), 0);
+    let received = scene.larder.metric(r#"larder_upstream_received_bytes_total{registry="reg.test"}"#).await;
+    assert_eq!(received, 3_000_000.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_passed_on_while_upstream_is_still_sending() {
+    let scene = scene().await;
+    let (bytes, path) = scene.blob(1_000_000);
+    let gate = scene.hold_after(500_000);
+    let mut response = client::open(scene.larder.address, Method::GET, &path, &[]).await;
+    assert_eq!(response.headers()["content-length"], "1000000");
+    let early = read(&mut response, 500_000).await;
+    assert_eq!(early, bytes[..early.len()], "half of it, before upstream has sent the rest");
+    gate.add_permits(1);
+    let rest = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!([&early[..], &rest[..]].concat(), bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tail_stays_until_the_digest_is_verified() {
+    let scene = scene().await;
+    let (bytes, path) = scene.blob(1_000_000);
+    let gate = scene.hold_after(999_999);
+    let mut response = client::open(scene.larder.address, Method::GET, &path, &[]).await;
+    let withheld = 64 * 1024;
+    let early = read(&mut response, 1_000_000 - withheld).await;
+    assert_eq!(early.len(), 1_000_000 - withheld);
+    let more = tokio::time::timeout(Duration::from_millis(300), response.body_mut().frame()).await;
+    assert!(more.is_err(), "all but one byte has arrived, and the tail is still withheld");
+    gate.add_permits(1);
+    let rest = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(rest, bytes[early.len()..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_fill_goes_on() {
+    let scene = scene().await;
+    let (bytes, path) = scene.blob(8_000_000);
+    let gate = scene.hold_after(1_000_000);
+    let mut leaver = client::open(scene.larder.address, Method::GET, &path, &[]).await;
+    let sleeper = client::open(scene.larder.address, Method::GET, &path, &[]).await;
+    read(&mut leaver, 1).await;
+    drop(leaver);
+    gate.add_permits(1);
+    let reply = scene.larder.get(&path).await;
+    assert!(reply.complete && reply.body == bytes, "the sleeper holds up nobody");
+    scene.landed().await;
+    let late = sleeper.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(late, bytes, "and gets its own bytes when it wakes");
+    assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
+
+    let (bytes, path) = scene.blob(2_000_000);
+    scene.registry.behave();
+    let gate = scene.hold_after(1_000_000);
+    drop(client::open(scene.larder.address, Method::GET, &path, &[]).await);
+    gate.add_permits(1);
+    scene.landed().await;
+    scene.registry.stop().await;
+    assert_eq!(scene.larder.get(&path).await.body, bytes, "nobody waited for it and it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_are_the_same_bytes_cold_in_flight_and_warm() {
+    let scene = scene().await;
+    let (bytes, path) = scene.blob(1_000_000);
+    let gate = scene.hold_after(400_000);
+    let address = scene.larder.address;
+    let cases = [("bytes=0-", 0, 1_000_000), ("bytes=70000-299999", 70_000, 300_000), ("bytes=-5", 999_995, 1_000_000)];
+    let in_flight: Vec<_> = cases
+        .into_iter()
+        .map(|(range, start, end)| {
+            let path = path.clone();
+            let ask = async move { client::send(address, Method::GET, &path, &[("range", range)]).await };
+            (tokio::spawn(ask), start, end)
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gate.add_permits(10);
+    let check = |reply: client::Reply, start: usize, end: usize| {
+        assert_eq!(reply.status, StatusCode::PARTIAL_CONTENT);
+        assert_eq!(reply.header("content-range"), format!("bytes {start}-{}/1000000", end - 1));
+        assert_eq!(reply.header("content-length"), (end - start).to_string());
+        assert!(reply.complete && reply.body == bytes[start..end]);
+    };
+    for (asked, start, end) in in_flight {
+        check(asked.await.unwrap(), start, end);
+    }
+    scene.landed().await;
+    for (range, start, end) in cases {
+        check(scene.larder.get_range(&path, range).await, start, end);
+    }
+    assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_at_the_edges() {
+    let scene = scene().await;
+    let (bytes, path) = scene.blob(1_000);
+    let reply = scene.larder.get_range(&path, "bytes=1000-").await;
+    assert_eq!(reply.status, StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(reply.header("content-range"), "bytes */1000");
+    for ignored in ["bytes=5-2", "bytes=0-1,5-6", "lines=0-1"] {
+        let reply = scene.larder.get_range(&path, ignored).await;
+        assert_eq!((reply.status, &reply.body), (StatusCode::OK, &bytes), "{ignored}");
+    }
+    let both = [("range", "bytes=0-1"), ("if-range", "\"x\"")];
+    let reply = client::send(scene.larder.address, Method::GET, &path, &both).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!(reply.header("accept-ranges"), "bytes");
+
+    let (_, empty) = scene.blob(0);
+    let reply = scene.larder.get_range(&empty, "bytes=0-").await;
+    assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, 0), "containerd's parallel mode asks like this");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_without_a_length_arrives_whole_and_can_be_ranged_over() {
+    let scene = scene().await;
+    for len in [10, 65_536, 65_537, 1_000_000] {
+        let (bytes, path) = scene.blob(len);
+        scene.registry.wrong_at("/blobs/", Fault::Chunked);
+        let reply = scene.larder.get_range(&path, "bytes=1-").await;
+        assert_eq!(reply.status, StatusCode::PARTIAL_CONTENT, "{len}");
+        assert_eq!(reply.body, bytes[1..]);
+        let (bytes, path) = scene.blob(len + 7);
+        let reply = scene.larder.get(&path).await;
+        assert!(reply.complete && reply.body == bytes, "{len}");
+        assert_eq!(scene.larder.get(&path).await.body, bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_never_arrives_whole_and_the_next_pull_heals_it() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let bytes = Bytes::from(noise(500_000, 1));
+    let digest: Digest = registry.put_blob("team/app", bytes.clone());
+    let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
+    assert_eq!(larder.get(&path).await.body, bytes);
+    larder.stop().await;
+
+    let file = folder.path().join(format!("larder/store/blobs/sha256/{}", digest.hex()));
+    let mut damaged = bytes.to_vec();
+    damaged[300_000] ^= 4;
+    std::fs::write(&file, damaged).unwrap();
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let reply = larder.get(&path).await;
+    assert!(!reply.complete && reply.body.len() < 300_001, "{} bytes", reply.body.len());
+    assert_eq!(reply.body, bytes[..reply.body.len()], "and not one wrong byte");
+    let healed = larder.get(&path).await;
+    assert!(healed.complete && healed.body == bytes);
+    assert_eq!(larder.metric("larder_store_quarantined_total").await, 1.0);
+}

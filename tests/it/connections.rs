@@ -1,1 +1,189 @@
-//! x
+//! Connections: crooked requests, too many of them, and a stop in the middle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::support::client;
+use crate::support::image::noise;
+use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::world::Larder;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_hello_is_answered_in_plain_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let larder = Larder::start(folder.path(), &[], "");
+    let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 500]].concat();
+    let answer = client::raw(larder.address, &hello).await.expect("a FIN and no reset");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let larder = Larder::start(folder.path(), &[], "");
+    let host = format!("Host: {}\r\n", larder.address);
+    let smuggled = format!("GET /v2/ HTTP/1.1\r\n{host}\r\n");
+    for (what, request) in [
+        ("a body on GET", format!("GET /v2/ HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\n{smuggled}", smuggled.len())),
+        ("chunked on GET", format!("GET /v2/ HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")),
+        ("both lengths", format!("POST /v2/ HTTP/1.1\r\n{host}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}")),
+        ("two lengths", format!("GET /v2/ HTTP/1.1\r\n{host}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello{smuggled}")),
+        ("an unread upload", format!("PUT /v2/a/manifests/v1 HTTP/1.1\r\n{host}Content-Length: 100000\r\n\r\n{}", "x".repeat(100_000))),
+        ("upgrade", format!("CONNECT evil.com:443 HTTP/1.1\r\n{host}\r\n")),
+        ("no host", "GET /v2/ HTTP/1.1\r\n\r\n".to_owned()),
+        ("two hosts", format!("GET /v2/ HTTP/1.1\r\n{host}Host: evil.com\r\n\r\n")),
+        ("another host", "GET /v2/ HTTP/1.1\r\nHost: evil.com\r\n\r\n".to_owned()),
+        ("absolute form", format!("GET http://evil.com/v2/ HTTP/1.1\r\n{host}\r\n")),
+        ("a long path", format!("GET /v2/{} HTTP/1.1\r\n{host}\r\n", "a".repeat(65_000))),
+        ("many fields", format!("GET /v2/ HTTP/1.1\r\n{host}{}\r\n", "X: y\r\n".repeat(200))),
+        ("a line break in a field", format!("GET /v2/ HTTP/1.1\r\n{host}X: a\nb: c\r\n d\r\n\r\n")),
+        ("nonsense", "EHLO localhost\r\n\r\n".to_owned()),
+        ("version 9", format!("GET /v2/ HTTP/9.9\r\n{host}\r\n")),
+    ] {
+        let answer = tokio::time::timeout(Duration::from_secs(20), client::raw(larder.address, request.as_bytes())).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{what}: left open")).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
+    }
+    assert_eq!(larder.get("/v2/").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_one_go_and_old_clients_are_served_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let larder = Larder::start(folder.path(), &[], "");
+    let one = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
+    let last = one.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let answer = client::raw(larder.address, format!("{one}{one}{last}").as_bytes()).await.unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
+    let old = one.replace("HTTP/1.1", "HTTP/1.0");
+    let answer = client::raw(larder.address, old.as_bytes()).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let larder = Larder::start(folder.path(), &[], "[server]\nconnections_max = 16");
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        let mut stream = TcpStream::connect(larder.address).await.unwrap();
+        let request = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        held.push(stream);
+    }
+    let answer = client::raw(larder.address, b"GET /v2/ HTTP/1.1\r\n\r\n").await.expect("an answer and a FIN");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    drop(held);
+    for _ in 0..200 {
+        // A place is free again as soon as a connection is gone.
+        let request = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", larder.address);
+        if client::raw(larder.address, request.as_bytes()).await.is_ok_and(|a| a.starts_with("HTTP/1.1 200")) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no place became free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_request_over_the_limit_is_told_so_at_once() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "[server]\nrequests_max = 2");
+    registry.wrong_at("/manifests/", Fault::Hang);
+    for tag in ["a", "b"] {
+        let address = larder.address;
+        tokio::spawn(async move { client::get(address, &format!("/v2/x/manifests/{tag}?ns=reg.test")).await });
+    }
+    while registry.seen().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let reply = larder.get("/v2/").await;
+    assert_eq!((reply.status, reply.error_code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+    assert_eq!(reply.header("retry-after"), "5");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_body_ends_with_fin_and_never_with_a_reset() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let digest = registry.put_blob("a", Bytes::from(noise(1_000_000, 2)));
+    registry.wrong_at("/blobs/", Fault::Corrupt);
+    // A second request lies unread when the first one's body fails: a plain close would be a reset.
+    let request = format!("GET /v2/a/blobs/{digest}?ns=reg.test HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
+    let answer = client::raw(larder.address, request.repeat(3).as_bytes()).await.expect("a FIN and no reset");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{}", &answer[..100.min(answer.len())]);
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_bodies_finish_turns_idle_clients_away_and_then_ends() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let bytes = Bytes::from(noise(2_000_000, 3));
+    let digest = registry.put_blob("a", bytes.clone());
+    let gate = Arc::new(Semaphore::new(0));
+    registry.wrong_at("/blobs/", Fault::HoldAfter(1_000_000, Arc::clone(&gate)));
+    let path = format!("/v2/a/blobs/{digest}?ns=reg.test");
+    let busy = client::open(larder.address, Method::GET, &path, &[]).await;
+    let mut idle = TcpStream::connect(larder.address).await.unwrap();
+    let (address, admin) = (larder.address, larder.admin);
+    larder.begin_stop();
+    assert_eq!(idle.read(&mut [0; 8]).await.unwrap(), 0, "an idle connection is closed at once");
+    for _ in 0..500 {
+        if TcpStream::connect(address).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(TcpStream::connect(address).await.is_err(), "nobody new is let in");
+    assert_eq!(client::get(admin, "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(client::get(admin, "/livez").await.status, StatusCode::OK);
+    gate.add_permits(1);
+    assert_eq!(busy.into_body().collect().await.unwrap().to_bytes(), bytes, "what was begun is finished");
+    larder.stopped().await;
+    assert!(folder.path().join("larder/store/index/clean").is_file(), "and the index is closed cleanly");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_ever() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder =
+        Larder::start(folder.path(), &[("reg.test", registry.url())], "[server]\ndrain_wait = \"200ms\"");
+    let digest = registry.put_blob("a", Bytes::from(noise(2_000_000, 3)));
+    registry.wrong_at("/blobs/", Fault::StallAfter(1_000_000));
+    let path = format!("/v2/a/blobs/{digest}?ns=reg.test");
+    let stalled = client::open(larder.address, Method::GET, &path, &[]).await;
+    larder.stop().await;
+    assert!(stalled.into_body().collect().await.is_err(), "its body is seen to be short");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_serves_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("registry.sock");
+    let environment = larder::config::Environment { state_home: Some(folder.path().into()), ..Default::default() };
+    let text = format!("[server]\nlisten = [\"unix:{}\"]\n[admin]\nlisten = \"127.0.0.1:0\"", path.display());
+    let settings = larder::config::resolve(&text, &environment).unwrap();
+    let app = larder::app::App::build(settings, larder::clock::Clock::system()).unwrap();
+    let (trigger, shutdown) = larder::shutdown::channel();
+    let running = tokio::spawn(async move { app.run(shutdown).await.unwrap() });
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: whatever\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    trigger.fire();
+    running.await.unwrap();
+    assert!(!path.exists());
+}

@@ -1,1 +1,150 @@
-//! x
+//! What a repository may hand out: only what its own upstream delivered or its own registry confirmed.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use larder::reference::{Digest, MediaType};
+
+use crate::support::image::{self, noise};
+use crate::support::registry::FakeRegistry;
+use crate::support::world::Larder;
+
+struct Scene {
+    victim: FakeRegistry,
+    evil: FakeRegistry,
+    larder: Larder,
+    _folder: tempfile::TempDir,
+}
+
+async fn scene() -> Scene {
+    let (victim, evil, folder) =
+        (FakeRegistry::start().await, FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let registries = [("victim.test", victim.url()), ("evil.test", evil.url())];
+    let larder = Larder::start(folder.path(), &registries, "");
+    Scene { victim, evil, larder, _folder: folder }
+}
+
+impl Scene {
+    async fn get(&self, registry: &str, what: &str) -> crate::support::client::Reply {
+        self.larder.get(&format!("/v2/team/app/{what}?ns={registry}")).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_lists_another_registrys_digests_opens_nothing() {
+    let scene = scene().await;
+    let secret = image::push(&scene.victim, "team/app", "v1", 100_000);
+    let private = &secret.platforms[0];
+    scene.get("victim.test", "manifests/v1").await;
+    scene.get("victim.test", &format!("manifests/{}", private.manifest)).await;
+    let layer = scene.get("victim.test", &format!("blobs/{}", private.layers[0])).await;
+    assert_eq!(layer.status, StatusCode::OK);
+
+    // The attacker's own registry publishes the victim's index, and even claims to have everything in it.
+    scene.evil.put_manifest("team/app", Some("mine"), MediaType::OCI_INDEX, secret.index_bytes.clone());
+    let index = scene.get("evil.test", "manifests/mine").await;
+    assert_eq!(index.status, StatusCode::OK, "its own index is its own");
+    for what in [
+        format!("manifests/{}", private.manifest),
+        format!("blobs/{}", private.config),
+        format!("blobs/{}", private.layers[0]),
+        format!("blobs/{}", private.manifest),
+    ] {
+        assert_eq!(scene.get("evil.test", &what).await.status, StatusCode::NOT_FOUND, "{what}");
+        let path = format!("/v2/team/app/{what}?ns=evil.test");
+        assert_eq!(scene.larder.head(&path).await.status, StatusCode::NOT_FOUND, "{what}");
+        assert_eq!(scene.larder.get_range(&path, "bytes=0-5").await.status, StatusCode::NOT_FOUND, "{what}");
+    }
+    scene.evil.stop().await;
+    let away = scene.get("evil.test", &format!("blobs/{}", private.layers[0])).await;
+    assert_eq!(away.status, StatusCode::SERVICE_UNAVAILABLE, "an outage is no proof either");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_confirms_everything_still_has_to_deliver() {
+    let scene = scene().await;
+    let secret = Bytes::from(noise(100_000, 5));
+    let digest = scene.victim.put_blob("team/app", secret.clone());
+    assert_eq!(scene.get("victim.test", &format!("blobs/{digest}")).await.body, secret);
+
+    // It answers every HEAD with 200, and every GET with bytes of its own.
+    scene.evil.put_blob("team/app", secret.clone());
+    scene.evil.wrong(|seen| {
+        (seen.method == Method::GET && seen.path.contains("/blobs/")).then_some(crate::support::registry::Fault::Corrupt)
+    });
+    let head = scene.larder.head(&format!("/v2/team/app/blobs/{digest}?ns=evil.test")).await;
+    assert_eq!(head.status, StatusCode::OK, "what it says about itself is its own business");
+    let reply = scene.get("evil.test", &format!("blobs/{digest}")).await;
+    assert!(!reply.complete || reply.status != StatusCode::OK, "{:?}", reply.status);
+    assert_ne!(reply.body, secret);
+
+    // Once it really delivers the bytes, they are its own too.
+    scene.evil.behave();
+    assert_eq!(scene.get("evil.test", &format!("blobs/{digest}")).await.body, secret);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_repository_of_the_same_registry_saves_the_transfer_only_after_upstream_said_yes() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let bytes = Bytes::from(noise(100_000, 6));
+    let digest: Digest = registry.put_blob("team/base", bytes.clone());
+    let at = |repository: &str| format!("/v2/{repository}/blobs/{digest}?ns=reg.test");
+    assert_eq!(larder.get(&at("team/base")).await.body, bytes);
+
+    assert_eq!(larder.get(&at("team/other")).await.status, StatusCode::NOT_FOUND, "upstream says no");
+    registry.put_blob("team/app", bytes.clone());
+    registry.forget_seen();
+    assert_eq!(larder.get(&at("team/app")).await.body, bytes);
+    let methods: Vec<_> = registry.seen().iter().map(|s| s.method.clone()).collect();
+    assert_eq!(methods, [Method::HEAD], "a question, and no second transfer");
+    registry.forget_seen();
+    assert_eq!(larder.get(&at("team/app")).await.body, bytes);
+    assert!(registry.seen().is_empty(), "the yes is remembered");
+    assert_eq!(larder.metric("larder_store_blobs").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_a_download_from_another_repository_needs_its_own_yes() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let bytes = Bytes::from(noise(1_000_000, 7));
+    let digest = registry.put_blob("team/base", bytes.clone());
+    registry.put_blob("team/app", bytes.clone());
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    registry.wrong(move |seen| {
+        (seen.method == Method::GET)
+            .then(|| crate::support::registry::Fault::HoldAfter(500_000, std::sync::Arc::clone(&gate)))
+    });
+    let at = |repository: &str| format!("/v2/{repository}/blobs/{digest}?ns=reg.test");
+    let leader = crate::support::client::open(larder.address, Method::GET, &at("team/base"), &[]).await;
+    assert_eq!(leader.status(), StatusCode::OK);
+    assert_eq!(larder.get(&at("team/stranger")).await.status, StatusCode::NOT_FOUND);
+    let joiner = crate::support::client::open(larder.address, Method::GET, &at("team/app"), &[]).await;
+    assert_eq!(joiner.status(), StatusCode::OK);
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 1);
+    assert_eq!(registry.count(Method::HEAD, "team/stranger/blobs/"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_registry_does_not_hold_up_the_same_digest_from_another() {
+    let scene = scene().await;
+    let bytes = Bytes::from(noise(500_000, 8));
+    let digest = scene.victim.put_blob("team/app", bytes.clone());
+    scene.evil.put_blob("team/app", bytes.clone());
+    scene.evil.wrong_at("/blobs/", crate::support::registry::Fault::StallAfter(100_000));
+    let path = format!("/v2/team/app/blobs/{digest}?ns=evil.test");
+    let stalled = crate::support::client::open(scene.larder.address, Method::GET, &path, &[]).await;
+    assert_eq!(stalled.status(), StatusCode::OK);
+    assert_eq!(scene.get("victim.test", &format!("blobs/{digest}")).await.body, bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_names_on_two_registries_are_two_images() {
+    let scene = scene().await;
+    let one = image::push(&scene.victim, "team/app", "v1", 1_000);
+    let other = image::push(&scene.evil, "team/app", "v1", 2_000);
+    for _ in 0..20 {
+        assert_eq!(scene.get("victim.test", "manifests/v1").await.body, one.index_bytes);
+        assert_eq!(scene.get("evil.test", "manifests/v1").await.body, other.index_bytes);
+    }
+}

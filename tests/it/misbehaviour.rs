@@ -1,1 +1,293 @@
-//! x
+//! Upstreams that lie, break off, hang and answer nonsense: a clear answer, nothing wrong stored, nothing disturbed.
+
+use bytes::Bytes;
+use http::StatusCode;
+use larder::reference::{Digest, MediaType};
+
+use crate::support::client;
+use crate::support::image::{self, noise};
+use crate::support::registry::{Fault, FakeRegistry, redirect};
+use crate::support::world::{Larder, files_under};
+
+const QUICK: &str = "[upstream]\nheader_timeout = \"400ms\"\nidle_timeout = \"300ms\"";
+
+struct Scene {
+    registry: FakeRegistry,
+    larder: Larder,
+    folder: tempfile::TempDir,
+}
+
+async fn scene(more: &str) -> Scene {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    Scene { registry, larder, folder }
+}
+
+impl Scene {
+    fn blob(&self, len: usize) -> (Bytes, String) {
+        let bytes = Bytes::from(noise(len, 9));
+        let digest = self.registry.put_blob("team/app", bytes.clone());
+        (bytes, format!("/v2/team/app/blobs/{digest}"))
+    }
+
+    /// Asks as a mirror client and as a direct one.
+    async fn both(&self, path: &str) -> (StatusCode, StatusCode) {
+        let mirror = self.larder.get(&format!("{path}?ns=reg.test")).await;
+        let strict = [("x-larder-mode", "strict")];
+        let strict = client::send(self.larder.address, http::Method::GET, &format!("{path}?ns=reg.test"), &strict).await;
+        let direct = self.larder.get(&path.replacen("/v2/", "/v2/reg.test/", 1)).await;
+        assert_eq!(direct.status, strict.status, "strict mode tells a mirror client the truth");
+        for reply in [&mirror, &direct] {
+            if !reply.status.is_success() {
+                assert!(!reply.error_code().is_empty(), "{:?}", reply.body);
+            }
+        }
+        (mirror.status, direct.status)
+    }
+
+    fn blobs_stored(&self) -> usize {
+        files_under(&self.folder.path().join("larder/store/blobs")).len()
+    }
+}
+
+fn statuses(mirror: u16, direct: u16) -> (StatusCode, StatusCode) {
+    (StatusCode::from_u16(mirror).unwrap(), StatusCode::from_u16(direct).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_no_of_upstream_has_its_answer_and_429_is_never_passed_on() {
+    let scene = scene(QUICK).await;
+    let (_, blob) = scene.blob(10);
+    for (status, mirror, direct) in [
+        (401, 404, 401),
+        (403, 404, 403),
+        (404, 404, 404),
+        (410, 404, 404),
+        (400, 404, 502),
+        (418, 404, 502),
+        (429, 503, 503),
+        (500, 503, 503),
+        (502, 503, 503),
+        (503, 503, 503),
+        (504, 503, 503),
+    ] {
+        scene.registry.wrong_at("/v2/", Fault::Status(status, vec![("retry-after", "86400".into())]));
+        for path in ["/v2/team/app/manifests/v1", &blob, "/v2/team/app/tags/list"] {
+            assert_eq!(scene.both(path).await, statuses(mirror, direct), "{status} for {path}");
+        }
+    }
+    scene.registry.behave();
+    scene.registry.wrong_at("/v2/", Fault::Hang);
+    assert_eq!(scene.both("/v2/team/app/manifests/v1").await, statuses(503, 503));
+    scene.registry.stop().await;
+    let away = scene.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(away.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(away.header("retry-after"), "5");
+    assert!(away.json()["errors"][0]["message"].as_str().unwrap().contains("cannot be reached"), "{:?}", away.body);
+    assert_eq!(scene.blobs_stored(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_is_cut_off_by_our_own_bound_even_when_upstream_is_allowed_longer() {
+    // The data plane answers within 25 s whatever upstream does; here upstream's bound is the shorter one.
+    let scene = scene(QUICK).await;
+    scene.registry.wrong_at("/manifests/", Fault::Hang);
+    let reply = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let timeouts = scene.larder.metric(r#"larder_upstream_errors_total{reason="upstream_timeout",registry="reg.test"}"#);
+    assert_eq!(timeouts.await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
+    let scene = scene(QUICK).await;
+    for fault in [Fault::CloseAfter(300_000), Fault::StallAfter(300_000)] {
+        let bytes = Bytes::from(noise(1_000_000, scene.blobs_stored() as u64 + 50));
+        let digest = scene.registry.put_blob("team/app", bytes.clone());
+        scene.registry.wrong_once("/blobs/", fault);
+        scene.registry.forget_seen();
+        let reply = scene.larder.get(&format!("/v2/team/app/blobs/{digest}?ns=reg.test")).await;
+        assert!(reply.complete && reply.body == bytes);
+        let ranges: Vec<_> = scene.registry.seen().iter().map(|s| s.headers.get("range").cloned()).collect();
+        assert_eq!(ranges.len(), 2);
+        assert!(ranges[1].as_ref().unwrap().to_str().unwrap().starts_with("bytes=300000-"), "{ranges:?}");
+    }
+    // An upstream that ignores the range sends everything again; what is there already is skipped.
+    let (bytes, path) = scene.blob(1_000_001);
+    scene.registry.wrong(|seen| seen.headers.contains_key("range").then_some(Fault::IgnoreRange));
+    scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
+    let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
+    assert!(reply.complete && reply.body == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resume_that_is_answered_with_another_range_or_size_is_not_spliced_in() {
+    let scene = scene(QUICK).await;
+    for (content_range, body) in [("bytes 0-9/1000000", 10), ("bytes 300000-300009/2000000", 10), ("nonsense", 10)] {
+        scene.registry.behave();
+        let (_, path) = scene.blob(1_000_000);
+        let headers = vec![("content-range", content_range.to_owned())];
+        let lie = Fault::Answer(206, headers, Bytes::from(noise(body, 3)));
+        scene.registry.wrong(move |seen| seen.headers.contains_key("range").then(|| lie.clone()));
+        scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
+        let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
+        assert!(!reply.complete, "{content_range}");
+        assert_eq!(scene.blobs_stored(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_never_end_well_and_are_never_stored() {
+    let scene = scene(QUICK).await;
+    for len in [10, 60_000, 70_000, 1_000_000] {
+        for fault in [Fault::Corrupt, Fault::Answer(200, vec![], Bytes::from(noise(len + 1, 4))), Fault::Answer(200, vec![], Bytes::new())] {
+            let (bytes, path) = scene.blob(len);
+            scene.registry.behave();
+            scene.registry.wrong_at("/blobs/", fault);
+            let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
+            let whole = reply.status == StatusCode::OK && reply.complete;
+            assert!(!whole, "{len}: a complete body of {} bytes", reply.body.len());
+            assert!(reply.status != StatusCode::OK || reply.body.len() < bytes.len());
+            assert_eq!(scene.blobs_stored(), 0);
+            assert!(files_under(&scene.folder.path().join("larder/store/ingest")).is_empty());
+            scene.registry.behave();
+            let (bytes, path) = scene.blob(len);
+            assert_eq!(scene.larder.get(&format!("{path}?ns=reg.test")).await.body, bytes, "and the next one is right");
+            std::fs::remove_dir_all(scene.folder.path().join("larder/store/blobs/sha256")).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_wrong_blob_is_an_error_before_any_header() {
+    let scene = scene(QUICK).await;
+    let (_, path) = scene.blob(1_000);
+    scene.registry.wrong_at("/blobs/", Fault::Corrupt);
+    assert_eq!(scene.both(&path).await, statuses(404, 502));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_that_lie_are_refused_and_not_kept() {
+    let scene = scene(QUICK).await;
+    let image = image::push(&scene.registry, "team/app", "v1", 1_000);
+    let manifest = image.platforms[0].manifest;
+    let ambiguous = image.index_bytes.slice(..image.index_bytes.len() - 1);
+    let ambiguous = [&ambiguous[..], br#","layers":[]}"#].concat();
+    let (index, typed) = (image.index_bytes.clone(), |t: &str| vec![("content-type", t.to_owned())]);
+    for (what, fault) in [
+        ("another document", Fault::Answer(200, typed(MediaType::OCI_INDEX), Bytes::from_static(b"{}"))),
+        ("html", Fault::Answer(200, typed("text/html"), Bytes::from_static(b"<html>sign in</html>"))),
+        ("too large", Fault::Answer(200, typed(MediaType::OCI_INDEX), Bytes::from(vec![b' '; 4 * 1024 * 1024 + 1]))),
+        ("encoded", Fault::Answer(200, vec![("content-encoding", "gzip".into())], index.clone())),
+        ("truncated", Fault::CloseAfter(100)),
+    ] {
+        scene.registry.behave();
+        scene.registry.wrong_at("/manifests/", fault);
+        let (mirror, direct) = scene.both(&format!("/v2/team/app/manifests/{manifest}")).await;
+        assert!(!mirror.is_success() && !direct.is_success(), "{what}: {mirror} {direct}");
+        assert_eq!(scene.blobs_stored(), 0, "{what}");
+    }
+    for (what, media_type, bytes) in [
+        ("ambiguous", MediaType::OCI_INDEX, Bytes::from(ambiguous)),
+        ("an index sent as an image", MediaType::OCI_MANIFEST, index),
+    ] {
+        scene.registry.behave();
+        let digest = scene.registry.put_manifest("team/app", Some("odd"), media_type, bytes);
+        for reference in ["odd".to_owned(), digest.to_string()] {
+            let answered = scene.both(&format!("/v2/team/app/manifests/{reference}")).await;
+            assert_eq!(answered, statuses(404, 502), "{what} {reference}");
+        }
+        assert_eq!(scene.blobs_stored(), 0, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_header_that_lies_decides_nothing() {
+    let scene = scene(QUICK).await;
+    let image = image::push(&scene.registry, "team/app", "v1", 1_000);
+    for lie in [Digest::of(b"lie").to_string(), "sha512:00".to_owned(), "nonsense".to_owned(), format!("SHA256:{}", Digest::of(b"x").hex())] {
+        let headers = vec![("content-type", MediaType::OCI_INDEX.to_owned()), ("docker-content-digest", lie.clone())];
+        scene.registry.behave();
+        scene.registry.wrong_at("/manifests/v1", Fault::Answer(200, headers, image.index_bytes.clone()));
+        let reply = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
+        assert_eq!(reply.header("docker-content-digest"), image.index.to_string(), "{lie}");
+        assert_eq!(reply.header("content-length"), image.index_bytes.len().to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_type_that_a_digest_first_came_with_stays() {
+    let scene = scene(QUICK).await;
+    let odd = Bytes::from_static(br#"{"blobs":[]}"#);
+    let digest = scene.registry.put_manifest("team/app", None, "application/vnd.first.v1+json", odd.clone());
+    let path = format!("/v2/team/app/manifests/{digest}?ns=reg.test");
+    assert_eq!(scene.larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
+    scene.registry.put_manifest("team/app", None, "application/vnd.second.v1+json", odd);
+    std::fs::remove_file(scene.folder.path().join(format!("larder/store/blobs/sha256/{}", digest.hex()))).unwrap();
+    assert_eq!(scene.larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_are_followed_without_the_token_and_not_for_ever() {
+    let (scene, cdn) = (scene("").await, FakeRegistry::start().await);
+    scene.registry.require_token(None, "");
+    let (bytes, path) = scene.blob(100_000);
+    cdn.put_blob("cdn", bytes.clone());
+    let target = format!("{}/v2/cdn/blobs/{}?sig=secret", cdn.url(), path.rsplit('/').next().unwrap());
+    scene.registry.wrong(move |seen| {
+        (seen.path.contains("/blobs/") && seen.headers.contains_key("authorization")).then(|| redirect(target.clone()))
+    });
+    let refused = scene.larder.get(&format!("{path}?ns=reg.test")).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "a private address that nobody listed");
+    assert!(!String::from_utf8_lossy(&refused.body).contains("secret"), "{:?}", refused.body);
+    assert!(cdn.seen().is_empty(), "not even a connection");
+    scene.larder.stop().await;
+
+    let trusted = format!("[upstream]\ntrusted_redirects = [\"{}\"]", cdn.address);
+    let larder = Larder::start(scene.folder.path(), &[("reg.test", scene.registry.url())], &trusted);
+    let reply = larder.get(&format!("{path}?ns=reg.test")).await;
+    assert_eq!(reply.body, bytes);
+    let asked = cdn.seen();
+    assert_eq!(asked[0].query, "sig=secret");
+    assert!(!asked[0].headers.contains_key("authorization"), "{:?}", asked[0].headers);
+
+    scene.registry.behave();
+    scene.registry.wrong(|seen| seen.path.contains("/blobs/").then(|| redirect(seen.path.clone())));
+    let other = scene.registry.put_blob("team/app", &b"loop"[..]);
+    scene.registry.forget_seen();
+    let looped = larder.get(&format!("/v2/reg.test/team/app/blobs/{other}")).await;
+    assert_eq!(looped.status, StatusCode::BAD_GATEWAY);
+    assert!(scene.registry.seen().len() <= 8, "{}", scene.registry.seen().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_hiccup_is_retried_and_a_long_one_is_not_hammered() {
+    let scene = scene(QUICK).await;
+    let image = image::push(&scene.registry, "team/app", "v1", 1_000);
+    scene.registry.wrong_once("/manifests/", Fault::Status(503, vec![]));
+    let reply = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(reply.header("docker-content-digest"), image.index.to_string());
+    scene.registry.forget_seen();
+    scene.registry.wrong_at("/manifests/", Fault::Status(503, vec![]));
+    scene.larder.head("/v2/team/app/manifests/v2?ns=reg.test").await;
+    assert_eq!(scene.registry.seen().len(), 3);
+    scene.registry.forget_seen();
+    scene.registry.wrong_at("/manifests/", Fault::Status(429, vec![]));
+    scene.larder.head("/v2/team/app/manifests/v2?ns=reg.test").await;
+    assert_eq!(scene.registry.seen().len(), 1, "429 is never repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_private_places_are_declined_before_anything_is_asked() {
+    let (canary, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[], "");
+    let port = canary.address.port();
+    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::1]:{port}"), "169.254.169.254".into(), "metadata".into()] {
+        let mirror = larder.get(&format!("/v2/a/manifests/v1?ns={host}")).await;
+        assert_eq!(mirror.status, StatusCode::NOT_FOUND, "{host}");
+        assert!(mirror.json()["errors"][0]["message"].as_str().unwrap().contains("[[registry]]"), "{host}: {:?}", mirror.body);
+    }
+    let direct = larder.get(&format!("/v2/127.0.0.1:{port}/a/manifests/v1")).await;
+    assert_eq!((direct.status, direct.error_code().as_str()), (StatusCode::FORBIDDEN, "DENIED"));
+    assert!(canary.seen().is_empty());
+}

@@ -1,1 +1,129 @@
-//! x
+//! The anonymous Bearer flow toward upstream, and the one that Larder offers itself.
+
+use http::{Method, StatusCode};
+
+use crate::support::client;
+use crate::support::image;
+use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::world::Larder;
+
+fn tokens_asked(registry: &FakeRegistry) -> Vec<String> {
+    registry.seen().iter().filter(|s| s.path == "/token").map(|s| s.query.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_is_answered_once_and_with_pulling_only() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    registry.require_token(None, r#",scope="repository:team/app:pull,push""#);
+    let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(reply.body, image.index_bytes);
+    for layer in &image.platforms[0].layers {
+        assert_eq!(larder.get(&format!("/v2/team/app/blobs/{layer}?ns=reg.test")).await.status, StatusCode::OK);
+    }
+    assert_eq!(tokens_asked(&registry), ["service=fake&scope=repository%3Ateam%2Fapp%3Apull"]);
+
+    // The next repository is not even challenged.
+    image::push(&registry, "team/two", "v1", 1_000);
+    registry.forget_seen();
+    assert_eq!(larder.get("/v2/team/two/manifests/v1?ns=reg.test").await.status, StatusCode::OK);
+    assert_eq!(tokens_asked(&registry), ["service=fake&scope=repository%3Ateam%2Ftwo%3Apull"]);
+    assert!(registry.seen().iter().all(|s| s.path == "/token" || s.headers.contains_key("authorization")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_is_renewed_once_and_a_refused_one_is_no_loop() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    registry.require_token(None, "");
+    assert_eq!(larder.get("/v2/team/app/manifests/v1?ns=reg.test").await.status, StatusCode::OK);
+    registry.expire_tokens();
+    registry.forget_seen();
+    let layer = image.platforms[0].layers[0];
+    assert_eq!(larder.get(&format!("/v2/team/app/blobs/{layer}?ns=reg.test")).await.status, StatusCode::OK);
+    assert_eq!(tokens_asked(&registry).len(), 1);
+
+    registry.wrong(|seen| {
+        let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.headers["host"].to_str().unwrap());
+        seen.path.starts_with("/v2/").then(|| Fault::Status(401, vec![("www-authenticate", challenge)]))
+    });
+    registry.forget_seen();
+    assert_eq!(larder.get("/v2/reg.test/team/app/manifests/v2").await.status, StatusCode::UNAUTHORIZED);
+    assert!(registry.seen().len() <= 4, "{}", registry.seen().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_server_that_fails_is_told_apart_from_a_no() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    image::push(&registry, "team/app", "v1", 1_000);
+    registry.require_token(None, "");
+    for (fault, status) in [
+        (Fault::Status(503, vec![]), 503),
+        (Fault::Status(429, vec![]), 503),
+        (Fault::Status(401, vec![]), 401),
+        (Fault::Status(307, vec![("location", "http://evil.test/".into())]), 401),
+        (Fault::Answer(200, vec![], "<html>".into()), 502),
+        (Fault::Answer(200, vec![], "{}".into()), 502),
+        (Fault::Answer(200, vec![], r#"{"token":"a\nb"}"#.into()), 502),
+        (Fault::Answer(200, vec![], vec![b' '; 2 * 1024 * 1024].into()), 502),
+    ] {
+        registry.behave();
+        registry.wrong_at("/token", fault);
+        let reply = larder.get("/v2/reg.test/team/app/manifests/v1").await;
+        assert_eq!(reply.status.as_u16(), status, "{:?}", reply.body);
+    }
+    registry.behave();
+    assert_eq!(larder.get("/v2/reg.test/team/app/manifests/v1").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_realm_inside_the_node_is_asked_only_if_the_operator_listed_it() {
+    let (registry, realm) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    image::push(&registry, "team/app", "v1", 1_000);
+    realm.require_token(None, "");
+    registry.require_token(Some(format!("{}/token", realm.url())), "");
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let reply = larder.get("/v2/reg.test/team/app/manifests/v1").await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+    assert!(String::from_utf8_lossy(&reply.body).contains("trusted_realms"), "{:?}", reply.body);
+    assert!(realm.seen().is_empty());
+    larder.stop().await;
+
+    let listed = format!("[upstream]\ntrusted_realms = [\"{}\"]", realm.address);
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &listed);
+    assert_eq!(larder.get("/v2/reg.test/team/app/manifests/v1").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn larder_offers_an_anonymous_token_and_takes_no_credential() {
+    let folder = tempfile::tempdir().unwrap();
+    let larder = Larder::start(folder.path(), &[], "");
+    let ping = larder.get("/v2/").await;
+    assert_eq!(ping.status, StatusCode::OK);
+    let realm = format!("http://{}/token", larder.address);
+    assert_eq!(ping.header("www-authenticate"), format!(r#"Bearer realm="{realm}",service="larder""#));
+    let token = larder.get("/token?service=larder&scope=repository:a:pull").await;
+    assert_eq!(token.json()["token"], "anonymous");
+    let with = [("authorization", "Basic dTpw")];
+    let refused = client::send(larder.address, Method::GET, "/token", &with).await;
+    assert_eq!((refused.status, refused.error_code().as_str()), (StatusCode::FORBIDDEN, "DENIED"));
+    let posted = client::send(larder.address, Method::POST, "/token", &[]).await;
+    assert_eq!(posted.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_credential_goes_nowhere() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    image::push(&registry, "team/app", "v1", 1_000);
+    let with = [("authorization", "Basic bWFya2VyOnNlY3JldA=="), ("cookie", "a=b")];
+    let reply = client::send(larder.address, Method::GET, "/v2/team/app/manifests/v1?ns=reg.test", &with).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    for seen in registry.seen() {
+        assert!(!seen.headers.contains_key("authorization") && !seen.headers.contains_key("cookie"), "{seen:?}");
+    }
+}
