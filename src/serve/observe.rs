@@ -54,6 +54,8 @@ pub(super) fn body(blob: BlobBody, watch: Watch) -> Body {
             Err(error) => {
                 tracing::warn!(%error, "a body ended early");
                 watch.broke_off(error.reason());
+                // hyper drops what it has buffered when a body fails, the head included; let it flush that first.
+                tokio::task::yield_now().await;
                 Err(error.into())
             }
         };

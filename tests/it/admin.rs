@@ -15,7 +15,9 @@ async fn probes_and_numbers_are_there_and_name_no_repository() {
     let layer = image.platforms[0].layers[0];
     for _ in 0..2 {
         larder.get(&format!("/v2/team/hidden/blobs/{layer}?ns=reg.test")).await;
+        larder.settled().await;
     }
+    larder.metric_becomes("larder_store_blobs", 1.0).await;
     registry.stop().await;
     for path in ["/livez", "/readyz"] {
         let reply = client::get(larder.admin, path).await;

@@ -39,16 +39,6 @@ impl Scene {
         self.registry.wrong_at("/blobs/", Fault::HoldAfter(count, Arc::clone(&gate)));
         gate
     }
-
-    async fn landed(&self) {
-        for _ in 0..500 {
-            if self.larder.metric("larder_flights").await == 0.0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("a download never ended");
-    }
 }
 
 async fn read(response: &mut http::Response<hyper::body::Incoming>, count: usize) -> Vec<u8> {
@@ -128,7 +118,7 @@ async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_f
     gate.add_permits(1);
     let reply = scene.larder.get(&path).await;
     assert!(reply.complete && reply.body == bytes, "the sleeper holds up nobody");
-    scene.landed().await;
+    scene.larder.settled().await;
     let late = sleeper.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(late, bytes, "and gets its own bytes when it wakes");
     assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
@@ -138,7 +128,7 @@ async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_f
     let gate = scene.hold_after(1_000_000);
     drop(client::open(scene.larder.address, Method::GET, &path, &[]).await);
     gate.add_permits(1);
-    scene.landed().await;
+    scene.larder.settled().await;
     scene.registry.stop().await;
     assert_eq!(scene.larder.get(&path).await.body, bytes, "nobody waited for it and it is there");
 }
@@ -169,7 +159,7 @@ async fn ranges_are_the_same_bytes_cold_in_flight_and_warm() {
     for (asked, start, end) in in_flight {
         check(asked.await.unwrap(), start, end);
     }
-    scene.landed().await;
+    scene.larder.settled().await;
     for (range, start, end) in cases {
         check(scene.larder.get_range(&path, range).await, start, end);
     }

@@ -101,8 +101,8 @@ async fn a_hang_is_cut_off_by_our_own_bound_even_when_upstream_is_allowed_longer
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
     let scene = scene(QUICK).await;
-    for fault in [Fault::CloseAfter(300_000), Fault::StallAfter(300_000)] {
-        let bytes = Bytes::from(noise(1_000_000, scene.blobs_stored() as u64 + 50));
+    for (seed, fault) in [(50, Fault::CloseAfter(300_000)), (51, Fault::StallAfter(300_000))] {
+        let bytes = Bytes::from(noise(1_000_000, seed));
         let digest = scene.registry.put_blob("team/app", bytes.clone());
         scene.registry.wrong_once("/blobs/", fault);
         scene.registry.forget_seen();
@@ -153,6 +153,7 @@ async fn wrong_bytes_never_end_well_and_are_never_stored() {
             scene.registry.behave();
             let (bytes, path) = scene.blob(len);
             assert_eq!(scene.larder.get(&format!("{path}?ns=reg.test")).await.body, bytes, "and the next one is right");
+            scene.larder.settled().await;
             std::fs::remove_dir_all(scene.folder.path().join("larder/store/blobs/sha256")).unwrap();
         }
     }

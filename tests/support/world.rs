@@ -80,6 +80,22 @@ impl Larder {
         client::send(self.address, http::Method::GET, path, &[("range", range)]).await
     }
 
+    /// Waits until no download is under way, committed ones included.
+    pub async fn settled(&self) {
+        self.metric_becomes("larder_flights", 0.0).await;
+    }
+
+    /// Waits until a metric has this value; some follow on a thread of their own.
+    pub async fn metric_becomes(&self, line: &str, value: f64) {
+        for _ in 0..1_000 {
+            if self.metric(line).await == value {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{line} is {} and not {value}", self.metric(line).await);
+    }
+
     /// The value of a metric with these labels, in the order that Prometheus writes them; 0 if it is not there.
     pub async fn metric(&self, line: &str) -> f64 {
         let page = client::get(self.admin, "/metrics").await;
