@@ -1,0 +1,48 @@
+# Two commands do everything: `make run` and `make test`. The rest is here for those who work on Larder.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+NEXTEST_PROFILE ?= default
+
+.PHONY: help run demo test format lint unit docs e2e tools deny
+
+help: ## Show this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: ## Build and start the daemon with built-in defaults
+	$(CARGO) build --release --locked
+	exec target/release/larder serve
+
+demo: ## Show a cold and a warm pull, without internet
+	$(CARGO) build --release --locked --bin larder --example demo
+	target/release/examples/demo
+
+test: tools format lint unit docs e2e ## Install what the tests need, then run all of them
+	@echo "all tests passed"
+
+tools: ## Say and install what the tests need
+	@tests/tools.sh
+
+format: ## Check the format
+	$(CARGO) fmt --check
+
+lint: ## Clippy, warnings as errors
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+unit: ## Unit and integration tests
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  $(CARGO) nextest run --locked --no-fail-fast --lib --test it --test layering; \
+	else \
+	  $(CARGO) test --locked --lib --test it --test layering; \
+	fi
+
+docs: ## Documentation, warnings as errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+
+e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, promtool
+	$(CARGO) build --locked --bin larder --example demo
+	python3 tests/e2e/run.py
+
+deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
+	$(CARGO) deny check

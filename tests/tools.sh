@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Says what the tests need, installs what is missing on Debian or Ubuntu, and fails clearly where it cannot.
+set -euo pipefail
+
+# program:package
+needed=(
+  containerd:containerd runc:runc docker-registry:docker-registry skopeo:skopeo podman:podman
+  promtool:prometheus busybox:busybox-static curl:curl python3:python3 ip:iproute2
+)
+missing=()
+for pair in "${needed[@]}"; do
+  PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+/usr/bin/python3 -c 'import grpc' 2>/dev/null || missing+=(python3-grpcio)
+
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "the tests need: ${missing[*]}"
+  if ! command -v apt-get >/dev/null; then
+    echo "cannot install them: no apt-get here. Install the programs above by hand, then run make test again." >&2
+    exit 1
+  fi
+  if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+    echo "cannot install them: not root and no sudo. Run as root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(); [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+  "${as_root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+for component in rustfmt clippy; do
+  cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
+done
