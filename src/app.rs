@@ -208,10 +208,15 @@ fn raise_descriptor_limit() -> Option<u64> {
 
 /// Fewer connections where the file limit does not allow for as many as configured.
 fn within_descriptors(limits: Limits, descriptors: Option<u64>) -> Limits {
-    let allowed = descriptors.map_or(u64::MAX, |d| d.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_A_CLIENT);
+    let allowed =
+        descriptors.map_or(u64::MAX, |d| d.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_A_CLIENT);
     let allowed = usize::try_from(allowed.max(16)).unwrap_or(usize::MAX);
     if allowed < limits.connections_max {
-        tracing::warn!(allowed, configured = limits.connections_max, "the file limit allows fewer connections");
+        tracing::warn!(
+            allowed,
+            configured = limits.connections_max,
+            "the file limit allows fewer connections"
+        );
     }
     Limits { connections_max: limits.connections_max.min(allowed), ..limits }
 }

@@ -8,14 +8,15 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use prometheus::core::Collector;
+use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
 pub use prometheus::{
     Error as MetricsError, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
-use prometheus::core::Collector;
-use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
 
 /// Seconds from a cache hit on loopback to the longest answer we allow a client to wait for.
-pub const LATENCY_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 25.0];
+pub const LATENCY_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 25.0];
 
 /// Everything that `/metrics` shows.
 #[derive(Clone, Default)]

@@ -22,7 +22,8 @@ pub(super) enum Command {
 #[allow(clippy::print_stdout, reason = "what these commands are for")]
 pub(super) fn run(command: &Command, file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let loaded = config::load(file, environment);
-    if let (Command::Check { json: true }, Err(config::Error::Mistaken { mistakes, .. })) = (command, &loaded) {
+    if let (Command::Check { json: true }, Err(config::Error::Mistaken { mistakes, .. })) = (command, &loaded)
+    {
         let list: Vec<_> =
             mistakes.iter().map(|m| serde_json::json!({"key": m.key, "problem": m.problem})).collect();
         println!("{}", serde_json::json!({"ok": false, "mistakes": list}));

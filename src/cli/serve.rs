@@ -13,7 +13,8 @@ use crate::listener::Listen;
 use crate::{credentials, shutdown};
 
 pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
-    let (settings, path) = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let (settings, path) =
+        config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
     start_log(&settings.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
@@ -89,7 +90,9 @@ impl Introduction {
         println!("credentials  {}", self.credentials);
         if let Some(Listen::Tcp(at)) = data.first() {
             println!("try          curl http://{at}/v2/docker.io/library/busybox/tags/list");
-            println!("containerd   in /etc/containerd/certs.d/_default/hosts.toml:  [host.\"http://{at}\"]  capabilities = [\"pull\", \"resolve\"]");
+            println!(
+                "containerd   in /etc/containerd/certs.d/_default/hosts.toml:  [host.\"http://{at}\"]  capabilities = [\"pull\", \"resolve\"]"
+            );
         }
     }
 }

@@ -135,7 +135,11 @@ impl Section {
     }
 
     /// A whole number within `bounds`.
-    pub(super) fn number(&mut self, key: &'static str, bounds: std::ops::RangeInclusive<usize>) -> Option<usize> {
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        bounds: std::ops::RangeInclusive<usize>,
+    ) -> Option<usize> {
         let value = self.take(key)?;
         let number = value.as_integer().and_then(|n| usize::try_from(n).ok()).filter(|n| bounds.contains(n));
         if number.is_none() {

@@ -110,11 +110,14 @@ pub fn load(asked: Option<&Path>, environment: &Environment) -> Result<(Settings
         None => match std::fs::read_to_string(DEFAULT_PATH) {
             Ok(text) => (Some(DEFAULT_PATH.into()), text),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => (None, String::new()),
-            Err(source) => return Err(Error::Unreadable { path: DEFAULT_PATH.into(), source }),
+            Err(source) => {
+                return Err(Error::Unreadable { path: DEFAULT_PATH.into(), source });
+            }
         },
     };
     let shown = || path.clone().unwrap_or_else(|| "the environment".into());
-    let settings = resolve(&text, environment).map_err(|mistakes| Error::Mistaken { path: shown(), mistakes })?;
+    let settings =
+        resolve(&text, environment).map_err(|mistakes| Error::Mistaken { path: shown(), mistakes })?;
     Ok((settings, path))
 }
 

@@ -28,7 +28,8 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
     let upstream = upstream_(file.section("upstream"), file.sections("registry"), environment);
     let log = log(file.section("log"));
     for (at, address) in listen.iter().enumerate() {
-        if listen[..at].contains(address) || *address == Listen::Tcp(admin.listen) && admin.listen.port() != 0 {
+        if listen[..at].contains(address) || *address == Listen::Tcp(admin.listen) && admin.listen.port() != 0
+        {
             file.mistake("[server] listen", format!("{address} is used twice"));
         }
     }
@@ -43,7 +44,17 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
     };
     let mistakes = file.finish();
     if mistakes.is_empty() {
-        Ok(Settings { listen, limits, serve, admin, store, upstream, log, credentials, root: environment.root })
+        Ok(Settings {
+            listen,
+            limits,
+            serve,
+            admin,
+            store,
+            upstream,
+            log,
+            credentials,
+            root: environment.root,
+        })
     } else {
         Err(mistakes)
     }
@@ -93,7 +104,8 @@ fn admin(mut section: Section) -> admin::Config {
 }
 
 fn store_(mut section: Section, state: Option<&std::path::Path>) -> store::Config {
-    let path = section.read("path", absolute).or_else(|| state.map(|state| state.join("store"))).unwrap_or_default();
+    let path =
+        section.read("path", absolute).or_else(|| state.map(|state| state.join("store"))).unwrap_or_default();
     section.finish();
     store::Config { path }
 }
@@ -140,7 +152,9 @@ fn registries_of(sections: Vec<Section>) -> HashMap<Registry, RegistryConfig> {
         let endpoints = section.read_all("endpoints", endpoint).unwrap_or_default();
         let ca = section.read("ca", absolute);
         match host {
-            None => section.mistake("host", "which registry is this about? host = \"registry.corp\"".to_owned()),
+            None => {
+                section.mistake("host", "which registry is this about? host = \"registry.corp\"".to_owned())
+            }
             Some(host) if registries.contains_key(&host) => {
                 section.mistake("host", format!("{host} has a section already"));
             }
@@ -184,7 +198,8 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    let parsed = humantime::parse_duration(text).map_err(|_| "expected a duration, such as 500ms, 5s or 2m")?;
+    let parsed =
+        humantime::parse_duration(text).map_err(|_| "expected a duration, such as 500ms, 5s or 2m")?;
     let sensible = Duration::from_millis(1)..=Duration::from_secs(3_600);
     if sensible.contains(&parsed) { Ok(parsed) } else { Err("expected a duration between 1ms and 1h") }
 }

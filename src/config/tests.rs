@@ -16,7 +16,11 @@ fn mistakes(text: &str) -> Vec<String> {
 /// The shipped file with every setting switched on: `#key = value` is a setting, `# text` is prose.
 fn uncommented() -> String {
     let shipped = include_str!("../../config/larder.toml");
-    let setting = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty()).map(str::to_owned);
+    let setting = |line: &str| {
+        line.strip_prefix('#')
+            .filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty())
+            .map(str::to_owned)
+    };
     shipped.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }
 
@@ -40,7 +44,9 @@ fn every_key_is_in_the_shipped_file() {
         let (_, known) = mistake.split_once("known here: ").unwrap_or_else(|| panic!("{mistake}"));
         for key in known.split(", ") {
             let there = shipped.lines().any(|line| {
-                line.starts_with(&format!("{key} =")) || line == format!("[{key}]") || line == format!("[[{key}]]")
+                line.starts_with(&format!("{key} ="))
+                    || line == format!("[{key}]")
+                    || line == format!("[[{key}]]")
             });
             assert!(there, "{key} is not in config/larder.toml");
         }
@@ -111,7 +117,11 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
 fn sections_of_a_wrong_shape_and_broken_syntax_are_named() {
     assert!(mistakes("server = 5")[0].contains("expected a section"));
     assert!(mistakes("registry = 5")[0].contains("[[registry]]"));
-    assert!(mistakes("[server]\nlisten = [")[0].starts_with("line "), "{:?}", mistakes("[server]\nlisten = ["));
+    assert!(
+        mistakes("[server]\nlisten = [")[0].starts_with("line "),
+        "{:?}",
+        mistakes("[server]\nlisten = [")
+    );
     assert!(mistakes("[server]\nlisten = ['127.0.0.1:5051']")[0].contains("used twice"));
     assert!(mistakes("[server]\nlisten = []")[0].contains("at least one"));
 }

@@ -18,8 +18,18 @@ impl Places {
     fn candidates(&self) -> Vec<PathBuf> {
         let root = Path::new("/");
         let home = self.home.as_deref();
-        let current = [Some(self.kubelet_root.clone()), Some(self.kubelet_cwd.clone()), home.map(|h| h.join(".docker")), Some(root.join(".docker"))];
-        let legacy = [Some(self.kubelet_root.clone()), Some(self.kubelet_cwd.clone()), home.map(Path::to_owned), Some(root.to_owned())];
+        let current = [
+            Some(self.kubelet_root.clone()),
+            Some(self.kubelet_cwd.clone()),
+            home.map(|h| h.join(".docker")),
+            Some(root.join(".docker")),
+        ];
+        let legacy = [
+            Some(self.kubelet_root.clone()),
+            Some(self.kubelet_cwd.clone()),
+            home.map(Path::to_owned),
+            Some(root.to_owned()),
+        ];
         let current = current.into_iter().flatten().map(|folder| folder.join("config.json"));
         let legacy = legacy.into_iter().flatten().map(|folder| folder.join(".dockercfg"));
         current.chain(legacy).collect()
@@ -43,13 +53,21 @@ mod tests {
 
     #[test]
     fn the_eight_places_are_kubelets_and_in_its_order() {
-        let places =
-            Places { kubelet_root: "/k".into(), kubelet_cwd: "/w".into(), home: Some("/h".into()) };
+        let places = Places { kubelet_root: "/k".into(), kubelet_cwd: "/w".into(), home: Some("/h".into()) };
         let shown: Vec<_> = places.candidates().iter().map(|p| p.display().to_string()).collect();
-        assert_eq!(shown, [
-            "/k/config.json", "/w/config.json", "/h/.docker/config.json", "/.docker/config.json",
-            "/k/.dockercfg", "/w/.dockercfg", "/h/.dockercfg", "/.dockercfg",
-        ]);
+        assert_eq!(
+            shown,
+            [
+                "/k/config.json",
+                "/w/config.json",
+                "/h/.docker/config.json",
+                "/.docker/config.json",
+                "/k/.dockercfg",
+                "/w/.dockercfg",
+                "/h/.dockercfg",
+                "/.dockercfg",
+            ]
+        );
     }
 
     #[test]
@@ -59,7 +77,11 @@ mod tests {
         std::fs::create_dir_all(home.join(".docker")).unwrap();
         std::fs::create_dir_all(folder.path().join("config.json")).unwrap();
         std::fs::write(home.join(".docker/config.json"), "{}").unwrap();
-        let places = Places { kubelet_root: folder.path().into(), kubelet_cwd: folder.path().into(), home: Some(home.clone()) };
+        let places = Places {
+            kubelet_root: folder.path().into(),
+            kubelet_cwd: folder.path().into(),
+            home: Some(home.clone()),
+        };
         assert!(search(&places).contains(&home.join(".docker/config.json")));
         assert!(!search(&places).contains(&folder.path().join("config.json")));
     }

@@ -55,7 +55,11 @@ pub(super) async fn serve<S>(
     metrics: Metrics,
     mut shutdown: Shutdown,
 ) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
 {
     let first = tokio::select! {

@@ -52,7 +52,9 @@ impl Hosts {
         }
         let host = first.filter(|_| more.is_none()).ok_or(HostError::Misdirected)?;
         let absolute = request.uri().authority().map(http::uri::Authority::as_str);
-        if !self.0.contains(&host.to_ascii_lowercase()) || absolute.is_some_and(|a| !a.eq_ignore_ascii_case(host)) {
+        if !self.0.contains(&host.to_ascii_lowercase())
+            || absolute.is_some_and(|a| !a.eq_ignore_ascii_case(host))
+        {
             return Err(HostError::Misdirected);
         }
         if is_cross_site(headers, host) { Err(HostError::CrossSite) } else { Ok(host) }
@@ -61,8 +63,8 @@ impl Hosts {
 
 fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let foreign_origin =
-        text(ORIGIN.as_str()).is_some_and(|origin| origin.strip_prefix("http://").is_none_or(|o| !o.eq_ignore_ascii_case(host)));
+    let foreign_origin = text(ORIGIN.as_str())
+        .is_some_and(|origin| origin.strip_prefix("http://").is_none_or(|o| !o.eq_ignore_ascii_case(host)));
     foreign_origin || text("sec-fetch-site").is_some_and(|site| matches!(site, "cross-site" | "same-site"))
 }
 
@@ -90,15 +92,27 @@ mod tests {
     #[test]
     fn everybody_elses_are_not() {
         for host in [
-            "evil.com", "evil.com:5050", "127.0.0.1", "127.0.0.1:80", "127.0.0.1.evil.com:5050", "localhost.evil.com:5050",
-            "127.0.0.2:5050", "0.0.0.0:5050", "cache.corp", "", "user@localhost:5050",
+            "evil.com",
+            "evil.com:5050",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "127.0.0.1.evil.com:5050",
+            "localhost.evil.com:5050",
+            "127.0.0.2:5050",
+            "0.0.0.0:5050",
+            "cache.corp",
+            "",
+            "user@localhost:5050",
         ] {
             assert_eq!(checked("/v2/", &[("host", host)]), Err(HostError::Misdirected), "{host}");
         }
         assert_eq!(checked("/v2/", &[]), Err(HostError::Misdirected));
         let twice = [("host", "localhost:5050"), ("host", "evil.com")];
         assert_eq!(checked("/v2/", &twice), Err(HostError::Misdirected));
-        assert_eq!(checked("http://evil.com/v2/", &[("host", "localhost:5050")]), Err(HostError::Misdirected));
+        assert_eq!(
+            checked("http://evil.com/v2/", &[("host", "localhost:5050")]),
+            Err(HostError::Misdirected)
+        );
     }
 
     #[test]

@@ -101,7 +101,11 @@ impl Metrics {
 /// left.
 pub async fn run<S>(listener: Listener, service: S, limits: Limits, metrics: Metrics, mut shutdown: Shutdown)
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections_max));
@@ -141,7 +145,8 @@ where
         }
     }
     drop(listener);
-    let drained = tokio::time::timeout(limits.drain_wait, async { while connections.join_next().await.is_some() {} });
+    let drained =
+        tokio::time::timeout(limits.drain_wait, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!(left = connections.len(), "closing connections that did not finish in time");
         connections.shutdown().await;

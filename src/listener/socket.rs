@@ -180,7 +180,11 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -234,7 +238,9 @@ mod tests {
     fn addresses_are_read_and_nonsense_is_named() {
         assert_eq!("127.0.0.1:5050".parse(), Ok(Listen::Tcp(([127, 0, 0, 1], 5050).into())));
         assert_eq!("unix:/run/x.sock".parse(), Ok(Listen::Unix("/run/x.sock".into())));
-        for bad in ["", "5050", "localhost:5050", "127.0.0.1", "unix:", "unix:run/x.sock", "http://127.0.0.1:1"] {
+        for bad in
+            ["", "5050", "localhost:5050", "127.0.0.1", "unix:", "unix:run/x.sock", "http://127.0.0.1:1"]
+        {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
     }

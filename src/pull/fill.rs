@@ -94,7 +94,9 @@ fn write(
     lead: &Lead,
 ) -> Result<Option<Verified>, store::Error> {
     while let Some(piece) = pieces.blocking_recv() {
-        let Piece::Bytes(bytes) = piece else { return ingest.verify().map(Some) };
+        let Piece::Bytes(bytes) = piece else {
+            return ingest.verify().map(Some);
+        };
         let written = ingest.write(&bytes)?;
         lead.publish_readable(readable(written, size));
         ingest.hash(&bytes);
@@ -121,7 +123,11 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    async fn open(upstream: &'a Upstream, repository: Repository, digest: Digest) -> Result<Self, upstream::Error> {
+    async fn open(
+        upstream: &'a Upstream,
+        repository: Repository,
+        digest: Digest,
+    ) -> Result<Self, upstream::Error> {
         let download = upstream.download(&repository, digest, 0).await?;
         Ok(Self { upstream, repository, digest, download, received: 0 })
     }
@@ -166,7 +172,8 @@ impl<'a> Source<'a> {
         if let (Some(before), Some(now)) = (self.download.size, download.size)
             && before != now
         {
-            let (host, why) = (self.repository.registry().to_string(), format!("a size of {now} after one of {before}"));
+            let (host, why) =
+                (self.repository.registry().to_string(), format!("a size of {now} after one of {before}"));
             return Err(upstream::Error::Invalid { host, why });
         }
         let mut skip = self.received - download.offset;
@@ -180,7 +187,10 @@ impl<'a> Source<'a> {
                 Some(Err(error)) => return Err(error),
                 None => {
                     let host = self.repository.registry().to_string();
-                    return Err(upstream::Error::Invalid { host, why: "a shorter body than before".to_owned() });
+                    return Err(upstream::Error::Invalid {
+                        host,
+                        why: "a shorter body than before".to_owned(),
+                    });
                 }
             }
         }

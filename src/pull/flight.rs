@@ -175,7 +175,9 @@ mod tests {
     fn one_leads_all_join_and_registries_never_share() {
         let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
         let digest = Digest::of(b"x");
-        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest) else { panic!("nobody led") };
+        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest) else {
+            panic!("nobody led")
+        };
         assert!(matches!(flights.board(&repository("a.test/r"), digest), Boarding::Join(_)));
         assert!(matches!(flights.board(&repository("a.test/other"), digest), Boarding::Join(_)));
         assert!(matches!(flights.board(&repository("b.test/r"), digest), Boarding::Lead(_)));

@@ -54,14 +54,22 @@ impl Puller {
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<ManifestAnswer, Error> {
+    pub async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<ManifestAnswer, Error> {
         match reference {
             Reference::Digest(digest) => self.manifest_by_digest(repository, *digest).await,
             Reference::Tag(tag) => self.manifest_by_tag(repository, tag).await,
         }
     }
 
-    async fn manifest_by_digest(&self, repository: &Repository, digest: Digest) -> Result<ManifestAnswer, Error> {
+    async fn manifest_by_digest(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Result<ManifestAnswer, Error> {
         if let Some(answer) = self.manifest_in_store(repository, digest).await {
             return Ok(answer);
         }
@@ -97,7 +105,12 @@ impl Puller {
         said.await.unwrap_or(Ok(None))
     }
 
-    async fn current(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<ManifestAnswer, Error> {
+    async fn current(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        digest: Digest,
+    ) -> Result<ManifestAnswer, Error> {
         let answer = match self.manifest_in_store(repository, digest).await {
             Some(answer) => ManifestAnswer { source: Source::Revalidated, ..answer },
             None => match self.fetch(repository, &digest.into()).await {
@@ -151,7 +164,8 @@ impl Puller {
     async fn fetch(&self, repository: &Repository, reference: &Reference) -> Result<Fetched, Error> {
         let (puller, key) = (self.clone(), (repository.clone(), reference.clone()));
         let (repository, reference) = key.clone();
-        let fetched = self.0.manifests.run(key, || async move { puller.fetch_now(&repository, &reference).await });
+        let fetched =
+            self.0.manifests.run(key, || async move { puller.fetch_now(&repository, &reference).await });
         fetched.await.unwrap_or(Err(Error::Abandoned))
     }
 

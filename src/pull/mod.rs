@@ -160,7 +160,11 @@ impl Puller {
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub async fn blob_size(&self, repository: &Repository, digest: Digest) -> Result<(Option<u64>, Source), Error> {
+    pub async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Result<(Option<u64>, Source), Error> {
         if let Some(answer) = self.blob_in_store(repository, digest).await? {
             return Ok((answer.size, answer.source));
         }
@@ -181,13 +185,19 @@ impl Puller {
     }
 
     /// A blob on disk that `repository` may hand out, asking its registry first where that is not known.
-    async fn blob_in_store(&self, repository: &Repository, digest: Digest) -> Result<Option<BlobAnswer>, Error> {
+    async fn blob_in_store(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Result<Option<BlobAnswer>, Error> {
         let store = &self.0.store;
         let received = store.received_from(repository.registry(), digest).await;
         if !received {
             return Ok(None);
         }
-        let Some(blob) = store.blob(digest).await? else { return Ok(None) };
+        let Some(blob) = store.blob(digest).await? else {
+            return Ok(None);
+        };
         let source = if authorise::may_hand_out(store, repository, digest).await.is_some() {
             Source::Hit
         } else {

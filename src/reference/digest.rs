@@ -87,7 +87,9 @@ impl FromStr for Digest {
             return Self::from_hex(hex);
         }
         match text.split_once(':') {
-            Some((algorithm, _)) if algorithm.bytes().all(|b| b.is_ascii_alphanumeric()) && algorithm.len() < 32 => {
+            Some((algorithm, _))
+                if algorithm.bytes().all(|b| b.is_ascii_alphanumeric()) && algorithm.len() < 32 =>
+            {
                 Err(DigestError::Algorithm(algorithm.to_owned()))
             }
             _ => Err(DigestError::Malformed),

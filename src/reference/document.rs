@@ -142,7 +142,8 @@ impl Shape {
     fn media_type(&self, sent_as: Option<&MediaType>) -> Result<MediaType, DocumentError> {
         let own: Option<MediaType> = match &self.media_type {
             Some(text) => Some(
-                text.parse().map_err(|_| DocumentError::Malformed("mediaType is not a media type".to_owned()))?,
+                text.parse()
+                    .map_err(|_| DocumentError::Malformed("mediaType is not a media type".to_owned()))?,
             ),
             None => None,
         };
@@ -194,12 +195,13 @@ fn children<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Result<Vec
         }
         let digest = descriptor.digest().to_string();
         children.push(Child {
-            digest: digest.parse().map_err(|e: super::DigestError| DocumentError::Descriptor(e.to_string()))?,
+            digest: digest
+                .parse()
+                .map_err(|e: super::DigestError| DocumentError::Descriptor(e.to_string()))?,
             size: descriptor.size(),
-            platform: descriptor
-                .platform()
-                .as_ref()
-                .map(|p| Platform::new(&p.os().to_string(), &p.architecture().to_string(), p.variant().as_deref())),
+            platform: descriptor.platform().as_ref().map(|p| {
+                Platform::new(&p.os().to_string(), &p.architecture().to_string(), p.variant().as_deref())
+            }),
         });
     }
     Ok(children)

@@ -46,11 +46,7 @@ fn a_missing_or_careless_content_type_is_decided_by_the_document() {
 #[test]
 fn a_document_that_could_be_read_two_ways_is_refused() {
     let d = descriptor("7");
-    for both in [
-        index(r#","layers":[]"#),
-        index(&format!(r#","config":{d}"#)),
-        index(r#","fsLayers":[]"#),
-    ] {
+    for both in [index(r#","layers":[]"#), index(&format!(r#","config":{d}"#)), index(r#","fsLayers":[]"#)] {
         assert!(matches!(parse(&both, MediaType::OCI_INDEX), Err(DocumentError::Ambiguous(..))), "{both}");
     }
     let twice = image(r#","layers":[]"#);
@@ -92,11 +88,17 @@ fn hostile_documents_are_refused_by_name() {
         let shown: String = json.chars().take(80).collect();
         assert!(parse(&json, MediaType::OCI_MANIFEST).is_err(), "{shown}");
     }
-    assert!(matches!(parse(&size("1099511627777"), MediaType::OCI_MANIFEST), Err(DocumentError::Descriptor(_))));
+    assert!(matches!(
+        parse(&size("1099511627777"), MediaType::OCI_MANIFEST),
+        Err(DocumentError::Descriptor(_))
+    ));
     let many = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, vec![descriptor("1"); 2_001].join(","));
     assert_eq!(parse(&many, MediaType::OCI_INDEX).unwrap_err(), DocumentError::TooMany);
     let old = r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#;
-    assert_eq!(parse(old, "application/vnd.docker.distribution.manifest.v1+prettyjws").unwrap_err(), DocumentError::Schema1);
+    assert_eq!(
+        parse(old, "application/vnd.docker.distribution.manifest.v1+prettyjws").unwrap_err(),
+        DocumentError::Schema1
+    );
     let large = vec![b' '; MANIFEST_BYTES_MAX + 1];
     assert_eq!(Document::parse(&large, None).unwrap_err(), DocumentError::TooLarge);
 }

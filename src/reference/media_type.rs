@@ -62,8 +62,9 @@ impl FromStr for MediaType {
     /// Parameters after `;` are dropped: manifests are pushed without any.
     fn from_str(text: &str) -> Result<Self, MediaTypeError> {
         let essence = text.split(';').next().unwrap_or_default().trim();
-        let token =
-            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
+        let token = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+        };
         match essence.split_once('/') {
             Some((kind, sub)) if essence.len() <= LENGTH_MAX && token(kind) && token(sub) => {
                 Ok(Self(essence.to_ascii_lowercase().into()))

@@ -24,7 +24,9 @@ pub enum NameError {
     #[error("malformed registry {0:?}: expected host or host:port")]
     Registry(String),
     /// The repository part breaks the grammar of the distribution specification.
-    #[error("malformed repository name: lower-case letters and digits, separated by '.', '_', '__', '-' or '/'")]
+    #[error(
+        "malformed repository name: lower-case letters and digits, separated by '.', '_', '__', '-' or '/'"
+    )]
     Path,
     /// The whole name is longer than clients accept.
     #[error("name longer than {NAME_MAX} characters")]
@@ -66,7 +68,11 @@ impl Registry {
 
     /// The same registry in lower case: host names are, and requests may spell them either way.
     pub fn to_lowercase(&self) -> Self {
-        if self.0.bytes().any(|b| b.is_ascii_uppercase()) { Self(self.0.to_ascii_lowercase().into()) } else { self.clone() }
+        if self.0.bytes().any(|b| b.is_ascii_uppercase()) {
+            Self(self.0.to_ascii_lowercase().into())
+        } else {
+            self.clone()
+        }
     }
 }
 
@@ -98,7 +104,9 @@ impl FromStr for Registry {
         let port_is_one = match port {
             None => true,
             Some(port) => {
-                port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|p| p > 0)
+                port.len() <= 5
+                    && port.bytes().all(|b| b.is_ascii_digit())
+                    && port.parse::<u16>().is_ok_and(|p| p > 0)
             }
         };
         if is_host(host) && port_is_one {
@@ -126,9 +134,9 @@ fn is_component(component: &str) -> bool {
     let bytes = component.as_bytes();
     let ends_well = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
     ends_well
-        && bytes
-            .split(alphanumeric)
-            .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-'))
+        && bytes.split(alphanumeric).all(|separator| {
+            matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+        })
 }
 
 impl FromStr for RepositoryPath {
@@ -217,12 +225,45 @@ mod tests {
 
     #[test]
     fn registries_are_hosts_with_an_optional_port() {
-        for good in ["docker.io", "localhost", "localhost:5000", "Foo", "127.0.0.1:5000", "[::1]:5000", "[fe80::1]", "a-b.c"] {
+        for good in [
+            "docker.io",
+            "localhost",
+            "localhost:5000",
+            "Foo",
+            "127.0.0.1:5000",
+            "[::1]:5000",
+            "[fe80::1]",
+            "a-b.c",
+        ] {
             assert_eq!(good.parse::<Registry>().unwrap().as_str(), good);
         }
         for bad in [
-            "", ".", "..", "a..b", "a_b", "-a.b", "a-.b", "a.b.", "a:", "a:0", "a:65536", "a:+1", "a:00000080", "a@b", "a/b", "a?b", "a#b",
-            "a%b", "a b", "a\0", "dömain", "[::1", "::1", "[fe80::1%eth0]", "[evil]", "a:1:2",
+            "",
+            ".",
+            "..",
+            "a..b",
+            "a_b",
+            "-a.b",
+            "a-.b",
+            "a.b.",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "a:00000080",
+            "a@b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a%b",
+            "a b",
+            "a\0",
+            "dömain",
+            "[::1",
+            "::1",
+            "[fe80::1%eth0]",
+            "[evil]",
+            "a:1:2",
         ] {
             assert!(bad.parse::<Registry>().is_err(), "{bad:?}");
         }
@@ -231,9 +272,11 @@ mod tests {
 
     #[test]
     fn an_address_is_told_from_a_name() {
-        for (text, host, literal) in
-            [("[::1]:5000", "[::1]", true), ("10.0.0.1", "10.0.0.1", true), ("reg.test:5000", "reg.test", false)]
-        {
+        for (text, host, literal) in [
+            ("[::1]:5000", "[::1]", true),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("reg.test:5000", "reg.test", false),
+        ] {
             let registry: Registry = text.parse().unwrap();
             assert_eq!((registry.host(), registry.is_ip_literal()), (host, literal));
         }
@@ -244,7 +287,10 @@ mod tests {
         for good in ["a", "library/nginx", "a.b/c_d/e__f/g-h/i---j", "0/1"] {
             assert!(good.parse::<RepositoryPath>().is_ok(), "{good:?}");
         }
-        for bad in ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", ".a", "a.", "_tags", "a/_tags", "../x", "a/../b", "a%2f", "a._b", "ä"] {
+        for bad in [
+            "", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", ".a", "a.", "_tags", "a/_tags", "../x",
+            "a/../b", "a%2f", "a._b", "ä",
+        ] {
             assert!(bad.parse::<RepositoryPath>().is_err(), "{bad:?}");
         }
         assert_eq!("a".repeat(256).parse::<RepositoryPath>(), Err(NameError::TooLong));

@@ -48,7 +48,11 @@ impl Platform {
 
     /// What this platform can run, best first.
     fn runs(&self) -> Vec<Self> {
-        let of = |arch: &str, variant: &str| Self { os: self.os.clone(), arch: arch.into(), variant: variant.into() };
+        let of = |arch: &str, variant: &str| Self {
+            os: self.os.clone(),
+            arch: arch.into(),
+            variant: variant.into(),
+        };
         let version = |default: u8| self.variant.trim_start_matches('v').parse().unwrap_or(default);
         let mut order = vec![self.clone()];
         match self.arch.as_str() {
@@ -94,7 +98,8 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let parts: Vec<&str> = text.split('/').collect();
         let good = |part: &&str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         match parts.as_slice() {
             [os, arch] if parts.iter().all(good) => Ok(Self::new(os, arch, None)),
@@ -123,15 +128,25 @@ mod tests {
 
     #[test]
     fn the_best_match_comes_first_and_the_unnamed_last() {
-        let offers = ["", "linux/386", "linux/arm64", "linux/amd64/v2", "linux/amd64", "windows/amd64", "unknown/unknown"];
+        let offers = [
+            "",
+            "linux/386",
+            "linux/arm64",
+            "linux/amd64/v2",
+            "linux/amd64",
+            "windows/amd64",
+            "unknown/unknown",
+        ];
         assert_eq!(chosen("linux/amd64", &offers), ["linux/amd64", "linux/386", ""]);
         assert_eq!(chosen("linux/amd64/v3", &offers), ["linux/amd64/v2", "linux/amd64", "linux/386", ""]);
-        assert_eq!(chosen("linux/arm64/v8", &["linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"]), [
-            "linux/arm64/v8",
-            "linux/arm/v7",
-            "linux/arm/v6"
-        ]);
-        assert_eq!(chosen("linux/arm/v6", &["linux/arm/v7", "linux/arm/v5", "linux/arm64"]), ["linux/arm/v5"]);
+        assert_eq!(
+            chosen("linux/arm64/v8", &["linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"]),
+            ["linux/arm64/v8", "linux/arm/v7", "linux/arm/v6"]
+        );
+        assert_eq!(
+            chosen("linux/arm/v6", &["linux/arm/v7", "linux/arm/v5", "linux/arm64"]),
+            ["linux/arm/v5"]
+        );
         assert_eq!(chosen("linux/s390x", &["linux/amd64"]), Vec::<String>::new());
     }
 

@@ -10,7 +10,9 @@ pub struct Tag(Arc<str>);
 
 /// The text is not a tag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed tag: expected a letter, digit or underscore, then at most 127 letters, digits, '.', '_' or '-'")]
+#[error(
+    "malformed tag: expected a letter, digit or underscore, then at most 127 letters, digits, '.', '_' or '-'"
+)]
 pub struct TagError;
 
 /// Characters at most, as the specification has it.

@@ -56,36 +56,23 @@ impl Handler {
         };
         let (parts, _) = request.into_parts();
         let asked = Asked { method: parts.method, headers: parts.headers, named, since, handler: self };
-        let (name, registry, wanted, answered) = match &route {
+        match &route {
             Route::Ping => return ping(challenge),
             Route::Token => return self.token(&asked.headers),
-            Route::Manifest(repository, reference) => {
-                ("manifest", repository.registry(), Wanted::Manifest, asked.manifest(repository, reference).await)
-            }
-            Route::Blob(repository, digest) => {
-                ("blob", repository.registry(), Wanted::Blob, asked.blob(repository, *digest).await)
-            }
-            Route::Tags(repository, query) => {
-                let answer = asked.list("tags/list", repository, Listing::Tags, query.clone()).await;
-                ("tags", repository.registry(), Wanted::List, answer)
-            }
-            Route::Referrers(repository, digest, query) => {
-                let path = format!("referrers/{digest}");
-                let answer = asked.list(&path, repository, Listing::Referrers(*digest), query.clone()).await;
-                ("referrers", repository.registry(), Wanted::List, answer)
-            }
-        };
-        match answered {
+            _ => {}
+        }
+        let (name, wanted, registry) = described(&route);
+        match asked.answer(&route).await {
             Ok((response, source)) => {
-                self.count(name, Some(registry), source.label());
+                self.count(name, registry, source.label());
                 response
             }
             Err(error) => {
                 let refusal = Refusal::of_fault(error.fault(), told, wanted, error.to_string());
                 let outcome = if is_a_no(error.fault()) { "declined" } else { "failed" };
-                tracing::info!(route = name, %registry, status = refusal.status.as_u16(), %error, "not served");
+                tracing::info!(route = name, registry = registry.map(Registry::as_str), status = refusal.status.as_u16(), %error, "not served");
                 self.metrics.errors.with_label_values(&[error.reason()]).inc();
-                self.refuse(name, Some(registry), outcome, &refusal, challenge)
+                self.refuse(name, registry, outcome, &refusal, challenge)
             }
         }
     }
@@ -112,13 +99,25 @@ impl Handler {
     /// refused rather than silently ignored, so that nobody believes that it was used.
     fn token(&self, headers: &HeaderMap) -> Response<Body> {
         if headers.contains_key(http::header::AUTHORIZATION) {
-            let message = "this cache does not take credentials yet: pull private images from their registry".to_owned();
+            let message = "this cache does not take credentials yet: pull private images from their registry"
+                .to_owned();
             let refusal = Refusal { status: StatusCode::FORBIDDEN, code: "DENIED", message, close: false };
             return self.refuse("token", None, "declined", &refusal, None);
         }
         self.count("token", None, "fill");
         let body = br#"{"token":"anonymous","access_token":"anonymous","expires_in":86400}"#;
         respond::json(StatusCode::OK, body.to_vec())
+    }
+}
+
+/// The label of a route, what its error codes speak of, and its registry.
+fn described(route: &Route) -> (&'static str, Wanted, Option<&Registry>) {
+    match route {
+        Route::Manifest(repository, _) => ("manifest", Wanted::Manifest, Some(repository.registry())),
+        Route::Blob(repository, _) => ("blob", Wanted::Blob, Some(repository.registry())),
+        Route::Tags(repository, _) => ("tags", Wanted::List, Some(repository.registry())),
+        Route::Referrers(repository, ..) => ("referrers", Wanted::List, Some(repository.registry())),
+        Route::Ping | Route::Token => ("other", Wanted::List, None),
     }
 }
 
@@ -152,6 +151,21 @@ impl Asked<'_> {
             return None;
         }
         self.headers.get(RANGE).and_then(|range| range.to_str().ok())
+    }
+
+    async fn answer(&self, route: &Route) -> Answered {
+        match route {
+            Route::Manifest(repository, reference) => self.manifest(repository, reference).await,
+            Route::Blob(repository, digest) => self.blob(repository, *digest).await,
+            Route::Tags(repository, query) => {
+                self.list("tags/list", repository, Listing::Tags, query.clone()).await
+            }
+            Route::Referrers(repository, digest, query) => {
+                let path = format!("referrers/{digest}");
+                self.list(&path, repository, Listing::Referrers(*digest), query.clone()).await
+            }
+            Route::Ping | Route::Token => Ok((Response::new(respond::empty()), Source::Hit)),
+        }
     }
 
     fn watch(&self, route: &'static str, source: Source) -> Watch {
@@ -201,7 +215,13 @@ impl Asked<'_> {
     }
 
     /// A list as upstream gave it; the link to its next page leads to us, in the way that the client named us.
-    async fn list(&self, path: &str, repository: &Repository, listing: Listing, query: Option<String>) -> Answered {
+    async fn list(
+        &self,
+        path: &str,
+        repository: &Repository,
+        listing: Listing,
+        query: Option<String>,
+    ) -> Answered {
         let page = self.handler.puller.list(repository, &listing, query).await?;
         let mut response = respond::json(StatusCode::OK, Vec::new());
         let headers = response.headers_mut();

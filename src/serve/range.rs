@@ -21,7 +21,9 @@ pub enum Part {
 /// What is not exactly one well-formed `bytes` range is ignored, as the RFC permits; several ranges would only serve
 /// to multiply work. Of empty content the whole is sent: clients that put `bytes=0-` on every request expect it.
 pub fn part(header: Option<&str>, size: u64) -> Part {
-    let Some(range) = header.and_then(parse) else { return Part::Whole };
+    let Some(range) = header.and_then(parse) else {
+        return Part::Whole;
+    };
     if size == 0 {
         return Part::Whole;
     }

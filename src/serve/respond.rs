@@ -5,8 +5,8 @@
 //! Nobody is ever told 429: containerd repeats at once, without a pause.
 
 use http::header::{
-    ACCEPT_RANGES, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
-    WARNING, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue,
+    RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -205,7 +205,8 @@ pub(super) fn content(
 
 /// Marks an answer that may be out of date (RFC 7234 §5.5 form, as the distribution specification has it).
 pub(super) fn warn(response: &mut Response<Body>, text: &str) {
-    let text: String = text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\') && c.is_ascii()).collect();
+    let text: String =
+        text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\') && c.is_ascii()).collect();
     if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
         response.headers_mut().insert(WARNING, value);
     }

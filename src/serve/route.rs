@@ -78,7 +78,11 @@ pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, N
     let path = uri.path();
     if path == "/token" {
         // Clients with a secret would POST it; there is nobody here to take it.
-        return if method == Method::GET { Ok((Route::Token, Named::ByDefault)) } else { Err(RouteError::Method) };
+        return if method == Method::GET {
+            Ok((Route::Token, Named::ByDefault))
+        } else {
+            Err(RouteError::Method)
+        };
     }
     if method != Method::GET && method != Method::HEAD {
         return Err(RouteError::Method);
@@ -121,7 +125,9 @@ fn pairs(uri: &Uri) -> form_urlencoded::Parse<'_> {
 
 fn namespace(uri: &Uri) -> Result<Option<Registry>, RouteError> {
     let mut given = pairs(uri).filter(|(key, _)| key == "ns");
-    let Some((_, first)) = given.next() else { return Ok(None) };
+    let Some((_, first)) = given.next() else {
+        return Ok(None);
+    };
     if given.next().is_some() {
         return Err(RouteError::Query("the ns parameter is given more than once"));
     }
@@ -173,9 +179,10 @@ mod tests {
 
     fn repository_of(uri: &str) -> (String, Named) {
         match get(uri).unwrap() {
-            (Route::Manifest(r, _) | Route::Blob(r, _) | Route::Tags(r, _) | Route::Referrers(r, ..), named) => {
-                (r.to_string(), named)
-            }
+            (
+                Route::Manifest(r, _) | Route::Blob(r, _) | Route::Tags(r, _) | Route::Referrers(r, ..),
+                named,
+            ) => (r.to_string(), named),
             other => panic!("{other:?}"),
         }
     }
@@ -193,7 +200,11 @@ mod tests {
             ("/v2/nginx/manifests/v1", "docker.io/library/nginx", Named::ByDefault),
             ("/v2/acme/app/tags/list", "docker.io/acme/app", Named::ByDefault),
             ("/v2/index.docker.io/acme/app/tags/list", "docker.io/acme/app", Named::ByPath),
-            ("/v2/manifests/manifests/blobs/tags/list", "docker.io/manifests/manifests/blobs", Named::ByDefault),
+            (
+                "/v2/manifests/manifests/blobs/tags/list",
+                "docker.io/manifests/manifests/blobs",
+                Named::ByDefault,
+            ),
         ] {
             assert_eq!(repository_of(uri), (repository.to_owned(), named), "{uri}");
         }
@@ -213,13 +224,37 @@ mod tests {
     #[test]
     fn nothing_crooked_gets_through() {
         for uri in [
-            "/", "/v1/", "/v2/_catalog", "/v2/a", "/v2//manifests/v1", "/v2/a//manifests/v1", "/v2/../manifests/v1",
-            "/v2/a/../../etc/manifests/v1", "/v2/%2e%2e/manifests/v1", "/v2/a%2fb/manifests/v1", "/v2/A/b/c%00/manifests/v1",
-            "/v2/a/manifests/", "/v2/a/manifests/..", "/v2/a/manifests/.x", "/v2/a/manifests/sha256:xyz", "/v2/a/blobs/latest",
-            "/v2/a/blobs/sha256:../../etc/passwd", "/v2/a/manifests/v1?ns=", "/v2/a/manifests/v1?ns=a&ns=b",
-            "/v2/a/manifests/v1?ns=evil@docker.io", "/v2/a/manifests/v1?ns=docker.io/../x", "/v2/a/manifests/v1?ns=a.b.",
-            "/v2/a/manifests/v1?ns=a%00b", "/v2/a/manifests/v1?ns=http://x", "/v2/a/tags/list?n=-1", "/v2/a/tags/list?n=99999",
-            "/v2/a/tags/list?last=%0d%0a", "/v2/manifests/v1", "/v2/tags/list", "/token/", "//v2/",
+            "/",
+            "/v1/",
+            "/v2/_catalog",
+            "/v2/a",
+            "/v2//manifests/v1",
+            "/v2/a//manifests/v1",
+            "/v2/../manifests/v1",
+            "/v2/a/../../etc/manifests/v1",
+            "/v2/%2e%2e/manifests/v1",
+            "/v2/a%2fb/manifests/v1",
+            "/v2/A/b/c%00/manifests/v1",
+            "/v2/a/manifests/",
+            "/v2/a/manifests/..",
+            "/v2/a/manifests/.x",
+            "/v2/a/manifests/sha256:xyz",
+            "/v2/a/blobs/latest",
+            "/v2/a/blobs/sha256:../../etc/passwd",
+            "/v2/a/manifests/v1?ns=",
+            "/v2/a/manifests/v1?ns=a&ns=b",
+            "/v2/a/manifests/v1?ns=evil@docker.io",
+            "/v2/a/manifests/v1?ns=docker.io/../x",
+            "/v2/a/manifests/v1?ns=a.b.",
+            "/v2/a/manifests/v1?ns=a%00b",
+            "/v2/a/manifests/v1?ns=http://x",
+            "/v2/a/tags/list?n=-1",
+            "/v2/a/tags/list?n=99999",
+            "/v2/a/tags/list?last=%0d%0a",
+            "/v2/manifests/v1",
+            "/v2/tags/list",
+            "/token/",
+            "//v2/",
         ] {
             assert!(get(uri).is_err(), "{uri}: {:?}", get(uri));
         }

@@ -31,7 +31,9 @@ impl Blob {
         let file = match layout::open_regular(&path) {
             Ok(Some(file)) => file,
             Ok(None) => return Ok(None),
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => return Err(damaged(digest, &e.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(damaged(digest, &e.to_string()));
+            }
             Err(e) => return Err(Error::io("open", &path)(e)),
         };
         let checks = match read_checks(&layout.checks_of(digest)) {

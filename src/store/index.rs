@@ -192,7 +192,9 @@ impl Keeper {
     }
 
     fn close(&mut self) -> Result<(), Failure> {
-        let Table::Sled(db) = &self.table else { return Ok(()) };
+        let Table::Sled(db) = &self.table else {
+            return Ok(());
+        };
         fenced(|| db.flush())?;
         // Ends sled's own threads before the marker vouches for what they wrote.
         self.table = Table::Memory(HashMap::new());
@@ -212,7 +214,9 @@ impl Table {
     fn row(&self, digest: Digest) -> Result<Option<Row>, Failure> {
         match self {
             Self::Memory(rows) => Ok(rows.get(&digest).copied()),
-            Self::Sled(db) => fenced(|| db.get(digest.as_bytes()))?.map(|value| Row::decode(&value)).transpose(),
+            Self::Sled(db) => {
+                fenced(|| db.get(digest.as_bytes()))?.map(|value| Row::decode(&value)).transpose()
+            }
         }
     }
 
@@ -243,12 +247,15 @@ impl Table {
     }
 
     fn rows(&self) -> Result<Vec<(Digest, Row)>, Failure> {
-        let Self::Sled(db) = self else { return Ok(Vec::new()) };
+        let Self::Sled(db) = self else {
+            return Ok(Vec::new());
+        };
         let pairs = fenced(|| db.iter().collect::<Result<Vec<_>, _>>())?;
         pairs
             .iter()
             .map(|(key, value)| {
-                let key: [u8; 32] = key.as_ref().try_into().map_err(|_| Failure("a key of a wrong length".into()))?;
+                let key: [u8; 32] =
+                    key.as_ref().try_into().map_err(|_| Failure("a key of a wrong length".into()))?;
                 Ok((Digest::from_bytes(key), Row::decode(value)?))
             })
             .collect()
@@ -297,7 +304,9 @@ fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
 
 /// Every blob by its file name; what has no digest for a name is not ours.
 fn scan(blobs: &Path, now: Timestamp) -> Vec<(Digest, Row)> {
-    let Ok(entries) = fs::read_dir(blobs) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(blobs) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| {

@@ -49,7 +49,12 @@ impl Drop for Temporary {
 }
 
 impl Ingest {
-    pub(super) fn begin(layout: &Layout, expected: Digest, declared: Option<u64>, limit: u64) -> Result<Self, Error> {
+    pub(super) fn begin(
+        layout: &Layout,
+        expected: Digest,
+        declared: Option<u64>,
+        limit: u64,
+    ) -> Result<Self, Error> {
         let limit = declared.map_or(limit, |size| size.min(limit));
         if declared.is_some_and(|size| size > limit) {
             return Err(Error::TooLong { digest: expected, limit });
@@ -127,7 +132,9 @@ impl Verified {
     /// # Errors
     /// The disk. Nothing is left behind but what was there before.
     pub(super) fn commit(mut self) -> Result<(), Error> {
-        let Some(path) = self.path.0.clone() else { return Ok(()) };
+        let Some(path) = self.path.0.clone() else {
+            return Ok(());
+        };
         self.file.sync_data().map_err(Error::io("sync", &path))?;
         self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checks.encode())?;
         self.layout.make_folder(&self.layout.blobs())?;

@@ -182,7 +182,9 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
     let file = match OpenOptions::new().read(true).custom_flags(flags as i32).open(path) {
         Ok(file) => file,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "is a symbolic link"));
         }
@@ -197,7 +199,9 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 
 /// The content of a small file; `None` if there is none.
 pub(super) fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(path)? else { return Ok(None) };
+    let Some(file) = open_regular(path)? else {
+        return Ok(None);
+    };
     let mut content = Vec::new();
     file.take(SMALL_MAX).read_to_end(&mut content)?;
     Ok(Some(content))

@@ -25,8 +25,10 @@ impl Metrics {
             bytes: registry.gauge("store_bytes", "Bytes of all blobs in the store.")?,
             quarantined: registry
                 .counter("store_quarantined_total", "Blobs set aside because their bytes failed a check.")?,
-            index_rebuilds: registry
-                .counter("store_index_rebuilds_total", "Times the index was set aside and rebuilt from the files.")?,
+            index_rebuilds: registry.counter(
+                "store_index_rebuilds_total",
+                "Times the index was set aside and rebuilt from the files.",
+            )?,
         })
     }
 

@@ -170,7 +170,12 @@ impl Store {
     ///
     /// # Errors
     /// The disk.
-    pub async fn add_member(&self, repository: &Repository, digest: Digest, member: Member) -> Result<(), Error> {
+    pub async fn add_member(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        member: Member,
+    ) -> Result<(), Error> {
         let (inner, repository) = (Arc::clone(&self.0), repository.clone());
         blocking(move || refs::add_member(&inner.layout, &repository, &digest, &member)).await
     }
@@ -178,7 +183,9 @@ impl Store {
     /// Whether `registry` itself once sent the bytes of `digest`.
     pub async fn received_from(&self, registry: &Registry, digest: Digest) -> bool {
         let (inner, registry) = (Arc::clone(&self.0), registry.clone());
-        absent_on_panic(move || refs::received(&inner.layout, &registry, &digest).then_some(())).await.is_some()
+        absent_on_panic(move || refs::received(&inner.layout, &registry, &digest).then_some(()))
+            .await
+            .is_some()
     }
 
     /// What `tag` last meant.
@@ -264,7 +271,9 @@ impl Inner {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
         Err(Error::Io {
             what: "work on",

@@ -25,8 +25,10 @@ pub(super) fn write(layout: &Layout) -> Result<(), Error> {
         collect(layout, &layout.refs().join(&registry), &registry, "", &mut manifests);
     }
     manifests.sort_by_key(|d| d.annotations().as_ref().and_then(|a| a.get(REF_NAME)).cloned());
-    let invalid = |e: oci_spec::OciSpecError| Error::io("encode", &path)(std::io::Error::other(e.to_string()));
-    let index = ImageIndexBuilder::default().schema_version(2_u32).manifests(manifests).build().map_err(invalid)?;
+    let invalid =
+        |e: oci_spec::OciSpecError| Error::io("encode", &path)(std::io::Error::other(e.to_string()));
+    let index =
+        ImageIndexBuilder::default().schema_version(2_u32).manifests(manifests).build().map_err(invalid)?;
     let text = index.to_string().map_err(invalid)?;
     layout.write_small(&path, text.as_bytes())
 }
@@ -36,7 +38,9 @@ fn collect(layout: &Layout, folder: &Path, registry: &str, path: &str, into: &mu
         if name == "_tags" {
             let repository = registry.parse().ok().zip(path.parse().ok()).map(|(r, p)| Repository::new(r, p));
             if let Some(Ok(repository)) = repository {
-                into.extend(files(&folder.join(name)).iter().filter_map(|tag| descriptor(layout, &repository, tag)));
+                into.extend(
+                    files(&folder.join(name)).iter().filter_map(|tag| descriptor(layout, &repository, tag)),
+                );
             }
         } else if !name.starts_with('_') {
             let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
@@ -48,7 +52,9 @@ fn collect(layout: &Layout, folder: &Path, registry: &str, path: &str, into: &mu
 fn descriptor(layout: &Layout, repository: &Repository, tag: &str) -> Option<Descriptor> {
     let tag: Tag = tag.parse().ok()?;
     let record = refs::tag(layout, repository, &tag)?;
-    let Some(Member::Manifest(media_type)) = refs::member(layout, repository, &record.digest) else { return None };
+    let Some(Member::Manifest(media_type)) = refs::member(layout, repository, &record.digest) else {
+        return None;
+    };
     let size = fs::metadata(layout.blob(&record.digest)).ok()?.len();
     DescriptorBuilder::default()
         .media_type(media_type.as_str())
@@ -68,7 +74,9 @@ fn files(path: &Path) -> Vec<String> {
 }
 
 fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| wanted(&kind)))

@@ -78,7 +78,12 @@ pub(super) fn tag(layout: &Layout, repository: &Repository, tag: &Tag) -> Option
     Some(TagRecord { digest: file.digest.parse().ok()?, confirmed_at: file.confirmed_at })
 }
 
-pub(super) fn set_tag(layout: &Layout, repository: &Repository, tag: &Tag, record: TagRecord) -> Result<(), Error> {
+pub(super) fn set_tag(
+    layout: &Layout,
+    repository: &Repository,
+    tag: &Tag,
+    record: TagRecord,
+) -> Result<(), Error> {
     let file = TagFile { digest: record.digest.to_string(), confirmed_at: record.confirmed_at };
     write(layout, &layout.tag(repository, tag), &file)
 }
@@ -94,7 +99,9 @@ pub(super) fn remove_tag(layout: &Layout, repository: &Repository, tag: &Tag) ->
 fn read<T: for<'a> Deserialize<'a>>(path: &std::path::Path) -> Option<T> {
     match layout::read_small(path) {
         Ok(content) => serde_json::from_slice(&content?)
-            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable record, taken as absent"))
+            .inspect_err(
+                |error| tracing::warn!(path = %path.display(), %error, "unreadable record, taken as absent"),
+            )
             .ok(),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "unreadable record, taken as absent");

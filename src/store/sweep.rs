@@ -23,14 +23,9 @@ pub(super) fn take_possession(layout: &Layout) -> Result<Lock, Error> {
     let lock = lock(layout)?;
     check_format(layout)?;
     empty(&layout.ingest())?;
-    for folder in [
-        layout.blobs(),
-        layout.checks(),
-        layout.refs(),
-        layout.ingest(),
-        layout.quarantine(),
-        layout.index(),
-    ] {
+    for folder in
+        [layout.blobs(), layout.checks(), layout.refs(), layout.ingest(), layout.quarantine(), layout.index()]
+    {
         layout.make_folder(&folder)?;
     }
     if layout::read_small(&layout.oci_layout()).ok().flatten().as_deref() != Some(OCI_LAYOUT) {

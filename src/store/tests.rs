@@ -212,7 +212,9 @@ fn a_second_daemon_is_refused_and_an_unknown_format_too() {
     world.store.0.index.close();
     drop(world.store);
     fs::write(world.folder.path().join("format"), "larder store 99\n").unwrap();
-    assert!(matches!(open(world.folder.path()), Err(Error::Format { found, .. }) if found == "larder store 99"));
+    assert!(
+        matches!(open(world.folder.path()), Err(Error::Format { found, .. }) if found == "larder store 99")
+    );
 }
 
 #[test]
@@ -235,7 +237,8 @@ async fn other_tools_find_the_tags_in_index_json() {
     world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
     world.store.confirm_tag(&repository, &tag, digest).await.unwrap();
     world.store.write_oci_index().await;
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(world.file("index.json")).unwrap()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(world.file("index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"][0]["digest"], digest.to_string());
     assert_eq!(index["manifests"][0]["size"], 2);
     assert_eq!(index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "reg.test/a/b:v1");

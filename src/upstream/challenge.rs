@@ -35,8 +35,12 @@ pub(super) struct Bearer {
 pub(super) fn read(headers: &HeaderMap, repository: &Repository) -> Option<Challenge> {
     let mut found = None;
     for header in headers.get_all(WWW_AUTHENTICATE) {
-        let Some(text) = header.to_str().ok().filter(|text| text.len() <= HEADER_MAX) else { continue };
-        let Ok(challenges) = http_auth::parse_challenges(text) else { continue };
+        let Some(text) = header.to_str().ok().filter(|text| text.len() <= HEADER_MAX) else {
+            continue;
+        };
+        let Ok(challenges) = http_auth::parse_challenges(text) else {
+            continue;
+        };
         for challenge in challenges {
             if challenge.scheme.eq_ignore_ascii_case("bearer")
                 && let Some(bearer) = bearer(&challenge, repository)
@@ -94,7 +98,9 @@ fn own_scope(repository: &Repository) -> String {
 
 /// Asks for no more than pulling, whatever the registry offers; for our own repository where it names nothing.
 fn pull_scope(offered: Option<&str>, repository: &Repository) -> String {
-    let Some(offered) = offered else { return own_scope(repository) };
+    let Some(offered) = offered else {
+        return own_scope(repository);
+    };
     let reduced = offered.split_ascii_whitespace().map(|scope| match scope.strip_prefix("repository:") {
         // The name itself may hold a colon (a port), the actions do not.
         Some(rest) => format!("repository:{}:pull", rest.rsplit_once(':').map_or(rest, |(name, _)| name)),
@@ -126,15 +132,24 @@ mod tests {
         let own = "repository:team/app:pull";
         for (lines, expected) in [
             (
-                vec![r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#],
-                bearer("https://auth.docker.io/token", Some("registry.docker.io"), "repository:library/nginx:pull"),
+                vec![
+                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#,
+                ],
+                bearer(
+                    "https://auth.docker.io/token",
+                    Some("registry.docker.io"),
+                    "repository:library/nginx:pull",
+                ),
             ),
             (vec![r#"bEaReR REALM="https://a/t""#], bearer("https://a/t", None, own)),
             (vec![r#"Bearer realm="https://a/t",scope="""#], bearer("https://a/t", None, own)),
             (vec![r#"Bearer realm="https://a/t",scope="aws""#], bearer("https://a/t", None, "aws")),
             (vec![r#"Bearer realm="https://a/\"t\"""#], bearer(r#"https://a/"t""#, None, own)),
             (vec![r#"Basic realm="x""#, r#"Bearer realm="https://a/t""#], bearer("https://a/t", None, own)),
-            (vec![r#"Basic realm="x", Bearer realm="https://a/t",service=s"#], bearer("https://a/t", Some("s"), own)),
+            (
+                vec![r#"Basic realm="x", Bearer realm="https://a/t",service=s"#],
+                bearer("https://a/t", Some("s"), own),
+            ),
             (vec![r#"Basic realm="x""#], Some(Challenge::Other)),
             (vec!["Bearer"], Some(Challenge::Other)),
             (vec![r#"Bearer service="no realm""#], Some(Challenge::Other)),

@@ -121,7 +121,12 @@ impl Transport {
         }
     }
 
-    fn request(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Request<Empty<Bytes>>, String> {
+    fn request(
+        &self,
+        method: Method,
+        url: &Url,
+        mut headers: HeaderMap,
+    ) -> Result<Request<Empty<Bytes>>, String> {
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION"))));
         let mut request = Request::new(Empty::new());
         *request.method_mut() = method;
@@ -174,7 +179,10 @@ fn system_roots() -> RootCertStore {
     }
     let (added, ignored) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        tracing::warn!(ignored, "no system certificate authority was found: install ca-certificates to reach registries over TLS");
+        tracing::warn!(
+            ignored,
+            "no system certificate authority was found: install ca-certificates to reach registries over TLS"
+        );
     }
     roots
 }
@@ -207,10 +215,10 @@ fn step_of(error: &(dyn StdError + 'static), connecting: bool) -> Step {
     step
 }
 
-/// `io::Error` hides what it wraps from `source`.
+/// `io::Error` hides what it wraps from `source`, and some are wrapped twice.
 fn holds_tls(error: &(dyn StdError + 'static)) -> bool {
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+    inner.is_some_and(|inner| inner.is::<rustls::Error>() || holds_tls(inner))
 }
 
 /// The last cause: the outer ones only say that sending failed.

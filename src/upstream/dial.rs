@@ -75,7 +75,9 @@ impl Service<Name> for Resolver {
             let name = name.as_str();
             let looked_up = tokio::time::timeout(NAME_WAIT, tokio::net::lookup_host((name, 0))).await;
             let all: Vec<SocketAddr> = match looked_up {
-                Err(_) => return Err(NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")).into()),
+                Err(_) => {
+                    return Err(NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")).into());
+                }
                 Ok(Err(e)) => return Err(NameFailed(format!("{name}: {e}")).into()),
                 Ok(Ok(found)) => found.collect(),
             };
@@ -119,7 +121,9 @@ impl Dialer {
 /// The proxies of the environment; loopback is never proxied, as in Go's clients.
 pub(super) fn proxies(config: &Config) -> Arc<Matcher> {
     let no = format!("localhost,127.0.0.0/8,::1,{}", config.proxy.no);
-    Arc::new(Matcher::builder().http(config.proxy.http.as_str()).https(config.proxy.https.as_str()).no(no).build())
+    Arc::new(
+        Matcher::builder().http(config.proxy.http.as_str()).https(config.proxy.https.as_str()).no(no).build(),
+    )
 }
 
 impl Service<Uri> for Dialer {

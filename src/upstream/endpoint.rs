@@ -20,7 +20,11 @@ impl Endpoint {
     pub(super) fn new(url: &Url, trust: Trust) -> Self {
         let mut base = url.clone();
         let path = url.path().trim_end_matches('/');
-        let path = if path.split('/').any(|segment| segment == "v2") { path.to_owned() } else { format!("{path}/v2") };
+        let path = if path.split('/').any(|segment| segment == "v2") {
+            path.to_owned()
+        } else {
+            format!("{path}/v2")
+        };
         base.set_path(&path);
         base.set_query(None);
         base.set_fragment(None);
@@ -59,7 +63,9 @@ pub(super) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endp
     match &config.allow {
         Allow::Only(listed) if listed.contains(registry) => {}
         Allow::Only(_) => {
-            return Err(declined(format!("it is not in [upstream] allow; add \"{registry}\" there to permit it")));
+            return Err(declined(format!(
+                "it is not in [upstream] allow; add \"{registry}\" there to permit it"
+            )));
         }
         Allow::Public if is_public_name(registry) => {}
         Allow::Public => {
@@ -95,15 +101,28 @@ mod tests {
     fn any_public_name_is_asked_over_tls() {
         let config = Config::default();
         assert_eq!(asked(&config, "quay.io").unwrap(), ["https://quay.io/v2/a/b/tags/list?n=5"]);
-        assert_eq!(asked(&config, "docker.io").unwrap(), ["https://registry-1.docker.io/v2/a/b/tags/list?n=5"]);
+        assert_eq!(
+            asked(&config, "docker.io").unwrap(),
+            ["https://registry-1.docker.io/v2/a/b/tags/list?n=5"]
+        );
         assert_eq!(asked(&config, "reg.test:5000").unwrap(), ["https://reg.test:5000/v2/a/b/tags/list?n=5"]);
     }
 
     #[test]
     fn what_is_no_public_name_is_declined_with_the_line_to_add() {
         for registry in [
-            "localhost", "localhost:10250", "127.0.0.1:5000", "[::1]:2379", "169.254.169.254", "metadata", "2130706433",
-            "127.1", "0x7f.0.0.1", "metadata.google.internal", "a.localhost", "printer.local",
+            "localhost",
+            "localhost:10250",
+            "127.0.0.1:5000",
+            "[::1]:2379",
+            "169.254.169.254",
+            "metadata",
+            "2130706433",
+            "127.1",
+            "0x7f.0.0.1",
+            "metadata.google.internal",
+            "a.localhost",
+            "printer.local",
         ] {
             let error = asked(&Config::default(), registry).unwrap_err();
             assert!(error.to_string().contains(&format!("host = \"{registry}\"")), "{error}");
@@ -124,10 +143,13 @@ mod tests {
         let entry = RegistryConfig { endpoints: urls.iter().map(|u| u.parse().unwrap()).collect(), ca: None };
         let registries = [("docker.io".parse().unwrap(), entry)].into();
         let config = Config { registries, ..Config::default() };
-        assert_eq!(asked(&config, "docker.io").unwrap(), [
-            "http://127.0.0.1:5000/v2/a/b/tags/list?n=5",
-            "https://mirror.corp/v2/hub/a/b/tags/list?n=5",
-            "https://mirror.corp/cache/v2/a/b/tags/list?n=5",
-        ]);
+        assert_eq!(
+            asked(&config, "docker.io").unwrap(),
+            [
+                "http://127.0.0.1:5000/v2/a/b/tags/list?n=5",
+                "https://mirror.corp/v2/hub/a/b/tags/list?n=5",
+                "https://mirror.corp/cache/v2/a/b/tags/list?n=5",
+            ]
+        );
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RANGE,
+    RETRY_AFTER,
 };
 use http::{Method, Response};
 use hyper::body::Incoming;
@@ -51,7 +52,11 @@ pub(super) struct Answered {
 
 impl Core {
     /// Asks `endpoint`. Anything but 200 or 206 is an error.
-    pub(super) async fn ask(self: &Arc<Self>, endpoint: &Endpoint, question: &Question<'_>) -> Result<Answered, Error> {
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        question: &Question<'_>,
+    ) -> Result<Answered, Error> {
         let registry = question.repository.registry();
         let mut url = endpoint.url(question.repository, &question.rest, question.query.as_deref());
         let first = authority(&url);
@@ -93,7 +98,12 @@ impl Core {
 
     /// A token that an earlier challenge of the same origin suggests, so that only the first repository pays for
     /// being challenged.
-    async fn token_known_for(self: &Arc<Self>, url: &Url, repository: &Repository, trust: Trust) -> Option<Token> {
+    async fn token_known_for(
+        self: &Arc<Self>,
+        url: &Url,
+        repository: &Repository,
+        trust: Trust,
+    ) -> Option<Token> {
         let challenge = self.challenges.recall(&url.origin(), repository)?;
         self.token(repository.registry(), &challenge, url, trust, false).await.ok()
     }
@@ -150,7 +160,10 @@ fn sorted(response: Response<Incoming>, host: String) -> Result<Answered, Error>
         200 | 206 => {
             let encoding = response.headers().get(CONTENT_ENCODING);
             if encoding.is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
-                return Err(Error::Invalid { host, why: "a Content-Encoding that was not asked for".to_owned() });
+                return Err(Error::Invalid {
+                    host,
+                    why: "a Content-Encoding that was not asked for".to_owned(),
+                });
             }
             Ok(Answered { response, host })
         }

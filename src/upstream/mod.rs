@@ -125,7 +125,10 @@ impl Upstream {
     /// Any of [`Error`].
     pub async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
         let question = self.manifest_question(Method::HEAD, repository, &tag.clone().into());
-        let answer = match self.small(&question, |answer| async move { Ok(answer.response.headers().clone()) }).await {
+        let answer = match self
+            .small(&question, |answer| async move { Ok(answer.response.headers().clone()) })
+            .await
+        {
             // Registries that do not know HEAD here are asked with GET by the caller.
             Err(Error::NotAllowed { .. }) => return Ok(None),
             answer => answer?,
@@ -140,7 +143,8 @@ impl Upstream {
     pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<Manifest, Error> {
         let question = self.manifest_question(Method::GET, repository, reference);
         self.small(&question, |answer| async move {
-            let media_type = header(answer.response.headers(), CONTENT_TYPE.as_str()).and_then(|t| t.parse().ok());
+            let media_type =
+                header(answer.response.headers(), CONTENT_TYPE.as_str()).and_then(|t| t.parse().ok());
             let bytes = self.whole(repository, answer.response, &answer.host).await?;
             Ok(Manifest { bytes, media_type, host: answer.host })
         })
@@ -173,10 +177,16 @@ impl Upstream {
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub async fn download(&self, repository: &Repository, digest: Digest, from: u64) -> Result<Download, Error> {
+    pub async fn download(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        from: u64,
+    ) -> Result<Download, Error> {
         let mut question = self.blob_question(Method::GET, repository, digest);
         question.range = (from > 0).then(|| format!("bytes={from}-"));
-        let Answered { response, host } = self.count_failure(repository, self.first_answer(&question).await)?;
+        let Answered { response, host } =
+            self.count_failure(repository, self.first_answer(&question).await)?;
         let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range);
             match range {
@@ -192,14 +202,28 @@ impl Upstream {
         let received = self.received(repository.registry());
         let idle = self.0.config.timeouts.idle;
         let window = (Instant::now(), 0);
-        Ok(Download { size, offset, body: response.into_body(), host, idle, received, window, returned: None })
+        Ok(Download {
+            size,
+            offset,
+            body: response.into_body(),
+            host,
+            idle,
+            received,
+            window,
+            returned: None,
+        })
     }
 
     /// One page of a list; `query` is what the client asked for, checked.
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub async fn list(&self, repository: &Repository, listing: &Listing, query: Option<String>) -> Result<Page, Error> {
+    pub async fn list(
+        &self,
+        repository: &Repository,
+        listing: &Listing,
+        query: Option<String>,
+    ) -> Result<Page, Error> {
         let rest = match listing {
             Listing::Tags => "tags/list".to_owned(),
             Listing::Referrers(digest) => format!("referrers/{digest}"),
@@ -276,7 +300,8 @@ impl Upstream {
                 .with_min_delay(RETRY_PAUSE)
                 .with_max_times(RETRIES_MAX)
                 .with_jitter();
-            let asked = (|| self.0.ask(&endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
+            let asked =
+                (|| self.0.ask(&endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
             match asked {
                 Ok(answered) => return Ok(answered),
                 Err(error) if error.is_worth_another_endpoint() => last = error,
@@ -286,9 +311,15 @@ impl Upstream {
         Err(last)
     }
 
-    async fn whole(&self, repository: &Repository, response: Response<Incoming>, host: &str) -> Result<Bytes, Error> {
+    async fn whole(
+        &self,
+        repository: &Repository,
+        response: Response<Incoming>,
+        host: &str,
+    ) -> Result<Bytes, Error> {
         let received = self.received(repository.registry());
-        body::whole(response.into_body(), host, MANIFEST_BYTES_MAX, self.0.config.timeouts.idle, &received).await
+        body::whole(response.into_body(), host, MANIFEST_BYTES_MAX, self.0.config.timeouts.idle, &received)
+            .await
     }
 
     fn received(&self, registry: &Registry) -> crate::metrics::IntCounter {
@@ -383,7 +414,9 @@ mod tests {
     fn content_ranges_that_contradict_themselves_are_not_believed() {
         assert_eq!(parse_content_range("bytes 5-9/10"), Some((5, Some(10))));
         assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, None)));
-        for bad in ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "5-9/10", "bytes -5-9/10"] {
+        for bad in
+            ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "5-9/10", "bytes -5-9/10"]
+        {
             assert_eq!(parse_content_range(bad), None, "{bad}");
         }
     }

@@ -38,7 +38,9 @@ pub(super) fn check(
     }
     match realm.host() {
         Some(Host::Domain(name)) if !name.eq_ignore_ascii_case("localhost") => Ok((realm, Trust::Stranger)),
-        Some(_) => Err("its token realm is another IP address or localhost; list it in [upstream] trusted_realms"),
+        Some(_) => {
+            Err("its token realm is another IP address or localhost; list it in [upstream] trusted_realms")
+        }
         None => Err("its token realm has no host"),
     }
 }

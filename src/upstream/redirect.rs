@@ -48,7 +48,15 @@ mod tests {
 
     #[test]
     fn weaker_or_stranger_targets_are_not() {
-        for location in ["http://reg.test/x", "ftp://x/y", "file:///etc/passwd", "https://u:p@cdn.test/", "https://u@cdn.test/", "https://", "https://[::1"] {
+        for location in [
+            "http://reg.test/x",
+            "ftp://x/y",
+            "file:///etc/passwd",
+            "https://u:p@cdn.test/",
+            "https://u@cdn.test/",
+            "https://",
+            "https://[::1",
+        ] {
             assert!(to(location).is_err(), "{location}");
         }
         let plain: Url = "http://reg.test/x".parse().unwrap();

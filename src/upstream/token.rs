@@ -110,9 +110,14 @@ impl Core {
             return Ok(token);
         }
         let (core, registry) = (Arc::clone(self), registry.clone());
-        let fetched = self.token_requests.run(key.clone(), || async move { core.fetch(&registry, key, trust).await });
+        let fetched =
+            self.token_requests.run(key.clone(), || async move { core.fetch(&registry, key, trust).await });
         fetched.await.unwrap_or_else(|| {
-            Err(Error::Unreachable { host: authority(asked), step: Step::Head, why: "the request died".into() })
+            Err(Error::Unreachable {
+                host: authority(asked),
+                step: Step::Head,
+                why: "the request died".into(),
+            })
         })
     }
 
@@ -128,7 +133,12 @@ impl Core {
         Ok(token)
     }
 
-    async fn ask_for_token(&self, registry: &Registry, key: &Key, trust: Trust) -> Result<(Token, Duration), Error> {
+    async fn ask_for_token(
+        &self,
+        registry: &Registry,
+        key: &Key,
+        trust: Trust,
+    ) -> Result<(Token, Duration), Error> {
         let mut url = key.realm.clone();
         {
             let mut query = url.query_pairs_mut();
@@ -146,9 +156,15 @@ impl Core {
         let status = response.status();
         if status != StatusCode::OK {
             return Err(match status.as_u16() {
-                429 => Error::RateLimited { host, retry_after: super::exchange::retry_after(response.headers()) },
+                429 => {
+                    Error::RateLimited { host, retry_after: super::exchange::retry_after(response.headers()) }
+                }
                 500.. => Error::Failing { host, status: status.as_u16() },
-                _ => Error::Refused { host, status: 401, why: format!("its token server answered {}", status.as_u16()) },
+                _ => Error::Refused {
+                    host,
+                    status: 401,
+                    why: format!("its token server answered {}", status.as_u16()),
+                },
             });
         }
         let invalid = |why: &str| Error::Invalid { host: host.clone(), why: format!("token answer: {why}") };

@@ -47,7 +47,9 @@ async fn main() {
         let rate = *bytes as f64 / elapsed.as_secs_f64() / 1e6;
         println!("{what:<14}{bytes:>12}{:>12}{rate:>12.0}{upstream_requests:>20}", elapsed.as_millis());
     }
-    println!("\nThe warm pull asked upstream one thing: what the tag means now. By digest nothing is asked again.");
+    println!(
+        "\nThe warm pull asked upstream one thing: what the tag means now. By digest nothing is asked again."
+    );
     daemon.kill().unwrap();
     let _ = daemon.wait();
     assert_eq!((cold.bytes, warm.bytes), (warm.bytes, away.bytes), "every pull got the same bytes");
@@ -64,7 +66,8 @@ async fn pull(what: &'static str, address: SocketAddr, registry: &FakeRegistry) 
     registry.forget_seen();
     let start = Instant::now();
     let base = format!("/v2/{REPOSITORY}");
-    let resolved = client::send(address, Method::HEAD, &format!("{base}/manifests/latest?ns=docker.io"), &[]).await;
+    let resolved =
+        client::send(address, Method::HEAD, &format!("{base}/manifests/latest?ns=docker.io"), &[]).await;
     let digest = resolved.header("docker-content-digest").to_owned();
     let mut bytes = 0;
     let index = fetch(address, &format!("{base}/manifests/{digest}"), &mut bytes).await;

@@ -42,7 +42,8 @@ async fn probes_and_numbers_are_there_and_name_no_repository() {
 async fn the_metrics_page_does_not_grow_with_what_strangers_ask_for() {
     let folder = tempfile::tempdir().unwrap();
     let larder = Larder::start(folder.path(), &[], "");
-    let lines = || async { client::get(larder.admin, "/metrics").await.body.iter().filter(|b| **b == b'\n').count() };
+    let lines =
+        || async { client::get(larder.admin, "/metrics").await.body.iter().filter(|b| **b == b'\n').count() };
     larder.get("/v2/a/manifests/v1?ns=r.invalid").await;
     let before = lines().await;
     for n in 0..50 {
@@ -73,8 +74,10 @@ async fn the_documented_metrics_are_the_real_ones() {
 async fn a_second_daemon_on_the_same_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let _larder = Larder::start(folder.path(), &[], "");
-    let environment =
-        larder::config::Environment { state_home: Some(folder.path().into()), ..larder::config::Environment::default() };
+    let environment = larder::config::Environment {
+        state_home: Some(folder.path().into()),
+        ..larder::config::Environment::default()
+    };
     let text = "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"";
     let settings = larder::config::resolve(text, &environment).unwrap();
     let second = larder::app::App::build(settings, larder::clock::Clock::system());

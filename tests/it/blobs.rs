@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::client;
 use crate::support::image::noise;
-use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 struct Scene {
@@ -139,7 +139,11 @@ async fn ranges_are_the_same_bytes_cold_in_flight_and_warm() {
     let (bytes, path) = scene.blob(1_000_000);
     let gate = scene.hold_after(400_000);
     let address = scene.larder.address;
-    let cases = [("bytes=0-", 0, 1_000_000), ("bytes=70000-299999", 70_000, 300_000), ("bytes=-5", 999_995, 1_000_000)];
+    let cases = [
+        ("bytes=0-", 0, 1_000_000),
+        ("bytes=70000-299999", 70_000, 300_000),
+        ("bytes=-5", 999_995, 1_000_000),
+    ];
     let in_flight: Vec<_> = cases
         .into_iter()
         .map(|(range, start, end)| {
@@ -184,7 +188,11 @@ async fn ranges_at_the_edges() {
 
     let (_, empty) = scene.blob(0);
     let reply = scene.larder.get_range(&empty, "bytes=0-").await;
-    assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, 0), "containerd's parallel mode asks like this");
+    assert_eq!(
+        (reply.status, reply.body.len()),
+        (StatusCode::OK, 0),
+        "containerd's parallel mode asks like this"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

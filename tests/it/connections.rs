@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::client;
 use crate::support::image::noise;
-use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,11 +31,33 @@ async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset
     let host = format!("Host: {}\r\n", larder.address);
     let smuggled = format!("GET /v2/ HTTP/1.1\r\n{host}\r\n");
     for (what, request) in [
-        ("a body on GET", format!("GET /v2/ HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\n{smuggled}", smuggled.len())),
-        ("chunked on GET", format!("GET /v2/ HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")),
-        ("both lengths", format!("POST /v2/ HTTP/1.1\r\n{host}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}")),
-        ("two lengths", format!("GET /v2/ HTTP/1.1\r\n{host}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello{smuggled}")),
-        ("an unread upload", format!("PUT /v2/a/manifests/v1 HTTP/1.1\r\n{host}Content-Length: 100000\r\n\r\n{}", "x".repeat(100_000))),
+        (
+            "a body on GET",
+            format!("GET /v2/ HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\n{smuggled}", smuggled.len()),
+        ),
+        (
+            "chunked on GET",
+            format!("GET /v2/ HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        ),
+        (
+            "both lengths",
+            format!(
+                "POST /v2/ HTTP/1.1\r\n{host}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
+            ),
+        ),
+        (
+            "two lengths",
+            format!(
+                "GET /v2/ HTTP/1.1\r\n{host}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello{smuggled}"
+            ),
+        ),
+        (
+            "an unread upload",
+            format!(
+                "PUT /v2/a/manifests/v1 HTTP/1.1\r\n{host}Content-Length: 100000\r\n\r\n{}",
+                "x".repeat(100_000)
+            ),
+        ),
         ("upgrade", format!("CONNECT evil.com:443 HTTP/1.1\r\n{host}\r\n")),
         ("no host", "GET /v2/ HTTP/1.1\r\n\r\n".to_owned()),
         ("two hosts", format!("GET /v2/ HTTP/1.1\r\n{host}Host: evil.com\r\n\r\n")),
@@ -47,8 +69,11 @@ async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset
         ("nonsense", "EHLO localhost\r\n\r\n".to_owned()),
         ("version 9", format!("GET /v2/ HTTP/9.9\r\n{host}\r\n")),
     ] {
-        let answer = tokio::time::timeout(Duration::from_secs(20), client::raw(larder.address, request.as_bytes())).await;
-        let answer = answer.unwrap_or_else(|_| panic!("{what}: left open")).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let answer =
+            tokio::time::timeout(Duration::from_secs(20), client::raw(larder.address, request.as_bytes()))
+                .await;
+        let answer =
+            answer.unwrap_or_else(|_| panic!("{what}: left open")).unwrap_or_else(|e| panic!("{what}: {e}"));
         assert!(answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
     }
@@ -82,13 +107,15 @@ async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
         held.push(stream);
     }
-    let answer = client::raw(larder.address, b"GET /v2/ HTTP/1.1\r\n\r\n").await.expect("an answer and a FIN");
+    let answer =
+        client::raw(larder.address, b"GET /v2/ HTTP/1.1\r\n\r\n").await.expect("an answer and a FIN");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop(held);
     for _ in 0..200 {
         // A place is free again as soon as a connection is gone.
         let request = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", larder.address);
-        if client::raw(larder.address, request.as_bytes()).await.is_ok_and(|a| a.starts_with("HTTP/1.1 200")) {
+        if client::raw(larder.address, request.as_bytes()).await.is_ok_and(|a| a.starts_with("HTTP/1.1 200"))
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -103,7 +130,9 @@ async fn the_request_over_the_limit_is_told_so_at_once() {
     registry.wrong_at("/manifests/", Fault::Hang);
     for tag in ["a", "b"] {
         let address = larder.address;
-        tokio::spawn(async move { client::get(address, &format!("/v2/x/manifests/{tag}?ns=reg.test")).await });
+        tokio::spawn(
+            async move { client::get(address, &format!("/v2/x/manifests/{tag}?ns=reg.test")).await },
+        );
     }
     while registry.seen().len() < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -120,7 +149,8 @@ async fn a_short_body_ends_with_fin_and_never_with_a_reset() {
     let digest = registry.put_blob("a", Bytes::from(noise(1_000_000, 2)));
     registry.wrong_at("/blobs/", Fault::Corrupt);
     // A second request lies unread when the first one's body fails: a plain close would be a reset.
-    let request = format!("GET /v2/a/blobs/{digest}?ns=reg.test HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
+    let request =
+        format!("GET /v2/a/blobs/{digest}?ns=reg.test HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
     let answer = client::raw(larder.address, request.repeat(3).as_bytes()).await.expect("a FIN and no reset");
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{}", &answer[..100.min(answer.len())]);
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
@@ -172,7 +202,8 @@ async fn a_stop_does_not_wait_for_ever() {
 async fn a_unix_socket_serves_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("registry.sock");
-    let environment = larder::config::Environment { state_home: Some(folder.path().into()), ..Default::default() };
+    let environment =
+        larder::config::Environment { state_home: Some(folder.path().into()), ..Default::default() };
     let text = format!("[server]\nlisten = [\"unix:{}\"]\n[admin]\nlisten = \"127.0.0.1:0\"", path.display());
     let settings = larder::config::resolve(&text, &environment).unwrap();
     let app = larder::app::App::build(settings, larder::clock::Clock::system()).unwrap();

@@ -4,7 +4,7 @@ use http::StatusCode;
 use larder::reference::MediaType;
 
 use crate::support::image;
-use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,7 +20,10 @@ async fn tags_are_upstreams_own_and_the_next_page_is_asked_of_us() {
     let link = "</v2/team/app/tags/list?last=b&n=2>; rel=\"next\"".to_owned();
     registry.wrong_at("/tags/list", Fault::Answer(200, vec![("link", link)], "{}".into()));
     for (path, expected) in [
-        ("/v2/team/app/tags/list?n=2&ns=reg.test", "</v2/team/app/tags/list?last=b&n=2&ns=reg.test>; rel=\"next\""),
+        (
+            "/v2/team/app/tags/list?n=2&ns=reg.test",
+            "</v2/team/app/tags/list?last=b&n=2&ns=reg.test>; rel=\"next\"",
+        ),
         ("/v2/reg.test/team/app/tags/list?n=2", "</v2/reg.test/team/app/tags/list?last=b&n=2>; rel=\"next\""),
     ] {
         assert_eq!(larder.get(path).await.header("link"), expected);
@@ -34,7 +37,11 @@ async fn referrers_are_handed_through_and_so_is_their_absence() {
     let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 100);
     let path = format!("/v2/reg.test/team/app/referrers/{}?artifactType=a/b", image.index);
-    assert_eq!(larder.get(&path).await.status, StatusCode::NOT_FOUND, "clients then look for the tag instead");
+    assert_eq!(
+        larder.get(&path).await.status,
+        StatusCode::NOT_FOUND,
+        "clients then look for the tag instead"
+    );
     registry.support_referrers();
     let reply = larder.get(&path).await;
     assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, MediaType::OCI_INDEX));

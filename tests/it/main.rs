@@ -13,3 +13,4 @@ mod membership;
 mod misbehaviour;
 mod pulls;
 mod tokens;
+mod transport;

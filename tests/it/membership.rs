@@ -69,7 +69,8 @@ async fn a_registry_that_confirms_everything_still_has_to_deliver() {
     // It answers every HEAD with 200, and every GET with bytes of its own.
     scene.evil.put_blob("team/app", secret.clone());
     scene.evil.wrong(|seen| {
-        (seen.method == Method::GET && seen.path.contains("/blobs/")).then_some(crate::support::registry::Fault::Corrupt)
+        (seen.method == Method::GET && seen.path.contains("/blobs/"))
+            .then_some(crate::support::registry::Fault::Corrupt)
     });
     let head = scene.larder.head(&format!("/v2/team/app/blobs/{digest}?ns=evil.test")).await;
     assert_eq!(head.status, StatusCode::OK, "what it says about itself is its own business");

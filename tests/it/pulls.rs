@@ -5,7 +5,7 @@ use larder::reference::MediaType;
 
 use crate::support::client;
 use crate::support::image::{self, Image};
-use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::{Larder, files_under};
 
 /// What containerd asks for, in its order, by `ns`; returns every body.
@@ -56,7 +56,10 @@ async fn a_cold_pull_a_warm_pull_and_one_after_a_restart_without_upstream_are_th
     assert_eq!(cold, away);
     let stale = larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert!(stale.header("warning").starts_with("299 - \"stale: last confirmed at "), "{:?}", stale.headers);
-    assert!(larder.metric(r#"larder_requests_total{outcome="stale",registry="reg.test",route="manifest"}"#).await >= 2.0);
+    assert!(
+        larder.metric(r#"larder_requests_total{outcome="stale",registry="reg.test",route="manifest"}"#).await
+            >= 2.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +123,11 @@ async fn a_tag_that_moves_is_followed_and_one_that_is_gone_is_not_served_from_me
     registry.remove_manifest("team/app", "v1");
     assert_eq!(larder.head(path).await.status, StatusCode::NOT_FOUND);
     registry.stop().await;
-    assert_eq!(larder.head(path).await.status, StatusCode::SERVICE_UNAVAILABLE, "a no is not forgotten in an outage");
+    assert_eq!(
+        larder.head(path).await.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "a no is not forgotten in an outage"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +142,10 @@ async fn a_registry_without_head_or_without_digest_headers_is_pulled_from_all_th
 
     registry.behave();
     let bytes = image.index_bytes.clone();
-    registry.wrong_at("/manifests/v1", Fault::Answer(200, vec![("content-type", MediaType::OCI_INDEX.into())], bytes));
+    registry.wrong_at(
+        "/manifests/v1",
+        Fault::Answer(200, vec![("content-type", MediaType::OCI_INDEX.into())], bytes),
+    );
     let reply = larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.header("docker-content-digest"), image.index.to_string());
 
@@ -152,11 +162,8 @@ async fn a_second_endpoint_is_asked_when_the_first_is_down() {
     dead.stop().await;
     let image = image::push(&alive, "team/app", "v1", 1_000);
     let folder = tempfile::tempdir().unwrap();
-    let more = format!(
-        "[[registry]]\nhost = \"reg.test\"\nendpoints = [\"{}\", \"{}\"]",
-        dead.url(),
-        alive.url()
-    );
+    let more =
+        format!("[[registry]]\nhost = \"reg.test\"\nendpoints = [\"{}\", \"{}\"]", dead.url(), alive.url());
     let larder = Larder::start(folder.path(), &[], &more);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.body, image.index_bytes);

@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 
 use crate::support::client;
 use crate::support::image;
-use crate::support::registry::{Fault, FakeRegistry};
+use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 fn tokens_asked(registry: &FakeRegistry) -> Vec<String> {
@@ -20,7 +20,10 @@ async fn a_challenge_is_answered_once_and_with_pulling_only() {
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.body, image.index_bytes);
     for layer in &image.platforms[0].layers {
-        assert_eq!(larder.get(&format!("/v2/team/app/blobs/{layer}?ns=reg.test")).await.status, StatusCode::OK);
+        assert_eq!(
+            larder.get(&format!("/v2/team/app/blobs/{layer}?ns=reg.test")).await.status,
+            StatusCode::OK
+        );
     }
     assert_eq!(tokens_asked(&registry), ["service=fake&scope=repository%3Ateam%2Fapp%3Apull"]);
 
@@ -121,9 +124,13 @@ async fn a_clients_credential_goes_nowhere() {
     let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
     image::push(&registry, "team/app", "v1", 1_000);
     let with = [("authorization", "Basic bWFya2VyOnNlY3JldA=="), ("cookie", "a=b")];
-    let reply = client::send(larder.address, Method::GET, "/v2/team/app/manifests/v1?ns=reg.test", &with).await;
+    let reply =
+        client::send(larder.address, Method::GET, "/v2/team/app/manifests/v1?ns=reg.test", &with).await;
     assert_eq!(reply.status, StatusCode::OK);
     for seen in registry.seen() {
-        assert!(!seen.headers.contains_key("authorization") && !seen.headers.contains_key("cookie"), "{seen:?}");
+        assert!(
+            !seen.headers.contains_key("authorization") && !seen.headers.contains_key("cookie"),
+            "{seen:?}"
+        );
     }
 }

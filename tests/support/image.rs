@@ -50,9 +50,15 @@ pub fn push(registry: &FakeRegistry, repository: &str, tag: &str, layer_bytes: u
     Image { index, index_bytes, platforms }
 }
 
-fn push_platform(registry: &FakeRegistry, repository: &str, platform: &'static str, layers: &[Bytes]) -> PlatformImage {
+fn push_platform(
+    registry: &FakeRegistry,
+    repository: &str,
+    platform: &'static str,
+    layers: &[Bytes],
+) -> PlatformImage {
     let (os, arch) = platform.split_once('/').unwrap();
-    let pushed: Vec<Digest> = layers.iter().map(|layer| registry.put_blob(repository, layer.clone())).collect();
+    let pushed: Vec<Digest> =
+        layers.iter().map(|layer| registry.put_blob(repository, layer.clone())).collect();
     let config = json!({"os": os, "architecture": arch, "config": {"Cmd": ["/bin/app"]},
                         "rootfs": {"type": "layers", "diff_ids": []}});
     let config_bytes = Bytes::from(serde_json::to_vec(&config).unwrap());

@@ -4,7 +4,11 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "no interface of a library")]
 #![allow(dead_code, reason = "each user of this module needs a part of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test world that cannot be built fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test world that cannot be built fails the test"
+)]
 
 pub mod client;
 pub mod image;

@@ -99,7 +99,9 @@ impl FakeRegistry {
         let server = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let Ok((stream, _)) = listener.accept().await else {
+                    continue;
+                };
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
@@ -144,12 +146,20 @@ impl FakeRegistry {
         self.shared.content.lock().unwrap().blobs.remove(&(repository.to_owned(), digest));
     }
 
-    pub fn put_manifest(&self, repository: &str, tag: Option<&str>, media_type: &str, bytes: impl Into<Bytes>) -> Digest {
+    pub fn put_manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
         let mut content = self.shared.content.lock().unwrap();
         for reference in [Some(digest.to_string()), tag.map(str::to_owned)].into_iter().flatten() {
-            content.manifests.insert((repository.to_owned(), reference), (media_type.to_owned(), bytes.clone()));
+            content
+                .manifests
+                .insert((repository.to_owned(), reference), (media_type.to_owned(), bytes.clone()));
         }
         digest
     }
@@ -241,7 +251,9 @@ impl Shared {
                 tokio::time::sleep(Duration::from_secs(3_600)).await;
                 empty(StatusCode::GATEWAY_TIMEOUT)
             }
-            Some(Fault::Status(status, headers)) => with(empty(StatusCode::from_u16(status).unwrap()), &headers),
+            Some(Fault::Status(status, headers)) => {
+                with(empty(StatusCode::from_u16(status).unwrap()), &headers)
+            }
             Some(Fault::Answer(status, headers, body)) => {
                 let mut response = Response::new(body);
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -264,16 +276,24 @@ impl Shared {
                 let host = seen.headers["host"].to_str().unwrap();
                 let realm = token.realm.clone().unwrap_or_else(|| format!("http://{host}/token"));
                 let challenge = format!(r#"Bearer realm="{realm}",service="fake"{}"#, token.extra);
-                return Response::builder().status(401).header(WWW_AUTHENTICATE, challenge).body(Bytes::new()).unwrap();
+                return Response::builder()
+                    .status(401)
+                    .header(WWW_AUTHENTICATE, challenge)
+                    .body(Bytes::new())
+                    .unwrap();
             }
         }
         let not_found = || {
             let body = Bytes::from_static(br#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#);
             Response::builder().status(404).body(body).unwrap()
         };
-        let Some(rest) = seen.path.strip_prefix("/v2/") else { return not_found() };
+        let Some(rest) = seen.path.strip_prefix("/v2/") else {
+            return not_found();
+        };
         if let Some((repository, reference)) = rest.split_once("/manifests/") {
-            let Some((media_type, bytes)) = content.manifests.get(&(repository.to_owned(), reference.to_owned())) else {
+            let Some((media_type, bytes)) =
+                content.manifests.get(&(repository.to_owned(), reference.to_owned()))
+            else {
                 return not_found();
             };
             let digest = Digest::of(bytes).to_string();
@@ -285,7 +305,9 @@ impl Shared {
         }
         if let Some((repository, digest)) = rest.split_once("/blobs/") {
             let digest = digest.parse().unwrap();
-            let Some(bytes) = content.blobs.get(&(repository.to_owned(), digest)) else { return not_found() };
+            let Some(bytes) = content.blobs.get(&(repository.to_owned(), digest)) else {
+                return not_found();
+            };
             return ranged(seen.headers.get(RANGE).filter(|_| ranges).and_then(|r| r.to_str().ok()), bytes);
         }
         if let Some(repository) = rest.strip_suffix("/tags/list") {
@@ -308,7 +330,8 @@ impl Shared {
 }
 
 fn ranged(range: Option<&str>, bytes: &Bytes) -> Response<Bytes> {
-    let Some((start, end)) = range.and_then(|r| r.strip_prefix("bytes=")).and_then(|r| r.split_once('-')) else {
+    let Some((start, end)) = range.and_then(|r| r.strip_prefix("bytes=")).and_then(|r| r.split_once('-'))
+    else {
         return Response::new(bytes.clone());
     };
     let start: usize = start.parse().unwrap();
@@ -339,14 +362,21 @@ fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>) -> Respon
     if !matches!(fault, Some(Fault::Chunked)) && !parts.headers.contains_key(CONTENT_LENGTH) {
         parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
     }
-    let body = if head { Full::default().map_err(|never| match never {}).boxed_unsync() } else { body(bytes, fault) };
+    let body = if head {
+        Full::default().map_err(|never| match never {}).boxed_unsync()
+    } else {
+        body(bytes, fault)
+    };
     Response::from_parts(parts, body)
 }
 
 fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
     let ok = |bytes: Bytes| Ok::<_, std::io::Error>(Frame::data(bytes));
     let pieces = |bytes: Bytes| -> Vec<Bytes> {
-        (0..bytes.len()).step_by(16 * 1024).map(|at| bytes.slice(at..(at + 16 * 1024).min(bytes.len()))).collect()
+        (0..bytes.len())
+            .step_by(16 * 1024)
+            .map(|at| bytes.slice(at..(at + 16 * 1024).min(bytes.len())))
+            .collect()
     };
     match fault {
         Some(Fault::CloseAfter(count)) => {

@@ -8,6 +8,7 @@ use larder::clock::Clock;
 use larder::config::{Environment, resolve};
 use larder::listener::Listen;
 use larder::shutdown::{self, Trigger};
+use larder::upstream::Proxy;
 use tokio::task::JoinHandle;
 
 use super::client::{self, Reply};
@@ -24,6 +25,11 @@ pub struct Larder {
 impl Larder {
     /// Starts one over `state` with more lines of configuration; `registries` are (host, endpoint).
     pub fn start(state: &Path, registries: &[(&str, String)], more: &str) -> Self {
+        Self::start_behind(state, registries, more, Proxy::default())
+    }
+
+    /// The same behind a proxy, as the environment would name it.
+    pub fn start_behind(state: &Path, registries: &[(&str, String)], more: &str, proxy: Proxy) -> Self {
         let has = |section: &str| more.lines().any(|line| line.trim() == section);
         let sections: String = registries
             .iter()
@@ -39,7 +45,7 @@ impl Larder {
                 format!("{text}\n{section}\n{line}\n")
             };
         }
-        let environment = Environment { state_home: Some(state.to_owned()), ..Environment::default() };
+        let environment = Environment { state_home: Some(state.to_owned()), proxy, ..Environment::default() };
         let settings = resolve(&text, &environment).unwrap_or_else(|m| panic!("{m:?}\n{text}"));
         let app = App::build(settings, Clock::system()).unwrap();
         let tcp = |at: &Listen| match at {
