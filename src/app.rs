@@ -3,7 +3,7 @@
 //! Nothing here decides anything about a pull; this is where the parts are put together, in the order of the layers.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
@@ -22,6 +22,8 @@ use crate::{pull, serve, store, upstream};
 const DESCRIPTORS_RESERVED: u64 = 256;
 /// A client has a connection and, usually, a blob open.
 const DESCRIPTORS_A_CLIENT: u64 = 2;
+/// How long a stop waits for downloads that no client waits for any more.
+const SETTLE_WAIT: Duration = Duration::from_secs(3);
 /// Connections to the admin plane.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 
@@ -141,7 +143,7 @@ impl App {
 
         let mut admin = JoinSet::new();
         let small = Limits { connections_max: ADMIN_CONNECTIONS_MAX, ..self.limits };
-        let quick = Limits { drain_wait: std::time::Duration::from_secs(1), ..small };
+        let quick = Limits { drain_wait: Duration::from_secs(1), ..small };
         let hosts = Hosts::new(&admin_ports, &self.settings.serve.hosts);
         let page = admin::service(sources.clone(), hosts);
         admin.spawn(listener::run(self.admin, page, quick, self.connections.clone(), admin_shutdown.clone()));
@@ -150,6 +152,7 @@ impl App {
             admin.spawn(listener::run(metrics, page, quick, self.connections.clone(), admin_shutdown));
         }
 
+        let puller = self.puller.clone();
         let service =
             serve::service(&self.settings.serve, &data_ports, self.puller, self.labels, self.requests);
         let mut data = JoinSet::new();
@@ -162,6 +165,7 @@ impl App {
         asked.requested().await;
         readiness.set(false);
         data.join_all().await;
+        puller.settle(SETTLE_WAIT).await;
         store_trigger.fire();
         let _ = tending.await;
         admin_trigger.fire();

@@ -63,6 +63,8 @@ pub(super) async fn serve<S>(
     S::Future: Send + 'static,
 {
     let first = tokio::select! {
+        // A client that has spoken already is answered, even during a stop.
+        biased;
         first = tokio::time::timeout(limits.head_wait, socket.speaks_tls()) => first,
         () = shutdown.requested() => return close_gently(socket).await,
     };

@@ -39,6 +39,8 @@ pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// After an accept that failed for want of descriptors or memory; a busy loop would make it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long a listener that closes looks for connections that were made before.
+const LAST_CALL: Duration = Duration::from_millis(50);
 /// Connections over the limit that are being told so at the same time; beyond that they are just closed.
 const TURNED_AWAY_MAX: usize = 64;
 
@@ -143,6 +145,13 @@ where
                 }
             }
         }
+    }
+    // A connection that waits to be accepted when its socket closes is reset; take those in and end them properly.
+    let last_call = tokio::time::Instant::now() + LAST_CALL;
+    while let Ok(Ok(accepted)) = tokio::time::timeout_at(last_call, listener.accept()).await {
+        let (Some(socket), Ok(place)) = (accepted, Arc::clone(&places).try_acquire_owned()) else { continue };
+        let (service, metrics, shutdown) = (service.clone(), metrics.clone(), shutdown.clone());
+        connections.spawn(connection::serve(socket, place, service, limits, metrics, shutdown));
     }
     drop(listener);
     let drained =

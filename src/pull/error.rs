@@ -30,6 +30,9 @@ pub enum Error {
         /// What came.
         actual: Digest,
     },
+    /// More downloads are under way than this daemon takes on at once.
+    #[error("too many downloads at once")]
+    Busy,
     /// Whoever did the work died before it was done; a defect of ours or a shutdown.
     #[error("the download was abandoned")]
     Abandoned,
@@ -68,7 +71,7 @@ impl Error {
             )
             | Self::Document { .. }
             | Self::Mismatch { .. } => Fault::Invalid,
-            Self::Store(_) | Self::Abandoned => Fault::Ours,
+            Self::Store(_) | Self::Abandoned | Self::Busy => Fault::Ours,
         }
     }
 
@@ -79,6 +82,7 @@ impl Error {
             Self::Store(error) => error.reason(),
             Self::Document { .. } => "manifest_invalid",
             Self::Mismatch { .. } => "digest_mismatch",
+            Self::Busy => "too_many_downloads",
             Self::Abandoned => "abandoned",
         }
     }

@@ -16,8 +16,9 @@ mod manifests;
 pub mod metrics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use error::{Error, Fault};
 pub use follow::BlobBody;
@@ -28,13 +29,17 @@ use crate::reference::{Digest, Reference, Repository, Tag};
 use crate::store::Store;
 use crate::upstream::{self, Listing, Page, Upstream};
 use authorise::Confirmations;
-use flight::{Boarding, Flights, Progress};
+use flight::{Boarding, Flights, Lead, Progress};
 use freshness::Said;
 use manifests::Fetched;
 use metrics::Metrics;
 
 /// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
 const ATTEMPTS_MAX: usize = 3;
+
+/// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
+/// store.
+const FILLS_MAX: usize = 256;
 
 /// How an answer was come by; also a label value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,7 @@ struct Inner {
     store: Store,
     upstream: Upstream,
     flights: Flights,
+    fills: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     resolutions: Coalesce<(Repository, Tag), Said>,
     manifests: Coalesce<(Repository, Reference), Result<Fetched, Error>>,
@@ -99,6 +105,7 @@ impl Puller {
             store,
             upstream,
             flights: Flights::new(metrics.flights.clone()),
+            fills: Arc::new(Semaphore::new(FILLS_MAX)),
             metrics: Arc::new(metrics),
             resolutions: Coalesce::default(),
             manifests: Coalesce::default(),
@@ -132,10 +139,7 @@ impl Puller {
                     if let Some(answer) = self.blob_in_store(repository, digest).await? {
                         return Ok(answer);
                     }
-                    let progress = lead.flight().follow();
-                    let (store, upstream) = (self.0.store.clone(), self.0.upstream.clone());
-                    tokio::spawn(fill::fill(lead, store, upstream, Arc::clone(&self.0.metrics)));
-                    (Source::Fill, progress)
+                    (Source::Fill, self.lead(lead)?)
                 }
                 Boarding::Join(flight) => {
                     let progress = flight.follow();
@@ -206,6 +210,27 @@ impl Puller {
         };
         let size = Some(blob.size());
         Ok(Some(BlobAnswer { size, body: BlobBody::committed(blob, store.clone()), source }))
+    }
+
+    /// Starts the download of a flight.
+    fn lead(&self, lead: Lead) -> Result<watch::Receiver<Progress>, Error> {
+        let Ok(place) = Arc::clone(&self.0.fills).try_acquire_owned() else { return Err(Error::Busy) };
+        let progress = lead.flight().follow();
+        let (store, upstream, metrics) =
+            (self.0.store.clone(), self.0.upstream.clone(), Arc::clone(&self.0.metrics));
+        tokio::spawn(async move {
+            fill::fill(lead, store, upstream, metrics).await;
+            drop(place);
+        });
+        Ok(progress)
+    }
+
+    /// Waits until no download is under way, but no longer than `wait`: what has been received is worth keeping.
+    pub async fn settle(&self, wait: Duration) {
+        let no_more = self.0.fills.acquire_many(FILLS_MAX as u32);
+        if tokio::time::timeout(wait, no_more).await.is_err() {
+            tracing::info!(downloads = self.flights(), "ending with downloads under way");
+        }
     }
 
     async fn confirm(&self, repository: &Repository, digest: Digest) -> Result<(), Error> {

@@ -9,8 +9,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use super::metrics::Metrics;
 use super::observe::{self, Watch};
 use super::range::{Part, part};
-use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, Refusal, Told, Wanted, content};
-use super::route::{self, Named, Route};
+use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, Refusal, Told, content};
+use super::route::{self, Named, Route, Thing};
 use crate::listener::{Body, Hosts};
 use crate::metrics::RegistryLabels;
 use crate::pull::{self, Fault, ManifestAnswer, Puller, Source};
@@ -33,6 +33,7 @@ pub(super) struct Handler {
 struct Asked<'a> {
     method: Method,
     headers: HeaderMap,
+    repository: Repository,
     named: Named,
     since: Instant,
     handler: &'a Handler,
@@ -55,24 +56,26 @@ impl Handler {
             Err(error) => return self.refuse("other", None, "bad_request", &Refusal::of_route(&error), None),
         };
         let (parts, _) = request.into_parts();
-        let asked = Asked { method: parts.method, headers: parts.headers, named, since, handler: self };
-        match &route {
+        let (repository, thing) = match route {
             Route::Ping => return ping(challenge),
-            Route::Token => return self.token(&asked.headers),
-            _ => {}
-        }
-        let (name, wanted, registry) = described(&route);
-        match asked.answer(&route).await {
+            Route::Token => return self.token(&parts.headers),
+            Route::Content(repository, thing) => (repository, thing),
+        };
+        let asked =
+            Asked { method: parts.method, headers: parts.headers, repository, named, since, handler: self };
+        let (name, registry) = (thing.label(), asked.repository.registry());
+        match asked.answer(&thing).await {
             Ok((response, source)) => {
-                self.count(name, registry, source.label());
+                self.count(name, Some(registry), source.label());
                 response
             }
             Err(error) => {
-                let refusal = Refusal::of_fault(error.fault(), told, wanted, error.to_string());
+                let refusal = Refusal::of_fault(error.fault(), told, &thing, error.to_string());
                 let outcome = if is_a_no(error.fault()) { "declined" } else { "failed" };
-                tracing::info!(route = name, registry = registry.map(Registry::as_str), status = refusal.status.as_u16(), %error, "not served");
+                let status = refusal.status.as_u16();
+                tracing::info!(route = name, %registry, status, %error, "not served");
                 self.metrics.errors.with_label_values(&[error.reason()]).inc();
-                self.refuse(name, registry, outcome, &refusal, challenge)
+                self.refuse(name, Some(registry), outcome, &refusal, challenge)
             }
         }
     }
@@ -110,17 +113,6 @@ impl Handler {
     }
 }
 
-/// The label of a route, what its error codes speak of, and its registry.
-fn described(route: &Route) -> (&'static str, Wanted, Option<&Registry>) {
-    match route {
-        Route::Manifest(repository, _) => ("manifest", Wanted::Manifest, Some(repository.registry())),
-        Route::Blob(repository, _) => ("blob", Wanted::Blob, Some(repository.registry())),
-        Route::Tags(repository, _) => ("tags", Wanted::List, Some(repository.registry())),
-        Route::Referrers(repository, ..) => ("referrers", Wanted::List, Some(repository.registry())),
-        Route::Ping | Route::Token => ("other", Wanted::List, None),
-    }
-}
-
 fn is_a_no(fault: Fault) -> bool {
     matches!(fault, Fault::Declined | Fault::Refused(_) | Fault::NotFound)
 }
@@ -153,18 +145,14 @@ impl Asked<'_> {
         self.headers.get(RANGE).and_then(|range| range.to_str().ok())
     }
 
-    async fn answer(&self, route: &Route) -> Answered {
-        match route {
-            Route::Manifest(repository, reference) => self.manifest(repository, reference).await,
-            Route::Blob(repository, digest) => self.blob(repository, *digest).await,
-            Route::Tags(repository, query) => {
-                self.list("tags/list", repository, Listing::Tags, query.clone()).await
+    async fn answer(&self, thing: &Thing) -> Answered {
+        match thing {
+            Thing::Manifest(reference) => self.manifest(reference).await,
+            Thing::Blob(digest) => self.blob(*digest).await,
+            Thing::Tags(query) => self.list("tags/list", Listing::Tags, query.clone()).await,
+            Thing::Referrers(digest, query) => {
+                self.list(&format!("referrers/{digest}"), Listing::Referrers(*digest), query.clone()).await
             }
-            Route::Referrers(repository, digest, query) => {
-                let path = format!("referrers/{digest}");
-                self.list(&path, repository, Listing::Referrers(*digest), query.clone()).await
-            }
-            Route::Ping | Route::Token => Ok((Response::new(respond::empty()), Source::Hit)),
         }
     }
 
@@ -172,7 +160,8 @@ impl Asked<'_> {
         Watch::new(Arc::clone(&self.handler.metrics), route, source, self.since)
     }
 
-    async fn manifest(&self, repository: &Repository, reference: &Reference) -> Answered {
+    async fn manifest(&self, reference: &Reference) -> Answered {
+        let repository = &self.repository;
         let answer = self.handler.puller.manifest(repository, reference).await?;
         let ManifestAnswer { digest, media_type, bytes, source, stale } = answer;
         let size = bytes.len() as u64;
@@ -195,8 +184,9 @@ impl Asked<'_> {
         Ok((response, source))
     }
 
-    async fn blob(&self, repository: &Repository, digest: Digest) -> Answered {
-        let (puller, registry) = (&self.handler.puller, repository.registry());
+    async fn blob(&self, digest: Digest) -> Answered {
+        let (puller, repository) = (&self.handler.puller, &self.repository);
+        let registry = repository.registry();
         if self.method == Method::HEAD {
             let (size, source) = puller.blob_size(repository, digest).await?;
             return Ok((content(MediaType::OCTET_STREAM, digest, registry, size, Part::Whole), source));
@@ -215,13 +205,8 @@ impl Asked<'_> {
     }
 
     /// A list as upstream gave it; the link to its next page leads to us, in the way that the client named us.
-    async fn list(
-        &self,
-        path: &str,
-        repository: &Repository,
-        listing: Listing,
-        query: Option<String>,
-    ) -> Answered {
+    async fn list(&self, path: &str, listing: Listing, query: Option<String>) -> Answered {
+        let repository = &self.repository;
         let page = self.handler.puller.list(repository, &listing, query).await?;
         let mut response = respond::json(StatusCode::OK, Vec::new());
         let headers = response.headers_mut();

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use serde::Serialize;
 
 use super::range::Part;
-use super::route::RouteError;
+use super::route::{RouteError, Thing};
 use crate::listener::{Body, HostError};
 use crate::pull::Fault;
 use crate::reference::{Digest, Registry};
@@ -36,17 +36,6 @@ pub enum Told {
     Mirror,
     /// A client that has nobody else, or wants the truth (`X-Larder-Mode: strict`).
     Directly,
-}
-
-/// What was not there, for the error code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// A manifest.
-    Manifest,
-    /// A blob.
-    Blob,
-    /// A list.
-    List,
 }
 
 /// A response that is an error.
@@ -76,15 +65,15 @@ pub fn status_of(fault: Fault, told: Told) -> StatusCode {
 
 impl Refusal {
     /// For a pull that failed.
-    pub fn of_fault(fault: Fault, told: Told, wanted: Wanted, message: String) -> Self {
+    pub fn of_fault(fault: Fault, told: Told, thing: &Thing, message: String) -> Self {
         let status = status_of(fault, told);
-        let code = match (status, wanted) {
+        let code = match (status, thing) {
             (StatusCode::UNAUTHORIZED, _) => "UNAUTHORIZED",
             (StatusCode::FORBIDDEN, _) => "DENIED",
-            (StatusCode::NOT_FOUND, Wanted::Manifest) => "MANIFEST_UNKNOWN",
-            (StatusCode::NOT_FOUND, Wanted::Blob) => "BLOB_UNKNOWN",
-            (StatusCode::NOT_FOUND, Wanted::List) => "NAME_UNKNOWN",
-            (StatusCode::BAD_GATEWAY, Wanted::Manifest) => "MANIFEST_INVALID",
+            (StatusCode::NOT_FOUND, Thing::Manifest(_)) => "MANIFEST_UNKNOWN",
+            (StatusCode::NOT_FOUND, Thing::Blob(_)) => "BLOB_UNKNOWN",
+            (StatusCode::NOT_FOUND, _) => "NAME_UNKNOWN",
+            (StatusCode::BAD_GATEWAY, Thing::Manifest(_)) => "MANIFEST_INVALID",
             _ => "UNAVAILABLE",
         };
         Self { status, code, message, close: false }

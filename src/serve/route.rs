@@ -7,7 +7,7 @@
 use http::{Method, Uri};
 use url::form_urlencoded;
 
-use crate::reference::{Digest, DigestError, NameError, Reference, Registry, Repository};
+use crate::reference::{Digest, DigestError, ImageError, NameError, Reference, Registry, Repository};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,14 +16,33 @@ pub enum Route {
     Ping,
     /// `GET /token`.
     Token,
-    /// `/v2/<name>/manifests/<reference>`.
-    Manifest(Repository, Reference),
-    /// `/v2/<name>/blobs/<digest>`.
-    Blob(Repository, Digest),
-    /// `/v2/<name>/tags/list`, with what of its query is handed on.
-    Tags(Repository, Option<String>),
-    /// `/v2/<name>/referrers/<digest>`, likewise.
-    Referrers(Repository, Digest, Option<String>),
+    /// `/v2/<name>/...`.
+    Content(Repository, Thing),
+}
+
+/// What is asked of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Thing {
+    /// `manifests/<reference>`.
+    Manifest(Reference),
+    /// `blobs/<digest>`.
+    Blob(Digest),
+    /// `tags/list`, with what of its query is handed on.
+    Tags(Option<String>),
+    /// `referrers/<digest>`, likewise.
+    Referrers(Digest, Option<String>),
+}
+
+impl Thing {
+    /// The value of the `route` label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Manifest(_) => "manifest",
+            Self::Blob(_) => "blob",
+            Self::Tags(_) => "tags",
+            Self::Referrers(..) => "referrers",
+        }
+    }
 }
 
 /// How the request named its registry; links back to us must do the same.
@@ -92,31 +111,27 @@ pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, N
     }
     let segments: Vec<&str> = path.strip_prefix("/v2/").ok_or(RouteError::Unknown)?.split('/').collect();
     let namespace = namespace(uri)?;
-    let repository = |name: &[&str]| repository(name, namespace.as_ref(), default);
-    match segments.as_slice() {
-        [name @ .., "tags", "list"] if !name.is_empty() => {
-            let (repository, named) = repository(name)?;
-            Ok((Route::Tags(repository, list_query(uri, &["n", "last"])?), named))
+    let (name, thing) = match segments.as_slice() {
+        [name @ .., "tags", "list"] => (name, Thing::Tags(list_query(uri, &["n", "last"])?)),
+        [name @ .., "manifests", reference] => (name, Thing::Manifest(manifest_reference(reference)?)),
+        [name @ .., "blobs", digest] => (name, Thing::Blob(digest.parse()?)),
+        [name @ .., "referrers", digest] => {
+            (name, Thing::Referrers(digest.parse()?, list_query(uri, &["artifactType", "n", "last"])?))
         }
-        [name @ .., "manifests", reference] if !name.is_empty() => {
-            let (repository, named) = repository(name)?;
-            let reference = reference.parse().map_err(|e: crate::reference::ImageError| match e {
-                crate::reference::ImageError::Digest(digest) => RouteError::Digest(digest),
-                other => RouteError::Reference(other.to_string()),
-            })?;
-            Ok((Route::Manifest(repository, reference), named))
-        }
-        [name @ .., "blobs", digest] if !name.is_empty() => {
-            let (repository, named) = repository(name)?;
-            Ok((Route::Blob(repository, digest.parse()?), named))
-        }
-        [name @ .., "referrers", digest] if !name.is_empty() => {
-            let (repository, named) = repository(name)?;
-            let query = list_query(uri, &["artifactType", "n", "last"])?;
-            Ok((Route::Referrers(repository, digest.parse()?, query), named))
-        }
-        _ => Err(RouteError::Unknown),
+        _ => return Err(RouteError::Unknown),
+    };
+    if name.is_empty() {
+        return Err(RouteError::Unknown);
     }
+    let (repository, named) = repository(name, namespace.as_ref(), default)?;
+    Ok((Route::Content(repository, thing), named))
+}
+
+fn manifest_reference(text: &str) -> Result<Reference, RouteError> {
+    text.parse().map_err(|error: ImageError| match error {
+        ImageError::Digest(error) => RouteError::Digest(error),
+        other => RouteError::Reference(other.to_string()),
+    })
 }
 
 fn pairs(uri: &Uri) -> form_urlencoded::Parse<'_> {
@@ -179,10 +194,14 @@ mod tests {
 
     fn repository_of(uri: &str) -> (String, Named) {
         match get(uri).unwrap() {
-            (
-                Route::Manifest(r, _) | Route::Blob(r, _) | Route::Tags(r, _) | Route::Referrers(r, ..),
-                named,
-            ) => (r.to_string(), named),
+            (Route::Content(repository, _), named) => (repository.to_string(), named),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn thing(uri: &str) -> Thing {
+        match get(uri).unwrap().0 {
+            Route::Content(_, thing) => thing,
             other => panic!("{other:?}"),
         }
     }
@@ -214,11 +233,11 @@ mod tests {
     fn each_endpoint_is_known() {
         assert_eq!(get("/v2/").unwrap().0, Route::Ping);
         assert_eq!(get("/token?service=x").unwrap().0, Route::Token);
-        assert!(matches!(get(&format!("/v2/a/blobs/sha256:{HEX}")).unwrap().0, Route::Blob(..)));
-        let (route, _) = get(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=a/b&evil=1")).unwrap();
-        assert!(matches!(route, Route::Referrers(_, _, Some(query)) if query == "artifactType=a%2Fb"));
-        let (route, _) = get("/v2/a/tags/list?n=5&last=x%26y&ns=reg.test").unwrap();
-        assert!(matches!(route, Route::Tags(_, Some(query)) if query == "n=5&last=x%26y"));
+        assert!(matches!(thing(&format!("/v2/a/blobs/sha256:{HEX}")), Thing::Blob(_)));
+        let referrers = thing(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=a/b&evil=1"));
+        assert!(matches!(referrers, Thing::Referrers(_, Some(query)) if query == "artifactType=a%2Fb"));
+        let tags = thing("/v2/a/tags/list?n=5&last=x%26y&ns=reg.test");
+        assert!(matches!(tags, Thing::Tags(Some(query)) if query == "n=5&last=x%26y"));
     }
 
     #[test]

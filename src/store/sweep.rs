@@ -5,7 +5,7 @@
 //! else.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::Error;
@@ -19,7 +19,9 @@ pub(super) struct Lock(#[allow(dead_code, reason = "held, not read: the lock end
 
 /// Prepares the tree under `layout` and locks it.
 pub(super) fn take_possession(layout: &Layout) -> Result<Lock, Error> {
-    fs::create_dir_all(layout.root()).map_err(Error::io("make folder", layout.root()))?;
+    // What is cached may be private: nobody else on the node reads it around us.
+    let root = fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root());
+    root.map_err(Error::io("make folder", layout.root()))?;
     let lock = lock(layout)?;
     check_format(layout)?;
     empty(&layout.ingest())?;

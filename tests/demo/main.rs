@@ -102,15 +102,20 @@ fn start_daemon(folder: &Path, registry: &FakeRegistry) -> (Child, SocketAddr) {
         registry.url()
     );
     std::fs::write(&config, text).unwrap();
-    let mut daemon = Command::new(program());
-    let child = daemon.args(["serve", "--config"]).arg(&config).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = Command::new(program())
+        .args(["serve", "--config"])
+        .arg(&config)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     for _ in 0..500 {
         if std::net::TcpStream::connect(data).is_ok() {
             return (child, data);
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("the daemon did not start");
+    child.kill().unwrap();
+    panic!("the daemon did not start: {:?}", child.wait());
 }
 
 /// The daemon that cargo built beside this example.

@@ -233,3 +233,25 @@ async fn a_damaged_blob_never_arrives_whole_and_the_next_pull_heals_it() {
     assert!(healed.complete && healed.body == bytes);
     assert_eq!(larder.metric("larder_store_quarantined_total").await, 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_stalled_downloads_leave_the_daemon_answering() {
+    let scene = scene().await;
+    let (bytes, warm) = scene.blob(200_000);
+    assert_eq!(scene.larder.get(&warm).await.body, bytes);
+    scene.registry.wrong_at("/blobs/", Fault::StallAfter(1));
+    let address = scene.larder.address;
+    let asked: Vec<_> = (0..300)
+        .map(|n| {
+            let (_, path) = scene.blob(300_000 + n);
+            tokio::spawn(async move { client::open(address, Method::GET, &path, &[]).await })
+        })
+        .collect();
+    let mut held = Vec::new();
+    for asked in asked {
+        held.push(asked.await.unwrap());
+    }
+    let turned_away = held.iter().filter(|r| r.status() == StatusCode::SERVICE_UNAVAILABLE).count();
+    assert_eq!(turned_away, 300 - 256, "the rest is told so at once");
+    assert_eq!(scene.larder.get(&warm).await.body, bytes, "and what is here is served all the same");
+}
