@@ -1,0 +1,110 @@
+//! Waits of a listener, on a clock that stands still until nothing else is to be done.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tower::util::service_fn;
+
+use super::*;
+use crate::shutdown;
+
+const REQUEST: &[u8] = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n";
+
+struct World {
+    folder: tempfile::TempDir,
+    trigger: shutdown::Trigger,
+}
+
+impl World {
+    /// A listener whose service answers `/small` with two bytes and everything else without end.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (trigger, shutdown) = shutdown::channel();
+        let listener = Listener::bind(&Listen::Unix(folder.path().join("s"))).unwrap();
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let body: Body = if request.uri().path() == "/small" {
+                Full::from("ok").map_err(|never| match never {}).boxed_unsync()
+            } else {
+                let piece = || Ok::<_, BodyError>(Frame::data(Bytes::from_static(&[0; 64 * 1024])));
+                StreamBody::new(stream::repeat_with(piece)).boxed_unsync()
+            };
+            Ok(Response::new(body))
+        });
+        tokio::spawn(run(listener, service, Limits::default(), metrics, shutdown));
+        Self { folder, trigger }
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.folder.path().join("s")).await.unwrap()
+    }
+}
+
+/// Reads to the end and says how long after `since` that was.
+async fn closed_after(stream: &mut UnixStream, since: Instant) -> Duration {
+    let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
+    since.elapsed()
+}
+
+fn about(found: Duration, expected: Duration) {
+    assert!(found >= expected && found < expected + Duration::from_secs(5), "{found:?} and not {expected:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_and_a_dribbled_one_are_cut_off() {
+    let world = World::new();
+    let start = Instant::now();
+    let mut half = world.connect().await;
+    half.write_all(b"GET / HT").await.unwrap();
+    about(closed_after(&mut half, start).await, Limits::default().head_wait);
+
+    let start = Instant::now();
+    let (mut reading, mut writing) = world.connect().await.into_split();
+    let dribble = tokio::spawn(async move {
+        for byte in REQUEST.iter().cycle() {
+            if writing.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    reading.read_to_end(&mut answer).await.unwrap_or_default();
+    about(start.elapsed(), Limits::default().head_wait);
+    assert!(answer.is_empty(), "a byte a second does not buy more time");
+    dribble.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_may_idle_longer_than_a_head_may_take() {
+    let world = World::new();
+    let mut stream = world.connect().await;
+    for _ in 0..3 {
+        stream.write_all(REQUEST).await.unwrap();
+        let mut answer = [0; 512];
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK"));
+        tokio::time::sleep(Limits::default().idle_wait - Duration::from_secs(10)).await;
+    }
+    stream.write_all(REQUEST).await.unwrap();
+    let _ = stream.read(&mut [0; 512]).await.unwrap();
+    let start = Instant::now();
+    about(closed_after(&mut stream, start).await, Limits::default().idle_wait);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_reading_is_let_go() {
+    let world = World::new();
+    let mut stream = world.connect().await;
+    stream.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Limits::default().write_wait + Duration::from_secs(10)).await;
+    let left = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap_or_default();
+    assert!(left < 4 * 1024 * 1024, "what was under way, and no more: {left} bytes");
+    drop(world.trigger);
+}

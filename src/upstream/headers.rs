@@ -1,0 +1,62 @@
+//! Reading the headers of answers, which may say anything.
+
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+
+/// A header as text.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// `Content-Length`.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    header(headers, CONTENT_LENGTH.as_str())?.parse().ok()
+}
+
+/// The total that `Content-Range` names.
+pub(super) fn total_of(headers: &HeaderMap) -> Option<u64> {
+    header(headers, CONTENT_RANGE.as_str()).and_then(parse_content_range)?.1
+}
+
+/// `bytes 5-9/10` or `bytes 5-9/*`: the first byte and the total.
+pub(super) fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, end) = range.split_once('-')?;
+    let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
+    let total: Option<u64> = if total == "*" { None } else { Some(total.parse().ok()?) };
+    (start <= end && total.is_none_or(|total| end < total)).then_some((start, total))
+}
+
+/// The query of `<...?query>; rel="next"` (RFC 8288); the rest of the URL is ours to write.
+pub(super) fn next_query(link: &str) -> Option<String> {
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    if !parameters.replace('"', "").to_ascii_lowercase().contains("rel=next") {
+        return None;
+    }
+    target.split_once('?').map(|(_, query)| query.split('#').next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_that_contradict_themselves_are_not_believed() {
+        assert_eq!(parse_content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, None)));
+        for bad in
+            ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "5-9/10", "bytes -5-9/10"]
+        {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_is_found_in_any_link() {
+        assert_eq!(next_query(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#).as_deref(), Some("n=2&last=b"));
+        assert_eq!(next_query("<https://x/y?last=b>;rel=next").as_deref(), Some("last=b"));
+        for other in ["", "</x?y>", r#"</x?y>; rel="prev""#, "</x>; rel=next", "x"] {
+            assert_eq!(next_query(other), None, "{other}");
+        }
+    }
+}
