@@ -192,3 +192,17 @@ impl Write for Stream {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_strangers_name_that_leads_into_the_node_leads_nowhere() {
+        let localhost: Name = "localhost".parse().unwrap();
+        let refused = Resolver(Trust::Stranger).call(localhost.clone()).await.unwrap_err();
+        assert!(refused.downcast_ref::<AddressRefused>().is_some(), "{refused}");
+        let permitted = Resolver(Trust::Operator).call(localhost).await.unwrap();
+        assert!(permitted.count() > 0);
+    }
+}

@@ -12,7 +12,7 @@ struct Scene {
     victim: FakeRegistry,
     evil: FakeRegistry,
     larder: Larder,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 async fn scene() -> Scene {
@@ -20,7 +20,7 @@ async fn scene() -> Scene {
         (FakeRegistry::start().await, FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let registries = [("victim.test", victim.url()), ("evil.test", evil.url())];
     let larder = Larder::start(folder.path(), &registries, "");
-    Scene { victim, evil, larder, _folder: folder }
+    Scene { victim, evil, larder, folder }
 }
 
 impl Scene {
@@ -147,5 +147,25 @@ async fn equal_names_on_two_registries_are_two_images() {
     for _ in 0..20 {
         assert_eq!(scene.get("victim.test", "manifests/v1").await.body, one.index_bytes);
         assert_eq!(scene.get("evil.test", "manifests/v1").await.body, other.index_bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_membership_of_bytes_that_the_registry_never_delivered_is_worth_nothing() {
+    let scene = scene().await;
+    let image = image::push(&scene.victim, "team/app", "v1", 1_000);
+    let manifest = format!("manifests/{}", image.index);
+    let layer = format!("blobs/{}", image.platforms[0].layers[0]);
+    for what in [&manifest, &layer] {
+        assert_eq!(scene.get("victim.test", what).await.status, StatusCode::OK);
+    }
+    scene.larder.settled().await;
+    // As if both had been copied here by hand, or a registry's record of what it sent had been lost.
+    let received = scene.folder.path().join("larder/store/refs/victim.test/_received");
+    std::fs::remove_dir_all(received).unwrap();
+    scene.victim.forget_seen();
+    for what in [&manifest, &layer] {
+        assert_eq!(scene.get("victim.test", what).await.status, StatusCode::OK);
+        assert_eq!(scene.victim.count(Method::GET, what), 1, "{what} has to be delivered again");
     }
 }

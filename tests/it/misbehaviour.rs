@@ -134,13 +134,16 @@ async fn a_resume_that_is_answered_with_another_range_or_size_is_not_spliced_in(
         [("bytes 0-9/1000000", 10), ("bytes 300000-300009/2000000", 10), ("nonsense", 10)]
     {
         scene.registry.behave();
-        let (_, path) = scene.blob(1_000_000);
+        let (bytes, path) = scene.blob(1_000_000);
         let headers = vec![("content-range", content_range.to_owned())];
         let lie = Fault::Answer(206, headers, Bytes::from(noise(body, 3)));
         scene.registry.wrong(move |seen| seen.headers.contains_key("range").then(|| lie.clone()));
         scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
+        scene.registry.forget_seen();
         let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
         assert!(!reply.complete, "{content_range}");
+        assert!(bytes.starts_with(&reply.body), "{content_range}: not one byte of it is handed on");
+        assert_eq!(scene.registry.seen().len(), 2, "{content_range}: one that lies is not asked for more");
         assert_eq!(scene.blobs_stored(), 0);
     }
 }
@@ -193,7 +196,8 @@ async fn manifests_that_lie_are_refused_and_not_kept() {
     let ambiguous = [&ambiguous[..], br#","layers":[]}"#].concat();
     let (index, typed) = (image.index_bytes.clone(), |t: &str| vec![("content-type", t.to_owned())]);
     for (what, fault) in [
-        ("another document", Fault::Answer(200, typed(MediaType::OCI_INDEX), Bytes::from_static(b"{}"))),
+        ("no document", Fault::Answer(200, typed(MediaType::OCI_INDEX), Bytes::from_static(b"{}"))),
+        ("another sound document", Fault::Answer(200, typed(MediaType::OCI_INDEX), index.clone())),
         ("html", Fault::Answer(200, typed("text/html"), Bytes::from_static(b"<html>sign in</html>"))),
         (
             "too large",
