@@ -2,6 +2,9 @@
 //!
 //! Nothing here decides anything about a pull; this is where the parts are put together, in the order of the layers.
 
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::admin::{self, Readiness, Sources, Status, StoreStatus};
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::credentials::{Keychain, KeychainError, Keys, KeysError};
 use crate::listener::{self, Hosts, Limits, Listen, ListenError, Listener};
 use crate::metrics::{MetricsError, Registry, RegistryLabels};
 use crate::pull::Puller;
@@ -42,6 +46,12 @@ pub enum Error {
     /// An address that was bound and cannot be told.
     #[error("a bound socket has no address: {0}")]
     Address(#[from] std::io::Error),
+    /// The node's keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The node's credentials.
+    #[error(transparent)]
+    Keychain(#[from] KeychainError),
     /// A metric registered twice: a defect of ours.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -58,6 +68,7 @@ pub struct App {
     connections: listener::Metrics,
     data: Vec<Listener>,
     admin: Listener,
+    control: Listener,
     metrics: Option<Listener>,
     limits: Limits,
 }
@@ -73,14 +84,21 @@ impl App {
             settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
         ));
         // Addresses first: a second daemon should fail on what the operator sees first.
-        let data = settings.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let mut data = settings.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        if let Some(uids) = &settings.uids {
+            data.iter_mut().for_each(|listener| listener.admit_only(uids));
+        }
         let admin = Listener::bind(&Listen::Tcp(settings.admin.listen))?;
         let metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
         let store_metrics = Arc::new(store::metrics::Metrics::register(&registry)?);
         let store = Store::open(&settings.store, clock, store_metrics)?;
+        let control = control_socket(&settings.admin.socket)?;
         let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
-        let upstream = Upstream::new(settings.upstream.clone(), upstream_metrics, Arc::clone(&labels))?;
-        let puller = Puller::new(store.clone(), upstream, pull::metrics::Metrics::register(&registry)?);
+        let keychain = Keychain::build(&settings.credentials, Arc::new(Keys::open(&settings.keys)?))?;
+        let (anonymous, upstream) = (keychain.anonymous(), settings.upstream.clone());
+        let upstream = Upstream::new(upstream, anonymous, upstream_metrics, Arc::clone(&labels))?;
+        let pull_metrics = pull::metrics::Metrics::register(&registry)?;
+        let puller = Puller::new(settings.pull.clone(), store.clone(), upstream, keychain, pull_metrics);
         let requests = Arc::new(serve::metrics::Metrics::register(&registry)?);
         let connections = listener::Metrics::register(&registry)?;
         let limits = within_descriptors(settings.limits, raise_descriptor_limit());
@@ -94,6 +112,7 @@ impl App {
             connections,
             data,
             admin,
+            control,
             metrics,
             limits,
         })
@@ -113,6 +132,16 @@ impl App {
     /// The operating system does not say.
     pub fn admin_address(&self) -> Result<Listen, Error> {
         Ok(self.admin.address()?)
+    }
+
+    /// The docker configs in use. Blocks for a moment.
+    pub fn credential_files(&self) -> Vec<PathBuf> {
+        self.puller.keychain().files_in_use()
+    }
+
+    /// Whether kubelet's credential providers are configured.
+    pub fn has_providers(&self) -> bool {
+        self.settings.credentials.providers.is_some()
     }
 
     /// What is measured.
@@ -138,6 +167,7 @@ impl App {
         let tending = tokio::spawn(self.store.clone().tend(store_shutdown));
         // So is the admin plane: probes and metrics answer while the data plane drains.
         let (admin_trigger, admin_shutdown) = shutdown::channel();
+        let control_shutdown = admin_shutdown.clone();
         let readiness = Readiness::default();
         let sources = self.sources(&readiness);
 
@@ -152,9 +182,13 @@ impl App {
             admin.spawn(listener::run(metrics, page, quick, self.connections.clone(), admin_shutdown));
         }
 
+        let commands = admin::control::service(self.puller.clone());
+        admin.spawn(listener::run(self.control, commands, quick, self.connections.clone(), control_shutdown));
+
         let puller = self.puller.clone();
+        let clock = self.store.clock().clone();
         let service =
-            serve::service(&self.settings.serve, &data_ports, self.puller, self.labels, self.requests);
+            serve::service(&self.settings.serve, &data_ports, self.puller, clock, self.labels, self.requests);
         let mut data = JoinSet::new();
         for listener in self.data {
             let metrics = self.connections.clone();
@@ -189,6 +223,19 @@ impl App {
         });
         Sources { metrics: self.registry.clone(), readiness: readiness.clone(), status }
     }
+}
+
+/// A socket that only our own user can open, in a folder that is made if it is missing.
+fn control_socket(path: &Path) -> Result<Listener, Error> {
+    let at = Listen::Unix(path.to_owned());
+    let failed = |source| ListenError { at: at.clone(), source };
+    if let Some(folder) = path.parent() {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(failed)?;
+    }
+    let listener = Listener::bind(&at)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
 }
 
 fn ports(addresses: &[Listen]) -> Vec<u16> {

@@ -15,6 +15,11 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
+    /// For the standard library.
+    pub fn to_system_time(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0)
+    }
+
     /// How long before `now` this was; zero if the clock was set back since.
     pub fn age_at(self, now: Self) -> Duration {
         Duration::from_secs(now.0.saturating_sub(self.0))

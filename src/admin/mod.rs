@@ -1,10 +1,13 @@
-//! The admin plane: metrics, probes and numbers, on an address of its own.
+//! The admin plane: metrics, probes and numbers, on an address of its own; commands, on a socket of their own.
 //!
-//! Promises: readiness depends on no upstream; nothing here names a repository. Deliberately not here: anything that
-//! changes something.
+//! Promises: readiness depends on no upstream; what is on the address names no repository and changes nothing. What
+//! does is on the [`control`] socket, which only the owner of the daemon can open.
+
+pub mod control;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,19 +22,18 @@ use tower::util::{BoxCloneSyncService, service_fn};
 use crate::listener::{Body, Hosts};
 use crate::metrics::Registry;
 
+/// Where the admin plane listens by default.
+pub const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 5051);
+
 /// Where the admin plane listens.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Everything.
+    /// Everything that names no repository and changes nothing.
     pub listen: SocketAddr,
     /// `/metrics` alone, for a Prometheus elsewhere in the cluster.
     pub metrics_listen: Option<SocketAddr>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 5051).into(), metrics_listen: None }
-    }
+    /// The control socket, for the owner of the daemon alone.
+    pub socket: PathBuf,
 }
 
 /// Whether the daemon takes requests. Clones share the answer.

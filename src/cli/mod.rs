@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod config;
+mod credentials;
+mod revoke;
 mod serve;
 
 use std::path::PathBuf;
@@ -28,6 +30,10 @@ struct Arguments {
 enum Command {
     /// Run the daemon
     Serve,
+    /// Show which credentials match an image, in the order in which they are tried; never the secrets
+    Credentials(credentials::Arguments),
+    /// End the rights to a repository: whoever asks next is checked upstream
+    Revoke(revoke::Arguments),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -55,6 +61,8 @@ pub fn run() -> ExitCode {
     let file = arguments.config.as_deref();
     let done = match arguments.command {
         Command::Serve => serve::run(file, &environment),
+        Command::Credentials(arguments) => credentials::run(&arguments, file, &environment),
+        Command::Revoke(arguments) => revoke::run(&arguments, file, &environment),
         Command::Config(command) => config::run(&command, file, &environment),
     };
     match done {
@@ -62,6 +70,13 @@ pub fn run() -> ExitCode {
         Err(Failure::Failed(why)) => complain(&why, 1),
         Err(Failure::Usage(why)) => complain(&why, 2),
     }
+}
+
+/// Runs something short to its end.
+fn run_async<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    Ok(runtime.block_on(work))
 }
 
 #[allow(clippy::print_stderr, reason = "the last word of a command that failed")]

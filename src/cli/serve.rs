@@ -1,6 +1,6 @@
 //! `larder serve`: the daemon, in sentences.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -9,13 +9,15 @@ use super::Failure;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{self, Environment, LogConfig, LogFormat, Settings};
+use crate::credentials::NodeFiles;
 use crate::listener::Listen;
-use crate::{credentials, shutdown};
+use crate::shutdown;
 
 pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let (settings, path) =
         config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
     start_log(&settings.log);
+    keep_out_of_cores();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
     let done = runtime.block_on(serve(settings, path.as_deref()));
@@ -29,7 +31,7 @@ async fn serve(settings: Settings, path: Option<&Path>) -> Result<(), Failure> {
     let (trigger, shutdown) = shutdown::channel();
     let introduction = Introduction::of(&settings, path);
     let app = App::build(settings, Clock::system()).map_err(failed)?;
-    introduction.print(&app.data_addresses().map_err(failed)?, &app.admin_address().map_err(failed)?);
+    introduction.print(&app).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::Failed(e.to_string()))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::Failed(e.to_string()))?;
     tokio::spawn(async move {
@@ -45,6 +47,15 @@ async fn serve(settings: Settings, path: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Pods' credentials pass through this process: none of its memory goes into a core file, or to another process of
+/// the same user.
+fn keep_out_of_cores() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core files of this process cannot be switched off");
+    }
+}
+
 fn start_log(log: &LogConfig) {
     let filter = EnvFilter::new(format!("warn,larder={}", log.level));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -58,41 +69,52 @@ fn start_log(log: &LogConfig) {
 struct Introduction {
     config: String,
     store: String,
-    credentials: String,
+    credentials: NodeFiles,
+    root: bool,
 }
 
 impl Introduction {
     fn of(settings: &Settings, path: Option<&Path>) -> Self {
-        let found = credentials::search(&settings.credentials);
-        let credentials = match found.as_slice() {
-            _ if !settings.root => "none looked for without root; images are pulled anonymously".to_owned(),
-            [] => "no docker config found; images are pulled anonymously".to_owned(),
-            found => {
-                let paths: Vec<_> = found.iter().map(|path| path.display().to_string()).collect();
-                format!("found {}; not used by this version, images are pulled anonymously", paths.join(", "))
-            }
-        };
         Self {
             config: path.map_or("built-in defaults".to_owned(), |path| path.display().to_string()),
             store: settings.store.path.display().to_string(),
-            credentials,
+            credentials: settings.credentials.node.clone(),
+            root: settings.root,
         }
     }
 
+    fn credentials(&self, in_use: &[PathBuf], providers: bool) -> String {
+        let files: Vec<_> = in_use.iter().map(|path| path.display().to_string()).collect();
+        let node = match (&self.credentials, files.as_slice()) {
+            (NodeFiles::Named(named), _) if named.is_empty() && !self.root => {
+                "the node's docker config is used as root only, unless [credentials] node names its file"
+                    .to_owned()
+            }
+            (NodeFiles::Named(named), _) if named.is_empty() => "the node has none".to_owned(),
+            (NodeFiles::Named(_), []) => "none of the configured docker configs can be used".to_owned(),
+            (NodeFiles::Kubelet(_), []) => "no docker config on kubelet's search path".to_owned(),
+            (_, files) => format!("the node's: {}", files.join(", ")),
+        };
+        if providers { format!("{node}; kubelet's credential providers") } else { node }
+    }
+
     #[allow(clippy::print_stdout, reason = "the introduction is what a person at the terminal asked for")]
-    fn print(&self, data: &[Listen], admin: &Listen) {
+    fn print(&self, app: &App) -> Result<(), crate::app::Error> {
+        let (data, admin) = (app.data_addresses()?, app.admin_address()?);
+        let credentials = self.credentials(&app.credential_files(), app.has_providers());
         println!("larder {} with {}", env!("CARGO_PKG_VERSION"), self.config);
-        for at in data {
+        for at in &data {
             println!("registry     {at}");
         }
         println!("admin        {admin}  (/metrics /livez /readyz /v1/status)");
         println!("store        {}", self.store);
-        println!("credentials  {}", self.credentials);
+        println!("credentials  {}", credentials);
         if let Some(Listen::Tcp(at)) = data.first() {
             println!("try          curl http://{at}/v2/docker.io/library/busybox/tags/list");
             println!(
                 "containerd   in /etc/containerd/certs.d/_default/hosts.toml:  [host.\"http://{at}\"]  capabilities = [\"pull\", \"resolve\"]"
             );
         }
+        Ok(())
     }
 }

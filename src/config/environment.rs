@@ -13,6 +13,8 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `XDG_STATE_HOME`.
     pub state_home: Option<PathBuf>,
+    /// Where sockets go: systemd's `RUNTIME_DIRECTORY`, `/run/larder` as root, `XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, in either case.
     pub proxy: crate::upstream::Proxy,
 }
@@ -25,8 +27,11 @@ impl Environment {
         let either = |name: &str| {
             std::env::var(name.to_ascii_lowercase()).or_else(|_| std::env::var(name)).unwrap_or_default()
         };
+        let root = rustix::process::geteuid().is_root();
+        let runtime_dir = || if root { Some("/run/larder".into()) } else { path("XDG_RUNTIME_DIR") };
         Self {
-            root: rustix::process::geteuid().is_root(),
+            root,
+            runtime_dir: path("RUNTIME_DIRECTORY").or_else(runtime_dir),
             config: path("LARDER_CONFIG"),
             home: path("HOME"),
             state_home: path("XDG_STATE_HOME"),

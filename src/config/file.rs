@@ -34,6 +34,18 @@ pub(super) struct Section {
     mistakes: Mistakes,
 }
 
+/// What [`Section::one_or_all`] found.
+pub(super) enum OneOrAll {
+    One(String),
+    All(Vec<String>),
+}
+
+/// What [`Section::texts_and_sections`] found.
+pub(super) enum TextOrSection {
+    Text(String),
+    Section(Section),
+}
+
 /// Reads a whole file.
 ///
 /// # Errors
@@ -48,7 +60,7 @@ pub(super) fn parse(text: &str) -> Result<Section, Mistake> {
 }
 
 /// A value as a mistake quotes it; what may hold a password is not quoted.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     if text.contains('@') { "(not shown)".to_owned() } else { format!("{text:?}") }
 }
 
@@ -132,6 +144,71 @@ impl Section {
             }
         }
         (all.len() == count).then_some(all)
+    }
+
+    /// A text, or a list of texts.
+    pub(super) fn one_or_all(&mut self, key: &'static str) -> Option<OneOrAll> {
+        let value = self.take(key)?;
+        match value {
+            Value::String(text) => return Some(OneOrAll::One(text)),
+            Value::Array(values) => {
+                let texts: Option<Vec<_>> = values.iter().map(|v| v.as_str().map(str::to_owned)).collect();
+                if let Some(texts) = texts {
+                    return Some(OneOrAll::All(texts));
+                }
+            }
+            _ => {}
+        }
+        self.mistake(key, "expected a text, or a list of texts".to_owned());
+        None
+    }
+
+    /// A list of texts and tables.
+    pub(super) fn texts_and_sections(&mut self, key: &'static str) -> Vec<TextOrSection> {
+        let values = match self.take(key) {
+            None => Vec::new(),
+            Some(Value::Array(values)) => values,
+            Some(_) => {
+                self.mistake(key, "expected a list".to_owned());
+                Vec::new()
+            }
+        };
+        let mut all = Vec::new();
+        for (at, value) in values.into_iter().enumerate() {
+            match value {
+                Value::String(text) => all.push(TextOrSection::Text(text)),
+                Value::Table(table) => {
+                    let name = format!("{} {key} {}", self.name, at + 1);
+                    all.push(TextOrSection::Section(self.within(name, table)));
+                }
+                _ => self.mistake(key, "expected texts or tables in the list".to_owned()),
+            }
+        }
+        all
+    }
+
+    /// A list of whole numbers.
+    pub(super) fn numbers(&mut self, key: &'static str) -> Option<Vec<u32>> {
+        let value = self.take(key)?;
+        let numbers = value.as_array().and_then(|values| {
+            values
+                .iter()
+                .map(|v| v.as_integer().and_then(|n| u32::try_from(n).ok()))
+                .collect::<Option<Vec<_>>>()
+        });
+        if numbers.is_none() {
+            self.mistake(key, "expected a list of whole numbers: [0, 1000]".to_owned());
+        }
+        numbers
+    }
+
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let flag = self.take(key)?.as_bool();
+        if flag.is_none() {
+            self.mistake(key, "expected true or false".to_owned());
+        }
+        flag
     }
 
     /// A whole number within `bounds`.

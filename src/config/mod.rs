@@ -3,6 +3,7 @@
 //! Promises: unknown keys are refused; all mistakes are reported at once, each with its key and a remedy; no file at
 //! all means defaults that work. Deliberately not here: what a setting does, which is its domain's `Config`.
 
+mod access;
 mod environment;
 mod file;
 mod print;
@@ -15,9 +16,8 @@ pub use file::Mistake;
 pub use print::print;
 pub use resolve::resolve;
 
-use crate::credentials::Places;
 use crate::listener::{Limits, Listen};
-use crate::{admin, serve, store, upstream};
+use crate::{admin, credentials, pull, serve, store, upstream};
 
 /// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.
 const DEFAULT_PATH: &str = "/etc/larder/larder.toml";
@@ -39,8 +39,14 @@ pub struct Settings {
     pub upstream: upstream::Config,
     /// The log.
     pub log: LogConfig,
-    /// Where node credentials are looked for.
-    pub credentials: Places,
+    /// Where credentials are.
+    pub credentials: credentials::Config,
+    /// The folder of the node's own keys.
+    pub keys: PathBuf,
+    /// Rights and freshness.
+    pub pull: pull::Config,
+    /// The local users that may connect; `None`: all.
+    pub uids: Option<Vec<u32>>,
     /// Whether the process is root.
     pub root: bool,
 }

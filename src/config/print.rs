@@ -3,7 +3,9 @@
 use std::fmt::{Display, Write as _};
 
 use super::{LogFormat, Settings};
-use crate::upstream::{self, Allow};
+use crate::credentials::{self, NodeFiles};
+use crate::pull::{self, Policy, Terms};
+use crate::upstream::{self, Allow, EndpointConfig, Shown};
 
 /// Writes every key with its effective value.
 pub fn print(settings: &Settings) -> String {
@@ -17,12 +19,18 @@ fn write_all(out: &mut String, settings: &Settings) -> std::fmt::Result {
     write_server(out, settings)?;
     writeln!(out, "\n[admin]")?;
     writeln!(out, "listen = {}", quoted(settings.admin.listen))?;
+    writeln!(out, "socket = {}", quoted(settings.admin.socket.display()))?;
     if let Some(at) = settings.admin.metrics_listen {
         writeln!(out, "metrics_listen = {}", quoted(at))?;
     }
     writeln!(out, "\n[store]")?;
     writeln!(out, "path = {}", quoted(settings.store.path.display()))?;
-    write_upstream(out, &settings.upstream)?;
+    write_credentials(out, &settings.credentials)?;
+    write_terms(out, "\n[access]\npolicy", &settings.pull.access)?;
+    writeln!(out, "\n[freshness]")?;
+    writeln!(out, "stale_if_error = {}", quoted(humantime::format_duration(settings.pull.stale_if_error)))?;
+    writeln!(out, "negative_ttl = {}", quoted(humantime::format_duration(settings.pull.negative_ttl)))?;
+    write_upstream(out, &settings.upstream, &settings.pull)?;
     let format = match settings.log.format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
@@ -32,8 +40,50 @@ fn write_all(out: &mut String, settings: &Settings) -> std::fmt::Result {
     writeln!(out, "format = {}", quoted(format))
 }
 
-fn write_server(out: &mut String, Settings { listen, limits, serve, .. }: &Settings) -> std::fmt::Result {
+fn write_credentials(out: &mut String, credentials: &credentials::Config) -> std::fmt::Result {
+    writeln!(out, "\n[credentials]")?;
+    match &credentials.node {
+        NodeFiles::Named(files) => writeln!(out, "node = {}", list(files.iter().map(|f| f.display())))?,
+        NodeFiles::Kubelet(places) => {
+            writeln!(out, "node = \"kubelet\"")?;
+            writeln!(out, "kubelet_root = {}", quoted(places.kubelet_root.display()))?;
+            writeln!(out, "kubelet_cwd = {}", quoted(places.kubelet_cwd.display()))?;
+            if let Some(home) = &places.home {
+                writeln!(out, "home = {}", quoted(home.display()))?;
+            }
+        }
+    }
+    if let Some(files) = &credentials.providers {
+        writeln!(out, "provider_config = {}", quoted(files.config.display()))?;
+        writeln!(out, "provider_bin_dir = {}", quoted(files.bin_dir.display()))?;
+    }
+    if let Some(folder) = &credentials.helper_dir {
+        writeln!(out, "helper_dir = {}", quoted(folder.display()))?;
+    }
+    writeln!(out, "pull_secrets = {}", list(credentials.pull_secrets.iter().map(|f| f.display())))
+}
+
+fn write_terms(out: &mut String, policy: &str, terms: &Terms) -> std::fmt::Result {
+    writeln!(out, "{policy} = {}", quoted(named(&Policy::NAMES, terms.policy)))?;
+    writeln!(out, "grant_ttl = {}", quoted(humantime::format_duration(terms.grant_ttl)))?;
+    writeln!(out, "outage_grace = {}", quoted(humantime::format_duration(terms.outage_grace)))
+}
+
+fn named<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+    names.iter().find(|(_, named)| *named == value).map_or("", |(name, _)| name)
+}
+
+fn write_server(out: &mut String, settings: &Settings) -> std::fmt::Result {
+    let Settings { listen, limits, serve, uids, keys, .. } = settings;
     writeln!(out, "[server]")?;
+    if let Some(state) = keys.parent() {
+        writeln!(out, "state = {}", quoted(state.display()))?;
+    }
+    if let Some(gate) = &serve.gate {
+        writeln!(out, "gate_header = {}", quoted(&gate.header))?;
+        writeln!(out, "gate_file = {}", quoted(gate.file.display()))?;
+    }
+    writeln!(out, "allow_uids = {:?}", uids.as_deref().unwrap_or_default())?;
     writeln!(out, "listen = {}", list(listen.iter().map(|at| at.to_string().replacen("http://", "", 1))))?;
     writeln!(out, "default_registry = {}", quoted(&serve.default_registry))?;
     writeln!(out, "hosts = {}", list(&serve.hosts))?;
@@ -42,7 +92,7 @@ fn write_server(out: &mut String, Settings { listen, limits, serve, .. }: &Setti
     writeln!(out, "drain_wait = {}", quoted(humantime::format_duration(limits.drain_wait)))
 }
 
-fn write_upstream(out: &mut String, upstream: &upstream::Config) -> std::fmt::Result {
+fn write_upstream(out: &mut String, upstream: &upstream::Config, pull: &pull::Config) -> std::fmt::Result {
     let allow = match &upstream.allow {
         Allow::Public => list(["public"]),
         Allow::Only(registries) => list(sorted(registries)),
@@ -62,12 +112,31 @@ fn write_upstream(out: &mut String, upstream: &upstream::Config) -> std::fmt::Re
         let Some(registry) = upstream.registries.get(host) else { continue };
         writeln!(out, "\n[[registry]]")?;
         writeln!(out, "host = {}", quoted(host))?;
-        writeln!(out, "endpoints = {}", list(&registry.endpoints))?;
+        let endpoints: Vec<_> = registry.endpoints.iter().map(endpoint).collect();
+        writeln!(out, "endpoints = [{}]", endpoints.join(", "))?;
+        if let Some(terms) = pull.registries.get(host) {
+            write_terms(out, "access", terms)?;
+        }
         if let Some(ca) = &registry.ca {
             writeln!(out, "ca = {}", quoted(ca.display()))?;
         }
     }
     Ok(())
+}
+
+fn endpoint(endpoint: &EndpointConfig) -> String {
+    let EndpointConfig { url, credentials, authoritative } = endpoint;
+    if credentials.is_none() && authoritative.is_none() {
+        return quoted(url);
+    }
+    let mut table = format!("{{ url = {}", quoted(url));
+    if let Some(credentials) = credentials {
+        table += &format!(", credentials = {}", quoted(named(&Shown::NAMES, *credentials)));
+    }
+    if let Some(authoritative) = authoritative {
+        table += &format!(", authoritative = {authoritative}");
+    }
+    table + " }"
 }
 
 fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {

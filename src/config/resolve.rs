@@ -2,19 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
 
 use super::environment::Environment;
 use super::file::{self, Mistake, Section};
-use super::{LogConfig, LogFormat, Settings};
-use crate::credentials::Places;
+use super::{LogConfig, LogFormat, Settings, access};
 use crate::listener::Listen;
 use crate::reference::Registry;
 use crate::upstream::{Allow, RegistryConfig};
-use crate::{admin, listener, serve, store, upstream};
+use crate::{admin, listener, pull, serve, store, upstream};
 
 /// Reads the text of a configuration file; an empty one means the defaults.
 ///
@@ -22,10 +21,13 @@ use crate::{admin, listener, serve, store, upstream};
 /// All mistakes at once.
 pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mistake>> {
     let mut file = file::parse(text).map_err(|mistake| vec![mistake])?;
-    let (listen, limits, serve, state) = server(file.section("server"), environment);
-    let admin = admin(file.section("admin"));
-    let store = store_(file.section("store"), state.as_deref());
-    let upstream = upstream_(file.section("upstream"), file.sections("registry"), environment);
+    let Server { listen, limits, serve, state, uids } = server(file.section("server"), environment);
+    let state = state.unwrap_or_default();
+    let admin = admin(file.section("admin"), &state, environment);
+    let store = store_(file.section("store"), &state);
+    let credentials = access::credentials(file.section("credentials"), environment);
+    let mut pull = access::pull(file.section("access"), file.section("freshness"));
+    let upstream = upstream_(file.section("upstream"), file.sections("registry"), environment, &mut pull);
     let log = log(file.section("log"));
     for (at, address) in listen.iter().enumerate() {
         if listen[..at].contains(address) || *address == Listen::Tcp(admin.listen) && admin.listen.port() != 0
@@ -33,15 +35,10 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
             file.mistake("[server] listen", format!("{address} is used twice"));
         }
     }
-    if state.is_none() && store.path.as_os_str().is_empty() {
+    if state.as_os_str().is_empty() {
         let problem = "no place to keep state: set it, or HOME, or XDG_STATE_HOME".to_owned();
         file.mistake("[server] state", problem);
     }
-    let credentials = Places {
-        kubelet_root: "/var/lib/kubelet".into(),
-        kubelet_cwd: "/".into(),
-        home: environment.home.clone(),
-    };
     let mistakes = file.finish();
     if mistakes.is_empty() {
         Ok(Settings {
@@ -53,6 +50,9 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
             upstream,
             log,
             credentials,
+            keys: state.join("keys"),
+            pull,
+            uids,
             root: environment.root,
         })
     } else {
@@ -60,7 +60,13 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
     }
 }
 
-type Server = (Vec<Listen>, listener::Limits, serve::Config, Option<PathBuf>);
+struct Server {
+    listen: Vec<Listen>,
+    limits: listener::Limits,
+    serve: serve::Config,
+    state: Option<PathBuf>,
+    uids: Option<Vec<u32>>,
+}
 
 fn server(mut section: Section, environment: &Environment) -> Server {
     let listen = section.read_all("listen", str::parse::<Listen>);
@@ -74,6 +80,7 @@ fn server(mut section: Section, environment: &Environment) -> Server {
         default_registry: section.read("default_registry", str::parse).unwrap_or(defaults.default_registry),
         hosts: section.read_all("hosts", host).unwrap_or_default(),
         requests_max: section.number("requests_max", 1..=65_536).unwrap_or(defaults.requests_max),
+        gate: access::gate(&mut section),
         answer_wait: defaults.answer_wait,
     };
     let defaults = listener::Limits::default();
@@ -82,8 +89,9 @@ fn server(mut section: Section, environment: &Environment) -> Server {
         drain_wait: section.read("drain_wait", duration).unwrap_or(defaults.drain_wait),
         ..defaults
     };
+    let uids = section.numbers("allow_uids").filter(|uids| !uids.is_empty());
     section.finish();
-    (listen, limits, serve, state)
+    Server { listen, limits, serve, state, uids }
 }
 
 fn default_state(environment: &Environment) -> Option<PathBuf> {
@@ -94,23 +102,29 @@ fn default_state(environment: &Environment) -> Option<PathBuf> {
     Some(environment.state_home.clone().or_else(home)?.join("larder"))
 }
 
-fn admin(mut section: Section) -> admin::Config {
+fn admin(mut section: Section, state: &Path, environment: &Environment) -> admin::Config {
+    let socket = || environment.runtime_dir.as_deref().unwrap_or(state).join("larder.sock");
     let config = admin::Config {
-        listen: section.read("listen", address).unwrap_or(admin::Config::default().listen),
+        socket: section.read("socket", absolute).unwrap_or_else(socket),
+        listen: section.read("listen", address).unwrap_or(admin::LISTEN.into()),
         metrics_listen: section.read("metrics_listen", address),
     };
     section.finish();
     config
 }
 
-fn store_(mut section: Section, state: Option<&std::path::Path>) -> store::Config {
-    let path =
-        section.read("path", absolute).or_else(|| state.map(|state| state.join("store"))).unwrap_or_default();
+fn store_(mut section: Section, state: &Path) -> store::Config {
+    let path = section.read("path", absolute).unwrap_or_else(|| state.join("store"));
     section.finish();
     store::Config { path }
 }
 
-fn upstream_(mut section: Section, registries: Vec<Section>, environment: &Environment) -> upstream::Config {
+fn upstream_(
+    mut section: Section,
+    registries: Vec<Section>,
+    environment: &Environment,
+    pull: &mut pull::Config,
+) -> upstream::Config {
     let defaults = upstream::Timeouts::default();
     let config = upstream::Config {
         allow: allow(&mut section),
@@ -122,7 +136,7 @@ fn upstream_(mut section: Section, registries: Vec<Section>, environment: &Envir
         trusted_realms: authorities(&mut section, "trusted_realms"),
         trusted_redirects: authorities(&mut section, "trusted_redirects"),
         proxy: environment.proxy.clone(),
-        registries: registries_of(registries),
+        registries: registries_of(registries, pull),
     };
     if config.timeouts.header > Duration::from_secs(20) {
         let problem = "must be at most 20s: containerd gives up on an answer after 30s".to_owned();
@@ -145,12 +159,13 @@ fn allow(section: &mut Section) -> Allow {
     if listed.contains(&None) { Allow::Public } else { Allow::Only(listed.into_iter().flatten().collect()) }
 }
 
-fn registries_of(sections: Vec<Section>) -> HashMap<Registry, RegistryConfig> {
+fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Registry, RegistryConfig> {
     let mut registries = HashMap::new();
     for mut section in sections {
         let host = section.read("host", str::parse::<Registry>).map(|r| r.to_lowercase());
-        let endpoints = section.read_all("endpoints", endpoint).unwrap_or_default();
+        let endpoints = access::endpoints(&mut section, host.as_ref());
         let ca = section.read("ca", absolute);
+        let terms = access::terms(&mut section, "access", pull.access);
         match host {
             None => {
                 section.mistake("host", "which registry is this about? host = \"registry.corp\"".to_owned())
@@ -159,6 +174,9 @@ fn registries_of(sections: Vec<Section>) -> HashMap<Registry, RegistryConfig> {
                 section.mistake("host", format!("{host} has a section already"));
             }
             Some(host) => {
+                if terms != pull.access {
+                    pull.registries.insert(host.clone(), terms);
+                }
                 registries.insert(host, RegistryConfig { endpoints, ca });
             }
         }
@@ -188,7 +206,7 @@ fn level(text: &str) -> Result<String, &'static str> {
     if known { Ok(text.to_owned()) } else { Err("expected error, warn, info, debug or trace") }
 }
 
-fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err("expected an absolute path") }
 }
@@ -208,7 +226,7 @@ fn host(text: &str) -> Result<String, String> {
     text.parse::<Registry>().map(|name| name.as_str().to_ascii_lowercase()).map_err(|e| e.to_string())
 }
 
-fn endpoint(text: &str) -> Result<Url, String> {
+pub(super) fn endpoint(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|e| format!("{e}; expected https://host or http://host:port"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("expected https:// or http://".to_owned());

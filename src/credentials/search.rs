@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folders that the search path is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     /// Kubelet's `--root-dir`.
     pub kubelet_root: PathBuf,
@@ -15,7 +15,7 @@ pub struct Places {
 
 impl Places {
     /// All eight places in kubelet's order: `config.json` first, the legacy `.dockercfg` only after all of those.
-    fn candidates(&self) -> Vec<PathBuf> {
+    pub(super) fn candidates(&self) -> Vec<PathBuf> {
         let root = Path::new("/");
         let home = self.home.as_deref();
         let current = [
@@ -34,17 +34,6 @@ impl Places {
         let legacy = legacy.into_iter().flatten().map(|folder| folder.join(".dockercfg"));
         current.chain(legacy).collect()
     }
-}
-
-/// The files that are there, in kubelet's order, each once.
-pub fn search(places: &Places) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for path in places.candidates() {
-        if path.is_file() && !found.contains(&path) {
-            found.push(path);
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -68,21 +57,5 @@ mod tests {
                 "/.dockercfg",
             ]
         );
-    }
-
-    #[test]
-    fn only_files_are_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let home = folder.path().join("home");
-        std::fs::create_dir_all(home.join(".docker")).unwrap();
-        std::fs::create_dir_all(folder.path().join("config.json")).unwrap();
-        std::fs::write(home.join(".docker/config.json"), "{}").unwrap();
-        let places = Places {
-            kubelet_root: folder.path().into(),
-            kubelet_cwd: folder.path().into(),
-            home: Some(home.clone()),
-        };
-        assert!(search(&places).contains(&home.join(".docker/config.json")));
-        assert!(!search(&places).contains(&folder.path().join("config.json")));
     }
 }

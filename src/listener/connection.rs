@@ -117,6 +117,12 @@ pub(super) async fn turn_away(socket: Socket, _apology: OwnedSemaphorePermit) {
     say_and_close(socket, &too_many()).await;
 }
 
+/// Tells a user of this machine that it may not connect.
+pub(super) async fn forbid(socket: Socket, _apology: OwnedSemaphorePermit) {
+    let body = r#"{"errors":[{"code":"DENIED","message":"this cache admits certain local users only"}]}"#;
+    say_and_close(socket, &canned("403 Forbidden", "application/json", body)).await;
+}
+
 async fn say_and_close(mut socket: Socket, text: &str) {
     let _ = socket.write_all(text.as_bytes()).await;
     close_gently(socket).await;

@@ -9,6 +9,7 @@
 
 mod connection;
 mod host;
+mod peer;
 mod socket;
 mod timed;
 
@@ -28,6 +29,8 @@ use tower::Service;
 
 pub use host::{HostError, Hosts};
 pub use socket::{Listen, ListenError, Listener};
+
+use socket::Accepted;
 
 use crate::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
 use crate::shutdown::Shutdown;
@@ -120,9 +123,16 @@ where
             () = shutdown.requested() => break,
         };
         let socket = match accepted {
-            Ok(Some(socket)) => socket,
-            Ok(None) => {
+            Ok(Accepted::Client(socket)) => socket,
+            Ok(Accepted::NotLoopback) => {
                 metrics.turn_away("not_loopback");
+                continue;
+            }
+            Ok(Accepted::Forbidden(socket)) => {
+                metrics.turn_away("user");
+                if let Ok(apology) = Arc::clone(&apologies).try_acquire_owned() {
+                    tokio::spawn(connection::forbid(socket, apology));
+                }
                 continue;
             }
             Err(error) => {
@@ -149,7 +159,10 @@ where
     // A connection that waits to be accepted when its socket closes is reset; take those in and end them properly.
     let last_call = tokio::time::Instant::now() + LAST_CALL;
     while let Ok(Ok(accepted)) = tokio::time::timeout_at(last_call, listener.accept()).await {
-        let (Some(socket), Ok(place)) = (accepted, Arc::clone(&places).try_acquire_owned()) else { continue };
+        let (Accepted::Client(socket), Ok(place)) = (accepted, Arc::clone(&places).try_acquire_owned())
+        else {
+            continue;
+        };
         let (service, metrics, shutdown) = (service.clone(), metrics.clone(), shutdown.clone());
         connections.spawn(connection::serve(socket, place, service, limits, metrics, shutdown));
     }

@@ -64,6 +64,8 @@ pub enum Listener {
         socket: TcpListener,
         /// Whether it serves this machine only.
         loopback: bool,
+        /// The users whose processes may connect; `None`: all.
+        uids: Option<Vec<u32>>,
     },
     /// A unix socket; its file is removed at the end.
     Unix {
@@ -71,7 +73,19 @@ pub enum Listener {
         socket: UnixListener,
         /// Its file.
         path: PathBuf,
+        /// The users whose processes may connect; `None`: all.
+        uids: Option<Vec<u32>>,
     },
+}
+
+/// What came of an accept.
+pub(super) enum Accepted {
+    /// A client.
+    Client(Socket),
+    /// Somebody from another machine: not worth a word.
+    NotLoopback,
+    /// A user of this machine who may not connect.
+    Forbidden(Socket),
 }
 
 impl Listener {
@@ -86,7 +100,7 @@ impl Listener {
             Listen::Unix(path) => {
                 remove_dead_socket(path).map_err(failed)?;
                 let socket = UnixListener::bind(path).map_err(failed)?;
-                Ok(Self::Unix { socket, path: path.clone() })
+                Ok(Self::Unix { socket, path: path.clone(), uids: None })
             }
         }
     }
@@ -103,7 +117,7 @@ impl Listener {
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self::Tcp { socket: TcpListener::from_std(socket.into())?, loopback })
+        Ok(Self::Tcp { socket: TcpListener::from_std(socket.into())?, loopback, uids: None })
     }
 
     /// Where it listens, with the port that was chosen.
@@ -114,19 +128,35 @@ impl Listener {
         }
     }
 
-    /// The next connection; `None` for a peer that has no business here.
-    pub(super) async fn accept(&self) -> io::Result<Option<Socket>> {
+    /// Lets in the processes of these users only.
+    pub fn admit_only(&mut self, users: &[u32]) {
         match self {
-            Self::Tcp { socket, loopback } => {
+            Self::Tcp { uids, .. } | Self::Unix { uids, .. } => *uids = Some(users.to_owned()),
+        }
+    }
+
+    /// The next connection.
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
+        let (client, uid, uids) = match self {
+            Self::Tcp { socket, loopback, uids } => {
                 let (stream, peer) = socket.accept().await?;
                 if *loopback && !is_loopback(peer.ip()) {
-                    return Ok(None);
+                    return Ok(Accepted::NotLoopback);
                 }
                 stream.set_nodelay(true)?;
-                Ok(Some(Socket::Tcp(stream)))
+                let uid = uids.as_ref().and_then(|_| super::peer::uid_of(peer, stream.local_addr().ok()?));
+                (Socket::Tcp(stream), uid, uids)
             }
-            Self::Unix { socket, .. } => Ok(Some(Socket::Unix(socket.accept().await?.0))),
-        }
+            Self::Unix { socket, uids, .. } => {
+                let stream = socket.accept().await?.0;
+                let uid = uids.as_ref().and_then(|_| stream.peer_cred().ok()).map(|peer| peer.uid());
+                (Socket::Unix(stream), uid, uids)
+            }
+        };
+        Ok(match uids {
+            Some(admitted) if !uid.is_some_and(|uid| admitted.contains(&uid)) => Accepted::Forbidden(client),
+            _ => Accepted::Client(client),
+        })
     }
 }
 

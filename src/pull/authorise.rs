@@ -1,47 +1,371 @@
-//! Who may have what: the place where every answer from the store is justified.
+//! Who may have what: the place where every answer is justified.
 //!
-//! In this version every caller is anonymous, and what upstream gives to an anonymous caller it gives to all. The
-//! question that remains is *membership*: may this repository hand out this digest? Yes, if its own upstream
-//! delivered it; or if its registry once delivered it under another name and now confirms it under this one. **That a
-//! manifest names a digest proves nothing**, and a confirmation by a registry that never delivered the bytes itself
-//! proves nothing either: anybody can run a registry that confirms everything.
+//! Two things are needed. A *right*: upstream let a principal that the caller may use read the repository, not long
+//! ago. And *membership*: this repository's own upstream delivered these bytes, or its registry once delivered them
+//! under another name and now confirms them under this one. **That a manifest names a digest proves nothing**, and a
+//! confirmation by a registry that never delivered the bytes itself proves nothing either: anybody can publish an
+//! index, and anybody can run a registry that confirms everything.
 //!
-//! Credentials, grants and challenges will be judged here, before membership.
+//! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously only where
+//! there is none of them. Each answer is that principal's own: one's credential never answers for another.
 
-use super::error::Error;
-use crate::coalesce::Coalesce;
-use crate::reference::{Digest, Repository};
-use crate::store::{Member, Store};
-use crate::upstream::Upstream;
+use std::time::Duration;
 
-/// Confirmations under way.
-pub(super) type Confirmations = Coalesce<(Repository, Digest), Result<(), Error>>;
+use super::Puller;
+use super::config::Policy;
+use super::error::{Error, Unidentified};
+use super::grants::{Door, Question, Subject};
+use super::rights::{self, Trouble, Use};
+use crate::clock::Timestamp;
+use crate::credentials::Presented;
+use crate::reference::{Digest, Principal, PrincipalKind, Repository};
+use crate::store::Member;
+use crate::upstream::{self, Asking, Yes};
 
-/// Whether `repository` may hand out the bytes of `digest` that are in the store.
-pub(super) async fn may_hand_out(store: &Store, repository: &Repository, digest: Digest) -> Option<Member> {
-    let member = store.member(repository, digest).await?;
-    store.received_from(repository.registry(), digest).await.then_some(member)
+/// Who sent a request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    presented: Option<Presented>,
+    identified: bool,
 }
 
-/// Asks upstream whether `repository` has `digest`, and remembers a yes. The caller makes sure that the bytes come,
-/// or came, from the same registry.
-pub(super) async fn confirm(
-    confirmations: &Confirmations,
-    store: &Store,
-    upstream: &Upstream,
-    repository: &Repository,
-    digest: Digest,
-) -> Result<(), Error> {
-    let (store, upstream, repository) = (store.clone(), upstream.clone(), repository.clone());
-    let ask = {
-        let repository = repository.clone();
-        || async move {
-            upstream.confirm_blob(&repository, digest).await?;
-            if let Err(error) = store.add_member(&repository, digest, Member::Blob).await {
-                tracing::warn!(%repository, %digest, %error, "a confirmed blob could not be remembered");
+impl Caller {
+    /// Somebody who has not been asked yet who it is.
+    pub fn unidentified() -> Self {
+        Self { presented: None, identified: false }
+    }
+
+    /// Somebody who was asked and has no credential.
+    pub fn anonymous() -> Self {
+        Self { presented: None, identified: true }
+    }
+
+    /// Somebody with a credential of its own.
+    pub fn with(presented: Presented) -> Self {
+        Self { presented: Some(presented), identified: true }
+    }
+
+    /// Whether upstream is asked with the same credential for both.
+    pub(super) fn asks_like(&self, other: &Self) -> bool {
+        self.principal() == other.principal()
+    }
+
+    fn principal(&self) -> Option<Principal> {
+        self.presented.as_ref().map(|presented| presented.principal)
+    }
+}
+
+/// What an answer of upstream is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    /// To prove a right.
+    Prove,
+    /// To deliver what this principal may read already.
+    Deliver(Principal),
+}
+
+impl Puller {
+    /// A principal that `caller` may use and whose right to `repository` needs no new proof.
+    pub(super) async fn right(
+        &self,
+        repository: &Repository,
+        caller: &Caller,
+        wanted: Use,
+    ) -> Option<Principal> {
+        let terms = self.0.config.terms(repository.registry());
+        for (principal, age, _) in self.0.grants.of(repository).await {
+            if rights::is_fresh(age, wanted, &terms) && self.may_use(repository, caller, principal).await {
+                return Some(principal);
             }
-            Ok(())
         }
-    };
-    confirmations.run((repository, digest), ask).await.unwrap_or(Err(Error::Abandoned))
+        None
+    }
+
+    /// Whether what is cached of `repository` may be handed to `caller` without asking.
+    pub(super) async fn may_read_cached(
+        &self,
+        repository: &Repository,
+        caller: &Caller,
+        wanted: Use,
+    ) -> bool {
+        self.is_open(repository) || self.right(repository, caller, wanted).await.is_some()
+    }
+
+    /// Whether the operator opened what is cached to every pod.
+    pub(super) fn is_open(&self, repository: &Repository) -> bool {
+        self.0.config.terms(repository.registry()).policy == Policy::Open
+    }
+
+    /// Since when a right is known that holds while upstream cannot be asked; `None` if there is none, or if upstream
+    /// did answer.
+    pub(super) async fn held_since(
+        &self,
+        repository: &Repository,
+        caller: &Caller,
+        error: &Error,
+    ) -> Option<Timestamp> {
+        let Error::Upstream(error) = error else { return None };
+        let trouble = Trouble::of(error)?;
+        let terms = self.0.config.terms(repository.registry());
+        let mut held = None;
+        for (principal, age, at) in self.0.grants.of(repository).await {
+            if rights::holds(principal.kind, age, trouble, &terms)
+                && self.may_use(repository, caller, principal).await
+                && held.is_none_or(|(_, before)| at > before)
+            {
+                held = Some((principal, at));
+            }
+        }
+        if let Some((principal, _)) = held {
+            self.0.metrics.count_right(principal, "held");
+        }
+        held.map(|(_, at)| at)
+    }
+
+    /// Whether `caller` may use the right of `principal`.
+    async fn may_use(&self, repository: &Repository, caller: &Caller, principal: Principal) -> bool {
+        let keychain = &self.0.keychain;
+        match principal.kind {
+            PrincipalKind::Caller => caller.principal() == Some(principal),
+            PrincipalKind::Anonymous => principal == keychain.anonymous_principal(),
+            // Only while the node has it: what was taken out of its docker config opens nothing any more.
+            PrincipalKind::Node => keychain.node_principals(repository).await.contains(&principal),
+            PrincipalKind::Provider => keychain.has_provider_for(repository),
+        }
+    }
+
+    /// With what upstream is asked, in order.
+    async fn candidates(&self, repository: &Repository, caller: &Caller, purpose: Purpose) -> Vec<Presented> {
+        let keychain = &self.0.keychain;
+        let mut all: Vec<Presented> = caller.presented.iter().cloned().collect();
+        match purpose {
+            // Nobody else needs to be looked for.
+            Purpose::Deliver(first) if caller.principal() == Some(first) => return all,
+            Purpose::Deliver(first) if first.kind == PrincipalKind::Anonymous => {
+                all.insert(0, keychain.anonymous());
+                return all;
+            }
+            _ => {}
+        }
+        all.extend(keychain.of_node(repository).await);
+        if let Purpose::Deliver(first) = purpose {
+            all.sort_by_key(|presented| presented.principal != first);
+        }
+        if all.is_empty() {
+            all.push(keychain.anonymous());
+        }
+        all
+    }
+
+    /// Asks upstream as one principal after the other until one gets an answer; returns it with whom it was given to.
+    ///
+    /// # Errors
+    /// The first no, if all said no; an outage at once; [`Error::Unidentified`] if the caller had better say who it
+    /// is.
+    pub(super) async fn ask<T, F>(
+        &self,
+        repository: &Repository,
+        caller: &Caller,
+        subject: &Subject,
+        purpose: Purpose,
+        question: impl Fn(Asking) -> F,
+    ) -> Result<(T, Presented), Error>
+    where
+        F: Future<Output = Result<Yes<T>, Error>>,
+    {
+        if matches!(purpose, Purpose::Prove) {
+            self.knock(repository, caller, subject)?;
+        }
+        let proof = match purpose {
+            Purpose::Prove => Some(self.0.config.terms(repository.registry()).grant_ttl),
+            Purpose::Deliver(_) => None,
+        };
+        let mut no = None;
+        for presented in self.candidates(repository, caller, purpose).await {
+            let anonymous = presented.credential.is_none();
+            if anonymous
+                && !caller.identified
+                && self.0.upstream.is_anonymous_budget_low(repository.registry())
+            {
+                return Err(Error::Unidentified(Unidentified::Budget));
+            }
+            let key = (repository.clone(), subject.clone(), presented.principal);
+            let said = match self.0.grants.recent_no(&key) {
+                Some(error) => Err(error),
+                None => {
+                    let said = question(Asking { presented: presented.clone(), proof }).await;
+                    self.learn(key, &presented, proof.is_some(), &said).await;
+                    said
+                }
+            };
+            match said {
+                Ok(yes) => return Ok((yes.value, presented)),
+                Err(error) if is_a_no(&error) => no = no.or(Some(error)),
+                Err(error) => return Err(self.or_challenge(repository, caller, error).await),
+            }
+        }
+        let error = no.unwrap_or(Error::Abandoned);
+        if !caller.identified && ends_a_right(&error) {
+            self.0.grants.closed(repository);
+        }
+        Err(self.or_challenge(repository, caller, error).await)
+    }
+
+    /// What an answer tells about rights.
+    async fn learn<T>(
+        &self,
+        key: Question,
+        presented: &Presented,
+        proof: bool,
+        said: &Result<Yes<T>, Error>,
+    ) {
+        let grants = &self.0.grants;
+        match said {
+            Ok(yes) => {
+                grants.answered(key.0.registry());
+                if proof {
+                    // What upstream gives to anybody is everybody's right, whatever was shown.
+                    let anybody = yes.to_anybody.then(|| self.0.keychain.anonymous_principal());
+                    let principal = anybody.unwrap_or(presented.principal);
+                    self.0.metrics.count_right(principal, "proved");
+                    grants.proved(&key.0, principal).await;
+                }
+            }
+            Err(error) if is_a_no(error) => {
+                grants.answered(key.0.registry());
+                if ends_a_right(error) {
+                    self.0.keychain.was_refused(&key.0, presented);
+                    if proof && grants.ended(&key.0, key.2).await {
+                        self.0.metrics.count_right(key.2, "ended");
+                    }
+                }
+                grants.said_no(key, error.clone());
+            }
+            Err(Error::Upstream(error)) if Trouble::of(error) == Some(Trouble::Outage) => {
+                grants.outage(key.0.registry());
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// An unidentified caller of a repository that is known to be closed is not worth a question.
+    fn knock(&self, repository: &Repository, caller: &Caller, subject: &Subject) -> Result<(), Error> {
+        if caller.identified {
+            return Ok(());
+        }
+        match self.0.grants.door(repository) {
+            Door::Unknown => return Ok(()),
+            Door::Closed => {}
+            Door::ClosedProbe => {
+                let (puller, repository, subject) = (self.clone(), repository.clone(), subject.clone());
+                tokio::spawn(async move { puller.probe(&repository, &subject).await });
+            }
+        }
+        Err(Error::Unidentified(Unidentified::Refused))
+    }
+
+    /// Whether a closed repository has been opened meanwhile.
+    async fn probe(&self, repository: &Repository, subject: &Subject) {
+        let (nobody, upstream) = (Caller::anonymous(), &self.0.upstream);
+        let asked = self.ask(repository, &nobody, subject, Purpose::Prove, |asking| async move {
+            let yes = match subject {
+                Subject::Tag(tag) => {
+                    upstream.resolve(repository, tag, &asking).await.map(|yes| yes.to_anybody)
+                }
+                Subject::Manifest(digest) => {
+                    upstream.confirm_manifest(repository, *digest, &asking).await.map(|yes| yes.to_anybody)
+                }
+                Subject::Blob(digest) => {
+                    upstream.confirm_blob(repository, *digest, &asking).await.map(|yes| yes.to_anybody)
+                }
+                Subject::List => return Err(Error::Abandoned),
+            };
+            Ok(Yes { value: (), to_anybody: yes? })
+        });
+        if asked.await.is_ok() {
+            tracing::info!(%repository, "a repository that was closed to callers without a credential is open now");
+        }
+    }
+
+    /// An error as `caller` should hear it: who has not said who it is may fare better when it does.
+    async fn or_challenge(&self, repository: &Repository, caller: &Caller, error: Error) -> Error {
+        if caller.identified {
+            return error;
+        }
+        let Error::Upstream(said) = &error else { return error };
+        match said {
+            // It is not there, and nobody's credential would change that.
+            upstream::Error::NotFound { to_anybody: true, .. } => error,
+            upstream::Error::NotFound { .. } if self.right(repository, caller, Use::Read).await.is_some() => {
+                error
+            }
+            said if said.is_a_no() => Error::Unidentified(Unidentified::Refused),
+            // Somebody with a right of its own may be served from the store.
+            said if said.is_outage() && self.held_since(repository, caller, &error).await.is_none() => {
+                Error::Unidentified(Unidentified::Unreachable)
+            }
+            _ => error,
+        }
+    }
+
+    /// What `digest` is in `repository`, if its upstream delivered or confirmed it and its registry sent the bytes.
+    pub(super) async fn membership(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        let member = self.0.store.member(repository, digest).await?;
+        self.0.store.received_from(repository.registry(), digest).await.then_some(member)
+    }
+
+    /// Asks upstream whether `repository` has `digest`, on behalf of `caller`, and remembers a yes. Whoever calls this
+    /// makes sure that the bytes come, or came, from the same registry.
+    pub(super) async fn confirm(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+    ) -> Result<(), Error> {
+        let subject = Subject::Blob(digest);
+        let question = |asking: Asking| {
+            let (upstream, repository) = (self.0.upstream.clone(), repository.clone());
+            let key = (repository.clone(), digest, asking.presented.principal);
+            self.0.confirmations.run(key, move || async move {
+                upstream.confirm_blob(&repository, digest, &asking).await.map_err(Error::from)
+            })
+        };
+        let question = |asking| async { question(asking).await.unwrap_or(Err(Error::Abandoned)) };
+        self.ask(repository, caller, &subject, Purpose::Prove, question).await?;
+        if self.0.store.member(repository, digest).await.is_none() {
+            let added = self.0.store.add_member(repository, digest, Member::Blob).await;
+            super::manifests::log_failure(added, repository, "a confirmed blob could not be remembered");
+        }
+        Ok(())
+    }
+
+    /// Ends every right to a repository, or to all of them; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
+        let count = self.0.grants.revoke(repository).await?;
+        match repository {
+            Some(repository) => tracing::warn!(%repository, count, "rights were revoked by hand"),
+            None => tracing::warn!(count, "all rights were revoked by hand"),
+        }
+        Ok(count)
+    }
+
+    /// Whether an outage of the registry is still so young that tags may be served as what they last meant.
+    pub(super) fn may_be_stale(&self, repository: &Repository, error: &upstream::Error) -> bool {
+        let lasted = match Trouble::of(error) {
+            Some(Trouble::Outage) => self.0.grants.outage(repository.registry()),
+            _ => Duration::ZERO,
+        };
+        lasted <= self.0.config.stale_if_error
+    }
+}
+
+fn is_a_no(error: &Error) -> bool {
+    matches!(error, Error::Upstream(error) if error.is_a_no())
+}
+
+fn ends_a_right(error: &Error) -> bool {
+    matches!(error, Error::Upstream(error) if error.ends_a_right())
 }

@@ -3,6 +3,29 @@
 use crate::reference::{Digest, DocumentError};
 use crate::{store, upstream};
 
+/// Why a caller had better say who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unidentified {
+    /// Neither the node's credentials nor an anonymous caller may read it.
+    Refused,
+    /// Upstream cannot be asked, and only a right of one's own would help.
+    Unreachable,
+    /// The anonymous rate limit of the registry is nearly used up.
+    Budget,
+}
+
+impl std::fmt::Display for Unidentified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "the registry shows this to callers with a credential only",
+            Self::Unreachable => {
+                "the registry cannot be asked, and what is cached is for callers that it knows"
+            }
+            Self::Budget => "the anonymous rate limit of the registry is nearly used up",
+        })
+    }
+}
+
 /// A failure of a pull. Cloneable, because one failure is told to everybody who waited for the same thing.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -30,6 +53,9 @@ pub enum Error {
         /// What came.
         actual: Digest,
     },
+    /// The caller has not said who it is, and that may make the difference.
+    #[error("say who you are: {0}")]
+    Unidentified(Unidentified),
     /// More downloads are under way than this daemon takes on at once.
     #[error("too many downloads at once")]
     Busy,
@@ -41,6 +67,8 @@ pub enum Error {
 /// Whose fault it is, and so what the client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// The caller must identify itself.
+    Unidentified,
     /// A rule of this node.
     Declined,
     /// Upstream says that the caller may not: 401 or 403.
@@ -71,6 +99,7 @@ impl Error {
             )
             | Self::Document { .. }
             | Self::Mismatch { .. } => Fault::Invalid,
+            Self::Unidentified(_) => Fault::Unidentified,
             Self::Store(_) | Self::Abandoned | Self::Busy => Fault::Ours,
         }
     }
@@ -82,6 +111,11 @@ impl Error {
             Self::Store(error) => error.reason(),
             Self::Document { .. } => "manifest_invalid",
             Self::Mismatch { .. } => "digest_mismatch",
+            Self::Unidentified(why) => match why {
+                Unidentified::Refused => "unidentified_refused",
+                Unidentified::Unreachable => "unidentified_unreachable",
+                Unidentified::Budget => "unidentified_budget",
+            },
             Self::Busy => "too_many_downloads",
             Self::Abandoned => "abandoned",
         }

@@ -12,12 +12,15 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::Puller;
+use super::authorise::{Caller, Purpose};
 use super::error::Error;
 use super::flight::{Lead, Progress};
-use super::metrics::Metrics;
+use super::grants::Subject;
+use super::rights::Use;
 use crate::reference::{Digest, Repository};
 use crate::store::{self, Ingest, Member, Store, Verified};
-use crate::upstream::{self, Download, Upstream};
+use crate::upstream::{self, Asking, Download, Upstream, Yes};
 
 /// Bytes withheld from readers until the digest is verified. A blob no larger is withheld whole, so that a wrong one
 /// is an error and not a broken body.
@@ -36,22 +39,24 @@ enum Piece {
 }
 
 /// Fills the flight of `lead` to its end, whatever that is.
-pub(super) async fn fill(lead: Lead, store: Store, upstream: Upstream, metrics: Arc<Metrics>) {
+pub(super) async fn fill(lead: Lead, puller: Puller) {
     let lead = Arc::new(lead);
-    let result = match receive(&lead, &store, &upstream).await {
+    let result = match receive(&lead, &puller).await {
         Ok(verified) => {
-            land(&lead, verified, store).await;
+            land(&lead, verified, puller.0.store.clone()).await;
             "landed"
         }
         Err(error) => {
             let (repository, digest) = (&lead.flight().repository, lead.digest());
-            tracing::warn!(%repository, %digest, %error, "a download failed");
+            if !matches!(error, Error::Unidentified(_)) {
+                tracing::warn!(%repository, %digest, %error, "a download failed");
+            }
             let reason = error.reason();
             lead.publish(Progress::Failed(error));
             reason
         }
     };
-    metrics.fills.with_label_values(&[result]).inc();
+    puller.0.metrics.fills.with_label_values(&[result]).inc();
 }
 
 /// Tells the readers that everything is there, then makes it durable; the flight ends after that, so that whoever
@@ -67,10 +72,11 @@ async fn land(lead: &Arc<Lead>, verified: Verified, store: Store) {
     }
 }
 
-async fn receive(lead: &Arc<Lead>, store: &Store, upstream: &Upstream) -> Result<Verified, Error> {
-    let mut source = Source::open(upstream, lead.flight().repository.clone(), lead.digest()).await?;
+async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Verified, Error> {
+    let mut source =
+        Source::open(puller, lead.flight().repository.clone(), lead.digest(), &lead.flight().caller).await?;
     let size = source.download.size;
-    let ingest = store.begin(lead.digest(), size).await?;
+    let ingest = puller.0.store.begin(lead.digest(), size).await?;
     lead.publish(Progress::Filling { growing: ingest.growing(), size, readable: 0 });
     let (queue, pieces) = mpsc::channel(QUEUE);
     let writer = spawn_blocking({
@@ -118,18 +124,35 @@ struct Source<'a> {
     upstream: &'a Upstream,
     repository: Repository,
     digest: Digest,
+    /// As whom it was asked for, and is again.
+    asking: Asking,
     download: Download,
     received: u64,
 }
 
 impl<'a> Source<'a> {
+    /// Asks for the body on behalf of `caller`; upstream's yes is the proof of the right to it.
     async fn open(
-        upstream: &'a Upstream,
+        puller: &'a Puller,
         repository: Repository,
         digest: Digest,
-    ) -> Result<Self, upstream::Error> {
-        let download = upstream.download(&repository, digest, 0).await?;
-        Ok(Self { upstream, repository, digest, download, received: 0 })
+        caller: &Caller,
+    ) -> Result<Self, Error> {
+        let upstream = &puller.0.upstream;
+        let purpose =
+            puller.right(&repository, caller, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver);
+        let question = |asking: Asking| {
+            let repository = &repository;
+            async move {
+                let download = upstream.download(repository, digest, 0, &asking).await?;
+                let to_anybody = download.to_anybody;
+                Ok(Yes { value: download, to_anybody })
+            }
+        };
+        let asked = puller.ask(&repository, caller, &Subject::Blob(digest), purpose, question).await;
+        let (download, presented) = asked?;
+        let asking = Asking { presented, proof: None };
+        Ok(Self { upstream, repository, digest, asking, download, received: 0 })
     }
 
     /// Moves the whole body into `queue`.
@@ -168,7 +191,8 @@ impl<'a> Source<'a> {
     /// Asks for the rest. If upstream ignores the range, the bytes that we have are skipped; the digest decides in
     /// the end whether they were the same.
     async fn resume(&mut self) -> Result<(), upstream::Error> {
-        let mut download = self.upstream.download(&self.repository, self.digest, self.received).await?;
+        let mut download =
+            self.upstream.download(&self.repository, self.digest, self.received, &self.asking).await?;
         if let (Some(before), Some(now)) = (self.download.size, download.size)
             && before != now
         {

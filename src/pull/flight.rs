@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::authorise::Caller;
 use super::error::Error;
 use crate::metrics::IntGauge;
 use crate::reference::{Digest, Registry, Repository};
@@ -54,6 +55,8 @@ impl Progress {
 pub(super) struct Flight {
     /// On whose behalf upstream was asked: that repository's right is what upstream's answer proves.
     pub(super) repository: Repository,
+    /// As whom: the answer is an answer to callers with the same credential, and to no others.
+    pub(super) caller: Caller,
     progress: watch::Sender<Progress>,
 }
 
@@ -88,13 +91,14 @@ impl Flights {
     }
 
     /// Joins the flight for `digest` from the registry of `repository`, or leads a new one.
-    pub(super) fn board(&self, repository: &Repository, digest: Digest) -> Boarding {
+    pub(super) fn board(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Boarding {
         let key = (repository.registry().clone(), digest);
         match lock(&self.map).entry(key.clone()) {
             Entry::Occupied(under_way) => Boarding::Join(Arc::clone(under_way.get())),
             Entry::Vacant(vacant) => {
                 let progress = watch::Sender::new(Progress::Asking);
-                let flight = Arc::new(Flight { repository: repository.clone(), progress });
+                let flight =
+                    Arc::new(Flight { repository: repository.clone(), caller: caller.clone(), progress });
                 vacant.insert(Arc::clone(&flight));
                 self.gauge.inc();
                 Boarding::Lead(Lead { flight, key, map: Arc::clone(&self.map), gauge: self.gauge.clone() })
@@ -175,20 +179,37 @@ mod tests {
     fn one_leads_all_join_and_registries_never_share() {
         let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
         let digest = Digest::of(b"x");
-        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest) else {
+        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest, &Caller::anonymous())
+        else {
             panic!("nobody led")
         };
-        assert!(matches!(flights.board(&repository("a.test/r"), digest), Boarding::Join(_)));
-        assert!(matches!(flights.board(&repository("a.test/other"), digest), Boarding::Join(_)));
-        assert!(matches!(flights.board(&repository("b.test/r"), digest), Boarding::Lead(_)));
+        assert!(matches!(
+            flights.board(&repository("a.test/r"), digest, &Caller::anonymous()),
+            Boarding::Join(_)
+        ));
+        assert!(matches!(
+            flights.board(&repository("a.test/other"), digest, &Caller::anonymous()),
+            Boarding::Join(_)
+        ));
+        assert!(matches!(
+            flights.board(&repository("b.test/r"), digest, &Caller::anonymous()),
+            Boarding::Lead(_)
+        ));
         drop(lead);
-        assert!(matches!(flights.board(&repository("a.test/r"), digest), Boarding::Lead(_)));
+        assert!(matches!(
+            flights.board(&repository("a.test/r"), digest, &Caller::anonymous()),
+            Boarding::Lead(_)
+        ));
     }
 
     #[test]
     fn a_leader_that_vanishes_is_a_failure_and_never_a_normal_end() {
         let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
-        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), Digest::of(b"x")) else { panic!() };
+        let Boarding::Lead(lead) =
+            flights.board(&repository("a.test/r"), Digest::of(b"x"), &Caller::anonymous())
+        else {
+            panic!()
+        };
         let following = lead.flight().follow();
         drop(lead);
         assert!(matches!(&*following.borrow(), Progress::Failed(Error::Abandoned)));

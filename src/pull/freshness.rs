@@ -51,7 +51,7 @@ mod tests {
         let limited = Error::RateLimited { host: host(), retry_after: None };
         let failing = Error::Failing { host: host(), status: 503 };
         let refused = Error::Refused { host: host(), status: 403, why: String::new() };
-        let gone = Error::NotFound { host: host() };
+        let gone = Error::NotFound { host: host(), repository_unknown: false, to_anybody: false };
         let nonsense = Error::Invalid { host: host(), why: String::new() };
 
         assert_eq!(judge(Ok(Some(digest)), Some(record)), Verdict::Current(digest));

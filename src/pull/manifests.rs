@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 
+use super::authorise::{Caller, Purpose};
 use super::error::Error;
-use super::freshness::{self, Said, Verdict};
-use super::{Puller, Source, authorise};
+use super::freshness::{self, Verdict};
+use super::grants::Subject;
+use super::rights::Use;
+use super::{Puller, Source};
 use crate::clock::Timestamp;
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Reference, Repository, Tag};
-use crate::store::{self, Member};
-use crate::upstream;
+use crate::store::{self, Member, TagRecord};
+use crate::upstream::{self, Asking, Yes};
 
 /// A manifest to serve.
 #[derive(Debug, Clone)]
@@ -21,17 +24,23 @@ pub struct ManifestAnswer {
     pub bytes: Bytes,
     /// How it was come by.
     pub source: Source,
-    /// Set if upstream could not be asked what the tag means now.
+    /// Set if upstream could not be asked what the tag means now, or whether the caller may still have it.
     pub stale: Option<Stale>,
 }
 
 /// Why an answer may be out of date.
 #[derive(Debug, Clone)]
 pub struct Stale {
-    /// When upstream last said what the tag means.
+    /// When upstream last said what the tag means, or that the caller may have it.
     pub confirmed_at: Timestamp,
     /// Why it could not be asked now.
-    pub error: upstream::Error,
+    pub error: Error,
+}
+
+impl ManifestAnswer {
+    fn stale(self, confirmed_at: Timestamp, error: Error) -> Self {
+        Self { source: Source::Stale, stale: Some(Stale { confirmed_at, error }), ..self }
+    }
 }
 
 /// A manifest fresh from upstream, verified.
@@ -50,7 +59,8 @@ impl Fetched {
 }
 
 impl Puller {
-    /// A manifest by tag or digest.
+    /// A manifest by tag or digest. `resolving` says that the caller only wants to know what is there, which is the
+    /// step in which a runtime checks its credential.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -58,10 +68,13 @@ impl Puller {
         &self,
         repository: &Repository,
         reference: &Reference,
+        caller: &Caller,
+        resolving: bool,
     ) -> Result<ManifestAnswer, Error> {
+        let wanted = if resolving { Use::Resolve } else { Use::Read };
         match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(repository, *digest).await,
-            Reference::Tag(tag) => self.manifest_by_tag(repository, tag).await,
+            Reference::Digest(digest) => self.manifest_by_digest(repository, *digest, caller, wanted).await,
+            Reference::Tag(tag) => self.manifest_by_tag(repository, tag, caller).await,
         }
     }
 
@@ -69,40 +82,107 @@ impl Puller {
         &self,
         repository: &Repository,
         digest: Digest,
+        caller: &Caller,
+        wanted: Use,
     ) -> Result<ManifestAnswer, Error> {
-        if let Some(answer) = self.manifest_in_store(repository, digest).await {
+        let may_read = self.may_read_cached(repository, caller, wanted).await;
+        let Some(answer) = self.manifest_in_store(repository, digest).await else {
+            return Ok(self.fetch(repository, &digest.into(), caller).await?.answer(Source::Fill));
+        };
+        if may_read {
             return Ok(answer);
         }
-        self.fetch(repository, &digest.into()).await.map(|fetched| fetched.answer(Source::Fill))
-    }
-
-    async fn manifest_by_tag(&self, repository: &Repository, tag: &Tag) -> Result<ManifestAnswer, Error> {
-        let said = self.ask_what_tag_means(repository, tag).await;
-        match freshness::judge(said, self.0.store.tag(repository, tag).await) {
-            Verdict::Current(digest) => self.current(repository, tag, digest).await,
-            Verdict::Fetch => self.fetch_by_tag(repository, tag).await,
-            Verdict::Stale(record, error) => match self.manifest_in_store(repository, record.digest).await {
-                Some(answer) => {
-                    tracing::warn!(%repository, %tag, %error, "upstream is away, serving what the tag last meant");
-                    let stale = Stale { confirmed_at: record.confirmed_at, error };
-                    Ok(ManifestAnswer { source: Source::Stale, stale: Some(stale), ..answer })
-                }
-                None => Err(error.into()),
-            },
-            Verdict::Forget(error) => {
-                let forgotten = self.0.store.remove_tag(repository, tag).await;
-                log_failure(forgotten, repository, "a tag that is gone could not be forgotten");
-                Err(error.into())
-            }
-            Verdict::Fail(error) => Err(error.into()),
+        let upstream = &self.0.upstream;
+        let question =
+            |asking: Asking| async move { Ok(upstream.confirm_manifest(repository, digest, &asking).await?) };
+        let asked = self.ask(repository, caller, &Subject::Manifest(digest), Purpose::Prove, question).await;
+        let Err(error) = asked else {
+            return Ok(ManifestAnswer { source: Source::Revalidated, ..answer });
+        };
+        match self.held_since(repository, caller, &error).await {
+            Some(since) => Ok(answer.stale(since, error)),
+            None => Err(error),
         }
     }
 
-    async fn ask_what_tag_means(&self, repository: &Repository, tag: &Tag) -> Said {
-        let (upstream, key) = (self.0.upstream.clone(), (repository.clone(), tag.clone()));
-        let (repository, tag) = key.clone();
-        let said = self.0.resolutions.run(key, || async move { upstream.resolve(&repository, &tag).await });
-        said.await.unwrap_or(Ok(None))
+    async fn manifest_by_tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        caller: &Caller,
+    ) -> Result<ManifestAnswer, Error> {
+        let question = |asking: Asking| {
+            let (upstream, repository, tag) = (self.0.upstream.clone(), repository.clone(), tag.clone());
+            let key = (repository.clone(), tag.clone(), asking.presented.principal);
+            let asked = self.0.resolutions.run(key, move || async move {
+                upstream.resolve(&repository, &tag, &asking).await.map_err(Error::from)
+            });
+            async move { asked.await.unwrap_or(Err(Error::Abandoned)) }
+        };
+        // Whether the no of one who could read it until now: only such a one knows that a tag is gone.
+        let had_right = self.right(repository, caller, Use::Read).await.is_some();
+        let subject = Subject::Tag(tag.clone());
+        let said = match self.ask(repository, caller, &subject, Purpose::Prove, question).await {
+            Ok((digest, _)) => Ok(digest),
+            Err(Error::Upstream(error)) => Err(error),
+            Err(other) => return self.cached_if_open(repository, tag, other).await,
+        };
+        match freshness::judge(said, self.0.store.tag(repository, tag).await) {
+            Verdict::Current(digest) => self.current(repository, tag, digest, caller).await,
+            Verdict::Fetch => self.fetch_by_tag(repository, tag, caller).await,
+            Verdict::Stale(record, error) => self.stale(repository, tag, record, error, caller).await,
+            Verdict::Forget(error) => {
+                if had_right {
+                    let forgotten = self.0.store.remove_tag(repository, tag).await;
+                    log_failure(forgotten, repository, "a tag that is gone could not be forgotten");
+                }
+                Err(error.into())
+            }
+            Verdict::Fail(error) => self.cached_if_open(repository, tag, error.into()).await,
+        }
+    }
+
+    /// What the tag last meant, for whoever could read it before the outage.
+    async fn stale(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        record: TagRecord,
+        error: upstream::Error,
+        caller: &Caller,
+    ) -> Result<ManifestAnswer, Error> {
+        let young = self.may_be_stale(repository, &error);
+        let error = Error::from(error);
+        let held = self.is_open(repository) || self.held_since(repository, caller, &error).await.is_some();
+        if !young || !held {
+            return Err(error);
+        }
+        let Some(answer) = self.manifest_in_store(repository, record.digest).await else {
+            return Err(error);
+        };
+        tracing::warn!(%repository, %tag, %error, "upstream is away, serving what the tag last meant");
+        Ok(answer.stale(record.confirmed_at, error))
+    }
+
+    /// Under `policy = "open"` what is cached is for every pod, whatever upstream says to this one.
+    async fn cached_if_open(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        error: Error,
+    ) -> Result<ManifestAnswer, Error> {
+        let is_a_no = match &error {
+            Error::Upstream(error) => matches!(error, upstream::Error::Refused { .. }),
+            other => matches!(other, Error::Unidentified(_)),
+        };
+        if !self.is_open(repository) || !is_a_no {
+            return Err(error);
+        }
+        let Some(record) = self.0.store.tag(repository, tag).await else { return Err(error) };
+        match self.manifest_in_store(repository, record.digest).await {
+            Some(answer) => Ok(answer.stale(record.confirmed_at, error)),
+            None => Err(error),
+        }
     }
 
     async fn current(
@@ -110,14 +190,15 @@ impl Puller {
         repository: &Repository,
         tag: &Tag,
         digest: Digest,
+        caller: &Caller,
     ) -> Result<ManifestAnswer, Error> {
         let answer = match self.manifest_in_store(repository, digest).await {
             Some(answer) => ManifestAnswer { source: Source::Revalidated, ..answer },
-            None => match self.fetch(repository, &digest.into()).await {
+            None => match self.fetch(repository, &digest.into(), caller).await {
                 Ok(fetched) => fetched.answer(Source::Fill),
                 // Some registries announce a digest under which they do not serve the document.
                 Err(Error::Upstream(upstream::Error::NotFound { .. })) => {
-                    return self.fetch_by_tag(repository, tag).await;
+                    return self.fetch_by_tag(repository, tag, caller).await;
                 }
                 Err(error) => return Err(error),
             },
@@ -126,8 +207,13 @@ impl Puller {
         Ok(answer)
     }
 
-    async fn fetch_by_tag(&self, repository: &Repository, tag: &Tag) -> Result<ManifestAnswer, Error> {
-        let fetched = self.fetch(repository, &tag.clone().into()).await?;
+    async fn fetch_by_tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        caller: &Caller,
+    ) -> Result<ManifestAnswer, Error> {
+        let fetched = self.fetch(repository, &tag.clone().into(), caller).await?;
         self.confirm_tag(repository, tag, fetched.digest).await;
         Ok(fetched.answer(Source::Fill))
     }
@@ -140,7 +226,7 @@ impl Puller {
     /// A manifest that the repository may hand out and that is on disk, sound.
     async fn manifest_in_store(&self, repository: &Repository, digest: Digest) -> Option<ManifestAnswer> {
         let store = &self.0.store;
-        let Member::Manifest(media_type) = authorise::may_hand_out(store, repository, digest).await? else {
+        let Member::Manifest(media_type) = self.membership(repository, digest).await? else {
             return None;
         };
         let read = match store.blob(digest).await {
@@ -160,17 +246,40 @@ impl Puller {
         }
     }
 
-    /// A manifest from upstream, once for all who ask at the same time.
-    async fn fetch(&self, repository: &Repository, reference: &Reference) -> Result<Fetched, Error> {
-        let (puller, key) = (self.clone(), (repository.clone(), reference.clone()));
-        let (repository, reference) = key.clone();
-        let fetched =
-            self.0.manifests.run(key, || async move { puller.fetch_now(&repository, &reference).await });
-        fetched.await.unwrap_or(Err(Error::Abandoned))
+    /// A manifest from upstream, once for all who ask at the same time as the same principal. Without a right that is
+    /// fresh, upstream's yes is the proof of one.
+    async fn fetch(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        caller: &Caller,
+    ) -> Result<Fetched, Error> {
+        let purpose =
+            self.right(repository, caller, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver);
+        let subject = match reference {
+            Reference::Digest(digest) => Subject::Manifest(*digest),
+            Reference::Tag(tag) => Subject::Tag(tag.clone()),
+        };
+        let question = |asking: Asking| {
+            let (puller, repository, reference) = (self.clone(), repository.clone(), reference.clone());
+            let key = (repository.clone(), reference.clone(), asking.presented.principal);
+            let asked = self
+                .0
+                .manifests
+                .run(key, move || async move { puller.fetch_now(&repository, &reference, &asking).await });
+            async move { asked.await.unwrap_or(Err(Error::Abandoned)) }
+        };
+        Ok(self.ask(repository, caller, &subject, purpose, question).await?.0)
     }
 
-    async fn fetch_now(&self, repository: &Repository, reference: &Reference) -> Result<Fetched, Error> {
-        let manifest = self.0.upstream.manifest(repository, reference).await?;
+    async fn fetch_now(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        asking: &Asking,
+    ) -> Result<Yes<Fetched>, Error> {
+        let Yes { value: manifest, to_anybody } =
+            self.0.upstream.manifest(repository, reference, asking).await?;
         let host = manifest.host;
         let actual = Digest::of(&manifest.bytes);
         match reference {
@@ -189,12 +298,13 @@ impl Puller {
         let member = Member::Manifest(media_type.clone());
         let stored = self.0.store.put(repository, actual, manifest.bytes.clone(), member).await;
         log_failure(stored, repository, "a manifest is served but could not be stored");
-        Ok(Fetched { digest: actual, media_type, bytes: manifest.bytes })
+        let value = Fetched { digest: actual, media_type, bytes: manifest.bytes };
+        Ok(Yes { value, to_anybody })
     }
 }
 
 /// What is remembered is for the next pull: this one does not fail for it.
-fn log_failure(done: Result<(), store::Error>, repository: &Repository, what: &str) {
+pub(super) fn log_failure(done: Result<(), store::Error>, repository: &Repository, what: &str) {
     if let Err(error) = done {
         tracing::error!(%repository, %error, "{what}");
     }

@@ -1,6 +1,7 @@
-//! What is counted of downloads.
+//! What is counted of downloads and rights.
 
 use crate::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
+use crate::reference::Principal;
 
 /// The metrics of `pull`.
 pub struct Metrics {
@@ -8,6 +9,8 @@ pub struct Metrics {
     pub(super) flights: IntGauge,
     /// Blob downloads that ended, by how.
     pub(super) fills: IntCounterVec,
+    /// What became of rights.
+    rights: IntCounterVec,
 }
 
 impl Metrics {
@@ -23,6 +26,15 @@ impl Metrics {
                 "Blob downloads that ended: landed, or the reason why not.",
                 &["result"],
             )?,
+            rights: registry.counters(
+                "rights_total",
+                "Rights to repositories: proved by upstream, ended by it, or held while it could not be asked.",
+                &["principal", "event"],
+            )?,
         })
+    }
+
+    pub(super) fn count_right(&self, principal: Principal, event: &str) {
+        self.rights.with_label_values(&[principal.kind.label(), event]).inc();
     }
 }

@@ -1,38 +1,46 @@
 //! The story of one pull, whoever asks: may it be handed out, is it here, what does the tag mean, who is fetching it.
 //!
-//! Promises: one upstream request for any number of callers; nobody gets a complete body that is wrong; no byte is
-//! handed out under a repository's name that this repository's own upstream did not deliver or confirm; what was
-//! pulled once is served again when upstream is away.
+//! Promises: one upstream request for any number of callers; nobody gets a complete body that is wrong; nobody gets
+//! what upstream would not give to a credential that is his to use; no byte is handed out under a repository's name
+//! that this repository's own upstream did not deliver or confirm; what was pulled once is served again when upstream
+//! is away, to those who could read it before.
 //!
 //! Deliberately not here: HTTP, and how long a caller is willing to wait.
 
 mod authorise;
+mod config;
 mod error;
 mod fill;
 mod flight;
 mod follow;
 mod freshness;
+mod grants;
 mod manifests;
 pub mod metrics;
+mod rights;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-pub use error::{Error, Fault};
+pub use authorise::Caller;
+pub use config::{Config, Policy, Terms};
+pub use error::{Error, Fault, Unidentified};
 pub use follow::BlobBody;
 pub use manifests::{ManifestAnswer, Stale};
 
 use crate::coalesce::Coalesce;
-use crate::reference::{Digest, Reference, Repository, Tag};
+use crate::credentials::Keychain;
+use crate::reference::{Digest, Principal, Reference, Repository, Tag};
 use crate::store::Store;
-use crate::upstream::{self, Listing, Page, Upstream};
-use authorise::Confirmations;
+use crate::upstream::{self, Listing, Page, Upstream, Yes};
+use authorise::Purpose;
 use flight::{Boarding, Flights, Lead, Progress};
-use freshness::Said;
+use grants::{Grants, Subject};
 use manifests::Fetched;
 use metrics::Metrics;
+use rights::Use;
 
 /// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
 const ATTEMPTS_MAX: usize = 3;
@@ -81,41 +89,63 @@ pub struct BlobAnswer {
     pub body: BlobBody,
     /// How it was come by.
     pub source: Source,
+    /// Set if upstream could not be asked whether the caller may still have it.
+    pub stale: Option<Stale>,
 }
+
+/// Equal questions of one principal, asked once.
+type Asked<K, T> = Coalesce<(Repository, K, Principal), Result<Yes<T>, Error>>;
 
 /// Pulls. Cheap to clone.
 #[derive(Clone)]
 pub struct Puller(Arc<Inner>);
 
 struct Inner {
+    config: Config,
     store: Store,
     upstream: Upstream,
+    keychain: Keychain,
+    grants: Grants,
     flights: Flights,
     fills: Arc<Semaphore>,
     metrics: Arc<Metrics>,
-    resolutions: Coalesce<(Repository, Tag), Said>,
-    manifests: Coalesce<(Repository, Reference), Result<Fetched, Error>>,
-    confirmations: Confirmations,
+    resolutions: Asked<Tag, Option<Digest>>,
+    manifests: Asked<Reference, Fetched>,
+    confirmations: Asked<Digest, Option<u64>>,
 }
 
 impl Puller {
-    /// A puller over a store and an upstream.
-    pub fn new(store: Store, upstream: Upstream, metrics: Metrics) -> Self {
+    /// A puller over a store, an upstream and the node's credentials.
+    pub fn new(
+        config: Config,
+        store: Store,
+        upstream: Upstream,
+        keychain: Keychain,
+        metrics: Metrics,
+    ) -> Self {
         Self(Arc::new(Inner {
+            grants: Grants::new(store.clone(), config.negative_ttl),
+            config,
             store,
             upstream,
+            keychain,
             flights: Flights::new(metrics.flights.clone()),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             metrics: Arc::new(metrics),
             resolutions: Coalesce::default(),
             manifests: Coalesce::default(),
-            confirmations: Confirmations::default(),
+            confirmations: Coalesce::default(),
         }))
     }
 
     /// Blob downloads under way.
     pub fn flights(&self) -> u64 {
         u64::try_from(self.0.metrics.flights.get()).unwrap_or(0)
+    }
+
+    /// The node's credentials and keys.
+    pub fn keychain(&self) -> &Keychain {
+        &self.0.keychain
     }
 
     /// A blob. With `size_wanted` the answer waits until the size is known, which a range needs.
@@ -126,32 +156,38 @@ impl Puller {
         &self,
         repository: &Repository,
         digest: Digest,
+        caller: &Caller,
         size_wanted: bool,
     ) -> Result<BlobAnswer, Error> {
         let mut last = Error::Abandoned;
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.blob_in_store(repository, digest).await? {
+            if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
                 return Ok(answer);
             }
-            let (source, progress) = match self.0.flights.board(repository, digest) {
+            let (source, progress) = match self.0.flights.board(repository, digest, caller) {
                 Boarding::Lead(lead) => {
                     // The flight before may have landed between our look into the store and the boarding.
-                    if let Some(answer) = self.blob_in_store(repository, digest).await? {
+                    if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
                         return Ok(answer);
                     }
                     (Source::Fill, self.lead(lead)?)
                 }
                 Boarding::Join(flight) => {
                     let progress = flight.follow();
-                    if flight.repository != *repository {
-                        self.confirm(repository, digest).await?;
+                    // What the leader is told is told to all who would ask the same; others need their own yes.
+                    let told = flight.repository == *repository
+                        && (flight.caller.asks_like(caller)
+                            || self.right(repository, caller, Use::Read).await.is_some());
+                    if !told {
+                        self.confirm(repository, digest, caller).await?;
                     }
                     (Source::Join, progress)
                 }
             };
             match first_word(progress, size_wanted).await {
                 Ok((progress, size)) => {
-                    return Ok(BlobAnswer { size, body: BlobBody::following(progress, size), source });
+                    let body = BlobBody::following(progress, size);
+                    return Ok(BlobAnswer { size, body, source, stale: None });
                 }
                 Err(error) if source == Source::Join && speaks_for_its_leader_only(&error) => last = error,
                 Err(error) => return Err(error),
@@ -168,11 +204,16 @@ impl Puller {
         &self,
         repository: &Repository,
         digest: Digest,
-    ) -> Result<(Option<u64>, Source), Error> {
-        if let Some(answer) = self.blob_in_store(repository, digest).await? {
-            return Ok((answer.size, answer.source));
+        caller: &Caller,
+    ) -> Result<(Option<u64>, Source, Option<Stale>), Error> {
+        if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
+            return Ok((answer.size, answer.source, answer.stale));
         }
-        Ok((self.0.upstream.confirm_blob(repository, digest).await?, Source::Proxied))
+        let upstream = &self.0.upstream;
+        let question = |asking| async move { Ok(upstream.confirm_blob(repository, digest, &asking).await?) };
+        let (size, _) =
+            self.ask(repository, caller, &Subject::Blob(digest), Purpose::Prove, question).await?;
+        Ok((size, Source::Proxied, None))
     }
 
     /// A page of tags or referrers, always upstream's own.
@@ -184,15 +225,20 @@ impl Puller {
         repository: &Repository,
         listing: &Listing,
         query: Option<String>,
+        caller: &Caller,
     ) -> Result<Page, Error> {
-        Ok(self.0.upstream.list(repository, listing, query).await?)
+        let (upstream, query) = (&self.0.upstream, &query);
+        let question =
+            |asking| async move { Ok(upstream.list(repository, listing, query.clone(), &asking).await?) };
+        Ok(self.ask(repository, caller, &Subject::List, Purpose::Prove, question).await?.0)
     }
 
-    /// A blob on disk that `repository` may hand out, asking its registry first where that is not known.
+    /// A blob on disk that `repository` may hand out to `caller`, asking its registry first where that is not known.
     async fn blob_in_store(
         &self,
         repository: &Repository,
         digest: Digest,
+        caller: &Caller,
     ) -> Result<Option<BlobAnswer>, Error> {
         let store = &self.0.store;
         let received = store.received_from(repository.registry(), digest).await;
@@ -202,24 +248,31 @@ impl Puller {
         let Some(blob) = store.blob(digest).await? else {
             return Ok(None);
         };
-        let source = if authorise::may_hand_out(store, repository, digest).await.is_some() {
-            Source::Hit
+        let member = self.membership(repository, digest).await.is_some();
+        let (source, stale) = if member && self.may_read_cached(repository, caller, Use::Read).await {
+            (Source::Hit, None)
         } else {
-            self.confirm(repository, digest).await?;
-            Source::Revalidated
+            match self.confirm(repository, digest, caller).await {
+                Ok(()) => (Source::Revalidated, None),
+                Err(error) if member => match self.held_since(repository, caller, &error).await {
+                    Some(since) => (Source::Stale, Some(Stale { confirmed_at: since, error })),
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
         };
         let size = Some(blob.size());
-        Ok(Some(BlobAnswer { size, body: BlobBody::committed(blob, store.clone()), source }))
+        let body = BlobBody::committed(blob, store.clone());
+        Ok(Some(BlobAnswer { size, body, source, stale }))
     }
 
     /// Starts the download of a flight.
     fn lead(&self, lead: Lead) -> Result<watch::Receiver<Progress>, Error> {
         let Ok(place) = Arc::clone(&self.0.fills).try_acquire_owned() else { return Err(Error::Busy) };
         let progress = lead.flight().follow();
-        let (store, upstream, metrics) =
-            (self.0.store.clone(), self.0.upstream.clone(), Arc::clone(&self.0.metrics));
+        let puller = self.clone();
         tokio::spawn(async move {
-            fill::fill(lead, store, upstream, metrics).await;
+            fill::fill(lead, puller).await;
             drop(place);
         });
         Ok(progress)
@@ -231,11 +284,6 @@ impl Puller {
         if tokio::time::timeout(wait, no_more).await.is_err() {
             tracing::info!(downloads = self.flights(), "ending with downloads under way");
         }
-    }
-
-    async fn confirm(&self, repository: &Repository, digest: Digest) -> Result<(), Error> {
-        let Inner { confirmations, store, upstream, .. } = &*self.0;
-        authorise::confirm(confirmations, store, upstream, repository, digest).await
     }
 }
 
@@ -265,6 +313,7 @@ fn speaks_for_its_leader_only(error: &Error) -> bool {
     matches!(
         error,
         Error::Abandoned
+            | Error::Unidentified(_)
             | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. })
     )
 }

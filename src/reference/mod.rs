@@ -1,4 +1,5 @@
-//! The names of things, as types: registry, repository, tag, digest, platform, media type, manifest document.
+//! The names of things, as types: registry, repository, tag, digest, platform, media type, manifest document,
+//! principal.
 //!
 //! Every string that a stranger sends (a client's path, an upstream's header, a descriptor inside a manifest) is
 //! parsed here, once, at the edge; a value of these types is the proof that the grammar held. Paths on disk and
@@ -12,6 +13,7 @@ mod image;
 mod media_type;
 mod name;
 mod platform;
+mod principal;
 mod tag;
 
 pub use digest::{Digest, DigestError, Hasher};
@@ -20,4 +22,5 @@ pub use image::{Image, ImageError, Reference};
 pub use media_type::{MediaType, MediaTypeError, UPSTREAM_ACCEPT};
 pub use name::{DOCKER_HUB, NameError, Registry, Repository, RepositoryPath};
 pub use platform::{Platform, PlatformError};
+pub use principal::{Principal, PrincipalError, PrincipalKind};
 pub use tag::{Tag, TagError};

@@ -189,6 +189,16 @@ impl Repository {
     }
 }
 
+impl FromStr for Repository {
+    type Err = NameError;
+
+    /// Reads `registry/path`, as [`Repository`] is shown: nothing is left out and nothing is assumed.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (registry, path) = text.split_once('/').ok_or_else(|| NameError::Registry(text.to_owned()))?;
+        Self::new(registry.parse()?, path.parse()?)
+    }
+}
+
 macro_rules! shown_as_text {
     ($($name:ty),*) => {$(
         impl fmt::Display for $name {

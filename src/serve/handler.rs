@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HeaderValue, IF_RANGE, LINK, RANGE, WARNING, WWW_AUTHENTICATE};
+use http::header::{HeaderValue, IF_RANGE, LINK, RANGE, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
+use super::identify::{self, Complaint, Shown};
 use super::metrics::Metrics;
 use super::observe::{self, Watch};
 use super::range::{Part, part};
 use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, Refusal, Told, content};
 use super::route::{self, Named, Route, Thing};
-use crate::listener::{Body, Hosts};
+use super::{Gate, token};
+use crate::clock::Clock;
+use crate::listener::{Body, BodyError, Hosts};
 use crate::metrics::RegistryLabels;
-use crate::pull::{self, Fault, ManifestAnswer, Puller, Source};
+use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Source, Stale};
 use crate::reference::{Digest, MediaType, Reference, Registry, Repository};
 use crate::upstream::Listing;
 
@@ -25,6 +29,8 @@ pub(super) struct Handler {
     pub(super) puller: Puller,
     pub(super) hosts: Hosts,
     pub(super) default_registry: Registry,
+    pub(super) gate: Option<Gate>,
+    pub(super) clock: Clock,
     pub(super) labels: Arc<RegistryLabels>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -35,49 +41,79 @@ struct Asked<'a> {
     headers: HeaderMap,
     repository: Repository,
     named: Named,
+    caller: Caller,
     since: Instant,
     handler: &'a Handler,
 }
 
 impl Handler {
     /// Answers one request; every error is an answer.
-    pub(super) async fn answer<B: http_body::Body>(&self, request: Request<B>) -> Response<Body> {
+    pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body,
+        B::Error: Into<BodyError>,
+    {
         let since = Instant::now();
-        let challenge = match self.hosts.check(&request) {
-            Ok(host) => challenge(host),
+        let host = match self.hosts.check(&request) {
+            Ok(host) => host.to_owned(),
             Err(error) => return self.refuse("other", None, "misdirected", &Refusal::of_host(error), None),
         };
         let uri = request.uri();
         let strict = request.headers().get(MODE).is_some_and(|mode| mode == "strict");
         let told = if route::has_namespace(uri) && !strict { Told::Mirror } else { Told::Directly };
+        let bad = |refusal: &Refusal| self.refuse("other", None, "bad_request", refusal, None);
         let (route, named) = match route::parse(request.method(), uri, &self.default_registry) {
-            Ok(parsed) if request.body().is_end_stream() => parsed,
-            Ok(_) => return self.refuse("other", None, "bad_request", &Refusal::body_not_expected(), None),
-            Err(error) => return self.refuse("other", None, "bad_request", &Refusal::of_route(&error), None),
+            Ok(parsed) => parsed,
+            Err(error) => return bad(&Refusal::of_route(&error)),
         };
-        let (parts, _) = request.into_parts();
+        let posted = route == Route::Token && request.method() == Method::POST;
+        if !posted && !request.body().is_end_stream() {
+            return bad(&Refusal::body_not_expected());
+        }
+        if route != Route::Token && !self.passes_gate(request.headers()) {
+            return self.refuse("other", None, "declined", &Refusal::of_gate(), None);
+        }
+        let keychain = self.puller.keychain();
+        let shown = identify::shown(request.headers(), keychain, self.clock.now());
+        let (parts, body) = request.into_parts();
         let (repository, thing) = match route {
-            Route::Ping => return ping(challenge),
-            Route::Token => return self.token(&parts.headers),
+            Route::Ping => return self.ping(&host, shown),
+            Route::Token => return self.token(&parts, shown, body).await,
             Route::Content(repository, thing) => (repository, thing),
         };
-        let asked =
-            Asked { method: parts.method, headers: parts.headers, repository, named, since, handler: self };
-        let (name, registry) = (thing.label(), asked.repository.registry());
+        let challenge = |complaint| identify::challenge(&host, Some((&repository, named)), complaint);
+        let (name, registry) = (thing.label(), repository.registry().clone());
+        let caller = match shown.and_then(|shown| shown.caller(&repository, keychain)) {
+            Ok(caller) => caller,
+            Err(complaint) => {
+                let (refusal, challenge) = (Refusal::of_complaint(complaint), challenge(Some(complaint)));
+                return self.refuse(name, Some(&registry), "challenged", &refusal, challenge);
+            }
+        };
+        let challenge = challenge(None);
+        let (method, headers) = (parts.method, parts.headers);
+        let asked = Asked { method, headers, repository, named, caller, since, handler: self };
         match asked.answer(&thing).await {
             Ok((response, source)) => {
-                self.count(name, Some(registry), source.label());
+                self.count(name, Some(&registry), source.label());
                 response
             }
             Err(error) => {
                 let refusal = Refusal::of_fault(error.fault(), told, &thing, error.to_string());
-                let outcome = if is_a_no(error.fault()) { "declined" } else { "failed" };
                 let status = refusal.status.as_u16();
                 tracing::info!(route = name, %registry, status, %error, "not served");
                 self.metrics.errors.with_label_values(&[error.reason()]).inc();
-                self.refuse(name, Some(registry), outcome, &refusal, challenge)
+                self.refuse(name, Some(&registry), outcome(error.fault()), &refusal, challenge)
             }
         }
+    }
+
+    /// Whether the request carries the secret that the operator wants, if any.
+    fn passes_gate(&self, headers: &HeaderMap) -> bool {
+        let Some(gate) = &self.gate else { return true };
+        let mut given = headers.get_all(&gate.header).iter();
+        let (Some(value), None) = (given.next(), given.next()) else { return false };
+        self.puller.keychain().keys().equal(value.as_bytes(), gate.value.reveal().as_bytes())
     }
 
     fn refuse(
@@ -98,40 +134,53 @@ impl Handler {
             .with(registry, |label| self.metrics.requests.with_label_values(&[route, label, outcome]).inc());
     }
 
-    /// `GET /token`: this version knows one caller, the anonymous one, and its token is no secret. A credential is
-    /// refused rather than silently ignored, so that nobody believes that it was used.
-    fn token(&self, headers: &HeaderMap) -> Response<Body> {
-        if headers.contains_key(http::header::AUTHORIZATION) {
-            let message = "this cache does not take credentials yet: pull private images from their registry"
-                .to_owned();
-            let refusal = Refusal { status: StatusCode::FORBIDDEN, code: "DENIED", message, close: false };
-            return self.refuse("token", None, "declined", &refusal, None);
+    /// `GET /v2/` answers 200 and carries the challenge too: podman and skopeo take their way of authenticating from
+    /// this answer alone, and so offer a credential only where one is needed.
+    fn ping(&self, host: &str, shown: Result<Shown, Complaint>) -> Response<Body> {
+        if let Err(complaint) = shown {
+            let challenge = identify::challenge(host, None, Some(complaint));
+            return self.refuse("other", None, "challenged", &Refusal::of_complaint(complaint), challenge);
         }
-        self.count("token", None, "fill");
-        let body = br#"{"token":"anonymous","access_token":"anonymous","expires_in":86400}"#;
-        respond::json(StatusCode::OK, body.to_vec())
+        let mut response = respond::json(StatusCode::OK, b"{}".to_vec());
+        let version = HeaderValue::from_static("registry/2.0");
+        response.headers_mut().insert("docker-distribution-api-version", version);
+        if let Some(challenge) = identify::challenge(host, None, None) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
+    async fn token<B>(&self, request: &Parts, shown: Result<Shown, Complaint>, body: B) -> Response<Body>
+    where
+        B: http_body::Body,
+        B::Error: Into<BodyError>,
+    {
+        let (default, keys, now) = (&self.default_registry, self.puller.keychain().keys(), self.clock.now());
+        match token::issue(request, shown, body, default, keys, now).await {
+            Ok(response) => {
+                self.count("token", None, "issued");
+                response
+            }
+            Err(refusal) => self.refuse("token", None, "bad_request", &refusal, None),
+        }
     }
 }
 
-fn is_a_no(fault: Fault) -> bool {
-    matches!(fault, Fault::Declined | Fault::Refused(_) | Fault::NotFound)
-}
-
-/// `GET /v2/` answers 200 and carries the challenge too: podman and skopeo take their way of authenticating from this
-/// answer alone.
-fn ping(challenge: Option<HeaderValue>) -> Response<Body> {
-    let mut response = respond::json(StatusCode::OK, b"{}".to_vec());
-    let version = HeaderValue::from_static("registry/2.0");
-    response.headers_mut().insert("docker-distribution-api-version", version);
-    if let Some(challenge) = challenge {
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+/// The value of the `outcome` label.
+fn outcome(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Unidentified => "challenged",
+        Fault::Declined | Fault::Refused(_) | Fault::NotFound => "declined",
+        Fault::Outage | Fault::Invalid | Fault::Ours => "failed",
     }
-    response
 }
 
-/// The realm is under the very name by which the client addressed us, since clients compare the two.
-fn challenge(host: &str) -> Option<HeaderValue> {
-    HeaderValue::from_str(&format!(r#"Bearer realm="http://{host}/token",service="larder""#)).ok()
+/// Marks an answer for which upstream could not be asked.
+fn warn(response: &mut Response<Body>, stale: Option<&Stale>) {
+    if let Some(stale) = stale {
+        let since = stale.confirmed_at.0;
+        respond::warn(response, &format!("stale: last confirmed at {since}; {}", stale.error));
+    }
 }
 
 type Answered = Result<(Response<Body>, Source), pull::Error>;
@@ -162,16 +211,13 @@ impl Asked<'_> {
 
     async fn manifest(&self, reference: &Reference) -> Answered {
         let repository = &self.repository;
-        let answer = self.handler.puller.manifest(repository, reference).await?;
+        let resolving = self.method == Method::HEAD;
+        let answer = self.handler.puller.manifest(repository, reference, &self.caller, resolving).await?;
         let ManifestAnswer { digest, media_type, bytes, source, stale } = answer;
         let size = bytes.len() as u64;
         let part = part(self.range(), size);
         let mut response = content(media_type.as_str(), digest, repository.registry(), Some(size), part);
-        if let Some(stale) = stale {
-            let since = stale.confirmed_at.0;
-            respond::warn(&mut response, &format!("stale: last confirmed at {since}; {}", stale.error));
-            debug_assert!(response.headers().contains_key(WARNING));
-        }
+        warn(&mut response, stale.as_ref());
         let bytes = match part {
             Part::Whole => bytes,
             Part::Range { start, end } => bytes.slice(start as usize..end as usize),
@@ -188,13 +234,16 @@ impl Asked<'_> {
         let (puller, repository) = (&self.handler.puller, &self.repository);
         let registry = repository.registry();
         if self.method == Method::HEAD {
-            let (size, source) = puller.blob_size(repository, digest).await?;
-            return Ok((content(MediaType::OCTET_STREAM, digest, registry, size, Part::Whole), source));
+            let (size, source, stale) = puller.blob_size(repository, digest, &self.caller).await?;
+            let mut response = content(MediaType::OCTET_STREAM, digest, registry, size, Part::Whole);
+            warn(&mut response, stale.as_ref());
+            return Ok((response, source));
         }
         let range = self.range();
-        let mut answer = puller.blob(repository, digest, range.is_some()).await?;
+        let mut answer = puller.blob(repository, digest, &self.caller, range.is_some()).await?;
         let part = answer.size.map_or(Part::Whole, |size| part(range, size));
         let mut response = content(MediaType::OCTET_STREAM, digest, registry, answer.size, part);
+        warn(&mut response, answer.stale.as_ref());
         match part {
             Part::Unsatisfiable => return Ok((response, answer.source)),
             Part::Range { start, end } => answer.body.slice(start, end),
@@ -207,7 +256,7 @@ impl Asked<'_> {
     /// A list as upstream gave it; the link to its next page leads to us, in the way that the client named us.
     async fn list(&self, path: &str, listing: Listing, query: Option<String>) -> Answered {
         let repository = &self.repository;
-        let page = self.handler.puller.list(repository, &listing, query).await?;
+        let page = self.handler.puller.list(repository, &listing, query, &self.caller).await?;
         let mut response = respond::json(StatusCode::OK, Vec::new());
         let headers = response.headers_mut();
         let mut set = |name, value: &str| {

@@ -5,11 +5,13 @@
 //! refused. Deliberately not here: what an answer is made of (`pull`), connections (`listener`).
 
 mod handler;
+mod identify;
 pub mod metrics;
 mod observe;
 pub mod range;
 pub mod respond;
 pub mod route;
+mod token;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::util::{BoxCloneSyncService, service_fn};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
+use crate::clock::Clock;
+use crate::credentials::Secret;
 use crate::listener::{Body, Hosts};
 use crate::metrics::RegistryLabels;
 use crate::pull::Puller;
@@ -38,8 +42,21 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Requests whose head is being answered at the same time; bodies do not count.
     pub requests_max: usize,
+    /// A field that every request must carry, except those for `/token`: older containerd versions leave it out there.
+    pub gate: Option<Gate>,
     /// Until the head of an answer, whatever upstream does; below the 30 s of containerd.
     pub answer_wait: Duration,
+}
+
+/// A secret that only those know who can read root's hosts.toml.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// The field's name.
+    pub header: http::HeaderName,
+    /// Where its value is from.
+    pub file: std::path::PathBuf,
+    /// Its value.
+    pub value: Secret,
 }
 
 impl Default for Config {
@@ -48,6 +65,7 @@ impl Default for Config {
             default_registry: Registry::docker_hub(),
             hosts: Vec::new(),
             requests_max: 1_024,
+            gate: None,
             answer_wait: Duration::from_secs(25),
         }
     }
@@ -61,6 +79,7 @@ pub fn service(
     config: &Config,
     ports: &[u16],
     puller: Puller,
+    clock: Clock,
     labels: Arc<RegistryLabels>,
     metrics: Arc<Metrics>,
 ) -> Service {
@@ -68,6 +87,8 @@ pub fn service(
         puller,
         hosts: Hosts::new(ports, &config.hosts),
         default_registry: config.default_registry.clone(),
+        gate: config.gate.clone(),
+        clock,
         labels,
         metrics,
     });

@@ -13,6 +13,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use serde::Serialize;
 
+use super::identify::Complaint;
 use super::range::Part;
 use super::route::{RouteError, Thing};
 use crate::listener::{Body, HostError};
@@ -54,6 +55,7 @@ pub struct Refusal {
 /// The table: what a fault is to a client.
 pub fn status_of(fault: Fault, told: Told) -> StatusCode {
     match (fault, told) {
+        (Fault::Unidentified, _) => StatusCode::UNAUTHORIZED,
         (Fault::Outage | Fault::Ours, _) => StatusCode::SERVICE_UNAVAILABLE,
         (Fault::NotFound, _) | (_, Told::Mirror) => StatusCode::NOT_FOUND,
         (Fault::Declined, Told::Directly) => StatusCode::FORBIDDEN,
@@ -100,6 +102,18 @@ impl Refusal {
             HostError::CrossSite => StatusCode::FORBIDDEN,
         };
         Self { status, code: "DENIED", message: error.to_string(), close: true }
+    }
+
+    /// For an `Authorization` field that is worth nothing here.
+    pub(super) fn of_complaint(complaint: Complaint) -> Self {
+        let message = complaint.message().to_owned();
+        Self { status: StatusCode::UNAUTHORIZED, code: "UNAUTHORIZED", message, close: false }
+    }
+
+    /// For a request without the secret that the operator wants from every client.
+    pub(super) fn of_gate() -> Self {
+        let message = "this cache wants a header that only its own runtime knows".to_owned();
+        Self { status: StatusCode::FORBIDDEN, code: "DENIED", message, close: false }
     }
 
     /// When we have too much to do, or took too long.
@@ -218,6 +232,7 @@ mod tests {
     #[test]
     fn the_table_is_the_one_in_the_documentation() {
         for (fault, mirror, directly) in [
+            (Fault::Unidentified, 401, 401),
             (Fault::Declined, 404, 403),
             (Fault::Refused(401), 404, 401),
             (Fault::Refused(403), 404, 403),

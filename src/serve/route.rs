@@ -14,7 +14,7 @@ use crate::reference::{Digest, DigestError, ImageError, NameError, Reference, Re
 pub enum Route {
     /// `GET /v2/`.
     Ping,
-    /// `GET /token`.
+    /// `GET` or `POST /token`.
     Token,
     /// `/v2/<name>/...`.
     Content(Repository, Thing),
@@ -96,8 +96,7 @@ pub fn has_namespace(uri: &Uri) -> bool {
 pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, Named), RouteError> {
     let path = uri.path();
     if path == "/token" {
-        // Clients with a secret would POST it; there is nobody here to take it.
-        return if method == Method::GET {
+        return if method == Method::GET || method == Method::POST {
             Ok((Route::Token, Named::ByDefault))
         } else {
             Err(RouteError::Method)
@@ -134,11 +133,11 @@ fn manifest_reference(text: &str) -> Result<Reference, RouteError> {
     })
 }
 
-fn pairs(uri: &Uri) -> form_urlencoded::Parse<'_> {
+pub(super) fn pairs(uri: &Uri) -> form_urlencoded::Parse<'_> {
     form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
 }
 
-fn namespace(uri: &Uri) -> Result<Option<Registry>, RouteError> {
+pub(super) fn namespace(uri: &Uri) -> Result<Option<Registry>, RouteError> {
     let mut given = pairs(uri).filter(|(key, _)| key == "ns");
     let Some((_, first)) = given.next() else {
         return Ok(None);
@@ -150,7 +149,7 @@ fn namespace(uri: &Uri) -> Result<Option<Registry>, RouteError> {
     Ok(Some(registry.to_lowercase()))
 }
 
-fn repository(
+pub(super) fn repository(
     name: &[&str],
     namespace: Option<&Registry>,
     default: &Registry,

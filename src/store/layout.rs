@@ -9,6 +9,7 @@
 //!         refs/<registry>/_received/<hex>            this registry itself sent these bytes
 //!         refs/<registry>/<repository>/_tags/<tag>   what a tag last meant
 //!         refs/<registry>/<repository>/_members/<hex>  what this repository may hand out
+//!         refs/<registry>/<repository>/_grants/<principal>     whom upstream let read this repository, and when
 //!         ingest/                     being written; emptied at start
 //!         quarantine/                 what failed a check, with the reason
 //!         index/                      sled: sizes, last use. Derived
@@ -24,10 +25,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::error::Error;
-use crate::reference::{Digest, Registry, Repository, Tag};
+use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 
 /// Written to `format`; a store with another one is refused, never converted silently.
 pub(super) const FORMAT: &str = "larder store 1\n";
+/// The folder of a repository's grants.
+pub(super) const GRANTS: &str = "_grants";
 /// Bytes at most of a small file (a tag, a membership); ours have about a hundred.
 const SMALL_MAX: u64 = 64 * 1024;
 
@@ -92,6 +95,14 @@ impl Layout {
 
     pub(super) fn member(&self, repository: &Repository, digest: &Digest) -> PathBuf {
         self.repository(repository).join("_members").join(digest.hex())
+    }
+
+    pub(super) fn grants(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join(GRANTS)
+    }
+
+    pub(super) fn grant(&self, repository: &Repository, principal: &Principal) -> PathBuf {
+        self.grants(repository).join(principal.to_string())
     }
 
     pub(super) fn received(&self, registry: &Registry, digest: &Digest) -> PathBuf {
@@ -169,7 +180,7 @@ pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
     to.parent().map_or(Ok(()), sync_folder)
 }
 
-fn sync_folder(folder: &Path) -> Result<(), Error> {
+pub(super) fn sync_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("sync folder", folder))
 }
 

@@ -4,12 +4,13 @@
 //! it leaves; a crash at any instant loses nothing committed and leaves nothing half done that the next start does
 //! not sweep; the files are the truth and the index is derived from them.
 //!
-//! Deliberately not here: where bytes come from, who may read them (it records memberships, `pull` judges them),
+//! Deliberately not here: where bytes come from, who may read them (it records memberships and grants, `pull` judges them),
 //! and eviction, which is not built yet.
 
 mod blob;
 mod checks;
 mod error;
+mod grants;
 mod index;
 mod ingest;
 mod layout;
@@ -31,8 +32,8 @@ pub use ingest::{Ingest, Verified};
 pub use read::Growing;
 pub use refs::{Member, TagRecord};
 
-use crate::clock::Clock;
-use crate::reference::{Digest, Registry, Repository, Tag};
+use crate::clock::{Clock, Timestamp};
+use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 use crate::shutdown::Shutdown;
 use index::Index;
 use layout::Layout;
@@ -77,6 +78,11 @@ impl Store {
         let tags_changed = Notify::new();
         tags_changed.notify_one();
         Ok(Self(Arc::new(Inner { layout, clock, metrics, index, tags_changed, _lock: lock })))
+    }
+
+    /// The clock that its records are dated by.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// Where it is.
@@ -188,6 +194,48 @@ impl Store {
             .is_some()
     }
 
+    /// Whom upstream let read `repository`, and when it last said so. An unreadable record counts as absent.
+    pub async fn grants(&self, repository: &Repository) -> Vec<(Principal, Timestamp)> {
+        let (inner, repository) = (Arc::clone(&self.0), repository.clone());
+        absent_on_panic(move || Some(grants::all(&inner.layout, &repository))).await.unwrap_or_default()
+    }
+
+    /// Remembers that upstream let `principal` read `repository` at `proved_at`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_grant(
+        &self,
+        repository: &Repository,
+        principal: Principal,
+        proved_at: Timestamp,
+    ) -> Result<(), Error> {
+        let (inner, repository) = (Arc::clone(&self.0), repository.clone());
+        blocking(move || grants::set(&inner.layout, &repository, &principal, proved_at)).await
+    }
+
+    /// Ends a right.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
+        let (inner, repository) = (Arc::clone(&self.0), repository.clone());
+        blocking(move || grants::remove(&inner.layout, &repository, &principal)).await
+    }
+
+    /// Ends every right to `repository`, or to all of them; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk. Some may have ended before.
+    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
+        let (inner, repository) = (Arc::clone(&self.0), repository.cloned());
+        blocking(move || match repository {
+            Some(repository) => grants::remove_of(&inner.layout, &repository),
+            None => grants::remove_all(&inner.layout),
+        })
+        .await
+    }
+
     /// What `tag` last meant.
     pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
         let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
@@ -241,6 +289,11 @@ impl Store {
             }
             self.write_oci_index().await;
         }
+        self.close().await;
+    }
+
+    /// Closes the index cleanly.
+    pub async fn close(&self) {
         let inner = Arc::clone(&self.0);
         let _ = tokio::task::spawn_blocking(move || inner.index.close()).await;
     }

@@ -96,7 +96,7 @@ pub(super) fn remove_tag(layout: &Layout, repository: &Repository, tag: &Tag) ->
     }
 }
 
-fn read<T: for<'a> Deserialize<'a>>(path: &std::path::Path) -> Option<T> {
+pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &std::path::Path) -> Option<T> {
     match layout::read_small(path) {
         Ok(content) => serde_json::from_slice(&content?)
             .inspect_err(
@@ -110,7 +110,7 @@ fn read<T: for<'a> Deserialize<'a>>(path: &std::path::Path) -> Option<T> {
     }
 }
 
-fn write<T: Serialize>(layout: &Layout, path: &std::path::Path, value: &T) -> Result<(), Error> {
+pub(super) fn write<T: Serialize>(layout: &Layout, path: &std::path::Path, value: &T) -> Result<(), Error> {
     let content = serde_json::to_vec(value).map_err(|e| Error::io("encode", path)(e.into()))?;
     layout.write_small(path, &content)
 }

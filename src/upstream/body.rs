@@ -22,6 +22,8 @@ pub struct Download {
     pub size: Option<u64>,
     /// Where in the blob this body begins: what was asked for, or 0 if upstream ignored the range.
     pub offset: u64,
+    /// Whether upstream wanted no credential for it.
+    pub to_anybody: bool,
     pub(super) body: Incoming,
     pub(super) host: String,
     pub(super) idle: Duration,

@@ -18,7 +18,9 @@ const HEADER_MAX: usize = 8 * 1024;
 pub(super) enum Challenge {
     /// A token of this realm.
     Bearer(Bearer),
-    /// User name and password, or a scheme that we do not speak.
+    /// User name and password with every request (RFC 7617).
+    Basic,
+    /// A scheme that we do not speak.
     Other,
 }
 
@@ -47,7 +49,8 @@ pub(super) fn read(headers: &HeaderMap, repository: &Repository) -> Option<Chall
             {
                 return Some(Challenge::Bearer(bearer));
             }
-            found = Some(Challenge::Other);
+            let basic = challenge.scheme.eq_ignore_ascii_case("basic");
+            found = if basic { Some(Challenge::Basic) } else { found.or(Some(Challenge::Other)) };
         }
     }
     found
@@ -67,28 +70,35 @@ fn bearer(challenge: &http_auth::ChallengeRef<'_>, repository: &Repository) -> O
 
 /// Challenges of origins seen before, so that a new repository there need not be challenged first.
 #[derive(Debug, Default)]
-pub(super) struct Remembered(Mutex<HashMap<Origin, Bearer>>);
+pub(super) struct Remembered(Mutex<HashMap<Origin, Challenge>>);
 
 /// Origins remembered at most; beyond that they are all forgotten, which costs one round trip each.
 const REMEMBERED_MAX: usize = 256;
 
 impl Remembered {
-    /// Keeps a challenge whose scope is the usual one; others cannot be carried over to another repository.
-    pub(super) fn remember(&self, origin: Origin, bearer: &Bearer, repository: &Repository) {
-        if bearer.scope != own_scope(repository) {
-            return;
+    /// Keeps a challenge. One whose scope is not the usual one cannot be carried over to another repository.
+    pub(super) fn remember(&self, origin: Origin, challenge: &Challenge, repository: &Repository) {
+        match challenge {
+            Challenge::Bearer(bearer) if bearer.scope != own_scope(repository) => return,
+            Challenge::Other => return,
+            _ => {}
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED_MAX && !known.contains_key(&origin) {
             known.clear();
         }
-        known.insert(origin, bearer.clone());
+        known.insert(origin, challenge.clone());
     }
 
     /// The challenge that `origin` will give for `repository`, if it is like the last one.
-    pub(super) fn recall(&self, origin: &Origin, repository: &Repository) -> Option<Bearer> {
+    pub(super) fn recall(&self, origin: &Origin, repository: &Repository) -> Option<Challenge> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(origin).map(|bearer| Bearer { scope: own_scope(repository), ..bearer.clone() })
+        known.get(origin).map(|challenge| match challenge {
+            Challenge::Bearer(bearer) => {
+                Challenge::Bearer(Bearer { scope: own_scope(repository), ..bearer.clone() })
+            }
+            other => other.clone(),
+        })
     }
 }
 
@@ -150,7 +160,8 @@ mod tests {
                 vec![r#"Basic realm="x", Bearer realm="https://a/t",service=s"#],
                 bearer("https://a/t", Some("s"), own),
             ),
-            (vec![r#"Basic realm="x""#], Some(Challenge::Other)),
+            (vec![r#"Basic realm="x""#], Some(Challenge::Basic)),
+            (vec!["Negotiate", r#"basic realm="x""#], Some(Challenge::Basic)),
             (vec!["Bearer"], Some(Challenge::Other)),
             (vec![r#"Bearer service="no realm""#], Some(Challenge::Other)),
             (vec!["\"\"\""], None),

@@ -38,9 +38,44 @@ pub enum Allow {
 #[derive(Debug, Clone, Default)]
 pub struct RegistryConfig {
     /// Where to ask, in order; empty for the registry itself over TLS.
-    pub endpoints: Vec<Url>,
+    pub endpoints: Vec<EndpointConfig>,
     /// PEM file of certificate authorities to trust besides the system's.
     pub ca: Option<PathBuf>,
+}
+
+/// One endpoint of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Where.
+    pub url: Url,
+    /// Whose credentials it is shown; `None`: everybody's if it stands for the registry, else nobody's.
+    pub credentials: Option<Shown>,
+    /// Whether its word proves a right; `None`: if it stands for the registry, which is so for the registry's own
+    /// host and for an endpoint that is the only one.
+    pub authoritative: Option<bool>,
+}
+
+impl From<Url> for EndpointConfig {
+    fn from(url: Url) -> Self {
+        Self { url, credentials: None, authoritative: None }
+    }
+}
+
+/// Whose credentials an endpoint is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shown {
+    /// Nobody's.
+    Nobodys,
+    /// The node's, and the plugins'.
+    Nodes,
+    /// Those and the callers'.
+    Callers,
+}
+
+impl Shown {
+    /// As configuration has it.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("none", Self::Nobodys), ("node", Self::Nodes), ("caller", Self::Callers)];
 }
 
 /// Bounds on every wait. Their sum stays below the 30 s after which containerd gives up.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{Method, Request, Response};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -40,7 +40,7 @@ const HEADERS_MAX: usize = 128;
 /// Bytes of a response head at most, and of one read of a body.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-type Pool = Client<HttpsConnector<Dialer>, Empty<Bytes>>;
+type Pool = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
 /// Why the client could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +97,7 @@ impl Transport {
         method: Method,
         url: &Url,
         headers: HeaderMap,
+        body: Bytes,
     ) -> Result<Response<Incoming>, Error> {
         let host = authority(url);
         let unreachable = |step, why: String| Error::Unreachable { host: host.clone(), step, why };
@@ -108,7 +109,8 @@ impl Transport {
         if let Some(ip) = literal.filter(|&ip| !trust.permits(ip)) {
             return Err(unreachable(Step::Address, format!("{ip} may not be connected to")));
         }
-        let request = self.request(method, url, headers).map_err(|why| unreachable(Step::Connect, why))?;
+        let request =
+            self.request(method, url, headers, body).map_err(|why| unreachable(Step::Connect, why))?;
         let pair = self.own.get(registry).unwrap_or(&self.common);
         let pool = if trust == Trust::Operator { &pair.operator } else { &pair.stranger };
         match tokio::time::timeout(self.header_wait, pool.request(request)).await {
@@ -126,9 +128,11 @@ impl Transport {
         method: Method,
         url: &Url,
         mut headers: HeaderMap,
-    ) -> Result<Request<Empty<Bytes>>, String> {
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION"))));
-        let mut request = Request::new(Empty::new());
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, String> {
+        let own = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
+        headers.entry(USER_AGENT).or_insert(own);
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = url.as_str().parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
         *request.headers_mut() = headers;

@@ -3,9 +3,9 @@
 use url::Url;
 
 use super::address::Trust;
-use super::config::{Allow, Config};
+use super::config::{Allow, Config, EndpointConfig, Shown};
 use super::error::Error;
-use crate::reference::{DOCKER_HUB, Registry, Repository};
+use crate::reference::{DOCKER_HUB, PrincipalKind, Registry, Repository};
 
 /// One place to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,11 +13,14 @@ pub(super) struct Endpoint {
     base: Url,
     /// Who chose the host.
     pub(super) trust: Trust,
+    shown: Shown,
+    /// Whether its word proves a right.
+    pub(super) authoritative: bool,
 }
 
 impl Endpoint {
     /// `/v2` is appended as containerd does it, unless the path has it already (a mirror under a prefix).
-    pub(super) fn new(url: &Url, trust: Trust) -> Self {
+    fn new(url: &Url, trust: Trust, shown: Shown, authoritative: bool) -> Self {
         let mut base = url.clone();
         let path = url.path().trim_end_matches('/');
         let path = if path.split('/').any(|segment| segment == "v2") {
@@ -28,7 +31,30 @@ impl Endpoint {
         base.set_path(&path);
         base.set_query(None);
         base.set_fragment(None);
-        Self { base, trust }
+        Self { base, trust, shown, authoritative }
+    }
+
+    /// The registry itself.
+    fn origin(url: &Url, trust: Trust) -> Self {
+        Self::new(url, trust, Shown::Callers, true)
+    }
+
+    /// What the operator named. A mirror saves the transfer and never the proof: unless it is marked, only the
+    /// registry's own host, or an endpoint that is the only one, stands for the registry.
+    fn configured(config: &EndpointConfig, registry: &Registry, only_one: bool) -> Self {
+        let stands_for_it = only_one || is_host_of(&config.url, registry);
+        let default = if stands_for_it { Shown::Callers } else { Shown::Nobodys };
+        let authoritative = config.authoritative.unwrap_or(stands_for_it);
+        Self::new(&config.url, Trust::Operator, config.credentials.unwrap_or(default), authoritative)
+    }
+
+    /// Whether it may see a credential of this kind.
+    pub(super) fn may_see(&self, kind: PrincipalKind) -> bool {
+        match kind {
+            PrincipalKind::Caller => self.shown >= Shown::Callers,
+            PrincipalKind::Node | PrincipalKind::Provider => self.shown >= Shown::Nodes,
+            PrincipalKind::Anonymous => true,
+        }
     }
 
     /// The URL of something in `repository`: `rest` is what follows the name, parsed parts only.
@@ -45,6 +71,23 @@ pub(super) fn authority(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(0))
 }
 
+/// Whether any of these endpoints stands for `registry`.
+pub fn has_authority(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
+    let only_one = endpoints.len() == 1;
+    endpoints.iter().any(|e| Endpoint::configured(e, registry, only_one).authoritative)
+}
+
+fn is_host_of(url: &Url, registry: &Registry) -> bool {
+    let names: &[&str] = if registry.as_str() == DOCKER_HUB {
+        &["registry-1.docker.io", "index.docker.io", DOCKER_HUB]
+    } else {
+        &[registry.as_str()]
+    };
+    let at = url.host_str().unwrap_or_default();
+    let at = url.port().map_or(at.to_owned(), |port| format!("{at}:{port}"));
+    names.iter().any(|name| at.eq_ignore_ascii_case(name) || authority(url).eq_ignore_ascii_case(name))
+}
+
 /// The endpoints of `registry`, in order.
 ///
 /// # Errors
@@ -52,13 +95,15 @@ pub(super) fn authority(url: &Url) -> String {
 pub(super) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endpoint>, Error> {
     let configured = config.registries.get(registry);
     if let Some(configured) = configured.filter(|c| !c.endpoints.is_empty()) {
-        return Ok(configured.endpoints.iter().map(|url| Endpoint::new(url, Trust::Operator)).collect());
+        let only_one = configured.endpoints.len() == 1;
+        let all = configured.endpoints.iter().map(|e| Endpoint::configured(e, registry, only_one));
+        return Ok(all.collect());
     }
     let declined = |why: String| Error::Declined { registry: registry.clone(), why };
     let host = if registry.as_str() == DOCKER_HUB { "registry-1.docker.io" } else { registry.as_str() };
     let url = Url::parse(&format!("https://{host}/")).map_err(|e| declined(e.to_string()))?;
     if configured.is_some() {
-        return Ok(vec![Endpoint::new(&url, Trust::Operator)]);
+        return Ok(vec![Endpoint::origin(&url, Trust::Operator)]);
     }
     match &config.allow {
         Allow::Only(listed) if listed.contains(registry) => {}
@@ -74,7 +119,7 @@ pub(super) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endp
             )));
         }
     }
-    Ok(vec![Endpoint::new(&url, Trust::Stranger)])
+    Ok(vec![Endpoint::origin(&url, Trust::Stranger)])
 }
 
 fn is_public_name(registry: &Registry) -> bool {
@@ -140,7 +185,8 @@ mod tests {
     #[test]
     fn configured_endpoints_are_asked_in_order_under_their_own_path() {
         let urls = ["http://127.0.0.1:5000", "https://mirror.corp/v2/hub/", "https://mirror.corp/cache"];
-        let entry = RegistryConfig { endpoints: urls.iter().map(|u| u.parse().unwrap()).collect(), ca: None };
+        let endpoints = urls.iter().map(|u| u.parse::<Url>().unwrap().into()).collect();
+        let entry = RegistryConfig { endpoints, ca: None };
         let registries = [("docker.io".parse().unwrap(), entry)].into();
         let config = Config { registries, ..Config::default() };
         assert_eq!(
@@ -151,5 +197,40 @@ mod tests {
                 "https://mirror.corp/cache/v2/a/b/tags/list?n=5",
             ]
         );
+    }
+
+    #[test]
+    fn a_mirror_proves_nothing_and_sees_no_credential_unless_it_is_marked() {
+        let of = |registry: &str, endpoints: Vec<EndpointConfig>| {
+            let registry: Registry = registry.parse().unwrap();
+            let registries = [(registry.clone(), RegistryConfig { endpoints, ca: None })].into();
+            let config = Config { registries, ..Config::default() };
+            let kinds = [PrincipalKind::Caller, PrincipalKind::Node, PrincipalKind::Anonymous];
+            let told = |e: Endpoint| (e.authoritative, kinds.map(|kind| e.may_see(kind)));
+            super::endpoints(&config, &registry).unwrap().into_iter().map(told).collect::<Vec<_>>()
+        };
+        let url = |text: &str| EndpointConfig::from(text.parse::<Url>().unwrap());
+        let (all, none) = ((true, [true, true, true]), (false, [false, false, true]));
+        assert_eq!(of("reg.test", vec![url("http://10.0.0.1:5000")]), [all]);
+        let two = vec![url("https://mirror.corp"), url("https://reg.test")];
+        assert_eq!(of("reg.test", two), [none, all]);
+        assert_eq!(of("reg.test:443", vec![url("https://m.corp"), url("https://reg.test")]), [none, all]);
+        assert_eq!(of("reg.test:80", vec![url("https://m.corp"), url("https://reg.test")]), [none, none]);
+        assert_eq!(
+            of("docker.io", vec![url("https://m.corp"), url("https://registry-1.docker.io")]),
+            [none, all]
+        );
+        let marked = EndpointConfig {
+            credentials: Some(Shown::Nodes),
+            authoritative: Some(true),
+            ..url("https://m.corp")
+        };
+        assert_eq!(of("reg.test", vec![marked, url("https://reg.test")]), [(true, [false, true, true]), all]);
+        let unmarked = EndpointConfig {
+            credentials: Some(Shown::Nobodys),
+            authoritative: Some(false),
+            ..url("https://m.corp")
+        };
+        assert_eq!(of("reg.test", vec![unmarked]), [none]);
     }
 }

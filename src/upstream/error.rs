@@ -57,6 +57,10 @@ pub enum Error {
     NotFound {
         /// Who answered.
         host: String,
+        /// Whether it said that it knows no repository of that name, which ends every right to it.
+        repository_unknown: bool,
+        /// Whether it said so without ever asking for a credential: then none would help.
+        to_anybody: bool,
     },
     /// 405: the registry does not know the method there; some refuse `HEAD`.
     #[error("{host} does not allow the method")]
@@ -128,6 +132,17 @@ impl Error {
             Self::Failing { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether it is a no to this principal that says nothing about another: a registry may hide what it does not
+    /// show, so 404 is one too.
+    pub fn is_a_no(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::NotFound { .. })
+    }
+
+    /// Whether it ends the right of the principal that was asked with: a 404 of one reference does not.
+    pub fn ends_a_right(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::NotFound { repository_unknown: true, .. })
     }
 
     /// Whether another endpoint of the same registry may know better.

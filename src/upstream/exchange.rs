@@ -1,17 +1,20 @@
 //! One question to one endpoint: challenge answered, redirects followed, the final answer sorted.
 //!
 //! A token is sent to the origin (scheme, host and port) whose challenge it answers and to no other: a redirect to
-//! another origin starts without any.
+//! another origin starts without any, and what challenges us there is answered anonymously. Credentials, and the
+//! extra fields of a docker config, are for the endpoint's own origin.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RANGE,
     RETRY_AFTER,
 };
 use http::{Method, Response};
+use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::Incoming;
 use url::{Origin, Url};
 
@@ -23,15 +26,29 @@ use super::endpoint::{Endpoint, authority};
 use super::error::Error;
 use super::metrics::Kind;
 use super::redirect;
-use super::token::Token;
+use super::token::{Token, Wanted};
+use crate::credentials::{HttpHeaders, Presented};
 use crate::reference::Repository;
 
 /// The longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(6 * 3_600);
+/// How long an error document may take.
+const ERROR_WAIT: Duration = Duration::from_secs(2);
+
+/// As whom upstream is asked, and what the answer is for.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// What is shown.
+    pub presented: Presented,
+    /// Set if the answer is to prove a right: then only endpoints whose word counts are asked, and with a token no
+    /// older than this. Without it any endpoint may deliver.
+    pub proof: Option<Duration>,
+}
 
 /// A question about something in a repository.
 #[derive(Debug, Clone)]
 pub(super) struct Question<'a> {
+    pub(super) asking: &'a Asking,
     pub(super) kind: Kind,
     pub(super) method: Method,
     pub(super) repository: &'a Repository,
@@ -48,6 +65,8 @@ pub(super) struct Answered {
     pub(super) response: Response<Incoming>,
     /// Who gave it, for error texts.
     pub(super) host: String,
+    /// Whether no credential and no token was needed.
+    pub(super) to_anybody: bool,
 }
 
 impl Core {
@@ -59,25 +78,34 @@ impl Core {
     ) -> Result<Answered, Error> {
         let registry = question.repository.registry();
         let mut url = endpoint.url(question.repository, &question.rest, question.query.as_deref());
+        let home = url.origin();
         let first = authority(&url);
         let mut trust = endpoint.trust;
+        let nobody = self.nobody();
+        let shown = Some(&question.asking.presented).filter(|p| endpoint.may_see(p.principal.kind));
+        let presented_at = |url: &Url| shown.filter(|_| url.origin() == home).unwrap_or(&nobody);
         let mut tokens: HashMap<Origin, (Token, bool)> = HashMap::new();
-        if let Some(token) = self.token_known_for(&url, question.repository, trust).await {
+        if let Some(token) = self.token_known_for(&url, question, presented_at(&url), trust).await {
             tokens.insert(url.origin(), (token, false));
         }
         let mut hops = 0;
         loop {
-            let token = tokens.get(&url.origin());
-            let headers = headers(question, token.map(|(token, _)| token));
-            let response =
-                self.observed(question.kind, registry, trust, question.method.clone(), &url, headers).await?;
+            let (token, presented) = (tokens.get(&url.origin()), presented_at(&url));
+            let headers = headers(question, token.map(|(token, _)| token), &presented.headers);
+            let method = question.method.clone();
+            let sent = self.observed(question.kind, registry, trust, method, &url, headers, Bytes::new());
+            let response = sent.await?;
             let host = authority(&url);
+            if url.origin() == home && presented.credential.is_none() {
+                self.budgets.note(registry, &response);
+            }
             match response.status().as_u16() {
                 401 if token.is_none_or(|(_, fresh)| !fresh) => {
-                    let had_one = token.is_some();
+                    let renew = token.is_some();
                     let challenges = response.headers().clone();
                     body::drain(response.into_body()).await;
-                    let token = self.answer(&challenges, question.repository, &url, trust, had_one).await?;
+                    let wanted = Wanted { presented, age_max: question.asking.proof, renew };
+                    let token = self.answer(&challenges, question.repository, &url, trust, wanted).await?;
                     tokens.insert(url.origin(), (token, true));
                 }
                 301 | 302 | 303 | 307 | 308 => {
@@ -91,21 +119,36 @@ impl Core {
                     trust = self.trust_of_redirect(&url, &first, endpoint.trust);
                     body::drain(response.into_body()).await;
                 }
-                _ => return sorted(response, host),
+                // Whoever the registry sent us to does not speak for it: its signed address may have expired.
+                status @ (401 | 403) if url.origin() != home => return Err(Error::Failing { host, status }),
+                404 | 410 => {
+                    let to_anybody = tokens.is_empty();
+                    let at_home = url.origin() == home;
+                    return Err(not_found(response, host, to_anybody, at_home).await);
+                }
+                _ => return sorted(response, host, presented, tokens.is_empty()),
             }
         }
     }
 
-    /// A token that an earlier challenge of the same origin suggests, so that only the first repository pays for
-    /// being challenged.
+    /// What an earlier challenge of the same origin suggests, so that only the first repository pays for being
+    /// challenged.
     async fn token_known_for(
         self: &Arc<Self>,
         url: &Url,
-        repository: &Repository,
+        question: &Question<'_>,
+        presented: &Presented,
         trust: Trust,
     ) -> Option<Token> {
-        let challenge = self.challenges.recall(&url.origin(), repository)?;
-        self.token(repository.registry(), &challenge, url, trust, false).await.ok()
+        let registry = question.repository.registry();
+        match self.challenges.recall(&url.origin(), question.repository)? {
+            Challenge::Bearer(bearer) => {
+                let wanted = Wanted { presented, age_max: question.asking.proof, renew: false };
+                self.token(registry, &bearer, url, trust, wanted).await.ok()
+            }
+            Challenge::Basic => presented.credential.as_ref().and_then(Token::basic),
+            Challenge::Other => None,
+        }
     }
 
     async fn answer(
@@ -114,18 +157,28 @@ impl Core {
         repository: &Repository,
         url: &Url,
         trust: Trust,
-        renew: bool,
+        wanted: Wanted<'_>,
     ) -> Result<Token, Error> {
         let refused = |why: &str| Error::Refused { host: authority(url), status: 401, why: why.to_owned() };
-        match challenge::read(challenges, repository) {
-            Some(Challenge::Bearer(bearer)) => {
-                let token = self.token(repository.registry(), &bearer, url, trust, renew).await?;
-                self.challenges.remember(url.origin(), &bearer, repository);
-                Ok(token)
+        let challenge = challenge::read(challenges, repository)
+            .ok_or_else(|| refused("it answered 401 without a challenge"))?;
+        let token = match &challenge {
+            Challenge::Bearer(bearer) => {
+                self.token(repository.registry(), bearer, url, trust, wanted).await?
             }
-            Some(Challenge::Other) => Err(refused("it asks for a user name and password")),
-            None => Err(refused("it answered 401 without a challenge")),
-        }
+            // The same user name and password would only be refused again.
+            Challenge::Basic if wanted.renew => return Err(refused("it refuses the user name and password")),
+            Challenge::Basic => match wanted.presented.credential.as_ref().map(Token::basic) {
+                None => return Err(refused("it asks for a user name and password")),
+                Some(None) => {
+                    return Err(refused("it takes no identity token, only a user name and password"));
+                }
+                Some(Some(basic)) => basic,
+            },
+            Challenge::Other => return Err(refused("it asks for a scheme that is not supported")),
+        };
+        self.challenges.remember(url.origin(), &challenge, repository);
+        Ok(token)
     }
 
     fn trust_of_redirect(&self, to: &Url, first: &str, trust: Trust) -> Trust {
@@ -140,8 +193,9 @@ impl Core {
     }
 }
 
-fn headers(question: &Question<'_>, token: Option<&Token>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn headers(question: &Question<'_>, token: Option<&Token>, extra: &HttpHeaders) -> HeaderMap {
+    // The docker config's own fields first: none of them can replace one of ours.
+    let mut headers: HeaderMap = extra.iter().cloned().collect();
     // A transport encoding would make lengths and ranges meaningless.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(ACCEPT, HeaderValue::from_static(question.accept.unwrap_or("*/*")));
@@ -154,8 +208,39 @@ fn headers(question: &Question<'_>, token: Option<&Token>) -> HeaderMap {
     headers
 }
 
-fn sorted(response: Response<Incoming>, host: String) -> Result<Answered, Error> {
+/// Bytes of an error document that are read.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// A 404; only the registry itself can say that it knows no such repository.
+async fn not_found(response: Response<Incoming>, host: String, to_anybody: bool, at_home: bool) -> Error {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        code: String,
+    }
+    let body =
+        tokio::time::timeout(ERROR_WAIT, Limited::new(response.into_body(), ERROR_BYTES_MAX).collect());
+    let body = body.await.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
+    let document = serde_json::from_slice::<Document>(&body).ok().filter(|_| at_home);
+    let repository_unknown =
+        document.is_some_and(|document| document.errors.iter().any(|error| error.code == "NAME_UNKNOWN"));
+    Error::NotFound { host, repository_unknown, to_anybody }
+}
+
+fn sorted(
+    response: Response<Incoming>,
+    host: String,
+    presented: &Presented,
+    to_anybody: bool,
+) -> Result<Answered, Error> {
     let status = response.status().as_u16();
+    let whom = || match &presented.credential {
+        Some(credential) => format!("the credential of {:?}", credential.username()),
+        None => "an anonymous caller".to_owned(),
+    };
     match status {
         200 | 206 => {
             let encoding = response.headers().get(CONTENT_ENCODING);
@@ -165,11 +250,10 @@ fn sorted(response: Response<Incoming>, host: String) -> Result<Answered, Error>
                     why: "a Content-Encoding that was not asked for".to_owned(),
                 });
             }
-            Ok(Answered { response, host })
+            Ok(Answered { response, host, to_anybody })
         }
-        401 => Err(Error::Refused { host, status, why: "it refuses an anonymous token".to_owned() }),
-        403 => Err(Error::Refused { host, status, why: "it forbids anonymous access".to_owned() }),
-        404 | 410 => Err(Error::NotFound { host }),
+        401 => Err(Error::Refused { host, status, why: format!("it refuses {}", whom()) }),
+        403 => Err(Error::Refused { host, status, why: format!("it forbids access to {}", whom()) }),
         405 => Err(Error::NotAllowed { host }),
         429 => Err(Error::RateLimited { host, retry_after: retry_after(response.headers()) }),
         408 | 500..=599 => Err(Error::Failing { host, status }),

@@ -1,14 +1,16 @@
 //! Registries: what Larder asks of them, and nothing of what it does with the answers.
 //!
-//! Promises: every wait is bounded; a token goes to the origin that it was made for and to no other; a host that a
-//! stranger named (an unconfigured registry, a redirect, a token realm) is never inside the node's network; errors
-//! say who failed and why without any secret.
+//! Promises: every wait is bounded; a credential goes to the endpoint that it was shown for and to that registry's own
+//! token server, a token to the origin that it was made for, and neither anywhere else; a host that a stranger named
+//! (an unconfigured registry, a redirect, a token realm) is never inside the node's network; errors say who failed and
+//! why without any secret.
 //!
-//! Deliberately not here: the store, caching of content, credentials (callers are anonymous in this version), and
-//! following a descriptor's `urls`.
+//! Deliberately not here: the store, caching of content, who may ask with which credential (`pull`), and following a
+//! descriptor's `urls`.
 
 mod address;
 mod body;
+mod budget;
 mod challenge;
 mod config;
 mod connect;
@@ -34,16 +36,20 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use body::Download;
-pub use config::{Allow, Config, Proxy, RegistryConfig, Timeouts};
+pub use config::{Allow, Config, EndpointConfig, Proxy, RegistryConfig, Shown, Timeouts};
 pub use connect::BuildError;
+pub use endpoint::has_authority;
 pub use error::{Error, Step};
+pub use exchange::Asking;
 
 use crate::coalesce::Coalesce;
+use crate::credentials::Presented;
 use crate::metrics::RegistryLabels;
 use crate::reference::{
     Digest, MANIFEST_BYTES_MAX, MediaType, Reference, Registry, Repository, Tag, UPSTREAM_ACCEPT,
 };
 use address::Trust;
+use budget::Budgets;
 use connect::Transport;
 use exchange::{Answered, Question};
 use headers::{content_length, header, next_query, parse_content_range, total_of};
@@ -67,8 +73,25 @@ struct Core {
     tokens: Tokens,
     token_requests: Coalesce<Key, Result<Token, Error>>,
     challenges: challenge::Remembered,
+    budgets: Budgets,
+    anonymous: Presented,
     metrics: Metrics,
     labels: Arc<RegistryLabels>,
+}
+
+/// A yes of upstream.
+#[derive(Debug, Clone)]
+pub struct Yes<T> {
+    /// What it said.
+    pub value: T,
+    /// Whether it wanted no credential: then the right that it proves is everybody's.
+    pub to_anybody: bool,
+}
+
+impl<T> Yes<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Yes<U> {
+        Yes { value: change(self.value), to_anybody: self.to_anybody }
+    }
 }
 
 /// A manifest as upstream sent it: unverified.
@@ -105,17 +128,24 @@ pub struct Page {
 }
 
 impl Upstream {
-    /// Builds the client.
+    /// Builds the client. `anonymous` is what is shown where nothing else may be.
     ///
     /// # Errors
     /// A certificate file that cannot be used.
-    pub fn new(config: Config, metrics: Metrics, labels: Arc<RegistryLabels>) -> Result<Self, BuildError> {
+    pub fn new(
+        config: Config,
+        anonymous: Presented,
+        metrics: Metrics,
+        labels: Arc<RegistryLabels>,
+    ) -> Result<Self, BuildError> {
         Ok(Self(Arc::new(Core {
             transport: Transport::new(&config)?,
             config,
             tokens: Tokens::default(),
             token_requests: Coalesce::default(),
             challenges: challenge::Remembered::default(),
+            budgets: Budgets::default(),
+            anonymous,
             metrics,
             labels,
         })))
@@ -125,25 +155,38 @@ impl Upstream {
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
-        let question = self.manifest_question(Method::HEAD, repository, &tag.clone().into());
+    pub async fn resolve(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        asking: &Asking,
+    ) -> Result<Yes<Option<Digest>>, Error> {
+        let question = manifest_question(Method::HEAD, repository, &tag.clone().into(), asking);
         let answer = match self
             .small(&question, |answer| async move { Ok(answer.response.headers().clone()) })
             .await
         {
             // Registries that do not know HEAD here are asked with GET by the caller.
-            Err(Error::NotAllowed { .. }) => return Ok(None),
+            Err(Error::NotAllowed { .. }) => {
+                let first = self.confirm_by_get(&question).await?;
+                return Ok(first.map(|()| None));
+            }
             answer => answer?,
         };
-        Ok(header(&answer, "docker-content-digest").and_then(|text| text.parse().ok()))
+        Ok(answer.map(|headers| header(&headers, "docker-content-digest").and_then(|text| text.parse().ok())))
     }
 
     /// A manifest by tag or digest.
     ///
     /// # Errors
     /// Any of [`Error`]; a body over 4 MiB is [`Error::Invalid`].
-    pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<Manifest, Error> {
-        let question = self.manifest_question(Method::GET, repository, reference);
+    pub async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        asking: &Asking,
+    ) -> Result<Yes<Manifest>, Error> {
+        let question = manifest_question(Method::GET, repository, reference, asking);
         self.small(&question, |answer| async move {
             let media_type =
                 header(answer.response.headers(), CONTENT_TYPE.as_str()).and_then(|t| t.parse().ok());
@@ -153,26 +196,58 @@ impl Upstream {
         .await
     }
 
+    /// Whether `repository` has a manifest, by `HEAD` of its digest.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn confirm_manifest(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        asking: &Asking,
+    ) -> Result<Yes<()>, Error> {
+        let question = manifest_question(Method::HEAD, repository, &digest.into(), asking);
+        match self.small(&question, |_| std::future::ready(Ok(()))).await {
+            Err(Error::NotAllowed { .. }) => self.confirm_by_get(&question).await,
+            answer => answer,
+        }
+    }
+
+    /// For registries that do not know `HEAD` here.
+    async fn confirm_by_get(&self, question: &Question<'_>) -> Result<Yes<()>, Error> {
+        let question = Question { method: Method::GET, ..question.clone() };
+        let drained = |answer: Answered| async move {
+            body::drain(answer.response.into_body()).await;
+            Ok(())
+        };
+        self.small(&question, drained).await
+    }
+
     /// The size of a blob that `repository` has, by `HEAD`; the proof that it has it.
     ///
     /// # Errors
     /// Any of [`Error`]. A registry that refuses `HEAD` of blobs (ECR public) is asked for the first byte instead.
-    pub async fn confirm_blob(&self, repository: &Repository, digest: Digest) -> Result<Option<u64>, Error> {
-        let mut question = self.blob_question(Method::HEAD, repository, digest);
+    pub async fn confirm_blob(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        asking: &Asking,
+    ) -> Result<Yes<Option<u64>>, Error> {
+        let mut question = blob_question(Method::HEAD, repository, digest, asking);
         let headers = |answer: Answered| async move {
             let headers = answer.response.headers().clone();
             body::drain(answer.response.into_body()).await;
             Ok(headers)
         };
         match self.small(&question, headers).await {
-            Ok(headers) => return Ok(content_length(&headers)),
+            Ok(yes) => return Ok(yes.map(|headers| content_length(&headers))),
             Err(Error::Refused { .. } | Error::NotAllowed { .. }) => {}
             Err(error) => return Err(error),
         }
         question.method = Method::GET;
         question.range = Some("bytes=0-0".to_owned());
-        let headers = self.small(&question, headers).await?;
-        Ok(total_of(&headers).or_else(|| content_length(&headers)))
+        let yes = self.small(&question, headers).await?;
+        Ok(yes.map(|headers| total_of(&headers).or_else(|| content_length(&headers))))
     }
 
     /// Begins to download a blob at byte `from`.
@@ -184,10 +259,11 @@ impl Upstream {
         repository: &Repository,
         digest: Digest,
         from: u64,
+        asking: &Asking,
     ) -> Result<Download, Error> {
-        let mut question = self.blob_question(Method::GET, repository, digest);
+        let mut question = blob_question(Method::GET, repository, digest, asking);
         question.range = (from > 0).then(|| format!("bytes={from}-"));
-        let Answered { response, host } =
+        let Answered { response, host, to_anybody } =
             self.count_failure(repository, self.first_answer(&question).await)?;
         let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range);
@@ -207,6 +283,7 @@ impl Upstream {
         Ok(Download {
             size,
             offset,
+            to_anybody,
             body: response.into_body(),
             host,
             idle,
@@ -225,7 +302,8 @@ impl Upstream {
         repository: &Repository,
         listing: &Listing,
         query: Option<String>,
-    ) -> Result<Page, Error> {
+        asking: &Asking,
+    ) -> Result<Yes<Page>, Error> {
         let rest = match listing {
             Listing::Tags => "tags/list".to_owned(),
             Listing::Referrers(digest) => format!("referrers/{digest}"),
@@ -235,6 +313,7 @@ impl Upstream {
             Listing::Referrers(_) => MediaType::OCI_INDEX,
         };
         let question = Question {
+            asking,
             kind: Kind::List,
             method: Method::GET,
             repository,
@@ -256,34 +335,25 @@ impl Upstream {
         .await
     }
 
-    fn manifest_question<'a>(
-        &self,
-        method: Method,
-        repository: &'a Repository,
-        reference: &Reference,
-    ) -> Question<'a> {
-        Question {
-            kind: Kind::Manifest,
-            method,
-            repository,
-            rest: format!("manifests/{reference}"),
-            query: None,
-            accept: Some(UPSTREAM_ACCEPT),
-            range: None,
-        }
-    }
-
-    fn blob_question<'a>(&self, method: Method, repository: &'a Repository, digest: Digest) -> Question<'a> {
-        let rest = format!("blobs/{digest}");
-        Question { kind: Kind::Blob, method, repository, rest, query: None, accept: None, range: None }
+    /// Whether the anonymous rate limit of a registry is nearly used up: callers with an account had better use it.
+    pub fn is_anonymous_budget_low(&self, registry: &Registry) -> bool {
+        self.0.budgets.is_low(registry)
     }
 
     /// Asks for something small and takes all of it, within [`SMALL_ANSWER_WAIT`].
-    async fn small<T, F>(&self, question: &Question<'_>, take: impl FnOnce(Answered) -> F) -> Result<T, Error>
+    async fn small<T, F>(
+        &self,
+        question: &Question<'_>,
+        take: impl FnOnce(Answered) -> F,
+    ) -> Result<Yes<T>, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let work = async { take(self.first_answer(question).await?).await };
+        let work = async {
+            let answer = self.first_answer(question).await?;
+            let to_anybody = answer.to_anybody;
+            Ok(Yes { value: take(answer).await?, to_anybody })
+        };
         let done = tokio::time::timeout(SMALL_ANSWER_WAIT, work).await.unwrap_or_else(|_| {
             let host = question.repository.registry().to_string();
             let why = format!("no complete answer within {SMALL_ANSWER_WAIT:?}");
@@ -296,8 +366,10 @@ impl Upstream {
     async fn first_answer(&self, question: &Question<'_>) -> Result<Answered, Error> {
         let registry = question.repository.registry();
         let declined = |why: &str| Error::Declined { registry: registry.clone(), why: why.to_owned() };
-        let mut last = declined("it has no endpoints");
-        for endpoint in endpoint::endpoints(&self.0.config, registry)? {
+        let mut last = declined("none of its endpoints is authoritative; mark one with authoritative = true");
+        let proof = question.asking.proof.is_some();
+        let all = endpoint::endpoints(&self.0.config, registry)?.into_iter();
+        for endpoint in all.filter(|endpoint| endpoint.authoritative || !proof) {
             let pauses = ExponentialBuilder::default()
                 .with_min_delay(RETRY_PAUSE)
                 .with_max_times(RETRIES_MAX)
@@ -339,8 +411,41 @@ impl Upstream {
     }
 }
 
+fn manifest_question<'a>(
+    method: Method,
+    repository: &'a Repository,
+    reference: &Reference,
+    asking: &'a Asking,
+) -> Question<'a> {
+    Question {
+        asking,
+        kind: Kind::Manifest,
+        method,
+        repository,
+        rest: format!("manifests/{reference}"),
+        query: None,
+        accept: Some(UPSTREAM_ACCEPT),
+        range: None,
+    }
+}
+
+fn blob_question<'a>(
+    method: Method,
+    repository: &'a Repository,
+    digest: Digest,
+    asking: &'a Asking,
+) -> Question<'a> {
+    let rest = format!("blobs/{digest}");
+    Question { asking, kind: Kind::Blob, method, repository, rest, query: None, accept: None, range: None }
+}
+
 impl Core {
+    fn nobody(&self) -> Presented {
+        self.anonymous.clone()
+    }
+
     /// Sends one request, counted and timed.
+    #[allow(clippy::too_many_arguments, reason = "they are the request")]
     async fn observed(
         &self,
         kind: Kind,
@@ -349,9 +454,10 @@ impl Core {
         method: Method,
         url: &Url,
         headers: HeaderMap,
+        body: Bytes,
     ) -> Result<Response<Incoming>, Error> {
         let start = Instant::now();
-        let sent = self.transport.send(registry, trust, method.clone(), url, headers).await;
+        let sent = self.transport.send(registry, trust, method.clone(), url, headers, body).await;
         let status = match &sent {
             Ok(response) => match response.status().as_u16() / 100 {
                 2 => "2xx",

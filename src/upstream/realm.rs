@@ -1,7 +1,10 @@
-//! Whether a token realm may be asked: a pure decision.
+//! Whether a token realm may be asked, and whether a credential may be shown to it: a pure decision.
 //!
-//! The realm is a URL of upstream's choosing. Requests for anonymous tokens carry no secret, so a foreign host is
-//! tolerable; a weaker transport, a user name in the URL, or an address inside the node's network is not.
+//! The realm is a URL of upstream's choosing. A request for an anonymous token carries no secret, so a foreign host is
+//! tolerable; a weaker transport, a user name in the URL, or an address inside the node's network is not. A credential
+//! goes only to the registry's own host and port, to a host of the same registrable domain (public suffix list,
+//! private section included, since tenants of one hosting domain are strangers to each other), to the realms that well
+//! known registries have, or to one that the operator listed (CVE-2020-15157, CVE-2026-33540).
 
 use std::collections::HashSet;
 
@@ -10,7 +13,15 @@ use url::{Host, Url};
 use super::address::Trust;
 use super::endpoint::authority;
 
-/// The realm as a URL to ask, and how far it is trusted.
+/// Registries whose token server is of another registrable domain than they are.
+const PAIRS: &[(&str, &str)] = &[
+    ("registry-1.docker.io:443", "auth.docker.io:443"),
+    ("index.docker.io:443", "auth.docker.io:443"),
+    ("docker.io:443", "auth.docker.io:443"),
+    ("registry.freedesktop.org:443", "gitlab.freedesktop.org:443"),
+];
+
+/// The realm as a URL to ask, and how far it is trusted. With `secret` a credential would be shown to it.
 ///
 /// # Errors
 /// Why it is not asked.
@@ -19,6 +30,7 @@ pub(super) fn check(
     asked: &Url,
     trust: Trust,
     trusted: &HashSet<String>,
+    secret: bool,
 ) -> Result<(Url, Trust), &'static str> {
     let realm = Url::parse(realm).map_err(|_| "its token realm is no absolute URL")?;
     match (asked.scheme(), realm.scheme()) {
@@ -37,12 +49,41 @@ pub(super) fn check(
         return Ok((realm, Trust::Operator));
     }
     match realm.host() {
-        Some(Host::Domain(name)) if !name.eq_ignore_ascii_case("localhost") => Ok((realm, Trust::Stranger)),
+        Some(Host::Domain(name)) if !name.eq_ignore_ascii_case("localhost") => {}
         Some(_) => {
-            Err("its token realm is another IP address or localhost; list it in [upstream] trusted_realms")
+            return Err(
+                "its token realm is another IP address or localhost; list it in [upstream] trusted_realms",
+            );
         }
-        None => Err("its token realm has no host"),
+        None => return Err("its token realm has no host"),
     }
+    if secret && !is_of_the_same_owner(&realm, asked) {
+        return Err(
+            "its token realm is of another domain, to which no credential is shown; list it in [upstream] trusted_realms",
+        );
+    }
+    Ok((realm, Trust::Stranger))
+}
+
+fn is_of_the_same_owner(realm: &Url, asked: &Url) -> bool {
+    // Over plain HTTP anybody on the way could have written the realm.
+    if realm.scheme() != "https" {
+        return false;
+    }
+    let (to, from) = (authority(realm), authority(asked));
+    if PAIRS.iter().any(|(registry, server)| from == *registry && to == *server) {
+        return true;
+    }
+    let registrable = |url: &Url| match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            let domain = psl::domain(name.as_bytes())?;
+            // A suffix that the list does not know may be anything.
+            domain.suffix().is_known().then(|| domain.as_bytes().to_vec())
+        }
+        _ => None,
+    };
+    matches!((registrable(realm), registrable(asked)), (Some(a), Some(b)) if a == b)
 }
 
 #[cfg(test)]
@@ -51,7 +92,41 @@ mod tests {
 
     fn checked(realm: &str, asked: &str) -> Result<Trust, &'static str> {
         let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
-        check(realm, &asked.parse().unwrap(), Trust::Operator, &trusted).map(|(_, trust)| trust)
+        check(realm, &asked.parse().unwrap(), Trust::Operator, &trusted, false).map(|(_, trust)| trust)
+    }
+
+    #[test]
+    fn a_credential_is_shown_to_the_registrys_owner_alone() {
+        let hub = "https://registry-1.docker.io/v2/";
+        for (realm, asked, shown) in [
+            ("https://auth.docker.io/token", hub, true),
+            ("https://auth.docker.io:8443/token", hub, true),
+            ("http://auth.docker.io/token", hub, false),
+            ("https://auth.evil-docker.io/token", hub, false),
+            ("https://docker.io.evil.com/token", hub, false),
+            ("https://auth.docker.io.evil.com/token", hub, false),
+            ("https://auth.docker.io@evil.com/token", hub, false),
+            ("https://gitlab.com/jwt/auth", "https://registry.gitlab.com/v2/", true),
+            ("https://evil.gitlab.io/jwt/auth", "https://registry.gitlab.io/v2/", false),
+            ("https://gitlab.freedesktop.org/jwt/auth", "https://registry.freedesktop.org/v2/", true),
+            ("https://b.co.uk/t", "https://a.co.uk/v2/", false),
+            ("https://auth.corp.co.uk/t", "https://reg.corp.co.uk/v2/", true),
+            ("https://evil.github.io/t", "https://victim.github.io/v2/", false),
+            ("https://evil.s3.amazonaws.com/t", "https://victim.s3.amazonaws.com/v2/", false),
+            ("https://auth.test/t", "https://reg.test/v2/", false),
+            ("https://auth.corp.test/t", "https://reg.corp.test/v2/", false),
+            ("https://10.0.0.5/token", "https://reg.corp/v2/", true),
+            ("https://10.0.0.6/token", "https://10.0.0.7/v2/", false),
+            ("https://10.0.0.7:444/token", "https://10.0.0.7/v2/", false),
+            ("https://[::ffff:169.254.169.254]/t", "https://reg.corp/v2/", false),
+            ("http://10.0.0.1:5000/token", "http://10.0.0.1:5000/v2/", true),
+            ("http://auth.example.com/t", "http://reg.example.com/v2/", false),
+            ("https://auth.example.com/t", "http://reg.example.com/v2/", true),
+        ] {
+            let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
+            let checked = check(realm, &asked.parse().unwrap(), Trust::Stranger, &trusted, true);
+            assert_eq!(checked.is_ok(), shown, "{realm} of {asked}");
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! Anonymous tokens: asked for once, kept while they last, never written down.
+//! Tokens of upstream: asked for once, kept while they last, never written down.
 //!
-//! A token belongs to (realm, service, scope). Equal requests for one are coalesced. A token request follows no
-//! redirect and is bounded in time and size.
+//! A token belongs to (realm, service, scope, principal): what one principal was given is never used for another.
+//! Equal requests for one are coalesced. A token request follows no redirect and is bounded in time and size. A user
+//! name and password go by `GET` with Basic, which every token server knows; an identity token goes by `POST`
+//! (distribution, "Docker Registry v2 authentication using OAuth2"), which is what it is for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
@@ -21,7 +24,8 @@ use super::endpoint::authority;
 use super::error::{Error, Step};
 use super::metrics::Kind;
 use super::realm;
-use crate::reference::Registry;
+use crate::credentials::{Credential, Presented};
+use crate::reference::{Principal, Registry};
 
 /// Everything about a token request at most.
 const WAIT: Duration = Duration::from_secs(10);
@@ -42,13 +46,22 @@ pub(super) struct Key {
     realm: Url,
     service: Option<String>,
     scope: String,
+    principal: Principal,
 }
 
-/// A bearer token. It has no `Debug` and no `Display`.
+/// What authorizes a request: a bearer token, or a user name and password. It has no `Debug` and no `Display`.
 #[derive(Clone)]
 pub(super) struct Token(HeaderValue);
 
 impl Token {
+    /// A user name and password (RFC 7617); `None` for an identity token, which is never shown that way.
+    pub(super) fn basic(credential: &Credential) -> Option<Self> {
+        let encoded = credential.encode()?;
+        let mut header = HeaderValue::try_from(format!("Basic {}", *encoded)).ok()?;
+        header.set_sensitive(true);
+        Some(Self(header))
+    }
+
     /// The value of an `Authorization` header.
     pub(super) fn header(&self) -> HeaderValue {
         self.0.clone()
@@ -57,6 +70,7 @@ impl Token {
 
 struct Kept {
     token: Token,
+    since: Instant,
     until: Instant,
 }
 
@@ -69,8 +83,12 @@ impl Tokens {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn live(&self, key: &Key) -> Option<Token> {
-        self.lock().get(key).filter(|kept| kept.until > Instant::now()).map(|kept| kept.token.clone())
+    /// A token that has not expired and, for a proof, is younger than `age_max`.
+    fn live(&self, key: &Key, age_max: Option<Duration>) -> Option<Token> {
+        let now = Instant::now();
+        let kept = self.lock();
+        let live = kept.get(key).filter(|kept| kept.until > now)?;
+        age_max.is_none_or(|max| now - live.since < max).then(|| live.token.clone())
     }
 
     fn keep(&self, key: Key, token: Token, life: Duration) {
@@ -82,7 +100,7 @@ impl Tokens {
         if kept.len() >= KEPT_MAX {
             kept.clear();
         }
-        kept.insert(key, Kept { token, until: now + life });
+        kept.insert(key, Kept { token, since: now, until: now + life });
     }
 }
 
@@ -93,25 +111,44 @@ struct Answer {
     expires_in: Option<i64>,
 }
 
+/// As whom a token is asked for, and how young it must be.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) presented: &'a Presented,
+    /// For a proof: no older than this.
+    pub(super) age_max: Option<Duration>,
+    /// Whatever we have was refused.
+    pub(super) renew: bool,
+}
+
 impl Core {
-    /// A token for `challenge`, which `asked` answered; a new one if `renew`.
+    /// A token for `challenge`, which `asked` gave.
     pub(super) async fn token(
         self: &Arc<Self>,
         registry: &Registry,
         challenge: &Bearer,
         asked: &Url,
         trust: Trust,
-        renew: bool,
+        wanted: Wanted<'_>,
     ) -> Result<Token, Error> {
-        let (realm, trust) = realm::check(&challenge.realm, asked, trust, &self.config.trusted_realms)
-            .map_err(|why| Error::Refused { host: authority(asked), status: 401, why: why.to_owned() })?;
-        let key = Key { realm, service: challenge.service.clone(), scope: challenge.scope.clone() };
-        if let Some(token) = self.tokens.live(&key).filter(|_| !renew) {
+        let presented = wanted.presented;
+        let secret = presented.credential.is_some();
+        let (realm, trust) =
+            realm::check(&challenge.realm, asked, trust, &self.config.trusted_realms, secret)
+                .map_err(|why| Error::Refused { host: authority(asked), status: 401, why: why.to_owned() })?;
+        let key = Key {
+            realm,
+            service: challenge.service.clone(),
+            scope: challenge.scope.clone(),
+            principal: presented.principal,
+        };
+        if let Some(token) = self.tokens.live(&key, wanted.age_max).filter(|_| !wanted.renew) {
             return Ok(token);
         }
-        let (core, registry) = (Arc::clone(self), registry.clone());
-        let fetched =
-            self.token_requests.run(key.clone(), || async move { core.fetch(&registry, key, trust).await });
+        let (core, registry, credential) = (Arc::clone(self), registry.clone(), presented.credential.clone());
+        let fetched = self
+            .token_requests
+            .run(key.clone(), || async move { core.fetch(&registry, key, trust, credential).await });
         fetched.await.unwrap_or_else(|| {
             Err(Error::Unreachable {
                 host: authority(asked),
@@ -121,14 +158,19 @@ impl Core {
         })
     }
 
-    async fn fetch(&self, registry: &Registry, key: Key, trust: Trust) -> Result<Token, Error> {
+    async fn fetch(
+        &self,
+        registry: &Registry,
+        key: Key,
+        trust: Trust,
+        credential: Option<Credential>,
+    ) -> Result<Token, Error> {
         let host = authority(&key.realm);
-        let (token, life) = tokio::time::timeout(WAIT, self.ask_for_token(registry, &key, trust))
-            .await
-            .unwrap_or_else(|_| {
-                let why = format!("no token within {WAIT:?}");
-                Err(Error::Unreachable { host, step: Step::Head, why })
-            })?;
+        let asked = self.ask_for_token(registry, &key, trust, credential.as_ref());
+        let (token, life) = tokio::time::timeout(WAIT, asked).await.unwrap_or_else(|_| {
+            let why = format!("no token within {WAIT:?}");
+            Err(Error::Unreachable { host, step: Step::Head, why })
+        })?;
         self.tokens.keep(key, token.clone(), life);
         Ok(token)
     }
@@ -138,9 +180,16 @@ impl Core {
         registry: &Registry,
         key: &Key,
         trust: Trust,
+        credential: Option<&Credential>,
     ) -> Result<(Token, Duration), Error> {
         let mut url = key.realm.clone();
-        {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let (method, body) = if let Some(Credential::IdentityToken(token)) = credential {
+            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+            headers.insert(CONTENT_TYPE, form);
+            (Method::POST, refresh_form(key, token.reveal()))
+        } else {
             let mut query = url.query_pairs_mut();
             if let Some(service) = &key.service {
                 query.append_pair("service", service);
@@ -148,10 +197,13 @@ impl Core {
             for scope in key.scope.split(' ') {
                 query.append_pair("scope", scope);
             }
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let response = self.observed(Kind::Token, registry, trust, Method::GET, &url, headers).await?;
+            if let Some(basic) = credential.and_then(Token::basic) {
+                query.append_pair("account", credential.map_or("", Credential::username));
+                headers.insert(AUTHORIZATION, basic.header());
+            }
+            (Method::GET, Bytes::new())
+        };
+        let response = self.observed(Kind::Token, registry, trust, method, &url, headers, body).await?;
         let host = authority(&url);
         let status = response.status();
         if status != StatusCode::OK {
@@ -177,6 +229,17 @@ impl Core {
         header.set_sensitive(true);
         Ok((Token(header), life(answer.expires_in)))
     }
+}
+
+/// The form of a refresh-token grant.
+fn refresh_form(key: &Key, token: &str) -> Bytes {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token);
+    form.append_pair("client_id", "larder").append_pair("scope", &key.scope);
+    if let Some(service) = &key.service {
+        form.append_pair("service", service);
+    }
+    form.finish().into()
 }
 
 fn life(expires_in: Option<i64>) -> Duration {

@@ -33,7 +33,7 @@ impl Scene {
     /// Asks as a mirror client and as a direct one.
     async fn both(&self, path: &str) -> (StatusCode, StatusCode) {
         let mirror = self.larder.get(&format!("{path}?ns=reg.test")).await;
-        let strict = [("x-larder-mode", "strict")];
+        let strict = [("x-larder-mode", "strict"), client::ANONYMOUS];
         let strict =
             client::send(self.larder.address, http::Method::GET, &format!("{path}?ns=reg.test"), &strict)
                 .await;

@@ -162,8 +162,9 @@ async fn a_second_endpoint_is_asked_when_the_first_is_down() {
     dead.stop().await;
     let image = image::push(&alive, "team/app", "v1", 1_000);
     let folder = tempfile::tempdir().unwrap();
-    let more =
-        format!("[[registry]]\nhost = \"reg.test\"\nendpoints = [\"{}\", \"{}\"]", dead.url(), alive.url());
+    let mark = |url: String| format!("{{ url = \"{url}\", credentials = \"caller\", authoritative = true }}");
+    let (dead, alive) = (mark(dead.url()), mark(alive.url()));
+    let more = format!("[[registry]]\nhost = \"reg.test\"\nendpoints = [{dead}, {alive}]");
     let larder = Larder::start(folder.path(), &[], &more);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.body, image.index_bytes);

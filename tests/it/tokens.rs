@@ -1,8 +1,7 @@
-//! The anonymous Bearer flow toward upstream, and the one that Larder offers itself.
+//! The anonymous Bearer flow toward upstream.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
-use crate::support::client;
 use crate::support::image;
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
@@ -99,38 +98,4 @@ async fn a_realm_inside_the_node_is_asked_only_if_the_operator_listed_it() {
     let listed = format!("[upstream]\ntrusted_realms = [\"{}\"]", realm.address);
     let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &listed);
     assert_eq!(larder.get("/v2/reg.test/team/app/manifests/v1").await.status, StatusCode::OK);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn larder_offers_an_anonymous_token_and_takes_no_credential() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
-    let ping = larder.get("/v2/").await;
-    assert_eq!(ping.status, StatusCode::OK);
-    let realm = format!("http://{}/token", larder.address);
-    assert_eq!(ping.header("www-authenticate"), format!(r#"Bearer realm="{realm}",service="larder""#));
-    let token = larder.get("/token?service=larder&scope=repository:a:pull").await;
-    assert_eq!(token.json()["token"], "anonymous");
-    let with = [("authorization", "Basic dTpw")];
-    let refused = client::send(larder.address, Method::GET, "/token", &with).await;
-    assert_eq!((refused.status, refused.error_code().as_str()), (StatusCode::FORBIDDEN, "DENIED"));
-    let posted = client::send(larder.address, Method::POST, "/token", &[]).await;
-    assert_eq!(posted.status, StatusCode::METHOD_NOT_ALLOWED);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clients_credential_goes_nowhere() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
-    image::push(&registry, "team/app", "v1", 1_000);
-    let with = [("authorization", "Basic bWFya2VyOnNlY3JldA=="), ("cookie", "a=b")];
-    let reply =
-        client::send(larder.address, Method::GET, "/v2/team/app/manifests/v1?ns=reg.test", &with).await;
-    assert_eq!(reply.status, StatusCode::OK);
-    for seen in registry.seen() {
-        assert!(
-            !seen.headers.contains_key("authorization") && !seen.headers.contains_key("cookie"),
-            "{seen:?}"
-        );
-    }
 }

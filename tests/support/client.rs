@@ -11,6 +11,9 @@ use larder::reference::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// An empty user name and password: what a client without a credential says when it is asked who it is.
+pub const ANONYMOUS: (&str, &str) = ("authorization", "Basic Og==");
+
 /// An answer, read to its end.
 #[derive(Debug)]
 pub struct Reply {

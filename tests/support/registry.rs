@@ -284,7 +284,7 @@ impl Shared {
             }
         }
         let not_found = || {
-            let body = Bytes::from_static(br#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#);
+            let body = Bytes::from_static(br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#);
             Response::builder().status(404).body(body).unwrap()
         };
         let Some(rest) = seen.path.strip_prefix("/v2/") else {

@@ -36,9 +36,15 @@ impl Larder {
             .map(|(host, url)| format!("[[registry]]\nhost = \"{host}\"\nendpoints = [\"{url}\"]\n"))
             .collect();
         let mut text = format!("{more}\n{sections}");
-        for (section, line) in
-            [("[server]", "listen = [\"127.0.0.1:0\"]"), ("[admin]", "listen = \"127.0.0.1:0\"")]
-        {
+        for (section, line) in [
+            ("[server]", "listen = [\"127.0.0.1:0\"]"),
+            ("[admin]", "listen = \"127.0.0.1:0\""),
+            // Tests change what upstream says from one request to the next.
+            ("[freshness]", "negative_ttl = \"0s\""),
+        ] {
+            if text.contains("negative_ttl") && section == "[freshness]" {
+                continue;
+            }
             text = if has(section) {
                 text.replacen(section, &format!("{section}\n{line}"), 1)
             } else {
@@ -74,16 +80,17 @@ impl Larder {
         self.running.await.unwrap();
     }
 
+    /// As somebody who has said that it has no credential.
     pub async fn get(&self, path: &str) -> Reply {
-        client::get(self.address, path).await
+        client::send(self.address, http::Method::GET, path, &[client::ANONYMOUS]).await
     }
 
     pub async fn head(&self, path: &str) -> Reply {
-        client::head(self.address, path).await
+        client::send(self.address, http::Method::HEAD, path, &[client::ANONYMOUS]).await
     }
 
     pub async fn get_range(&self, path: &str, range: &str) -> Reply {
-        client::send(self.address, http::Method::GET, path, &[("range", range)]).await
+        client::send(self.address, http::Method::GET, path, &[("range", range), client::ANONYMOUS]).await
     }
 
     /// Waits until no download is under way, committed ones included.

@@ -1,0 +1,54 @@
+//! `larder credentials IMAGE`: which credentials match an image, in the order in which they would be tried.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Failure, run_async};
+use crate::config::{self, Environment};
+use crate::credentials::{Keychain, Keys};
+use crate::reference::Image;
+
+/// What the command takes.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// An image name as in a pod: registry.corp/team/app:v1
+    image: Image,
+    /// A pull secret besides the configured ones: docker config, Secret manifest, or a folder of them
+    #[arg(long = "pull-secret", value_name = "FILE")]
+    pull_secrets: Vec<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+pub(super) fn run(
+    arguments: &Arguments,
+    file: Option<&Path>,
+    environment: &Environment,
+) -> Result<(), Failure> {
+    let (settings, _) = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let failed = |error: String| Failure::Failed(error);
+    let keys = Keys::passing().map_err(|e| failed(e.to_string()))?;
+    let keychain =
+        Keychain::build(&settings.credentials, Arc::new(keys)).map_err(|e| Failure::Usage(e.to_string()))?;
+    let mut secrets = settings.credentials.pull_secrets;
+    secrets.extend(arguments.pull_secrets.iter().cloned());
+    let repository = &arguments.image.repository;
+    let matches = run_async(keychain.matches(repository, &secrets))?.map_err(|e| failed(e.to_string()))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&matches).map_err(|e| failed(e.to_string()))?);
+        return Ok(());
+    }
+    if matches.is_empty() {
+        println!("no credential matches {repository}: it is pulled anonymously");
+    }
+    for found in &matches {
+        let username =
+            if found.username.is_empty() { "(none: an anonymous attempt)" } else { &found.username };
+        println!("{:<12} {:<32} {:<24} {}", found.source, found.key, username, found.file.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! `larder revoke REPOSITORY|--all`: ends rights by hand, in an outage too.
+//!
+//! Asks the running daemon, which has rights in memory as well; where none runs, the store itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Failure, run_async};
+use crate::admin::control::{self, ControlError, Revoke};
+use crate::clock::Clock;
+use crate::config::{self, Environment, Settings};
+use crate::metrics::Registry;
+use crate::reference::{Image, Repository};
+use crate::store::{self, Store};
+
+/// What the command takes.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A repository as in a pod's image name: registry.corp/team/app
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    repository: Option<Image>,
+    /// Every repository
+    #[arg(long)]
+    all: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+pub(super) fn run(
+    arguments: &Arguments,
+    file: Option<&Path>,
+    environment: &Environment,
+) -> Result<(), Failure> {
+    let (settings, _) = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let repository = arguments.repository.as_ref().map(|image| &image.repository);
+    let command = Revoke { repository: repository.map(ToString::to_string) };
+    let revoked = match run_async(control::send(&settings.admin.socket, &command))? {
+        Ok(done) => done.revoked,
+        Err(ControlError::NoDaemon(_)) => in_store(&settings, repository)?,
+        Err(error) => return Err(Failure::Failed(error.to_string())),
+    };
+    let of = repository.map_or("all repositories".to_owned(), ToString::to_string);
+    if arguments.json {
+        println!("{}", serde_json::json!({"repository": command.repository, "revoked": revoked}));
+    } else {
+        println!("{revoked} right(s) to {of} ended; whoever asks next is checked upstream");
+    }
+    Ok(())
+}
+
+fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usize, Failure> {
+    let failed = |error: String| Failure::Failed(error);
+    if !settings.store.path.is_dir() {
+        return Err(failed(format!(
+            "no daemon listens on {} and there is no store at {}",
+            settings.admin.socket.display(),
+            settings.store.path.display()
+        )));
+    }
+    let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(|e| failed(e.to_string()))?;
+    let done = run_async(async {
+        let store = Store::open(&settings.store, Clock::system(), Arc::new(metrics))?;
+        let revoked = store.revoke(repository).await;
+        store.close().await;
+        revoked
+    })?;
+    done.map_err(|error| failed(error.to_string()))
+}

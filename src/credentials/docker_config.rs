@@ -1,0 +1,275 @@
+//! Docker configs in both formats: `config.json` (`.dockerconfigjson`) and the legacy `.dockercfg`.
+//!
+//! Read as kubelet reads them: `auth` overrides user name and password, one bad `auth` spoils the whole document, an
+//! empty entry is an entry too and means an anonymous attempt. Beyond kubelet, identity tokens and `HttpHeaders` are
+//! kept, and where credentials lie with a helper the entry says so.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderName, HeaderValue};
+use serde::Deserialize;
+
+use super::credential::Credential;
+use super::secret::Secret;
+
+/// Bytes of a docker config at most.
+pub(super) const BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Fields of `HttpHeaders` that are never sent: they are the protocol's own, or would replace a credential, or would
+/// change what is asked for.
+const RESERVED_HEADERS: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Extra fields for requests to the registries of a docker config. Their values may be secret.
+pub type HttpHeaders = Vec<(HeaderName, HeaderValue)>;
+
+/// Where the credential of an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Here; `None` is an empty entry.
+    Here(Option<Credential>),
+    /// With a docker credential helper, asked for this server.
+    ByHelper { name: String, server: String },
+}
+
+impl Held {
+    /// Whose it is, as far as the file says.
+    pub(super) fn username(&self) -> &str {
+        match self {
+            Self::Here(credential) => credential.as_ref().map_or("", Credential::username),
+            Self::ByHelper { .. } => "(from a credential helper)",
+        }
+    }
+}
+
+/// A docker config.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DockerConfig {
+    /// Raw keys and what is under them, sorted by key: where two keys mean the same, Go's order is random and ours is
+    /// this one.
+    pub(super) entries: Vec<(String, Held)>,
+    pub(super) headers: HttpHeaders,
+}
+
+/// Why a document is no docker config. Says nothing of its content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DockerConfigError {
+    /// Not JSON, or not of the expected shape.
+    #[error("not a docker config: line {line}, column {column}")]
+    Json {
+        /// Where, from 1.
+        line: usize,
+        /// Where in the line.
+        column: usize,
+    },
+    /// An `auth` that is not base64 of `user:password`.
+    #[error("the entry {key:?} has an auth field that is not base64 of user:password")]
+    Auth {
+        /// Whose.
+        key: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    auths: Option<BTreeMap<String, Entry>>,
+    #[serde(default, rename = "HttpHeaders")]
+    headers: Option<BTreeMap<String, String>>,
+    #[serde(default, rename = "credsStore")]
+    store: Option<String>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Entry {
+    username: Option<String>,
+    password: Option<String>,
+    auth: Option<String>,
+    identitytoken: Option<String>,
+}
+
+/// Reads `config.json` or the content of `.dockerconfigjson`.
+///
+/// # Errors
+/// [`DockerConfigError`].
+pub(super) fn read_current(content: &[u8]) -> Result<DockerConfig, DockerConfigError> {
+    // serde would take a list for the fields in their order; Go does not.
+    let is_object = content.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    if !is_object {
+        return Err(DockerConfigError::Json { line: 1, column: 1 });
+    }
+    let file: File = serde_json::from_slice(content).map_err(|e| json(&e))?;
+    let mut config = entries(file.auths.unwrap_or_default())?;
+    config.headers = headers(file.headers.unwrap_or_default());
+    let store = file.store.filter(|name| !name.is_empty());
+    for (key, held) in &mut config.entries {
+        if let (Held::Here(None), Some(name)) = (&held, &store) {
+            *held = Held::ByHelper { name: name.clone(), server: key.clone() };
+        }
+    }
+    for (server, name) in file.helpers.unwrap_or_default() {
+        let held = Held::ByHelper { name, server: server.clone() };
+        match config.entries.iter_mut().find(|(key, _)| *key == server) {
+            // The helper of one host goes before whatever else the file says of it, as in docker.
+            Some(entry) => entry.1 = held,
+            None => config.entries.push((server, held)),
+        }
+    }
+    config.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(config)
+}
+
+/// Reads `.dockercfg`: the bare map.
+///
+/// # Errors
+/// [`DockerConfigError`].
+pub(super) fn read_legacy(content: &[u8]) -> Result<DockerConfig, DockerConfigError> {
+    entries(serde_json::from_slice(content).map_err(|e| json(&e))?)
+}
+
+fn json(error: &serde_json::Error) -> DockerConfigError {
+    DockerConfigError::Json { line: error.line(), column: error.column() }
+}
+
+fn entries(auths: BTreeMap<String, Entry>) -> Result<DockerConfig, DockerConfigError> {
+    let mut entries = Vec::with_capacity(auths.len());
+    for (key, entry) in auths {
+        let held = Held::Here(credential(entry).ok_or_else(|| DockerConfigError::Auth { key: key.clone() })?);
+        entries.push((key, held));
+    }
+    Ok(DockerConfig { entries, headers: Vec::new() })
+}
+
+/// The outer `None` is a malformed `auth`.
+#[allow(clippy::option_option, reason = "malformed and empty are two things")]
+fn credential(entry: Entry) -> Option<Option<Credential>> {
+    let (mut username, mut password) =
+        (entry.username.unwrap_or_default(), Secret::from(entry.password.unwrap_or_default()));
+    if let Some(auth) = entry.auth.filter(|auth| !auth.is_empty()) {
+        (username, password) = Credential::decode(&auth)?;
+    }
+    if let Some(token) = entry.identitytoken.filter(|token| !token.is_empty()) {
+        return Some(Some(Credential::IdentityToken(token.into())));
+    }
+    Some(Credential::password(&username, password.reveal()))
+}
+
+fn headers(given: BTreeMap<String, String>) -> HttpHeaders {
+    let mut headers = Vec::new();
+    for (name, value) in given {
+        let lower = name.to_ascii_lowercase();
+        let (Ok(name), Ok(mut value)) = (HeaderName::try_from(lower.as_str()), HeaderValue::try_from(value))
+        else {
+            tracing::warn!("a field of HttpHeaders in a docker config is malformed, and is ignored");
+            continue;
+        };
+        if RESERVED_HEADERS.contains(&lower.as_str()) {
+            tracing::warn!(%name, "HttpHeaders of a docker config may not set this field, it is ignored");
+            continue;
+        }
+        value.set_sensitive(true);
+        headers.push((name, value));
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(username: &str, password: &str) -> Held {
+        Held::Here(Credential::password(username, password))
+    }
+
+    fn entries_of(text: &str) -> Vec<(String, Held)> {
+        read_current(text.as_bytes()).unwrap().entries
+    }
+
+    #[test]
+    fn each_way_of_writing_an_entry_is_read() {
+        let found = entries_of(
+            r#"{"auths": {
+                "a": {"auth": "dTpw"},
+                "b": {"username": "u", "password": "p", "email": "x@y"},
+                "c": {"username": "other", "password": "other", "auth": "dTpw"},
+                "d": {"identitytoken": "t", "auth": "PHRva2VuPjo="},
+                "e": {},
+                "f": {"username": "u"}
+            }, "experimental": "enabled"}"#,
+        );
+        let expected = [
+            ("a", password("u", "p")),
+            ("b", password("u", "p")),
+            ("c", password("u", "p")),
+            ("d", Held::Here(Some(Credential::IdentityToken("t".to_owned().into())))),
+            ("e", Held::Here(None)),
+            ("f", Held::Here(None)),
+        ];
+        assert_eq!(found, expected.map(|(key, held)| (key.to_owned(), held)));
+        assert_eq!(entries_of("{}"), []);
+        assert_eq!(
+            read_legacy(br#"{"https://quay.io": {"auth": "dTpw"}}"#).unwrap().entries,
+            [("https://quay.io".to_owned(), password("u", "p"))]
+        );
+    }
+
+    #[test]
+    fn one_bad_auth_spoils_the_document_and_no_secret_is_told() {
+        let bad =
+            read_current(br#"{"auths": {"a": {"auth": "dTpw"}, "b": {"auth": "bWFya2Vy"}}}"#).unwrap_err();
+        assert_eq!(bad, DockerConfigError::Auth { key: "b".to_owned() });
+        let broken = read_current(b"{\"auths\": {\"a\": {\"password\": \"marker\"").unwrap_err();
+        assert!(!broken.to_string().contains("marker"), "{broken}");
+        for text in ["", "[]", "5", r#"{"auths": 5}"#, r#"{"auths": {"a": 5}}"#] {
+            assert!(read_current(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn headers_that_would_replace_the_protocols_own_are_dropped() {
+        let config = read_current(
+            br#"{"HttpHeaders": {"X-Meta": "1", "AUTHORIZATION": "Basic x", "Host": "evil", "Range": "bytes=0-",
+                "TE": "x", "bad name": "x", "X-Bad": "a\nb", "User-Agent": "Docker-Client/24"}}"#,
+        )
+        .unwrap();
+        let names: Vec<_> = config.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["user-agent", "x-meta"]);
+        assert!(config.headers.iter().all(|(_, value)| value.is_sensitive()));
+    }
+
+    #[test]
+    fn entries_that_lie_with_a_helper_say_so() {
+        let found = entries_of(
+            r#"{"auths": {"a": {}, "b": {"auth": "dTpw"}}, "credsStore": "desktop", "credHelpers": {"c": "ecr", "b": "gcr"}}"#,
+        );
+        let helper = |name: &str, server: &str| Held::ByHelper { name: name.into(), server: server.into() };
+        let expected = [("a", helper("desktop", "a")), ("b", helper("gcr", "b")), ("c", helper("ecr", "c"))];
+        assert_eq!(found, expected.map(|(key, held)| (key.to_owned(), held)));
+    }
+}

@@ -1,0 +1,224 @@
+//! Which credentials there are for a repository, in kubelet's order: the node's docker config, then the plugins.
+//!
+//! Pull secrets of pods are not here: a runtime's request brings the pod's own. Those that an operator lists in files
+//! are for commands and pre-pull, and only for them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::credential::Credential;
+use super::docker_config::{Held, HttpHeaders};
+use super::helper::Helpers;
+use super::keyring::Keyring;
+use super::keys::{Keys, KeysError};
+use super::node::{Entry, Node, NodeFiles};
+use super::provider::{self, ProviderConfigError, Providers};
+use super::pull_secrets::{self, PullSecretError};
+use crate::reference::{Principal, PrincipalKind, Repository};
+
+/// Where credentials are.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's docker config.
+    pub node: NodeFiles,
+    /// Kubelet's `--image-credential-provider-config` and `--image-credential-provider-bin-dir`.
+    pub providers: Option<ProviderFiles>,
+    /// Where docker credential helpers are; `None`: none is run.
+    pub helper_dir: Option<PathBuf>,
+    /// Pull secrets as files or folders, for commands and pre-pull.
+    pub pull_secrets: Vec<PathBuf>,
+}
+
+/// Where the plugins are.
+#[derive(Debug, Clone)]
+pub struct ProviderFiles {
+    /// Their configuration.
+    pub config: PathBuf,
+    /// The programs.
+    pub bin_dir: PathBuf,
+}
+
+/// Why there is no keychain.
+#[derive(Debug, thiserror::Error)]
+pub enum KeychainError {
+    /// The plugins' configuration.
+    #[error(transparent)]
+    Providers(#[from] ProviderConfigError),
+    /// Our own keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+}
+
+/// What is shown to a registry, and whose it is.
+#[derive(Debug, Clone)]
+pub struct Presented {
+    /// Whose.
+    pub principal: Principal,
+    /// The credential; `None` asks anonymously.
+    pub credential: Option<Credential>,
+    /// `HttpHeaders` of the docker config that the entry is from.
+    pub headers: Arc<HttpHeaders>,
+}
+
+/// One match, as a person is shown it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Match {
+    /// `pull-secret`, `node` or `provider`.
+    pub source: &'static str,
+    /// The docker config, Secret or plugin that it is from.
+    pub file: PathBuf,
+    /// The key that matched, normalised.
+    pub key: String,
+    /// Whose; empty for an entry without a credential, which means an anonymous attempt.
+    pub username: String,
+}
+
+/// The node's credentials. Cheap to clone.
+#[derive(Clone)]
+pub struct Keychain(Arc<Inner>);
+
+struct Inner {
+    keys: Arc<Keys>,
+    node: Arc<Node>,
+    helpers: Helpers,
+    providers: Option<Providers>,
+    none: Arc<HttpHeaders>,
+}
+
+impl Keychain {
+    /// Builds it. Blocks for a moment.
+    ///
+    /// # Errors
+    /// A provider configuration that kubelet would refuse too.
+    pub fn build(config: &Config, keys: Arc<Keys>) -> Result<Self, KeychainError> {
+        let providers = match &config.providers {
+            None => None,
+            Some(files) => Some(Providers::new(provider::read(&files.config)?, &files.bin_dir)),
+        };
+        let node = Arc::new(Node::new(config.node.clone()));
+        let helpers = Helpers::new(config.helper_dir.clone());
+        Ok(Self(Arc::new(Inner { keys, node, helpers, providers, none: Arc::default() })))
+    }
+
+    /// The node's own keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// A caller's own credential.
+    pub fn caller(&self, credential: Credential) -> Presented {
+        let parts = match &credential {
+            Credential::Password { username, password } => [username.as_str(), password.reveal()],
+            Credential::IdentityToken(token) => ["", token.reveal()],
+        };
+        let principal = self.0.keys.principal(PrincipalKind::Caller, &parts);
+        Presented { principal, credential: Some(credential), headers: Arc::clone(&self.0.none) }
+    }
+
+    /// No credential.
+    pub fn anonymous(&self) -> Presented {
+        Presented {
+            principal: self.anonymous_principal(),
+            credential: None,
+            headers: Arc::clone(&self.0.none),
+        }
+    }
+
+    /// Who asks without a credential.
+    pub fn anonymous_principal(&self) -> Principal {
+        self.0.keys.principal(PrincipalKind::Anonymous, &[])
+    }
+
+    /// Whom the node's docker config knows for `repository`, without asking any helper.
+    pub async fn node_principals(&self, repository: &Repository) -> Vec<Principal> {
+        let ring = Node::ring(&self.0.node).await;
+        let matches = ring.lookup(&repository.to_string());
+        matches.iter().map(|(key, entry)| self.node_principal(key, entry)).collect()
+    }
+
+    /// Whether plugins may know somebody for `repository`; does not run them.
+    pub fn has_provider_for(&self, repository: &Repository) -> bool {
+        self.0.providers.as_ref().is_some_and(|p| p.is_responsible_for(&repository.to_string()))
+    }
+
+    /// What the node has for `repository`, in the order in which it is tried. Runs plugins and helpers where it must.
+    pub async fn of_node(&self, repository: &Repository) -> Vec<Presented> {
+        let image = repository.to_string();
+        let mut found = Vec::new();
+        for (key, entry) in Node::ring(&self.0.node).await.lookup(&image) {
+            let credential = match &entry.held {
+                Held::Here(credential) => credential.clone(),
+                Held::ByHelper { name, server } => match self.0.helpers.get(name, server).await {
+                    None => continue,
+                    credential => credential,
+                },
+            };
+            let principal = self.node_principal(key, &entry);
+            found.push(Presented { principal, credential, headers: Arc::clone(&entry.headers) });
+        }
+        if let Some(providers) = &self.0.providers {
+            for (key, given) in providers.ring(&image).await.lookup(&image) {
+                let username = given.credential.as_ref().map_or("", Credential::username);
+                let principal = self.0.keys.principal(PrincipalKind::Provider, &[&given.name, key, username]);
+                let headers = Arc::clone(&self.0.none);
+                found.push(Presented { principal, credential: given.credential, headers });
+            }
+        }
+        found
+    }
+
+    /// A plugin's credential was refused: it is asked for anew next time.
+    pub fn was_refused(&self, repository: &Repository, presented: &Presented) {
+        if let (PrincipalKind::Provider, Some(providers)) = (presented.principal.kind, &self.0.providers) {
+            providers.forget(&repository.to_string());
+        }
+    }
+
+    /// The docker configs in use, for people. Blocks for a moment.
+    pub fn files_in_use(&self) -> Vec<PathBuf> {
+        self.0.node.in_use()
+    }
+
+    /// All that matches `repository`, `pull_secrets` before the node's own, in the order in which it would be tried.
+    ///
+    /// # Errors
+    /// A pull secret that cannot be used.
+    pub async fn matches(
+        &self,
+        repository: &Repository,
+        pull_secrets: &[PathBuf],
+    ) -> Result<Vec<Match>, PullSecretError> {
+        let image = repository.to_string();
+        let of_file = |source| {
+            move |(key, entry): (&str, Entry)| Match {
+                source,
+                file: entry.file.to_path_buf(),
+                key: key.to_owned(),
+                username: entry.held.username().to_owned(),
+            }
+        };
+        let secrets: Keyring<Entry> = pull_secrets::ring(pull_secrets)?;
+        let mut found: Vec<Match> = secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
+        found.extend(Node::ring(&self.0.node).await.lookup(&image).into_iter().map(of_file("node")));
+        if let Some(providers) = &self.0.providers {
+            let ring = providers.ring(&image).await;
+            found.extend(ring.lookup(&image).into_iter().map(|(key, given)| Match {
+                source: "provider",
+                file: Path::new(&*given.program).to_owned(),
+                key: key.to_owned(),
+                username: given.credential.as_ref().map_or("", Credential::username).to_owned(),
+            }));
+        }
+        Ok(found)
+    }
+
+    /// An entry without a credential is an anonymous attempt, and what it proves is everybody's all the same.
+    fn node_principal(&self, key: &str, entry: &Entry) -> Principal {
+        match &entry.held {
+            Held::Here(None) => self.anonymous_principal(),
+            held => self.0.keys.principal(PrincipalKind::Node, &[key, held.username()]),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! `CredentialProviderConfig`, as kubelet's `--image-credential-provider-config` names it: a file or a folder of them.
+//!
+//! Read strictly, as kubelet does: an unknown field, a missing one or a name given twice is an error that stops the
+//! start, because a provider that is silently not there looks like a registry that refuses.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::super::node::read_bounded;
+use super::response::{ApiVersion, duration};
+
+/// A provider configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the credential provider configuration {} cannot be used: {why}", path.display())]
+pub struct ProviderConfigError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// One plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::credentials) struct Provider {
+    pub(super) name: String,
+    pub(super) match_images: Vec<String>,
+    pub(super) default_cache: Duration,
+    pub(super) api: ApiVersion,
+    pub(super) args: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct File {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    providers: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    match_images: Vec<String>,
+    default_cache_duration: Option<String>,
+    api_version: String,
+    #[serde(default)]
+    args: Option<Vec<String>>,
+    #[serde(default)]
+    env: Option<Vec<Variable>>,
+    #[serde(default)]
+    token_attributes: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variable {
+    name: String,
+    value: String,
+}
+
+/// Reads a file, or all `*.json`, `*.yaml` and `*.yml` of a folder in the order of their names.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(in crate::credentials) fn read(path: &Path) -> Result<Vec<Provider>, ProviderConfigError> {
+    let failed = |path: &Path, why: String| ProviderConfigError { path: path.to_owned(), why };
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(|e| failed(path, e.to_string()))?;
+        let named =
+            |p: &PathBuf| p.extension().is_some_and(|e| ["json", "yaml", "yml"].iter().any(|k| e == *k));
+        files = entries.flatten().map(|entry| entry.path()).filter(named).collect();
+        files.sort();
+    }
+    let mut providers: Vec<Provider> = Vec::new();
+    for file in &files {
+        let content = read_bounded(file).map_err(|why| failed(file, why))?;
+        let content = content.ok_or_else(|| failed(file, "there is no such file".to_owned()))?;
+        for provider in parse(&content).map_err(|why| failed(file, why))? {
+            if providers.iter().any(|p| p.name == provider.name) {
+                return Err(failed(file, format!("the provider {} is there twice", provider.name)));
+            }
+            providers.push(provider);
+        }
+    }
+    if providers.is_empty() {
+        return Err(failed(path, "it names no provider".to_owned()));
+    }
+    Ok(providers)
+}
+
+fn parse(content: &[u8]) -> Result<Vec<Provider>, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
+    // JSON is YAML. The parser's message may quote the line, and `env` may hold a secret.
+    let file: File = serde_saphyr::from_str(text).map_err(|error| match error.location() {
+        Some(at) => format!(
+            "line {}: not a CredentialProviderConfig (an unknown field, a missing one, or no YAML)",
+            at.line()
+        ),
+        None => "not a CredentialProviderConfig (an unknown field, a missing one, or no YAML)".to_owned(),
+    })?;
+    let known = ["v1", "v1beta1", "v1alpha1"].map(|v| format!("kubelet.config.k8s.io/{v}"));
+    if !known.contains(&file.api_version) {
+        return Err(format!("apiVersion {:?}: expected one of {}", file.api_version, known.join(", ")));
+    }
+    if file.kind != "CredentialProviderConfig" {
+        return Err(format!("kind {:?}: expected CredentialProviderConfig", file.kind));
+    }
+    let mut providers = Vec::new();
+    for entry in file.providers {
+        let name = entry.name.clone();
+        providers.extend(provider(entry).map_err(|why| format!("provider {name:?}: {why}"))?);
+    }
+    Ok(providers)
+}
+
+/// `None` for a plugin that wants a pod's service-account token: only kubelet can have one.
+fn provider(entry: Entry) -> Result<Option<Provider>, String> {
+    let bad_name = entry.name.is_empty()
+        || matches!(entry.name.as_str(), "." | "..")
+        || entry.name.contains(|c: char| c == '/' || c.is_whitespace());
+    if bad_name {
+        return Err("name: expected the name of a program, without / and spaces".to_owned());
+    }
+    if entry.match_images.is_empty() {
+        return Err("matchImages: at least one is needed".to_owned());
+    }
+    let cache = entry.default_cache_duration.ok_or("defaultCacheDuration is needed")?;
+    let default_cache =
+        duration(&cache).ok_or("defaultCacheDuration: expected a duration such as 12h, not negative")?;
+    let api = ApiVersion::parse(&entry.api_version).ok_or_else(|| {
+        "apiVersion: expected credentialprovider.kubelet.k8s.io/v1, v1beta1 or v1alpha1".to_owned()
+    })?;
+    if entry.token_attributes.is_some() {
+        tracing::warn!(
+            provider = entry.name,
+            "this credential provider needs a pod's service-account token, which only kubelet has; it is not used"
+        );
+        return Ok(None);
+    }
+    Ok(Some(Provider {
+        name: entry.name,
+        match_images: entry.match_images,
+        default_cache,
+        api,
+        args: entry.args.unwrap_or_default(),
+        env: entry.env.unwrap_or_default().into_iter().map(|v| (v.name, v.value)).collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ECR: &str = "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: ecr-credential-provider\n  matchImages: [\"*.dkr.ecr.*.amazonaws.com\"]\n  defaultCacheDuration: 12h0m0s\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [get-credentials]\n  env: [{name: AWS_PROFILE, value: x}]\n";
+
+    #[test]
+    fn a_configuration_written_for_kubelet_is_read() {
+        let found = parse(ECR.as_bytes()).unwrap();
+        assert_eq!(
+            found,
+            [Provider {
+                name: "ecr-credential-provider".into(),
+                match_images: vec!["*.dkr.ecr.*.amazonaws.com".into()],
+                default_cache: Duration::from_secs(43_200),
+                api: ApiVersion::V1,
+                args: vec!["get-credentials".into()],
+                env: vec![("AWS_PROFILE".into(), "x".into())],
+            }]
+        );
+        let json = r#"{"apiVersion":"kubelet.config.k8s.io/v1beta1","kind":"CredentialProviderConfig","providers":[
+            {"name":"p","matchImages":["*"],"defaultCacheDuration":"0s","apiVersion":"credentialprovider.kubelet.k8s.io/v1alpha1"}]}"#;
+        assert_eq!(parse(json.as_bytes()).unwrap()[0].api, ApiVersion::V1Alpha1);
+        let needs_pod = ECR.to_owned()
+            + "  tokenAttributes: {serviceAccountTokenAudience: a, cacheType: Token, requireServiceAccount: true}\n";
+        assert_eq!(parse(needs_pod.as_bytes()).unwrap(), []);
+    }
+
+    #[test]
+    fn what_kubelet_refuses_is_refused_and_nothing_is_quoted() {
+        for (from, to, why) in [
+            ("args:", "arguments:", "line "),
+            ("kubelet.config.k8s.io/v1", "kubelet.config.k8s.io/v2", "apiVersion"),
+            ("kind: CredentialProviderConfig", "kind: KubeletConfiguration", "kind"),
+            ("name: ecr-credential-provider", "name: ../sh", "name"),
+            ("name: ecr-credential-provider", "name: a b", "name"),
+            ("[\"*.dkr.ecr.*.amazonaws.com\"]", "[]", "matchImages"),
+            ("12h0m0s", "-1h", "defaultCacheDuration"),
+            ("12h0m0s", "soon", "defaultCacheDuration"),
+            ("credentialprovider.kubelet.k8s.io/v1", "v1", "apiVersion"),
+            ("value: x", "valeu: marker-secret", "line "),
+        ] {
+            let error = parse(ECR.replacen(from, to, 1).as_bytes()).unwrap_err();
+            assert!(error.contains(why) && !error.contains("marker"), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_merged_and_a_name_given_twice_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("b.yaml"), ECR).unwrap();
+        std::fs::write(folder.path().join("a.yml"), ECR.replace("ecr-credential-provider", "other")).unwrap();
+        std::fs::write(folder.path().join("README"), "no").unwrap();
+        let names: Vec<_> = read(folder.path()).unwrap().into_iter().map(|p| p.name).collect();
+        assert_eq!(names, ["other", "ecr-credential-provider"]);
+        std::fs::write(folder.path().join("c.json"), ECR).unwrap();
+        assert!(read(folder.path()).unwrap_err().to_string().contains("twice"));
+        assert!(read(Path::new("/nonexistent/x")).is_err());
+    }
+}

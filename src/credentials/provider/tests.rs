@@ -1,0 +1,139 @@
+//! Real programs in the place of a cloud's plugin.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+struct Plugin {
+    folder: tempfile::TempDir,
+    providers: Providers,
+}
+
+/// A shell script that counts its runs and answers; `%` in it stands for its folder.
+fn plugin(script: &str) -> Plugin {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().to_str().unwrap();
+    let program = folder.path().join("plugin");
+    std::fs::write(&program, format!("#!/bin/sh\necho x >> {at}/runs\n{}\n", script.replace('%', at)))
+        .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = folder.path().join("config.yaml");
+    std::fs::write(
+        &config,
+        "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"*.test\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [one, two]\n  env: [{name: MARK, value: m}]\n",
+    )
+    .unwrap();
+    let providers = Providers::new(read(&config).unwrap(), folder.path());
+    Plugin { folder, providers }
+}
+
+impl Plugin {
+    fn runs(&self) -> usize {
+        std::fs::read_to_string(self.folder.path().join("runs")).unwrap_or_default().lines().count()
+    }
+
+    async fn users(&self, image: &str) -> Vec<String> {
+        let ring = self.providers.ring(image).await;
+        let name =
+            |given: &Given| given.credential.as_ref().map_or("-".to_owned(), |c| c.username().to_owned());
+        ring.lookup(image).iter().map(|(_, given)| name(given)).collect()
+    }
+}
+
+fn answer(reach: &str, duration: &str, auth: &str) -> String {
+    format!(
+        r#"echo '{{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"{reach}","cacheDuration":{duration},"auth":{auth}}}'"#
+    )
+}
+
+const ANY: &str = r#"{"*.test":{"username":"u","password":"p"}}"#;
+
+#[tokio::test]
+async fn a_plugin_is_asked_as_kubelet_asks_it() {
+    let plugin =
+        plugin(&format!("cat > %/stdin; echo \"$@ $MARK $PATH\" > %/args; {}", answer("Image", "null", ANY)));
+    assert_eq!(plugin.users("a.test/team/app").await, ["u"]);
+    let stdin: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(plugin.folder.path().join("stdin")).unwrap()).unwrap();
+    assert_eq!(stdin["image"], "a.test/team/app");
+    let args = std::fs::read_to_string(plugin.folder.path().join("args")).unwrap();
+    assert!(
+        args.starts_with("one two m /"),
+        "the configured variables come after our own environment: {args}"
+    );
+    assert!(plugin.users("a.b.test/x").await.is_empty() && plugin.users("other.io/x").await.is_empty());
+    assert!(
+        plugin.providers.is_responsible_for("a.test/x") && !plugin.providers.is_responsible_for("b.io/x")
+    );
+    assert_eq!(plugin.runs(), 1, "and for nothing else");
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_as_much_as_it_says() {
+    for (reach, images, runs) in [
+        ("Image", ["a.test/x", "a.test/x", "a.test/y"], 2),
+        ("Registry", ["a.test/x", "a.test/y", "b.test/x"], 2),
+        ("Global", ["a.test/x", "a.test/y", "b.test/x"], 1),
+    ] {
+        let plugin = plugin(&answer(reach, "\"1h\"", ANY));
+        for image in images {
+            assert_eq!(plugin.users(image).await, ["u"], "{reach} {image}");
+        }
+        assert_eq!(plugin.runs(), runs, "{reach}");
+        plugin.providers.forget("a.test/x");
+        plugin.users("a.test/x").await;
+        assert_eq!(plugin.runs(), runs + 1, "{reach}: what was forgotten is asked again");
+    }
+    let not_kept = plugin(&answer("Global", "\"0s\"", ANY));
+    for _ in 0..2 {
+        not_kept.users("a.test/x").await;
+    }
+    assert_eq!(not_kept.runs(), 2);
+}
+
+#[tokio::test]
+async fn equal_questions_at_the_same_time_run_it_once() {
+    let plugin =
+        plugin(&format!("while [ ! -e %/go ]; do sleep 0.01; done; {}", answer("Image", "\"0s\"", ANY)));
+    let all = join_all((0..20).map(|_| plugin.users("a.test/x")));
+    let open = async {
+        while plugin.runs() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        std::fs::write(plugin.folder.path().join("go"), "").unwrap();
+    };
+    let (all, ()) = tokio::join!(all, open);
+    assert!(all.iter().all(|users| users == &["u"]));
+    assert_eq!(plugin.runs(), 1);
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_means_no_credential_and_a_short_memory() {
+    for script in [
+        "exit 1".to_owned(),
+        "echo oops >&2; kill -9 $$".to_owned(),
+        "echo '{}'".to_owned(),
+        "true".to_owned(),
+        "yes | head -c 1000000".to_owned(),
+        answer("Image", "null", ANY).replace("k8s.io/v1\"", "k8s.io/v1beta1\""),
+        answer("Cluster", "null", ANY),
+    ] {
+        let plugin = plugin(&script);
+        for _ in 0..3 {
+            assert!(plugin.users("a.test/x").await.is_empty(), "{script}");
+        }
+        assert_eq!(plugin.runs(), 1, "{script}");
+    }
+    let missing = plugin("true");
+    std::fs::remove_file(missing.folder.path().join("plugin")).unwrap();
+    assert!(missing.users("a.test/x").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_hangs_is_ended_after_kubelets_minute() {
+    let plugin = plugin("exec sleep 100000");
+    let before = Instant::now();
+    // The clock of this test jumps as soon as nothing else is to be done.
+    assert!(plugin.users("a.test/x").await.is_empty());
+    assert!(before.elapsed() >= WAIT);
+}

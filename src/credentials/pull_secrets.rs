@@ -1,0 +1,221 @@
+//! Pull secrets as files: what `imagePullSecrets` of a pod are in a cluster, for pre-pull and for showing what matches.
+//!
+//! A file is a docker config in either format, or a whole Secret manifest (YAML or JSON, any number of documents). A
+//! folder stands for all such files in it and in its own folders, in the order of their names; a Secret mounted as a
+//! volume is such a folder. All are merged into one keyring, as kubelet merges the secrets of a pod, and as with
+//! kubelet one that is broken spoils them all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use super::docker_config::{DockerConfig, read_current, read_legacy};
+use super::keyring::Keyring;
+use super::node::{Entry, read_bounded};
+
+/// Folders within folders at most.
+const DEPTH_MAX: usize = 4;
+
+/// A pull secret that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the pull secret {} cannot be used: {why}", path.display())]
+pub struct PullSecretError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why not, without its content.
+    pub why: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    #[serde(default)]
+    kind: String,
+    #[serde(default, rename = "type")]
+    secret_type: String,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+    #[serde(default)]
+    string_data: BTreeMap<String, String>,
+    #[serde(default)]
+    items: Vec<Manifest>,
+}
+
+/// Reads everything under `paths` into one keyring.
+///
+/// # Errors
+/// The first file that cannot be used.
+pub(super) fn ring(paths: &[PathBuf]) -> Result<Keyring<Entry>, PullSecretError> {
+    let mut ring = Keyring::default();
+    for path in paths {
+        let mut files = Vec::new();
+        let listed = collect(path, DEPTH_MAX, true, &mut files);
+        listed.map_err(|e| PullSecretError { path: path.clone(), why: e.to_string() })?;
+        for file in files {
+            let failed = |why| PullSecretError { path: file.clone(), why };
+            let content = read_bounded(&file).map_err(failed)?.unwrap_or_default();
+            let named = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let shared: Arc<Path> = file.as_path().into();
+            for config in read(named, &content).map_err(failed)? {
+                let headers = Arc::new(config.headers);
+                for (key, held) in config.entries {
+                    ring.add(&key, Entry { file: Arc::clone(&shared), held, headers: Arc::clone(&headers) });
+                }
+            }
+        }
+    }
+    Ok(ring)
+}
+
+/// The files of a path: itself, or those in it. Hidden names are passed over but for the two that secrets have.
+fn collect(path: &Path, depth: usize, asked_for: bool, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let found = fs::metadata(path)?;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let hidden = name.starts_with('.') && !matches!(name, ".dockerconfigjson" | ".dockercfg");
+    if hidden && !asked_for {
+        return Ok(());
+    }
+    if found.is_file() {
+        files.push(path.to_owned());
+    } else if found.is_dir() && depth > 0 {
+        let mut inside: Vec<PathBuf> =
+            fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+        inside.sort();
+        for path in inside {
+            collect(&path, depth - 1, false, files)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a file holds, by its name or by what it looks like. The reasons never quote the content.
+pub(super) fn read(name: &str, content: &[u8]) -> Result<Vec<DockerConfig>, String> {
+    match name {
+        ".dockercfg" => return read_legacy(content).map(|c| vec![c]).map_err(|e| e.to_string()),
+        ".dockerconfigjson" => return read_current(content).map(|c| vec![c]).map_err(|e| e.to_string()),
+        _ => {}
+    }
+    let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
+    if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(text)
+        && !object.contains_key("kind")
+    {
+        let current =
+            ["auths", "credHelpers", "credsStore", "HttpHeaders"].iter().any(|key| object.contains_key(*key));
+        let config = if current || object.is_empty() { read_current(content) } else { read_legacy(content) };
+        return config.map(|c| vec![c]).map_err(|e| e.to_string());
+    }
+    let documents: Vec<Manifest> = serde_saphyr::from_multiple(text)
+        .map_err(|_| "it is neither a docker config nor a Secret".to_owned())?;
+    let mut configs = Vec::new();
+    for document in documents {
+        of_manifest(document, &mut configs)?;
+    }
+    Ok(configs)
+}
+
+/// A Secret's docker config; other kinds and types are none of ours, as in kubelet.
+fn of_manifest(manifest: Manifest, configs: &mut Vec<DockerConfig>) -> Result<(), String> {
+    for item in manifest.items {
+        of_manifest(item, configs)?;
+    }
+    if manifest.kind != "Secret" {
+        return Ok(());
+    }
+    let (key, current) = match manifest.secret_type.as_str() {
+        "kubernetes.io/dockerconfigjson" => (".dockerconfigjson", true),
+        "kubernetes.io/dockercfg" => (".dockercfg", false),
+        _ => return Ok(()),
+    };
+    // The API server lets stringData go before data.
+    let content = match (manifest.string_data.get(key), manifest.data.get(key)) {
+        (Some(text), _) => text.clone().into_bytes(),
+        (None, Some(encoded)) => {
+            let compact: String = encoded.split_ascii_whitespace().collect();
+            STANDARD.decode(compact).map_err(|_| format!("{key} is not base64"))?
+        }
+        (None, None) => return Ok(()),
+    };
+    let config = if current { read_current(&content) } else { read_legacy(&content) };
+    configs.push(config.map_err(|e| format!("{key}: {e}"))?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CURRENT: &str = r#"{"auths": {"reg.test": {"auth": "Y3VycmVudDpw"}}}"#;
+
+    fn secret(config: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\ntype: kubernetes.io/dockerconfigjson\ndata:\n  .dockerconfigjson: {}\n",
+            STANDARD.encode(config)
+        )
+    }
+
+    fn keys(name: &str, content: &str) -> Result<Vec<String>, String> {
+        let configs = read(name, content.as_bytes())?;
+        Ok(configs.into_iter().flat_map(|c| c.entries).map(|(key, _)| key).collect())
+    }
+
+    #[test]
+    fn a_secret_is_read_in_every_form_that_it_comes_in() {
+        let legacy = r#"{"old.test": {"auth": "dTpw"}}"#;
+        let two = format!("{}---\n{}", secret(CURRENT), secret(r#"{"auths": {"b.test": {"auth": "dTpw"}}}"#));
+        let json = format!(
+            r#"{{"apiVersion":"v1","kind":"Secret","type":"kubernetes.io/dockercfg","data":{{".dockercfg":"{}"}}}}"#,
+            STANDARD.encode(legacy)
+        );
+        let plain = "kind: Secret\ntype: kubernetes.io/dockerconfigjson\nstringData:\n  .dockerconfigjson: '{\"auths\": {\"s.test\": {}}}'\n";
+        let list = format!(r#"{{"kind":"List","items":[{json}]}}"#);
+        for (name, content, expected) in [
+            ("x.json", CURRENT, vec!["reg.test"]),
+            (".dockerconfigjson", CURRENT, vec!["reg.test"]),
+            (".dockercfg", legacy, vec!["old.test"]),
+            ("legacy.json", legacy, vec!["old.test"]),
+            ("s.yaml", &secret(CURRENT), vec!["reg.test"]),
+            ("s.yaml", &two, vec!["reg.test", "b.test"]),
+            ("s.json", &json, vec!["old.test"]),
+            ("l.json", &list, vec!["old.test"]),
+            ("s.yaml", plain, vec!["s.test"]),
+            ("o.yaml", "kind: Secret\ntype: Opaque\ndata: {x: eA==}\n", vec![]),
+            ("c.yaml", "kind: ConfigMap\ndata: {x: y}\n", vec![]),
+        ] {
+            assert_eq!(keys(name, content).unwrap(), expected, "{name} {content}");
+        }
+    }
+
+    #[test]
+    fn a_broken_one_is_named_and_not_quoted() {
+        for content in ["{\"auths\": {\"a\": {\"auth\": \"!marker\"}}}", "marker: [", &secret("{\"marker")] {
+            let why = keys("x", content).unwrap_err();
+            assert!(!why.contains("marker"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_folder_stands_for_its_files_and_its_order_is_by_key() {
+        let folder = tempfile::tempdir().unwrap();
+        // As kubelet mounts a Secret.
+        let data = folder.path().join("b/..2026");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join(".dockerconfigjson"), r#"{"auths": {"reg.test/team": {"auth": "dGVhbTpw"}}}"#)
+            .unwrap();
+        std::os::unix::fs::symlink("..2026", folder.path().join("b/..data")).unwrap();
+        std::os::unix::fs::symlink("..data/.dockerconfigjson", folder.path().join("b/.dockerconfigjson"))
+            .unwrap();
+        fs::write(folder.path().join("a.yaml"), secret(CURRENT)).unwrap();
+        let ring = ring(&[folder.path().to_owned()]).unwrap();
+        let found: Vec<_> = ring.lookup("reg.test/team/app").iter().map(|(key, _)| key.to_string()).collect();
+        assert_eq!(found, ["reg.test/team", "reg.test"]);
+
+        fs::write(folder.path().join("c"), "{").unwrap();
+        assert!(super::ring(&[folder.path().to_owned()]).unwrap_err().path.ends_with("c"));
+        assert!(super::ring(&["/nonexistent/x".into()]).is_err());
+    }
+}

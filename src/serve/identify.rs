@@ -1,0 +1,155 @@
+//! Who sent a request: read from `Authorization`, and asked for with a challenge where it is not there.
+//!
+//! Clients hand over a credential only after a Bearer challenge whose realm is our own `/token` (containerd 1.6 and
+//! later then shows the pod's pull secret, and an anonymous pod fetches an anonymous token). A user name and password
+//! may also be sent directly.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+
+use super::route::Named;
+use crate::clock::Timestamp;
+use crate::credentials::{CallerToken, Credential, Keychain, TokenError};
+use crate::pull::Caller;
+use crate::reference::Repository;
+
+/// Why a challenge is given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Complaint {
+    /// What was sent is no token of ours, or too old (RFC 6750 §3.1).
+    InvalidToken,
+    /// It is one, for another repository.
+    InsufficientScope,
+}
+
+impl Complaint {
+    fn code(self) -> &'static str {
+        match self {
+            Self::InvalidToken => "invalid_token",
+            Self::InsufficientScope => "insufficient_scope",
+        }
+    }
+
+    /// For a person.
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::InvalidToken => {
+                "the Authorization field holds no valid token of this cache; fetch a new one"
+            }
+            Self::InsufficientScope => "the token is not for this repository; fetch one that is",
+        }
+    }
+}
+
+/// What `Authorization` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// There is none.
+    Nothing,
+    /// A user name and password; `None` where one of them is empty, which counts as none, as in containerd.
+    Basic(Option<Credential>),
+    /// A token of ours.
+    Token(CallerToken),
+}
+
+/// Reads `Authorization`.
+pub(super) fn shown(headers: &HeaderMap, keychain: &Keychain, now: Timestamp) -> Result<Shown, Complaint> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (Some(first), None) = (given.next(), given.next()) else {
+        return if headers.contains_key(AUTHORIZATION) {
+            Err(Complaint::InvalidToken)
+        } else {
+            Ok(Shown::Nothing)
+        };
+    };
+    let (scheme, rest) =
+        first.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Complaint::InvalidToken)?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("basic") {
+        let (username, password) = Credential::decode(rest).ok_or(Complaint::InvalidToken)?;
+        return Ok(Shown::Basic(Credential::password(&username, password.reveal())));
+    }
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Complaint::InvalidToken);
+    }
+    match CallerToken::open(keychain.keys(), rest, now) {
+        Ok(token) => Ok(Shown::Token(token)),
+        Err(TokenError::Foreign | TokenError::Expired) => Err(Complaint::InvalidToken),
+    }
+}
+
+impl Shown {
+    /// The caller of a request for `repository`.
+    ///
+    /// # Errors
+    /// A token that is for others.
+    pub(super) fn caller(self, repository: &Repository, keychain: &Keychain) -> Result<Caller, Complaint> {
+        let credential = match self {
+            Self::Nothing => return Ok(Caller::unidentified()),
+            Self::Basic(credential) => credential,
+            Self::Token(token) if token.repositories.contains(repository) => token.credential,
+            Self::Token(_) => return Err(Complaint::InsufficientScope),
+        };
+        Ok(credential.map_or_else(Caller::anonymous, |credential| Caller::with(keychain.caller(credential))))
+    }
+}
+
+/// The challenge. The realm is under the very name by which the client addressed us, since clients compare the two;
+/// the registry of a mirror client is carried in it, since scopes do not name one.
+pub(super) fn challenge(
+    host: &str,
+    about: Option<(&Repository, Named)>,
+    complaint: Option<Complaint>,
+) -> Option<HeaderValue> {
+    let mut text = format!("Bearer realm=\"http://{host}/token");
+    if let Some((repository, Named::ByNamespace)) = about {
+        let registry = repository.registry().as_str();
+        let ns: String = url::form_urlencoded::byte_serialize(registry.as_bytes()).collect();
+        text += &format!("?ns={ns}");
+    }
+    text += "\",service=\"larder\"";
+    if let Some((repository, named)) = about {
+        let name = match named {
+            Named::ByPath => repository.to_string(),
+            Named::ByNamespace | Named::ByDefault => repository.path().to_string(),
+        };
+        text += &format!(",scope=\"repository:{name}:pull\"");
+    }
+    if let Some(complaint) = complaint {
+        text += &format!(",error=\"{}\"", complaint.code());
+    }
+    HeaderValue::try_from(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_challenge_leads_back_to_us_and_names_what_was_asked_for() {
+        let at = |registry: &str, path: &str| {
+            Repository::new(registry.parse().unwrap(), path.parse().unwrap()).unwrap()
+        };
+        let app = at("reg.test:5000", "team/app");
+        for (about, complaint, expected) in [
+            (None, None, r#"Bearer realm="http://h:1/token",service="larder""#),
+            (
+                Some((&app, Named::ByNamespace)),
+                None,
+                r#"Bearer realm="http://h:1/token?ns=reg.test%3A5000",service="larder",scope="repository:team/app:pull""#,
+            ),
+            (
+                Some((&app, Named::ByPath)),
+                Some(Complaint::InvalidToken),
+                r#"Bearer realm="http://h:1/token",service="larder",scope="repository:reg.test:5000/team/app:pull",error="invalid_token""#,
+            ),
+            (
+                Some((&app, Named::ByDefault)),
+                Some(Complaint::InsufficientScope),
+                r#"Bearer realm="http://h:1/token",service="larder",scope="repository:team/app:pull",error="insufficient_scope""#,
+            ),
+        ] {
+            assert_eq!(challenge("h:1", about, complaint).unwrap(), expected);
+        }
+    }
+}
