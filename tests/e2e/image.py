@@ -16,8 +16,8 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
-def push(world, registry, repository, tag):
-    """Pushes for linux/amd64 and linux/arm64; returns the digests by name."""
+def push(world, registry, repository, tag, account=None):
+    """Pushes for linux/amd64 and linux/arm64, as `account` if given; returns the digests by name."""
     layout = world.folder("layout")
     blobs = os.path.join(layout, "blobs", "sha256")
     os.makedirs(blobs)
@@ -49,7 +49,8 @@ def push(world, registry, repository, tag):
                           ("index.json", {"schemaVersion": 2, "manifests": [index]})):
         with open(os.path.join(layout, name), "w", encoding="utf-8") as file:
             json.dump(content, file)
-    run("skopeo", "copy", "--quiet", "--all", "--dest-tls-verify=false", f"oci:{layout}:{tag}",
+    creds = ["--dest-creds", ":".join(account)] if account else []
+    run("skopeo", "copy", "--quiet", "--all", "--dest-tls-verify=false", *creds, f"oci:{layout}:{tag}",
         f"docker://{registry.address}/{repository}:{tag}")
     return pushed
 

@@ -13,6 +13,7 @@ import cri
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WAIT = 60
+PROGRAM = os.environ.get("LARDER", os.path.join(ROOT, "target/debug/larder"))
 
 
 def run(*command, stdin=None):
@@ -78,9 +79,9 @@ class World:
 
 
 class Registry:
-    """Debian's docker-registry."""
+    """Debian's docker-registry; `auth` is its configuration of who may do what."""
 
-    def __init__(self, world):
+    def __init__(self, world, auth=""):
         self.world, self.port = world, free_port()
         self.address, self.url = f"127.0.0.1:{self.port}", f"http://127.0.0.1:{self.port}"
         folder = world.folder("registry")
@@ -89,7 +90,7 @@ class Registry:
         with open(config, "w", encoding="utf-8") as file:
             file.write("version: 0.1\nlog: {accesslog: {disabled: false}, level: warn}\n"
                        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
-                       f"http: {{addr: {self.address}}}\n")
+                       f"http: {{addr: {self.address}}}\n{auth}")
         self.process = world.start(self.name, "docker-registry", "serve", config)
         world.wait_for_port(self.port, self.name)
         self.forgotten = 0
@@ -113,7 +114,7 @@ class Registry:
 class Larder:
     """The daemon that cargo built."""
 
-    def __init__(self, world, registries):
+    def __init__(self, world, registries, more=""):
         self.world = world
         self.port, self.admin_port = free_port(), free_port()
         self.address, self.admin = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.admin_port}"
@@ -125,11 +126,11 @@ class Larder:
                        f'[admin]\nlisten = "{self.admin}"\nsocket = "{folder}/larder.sock"\n')
             for host, url in registries.items():
                 file.write(f'[[registry]]\nhost = "{host}"\nendpoints = ["{url}"]\n')
+            file.write(more)
         self.start()
 
     def start(self):
-        program = os.environ.get("LARDER", os.path.join(ROOT, "target/debug/larder"))
-        self.process = self.world.start(self.name, program, "serve", "--config", self.config)
+        self.process = self.world.start(self.name, PROGRAM, "serve", "--config", self.config)
         self.world.wait_for_port(self.port, self.name)
 
     def stop(self):
@@ -144,6 +145,10 @@ class Larder:
     def restart(self):
         self.stop()
         self.start()
+
+    def command(self, *words):
+        """One of the daemon's own commands; returns what it printed."""
+        return run(PROGRAM, "--config", self.config, *words)
 
 
 class Containerd:
@@ -176,9 +181,10 @@ class Containerd:
                 raise AssertionError(world.log(name))
             time.sleep(0.1)
 
-    def cri_pull(self, name):
-        """`PullImage`, as kubelet calls it for a pod without pull secrets; returns the image's identifier."""
-        return cri.pull_image(self.socket, name)
+    def cri_pull(self, name, account=None):
+        """`PullImage`, as kubelet calls it for a pod, with the pod's pull secret if any; returns the image's
+        identifier."""
+        return cri.pull_image(self.socket, name, account)
 
     def start_cri_pull(self, name):
         def pull():

@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod admin;
 mod blobs;
+mod callers;
 mod connections;
 mod lists;
 mod membership;

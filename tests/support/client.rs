@@ -87,6 +87,30 @@ pub async fn open(
     sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
 }
 
+/// The value of an `Authorization` field.
+pub fn basic(username: &str, password: &str) -> String {
+    use base64::Engine;
+    let plain = format!("{username}:{password}");
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain))
+}
+
+/// Sends a form.
+pub async fn post_form(to: SocketAddr, path: &str, form: &str) -> Reply {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let request = Request::post(path)
+        .header("host", to.to_string())
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(http_body_util::Full::new(Bytes::from(form.to_owned())))
+        .unwrap();
+    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Reply { status: parts.status, headers: parts.headers, body, complete: true }
+}
+
 /// Writes raw bytes and returns everything that comes back until the other side closes, or how it failed.
 pub async fn raw(to: SocketAddr, bytes: &[u8]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(to).await?;

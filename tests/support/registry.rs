@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, WWW_AUTHENTICATE};
@@ -62,6 +64,97 @@ struct Content {
     blobs: HashMap<(String, Digest), Bytes>,
     referrers: bool,
     token: Option<Token>,
+    accounts: Option<Accounts>,
+}
+
+/// Who may read what of a registry that knows its callers.
+#[derive(Clone, Default)]
+pub struct Accounts {
+    /// By user name: the password and the repositories.
+    pub users: HashMap<String, (String, Vec<String>)>,
+    /// Repositories for everybody.
+    pub public: Vec<String>,
+    /// Asks for user name and password with every request instead of a token.
+    pub basic: bool,
+    /// What it says to those who may not: 401, 403 or 404.
+    pub denial: u16,
+    /// Another place for its token server.
+    pub realm: Option<String>,
+    /// Counts up when all tokens become worthless.
+    pub issued: u32,
+}
+
+impl Accounts {
+    pub fn new(users: &[(&str, &str, &[&str])]) -> Self {
+        let owned = |repositories: &[&str]| repositories.iter().map(|r| (*r).to_owned()).collect();
+        let users = users
+            .iter()
+            .map(|(user, password, repositories)| {
+                ((*user).to_owned(), ((*password).to_owned(), owned(repositories)))
+            })
+            .collect();
+        Self { users, denial: 401, ..Self::default() }
+    }
+
+    /// The user of a Basic header; the outer `None` if the password is wrong.
+    fn user(&self, header: Option<&str>) -> Option<Option<String>> {
+        let Some(encoded) = header.and_then(|h| h.strip_prefix("Basic ")) else {
+            return Some(None);
+        };
+        let plain = String::from_utf8(STANDARD.decode(encoded).unwrap()).unwrap();
+        let (user, password) = plain.split_once(':').unwrap();
+        self.users.get(user).filter(|(right, _)| right == password).map(|_| Some(user.to_owned()))
+    }
+
+    /// An answer instead of content, if there is to be one.
+    fn turn_away(&self, seen: &Seen) -> Option<Response<Bytes>> {
+        let header = seen.headers.get("authorization").map(|h| h.to_str().unwrap());
+        let answer =
+            |status: u16, body: String| Response::builder().status(status).body(body.into()).unwrap();
+        if seen.path == "/token" {
+            return Some(match self.user(header) {
+                None => answer(401, String::new()),
+                Some(user) => {
+                    let user = user.unwrap_or_default();
+                    answer(200, format!(r#"{{"token":"tok.{user}.{}","expires_in":300}}"#, self.issued))
+                }
+            });
+        }
+        let host = seen.headers["host"].to_str().unwrap();
+        let realm = self.realm.clone().unwrap_or_else(|| format!("http://{host}/token"));
+        let challenge = if self.basic {
+            "Basic realm=\"fake\"".to_owned()
+        } else {
+            format!("Bearer realm=\"{realm}\",service=\"fake\"")
+        };
+        let challenged = || {
+            let response = Response::builder().status(401).header(WWW_AUTHENTICATE, challenge.clone());
+            Some(response.body(Bytes::new()).unwrap())
+        };
+        let user = if self.basic {
+            match self.user(header) {
+                None => return challenged(),
+                Some(user) => user.unwrap_or_default(),
+            }
+        } else {
+            let token = header.and_then(|h| h.strip_prefix("Bearer tok.")).and_then(|t| t.rsplit_once('.'));
+            match token {
+                Some((user, issued)) if issued == self.issued.to_string() => user.to_owned(),
+                _ => return challenged(),
+            }
+        };
+        let allowed = |repositories: &[String]| {
+            repositories.iter().any(|name| seen.path.starts_with(&format!("/v2/{name}/")))
+        };
+        if allowed(&self.public) || self.users.get(&user).is_some_and(|(_, names)| allowed(names)) {
+            return None;
+        }
+        if self.denial == 401 || (self.basic && user.is_empty()) {
+            challenged()
+        } else {
+            Some(answer(self.denial, String::new()))
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -184,6 +277,19 @@ impl FakeRegistry {
         self.shared.content.lock().unwrap().token = Some(token);
     }
 
+    /// Knows its callers from now on.
+    pub fn know(&self, accounts: Accounts) {
+        self.shared.content.lock().unwrap().accounts = Some(accounts);
+    }
+
+    /// Changes who may read what; tokens issued before are worthless if `renew`.
+    pub fn change(&self, renew: bool, change: impl FnOnce(&mut Accounts)) {
+        let mut content = self.shared.content.lock().unwrap();
+        let accounts = content.accounts.as_mut().unwrap();
+        change(accounts);
+        accounts.issued += u32::from(renew);
+    }
+
     /// Makes every token issued so far worthless.
     pub fn expire_tokens(&self) {
         if let Some(token) = &mut self.shared.content.lock().unwrap().token {
@@ -266,6 +372,9 @@ impl Shared {
 
     fn proper(&self, seen: &Seen, ranges: bool) -> Response<Bytes> {
         let content = self.content.lock().unwrap();
+        if let Some(away) = content.accounts.as_ref().and_then(|accounts| accounts.turn_away(seen)) {
+            return away;
+        }
         if let Some(token) = &content.token {
             if seen.path == "/token" {
                 let body = format!(r#"{{"token":"t{}","expires_in":300}}"#, token.issued);

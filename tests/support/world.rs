@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use larder::app::App;
-use larder::clock::Clock;
+use larder::clock::{Clock, Timestamp};
 use larder::config::{Environment, resolve};
 use larder::listener::Listen;
 use larder::shutdown::{self, Trigger};
@@ -18,6 +18,8 @@ pub struct Larder {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub described: Vec<larder::metrics::Described>,
+    /// Moves the time that records are dated by.
+    pub clock: Clock,
     trigger: Trigger,
     running: JoinHandle<()>,
 }
@@ -53,7 +55,13 @@ impl Larder {
         }
         let environment = Environment { state_home: Some(state.to_owned()), proxy, ..Environment::default() };
         let settings = resolve(&text, &environment).unwrap_or_else(|m| panic!("{m:?}\n{text}"));
-        let app = App::build(settings, Clock::system()).unwrap();
+        #[allow(clippy::disallowed_methods, reason = "the time at which the test's clock starts")]
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        Self::start_at(settings, Clock::manual(Timestamp(now)))
+    }
+
+    fn start_at(settings: larder::config::Settings, clock: Clock) -> Self {
+        let app = App::build(settings, clock.clone()).unwrap();
         let tcp = |at: &Listen| match at {
             Listen::Tcp(at) => *at,
             Listen::Unix(path) => panic!("{path:?}"),
@@ -62,7 +70,7 @@ impl Larder {
         let described = app.metrics().described();
         let (trigger, shutdown) = shutdown::channel();
         let running = tokio::spawn(async move { app.run(shutdown).await.unwrap() });
-        Self { address, admin, described, trigger, running }
+        Self { address, admin, described, clock, trigger, running }
     }
 
     /// Stops it as SIGTERM does, and waits.
@@ -91,6 +99,21 @@ impl Larder {
 
     pub async fn get_range(&self, path: &str, range: &str) -> Reply {
         client::send(self.address, http::Method::GET, path, &[("range", range), client::ANONYMOUS]).await
+    }
+
+    /// As this user, with the password shown directly.
+    pub async fn get_as(&self, path: &str, user: (&str, &str)) -> Reply {
+        self.send_as(http::Method::GET, path, user).await
+    }
+
+    pub async fn send_as(&self, method: http::Method, path: &str, (name, password): (&str, &str)) -> Reply {
+        let basic = client::basic(name, password);
+        client::send(self.address, method, path, &[("authorization", basic.as_str())]).await
+    }
+
+    /// Without having been asked who it is.
+    pub async fn get_unasked(&self, path: &str) -> Reply {
+        client::get(self.address, path).await
     }
 
     /// Waits until no download is under way, committed ones included.

@@ -1,0 +1,470 @@
+//! Who may read what: tenants, the node's credential, strangers; cold, warm, in flight, in an outage, after revocation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use larder::reference::MediaType;
+use tokio::sync::Semaphore;
+
+use crate::support::client::{self, ANONYMOUS, Reply};
+use crate::support::image::{self, Image, noise};
+use crate::support::registry::{Accounts, FakeRegistry, Fault};
+use crate::support::world::Larder;
+
+const A: (&str, &str) = ("tenant-a", "secret-a");
+const B: (&str, &str) = ("tenant-b", "secret-b");
+const NODE: (&str, &str) = ("node", "secret-node");
+
+struct Scene {
+    registry: FakeRegistry,
+    larder: Larder,
+    folder: tempfile::TempDir,
+    image: Image,
+    more: String,
+}
+
+/// A registry where A reads a/app, B reads b/app, the node's account reads node/app, and everybody reads open/app.
+async fn scene(more: &str) -> Scene {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "a/app", "v1", 100_000);
+    for repository in ["b/app", "node/app", "open/app"] {
+        image::push(&registry, repository, "v1", 50_000);
+    }
+    let users = [(A.0, A.1, &["a/app"][..]), (B.0, B.1, &["b/app"]), (NODE.0, NODE.1, &["node/app"])];
+    registry.know(Accounts { public: vec!["open/app".into()], ..Accounts::new(&users) });
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    Scene { registry, larder, folder, image, more: more.to_owned() }
+}
+
+impl Scene {
+    fn everything(&self) -> Vec<String> {
+        let image = &self.image.platforms[0];
+        vec![
+            "manifests/v1".to_owned(),
+            format!("manifests/{}", self.image.index),
+            format!("manifests/{}", image.manifest),
+            format!("blobs/{}", image.config),
+            format!("blobs/{}", image.layers[0]),
+            format!("blobs/{}", image.layers[1]),
+        ]
+    }
+
+    fn path(repository: &str, what: &str) -> String {
+        format!("/v2/{repository}/{what}?ns=reg.test")
+    }
+
+    async fn get(&self, repository: &str, what: &str, user: (&str, &str)) -> Reply {
+        self.larder.get_as(&Self::path(repository, what), user).await
+    }
+
+    async fn pull_as_a(&self) {
+        for what in self.everything() {
+            let reply = self.get("a/app", &what, A).await;
+            assert_eq!((reply.status, reply.complete), (StatusCode::OK, true), "{what}");
+        }
+        self.larder.settled().await;
+    }
+
+    /// Nobody but A gets anything of a/app, in any way of asking.
+    async fn is_refused_to_others(&self, when: &str) {
+        self.is_refused(when, 1).await;
+    }
+
+    /// The same for each `step`th thing: asking a registry that is down takes a moment each time.
+    async fn is_refused(&self, when: &str, step: usize) {
+        let (wrong, none) = (client::basic(A.0, "wrong"), ANONYMOUS.1.to_owned());
+        let more = ["tags/list".to_owned(), format!("referrers/{}", self.image.index)];
+        for what in self.everything().iter().chain(&more).step_by(step) {
+            for header in [client::basic(B.0, B.1), wrong.clone(), none.clone()] {
+                for (method, range) in
+                    [(Method::GET, None), (Method::HEAD, None), (Method::GET, Some("bytes=0-5"))]
+                {
+                    let mut headers = vec![("authorization", header.as_str())];
+                    headers.extend(range.map(|range| ("range", range)));
+                    let path = Self::path("a/app", what);
+                    let reply = client::send(self.larder.address, method.clone(), &path, &headers).await;
+                    let refused = [StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE];
+                    assert!(refused.contains(&reply.status), "{when}: {method} {what}: {}", reply.status);
+                    assert!(!reply.headers.contains_key("docker-content-digest"), "{when}: {what}");
+                }
+            }
+            let unasked = self.larder.get_unasked(&Self::path("a/app", what)).await;
+            assert_eq!(unasked.status, StatusCode::UNAUTHORIZED, "{when}: {what}");
+            assert!(unasked.header("www-authenticate").starts_with("Bearer realm="), "{when}: {what}");
+            // The same layers through repositories that the asker may read.
+            if what.starts_with("blobs/") && !what.ends_with(&self.image.platforms[0].config.hex()) {
+                for (repository, user) in [("b/app", B), ("open/app", B), ("open/app", ("", ""))] {
+                    let reply = self.get(repository, what, user).await;
+                    let through = format!("{when}: {what} through {repository}");
+                    assert!(!reply.status.is_success(), "{through}: {}", reply.status);
+                }
+            }
+        }
+    }
+
+    async fn restart(self) -> Self {
+        let Self { registry, larder, folder, image, more } = self;
+        larder.stop().await;
+        let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
+        Self { registry, larder, folder, image, more }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_private_image_is_not_served_to_another_tenant() {
+    let scene = scene("").await;
+    scene.is_refused_to_others("cold").await;
+    scene.pull_as_a().await;
+    scene.is_refused_to_others("warm").await;
+    scene.pull_as_a().await;
+    let scene = scene.restart().await;
+    scene.is_refused_to_others("after a restart").await;
+    scene.registry.stop().await;
+    scene.is_refused("upstream down", 4).await;
+    scene.pull_as_a().await;
+    assert!(scene.larder.metric(r#"larder_rights_total{event="held",principal="caller"}"#).await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_hides_with_403_or_404_hides_what_is_cached_too() {
+    for denial in [403, 404] {
+        let scene = scene("").await;
+        scene.registry.change(false, |accounts| accounts.denial = denial);
+        scene.pull_as_a().await;
+        scene.is_refused_to_others(&format!("denied with {denial}")).await;
+        scene.pull_as_a().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn basic_registries_work_like_token_registries() {
+    let scene = scene("").await;
+    scene.registry.change(false, |accounts| accounts.basic = true);
+    scene.pull_as_a().await;
+    scene.is_refused_to_others("basic").await;
+    assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_ones_own_that_lists_anothers_digests_opens_nothing() {
+    let scene = scene("").await;
+    scene.pull_as_a().await;
+    // B publishes A's index in its own repository, and on a registry of its own where everything is public.
+    scene.registry.put_manifest("b/app", Some("mine"), MediaType::OCI_INDEX, scene.image.index_bytes.clone());
+    let evil = FakeRegistry::start().await;
+    evil.put_manifest("b/app", Some("mine"), MediaType::OCI_INDEX, scene.image.index_bytes.clone());
+    let registries = [("reg.test", scene.registry.url()), ("evil.test", evil.url())];
+    let Scene { larder, folder, .. } = scene;
+    larder.stop().await;
+    let larder = Larder::start(folder.path(), &registries, "");
+    for registry in ["reg.test", "evil.test"] {
+        let index = larder.get_as(&format!("/v2/b/app/manifests/mine?ns={registry}"), B).await;
+        assert_eq!(index.status, StatusCode::OK, "{registry}: its own index is its own");
+        let parts = &scene.image.platforms[0];
+        for what in [
+            format!("manifests/{}", parts.manifest),
+            format!("blobs/{}", parts.manifest),
+            format!("blobs/{}", parts.layers[0]),
+        ] {
+            for method in [Method::GET, Method::HEAD] {
+                let reply = larder.send_as(method, &format!("/v2/b/app/{what}?ns={registry}"), B).await;
+                assert_eq!(reply.status, StatusCode::NOT_FOUND, "{registry}: {what}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_under_way_is_joined_only_by_those_who_may_read_it() {
+    let scene = scene("").await;
+    let bytes = Bytes::from(noise(1_000_000, 3));
+    let digest = scene.registry.put_blob("a/app", bytes.clone());
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    scene.registry.wrong(move |seen| {
+        let authorized = seen.headers.get("authorization").is_some_and(|h| h.to_str().unwrap().contains(A.0));
+        (authorized && seen.method == Method::GET && seen.path.contains("/blobs/"))
+            .then(|| Fault::HoldAfter(500_000, Arc::clone(&held)))
+    });
+    let path = Scene::path("a/app", &format!("blobs/{digest}"));
+    let a = client::basic(A.0, A.1);
+    let authorization = [("authorization", a.as_str())];
+    let leader = client::open(scene.larder.address, Method::GET, &path, &authorization).await;
+    assert_eq!(leader.status(), StatusCode::OK);
+    for headers in
+        [vec![("authorization", client::basic(B.0, B.1))], vec![("authorization", ANONYMOUS.1.to_owned())]]
+    {
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        let reply = client::send(scene.larder.address, Method::GET, &path, &headers).await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(scene.larder.get_unasked(&path).await.status, StatusCode::UNAUTHORIZED);
+    let joiner = client::open(scene.larder.address, Method::GET, &path, &authorization).await;
+    assert_eq!(joiner.status(), StatusCode::OK);
+    gate.add_permits(10);
+    let downloads = scene.registry.seen();
+    let of_a =
+        |h: &http::HeaderMap| h.get("authorization").is_some_and(|h| h.to_str().unwrap().contains(A.0));
+    let count = downloads
+        .iter()
+        .filter(|s| s.method == Method::GET && s.path.contains("/blobs/") && of_a(&s.headers));
+    assert_eq!(count.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_credential_opens_a_repository_to_every_pod_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    let encoded = client::basic(NODE.0, NODE.1).replace("Basic ", "");
+    std::fs::write(
+        &config,
+        format!(
+            r#"{{"auths": {{"reg.test": {{"auth": "{encoded}"}}}}, "HttpHeaders": {{"X-Meta": "mark"}}}}"#
+        ),
+    )
+    .unwrap();
+    let scene = scene(&format!("[credentials]\nnode = [{config:?}]")).await;
+    for reply in [
+        scene.larder.get_unasked(&Scene::path("node/app", "manifests/v1")).await,
+        scene.get("node/app", "manifests/v1", ("", "")).await,
+        scene.get("node/app", "manifests/v1", B).await,
+    ] {
+        assert_eq!(reply.status, StatusCode::OK, "{:?}", reply.body);
+    }
+    scene.is_refused_to_others("with a node credential").await;
+    let with_extra = |part: &str| {
+        scene
+            .registry
+            .seen()
+            .iter()
+            .filter(|s| s.path.contains(part) && s.headers.contains_key("x-meta"))
+            .count()
+    };
+    assert!(with_extra("/node/app/") > 0, "HttpHeaders go to the registries of their file");
+    assert_eq!(with_extra("/token"), 0, "and never to a realm");
+    scene.registry.stop().await;
+    let in_outage = scene.larder.get_unasked(&Scene::path("node/app", "manifests/v1")).await;
+    assert_eq!(in_outage.status, StatusCode::OK, "every pod's right holds in an outage");
+    assert!(in_outage.header("warning").contains("stale"), "{:?}", in_outage.headers);
+    // Taken out of the docker config, it opens nothing any more.
+    std::fs::write(&config, r#"{"auths": {}}"#).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let gone = scene.larder.get(&Scene::path("node/app", "manifests/v1")).await;
+    assert_eq!(gone.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_tried_in_kubelets_order_and_never_mixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    let auth = |user: (&str, &str)| client::basic(user.0, user.1).replace("Basic ", "");
+    let entries = format!(
+        r#"{{"auths": {{"reg.test/node": {{"auth": "{}"}}, "reg.test": {{"auth": "{}"}}}}}}"#,
+        auth(("wrong", "wrong")),
+        auth(NODE)
+    );
+    std::fs::write(&config, entries).unwrap();
+    let scene = scene(&format!("[credentials]\nnode = [{config:?}]")).await;
+    assert_eq!(scene.get("node/app", "manifests/v1", B).await.status, StatusCode::OK);
+    let shown: Vec<String> = scene
+        .registry
+        .seen()
+        .iter()
+        .filter(|s| s.path == "/token")
+        .map(|s| s.headers.get("authorization").map_or("-".to_owned(), |h| h.to_str().unwrap().to_owned()))
+        .collect();
+    let mut order = shown.clone();
+    order.dedup();
+    let expected = [client::basic(B.0, B.1), client::basic("wrong", "wrong"), client::basic(NODE.0, NODE.1)];
+    assert_eq!(order[..3], expected, "the caller's, then the node's by the longest key: {order:?}");
+    assert!(!shown.contains(&"-".to_owned()), "and no anonymous attempt where something matched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_was_revoked_upstream_ends_with_its_time() {
+    let scene = scene("").await;
+    scene.pull_as_a().await;
+    let layer = scene.everything().pop().unwrap();
+    scene.registry.change(true, |accounts| drop(accounts.users.remove(A.0)));
+    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::OK, "within its time");
+    scene.larder.clock.advance(Duration::from_secs(301));
+    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::NOT_FOUND, "after its time");
+    scene.registry.stop().await;
+    for what in scene.everything() {
+        let status = scene.get("a/app", &what, A).await.status;
+        assert!(!status.is_success(), "an outage brings no ended right back: {what} {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_is_always_asked_for_and_ends_the_right_at_once() {
+    let scene = scene("").await;
+    scene.pull_as_a().await;
+    scene.registry.change(true, |accounts| drop(accounts.users.remove(A.0)));
+    assert_eq!(scene.get("a/app", "manifests/v1", A).await.status, StatusCode::NOT_FOUND);
+    let layer = scene.everything().pop().unwrap();
+    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::NOT_FOUND, "by digest too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_no_time_at_all_every_resolve_is_checked_with_a_fresh_token() {
+    let scene = scene("[access]\ngrant_ttl = \"0s\"").await;
+    scene.pull_as_a().await;
+    let digest = format!("manifests/{}", scene.image.index);
+    scene.registry.forget_seen();
+    let head = scene.larder.send_as(Method::HEAD, &Scene::path("a/app", &digest), A).await;
+    assert_eq!(head.status, StatusCode::OK);
+    assert_eq!(scene.registry.count(Method::HEAD, &digest), 1, "a resolve by digest is a resolve");
+    assert_eq!(scene.registry.count(Method::GET, "/token"), 1, "no proof rests on an old token");
+    scene.registry.forget_seen();
+    for what in &scene.everything()[1..] {
+        assert_eq!(scene.get("a/app", what, A).await.status, StatusCode::OK);
+    }
+    assert!(scene.registry.seen().is_empty(), "the digests of one pull are covered");
+    scene.larder.clock.advance(Duration::from_secs(61));
+    let layer = scene.everything().pop().unwrap();
+    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::OK);
+    assert!(!scene.registry.seen().is_empty(), "and those of the next one are not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_right_holds_in_an_outage_for_its_grace_and_longer_for_nobody() {
+    let scene = scene("[access]\noutage_grace = \"1d\"").await;
+    scene.pull_as_a().await;
+    assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::OK);
+    scene.registry.stop().await;
+    scene.larder.clock.advance(Duration::from_secs(23 * 3_600));
+    scene.pull_as_a().await;
+    scene.larder.clock.advance(Duration::from_secs(2 * 3_600));
+    for what in scene.everything() {
+        assert_eq!(scene.get("a/app", &what, A).await.status, StatusCode::SERVICE_UNAVAILABLE, "{what}");
+    }
+    let public = scene.get("open/app", "manifests/v1", ("", "")).await;
+    assert_eq!(public.status, StatusCode::OK, "what is everybody's stays so");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_stretches_a_callers_right_by_minutes_only() {
+    let scene = scene("").await;
+    scene.pull_as_a().await;
+    scene.registry.wrong_at("/", Fault::Status(429, vec![]));
+    scene.larder.clock.advance(Duration::from_secs(10 * 60));
+    scene.pull_as_a().await;
+    scene.larder.clock.advance(Duration::from_secs(11 * 60));
+    let layer = scene.everything().pop().unwrap();
+    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_revoked_by_hand_end_in_an_outage_too() {
+    use larder::admin::control::{Revoke, send};
+    let scene = scene("").await;
+    scene.pull_as_a().await;
+    assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::OK);
+    scene.registry.stop().await;
+    let socket = scene.folder.path().join("larder/larder.sock");
+    let done = send(&socket, &Revoke { repository: Some("reg.test/a/app".into()) }).await.unwrap();
+    assert_eq!(done.revoked, 1);
+    for what in scene.everything() {
+        assert_eq!(scene.get("a/app", &what, A).await.status, StatusCode::SERVICE_UNAVAILABLE, "{what}");
+    }
+    assert_eq!(
+        scene.get("open/app", "manifests/v1", ("", "")).await.status,
+        StatusCode::OK,
+        "others keep theirs"
+    );
+    assert_eq!(send(&socket, &Revoke { repository: None }).await.unwrap().revoked, 1);
+    let scene = scene.restart().await;
+    assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(send(&socket, &Revoke { repository: Some("nonsense".into()) }).await.is_err());
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_an_open_policy_what_is_cached_is_every_pods_and_what_is_not_is_asked_for() {
+    let folder_of = |scene: &Scene| scene.folder.path().to_owned();
+    let closed = scene("").await;
+    closed.pull_as_a().await;
+    let folder = folder_of(&closed);
+    let Scene { registry, larder, image, folder: keep, .. } = closed;
+    larder.stop().await;
+    let larder = Larder::start(&folder, &[("reg.test", registry.url())], "[access]\npolicy = \"open\"");
+    let scene = Scene { registry, larder, folder: keep, image, more: String::new() };
+    for what in scene.everything() {
+        assert_eq!(scene.get("a/app", &what, B).await.status, StatusCode::OK, "{what}");
+        let unasked = scene.larder.get_unasked(&Scene::path("a/app", &what)).await;
+        assert_eq!(unasked.status, StatusCode::OK, "{what}");
+    }
+    let not_cached = scene.image.platforms[1].layers[1];
+    let reply = scene.get("a/app", &format!("blobs/{not_cached}"), B).await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_cannot_make_larder_forget_a_tag() {
+    let scene = scene("").await;
+    scene.registry.change(false, |accounts| accounts.denial = 404);
+    scene.pull_as_a().await;
+    assert_eq!(scene.get("a/app", "manifests/v1", B).await.status, StatusCode::NOT_FOUND);
+    scene.registry.stop().await;
+    assert_eq!(scene.get("a/app", "manifests/v1", A).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_anybody_may_read_is_nobodys_right_in_particular() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&registry, "open/app", "v1", 10_000);
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    for n in 0..20 {
+        let user = format!("invented-{n}");
+        let reply = larder.get_as("/v2/open/app/manifests/v1?ns=reg.test", (&user, "x")).await;
+        assert_eq!(reply.status, StatusCode::OK);
+    }
+    let grants =
+        std::fs::read_dir(folder.path().join("larder/store/refs/reg.test/open/app/_grants")).unwrap();
+    assert_eq!(grants.count(), 1, "invented callers leave nothing behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_saves_the_transfer_and_never_the_proof() {
+    let scene = scene("").await;
+    let mirror = FakeRegistry::start().await;
+    let copy = image::push(&mirror, "a/app", "v1", 100_000);
+    assert_eq!(copy.index, scene.image.index);
+    let url = scene.registry.url();
+    let more = format!(
+        "[[registry]]\nhost = \"reg.test\"\nendpoints = [\"{}\", {{ url = \"{url}\", credentials = \"caller\", authoritative = true }}]",
+        mirror.url()
+    );
+    let Scene { larder, folder, image, registry, .. } = scene;
+    larder.stop().await;
+    let larder = Larder::start(folder.path(), &[], &more);
+    let scene = Scene { registry, larder, folder, image, more };
+    scene.is_refused_to_others("a mirror would show it to anybody").await;
+    assert!(mirror.seen().is_empty());
+    scene.registry.forget_seen();
+    scene.pull_as_a().await;
+    assert!(mirror.count(Method::GET, "/blobs/") > 0, "the mirror delivers");
+    assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 0);
+    assert!(mirror.seen().iter().all(|s| !s.headers.contains_key("authorization")), "and is shown nothing");
+    scene.is_refused_to_others("delivered by a mirror").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anonymous_budget_that_is_nearly_spent_is_kept_for_those_who_have_no_account() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&registry, "open/app", "v1", 10_000);
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let path = "/v2/open/app/manifests/v1?ns=reg.test";
+    assert_eq!(larder.get_unasked(path).await.status, StatusCode::OK);
+    let left =
+        vec![("ratelimit-limit", "100;w=21600".to_owned()), ("ratelimit-remaining", "3;w=21600".to_owned())];
+    registry.wrong_once("/manifests/", Fault::Status(404, left));
+    larder.get(path).await;
+    let reply = larder.get_unasked(path).await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "say who you are, if you are somebody");
+    assert_eq!(larder.get(path).await.status, StatusCode::OK, "nobody in particular is served all the same");
+}
