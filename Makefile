@@ -5,7 +5,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 NEXTEST_PROFILE ?= default
 
-.PHONY: help run demo test format lint unit docs e2e tools deny
+.PHONY: help run demo test format lint unit docs e2e tools deny fuzz
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := docker_config challenge plugin_response token glob
 
 help: ## Show this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,3 +49,10 @@ e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, pr
 
 deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check
+
+fuzz: ## Each parser of strangers' bytes under the fuzzer for FUZZ_SECONDS (needs cargo-fuzz)
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target --sanitizer none -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
+	done

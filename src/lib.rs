@@ -13,6 +13,8 @@ pub mod clock;
 pub mod coalesce;
 pub mod config;
 pub mod credentials;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod listener;
 pub mod metrics;
 pub mod pull;

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["serve", "admin"],
     &["config"],
     &["app"],
-    &["cli"],
+    &["cli", "fuzzing"],
 ];
 
 /// Outside crates that are used in one place only.

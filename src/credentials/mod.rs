@@ -29,3 +29,42 @@ pub use pull_secrets::PullSecretError;
 pub use search::Places;
 pub use secret::Secret;
 pub use token::{CallerToken, IssueError, TOKEN_LIFE, TokenError};
+
+/// For the fuzzers: what strangers' bytes are read by. Whatever comes, nothing may panic, hang or grow.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::keyring::Keyring;
+    use super::{docker_config, glob, keys::Keys, provider, pull_secrets, token::CallerToken};
+    use crate::clock::Timestamp;
+
+    /// A docker config or Secret, and looking something up in what it holds.
+    pub fn docker_config(bytes: &[u8]) {
+        let mut ring = Keyring::default();
+        for config in
+            [docker_config::read_current(bytes), docker_config::read_legacy(bytes)].into_iter().flatten()
+        {
+            config.entries.iter().for_each(|(key, _)| ring.add(key, ()));
+        }
+        let _ = pull_secrets::read("secret.yaml", bytes);
+        let _ = (ring.lookup("docker.io/library/nginx"), ring.lookup("reg.test:5000/a/b"));
+    }
+
+    /// A plugin's answer.
+    pub fn plugin_response(bytes: &[u8]) {
+        provider::response::fuzz(bytes);
+    }
+
+    /// A token that a client brings.
+    pub fn token(keys: &Keys, bytes: &[u8]) {
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            assert!(CallerToken::open(keys, text, Timestamp(0)).is_err(), "nobody can make a token");
+        }
+    }
+
+    /// A pattern and a label, divided by the first line break.
+    pub fn glob(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let (pattern, label) = text.split_once('\n').unwrap_or((&text, ""));
+        let _ = glob::matches(pattern, label);
+    }
+}

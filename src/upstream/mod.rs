@@ -483,3 +483,28 @@ impl Core {
         sent
     }
 }
+
+/// For the fuzzers.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
+
+    /// A challenge, and judging its realm.
+    pub fn challenge(bytes: &[u8]) {
+        let (Ok(value), Ok(repository)) = (HeaderValue::from_bytes(bytes), "reg.test/a/b".parse()) else {
+            return;
+        };
+        let headers: HeaderMap = [(WWW_AUTHENTICATE, value)].into_iter().collect();
+        let Some(super::challenge::Challenge::Bearer(bearer)) = super::challenge::read(&headers, &repository)
+        else {
+            return;
+        };
+        let asked = super::Url::parse("https://reg.test/v2/");
+        for secret in [false, true] {
+            if let Ok(asked) = &asked {
+                let trust = super::address::Trust::Stranger;
+                let _ = super::realm::check(&bearer.realm, asked, trust, &Default::default(), secret);
+            }
+        }
+    }
+}

@@ -14,5 +14,6 @@ mod lists;
 mod membership;
 mod misbehaviour;
 mod pulls;
+mod secrets;
 mod tokens;
 mod transport;

@@ -135,6 +135,13 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
+/// For the fuzzers.
+#[cfg(fuzzing)]
+pub(in crate::credentials) fn fuzz(content: &[u8]) {
+    let _ = read(ApiVersion::V1, content);
+    let _ = duration(&String::from_utf8_lossy(content));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
