@@ -1,0 +1,176 @@
+//! How a question is put: which endpoints, how often, how long; and what is counted of it.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use url::Url;
+
+use super::address::Trust;
+use super::body;
+use super::endpoint;
+use super::error::{Error, Step};
+use super::exchange::{Answered, Asking, Question};
+use super::metrics::Kind;
+use super::{Core, Upstream, Yes};
+use crate::credentials::Presented;
+use crate::reference::{Digest, MANIFEST_BYTES_MAX, Reference, Registry, Repository, UPSTREAM_ACCEPT};
+
+/// A question that failed quickly is asked again this often.
+const RETRIES_MAX: usize = 2;
+/// The first pause before asking again; jittered, then doubled.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Everything about a question with a small answer at most, over all endpoints and retries.
+const SMALL_ANSWER_WAIT: Duration = Duration::from_secs(20);
+
+impl Upstream {
+    /// Asks for something small and takes all of it, within [`SMALL_ANSWER_WAIT`].
+    pub(super) async fn small<T, F>(
+        &self,
+        question: &Question<'_>,
+        take: impl FnOnce(Answered) -> F,
+    ) -> Result<Yes<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let work = async {
+            let answer = self.first_answer(question).await?;
+            let to_anybody = answer.to_anybody;
+            Ok(Yes { value: take(answer).await?, to_anybody })
+        };
+        let done = tokio::time::timeout(SMALL_ANSWER_WAIT, work).await.unwrap_or_else(|_| {
+            let host = question.repository.registry().to_string();
+            let why = format!("no complete answer within {SMALL_ANSWER_WAIT:?}");
+            Err(Error::Unreachable { host, step: Step::Silence, why })
+        });
+        self.count_failure(question.repository, done)
+    }
+
+    /// The first endpoint that has an answer; else the last one's error.
+    pub(super) async fn first_answer(&self, question: &Question<'_>) -> Result<Answered, Error> {
+        let registry = question.repository.registry();
+        let declined = |why: &str| Error::Declined { registry: registry.clone(), why: why.to_owned() };
+        let mut last = declined("none of its endpoints is authoritative; mark one with authoritative = true");
+        let proof = question.asking.proof.is_some();
+        let all = endpoint::endpoints(&self.0.config, registry)?.into_iter();
+        for endpoint in all.filter(|endpoint| endpoint.authoritative || !proof) {
+            let pauses = ExponentialBuilder::default()
+                .with_min_delay(RETRY_PAUSE)
+                .with_max_times(RETRIES_MAX)
+                .with_jitter();
+            let asked =
+                (|| self.0.ask(&endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
+            match asked {
+                Ok(answered) => return Ok(answered),
+                Err(error) if error.is_worth_another_endpoint() => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) async fn whole(
+        &self,
+        repository: &Repository,
+        response: Response<Incoming>,
+        host: &str,
+    ) -> Result<Bytes, Error> {
+        let received = self.received(repository.registry());
+        body::whole(response.into_body(), host, MANIFEST_BYTES_MAX, self.0.config.timeouts.idle, &received)
+            .await
+    }
+
+    pub(super) fn received(&self, registry: &Registry) -> crate::metrics::IntCounter {
+        self.0.labels.with(registry.as_str(), |label| self.0.metrics.bytes.with_label_values(&[label]))
+    }
+
+    pub(super) fn count_failure<T>(
+        &self,
+        repository: &Repository,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
+        match &done {
+            Ok(_) => self.0.labels.admit(repository.registry().as_str()),
+            Err(error) => self.0.labels.with(repository.registry().as_str(), |label| {
+                self.0.metrics.errors.with_label_values(&[label, error.reason()]).inc();
+            }),
+        }
+        done
+    }
+}
+
+pub(super) fn manifest_question<'a>(
+    method: Method,
+    repository: &'a Repository,
+    reference: &Reference,
+    asking: &'a Asking,
+) -> Question<'a> {
+    Question {
+        asking,
+        kind: Kind::Manifest,
+        method,
+        repository,
+        rest: format!("manifests/{reference}"),
+        query: None,
+        accept: Some(UPSTREAM_ACCEPT),
+        range: None,
+    }
+}
+
+pub(super) fn blob_question<'a>(
+    method: Method,
+    repository: &'a Repository,
+    digest: Digest,
+    asking: &'a Asking,
+) -> Question<'a> {
+    let rest = format!("blobs/{digest}");
+    Question { asking, kind: Kind::Blob, method, repository, rest, query: None, accept: None, range: None }
+}
+
+impl Core {
+    pub(super) fn nobody(&self) -> Presented {
+        self.anonymous.clone()
+    }
+
+    /// Sends one request, counted and timed.
+    #[allow(clippy::too_many_arguments, reason = "they are the request")]
+    pub(super) async fn observed(
+        &self,
+        kind: Kind,
+        registry: &Registry,
+        trust: Trust,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Error> {
+        let start = Instant::now();
+        let sent = self.transport.send(registry, trust, method.clone(), url, headers, body).await;
+        let status = match &sent {
+            Ok(response) => match response.status().as_u16() / 100 {
+                2 => "2xx",
+                3 => "3xx",
+                4 => "4xx",
+                5 => "5xx",
+                _ => "other",
+            },
+            Err(_) => "none",
+        };
+        self.labels.with(registry.as_str(), |label| {
+            self.metrics.requests.with_label_values(&[label, kind.label(), status]).inc();
+            self.metrics.latency.with_label_values(&[label]).observe(start.elapsed().as_secs_f64());
+        });
+        tracing::debug!(
+            %method,
+            host = %endpoint::authority(url),
+            path = url.path(),
+            status,
+            elapsed_ms = start.elapsed().as_millis() as u64,
+            "asked upstream"
+        );
+        sent
+    }
+}
