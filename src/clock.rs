@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,27 @@ impl Timestamp {
     /// How long before `now` this was; zero if the clock was set back since.
     pub fn age_at(self, now: Self) -> Duration {
         Duration::from_secs(now.0.saturating_sub(self.0))
+    }
+}
+
+/// When something happened: by the wall clock, and by the monotonic clock besides, so that a clock set back makes
+/// nothing young again.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// By the wall clock.
+    pub at: Timestamp,
+    since: Instant,
+}
+
+impl Moment {
+    /// Something that happened at `at`, before this process began to count.
+    pub fn recorded(at: Timestamp) -> Self {
+        Self { at, since: Instant::now() }
+    }
+
+    /// How long ago it was.
+    pub fn age_at(&self, now: Timestamp) -> Duration {
+        self.at.age_at(now).max(self.since.elapsed())
     }
 }
 

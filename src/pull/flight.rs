@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::authorise::Caller;
 use super::error::Error;
 use crate::metrics::IntGauge;
-use crate::reference::{Digest, Registry, Repository};
+use crate::reference::{Digest, Hasher, Registry, Repository};
 use crate::store::Growing;
 
 /// How far a download is.
@@ -39,6 +39,17 @@ pub(super) enum Progress {
         /// How many there are.
         size: u64,
     },
+    /// Our disk would not have it. What was written can still be read; the rest is each follower's own to fetch.
+    Detached {
+        /// Where what was written can be read, if anything was.
+        growing: Option<Growing>,
+        /// Bytes written.
+        written: u64,
+        /// Of those bytes: it goes on with the rest, so that the whole is verified as a whole.
+        hasher: Hasher,
+        /// Bytes of the whole blob, where upstream said so.
+        size: Option<u64>,
+    },
     /// It ended without the whole blob.
     Failed(Error),
 }
@@ -46,7 +57,7 @@ pub(super) enum Progress {
 impl Progress {
     /// Whether nothing more will change.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Landed { .. } | Self::Failed(_))
+        matches!(self, Self::Landed { .. } | Self::Detached { .. } | Self::Failed(_))
     }
 }
 

@@ -1,48 +1,88 @@
 //! Following: every client reads a blob up to the watermark; a hit is a flight that has landed.
 //!
-//! A follower never hurries or holds up the fill. Its end is told exactly once: all bytes, or an error, after which
-//! the connection must be closed so that the body is seen to be short.
+//! A follower never hurries or holds up the fill. What it reads from may change under it without the client noticing:
+//! a damaged blob is fetched anew and followed from there; a fill that our disk ended is gone on with by itself; a
+//! range far ahead of the watermark is asked for by itself. Its end is told exactly once: all bytes, or an error,
+//! after which the connection must be closed so that the body is seen to be short.
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::authorise::Caller;
 use super::error::Error;
 use super::flight::Progress;
-use crate::store::{self, Blob, Growing, Store};
+use super::source::Source;
+use super::through::Through;
+use super::{Flown, Puller};
+use crate::reference::{Digest, Repository};
+use crate::store::{self, Blob, Growing};
 
 /// Bytes a read of a growing file.
 const PIECE: u64 = 64 * 1024;
+/// A reader that is further ahead of the watermark than this does not wait for it: at a slow upstream's 8 MB/s the
+/// fill would take a second to get there.
+const FAR_AHEAD: u64 = 8 * 1024 * 1024;
+/// Times that one answer is repaired: a disk that damages what was just written is not to be trusted further.
+const REPAIRS_MAX: u32 = 3;
+
+/// On whose behalf a blob is read, for when more has to be asked for.
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub(super) puller: Puller,
+    pub(super) repository: Repository,
+    pub(super) digest: Digest,
+    pub(super) caller: Caller,
+}
+
+impl Reader {
+    async fn source(&self, from: u64) -> Result<Source, Error> {
+        Source::open(&self.puller, &self.repository, self.digest, &self.caller, from).await
+    }
+
+    fn count_passed(&self, reason: &str, bytes: usize) {
+        self.puller.0.metrics.passed_through.with_label_values(&[reason]).inc_by(bytes as u64);
+    }
+}
 
 /// A part of a blob, byte for byte.
-#[derive(Debug)]
 pub struct BlobBody {
-    source: Source,
+    reader: Reader,
+    state: State,
     at: u64,
     end: Option<u64>,
+    repairs: u32,
 }
 
-enum Source {
-    Committed { blob: Blob, store: Store },
-    Following(watch::Receiver<Progress>),
+enum State {
+    /// On disk.
+    Committed(Blob),
+    /// Growing; and whether a range far ahead may be asked for by itself.
+    Following(watch::Receiver<Progress>, bool),
+    /// From upstream, past the disk; why.
+    Through(Box<Through>, &'static str),
 }
 
-impl std::fmt::Debug for Source {
+impl std::fmt::Debug for BlobBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Committed { .. } => "Committed",
-            Self::Following(_) => "Following",
-        })
+        f.debug_struct("BlobBody").field("at", &self.at).field("end", &self.end).finish_non_exhaustive()
     }
+}
+
+/// What one look at the source brought.
+enum Step {
+    Bytes(Bytes),
+    Instead(State),
+    Again,
 }
 
 impl BlobBody {
-    pub(super) fn committed(blob: Blob, store: Store) -> Self {
+    pub(super) fn committed(reader: Reader, blob: Blob) -> Self {
         let end = Some(blob.size());
-        Self { source: Source::Committed { blob, store }, at: 0, end }
+        Self { reader, state: State::Committed(blob), at: 0, end, repairs: 0 }
     }
 
-    pub(super) fn following(progress: watch::Receiver<Progress>, size: Option<u64>) -> Self {
-        Self { source: Source::Following(progress), at: 0, end: size }
+    pub(super) fn following(reader: Reader, progress: watch::Receiver<Progress>, size: Option<u64>) -> Self {
+        Self { reader, state: State::Following(progress, true), at: 0, end: size, repairs: 0 }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
@@ -56,60 +96,130 @@ impl BlobBody {
     /// # Errors
     /// The rest cannot be had. What was handed out before is right, or will never be completed.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        if self.end.is_some_and(|end| self.at >= end) {
-            return None;
-        }
-        let read = match &mut self.source {
-            Source::Committed { blob, store } => read_committed(blob, store, self.at, self.end).await,
-            Source::Following(progress) => read_growing(progress, self.at, self.end).await,
-        };
-        match read {
-            Ok(bytes) if bytes.is_empty() => None,
-            Ok(bytes) => {
-                self.at += bytes.len() as u64;
-                Some(Ok(bytes))
+        loop {
+            if self.end.is_some_and(|end| self.at >= end) {
+                return None;
             }
-            Err(error) => {
-                self.end = Some(self.at);
-                Some(Err(error))
+            match self.step().await {
+                Ok(Step::Bytes(bytes)) if bytes.is_empty() => return None,
+                Ok(Step::Bytes(bytes)) => {
+                    self.at += bytes.len() as u64;
+                    return Some(Ok(bytes));
+                }
+                Ok(Step::Instead(state)) => self.state = state,
+                Ok(Step::Again) => {}
+                Err(error) => {
+                    self.end = Some(self.at);
+                    return Some(Err(error));
+                }
             }
         }
     }
-}
 
-async fn read_committed(blob: &Blob, store: &Store, at: u64, end: Option<u64>) -> Result<Bytes, Error> {
-    let read = blob.read(at, end.unwrap_or(blob.size())).await;
-    if let Err(store::Error::Damaged { digest, reason }) = &read {
-        store.quarantine(*digest, reason.clone()).await;
+    async fn step(&mut self) -> Result<Step, Error> {
+        let (at, end) = (self.at, self.end);
+        match &mut self.state {
+            State::Committed(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
+                Err(store::Error::Damaged { digest, reason }) if self.repairs < REPAIRS_MAX => {
+                    self.repairs += 1;
+                    self.repair(digest, reason).await
+                }
+                read => Ok(Step::Bytes(read?)),
+            },
+            State::Following(progress, jump) => match follow(&self.reader, progress, at, end, *jump).await? {
+                Some(step) => Ok(step),
+                None => {
+                    *jump = false;
+                    Ok(Step::Again)
+                }
+            },
+            State::Through(through, reason) => {
+                let Some(bytes) = through.next().await else {
+                    // A blob whose size nobody told ends here; any other has ended short.
+                    return match end {
+                        None => Ok(Step::Bytes(Bytes::new())),
+                        Some(_) => Err(Error::Abandoned),
+                    };
+                };
+                let mut bytes = bytes?;
+                let left = end.map_or(u64::MAX, |end| end - at);
+                if bytes.len() as u64 > left {
+                    bytes.truncate(left as usize);
+                }
+                self.reader.count_passed(reason, bytes.len());
+                Ok(Step::Bytes(bytes))
+            }
+        }
     }
-    Ok(read?)
+
+    /// A chunk on disk is not what it was: the blob is set aside and fetched anew, and this answer goes on from there.
+    async fn repair(&self, digest: Digest, reason: String) -> Result<Step, Error> {
+        let Reader { puller, repository, caller, .. } = &self.reader;
+        puller.0.store.quarantine(digest, reason.clone()).await;
+        let refetched = puller.fly(repository, digest, caller).await;
+        let refetched = refetched.inspect_err(|error| {
+            tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
+        })?;
+        puller.0.metrics.repairs.inc();
+        tracing::warn!(%repository, %digest, reason, at = self.at, "a damaged blob is fetched anew while it is read");
+        Ok(Step::Instead(match refetched {
+            Flown::Landed(answer) => answer.body.state,
+            Flown::Seat(_, progress) => State::Following(progress, true),
+        }))
+    }
 }
 
-/// The next bytes of a flight; empty at the end of the blob.
-async fn read_growing(
+/// The next bytes of a flight, empty at the end of the blob; `None` if a range far ahead cannot be had by itself.
+async fn follow(
+    reader: &Reader,
     progress: &mut watch::Receiver<Progress>,
     at: u64,
     end: Option<u64>,
-) -> Result<Bytes, Error> {
-    let has_more = |progress: &Progress| match progress {
-        Progress::Filling { readable, .. } => *readable > at,
+    jump: bool,
+) -> Result<Option<Step>, Error> {
+    let has_word = |progress: &Progress| match progress {
+        Progress::Filling { readable, .. } => *readable > at || jump && at - readable > FAR_AHEAD,
         other => other.is_over(),
     };
     // An error means that the flight is over and gone; its last word is still there.
-    let _ = progress.wait_for(has_more).await;
-    let (growing, up_to): (Growing, u64) = match &*progress.borrow_and_update() {
-        Progress::Filling { growing, readable, .. } => (growing.clone(), *readable),
-        Progress::Landed { growing, size } => (growing.clone(), *size),
-        Progress::Failed(error) => return Err(error.clone()),
+    let _ = progress.wait_for(has_word).await;
+    let now = progress.borrow_and_update().clone();
+    let (growing, up_to): (Growing, u64) = match now {
+        Progress::Filling { readable, .. } if readable <= at => {
+            return ahead(reader, at).await;
+        }
+        Progress::Filling { growing, readable, .. } => (growing, readable),
+        Progress::Landed { growing, size } => (growing, size),
+        Progress::Detached { growing: Some(growing), written, .. } if at < written => (growing, written),
+        Progress::Detached { written, hasher, .. } => {
+            let through = if at == written {
+                Through::rest(reader.source(at).await?, hasher, reader.digest)
+            } else {
+                Through::range(reader.source(at).await?)
+            };
+            return Ok(Some(Step::Instead(State::Through(Box::new(through), "disk"))));
+        }
+        Progress::Failed(error) => return Err(error),
         Progress::Asking => return Err(Error::Abandoned),
     };
     let up_to = up_to.min(end.unwrap_or(u64::MAX)).min(at + PIECE);
     if up_to <= at {
-        return Ok(Bytes::new());
+        return Ok(Some(Step::Bytes(Bytes::new())));
     }
     let read = growing.read(at, (up_to - at) as usize).await;
-    read.map_err(|error| {
+    read.map(|bytes| Some(Step::Bytes(bytes))).map_err(|error| {
         tracing::error!(%error, at, "a growing file cannot be read");
         Error::Abandoned
     })
+}
+
+/// A range far ahead of the watermark, asked for by itself; `None` from a registry that does not do ranges, which would
+/// send everything before it too.
+async fn ahead(reader: &Reader, at: u64) -> Result<Option<Step>, Error> {
+    let source = reader.source(at).await?;
+    if !source.is_ranged() {
+        return Ok(None);
+    }
+    tracing::debug!(digest = %reader.digest, at, "a range far ahead is asked for by itself");
+    Ok(Some(Step::Instead(State::Through(Box::new(Through::range(source)), "ahead"))))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::Error;
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 use crate::store::Store;
 
@@ -44,16 +44,8 @@ pub(super) type Question = (Repository, Subject, Principal);
 /// When upstream last let a principal read a repository.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Proof {
-    pub(super) at: Timestamp,
-    /// When we learnt of it.
-    since: Instant,
+    proved: Moment,
     written_at: Option<Timestamp>,
-}
-
-impl Proof {
-    fn age(&self, now: Timestamp) -> Duration {
-        self.at.age_at(now).max(self.since.elapsed())
-    }
 }
 
 type Proofs = HashMap<Principal, Proof>;
@@ -109,7 +101,7 @@ impl Grants {
             make_room(&mut all, REPOSITORIES_MAX, repository);
             let proofs = all.entry(repository.clone()).or_default();
             for (principal, at) in loaded {
-                let proof = Proof { at, since: Instant::now(), written_at: Some(at) };
+                let proof = Proof { proved: Moment::recorded(at), written_at: Some(at) };
                 proofs.entry(principal).or_insert(proof);
             }
         }
@@ -123,7 +115,12 @@ impl Grants {
     ) -> Option<Vec<(Principal, Duration, Timestamp)>> {
         let all = lock(&self.proofs);
         let proofs = all.get(repository)?;
-        Some(proofs.iter().map(|(principal, proof)| (*principal, proof.age(now), proof.at)).collect())
+        Some(
+            proofs
+                .iter()
+                .map(|(principal, proof)| (*principal, proof.proved.age_at(now), proof.proved.at))
+                .collect(),
+        )
     }
 
     /// Upstream let `principal` read `repository`.
@@ -135,12 +132,12 @@ impl Grants {
             let mut all = lock(&self.proofs);
             let proofs = all.entry(repository.clone()).or_default();
             if proofs.len() >= PROOFS_MAX && !proofs.contains_key(&principal) {
-                let oldest = proofs.iter().min_by_key(|(_, proof)| proof.at).map(|(who, _)| *who);
+                let oldest = proofs.iter().min_by_key(|(_, proof)| proof.proved.at).map(|(who, _)| *who);
                 oldest.map(|who| proofs.remove(&who));
             }
-            let proof =
-                proofs.entry(principal).or_insert(Proof { at: now, since: Instant::now(), written_at: None });
-            (proof.at, proof.since) = (now, Instant::now());
+            let fresh = Proof { proved: Moment::recorded(now), written_at: None };
+            let proof = proofs.entry(principal).or_insert(fresh);
+            proof.proved = fresh.proved;
             let write = proof.written_at.is_none_or(|at| at > now || at.age_at(now) >= RENEWAL);
             if write {
                 proof.written_at = Some(now);

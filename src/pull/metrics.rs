@@ -1,6 +1,6 @@
 //! What is counted of downloads and rights.
 
-use crate::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
+use crate::metrics::{IntCounter, IntCounterVec, IntGauge, MetricsError, Registry};
 use crate::reference::Principal;
 
 /// The metrics of `pull`.
@@ -9,6 +9,10 @@ pub struct Metrics {
     pub(super) flights: IntGauge,
     /// Blob downloads that ended, by how.
     pub(super) fills: IntCounterVec,
+    /// Body bytes that were handed out without being stored.
+    pub(super) passed_through: IntCounterVec,
+    /// Readers of damaged blobs whose answers went on from upstream.
+    pub(super) repairs: IntCounter,
     /// What became of rights.
     rights: IntCounterVec,
 }
@@ -25,6 +29,15 @@ impl Metrics {
                 "fills_total",
                 "Blob downloads that ended: landed, or the reason why not.",
                 &["result"],
+            )?,
+            passed_through: registry.counters(
+                "passed_through_bytes_total",
+                "Body bytes of blobs handed out without being stored, by why.",
+                &["reason"],
+            )?,
+            repairs: registry.counter(
+                "read_repairs_total",
+                "Answers from a damaged blob that went on with bytes from upstream.",
             )?,
             rights: registry.counters(
                 "rights_total",

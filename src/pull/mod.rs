@@ -18,6 +18,8 @@ mod grants;
 mod manifests;
 pub mod metrics;
 mod rights;
+mod source;
+mod through;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,7 @@ use crate::store::Store;
 use crate::upstream::{self, Listing, Page, Upstream, Yes};
 use authorise::Purpose;
 use flight::{Boarding, Flights, Lead, Progress};
+use follow::Reader;
 use grants::{Grants, Subject};
 use manifests::Fetched;
 use metrics::Metrics;
@@ -91,6 +94,14 @@ pub struct BlobAnswer {
     pub source: Source,
     /// Set if upstream could not be asked whether the caller may still have it.
     pub stale: Option<Stale>,
+}
+
+/// How a blob can be had.
+enum Flown {
+    /// It landed meanwhile.
+    Landed(Box<BlobAnswer>),
+    /// By following.
+    Seat(Source, watch::Receiver<Progress>),
 }
 
 /// Equal questions of one principal, asked once.
@@ -164,29 +175,13 @@ impl Puller {
             if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
                 return Ok(answer);
             }
-            let (source, progress) = match self.0.flights.board(repository, digest, caller) {
-                Boarding::Lead(lead) => {
-                    // The flight before may have landed between our look into the store and the boarding.
-                    if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
-                        return Ok(answer);
-                    }
-                    (Source::Fill, self.lead(lead)?)
-                }
-                Boarding::Join(flight) => {
-                    let progress = flight.follow();
-                    // What the leader is told is told to all who would ask the same; others need their own yes.
-                    let told = flight.repository == *repository
-                        && (flight.caller.asks_like(caller)
-                            || self.right(repository, caller, Use::Read).await.is_some());
-                    if !told {
-                        self.confirm(repository, digest, caller).await?;
-                    }
-                    (Source::Join, progress)
-                }
+            let (source, progress) = match self.fly(repository, digest, caller).await? {
+                Flown::Landed(answer) => return Ok(*answer),
+                Flown::Seat(source, progress) => (source, progress),
             };
             match first_word(progress, size_wanted).await {
                 Ok((progress, size)) => {
-                    let body = BlobBody::following(progress, size);
+                    let body = BlobBody::following(self.reader(repository, digest, caller), progress, size);
                     return Ok(BlobAnswer { size, body, source, stale: None });
                 }
                 Err(error) if source == Source::Join && speaks_for_its_leader_only(&error) => last = error,
@@ -194,6 +189,35 @@ impl Puller {
             }
         }
         Err(last)
+    }
+
+    /// A seat in the flight of a blob, which is begun if there is none.
+    async fn fly(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Result<Flown, Error> {
+        match self.0.flights.board(repository, digest, caller) {
+            Boarding::Lead(lead) => {
+                // The flight before may have landed between a look into the store and the boarding.
+                if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
+                    return Ok(Flown::Landed(Box::new(answer)));
+                }
+                Ok(Flown::Seat(Source::Fill, self.lead(lead)?))
+            }
+            Boarding::Join(flight) => {
+                let progress = flight.follow();
+                // What the leader is told is told to all who would ask the same; others need their own yes.
+                let told = flight.repository == *repository
+                    && (flight.caller.asks_like(caller)
+                        || self.right(repository, caller, Use::Read).await.is_some());
+                if !told {
+                    self.confirm(repository, digest, caller).await?;
+                }
+                Ok(Flown::Seat(Source::Join, progress))
+            }
+        }
+    }
+
+    fn reader(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Reader {
+        let (repository, caller) = (repository.clone(), caller.clone());
+        Reader { puller: self.clone(), repository, digest, caller }
     }
 
     /// The size of a blob, without fetching it.
@@ -262,7 +286,7 @@ impl Puller {
             }
         };
         let size = Some(blob.size());
-        let body = BlobBody::committed(blob, store.clone());
+        let body = BlobBody::committed(self.reader(repository, digest, caller), blob);
         Ok(Some(BlobAnswer { size, body, source, stale }))
     }
 
@@ -302,6 +326,7 @@ async fn first_word(
     let size = match progress.wait_for(spoken).await.as_deref() {
         Ok(Progress::Filling { size, .. }) => *size,
         Ok(Progress::Landed { size, .. }) => Some(*size),
+        Ok(Progress::Detached { size, .. }) => *size,
         Ok(Progress::Failed(error)) => return Err(error.clone()),
         Ok(Progress::Asking) | Err(_) => return Err(Error::Abandoned),
     };

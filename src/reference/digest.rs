@@ -114,6 +114,12 @@ impl fmt::Debug for Digest {
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hasher(..)")
+    }
+}
+
 impl Hasher {
     /// Takes more bytes in.
     pub fn update(&mut self, bytes: &[u8]) {

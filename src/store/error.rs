@@ -19,6 +19,15 @@ pub enum Error {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// There is no room for it within the budget, and nothing more can be evicted.
+    #[error("no room in the store for {needed} bytes")]
+    NoRoom {
+        /// Bytes that were wanted.
+        needed: u64,
+    },
+    /// The disk failed a moment ago; it is left alone for a while.
+    #[error("the store's disk failed a moment ago and is left alone for a while")]
+    Paused,
     /// Another daemon has the store.
     #[error("the store {} is in use by another larder; stop it or set another [store] path", .0.display())]
     Locked(PathBuf),
@@ -77,10 +86,17 @@ impl Error {
         move |source| Self::Io { what, path: path.to_owned(), source: Arc::new(source) }
     }
 
+    /// Whether it is the fault of our disk or its lack of room: reason to pass content through instead of storing it.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::NoRoom { .. } | Self::Paused)
+    }
+
     /// The value of the `reason` label.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Io { .. } => "store_io",
+            Self::NoRoom { .. } => "store_full",
+            Self::Paused => "store_paused",
             Self::Locked(_) => "store_locked",
             Self::Format { .. } => "store_format",
             Self::Mismatch { .. } => "digest_mismatch",

@@ -100,6 +100,12 @@ impl Ingest {
         self.checks.update(bytes);
     }
 
+    /// Gives up storing: what was written so far, how much that is, and its running hash. The file has no name any
+    /// more and goes with its last reader.
+    pub fn detach(self) -> (Growing, u64, Hasher) {
+        (self.growing(), self.written, self.hasher)
+    }
+
     /// The end of the content: proves that all of it came and that it is what was asked for.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ pub struct Metrics {
     pub bytes: IntGauge,
     /// Blobs set aside because they failed a check.
     pub quarantined: IntCounter,
+    /// Whether what is fetched is stored.
+    pub caching: IntGauge,
     /// Times the index was set aside and made anew.
     pub index_rebuilds: IntCounter,
 }
@@ -25,6 +27,10 @@ impl Metrics {
             bytes: registry.gauge("store_bytes", "Bytes of all blobs in the store.")?,
             quarantined: registry
                 .counter("store_quarantined_total", "Blobs set aside because their bytes failed a check.")?,
+            caching: registry.gauge(
+                "store_caching",
+                "1 while what is fetched is stored; 0 for a while after the disk failed.",
+            )?,
             index_rebuilds: registry.counter(
                 "store_index_rebuilds_total",
                 "Times the index was set aside and rebuilt from the files.",

@@ -21,7 +21,7 @@ mod refs;
 mod sweep;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -32,7 +32,7 @@ pub use ingest::{Ingest, Verified};
 pub use read::Growing;
 pub use refs::{Member, TagRecord};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 use crate::shutdown::Shutdown;
 use index::Index;
@@ -43,6 +43,8 @@ use metrics::Metrics;
 const BLOB_BYTES_MAX: u64 = 1 << 40;
 /// A tag that keeps its meaning is written down again only after this long: a pull must not cost a sync.
 const TAG_RENEWAL: Duration = Duration::from_secs(3_600);
+/// How long the disk is left alone after it failed.
+const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// How long `index.json` may lag behind the tags.
 const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
 
@@ -63,6 +65,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     index: Index,
     tags_changed: Notify,
+    failed_at: Mutex<Option<Moment>>,
     _lock: sweep::Lock,
 }
 
@@ -77,7 +80,9 @@ impl Store {
         let index = Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics))?;
         let tags_changed = Notify::new();
         tags_changed.notify_one();
-        Ok(Self(Arc::new(Inner { layout, clock, metrics, index, tags_changed, _lock: lock })))
+        metrics.caching.set(1);
+        let failed_at = Mutex::default();
+        Ok(Self(Arc::new(Inner { layout, clock, metrics, index, tags_changed, failed_at, _lock: lock })))
     }
 
     /// The clock that its records are dated by.
@@ -125,10 +130,41 @@ impl Store {
     /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so.
     ///
     /// # Errors
-    /// A declared size beyond 1 TiB, or the disk.
+    /// A declared size beyond 1 TiB; the disk, or that it failed a moment ago.
     pub async fn begin(&self, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
+        if self.is_paused() {
+            return Err(Error::Paused);
+        }
         let inner = Arc::clone(&self.0);
-        blocking(move || Ingest::begin(&inner.layout, digest, declared, BLOB_BYTES_MAX)).await
+        let begun = blocking(move || Ingest::begin(&inner.layout, digest, declared, BLOB_BYTES_MAX)).await;
+        if let Err(error) = &begun {
+            self.disk_failed(error);
+        }
+        begun
+    }
+
+    /// Takes note that storing something failed: if the disk did, it is left alone for a while.
+    pub fn disk_failed(&self, error: &Error) {
+        if let Error::Io { .. } = error {
+            *self.failed_at() = Some(Moment::recorded(self.0.clock.now()));
+            self.0.metrics.caching.set(0);
+        }
+    }
+
+    fn failed_at(&self) -> MutexGuard<'_, Option<Moment>> {
+        self.0.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_paused(&self) -> bool {
+        let mut failed = self.failed_at();
+        if failed.is_some_and(|at| at.age_at(self.0.clock.now()) < DISK_PAUSE) {
+            return true;
+        }
+        if failed.take().is_some() {
+            tracing::info!("the store's disk is tried again");
+            self.0.metrics.caching.set(1);
+        }
+        false
     }
 
     /// Commits verified content that `repository`'s own upstream delivered, and remembers that it did: the bytes
@@ -138,7 +174,7 @@ impl Store {
     /// The disk.
     pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
         let (digest, size) = (verified.digest(), verified.size());
-        verified.commit()?;
+        verified.commit().inspect_err(|error| self.disk_failed(error))?;
         self.0.index.put(digest, size);
         refs::add_received(&self.0.layout, repository.registry(), &digest)?;
         refs::add_member(&self.0.layout, repository, &digest, member)

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use larder::reference::Digest;
 use tokio::sync::Semaphore;
 
 use crate::support::client;
@@ -209,29 +208,6 @@ async fn a_blob_without_a_length_arrives_whole_and_can_be_ranged_over() {
         assert!(reply.complete && reply.body == bytes, "{len}");
         assert_eq!(scene.larder.get(&path).await.body, bytes);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_blob_never_arrives_whole_and_the_next_pull_heals_it() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
-    let bytes = Bytes::from(noise(500_000, 1));
-    let digest: Digest = registry.put_blob("team/app", bytes.clone());
-    let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
-    assert_eq!(larder.get(&path).await.body, bytes);
-    larder.stop().await;
-
-    let file = folder.path().join(format!("larder/store/blobs/sha256/{}", digest.hex()));
-    let mut damaged = bytes.to_vec();
-    damaged[300_000] ^= 4;
-    std::fs::write(&file, damaged).unwrap();
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
-    let reply = larder.get(&path).await;
-    assert!(!reply.complete && reply.body.len() < 300_001, "{} bytes", reply.body.len());
-    assert_eq!(reply.body, bytes[..reply.body.len()], "and not one wrong byte");
-    let healed = larder.get(&path).await;
-    assert!(healed.complete && healed.body == bytes);
-    assert_eq!(larder.metric("larder_store_quarantined_total").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,146 @@
+//! A body from upstream that survives being broken off: resumed where it stopped, whoever reads it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Puller;
+use super::authorise::{Caller, Purpose};
+use super::error::Error;
+use super::grants::Subject;
+use super::rights::Use;
+use crate::reference::{Digest, Repository};
+use crate::upstream::{self, Asking, Download, Upstream, Yes};
+
+/// Times in a row that a broken body is resumed without a single byte of progress.
+const RESUMES_MAX: u32 = 3;
+/// Before the first resume; then twice as long each time.
+const RESUME_PAUSE: Duration = Duration::from_millis(200);
+
+/// The bytes of a blob from some offset on.
+pub(super) struct Source {
+    upstream: Upstream,
+    repository: Repository,
+    digest: Digest,
+    /// As whom it was asked for, and is again.
+    asking: Asking,
+    download: Download,
+    /// Whether upstream ignored the range, and bytes before `at` come first.
+    behind: bool,
+    /// The next byte's place in the blob.
+    at: u64,
+    /// Where the last break was, and how many there were since bytes came.
+    broke_at: u64,
+    resumes: u32,
+}
+
+impl Source {
+    /// Asks for the blob from byte `from` on, on behalf of `caller`; upstream's yes is the proof of the right to it.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(super) async fn open(
+        puller: &Puller,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+        from: u64,
+    ) -> Result<Self, Error> {
+        let upstream = &puller.0.upstream;
+        let purpose =
+            puller.right(repository, caller, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver);
+        let question = |asking: Asking| async move {
+            let download = upstream.download(repository, digest, from, &asking).await?;
+            let to_anybody = download.to_anybody;
+            Ok(Yes { value: download, to_anybody })
+        };
+        let asked = puller.ask(repository, caller, &Subject::Blob(digest), purpose, question).await;
+        let (download, presented) = asked?;
+        Ok(Self {
+            upstream: upstream.clone(),
+            repository: repository.clone(),
+            digest,
+            asking: Asking { presented, proof: None },
+            behind: download.offset != from,
+            download,
+            at: from,
+            broke_at: from,
+            resumes: 0,
+        })
+    }
+
+    /// Whether upstream began where it was asked to; otherwise the bytes before that are read and thrown away.
+    pub(super) fn is_ranged(&self) -> bool {
+        !self.behind
+    }
+
+    /// Bytes of the whole blob, where upstream said so.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.download.size
+    }
+
+    /// The next bytes; `None` at the proper end.
+    ///
+    /// # Errors
+    /// The body broke off and could not be resumed.
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, upstream::Error>> {
+        if std::mem::take(&mut self.behind)
+            && let Err(error) = self.skip_to_where_we_are().await
+        {
+            return Some(Err(error));
+        }
+        loop {
+            let error = match self.download.next().await? {
+                Ok(bytes) => {
+                    self.at += bytes.len() as u64;
+                    return Some(Ok(bytes));
+                }
+                Err(error) => error,
+            };
+            self.resumes = if self.at > self.broke_at { 0 } else { self.resumes + 1 };
+            self.broke_at = self.at;
+            if self.resumes >= RESUMES_MAX {
+                return Some(Err(error));
+            }
+            tracing::info!(digest = %self.digest, at = self.at, %error, "upstream broke off, resuming");
+            tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(self.resumes)).await;
+            if let Err(again) = self.resume().await {
+                tracing::info!(digest = %self.digest, %again, "resuming failed");
+                return Some(Err(error));
+            }
+        }
+    }
+
+    async fn resume(&mut self) -> Result<(), upstream::Error> {
+        let download = self.upstream.download(&self.repository, self.digest, self.at, &self.asking).await?;
+        if let (Some(before), Some(now)) = (self.download.size, download.size)
+            && before != now
+        {
+            return Err(self.invalid(format!("a size of {now} after one of {before}")));
+        }
+        self.download = download;
+        self.skip_to_where_we_are().await
+    }
+
+    /// If upstream ignored the range, the bytes that we have are skipped; the digest decides in the end whether they
+    /// were the same.
+    async fn skip_to_where_we_are(&mut self) -> Result<(), upstream::Error> {
+        let mut skip = self.at - self.download.offset;
+        while skip > 0 {
+            match self.download.next().await {
+                Some(Ok(bytes)) if bytes.len() as u64 <= skip => skip -= bytes.len() as u64,
+                Some(Ok(bytes)) => {
+                    self.download.put_back(bytes.slice(skip as usize..));
+                    skip = 0;
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Err(self.invalid("a shorter body than before".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    fn invalid(&self, why: String) -> upstream::Error {
+        upstream::Error::Invalid { host: self.repository.registry().to_string(), why }
+    }
+}

@@ -1,0 +1,135 @@
+//! Our disk does wrong: damage is repaired within the answer, and a disk that takes nothing costs nobody a pull.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use larder::reference::Digest;
+
+use crate::support::image::noise;
+use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::world::{Larder, files_under};
+
+struct Scene {
+    registry: FakeRegistry,
+    larder: Larder,
+    folder: tempfile::TempDir,
+    bytes: Bytes,
+    digest: Digest,
+    path: String,
+}
+
+/// A daemon that has a blob of 500,000 bytes on disk.
+async fn scene() -> Scene {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let bytes = Bytes::from(noise(500_000, 1));
+    let digest: Digest = registry.put_blob("team/app", bytes.clone());
+    let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
+    assert_eq!(larder.get(&path).await.body, bytes);
+    larder.settled().await;
+    Scene { registry, larder, folder, bytes, digest, path }
+}
+
+impl Scene {
+    fn store(&self, what: &str) -> PathBuf {
+        self.folder.path().join("larder/store").join(what)
+    }
+
+    fn damage(&self, at: usize) {
+        let mut damaged = self.bytes.to_vec();
+        damaged[at] ^= 4;
+        std::fs::write(self.store(&format!("blobs/sha256/{}", self.digest.hex())), damaged).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_chunk_never_leaves_and_the_answer_goes_on_from_upstream() {
+    let scene = scene().await;
+    for (n, (at, range)) in [
+        (300_000, None),
+        (0, None),
+        (499_999, None),
+        (300_000, Some((250_000, 400_000))),
+        (300_000, Some((299_999, 300_000))),
+        (300_000, Some((300_000, 300_001))),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        scene.damage(at);
+        scene.registry.forget_seen();
+        let reply = match range {
+            None => scene.larder.get(&scene.path).await,
+            Some((start, last)) => {
+                scene.larder.get_range(&scene.path, &format!("bytes={start}-{last}")).await
+            }
+        };
+        let expected = range.map_or(0..500_000, |(start, last)| start..last + 1);
+        assert!(reply.complete && reply.body == scene.bytes.slice(expected), "{at} {range:?}");
+        assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1, "{at} {range:?}");
+        scene.larder.settled().await;
+        assert_eq!(scene.larder.metric("larder_read_repairs_total").await, n as f64 + 1.0);
+        assert_eq!(scene.larder.metric("larder_store_quarantined_total").await, n as f64 + 1.0);
+        scene.registry.forget_seen();
+        assert_eq!(scene.larder.get(&scene.path).await.body, scene.bytes);
+        assert!(scene.registry.seen().is_empty(), "and it is whole on disk again");
+    }
+    // What lies beyond the range is nobody's concern now.
+    scene.damage(499_999);
+    let reply = scene.larder.get_range(&scene.path, "bytes=0-1000").await;
+    assert_eq!(reply.body, scene.bytes.slice(..1_001));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_upstream_away_a_damaged_blob_ends_short_and_not_one_wrong_byte_leaves() {
+    let scene = scene().await;
+    scene.damage(300_000);
+    scene.registry.stop().await;
+    let reply = scene.larder.get(&scene.path).await;
+    assert!(!reply.complete && reply.body.len() < 300_001, "{} bytes", reply.body.len());
+    assert_eq!(reply.body, scene.bytes[..reply.body.len()]);
+    scene.registry.restart().await;
+    let healed = scene.larder.get(&scene.path).await;
+    assert!(healed.complete && healed.body == scene.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_itself() {
+    let scene = scene().await;
+    let ingest = scene.store("ingest");
+    std::fs::remove_dir_all(&ingest).unwrap();
+    std::fs::write(&ingest, "in the way").unwrap();
+    let bytes = Bytes::from(noise(700_000, 2));
+    let digest = scene.registry.put_blob("team/app", bytes.clone());
+    let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
+    for _ in 0..2 {
+        let whole = scene.larder.get(&path).await;
+        assert!(whole.complete && whole.body == bytes, "{} {} bytes", whole.status, whole.body.len());
+        let part = scene.larder.get_range(&path, "bytes=100000-199999").await;
+        assert_eq!((part.status, part.body), (StatusCode::PARTIAL_CONTENT, bytes.slice(100_000..200_000)));
+    }
+    assert_eq!(scene.larder.get(&scene.path).await.body, scene.bytes, "what is cached is served");
+    assert_eq!(scene.larder.metric("larder_store_caching").await, 0.0);
+    assert_eq!(scene.larder.metric(r#"larder_passed_through_bytes_total{reason="disk"}"#).await, 1_600_000.0);
+
+    // A broken body is resumed, a wrong one never ends well.
+    scene.registry.wrong_once("/blobs/", Fault::CloseAfter(10));
+    scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
+    let resumed = scene.larder.get(&path).await;
+    assert!(resumed.complete && resumed.body == bytes);
+    scene.registry.wrong_at("/blobs/", Fault::Corrupt);
+    let wrong = scene.larder.get(&path).await;
+    assert!(!wrong.complete && wrong.body.len() <= 700_000 - 64 * 1024, "{} bytes", wrong.body.len());
+
+    scene.registry.behave();
+    std::fs::remove_file(&ingest).unwrap();
+    scene.larder.clock.advance(Duration::from_secs(11));
+    assert_eq!(scene.larder.get(&path).await.body, bytes);
+    scene.larder.settled().await;
+    scene.registry.forget_seen();
+    assert_eq!(scene.larder.get(&path).await.body, bytes);
+    assert!(scene.registry.seen().is_empty() && scene.larder.metric("larder_store_caching").await == 1.0);
+    assert!(files_under(&ingest).is_empty());
+}

@@ -1,0 +1,114 @@
+//! Ranges of blobs in flight: near the watermark they wait, far ahead they are asked for by themselves.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
+
+use crate::support::client::{self, ANONYMOUS};
+use crate::support::image::noise;
+use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::world::Larder;
+
+const SIZE: usize = 20_000_000;
+
+struct Scene {
+    registry: FakeRegistry,
+    larder: Larder,
+    _folder: tempfile::TempDir,
+    bytes: Bytes,
+    path: String,
+    gate: Arc<Semaphore>,
+}
+
+/// A registry that stops after the first megabyte of a whole body, until the gate is opened.
+async fn scene() -> Scene {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let bytes = Bytes::from(noise(SIZE, 4));
+    let digest = registry.put_blob("team/app", bytes.clone());
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    registry.wrong(move |seen| {
+        let whole = seen.method == Method::GET
+            && seen.path.contains("/blobs/")
+            && !seen.headers.contains_key("range");
+        whole.then(|| Fault::HoldAfter(1_000_000, Arc::clone(&held)))
+    });
+    let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
+    Scene { registry, larder, _folder: folder, bytes, path, gate }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_far_ahead_does_not_wait_for_the_fill() {
+    let scene = scene().await;
+    let leader = client::open(scene.larder.address, Method::GET, &scene.path, &[ANONYMOUS]).await;
+    assert_eq!(leader.status(), StatusCode::OK);
+    for start in [15_000_000, 19_999_990] {
+        let reply = scene.larder.get_range(&scene.path, &format!("bytes={start}-")).await;
+        assert!(reply.complete && reply.body == scene.bytes.slice(start..), "{start}");
+        assert_eq!(reply.header("content-range"), format!("bytes {start}-{}/{SIZE}", SIZE - 1));
+    }
+    let part = scene.larder.get_range(&scene.path, "bytes=12000000-12000999").await;
+    assert_eq!(part.body, scene.bytes.slice(12_000_000..12_001_000));
+    assert!(scene.larder.metric(r#"larder_passed_through_bytes_total{reason="ahead"}"#).await >= 5_000_000.0);
+    scene.gate.add_permits(1);
+    let whole = leader.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(whole, scene.bytes);
+    assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_ignores_ranges_is_waited_for_instead() {
+    let scene = scene().await;
+    scene.registry.wrong(|seen| seen.headers.contains_key("range").then_some(Fault::IgnoreRange));
+    let leader = client::open(scene.larder.address, Method::GET, &scene.path, &[ANONYMOUS]).await;
+    let (address, path) = (scene.larder.address, scene.path.clone());
+    let far = tokio::spawn(async move {
+        client::send(address, Method::GET, &path, &[("range", "bytes=15000000-15000009"), ANONYMOUS]).await
+    });
+    while scene.registry.count(Method::GET, "/blobs/") < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    scene.gate.add_permits(1);
+    assert_eq!(far.await.unwrap().body, scene.bytes.slice(15_000_000..15_000_010));
+    drop(leader);
+}
+
+/// containerd 2.1 and later with `concurrent_layer_fetch_buffer`: every `GET` has `Range: bytes=0-`, chunks are
+/// open-ended, and the connection is closed in the middle of the body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_fetches_in_parallel_open_ended_chunks_gets_the_right_bytes_cold_and_warm() {
+    const CHUNK: usize = 3_000_000;
+    let scene = scene().await;
+    scene.gate.add_permits(100);
+    for temperature in ["cold", "warm"] {
+        let chunks = (0..SIZE.div_ceil(CHUNK)).map(|n| {
+            let (address, path) = (scene.larder.address, scene.path.clone());
+            tokio::spawn(async move {
+                let range = format!("bytes={}-", n * CHUNK);
+                let mut response =
+                    client::open(address, Method::GET, &path, &[("range", range.as_str()), ANONYMOUS]).await;
+                assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
+                let wanted = CHUNK.min(SIZE - n * CHUNK);
+                let mut got = Vec::new();
+                while got.len() < wanted {
+                    let frame = response.body_mut().frame().await.unwrap().unwrap();
+                    got.extend_from_slice(&frame.into_data().unwrap());
+                }
+                got.truncate(wanted);
+                got
+            })
+        });
+        let mut all = Vec::new();
+        for chunk in chunks.collect::<Vec<_>>() {
+            all.extend(chunk.await.unwrap());
+        }
+        assert!(all == scene.bytes, "{temperature}");
+        scene.larder.settled().await;
+    }
+    let failed = scene.larder.metric(r#"larder_errors_total{reason="abandoned"}"#).await;
+    assert_eq!(failed, 0.0, "a client that leaves is no failure");
+}
