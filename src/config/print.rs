@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use super::{LogFormat, Settings};
 use crate::credentials::{self, NodeFiles};
 use crate::pull::{self, Policy, Terms};
+use crate::store::Amount;
 use crate::upstream::{self, Allow, EndpointConfig, Shown};
 
 /// Writes every key with its effective value.
@@ -25,6 +26,8 @@ fn write_all(out: &mut String, settings: &Settings) -> std::fmt::Result {
     }
     writeln!(out, "\n[store]")?;
     writeln!(out, "path = {}", quoted(settings.store.path.display()))?;
+    writeln!(out, "max_bytes = {}", quoted(amount(settings.store.budget.max)))?;
+    writeln!(out, "min_free = {}", quoted(amount(settings.store.budget.min_free)))?;
     write_credentials(out, &settings.credentials)?;
     write_terms(out, "\n[access]\npolicy", &settings.pull.access)?;
     writeln!(out, "\n[freshness]")?;
@@ -67,6 +70,17 @@ fn write_terms(out: &mut String, policy: &str, terms: &Terms) -> std::fmt::Resul
     writeln!(out, "{policy} = {}", quoted(named(&Policy::NAMES, terms.policy)))?;
     writeln!(out, "grant_ttl = {}", quoted(humantime::format_duration(terms.grant_ttl)))?;
     writeln!(out, "outage_grace = {}", quoted(humantime::format_duration(terms.outage_grace)))
+}
+
+fn amount(amount: Amount) -> String {
+    match amount {
+        Amount::Percent(part) => format!("{part}%"),
+        Amount::Bytes(bytes) => {
+            let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+            let fits = units.iter().find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
+            fits.map_or(format!("{bytes}B"), |(shift, unit)| format!("{}{unit}", bytes >> shift))
+        }
+    }
 }
 
 fn named<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {

@@ -12,6 +12,7 @@ use super::file::{self, Mistake, Section};
 use super::{LogConfig, LogFormat, Settings, access};
 use crate::listener::Listen;
 use crate::reference::Registry;
+use crate::store::Amount;
 use crate::upstream::{Allow, RegistryConfig};
 use crate::{admin, listener, pull, serve, store, upstream};
 
@@ -115,8 +116,13 @@ fn admin(mut section: Section, state: &Path, environment: &Environment) -> admin
 
 fn store_(mut section: Section, state: &Path) -> store::Config {
     let path = section.read("path", absolute).unwrap_or_else(|| state.join("store"));
+    let defaults = store::Budget::default();
+    let budget = store::Budget {
+        max: section.read("max_bytes", amount).unwrap_or(defaults.max),
+        min_free: section.read("min_free", amount).unwrap_or(defaults.min_free),
+    };
     section.finish();
-    store::Config { path }
+    store::Config { path, budget }
 }
 
 fn upstream_(
@@ -199,6 +205,24 @@ fn log(mut section: Section) -> LogConfig {
     };
     section.finish();
     config
+}
+
+/// `20%`, `50GiB`, `1048576`.
+fn amount(text: &str) -> Result<Amount, &'static str> {
+    let problem = "expected a size such as 50GiB, or a part of the filesystem such as 20%";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| problem)?;
+    let shift = match unit.trim() {
+        "%" if number <= 100 => return u8::try_from(number).map(Amount::Percent).map_err(|_| problem),
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(problem),
+    };
+    number.checked_mul(1 << shift).map(Amount::Bytes).ok_or(problem)
 }
 
 fn level(text: &str) -> Result<String, &'static str> {

@@ -78,6 +78,8 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         drain_wait = "soon"
         [store]
         path = "relative"
+        max_bytes = "lots"
+        min_free = "120%"
         [upstream]
         allow = ["public", "quay.io"]
         header_timeout = "29s"
@@ -100,6 +102,8 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         "[server] connections_max: expected a whole number from 1",
         "[server] drain_wait",
         "[store] path: \"relative\": expected an absolute path",
+        "[store] max_bytes: \"lots\": expected a size",
+        "[store] min_free: \"120%\"",
         "[upstream] allow",
         "[upstream] header_timeout",
         "[upstream] trusted_realms: \"auth.corp\": expected host:port",
@@ -111,7 +115,7 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
     ] {
         assert!(found.iter().any(|m| m.starts_with(key)), "{key} is missing in {found:#?}");
     }
-    assert_eq!(found.len(), 15, "{found:#?}");
+    assert_eq!(found.len(), 17, "{found:#?}");
     assert!(!found.concat().contains("secret"), "{found:#?}");
 }
 
@@ -134,6 +138,9 @@ fn what_is_printed_means_the_same() {
         [server]
         listen = ["127.0.0.1:1", "unix:/run/x \"y\".sock"]
         drain_wait = "90s"
+        [store]
+        max_bytes = "50GiB"
+        min_free = "5000B"
         [upstream]
         allow = ["quay.io", "ghcr.io"]
         trusted_realms = ["auth.corp:443"]

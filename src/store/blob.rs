@@ -11,6 +11,7 @@ use super::checks::{Builder, CHUNK, Checks};
 use super::error::Error;
 use super::layout::{self, Layout};
 use super::read::read_exact_at;
+use super::space::{InUse, Space};
 use crate::reference::{Digest, Hasher};
 
 /// A committed blob, open for reading. It stays readable even if it is removed meanwhile.
@@ -19,6 +20,7 @@ pub struct Blob {
     digest: Digest,
     file: Arc<File>,
     checks: Arc<Checks>,
+    _in_use: Arc<InUse>,
 }
 
 /// Bytes of a checksum file at most: those of a 1 TiB blob.
@@ -26,7 +28,9 @@ const CHECKS_MAX: u64 = 128 * 1024 * 1024;
 
 impl Blob {
     /// Opens a blob; `None` if there is none. Blocks; hashes the whole blob if its checksums are missing or bad.
-    pub(super) fn open(layout: &Layout, digest: &Digest) -> Result<Option<Self>, Error> {
+    pub(super) fn open(layout: &Layout, digest: &Digest, space: &Space) -> Result<Option<Self>, Error> {
+        // Before the look, so that it is not evicted in between.
+        let in_use = space.using(*digest);
         let path = layout.blob(digest);
         let file = match layout::open_regular(&path) {
             Ok(Some(file)) => file,
@@ -48,7 +52,8 @@ impl Blob {
         if size != checks.size() {
             return Err(damaged(digest, &format!("{size} bytes instead of {}", checks.size())));
         }
-        Ok(Some(Self { digest: *digest, file: Arc::new(file), checks: Arc::new(checks) }))
+        let (file, checks, in_use) = (Arc::new(file), Arc::new(checks), Arc::new(in_use));
+        Ok(Some(Self { digest: *digest, file, checks, _in_use: in_use }))
     }
 
     /// What it is.

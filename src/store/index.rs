@@ -8,15 +8,20 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::error::Error;
+use super::evict::{self, Candidate};
 use super::layout::Layout;
 use super::metrics::Metrics;
+use super::space::{Reservation, Space};
 use crate::clock::{Clock, Timestamp};
 use crate::reference::Digest;
 
@@ -26,6 +31,8 @@ const CLEAN: &[u8] = b"larder index 1\n";
 const REBUILDS_MAX: u32 = 3;
 /// Operations that may wait for the thread; a touch beyond that is dropped, it is only a last use.
 const QUEUE: usize = 16 * 1024;
+/// How long somebody who wants to store waits for room.
+const EVICT_WAIT: Duration = Duration::from_secs(20);
 /// A last use younger than this is not written again.
 const TOUCH_SECONDS_MIN: u64 = 60;
 /// Bytes of sled's page cache.
@@ -35,13 +42,15 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Index {
     queue: SyncSender<Op>,
+    counted: Arc<AtomicBool>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 enum Op {
-    Put(Digest, u64),
+    Put(Digest, u64, Reservation),
     Touch(Digest),
     Remove(Digest),
+    Evict(u64, SyncSender<()>),
     Close,
 }
 
@@ -54,19 +63,36 @@ struct Row {
 
 impl Index {
     /// Starts the thread; it rebuilds first where it must.
-    pub(super) fn start(layout: Layout, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) fn start(
+        layout: Layout,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        space: Space,
+    ) -> Result<Self, Error> {
         let (queue, operations) = sync_channel(QUEUE);
-        let path = layout.index();
+        let (path, counted) = (layout.index(), Arc::new(AtomicBool::new(false)));
+        let done = Arc::clone(&counted);
         let thread = std::thread::Builder::new()
             .name("larder-index".to_owned())
-            .spawn(move || Keeper::open(layout, clock, metrics).run(&operations))
+            .spawn(move || {
+                let keeper = Keeper::open(layout, clock, metrics, space);
+                done.store(true, Ordering::Release);
+                keeper.run(&operations);
+            })
             .map_err(Error::io("start the thread of", &path))?;
-        Ok(Self { queue, thread: std::sync::Mutex::new(Some(thread)) })
+        Ok(Self { queue, counted, thread: std::sync::Mutex::new(Some(thread)) })
     }
 
-    /// A blob exists. Blocks while the queue is full.
-    pub(super) fn put(&self, digest: Digest, size: u64) {
-        let _ = self.queue.send(Op::Put(digest, size));
+    /// A blob exists; from when it is counted, `reserved` is not needed any more. Blocks while the queue is full.
+    pub(super) fn put(&self, digest: Digest, size: u64, reserved: Reservation) {
+        let _ = self.queue.send(Op::Put(digest, size, reserved));
+    }
+
+    /// Waits until what was there at the start has been counted. Blocks.
+    pub(super) fn wait_until_counted(&self) {
+        if !self.counted.load(Ordering::Acquire) {
+            self.evict(0);
+        }
     }
 
     /// A blob was used. Never blocks.
@@ -77,6 +103,14 @@ impl Index {
     /// A blob is gone. Blocks while the queue is full.
     pub(super) fn remove(&self, digest: Digest) {
         let _ = self.queue.send(Op::Remove(digest));
+    }
+
+    /// Removes blobs that nobody uses until about `wanted` bytes are freed. Blocks until it is done.
+    pub(super) fn evict(&self, wanted: u64) {
+        let (done, wait) = sync_channel(1);
+        if self.queue.send(Op::Evict(wanted, done)).is_ok() {
+            let _ = wait.recv_timeout(EVICT_WAIT);
+        }
     }
 
     /// Writes everything down and leaves the marker. Blocks.
@@ -94,6 +128,7 @@ struct Keeper {
     layout: Layout,
     clock: Clock,
     metrics: Arc<Metrics>,
+    space: Space,
     table: Table,
     failures: u32,
 }
@@ -107,9 +142,9 @@ enum Table {
 struct Failure(String);
 
 impl Keeper {
-    fn open(layout: Layout, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    fn open(layout: Layout, clock: Clock, metrics: Arc<Metrics>, space: Space) -> Self {
         let memory = Table::Memory(HashMap::new());
-        let mut keeper = Self { layout, clock, metrics, table: memory, failures: 0 };
+        let mut keeper = Self { layout, clock, metrics, space, table: memory, failures: 0 };
         let marker = keeper.marker();
         let clean = fs::read(&marker).is_ok_and(|content| content == CLEAN);
         if fs::remove_file(&marker).is_err() && clean {
@@ -138,7 +173,7 @@ impl Keeper {
     fn apply(&mut self, operation: Op) -> Result<(), Failure> {
         let now = self.clock.now();
         match operation {
-            Op::Put(digest, size) => {
+            Op::Put(digest, size, _counted_from_here) => {
                 let before = self.table.put(digest, Row { size, used_at: now })?;
                 self.metrics.replaced(before.map(|row| row.size), Some(size));
             }
@@ -153,7 +188,34 @@ impl Keeper {
                 let before = self.table.remove(digest)?;
                 self.metrics.replaced(before.map(|row| row.size), None);
             }
+            Op::Evict(wanted, done) => {
+                self.evict(wanted, now)?;
+                let _ = done.send(());
+            }
             Op::Close => self.close()?,
+        }
+        Ok(())
+    }
+
+    /// Removes the most dispensable blobs: the row first, so that no row speaks of a blob that is gone.
+    fn evict(&mut self, wanted: u64, now: Timestamp) -> Result<(), Failure> {
+        let rows = self.table.rows()?.into_iter();
+        let unused = rows.filter(|(digest, _)| !self.space.is_used(digest));
+        let candidates =
+            unused.map(|(digest, row)| Candidate { digest, size: row.size, used_at: row.used_at }).collect();
+        for Candidate { digest, size, .. } in evict::choose(candidates, now, wanted) {
+            self.table.remove(digest)?;
+            self.metrics.replaced(Some(size), None);
+            match fs::remove_file(self.layout.blob(&digest)) {
+                Ok(()) => {
+                    self.metrics.evicted.inc();
+                    self.metrics.evicted_bytes.inc_by(size);
+                    tracing::debug!(%digest, size, "evicted");
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(%digest, %error, "a blob cannot be evicted"),
+            }
+            let _ = fs::remove_file(self.layout.checks_of(&digest));
         }
         Ok(())
     }
@@ -247,8 +309,9 @@ impl Table {
     }
 
     fn rows(&self) -> Result<Vec<(Digest, Row)>, Failure> {
-        let Self::Sled(db) = self else {
-            return Ok(Vec::new());
+        let db = match self {
+            Self::Memory(rows) => return Ok(rows.iter().map(|(digest, row)| (*digest, *row)).collect()),
+            Self::Sled(db) => db,
         };
         let pairs = fenced(|| db.iter().collect::<Result<Vec<_>, _>>())?;
         pairs
@@ -312,7 +375,10 @@ fn scan(blobs: &Path, now: Timestamp) -> Vec<(Digest, Row)> {
         .filter_map(|entry| {
             let digest = Digest::from_hex(entry.file_name().to_str()?).ok()?;
             let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
-            Some((digest, Row { size: metadata.len(), used_at: now }))
+            // What the filesystem remembers of the last use is better than nothing.
+            let used = metadata.atime().max(metadata.mtime());
+            let used_at = Timestamp(u64::try_from(used).unwrap_or(0).min(now.0));
+            Some((digest, Row { size: metadata.len(), used_at }))
         })
         .collect()
 }

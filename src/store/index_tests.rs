@@ -28,7 +28,7 @@ impl World {
     }
 
     fn keeper(&self) -> Keeper {
-        Keeper::open(self.layout(), self.clock.clone(), Arc::clone(&self.metrics))
+        Keeper::open(self.layout(), self.clock.clone(), Arc::clone(&self.metrics), Space::default())
     }
 
     fn blob(&self, content: &[u8]) -> Digest {
@@ -83,7 +83,10 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         }
         fs::write(&database, bytes).unwrap();
         let mut keeper = world.keeper();
-        assert!(keeper.apply(Op::Put(Digest::of(b"x"), 1)).is_ok(), "damage {damage}");
+        assert!(
+            keeper.apply(Op::Put(Digest::of(b"x"), 1, Space::default().reserve(1))).is_ok(),
+            "damage {damage}"
+        );
     }
 }
 
@@ -95,7 +98,7 @@ fn a_folder_in_the_way_leaves_an_index_in_memory() {
     fs::write(world.layout().index().join("clean"), CLEAN).unwrap();
     let mut keeper = world.keeper();
     assert_eq!(world.totals(), (1, 5));
-    assert!(keeper.apply(Op::Put(Digest::of(b"x"), 7)).is_ok());
+    assert!(keeper.apply(Op::Put(Digest::of(b"x"), 7, Space::default().reserve(7))).is_ok());
     assert_eq!(world.totals(), (2, 12));
     assert!(keeper.apply(Op::Remove(Digest::of(b"x"))).is_ok());
     assert_eq!(world.totals(), (1, 5));

@@ -13,7 +13,14 @@ use super::checks::{Builder, Checks};
 use super::error::Error;
 use super::layout::{self, Layout};
 use super::read::Growing;
+use super::space::Reservation;
 use crate::reference::{Digest, Hasher};
+
+/// Bytes that are reserved at a time for content of unknown size.
+const STEP: u64 = 16 * 1024 * 1024;
+
+/// Gets bytes promised.
+pub(super) type Room = Box<dyn Fn(u64) -> Result<Reservation, Error> + Send + Sync>;
 
 /// Content being received.
 pub struct Ingest {
@@ -26,6 +33,8 @@ pub struct Ingest {
     checks: Builder,
     file: Arc<File>,
     path: Temporary,
+    room: Room,
+    reserved: Reservation,
 }
 
 /// Content that is what its digest says, not yet durable.
@@ -35,6 +44,7 @@ pub struct Verified {
     checks: Checks,
     file: Arc<File>,
     path: Temporary,
+    reserved: Reservation,
 }
 
 /// A file in `ingest/`, removed unless it was published.
@@ -54,11 +64,10 @@ impl Ingest {
         expected: Digest,
         declared: Option<u64>,
         limit: u64,
+        room: Room,
     ) -> Result<Self, Error> {
         let limit = declared.map_or(limit, |size| size.min(limit));
-        if declared.is_some_and(|size| size > limit) {
-            return Err(Error::TooLong { digest: expected, limit });
-        }
+        let reserved = room(declared.unwrap_or(0))?;
         layout.make_folder(&layout.ingest())?;
         let path = layout.temporary(&expected.hex());
         let file = Arc::new(layout::create(&path)?);
@@ -72,6 +81,8 @@ impl Ingest {
             checks: Builder::default(),
             file,
             path: Temporary(Some(path)),
+            room,
+            reserved,
         })
     }
 
@@ -83,11 +94,14 @@ impl Ingest {
     /// Takes bytes in and returns how many there are now. They can be read by followers from here on.
     ///
     /// # Errors
-    /// More bytes than declared or allowed; the disk. After an error the ingest is worth nothing.
+    /// More bytes than declared or allowed; no room; the disk. After an error the ingest is worth nothing.
     pub fn write(&mut self, bytes: &[u8]) -> Result<u64, Error> {
         let after = self.written + bytes.len() as u64;
         if after > self.limit {
             return Err(Error::TooLong { digest: self.expected, limit: self.limit });
+        }
+        if after > self.reserved.bytes() {
+            self.reserved.add((self.room)(STEP.max(after - self.reserved.bytes()))?);
         }
         (&*self.file).write_all(bytes).map_err(self.io("write"))?;
         self.written = after;
@@ -118,7 +132,14 @@ impl Ingest {
         if actual != self.expected || checks.size() != self.written {
             return Err(Error::Mismatch { expected: self.expected, actual });
         }
-        Ok(Verified { layout: self.layout, digest: actual, checks, file: self.file, path: self.path })
+        Ok(Verified {
+            layout: self.layout,
+            digest: actual,
+            checks,
+            file: self.file,
+            path: self.path,
+            reserved: self.reserved,
+        })
     }
 
     fn io(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -133,20 +154,21 @@ impl Verified {
     }
 
     /// Makes the content durable and gives it its name: data, checksums, names, folders, in that order. Then, and
-    /// only then, a blob exists. If it exists already, this one takes its place; they are equal.
+    /// only then, a blob exists. If it exists already, this one takes its place; they are equal. Returns the bytes
+    /// that were promised, to be given back once the blob is counted.
     ///
     /// # Errors
     /// The disk. Nothing is left behind but what was there before.
-    pub(super) fn commit(mut self) -> Result<(), Error> {
+    pub(super) fn commit(mut self) -> Result<Reservation, Error> {
         let Some(path) = self.path.0.clone() else {
-            return Ok(());
+            return Ok(self.reserved);
         };
         self.file.sync_data().map_err(Error::io("sync", &path))?;
         self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checks.encode())?;
         self.layout.make_folder(&self.layout.blobs())?;
         layout::publish(&path, &self.layout.blob(&self.digest))?;
         self.path.0 = None;
-        Ok(())
+        Ok(self.reserved)
     }
 
     pub(super) fn digest(&self) -> Digest {

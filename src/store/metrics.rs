@@ -10,6 +10,10 @@ pub struct Metrics {
     pub bytes: IntGauge,
     /// Blobs set aside because they failed a check.
     pub quarantined: IntCounter,
+    /// Blobs removed to make room.
+    pub evicted: IntCounter,
+    /// Their bytes.
+    pub evicted_bytes: IntCounter,
     /// Whether what is fetched is stored.
     pub caching: IntGauge,
     /// Times the index was set aside and made anew.
@@ -27,6 +31,9 @@ impl Metrics {
             bytes: registry.gauge("store_bytes", "Bytes of all blobs in the store.")?,
             quarantined: registry
                 .counter("store_quarantined_total", "Blobs set aside because their bytes failed a check.")?,
+            evicted: registry.counter("store_evicted_total", "Blobs removed to make room.")?,
+            evicted_bytes: registry
+                .counter("store_evicted_bytes_total", "Bytes of blobs removed to make room.")?,
             caching: registry.gauge(
                 "store_caching",
                 "1 while what is fetched is stored; 0 for a while after the disk failed.",

@@ -2,14 +2,15 @@
 //!
 //! Promises: a blob exists only after its digest was proved and its bytes are durable; every chunk is checked before
 //! it leaves; a crash at any instant loses nothing committed and leaves nothing half done that the next start does
-//! not sweep; the files are the truth and the index is derived from them.
+//! not sweep; the files are the truth and the index is derived from them; it stays within its budget.
 //!
-//! Deliberately not here: where bytes come from, who may read them (it records memberships and grants, `pull` judges them),
-//! and eviction, which is not built yet.
+//! Deliberately not here: where bytes come from, and who may read them (it records memberships and grants, `pull`
+//! judges them).
 
 mod blob;
 mod checks;
 mod error;
+mod evict;
 mod grants;
 mod index;
 mod ingest;
@@ -18,6 +19,7 @@ pub mod metrics;
 mod oci_layout;
 mod read;
 mod refs;
+mod space;
 mod sweep;
 
 use std::path::PathBuf;
@@ -31,6 +33,7 @@ pub use error::Error;
 pub use ingest::{Ingest, Verified};
 pub use read::Growing;
 pub use refs::{Member, TagRecord};
+pub use space::{Amount, Budget};
 
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
@@ -38,11 +41,14 @@ use crate::shutdown::Shutdown;
 use index::Index;
 use layout::Layout;
 use metrics::Metrics;
+use space::{Disk, Reservation, Space};
 
 /// Bytes at most of one blob whose size upstream did not declare.
 const BLOB_BYTES_MAX: u64 = 1 << 40;
 /// A tag that keeps its meaning is written down again only after this long: a pull must not cost a sync.
 const TAG_RENEWAL: Duration = Duration::from_secs(3_600);
+/// How often the budget is looked at besides when something is stored.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long the disk is left alone after it failed.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// How long `index.json` may lag behind the tags.
@@ -53,6 +59,8 @@ const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
 pub struct Config {
     /// Its root folder; made if it is missing.
     pub path: PathBuf,
+    /// How large it may get.
+    pub budget: Budget,
 }
 
 /// The store. Cheap to clone.
@@ -66,6 +74,10 @@ struct Inner {
     index: Index,
     tags_changed: Notify,
     failed_at: Mutex<Option<Moment>>,
+    budget: Budget,
+    space: Space,
+    /// Held while room is made, so that two do not count the same bytes. Nothing else is locked under it.
+    making_room: Mutex<()>,
     _lock: sweep::Lock,
 }
 
@@ -77,12 +89,24 @@ impl Store {
     pub fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let layout = Layout::new(&config.path);
         let lock = sweep::take_possession(&layout)?;
-        let index = Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics))?;
+        let space = Space::default();
+        let index = Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics), space.clone())?;
         let tags_changed = Notify::new();
         tags_changed.notify_one();
         metrics.caching.set(1);
         let failed_at = Mutex::default();
-        Ok(Self(Arc::new(Inner { layout, clock, metrics, index, tags_changed, failed_at, _lock: lock })))
+        Ok(Self(Arc::new(Inner {
+            layout,
+            clock,
+            metrics,
+            index,
+            tags_changed,
+            failed_at,
+            budget: config.budget,
+            space,
+            making_room: Mutex::default(),
+            _lock: lock,
+        })))
     }
 
     /// The clock that its records are dated by.
@@ -107,7 +131,7 @@ impl Store {
     /// The disk.
     pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
         let inner = Arc::clone(&self.0);
-        let opened = blocking(move || match Blob::open(&inner.layout, &digest) {
+        let opened = blocking(move || match Blob::open(&inner.layout, &digest, &inner.space) {
             Err(Error::Damaged { digest, reason }) => inner.set_aside(&digest, &reason).map(|()| None),
             opened => opened,
         })
@@ -130,13 +154,13 @@ impl Store {
     /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so.
     ///
     /// # Errors
-    /// A declared size beyond 1 TiB; the disk, or that it failed a moment ago.
+    /// A declared size beyond 1 TiB; no room; the disk, or that it failed a moment ago.
     pub async fn begin(&self, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
         if self.is_paused() {
             return Err(Error::Paused);
         }
         let inner = Arc::clone(&self.0);
-        let begun = blocking(move || Ingest::begin(&inner.layout, digest, declared, BLOB_BYTES_MAX)).await;
+        let begun = blocking(move || inner.begin(digest, declared)).await;
         if let Err(error) = &begun {
             self.disk_failed(error);
         }
@@ -174,8 +198,8 @@ impl Store {
     /// The disk.
     pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
         let (digest, size) = (verified.digest(), verified.size());
-        verified.commit().inspect_err(|error| self.disk_failed(error))?;
-        self.0.index.put(digest, size);
+        let reserved = verified.commit().inspect_err(|error| self.disk_failed(error))?;
+        self.0.index.put(digest, size, reserved);
         refs::add_received(&self.0.layout, repository.registry(), &digest)?;
         refs::add_member(&self.0.layout, repository, &digest, member)
     }
@@ -194,7 +218,7 @@ impl Store {
         let (store, repository) = (self.clone(), repository.clone());
         blocking(move || {
             let declared = Some(content.len() as u64);
-            let mut ingest = Ingest::begin(&store.0.layout, digest, declared, BLOB_BYTES_MAX)?;
+            let mut ingest = store.0.begin(digest, declared)?;
             ingest.write(&content)?;
             ingest.hash(&content);
             store.commit(ingest.verify()?, &repository, &member)
@@ -312,11 +336,17 @@ impl Store {
         .await
     }
 
-    /// Keeps `index.json` in step with the tags until `shutdown`, then closes the index.
+    /// Keeps `index.json` in step with the tags, and the store within its budget, until `shutdown`, then closes the index.
     pub async fn tend(self, mut shutdown: Shutdown) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = self.0.tags_changed.notified() => {}
+                _ = look.tick() => {
+                    self.keep_within_budget().await;
+                    continue;
+                }
                 () = shutdown.requested() => break,
             }
             tokio::select! {
@@ -334,6 +364,12 @@ impl Store {
         let _ = tokio::task::spawn_blocking(move || inner.index.close()).await;
     }
 
+    /// Others fill the disk too, and a budget may have been made smaller.
+    async fn keep_within_budget(&self) {
+        let inner = Arc::clone(&self.0);
+        let _ = tokio::task::spawn_blocking(move || inner.evict_what_is_missing(0)).await;
+    }
+
     async fn write_oci_index(&self) {
         let inner = Arc::clone(&self.0);
         if let Err(error) = blocking(move || oci_layout::write(&inner.layout)).await {
@@ -343,6 +379,45 @@ impl Store {
 }
 
 impl Inner {
+    /// Begins an ingest that has room. Blocks.
+    fn begin(self: &Arc<Self>, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
+        if declared.is_some_and(|size| size > BLOB_BYTES_MAX) {
+            return Err(Error::TooLong { digest, limit: BLOB_BYTES_MAX });
+        }
+        let inner = Arc::clone(self);
+        let room = Box::new(move |bytes| inner.room(bytes));
+        Ingest::begin(&self.layout, digest, declared, BLOB_BYTES_MAX, room)
+    }
+
+    /// Promises `wanted` bytes, evicting what it takes. Blocks.
+    fn room(&self, wanted: u64) -> Result<Reservation, Error> {
+        self.index.wait_until_counted();
+        let _one_at_a_time = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.evict_what_is_missing(wanted) {
+            0 => Ok(self.space.reserve(wanted)),
+            _ => Err(Error::NoRoom { needed: wanted }),
+        }
+    }
+
+    /// Evicts until there is room for `wanted` more bytes; returns how many are still missing. Blocks.
+    fn evict_what_is_missing(&self, wanted: u64) -> u64 {
+        let missing = self.missing(wanted);
+        // What would not fit into an empty store evicts nothing in vain.
+        let used = u64::try_from(self.metrics.bytes.get()).unwrap_or(0);
+        if missing == 0 || (wanted > 0 && missing > used) {
+            return missing;
+        }
+        // A little more than needed, so that not every blob of a busy pull has to wait for it.
+        self.index.evict(missing.saturating_add(wanted / 4));
+        self.missing(wanted)
+    }
+
+    fn missing(&self, wanted: u64) -> u64 {
+        let used = u64::try_from(self.metrics.bytes.get()).unwrap_or(0);
+        let disk = Disk::of(self.layout.root());
+        space::missing(&self.budget, disk, used, self.space.reserved(), wanted)
+    }
+
     fn set_aside(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
         let from = self.layout.blob(digest);
         self.layout.make_folder(&self.layout.quarantine())?;
@@ -376,5 +451,7 @@ async fn absent_on_panic<T: Send + 'static>(work: impl FnOnce() -> Option<T> + S
     tokio::task::spawn_blocking(work).await.ok().flatten()
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;

@@ -51,11 +51,16 @@ impl World {
 }
 
 fn open(path: &std::path::Path) -> Result<Store, Error> {
-    let metrics = Arc::new(Metrics::register(&MetricsRegistry::new()).unwrap());
-    Store::open(&Config { path: path.to_owned() }, Clock::manual(Timestamp(1_000)), metrics)
+    let budget = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
+    open_within(path, budget)
 }
 
-fn repository(name: &str) -> Repository {
+pub(super) fn open_within(path: &std::path::Path, budget: Budget) -> Result<Store, Error> {
+    let metrics = Arc::new(Metrics::register(&MetricsRegistry::new()).unwrap());
+    Store::open(&Config { path: path.to_owned(), budget }, Clock::manual(Timestamp(1_000)), metrics)
+}
+
+pub(super) fn repository(name: &str) -> Repository {
     let (registry, path) = name.split_once('/').unwrap();
     Repository::new(registry.parse().unwrap(), path.parse().unwrap()).unwrap()
 }

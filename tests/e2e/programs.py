@@ -123,7 +123,7 @@ class Larder:
         self.config = os.path.join(folder, "larder.toml")
         with open(self.config, "w", encoding="utf-8") as file:
             file.write(f'[server]\nlisten = ["{self.address}"]\nstate = "{folder}"\ndefault_registry = "reg.test"\n'
-                       f'[admin]\nlisten = "{self.admin}"\nsocket = "{folder}/larder.sock"\n')
+                       f'[admin]\nlisten = "{self.admin}"\nsocket = "{folder}/larder.sock"\n[store]\nmin_free = "0%"\n')
             for host, url in registries.items():
                 file.write(f'[[registry]]\nhost = "{host}"\nendpoints = ["{url}"]\n')
             file.write(more)

@@ -296,6 +296,9 @@ async fn a_right_that_was_revoked_upstream_ends_with_its_time() {
         let status = scene.get("a/app", &what, A).await.status;
         assert!(!status.is_success(), "an outage brings no ended right back: {what} {status}");
     }
+    let (layer, scene) = (scene.everything().pop().unwrap(), scene.restart().await);
+    let status = scene.get("a/app", &layer, A).await.status;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "nor does a restart");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,5 +17,6 @@ mod misbehaviour;
 mod pulls;
 mod ranges;
 mod secrets;
+mod space;
 mod tokens;
 mod transport;
