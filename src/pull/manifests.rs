@@ -73,7 +73,13 @@ impl Puller {
     ) -> Result<ManifestAnswer, Error> {
         let wanted = if resolving { Use::Resolve } else { Use::Read };
         match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(repository, *digest, caller, wanted).await,
+            Reference::Digest(digest) => {
+                let answer = self.manifest_by_digest(repository, *digest, caller, wanted).await?;
+                if !resolving {
+                    self.fetch_ahead(repository, &answer, caller);
+                }
+                Ok(answer)
+            }
             Reference::Tag(tag) => self.manifest_by_tag(repository, tag, caller).await,
         }
     }

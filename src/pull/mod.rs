@@ -7,6 +7,7 @@
 //!
 //! Deliberately not here: HTTP, and how long a caller is willing to wait.
 
+mod ahead;
 mod authorise;
 mod config;
 mod error;
@@ -119,6 +120,8 @@ struct Inner {
     grants: Grants,
     flights: Flights,
     fills: Arc<Semaphore>,
+    /// Images that are fetched ahead.
+    ahead: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     resolutions: Asked<Tag, Option<Digest>>,
     manifests: Asked<Reference, Fetched>,
@@ -142,6 +145,7 @@ impl Puller {
             keychain,
             flights: Flights::new(metrics.flights.clone()),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            ahead: ahead::places(),
             metrics: Arc::new(metrics),
             resolutions: Coalesce::default(),
             manifests: Coalesce::default(),

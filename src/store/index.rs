@@ -47,7 +47,11 @@ pub(super) struct Index {
 }
 
 enum Op {
-    Put(Digest, u64, Reservation),
+    Put(
+        Digest,
+        u64,
+        #[allow(dead_code, reason = "held, not read: it is given back when the blob is counted")] Reservation,
+    ),
     Touch(Digest),
     Remove(Digest),
     Evict(u64, SyncSender<()>),
@@ -113,6 +117,12 @@ impl Index {
         }
     }
 
+    /// The thread, for a test that wants to see it end.
+    #[cfg(test)]
+    pub(super) fn take_thread(&self) -> Option<JoinHandle<()>> {
+        self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+
     /// Writes everything down and leaves the marker. Blocks.
     pub(super) fn close(&self) {
         let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -161,19 +171,21 @@ impl Keeper {
     fn run(mut self, operations: &Receiver<Op>) {
         while let Ok(operation) = operations.recv() {
             let close = matches!(operation, Op::Close);
-            if let Err(Failure(why)) = self.apply(operation) {
+            if let Err(Failure(why)) = self.apply(&operation) {
                 self.rebuild(&why);
             }
+            // Only now are its bytes counted in any case, and what was promised for them not needed any more.
+            drop(operation);
             if close {
                 return;
             }
         }
     }
 
-    fn apply(&mut self, operation: Op) -> Result<(), Failure> {
+    fn apply(&mut self, operation: &Op) -> Result<(), Failure> {
         let now = self.clock.now();
-        match operation {
-            Op::Put(digest, size, _counted_from_here) => {
+        match *operation {
+            Op::Put(digest, size, _) => {
                 let before = self.table.put(digest, Row { size, used_at: now })?;
                 self.metrics.replaced(before.map(|row| row.size), Some(size));
             }
@@ -188,7 +200,7 @@ impl Keeper {
                 let before = self.table.remove(digest)?;
                 self.metrics.replaced(before.map(|row| row.size), None);
             }
-            Op::Evict(wanted, done) => {
+            Op::Evict(wanted, ref done) => {
                 self.evict(wanted, now)?;
                 let _ = done.send(());
             }

@@ -48,7 +48,7 @@ fn a_clean_stop_keeps_the_rows_and_anything_else_rebuilds_them() {
     let digest = world.blob(b"12345");
     let mut keeper = world.keeper();
     assert_eq!(world.totals(), (1, 5), "found by scanning");
-    assert!(keeper.apply(Op::Close).is_ok());
+    assert!(keeper.apply(&Op::Close).is_ok());
     drop(keeper);
 
     world.clock.advance(std::time::Duration::from_secs(3_600));
@@ -69,7 +69,7 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         let world = World::new();
         world.blob(b"12345");
         let mut keeper = world.keeper();
-        assert!(keeper.apply(Op::Close).is_ok());
+        assert!(keeper.apply(&Op::Close).is_ok());
         drop(keeper);
         let database = world.layout().index().join("sled/db");
         let mut bytes = fs::read(&database).unwrap();
@@ -84,7 +84,7 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         fs::write(&database, bytes).unwrap();
         let mut keeper = world.keeper();
         assert!(
-            keeper.apply(Op::Put(Digest::of(b"x"), 1, Space::default().reserve(1))).is_ok(),
+            keeper.apply(&Op::Put(Digest::of(b"x"), 1, Space::default().reserve(1))).is_ok(),
             "damage {damage}"
         );
     }
@@ -98,9 +98,9 @@ fn a_folder_in_the_way_leaves_an_index_in_memory() {
     fs::write(world.layout().index().join("clean"), CLEAN).unwrap();
     let mut keeper = world.keeper();
     assert_eq!(world.totals(), (1, 5));
-    assert!(keeper.apply(Op::Put(Digest::of(b"x"), 7, Space::default().reserve(7))).is_ok());
+    assert!(keeper.apply(&Op::Put(Digest::of(b"x"), 7, Space::default().reserve(7))).is_ok());
     assert_eq!(world.totals(), (2, 12));
-    assert!(keeper.apply(Op::Remove(Digest::of(b"x"))).is_ok());
+    assert!(keeper.apply(&Op::Remove(Digest::of(b"x"))).is_ok());
     assert_eq!(world.totals(), (1, 5));
 }
 

@@ -83,20 +83,34 @@ impl Twin {
             }
             Op::Read(n) => {
                 if let Some(blob) = self.store().blob(Digest::of(&content(n))).await.unwrap() {
-                    prop_assert!(self.stored.contains_key(&n), "{n} was never stored, or was damaged");
-                    prop_assert_eq!(blob.read_all(1 << 20).await.unwrap(), content(n));
+                    match blob.read_all(1 << 20).await {
+                        Ok(bytes) => {
+                            prop_assert!(
+                                self.stored.contains_key(&n),
+                                "{n} was never stored, or was damaged"
+                            );
+                            prop_assert_eq!(bytes, content(n));
+                        }
+                        Err(Error::Damaged { digest, reason }) => {
+                            prop_assert!(!self.stored.contains_key(&n), "{n} was not damaged");
+                            self.store().quarantine(digest, reason).await;
+                        }
+                        Err(error) => prop_assert!(false, "{error}"),
+                    }
                 }
             }
             Op::Hold(n) => {
                 let blob = self.store().blob(Digest::of(&content(n))).await.unwrap();
-                self.held.extend(blob.map(|blob| (n, blob)));
+                // A damaged one is set aside by whoever notices, its readers have what they opened.
+                self.held.extend(blob.filter(|_| self.stored.contains_key(&n)).map(|blob| (n, blob)));
             }
             Op::Release => self.held.clear(),
             Op::Damage(n) => {
                 // A held one keeps its file; what is damaged is what the next reader would open.
                 let held = self.held.iter().any(|(held, _)| *held == n);
-                if self.blob_file(n).exists() && !held {
-                    fs::write(self.blob_file(n), b"damaged beyond recognition").unwrap();
+                let flipped: Vec<u8> = content(n).iter().map(|byte| !byte).collect();
+                if self.blob_file(n).exists() && !held && !flipped.is_empty() {
+                    fs::write(self.blob_file(n), flipped).unwrap();
                     self.stored.remove(&n);
                 }
             }
@@ -107,7 +121,12 @@ impl Twin {
                 if cleanly {
                     store.close().await;
                 }
+                // A process that is killed takes its threads along.
+                let thread = store.0.index.take_thread();
                 drop(store);
+                if let Some(thread) = thread {
+                    thread.join().unwrap();
+                }
                 self.store = Some(open_within(self.folder.path(), budget()).unwrap());
             }
         }

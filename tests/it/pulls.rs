@@ -228,3 +228,34 @@ async fn the_store_is_an_image_layout_that_other_tools_can_read() {
         assert_eq!(larder::reference::Digest::of(&content).hex(), entry.file_name().to_str().unwrap());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_image_manifest_lists_is_fetched_ahead_once_and_for_nothing_else() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let image = image::push(&registry, "team/app", "v1", 100_000);
+    let (amd64, arm64) = (&image.platforms[0], &image.platforms[1]);
+    let at = |what: String| format!("/v2/team/app/{what}?ns=reg.test");
+    larder.get(&at("manifests/v1".into())).await;
+    larder.get(&at(format!("manifests/{}", image.index))).await;
+    larder.head(&at(format!("manifests/{}", amd64.manifest))).await;
+    larder.head(&at(format!("manifests/{}", arm64.manifest))).await;
+    larder.settled().await;
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 0, "not after a tag, an index or a HEAD");
+
+    let other = image::push(&registry, "team/two", "v1", 120_000);
+    let manifest = other.platforms[0].manifest;
+    larder.get(&format!("/v2/team/two/manifests/{manifest}?ns=reg.test")).await;
+    larder.metric_becomes(r#"larder_fills_total{result="landed"}"#, 3.0).await;
+    registry.forget_seen();
+    for layer in &other.platforms[0].layers {
+        assert_eq!(
+            larder.get(&format!("/v2/team/two/blobs/{layer}?ns=reg.test")).await.status,
+            StatusCode::OK
+        );
+    }
+    assert!(registry.seen().is_empty(), "they are here already");
+    larder.get(&format!("/v2/team/two/manifests/{manifest}?ns=reg.test")).await;
+    larder.settled().await;
+    assert!(registry.seen().is_empty(), "and not fetched again");
+}
