@@ -5,7 +5,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 NEXTEST_PROFILE ?= default
 
-.PHONY: help run demo test format lint unit docs e2e tools deny fuzz
+.PHONY: help run demo test format lint unit docs e2e test-long tools deny fuzz
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := docker_config challenge plugin_response token glob
@@ -46,6 +46,10 @@ docs: ## Documentation, warnings as errors
 e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, promtool
 	$(CARGO) build --locked --bin larder --example demo
 	python3 tests/e2e/run.py
+
+test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as in make test
+	$(CARGO) build --locked --bin larder
+	LARDER_LONG=$${LARDER_LONG:-100} python3 tests/e2e/run.py Disk
 
 deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

@@ -164,6 +164,7 @@ impl App {
         let admin_ports = ports(&[self.admin_address()?]);
         // The store is tended until the last body has left.
         let (store_trigger, store_shutdown) = shutdown::channel();
+        tokio::spawn(self.store.clone().scrub(store_shutdown.clone()));
         let tending = tokio::spawn(self.store.clone().tend(store_shutdown));
         // So is the admin plane: probes and metrics answer while the data plane drains.
         let (admin_trigger, admin_shutdown) = shutdown::channel();

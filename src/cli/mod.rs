@@ -6,6 +6,7 @@ mod config;
 mod credentials;
 mod revoke;
 mod serve;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Command {
     Credentials(credentials::Arguments),
     /// End the rights to a repository: whoever asks next is checked upstream
     Revoke(revoke::Arguments),
+    /// Hash everything in the store, and set aside what is damaged
+    Verify(verify::Arguments),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -63,6 +66,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(file, &environment),
         Command::Credentials(arguments) => credentials::run(&arguments, file, &environment),
         Command::Revoke(arguments) => revoke::run(&arguments, file, &environment),
+        Command::Verify(arguments) => verify::run(&arguments, file, &environment),
         Command::Config(command) => config::run(&command, file, &environment),
     };
     match done {

@@ -54,6 +54,7 @@ enum Op {
     ),
     Touch(Digest),
     Remove(Digest),
+    Missing(Digest),
     Evict(u64, SyncSender<()>),
     Close,
 }
@@ -107,6 +108,11 @@ impl Index {
     /// A blob is gone. Blocks while the queue is full.
     pub(super) fn remove(&self, digest: Digest) {
         let _ = self.queue.send(Op::Remove(digest));
+    }
+
+    /// A blob was not there. Never blocks.
+    pub(super) fn forget(&self, digest: Digest) {
+        let _ = self.queue.try_send(Op::Missing(digest));
     }
 
     /// Removes blobs that nobody uses until about `wanted` bytes are freed. Blocks until it is done.
@@ -199,6 +205,13 @@ impl Keeper {
             Op::Remove(digest) => {
                 let before = self.table.remove(digest)?;
                 self.metrics.replaced(before.map(|row| row.size), None);
+            }
+            Op::Missing(digest) => {
+                // It may have come back since.
+                if self.table.row(digest)?.is_some() && !self.layout.blob(&digest).exists() {
+                    let before = self.table.remove(digest)?;
+                    self.metrics.replaced(before.map(|row| row.size), None);
+                }
             }
             Op::Evict(wanted, ref done) => {
                 self.evict(wanted, now)?;

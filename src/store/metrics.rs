@@ -10,6 +10,8 @@ pub struct Metrics {
     pub bytes: IntGauge,
     /// Blobs set aside because they failed a check.
     pub quarantined: IntCounter,
+    /// Bytes found sound by the background look.
+    pub scrubbed: IntCounter,
     /// Blobs removed to make room.
     pub evicted: IntCounter,
     /// Their bytes.
@@ -31,6 +33,10 @@ impl Metrics {
             bytes: registry.gauge("store_bytes", "Bytes of all blobs in the store.")?,
             quarantined: registry
                 .counter("store_quarantined_total", "Blobs set aside because their bytes failed a check.")?,
+            scrubbed: registry.counter(
+                "store_scrubbed_bytes_total",
+                "Bytes that were looked at again in the background and found sound.",
+            )?,
             evicted: registry.counter("store_evicted_total", "Blobs removed to make room.")?,
             evicted_bytes: registry
                 .counter("store_evicted_bytes_total", "Bytes of blobs removed to make room.")?,

@@ -17,10 +17,14 @@ mod ingest;
 mod layout;
 pub mod metrics;
 mod oci_layout;
+mod quarantine;
 mod read;
 mod refs;
+mod room;
+mod scrub;
 mod space;
 mod sweep;
+mod tend;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,26 +37,22 @@ pub use error::Error;
 pub use ingest::{Ingest, Verified};
 pub use read::Growing;
 pub use refs::{Member, TagRecord};
+pub use scrub::{Finding, Verifier};
 pub use space::{Amount, Budget};
 
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
-use crate::shutdown::Shutdown;
 use index::Index;
 use layout::Layout;
 use metrics::Metrics;
-use space::{Disk, Reservation, Space};
+use space::Space;
 
 /// Bytes at most of one blob whose size upstream did not declare.
 const BLOB_BYTES_MAX: u64 = 1 << 40;
 /// A tag that keeps its meaning is written down again only after this long: a pull must not cost a sync.
 const TAG_RENEWAL: Duration = Duration::from_secs(3_600);
-/// How often the budget is looked at besides when something is stored.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long the disk is left alone after it failed.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
-/// How long `index.json` may lag behind the tags.
-const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
 
 /// Where the store is.
 #[derive(Debug, Clone)]
@@ -136,8 +136,10 @@ impl Store {
             opened => opened,
         })
         .await?;
-        if opened.is_some() {
-            self.0.index.touch(digest);
+        match opened {
+            Some(_) => self.0.index.touch(digest),
+            // Whoever took it from outside did not tell the index.
+            None => self.0.index.forget(digest),
         }
         Ok(opened)
     }
@@ -335,103 +337,15 @@ impl Store {
         })
         .await
     }
-
-    /// Keeps `index.json` in step with the tags, and the store within its budget, until `shutdown`, then closes the index.
-    pub async fn tend(self, mut shutdown: Shutdown) {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = self.0.tags_changed.notified() => {}
-                _ = look.tick() => {
-                    self.keep_within_budget().await;
-                    continue;
-                }
-                () = shutdown.requested() => break,
-            }
-            tokio::select! {
-                () = tokio::time::sleep(OCI_INDEX_DELAY) => {}
-                () = shutdown.requested() => {}
-            }
-            self.write_oci_index().await;
-        }
-        self.close().await;
-    }
-
-    /// Closes the index cleanly.
-    pub async fn close(&self) {
-        let inner = Arc::clone(&self.0);
-        let _ = tokio::task::spawn_blocking(move || inner.index.close()).await;
-    }
-
-    /// Others fill the disk too, and a budget may have been made smaller.
-    async fn keep_within_budget(&self) {
-        let inner = Arc::clone(&self.0);
-        let _ = tokio::task::spawn_blocking(move || inner.evict_what_is_missing(0)).await;
-    }
-
-    async fn write_oci_index(&self) {
-        let inner = Arc::clone(&self.0);
-        if let Err(error) = blocking(move || oci_layout::write(&inner.layout)).await {
-            tracing::warn!(%error, "index.json could not be written; it serves other tools only");
-        }
-    }
 }
 
 impl Inner {
-    /// Begins an ingest that has room. Blocks.
-    fn begin(self: &Arc<Self>, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
-        if declared.is_some_and(|size| size > BLOB_BYTES_MAX) {
-            return Err(Error::TooLong { digest, limit: BLOB_BYTES_MAX });
-        }
-        let inner = Arc::clone(self);
-        let room = Box::new(move |bytes| inner.room(bytes));
-        Ingest::begin(&self.layout, digest, declared, BLOB_BYTES_MAX, room)
-    }
-
-    /// Promises `wanted` bytes, evicting what it takes. Blocks.
-    fn room(&self, wanted: u64) -> Result<Reservation, Error> {
-        self.index.wait_until_counted();
-        let _one_at_a_time = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.evict_what_is_missing(wanted) {
-            0 => Ok(self.space.reserve(wanted)),
-            _ => Err(Error::NoRoom { needed: wanted }),
-        }
-    }
-
-    /// Evicts until there is room for `wanted` more bytes; returns how many are still missing. Blocks.
-    fn evict_what_is_missing(&self, wanted: u64) -> u64 {
-        let missing = self.missing(wanted);
-        // What would not fit into an empty store evicts nothing in vain.
-        let used = u64::try_from(self.metrics.bytes.get()).unwrap_or(0);
-        if missing == 0 || (wanted > 0 && missing > used) {
-            return missing;
-        }
-        // A little more than needed, so that not every blob of a busy pull has to wait for it.
-        self.index.evict(missing.saturating_add(wanted / 4));
-        self.missing(wanted)
-    }
-
-    fn missing(&self, wanted: u64) -> u64 {
-        let used = u64::try_from(self.metrics.bytes.get()).unwrap_or(0);
-        let disk = Disk::of(self.layout.root());
-        space::missing(&self.budget, disk, used, self.space.reserved(), wanted)
-    }
-
     fn set_aside(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
-        let from = self.layout.blob(digest);
-        self.layout.make_folder(&self.layout.quarantine())?;
-        let name = format!("{}.{}", digest.hex(), self.clock.now().0);
-        let to = self.layout.quarantine().join(&name);
-        match layout::publish(&from, &to) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            moved => moved?,
+        if quarantine::set_aside(&self.layout, digest, reason, self.clock.now())? {
+            self.index.remove(*digest);
+            self.metrics.quarantined.inc();
         }
-        let _ = std::fs::remove_file(self.layout.checks_of(digest));
-        self.index.remove(*digest);
-        self.metrics.quarantined.inc();
-        tracing::error!(%digest, reason, aside = %to.display(), "a damaged blob was set aside");
-        self.layout.write_small(&self.layout.quarantine().join(format!("{name}.reason")), reason.as_bytes())
+        Ok(())
     }
 }
 

@@ -53,18 +53,29 @@ fn lock(layout: &Layout) -> Result<Lock, Error> {
 }
 
 fn check_format(layout: &Layout) -> Result<(), Error> {
+    if format(layout)?.is_some() {
+        return Ok(());
+    }
+    layout.make_folder(&layout.ingest())?;
+    layout.write_small(&layout.format(), FORMAT.as_bytes())
+}
+
+/// Whether there is a store, and one that this version knows.
+pub(super) fn known_format(layout: &Layout) -> Result<(), Error> {
+    let missing = || Error::io("find a store at", layout.root())(std::io::ErrorKind::NotFound.into());
+    format(layout)?.ok_or_else(missing)
+}
+
+fn format(layout: &Layout) -> Result<Option<()>, Error> {
     let path = layout.format();
     match layout::read_small(&path).map_err(Error::io("read", &path))? {
-        Some(found) if found == FORMAT.as_bytes() => Ok(()),
+        Some(found) if found == FORMAT.as_bytes() => Ok(Some(())),
         Some(found) => Err(Error::Format {
             path: layout.root().to_owned(),
             found: String::from_utf8_lossy(&found).trim().to_owned(),
             known: FORMAT.trim(),
         }),
-        None => {
-            layout.make_folder(&layout.ingest())?;
-            layout.write_small(&path, FORMAT.as_bytes())
-        }
+        None => Ok(None),
     }
 }
 

@@ -248,3 +248,37 @@ async fn other_tools_find_the_tags_in_index_json() {
     assert_eq!(index["manifests"][0]["size"], 2);
     assert_eq!(index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "reg.test/a/b:v1");
 }
+
+#[tokio::test]
+async fn a_look_at_everything_finds_what_reading_would_miss_and_sets_it_aside() {
+    let world = World::new();
+    let repository = repository("a.test/r");
+    let (good, bad) = (world.put(&repository, b"good").await, world.put(&repository, &[7; 100_000]).await);
+    let mut content = fs::read(world.blob_file(bad)).unwrap();
+    content[70_000] ^= 1;
+    fs::write(world.blob_file(bad), content).unwrap();
+    let verifier = Verifier::open(world.folder.path()).unwrap();
+    assert_eq!(verifier.digests().len(), 2);
+    assert_eq!(verifier.look_at(&good, false).unwrap(), Finding::Sound(4));
+    assert!(matches!(verifier.look_at(&bad, false).unwrap(), Finding::Damaged(_)));
+    assert!(world.blob_file(bad).exists(), "it only looks");
+    world.store.look_at(bad).await;
+    world.store.look_at(good).await;
+    assert!(!world.blob_file(bad).exists() && world.blob_file(good).exists());
+    assert_eq!(world.store.0.metrics.scrubbed.get(), 4);
+    assert_eq!(verifier.look_at(&bad, true).unwrap(), Finding::Gone);
+    assert!(Verifier::open(&world.file("nowhere")).is_err());
+}
+
+#[tokio::test]
+async fn the_quarantine_of_a_dying_disk_does_not_fill_it() {
+    let world = World::new();
+    let digest = Digest::of(b"x");
+    for n in 0..40 {
+        world.put(&repository("a.test/r"), b"x").await;
+        world.store.clock().advance(Duration::from_secs(1 + n));
+        world.store.quarantine(digest, "a reason".to_owned()).await;
+    }
+    let kept = fs::read_dir(world.file("quarantine")).unwrap().count();
+    assert_eq!(kept, 2 * 32, "each with its reason");
+}

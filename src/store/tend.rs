@@ -1,0 +1,100 @@
+//! What the store does by itself while it is open: names for other tools, its budget, looking at everything again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::scrub::{self, Finding};
+use super::{Store, blocking, oci_layout};
+use crate::reference::Digest;
+use crate::shutdown::Shutdown;
+
+/// When the store is looked at first after a start, and how long after that again.
+const SCRUB_AFTER: Duration = Duration::from_secs(10 * 60);
+const SCRUB_EVERY: Duration = Duration::from_secs(7 * 86_400);
+/// How often the budget is looked at besides when something is stored.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long `index.json` may lag behind the tags.
+const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
+
+impl Store {
+    /// Keeps `index.json` in step with the tags, and the store within its budget, until `shutdown`, then closes the index.
+    pub async fn tend(self, mut shutdown: Shutdown) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.0.tags_changed.notified() => {}
+                _ = look.tick() => {
+                    self.keep_within_budget().await;
+                    continue;
+                }
+                () = shutdown.requested() => break,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(OCI_INDEX_DELAY) => {}
+                () = shutdown.requested() => {}
+            }
+            self.write_oci_index().await;
+        }
+        self.close().await;
+    }
+
+    /// Closes the index cleanly.
+    pub async fn close(&self) {
+        let inner = Arc::clone(&self.0);
+        let _ = tokio::task::spawn_blocking(move || inner.index.close()).await;
+    }
+
+    /// Others fill the disk too, and a budget may have been made smaller.
+    async fn keep_within_budget(&self) {
+        let inner = Arc::clone(&self.0);
+        let _ = tokio::task::spawn_blocking(move || inner.evict_what_is_missing(0)).await;
+    }
+
+    /// Looks at every blob again, one after the other at a bounded rate, and again a week later. A daemon that is
+    /// restarted often begins anew, in another order each time.
+    pub async fn scrub(self, mut shutdown: Shutdown) {
+        let mut wait = SCRUB_AFTER;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.requested() => return,
+            }
+            let inner = Arc::clone(&self.0);
+            let mut digests =
+                tokio::task::spawn_blocking(move || scrub::digests(&inner.layout)).await.unwrap_or_default();
+            fastrand::shuffle(&mut digests);
+            for digest in digests {
+                let look = self.look_at(digest);
+                tokio::select! {
+                    () = look => {}
+                    () = shutdown.requested() => return,
+                }
+            }
+            wait = SCRUB_EVERY;
+        }
+    }
+
+    pub(super) async fn look_at(&self, digest: Digest) {
+        let inner = Arc::clone(&self.0);
+        let looked = blocking(move || {
+            let finding = scrub::look_at(&inner.layout, &digest, Some(scrub::BACKGROUND_RATE))?;
+            match &finding {
+                Finding::Sound(size) => inner.metrics.scrubbed.inc_by(*size),
+                Finding::Damaged(reason) => inner.set_aside(&digest, reason)?,
+                Finding::Gone => {}
+            }
+            Ok(())
+        });
+        if let Err(error) = looked.await {
+            tracing::warn!(%digest, %error, "a blob could not be looked at");
+        }
+    }
+
+    pub(super) async fn write_oci_index(&self) {
+        let inner = Arc::clone(&self.0);
+        if let Err(error) = blocking(move || oci_layout::write(&inner.layout)).await {
+            tracing::warn!(%error, "index.json could not be written; it serves other tools only");
+        }
+    }
+}

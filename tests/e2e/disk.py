@@ -1,0 +1,282 @@
+"""A disk that is full, has no inodes left, turns read-only, fails a system call, or loses its power; a daemon that is
+killed. Real filesystems on tmpfs and loop devices; the system calls are made to fail by strace.
+
+Short by default; LARDER_LONG=N makes the loops N times as long (`make test-long`).
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import threading
+import time
+import unittest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from programs import PROGRAM, Larder, World, run
+
+LONG = int(os.environ.get("LARDER_LONG", "1"))
+MIB = 1024 * 1024
+
+
+class Upstream:
+    """A registry of blobs alone, with ranges."""
+
+    def __init__(self):
+        self.blobs, outer = {}, self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                body = outer.blobs.get(self.path.rsplit("/", 1)[-1])
+                if body is None:
+                    self.send_response(404)
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
+                start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+                self.send_response(206 if "Range" in self.headers else 200)
+                if "Range" in self.headers:
+                    self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                self.send_header("Content-Length", str(len(body) - start))
+                self.end_headers()
+                if self.command == "GET":
+                    try:
+                        self.wfile.write(body[start:])
+                    except OSError:
+                        pass
+                return None
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # A daemon that is killed resets its connections; that is the point.
+        self.server.handle_error = lambda *_: None
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def put(self, size):
+        body = random.randbytes(size)
+        digest = "sha256:" + hashlib.sha256(body).hexdigest()
+        self.blobs[digest] = body
+        return digest
+
+
+class Disk(unittest.TestCase):
+    """Each test has a filesystem of its own under the store."""
+
+    def setUp(self):
+        self.world, self.upstream = World(), Upstream()
+        self.addCleanup(self.world.end)
+        self.addCleanup(self.upstream.server.shutdown)
+
+    def on(self, *mount):
+        """A daemon whose store is on a filesystem that is mounted like this."""
+        self.at = self.world.folder("disk")
+        run("mount", *mount, self.at)
+        return self.daemon()
+
+    def daemon(self):
+        larder = Larder(self.world, {"reg.test": self.upstream.url}, f'[store]\npath = "{self.at}/store"\nmin_free = "0%"\nmax_bytes = "100%"\n')
+        larder.store = f"{self.at}/store"
+        return larder
+
+    def get(self, larder, digest):
+        """The blob through the daemon, checked; how curl ended if it is not whole."""
+        path = f"http://{larder.address}/v2/team/app/blobs/{digest}?ns=reg.test"
+        done = subprocess.run(["curl", "-sf", "--max-time", "60", path], capture_output=True, check=False)
+        if done.returncode == 0:
+            self.assertEqual("sha256:" + hashlib.sha256(done.stdout).hexdigest(), digest, "a complete body is right")
+        return done.returncode
+
+    def is_pulled(self, larder, digest):
+        self.assertEqual(self.get(larder, digest), 0, self.world.log(larder.name)[-2000:])
+
+    def metric(self, larder, name):
+        page = run("curl", "-sf", f"http://{larder.admin}/metrics")
+        return next((float(line.split()[-1]) for line in page.splitlines() if line.startswith(name + " ")), 0.0)
+
+    def becomes(self, larder, name, value):
+        for _ in range(300):
+            if self.metric(larder, name) == value:
+                return
+            time.sleep(0.1)
+        self.fail(f"{name} is {self.metric(larder, name)} and not {value}")
+
+    def verified(self, larder):
+        found = json.loads(larder.command("verify", "--json"))
+        self.assertEqual(found["damaged"], [])
+        return found["sound"]
+
+    # -- a disk that takes nothing more ---------------------------------------------------------------------------------
+
+    def test_a_full_disk_costs_nobody_a_pull(self):
+        larder = self.on("-t", "tmpfs", "-o", "size=16m", "tmpfs")
+        small, large = self.upstream.put(2 * MIB), self.upstream.put(8 * MIB)
+        self.is_pulled(larder, small)
+        self.becomes(larder, "larder_flights", 0)
+        with open(f"{self.at}/filler", "wb") as file:
+            file.write(bytes(10 * MIB))
+        # What the filesystem says it has is gone by the time that it is written.
+        filler = open(f"{self.at}/late", "wb")
+        self.addCleanup(filler.close)
+        self.is_pulled(larder, large)
+        self.is_pulled(larder, small)
+        os.remove(f"{self.at}/filler")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            self.is_pulled(larder, large)
+            self.becomes(larder, "larder_flights", 0)
+            if os.path.exists(f"{larder.store}/blobs/sha256/{large[7:]}"):
+                break
+            time.sleep(0.5)
+        self.assertTrue(os.path.exists(f"{larder.store}/blobs/sha256/{large[7:]}"), "caching goes on by itself")
+        self.verified(larder)
+
+    def test_a_disk_that_fills_up_within_a_blob_costs_nobody_a_pull(self):
+        # The kernel counts inodes and pages of the tree too, so that the last bytes do not fit.
+        larder = self.on("-t", "tmpfs", "-o", "size=8m", "tmpfs")
+        os.makedirs(f"{larder.store}/index", exist_ok=True)
+        for size in (8 * MIB - 300_000, 8 * MIB - 200_000, 8 * MIB - 100_000):
+            self.is_pulled(larder, self.upstream.put(size))
+        self.is_pulled(larder, self.upstream.put(12 * MIB))
+        self.assertEqual(os.listdir(f"{larder.store}/ingest"), [])
+
+    def test_without_inodes_pulls_go_on(self):
+        larder = self.on("-t", "tmpfs", "-o", "size=64m,nr_inodes=60", "tmpfs")
+        for _ in range(60):
+            self.is_pulled(larder, self.upstream.put(1000))
+        self.assertEqual(self.metric(larder, "larder_store_caching"), 0.0)
+        self.verified(larder)
+
+    def test_a_disk_that_turns_read_only_serves_what_it_has_and_the_rest_passes_through(self):
+        disk = f"{self.world.root}/ro.img"
+        with open(disk, "wb") as file:
+            file.truncate(64 * MIB)
+        run("mkfs.ext4", "-q", disk)
+        larder = self.on("-o", "loop,errors=remount-ro", disk)
+        warm, cold = self.upstream.put(MIB), self.upstream.put(MIB)
+        self.is_pulled(larder, warm)
+        self.becomes(larder, "larder_flights", 0)
+        device = os.path.basename(run("findmnt", "-no", "SOURCE", self.at))
+        with open(f"/sys/fs/ext4/{device}/trigger_fs_error", "w", encoding="ascii") as trigger:
+            trigger.write("a test")
+        with self.assertRaises(OSError):
+            open(f"{self.at}/probe", "wb")
+        for _ in range(3):
+            self.is_pulled(larder, cold)
+            self.is_pulled(larder, warm)
+        self.assertEqual(self.metric(larder, "larder_store_caching"), 0.0)
+
+    def test_system_calls_that_fail_cost_nobody_a_pull_and_leave_nothing_half_done(self):
+        for call, error in (("fdatasync", "EIO"), ("fsync", "EIO"), ("rename", "ENOSPC"), ("rename", "EXDEV")):
+            with self.subTest(call=call, error=error):
+                larder = self.on("-t", "tmpfs", "-o", "size=64m", "tmpfs")
+                self.is_pulled(larder, self.upstream.put(1000))
+                self.becomes(larder, "larder_flights", 0)
+                trace = self.world.start("strace", "strace", "-f", "-qq", "-o", f"{self.world.root}/trace", "-e", f"trace={call}",
+                                         "-e", f"inject={call}:error={error}:when=1..3", "-p", str(larder.process.pid))
+                time.sleep(0.5)
+                digests = [self.upstream.put(300_000) for _ in range(4)]
+                for digest in digests:
+                    self.is_pulled(larder, digest)
+                trace.terminate()
+                trace.wait(timeout=15)
+                with open(f"{self.world.root}/trace", encoding="utf-8") as file:
+                    self.assertIn("INJECTED", file.read(), "it did fail")
+                self.assertIn("could not be stored", self.world.log(larder.name))
+                self.verified(larder)
+                larder.kill()
+                larder.start()
+                self.verified(larder)
+                for digest in digests:
+                    self.is_pulled(larder, digest)
+                larder.stop()
+
+    # -- killed, and without power ---------------------------------------------------------------------------------------
+
+    def test_killed_in_the_middle_of_pulls_it_starts_again_and_nothing_is_wrong(self):
+        larder = self.on("-t", "tmpfs", "-o", "size=256m", "tmpfs")
+        digests = [self.upstream.put(random.randint(1, 3 * MIB)) for _ in range(20)]
+        for _ in range(15 * LONG):
+            pulls = [threading.Thread(target=self.get, args=(larder, d)) for d in random.sample(digests, 8)]
+            for pull in pulls:
+                pull.start()
+            time.sleep(random.uniform(0, 0.15))
+            larder.kill()
+            for pull in pulls:
+                pull.join()
+            larder.start()
+            self.assertEqual(os.listdir(f"{larder.store}/ingest"), [])
+            self.verified(larder)
+        for digest in digests:
+            self.is_pulled(larder, digest)
+
+    def test_after_a_power_cut_what_was_stored_is_there_and_nothing_else(self):
+        for kind in ("ext4", "xfs"):
+            if not shutil.which(f"mkfs.{kind}"):
+                self.fail(f"mkfs.{kind} is missing: run make tools")
+            with self.subTest(kind=kind):
+                self.power_cut(kind)
+
+    def power_cut(self, kind):
+        disk = f"{self.world.root}/{kind}.img"
+        with open(disk, "wb") as file:
+            file.truncate(400 * MIB)
+        run(f"mkfs.{kind}", "-q", disk)
+        larder, stored = self.on("-o", "loop", disk), set()
+        for _ in range(3 * LONG):
+            for _ in range(6):
+                digest = self.upstream.put(random.randint(1, MIB))
+                self.is_pulled(larder, digest)
+                stored.add(digest)
+            # What is durable is what the daemon has stopped working on.
+            self.becomes(larder, "larder_flights", 0)
+            pulls = [threading.Thread(target=self.get, args=(larder, self.upstream.put(2 * MIB))) for _ in range(4)]
+            for pull in pulls:
+                pull.start()
+            time.sleep(random.uniform(0, 0.1))
+            with open(larder.config, "rb"):
+                folder = os.open(self.at, os.O_RDONLY)
+                # FS_IOC_SHUTDOWN, without flushing the journal: nothing reaches the disk from now on.
+                fcntl.ioctl(folder, 0x8004587D, struct.pack("I", 2))
+                os.close(folder)
+            larder.kill()
+            for pull in pulls:
+                pull.join()
+            run("umount", self.at)
+            run("mount", "-o", "loop", disk, self.at)
+            larder.start()
+            self.verified(larder)
+            self.upstream_is_not_asked_for(larder, stored)
+        larder.stop()
+
+    def upstream_is_not_asked_for(self, larder, digests):
+        kept, self.upstream.blobs = self.upstream.blobs, {}
+        for digest in digests:
+            self.is_pulled(larder, digest)
+        self.upstream.blobs = kept
+
+    def test_verify_finds_damage_and_repairs_it(self):
+        larder = self.on("-t", "tmpfs", "-o", "size=64m", "tmpfs")
+        digest = self.upstream.put(MIB)
+        self.is_pulled(larder, digest)
+        self.becomes(larder, "larder_flights", 0)
+        with open(f"{larder.store}/blobs/sha256/{digest[7:]}", "r+b") as file:
+            file.seek(500_000)
+            file.write(b"damage")
+        found = subprocess.run([PROGRAM, "--config", larder.config, "verify"], capture_output=True, text=True, check=False)
+        self.assertEqual(found.returncode, 1)
+        self.assertIn(digest, found.stdout)
+        self.assertIn("1 set aside", larder.command("verify", "--repair"))
+        self.is_pulled(larder, digest)
+        self.becomes(larder, "larder_flights", 0)
+        self.assertEqual(self.verified(larder), 1)
