@@ -5,7 +5,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 NEXTEST_PROFILE ?= default
 
-.PHONY: help run demo test format lint unit docs e2e test-long tools deny fuzz
+.PHONY: help run demo test format lint unit docs e2e test-long bench tools deny fuzz
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := docker_config challenge plugin_response token glob
@@ -50,6 +50,9 @@ e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, pr
 test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as in make test
 	$(CARGO) build --locked --bin larder
 	LARDER_LONG=$${LARDER_LONG:-100} python3 tests/e2e/run.py Disk
+
+bench: tools ## Larder beside nginx and docker-registry; writes benches/RESULTS.md
+	$(CARGO) bench --locked --bench side_by_side
 
 deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

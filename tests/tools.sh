@@ -6,7 +6,7 @@ set -euo pipefail
 needed=(
   containerd:containerd runc:runc docker-registry:docker-registry skopeo:skopeo podman:podman
   promtool:prometheus busybox:busybox-static curl:curl python3:python3 ip:iproute2
-  htpasswd:apache2-utils openssl:openssl strace:strace findmnt:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
+  htpasswd:apache2-utils openssl:openssl strace:strace nginx:nginx-light wrk:wrk findmnt:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
 )
 missing=()
 for pair in "${needed[@]}"; do

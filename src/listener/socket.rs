@@ -15,6 +15,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 /// Connections that may wait to be accepted; a node that starts fifty pods at once must not see a refusal.
 const BACKLOG: i32 = 4_096;
 
+/// Bytes that the kernel holds for a client at most; it doubles the number for its own use.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -115,6 +118,15 @@ impl Listener {
             // checked on accept as well.
             tracing::warn!(%error, %address, "cannot bind to the loopback device; peers are checked one by one");
         }
+        if loopback {
+            // Whatever the node's default is: pacing, as BBR does it, only holds loopback back. Accepted sockets inherit
+            // it; reno is always permitted.
+            if let Err(error) = socket.set_tcp_congestion(b"reno") {
+                tracing::debug!(%error, "the congestion control of the loopback socket stays as it is");
+            }
+        }
+        // A thousand readers that stall would otherwise hold gigabytes of kernel memory; more than this is no faster.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(Self::Tcp { socket: TcpListener::from_std(socket.into())?, loopback, uids: None })

@@ -85,7 +85,7 @@ impl Blob {
             return Err(damaged(&self.digest, &format!("wrong checksum of the chunk at {start}")));
         }
         let to = (end - start).min(len as u64) as usize;
-        Ok(Bytes::from(bytes).slice((offset - start) as usize..to))
+        Ok(bytes.slice((offset - start) as usize..to))
     }
 
     /// All of a blob that is known to be small, such as a manifest.

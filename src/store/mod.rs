@@ -8,6 +8,7 @@
 //! judges them).
 
 mod blob;
+mod buffers;
 mod checks;
 mod error;
 mod evict;

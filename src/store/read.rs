@@ -11,18 +11,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-/// Reads exactly `len` bytes at `offset`.
+use super::buffers::Buffer;
+
+/// Reads exactly `len` bytes at `offset`, at most a chunk.
 ///
 /// # Errors
 /// The disk, or the file ending early (`UnexpectedEof`).
-pub(super) async fn read_exact_at(file: &Arc<File>, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; len];
-    let have = read_cached(file, offset, &mut buffer)?;
+pub(super) async fn read_exact_at(file: &Arc<File>, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut buffer = Buffer::new(len);
+    let have = read_cached(file, offset, buffer.bytes())?;
     if have == len {
-        return Ok(buffer);
+        return Ok(buffer.freeze());
     }
     let file = Arc::clone(file);
-    let read = move || file.read_exact_at(&mut buffer[have..], offset + have as u64).map(|()| buffer);
+    let read = move || {
+        file.read_exact_at(&mut buffer.bytes()[have..], offset + have as u64)?;
+        Ok(buffer.freeze())
+    };
     tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }
 
@@ -59,6 +64,6 @@ impl Growing {
     /// # Errors
     /// The disk.
     pub async fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        read_exact_at(&self.file, offset, len).await.map(Bytes::from)
+        read_exact_at(&self.file, offset, len).await
     }
 }

@@ -1,0 +1,154 @@
+//! Larder beside nginx and docker-registry: the same files, on loopback, in one run, taking turns.
+//!
+//! `make bench`. Needs nginx, docker-registry and wrk (`make tools` installs them). Writes `benches/RESULTS.md`,
+//! `benches/results.json` and `benches/results.svg`. Read the ratios: the figures are this machine's.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what a benchmark is for")]
+#![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
+
+mod client;
+mod report;
+mod servers;
+
+use std::collections::BTreeMap;
+
+use client::{Reply, fetch};
+use report::{Row, Table};
+use servers::{Kind, Server, Servers};
+
+/// docker-registry shows an OCI manifest only to those who ask for one.
+const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
+/// Times that everything is measured; the median counts.
+const ROUNDS: usize = 5;
+
+fn main() {
+    // Cargo passes `--bench`; `cargo test` would run this too.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return;
+    }
+    let mib: usize = std::env::var("BENCH_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(1024);
+    let _ = rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: Some(65_536), maximum: Some(65_536) },
+    );
+    let mut servers = Servers::start(mib);
+    let mut table = Table::new(mib);
+    warm(&servers, &mut table, 1);
+    warm(&servers, &mut table, 4);
+    manifests(&servers, &mut table);
+    cold(&mut servers, &mut table);
+    slow_readers(&servers, &mut table);
+    table.write();
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A large blob that is in everybody's page cache, by so many readers at once; every byte is compared.
+fn warm(servers: &Servers, table: &mut Table, readers: usize) {
+    let mut rates: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
+    let mut cpu: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
+    for _ in 0..=ROUNDS {
+        for server in &servers.all {
+            let before = server.cpu_seconds();
+            let begun = std::time::Instant::now();
+            std::thread::scope(|scope| {
+                for _ in 0..readers {
+                    scope.spawn(|| fetch(server, &server.blob_path(&servers.large), &servers.large_bytes));
+                }
+            });
+            let gigabytes = (servers.large_bytes.len() * readers) as f64 / 1e9;
+            rates.entry(server.kind).or_default().push(gigabytes / begun.elapsed().as_secs_f64());
+            cpu.entry(server.kind).or_default().push((server.cpu_seconds() - before) / gigabytes);
+        }
+    }
+    // The first round fills caches and stores.
+    let medians =
+        |all: BTreeMap<Kind, Vec<f64>>| all.into_iter().map(|(k, v)| (k, median(v[1..].to_vec()))).collect();
+    table.add(Row {
+        what: format!("warm blob, {readers} reader(s)"),
+        unit: "GB/s",
+        more_is_better: true,
+        values: medians(rates),
+    });
+    table.add(Row {
+        what: format!("server CPU, {readers} reader(s)"),
+        unit: "s/GB",
+        more_is_better: false,
+        values: medians(cpu),
+    });
+}
+
+/// A small manifest on 32 connections.
+fn manifests(servers: &Servers, table: &mut Table) {
+    let mut rates: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        for server in &servers.all {
+            let url = format!("http://{}{}", server.address, server.manifest_path(&servers.manifest));
+            let done = std::process::Command::new("wrk")
+                .args(["-t2", "-c32", "-d2s", "-H", ACCEPT, &url])
+                .output()
+                .expect("wrk");
+            let text = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(!text.contains("Non-2xx"), "{:?}: {text}", server.kind);
+            let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).expect("a rate");
+            rates.entry(server.kind).or_default().push(rate.trim().parse().unwrap());
+        }
+    }
+    let values = rates.into_iter().map(|(kind, values)| (kind, median(values))).collect();
+    table.add(Row {
+        what: "warm manifest, 32 connections".into(),
+        unit: "req/s",
+        more_is_better: true,
+        values,
+    });
+}
+
+/// A blob that Larder has never seen, from docker-registry, beside asking docker-registry itself.
+fn cold(servers: &mut Servers, table: &mut Table) {
+    let (mut rates, mut firsts): (BTreeMap<Kind, Vec<f64>>, BTreeMap<Kind, Vec<f64>>) = Default::default();
+    for _ in 0..3 {
+        let (digest, bytes) = servers.push_fresh(256);
+        for kind in [Kind::Registry, Kind::Larder] {
+            let server = servers.all.iter().find(|s| s.kind == kind).unwrap();
+            let Reply { first_byte, total } = fetch(server, &server.blob_path(&digest), &bytes);
+            rates.entry(kind).or_default().push(bytes.len() as f64 / 1e9 / total.as_secs_f64());
+            firsts.entry(kind).or_default().push(first_byte.as_secs_f64() * 1e3);
+        }
+    }
+    let medians = |all: BTreeMap<Kind, Vec<f64>>| all.into_iter().map(|(k, v)| (k, median(v))).collect();
+    table.add(Row {
+        what: "cold blob, unshaped (docker-registry: direct)".into(),
+        unit: "GB/s",
+        more_is_better: true,
+        values: medians(rates),
+    });
+    table.add(Row {
+        what: "cold blob, first byte".into(),
+        unit: "ms",
+        more_is_better: false,
+        values: medians(firsts),
+    });
+}
+
+/// A thousand readers that took a little and then stopped.
+fn slow_readers(servers: &Servers, table: &mut Table) {
+    let values = servers.all.iter().map(|server: &Server| {
+        let path = server.blob_path(&servers.large);
+        let held: Vec<_> = (0..1_000).map(|_| client::begin(server, &path)).collect();
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let used = server.anonymous_mib();
+        drop(held);
+        (server.kind, used)
+    });
+    let values = values.collect();
+    table.add(Row {
+        what: "anonymous memory, 1,000 slow readers".into(),
+        unit: "MiB",
+        more_is_better: false,
+        values,
+    });
+}

@@ -1,0 +1,143 @@
+//! What was measured, as Markdown, JSON and a picture.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::servers::Kind;
+
+/// One kind of work.
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) unit: &'static str,
+    pub(crate) more_is_better: bool,
+    pub(crate) values: BTreeMap<Kind, f64>,
+}
+
+/// All of them.
+pub(crate) struct Table {
+    mib: usize,
+    rows: Vec<Row>,
+}
+
+impl Row {
+    /// How Larder does against the better nginx, or against docker-registry where no nginx took part: above 1 is better.
+    fn ratio(&self) -> Option<f64> {
+        let larder = *self.values.get(&Kind::Larder)?;
+        let of = |kinds: &[Kind]| {
+            kinds.iter().filter_map(|kind| self.values.get(kind).copied()).collect::<Vec<f64>>()
+        };
+        let nginx = of(&[Kind::NginxSendfile, Kind::NginxBuffers]);
+        let peers = if nginx.is_empty() { of(&[Kind::Registry]) } else { nginx };
+        let best = peers.into_iter().reduce(|a, b| if (a > b) == self.more_is_better { a } else { b })?;
+        Some(if self.more_is_better { larder / best } else { best / larder })
+    }
+}
+
+impl Table {
+    pub(crate) fn new(mib: usize) -> Self {
+        Self { mib, rows: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, row: Row) {
+        let shown: Vec<_> =
+            row.values.iter().map(|(kind, value)| format!("{} {value:.2}", kind.name())).collect();
+        println!("{:<48} {} ({})", row.what, shown.join(", "), row.unit);
+        self.rows.push(row);
+    }
+
+    pub(crate) fn write(&self) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+        fs::write(folder.join("RESULTS.md"), self.markdown()).unwrap();
+        fs::write(folder.join("results.json"), self.json()).unwrap();
+        self.draw(&folder.join("results.svg"));
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = String::from("# Larder beside nginx and docker-registry\n\n");
+        let _ = writeln!(text, "Written by `make bench` on {}: {}.", today(), machine());
+        let _ = writeln!(
+            text,
+            "Blobs of {} MiB (cold: 256 MiB) on loopback, everything in one run, taking turns, medians. The ratio is\nLarder against the better nginx (docker-registry where no nginx takes part); above 1 Larder is better.\nThe clients compare every byte and share the cores with the servers.\n",
+            self.mib
+        );
+        let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        let _ = writeln!(text, "| Work | {} | Ratio |", names.join(" | "));
+        let _ = writeln!(text, "| --- |{} --- |", " --- |".repeat(names.len()));
+        for row in &self.rows {
+            let cell =
+                |kind: &Kind| row.values.get(kind).map_or("–".to_owned(), |value| format!("{value:.2}"));
+            let cells: Vec<_> = Kind::ALL.iter().map(cell).collect();
+            let ratio = row.ratio().map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+            let _ = writeln!(text, "| {} ({}) | {} | {ratio} |", row.what, row.unit, cells.join(" | "));
+        }
+        text
+    }
+
+    fn json(&self) -> String {
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let values: BTreeMap<_, _> = row.values.iter().map(|(kind, value)| (kind.name(), value)).collect();
+                serde_json::json!({"what": row.what, "unit": row.unit, "values": values, "ratio": row.ratio()})
+            })
+            .collect();
+        serde_json::to_string_pretty(
+            &serde_json::json!({"date": today(), "machine": machine(), "rows": rows}),
+        )
+        .unwrap()
+            + "\n"
+    }
+
+    /// The ratios as bars around 1.
+    fn draw(&self, path: &Path) {
+        let rows: Vec<(&str, f64)> =
+            self.rows.iter().filter_map(|row| Some((row.what.as_str(), row.ratio()?))).collect();
+        let height = 60 + 34 * rows.len() as u32;
+        let area = SVGBackend::new(path, (900, height)).into_drawing_area();
+        area.fill(&WHITE).unwrap();
+        let most = rows.iter().map(|(_, ratio)| *ratio).fold(1.0, f64::max) * 1.15;
+        let x = |ratio: f64| 360 + (ratio / most * 500.0) as i32;
+        let style = ("sans-serif", 15).into_font().color(&BLACK);
+        area.draw(&Text::new(
+            "Larder against the better nginx (right of the line is better)",
+            (20, 12),
+            style.clone(),
+        ))
+        .unwrap();
+        for (n, (what, ratio)) in rows.iter().enumerate() {
+            let top = 44 + 34 * n as i32;
+            area.draw(&Text::new(*what, (20, top + 3), style.clone())).unwrap();
+            let color = if *ratio >= 1.0 { RGBColor(46, 125, 50) } else { RGBColor(198, 120, 40) };
+            area.draw(&Rectangle::new([(x(0.0), top), (x(*ratio), top + 22)], color.filled())).unwrap();
+            area.draw(&Text::new(format!("{ratio:.2}"), (x(*ratio) + 6, top + 3), style.clone())).unwrap();
+        }
+        area.draw(&PathElement::new([(x(1.0), 36), (x(1.0), height as i32 - 10)], BLACK.stroke_width(2)))
+            .unwrap();
+        area.present().unwrap();
+    }
+}
+
+fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "{cores} cores, {}, Linux {}, {} by default",
+        model.unwrap_or_else(|| "unknown processor".to_owned()),
+        kernel.trim(),
+        congestion.trim()
+    )
+}
+
+fn today() -> String {
+    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()[..10].to_owned()
+}
