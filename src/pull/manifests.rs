@@ -232,6 +232,10 @@ impl Puller {
     /// A manifest that the repository may hand out and that is on disk, sound.
     async fn manifest_in_store(&self, repository: &Repository, digest: Digest) -> Option<ManifestAnswer> {
         let store = &self.0.store;
+        if let Some((media_type, bytes)) = self.0.recent.find(repository, digest) {
+            store.touch(digest);
+            return Some(ManifestAnswer { digest, media_type, bytes, source: Source::Hit, stale: None });
+        }
         let Member::Manifest(media_type) = self.membership(repository, digest).await? else {
             return None;
         };
@@ -240,7 +244,10 @@ impl Puller {
             Err(error) => Err(error),
         };
         match read {
-            Ok(bytes) => Some(ManifestAnswer { digest, media_type, bytes, source: Source::Hit, stale: None }),
+            Ok(bytes) => {
+                self.0.recent.keep(repository, digest, &media_type, &bytes);
+                Some(ManifestAnswer { digest, media_type, bytes, source: Source::Hit, stale: None })
+            }
             Err(store::Error::Damaged { digest, reason }) => {
                 store.quarantine(digest, reason).await;
                 None

@@ -18,6 +18,7 @@ mod freshness;
 mod grants;
 mod manifests;
 pub mod metrics;
+mod recent;
 mod rights;
 mod source;
 mod through;
@@ -44,6 +45,7 @@ use follow::Reader;
 use grants::{Grants, Subject};
 use manifests::Fetched;
 use metrics::Metrics;
+use recent::Recent;
 use rights::Use;
 
 /// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
@@ -120,6 +122,7 @@ struct Inner {
     grants: Grants,
     flights: Flights,
     fills: Arc<Semaphore>,
+    recent: Recent,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -145,6 +148,7 @@ impl Puller {
             keychain,
             flights: Flights::new(metrics.flights.clone()),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            recent: Recent::default(),
             ahead: ahead::places(),
             metrics: Arc::new(metrics),
             resolutions: Coalesce::default(),

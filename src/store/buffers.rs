@@ -1,8 +1,8 @@
 //! Buffers for reading blobs: page-aligned, and used again.
 //!
 //! A buffer that begins 16 bytes off a page boundary, as the allocator's do, halves the throughput of copies out of
-//! the page cache; a fresh one has to be zeroed and its pages faulted in each time. `docs/hot-path.md` has what was
-//! measured.
+//! the page cache; a fresh one has to be zeroed and its pages faulted in each time. `make bench` shows
+//! what it comes to.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

@@ -145,6 +145,11 @@ impl Store {
         Ok(opened)
     }
 
+    /// A blob is in use, though not read from here. Never blocks.
+    pub fn touch(&self, digest: Digest) {
+        self.0.index.touch(digest);
+    }
+
     /// Sets a blob aside that failed a check while it was read; the next reader fetches it anew.
     pub async fn quarantine(&self, digest: Digest, reason: String) {
         let inner = Arc::clone(&self.0);

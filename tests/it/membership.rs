@@ -152,7 +152,7 @@ async fn equal_names_on_two_registries_are_two_images() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_membership_of_bytes_that_the_registry_never_delivered_is_worth_nothing() {
-    let scene = scene().await;
+    let mut scene = scene().await;
     let image = image::push(&scene.victim, "team/app", "v1", 1_000);
     let manifest = format!("manifests/{}", image.index);
     let layer = format!("blobs/{}", image.platforms[0].layers[0]);
@@ -160,9 +160,12 @@ async fn a_membership_of_bytes_that_the_registry_never_delivered_is_worth_nothin
         assert_eq!(scene.get("victim.test", what).await.status, StatusCode::OK);
     }
     scene.larder.settled().await;
+    scene.larder.stop().await;
     // As if both had been copied here by hand, or a registry's record of what it sent had been lost.
     let received = scene.folder.path().join("larder/store/refs/victim.test/_received");
     std::fs::remove_dir_all(received).unwrap();
+    let registries = [("victim.test", scene.victim.url()), ("evil.test", scene.evil.url())];
+    scene.larder = Larder::start(scene.folder.path(), &registries, "");
     scene.victim.forget_seen();
     for what in [&manifest, &layer] {
         assert_eq!(scene.get("victim.test", what).await.status, StatusCode::OK);
