@@ -187,7 +187,7 @@ impl Puller {
                 && !caller.identified
                 && self.0.upstream.is_anonymous_budget_low(repository.registry())
             {
-                return Err(Error::Unidentified(Unidentified::Budget));
+                return Err(Error::unidentified(Unidentified::Budget, None));
             }
             let key = (repository.clone(), subject.clone(), presented.principal);
             let said = match self.0.grants.recent_no(&key) {
@@ -261,7 +261,7 @@ impl Puller {
                 tokio::spawn(async move { puller.probe(&repository, &subject).await });
             }
         }
-        Err(Error::Unidentified(Unidentified::Refused))
+        Err(Error::unidentified(Unidentified::Refused, None))
     }
 
     /// Whether a closed repository has been opened meanwhile.
@@ -299,10 +299,10 @@ impl Puller {
             upstream::Error::NotFound { .. } if self.right(repository, caller, Use::Read).await.is_some() => {
                 error
             }
-            said if said.is_a_no() => Error::Unidentified(Unidentified::Refused),
+            said if said.is_a_no() => Error::unidentified(Unidentified::Refused, Some(said)),
             // Somebody with a right of its own may be served from the store.
             said if said.is_outage() && self.held_since(repository, caller, &error).await.is_none() => {
-                Error::Unidentified(Unidentified::Unreachable)
+                Error::unidentified(Unidentified::Unreachable, Some(said))
             }
             _ => error,
         }

@@ -54,8 +54,13 @@ pub enum Error {
         actual: Digest,
     },
     /// The caller has not said who it is, and that may make the difference.
-    #[error("say who you are: {0}")]
-    Unidentified(Unidentified),
+    #[error("say who you are: {why}{cause}")]
+    Unidentified {
+        /// Why.
+        why: Unidentified,
+        /// What upstream said, for a person; empty if it was not asked.
+        cause: String,
+    },
     /// More downloads are under way than this daemon takes on at once.
     #[error("too many downloads at once")]
     Busy,
@@ -84,6 +89,11 @@ pub enum Fault {
 }
 
 impl Error {
+    /// For a caller that had better say who it is; `said` is what upstream said, if it was asked.
+    pub(super) fn unidentified(why: Unidentified, said: Option<&upstream::Error>) -> Self {
+        Self::Unidentified { why, cause: said.map_or_else(String::new, |said| format!(" ({said})")) }
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
@@ -99,7 +109,7 @@ impl Error {
             )
             | Self::Document { .. }
             | Self::Mismatch { .. } => Fault::Invalid,
-            Self::Unidentified(_) => Fault::Unidentified,
+            Self::Unidentified { .. } => Fault::Unidentified,
             Self::Store(_) | Self::Abandoned | Self::Busy => Fault::Ours,
         }
     }
@@ -111,7 +121,7 @@ impl Error {
             Self::Store(error) => error.reason(),
             Self::Document { .. } => "manifest_invalid",
             Self::Mismatch { .. } => "digest_mismatch",
-            Self::Unidentified(why) => match why {
+            Self::Unidentified { why, .. } => match why {
                 Unidentified::Refused => "unidentified_refused",
                 Unidentified::Unreachable => "unidentified_unreachable",
                 Unidentified::Budget => "unidentified_budget",

@@ -41,7 +41,7 @@ pub(super) async fn fill(lead: Lead, puller: Puller) {
         Ok(Filled::Detached) => "detached",
         Err(error) => {
             let (repository, digest) = (&lead.flight().repository, lead.digest());
-            if !matches!(error, Error::Unidentified(_)) {
+            if !matches!(error, Error::Unidentified { .. }) {
                 tracing::warn!(%repository, %digest, %error, "a download failed");
             }
             let reason = error.reason();

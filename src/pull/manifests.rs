@@ -179,7 +179,7 @@ impl Puller {
     ) -> Result<ManifestAnswer, Error> {
         let is_a_no = match &error {
             Error::Upstream(error) => matches!(error, upstream::Error::Refused { .. }),
-            other => matches!(other, Error::Unidentified(_)),
+            other => matches!(other, Error::Unidentified { .. }),
         };
         if !self.is_open(repository) || !is_a_no {
             return Err(error);

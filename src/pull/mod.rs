@@ -346,7 +346,7 @@ fn speaks_for_its_leader_only(error: &Error) -> bool {
     matches!(
         error,
         Error::Abandoned
-            | Error::Unidentified(_)
+            | Error::Unidentified { .. }
             | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. })
     )
 }

@@ -93,6 +93,9 @@ impl Scene {
             let unasked = self.larder.get_unasked(&Self::path("a/app", what)).await;
             assert_eq!(unasked.status, StatusCode::UNAUTHORIZED, "{when}: {what}");
             assert!(unasked.header("www-authenticate").starts_with("Bearer realm="), "{when}: {what}");
+            assert!(
+                unasked.json()["errors"][0]["message"].as_str().unwrap().starts_with("say who you are: ")
+            );
             // The same layers through repositories that the asker may read.
             if what.starts_with("blobs/") && !what.ends_with(&self.image.platforms[0].config.hex()) {
                 for (repository, user) in [("b/app", B), ("open/app", B), ("open/app", ("", ""))] {
