@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Failure, run_async};
-use crate::config::{self, Environment};
+use super::{Failure, run_async, settings};
+use crate::config::Environment;
 use crate::credentials::{Keychain, Keys};
 use crate::reference::Image;
 
@@ -29,7 +29,7 @@ pub(super) fn run(
     file: Option<&Path>,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    let (settings, _) = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let settings = settings(file, environment)?;
     let failed = |error: String| Failure::Failed(error);
     let keys = Keys::passing().map_err(|e| failed(e.to_string()))?;
     let keychain =

@@ -8,12 +8,12 @@ mod revoke;
 mod serve;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Environment;
+use crate::config::{Environment, Settings};
 
 /// A node-local pull-through registry cache.
 #[derive(Debug, Parser)]
@@ -74,6 +74,12 @@ pub fn run() -> ExitCode {
         Err(Failure::Failed(why)) => complain(&why, 1),
         Err(Failure::Usage(why)) => complain(&why, 2),
     }
+}
+
+/// The configuration, for commands that do not care which file it is from.
+fn settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, Failure> {
+    let loaded = crate::config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(loaded.0)
 }
 
 /// Runs something short to its end.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Failure, run_async};
+use super::{Failure, run_async, settings};
 use crate::admin::control::{self, ControlError, Revoke};
 use crate::clock::Clock;
-use crate::config::{self, Environment, Settings};
+use crate::config::{Environment, Settings};
 use crate::metrics::Registry;
 use crate::reference::{Image, Repository};
 use crate::store::{self, Store};
@@ -35,7 +35,7 @@ pub(super) fn run(
     file: Option<&Path>,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    let (settings, _) = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let settings = settings(file, environment)?;
     let repository = arguments.repository.as_ref().map(|image| &image.repository);
     let command = Revoke { repository: repository.map(ToString::to_string) };
     let revoked = match run_async(control::send(&settings.admin.socket, &command))? {

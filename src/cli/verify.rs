@@ -5,8 +5,8 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::Failure;
-use crate::config::{self, Environment};
+use super::{Failure, settings};
+use crate::config::Environment;
 use crate::store::{Finding, Verifier};
 
 /// What the command takes.
@@ -26,7 +26,7 @@ pub(super) fn run(
     file: Option<&Path>,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    let (settings, _) = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let settings = settings(file, environment)?;
     let failed = |error: crate::store::Error| Failure::Failed(error.to_string());
     let verifier = Verifier::open(&settings.store.path).map_err(failed)?;
     let digests = verifier.digests();
