@@ -81,6 +81,16 @@ impl Puller {
         None
     }
 
+    /// Whether upstream ever let a principal that `caller` may use read `repository`, and has not ended it since.
+    pub(super) async fn had_right(&self, repository: &Repository, caller: &Caller) -> bool {
+        for (principal, ..) in self.0.grants.of(repository).await {
+            if self.may_use(repository, caller, principal).await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Whether what is cached of `repository` may be handed to `caller` without asking.
     pub(super) async fn may_read_cached(
         &self,

@@ -2,8 +2,8 @@
 //!
 //! Runs on a task of its own and is nobody's client's business: it goes on when they leave. Receiving is async;
 //! writing and hashing happen on one blocking thread behind a short queue, so that neither waits for the other. If our
-//! own disk fails, the followers are handed what they need to go on without it. The tail of the blob is withheld from readers until the digest
-//! is verified; durability is waited for by nobody.
+//! own disk fails, the followers are handed what they need to go on without it. The tail of the blob is withheld from
+//! readers until the digest is verified; durability is waited for by nobody.
 
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use crate::upstream;
 pub(super) const TAIL: u64 = 64 * 1024;
 /// Pieces between receiving and writing; a piece has at most 256 KiB.
 const QUEUE: usize = 8;
+
 enum Piece {
     Bytes(Bytes),
     /// The proper end; a queue that closes without it is a failure.

@@ -125,8 +125,8 @@ impl Puller {
             });
             async move { asked.await.unwrap_or(Err(Error::Abandoned)) }
         };
-        // Whether the no of one who could read it until now: only such a one knows that a tag is gone.
-        let had_right = self.right(repository, caller, Use::Read).await.is_some();
+        // Only one who could read it, however long ago, knows that a tag is gone.
+        let had_right = self.had_right(repository, caller).await;
         let subject = Subject::Tag(tag.clone());
         let said = match self.ask(repository, caller, &subject, Purpose::Prove, question).await {
             Ok((digest, _)) => Ok(digest),
@@ -275,7 +275,8 @@ impl Puller {
         };
         let question = |asking: Asking| {
             let (puller, repository, reference) = (self.clone(), repository.clone(), reference.clone());
-            let key = (repository.clone(), reference.clone(), asking.presented.principal);
+            let kind = (reference.clone(), asking.proof.is_some());
+            let key = (repository.clone(), kind, asking.presented.principal);
             let asked = self
                 .0
                 .manifests

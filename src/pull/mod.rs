@@ -127,7 +127,8 @@ struct Inner {
     ahead: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     resolutions: Asked<Tag, Option<Digest>>,
-    manifests: Asked<Reference, Fetched>,
+    /// With whether the answer proves a right: a mirror's delivery must not pass for a proof.
+    manifests: Asked<(Reference, bool), Fetched>,
     confirmations: Asked<Digest, Option<u64>>,
 }
 

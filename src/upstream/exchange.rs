@@ -65,7 +65,7 @@ pub(super) struct Answered {
     pub(super) response: Response<Incoming>,
     /// Who gave it, for error texts.
     pub(super) host: String,
-    /// Whether no credential and no token was needed.
+    /// Whether nothing that could be a credential was shown.
     pub(super) to_anybody: bool,
 }
 
@@ -84,6 +84,8 @@ impl Core {
         let nobody = self.nobody();
         let shown = Some(&question.asking.presented).filter(|p| endpoint.may_see(p.principal.kind));
         let presented_at = |url: &Url| shown.filter(|_| url.origin() == home).unwrap_or(&nobody);
+        // The extra fields of a docker config may be what opened it.
+        let bare = shown.is_none_or(|presented| presented.headers.is_empty());
         let mut tokens: HashMap<Origin, (Token, bool)> = HashMap::new();
         if let Some(token) = self.token_known_for(&url, question, presented_at(&url), trust).await {
             tokens.insert(url.origin(), (token, false));
@@ -122,11 +124,11 @@ impl Core {
                 // Whoever the registry sent us to does not speak for it: its signed address may have expired.
                 status @ (401 | 403) if url.origin() != home => return Err(Error::Failing { host, status }),
                 404 | 410 => {
-                    let to_anybody = tokens.is_empty();
+                    let to_anybody = bare && tokens.is_empty();
                     let at_home = url.origin() == home;
                     return Err(not_found(response, host, to_anybody, at_home).await);
                 }
-                _ => return sorted(response, host, presented, tokens.is_empty()),
+                _ => return sorted(response, host, presented, bare && tokens.is_empty()),
             }
         }
     }
