@@ -186,7 +186,7 @@ async fn follow(
     let now = progress.borrow_and_update().clone();
     let (growing, up_to): (Growing, u64) = match now {
         Progress::Filling { readable, .. } if readable <= at => {
-            return ahead(reader, at).await;
+            return Ok(ahead(reader, at).await);
         }
         Progress::Filling { growing, readable, .. } => (growing, readable),
         Progress::Landed { growing, size } => (growing, size),
@@ -214,12 +214,16 @@ async fn follow(
 }
 
 /// A range far ahead of the watermark, asked for by itself; `None` from a registry that does not do ranges, which would
-/// send everything before it too.
-async fn ahead(reader: &Reader, at: u64) -> Result<Option<Step>, Error> {
-    let source = reader.source(at).await?;
-    if !source.is_ranged() {
-        return Ok(None);
-    }
+/// send everything before it too, or that will not answer now: the fill gets there.
+async fn ahead(reader: &Reader, at: u64) -> Option<Step> {
+    let source = match reader.source(at).await {
+        Ok(source) if source.is_ranged() => source,
+        Ok(_) => return None,
+        Err(error) => {
+            tracing::debug!(digest = %reader.digest, at, %error, "a range cannot be asked for by itself");
+            return None;
+        }
+    };
     tracing::debug!(digest = %reader.digest, at, "a range far ahead is asked for by itself");
-    Ok(Some(Step::Instead(State::Through(Box::new(Through::range(source)), "ahead"))))
+    Some(Step::Instead(State::Through(Box::new(Through::range(source)), "ahead")))
 }

@@ -61,9 +61,15 @@ async fn a_range_far_ahead_does_not_wait_for_the_fill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_ignores_ranges_is_waited_for_instead() {
+async fn a_registry_that_ignores_or_refuses_ranges_is_waited_for_instead() {
+    for fault in [Fault::IgnoreRange, Fault::Status(429, vec![]), Fault::Status(404, vec![])] {
+        waits_for_the_fill(fault).await;
+    }
+}
+
+async fn waits_for_the_fill(fault: Fault) {
     let scene = scene().await;
-    scene.registry.wrong(|seen| seen.headers.contains_key("range").then_some(Fault::IgnoreRange));
+    scene.registry.wrong(move |seen| seen.headers.contains_key("range").then(|| fault.clone()));
     let leader = client::open(scene.larder.address, Method::GET, &scene.path, &[ANONYMOUS]).await;
     let (address, path) = (scene.larder.address, scene.path.clone());
     let far = tokio::spawn(async move {
