@@ -17,6 +17,7 @@ pub mod credentials;
 pub mod fuzzing;
 pub mod listener;
 pub mod metrics;
+pub mod piece;
 pub mod pull;
 pub mod reference;
 pub mod serve;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of `src/`, lowest layer first; those in one row do not see each other.
 const LAYERS: &[&[&str]] = &[
-    &["reference", "clock", "metrics", "shutdown", "coalesce"],
+    &["reference", "clock", "metrics", "shutdown", "coalesce", "piece"],
     &["listener", "credentials", "store"],
     &["upstream"],
     &["pull"],

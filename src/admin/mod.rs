@@ -13,8 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::Serialize;
 use tower::util::{BoxCloneSyncService, service_fn};
@@ -137,7 +135,7 @@ fn answer(sources: &Sources, method: &Method, path: &str) -> Response<Body> {
 }
 
 fn page_of(media_type: &'static str, page: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(UnsyncBoxBody::new(Full::from(page).map_err(|never| match never {})));
+    let mut response = Response::new(Body::full(page));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -13,10 +14,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
+use super::outgoing::Outgoing;
 use super::socket::Socket;
 use super::timed::{Busy, Timed, close_gently};
 use super::{Body, BodyError, Limits, Metrics};
 use crate::metrics::IntGauge;
+use crate::piece::Piece;
 use crate::shutdown::Shutdown;
 
 /// Bytes of a request head at most; hyper's least is 8 KiB.
@@ -77,23 +80,25 @@ pub(super) async fn serve<S>(
         Err(_) => return,
     }
     let _counted = Counted::new(metrics.connections);
-    let (busy, unix) = (Busy::default(), socket.is_unix());
-    let io = TokioIo::new(Timed::new(socket, place, busy.clone(), limits));
+    let (busy, outgoing, unix) = (Busy::default(), Outgoing::default(), socket.is_unix());
+    let io = TokioIo::new(Timed::new(socket, outgoing.clone(), place, busy.clone(), limits));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         busy.set(true);
         if unix {
             request.extensions_mut().insert(OverUnix);
         }
-        let (busy, mut service) = (busy.clone(), service.clone());
+        let (busy, outgoing, mut service) = (busy.clone(), outgoing.clone(), service.clone());
         async move {
             // Every service here is ready at once: admission is decided inside, with an answer.
             let _ = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-            service.call(request).await.map(|response| response.map(|body| Tracked { body, busy }))
+            service.call(request).await.map(|response| response.map(|body| Tracked { body, busy, outgoing }))
         }
     });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
+            // Body bytes are never copied: what stands for a part of a file must not be (see `outgoing`).
+            .writev(true)
             // `Timed` bounds heads and idling; this is its upper bound.
             .header_read_timeout(limits.idle_wait + limits.head_wait)
             .max_buf_size(HEAD_BYTES_MAX)
@@ -144,29 +149,37 @@ impl Drop for Counted {
     }
 }
 
-/// A response body that ends the busy time of its connection.
+/// A response body as hyper reads it; it ends the busy time of its connection.
 struct Tracked {
     body: Body,
     busy: Busy,
+    outgoing: Outgoing,
 }
 
 impl http_body::Body for Tracked {
-    type Data = bytes::Bytes;
+    type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let bytes = match ready!(this.body.poll_next(cx)) {
+            Some(Ok(Piece::Memory(bytes))) => bytes,
+            Some(Ok(Piece::File(extent))) => this.outgoing.stand_in(extent)?,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => return Poll::Ready(None),
+        };
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.left() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.left().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

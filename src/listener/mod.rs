@@ -7,26 +7,26 @@
 //!
 //! Deliberately not here: routes, TLS, HTTP/2.
 
+mod body;
 mod connection;
 mod host;
+mod outgoing;
 mod peer;
 mod socket;
 mod timed;
 
 use std::convert::Infallible;
-use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::Service;
 
+pub use body::{Body, BodyError};
 pub use host::{HostError, Hosts};
 pub use socket::{Listen, ListenError, Listener};
 
@@ -34,11 +34,6 @@ use socket::Accepted;
 
 use crate::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
 use crate::shutdown::Shutdown;
-
-/// What can end a response body early.
-pub type BodyError = Box<dyn StdError + Send + Sync>;
-/// The body of every response.
-pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// After an accept that failed for want of descriptors or memory; a busy loop would make it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -183,5 +178,7 @@ fn is_shortage(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| shortages.iter().any(|e| e.raw_os_error() == code))
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

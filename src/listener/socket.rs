@@ -1,15 +1,17 @@
 //! Sockets to listen on: TCP, bound to the loopback device where the address is loopback, or a unix socket.
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use socket2::{Domain, Protocol, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Connections that may wait to be accepted; a node that starts fifty pods at once must not see a refusal.
@@ -218,6 +220,92 @@ impl Socket {
 
     pub(super) fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
+    }
+
+    pub(super) fn poll_write_pieces(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write_vectored(cx, pieces)
+    }
+
+    /// Writes bytes that more will follow at once.
+    pub(super) fn poll_write_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => poll_out(stream, cx, |stream| {
+                Ok(sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), more())?)
+            }),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    /// Sends bytes of a file; 0 only if it has ended before `offset`.
+    pub(super) fn poll_sendfile(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => poll_out(stream, cx, |stream| {
+                Ok(rustix::fs::sendfile(stream, file, Some(&mut offset.clone()), len)?)
+            }),
+            Self::Unix(stream) => poll_out(stream, cx, |stream| {
+                Ok(rustix::fs::sendfile(stream, file, Some(&mut offset.clone()), len)?)
+            }),
+        }
+    }
+}
+
+fn more() -> SendFlags {
+    SendFlags::MORE | SendFlags::NOSIGNAL
+}
+
+/// What tokio's sockets have in common for calls that it has no method for.
+trait Ready {
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn try_write_with(&self, call: impl FnOnce() -> io::Result<usize>) -> io::Result<usize>;
+}
+
+impl Ready for TcpStream {
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+
+    fn try_write_with(&self, call: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, call)
+    }
+}
+
+impl Ready for UnixStream {
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+
+    fn try_write_with(&self, call: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, call)
+    }
+}
+
+/// Makes a call that writes, when the socket takes something.
+fn poll_out<S: Ready>(
+    stream: &S,
+    cx: &mut Context<'_>,
+    call: impl Fn(&S) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_writable(cx))?;
+        match stream.try_write_with(|| call(stream)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return Poll::Ready(done),
+        }
     }
 }
 

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -30,10 +28,9 @@ impl World {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let service = service_fn(|request: Request<Incoming>| async move {
             let body: Body = if request.uri().path() == "/small" {
-                Full::from("ok").map_err(|never| match never {}).boxed_unsync()
+                Body::full("ok")
             } else {
-                let piece = || Ok::<_, BodyError>(Frame::data(Bytes::from_static(&[0; 64 * 1024])));
-                StreamBody::new(stream::repeat_with(piece)).boxed_unsync()
+                Body::pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[0; 64 * 1024]).into())))
             };
             Ok(Response::new(body))
         });

@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::Limits;
+use super::outgoing::Outgoing;
 use super::socket::Socket;
 
 /// How long a peer may go on sending after we have closed our side.
@@ -41,6 +42,7 @@ impl Busy {
 /// A socket with a place among the connections.
 pub(super) struct Timed {
     socket: Option<Socket>,
+    outgoing: Outgoing,
     place: Option<OwnedSemaphorePermit>,
     busy: Busy,
     limits: Limits,
@@ -55,9 +57,16 @@ pub(super) struct Timed {
 }
 
 impl Timed {
-    pub(super) fn new(socket: Socket, place: OwnedSemaphorePermit, busy: Busy, limits: Limits) -> Self {
+    pub(super) fn new(
+        socket: Socket,
+        outgoing: Outgoing,
+        place: OwnedSemaphorePermit,
+        busy: Busy,
+        limits: Limits,
+    ) -> Self {
         Self {
             socket: Some(socket),
+            outgoing,
             place: Some(place),
             busy,
             limits,
@@ -126,9 +135,8 @@ impl AsyncRead for Timed {
 }
 
 impl AsyncWrite for Timed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.socket()?.poll_write(cx, bytes);
-        self.after_write(cx, written)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -136,8 +144,10 @@ impl AsyncWrite for Timed {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.socket()?.poll_write_vectored(cx, pieces);
-        self.after_write(cx, written)
+        let this = &mut *self;
+        let socket = this.socket.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let written = this.outgoing.poll_write(socket, cx, pieces);
+        this.after_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -14,11 +14,12 @@ use super::flight::Progress;
 use super::source::Source;
 use super::through::Through;
 use super::{Flown, Puller};
+use crate::piece::Piece;
 use crate::reference::{Digest, Repository};
 use crate::store::{self, Blob, Growing};
 
 /// Bytes a read of a growing file.
-const PIECE: u64 = 64 * 1024;
+const PIECE: u64 = 256 * 1024;
 /// A reader that is further ahead of the watermark than this does not wait for it: at a slow upstream's 8 MB/s the
 /// fill would take a second to get there.
 const FAR_AHEAD: u64 = 8 * 1024 * 1024;
@@ -70,7 +71,7 @@ impl std::fmt::Debug for BlobBody {
 
 /// What one look at the source brought.
 enum Step {
-    Bytes(Bytes),
+    Piece(Piece),
     Instead(State),
     Again,
 }
@@ -95,16 +96,16 @@ impl BlobBody {
     ///
     /// # Errors
     /// The rest cannot be had. What was handed out before is right, or will never be completed.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+    pub async fn next(&mut self) -> Option<Result<Piece, Error>> {
         loop {
             if self.end.is_some_and(|end| self.at >= end) {
                 return None;
             }
             match self.step().await {
-                Ok(Step::Bytes(bytes)) if bytes.is_empty() => return None,
-                Ok(Step::Bytes(bytes)) => {
-                    self.at += bytes.len() as u64;
-                    return Some(Ok(bytes));
+                Ok(Step::Piece(piece)) if piece.is_empty() => return None,
+                Ok(Step::Piece(piece)) => {
+                    self.at += piece.len() as u64;
+                    return Some(Ok(piece));
                 }
                 Ok(Step::Instead(state)) => self.state = state,
                 Ok(Step::Again) => {}
@@ -124,7 +125,7 @@ impl BlobBody {
                     self.repairs += 1;
                     self.repair(digest, reason).await
                 }
-                read => Ok(Step::Bytes(read?)),
+                read => Ok(Step::Piece(read?)),
             },
             State::Following(progress, jump) => match follow(&self.reader, progress, at, end, *jump).await? {
                 Some(step) => Ok(step),
@@ -137,7 +138,7 @@ impl BlobBody {
                 let Some(bytes) = through.next().await else {
                     // A blob whose size nobody told ends here; any other has ended short.
                     return match end {
-                        None => Ok(Step::Bytes(Bytes::new())),
+                        None => Ok(Step::Piece(Bytes::new().into())),
                         Some(_) => Err(Error::Abandoned),
                     };
                 };
@@ -147,7 +148,7 @@ impl BlobBody {
                     bytes.truncate(left as usize);
                 }
                 self.reader.count_passed(reason, bytes.len());
-                Ok(Step::Bytes(bytes))
+                Ok(Step::Piece(bytes.into()))
             }
         }
     }
@@ -204,10 +205,10 @@ async fn follow(
     };
     let up_to = up_to.min(end.unwrap_or(u64::MAX)).min(at + PIECE);
     if up_to <= at {
-        return Ok(Some(Step::Bytes(Bytes::new())));
+        return Ok(Some(Step::Piece(Bytes::new().into())));
     }
     let read = growing.read(at, (up_to - at) as usize).await;
-    read.map(|bytes| Some(Step::Bytes(bytes))).map_err(|error| {
+    read.map(|piece| Some(Step::Piece(piece))).map_err(|error| {
         tracing::error!(%error, at, "a growing file cannot be read");
         Error::Abandoned
     })

@@ -225,7 +225,7 @@ impl Asked<'_> {
         };
         if self.method == Method::GET {
             self.watch("manifest", source).saw(bytes.len());
-            *response.body_mut() = respond::full(bytes);
+            *response.body_mut() = Body::full(bytes);
         }
         Ok((response, source))
     }
@@ -280,7 +280,7 @@ impl Asked<'_> {
             };
             set(LINK, &format!("<{target}>; rel=\"next\""));
         }
-        *response.body_mut() = respond::full(page.bytes);
+        *response.body_mut() = Body::full(page.bytes);
         Ok((response, Source::Proxied))
     }
 }

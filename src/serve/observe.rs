@@ -3,15 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::stream;
-use http_body::Frame;
-use http_body_util::StreamBody;
-use http_body_util::combinators::UnsyncBoxBody;
 
 use super::metrics::Metrics;
 use crate::listener::{Body, BodyError};
 use crate::metrics::IntCounter;
+use crate::piece::Piece;
 use crate::pull::{BlobBody, Source};
 
 /// Watches one answer.
@@ -45,11 +42,11 @@ impl Watch {
 
 /// A blob as a response body, watched. An error ends the connection, so that the body is seen to be short.
 pub(super) fn body(blob: BlobBody, watch: Watch) -> Body {
-    let frames = stream::unfold((blob, watch), |(mut blob, mut watch)| async move {
-        let frame: Result<Frame<Bytes>, BodyError> = match blob.next().await? {
-            Ok(bytes) => {
-                watch.saw(bytes.len());
-                Ok(Frame::data(bytes))
+    let pieces = stream::unfold((blob, watch), |(mut blob, mut watch)| async move {
+        let piece: Result<Piece, BodyError> = match blob.next().await? {
+            Ok(piece) => {
+                watch.saw(piece.len());
+                Ok(piece)
             }
             Err(error) => {
                 tracing::warn!(%error, "a body ended early");
@@ -59,7 +56,7 @@ pub(super) fn body(blob: BlobBody, watch: Watch) -> Body {
                 Err(error.into())
             }
         };
-        Some((frame, (blob, watch)))
+        Some((piece, (blob, watch)))
     });
-    UnsyncBoxBody::new(StreamBody::new(frames))
+    Body::pieces(pieces)
 }

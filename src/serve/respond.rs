@@ -9,8 +9,6 @@ use http::header::{
     RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
 use serde::Serialize;
 
 use super::identify::Complaint;
@@ -164,7 +162,7 @@ struct ErrorInfo<'a> {
 
 /// A JSON document.
 pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(full(body.into()));
+    let mut response = Response::new(Body::full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -178,7 +176,7 @@ pub(super) fn content(
     size: Option<u64>,
     part: Part,
 ) -> Response<Body> {
-    let mut response = Response::new(empty());
+    let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     let mut set = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -215,16 +213,6 @@ pub(super) fn warn(response: &mut Response<Body>, text: &str) {
     }
 }
 
-/// A body of one piece.
-pub(super) fn full(bytes: bytes::Bytes) -> Body {
-    UnsyncBoxBody::new(Full::new(bytes).map_err(|never| match never {}))
-}
-
-/// No body.
-pub(super) fn empty() -> Body {
-    UnsyncBoxBody::new(Empty::new().map_err(|never| match never {}))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_warning_cannot_break_out_of_its_quotes() {
-        let mut response = Response::new(empty());
+        let mut response = Response::new(Body::empty());
         warn(&mut response, "a \"b\" \\ c\r\nX-Evil: 1 ü");
         assert_eq!(response.headers()[WARNING], "299 - \"a b  cX-Evil: 1 \"");
     }

@@ -2,26 +2,38 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::buffers::Buffer;
 use super::checks::{Builder, CHUNK, Checks};
 use super::error::Error;
 use super::layout::{self, Layout};
-use super::read::read_exact_at;
+use super::read::{read_cached, read_exact_at};
 use super::space::{InUse, Space};
+use crate::piece::{Extent, Piece, Witness};
 use crate::reference::{Digest, Hasher};
 
 /// A committed blob, open for reading. It stays readable even if it is removed meanwhile.
 #[derive(Debug, Clone)]
-pub struct Blob {
+pub struct Blob(Arc<Opened>);
+
+#[derive(Debug)]
+struct Opened {
     digest: Digest,
     file: Arc<File>,
-    checks: Arc<Checks>,
-    _in_use: Arc<InUse>,
+    checks: Checks,
+    _in_use: InUse,
 }
+
+/// No more bytes than this are handed out in memory; of longer pieces the kernel sends the very pages that were
+/// checked.
+const COPIED_MAX: u64 = 16 * 1024;
+/// Chunks that are checked and handed out together.
+const CHUNKS_AT_ONCE: u64 = 2;
 
 /// Bytes of a checksum file at most: those of a 1 TiB blob.
 const CHECKS_MAX: u64 = 128 * 1024 * 1024;
@@ -52,40 +64,71 @@ impl Blob {
         if size != checks.size() {
             return Err(damaged(digest, &format!("{size} bytes instead of {}", checks.size())));
         }
-        let (file, checks, in_use) = (Arc::new(file), Arc::new(checks), Arc::new(in_use));
-        Ok(Some(Self { digest: *digest, file, checks, _in_use: in_use }))
+        let opened = Opened { digest: *digest, file: Arc::new(file), checks, _in_use: in_use };
+        Ok(Some(Self(Arc::new(opened))))
     }
 
     /// What it is.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.0.digest
     }
 
     /// Bytes.
     pub fn size(&self) -> u64 {
-        self.checks.size()
+        self.0.checks.size()
     }
 
-    /// The next checked bytes at `offset`, at most one chunk and none at or beyond `end`. Empty only at `end`.
+    /// The next checked bytes at `offset`, none at or beyond `end`. Empty only at `end`.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the chunk fails its check: its bytes are not returned.
-    pub async fn read(&self, offset: u64, end: u64) -> Result<Bytes, Error> {
+    /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned.
+    pub async fn read(&self, offset: u64, end: u64) -> Result<Piece, Error> {
         let end = end.min(self.size());
+        if end.saturating_sub(offset) <= COPIED_MAX {
+            return self.copy(offset, end).await.map(Piece::Memory);
+        }
+        let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
+        self.check(offset, end).await?;
+        let witness: Arc<dyn Witness> = self.0.clone();
+        let (file, len) = (Arc::clone(&self.0.file), (end - offset) as usize);
+        Ok(Piece::File(Extent { file, offset, len, witness: Some(witness) }))
+    }
+
+    /// As [`Blob::read`], in memory, at most to the end of a chunk.
+    async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, Error> {
         if offset >= end {
             return Ok(Bytes::new());
         }
+        let Opened { digest, file, checks, .. } = &*self.0;
         let chunk = offset / CHUNK as u64;
-        let start = chunk * CHUNK as u64;
-        let len = (self.size() - start).min(CHUNK as u64) as usize;
-        let bytes = read_exact_at(&self.file, start, len)
-            .await
-            .map_err(|e| damaged(&self.digest, &format!("reading at {start}: {e}")))?;
-        if !self.checks.hold(chunk, &bytes) {
-            return Err(damaged(&self.digest, &format!("wrong checksum of the chunk at {start}")));
+        let (start, len) = checks.place_of(chunk);
+        let bytes = read_exact_at(file, start, len).await.map_err(|e| self.0.unreadable(start, &e))?;
+        if !checks.hold(chunk, &bytes) {
+            return Err(wrong_chunk(digest, start));
         }
         let to = (end - start).min(len as u64) as usize;
         Ok(bytes.slice((offset - start) as usize..to))
+    }
+
+    /// Checks every chunk that has bytes from `offset` up to `end`: at once what is in memory, and the rest on a
+    /// blocking thread.
+    async fn check(&self, offset: u64, end: u64) -> Result<(), Error> {
+        let mut chunks = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
+        let mut buffer = Buffer::new(CHUNK);
+        while let Some(chunk) = chunks.next() {
+            let (start, len) = self.0.checks.place_of(chunk);
+            let content = &mut buffer.bytes()[..len];
+            let had = read_cached(&self.0.file, start, content).map_err(|e| self.0.unreadable(start, &e))?;
+            if had < len {
+                let opened = Arc::clone(&self.0);
+                let rest = move || (chunk..chunks.end).try_for_each(|chunk| opened.check(chunk, &mut buffer));
+                return super::blocking(rest).await;
+            }
+            if !self.0.checks.hold(chunk, content) {
+                return Err(wrong_chunk(&self.0.digest, start));
+            }
+        }
+        Ok(())
     }
 
     /// All of a blob that is known to be small, such as a manifest.
@@ -94,18 +137,44 @@ impl Blob {
     /// As [`Blob::read`], and [`Error::TooLong`] beyond `limit` bytes.
     pub async fn read_all(&self, limit: usize) -> Result<Bytes, Error> {
         if self.size() > limit as u64 {
-            return Err(Error::TooLong { digest: self.digest, limit: limit as u64 });
+            return Err(Error::TooLong { digest: self.digest(), limit: limit as u64 });
         }
-        let first = self.read(0, self.size()).await?;
+        let first = self.copy(0, self.size()).await?;
         if first.len() as u64 == self.size() {
             return Ok(first);
         }
         let mut all = first.to_vec();
         while (all.len() as u64) < self.size() {
-            all.extend_from_slice(&self.read(all.len() as u64, self.size()).await?);
+            all.extend_from_slice(&self.copy(all.len() as u64, self.size()).await?);
         }
         Ok(all.into())
     }
+}
+
+impl Opened {
+    /// Checks one chunk. Blocks.
+    fn check(&self, chunk: u64, buffer: &mut Buffer) -> Result<(), Error> {
+        let (start, len) = self.checks.place_of(chunk);
+        let content = &mut buffer.bytes()[..len];
+        self.file.read_exact_at(content, start).map_err(|e| self.unreadable(start, &e))?;
+        if self.checks.hold(chunk, content) { Ok(()) } else { Err(wrong_chunk(&self.digest, start)) }
+    }
+
+    fn unreadable(&self, start: u64, error: &std::io::Error) -> Error {
+        damaged(&self.digest, &format!("reading at {start}: {error}"))
+    }
+}
+
+impl Witness for Opened {
+    fn vouches(&self, offset: u64, end: u64) -> bool {
+        let mut buffer = Buffer::new(CHUNK);
+        (offset / CHUNK as u64..end.div_ceil(CHUNK as u64))
+            .all(|chunk| self.check(chunk, &mut buffer).is_ok())
+    }
+}
+
+fn wrong_chunk(digest: &Digest, start: u64) -> Error {
+    damaged(digest, &format!("wrong checksum of the chunk at {start}"))
 }
 
 fn damaged(digest: &Digest, reason: &str) -> Error {

@@ -22,6 +22,12 @@ impl Checks {
         self.size
     }
 
+    /// Where chunk number `at` begins, and its bytes.
+    pub(super) fn place_of(&self, at: u64) -> (u64, usize) {
+        let start = at * CHUNK as u64;
+        (start, self.size.saturating_sub(start).min(CHUNK as u64) as usize)
+    }
+
     /// Whether `bytes` are chunk number `at`.
     pub(super) fn hold(&self, at: u64, bytes: &[u8]) -> bool {
         usize::try_from(at).ok().and_then(|at| self.chunks.get(at)) == Some(&crc32c::crc32c(bytes))

@@ -12,6 +12,11 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::buffers::Buffer;
+use super::checks::CHUNK;
+use crate::piece::{Extent, Piece};
+
+/// No more bytes than this are copied through our memory.
+const COPIED_MAX: usize = 16 * 1024;
 
 /// Reads exactly `len` bytes at `offset`, at most a chunk.
 ///
@@ -32,7 +37,7 @@ pub(super) async fn read_exact_at(file: &Arc<File>, offset: u64, len: usize) -> 
 }
 
 /// Fills as much of `buffer` as can be had at once.
-fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut have = 0;
     while have < buffer.len() {
         let into = &mut [IoSliceMut::new(&mut buffer[have..])];
@@ -59,11 +64,23 @@ impl Growing {
         Self { file }
     }
 
-    /// Reads exactly `len` bytes at `offset`, which must have been written.
+    /// Up to `len` bytes at `offset`, which must have been written. What memory does not hold any more is
+    /// read on a blocking thread, so that sending it waits for no disk.
     ///
     /// # Errors
     /// The disk.
-    pub async fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        read_exact_at(&self.file, offset, len).await
+    pub async fn read(&self, offset: u64, len: usize) -> io::Result<Piece> {
+        if len <= COPIED_MAX {
+            return read_exact_at(&self.file, offset, len).await.map(Piece::Memory);
+        }
+        // A look at both ends: what leaves memory leaves it in runs.
+        let mut probe = [0];
+        for at in [offset, offset + len as u64 - 1] {
+            if read_cached(&self.file, at, &mut probe)? == 0 {
+                let first = len.min(CHUNK);
+                return read_exact_at(&self.file, offset, first).await.map(Piece::Memory);
+            }
+        }
+        Ok(Piece::File(Extent { file: Arc::clone(&self.file), offset, len, witness: None }))
     }
 }

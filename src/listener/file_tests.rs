@@ -1,0 +1,189 @@
+//! Bodies that are parts of files: what arrives is what is in the file, on every way that hyper can write them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::CONTENT_LENGTH;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tower::util::service_fn;
+
+use super::*;
+use crate::piece::{Extent, Piece, Witness};
+use crate::shutdown;
+
+/// Bytes of the file: more than any socket holds.
+const SIZE: usize = 24 * 1024 * 1024 + 17;
+
+/// A witness that says what it is told to.
+#[derive(Default)]
+struct Told(AtomicBool);
+
+impl Witness for Told {
+    fn vouches(&self, _: u64, _: u64) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    content: Vec<u8>,
+    file: Arc<File>,
+    witness: Arc<Told>,
+    /// How the file is cut: pieces of so many bytes, again and again; those that are even are handed out in memory.
+    cuts: &'static [usize],
+    _trigger: shutdown::Trigger,
+    tcp: std::net::SocketAddr,
+}
+
+impl World {
+    /// A listener that answers `/chunked` without and everything else with a length, with the whole file.
+    async fn new(size: usize, cuts: &'static [usize]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..size).map(|at| (at / 251 + at % 241) as u8 | 1).collect();
+        let path = folder.path().join("file");
+        std::fs::write(&path, &content).unwrap();
+        let file = Arc::new(File::options().read(true).write(true).open(path).unwrap());
+        let witness = Arc::new(Told(true.into()));
+        let (trigger, shutdown) = shutdown::channel();
+        let service = {
+            let (file, witness) = (Arc::clone(&file), Arc::clone(&witness));
+            service_fn(move |request: Request<Incoming>| {
+                let pieces = pieces(&file, size, &witness, cuts);
+                let mut response = Response::new(Body::pieces(stream::iter(pieces)));
+                if request.uri().path() != "/chunked" {
+                    response.headers_mut().insert(CONTENT_LENGTH, size.into());
+                }
+                async move { Ok(response) }
+            })
+        };
+        let tcp = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let Listen::Tcp(address) = tcp.address().unwrap() else { panic!() };
+        let unix = Listener::bind(&Listen::Unix(folder.path().join("s"))).unwrap();
+        for listener in [tcp, unix] {
+            let metrics = Metrics::register(&Registry::new()).unwrap();
+            tokio::spawn(run(listener, service.clone(), Limits::default(), metrics, shutdown.clone()));
+        }
+        Self { folder, content, file, witness, cuts, _trigger: trigger, tcp: address }
+    }
+
+    /// Asks three times on one connection, in both ways, and compares every byte.
+    async fn compare(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        for path in ["/whole", "/chunked", "/whole"] {
+            let request = Request::get(path).header("host", "x").body(Empty::<Bytes>::new()).unwrap();
+            let body = sender.send_request(request).await.unwrap().into_body();
+            let got = body.collect().await.unwrap().to_bytes();
+            assert!(got == self.content, "{path} in pieces of {:?}: other bytes arrived", self.cuts);
+        }
+    }
+
+    async fn unix(&self) -> UnixStream {
+        UnixStream::connect(self.folder.path().join("s")).await.unwrap()
+    }
+
+    /// A client that has asked, read the head and a little, and then slept for two seconds.
+    async fn sleeper(&self) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let mut stream = socket.connect(self.tcp).await.unwrap();
+        stream.write_all(b"GET /whole HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream.read_exact(&mut [0; 8 * 1024]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stream
+    }
+}
+
+fn pieces(
+    file: &Arc<File>,
+    size: usize,
+    witness: &Arc<Told>,
+    cuts: &[usize],
+) -> Vec<Result<Piece, BodyError>> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    for cut in cuts.iter().cycle() {
+        if at == size {
+            break;
+        }
+        let len = (*cut).min(size - at);
+        pieces.push(Ok(if len % 2 == 0 {
+            let mut bytes = vec![0; len];
+            file.read_exact_at(&mut bytes, at as u64).unwrap();
+            Piece::Memory(bytes.into())
+        } else {
+            let witness: Arc<dyn Witness> = witness.clone();
+            Piece::File(Extent { file: Arc::clone(file), offset: at as u64, len, witness: Some(witness) })
+        }));
+        at += len;
+    }
+    pieces
+}
+
+#[tokio::test]
+async fn every_byte_arrives_whatever_the_pieces_and_the_socket() {
+    for (size, cuts) in [
+        (SIZE, &[outgoing::EXTENT_MAX - 1][..]),
+        (SIZE, &[65_537]),
+        (SIZE, &[100, 200_001]),
+        (SIZE / 8, &[1, 2, 3, 4, 40_001, 20_000, 7]),
+        (100_000, &[333]),
+        (10_000, &[15, 17, 19, 21, 23]),
+    ] {
+        let world = World::new(size, cuts).await;
+        world.compare(TcpStream::connect(world.tcp).await.unwrap()).await;
+        world.compare(world.unix().await).await;
+    }
+}
+
+#[tokio::test]
+async fn questions_asked_before_the_answers_are_read_are_answered_in_order() {
+    let world = World::new(SIZE, &[65_537, 100]).await;
+    for path in ["/whole", "/whole"] {
+        let mut stream = TcpStream::connect(world.tcp).await.unwrap();
+        let once = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let close = format!("HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(format!("{once}{once}{close}").as_bytes()).await.unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        for _ in 0..2 {
+            let head = got.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+            assert!(got[head..head + SIZE] == world.content);
+            got.drain(..head + SIZE);
+        }
+        assert!(got.starts_with(b"HTTP/1.1 200 OK") && got.ends_with(b"\r\n\r\n"), "a head alone");
+    }
+}
+
+#[tokio::test]
+async fn what_waited_for_its_client_is_vouched_for_again() {
+    let world = World::new(SIZE, &[200_001]).await;
+    let read_on = async |mut stream: TcpStream| {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.map(|_| rest.len())
+    };
+    let whole = read_on(world.sleeper().await).await.unwrap();
+    assert!(whole > SIZE - 8 * 1024, "{whole}");
+    world.witness.0.store(false, Ordering::Relaxed);
+    let short = read_on(world.sleeper().await).await.expect("an end, and no reset");
+    assert!(short < SIZE / 2, "{short} bytes of what nobody vouches for");
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_off_ends_the_body_short_and_nothing_else() {
+    let world = World::new(SIZE, &[200_001]).await;
+    let mut stream = world.sleeper().await;
+    world.file.set_len(1_000_000).unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.expect("an end, and no reset");
+    assert!(rest.len() < SIZE - 8 * 1024);
+    world.file.write_all_at(&world.content, 0).unwrap();
+    world.compare(world.unix().await).await;
+}
