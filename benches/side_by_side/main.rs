@@ -34,12 +34,24 @@ fn main() {
     );
     let mut servers = Servers::start(mib);
     let mut table = Table::new(mib);
-    warm(&servers, &mut table, 1);
-    warm(&servers, &mut table, 4);
-    manifests(&servers, &mut table);
-    cold(&mut servers, &mut table);
-    slow_readers(&servers, &mut table);
-    table.write();
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let wanted = |name: &str| only.is_empty() || only.split(',').any(|one| one == name);
+    if wanted("warm") {
+        warm(&servers, &mut table, 1);
+        warm(&servers, &mut table, 4);
+    }
+    if wanted("manifest") {
+        manifests(&servers, &mut table);
+    }
+    if wanted("cold") {
+        cold(&mut servers, &mut table);
+    }
+    if wanted("slow") {
+        slow_readers(&servers, &mut table);
+    }
+    if only.is_empty() {
+        table.write();
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -33,7 +33,7 @@ struct Opened {
 /// checked.
 const COPIED_MAX: u64 = 16 * 1024;
 /// Chunks that are checked and handed out together.
-const CHUNKS_AT_ONCE: u64 = 2;
+const CHUNKS_AT_ONCE: u64 = 4;
 
 /// Bytes of a checksum file at most: those of a 1 TiB blob.
 const CHECKS_MAX: u64 = 128 * 1024 * 1024;
