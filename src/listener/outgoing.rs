@@ -26,7 +26,7 @@ use crate::piece::Extent;
 /// Bytes of one part at most.
 pub(super) const EXTENT_MAX: usize = 256 * 1024;
 /// Parts that are on their way at the same time on one connection; hyper holds one or two, and never more than 16.
-const PLACES: usize = 32;
+const PLACES: usize = 20;
 /// A part that has waited this long for its client is looked at again: its pages may have left memory, and what the
 /// disk then returns has not been checked.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);

@@ -1,10 +1,11 @@
 //! The way out: a committed blob, every chunk of it checked before it leaves.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 
@@ -22,11 +23,39 @@ use crate::reference::{Digest, Hasher};
 pub struct Blob(Arc<Opened>);
 
 #[derive(Debug)]
-struct Opened {
+pub(super) struct Opened {
     digest: Digest,
     file: Arc<File>,
     checks: Checks,
     _in_use: InUse,
+}
+
+/// Blobs that are being read: opened once, with one copy of their checksums, for all who read them.
+#[derive(Default)]
+pub(super) struct Opens(Mutex<HashMap<Digest, Weak<Opened>>>);
+
+impl Opens {
+    /// A blob that somebody reads just now.
+    pub(super) fn find(&self, digest: &Digest) -> Option<Blob> {
+        self.lock().get(digest)?.upgrade().map(Blob)
+    }
+
+    pub(super) fn keep(&self, blob: &Blob) {
+        let mut opens = self.lock();
+        if opens.len() == opens.capacity() {
+            opens.retain(|_, opened| opened.strong_count() > 0);
+        }
+        opens.insert(blob.digest(), Arc::downgrade(&blob.0));
+    }
+
+    /// Whoever comes next must not share what is being read.
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.lock().remove(digest);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Weak<Opened>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// No more bytes than this are handed out in memory; of longer pieces the kernel sends the very pages that were

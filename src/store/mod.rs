@@ -77,6 +77,7 @@ struct Inner {
     failed_at: Mutex<Option<Moment>>,
     budget: Budget,
     space: Space,
+    opens: blob::Opens,
     /// Held while room is made, so that two do not count the same bytes. Nothing else is locked under it.
     making_room: Mutex<()>,
     _lock: sweep::Lock,
@@ -105,6 +106,7 @@ impl Store {
             failed_at,
             budget: config.budget,
             space,
+            opens: blob::Opens::default(),
             making_room: Mutex::default(),
             _lock: lock,
         })))
@@ -131,14 +133,21 @@ impl Store {
     /// # Errors
     /// The disk.
     pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+        if let Some(blob) = self.0.opens.find(&digest) {
+            self.0.index.touch(digest);
+            return Ok(Some(blob));
+        }
         let inner = Arc::clone(&self.0);
         let opened = blocking(move || match Blob::open(&inner.layout, &digest, &inner.space) {
             Err(Error::Damaged { digest, reason }) => inner.set_aside(&digest, &reason).map(|()| None),
             opened => opened,
         })
         .await?;
-        match opened {
-            Some(_) => self.0.index.touch(digest),
+        match &opened {
+            Some(blob) => {
+                self.0.opens.keep(blob);
+                self.0.index.touch(digest);
+            }
             // Whoever took it from outside did not tell the index.
             None => self.0.index.forget(digest),
         }
@@ -347,6 +356,7 @@ impl Store {
 
 impl Inner {
     fn set_aside(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
+        self.opens.forget(digest);
         if quarantine::set_aside(&self.layout, digest, reason, self.clock.now())? {
             self.index.remove(*digest);
             self.metrics.quarantined.inc();
