@@ -6,7 +6,7 @@
 //! that a client sent.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
@@ -132,18 +132,18 @@ const REGISTRY_LABELS_MAX: usize = 32;
 /// Gives registries their label: the first few seen by name, all others `other`, so that a client that asks for
 /// ever new registries cannot grow `/metrics`.
 #[derive(Debug, Default)]
-pub struct RegistryLabels(Mutex<HashSet<String>>);
+pub struct RegistryLabels(RwLock<HashSet<String>>);
 
 impl RegistryLabels {
     /// Labels for `configured` registries from the start.
     pub fn new(configured: impl IntoIterator<Item = String>) -> Self {
-        Self(Mutex::new(configured.into_iter().collect()))
+        Self(RwLock::new(configured.into_iter().collect()))
     }
 
     /// The label for `registry`. Called with a registry that has answered, so that strangers' inventions do not
     /// use up the names.
     pub fn admit(&self, registry: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() < REGISTRY_LABELS_MAX && !known.contains(registry) {
             known.insert(registry.to_owned());
         }
@@ -151,7 +151,7 @@ impl RegistryLabels {
 
     /// Calls `with` with the label for `registry`.
     pub fn with<R>(&self, registry: &str, with: impl FnOnce(&str) -> R) -> R {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(registry);
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).contains(registry);
         with(if known { registry } else { "other" })
     }
 }
@@ -169,6 +169,6 @@ mod tests {
         assert_eq!(labels.with("docker.io", str::to_owned), "docker.io");
         assert_eq!(labels.with("r0.test", str::to_owned), "r0.test");
         assert_eq!(labels.with("r999.test", str::to_owned), "other");
-        assert_eq!(labels.0.lock().unwrap().len(), REGISTRY_LABELS_MAX);
+        assert_eq!(labels.0.read().unwrap().len(), REGISTRY_LABELS_MAX);
     }
 }

@@ -80,6 +80,8 @@ pub struct Match {
 pub struct Keychain(Arc<Inner>);
 
 struct Inner {
+    /// Whoever asks without a credential; asked for at every request.
+    anonymous: Principal,
     keys: Arc<Keys>,
     node: Arc<Node>,
     helpers: Helpers,
@@ -99,7 +101,8 @@ impl Keychain {
         };
         let node = Arc::new(Node::new(config.node.clone()));
         let helpers = Helpers::new(config.helper_dir.clone());
-        Ok(Self(Arc::new(Inner { keys, node, helpers, providers, none: Arc::default() })))
+        let anonymous = keys.principal(PrincipalKind::Anonymous, &[]);
+        Ok(Self(Arc::new(Inner { anonymous, keys, node, helpers, providers, none: Arc::default() })))
     }
 
     /// The node's own keys.
@@ -128,7 +131,7 @@ impl Keychain {
 
     /// Who asks without a credential.
     pub fn anonymous_principal(&self) -> Principal {
-        self.0.keys.principal(PrincipalKind::Anonymous, &[])
+        self.0.anonymous
     }
 
     /// Whom the node's docker config knows for `repository`, without asking any helper.

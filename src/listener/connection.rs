@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
@@ -83,7 +83,7 @@ pub(super) async fn serve<S>(
     let (busy, outgoing, unix) = (Busy::default(), Outgoing::default(), socket.is_unix());
     let io = TokioIo::new(Timed::new(socket, outgoing.clone(), place, busy.clone(), limits));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        busy.set(true);
+        busy.begin();
         if unix {
             request.extensions_mut().insert(OverUnix);
         }
@@ -96,11 +96,10 @@ pub(super) async fn serve<S>(
     });
     let mut connection = pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
             // Body bytes are never copied: what stands for a part of a file must not be (see `outgoing`).
             .writev(true)
-            // `Timed` bounds heads and idling; this is its upper bound.
-            .header_read_timeout(limits.idle_wait + limits.head_wait)
+            // `Timed` bounds heads and idling, and knows one from the other.
+            .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
             .serve_connection(io, service)
@@ -185,6 +184,6 @@ impl http_body::Body for Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.busy.set(false);
+        self.busy.end();
     }
 }

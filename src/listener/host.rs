@@ -4,8 +4,6 @@
 //! a name of its own. Real clients say `127.0.0.1`, `localhost` or `[::1]` with our port, or a name that the operator
 //! configured.
 
-use std::collections::HashSet;
-
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, Request};
 
@@ -13,7 +11,7 @@ use super::connection::OverUnix;
 
 /// The names under which we may be addressed.
 #[derive(Debug, Clone, Default)]
-pub struct Hosts(HashSet<String>);
+pub struct Hosts(Vec<String>);
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +34,7 @@ impl Hosts {
                 std::iter::once(format!("{name}:{port}")).chain(bare)
             })
         });
-        Self(own.chain(configured.iter().map(|name| name.to_ascii_lowercase())).collect())
+        Self(own.chain(configured.iter().cloned()).collect())
     }
 
     /// The name under which this request addressed us.
@@ -52,7 +50,7 @@ impl Hosts {
         }
         let host = first.filter(|_| more.is_none()).ok_or(HostError::Misdirected)?;
         let absolute = request.uri().authority().map(http::uri::Authority::as_str);
-        if !self.0.contains(&host.to_ascii_lowercase())
+        if !self.0.iter().any(|own| own.eq_ignore_ascii_case(host))
             || absolute.is_some_and(|a| !a.eq_ignore_ascii_case(host))
         {
             return Err(HostError::Misdirected);

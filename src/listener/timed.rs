@@ -8,8 +8,8 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -25,17 +25,55 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of it that are read.
 const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Whether a request is being answered; shared between the socket and the service.
+/// Whether a request is being answered; shared between the socket and the service. Counts both the beginnings and the
+/// ends, so that it is odd in between and none goes unnoticed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Busy(Arc<AtomicBool>);
+pub(super) struct Busy(Arc<AtomicU64>);
 
 impl Busy {
-    pub(super) fn set(&self, busy: bool) {
-        self.0.store(busy, Ordering::Relaxed);
+    /// A request is being answered from now on.
+    pub(super) fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn get(&self) -> bool {
+    /// It has been answered.
+    pub(super) fn end(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A point in time that is moved with every request and reached almost never: the timer behind it is only moved where
+/// it would come too late.
+struct Deadline {
+    at: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn after(wait: Duration) -> Self {
+        let at = Instant::now() + wait;
+        Self { at, timer: Box::pin(tokio::time::sleep_until(at)) }
+    }
+
+    fn set(&mut self, wait: Duration) {
+        self.at = Instant::now() + wait;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.deadline() > self.at {
+            self.timer.as_mut().reset(self.at);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if Instant::now() >= self.at {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.at);
+        }
     }
 }
 
@@ -47,11 +85,12 @@ pub(super) struct Timed {
     busy: Busy,
     limits: Limits,
     /// Runs while a head is awaited: the idle time until its first byte, the head time from then on.
-    reading: Pin<Box<Sleep>>,
+    reading: Deadline,
     head_begun: bool,
-    was_busy: bool,
+    /// Beginnings and ends of requests that the deadline knows of.
+    counted: u64,
     /// Runs while the client does not take what we write.
-    writing: Pin<Box<Sleep>>,
+    writing: Deadline,
     stalled: bool,
     peer_closed: bool,
 }
@@ -70,10 +109,10 @@ impl Timed {
             place: Some(place),
             busy,
             limits,
-            reading: Box::pin(tokio::time::sleep(limits.head_wait)),
+            reading: Deadline::after(limits.head_wait),
             head_begun: true,
-            was_busy: false,
-            writing: Box::pin(tokio::time::sleep(limits.write_wait)),
+            counted: 0,
+            writing: Deadline::after(limits.write_wait),
             stalled: false,
             peer_closed: false,
         }
@@ -83,6 +122,20 @@ impl Timed {
         self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
+    /// Whether a client that has nothing to wait for has kept us waiting for too long.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let count = self.busy.count();
+        if !count.is_multiple_of(2) {
+            return false;
+        }
+        if count != self.counted {
+            // A request has been answered: the next may take its time to begin.
+            (self.counted, self.head_begun) = (count, false);
+            self.reading.set(self.limits.idle_wait);
+        }
+        self.reading.poll(cx).is_ready()
+    }
+
     fn after_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = false;
@@ -90,9 +143,9 @@ impl Timed {
         }
         if !self.stalled {
             self.stalled = true;
-            self.writing.as_mut().reset(Instant::now() + self.limits.write_wait);
+            self.writing.set(self.limits.write_wait);
         }
-        match self.writing.as_mut().poll(cx) {
+        match self.writing.poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
@@ -111,26 +164,19 @@ impl AsyncRead for Timed {
         if let Poll::Ready(Ok(())) = &read {
             this.peer_closed |= buffer.filled().len() == before && buffer.capacity() > before;
         }
-        if this.busy.get() {
-            this.was_busy = true;
-            return read;
+        if read.is_pending() {
+            return if this.is_late(cx) {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                Poll::Pending
+            };
         }
-        if this.was_busy {
-            // A request has been answered: the next may take its time to begin.
-            (this.was_busy, this.head_begun) = (false, false);
-            this.reading.as_mut().reset(Instant::now() + this.limits.idle_wait);
+        let count = this.busy.count();
+        if count.is_multiple_of(2) && (count != this.counted || !this.head_begun) {
+            (this.counted, this.head_begun) = (count, true);
+            this.reading.set(this.limits.head_wait);
         }
-        if read.is_ready() {
-            if !this.head_begun {
-                this.head_begun = true;
-                this.reading.as_mut().reset(Instant::now() + this.limits.head_wait);
-            }
-            return read;
-        }
-        match this.reading.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        read
     }
 }
 
@@ -155,7 +201,10 @@ impl AsyncWrite for Timed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket()?.poll_flush(cx)
+        let this = &mut *self;
+        ready!(this.socket()?.poll_flush(cx))?;
+        // hyper reads again only when something has come; from here on the next request is waited for.
+        Poll::Ready(if this.is_late(cx) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,7 +4,7 @@
 //! have it is asked each time. Bounded; when it is full it begins anew.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ const ONE_BYTES_MAX: usize = 128 * 1024;
 
 /// The manifests.
 #[derive(Default)]
-pub(super) struct Recent(Mutex<Kept>);
+pub(super) struct Recent(RwLock<Kept>);
 
 #[derive(Default)]
 struct Kept {
@@ -27,7 +27,12 @@ struct Kept {
 
 impl Recent {
     pub(super) fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
-        self.lock().manifests.get(&(repository.clone(), digest)).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .manifests
+            .get(&(repository.clone(), digest))
+            .cloned()
     }
 
     pub(super) fn keep(
@@ -51,8 +56,8 @@ impl Recent {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> RwLockWriteGuard<'_, Kept> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -52,12 +52,14 @@ impl Digest {
 
     /// The 64 hex digits without the algorithm: the file name in the store.
     pub fn hex(&self) -> String {
-        let mut hex = String::with_capacity(64);
-        for byte in self.0 {
-            hex.push(char::from(HEX[usize::from(byte >> 4)]));
-            hex.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-        hex
+        self.digits().iter().copied().map(char::from).collect()
+    }
+
+    fn digits(&self) -> [u8; 64] {
+        std::array::from_fn(|at| {
+            let byte = self.0[at / 2];
+            HEX[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 })]
+        })
     }
 
     /// The 32 bytes.
@@ -100,7 +102,8 @@ impl FromStr for Digest {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(PREFIX)?;
-        f.write_str(&self.hex())
+        // Hex digits are ASCII.
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 

@@ -81,16 +81,15 @@ impl Handler {
             Route::Token => return self.token(&parts, shown, body).await,
             Route::Content(repository, thing) => (repository, thing),
         };
-        let challenge = |complaint| identify::challenge(&host, Some((&repository, named)), complaint);
         let (name, registry) = (thing.label(), repository.registry().clone());
         let caller = match shown.and_then(|shown| shown.caller(&repository, keychain)) {
             Ok(caller) => caller,
             Err(complaint) => {
-                let (refusal, challenge) = (Refusal::of_complaint(complaint), challenge(Some(complaint)));
+                let challenge = identify::challenge(&host, Some((&repository, named)), Some(complaint));
+                let refusal = Refusal::of_complaint(complaint);
                 return self.refuse(name, Some(&registry), "challenged", &refusal, challenge);
             }
         };
-        let challenge = challenge(None);
         let (method, headers) = (parts.method, parts.headers);
         let asked = Asked { method, headers, repository, named, caller, since, handler: self };
         match asked.answer(&thing).await {
@@ -103,6 +102,7 @@ impl Handler {
                 let status = refusal.status.as_u16();
                 tracing::info!(route = name, %registry, status, %error, "not served");
                 self.metrics.errors.with_label_values(&[error.reason()]).inc();
+                let challenge = identify::challenge(&host, Some((&asked.repository, named)), None);
                 self.refuse(name, Some(&registry), outcome(error.fault()), &refusal, challenge)
             }
         }

@@ -22,6 +22,7 @@ use super::evict::{self, Candidate};
 use super::layout::Layout;
 use super::metrics::Metrics;
 use super::space::{Reservation, Space};
+use super::touched;
 use crate::clock::{Clock, Timestamp};
 use crate::reference::Digest;
 
@@ -33,8 +34,6 @@ const REBUILDS_MAX: u32 = 3;
 const QUEUE: usize = 16 * 1024;
 /// How long somebody who wants to store waits for room.
 const EVICT_WAIT: Duration = Duration::from_secs(20);
-/// A last use younger than this is not written again.
-const TOUCH_SECONDS_MIN: u64 = 60;
 /// Bytes of sled's page cache.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -197,7 +196,7 @@ impl Keeper {
             }
             Op::Touch(digest) => {
                 if let Some(row) = self.table.row(digest)?
-                    && now.0 >= row.used_at.0.saturating_add(TOUCH_SECONDS_MIN)
+                    && now.0 >= row.used_at.0.saturating_add(touched::SECONDS)
                 {
                     self.table.put(digest, Row { used_at: now, ..row })?;
                 }

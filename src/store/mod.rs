@@ -26,6 +26,7 @@ mod scrub;
 mod space;
 mod sweep;
 mod tend;
+mod touched;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -78,6 +79,7 @@ struct Inner {
     budget: Budget,
     space: Space,
     opens: blob::Opens,
+    touched: touched::Touched,
     /// Held while room is made, so that two do not count the same bytes. Nothing else is locked under it.
     making_room: Mutex<()>,
     _lock: sweep::Lock,
@@ -107,6 +109,7 @@ impl Store {
             budget: config.budget,
             space,
             opens: blob::Opens::default(),
+            touched: touched::Touched::default(),
             making_room: Mutex::default(),
             _lock: lock,
         })))
@@ -134,7 +137,7 @@ impl Store {
     /// The disk.
     pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
         if let Some(blob) = self.0.opens.find(&digest) {
-            self.0.index.touch(digest);
+            self.touch(digest);
             return Ok(Some(blob));
         }
         let inner = Arc::clone(&self.0);
@@ -146,7 +149,7 @@ impl Store {
         match &opened {
             Some(blob) => {
                 self.0.opens.keep(blob);
-                self.0.index.touch(digest);
+                self.touch(digest);
             }
             // Whoever took it from outside did not tell the index.
             None => self.0.index.forget(digest),
@@ -156,7 +159,9 @@ impl Store {
 
     /// A blob is in use, though not read from here. Never blocks.
     pub fn touch(&self, digest: Digest) {
-        self.0.index.touch(digest);
+        if self.0.touched.is_news(digest, self.0.clock.now()) {
+            self.0.index.touch(digest);
+        }
     }
 
     /// Sets a blob aside that failed a check while it was read; the next reader fetches it anew.
