@@ -123,7 +123,7 @@ impl BlobBody {
             State::Committed(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
                 Err(store::Error::Damaged { digest, reason }) if self.repairs < REPAIRS_MAX => {
                     self.repairs += 1;
-                    self.repair(digest, reason).await
+                    Box::pin(self.repair(digest, reason)).await
                 }
                 read => Ok(Step::Piece(read?)),
             },
@@ -187,16 +187,17 @@ async fn follow(
     let now = progress.borrow_and_update().clone();
     let (growing, up_to): (Growing, u64) = match now {
         Progress::Filling { readable, .. } if readable <= at => {
-            return Ok(ahead(reader, at).await);
+            return Ok(Box::pin(ahead(reader, at)).await);
         }
         Progress::Filling { growing, readable, .. } => (growing, readable),
         Progress::Landed { growing, size } => (growing, size),
         Progress::Detached { growing: Some(growing), written, .. } if at < written => (growing, written),
         Progress::Detached { written, hasher, .. } => {
+            let source = Box::pin(reader.source(at)).await?;
             let through = if at == written {
-                Through::rest(reader.source(at).await?, hasher, reader.digest)
+                Through::rest(source, hasher, reader.digest)
             } else {
-                Through::range(reader.source(at).await?)
+                Through::range(source)
             };
             return Ok(Some(Step::Instead(State::Through(Box::new(through), "disk"))));
         }

@@ -80,7 +80,7 @@ impl Puller {
                 }
                 Ok(answer)
             }
-            Reference::Tag(tag) => self.manifest_by_tag(repository, tag, caller).await,
+            Reference::Tag(tag) => Box::pin(self.manifest_by_tag(repository, tag, caller)).await,
         }
     }
 
@@ -93,7 +93,9 @@ impl Puller {
     ) -> Result<ManifestAnswer, Error> {
         let may_read = self.may_read_cached(repository, caller, wanted).await;
         let Some(answer) = self.manifest_in_store(repository, digest).await else {
-            return Ok(self.fetch(repository, &digest.into(), caller).await?.answer(Source::Fill));
+            let reference = digest.into();
+            let fetched = Box::pin(self.fetch(repository, &reference, caller)).await?;
+            return Ok(fetched.answer(Source::Fill));
         };
         if may_read {
             return Ok(answer);
@@ -101,7 +103,8 @@ impl Puller {
         let upstream = &self.0.upstream;
         let question =
             |asking: Asking| async move { Ok(upstream.confirm_manifest(repository, digest, &asking).await?) };
-        let asked = self.ask(repository, caller, &Subject::Manifest(digest), Purpose::Prove, question).await;
+        let subject = Subject::Manifest(digest);
+        let asked = Box::pin(self.ask(repository, caller, &subject, Purpose::Prove, question)).await;
         let Err(error) = asked else {
             return Ok(ManifestAnswer { source: Source::Revalidated, ..answer });
         };
@@ -240,7 +243,7 @@ impl Puller {
             return None;
         };
         let read = match store.blob(digest).await {
-            Ok(blob) => blob?.read_all(MANIFEST_BYTES_MAX).await,
+            Ok(blob) => Box::pin(blob?.read_all(MANIFEST_BYTES_MAX)).await,
             Err(error) => Err(error),
         };
         match read {

@@ -78,7 +78,7 @@ impl Handler {
         let (parts, body) = request.into_parts();
         let (repository, thing) = match route {
             Route::Ping => return self.ping(&host, shown),
-            Route::Token => return self.token(&parts, shown, body).await,
+            Route::Token => return Box::pin(self.token(&parts, shown, body)).await,
             Route::Content(repository, thing) => (repository, thing),
         };
         let (name, registry) = (thing.label(), repository.registry().clone());
@@ -197,10 +197,12 @@ impl Asked<'_> {
     async fn answer(&self, thing: &Thing) -> Answered {
         match thing {
             Thing::Manifest(reference) => self.manifest(reference).await,
-            Thing::Blob(digest) => self.blob(*digest).await,
-            Thing::Tags(query) => self.list("tags/list", Listing::Tags, query.clone()).await,
+            // On the heap, so that the futures of small and frequent answers are small.
+            Thing::Blob(digest) => Box::pin(self.blob(*digest)).await,
+            Thing::Tags(query) => Box::pin(self.list("tags/list", Listing::Tags, query.clone())).await,
             Thing::Referrers(digest, query) => {
-                self.list(&format!("referrers/{digest}"), Listing::Referrers(*digest), query.clone()).await
+                let (path, listing) = (format!("referrers/{digest}"), Listing::Referrers(*digest));
+                Box::pin(self.list(&path, listing, query.clone())).await
             }
         }
     }

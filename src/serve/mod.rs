@@ -95,7 +95,8 @@ pub fn service(
     let last_word = Arc::clone(&handler);
     let answer = service_fn(move |request: Request<Incoming>| {
         let handler = Arc::clone(&handler);
-        async move { Ok::<_, Infallible>(handler.answer(request).await) }
+        // In one place from here on: the layers above would move all of it about.
+        Box::pin(async move { Ok::<_, Infallible>(handler.answer(request).await) })
     });
     let bounded = ServiceBuilder::new()
         .load_shed()
