@@ -97,8 +97,10 @@ fn warm(servers: &Servers, table: &mut Table, readers: usize) {
 /// A small manifest on 32 connections.
 fn manifests(servers: &Servers, table: &mut Table) {
     let mut rates: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
+    let mut cpu: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
     for _ in 0..ROUNDS {
         for server in &servers.all {
+            let before = server.cpu_seconds();
             let url = format!("http://{}{}", server.address, server.manifest_path(&servers.manifest));
             let done = std::process::Command::new("wrk")
                 .args(["-t2", "-c32", "-d2s", "-H", ACCEPT, &url])
@@ -108,6 +110,10 @@ fn manifests(servers: &Servers, table: &mut Table) {
             assert!(!text.contains("Non-2xx"), "{:?}: {text}", server.kind);
             let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).expect("a rate");
             rates.entry(server.kind).or_default().push(rate.trim().parse().unwrap());
+            let count =
+                text.lines().find_map(|line| line.trim().split_once(" requests in")).expect("a count").0;
+            let micros = (server.cpu_seconds() - before) * 1e6 / count.parse::<f64>().unwrap();
+            cpu.entry(server.kind).or_default().push(micros);
         }
     }
     let values = rates.into_iter().map(|(kind, values)| (kind, median(values))).collect();
@@ -116,6 +122,12 @@ fn manifests(servers: &Servers, table: &mut Table) {
         unit: "req/s",
         more_is_better: true,
         values,
+    });
+    table.add(Row {
+        what: "server CPU, warm manifest".into(),
+        unit: "µs",
+        more_is_better: false,
+        values: cpu.into_iter().map(|(kind, values)| (kind, median(values))).collect(),
     });
 }
 

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use super::checks::CHUNK;
 
 const PAGE: usize = 4096;
-/// Buffers kept for the next reader: 4 MiB. A thousand slow readers hold their own while they need them; what is more
+/// Buffers kept for the next reader: 1 MiB, as a buffer is held only while a chunk is checked; what is more
 /// than this is given back to the allocator.
-const KEPT_MAX: usize = 64;
+const KEPT_MAX: usize = 16;
 
 type Pool = Arc<Mutex<Vec<Vec<u8>>>>;
 
