@@ -1,7 +1,7 @@
 //! Filling a flight: upstream's body into the store, the watermark published as it grows.
 //!
 //! Runs on a task of its own and is nobody's client's business: it goes on when they leave. Receiving is async;
-//! writing and hashing happen on one blocking thread behind a short queue, so that neither waits for the other. If our
+//! writing happens on a blocking thread behind a short queue, hashing on another, so that none waits for the others. If our
 //! own disk fails, the followers are handed what they need to go on without it. The tail of the blob is withheld from
 //! readers until the digest is verified; durability is waited for by nobody.
 
@@ -130,6 +130,8 @@ fn write(
             Ok(written) => written,
             Err(error) if error.is_ours() => {
                 let (growing, written, hasher) = ingest.detach();
+                // Without it nobody could tell whether the whole is right.
+                let Some(hasher) = hasher else { return Err(error) };
                 detach(lead, Some(growing), written, hasher, size, &error);
                 return Ok(Written::Detached(error));
             }

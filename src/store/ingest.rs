@@ -9,8 +9,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::checks::{Builder, Checks};
+use bytes::Bytes;
+
+use super::checks::Checks;
 use super::error::Error;
+use super::hashing::Hashing;
 use super::layout::{self, Layout};
 use super::read::Growing;
 use super::space::Reservation;
@@ -29,8 +32,7 @@ pub struct Ingest {
     limit: u64,
     declared: Option<u64>,
     written: u64,
-    hasher: Hasher,
-    checks: Builder,
+    hashing: Hashing,
     file: Arc<File>,
     path: Temporary,
     room: Room,
@@ -77,8 +79,7 @@ impl Ingest {
             limit,
             declared,
             written: 0,
-            hasher: Hasher::default(),
-            checks: Builder::default(),
+            hashing: Hashing::new(),
             file,
             path: Temporary(Some(path)),
             room,
@@ -95,7 +96,7 @@ impl Ingest {
     ///
     /// # Errors
     /// More bytes than declared or allowed; no room; the disk. After an error the ingest is worth nothing.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<u64, Error> {
+    pub fn write(&mut self, bytes: &Bytes) -> Result<u64, Error> {
         let after = self.written + bytes.len() as u64;
         if after > self.limit {
             return Err(Error::TooLong { digest: self.expected, limit: self.limit });
@@ -109,15 +110,14 @@ impl Ingest {
     }
 
     /// Hashes bytes that were written, in order. Apart from [`Ingest::write`] so that readers need not wait for it.
-    pub fn hash(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.checks.update(bytes);
+    pub fn hash(&mut self, bytes: &Bytes) {
+        self.hashing.update(bytes);
     }
 
-    /// Gives up storing: what was written so far, how much that is, and its running hash. The file has no name any
-    /// more and goes with its last reader.
-    pub fn detach(self) -> (Growing, u64, Hasher) {
-        (self.growing(), self.written, self.hasher)
+    /// Gives up storing: what was written so far, how much that is, and its running hash, `None` if that was lost.
+    /// The file has no name any more and goes with its last reader.
+    pub fn detach(self) -> (Growing, u64, Option<Hasher>) {
+        (self.growing(), self.written, self.hashing.hasher())
     }
 
     /// The end of the content: proves that all of it came and that it is what was asked for.
@@ -128,7 +128,8 @@ impl Ingest {
         if let Some(expected) = self.declared.filter(|&size| size != self.written) {
             return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
         }
-        let (actual, checks) = (self.hasher.finish(), self.checks.finish());
+        let lost = self.io("hash")(std::io::Error::other("its thread is gone"));
+        let (actual, checks) = self.hashing.all().ok_or(lost)?;
         if actual != self.expected || checks.size() != self.written {
             return Err(Error::Mismatch { expected: self.expected, actual });
         }

@@ -13,6 +13,7 @@ mod checks;
 mod error;
 mod evict;
 mod grants;
+mod hashing;
 mod index;
 mod ingest;
 mod layout;
