@@ -21,6 +21,8 @@ use servers::{Kind, Server, Servers};
 const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
 /// Times that everything is measured; the median counts.
 const ROUNDS: usize = 5;
+/// The same for cold blobs: what the disk is busy with varies more than anything else.
+const COLD_ROUNDS: usize = 9;
 
 fn main() {
     // Cargo passes `--bench`; `cargo test` would run this too.
@@ -134,10 +136,12 @@ fn manifests(servers: &Servers, table: &mut Table) {
 /// A blob that Larder has never seen, from docker-registry, beside asking docker-registry itself.
 fn cold(servers: &mut Servers, table: &mut Table) {
     let (mut rates, mut firsts): (BTreeMap<Kind, Vec<f64>>, BTreeMap<Kind, Vec<f64>>) = Default::default();
-    for _ in 0..3 {
+    for _ in 0..COLD_ROUNDS {
         let (digest, bytes) = servers.push_fresh(256);
         for kind in [Kind::Registry, Kind::Larder] {
             let server = servers.all.iter().find(|s| s.kind == kind).unwrap();
+            // Not while the disk still writes down what came before.
+            rustix::fs::sync();
             let Reply { first_byte, total } = fetch(server, &server.blob_path(&digest), &bytes);
             rates.entry(kind).or_default().push(bytes.len() as f64 / 1e9 / total.as_secs_f64());
             firsts.entry(kind).or_default().push(first_byte.as_secs_f64() * 1e3);
