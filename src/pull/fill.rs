@@ -14,10 +14,9 @@ use tokio::task::spawn_blocking;
 use super::Puller;
 use super::error::Error;
 use super::flight::{Lead, Progress};
-use super::source::Source;
+use super::lanes;
 use crate::reference::Hasher;
 use crate::store::{self, Growing, Ingest, Member, Store, Verified};
-use crate::upstream;
 
 /// Bytes withheld from readers until the digest is verified. A blob no larger is withheld whole, so that a wrong one
 /// is an error and not a broken body.
@@ -25,7 +24,9 @@ pub(super) const TAIL: u64 = 64 * 1024;
 /// Pieces between receiving and writing; a piece has at most 256 KiB.
 const QUEUE: usize = 8;
 
-enum Piece {
+/// A part of a body on its way to the writer.
+pub(super) enum Piece {
+    /// The next bytes.
     Bytes(Bytes),
     /// The proper end; a queue that closes without it is a failure.
     End,
@@ -76,7 +77,8 @@ enum Filled {
 async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
     let flight = lead.flight();
     let (digest, store) = (lead.digest(), &puller.0.store);
-    let mut source = Source::open(puller, &flight.repository, digest, &flight.caller, 0).await?;
+    let reader = puller.reader(&flight.repository, digest, &flight.caller);
+    let source = reader.source(0).await?;
     let size = source.size();
     let ingest = match store.begin(digest, size).await {
         Ok(ingest) => ingest,
@@ -92,7 +94,8 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
         let lead = Arc::clone(lead);
         move || write(ingest, pieces, size, &lead)
     });
-    let received = pump(&mut source, queue).await;
+    let received = lanes::pump(source, &reader, &queue).await;
+    drop(queue);
     match (received, writer.await) {
         (_, Err(_panicked)) => Err(Error::Abandoned),
         (_, Ok(Err(error))) => Err(error.into()),
@@ -101,7 +104,7 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
             Ok(Filled::Detached)
         }
         (Ok(()), Ok(Ok(Written::Verified(verified)))) => Ok(Filled::Verified(verified)),
-        (Err(error), Ok(Ok(_))) => Err(error.into()),
+        (Err(error), Ok(Ok(_))) => Err(error),
         (Ok(()), Ok(Ok(Written::Nothing))) => Err(Error::Abandoned),
     }
 }
@@ -164,22 +167,6 @@ fn readable(written: u64, size: Option<u64>) -> u64 {
         Some(size) => written.min(size.saturating_sub(TAIL)),
         // Each byte may be the last but 64 KiB.
         None => written.saturating_sub(TAIL),
-    }
-}
-
-/// Moves the whole body into `queue`.
-async fn pump(source: &mut Source, queue: mpsc::Sender<Piece>) -> Result<(), upstream::Error> {
-    loop {
-        let piece = match source.next().await {
-            None => Piece::End,
-            Some(Ok(bytes)) => Piece::Bytes(bytes),
-            Some(Err(error)) => return Err(error),
-        };
-        let ended = matches!(piece, Piece::End);
-        // The writer is gone only after an error of its own, which is the one that counts.
-        if queue.send(piece).await.is_err() || ended {
-            return Ok(());
-        }
     }
 }
 

@@ -36,8 +36,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    async fn source(&self, from: u64) -> Result<Source, Error> {
-        Source::open(&self.puller, &self.repository, self.digest, &self.caller, from).await
+    pub(super) async fn source(&self, from: u64) -> Result<Source, Error> {
+        Source::open(&self.puller, &self.repository, self.digest, &self.caller, from, None).await
     }
 
     fn count_passed(&self, reason: &str, bytes: usize) {

@@ -13,6 +13,8 @@ pub struct Metrics {
     pub(super) passed_through: IntCounterVec,
     /// Readers of damaged blobs whose answers went on from upstream.
     pub(super) repairs: IntCounter,
+    /// Parts of large blobs that were asked for on a connection beside the first.
+    pub(super) extra_connections: IntCounter,
     /// What became of rights.
     rights: IntCounterVec,
 }
@@ -38,6 +40,10 @@ impl Metrics {
             repairs: registry.counter(
                 "read_repairs_total",
                 "Answers from a damaged blob that went on with bytes from upstream.",
+            )?,
+            extra_connections: registry.counter(
+                "fill_parts_total",
+                "Parts of large blobs asked for on a connection beside the first, because that was slow.",
             )?,
             rights: registry.counters(
                 "rights_total",

@@ -16,6 +16,7 @@ mod flight;
 mod follow;
 mod freshness;
 mod grants;
+mod lanes;
 mod manifests;
 pub mod metrics;
 mod recent;
@@ -125,6 +126,8 @@ struct Inner {
     recent: Recent,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
+    /// Upstream connections beside the first of a blob.
+    extra_lanes: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     resolutions: Asked<Tag, Option<Digest>>,
     /// With whether the answer proves a right: a mirror's delivery must not pass for a proof.
@@ -151,6 +154,7 @@ impl Puller {
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             recent: Recent::default(),
             ahead: ahead::places(),
+            extra_lanes: lanes::places(),
             metrics: Arc::new(metrics),
             resolutions: Coalesce::default(),
             manifests: Coalesce::default(),

@@ -29,13 +29,15 @@ pub(super) struct Source {
     behind: bool,
     /// The next byte's place in the blob.
     at: u64,
+    /// Where it is to end, if not at the end of the blob.
+    until: Option<u64>,
     /// Where the last break was, and how many there were since bytes came.
     broke_at: u64,
     resumes: u32,
 }
 
 impl Source {
-    /// Asks for the blob from byte `from` on, on behalf of `caller`; upstream's yes is the proof of the right to it.
+    /// Asks for the blob from byte `from` on, up to `until` or its end, on behalf of `caller`; upstream's yes is the proof of the right to it.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -45,12 +47,13 @@ impl Source {
         digest: Digest,
         caller: &Caller,
         from: u64,
+        until: Option<u64>,
     ) -> Result<Self, Error> {
         let upstream = &puller.0.upstream;
         let purpose =
             puller.right(repository, caller, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver);
         let question = |asking: Asking| async move {
-            let download = upstream.download(repository, digest, from, &asking).await?;
+            let download = upstream.download(repository, digest, from, until, &asking).await?;
             let to_anybody = download.to_anybody;
             Ok(Yes { value: download, to_anybody })
         };
@@ -64,6 +67,7 @@ impl Source {
             behind: download.offset != from,
             download,
             at: from,
+            until,
             broke_at: from,
             resumes: 0,
         })
@@ -72,6 +76,18 @@ impl Source {
     /// Whether upstream began where it was asked to; otherwise the bytes before that are read and thrown away.
     pub(super) fn is_ranged(&self) -> bool {
         !self.behind
+    }
+
+    /// The place of the next byte.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Sees to it that the connection of a part that has come whole can be used again.
+    pub(super) async fn finish(mut self) {
+        if self.until == Some(self.at) {
+            let _ = self.download.next().await;
+        }
     }
 
     /// Bytes of the whole blob, where upstream said so.
@@ -112,7 +128,8 @@ impl Source {
     }
 
     async fn resume(&mut self) -> Result<(), upstream::Error> {
-        let download = self.upstream.download(&self.repository, self.digest, self.at, &self.asking).await?;
+        let Self { upstream, repository, digest, at, until, asking, .. } = &*self;
+        let download = upstream.download(repository, *digest, *at, *until, asking).await?;
         if let (Some(before), Some(now)) = (self.download.size, download.size)
             && before != now
         {

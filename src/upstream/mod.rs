@@ -247,10 +247,14 @@ impl Upstream {
         repository: &Repository,
         digest: Digest,
         from: u64,
+        until: Option<u64>,
         asking: &Asking,
     ) -> Result<Download, Error> {
         let mut question = blob_question(Method::GET, repository, digest, asking);
-        question.range = (from > 0).then(|| format!("bytes={from}-"));
+        question.range = match until {
+            Some(until) => Some(format!("bytes={from}-{}", until.saturating_sub(1))),
+            None => (from > 0).then(|| format!("bytes={from}-")),
+        };
         let Answered { response, host, to_anybody } =
             self.count_failure(repository, self.first_answer(&question).await)?;
         let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {

@@ -50,6 +50,8 @@ pub enum Fault {
     StallAfter(usize),
     /// Answer properly, but wait for a permit before the bytes after this many.
     HoldAfter(usize, Arc<Semaphore>),
+    /// Answer properly, with no more than this many bytes each hundredth of a second.
+    Slow(usize),
     /// The right length, one byte wrong.
     Corrupt,
     /// The right bytes without a length.
@@ -509,6 +511,17 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
                 stream::iter(pieces(rest)).map(ok)
             });
             StreamBody::new(first.chain(gated.flatten())).boxed_unsync()
+        }
+        Some(Fault::Slow(count)) => {
+            let parts: Vec<Bytes> = (0..bytes.len())
+                .step_by(count)
+                .map(|at| bytes.slice(at..(at + count).min(bytes.len())))
+                .collect();
+            let paced = stream::iter(parts).then(move |part| async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                ok(part)
+            });
+            StreamBody::new(paced).boxed_unsync()
         }
         Some(Fault::Corrupt) => {
             let mut wrong = bytes.to_vec();
