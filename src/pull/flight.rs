@@ -101,6 +101,11 @@ impl Flights {
         Self { map: Map::default(), gauge }
     }
 
+    /// Whether `digest` is being fetched from `registry`.
+    pub(super) fn has(&self, registry: &Registry, digest: Digest) -> bool {
+        lock(&self.map).contains_key(&(registry.clone(), digest))
+    }
+
     /// Joins the flight for `digest` from the registry of `repository`, or leads a new one.
     pub(super) fn board(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Boarding {
         let key = (repository.registry().clone(), digest);

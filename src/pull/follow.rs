@@ -86,6 +86,12 @@ impl BlobBody {
         Self { reader, state: State::Following(progress, true), at: 0, end: size, repairs: 0 }
     }
 
+    /// Bytes of a blob of `size` bytes that come alone; the body is to be narrowed to them.
+    pub(super) fn part(reader: Reader, source: Source, size: u64) -> Self {
+        let state = State::Through(Box::new(Through::range(source)), "part");
+        Self { reader, state, at: 0, end: Some(size), repairs: 0 }
+    }
+
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
     pub fn slice(&mut self, start: u64, end: u64) {
         self.at = start;

@@ -52,6 +52,11 @@ use rights::Use;
 /// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
 const ATTEMPTS_MAX: usize = 3;
 
+/// Bytes of a part that may come alone.
+const PART_MAX: u64 = 1024 * 1024;
+/// Bytes of a blob of which parts may come alone; a smaller one is soon there as a whole.
+const LARGE: u64 = 32 * 1024 * 1024;
+
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
 const FILLS_MAX: usize = 256;
@@ -98,6 +103,22 @@ pub struct BlobAnswer {
     pub source: Source,
     /// Set if upstream could not be asked whether the caller may still have it.
     pub stale: Option<Stale>,
+}
+
+/// How much of a blob somebody wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// All of it.
+    Whole,
+    /// Some range, which cannot be told before the size is known.
+    Range,
+    /// The bytes from `start` up to, not including, `end`, as far as there are any.
+    Bytes {
+        /// The first.
+        start: u64,
+        /// One past the last.
+        end: u64,
+    },
 }
 
 /// How a blob can be had.
@@ -172,7 +193,8 @@ impl Puller {
         &self.0.keychain
     }
 
-    /// A blob. With `size_wanted` the answer waits until the size is known, which a range needs.
+    /// A blob, all of it whatever part is wanted; a small part of a large blob that nobody has pulled may come alone.
+    /// For a range the answer waits until the size is known.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -181,18 +203,23 @@ impl Puller {
         repository: &Repository,
         digest: Digest,
         caller: &Caller,
-        size_wanted: bool,
+        wanted: Wanted,
     ) -> Result<BlobAnswer, Error> {
         let mut last = Error::Abandoned;
         for _ in 0..ATTEMPTS_MAX {
             if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
                 return Ok(answer);
             }
+            if let Wanted::Bytes { start, end } = wanted
+                && let Some(answer) = self.part_alone(repository, digest, caller, start, end).await?
+            {
+                return Ok(answer);
+            }
             let (source, progress) = match self.fly(repository, digest, caller).await? {
                 Flown::Landed(answer) => return Ok(*answer),
                 Flown::Seat(source, progress) => (source, progress),
             };
-            match first_word(progress, size_wanted).await {
+            match first_word(progress, wanted != Wanted::Whole).await {
                 Ok((progress, size)) => {
                     let body = BlobBody::following(self.reader(repository, digest, caller), progress, size);
                     return Ok(BlobAnswer { size, body, source, stale: None });
@@ -202,6 +229,32 @@ impl Puller {
             }
         }
         Err(last)
+    }
+
+    /// A small part of a large blob that is not being fetched: snapshotters that pull lazily read a little of many
+    /// layers, and would otherwise have all of them fetched. `None` if it is neither small nor large enough for that.
+    async fn part_alone(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+        start: u64,
+        end: u64,
+    ) -> Result<Option<BlobAnswer>, Error> {
+        if end.saturating_sub(start) > PART_MAX || self.0.flights.has(repository.registry(), digest) {
+            return Ok(None);
+        }
+        let source = match source::Source::open(self, repository, digest, caller, start, Some(end)).await {
+            Ok(source) => source,
+            Err(error) if error.fault() == Fault::Outage => return Err(error),
+            // Whatever it is, the question for all of it will tell.
+            Err(_) => return Ok(None),
+        };
+        let Some(size) = source.size().filter(|size| source.is_ranged() && *size >= LARGE) else {
+            return Ok(None);
+        };
+        let body = BlobBody::part(self.reader(repository, digest, caller), source, size);
+        Ok(Some(BlobAnswer { size: Some(size), body, source: Source::Proxied, stale: None }))
     }
 
     /// A seat in the flight of a blob, which is begun if there is none.

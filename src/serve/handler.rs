@@ -10,14 +10,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use super::identify::{self, Complaint, Shown};
 use super::metrics::Metrics;
 use super::observe::{self, Watch};
-use super::range::{Part, part};
+use super::range::{self, Part, part};
 use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, Refusal, Told, content};
 use super::route::{self, Named, Route, Thing};
 use super::{Gate, token};
 use crate::clock::Clock;
 use crate::listener::{Body, BodyError, Hosts};
 use crate::metrics::RegistryLabels;
-use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Source, Stale};
+use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Source, Stale, Wanted};
 use crate::reference::{Digest, MediaType, Reference, Registry, Repository};
 use crate::upstream::Listing;
 
@@ -242,7 +242,14 @@ impl Asked<'_> {
             return Ok((response, source));
         }
         let range = self.range();
-        let mut answer = puller.blob(repository, digest, &self.caller, range.is_some()).await?;
+        let wanted = match range {
+            None => Wanted::Whole,
+            Some(header) => match range::between(header) {
+                Some((start, end)) => Wanted::Bytes { start, end },
+                None => Wanted::Range,
+            },
+        };
+        let mut answer = puller.blob(repository, digest, &self.caller, wanted).await?;
         let part = answer.size.map_or(Part::Whole, |size| part(range, size));
         let mut response = content(MediaType::OCTET_STREAM, digest, registry, answer.size, part);
         warn(&mut response, answer.stale.as_ref());

@@ -36,6 +36,14 @@ pub fn part(header: Option<&str>, size: u64) -> Part {
     }
 }
 
+/// The bytes that a header asks for by both ends: known before the size is.
+pub fn between(header: &str) -> Option<(u64, u64)> {
+    match parse(header)? {
+        Parsed::Between(start, last) => Some((start, last.saturating_add(1))),
+        Parsed::From(_) | Parsed::Last(_) => None,
+    }
+}
+
 enum Parsed {
     From(u64),
     Between(u64, u64),

@@ -118,3 +118,33 @@ async fn a_client_that_fetches_in_parallel_open_ended_chunks_gets_the_right_byte
     let failed = scene.larder.metric(r#"larder_errors_total{reason="abandoned"}"#).await;
     assert_eq!(failed, 0.0, "a client that leaves is no failure");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_part_of_a_large_cold_blob_comes_alone_and_larger_ones_bring_all_of_it() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let bytes = Bytes::from(noise(33 * 1024 * 1024, 5));
+    let size = bytes.len();
+    let path = format!("/v2/team/app/blobs/{}?ns=reg.test", registry.put_blob("team/app", bytes.clone()));
+    for (start, last) in [(0, 0), (1_000, 300_999), (30_000_000, 30_500_000), (size - 10, size + 10)] {
+        let reply = larder.get_range(&path, &format!("bytes={start}-{last}")).await;
+        let end = (last + 1).min(size);
+        assert!(reply.complete && reply.body == bytes.slice(start..end), "{start}-{last}");
+        assert_eq!(reply.header("content-range"), format!("bytes {start}-{}/{size}", end - 1));
+    }
+    assert_eq!(larder.metric("larder_store_blobs").await, 0.0);
+    let asked: Vec<_> =
+        registry.seen().iter().filter_map(|seen| seen.headers.get("range").cloned()).collect();
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    assert_eq!(larder.get_range(&path, &format!("bytes={}-{}", size + 5, size + 9)).await.status, 416);
+    registry.forget_seen();
+    let reply = larder.get_range(&path, "bytes=0-2000000").await;
+    assert_eq!(reply.body, bytes.slice(..2_000_001));
+    assert!(client::get(larder.address, &path).await.body == bytes);
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 0, "it was fetched for the range beyond its end");
+    let small = Bytes::from(noise(1_000_000, 6));
+    let path = format!("/v2/team/app/blobs/{}?ns=reg.test", registry.put_blob("team/app", small.clone()));
+    assert_eq!(larder.get_range(&path, "bytes=5-9").await.body, small.slice(5..10));
+    assert!(client::get(larder.address, &path).await.body == small);
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 2, "the part that told its size, and all of it");
+}

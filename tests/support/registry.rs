@@ -446,6 +446,9 @@ fn ranged(range: Option<&str>, bytes: &Bytes) -> Response<Bytes> {
         return Response::new(bytes.clone());
     };
     let start: usize = start.parse().unwrap();
+    if start >= bytes.len() {
+        return Response::builder().status(416).body(Bytes::new()).unwrap();
+    }
     let end = end.parse::<usize>().map_or(bytes.len(), |last| (last + 1).min(bytes.len()));
     Response::builder()
         .status(206)
