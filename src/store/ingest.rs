@@ -17,6 +17,7 @@ use super::hashing::Hashing;
 use super::layout::{self, Layout};
 use super::read::Growing;
 use super::space::Reservation;
+use super::steps;
 use crate::reference::{Digest, Hasher};
 
 /// Bytes that are reserved at a time for content of unknown size.
@@ -73,6 +74,7 @@ impl Ingest {
         layout.make_folder(&layout.ingest())?;
         let path = layout.temporary(&expected.hex());
         let file = Arc::new(layout::create(&path)?);
+        steps::reached("content begun");
         Ok(Self {
             layout: layout.clone(),
             expected,
@@ -105,6 +107,7 @@ impl Ingest {
             self.reserved.add((self.room)(STEP.max(after - self.reserved.bytes()))?);
         }
         (&*self.file).write_all(bytes).map_err(self.io("write"))?;
+        steps::reached("content written");
         self.written = after;
         Ok(after)
     }
@@ -164,7 +167,9 @@ impl Verified {
         let Some(path) = self.path.0.clone() else {
             return Ok(self.reserved);
         };
+        steps::reached("content verified");
         self.file.sync_data().map_err(Error::io("sync", &path))?;
+        steps::reached("content synced");
         self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checks.encode())?;
         self.layout.make_folder(&self.layout.blobs())?;
         layout::publish(&path, &self.layout.blob(&self.digest))?;

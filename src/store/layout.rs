@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::error::Error;
+use super::steps;
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 
 /// Written to `format`; a store with another one is refused, never converted silently.
@@ -138,8 +139,11 @@ impl Layout {
 
     fn write_and_publish(&self, temporary: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
         let mut file = create(temporary)?;
+        steps::reached("small file created");
         file.write_all(content).map_err(Error::io("write", temporary))?;
+        steps::reached("small file written");
         file.sync_data().map_err(Error::io("sync", temporary))?;
+        steps::reached("small file synced");
         if let Some(parent) = path.parent() {
             self.make_folder(parent)?;
         }
@@ -155,7 +159,10 @@ impl Layout {
             self.make_folder(parent)?;
         }
         match fs::DirBuilder::new().mode(0o700).create(folder) {
-            Ok(()) => folder.parent().map_or(Ok(()), sync_folder),
+            Ok(()) => {
+                steps::reached("folder made");
+                folder.parent().map_or(Ok(()), sync_folder)
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
             Err(e) => Err(Error::io("make folder", folder)(e)),
         }
@@ -176,8 +183,12 @@ pub(super) fn create(path: &Path) -> Result<File, Error> {
 /// Moves a finished, synced file to its final name and makes the name durable.
 #[allow(clippy::disallowed_methods, reason = "the one place that renames, with the folder's sync beside it")]
 pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
+    steps::reached("before a name");
     fs::rename(from, to).map_err(Error::io("publish", to))?;
-    to.parent().map_or(Ok(()), sync_folder)
+    steps::reached("name given");
+    to.parent().map_or(Ok(()), sync_folder)?;
+    steps::reached("name synced");
+    Ok(())
 }
 
 pub(super) fn sync_folder(folder: &Path) -> Result<(), Error> {

@@ -25,6 +25,7 @@ mod refs;
 mod room;
 mod scrub;
 mod space;
+mod steps;
 mod sweep;
 mod tend;
 mod touched;

@@ -51,7 +51,7 @@ impl World {
     }
 }
 
-fn open(path: &std::path::Path) -> Result<Store, Error> {
+pub(super) fn open(path: &std::path::Path) -> Result<Store, Error> {
     let budget = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
     open_within(path, budget)
 }
