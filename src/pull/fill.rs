@@ -28,6 +28,8 @@ const QUEUE: usize = 8;
 pub(super) enum Piece {
     /// The next bytes.
     Bytes(Bytes),
+    /// The next bytes up to this place are there already: they were kept ahead of the watermark.
+    Kept(u64),
     /// The proper end; a queue that closes without it is a failure.
     End,
 }
@@ -88,13 +90,14 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
         }
         Err(error) => return Err(error.into()),
     };
-    lead.publish(Progress::Filling { growing: ingest.growing(), size, readable: 0 });
+    let growing = ingest.growing();
+    lead.publish(Progress::Filling { growing: growing.clone(), size, readable: 0 });
     let (queue, pieces) = mpsc::channel(QUEUE);
     let writer = spawn_blocking({
         let lead = Arc::clone(lead);
         move || write(ingest, pieces, size, &lead)
     });
-    let received = lanes::pump(source, &reader, &queue).await;
+    let received = lanes::pump(source, &reader, &growing, &queue).await;
     drop(queue);
     match (received, writer.await) {
         (_, Err(_panicked)) => Err(Error::Abandoned),
@@ -126,11 +129,18 @@ fn write(
     lead: &Lead,
 ) -> Result<Written, store::Error> {
     while let Some(piece) = pieces.blocking_recv() {
-        let Piece::Bytes(bytes) = piece else {
-            return ingest.verify().map(Written::Verified);
+        let taken = match piece {
+            Piece::End => return ingest.verify().map(Written::Verified),
+            Piece::Bytes(bytes) => ingest.write(&bytes).map(|written| {
+                lead.publish_readable(readable(written, size));
+                ingest.hash(&bytes);
+            }),
+            Piece::Kept(until) => {
+                take_over(&mut ingest, until, |written| lead.publish_readable(readable(written, size)))
+            }
         };
-        let written = match ingest.write(&bytes) {
-            Ok(written) => written,
+        match taken {
+            Ok(()) => {}
             Err(error) if error.is_ours() => {
                 let (growing, written, hasher) = ingest.detach();
                 // Without it nobody could tell whether the whole is right.
@@ -139,11 +149,18 @@ fn write(
                 return Ok(Written::Detached(error));
             }
             Err(error) => return Err(error),
-        };
-        lead.publish_readable(readable(written, size));
-        ingest.hash(&bytes);
+        }
     }
     Ok(Written::Nothing)
+}
+
+fn take_over(ingest: &mut Ingest, until: u64, mut tell: impl FnMut(u64)) -> Result<(), store::Error> {
+    let mut written = 0;
+    while written < until {
+        written = ingest.take_over(until)?;
+        tell(written);
+    }
+    Ok(())
 }
 
 /// Lets the followers go on by themselves from where the disk failed: nobody's pull fails because our disk does.

@@ -61,6 +61,8 @@ enum State {
     Following(watch::Receiver<Progress>, bool),
     /// From upstream, past the disk; why.
     Through(Box<Through>, &'static str),
+    /// From upstream, far ahead of the watermark, until that gets here. The fill is given the bytes.
+    Ahead(Box<Source>, watch::Receiver<Progress>),
 }
 
 impl std::fmt::Debug for BlobBody {
@@ -140,6 +142,7 @@ impl BlobBody {
                     Ok(Step::Again)
                 }
             },
+            State::Ahead(source, progress) => run_ahead(&self.reader, source, progress, at, end).await,
             State::Through(through, reason) => {
                 let Some(bytes) = through.next().await else {
                     // A blob whose size nobody told ends here; any other has ended short.
@@ -193,7 +196,7 @@ async fn follow(
     let now = progress.borrow_and_update().clone();
     let (growing, up_to): (Growing, u64) = match now {
         Progress::Filling { readable, .. } if readable <= at => {
-            return Ok(Box::pin(ahead(reader, at)).await);
+            return Ok(Box::pin(ahead(reader, at, progress)).await);
         }
         Progress::Filling { growing, readable, .. } => (growing, readable),
         Progress::Landed { growing, size } => (growing, size),
@@ -223,7 +226,7 @@ async fn follow(
 
 /// A range far ahead of the watermark, asked for by itself; `None` from a registry that does not do ranges, which would
 /// send everything before it too, or that will not answer now: the fill gets there.
-async fn ahead(reader: &Reader, at: u64) -> Option<Step> {
+async fn ahead(reader: &Reader, at: u64, progress: &watch::Receiver<Progress>) -> Option<Step> {
     let source = match reader.source(at).await {
         Ok(source) if source.is_ranged() => source,
         Ok(_) => return None,
@@ -233,5 +236,33 @@ async fn ahead(reader: &Reader, at: u64) -> Option<Step> {
         }
     };
     tracing::debug!(digest = %reader.digest, at, "a range far ahead is asked for by itself");
-    Some(Step::Instead(State::Through(Box::new(Through::range(source)), "ahead")))
+    Some(Step::Instead(State::Ahead(Box::new(source), progress.clone())))
+}
+
+/// The next bytes of a range of its own, kept for the fill; back to following where the fill has come up to it.
+async fn run_ahead(
+    reader: &Reader,
+    source: &mut Source,
+    progress: &watch::Receiver<Progress>,
+    at: u64,
+    end: Option<u64>,
+) -> Result<Step, Error> {
+    let growing = match &*progress.borrow() {
+        Progress::Filling { readable, .. } if *readable > at => None,
+        Progress::Landed { .. } => None,
+        Progress::Filling { growing, .. } => Some(Some(growing.clone())),
+        _ => Some(None),
+    };
+    let Some(growing) = growing else {
+        return Ok(Step::Instead(State::Following(progress.clone(), true)));
+    };
+    let mut bytes = source.next().await.ok_or(Error::Abandoned)??;
+    bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
+    if let Some(growing) = growing
+        && let Err(error) = growing.keep(at, bytes.clone()).await
+    {
+        tracing::debug!(digest = %reader.digest, at, %error, "bytes fetched ahead are not kept");
+    }
+    reader.count_passed("ahead", bytes.len());
+    Ok(Step::Piece(bytes.into()))
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
@@ -23,6 +22,7 @@ use super::error::Error;
 use super::fill::Piece;
 use super::follow::Reader;
 use super::source::Source;
+use crate::store::Growing;
 
 /// Bytes that one connection fetches at a time.
 const SEGMENT: u64 = 4 * 1024 * 1024;
@@ -36,6 +36,8 @@ const WINDOW: Duration = Duration::from_millis(500);
 const LEFT_MIN: u64 = 4 * SEGMENT;
 /// Bytes a second of a connection that is fast enough as it is: what a gigabit brings.
 const FAST: f64 = 100e6;
+/// Bytes that others have fetched ahead must be this many: skipping them costs a new connection.
+const KEPT_MIN: u64 = 1024 * 1024;
 /// Twice as many connections must bring this many times as much, or they are not what was missing.
 const GAIN: f64 = 1.4;
 
@@ -79,10 +81,11 @@ impl Width {
 pub(super) async fn pump(
     mut source: Source,
     reader: &Reader,
+    growing: &Growing,
     queue: &mpsc::Sender<Piece>,
 ) -> Result<(), Error> {
     let begun_at = source.at();
-    let (mut waited, mut tried, mut second) = (Duration::ZERO, false, None::<Second>);
+    let (mut waited, mut skipped, mut tried, mut second) = (Duration::ZERO, 0, false, None::<Second>);
     loop {
         let before = Instant::now();
         let next = source.next().await;
@@ -95,7 +98,19 @@ pub(super) async fn pump(
             // The writer is gone only after an error of its own, which is the one that counts.
             return Ok(());
         }
-        let received = source.at() - begun_at;
+        if let Some(until) = worth_taking(growing, source.at(), source.size()) {
+            second = None;
+            if queue.send(Piece::Kept(until)).await.is_err() {
+                return Ok(());
+            }
+            if source.size() == Some(until) {
+                let _ = queue.send(Piece::End).await;
+                return Ok(());
+            }
+            skipped += until - source.at();
+            source = reader.source(until).await?;
+        }
+        let received = source.at() - begun_at - skipped;
         match (&second, source.size()) {
             (Some(asked), _) if asked.source.is_finished() => {
                 let Some(mut asked) = second.take() else { continue };
@@ -103,7 +118,9 @@ pub(super) async fn pump(
                 // One that answers later than the first gets there is of no use.
                 if let Some(next) = answered.filter(|next| next.at() >= source.at()) {
                     let rate = received as f64 / waited.as_secs_f64();
-                    return Team::of(source, next, asked.place.take(), reader, rate).run(queue).await;
+                    return Team::of(source, next, asked.place.take(), (reader, growing), rate)
+                        .run(queue)
+                        .await;
                 }
             }
             (None, Some(size)) if !tried && is_slow(received, waited, size - source.at()) => {
@@ -113,6 +130,12 @@ pub(super) async fn pump(
             _ => {}
         }
     }
+}
+
+/// Up to where the bytes from `at` on were fetched by readers that were ahead, if that is worth a new connection.
+fn worth_taking(growing: &Growing, at: u64, size: Option<u64>) -> Option<u64> {
+    let until = growing.kept_until(at)?;
+    (until - at >= KEPT_MIN || Some(until) == size).then_some(until)
 }
 
 /// A second connection that has been asked for.
@@ -155,14 +178,16 @@ impl Reader {
 
 /// One connection with its part of the blob.
 struct Lane {
-    pieces: mpsc::UnboundedReceiver<Result<Bytes, Error>>,
-    task: AbortHandle,
+    pieces: mpsc::UnboundedReceiver<Result<Piece, Error>>,
+    task: Option<AbortHandle>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -181,14 +206,21 @@ impl Lane {
                 let _ = out.send(Err(error));
             }
         });
-        Self { pieces, task: task.abort_handle(), _place: place }
+        Self { pieces, task: Some(task.abort_handle()), _place: place }
+    }
+
+    /// What is there already.
+    fn kept(until: u64) -> Self {
+        let (out, pieces) = mpsc::unbounded_channel();
+        let _ = out.send(Ok(Piece::Kept(until)));
+        Self { pieces, task: None, _place: None }
     }
 }
 
 async fn carry(
     source: impl Future<Output = Result<Source, Error>>,
     until: u64,
-    out: &mpsc::UnboundedSender<Result<Bytes, Error>>,
+    out: &mpsc::UnboundedSender<Result<Piece, Error>>,
     received: &AtomicU64,
 ) -> Result<(), Error> {
     let mut source = source.await?;
@@ -198,7 +230,7 @@ async fn carry(
         bytes.truncate(usize::try_from(until - at).unwrap_or(usize::MAX));
         at += bytes.len() as u64;
         received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if out.send(Ok(bytes)).is_err() {
+        if out.send(Ok(Piece::Bytes(bytes))).is_err() {
             break;
         }
     }
@@ -209,6 +241,7 @@ async fn carry(
 /// Several connections, in the order of what they bring.
 struct Team<'a> {
     reader: &'a Reader,
+    growing: &'a Growing,
     lanes: VecDeque<Lane>,
     width: Width,
     received: Arc<AtomicU64>,
@@ -223,7 +256,7 @@ impl<'a> Team<'a> {
         first: Source,
         second: Source,
         place: Option<OwnedSemaphorePermit>,
-        reader: &'a Reader,
+        (reader, growing): (&'a Reader, &'a Growing),
         rate: f64,
     ) -> Self {
         let (received, at, middle) = (Arc::new(AtomicU64::new(0)), first.at(), second.at());
@@ -233,16 +266,20 @@ impl<'a> Team<'a> {
             Lane::of(async { Ok(first) }, middle, &received, None),
             Lane::of(async { Ok(second) }, next, &received, place),
         ]);
-        Self { reader, lanes, width: Width::after_one(rate), received, at, next, size }
+        Self { reader, growing, lanes, width: Width::after_one(rate), received, at, next, size }
     }
 
     async fn run(mut self, queue: &mpsc::Sender<Piece>) -> Result<(), Error> {
         let mut window = (Instant::now(), 0);
         while let Some(lane) = self.lanes.front_mut() {
             match lane.pieces.recv().await {
-                Some(Ok(bytes)) => {
-                    self.at += bytes.len() as u64;
-                    if queue.send(Piece::Bytes(bytes)).await.is_err() {
+                Some(Ok(piece)) => {
+                    match &piece {
+                        Piece::Bytes(bytes) => self.at += bytes.len() as u64,
+                        Piece::Kept(until) => self.at = *until,
+                        Piece::End => {}
+                    }
+                    if queue.send(piece).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -280,6 +317,11 @@ impl<'a> Team<'a> {
     /// As many connections as there are to be; none if it is to be one, which then brings all the rest.
     fn fan_out(&mut self) {
         while self.width.lanes > 1 && self.lanes.len() < self.width.lanes && self.next < self.size {
+            if let Some(until) = worth_taking(self.growing, self.next, Some(self.size)) {
+                self.lanes.push_back(Lane::kept(until));
+                self.next = until;
+                continue;
+            }
             // The one that is waited for needs no place; there always is that one.
             let place = if self.lanes.is_empty() { None } else { self.reader.place() };
             if place.is_none() && !self.lanes.is_empty() {

@@ -5,7 +5,7 @@
 //! Everything here blocks and belongs on a blocking thread.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,13 +15,16 @@ use super::checks::Checks;
 use super::error::Error;
 use super::hashing::Hashing;
 use super::layout::{self, Layout};
-use super::read::Growing;
+use super::read::{Growing, Kept};
 use super::space::Reservation;
 use super::steps;
 use crate::reference::{Digest, Hasher};
 
 /// Bytes that are reserved at a time for content of unknown size.
 const STEP: u64 = 16 * 1024 * 1024;
+
+/// Bytes that are taken over at a time.
+const TAKEN_OVER_MAX: usize = 256 * 1024;
 
 /// Gets bytes promised.
 pub(super) type Room = Box<dyn Fn(u64) -> Result<Reservation, Error> + Send + Sync>;
@@ -35,6 +38,7 @@ pub struct Ingest {
     written: u64,
     hashing: Hashing,
     file: Arc<File>,
+    kept: Arc<Kept>,
     path: Temporary,
     room: Room,
     reserved: Reservation,
@@ -83,6 +87,7 @@ impl Ingest {
             written: 0,
             hashing: Hashing::new(),
             file,
+            kept: Arc::default(),
             path: Temporary(Some(path)),
             room,
             reserved,
@@ -91,7 +96,7 @@ impl Ingest {
 
     /// The bytes written so far, for those who follow.
     pub fn growing(&self) -> Growing {
-        Growing::new(Arc::clone(&self.file))
+        Growing::new(Arc::clone(&self.file), Arc::clone(&self.kept))
     }
 
     /// Takes bytes in and returns how many there are now. They can be read by followers from here on.
@@ -106,7 +111,8 @@ impl Ingest {
         if after > self.reserved.bytes() {
             self.reserved.add((self.room)(STEP.max(after - self.reserved.bytes()))?);
         }
-        (&*self.file).write_all(bytes).map_err(self.io("write"))?;
+        self.kept.take(after);
+        self.file.write_all_at(bytes, self.written).map_err(self.io("write"))?;
         steps::reached("content written");
         self.written = after;
         Ok(after)
@@ -115,6 +121,26 @@ impl Ingest {
     /// Hashes bytes that were written, in order. Apart from [`Ingest::write`] so that readers need not wait for it.
     pub fn hash(&mut self, bytes: &Bytes) {
         self.hashing.update(bytes);
+    }
+
+    /// Takes over the next bytes that were kept ahead of what is written, up to `until` at most, hashes them, and returns
+    /// how many there are now. Fewer than there could be at a time, so that readers hear of them.
+    ///
+    /// # Errors
+    /// The disk. None are there, which is a defect of the caller's.
+    pub fn take_over(&mut self, until: u64) -> Result<u64, Error> {
+        let until =
+            self.growing().kept_until(self.written).unwrap_or(self.written).min(until).min(self.limit);
+        let len = usize::try_from(until - self.written).unwrap_or(usize::MAX).min(TAKEN_OVER_MAX);
+        if len == 0 {
+            return Err(self.io("take over a part of")(std::io::ErrorKind::NotFound.into()));
+        }
+        self.kept.take(self.written + len as u64);
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
+        self.hashing.update(&bytes.into());
+        self.written += len as u64;
+        Ok(self.written)
     }
 
     /// Gives up storing: what was written so far, how much that is, and its running hash, `None` if that was lost.
@@ -128,6 +154,7 @@ impl Ingest {
     /// # Errors
     /// Too few bytes, or another digest.
     pub fn verify(self) -> Result<Verified, Error> {
+        self.kept.take(u64::MAX);
         if let Some(expected) = self.declared.filter(|&size| size != self.written) {
             return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
         }

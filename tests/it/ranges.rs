@@ -58,6 +58,11 @@ async fn a_range_far_ahead_does_not_wait_for_the_fill() {
     let whole = leader.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(whole, scene.bytes);
     assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 4);
+    // The last five million bytes were there when the fill got to them.
+    let received = scene.larder.metric(r#"larder_upstream_received_bytes_total{registry="reg.test"}"#).await;
+    assert!(received < 21_500_000.0, "{received} bytes were received");
+    let warm = scene.larder.get_range(&scene.path, "bytes=14000000-").await;
+    assert!(warm.body == scene.bytes.slice(14_000_000..), "what was kept is what is stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]
