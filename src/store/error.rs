@@ -91,6 +91,11 @@ impl Error {
         matches!(self, Self::Io { .. } | Self::NoRoom { .. } | Self::Paused)
     }
 
+    /// Whether the filesystem is mounted read-only.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// The value of the `reason` label.
     pub fn reason(&self) -> &'static str {
         match self {

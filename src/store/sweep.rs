@@ -38,13 +38,14 @@ pub(super) fn take_possession(layout: &Layout) -> Result<Lock, Error> {
 
 fn lock(layout: &Layout) -> Result<Lock, Error> {
     let path = layout.lock();
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(Error::io("open", &path))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = match file.map_err(Error::io("open", &path)) {
+        Err(error) if error.is_read_only() => {
+            tracing::warn!(store = %layout.root().display(), "the store is on a read-only filesystem: what is cached is served, and nothing is added");
+            File::open(&path).map_err(Error::io("open", &path))?
+        }
+        opened => opened?,
+    };
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(Error::Locked(layout.root().to_owned())),
@@ -91,7 +92,11 @@ fn empty(folder: &Path) -> Result<(), Error> {
             Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
             _ => fs::remove_file(&path),
         };
-        removed.map_err(Error::io("remove", &path))?;
+        match removed.map_err(Error::io("remove", &path)) {
+            // What is there can be served all the same.
+            Err(error) if error.is_read_only() => {}
+            removed => removed?,
+        }
     }
     Ok(())
 }

@@ -1,8 +1,13 @@
 //! What the store does by itself while it is open: names for other tools, its budget, looking at everything again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+
+use super::error::Error;
 use super::scrub::{self, Finding};
 use super::{Store, blocking, oci_layout};
 use crate::reference::Digest;
@@ -11,6 +16,8 @@ use crate::shutdown::Shutdown;
 /// When the store is looked at first after a start, and how long after that again.
 const SCRUB_AFTER: Duration = Duration::from_secs(10 * 60);
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 86_400);
+/// The least urgent there is.
+const NICE_MAX: i32 = 19;
 /// How often the budget is looked at besides when something is stored.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long `index.json` may lag behind the tags.
@@ -77,7 +84,7 @@ impl Store {
 
     pub(super) async fn look_at(&self, digest: Digest) {
         let inner = Arc::clone(&self.0);
-        let looked = blocking(move || {
+        let looked = quietly(move || {
             let finding = scrub::look_at(&inner.layout, &digest, Some(scrub::BACKGROUND_RATE))?;
             match &finding {
                 Finding::Sound(size) => inner.metrics.scrubbed.inc_by(*size),
@@ -96,5 +103,35 @@ impl Store {
         if let Err(error) = blocking(move || oci_layout::write(&inner.layout)).await {
             tracing::warn!(%error, "index.json could not be written; it serves other tools only");
         }
+    }
+}
+
+/// Does `work` on a thread that gives way to everybody else, on the processor and, since the block layer goes by the same
+/// value, on the disk.
+async fn quietly<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let quiet = move || {
+        // Of this thread alone: Linux takes the number of a thread for one of a process here.
+        if let Err(error) = setpriority_process(Some(gettid()), NICE_MAX) {
+            tracing::debug!(%error, "the look at the store runs at the usual priority");
+        }
+        let _ = done.send(work());
+    };
+    let thread = std::thread::Builder::new().name("larder-scrub".to_owned()).spawn(quiet);
+    let gone = |error| Error::io("look at", Path::new("the store"))(error);
+    thread.map_err(gone)?;
+    result.await.map_err(|error| gone(std::io::Error::other(error)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_look_gives_way_and_nobody_else_does() {
+        let priority = || Ok(rustix::process::getpriority_process(Some(gettid())).unwrap());
+        assert_eq!((quietly(priority).await.unwrap(), priority().unwrap()), (NICE_MAX, 0));
     }
 }

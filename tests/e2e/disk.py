@@ -175,6 +175,12 @@ class Disk(unittest.TestCase):
             self.is_pulled(larder, cold)
             self.is_pulled(larder, warm)
         self.assertEqual(self.metric(larder, "larder_store_caching"), 0.0)
+        for ending in (larder.kill, larder.stop):
+            ending()
+            larder.start()
+            self.assertIn("read-only", self.world.log(larder.name))
+            self.upstream_is_not_asked_for(larder, {warm})
+            self.is_pulled(larder, cold)
 
     def test_system_calls_that_fail_cost_nobody_a_pull_and_leave_nothing_half_done(self):
         for call, error in (("fdatasync", "EIO"), ("fsync", "EIO"), ("rename", "ENOSPC"), ("rename", "EXDEV")):
