@@ -8,14 +8,18 @@
 #![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
 
 mod client;
+mod content;
 mod report;
 mod servers;
+mod shaper;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use client::{Reply, fetch};
 use report::{Row, Table};
-use servers::{Kind, Server, Servers};
+use servers::{Kind, Servers};
+use shaper::Shaper;
 
 /// docker-registry shows an OCI manifest only to those who ask for one.
 const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
@@ -34,10 +38,10 @@ fn main() {
         rustix::process::Resource::Nofile,
         rustix::process::Rlimit { current: Some(65_536), maximum: Some(65_536) },
     );
-    let mut servers = Servers::start(mib);
-    let mut table = Table::new(mib);
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only.split(',').any(|one| one == name);
+    let mut servers = Servers::start(mib);
+    let mut table = Table::new(mib);
     if wanted("warm") {
         warm(&servers, &mut table, 1);
         warm(&servers, &mut table, 4);
@@ -48,9 +52,25 @@ fn main() {
     if wanted("cold") {
         cold(&mut servers, &mut table);
     }
+    if wanted("shaped") {
+        gigabit(&mut servers, &mut table);
+        throttled(&mut servers, &mut table);
+        hundred(&mut servers, &mut table);
+    }
     if wanted("slow") {
         slow_readers(&servers, &mut table);
     }
+    if wanted("idle") {
+        idle(&mut table);
+    }
+    let peak = servers.all.iter().map(|server| (server.kind, server.peak_mib())).collect();
+    table.add(Row {
+        what: "peak memory over all of this".into(),
+        unit: "MiB",
+        more_is_better: false,
+        values: peak,
+    });
+    // A part of it is for looking at while working.
     if only.is_empty() {
         table.write();
     }
@@ -68,7 +88,7 @@ fn warm(servers: &Servers, table: &mut Table, readers: usize) {
     for _ in 0..=ROUNDS {
         for server in &servers.all {
             let before = server.cpu_seconds();
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             std::thread::scope(|scope| {
                 for _ in 0..readers {
                     scope.spawn(|| fetch(server, &server.blob_path(&servers.large), &servers.large_bytes));
@@ -133,13 +153,13 @@ fn manifests(servers: &Servers, table: &mut Table) {
     });
 }
 
-/// A blob that Larder has never seen, from docker-registry, beside asking docker-registry itself.
+/// A blob that no cache has seen, from docker-registry, beside asking docker-registry itself.
 fn cold(servers: &mut Servers, table: &mut Table) {
     let (mut rates, mut firsts): (BTreeMap<Kind, Vec<f64>>, BTreeMap<Kind, Vec<f64>>) = Default::default();
     for _ in 0..COLD_ROUNDS {
         let (digest, bytes) = servers.push_fresh(256);
-        for kind in [Kind::Registry, Kind::Larder] {
-            let server = servers.all.iter().find(|s| s.kind == kind).unwrap();
+        for kind in std::iter::once(Kind::Registry).chain(Kind::CACHES) {
+            let server = servers.of(kind);
             // Not while the disk still writes down what came before.
             rustix::fs::sync();
             let Reply { first_byte, total } = fetch(server, &server.blob_path(&digest), &bytes);
@@ -149,34 +169,101 @@ fn cold(servers: &mut Servers, table: &mut Table) {
     }
     let medians = |all: BTreeMap<Kind, Vec<f64>>| all.into_iter().map(|(k, v)| (k, median(v))).collect();
     table.add(Row {
-        what: "cold blob, unshaped (docker-registry: direct)".into(),
+        what: "cold blob (docker-registry: direct)".into(),
         unit: "GB/s",
         more_is_better: true,
         values: medians(rates),
     });
     table.add(Row {
-        what: "cold blob, first byte".into(),
+        what: "cold blob, first byte (docker-registry: direct)".into(),
         unit: "ms",
         more_is_better: false,
         values: medians(firsts),
     });
 }
 
+/// A fresh blob through a slower way to the registry: directly, and through Larder in megabytes a second.
+fn through(
+    servers: &mut Servers,
+    shaper: impl Fn(&Servers) -> &Shaper,
+    host: &str,
+    mib: usize,
+) -> BTreeMap<Kind, f64> {
+    let (mut direct, mut cached) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (digest, bytes) = servers.push_fresh(mib);
+        let path = format!("/v2/bench/app/blobs/{digest}");
+        let rate = |reply: Reply| bytes.len() as f64 / 1e6 / reply.total.as_secs_f64();
+        direct.push(rate(client::fetch_from(&shaper(servers).address, &path, &bytes)));
+        rustix::fs::sync();
+        let larder = servers.of(Kind::Larder);
+        cached.push(rate(fetch(larder, &format!("{path}?ns={host}"), &bytes)));
+    }
+    BTreeMap::from([(Kind::Larder, median(cached)), (Kind::Registry, median(direct))])
+}
+
+fn gigabit(servers: &mut Servers, table: &mut Table) {
+    let values = through(servers, |servers| &servers.shaped.gigabit, "gigabit.test", 256);
+    let what = "cold blob, upstream at 1 Gbit/s (docker-registry: direct)".into();
+    table.add(Row { what, unit: "MB/s", more_is_better: true, values });
+}
+
+fn throttled(servers: &mut Servers, table: &mut Table) {
+    let values = through(servers, |servers| &servers.shaped.throttled, "throttled.test", 256);
+    let what = "cold blob, upstream at 20 MB/s a connection (docker-registry: direct)".into();
+    table.add(Row { what, unit: "MB/s", more_is_better: true, values });
+}
+
+/// One client directly, then a hundred of another blob through Larder.
+fn hundred(servers: &mut Servers, table: &mut Table) {
+    let (digest, bytes) = servers.push_fresh(64);
+    let slow = &servers.shaped.slow;
+    let alone = client::fetch_from(&slow.address, &format!("/v2/bench/app/blobs/{digest}"), &bytes).total;
+    let (digest, bytes) = servers.push_fresh(64);
+    let (larder, slow) = (servers.of(Kind::Larder), &servers.shaped.slow);
+    let (before, begun) = (slow.sent(), Instant::now());
+    let path = format!("/v2/bench/app/blobs/{digest}?ns=slow.test");
+    std::thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| fetch(larder, &path, &bytes));
+        }
+    });
+    let values = BTreeMap::from([
+        (Kind::Larder, begun.elapsed().as_secs_f64()),
+        (Kind::Registry, alone.as_secs_f64()),
+    ]);
+    let what = "100 clients of a cold blob at 8 MB/s (docker-registry: one, direct)".into();
+    table.add(Row { what, unit: "s", more_is_better: false, values });
+    let times = (slow.sent() - before) as f64 / bytes.len() as f64;
+    let what = "bytes from upstream for those 100".into();
+    let values = BTreeMap::from([(Kind::Larder, times)]);
+    table.add(Row { what, unit: "times the blob", more_is_better: false, values });
+}
+
 /// A thousand readers that took a little and then stopped.
 fn slow_readers(servers: &Servers, table: &mut Table) {
-    let values = servers.all.iter().map(|server: &Server| {
+    let (mut memory, mut sockets) = (BTreeMap::new(), BTreeMap::new());
+    for server in &servers.all {
         let path = server.blob_path(&servers.large);
+        let before = servers::socket_mib();
         let held: Vec<_> = (0..1_000).map(|_| client::begin(server, &path)).collect();
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        let used = server.anonymous_mib();
+        std::thread::sleep(Duration::from_secs(2));
+        memory.insert(server.kind, server.anonymous_mib());
+        sockets.insert(server.kind, servers::socket_mib() - before);
         drop(held);
-        (server.kind, used)
-    });
-    let values = values.collect();
-    table.add(Row {
-        what: "anonymous memory, 1,000 slow readers".into(),
-        unit: "MiB",
-        more_is_better: false,
-        values,
-    });
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let what = "anonymous memory, 1,000 slow readers".into();
+    table.add(Row { what, unit: "MiB", more_is_better: false, values: memory });
+    let what = "socket memory of the kernel, both ends, 1,000 slow readers".into();
+    table.add(Row { what, unit: "MiB", more_is_better: false, values: sockets });
+}
+
+fn idle(table: &mut Table) {
+    let (ready, memory) = servers::idle(20_000);
+    let only = |value| BTreeMap::from([(Kind::Larder, value)]);
+    let what = "ready, with 20,000 blobs and no index".into();
+    table.add(Row { what, unit: "s", more_is_better: false, values: only(ready) });
+    let what = "anonymous memory, idle, 20,000 blobs".into();
+    table.add(Row { what, unit: "MiB", more_is_better: false, values: only(memory) });
 }

@@ -2,7 +2,6 @@
 //! docker-registry.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,24 +9,45 @@ use std::time::Duration;
 
 use larder::reference::Digest;
 
+use crate::content::{content, push, push_manifest};
+use crate::shaper::{Limit, Shaper};
+
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Larder,
     NginxSendfile,
+    NginxReno,
     NginxBuffers,
+    NginxCache,
     Registry,
+    RegistryCache,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Larder, Self::NginxSendfile, Self::NginxBuffers, Self::Registry];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Larder,
+        Self::NginxSendfile,
+        Self::NginxReno,
+        Self::NginxBuffers,
+        Self::NginxCache,
+        Self::Registry,
+        Self::RegistryCache,
+    ];
+    /// Those that hand out files and know nothing else.
+    pub(crate) const STATIC: [Self; 3] = [Self::NginxSendfile, Self::NginxReno, Self::NginxBuffers];
+    /// Those that fetch what they do not have.
+    pub(crate) const CACHES: [Self; 3] = [Self::Larder, Self::NginxCache, Self::RegistryCache];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Larder => "Larder",
             Self::NginxSendfile => "nginx, sendfile on",
+            Self::NginxReno => "nginx, sendfile on, reno",
             Self::NginxBuffers => "nginx, sendfile off",
+            Self::NginxCache => "nginx, proxy_cache",
             Self::Registry => "docker-registry",
+            Self::RegistryCache => "docker-registry, pull-through",
         }
     }
 }
@@ -39,9 +59,20 @@ pub(crate) struct Server {
     process: Child,
 }
 
+/// The slower ways to the registry, each a registry of its own to Larder.
+pub(crate) struct Shaped {
+    /// 1 Gbit/s.
+    pub(crate) gigabit: Shaper,
+    /// 20 MB/s a connection.
+    pub(crate) throttled: Shaper,
+    /// 8 MB/s.
+    pub(crate) slow: Shaper,
+}
+
 /// All of them, and what is on them.
 pub(crate) struct Servers {
     pub(crate) all: Vec<Server>,
+    pub(crate) shaped: Shaped,
     pub(crate) large: Digest,
     pub(crate) large_bytes: Vec<u8>,
     pub(crate) manifest: Digest,
@@ -54,26 +85,32 @@ impl Servers {
     pub(crate) fn start(mib: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let registry = free();
-        let config = format!(
-            "version: 0.1\nlog: {{accesslog: {{disabled: true}}, level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {registry}}}\n",
-            at("registry").display()
-        );
-        fs::write(at("registry.yml"), config).unwrap();
-        let mut all = vec![Server::run(
-            Kind::Registry,
-            &registry,
-            "docker-registry",
-            &["serve", at("registry.yml").to_str().unwrap()],
-        )];
+        let (registry, second) = (free(), free());
+        let mut all = vec![
+            registry_server(Kind::Registry, &registry, &at("registry"), ""),
+            registry_server(
+                Kind::RegistryCache,
+                &second,
+                &at("registry-cache"),
+                &format!("proxy: {{remoteurl: 'http://{registry}'}}\n"),
+            ),
+        ];
         let files = at("registry/docker/registry/v2/blobs/sha256");
-        for (kind, settings) in [
-            (Kind::NginxSendfile, "sendfile on; tcp_nopush on;"),
-            (Kind::NginxBuffers, "sendfile off; output_buffers 2 512k;"),
+        let plain = format!("root {};", files.display());
+        let cached = format!(
+            "location / {{ proxy_pass http://{registry}; proxy_cache kept; proxy_cache_valid 200 1h; proxy_cache_lock on; proxy_buffers 8 256k; proxy_busy_buffers_size 512k; proxy_http_version 1.1; proxy_set_header Connection ''; }}"
+        );
+        for (kind, settings, content) in [
+            (Kind::NginxSendfile, "sendfile on; tcp_nopush on;", &plain),
+            (Kind::NginxReno, "sendfile on; tcp_nopush on;", &plain),
+            (Kind::NginxBuffers, "sendfile off; output_buffers 2 512k;", &plain),
+            (Kind::NginxCache, "sendfile on; tcp_nopush on;", &cached),
         ] {
             let address = free();
             let config = at(&format!("{kind:?}.conf"));
-            fs::write(&config, nginx(folder.path(), kind, &address, &files, settings)).unwrap();
+            fs::write(&config, nginx(folder.path(), kind, &address, settings, content)).unwrap();
+            // It keeps what the machine has when it begins to listen.
+            let _reno = (kind == Kind::NginxReno).then(Congestion::reno);
             all.push(Server::run(
                 kind,
                 &address,
@@ -81,24 +118,17 @@ impl Servers {
                 &["-e", "/dev/null", "-c", config.to_str().unwrap()],
             ));
         }
-        let (address, admin) = (free(), free());
-        let config = format!(
-            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"100%\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n[[registry]]\nhost = \"reg.test\"\nendpoints = [\"http://{registry}\"]\n",
-            folder.path().display()
-        );
-        fs::write(at("larder.toml"), config).unwrap();
-        let program = env!("CARGO_BIN_EXE_larder");
-        all.push(Server::run(
-            Kind::Larder,
-            &address,
-            program,
-            &["serve", "--config", at("larder.toml").to_str().unwrap()],
-        ));
+        let shaped = Shaped {
+            gigabit: Shaper::start(&registry, Limit::Together(125e6)),
+            throttled: Shaper::start(&registry, Limit::Each(20e6)),
+            slow: Shaper::start(&registry, Limit::Together(8e6)),
+        };
+        all.push(larder(folder.path(), &registry, &shaped));
         all.sort_by_key(|server| server.kind);
         let large_bytes = content(mib, 1);
         let large = push(&registry, &large_bytes);
         let manifest = push_manifest(&registry);
-        Self { all, large, large_bytes, manifest, registry, fresh: 1, _folder: folder }
+        Self { all, shaped, large, large_bytes, manifest, registry, fresh: 1, _folder: folder }
     }
 
     /// A blob that nobody has seen.
@@ -106,6 +136,87 @@ impl Servers {
         self.fresh += 1;
         let bytes = content(mib, self.fresh);
         (push(&self.registry, &bytes), bytes)
+    }
+
+    pub(crate) fn of(&self, kind: Kind) -> &Server {
+        self.all.iter().find(|server| server.kind == kind).unwrap()
+    }
+}
+
+fn registry_server(kind: Kind, address: &str, folder: &Path, more: &str) -> Server {
+    let config = folder.with_extension("yml");
+    let text = format!(
+        "version: 0.1\nlog: {{accesslog: {{disabled: true}}, level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{more}",
+        folder.display()
+    );
+    fs::write(&config, text).unwrap();
+    Server::run(kind, address, "docker-registry", &["serve", config.to_str().unwrap()])
+}
+
+fn larder(folder: &Path, registry: &str, shaped: &Shaped) -> Server {
+    let (address, admin) = (free(), free());
+    let mut config = format!(
+        "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"100%\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n",
+        folder.display()
+    );
+    for (host, endpoint) in [
+        ("reg.test", registry),
+        ("gigabit.test", &shaped.gigabit.address),
+        ("throttled.test", &shaped.throttled.address),
+        ("slow.test", &shaped.slow.address),
+    ] {
+        config += &format!("[[registry]]\nhost = \"{host}\"\nendpoints = [\"http://{endpoint}\"]\n");
+    }
+    let path = folder.join("larder.toml");
+    fs::write(&path, config).unwrap();
+    let program = env!("CARGO_BIN_EXE_larder");
+    Server::run(Kind::Larder, &address, program, &["serve", "--config", path.to_str().unwrap()])
+}
+
+/// Larder alone over a store of so many small blobs: seconds until it is ready, and its anonymous memory when all is
+/// quiet.
+pub(crate) fn idle(blobs: usize) -> (f64, f64) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store/blobs/sha256");
+    fs::create_dir_all(&store).unwrap();
+    for n in 0..blobs {
+        let bytes = n.to_string();
+        fs::write(store.join(Digest::of(bytes.as_bytes()).hex()), bytes).unwrap();
+    }
+    let (address, admin) = (free(), free());
+    let config = folder.path().join("larder.toml");
+    let text = format!(
+        "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n",
+        folder.path().display()
+    );
+    fs::write(&config, text).unwrap();
+    let begun = std::time::Instant::now();
+    let program = env!("CARGO_BIN_EXE_larder");
+    let server = Server::run(Kind::Larder, &admin, program, &["serve", "--config", config.to_str().unwrap()]);
+    while !crate::content::request(&admin, "GET", "/readyz", "", &[]).starts_with("HTTP/1.1 200") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let ready = begun.elapsed().as_secs_f64();
+    std::thread::sleep(Duration::from_secs(3));
+    (ready, server.anonymous_mib())
+}
+
+/// Another congestion control for the whole machine while this lives, where we may change it.
+struct Congestion(String);
+
+impl Congestion {
+    const FILE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
+    fn reno() -> Self {
+        let before = fs::read_to_string(Self::FILE).unwrap_or_default();
+        let _ = fs::write(Self::FILE, "reno");
+        Self(before)
+    }
+}
+
+impl Drop for Congestion {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::FILE, self.0.trim());
     }
 }
 
@@ -131,15 +242,15 @@ impl Server {
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> String {
         match self.kind {
-            Kind::Larder | Kind::Registry => format!("/v2/bench/app/blobs/{digest}"),
-            _ => format!("/{}/{}/data", &digest.hex()[..2], digest.hex()),
+            kind if Kind::STATIC.contains(&kind) => format!("/{}/{}/data", &digest.hex()[..2], digest.hex()),
+            _ => format!("/v2/bench/app/blobs/{digest}"),
         }
     }
 
     pub(crate) fn manifest_path(&self, digest: &Digest) -> String {
         match self.kind {
-            Kind::Larder | Kind::Registry => format!("/v2/bench/app/manifests/{digest}"),
-            _ => self.blob_path(digest),
+            kind if Kind::STATIC.contains(&kind) => self.blob_path(digest),
+            _ => format!("/v2/bench/app/manifests/{digest}"),
         }
     }
 
@@ -152,7 +263,13 @@ impl Server {
 
     /// Anonymous memory now.
     pub(crate) fn anonymous_mib(&self) -> f64 {
-        let kib: u64 = self.processes().iter().map(|pid| anonymous_kib(*pid)).sum();
+        let kib: u64 = self.processes().iter().map(|pid| kib_of(*pid, "RssAnon:")).sum();
+        kib as f64 / 1024.0
+    }
+
+    /// The most memory that it ever had, files that it mapped included.
+    pub(crate) fn peak_mib(&self) -> f64 {
+        let kib: u64 = self.processes().iter().map(|pid| kib_of(*pid, "VmHWM:")).sum();
         kib as f64 / 1024.0
     }
 
@@ -178,81 +295,29 @@ fn ticks(pid: u32) -> u64 {
     fields.get(11..13).map_or(0, |both| both.iter().map(|t| t.parse::<u64>().unwrap_or(0)).sum())
 }
 
-fn anonymous_kib(pid: u32) -> u64 {
+fn kib_of(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// What the kernel holds for all TCP sockets of the machine.
+pub(crate) fn socket_mib() -> f64 {
+    let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+    let pages: f64 = line.split("mem ").nth(1).and_then(|pages| pages.trim().parse().ok()).unwrap_or(0.0);
+    pages * 4096.0 / f64::from(1 << 20)
 }
 
 fn free() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-fn nginx(folder: &Path, kind: Kind, address: &str, files: &Path, settings: &str) -> String {
+fn nginx(folder: &Path, kind: Kind, address: &str, settings: &str, content: &str) -> String {
     let temp: PathBuf = folder.join(format!("{kind:?}-temp"));
     fs::create_dir_all(&temp).unwrap();
     let temp = temp.display();
     format!(
-        "daemon off; user root; worker_processes 2; pid {temp}/pid; error_log /dev/null;\nevents {{ worker_connections 4096; }}\nhttp {{ access_log off; keepalive_requests 1000000; {settings}\n client_body_temp_path {temp}/b; proxy_temp_path {temp}/p; fastcgi_temp_path {temp}/f; uwsgi_temp_path {temp}/u; scgi_temp_path {temp}/s;\n server {{ listen {address}; root {}; }} }}\n",
-        files.display()
+        "daemon off; user root; worker_processes 2; pid {temp}/pid; error_log /dev/null;\nevents {{ worker_connections 4096; }}\nhttp {{ access_log off; keepalive_requests 1000000; {settings}\n client_body_temp_path {temp}/b; proxy_temp_path {temp}/p; fastcgi_temp_path {temp}/f; uwsgi_temp_path {temp}/u; scgi_temp_path {temp}/s;\n proxy_cache_path {temp}/cache keys_zone=kept:10m max_size=100g use_temp_path=off;\n server {{ listen {address}; {content} }} }}\n"
     )
-}
-
-/// Bytes that do not repeat within a pipe's reach.
-fn content(mib: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(mib << 20);
-    while bytes.len() < mib << 20 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes
-}
-
-fn push(registry: &str, bytes: &[u8]) -> Digest {
-    let digest = Digest::of(bytes);
-    let begun = request(registry, "POST", "/v2/bench/app/blobs/uploads/", "", &[]);
-    let location = begun
-        .lines()
-        .find_map(|l| l.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case("location")))
-        .expect("a location")
-        .1
-        .trim()
-        .to_owned();
-    let path = location.split_once(registry).map_or(location.clone(), |(_, path)| path.to_owned());
-    let done =
-        request(registry, "PUT", &format!("{path}&digest={digest}"), "application/octet-stream", bytes);
-    assert!(done.starts_with("HTTP/1.1 201"), "{done}");
-    digest
-}
-
-fn push_manifest(registry: &str) -> Digest {
-    let config = b"{\"os\":\"linux\",\"architecture\":\"amd64\"}".to_vec();
-    let config_digest = push(registry, &config);
-    let media = "application/vnd.oci.image.manifest.v1+json";
-    let annotations: std::collections::BTreeMap<String, String> =
-        (0..20).map(|n| (format!("org.example.annotation-{n}"), "x".repeat(40))).collect();
-    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": media, "annotations": annotations, "layers": [],
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest.to_string(), "size": config.len()}});
-    let bytes = manifest.to_string().into_bytes();
-    let digest = Digest::of(&bytes);
-    let done = request(registry, "PUT", &format!("/v2/bench/app/manifests/{digest}"), media, &bytes);
-    assert!(done.starts_with("HTTP/1.1 201"), "{done}");
-    digest
-}
-
-/// Sends a request and returns the head of the answer.
-fn request(address: &str, method: &str, path: &str, media: &str, body: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(body).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
 }
