@@ -51,8 +51,9 @@ test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as i
 	$(CARGO) build --locked --bin larder
 	LARDER_LONG=$${LARDER_LONG:-100} python3 tests/e2e/run.py Disk
 
-bench: tools ## Larder beside nginx and docker-registry; writes benches/RESULTS.md
+bench: tools ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
 	$(CARGO) bench --locked --bench side_by_side
+	$(CARGO) bench --locked --bench micro
 
 deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

@@ -13,14 +13,17 @@ const SMALL: u64 = 4 * 1024;
 
 /// A blob that nobody is using.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Candidate {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) used_at: Timestamp,
+pub struct Candidate {
+    /// Which.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// When it was last used.
+    pub used_at: Timestamp,
 }
 
 /// The blobs to remove so that `wanted` bytes are freed, or as many as there are.
-pub(super) fn choose(mut candidates: Vec<Candidate>, now: Timestamp, wanted: u64) -> Vec<Candidate> {
+pub fn choose(mut candidates: Vec<Candidate>, now: Timestamp, wanted: u64) -> Vec<Candidate> {
     candidates.sort_by_key(|c| (std::cmp::Reverse(weight(c.used_at.age_at(now), c.size)), c.digest));
     let mut freed = 0;
     candidates

@@ -11,7 +11,7 @@ mod blob;
 mod buffers;
 mod checks;
 mod error;
-mod evict;
+pub mod evict;
 mod grants;
 mod hashing;
 mod index;

@@ -76,6 +76,42 @@ async fn fifty_clients_of_one_cold_blob_cost_one_upstream_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_readers_of_one_cold_blob_cost_one_transfer_and_the_slowest_holds_up_nobody() {
+    // Both ends of every connection are in this process.
+    let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: nofile.maximum, ..nofile };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
+    let scene = scene().await;
+    let (bytes, path) = scene.blob(3_000_000);
+    let gate = scene.hold_after(1_000_000);
+    let address = scene.larder.address;
+    let mut slowest = client::open(address, Method::GET, &path, &[]).await;
+    let readers: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (path, bytes) = (path.clone(), bytes.clone());
+            tokio::spawn(async move {
+                let mut response = client::open(address, Method::GET, &path, &[]).await;
+                let mut at = 0;
+                while let Some(frame) = response.body_mut().frame().await {
+                    let piece = frame.unwrap().into_data().unwrap();
+                    assert!(bytes[at..].starts_with(&piece), "other bytes at {at}");
+                    at += piece.len();
+                }
+                at
+            })
+        })
+        .collect();
+    gate.add_permits(1);
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), 3_000_000);
+    }
+    assert_eq!(read(&mut slowest, 3_000_000).await, bytes);
+    assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
+    let received = scene.larder.metric(r#"larder_upstream_received_bytes_total{registry="reg.test"}"#).await;
+    assert_eq!(received, 3_000_000.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_are_passed_on_while_upstream_is_still_sending() {
     let scene = scene().await;
     let (bytes, path) = scene.blob(1_000_000);

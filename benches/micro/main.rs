@@ -1,0 +1,116 @@
+//! What a pull is made of, one piece at a time: digests, checksums, reading requests and ranges, choosing what to evict.
+//!
+//! `cargo bench --bench micro`. The checksums that the store does not use are here because the choice was made by this.
+
+#![allow(missing_docs, reason = "criterion's macros make functions without")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::IoSliceMut;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use http::{Method, Request, Uri};
+use larder::clock::Timestamp;
+use larder::listener::Hosts;
+use larder::reference::{Digest, Registry};
+use larder::serve::{range, route};
+use larder::store::evict::{self, Candidate};
+use rustix::io::{ReadWriteFlags, preadv2};
+
+const CHUNK: usize = 64 * 1024;
+/// More than any processor keeps near itself.
+const FILE: usize = 256 * 1024 * 1024;
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(step).collect()
+}
+
+/// SHA-256, and three checksums, of a chunk that is in the nearest memory.
+fn hashes(c: &mut Criterion) {
+    let chunk = noise(CHUNK);
+    let mut group = c.benchmark_group("one 64 KiB chunk");
+    group.throughput(Throughput::Bytes(CHUNK as u64));
+    group.bench_function("SHA-256", |b| b.iter(|| Digest::of(black_box(&chunk))));
+    group.bench_function("crc32c (used)", |b| b.iter(|| crc32c::crc32c(black_box(&chunk))));
+    group.bench_function("crc-fast", |b| {
+        b.iter(|| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, black_box(&chunk)));
+    });
+    group.bench_function("xxh3", |b| b.iter(|| xxhash_rust::xxh3::xxh3_64(black_box(&chunk))));
+    group.finish();
+}
+
+/// Reading a file that is in the page cache and checking it, by the size of a read.
+fn reads(c: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blob");
+    std::fs::write(&path, noise(FILE)).unwrap();
+    let file = File::open(&path).unwrap();
+    let mut group = c.benchmark_group("read and check 256 MiB");
+    group.throughput(Throughput::Bytes(FILE as u64)).sample_size(10);
+    for size in [16 * 1024, 32 * 1024, CHUNK, 128 * 1024, 256 * 1024] {
+        // On a page, as the store's own buffers are.
+        let mut memory = vec![0; size + 4096];
+        let begin = memory.as_ptr().align_offset(4096);
+        group.bench_function(BenchmarkId::from_parameter(format!("{} KiB a read", size / 1024)), |b| {
+            b.iter(|| {
+                let (mut at, mut sum) = (0, 0);
+                while at < FILE {
+                    let buffer = &mut memory[begin..begin + size];
+                    let into = &mut [IoSliceMut::new(buffer)];
+                    at += preadv2(&file, into, at as u64, ReadWriteFlags::empty()).unwrap();
+                    sum ^= crc32c::crc32c(&memory[begin..begin + size]);
+                }
+                sum
+            });
+        });
+    }
+    group.finish();
+}
+
+/// What every request costs before anything is looked up: whom it is for, and what it asks.
+fn requests(c: &mut Criterion) {
+    let digest = Digest::of(b"x");
+    let hub = Registry::docker_hub();
+    let hosts = Hosts::new(&[5050], &[]);
+    let uri = format!("/v2/library/nginx/manifests/{digest}?ns=docker.io");
+    let request = Request::get(&uri).header("host", "127.0.0.1:5050").body(()).unwrap();
+    c.bench_function("a request is read", |b| {
+        b.iter(|| {
+            let uri: Uri = black_box(&uri).parse().unwrap();
+            (hosts.check(&request).is_ok(), route::parse(&Method::GET, &uri, &hub).unwrap())
+        });
+    });
+    c.bench_function("a range is read", |b| {
+        b.iter(|| range::part(black_box(Some("bytes=1048576-2097151")), black_box(1 << 30)));
+    });
+}
+
+/// Choosing a tenth of the bytes of so many blobs.
+fn eviction(c: &mut Criterion) {
+    let mut group = c.benchmark_group("choose what to evict");
+    for count in [1_000, 20_000] {
+        let blobs: Vec<Candidate> = (0..count)
+            .map(|n: u64| Candidate {
+                digest: Digest::of(&n.to_le_bytes()),
+                size: 1_000 + n * 7_919 % 50_000_000,
+                used_at: Timestamp(1_000_000 - n * 104_729 % 900_000),
+            })
+            .collect();
+        let wanted = blobs.iter().map(|blob| blob.size).sum::<u64>() / 10;
+        group.bench_with_input(BenchmarkId::from_parameter(count), &blobs, |b, blobs| {
+            b.iter(|| evict::choose(blobs.clone(), Timestamp(1_000_000), wanted));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, hashes, reads, requests, eviction);
+criterion_main!(benches);
