@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -85,6 +86,7 @@ type Map = Arc<Mutex<HashMap<Key, Arc<Flight>>>>;
 #[derive(Debug)]
 pub(super) struct Flights {
     map: Map,
+    ended: Arc<AtomicU64>,
     gauge: IntGauge,
 }
 
@@ -98,7 +100,13 @@ pub(super) enum Boarding {
 
 impl Flights {
     pub(super) fn new(gauge: IntGauge) -> Self {
-        Self { map: Map::default(), gauge }
+        Self { map: Map::default(), ended: Arc::default(), gauge }
+    }
+
+    /// Flights that have ended. If it has not changed between a look into the store and a boarding, nothing can have
+    /// landed in between.
+    pub(super) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Whether `digest` is being fetched from `registry`.
@@ -117,7 +125,8 @@ impl Flights {
                     Arc::new(Flight { repository: repository.clone(), caller: caller.clone(), progress });
                 vacant.insert(Arc::clone(&flight));
                 self.gauge.inc();
-                Boarding::Lead(Lead { flight, key, map: Arc::clone(&self.map), gauge: self.gauge.clone() })
+                let (map, ended) = (Arc::clone(&self.map), Arc::clone(&self.ended));
+                Boarding::Lead(Lead { flight, key, map, ended, gauge: self.gauge.clone() })
             }
         }
     }
@@ -132,6 +141,7 @@ pub(super) struct Lead {
     flight: Arc<Flight>,
     key: Key,
     map: Map,
+    ended: Arc<AtomicU64>,
     gauge: IntGauge,
 }
 
@@ -170,7 +180,12 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        lock(&self.map).remove(&self.key);
+        {
+            let mut map = lock(&self.map);
+            // Before it is gone, so that whoever leads the next one notices.
+            self.ended.fetch_add(1, Ordering::Release);
+            map.remove(&self.key);
+        }
         self.gauge.dec();
         self.flight.progress.send_if_modified(|progress| {
             let abandoned = !progress.is_over();

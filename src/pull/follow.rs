@@ -166,7 +166,7 @@ impl BlobBody {
     async fn repair(&self, digest: Digest, reason: String) -> Result<Step, Error> {
         let Reader { puller, repository, caller, .. } = &self.reader;
         puller.0.store.quarantine(digest, reason.clone()).await;
-        let refetched = puller.fly(repository, digest, caller).await;
+        let refetched = puller.fly(repository, digest, caller, None).await;
         let refetched = refetched.inspect_err(|error| {
             tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
         })?;

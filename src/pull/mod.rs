@@ -207,6 +207,7 @@ impl Puller {
     ) -> Result<BlobAnswer, Error> {
         let mut last = Error::Abandoned;
         for _ in 0..ATTEMPTS_MAX {
+            let looked_at = Some(self.0.flights.ended());
             if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
                 return Ok(answer);
             }
@@ -215,7 +216,7 @@ impl Puller {
             {
                 return Ok(answer);
             }
-            let (source, progress) = match self.fly(repository, digest, caller).await? {
+            let (source, progress) = match self.fly(repository, digest, caller, looked_at).await? {
                 Flown::Landed(answer) => return Ok(*answer),
                 Flown::Seat(source, progress) => (source, progress),
             };
@@ -257,12 +258,22 @@ impl Puller {
         Ok(Some(BlobAnswer { size: Some(size), body, source: Source::Proxied, stale: None }))
     }
 
-    /// A seat in the flight of a blob, which is begun if there is none.
-    async fn fly(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Result<Flown, Error> {
+    /// A seat in the flight of a blob, which is begun if there is none. `looked_at` says how many flights had ended when
+    /// the store was looked into in vain, if it was.
+    async fn fly(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+        looked_at: Option<u64>,
+    ) -> Result<Flown, Error> {
         match self.0.flights.board(repository, digest, caller) {
             Boarding::Lead(lead) => {
                 // The flight before may have landed between a look into the store and the boarding.
-                if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
+                let may_have_landed = looked_at != Some(self.0.flights.ended());
+                if may_have_landed
+                    && let Some(answer) = self.blob_in_store(repository, digest, caller).await?
+                {
                     return Ok(Flown::Landed(Box::new(answer)));
                 }
                 Ok(Flown::Seat(Source::Fill, self.lead(lead)?))
