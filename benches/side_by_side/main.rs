@@ -42,13 +42,6 @@ fn main() {
     let wanted = |name: &str| only.is_empty() || only.split(',').any(|one| one == name);
     let mut servers = Servers::start(mib);
     let mut table = Table::new(mib);
-    if wanted("warm") {
-        warm(&servers, &mut table, 1);
-        warm(&servers, &mut table, 4);
-    }
-    if wanted("manifest") {
-        manifests(&servers, &mut table);
-    }
     if wanted("cold") {
         cold(&mut servers, &mut table);
     }
@@ -56,6 +49,13 @@ fn main() {
         gigabit(&mut servers, &mut table);
         throttled(&mut servers, &mut table);
         hundred(&mut servers, &mut table);
+    }
+    if wanted("warm") {
+        warm(&servers, &mut table, 1);
+        warm(&servers, &mut table, 4);
+    }
+    if wanted("manifest") {
+        manifests(&servers, &mut table);
     }
     if wanted("slow") {
         slow_readers(&servers, &mut table);

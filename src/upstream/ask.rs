@@ -11,9 +11,10 @@ use url::Url;
 
 use super::address::Trust;
 use super::body;
-use super::endpoint;
+use super::endpoint::{self, Endpoint};
 use super::error::{Error, Step};
 use super::exchange::{Answered, Asking, Question};
+use super::health::{Turn, UnderWay};
 use super::metrics::Kind;
 use super::{Core, Upstream, Yes};
 use crate::credentials::Presented;
@@ -49,27 +50,62 @@ impl Upstream {
         self.count_failure(question.repository, done)
     }
 
-    /// The first endpoint that has an answer; else the last one's error.
+    /// The first endpoint that has an answer; else the last one's error. Those in trouble come last.
     pub(super) async fn first_answer(&self, question: &Question<'_>) -> Result<Answered, Error> {
         let registry = question.repository.registry();
-        let declined = |why: &str| Error::Declined { registry: registry.clone(), why: why.to_owned() };
-        let mut last = declined("none of its endpoints is authoritative; mark one with authoritative = true");
         let proof = question.asking.proof.is_some();
         let all = endpoint::endpoints(&self.0.config, registry)?.into_iter();
-        for endpoint in all.filter(|endpoint| endpoint.authoritative || !proof) {
-            let pauses = ExponentialBuilder::default()
-                .with_min_delay(RETRY_PAUSE)
-                .with_max_times(RETRIES_MAX)
-                .with_jitter();
-            let asked =
-                (|| self.0.ask(&endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
-            match asked {
-                Ok(answered) => return Ok(answered),
-                Err(error) if error.is_worth_another_endpoint() => last = error,
-                Err(error) => return Err(error),
+        let turns = all.filter(|endpoint| endpoint.authoritative || !proof).map(|endpoint| {
+            let turn = self.0.health.turn(endpoint.name());
+            (endpoint, turn)
+        });
+        let (sound, troubled): (Vec<_>, Vec<_>) = turns.partition(|(_, turn)| *turn == Turn::Ask);
+        let why = "none of its endpoints is authoritative; mark one with authoritative = true".to_owned();
+        let mut last = (Error::Declined { registry: registry.clone(), why }, false);
+        for (endpoint, _) in sound {
+            match self.ask_in_time(&endpoint, question).await {
+                Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
+                said => {
+                    self.try_again_behind(troubled, question);
+                    return said;
+                }
             }
         }
-        Err(last)
+        for (endpoint, turn) in troubled {
+            let said = match turn {
+                Turn::Leave(error, true) => Err(error),
+                _ => self.ask_in_time(&endpoint, question).await,
+            };
+            match said {
+                Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
+                said => return said,
+            }
+        }
+        Err(last.0)
+    }
+
+    /// Asks one endpoint, again where that may help, and remembers whether it answered.
+    async fn ask_in_time(&self, endpoint: &Endpoint, question: &Question<'_>) -> Result<Answered, Error> {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(RETRY_PAUSE)
+            .with_max_times(RETRIES_MAX)
+            .with_jitter();
+        let under_way = UnderWay::new(&self.0.health, endpoint.name());
+        let said = (|| self.0.ask(endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
+        under_way.end(&said);
+        said
+    }
+
+    /// Tries endpoints whose time has come while nobody waits for them: anything that they answer will do.
+    fn try_again_behind(&self, troubled: Vec<(Endpoint, Turn)>, question: &Question<'_>) {
+        for (endpoint, _) in troubled.into_iter().filter(|(_, turn)| *turn == Turn::Try) {
+            let (upstream, registry) = (self.clone(), question.repository.registry().clone());
+            tokio::spawn(async move {
+                let under_way = UnderWay::new(&upstream.0.health, endpoint.name());
+                let said = upstream.0.knock(&registry, &endpoint).await;
+                under_way.end(&said);
+            });
+        }
     }
 
     pub(super) async fn whole(
@@ -130,9 +166,28 @@ pub(super) fn blob_question<'a>(
     Question { asking, kind: Kind::Blob, method, repository, rest, query: None, accept: None, range: None }
 }
 
+/// What stands when one endpoint after the other failed, and whether somebody said it whose word counts: such a no is
+/// not undone by a mirror that cannot be reached.
+fn last_word(before: (Error, bool), error: Error, endpoint: &Endpoint) -> (Error, bool) {
+    let stands = before.1 && before.0.is_a_no() && error.is_outage();
+    if stands { before } else { (error, endpoint.authoritative) }
+}
+
 impl Core {
     pub(super) fn nobody(&self) -> Presented {
         self.anonymous.clone()
+    }
+
+    /// Whether an endpoint answers at all, asked as nobody.
+    async fn knock(&self, registry: &Registry, endpoint: &Endpoint) -> Result<(), Error> {
+        let (url, fields) = (endpoint.root(), HeaderMap::new());
+        let sent =
+            self.observed(Kind::Ping, registry, endpoint.trust, Method::GET, &url, fields, Bytes::new());
+        let response = sent.await?;
+        match response.status().as_u16() {
+            status @ 500.. => Err(Error::Failing { host: endpoint::authority(&url), status }),
+            _ => Ok(()),
+        }
     }
 
     /// Sends one request, counted and timed.

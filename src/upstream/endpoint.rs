@@ -48,6 +48,18 @@ impl Endpoint {
         Self::new(&config.url, Trust::Operator, config.credentials.unwrap_or(default), authoritative)
     }
 
+    /// Where a client begins (distribution-spec, "Determining Support").
+    pub(super) fn root(&self) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/", self.base.path()));
+        url
+    }
+
+    /// Its name, to tell it from others.
+    pub(super) fn name(&self) -> &str {
+        self.base.as_str()
+    }
+
     /// Whether it may see a credential of this kind.
     pub(super) fn may_see(&self, kind: PrincipalKind) -> bool {
         match kind {

@@ -9,6 +9,7 @@ pub(super) enum Kind {
     Blob,
     List,
     Token,
+    Ping,
 }
 
 impl Kind {
@@ -18,6 +19,7 @@ impl Kind {
             Self::Blob => "blob",
             Self::List => "list",
             Self::Token => "token",
+            Self::Ping => "ping",
         }
     }
 }

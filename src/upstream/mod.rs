@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 mod exchange;
 mod headers;
+mod health;
 pub mod metrics;
 mod realm;
 mod redirect;
@@ -48,6 +49,7 @@ use budget::Budgets;
 use connect::Transport;
 use exchange::{Answered, Question};
 use headers::{content_length, header, next_query, parse_content_range, total_of};
+use health::Health;
 use metrics::{Kind, Metrics};
 use token::{Key, Token, Tokens};
 
@@ -62,6 +64,7 @@ struct Core {
     token_requests: Coalesce<Key, Result<Token, Error>>,
     challenges: challenge::Remembered,
     budgets: Budgets,
+    health: Health,
     anonymous: Presented,
     metrics: Metrics,
     labels: Arc<RegistryLabels>,
@@ -133,6 +136,7 @@ impl Upstream {
             token_requests: Coalesce::default(),
             challenges: challenge::Remembered::default(),
             budgets: Budgets::default(),
+            health: Health::default(),
             anonymous,
             metrics,
             labels,

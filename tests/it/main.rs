@@ -11,6 +11,7 @@ mod blobs;
 mod callers;
 mod connections;
 mod disk;
+mod endpoints;
 mod lanes;
 mod lists;
 mod membership;
