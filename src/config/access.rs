@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::file::{OneOrAll, Section, TextOrSection, shown};
 use super::resolve::{absolute, endpoint};
 use crate::credentials::{self, NodeFiles, Places, ProviderFiles};
-use crate::pull::{self, Policy, Terms};
+use crate::pull::{self, Policy, Rule, Rules, TagTtl, Terms};
 use crate::reference::Registry;
 use crate::serve::Gate;
 use crate::upstream::{self, EndpointConfig, Shown};
@@ -79,12 +79,37 @@ pub(super) fn pull(mut access: Section, mut freshness: Section) -> pull::Config 
     let config = pull::Config {
         access: terms(&mut access, "policy", defaults.access),
         registries: defaults.registries,
+        freshness: rules(&mut freshness, defaults.freshness),
         stale_if_error: freshness.read("stale_if_error", span).unwrap_or(defaults.stale_if_error),
         negative_ttl: freshness.read("negative_ttl", span).unwrap_or(defaults.negative_ttl),
     };
     access.finish();
     freshness.finish();
     config
+}
+
+/// `tag_ttl` and `[[freshness.rule]]`.
+fn rules(freshness: &mut Section, defaults: Rules) -> Rules {
+    let tag_ttl = freshness.read("tag_ttl", tag_ttl).unwrap_or(defaults.tag_ttl);
+    let mut rules = Vec::new();
+    for mut section in freshness.sections("rule") {
+        let matches = section.read("match", pull::pattern_of);
+        let tag_ttl = section.read("tag_ttl", self::tag_ttl);
+        match (matches, tag_ttl) {
+            (Some(matches), Some(tag_ttl)) => rules.push(Rule { matches, tag_ttl }),
+            _ => {
+                let example =
+                    "a rule is match = \"docker.io/library/*:*\" and tag_ttl = \"10m\" or \"immutable\"";
+                section.mistake("", example.to_owned());
+            }
+        }
+        section.finish();
+    }
+    Rules { tag_ttl, rules }
+}
+
+fn tag_ttl(text: &str) -> Result<TagTtl, &'static str> {
+    if text == "immutable" { Ok(TagTtl::Immutable) } else { span(text).map(TagTtl::For) }
 }
 
 /// The terms of access in a section; what it does not say is as in `before`. A `[[registry]]` calls its policy

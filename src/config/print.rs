@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use super::{LogFormat, Settings};
 use crate::credentials::{self, NodeFiles};
-use crate::pull::{self, Policy, Terms};
+use crate::pull::{self, Policy, TagTtl, Terms};
 use crate::store::Amount;
 use crate::upstream::{self, Allow, EndpointConfig, Shown};
 
@@ -31,8 +31,18 @@ fn write_all(out: &mut String, settings: &Settings) -> std::fmt::Result {
     write_credentials(out, &settings.credentials)?;
     write_terms(out, "\n[access]\npolicy", &settings.pull.access)?;
     writeln!(out, "\n[freshness]")?;
+    let ttl = |ttl: TagTtl| match ttl {
+        TagTtl::For(time) => quoted(humantime::format_duration(time)),
+        TagTtl::Immutable => quoted("immutable"),
+    };
+    writeln!(out, "tag_ttl = {}", ttl(settings.pull.freshness.tag_ttl))?;
     writeln!(out, "stale_if_error = {}", quoted(humantime::format_duration(settings.pull.stale_if_error)))?;
     writeln!(out, "negative_ttl = {}", quoted(humantime::format_duration(settings.pull.negative_ttl)))?;
+    for rule in &settings.pull.freshness.rules {
+        writeln!(out, "\n[[freshness.rule]]")?;
+        writeln!(out, "match = {}", quoted(rule.matches.glob()))?;
+        writeln!(out, "tag_ttl = {}", ttl(rule.tag_ttl))?;
+    }
     write_upstream(out, &settings.upstream, &settings.pull)?;
     let format = match settings.log.format {
         LogFormat::Text => "text",

@@ -49,6 +49,7 @@ fn every_key_is_in_the_shipped_file() {
                 line.starts_with(&format!("{key} ="))
                     || line == format!("[{key}]")
                     || line == format!("[[{key}]]")
+                    || line == format!("[[freshness.{key}]]")
             });
             assert!(there, "{key} is not in config/larder.toml");
         }

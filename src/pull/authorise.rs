@@ -14,11 +14,12 @@ use std::time::Duration;
 use super::Puller;
 use super::config::Policy;
 use super::error::{Error, Unidentified};
+use super::freshness::{ATTACHED_STALE_MAX, is_attached};
 use super::grants::{Door, Question, Subject};
 use super::rights::{self, Trouble, Use};
 use crate::clock::Timestamp;
 use crate::credentials::Presented;
-use crate::reference::{Digest, Principal, PrincipalKind, Repository};
+use crate::reference::{Digest, Principal, PrincipalKind, Repository, Tag};
 use crate::store::Member;
 use crate::upstream::{self, Asking, Yes};
 
@@ -363,12 +364,13 @@ impl Puller {
     }
 
     /// Whether an outage of the registry is still so young that tags may be served as what they last meant.
-    pub(super) fn may_be_stale(&self, repository: &Repository, error: &upstream::Error) -> bool {
+    pub(super) fn may_be_stale(&self, repository: &Repository, tag: &Tag, error: &upstream::Error) -> bool {
         let lasted = match Trouble::of(error) {
             Some(Trouble::Outage) => self.0.grants.outage(repository.registry()),
             _ => Duration::ZERO,
         };
-        lasted <= self.0.config.stale_if_error
+        let limit = self.0.config.stale_if_error;
+        lasted <= if is_attached(tag) { limit.min(ATTACHED_STALE_MAX) } else { limit }
     }
 }
 

@@ -1,11 +1,87 @@
-//! What a tag means now: a pure decision from what upstream said and what was remembered.
+//! What a tag means now: pure decisions from what upstream said, what was remembered, and the operator's rules.
 //!
-//! The rule of this version is to ask upstream at every resolve and, while upstream cannot be reached, to serve what
-//! the tag last meant. A "no" is never overridden by memory.
+//! Without a rule upstream is asked at every resolve. While it cannot be reached, what the tag last meant is served. A
+//! "no" is never overridden by memory, and what is attached to an image (signatures, attestations) is never taken from
+//! it without asking.
 
-use crate::reference::Digest;
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::reference::{Digest, Repository, Tag};
 use crate::store::TagRecord;
 use crate::upstream;
+
+/// How long into an outage a signature or attestation is served: an old one may have been withdrawn.
+pub(super) const ATTACHED_STALE_MAX: Duration = Duration::from_secs(3_600);
+
+/// How long what upstream said about a tag is taken as true without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagTtl {
+    /// For so long; zero: it is asked every time.
+    For(Duration),
+    /// For ever: this tag never moves.
+    Immutable,
+}
+
+impl TagTtl {
+    /// Whether what was said so long ago needs no new word.
+    pub(super) fn covers(self, age: Duration) -> bool {
+        match self {
+            Self::For(ttl) => age < ttl,
+            Self::Immutable => true,
+        }
+    }
+}
+
+/// A rule for the tags that its pattern matches.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// Of `registry/repository:tag`; `*` stays within a segment, `**` stands for any number of them.
+    pub matches: GlobMatcher,
+    /// For those.
+    pub tag_ttl: TagTtl,
+}
+
+/// What the operator said about the freshness of tags.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// For tags that no rule matches.
+    pub tag_ttl: TagTtl,
+    /// The first that matches counts.
+    pub rules: Vec<Rule>,
+}
+
+/// Reads the pattern of a rule.
+///
+/// # Errors
+/// It is malformed.
+pub fn pattern_of(text: &str) -> Result<GlobMatcher, globset::Error> {
+    Ok(GlobBuilder::new(text).literal_separator(true).build()?.compile_matcher())
+}
+
+impl Rules {
+    /// For this tag.
+    pub(super) fn of(&self, repository: &Repository, tag: &Tag) -> TagTtl {
+        if is_attached(tag) {
+            return TagTtl::For(Duration::ZERO);
+        }
+        if self.rules.is_empty() {
+            return self.tag_ttl;
+        }
+        let name = format!("{repository}:{tag}");
+        let rule = self.rules.iter().find(|rule| rule.matches.is_match(&name));
+        rule.map_or(self.tag_ttl, |rule| rule.tag_ttl)
+    }
+}
+
+/// Whether a tag names something attached to an image: `sha256-<hex>`, as the referrers tag schema of the distribution
+/// specification has it, or the same with `.sig`, `.att` or `.sbom`, as cosign does.
+pub(super) fn is_attached(tag: &Tag) -> bool {
+    let tag = tag.as_str();
+    let hex = tag.strip_prefix("sha256-").map(|rest| rest.split_once('.').map_or(rest, |(hex, _)| hex));
+    hex.is_some_and(|hex| Digest::from_hex(hex).is_ok())
+}
 
 /// What upstream said about a tag.
 pub(super) type Said = Result<Option<Digest>, upstream::Error>;
@@ -41,6 +117,37 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::upstream::{Error, Step};
+
+    #[test]
+    fn the_first_rule_that_matches_counts_and_nothing_attached_has_one() {
+        let rule = |pattern: &str, tag_ttl| Rule { matches: pattern_of(pattern).unwrap(), tag_ttl };
+        let (hour, always) = (TagTtl::For(Duration::from_secs(3_600)), TagTtl::For(Duration::ZERO));
+        let rules = Rules {
+            tag_ttl: always,
+            rules: vec![
+                rule("docker.io/library/*:*-v[0-9]*", TagTtl::Immutable),
+                rule("docker.io/**", hour),
+                rule("quay.io/*:*", TagTtl::Immutable),
+                rule("**/*:sha256-*", TagTtl::Immutable),
+            ],
+        };
+        let attached = format!("sha256-{}.sig", "a".repeat(64));
+        for (repository, tag, expected) in [
+            ("docker.io/library/app", "x-v1", TagTtl::Immutable),
+            ("docker.io/library/app", "v1", hour),
+            ("docker.io/team/deep/app", "x-v1", hour),
+            ("quay.io/app", "latest", TagTtl::Immutable),
+            ("quay.io/team/app", "latest", always),
+            ("docker.io/library/app", attached.as_str(), always),
+            ("docker.io/library/app", &attached[..71], always),
+        ] {
+            let (repository, tag) = (repository.parse().unwrap(), tag.parse().unwrap());
+            assert_eq!(rules.of(&repository, &tag), expected, "{repository}:{tag}");
+        }
+        assert!(hour.covers(Duration::from_secs(3_599)) && !hour.covers(Duration::from_secs(3_600)));
+        assert!(!always.covers(Duration::ZERO) && TagTtl::Immutable.covers(Duration::MAX));
+        assert!(pattern_of("docker.io/[").is_err());
+    }
 
     #[test]
     fn memory_serves_in_an_outage_and_never_against_a_no() {

@@ -1,14 +1,16 @@
 //! Manifests: small, verified as a whole, and the only things that have movable names.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::authorise::{Caller, Purpose};
 use super::error::Error;
-use super::freshness::{self, Verdict};
+use super::freshness::{self, TagTtl, Verdict};
 use super::grants::Subject;
 use super::rights::Use;
 use super::{Puller, Source};
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Reference, Repository, Tag};
 use crate::store::{self, Member, TagRecord};
 use crate::upstream::{self, Asking, Yes};
@@ -120,6 +122,9 @@ impl Puller {
         tag: &Tag,
         caller: &Caller,
     ) -> Result<ManifestAnswer, Error> {
+        if let Some(answer) = self.still_current(repository, tag, caller).await {
+            return Ok(answer);
+        }
         let question = |asking: Asking| {
             let (upstream, repository, tag) = (self.0.upstream.clone(), repository.clone(), tag.clone());
             let key = (repository.clone(), tag.clone(), asking.presented.principal);
@@ -141,6 +146,7 @@ impl Puller {
             Verdict::Fetch => self.fetch_by_tag(repository, tag, caller).await,
             Verdict::Stale(record, error) => self.stale(repository, tag, record, error, caller).await,
             Verdict::Forget(error) => {
+                self.0.confirmed.forget(repository, tag);
                 if had_right {
                     let forgotten = self.0.store.remove_tag(repository, tag).await;
                     log_failure(forgotten, repository, "a tag that is gone could not be forgotten");
@@ -149,6 +155,35 @@ impl Puller {
             }
             Verdict::Fail(error) => self.cached_if_open(repository, tag, error.into()).await,
         }
+    }
+
+    /// What upstream said that the tag means, if by the operator's rules that needs no new word, and if the caller's
+    /// right needs none either.
+    async fn still_current(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        caller: &Caller,
+    ) -> Option<ManifestAnswer> {
+        let ttl = self.0.config.freshness.of(repository, tag);
+        if ttl == TagTtl::For(Duration::ZERO) {
+            return None;
+        }
+        let (digest, confirmed) = match self.0.confirmed.find(repository, tag) {
+            Some(found) => found,
+            None => {
+                let record = self.0.store.tag(repository, tag).await?;
+                let confirmed = Moment::recorded(record.confirmed_at);
+                self.0.confirmed.note(repository, tag, record.digest, confirmed);
+                (record.digest, confirmed)
+            }
+        };
+        if !ttl.covers(confirmed.age_at(self.0.store.clock().now()))
+            || !self.may_read_cached(repository, caller, Use::Resolve).await
+        {
+            return None;
+        }
+        self.manifest_in_store(repository, digest).await
     }
 
     /// What the tag last meant, for whoever could read it before the outage.
@@ -160,7 +195,7 @@ impl Puller {
         error: upstream::Error,
         caller: &Caller,
     ) -> Result<ManifestAnswer, Error> {
-        let young = self.may_be_stale(repository, &error);
+        let young = self.may_be_stale(repository, tag, &error);
         let error = Error::from(error);
         let held = self.is_open(repository) || self.held_since(repository, caller, &error).await.is_some();
         if !young || !held {
@@ -228,6 +263,8 @@ impl Puller {
     }
 
     async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
+        let now = Moment::recorded(self.0.store.clock().now());
+        self.0.confirmed.note(repository, tag, digest, now);
         let confirmed = self.0.store.confirm_tag(repository, tag, digest).await;
         log_failure(confirmed, repository, "a tag could not be remembered");
     }

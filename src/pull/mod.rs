@@ -22,6 +22,7 @@ pub mod metrics;
 mod recent;
 mod rights;
 mod source;
+mod tags;
 mod through;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use authorise::Caller;
 pub use config::{Config, Policy, Terms};
 pub use error::{Error, Fault, Unidentified};
 pub use follow::BlobBody;
+pub use freshness::{Rule, Rules, TagTtl, pattern_of};
 pub use manifests::{ManifestAnswer, Stale};
 
 use crate::coalesce::Coalesce;
@@ -48,6 +50,7 @@ use manifests::Fetched;
 use metrics::Metrics;
 use recent::Recent;
 use rights::Use;
+use tags::Confirmed;
 
 /// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
 const ATTEMPTS_MAX: usize = 3;
@@ -145,6 +148,7 @@ struct Inner {
     flights: Flights,
     fills: Arc<Semaphore>,
     recent: Recent,
+    confirmed: Confirmed,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
     /// Upstream connections beside the first of a blob.
@@ -174,6 +178,7 @@ impl Puller {
             flights: Flights::new(metrics.flights.clone()),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             recent: Recent::default(),
+            confirmed: Confirmed::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),
             metrics: Arc::new(metrics),

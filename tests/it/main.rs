@@ -12,6 +12,7 @@ mod callers;
 mod connections;
 mod disk;
 mod endpoints;
+mod freshness;
 mod lanes;
 mod lists;
 mod membership;

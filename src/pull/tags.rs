@@ -1,0 +1,38 @@
+//! When upstream last said what a tag means, as closely as the rules need it: the store's records may lag an hour.
+//!
+//! Bounded; when it is full it begins anew, which costs questions.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Moment;
+use crate::reference::{Digest, Repository, Tag};
+
+/// Tags that are remembered at most.
+const TAGS_MAX: usize = 4_096;
+
+/// What each tag meant, and when that was said.
+#[derive(Default)]
+pub(super) struct Confirmed(Mutex<HashMap<(Repository, Tag), (Digest, Moment)>>);
+
+impl Confirmed {
+    pub(super) fn find(&self, repository: &Repository, tag: &Tag) -> Option<(Digest, Moment)> {
+        self.lock().get(&(repository.clone(), tag.clone())).copied()
+    }
+
+    pub(super) fn note(&self, repository: &Repository, tag: &Tag, digest: Digest, at: Moment) {
+        let mut all = self.lock();
+        if all.len() >= TAGS_MAX {
+            all.clear();
+        }
+        all.insert((repository.clone(), tag.clone()), (digest, at));
+    }
+
+    pub(super) fn forget(&self, repository: &Repository, tag: &Tag) {
+        self.lock().remove(&(repository.clone(), tag.clone()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Repository, Tag), (Digest, Moment)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
