@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use client::{Reply, fetch};
 use report::{Row, Table};
-use servers::{Kind, Servers};
+use servers::{Congestion, Kind, Servers};
 use shaper::Shaper;
 
 /// docker-registry shows an OCI manifest only to those who ask for one.
@@ -87,6 +87,7 @@ fn warm(servers: &Servers, table: &mut Table, readers: usize) {
     let mut cpu: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
     for _ in 0..=ROUNDS {
         for server in &servers.all {
+            let _reno = (server.kind == Kind::NginxReno).then(Congestion::reno);
             let before = server.cpu_seconds();
             let begun = Instant::now();
             std::thread::scope(|scope| {
@@ -156,6 +157,8 @@ fn manifests(servers: &Servers, table: &mut Table) {
 /// A blob that no cache has seen, from docker-registry, beside asking docker-registry itself.
 fn cold(servers: &mut Servers, table: &mut Table) {
     let (mut rates, mut firsts): (BTreeMap<Kind, Vec<f64>>, BTreeMap<Kind, Vec<f64>>) = Default::default();
+    // An origin that paces, as BBR does, settles on one of two rates on loopback, and what a cache makes of it is luck.
+    let _reno = Congestion::reno();
     for _ in 0..COLD_ROUNDS {
         let (digest, bytes) = servers.push_fresh(256);
         for kind in std::iter::once(Kind::Registry).chain(Kind::CACHES) {

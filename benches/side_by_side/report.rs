@@ -61,7 +61,7 @@ impl Table {
         let _ = writeln!(text, "Written by `make bench` on {}: {}.", today(), machine());
         let _ = writeln!(
             text,
-            "Blobs of {} MiB (cold: 256 MiB) on loopback, everything in one run, taking turns, medians. The ratio is\nLarder against the best nginx that hands out files (docker-registry where there is none); above 1 Larder is better. docker-registry, which is the origin too, runs with reno: a\npaced sender on loopback settles on one of two rates.\nThe clients compare every byte and share the cores with the servers.\n",
+            "Blobs of {} MiB (cold: 256 MiB) on loopback, everything in one run, taking turns, medians. The ratio is\nLarder against the best nginx that hands out files (docker-registry where there is none); above 1 Larder is better.\nCold blobs come from docker-registry with reno: a sender that paces settles on one of two rates on loopback.\nThe clients compare every byte and share the cores with the servers.\n",
             self.mib
         );
         let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();

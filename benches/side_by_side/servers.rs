@@ -86,13 +86,8 @@ impl Servers {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let (registry, second) = (free(), free());
-        // The origin does not pace: on loopback BBR settles on one of two rates, and what a cache makes of them is luck.
-        let origin = {
-            let _reno = Congestion::reno();
-            registry_server(Kind::Registry, &registry, &at("registry"), "")
-        };
         let mut all = vec![
-            origin,
+            registry_server(Kind::Registry, &registry, &at("registry"), ""),
             registry_server(
                 Kind::RegistryCache,
                 &second,
@@ -114,8 +109,6 @@ impl Servers {
             let address = free();
             let config = at(&format!("{kind:?}.conf"));
             fs::write(&config, nginx(folder.path(), kind, &address, settings, content)).unwrap();
-            // It keeps what the machine has when it begins to listen.
-            let _reno = (kind == Kind::NginxReno).then(Congestion::reno);
             all.push(Server::run(
                 kind,
                 &address,
@@ -206,13 +199,14 @@ pub(crate) fn idle(blobs: usize) -> (f64, f64) {
     (ready, server.anonymous_mib())
 }
 
-/// Another congestion control for the whole machine while this lives, where we may change it.
-struct Congestion(String);
+/// Another congestion control while this lives, where we may change it: accepted connections get what the machine has
+/// just then, unless their server chose for itself, as Larder does.
+pub(crate) struct Congestion(String);
 
 impl Congestion {
     const FILE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
-    fn reno() -> Self {
+    pub(crate) fn reno() -> Self {
         let before = fs::read_to_string(Self::FILE).unwrap_or_default();
         let _ = fs::write(Self::FILE, "reno");
         Self(before)

@@ -85,7 +85,9 @@ pub(super) async fn pump(
     queue: &mpsc::Sender<Piece>,
 ) -> Result<(), Error> {
     let begun_at = source.at();
-    let (mut waited, mut skipped, mut tried, mut second) = (Duration::ZERO, 0, false, None::<Second>);
+    let (mut waited, mut skipped, mut second) = (Duration::ZERO, 0, None::<Second>);
+    // Whether a second connection has been tried, and whether this one is to go on alone whatever others have fetched.
+    let (mut tried, mut alone) = (false, false);
     loop {
         let before = Instant::now();
         let next = source.next().await;
@@ -98,17 +100,21 @@ pub(super) async fn pump(
             // The writer is gone only after an error of its own, which is the one that counts.
             return Ok(());
         }
-        if let Some(until) = worth_taking(growing, source.at(), source.size()) {
-            second = None;
-            if queue.send(Piece::Kept(until)).await.is_err() {
-                return Ok(());
-            }
+        if !alone && let Some(until) = worth_taking(growing, source.at(), source.size()) {
             if source.size() == Some(until) {
+                let _ = queue.send(Piece::Kept(until)).await;
                 let _ = queue.send(Piece::End).await;
                 return Ok(());
             }
-            skipped += until - source.at();
-            source = reader.source(until).await?;
+            match reader.source(until).await {
+                Ok(rest) if rest.is_ranged() && rest.size() == source.size() => {
+                    let _ = queue.send(Piece::Kept(until)).await;
+                    skipped += until - source.at();
+                    (source, second) = (rest, None);
+                }
+                // The connection that we have brings those bytes too.
+                _ => alone = true,
+            }
         }
         let received = source.at() - begun_at - skipped;
         match (&second, source.size()) {

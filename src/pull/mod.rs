@@ -19,6 +19,7 @@ mod grants;
 mod lanes;
 mod manifests;
 pub mod metrics;
+mod part;
 mod recent;
 mod rights;
 mod source;
@@ -54,11 +55,6 @@ use tags::Confirmed;
 
 /// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
 const ATTEMPTS_MAX: usize = 3;
-
-/// Bytes of a part that may come alone.
-const PART_MAX: u64 = 1024 * 1024;
-/// Bytes of a blob of which parts may come alone; a smaller one is soon there as a whole.
-const LARGE: u64 = 32 * 1024 * 1024;
 
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
@@ -235,32 +231,6 @@ impl Puller {
             }
         }
         Err(last)
-    }
-
-    /// A small part of a large blob that is not being fetched: snapshotters that pull lazily read a little of many
-    /// layers, and would otherwise have all of them fetched. `None` if it is neither small nor large enough for that.
-    async fn part_alone(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        caller: &Caller,
-        start: u64,
-        end: u64,
-    ) -> Result<Option<BlobAnswer>, Error> {
-        if end.saturating_sub(start) > PART_MAX || self.0.flights.has(repository.registry(), digest) {
-            return Ok(None);
-        }
-        let source = match source::Source::open(self, repository, digest, caller, start, Some(end)).await {
-            Ok(source) => source,
-            Err(error) if error.fault() == Fault::Outage => return Err(error),
-            // Whatever it is, the question for all of it will tell.
-            Err(_) => return Ok(None),
-        };
-        let Some(size) = source.size().filter(|size| source.is_ranged() && *size >= LARGE) else {
-            return Ok(None);
-        };
-        let body = BlobBody::part(self.reader(repository, digest, caller), source, size);
-        Ok(Some(BlobAnswer { size: Some(size), body, source: Source::Proxied, stale: None }))
     }
 
     /// A seat in the flight of a blob, which is begun if there is none. `looked_at` says how many flights had ended when
