@@ -56,14 +56,14 @@ impl Upstream {
         let proof = question.asking.proof.is_some();
         let all = endpoint::endpoints(&self.0.config, registry)?.into_iter();
         let turns = all.filter(|endpoint| endpoint.authoritative || !proof).map(|endpoint| {
-            let turn = self.0.health.turn(endpoint.name());
+            let turn = self.0.health.turn(&endpoint);
             (endpoint, turn)
         });
-        let (sound, troubled): (Vec<_>, Vec<_>) = turns.partition(|(_, turn)| *turn == Turn::Ask);
+        let (sound, troubled): (Vec<_>, Vec<_>) = turns.partition(|(_, turn)| matches!(turn, Turn::Ask));
         let why = "none of its endpoints is authoritative; mark one with authoritative = true".to_owned();
         let mut last = (Error::Declined { registry: registry.clone(), why }, false);
         for (endpoint, _) in sound {
-            match self.ask_in_time(&endpoint, question).await {
+            match self.ask_one(&endpoint, self.0.health.under_way(&endpoint), question).await {
                 Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
                 said => {
                     self.try_again_behind(troubled, question);
@@ -74,7 +74,8 @@ impl Upstream {
         for (endpoint, turn) in troubled {
             let said = match turn {
                 Turn::Leave(error, true) => Err(error),
-                _ => self.ask_in_time(&endpoint, question).await,
+                Turn::Try(held) => self.ask_one(&endpoint, held, question).await,
+                _ => self.ask_one(&endpoint, self.0.health.under_way(&endpoint), question).await,
             };
             match said {
                 Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
@@ -85,12 +86,17 @@ impl Upstream {
     }
 
     /// Asks one endpoint, again where that may help, and remembers whether it answered.
-    async fn ask_in_time(&self, endpoint: &Endpoint, question: &Question<'_>) -> Result<Answered, Error> {
+    async fn ask_one(
+        &self,
+        endpoint: &Endpoint,
+        mut under_way: UnderWay,
+        question: &Question<'_>,
+    ) -> Result<Answered, Error> {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(RETRY_PAUSE)
             .with_max_times(RETRIES_MAX)
             .with_jitter();
-        let under_way = UnderWay::new(&self.0.health, endpoint.name());
+        under_way.begin();
         let said = (|| self.0.ask(endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
         under_way.end(&said);
         said
@@ -98,10 +104,11 @@ impl Upstream {
 
     /// Tries endpoints whose time has come while nobody waits for them: anything that they answer will do.
     fn try_again_behind(&self, troubled: Vec<(Endpoint, Turn)>, question: &Question<'_>) {
-        for (endpoint, _) in troubled.into_iter().filter(|(_, turn)| *turn == Turn::Try) {
+        for (endpoint, turn) in troubled {
+            let Turn::Try(mut under_way) = turn else { continue };
             let (upstream, registry) = (self.clone(), question.repository.registry().clone());
             tokio::spawn(async move {
-                let under_way = UnderWay::new(&upstream.0.health, endpoint.name());
+                under_way.begin();
                 let said = upstream.0.knock(&registry, &endpoint).await;
                 under_way.end(&said);
             });

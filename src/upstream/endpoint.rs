@@ -34,6 +34,11 @@ impl Endpoint {
         Self { base, trust, shown, authoritative }
     }
 
+    #[cfg(test)]
+    pub(super) fn for_test(url: &str) -> Self {
+        Self::origin(&url.parse().expect("a URL"), Trust::Operator)
+    }
+
     /// The registry itself.
     fn origin(url: &Url, trust: Trust) -> Self {
         Self::new(url, trust, Shown::Callers, true)
@@ -53,6 +58,11 @@ impl Endpoint {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/", self.base.path()));
         url
+    }
+
+    /// `host:port`, as errors name who failed.
+    pub(super) fn host(&self) -> String {
+        authority(&self.base)
     }
 
     /// Its name, to tell it from others.

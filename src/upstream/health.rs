@@ -8,12 +8,13 @@
 //! Deliberately not here: what counts as failing (`error`), and rate limits, which are no failure.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::error::Error;
+use super::endpoint::Endpoint;
+use super::error::{Error, Step};
 
 /// The first pause; then twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -27,9 +28,9 @@ const HUNG: Duration = Duration::from_secs(10);
 /// Endpoints in trouble that are remembered; when there are more, it begins anew.
 const ENDPOINTS_MAX: usize = 1_024;
 
-/// The endpoints in trouble, by their URL.
-#[derive(Debug, Default)]
-pub(super) struct Health(Mutex<HashMap<String, Trouble>>);
+/// The endpoints in trouble, by their `host:port` and path. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Health(Arc<Mutex<HashMap<String, Trouble>>>);
 
 #[derive(Debug, Clone)]
 struct Trouble {
@@ -41,30 +42,36 @@ struct Trouble {
 }
 
 /// What to do with an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Turn {
     /// Nothing is known against it.
     Ask,
-    /// It is in trouble, and it is time to try it again: by whoever is told so, and nobody else meanwhile.
-    Try,
+    /// It is in trouble, and it is time to try it again: by whoever holds this, and nobody else meanwhile.
+    Try(UnderWay),
     /// It is in trouble: how it failed, and whether finding that out again would take long.
     Leave(Error, bool),
 }
 
 impl Health {
     /// Whose turn it is.
-    pub(super) fn turn(&self, endpoint: &str) -> Turn {
+    pub(super) fn turn(&self, endpoint: &Endpoint) -> Turn {
         let mut all = self.lock();
-        let Some(trouble) = all.get_mut(endpoint) else { return Turn::Ask };
+        let Some(trouble) = all.get_mut(endpoint.name()) else { return Turn::Ask };
         if !trouble.tried_again && Instant::now() >= trouble.until {
             trouble.tried_again = true;
-            return Turn::Try;
+            return Turn::Try(self.under_way(endpoint));
         }
         Turn::Leave(trouble.error.clone(), trouble.costly)
     }
 
+    /// A question to `endpoint`, whose end is to be noted.
+    pub(super) fn under_way(&self, endpoint: &Endpoint) -> UnderWay {
+        let (name, host) = (endpoint.name().to_owned(), endpoint.host());
+        UnderWay { health: self.clone(), name, host, begun: None, ended: false }
+    }
+
     /// It answered, whatever it said.
-    pub(super) fn answered(&self, endpoint: &str) {
+    fn answered(&self, endpoint: &str) {
         let was = self.lock().remove(endpoint);
         if let Some(trouble) = was {
             tracing::info!(endpoint, failures = trouble.failures, "an endpoint answers again");
@@ -72,7 +79,7 @@ impl Health {
     }
 
     /// It failed after so long.
-    pub(super) fn failed(&self, endpoint: &str, error: &Error, took: Duration) {
+    fn failed(&self, endpoint: &str, error: &Error, took: Duration) {
         let mut all = self.lock();
         if all.len() >= ENDPOINTS_MAX && !all.contains_key(endpoint) {
             all.clear();
@@ -103,46 +110,55 @@ fn pause(failures: u32) -> Duration {
     PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(PAUSE_MAX)
 }
 
-/// A question that is under way; if it is dropped, somebody else's may try.
-pub(super) struct UnderWay<'a> {
-    health: &'a Health,
-    endpoint: &'a str,
-    begun: Instant,
+/// A question that is under way, or about to be; if it is dropped, somebody else's may try.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    health: Health,
+    name: String,
+    host: String,
+    begun: Option<Instant>,
     ended: bool,
 }
 
-impl<'a> UnderWay<'a> {
-    pub(super) fn new(health: &'a Health, endpoint: &'a str) -> Self {
-        Self { health, endpoint, begun: Instant::now(), ended: false }
+impl UnderWay {
+    /// It is asked now.
+    pub(super) fn begin(&mut self) {
+        self.begun = Some(Instant::now());
     }
 
-    /// How it ended.
+    /// How it ended. Whoever it was redirected to, and its token server, are not the endpoint.
     pub(super) fn end<T>(mut self, said: &Result<T, Error>) {
         self.ended = true;
         match said {
-            Err(error @ (Error::Unreachable { .. } | Error::Failing { .. })) => {
-                self.health.failed(self.endpoint, error, self.begun.elapsed());
+            Err(error @ (Error::Unreachable { host, .. } | Error::Failing { host, .. }))
+                if *host == self.host =>
+            {
+                self.health.failed(&self.name, error, self.lasted());
             }
             // Not asked at all.
-            Err(Error::Declined { .. }) => {}
-            _ => self.health.answered(self.endpoint),
+            Err(Error::Declined { .. }) => self.health.given_up(&self.name),
+            _ => self.health.answered(&self.name),
         }
+    }
+
+    fn lasted(&self) -> Duration {
+        self.begun.map_or(Duration::ZERO, |begun| begun.elapsed())
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.ended {
+            return;
+        }
+        let lasted = self.lasted();
+        if lasted >= HUNG {
             // Whoever was waiting has had enough: that is what an endpoint that hangs looks like from here.
-            match self.begun.elapsed() {
-                waited if waited >= HUNG => {
-                    let host = self.endpoint.to_owned();
-                    let why = format!("no answer within {waited:.1?}");
-                    let error = Error::Unreachable { host, step: super::Step::Silence, why };
-                    self.health.failed(self.endpoint, &error, waited);
-                }
-                _ => self.health.given_up(self.endpoint),
-            }
+            let why = format!("no answer within {lasted:.1?}");
+            let error = Error::Unreachable { host: self.host.clone(), step: Step::Silence, why };
+            self.health.failed(&self.name, &error, lasted);
+        } else {
+            self.health.given_up(&self.name);
         }
     }
 }
@@ -150,51 +166,73 @@ impl Drop for UnderWay<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Step;
 
-    const AT: &str = "https://reg.test/v2";
+    fn at() -> Endpoint {
+        Endpoint::for_test("https://reg.test")
+    }
+
+    fn down_at(host: &str) -> Error {
+        Error::Unreachable { host: host.into(), step: Step::Connect, why: String::new() }
+    }
 
     fn down() -> Error {
-        Error::Unreachable { host: "reg.test:443".into(), step: Step::Connect, why: String::new() }
+        down_at("reg.test:443")
     }
 
     async fn fail(health: &Health, after: Duration) {
-        let asked = UnderWay::new(health, AT);
+        let mut asked = health.under_way(&at());
+        asked.begin();
         tokio::time::advance(after).await;
         asked.end(&Err::<(), _>(down()));
+    }
+
+    fn left(health: &Health) -> Option<(Error, bool)> {
+        match health.turn(&at()) {
+            Turn::Leave(error, costly) => Some((error, costly)),
+            Turn::Ask | Turn::Try(_) => None,
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_fails_is_left_alone_longer_each_time_and_tried_by_one() {
         let health = Health::default();
-        assert_eq!(health.turn(AT), Turn::Ask);
+        assert!(matches!(health.turn(&at()), Turn::Ask));
         for seconds in [1, 2, 4, 8, 8] {
             fail(&health, Duration::ZERO).await;
             tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
-            assert_eq!(health.turn(AT), Turn::Leave(down(), false), "{seconds}");
+            assert_eq!(left(&health), Some((down(), false)), "{seconds}");
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert_eq!(health.turn(AT), Turn::Try);
-            assert_eq!(health.turn(AT), Turn::Leave(down(), false), "one tries");
+            let Turn::Try(_held) = health.turn(&at()) else { panic!("it is time") };
+            assert_eq!(left(&health), Some((down(), false)), "one tries");
         }
-        UnderWay::new(&health, AT).end(&Err::<(), _>(Error::NotAllowed { host: String::new() }));
-        assert_eq!(health.turn(AT), Turn::Ask, "an answer is an answer");
+        let said = Err::<(), _>(Error::NotAllowed { host: String::new() });
+        health.under_way(&at()).end(&said);
+        assert!(matches!(health.turn(&at()), Turn::Ask), "an answer is an answer");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_try_that_nobody_waits_for_is_somebody_elses() {
+    async fn a_try_that_is_never_made_or_given_up_is_somebody_elses() {
         let health = Health::default();
         fail(&health, Duration::from_secs(15)).await;
-        assert_eq!(health.turn(AT), Turn::Leave(down(), true), "to find out took long");
+        assert_eq!(left(&health), Some((down(), true)), "to find out took long");
         tokio::time::advance(PAUSE).await;
-        assert_eq!(health.turn(AT), Turn::Try);
-        drop(UnderWay::new(&health, AT));
-        assert!(matches!(health.turn(AT), Turn::Leave(..)));
+        let Turn::Try(never_made) = health.turn(&at()) else { panic!("it is time") };
+        tokio::time::advance(2 * HUNG).await;
+        drop(never_made);
+        assert_eq!(left(&health), Some((down(), true)), "nothing new is known");
         tokio::time::advance(PAUSE).await;
-        assert_eq!(health.turn(AT), Turn::Try);
-        let asked = UnderWay::new(&health, AT);
+        let Turn::Try(mut asked) = health.turn(&at()) else { panic!("it is time") };
+        asked.begin();
         tokio::time::advance(Duration::from_secs(20)).await;
         drop(asked);
-        let Turn::Leave(error, true) = health.turn(AT) else { panic!("it hung") };
+        let Some((error, true)) = left(&health) else { panic!("it hung") };
         assert!(error.to_string().contains("no answer within 20"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_it_redirects_to_is_not_the_endpoint() {
+        let health = Health::default();
+        health.under_way(&at()).end(&Err::<(), _>(down_at("cdn.test:443")));
+        assert!(matches!(health.turn(&at()), Turn::Ask));
     }
 }
