@@ -129,9 +129,10 @@ impl BlobBody {
         let (at, end) = (self.at, self.end);
         match &mut self.state {
             State::Committed(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
-                Err(store::Error::Damaged { digest, reason }) if self.repairs < REPAIRS_MAX => {
+                Err(store::Error::Damaged { reason, .. }) if self.repairs < REPAIRS_MAX => {
                     self.repairs += 1;
-                    Box::pin(self.repair(digest, reason)).await
+                    let damaged = blob.clone();
+                    Box::pin(self.repair(damaged, reason)).await
                 }
                 read => Ok(Step::Piece(read?)),
             },
@@ -163,9 +164,11 @@ impl BlobBody {
     }
 
     /// A chunk on disk is not what it was: the blob is set aside and fetched anew, and this answer goes on from there.
-    async fn repair(&self, digest: Digest, reason: String) -> Result<Step, Error> {
+    async fn repair(&self, damaged: Blob, reason: String) -> Result<Step, Error> {
         let Reader { puller, repository, caller, .. } = &self.reader;
-        puller.0.store.quarantine(digest, reason.clone()).await;
+        let digest = damaged.digest();
+        puller.0.store.quarantine(&damaged, reason.clone()).await;
+        drop(damaged);
         let refetched = puller.fly(repository, digest, caller, None).await;
         let refetched = refetched.inspect_err(|error| {
             tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
@@ -247,15 +250,13 @@ async fn run_ahead(
     at: u64,
     end: Option<u64>,
 ) -> Result<Step, Error> {
-    let growing = match &*progress.borrow() {
-        Progress::Filling { readable, .. } if *readable > at => None,
-        Progress::Landed { .. } => None,
-        Progress::Filling { growing, .. } => Some(Some(growing.clone())),
-        _ => Some(None),
+    let (caught_up, growing) = match &*progress.borrow() {
+        Progress::Filling { readable, growing, .. } => (*readable > at, Some(growing.clone())),
+        other => (matches!(other, Progress::Landed { .. }), None),
     };
-    let Some(growing) = growing else {
+    if caught_up {
         return Ok(Step::Instead(State::Following(progress.clone(), true)));
-    };
+    }
     let mut bytes = source.next().await.ok_or(Error::Abandoned)??;
     bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
     if let Some(growing) = growing

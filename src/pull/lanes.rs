@@ -176,7 +176,7 @@ impl Reader {
     /// A part of the blob from upstream, which must do ranges.
     async fn segment(&self, from: u64, until: u64) -> Result<Source, Error> {
         let Self { puller, repository, digest, caller } = self;
-        puller.0.metrics.extra_connections.inc();
+        puller.0.metrics.parts.inc();
         let source = Source::open(puller, repository, *digest, caller, from, Some(until)).await?;
         if source.is_ranged() { Ok(source) } else { Err(Error::Abandoned) }
     }

@@ -279,17 +279,20 @@ impl Puller {
         let Member::Manifest(media_type) = self.membership(repository, digest).await? else {
             return None;
         };
-        let read = match store.blob(digest).await {
-            Ok(blob) => Box::pin(blob?.read_all(MANIFEST_BYTES_MAX)).await,
-            Err(error) => Err(error),
+        let blob = match store.blob(digest).await {
+            Ok(blob) => blob?,
+            Err(error) => {
+                tracing::error!(%repository, %digest, %error, "a cached manifest cannot be opened, asking upstream");
+                return None;
+            }
         };
-        match read {
+        match Box::pin(blob.read_all(MANIFEST_BYTES_MAX)).await {
             Ok(bytes) => {
                 self.0.recent.keep(repository, digest, &media_type, &bytes);
                 Some(ManifestAnswer { digest, media_type, bytes, source: Source::Hit, stale: None })
             }
-            Err(store::Error::Damaged { digest, reason }) => {
-                store.quarantine(digest, reason).await;
+            Err(store::Error::Damaged { reason, .. }) => {
+                store.quarantine(&blob, reason).await;
                 None
             }
             Err(error) => {

@@ -14,7 +14,7 @@ pub struct Metrics {
     /// Readers of damaged blobs whose answers went on from upstream.
     pub(super) repairs: IntCounter,
     /// Parts of large blobs that were asked for on a connection beside the first.
-    pub(super) extra_connections: IntCounter,
+    pub(super) parts: IntCounter,
     /// What became of rights.
     rights: IntCounterVec,
 }
@@ -41,7 +41,7 @@ impl Metrics {
                 "read_repairs_total",
                 "Answers from a damaged blob that went on with bytes from upstream.",
             )?,
-            extra_connections: registry.counter(
+            parts: registry.counter(
                 "fill_parts_total",
                 "Parts of large blobs asked for on a connection beside the first, because that was slow.",
             )?,

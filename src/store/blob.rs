@@ -48,6 +48,16 @@ impl Opens {
         opens.insert(blob.digest(), Arc::downgrade(&blob.0));
     }
 
+    /// Ends the sharing of this one; whether it had not ended before.
+    pub(super) fn take(&self, blob: &Blob) -> bool {
+        let (mut opens, digest) = (self.lock(), blob.digest());
+        let shared = opens.get(&digest).is_some_and(|opened| opened.as_ptr() == Arc::as_ptr(&blob.0));
+        if shared {
+            opens.remove(&digest);
+        }
+        shared
+    }
+
     /// Whoever comes next must not share what is being read.
     pub(super) fn forget(&self, digest: &Digest) {
         self.lock().remove(digest);

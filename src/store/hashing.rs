@@ -67,7 +67,7 @@ impl Hashing {
     fn move_out(&mut self) {
         let (queue, pieces) = sync_channel(QUEUE);
         let Place::Here(seen, count) = std::mem::replace(&mut self.0, Place::Lost) else { return };
-        // What is not hashed yet is handed over in a box of its own, to have it back if there is no thread to be had.
+        // What has been seen is handed over once the thread is there, and stays here if there is none to be had.
         let (hand_over, take_over) = sync_channel(1);
         let thread = std::thread::Builder::new().name("larder-hash".to_owned()).spawn(move || {
             let seen = take_over.recv().unwrap_or_default();

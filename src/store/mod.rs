@@ -167,8 +167,14 @@ impl Store {
     }
 
     /// Sets a blob aside that failed a check while it was read; the next reader fetches it anew.
-    pub async fn quarantine(&self, digest: Digest, reason: String) {
-        let inner = Arc::clone(&self.0);
+    ///
+    /// Those who read it together find the damage one after the other: only the first sets it aside, or the last would do
+    /// so with what was fetched anew.
+    pub async fn quarantine(&self, blob: &Blob, reason: String) {
+        let (inner, digest) = (Arc::clone(&self.0), blob.digest());
+        if !inner.opens.take(blob) {
+            return;
+        }
         let done = blocking(move || inner.set_aside(&digest, &reason)).await;
         if let Err(error) = done {
             tracing::error!(%digest, %error, "a damaged blob could not be set aside");

@@ -91,9 +91,9 @@ impl Twin {
                             );
                             prop_assert_eq!(bytes, content(n));
                         }
-                        Err(Error::Damaged { digest, reason }) => {
+                        Err(Error::Damaged { reason, .. }) => {
                             prop_assert!(!self.stored.contains_key(&n), "{n} was not damaged");
-                            self.store().quarantine(digest, reason).await;
+                            self.store().quarantine(&blob, reason).await;
                         }
                         Err(error) => prop_assert!(false, "{error}"),
                     }

@@ -178,9 +178,14 @@ async fn a_flipped_byte_is_noticed_and_does_not_leave() {
     let sound = content_of(blob.read(0, 100).await.unwrap());
     assert_eq!(sound, content[..100], "the sound chunks may leave");
     assert!(matches!(blob.read(140_000, 200_000).await, Err(Error::Damaged { .. })));
-    world.store.quarantine(digest, "test".into()).await;
+    let another = blob.clone();
+    world.store.quarantine(&blob, "test".into()).await;
     assert_eq!(world.content(digest).await, None);
     assert_eq!(fs::read_dir(world.file("quarantine")).unwrap().count(), 2, "the bytes and the reason");
+    // Somebody who read it at the same time finds the damage when it has been fetched anew already.
+    world.put(&repository("reg.test/a"), &content).await;
+    world.store.quarantine(&another, "test".into()).await;
+    assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]), "what was fetched anew stays");
 }
 
 #[tokio::test]
@@ -293,7 +298,8 @@ async fn the_quarantine_of_a_dying_disk_does_not_fill_it() {
     for n in 0..40 {
         world.put(&repository("a.test/r"), b"x").await;
         world.store.clock().advance(Duration::from_secs(1 + n));
-        world.store.quarantine(digest, "a reason".to_owned()).await;
+        let blob = world.store.blob(digest).await.unwrap().unwrap();
+        world.store.quarantine(&blob, "a reason".to_owned()).await;
     }
     let kept = fs::read_dir(world.file("quarantine")).unwrap().count();
     assert_eq!(kept, 2 * 32, "each with its reason");
