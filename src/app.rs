@@ -91,14 +91,22 @@ impl App {
         let admin = Listener::bind(&Listen::Tcp(settings.admin.listen))?;
         let metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
         let store_metrics = Arc::new(store::metrics::Metrics::register(&registry)?);
-        let store = Store::open(&settings.store, clock, store_metrics)?;
+        let store = Store::open(&settings.store, clock.clone(), store_metrics)?;
         let control = control_socket(&settings.admin.socket)?;
         let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
         let keychain = Keychain::build(&settings.credentials, Arc::new(Keys::open(&settings.keys)?))?;
         let (anonymous, upstream) = (keychain.anonymous(), settings.upstream.clone());
-        let upstream = Upstream::new(upstream, anonymous, upstream_metrics, Arc::clone(&labels))?;
+        let upstream =
+            Upstream::new(upstream, anonymous, upstream_metrics, Arc::clone(&labels), clock.clone())?;
         let pull_metrics = pull::metrics::Metrics::register(&registry)?;
-        let puller = Puller::new(settings.pull.clone(), store.clone(), upstream, keychain, pull_metrics);
+        let puller = Puller::new(
+            settings.pull.clone(),
+            store.clone(),
+            upstream,
+            keychain,
+            pull_metrics,
+            Arc::clone(&labels),
+        );
         let requests = Arc::new(serve::metrics::Metrics::register(&registry)?);
         let connections = listener::Metrics::register(&registry)?;
         let limits = within_descriptors(settings.limits, raise_descriptor_limit());

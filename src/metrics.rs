@@ -18,6 +18,9 @@ pub use prometheus::{
 pub const LATENCY_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 25.0];
 
+/// Seconds from a minute to a month.
+const AGE_BUCKETS: &[f64] = &[60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0];
+
 /// Everything that `/metrics` shows.
 #[derive(Clone, Default)]
 pub struct Registry {
@@ -65,6 +68,12 @@ impl Registry {
     /// A histogram of seconds for each combination of label values.
     pub fn latencies(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, MetricsError> {
         let opts = HistogramOpts::new(full(name), help).buckets(LATENCY_BUCKETS.to_vec());
+        self.add(name, "histogram", labels, HistogramVec::new(opts, labels)?)
+    }
+
+    /// A histogram of seconds, from a minute to a month, for each combination of label values.
+    pub fn ages(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, MetricsError> {
+        let opts = HistogramOpts::new(full(name), help).buckets(AGE_BUCKETS.to_vec());
         self.add(name, "histogram", labels, HistogramVec::new(opts, labels)?)
     }
 

@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::file::{OneOrAll, Section, TextOrSection, shown};
 use super::resolve::{absolute, endpoint};
 use crate::credentials::{self, NodeFiles, Places, ProviderFiles};
-use crate::pull::{self, Policy, Rule, Rules, TagTtl, Terms};
+use crate::pull::{self, Freshness, Policy, Rule, Rules, TagTtl, Terms};
 use crate::reference::Registry;
 use crate::serve::Gate;
 use crate::upstream::{self, EndpointConfig, Shown};
@@ -80,7 +80,6 @@ pub(super) fn pull(mut access: Section, mut freshness: Section) -> pull::Config 
         access: terms(&mut access, "policy", defaults.access),
         registries: defaults.registries,
         freshness: rules(&mut freshness, defaults.freshness),
-        stale_if_error: freshness.read("stale_if_error", span).unwrap_or(defaults.stale_if_error),
         negative_ttl: freshness.read("negative_ttl", span).unwrap_or(defaults.negative_ttl),
     };
     access.finish();
@@ -88,15 +87,21 @@ pub(super) fn pull(mut access: Section, mut freshness: Section) -> pull::Config 
     config
 }
 
-/// `tag_ttl` and `[[freshness.rule]]`.
-fn rules(freshness: &mut Section, defaults: Rules) -> Rules {
-    let tag_ttl = freshness.read("tag_ttl", tag_ttl).unwrap_or(defaults.tag_ttl);
+/// `[freshness]` with its `[[freshness.rule]]`.
+fn rules(section: &mut Section, defaults: Rules) -> Rules {
+    let freshness = freshness(section, defaults.freshness);
     let mut rules = Vec::new();
-    for mut section in freshness.sections("rule") {
+    for mut section in section.sections("rule") {
         let matches = section.read("match", pull::pattern_of);
-        let tag_ttl = section.read("tag_ttl", self::tag_ttl);
-        match (matches, tag_ttl) {
-            (Some(matches), Some(tag_ttl)) => rules.push(Rule { matches, tag_ttl }),
+        let tag_ttl = section.read("tag_ttl", tag_ttl);
+        let stale_while_revalidate = section.read("stale_while_revalidate", span);
+        let stale_if_error = section.read("stale_if_error", span);
+        let says_something =
+            tag_ttl.is_some() || stale_while_revalidate.is_some() || stale_if_error.is_some();
+        match matches {
+            Some(matches) if says_something => {
+                rules.push(Rule { matches, tag_ttl, stale_while_revalidate, stale_if_error });
+            }
             _ => {
                 let example =
                     "a rule is match = \"docker.io/library/*:*\" and tag_ttl = \"10m\" or \"immutable\"";
@@ -105,7 +110,17 @@ fn rules(freshness: &mut Section, defaults: Rules) -> Rules {
         }
         section.finish();
     }
-    Rules { tag_ttl, rules }
+    Rules { freshness, rules, registries: defaults.registries }
+}
+
+/// The freshness of tags in a section; what it does not say is as in `before`.
+pub(super) fn freshness(section: &mut Section, before: Freshness) -> Freshness {
+    let swr = section.read("stale_while_revalidate", span);
+    Freshness {
+        tag_ttl: section.read("tag_ttl", tag_ttl).unwrap_or(before.tag_ttl),
+        stale_while_revalidate: swr.unwrap_or(before.stale_while_revalidate),
+        stale_if_error: section.read("stale_if_error", span).unwrap_or(before.stale_if_error),
+    }
 }
 
 fn tag_ttl(text: &str) -> Result<TagTtl, &'static str> {

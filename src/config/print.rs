@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use super::{LogFormat, Settings};
 use crate::credentials::{self, NodeFiles};
-use crate::pull::{self, Policy, TagTtl, Terms};
+use crate::pull::{self, Freshness, Policy, TagTtl, Terms};
 use crate::store::Amount;
 use crate::upstream::{self, Allow, EndpointConfig, Shown};
 
@@ -31,17 +31,23 @@ fn write_all(out: &mut String, settings: &Settings) -> std::fmt::Result {
     write_credentials(out, &settings.credentials)?;
     write_terms(out, "\n[access]\npolicy", &settings.pull.access)?;
     writeln!(out, "\n[freshness]")?;
-    let ttl = |ttl: TagTtl| match ttl {
-        TagTtl::For(time) => quoted(humantime::format_duration(time)),
-        TagTtl::Immutable => quoted("immutable"),
-    };
-    writeln!(out, "tag_ttl = {}", ttl(settings.pull.freshness.tag_ttl))?;
-    writeln!(out, "stale_if_error = {}", quoted(humantime::format_duration(settings.pull.stale_if_error)))?;
+    write_freshness(out, &settings.pull.freshness.freshness)?;
     writeln!(out, "negative_ttl = {}", quoted(humantime::format_duration(settings.pull.negative_ttl)))?;
     for rule in &settings.pull.freshness.rules {
         writeln!(out, "\n[[freshness.rule]]")?;
         writeln!(out, "match = {}", quoted(rule.matches.glob()))?;
-        writeln!(out, "tag_ttl = {}", ttl(rule.tag_ttl))?;
+        if let Some(time) = rule.tag_ttl {
+            writeln!(out, "tag_ttl = {}", ttl(time))?;
+        }
+        let spans = [
+            ("stale_while_revalidate", rule.stale_while_revalidate),
+            ("stale_if_error", rule.stale_if_error),
+        ];
+        for (key, span) in spans {
+            if let Some(span) = span {
+                writeln!(out, "{key} = {}", quoted(humantime::format_duration(span)))?;
+            }
+        }
     }
     write_upstream(out, &settings.upstream, &settings.pull)?;
     let format = match settings.log.format {
@@ -74,6 +80,20 @@ fn write_credentials(out: &mut String, credentials: &credentials::Config) -> std
         writeln!(out, "helper_dir = {}", quoted(folder.display()))?;
     }
     writeln!(out, "pull_secrets = {}", list(credentials.pull_secrets.iter().map(|f| f.display())))
+}
+
+fn ttl(ttl: TagTtl) -> String {
+    match ttl {
+        TagTtl::For(time) => quoted(humantime::format_duration(time)),
+        TagTtl::Immutable => quoted("immutable"),
+    }
+}
+
+fn write_freshness(out: &mut String, freshness: &Freshness) -> std::fmt::Result {
+    let Freshness { tag_ttl, stale_while_revalidate, stale_if_error } = *freshness;
+    writeln!(out, "tag_ttl = {}", ttl(tag_ttl))?;
+    writeln!(out, "stale_while_revalidate = {}", quoted(humantime::format_duration(stale_while_revalidate)))?;
+    writeln!(out, "stale_if_error = {}", quoted(humantime::format_duration(stale_if_error)))
 }
 
 fn write_terms(out: &mut String, policy: &str, terms: &Terms) -> std::fmt::Result {
@@ -140,6 +160,9 @@ fn write_upstream(out: &mut String, upstream: &upstream::Config, pull: &pull::Co
         writeln!(out, "endpoints = [{}]", endpoints.join(", "))?;
         if let Some(terms) = pull.registries.get(host) {
             write_terms(out, "access", terms)?;
+        }
+        if let Some(freshness) = pull.freshness.registries.get(host) {
+            write_freshness(out, freshness)?;
         }
         if let Some(ca) = &registry.ca {
             writeln!(out, "ca = {}", quoted(ca.display()))?;

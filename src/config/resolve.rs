@@ -172,6 +172,7 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
         let endpoints = access::endpoints(&mut section, host.as_ref());
         let ca = section.read("ca", absolute);
         let terms = access::terms(&mut section, "access", pull.access);
+        let freshness = access::freshness(&mut section, pull.freshness.freshness);
         match host {
             None => {
                 section.mistake("host", "which registry is this about? host = \"registry.corp\"".to_owned())
@@ -182,6 +183,9 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
             Some(host) => {
                 if terms != pull.access {
                     pull.registries.insert(host.clone(), terms);
+                }
+                if freshness != pull.freshness.freshness {
+                    pull.freshness.registries.insert(host.clone(), freshness);
                 }
                 registries.insert(host, RegistryConfig { endpoints, ca });
             }

@@ -1,7 +1,7 @@
 //! Fetching ahead: whoever was just given an image manifest by its digest will ask for its config and layers next.
 //!
 //! Promises: as the same caller, so that nothing is fetched that it could not ask for itself; a few at a time; never
-//! after a `HEAD`, a tag or an index, and never while the anonymous rate limit is nearly used up. Nobody waits for it,
+//! after a `HEAD`, a tag or an index, and never while the rate limit of whoever would be asked for is nearly used up. Nobody waits for it,
 //! nobody's hang-up ends it, and its failures are nobody's: the client's own request will tell.
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Puller {
     /// Begins to fetch what an image manifest lists, if it was fetched itself just now.
     pub(super) fn fetch_ahead(&self, repository: &Repository, answer: &ManifestAnswer, caller: &Caller) {
         // What is on disk already was pulled before, and its blobs with it.
-        if answer.source != Source::Fill || self.0.upstream.is_anonymous_budget_low(repository.registry()) {
+        if answer.source != Source::Fill {
             return;
         }
         let Ok(place) = Arc::clone(&self.0.ahead).try_acquire_owned() else { return };
@@ -40,6 +40,9 @@ impl Puller {
         };
         let reader = self.reader(repository, answer.digest, caller);
         tokio::spawn(async move {
+            if reader.puller.is_budget_low(&reader.repository, &reader.caller).await {
+                return;
+            }
             let digests = children.into_iter().map(|child| child.digest);
             stream::iter(digests).for_each_concurrent(AT_ONCE, |digest| fetch(&reader, digest)).await;
             drop(place);

@@ -14,7 +14,6 @@ use std::time::Duration;
 use super::Puller;
 use super::config::Policy;
 use super::error::{Error, Unidentified};
-use super::freshness::{ATTACHED_STALE_MAX, is_attached};
 use super::grants::{Door, Question, Subject};
 use super::rights::{self, Trouble, Use};
 use crate::clock::Timestamp;
@@ -171,7 +170,7 @@ impl Puller {
     /// Asks upstream as one principal after the other until one gets an answer; returns it with whom it was given to.
     ///
     /// # Errors
-    /// The first no, if all said no; an outage at once; [`Error::Unidentified`] if the caller had better say who it
+    /// The first no, if all said no; a rate limit, if no other principal had an answer; an outage at once; [`Error::Unidentified`] if the caller had better say who it
     /// is.
     pub(super) async fn ask<T, F>(
         &self,
@@ -191,12 +190,12 @@ impl Puller {
             Purpose::Prove => Some(self.0.config.terms(repository.registry()).grant_ttl),
             Purpose::Deliver(_) => None,
         };
-        let mut no = None;
+        let (mut no, mut limited) = (None, None);
         for presented in self.candidates(repository, caller, purpose).await {
             let anonymous = presented.credential.is_none();
             if anonymous
                 && !caller.identified
-                && self.0.upstream.is_anonymous_budget_low(repository.registry())
+                && self.0.upstream.is_budget_low(repository.registry(), presented.principal)
             {
                 return Err(Error::unidentified(Unidentified::Budget, None));
             }
@@ -212,8 +211,13 @@ impl Puller {
             match said {
                 Ok(yes) => return Ok((yes.value, presented)),
                 Err(error) if is_a_no(&error) => no = no.or(Some(error)),
+                // A limit is of one credential; the next one may have something left.
+                Err(error) if is_limited(&error) => limited = limited.or(Some(error)),
                 Err(error) => return Err(self.or_challenge(repository, caller, error).await),
             }
+        }
+        if let Some(error) = limited {
+            return Err(self.or_challenge(repository, caller, error).await);
         }
         let error = no.unwrap_or(Error::Abandoned);
         if !caller.identified && ends_a_right(&error) {
@@ -257,6 +261,12 @@ impl Puller {
             }
             Err(_) => {}
         }
+    }
+
+    /// Whether the rate limit of whoever would be asked as first is nearly used up.
+    pub(super) async fn is_budget_low(&self, repository: &Repository, caller: &Caller) -> bool {
+        let first = self.candidates(repository, caller, Purpose::Prove).await.into_iter().next();
+        first.is_some_and(|first| self.0.upstream.is_budget_low(repository.registry(), first.principal))
     }
 
     /// An unidentified caller of a repository that is known to be closed is not worth a question.
@@ -364,18 +374,23 @@ impl Puller {
     }
 
     /// Whether an outage of the registry is still so young that tags may be served as what they last meant.
-    pub(super) fn may_be_stale(&self, repository: &Repository, tag: &Tag, error: &upstream::Error) -> bool {
-        let lasted = match Trouble::of(error) {
-            Some(Trouble::Outage) => self.0.grants.outage(repository.registry()),
+    pub(super) fn may_be_stale(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
+        let lasted = match error {
+            Error::Upstream(error) if Trouble::of(error) == Some(Trouble::Outage) => {
+                self.0.grants.outage(repository.registry())
+            }
             _ => Duration::ZERO,
         };
-        let limit = self.0.config.stale_if_error;
-        lasted <= if is_attached(tag) { limit.min(ATTACHED_STALE_MAX) } else { limit }
+        lasted < self.0.config.freshness.of(repository, tag).stale_if_error
     }
 }
 
 fn is_a_no(error: &Error) -> bool {
     matches!(error, Error::Upstream(error) if error.is_a_no())
+}
+
+fn is_limited(error: &Error) -> bool {
+    matches!(error, Error::Upstream(upstream::Error::RateLimited { .. }))
 }
 
 fn ends_a_right(error: &Error) -> bool {

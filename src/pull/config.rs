@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::freshness::{Rules, TagTtl};
+use super::freshness::Rules;
 use crate::reference::Registry;
 
 /// Everything that `pull` is built from.
@@ -13,10 +13,8 @@ pub struct Config {
     pub access: Terms,
     /// The terms of single registries.
     pub registries: HashMap<Registry, Terms>,
-    /// How long a tag needs no new word of upstream.
+    /// How fresh what a tag means has to be.
     pub freshness: Rules,
-    /// How long into an outage a tag is served as what it last meant.
-    pub stale_if_error: Duration,
     /// How long a no is remembered, for the same question of the same principal.
     pub negative_ttl: Duration,
 }
@@ -61,8 +59,7 @@ impl Default for Config {
         Self {
             access: Terms::default(),
             registries: HashMap::new(),
-            freshness: Rules { tag_ttl: TagTtl::For(Duration::ZERO), rules: Vec::new() },
-            stale_if_error: Duration::from_secs(30 * 86_400),
+            freshness: Rules::default(),
             negative_ttl: Duration::from_secs(3),
         }
     }

@@ -1,6 +1,8 @@
 //! Why a pull could not be answered.
 
-use crate::reference::{Digest, DocumentError};
+use std::time::Duration;
+
+use crate::reference::{Digest, DocumentError, Registry};
 use crate::{store, upstream};
 
 /// Why a caller had better say who it is.
@@ -61,6 +63,14 @@ pub enum Error {
         /// What upstream said, for a person; empty if it was not asked.
         cause: String,
     },
+    /// Little is left of a rate limit, and something older can be served.
+    #[error(
+        "the rate limit of {registry} is nearly used up, and what is left is kept for images that are not cached"
+    )]
+    Sparing {
+        /// Whose.
+        registry: Registry,
+    },
     /// More downloads are under way than this daemon takes on at once.
     #[error("too many downloads at once")]
     Busy,
@@ -110,7 +120,16 @@ impl Error {
             | Self::Document { .. }
             | Self::Mismatch { .. } => Fault::Invalid,
             Self::Unidentified { .. } => Fault::Unidentified,
+            Self::Sparing { .. } => Fault::Outage,
             Self::Store(_) | Self::Abandoned | Self::Busy => Fault::Ours,
+        }
+    }
+
+    /// When it makes sense to ask again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream(upstream::Error::RateLimited { retry_after, .. }) => *retry_after,
+            _ => None,
         }
     }
 
@@ -126,6 +145,7 @@ impl Error {
                 Unidentified::Unreachable => "unidentified_unreachable",
                 Unidentified::Budget => "unidentified_budget",
             },
+            Self::Sparing { .. } => "upstream_rate_limited",
             Self::Busy => "too_many_downloads",
             Self::Abandoned => "abandoned",
         }

@@ -6,13 +6,15 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::error::Error;
+use super::metrics::Metrics;
 use crate::clock::{Moment, Timestamp};
+use crate::metrics::RegistryLabels;
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 use crate::store::Store;
 
@@ -75,10 +77,17 @@ pub(super) struct Grants {
     noes: Mutex<HashMap<Question, (Instant, Error)>>,
     closed: Mutex<HashMap<Repository, Closed>>,
     outages: Mutex<HashMap<Registry, Timestamp>>,
+    metrics: Arc<Metrics>,
+    labels: Arc<RegistryLabels>,
 }
 
 impl Grants {
-    pub(super) fn new(store: Store, negative_ttl: Duration) -> Self {
+    pub(super) fn new(
+        store: Store,
+        negative_ttl: Duration,
+        metrics: Arc<Metrics>,
+        labels: Arc<RegistryLabels>,
+    ) -> Self {
         Self {
             store,
             negative_ttl,
@@ -86,6 +95,8 @@ impl Grants {
             noes: Mutex::default(),
             closed: Mutex::default(),
             outages: Mutex::default(),
+            metrics,
+            labels,
         }
     }
 
@@ -144,7 +155,7 @@ impl Grants {
             }
             write
         };
-        lock(&self.outages).remove(repository.registry());
+        self.answered(repository.registry());
         if principal.kind.is_shared() {
             lock(&self.closed).remove(repository);
         }
@@ -229,12 +240,28 @@ impl Grants {
         let now = self.store.clock().now();
         let mut outages = lock(&self.outages);
         make_room(&mut outages, REPOSITORIES_MAX, registry);
-        outages.entry(registry.clone()).or_insert(now).age_at(now)
+        let since = *outages.entry(registry.clone()).or_insert(now);
+        self.show(registry, i64::try_from(since.0).unwrap_or(i64::MAX));
+        since.age_at(now)
+    }
+
+    /// The outages that are noticed, and since when.
+    pub(super) fn outages(&self) -> Vec<(Registry, Timestamp)> {
+        let mut all: Vec<_> = lock(&self.outages).iter().map(|(r, since)| (r.clone(), *since)).collect();
+        all.sort();
+        all
     }
 
     /// `registry` answered.
     pub(super) fn answered(&self, registry: &Registry) {
-        lock(&self.outages).remove(registry);
+        if lock(&self.outages).remove(registry).is_some() {
+            self.show(registry, 0);
+        }
+    }
+
+    fn show(&self, registry: &Registry, since: i64) {
+        self.labels
+            .with(registry.as_str(), |label| self.metrics.outage.with_label_values(&[label]).set(since));
     }
 }
 

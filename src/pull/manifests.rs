@@ -1,19 +1,16 @@
-//! Manifests: small, verified as a whole, and the only things that have movable names.
-
-use std::time::Duration;
+//! Manifests: small, verified as a whole. What their movable names mean is `resolve`'s to say.
 
 use bytes::Bytes;
 
 use super::authorise::{Caller, Purpose};
 use super::error::Error;
-use super::freshness::{self, TagTtl, Verdict};
 use super::grants::Subject;
 use super::rights::Use;
 use super::{Puller, Source};
-use crate::clock::{Moment, Timestamp};
-use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Reference, Repository, Tag};
-use crate::store::{self, Member, TagRecord};
-use crate::upstream::{self, Asking, Yes};
+use crate::clock::Timestamp;
+use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Reference, Repository};
+use crate::store::{self, Member};
+use crate::upstream::{Asking, Yes};
 
 /// A manifest to serve.
 #[derive(Debug, Clone)]
@@ -40,7 +37,7 @@ pub struct Stale {
 }
 
 impl ManifestAnswer {
-    fn stale(self, confirmed_at: Timestamp, error: Error) -> Self {
+    pub(super) fn stale(self, confirmed_at: Timestamp, error: Error) -> Self {
         Self { source: Source::Stale, stale: Some(Stale { confirmed_at, error }), ..self }
     }
 }
@@ -48,13 +45,13 @@ impl ManifestAnswer {
 /// A manifest fresh from upstream, verified.
 #[derive(Debug, Clone)]
 pub(super) struct Fetched {
-    digest: Digest,
+    pub(super) digest: Digest,
     media_type: MediaType,
     bytes: Bytes,
 }
 
 impl Fetched {
-    fn answer(self, source: Source) -> ManifestAnswer {
+    pub(super) fn answer(self, source: Source) -> ManifestAnswer {
         let Self { digest, media_type, bytes } = self;
         ManifestAnswer { digest, media_type, bytes, source, stale: None }
     }
@@ -116,161 +113,12 @@ impl Puller {
         }
     }
 
-    async fn manifest_by_tag(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        if let Some(answer) = self.still_current(repository, tag, caller).await {
-            return Ok(answer);
-        }
-        let question = |asking: Asking| {
-            let (upstream, repository, tag) = (self.0.upstream.clone(), repository.clone(), tag.clone());
-            let key = (repository.clone(), tag.clone(), asking.presented.principal);
-            let asked = self.0.resolutions.run(key, move || async move {
-                upstream.resolve(&repository, &tag, &asking).await.map_err(Error::from)
-            });
-            async move { asked.await.unwrap_or(Err(Error::Abandoned)) }
-        };
-        // Only one who could read it, however long ago, knows that a tag is gone.
-        let had_right = self.had_right(repository, caller).await;
-        let subject = Subject::Tag(tag.clone());
-        let said = match self.ask(repository, caller, &subject, Purpose::Prove, question).await {
-            Ok((digest, _)) => Ok(digest),
-            Err(Error::Upstream(error)) => Err(error),
-            Err(other) => return self.cached_if_open(repository, tag, other).await,
-        };
-        match freshness::judge(said, self.0.store.tag(repository, tag).await) {
-            Verdict::Current(digest) => self.current(repository, tag, digest, caller).await,
-            Verdict::Fetch => self.fetch_by_tag(repository, tag, caller).await,
-            Verdict::Stale(record, error) => self.stale(repository, tag, record, error, caller).await,
-            Verdict::Forget(error) => {
-                self.0.confirmed.forget(repository, tag);
-                if had_right {
-                    let forgotten = self.0.store.remove_tag(repository, tag).await;
-                    log_failure(forgotten, repository, "a tag that is gone could not be forgotten");
-                }
-                Err(error.into())
-            }
-            Verdict::Fail(error) => self.cached_if_open(repository, tag, error.into()).await,
-        }
-    }
-
-    /// What upstream said that the tag means, if by the operator's rules that needs no new word, and if the caller's
-    /// right needs none either.
-    async fn still_current(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        caller: &Caller,
-    ) -> Option<ManifestAnswer> {
-        let ttl = self.0.config.freshness.of(repository, tag);
-        if ttl == TagTtl::For(Duration::ZERO) {
-            return None;
-        }
-        let (digest, confirmed) = match self.0.confirmed.find(repository, tag) {
-            Some(found) => found,
-            None => {
-                let record = self.0.store.tag(repository, tag).await?;
-                let confirmed = Moment::recorded(record.confirmed_at);
-                self.0.confirmed.note(repository, tag, record.digest, confirmed);
-                (record.digest, confirmed)
-            }
-        };
-        if !ttl.covers(confirmed.age_at(self.0.store.clock().now()))
-            || !self.may_read_cached(repository, caller, Use::Resolve).await
-        {
-            return None;
-        }
-        self.manifest_in_store(repository, digest).await
-    }
-
-    /// What the tag last meant, for whoever could read it before the outage.
-    async fn stale(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        record: TagRecord,
-        error: upstream::Error,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        let young = self.may_be_stale(repository, tag, &error);
-        let error = Error::from(error);
-        let held = self.is_open(repository) || self.held_since(repository, caller, &error).await.is_some();
-        if !young || !held {
-            return Err(error);
-        }
-        let Some(answer) = self.manifest_in_store(repository, record.digest).await else {
-            return Err(error);
-        };
-        tracing::warn!(%repository, %tag, %error, "upstream is away, serving what the tag last meant");
-        Ok(answer.stale(record.confirmed_at, error))
-    }
-
-    /// Under `policy = "open"` what is cached is for every pod, whatever upstream says to this one.
-    async fn cached_if_open(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        error: Error,
-    ) -> Result<ManifestAnswer, Error> {
-        let is_a_no = match &error {
-            Error::Upstream(error) => matches!(error, upstream::Error::Refused { .. }),
-            other => matches!(other, Error::Unidentified { .. }),
-        };
-        if !self.is_open(repository) || !is_a_no {
-            return Err(error);
-        }
-        let Some(record) = self.0.store.tag(repository, tag).await else { return Err(error) };
-        match self.manifest_in_store(repository, record.digest).await {
-            Some(answer) => Ok(answer.stale(record.confirmed_at, error)),
-            None => Err(error),
-        }
-    }
-
-    async fn current(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        digest: Digest,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        let answer = match self.manifest_in_store(repository, digest).await {
-            Some(answer) => ManifestAnswer { source: Source::Revalidated, ..answer },
-            None => match self.fetch(repository, &digest.into(), caller).await {
-                Ok(fetched) => fetched.answer(Source::Fill),
-                // Some registries announce a digest under which they do not serve the document.
-                Err(Error::Upstream(upstream::Error::NotFound { .. })) => {
-                    return self.fetch_by_tag(repository, tag, caller).await;
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        self.confirm_tag(repository, tag, digest).await;
-        Ok(answer)
-    }
-
-    async fn fetch_by_tag(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        let fetched = self.fetch(repository, &tag.clone().into(), caller).await?;
-        self.confirm_tag(repository, tag, fetched.digest).await;
-        Ok(fetched.answer(Source::Fill))
-    }
-
-    async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
-        let now = Moment::recorded(self.0.store.clock().now());
-        self.0.confirmed.note(repository, tag, digest, now);
-        let confirmed = self.0.store.confirm_tag(repository, tag, digest).await;
-        log_failure(confirmed, repository, "a tag could not be remembered");
-    }
-
     /// A manifest that the repository may hand out and that is on disk, sound.
-    async fn manifest_in_store(&self, repository: &Repository, digest: Digest) -> Option<ManifestAnswer> {
+    pub(super) async fn manifest_in_store(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Option<ManifestAnswer> {
         let store = &self.0.store;
         if let Some((media_type, bytes)) = self.0.recent.find(repository, digest) {
             store.touch(digest);
@@ -304,7 +152,7 @@ impl Puller {
 
     /// A manifest from upstream, once for all who ask at the same time as the same principal. Without a right that is
     /// fresh, upstream's yes is the proof of one.
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         repository: &Repository,
         reference: &Reference,

@@ -1,6 +1,6 @@
 //! What is counted of downloads and rights.
 
-use crate::metrics::{IntCounter, IntCounterVec, IntGauge, MetricsError, Registry};
+use crate::metrics::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricsError, Registry};
 use crate::reference::Principal;
 
 /// The metrics of `pull`.
@@ -15,6 +15,8 @@ pub struct Metrics {
     pub(super) repairs: IntCounter,
     /// Parts of large blobs that were asked for on a connection beside the first.
     pub(super) parts: IntCounter,
+    /// Since when registries cannot be asked.
+    pub(super) outage: IntGaugeVec,
     /// What became of rights.
     rights: IntCounterVec,
 }
@@ -44,6 +46,11 @@ impl Metrics {
             parts: registry.counter(
                 "fill_parts_total",
                 "Parts of large blobs asked for on a connection beside the first, because that was slow.",
+            )?,
+            outage: registry.gauges(
+                "upstream_outage_start_timestamp_seconds",
+                "Since when a registry cannot be asked (Unix time); 0 while it can.",
+                &["registry"],
             )?,
             rights: registry.counters(
                 "rights_total",

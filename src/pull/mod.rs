@@ -21,6 +21,7 @@ mod manifests;
 pub mod metrics;
 mod part;
 mod recent;
+mod resolve;
 mod rights;
 mod source;
 mod tags;
@@ -35,11 +36,12 @@ pub use authorise::Caller;
 pub use config::{Config, Policy, Terms};
 pub use error::{Error, Fault, Unidentified};
 pub use follow::BlobBody;
-pub use freshness::{Rule, Rules, TagTtl, pattern_of};
+pub use freshness::{Freshness, Rule, Rules, TagTtl, pattern_of};
 pub use manifests::{ManifestAnswer, Stale};
 
 use crate::coalesce::Coalesce;
 use crate::credentials::Keychain;
+use crate::metrics::RegistryLabels;
 use crate::reference::{Digest, Principal, Reference, Repository, Tag};
 use crate::store::Store;
 use crate::upstream::{self, Listing, Page, Upstream, Yes};
@@ -51,7 +53,7 @@ use manifests::Fetched;
 use metrics::Metrics;
 use recent::Recent;
 use rights::Use;
-use tags::Confirmed;
+use tags::{Confirmed, Refreshing};
 
 /// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
 const ATTEMPTS_MAX: usize = 3;
@@ -71,6 +73,8 @@ pub enum Source {
     Fill,
     /// From the store, after upstream said that it is still right.
     Revalidated,
+    /// From the store; upstream is asked meanwhile, behind the caller's back.
+    Refreshing,
     /// From the store, because upstream could not be asked.
     Stale,
     /// Handed through and not stored.
@@ -85,6 +89,7 @@ impl Source {
             Self::Join => "join",
             Self::Fill => "fill",
             Self::Revalidated => "revalidated",
+            Self::Refreshing => "refreshing",
             Self::Stale => "stale",
             Self::Proxied => "proxied",
         }
@@ -145,6 +150,7 @@ struct Inner {
     fills: Arc<Semaphore>,
     recent: Recent,
     confirmed: Confirmed,
+    refreshing: Refreshing,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
     /// Upstream connections beside the first of a blob.
@@ -164,9 +170,11 @@ impl Puller {
         upstream: Upstream,
         keychain: Keychain,
         metrics: Metrics,
+        labels: Arc<RegistryLabels>,
     ) -> Self {
+        let metrics = Arc::new(metrics);
         Self(Arc::new(Inner {
-            grants: Grants::new(store.clone(), config.negative_ttl),
+            grants: Grants::new(store.clone(), config.negative_ttl, Arc::clone(&metrics), labels),
             config,
             store,
             upstream,
@@ -175,9 +183,10 @@ impl Puller {
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             recent: Recent::default(),
             confirmed: Confirmed::default(),
+            refreshing: Refreshing::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),
-            metrics: Arc::new(metrics),
+            metrics,
             resolutions: Coalesce::default(),
             manifests: Coalesce::default(),
             confirmations: Coalesce::default(),

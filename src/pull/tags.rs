@@ -2,8 +2,8 @@
 //!
 //! Bounded; when it is full it begins anew, which costs questions.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Moment;
 use crate::reference::{Digest, Repository, Tag};
@@ -34,5 +34,39 @@ impl Confirmed {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(Repository, Tag), (Digest, Moment)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Questions about tags that are asked behind their callers at most.
+const BEHIND_MAX: usize = 64;
+
+/// The tags that are being asked about behind their callers' backs.
+#[derive(Default)]
+pub(super) struct Refreshing(Arc<Mutex<HashSet<(Repository, Tag)>>>);
+
+/// One of them, until it is dropped.
+pub(super) struct Place {
+    all: Arc<Mutex<HashSet<(Repository, Tag)>>>,
+    of: (Repository, Tag),
+}
+
+impl Refreshing {
+    /// A place for a question, unless the same is being asked or too many are.
+    pub(super) fn enter(&self, repository: &Repository, tag: &Tag) -> Option<Place> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = (repository.clone(), tag.clone());
+        (all.len() < BEHIND_MAX && all.insert(of.clone())).then(|| Place { all: Arc::clone(&self.0), of })
+    }
+}
+
+impl Place {
+    pub(super) fn of(&self) -> (&Repository, &Tag) {
+        (&self.of.0, &self.of.1)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.of);
     }
 }

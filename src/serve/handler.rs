@@ -98,7 +98,7 @@ impl Handler {
                 response
             }
             Err(error) => {
-                let refusal = Refusal::of_fault(error.fault(), told, &thing, error.to_string());
+                let refusal = Refusal::of_pull(&error, told, &thing);
                 let status = refusal.status.as_u16();
                 tracing::info!(route = name, %registry, status, %error, "not served");
                 self.metrics.errors.with_label_values(&[error.reason()]).inc();
@@ -175,14 +175,6 @@ fn outcome(fault: Fault) -> &'static str {
     }
 }
 
-/// Marks an answer for which upstream could not be asked.
-fn warn(response: &mut Response<Body>, stale: Option<&Stale>) {
-    if let Some(stale) = stale {
-        let since = stale.confirmed_at.0;
-        respond::warn(response, &format!("stale: last confirmed at {since}; {}", stale.error));
-    }
-}
-
 type Answered = Result<(Response<Body>, Source), pull::Error>;
 
 impl Asked<'_> {
@@ -207,6 +199,18 @@ impl Asked<'_> {
         }
     }
 
+    /// Marks an answer for which upstream could not be asked.
+    fn warn(&self, response: &mut Response<Body>, stale: Option<&Stale>) {
+        let Some(stale) = stale else { return };
+        let age = stale.confirmed_at.age_at(self.handler.clock.now());
+        let at = humantime::format_rfc3339_seconds(stale.confirmed_at.to_system_time());
+        respond::warn(response, &format!("stale: last confirmed at {at}; {}", stale.error), age);
+        let registry = self.repository.registry().as_str();
+        self.handler.labels.with(registry, |label| {
+            self.handler.metrics.stale_age.with_label_values(&[label]).observe(age.as_secs_f64());
+        });
+    }
+
     fn watch(&self, route: &'static str, source: Source) -> Watch {
         Watch::new(Arc::clone(&self.handler.metrics), route, source, self.since)
     }
@@ -219,7 +223,7 @@ impl Asked<'_> {
         let size = bytes.len() as u64;
         let part = part(self.range(), size);
         let mut response = content(media_type.as_str(), digest, repository.registry(), Some(size), part);
-        warn(&mut response, stale.as_ref());
+        self.warn(&mut response, stale.as_ref());
         let bytes = match part {
             Part::Whole => bytes,
             Part::Range { start, end } => bytes.slice(start as usize..end as usize),
@@ -238,7 +242,7 @@ impl Asked<'_> {
         if self.method == Method::HEAD {
             let (size, source, stale) = puller.blob_size(repository, digest, &self.caller).await?;
             let mut response = content(MediaType::OCTET_STREAM, digest, registry, size, Part::Whole);
-            warn(&mut response, stale.as_ref());
+            self.warn(&mut response, stale.as_ref());
             return Ok((response, source));
         }
         let range = self.range();
@@ -252,7 +256,7 @@ impl Asked<'_> {
         let mut answer = puller.blob(repository, digest, &self.caller, wanted).await?;
         let part = answer.size.map_or(Part::Whole, |size| part(range, size));
         let mut response = content(MediaType::OCTET_STREAM, digest, registry, answer.size, part);
-        warn(&mut response, answer.stale.as_ref());
+        self.warn(&mut response, answer.stale.as_ref());
         match part {
             Part::Unsatisfiable => return Ok((response, answer.source)),
             Part::Range { start, end } => answer.body.slice(start, end),

@@ -12,6 +12,8 @@ pub struct Metrics {
     pub(super) bytes: IntCounterVec,
     /// From a request to the first byte of its answer's body.
     pub(super) first_byte: HistogramVec,
+    /// How old what was served without upstream's word was.
+    pub(super) stale_age: HistogramVec,
 }
 
 impl Metrics {
@@ -40,6 +42,11 @@ impl Metrics {
                 "first_byte_seconds",
                 "Time from a request to the first body byte of a successful answer.",
                 &["route", "source"],
+            )?,
+            stale_age: registry.ages(
+                "stale_age_seconds",
+                "How long ago upstream had last confirmed what was served because it could not be asked.",
+                &["registry"],
             )?,
         })
     }

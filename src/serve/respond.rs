@@ -4,8 +4,10 @@
 //! and shows the authentic error, and "503" while upstream or we are in trouble. Everybody else is told what it is.
 //! Nobody is ever told 429: containerd repeats at once, without a pause.
 
+use std::time::Duration;
+
 use http::header::{
-    ACCEPT_RANGES, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue,
+    ACCEPT_RANGES, AGE, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue,
     RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
@@ -15,7 +17,7 @@ use super::identify::Complaint;
 use super::range::Part;
 use super::route::{RouteError, Thing};
 use crate::listener::{Body, HostError};
-use crate::pull::Fault;
+use crate::pull::{self, Fault};
 use crate::reference::{Digest, Registry};
 
 /// `Docker-Content-Digest`.
@@ -26,7 +28,7 @@ pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namesp
 pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// Seconds after which a client may try again when upstream or we are in trouble.
-const RETRY_SECONDS: &str = "5";
+const RETRY_SECONDS: u64 = 5;
 
 /// To whom an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Refusal {
     pub code: &'static str,
     /// For a person.
     pub message: String,
+    /// When it makes sense to ask again, with a 503; `None`: in a moment.
+    pub retry_after: Option<Duration>,
     /// Whether the connection ends here, because the request was not read as a whole or not meant for us.
     pub close: bool,
 }
@@ -65,8 +69,8 @@ pub fn status_of(fault: Fault, told: Told) -> StatusCode {
 
 impl Refusal {
     /// For a pull that failed.
-    pub fn of_fault(fault: Fault, told: Told, thing: &Thing, message: String) -> Self {
-        let status = status_of(fault, told);
+    pub fn of_pull(error: &pull::Error, told: Told, thing: &Thing) -> Self {
+        let status = status_of(error.fault(), told);
         let code = match (status, thing) {
             (StatusCode::UNAUTHORIZED, _) => "UNAUTHORIZED",
             (StatusCode::FORBIDDEN, _) => "DENIED",
@@ -76,7 +80,8 @@ impl Refusal {
             (StatusCode::BAD_GATEWAY, Thing::Manifest(_)) => "MANIFEST_INVALID",
             _ => "UNAVAILABLE",
         };
-        Self { status, code, message, close: false }
+        let (message, retry_after) = (error.to_string(), error.retry_after());
+        Self { status, code, message, retry_after, close: false }
     }
 
     /// For a request that asks for nothing we could have.
@@ -90,7 +95,13 @@ impl Refusal {
             RouteError::Query(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         };
         // A write brings a body that nobody will read.
-        Self { status, code, message: error.to_string(), close: *error == RouteError::Method }
+        Self {
+            status,
+            code,
+            message: error.to_string(),
+            retry_after: None,
+            close: *error == RouteError::Method,
+        }
     }
 
     /// For a request that was not meant for us.
@@ -99,31 +110,37 @@ impl Refusal {
             HostError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             HostError::CrossSite => StatusCode::FORBIDDEN,
         };
-        Self { status, code: "DENIED", message: error.to_string(), close: true }
+        Self { status, code: "DENIED", message: error.to_string(), retry_after: None, close: true }
     }
 
     /// For an `Authorization` field that is worth nothing here.
     pub(super) fn of_complaint(complaint: Complaint) -> Self {
         let message = complaint.message().to_owned();
-        Self { status: StatusCode::UNAUTHORIZED, code: "UNAUTHORIZED", message, close: false }
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: "UNAUTHORIZED",
+            message,
+            retry_after: None,
+            close: false,
+        }
     }
 
     /// For a request without the secret that the operator wants from every client.
     pub(super) fn of_gate() -> Self {
         let message = "this cache wants a header that only its own runtime knows".to_owned();
-        Self { status: StatusCode::FORBIDDEN, code: "DENIED", message, close: false }
+        Self { status: StatusCode::FORBIDDEN, code: "DENIED", message, retry_after: None, close: false }
     }
 
     /// When we have too much to do, or took too long.
     pub fn unavailable(message: &str) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { status, code: "UNAVAILABLE", message: message.to_owned(), close: false }
+        Self { status, code: "UNAVAILABLE", message: message.to_owned(), retry_after: None, close: false }
     }
 
     /// A read with a body: nothing of ours has one, and unread bytes would be taken for the next request.
     pub fn body_not_expected() -> Self {
         let message = "a GET or HEAD request must not have a body".to_owned();
-        Self { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, close: true }
+        Self { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, retry_after: None, close: true }
     }
 
     /// The response. `challenge` goes with a 401.
@@ -133,7 +150,9 @@ impl Refusal {
         let mut response = json(self.status, body);
         let headers = response.headers_mut();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+            let seconds =
+                self.retry_after.map_or(RETRY_SECONDS, |wait| wait.as_secs_f64().ceil().max(1.0) as u64);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED
             && let Some(challenge) = challenge
@@ -204,8 +223,10 @@ pub(super) fn content(
     response
 }
 
-/// Marks an answer that may be out of date (RFC 7234 §5.5 form, as the distribution specification has it).
-pub(super) fn warn(response: &mut Response<Body>, text: &str) {
+/// Marks an answer that may be out of date: in words (RFC 7234 section 5.5, as the distribution specification has it),
+/// and with its age (RFC 9111 section 5.1).
+pub(super) fn warn(response: &mut Response<Body>, text: &str, age: Duration) {
+    response.headers_mut().insert(AGE, HeaderValue::from(age.as_secs()));
     let text: String =
         text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\') && c.is_ascii()).collect();
     if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
@@ -237,7 +258,8 @@ mod tests {
     #[test]
     fn a_warning_cannot_break_out_of_its_quotes() {
         let mut response = Response::new(Body::empty());
-        warn(&mut response, "a \"b\" \\ c\r\nX-Evil: 1 ü");
+        warn(&mut response, "a \"b\" \\ c\r\nX-Evil: 1 ü", Duration::from_secs(90));
         assert_eq!(response.headers()[WARNING], "299 - \"a b  cX-Evil: 1 \"");
+        assert_eq!(response.headers()[AGE], "90");
     }
 }

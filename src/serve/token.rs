@@ -152,5 +152,5 @@ fn repository_of(
 }
 
 fn bad_request(message: String) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, close: false }
+    Refusal { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, retry_after: None, close: false }
 }

@@ -63,7 +63,7 @@ impl Upstream {
         let why = "none of its endpoints is authoritative; mark one with authoritative = true".to_owned();
         let mut last = (Error::Declined { registry: registry.clone(), why }, false);
         for (endpoint, _) in sound {
-            match self.ask_one(&endpoint, self.0.health.under_way(&endpoint), question).await {
+            match self.ask_one(&endpoint, self.0.health.under_way(&endpoint, registry), question).await {
                 Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
                 said => {
                     self.try_again_behind(troubled, question);
@@ -75,7 +75,7 @@ impl Upstream {
             let said = match turn {
                 Turn::Leave(error, true) => Err(error),
                 Turn::Try(held) => self.ask_one(&endpoint, held, question).await,
-                _ => self.ask_one(&endpoint, self.0.health.under_way(&endpoint), question).await,
+                _ => self.ask_one(&endpoint, self.0.health.under_way(&endpoint, registry), question).await,
             };
             match said {
                 Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
@@ -96,10 +96,26 @@ impl Upstream {
             .with_min_delay(RETRY_PAUSE)
             .with_max_times(RETRIES_MAX)
             .with_jitter();
+        let shown = &question.asking.presented;
+        let shown = if endpoint.may_see(shown.principal.kind) { shown } else { &self.0.anonymous };
+        let (who, class) = (shown.principal, (question.kind, question.method.clone()));
+        if let Some(wait) = self.0.limits.wait(endpoint.name(), who, &class) {
+            return Err(Error::RateLimited { host: endpoint.host(), retry_after: Some(wait) });
+        }
         under_way.begin();
         let said = (|| self.0.ask(endpoint, question)).retry(pauses).when(Error::is_worth_a_retry).await;
         under_way.end(&said);
-        said
+        match said {
+            Err(Error::RateLimited { host, retry_after }) => {
+                let registry = question.repository.registry();
+                let wait = self.0.limits.refused(registry, endpoint.name(), who, class, retry_after);
+                Err(Error::RateLimited { host, retry_after: Some(wait) })
+            }
+            said => {
+                self.0.limits.answered(endpoint.name(), who, &class);
+                said
+            }
+        }
     }
 
     /// Tries endpoints whose time has come while nobody waits for them: anything that they answer will do.

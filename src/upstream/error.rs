@@ -35,11 +35,11 @@ pub enum Error {
         status: u16,
     },
     /// 429.
-    #[error("{host} answered 429: its rate limit is used up")]
+    #[error("{host} answered 429: its rate limit is used up{}", again(retry_after))]
     RateLimited {
         /// Who answered.
         host: String,
-        /// When it said to come back.
+        /// When it is asked again.
         retry_after: Option<Duration>,
     },
     /// 401 or 403, after the challenge was answered as well as we can.
@@ -76,6 +76,12 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+}
+
+fn again(retry_after: &Option<Duration>) -> String {
+    let seconds = |wait: &Duration| Duration::from_secs(wait.as_secs_f64().ceil() as u64);
+    let shown = |wait| format!("; it is asked again in {}", humantime::format_duration(seconds(wait)));
+    retry_after.as_ref().map(shown).unwrap_or_default()
 }
 
 /// The step at which an upstream could not be reached.

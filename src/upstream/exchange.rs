@@ -11,9 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RANGE,
-    RETRY_AFTER,
 };
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::Incoming;
 use url::{Origin, Url};
@@ -24,14 +23,13 @@ use super::body;
 use super::challenge::{self, Challenge};
 use super::endpoint::{Endpoint, authority};
 use super::error::Error;
+use super::headers::retry_after;
 use super::metrics::Kind;
 use super::redirect;
 use super::token::{Token, Wanted};
 use crate::credentials::{HttpHeaders, Presented};
 use crate::reference::Repository;
 
-/// The longest `Retry-After` that is believed.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(6 * 3_600);
 /// How long an error document may take.
 const ERROR_WAIT: Duration = Duration::from_secs(2);
 
@@ -98,8 +96,8 @@ impl Core {
             let sent = self.observed(question.kind, registry, trust, method, &url, headers, Bytes::new());
             let response = sent.await?;
             let host = authority(&url);
-            if url.origin() == home && presented.credential.is_none() {
-                self.budgets.note(registry, &response);
+            if url.origin() == home && response.status() != StatusCode::UNAUTHORIZED {
+                self.limits.note(registry, endpoint.name(), presented.principal, response.headers());
             }
             match response.status().as_u16() {
                 401 if token.is_none_or(|(_, fresh)| !fresh) => {
@@ -127,6 +125,10 @@ impl Core {
                     let to_anybody = bare && tokens.is_empty();
                     let at_home = url.origin() == home;
                     return Err(not_found(response, host, to_anybody, at_home).await);
+                }
+                429 => {
+                    let retry_after = retry_after(response.headers(), self.clock.now());
+                    return Err(Error::RateLimited { host, retry_after });
                 }
                 _ => return sorted(response, host, presented, bare && tokens.is_empty()),
             }
@@ -257,14 +259,7 @@ fn sorted(
         401 => Err(Error::Refused { host, status, why: format!("it refuses {}", whom()) }),
         403 => Err(Error::Refused { host, status, why: format!("it forbids access to {}", whom()) }),
         405 => Err(Error::NotAllowed { host }),
-        429 => Err(Error::RateLimited { host, retry_after: retry_after(response.headers()) }),
         408 | 500..=599 => Err(Error::Failing { host, status }),
         _ => Err(Error::Invalid { host, why: format!("status {status}") }),
     }
-}
-
-/// `Retry-After` in seconds, bounded; its date form is rare and counts as absent.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }

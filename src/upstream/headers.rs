@@ -1,7 +1,11 @@
 //! Reading the headers of answers, which may say anything.
 
+use std::time::Duration;
+
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER};
+
+use crate::clock::Timestamp;
 
 /// A header as text.
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -27,6 +31,18 @@ pub(super) fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     (start <= end && total.is_none_or(|total| end < total)).then_some((start, total))
 }
 
+/// `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = header(headers, RETRY_AFTER.as_str())?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let at = httpdate::parse_http_date(text).ok()?;
+            Some(at.duration_since(now.to_system_time()).unwrap_or_default())
+        }
+    }
+}
+
 /// The query of `<...?query>; rel="next"` (RFC 8288); the rest of the URL is ours to write.
 pub(super) fn next_query(link: &str) -> Option<String> {
     let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
@@ -49,6 +65,25 @@ mod tests {
         {
             assert_eq!(parse_content_range(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_time_to_come_back_is_a_number_or_a_date() {
+        let now = Timestamp(784_111_777);
+        for (text, expected) in [
+            ("0", Some(0)),
+            (" 5 ", Some(5)),
+            ("86400", Some(86_400)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-5", None),
+            ("soon", None),
+            ("99999999999999999999999", None),
+        ] {
+            let headers: HeaderMap = [(RETRY_AFTER, text.parse().unwrap())].into_iter().collect();
+            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "{text}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 
     #[test]

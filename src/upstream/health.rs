@@ -15,6 +15,9 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::error::{Error, Step};
+use super::metrics::Metrics;
+use crate::metrics::RegistryLabels;
+use crate::reference::Registry;
 
 /// The first pause; then twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -29,11 +32,35 @@ const HUNG: Duration = Duration::from_secs(10);
 const ENDPOINTS_MAX: usize = 1_024;
 
 /// The endpoints in trouble, by their `host:port` and path. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Health(Arc<Mutex<HashMap<String, Trouble>>>);
+#[derive(Clone)]
+pub(super) struct Health(Arc<Inner>);
+
+struct Inner {
+    troubles: Mutex<HashMap<String, Trouble>>,
+    metrics: Arc<Metrics>,
+    labels: Arc<RegistryLabels>,
+}
+
+/// An endpoint in trouble, for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointStatus {
+    /// Of which registry.
+    pub registry: Registry,
+    /// `host:port`.
+    pub endpoint: String,
+    /// How it failed last.
+    pub error: Error,
+    /// How often in a row.
+    pub failures: u32,
+    /// For how long it has been in trouble.
+    pub lasted: Duration,
+}
 
 #[derive(Debug, Clone)]
 struct Trouble {
+    registry: Registry,
+    host: String,
+    since: Instant,
     failures: u32,
     until: Instant,
     tried_again: bool,
@@ -42,7 +69,6 @@ struct Trouble {
 }
 
 /// What to do with an endpoint.
-#[derive(Debug)]
 pub(super) enum Turn {
     /// Nothing is known against it.
     Ask,
@@ -53,44 +79,69 @@ pub(super) enum Turn {
 }
 
 impl Health {
+    pub(super) fn new(metrics: Arc<Metrics>, labels: Arc<RegistryLabels>) -> Self {
+        Self(Arc::new(Inner { troubles: Mutex::default(), metrics, labels }))
+    }
+
+    /// All that are in trouble, for an operator.
+    pub(super) fn status(&self) -> Vec<EndpointStatus> {
+        let shown = |trouble: &Trouble| EndpointStatus {
+            registry: trouble.registry.clone(),
+            endpoint: trouble.host.clone(),
+            error: trouble.error.clone(),
+            failures: trouble.failures,
+            lasted: trouble.since.elapsed(),
+        };
+        let mut all: Vec<_> = self.lock().values().map(shown).collect();
+        all.sort_by(|a, b| (&a.registry, &a.endpoint).cmp(&(&b.registry, &b.endpoint)));
+        all
+    }
+
     /// Whose turn it is.
     pub(super) fn turn(&self, endpoint: &Endpoint) -> Turn {
         let mut all = self.lock();
         let Some(trouble) = all.get_mut(endpoint.name()) else { return Turn::Ask };
         if !trouble.tried_again && Instant::now() >= trouble.until {
             trouble.tried_again = true;
-            return Turn::Try(self.under_way(endpoint));
+            return Turn::Try(self.under_way(endpoint, &trouble.registry));
         }
         Turn::Leave(trouble.error.clone(), trouble.costly)
     }
 
     /// A question to `endpoint`, whose end is to be noted.
-    pub(super) fn under_way(&self, endpoint: &Endpoint) -> UnderWay {
-        let (name, host) = (endpoint.name().to_owned(), endpoint.host());
-        UnderWay { health: self.clone(), name, host, begun: None, ended: false }
+    pub(super) fn under_way(&self, endpoint: &Endpoint, registry: &Registry) -> UnderWay {
+        let (name, host, registry) = (endpoint.name().to_owned(), endpoint.host(), registry.clone());
+        UnderWay { health: self.clone(), registry, name, host, begun: None, ended: false }
     }
 
     /// It answered, whatever it said.
-    fn answered(&self, endpoint: &str) {
+    fn answered(&self, registry: &Registry, endpoint: &str, host: &str) {
         let was = self.lock().remove(endpoint);
+        self.show(registry, host, true);
         if let Some(trouble) = was {
             tracing::info!(endpoint, failures = trouble.failures, "an endpoint answers again");
         }
     }
 
     /// It failed after so long.
-    fn failed(&self, endpoint: &str, error: &Error, took: Duration) {
+    fn failed(&self, under_way: &UnderWay, error: &Error, took: Duration) {
+        let UnderWay { registry, name: endpoint, host, .. } = under_way;
+        self.show(registry, host, false);
         let mut all = self.lock();
         if all.len() >= ENDPOINTS_MAX && !all.contains_key(endpoint) {
             all.clear();
         }
-        let failures = all.get(endpoint).map_or(0, |trouble| trouble.failures).saturating_add(1);
+        let before = all.get(endpoint);
+        let failures = before.map_or(0, |trouble| trouble.failures).saturating_add(1);
+        let since = before.map_or_else(Instant::now, |trouble| trouble.since);
         if failures == 1 {
             tracing::warn!(endpoint, %error, "an endpoint is in trouble");
         }
         let until = Instant::now() + pause(failures);
         let (costly, error) = (took >= COSTLY, error.clone());
-        all.insert(endpoint.to_owned(), Trouble { failures, until, tried_again: false, costly, error });
+        let (registry, host) = (registry.clone(), host.clone());
+        let trouble = Trouble { registry, host, since, failures, until, tried_again: false, costly, error };
+        all.insert(endpoint.clone(), trouble);
     }
 
     /// Nobody waited for how it would end.
@@ -101,8 +152,17 @@ impl Health {
         }
     }
 
+    /// Of registries that are known by name only, so that strangers' inventions do not grow the metrics.
+    fn show(&self, registry: &Registry, host: &str, up: bool) {
+        self.0.labels.with(registry.as_str(), |label| {
+            if label == registry.as_str() {
+                self.0.metrics.endpoint_up.with_label_values(&[label, host]).set(i64::from(up));
+            }
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Trouble>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,9 +171,9 @@ fn pause(failures: u32) -> Duration {
 }
 
 /// A question that is under way, or about to be; if it is dropped, somebody else's may try.
-#[derive(Debug)]
 pub(super) struct UnderWay {
     health: Health,
+    registry: Registry,
     name: String,
     host: String,
     begun: Option<Instant>,
@@ -133,11 +193,11 @@ impl UnderWay {
             Err(error @ (Error::Unreachable { host, .. } | Error::Failing { host, .. }))
                 if *host == self.host =>
             {
-                self.health.failed(&self.name, error, self.lasted());
+                self.health.failed(&self, error, self.lasted());
             }
             // Not asked at all.
             Err(Error::Declined { .. }) => self.health.given_up(&self.name),
-            _ => self.health.answered(&self.name),
+            _ => self.health.answered(&self.registry, &self.name, &self.host),
         }
     }
 
@@ -156,7 +216,7 @@ impl Drop for UnderWay {
             // Whoever was waiting has had enough: that is what an endpoint that hangs looks like from here.
             let why = format!("no answer within {lasted:.1?}");
             let error = Error::Unreachable { host: self.host.clone(), step: Step::Silence, why };
-            self.health.failed(&self.name, &error, lasted);
+            self.health.failed(self, &error, lasted);
         } else {
             self.health.given_up(&self.name);
         }
@@ -166,6 +226,15 @@ impl Drop for UnderWay {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn health() -> Health {
+        let metrics = Metrics::register(&crate::metrics::Registry::new()).unwrap();
+        Health::new(Arc::new(metrics), Arc::default())
+    }
+
+    fn registry() -> Registry {
+        "reg.test".parse().unwrap()
+    }
 
     fn at() -> Endpoint {
         Endpoint::for_test("https://reg.test")
@@ -180,7 +249,7 @@ mod tests {
     }
 
     async fn fail(health: &Health, after: Duration) {
-        let mut asked = health.under_way(&at());
+        let mut asked = health.under_way(&at(), &registry());
         asked.begin();
         tokio::time::advance(after).await;
         asked.end(&Err::<(), _>(down()));
@@ -195,7 +264,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_fails_is_left_alone_longer_each_time_and_tried_by_one() {
-        let health = Health::default();
+        let health = health();
         assert!(matches!(health.turn(&at()), Turn::Ask));
         for seconds in [1, 2, 4, 8, 8] {
             fail(&health, Duration::ZERO).await;
@@ -206,13 +275,13 @@ mod tests {
             assert_eq!(left(&health), Some((down(), false)), "one tries");
         }
         let said = Err::<(), _>(Error::NotAllowed { host: String::new() });
-        health.under_way(&at()).end(&said);
+        health.under_way(&at(), &registry()).end(&said);
         assert!(matches!(health.turn(&at()), Turn::Ask), "an answer is an answer");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_try_that_is_never_made_or_given_up_is_somebody_elses() {
-        let health = Health::default();
+        let health = health();
         fail(&health, Duration::from_secs(15)).await;
         assert_eq!(left(&health), Some((down(), true)), "to find out took long");
         tokio::time::advance(PAUSE).await;
@@ -231,8 +300,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_it_redirects_to_is_not_the_endpoint() {
-        let health = Health::default();
-        health.under_way(&at()).end(&Err::<(), _>(down_at("cdn.test:443")));
+        let health = health();
+        health.under_way(&at(), &registry()).end(&Err::<(), _>(down_at("cdn.test:443")));
         assert!(matches!(health.turn(&at()), Turn::Ask));
     }
 }

@@ -1,9 +1,9 @@
 //! What is counted of upstream traffic.
 
-use crate::metrics::{HistogramVec, IntCounterVec, MetricsError, Registry};
+use crate::metrics::{HistogramVec, IntCounterVec, IntGaugeVec, MetricsError, Registry};
 
 /// What a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Manifest,
     Blob,
@@ -34,6 +34,14 @@ pub struct Metrics {
     pub(super) bytes: IntCounterVec,
     /// Questions that failed for good.
     pub(super) errors: IntCounterVec,
+    /// Which endpoints answer.
+    pub(super) endpoint_up: IntGaugeVec,
+    /// `ratelimit-limit`, as last told.
+    pub(super) limit: IntGaugeVec,
+    /// `ratelimit-remaining`, as last told.
+    pub(super) remaining: IntGaugeVec,
+    /// When a registry that answered 429 is asked again.
+    pub(super) retry_at: IntGaugeVec,
 }
 
 impl Metrics {
@@ -62,6 +70,26 @@ impl Metrics {
                 "upstream_errors_total",
                 "Questions to upstream that failed for good, by reason.",
                 &["registry", "reason"],
+            )?,
+            endpoint_up: registry.gauges(
+                "upstream_endpoint_up",
+                "1 if the endpoint answered when it was last asked, 0 while it is in trouble.",
+                &["registry", "endpoint"],
+            )?,
+            limit: registry.gauges(
+                "upstream_ratelimit_limit",
+                "Requests that a registry grants in a window, as it last told.",
+                &["registry", "principal"],
+            )?,
+            remaining: registry.gauges(
+                "upstream_ratelimit_remaining",
+                "Requests left in the window, as the registry last told.",
+                &["registry", "principal"],
+            )?,
+            retry_at: registry.gauges(
+                "upstream_ratelimit_retry_timestamp_seconds",
+                "When a registry that answered 429 is asked again the same way (Unix time); in the past, if it is not waited for.",
+                &["registry", "principal"],
             )?,
         })
     }

@@ -11,7 +11,6 @@
 mod address;
 mod ask;
 mod body;
-mod budget;
 mod challenge;
 mod config;
 mod connect;
@@ -21,6 +20,7 @@ mod error;
 mod exchange;
 mod headers;
 mod health;
+mod limits;
 pub mod metrics;
 mod realm;
 mod redirect;
@@ -39,17 +39,20 @@ pub use connect::BuildError;
 pub use endpoint::has_authority;
 pub use error::{Error, Step};
 pub use exchange::Asking;
+pub use health::EndpointStatus;
+pub use limits::LimitStatus;
 
+use crate::clock::Clock;
 use crate::coalesce::Coalesce;
 use crate::credentials::Presented;
 use crate::metrics::RegistryLabels;
-use crate::reference::{Digest, MediaType, Reference, Registry, Repository, Tag};
+use crate::reference::{Digest, MediaType, Principal, Reference, Registry, Repository, Tag};
 use ask::{blob_question, manifest_question};
-use budget::Budgets;
 use connect::Transport;
 use exchange::{Answered, Question};
 use headers::{content_length, header, next_query, parse_content_range, total_of};
 use health::Health;
+use limits::Limits;
 use metrics::{Kind, Metrics};
 use token::{Key, Token, Tokens};
 
@@ -63,10 +66,11 @@ struct Core {
     tokens: Tokens,
     token_requests: Coalesce<Key, Result<Token, Error>>,
     challenges: challenge::Remembered,
-    budgets: Budgets,
+    limits: Limits,
     health: Health,
     anonymous: Presented,
-    metrics: Metrics,
+    clock: Clock,
+    metrics: Arc<Metrics>,
     labels: Arc<RegistryLabels>,
 }
 
@@ -128,16 +132,19 @@ impl Upstream {
         anonymous: Presented,
         metrics: Metrics,
         labels: Arc<RegistryLabels>,
+        clock: Clock,
     ) -> Result<Self, BuildError> {
+        let metrics = Arc::new(metrics);
         Ok(Self(Arc::new(Core {
             transport: Transport::new(&config)?,
             config,
             tokens: Tokens::default(),
             token_requests: Coalesce::default(),
             challenges: challenge::Remembered::default(),
-            budgets: Budgets::default(),
-            health: Health::default(),
+            limits: Limits::new(Arc::clone(&metrics), Arc::clone(&labels), clock.clone()),
+            health: Health::new(Arc::clone(&metrics), Arc::clone(&labels)),
             anonymous,
+            clock,
             metrics,
             labels,
         })))
@@ -331,9 +338,19 @@ impl Upstream {
         .await
     }
 
-    /// Whether the anonymous rate limit of a registry is nearly used up: callers with an account had better use it.
-    pub fn is_anonymous_budget_low(&self, registry: &Registry) -> bool {
-        self.0.budgets.is_low(registry)
+    /// Whether the rate limit of a registry is nearly used up for `principal`: what can wait had better wait.
+    pub fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {
+        self.0.limits.is_low(registry, principal)
+    }
+
+    /// What registries have told about their rate limits.
+    pub fn limits(&self) -> Vec<LimitStatus> {
+        self.0.limits.status()
+    }
+
+    /// The endpoints in trouble.
+    pub fn troubles(&self) -> Vec<EndpointStatus> {
+        self.0.health.status()
     }
 }
 

@@ -22,6 +22,7 @@ use super::address::Trust;
 use super::challenge::Bearer;
 use super::endpoint::authority;
 use super::error::{Error, Step};
+use super::headers::retry_after;
 use super::metrics::Kind;
 use super::realm;
 use crate::credentials::{Credential, Presented};
@@ -208,9 +209,10 @@ impl Core {
         let status = response.status();
         if status != StatusCode::OK {
             return Err(match status.as_u16() {
-                429 => {
-                    Error::RateLimited { host, retry_after: super::exchange::retry_after(response.headers()) }
-                }
+                429 => Error::RateLimited {
+                    host,
+                    retry_after: retry_after(response.headers(), self.clock.now()),
+                },
                 500.. => Error::Failing { host, status: status.as_u16() },
                 _ => Error::Refused {
                     host,

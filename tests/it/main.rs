@@ -14,6 +14,7 @@ mod disk;
 mod endpoints;
 mod freshness;
 mod lanes;
+mod limits;
 mod lists;
 mod membership;
 mod misbehaviour;

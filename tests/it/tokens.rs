@@ -64,7 +64,6 @@ async fn a_token_server_that_fails_is_told_apart_from_a_no() {
     registry.require_token(None, "");
     for (fault, status) in [
         (Fault::Status(503, vec![]), 503),
-        (Fault::Status(429, vec![]), 503),
         (Fault::Status(401, vec![]), 401),
         (Fault::Status(307, vec![("location", "http://evil.test/".into())]), 401),
         (Fault::Answer(200, vec![], "<html>".into()), 502),
