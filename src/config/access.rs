@@ -10,7 +10,7 @@ use crate::credentials::{self, NodeFiles, Places, ProviderFiles};
 use crate::pull::{self, Freshness, Policy, Rule, Rules, TagTtl, Terms};
 use crate::reference::Registry;
 use crate::serve::Gate;
-use crate::upstream::{self, EndpointConfig, Shown};
+use crate::upstream::{self, ClientCertificate, EndpointConfig, Shown};
 
 /// Bytes of a gate's secret at most, and at least: shorter ones can be guessed.
 const GATE_BYTES: std::ops::RangeInclusive<usize> = 16..=1_024;
@@ -180,6 +180,24 @@ fn listed(section: &mut Section) -> Vec<EndpointConfig> {
         }
     }
     all
+}
+
+/// `client_cert` and `client_key` of a `[[registry]]`.
+pub(super) fn client_certificate(section: &mut Section) -> Option<ClientCertificate> {
+    let certificate = section.read("client_cert", absolute);
+    let key = section.read("client_key", absolute);
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
+        (Some(_), None) => {
+            section.mistake("client_key", "needed with client_cert: the file with its key".to_owned());
+            None
+        }
+        (None, Some(_)) => {
+            section.mistake("client_cert", "needed with client_key: the certificate".to_owned());
+            None
+        }
+        (None, None) => None,
+    }
 }
 
 /// `gate_header` and `gate_file` of `[server]`.

@@ -171,6 +171,7 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
         let host = section.read("host", str::parse::<Registry>).map(|r| r.to_lowercase());
         let endpoints = access::endpoints(&mut section, host.as_ref());
         let ca = section.read("ca", absolute);
+        let client = access::client_certificate(&mut section);
         let terms = access::terms(&mut section, "access", pull.access);
         let freshness = access::freshness(&mut section, pull.freshness.freshness);
         match host {
@@ -187,7 +188,7 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
                 if freshness != pull.freshness.freshness {
                     pull.freshness.registries.insert(host.clone(), freshness);
                 }
-                registries.insert(host, RegistryConfig { endpoints, ca });
+                registries.insert(host, RegistryConfig { endpoints, ca, client });
             }
         }
         section.finish();

@@ -9,6 +9,7 @@
 //! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously only where
 //! there is none of them. Each answer is that principal's own: one's credential never answers for another.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Puller;
@@ -170,8 +171,8 @@ impl Puller {
     /// Asks upstream as one principal after the other until one gets an answer; returns it with whom it was given to.
     ///
     /// # Errors
-    /// The first no, if all said no; a rate limit, if no other principal had an answer; an outage at once; [`Error::Unidentified`] if the caller had better say who it
-    /// is.
+    /// The first no, if all said no; a rate limit, if no other principal had an answer; an outage at once;
+    /// [`Error::Unidentified`] if the caller had better say who it is.
     pub(super) async fn ask<T, F>(
         &self,
         repository: &Repository,
@@ -191,7 +192,8 @@ impl Puller {
             Purpose::Deliver(_) => None,
         };
         let (mut no, mut limited) = (None, None);
-        for presented in self.candidates(repository, caller, purpose).await {
+        let mut candidates = VecDeque::from(self.candidates(repository, caller, purpose).await);
+        while let Some(presented) = candidates.pop_front() {
             let anonymous = presented.credential.is_none();
             if anonymous
                 && !caller.identified
@@ -210,7 +212,12 @@ impl Puller {
             };
             match said {
                 Ok(yes) => return Ok((yes.value, presented)),
-                Err(error) if is_a_no(&error) => no = no.or(Some(error)),
+                Err(error) if is_a_no(&error) => {
+                    if no.is_none() && ends_a_right(&error) {
+                        candidates.extend(self.renewed(repository, subject, &presented).await);
+                    }
+                    no = no.or(Some(error));
+                }
                 // A limit is of one credential; the next one may have something left.
                 Err(error) if is_limited(&error) => limited = limited.or(Some(error)),
                 Err(error) => return Err(self.or_challenge(repository, caller, error).await),
@@ -224,6 +231,24 @@ impl Puller {
             self.0.grants.closed(repository);
         }
         Err(self.or_challenge(repository, caller, error).await)
+    }
+
+    /// What a plugin gives now in place of what was refused: its tokens expire (ECR says 403 of those).
+    async fn renewed(
+        &self,
+        repository: &Repository,
+        subject: &Subject,
+        refused: &Presented,
+    ) -> Option<Presented> {
+        if refused.principal.kind != PrincipalKind::Provider {
+            return None;
+        }
+        let now = self.0.keychain.of_node(repository).await;
+        let again = now.into_iter().find(|presented| {
+            presented.principal == refused.principal && presented.credential != refused.credential
+        })?;
+        self.0.grants.forget_no(&(repository.clone(), subject.clone(), again.principal));
+        Some(again)
     }
 
     /// What an answer tells about rights.

@@ -196,6 +196,11 @@ impl Grants {
         noes.get(key).filter(|(at, _)| at.elapsed() < self.negative_ttl).map(|(_, error)| error.clone())
     }
 
+    /// It is to be asked again.
+    pub(super) fn forget_no(&self, key: &Question) {
+        lock(&self.noes).remove(key);
+    }
+
     /// Remembers a no for a moment.
     pub(super) fn said_no(&self, key: Question, error: Error) {
         // Lists are many questions, and asked rarely.

@@ -24,11 +24,12 @@ use crate::reference::{Digest, MANIFEST_BYTES_MAX, Reference, Registry, Reposito
 const RETRIES_MAX: usize = 2;
 /// The first pause before asking again; jittered, then doubled.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Everything about a question with a small answer at most, over all endpoints and retries.
-const SMALL_ANSWER_WAIT: Duration = Duration::from_secs(20);
+/// Everything about a question at most, over all endpoints and retries: until a small answer has come whole, or the head
+/// of a large one.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
 
 impl Upstream {
-    /// Asks for something small and takes all of it, within [`SMALL_ANSWER_WAIT`].
+    /// Asks for something small and takes all of it, within [`ANSWER_WAIT`].
     pub(super) async fn small<T, F>(
         &self,
         question: &Question<'_>,
@@ -37,21 +38,34 @@ impl Upstream {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let work = async {
+        self.within(question, async {
             let answer = self.first_answer(question).await?;
             let to_anybody = answer.to_anybody;
             Ok(Yes { value: take(answer).await?, to_anybody })
-        };
-        let done = tokio::time::timeout(SMALL_ANSWER_WAIT, work).await.unwrap_or_else(|_| {
+        })
+        .await
+    }
+
+    /// Asks for something large and takes the head of the answer, within [`ANSWER_WAIT`].
+    pub(super) async fn head_of(&self, question: &Question<'_>) -> Result<Answered, Error> {
+        self.within(question, self.first_answer(question)).await
+    }
+
+    async fn within<T>(
+        &self,
+        question: &Question<'_>,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let done = tokio::time::timeout(ANSWER_WAIT, work).await.unwrap_or_else(|_| {
             let host = question.repository.registry().to_string();
-            let why = format!("no complete answer within {SMALL_ANSWER_WAIT:?}");
+            let why = format!("no complete answer within {ANSWER_WAIT:?}");
             Err(Error::Unreachable { host, step: Step::Silence, why })
         });
         self.count_failure(question.repository, done)
     }
 
     /// The first endpoint that has an answer; else the last one's error. Those in trouble come last.
-    pub(super) async fn first_answer(&self, question: &Question<'_>) -> Result<Answered, Error> {
+    async fn first_answer(&self, question: &Question<'_>) -> Result<Answered, Error> {
         let registry = question.repository.registry();
         let proof = question.asking.proof.is_some();
         let all = endpoint::endpoints(&self.0.config, registry)?.into_iter();
@@ -146,11 +160,7 @@ impl Upstream {
         self.0.labels.with(registry.as_str(), |label| self.0.metrics.bytes.with_label_values(&[label]))
     }
 
-    pub(super) fn count_failure<T>(
-        &self,
-        repository: &Repository,
-        done: Result<T, Error>,
-    ) -> Result<T, Error> {
+    fn count_failure<T>(&self, repository: &Repository, done: Result<T, Error>) -> Result<T, Error> {
         match &done {
             Ok(_) => self.0.labels.admit(repository.registry().as_str()),
             Err(error) => self.0.labels.with(repository.registry().as_str(), |label| {

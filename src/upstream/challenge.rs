@@ -106,7 +106,9 @@ fn own_scope(repository: &Repository) -> String {
     format!("repository:{}:pull", repository.path())
 }
 
-/// Asks for no more than pulling, whatever the registry offers; for our own repository where it names nothing.
+/// Asks for no more than pulling, whatever the registry offers, and for our own repository too where it does not name it
+/// (as containerd does): some name a placeholder, or nothing. What the registry offers comes first, since some token
+/// servers look no further.
 fn pull_scope(offered: Option<&str>, repository: &Repository) -> String {
     let Some(offered) = offered else {
         return own_scope(repository);
@@ -116,7 +118,12 @@ fn pull_scope(offered: Option<&str>, repository: &Repository) -> String {
         Some(rest) => format!("repository:{}:pull", rest.rsplit_once(':').map_or(rest, |(name, _)| name)),
         None => scope.to_owned(),
     });
-    reduced.collect::<Vec<_>>().join(" ")
+    let mut scopes: Vec<String> = reduced.collect();
+    let own = own_scope(repository);
+    if !scopes.contains(&own) {
+        scopes.push(own);
+    }
+    scopes.join(" ")
 }
 
 #[cfg(test)]
@@ -148,12 +155,15 @@ mod tests {
                 bearer(
                     "https://auth.docker.io/token",
                     Some("registry.docker.io"),
-                    "repository:library/nginx:pull",
+                    "repository:library/nginx:pull repository:team/app:pull",
                 ),
             ),
             (vec![r#"bEaReR REALM="https://a/t""#], bearer("https://a/t", None, own)),
             (vec![r#"Bearer realm="https://a/t",scope="""#], bearer("https://a/t", None, own)),
-            (vec![r#"Bearer realm="https://a/t",scope="aws""#], bearer("https://a/t", None, "aws")),
+            (
+                vec![r#"Bearer realm="https://a/t",scope="aws""#],
+                bearer("https://a/t", None, "aws repository:team/app:pull"),
+            ),
             (vec![r#"Bearer realm="https://a/\"t\"""#], bearer(r#"https://a/"t""#, None, own)),
             (vec![r#"Basic realm="x""#, r#"Bearer realm="https://a/t""#], bearer("https://a/t", None, own)),
             (
@@ -176,7 +186,11 @@ mod tests {
         let line = r#"Bearer realm="https://a/t",scope="repository:hub:5000/app:pull,push,delete repository:x:* aws""#;
         assert_eq!(
             parsed(&[line]),
-            bearer("https://a/t", None, "repository:hub:5000/app:pull repository:x:pull aws")
+            bearer(
+                "https://a/t",
+                None,
+                "repository:hub:5000/app:pull repository:x:pull aws repository:team/app:pull"
+            )
         );
     }
 }

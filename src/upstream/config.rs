@@ -41,6 +41,17 @@ pub struct RegistryConfig {
     pub endpoints: Vec<EndpointConfig>,
     /// PEM file of certificate authorities to trust besides the system's.
     pub ca: Option<PathBuf>,
+    /// What we show where a registry asks who we are in the TLS handshake.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate of our own, for registries that ask for one. Shown to hosts that the operator named, to no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM file of the certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM file of its key; may be the same file.
+    pub key: PathBuf,
 }
 
 /// One endpoint of a registry.

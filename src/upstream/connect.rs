@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 
 use super::address::Trust;
-use super::config::Config;
+use super::config::{ClientCertificate, Config};
 use super::dial::{AddressRefused, Dialer, NameFailed, proxies};
 use super::endpoint::authority;
 use super::error::{Error, Step};
@@ -48,6 +48,14 @@ pub enum BuildError {
     /// A certificate authority file.
     #[error("cannot use the certificate authorities in {}: {why}", path.display())]
     Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A certificate of our own, or its key.
+    #[error("cannot use the client certificate or key in {}: {why}", path.display())]
+    Certificate {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -76,13 +84,17 @@ impl Transport {
         let (proxies, roots) = (proxies(config), system_roots());
         let mut own = HashMap::new();
         for (registry, settings) in &config.registries {
-            if let Some(ca) = &settings.ca {
-                let mut roots = roots.clone();
-                add_authorities(&mut roots, ca)?;
-                own.insert(registry.clone(), Pair::new(config, roots, &proxies)?);
+            if settings.ca.is_none() && settings.client.is_none() {
+                continue;
             }
+            let mut roots = roots.clone();
+            if let Some(ca) = &settings.ca {
+                add_authorities(&mut roots, ca)?;
+            }
+            let identity = settings.client.as_ref().map(identity).transpose()?;
+            own.insert(registry.clone(), Pair::new(config, &roots, identity, &proxies)?);
         }
-        let common = Pair::new(config, roots, &proxies)?;
+        let common = Pair::new(config, &roots, None, &proxies)?;
         Ok(Self { common, own, proxies, header_wait: config.timeouts.header })
     }
 
@@ -150,16 +162,22 @@ impl Transport {
 }
 
 impl Pair {
-    fn new(config: &Config, roots: RootCertStore, proxies: &Arc<Matcher>) -> Result<Self, BuildError> {
+    fn new(
+        config: &Config,
+        roots: &RootCertStore,
+        identity: Option<Identity>,
+        proxies: &Arc<Matcher>,
+    ) -> Result<Self, BuildError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| BuildError::Tls(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let pool = |trust| {
+        let tls = || {
+            let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| BuildError::Tls(e.to_string()))?;
+            Ok(versions.with_root_certificates(roots.clone()))
+        };
+        let pool = |trust, tls: ClientConfig| {
             let connector = HttpsConnectorBuilder::new()
-                .with_tls_config(tls.clone())
+                .with_tls_config(tls)
                 .https_or_http()
                 .enable_http1()
                 .wrap_connector(Dialer::new(config, trust, Arc::clone(proxies)));
@@ -171,7 +189,14 @@ impl Pair {
                 .http1_max_buf_size(BUFFER_BYTES_MAX)
                 .build(connector)
         };
-        Ok(Self { operator: pool(Trust::Operator), stranger: pool(Trust::Stranger) })
+        let stranger = tls()?.with_no_client_auth();
+        let operator = match identity {
+            None => stranger.clone(),
+            Some(Identity { chain, key, file }) => tls()?
+                .with_client_auth_cert(chain, key)
+                .map_err(|e| BuildError::Certificate { path: file, why: e.to_string() })?,
+        };
+        Ok(Self { operator: pool(Trust::Operator, operator), stranger: pool(Trust::Stranger, stranger) })
     }
 }
 
@@ -191,7 +216,7 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-fn add_authorities(roots: &mut RootCertStore, path: &std::path::Path) -> Result<(), BuildError> {
+fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), BuildError> {
     let failed = |why: String| BuildError::Authorities { path: path.to_owned(), why };
     let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
     let mut count = 0;
@@ -201,6 +226,26 @@ fn add_authorities(roots: &mut RootCertStore, path: &std::path::Path) -> Result<
         count += 1;
     }
     if count == 0 { Err(failed("there is no certificate in it".to_owned())) } else { Ok(()) }
+}
+
+/// A certificate of our own.
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    file: PathBuf,
+}
+
+fn identity(client: &ClientCertificate) -> Result<Identity, BuildError> {
+    let failed = |path: &Path, why: String| BuildError::Certificate { path: path.to_owned(), why };
+    let certificate = &client.certificate;
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| failed(certificate, e.to_string()))?;
+    if chain.is_empty() {
+        return Err(failed(certificate, "there is no certificate in it".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_file(&client.key).map_err(|e| failed(&client.key, e.to_string()))?;
+    Ok(Identity { chain, key, file: certificate.clone() })
 }
 
 fn step_of(error: &(dyn StdError + 'static), connecting: bool) -> Step {

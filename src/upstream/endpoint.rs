@@ -208,7 +208,7 @@ mod tests {
     fn configured_endpoints_are_asked_in_order_under_their_own_path() {
         let urls = ["http://127.0.0.1:5000", "https://mirror.corp/v2/hub/", "https://mirror.corp/cache"];
         let endpoints = urls.iter().map(|u| u.parse::<Url>().unwrap().into()).collect();
-        let entry = RegistryConfig { endpoints, ca: None };
+        let entry = RegistryConfig { endpoints, ..RegistryConfig::default() };
         let registries = [("docker.io".parse().unwrap(), entry)].into();
         let config = Config { registries, ..Config::default() };
         assert_eq!(
@@ -225,7 +225,8 @@ mod tests {
     fn a_mirror_proves_nothing_and_sees_no_credential_unless_it_is_marked() {
         let of = |registry: &str, endpoints: Vec<EndpointConfig>| {
             let registry: Registry = registry.parse().unwrap();
-            let registries = [(registry.clone(), RegistryConfig { endpoints, ca: None })].into();
+            let registries =
+                [(registry.clone(), RegistryConfig { endpoints, ..RegistryConfig::default() })].into();
             let config = Config { registries, ..Config::default() };
             let kinds = [PrincipalKind::Caller, PrincipalKind::Node, PrincipalKind::Anonymous];
             let told = |e: Endpoint| (e.authoritative, kinds.map(|kind| e.may_see(kind)));

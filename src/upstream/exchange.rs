@@ -67,6 +67,21 @@ pub(super) struct Answered {
     pub(super) to_anybody: bool,
 }
 
+/// A token that is shown to an origin.
+struct Held {
+    token: Token,
+    /// Whether it was made for this question: then there is no better one.
+    fresh: bool,
+    challenge: Challenge,
+}
+
+impl Held {
+    /// Whether a new one may fare better after this status.
+    fn may_be_renewed(&self, status: u16) -> bool {
+        !self.fresh && (status == 401 || matches!(self.challenge, Challenge::Bearer(_)))
+    }
+}
+
 impl Core {
     /// Asks `endpoint`. Anything but 200 or 206 is an error.
     pub(super) async fn ask(
@@ -84,14 +99,14 @@ impl Core {
         let presented_at = |url: &Url| shown.filter(|_| url.origin() == home).unwrap_or(&nobody);
         // The extra fields of a docker config may be what opened it.
         let bare = shown.is_none_or(|presented| presented.headers.is_empty());
-        let mut tokens: HashMap<Origin, (Token, bool)> = HashMap::new();
-        if let Some(token) = self.token_known_for(&url, question, presented_at(&url), trust).await {
-            tokens.insert(url.origin(), (token, false));
+        let mut tokens: HashMap<Origin, Held> = HashMap::new();
+        if let Some(held) = self.token_known_for(&url, question, presented_at(&url), trust).await? {
+            tokens.insert(url.origin(), held);
         }
         let mut hops = 0;
         loop {
-            let (token, presented) = (tokens.get(&url.origin()), presented_at(&url));
-            let headers = headers(question, token.map(|(token, _)| token), &presented.headers);
+            let (held, presented) = (tokens.get(&url.origin()), presented_at(&url));
+            let headers = headers(question, held.map(|held| &held.token), &presented.headers);
             let method = question.method.clone();
             let sent = self.observed(question.kind, registry, trust, method, &url, headers, Bytes::new());
             let response = sent.await?;
@@ -100,13 +115,14 @@ impl Core {
                 self.limits.note(registry, endpoint.name(), presented.principal, response.headers());
             }
             match response.status().as_u16() {
-                401 if token.is_none_or(|(_, fresh)| !fresh) => {
-                    let renew = token.is_some();
-                    let challenges = response.headers().clone();
+                // ECR Public says 400 of a token that has expired.
+                status @ (400 | 401) if held.map_or(status == 401, |held| held.may_be_renewed(status)) => {
+                    let offered = challenge::read(response.headers(), question.repository);
+                    let challenge = offered.or_else(|| held.map(|held| held.challenge.clone()));
+                    let wanted = Wanted { presented, age_max: question.asking.proof, renew: held.is_some() };
                     body::drain(response.into_body()).await;
-                    let wanted = Wanted { presented, age_max: question.asking.proof, renew };
-                    let token = self.answer(&challenges, question.repository, &url, trust, wanted).await?;
-                    tokens.insert(url.origin(), (token, true));
+                    let held = self.answer(challenge, question.repository, &url, trust, wanted).await?;
+                    tokens.insert(url.origin(), held);
                 }
                 301 | 302 | 303 | 307 | 308 => {
                     let invalid = |why: &str| Error::Invalid { host: host.clone(), why: why.to_owned() };
@@ -137,36 +153,48 @@ impl Core {
 
     /// What an earlier challenge of the same origin suggests, so that only the first repository pays for being
     /// challenged.
+    ///
+    /// # Errors
+    /// Its token server is in an outage.
     async fn token_known_for(
         self: &Arc<Self>,
         url: &Url,
         question: &Question<'_>,
         presented: &Presented,
         trust: Trust,
-    ) -> Option<Token> {
+    ) -> Result<Option<Held>, Error> {
         let registry = question.repository.registry();
-        match self.challenges.recall(&url.origin(), question.repository)? {
+        let Some(challenge) = self.challenges.recall(&url.origin(), question.repository) else {
+            return Ok(None);
+        };
+        let token = match &challenge {
             Challenge::Bearer(bearer) => {
                 let wanted = Wanted { presented, age_max: question.asking.proof, renew: false };
-                self.token(registry, &bearer, url, trust, wanted).await.ok()
+                match self.token(registry, bearer, url, trust, wanted).await {
+                    Ok((token, _)) => Some(token),
+                    // Asking without one would only lead to the same token server, and to waiting for it twice.
+                    Err(error) if error.is_outage() => return Err(error),
+                    // The challenge may have changed.
+                    Err(_) => None,
+                }
             }
             Challenge::Basic => presented.credential.as_ref().and_then(Token::basic),
             Challenge::Other => None,
-        }
+        };
+        Ok(token.map(|token| Held { token, fresh: false, challenge }))
     }
 
     async fn answer(
         self: &Arc<Self>,
-        challenges: &HeaderMap,
+        challenge: Option<Challenge>,
         repository: &Repository,
         url: &Url,
         trust: Trust,
         wanted: Wanted<'_>,
-    ) -> Result<Token, Error> {
+    ) -> Result<Held, Error> {
         let refused = |why: &str| Error::Refused { host: authority(url), status: 401, why: why.to_owned() };
-        let challenge = challenge::read(challenges, repository)
-            .ok_or_else(|| refused("it answered 401 without a challenge"))?;
-        let token = match &challenge {
+        let challenge = challenge.ok_or_else(|| refused("it answered 401 without a challenge"))?;
+        let (token, fresh) = match &challenge {
             Challenge::Bearer(bearer) => {
                 self.token(repository.registry(), bearer, url, trust, wanted).await?
             }
@@ -177,12 +205,12 @@ impl Core {
                 Some(None) => {
                     return Err(refused("it takes no identity token, only a user name and password"));
                 }
-                Some(Some(basic)) => basic,
+                Some(Some(basic)) => (basic, true),
             },
             Challenge::Other => return Err(refused("it asks for a scheme that is not supported")),
         };
         self.challenges.remember(url.origin(), &challenge, repository);
-        Ok(token)
+        Ok(Held { token, fresh, challenge })
     }
 
     fn trust_of_redirect(&self, to: &Url, first: &str, trust: Trust) -> Trust {

@@ -34,7 +34,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 pub use body::Download;
-pub use config::{Allow, Config, EndpointConfig, Proxy, RegistryConfig, Shown, Timeouts};
+pub use config::{Allow, ClientCertificate, Config, EndpointConfig, Proxy, RegistryConfig, Shown, Timeouts};
 pub use connect::BuildError;
 pub use endpoint::has_authority;
 pub use error::{Error, Step};
@@ -266,8 +266,7 @@ impl Upstream {
             Some(until) => Some(format!("bytes={from}-{}", until.saturating_sub(1))),
             None => (from > 0).then(|| format!("bytes={from}-")),
         };
-        let Answered { response, host, to_anybody } =
-            self.count_failure(repository, self.first_answer(&question).await)?;
+        let Answered { response, host, to_anybody } = self.head_of(&question).await?;
         let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range);
             match range {

@@ -123,7 +123,7 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Core {
-    /// A token for `challenge`, which `asked` gave.
+    /// A token for `challenge`, which `asked` gave, and whether it was made for us just now.
     pub(super) async fn token(
         self: &Arc<Self>,
         registry: &Registry,
@@ -131,7 +131,7 @@ impl Core {
         asked: &Url,
         trust: Trust,
         wanted: Wanted<'_>,
-    ) -> Result<Token, Error> {
+    ) -> Result<(Token, bool), Error> {
         let presented = wanted.presented;
         let secret = presented.credential.is_some();
         let (realm, trust) =
@@ -144,19 +144,17 @@ impl Core {
             principal: presented.principal,
         };
         if let Some(token) = self.tokens.live(&key, wanted.age_max).filter(|_| !wanted.renew) {
-            return Ok(token);
+            return Ok((token, false));
         }
         let (core, registry, credential) = (Arc::clone(self), registry.clone(), presented.credential.clone());
         let fetched = self
             .token_requests
             .run(key.clone(), || async move { core.fetch(&registry, key, trust, credential).await });
-        fetched.await.unwrap_or_else(|| {
-            Err(Error::Unreachable {
-                host: authority(asked),
-                step: Step::Head,
-                why: "the request died".into(),
-            })
-        })
+        let died = || {
+            let why = "the request died".to_owned();
+            Err(Error::Unreachable { host: authority(asked), step: Step::Head, why })
+        };
+        fetched.await.unwrap_or_else(died).map(|token| (token, true))
     }
 
     async fn fetch(

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use http::Method;
+use larder::reference::MediaType;
 
 use crate::support::client::{self, basic};
 use crate::support::image::{self, Image};
-use crate::support::registry::{Accounts, FakeRegistry};
+use crate::support::registry::{Accounts, FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -22,6 +23,14 @@ tag_ttl = "immutable"
 [[freshness.rule]]
 match = "reg.test/**/*:latest"
 tag_ttl = "0s"
+"#;
+
+const BEHIND: &str = r#"
+[access]
+grant_ttl = "30d"
+[freshness]
+tag_ttl = "10m"
+stale_while_revalidate = "1h"
 "#;
 
 struct Scene {
@@ -119,4 +128,102 @@ async fn a_tag_that_needs_no_new_word_is_still_only_for_those_who_may_read_it() 
     let before = scene.registry.seen().len();
     assert_eq!(with(ann).await.body, image.index_bytes);
     assert_eq!(scene.registry.seen().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_its_second_time_a_tag_is_served_at_once_and_asked_about_once_behind() {
+    let scene = scene(BEHIND).await;
+    let old = scene.push("v1", 1_000);
+    assert!(scene.pull("v1", &old).await > 0);
+    scene.push("v1", 2_000);
+    scene.larder.clock.advance(11 * MINUTE);
+    // Nobody waits, not even for an upstream that never answers; and only one question is put.
+    scene.registry.wrong_at("/manifests/", Fault::Hang);
+    scene.registry.forget_seen();
+    for _ in 0..20 {
+        let reply = scene.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+        assert_eq!(reply.body, old.index_bytes);
+    }
+    assert!(scene.registry.seen().len() <= 1, "{:?}", scene.registry.seen().len());
+    let counted = r#"larder_requests_total{outcome="refreshing",registry="reg.test",route="manifest"}"#;
+    assert_eq!(scene.larder.metric(counted).await, 20.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_upstream_says_behind_the_callers_backs_is_served_from_then_on() {
+    let scene = scene(BEHIND).await;
+    let old = scene.push("v1", 1_000);
+    assert!(scene.pull("v1", &old).await > 0);
+    let new = scene.push("v1", 2_000);
+    let larder = &scene.larder;
+    larder.clock.advance(11 * MINUTE);
+    let path = "/v2/team/app/manifests/v1?ns=reg.test";
+    assert_eq!(larder.get(path).await.body, old.index_bytes, "the first one is served what it was");
+    for _ in 0..500 {
+        if larder.get(path).await.body == new.index_bytes {
+            larder.clock.advance(71 * MINUTE);
+            let newer = scene.registry.put_manifest(
+                "team/app",
+                Some("v1"),
+                MediaType::OCI_INDEX,
+                old.index_bytes.clone(),
+            );
+            let reply = larder.get(path).await;
+            assert_eq!(reply.digest(), newer, "after both times upstream comes first");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("what upstream said behind the callers' backs is never served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_may_have_a_time_of_its_own_and_an_outage_its_bound() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let more = format!(
+        "[access]\ngrant_ttl = \"30d\"\n[[registry]]\nhost = \"own.test\"\nendpoints = [\"{}\"]\ntag_ttl = \"1h\"\nstale_if_error = \"0s\"",
+        registry.url()
+    );
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
+    let pull = async |host: &str| larder.get(&format!("/v2/team/app/manifests/v1?ns={host}")).await;
+    for host in ["own.test", "reg.test"] {
+        assert_eq!(pull(host).await.body, image.index_bytes);
+    }
+    registry.forget_seen();
+    assert_eq!(pull("own.test").await.body, image.index_bytes);
+    assert!(registry.seen().is_empty());
+    pull("reg.test").await;
+    assert_eq!(registry.seen().len(), 1, "the other one has none");
+    registry.stop().await;
+    larder.clock.advance(61 * MINUTE);
+    assert_eq!(pull("reg.test").await.body, image.index_bytes, "an outage, and thirty days are not over");
+    assert_eq!(pull("own.test").await.status, http::StatusCode::SERVICE_UNAVAILABLE, "this one wants none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moves_in_mid_pull_never_mixes_two_images() {
+    let scene = scene("").await;
+    let old = scene.push("v1", 1_000);
+    let resolved = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(resolved.header("docker-content-digest"), old.index.to_string());
+    let new = scene.push("v1", 2_000);
+    // A second pod resolves the new one while the first goes on with what it was told.
+    let second = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(second.header("docker-content-digest"), new.index.to_string());
+    for image in [&old, &new] {
+        let index = scene.larder.get(&format!("/v2/team/app/manifests/{}?ns=reg.test", image.index)).await;
+        assert_eq!(index.body, image.index_bytes);
+        for platform in &image.platforms {
+            let manifest = format!("/v2/team/app/manifests/{}?ns=reg.test", platform.manifest);
+            assert_eq!(scene.larder.get(&manifest).await.digest(), platform.manifest);
+            for blob in platform.layers.iter().chain([&platform.config]) {
+                let reply = scene.larder.get(&format!("/v2/team/app/blobs/{blob}?ns=reg.test")).await;
+                assert_eq!(reply.digest(), *blob);
+            }
+        }
+    }
+    // A GET by tag says in one answer what it is and what it holds.
+    let whole = scene.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(whole.header("docker-content-digest"), whole.digest().to_string());
 }

@@ -9,32 +9,66 @@ use larder::upstream::Proxy;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::image;
+use crate::support::proxy::FaultProxy;
 use crate::support::registry::FakeRegistry;
 use crate::support::world::Larder;
 
+/// A private authority, and how TLS is spoken in its name.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for `name`, and its key.
+    fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+
+    /// A server for `name` that wants certificates of `clients`, if any.
+    fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
+        let (certificate, key) = self.issue(name);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let config = match clients {
+            None => config.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = rustls::RootCertStore::empty();
+                roots.add(authority.0.der().clone()).unwrap();
+                let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+                config.with_client_cert_verifier(builder.build().unwrap())
+            }
+        };
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        config.with_single_cert(vec![certificate.der().clone()], key).unwrap()
+    }
+}
+
 /// TLS in front of `behind` for `name`; the authority's certificate goes to `ca`.
 async fn tls_front(behind: SocketAddr, name: &str, ca: &Path) -> SocketAddr {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let authority = Authority::new();
     std::fs::write(ca, authority.pem()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
-        .unwrap();
+    front(behind, authority.server(name, None)).await
+}
+
+async fn front(behind: SocketAddr, config: ServerConfig) -> SocketAddr {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,6 +79,8 @@ async fn tls_front(behind: SocketAddr, name: &str, ca: &Path) -> SocketAddr {
                 let Ok(mut client) = acceptor.accept(stream).await else {
                     return;
                 };
+                let protocol = client.get_ref().1.alpn_protocol();
+                assert!(protocol.is_none_or(|name| name == b"http/1.1"), "{protocol:?}");
                 let mut server = TcpStream::connect(behind).await.unwrap();
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             });
@@ -144,6 +180,67 @@ async fn tls_goes_through_the_proxy_in_a_tunnel_and_loopback_through_none() {
     let registries = [("local.test", registry.url())];
     let larder = Larder::start_behind(folder.path(), &registries, &more, environment);
     for ns in ["reg.test", "local.test"] {
+        let reply = larder.get(&format!("/v2/team/app/manifests/v1?ns={ns}")).await;
+        assert_eq!(reply.body, image.index_bytes, "{ns}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_shown_to_its_registry_and_to_no_other() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let at = front(registry.address, servers.server("localhost", Some(&clients))).await;
+    let (certificate, key) = clients.issue("node-1");
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (ca, certificate, key) = (
+        file("ca.pem", servers.pem()),
+        file("client.pem", certificate.pem()),
+        file("client.key", key.serialize_pem()),
+    );
+    let more = format!(
+        "[[registry]]\nhost = \"known.test\"\nendpoints = [\"https://localhost:{port}\"]\nca = \"{ca}\"\n\
+         client_cert = \"{certificate}\"\nclient_key = \"{key}\"\n\
+         [[registry]]\nhost = \"unknown.test\"\nendpoints = [\"https://localhost:{port}\"]\nca = \"{ca}\"",
+        port = at.port()
+    );
+    let larder = Larder::start(folder.path(), &[], &more);
+    let reply = larder.get("/v2/team/app/manifests/v1?ns=known.test").await;
+    assert_eq!(reply.body, image.index_bytes);
+    let reply = larder.get("/v2/team/app/manifests/v1?ns=unknown.test").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", reply.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_offers_http_2_is_spoken_to_in_http_1() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let (authority, ca) = (Authority::new(), folder.path().join("ca.pem"));
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let mut config = authority.server("localhost", None);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let at = front(registry.address, config).await;
+    let more = format!(
+        "[[registry]]\nhost = \"reg.test\"\nendpoints = [\"https://localhost:{}\"]\nca = \"{}\"",
+        at.port(),
+        ca.display()
+    );
+    let larder = Larder::start(folder.path(), &[], &more);
+    assert_eq!(larder.get("/v2/team/app/manifests/v1?ns=reg.test").await.body, image.index_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_may_be_at_an_ipv6_address() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let at = FaultProxy::start_at("[::1]:0", registry.address).await;
+    let host = at.address.to_string();
+    let larder = Larder::start(folder.path(), &[("six.test", at.url()), (&host, at.url())], "");
+    for ns in ["six.test", &host] {
         let reply = larder.get(&format!("/v2/team/app/manifests/v1?ns={ns}")).await;
         assert_eq!(reply.body, image.index_bytes, "{ns}");
     }

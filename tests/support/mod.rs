@@ -12,5 +12,6 @@
 
 pub mod client;
 pub mod image;
+pub mod proxy;
 pub mod registry;
 pub mod world;
