@@ -79,6 +79,7 @@ pub(super) fn pull(mut access: Section, mut freshness: Section) -> pull::Config 
     let config = pull::Config {
         access: terms(&mut access, "policy", defaults.access),
         registries: defaults.registries,
+        arch_suffixes: defaults.arch_suffixes,
         freshness: rules(&mut freshness, defaults.freshness),
         negative_ttl: freshness.read("negative_ttl", span).unwrap_or(defaults.negative_ttl),
     };

@@ -167,6 +167,9 @@ fn write_upstream(out: &mut String, upstream: &upstream::Config, pull: &pull::Co
         if let Some(ca) = &registry.ca {
             writeln!(out, "ca = {}", quoted(ca.display()))?;
         }
+        if let Some(archs) = pull.arch_suffixes.get(host) {
+            writeln!(out, "arch_suffix = {}", list(archs))?;
+        }
         if let Some(client) = &registry.client {
             writeln!(out, "client_cert = {}", quoted(client.certificate.display()))?;
             writeln!(out, "client_key = {}", quoted(client.key.display()))?;

@@ -172,6 +172,7 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
         let endpoints = access::endpoints(&mut section, host.as_ref());
         let ca = section.read("ca", absolute);
         let client = access::client_certificate(&mut section);
+        let archs = section.read_all("arch_suffix", arch).unwrap_or_default();
         let terms = access::terms(&mut section, "access", pull.access);
         let freshness = access::freshness(&mut section, pull.freshness.freshness);
         match host {
@@ -184,6 +185,9 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
             Some(host) => {
                 if terms != pull.access {
                     pull.registries.insert(host.clone(), terms);
+                }
+                if !archs.is_empty() {
+                    pull.arch_suffixes.insert(host.clone(), archs);
                 }
                 if freshness != pull.freshness.freshness {
                     pull.freshness.registries.insert(host.clone(), freshness);
@@ -210,6 +214,16 @@ fn log(mut section: Section) -> LogConfig {
     };
     section.finish();
     config
+}
+
+/// An architecture as names carry it.
+fn arch(text: &str) -> Result<String, &'static str> {
+    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("expected an architecture as Go names it, such as amd64 or arm64")
+    }
 }
 
 /// `20%`, `50GiB`, `1048576`.

@@ -10,9 +10,10 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::authorise::Caller;
+use super::blobs::Flown;
 use super::follow::Reader;
 use super::manifests::ManifestAnswer;
-use super::{Flown, Puller, Source};
+use super::{Puller, Source};
 use crate::reference::{Digest, Document, Kind, Repository};
 
 /// Blobs of one image at a time: as many as containerd asks for.

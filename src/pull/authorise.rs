@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Puller;
 use super::config::Policy;
 use super::error::{Error, Unidentified};
-use super::grants::{Door, Question, Subject};
+use super::grants::{Question, Subject};
 use super::rights::{self, Trouble, Use};
 use crate::clock::Timestamp;
 use crate::credentials::Presented;
@@ -27,7 +27,7 @@ use crate::upstream::{self, Asking, Yes};
 #[derive(Debug, Clone)]
 pub struct Caller {
     presented: Option<Presented>,
-    identified: bool,
+    pub(super) identified: bool,
 }
 
 impl Caller {
@@ -292,66 +292,6 @@ impl Puller {
     pub(super) async fn is_budget_low(&self, repository: &Repository, caller: &Caller) -> bool {
         let first = self.candidates(repository, caller, Purpose::Prove).await.into_iter().next();
         first.is_some_and(|first| self.0.upstream.is_budget_low(repository.registry(), first.principal))
-    }
-
-    /// An unidentified caller of a repository that is known to be closed is not worth a question.
-    fn knock(&self, repository: &Repository, caller: &Caller, subject: &Subject) -> Result<(), Error> {
-        if caller.identified {
-            return Ok(());
-        }
-        match self.0.grants.door(repository) {
-            Door::Unknown => return Ok(()),
-            Door::Closed => {}
-            Door::ClosedProbe => {
-                let (puller, repository, subject) = (self.clone(), repository.clone(), subject.clone());
-                tokio::spawn(async move { puller.probe(&repository, &subject).await });
-            }
-        }
-        Err(Error::unidentified(Unidentified::Refused, None))
-    }
-
-    /// Whether a closed repository has been opened meanwhile.
-    async fn probe(&self, repository: &Repository, subject: &Subject) {
-        let (nobody, upstream) = (Caller::anonymous(), &self.0.upstream);
-        let asked = self.ask(repository, &nobody, subject, Purpose::Prove, |asking| async move {
-            let yes = match subject {
-                Subject::Tag(tag) => {
-                    upstream.resolve(repository, tag, &asking).await.map(|yes| yes.to_anybody)
-                }
-                Subject::Manifest(digest) => {
-                    upstream.confirm_manifest(repository, *digest, &asking).await.map(|yes| yes.to_anybody)
-                }
-                Subject::Blob(digest) => {
-                    upstream.confirm_blob(repository, *digest, &asking).await.map(|yes| yes.to_anybody)
-                }
-                Subject::List => return Err(Error::Abandoned),
-            };
-            Ok(Yes { value: (), to_anybody: yes? })
-        });
-        if asked.await.is_ok() {
-            tracing::info!(%repository, "a repository that was closed to callers without a credential is open now");
-        }
-    }
-
-    /// An error as `caller` should hear it: who has not said who it is may fare better when it does.
-    async fn or_challenge(&self, repository: &Repository, caller: &Caller, error: Error) -> Error {
-        if caller.identified {
-            return error;
-        }
-        let Error::Upstream(said) = &error else { return error };
-        match said {
-            // It is not there, and nobody's credential would change that.
-            upstream::Error::NotFound { to_anybody: true, .. } => error,
-            upstream::Error::NotFound { .. } if self.right(repository, caller, Use::Read).await.is_some() => {
-                error
-            }
-            said if said.is_a_no() => Error::unidentified(Unidentified::Refused, Some(said)),
-            // Somebody with a right of its own may be served from the store.
-            said if said.is_outage() && self.held_since(repository, caller, &error).await.is_none() => {
-                Error::unidentified(Unidentified::Unreachable, Some(said))
-            }
-            _ => error,
-        }
     }
 
     /// What `digest` is in `repository`, if its upstream delivered or confirmed it and its registry sent the bytes.

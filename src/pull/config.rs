@@ -13,6 +13,8 @@ pub struct Config {
     pub access: Terms,
     /// The terms of single registries.
     pub registries: HashMap<Registry, Terms>,
+    /// Architectures that registries have as suffixes of names.
+    pub arch_suffixes: HashMap<Registry, Vec<String>>,
     /// How fresh what a tag means has to be.
     pub freshness: Rules,
     /// How long a no is remembered, for the same question of the same principal.
@@ -59,6 +61,7 @@ impl Default for Config {
         Self {
             access: Terms::default(),
             registries: HashMap::new(),
+            arch_suffixes: HashMap::new(),
             freshness: Rules::default(),
             negative_ttl: Duration::from_secs(3),
         }

@@ -8,12 +8,13 @@
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::Puller;
 use super::authorise::Caller;
+use super::blobs::Flown;
 use super::error::Error;
 use super::flight::Progress;
 use super::source::Source;
 use super::through::Through;
-use super::{Flown, Puller};
 use crate::piece::Piece;
 use crate::reference::{Digest, Repository};
 use crate::store::{self, Blob, Growing};

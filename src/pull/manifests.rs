@@ -58,12 +58,8 @@ impl Fetched {
 }
 
 impl Puller {
-    /// A manifest by tag or digest. `resolving` says that the caller only wants to know what is there, which is the
-    /// step in which a runtime checks its credential.
-    ///
-    /// # Errors
-    /// Any of [`Error`].
-    pub async fn manifest(
+    /// A manifest under its own name.
+    pub(super) async fn manifest_of(
         &self,
         repository: &Repository,
         reference: &Reference,

@@ -9,7 +9,9 @@
 
 mod ahead;
 mod authorise;
+mod blobs;
 mod config;
+mod door;
 mod error;
 mod fill;
 mod flight;
@@ -24,13 +26,14 @@ mod recent;
 mod resolve;
 mod rights;
 mod source;
+mod suffix;
 mod tags;
 mod through;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 pub use authorise::Caller;
 pub use config::{Config, Policy, Terms};
@@ -44,19 +47,16 @@ use crate::credentials::Keychain;
 use crate::metrics::RegistryLabels;
 use crate::reference::{Digest, Principal, Reference, Repository, Tag};
 use crate::store::Store;
-use crate::upstream::{self, Listing, Page, Upstream, Yes};
+use crate::upstream::{Listing, Page, Upstream, Yes};
 use authorise::Purpose;
-use flight::{Boarding, Flights, Lead, Progress};
+use flight::Flights;
 use follow::Reader;
 use grants::{Grants, Subject};
 use manifests::Fetched;
 use metrics::Metrics;
 use recent::Recent;
-use rights::Use;
+use suffix::Composed;
 use tags::{Confirmed, Refreshing};
-
-/// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
-const ATTEMPTS_MAX: usize = 3;
 
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
@@ -125,14 +125,6 @@ pub enum Wanted {
     },
 }
 
-/// How a blob can be had.
-enum Flown {
-    /// It landed meanwhile.
-    Landed(Box<BlobAnswer>),
-    /// By following.
-    Seat(Source, watch::Receiver<Progress>),
-}
-
 /// Equal questions of one principal, asked once.
 type Asked<K, T> = Coalesce<(Repository, K, Principal), Result<Yes<T>, Error>>;
 
@@ -151,6 +143,7 @@ struct Inner {
     recent: Recent,
     confirmed: Confirmed,
     refreshing: Refreshing,
+    composed: Composed,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
     /// Upstream connections beside the first of a blob.
@@ -184,6 +177,7 @@ impl Puller {
             recent: Recent::default(),
             confirmed: Confirmed::default(),
             refreshing: Refreshing::default(),
+            composed: Composed::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),
             metrics,
@@ -203,6 +197,34 @@ impl Puller {
         &self.0.keychain
     }
 
+    /// A manifest by tag or digest. `resolving` says that the caller only wants to know what is there, which is the
+    /// step in which a runtime checks its credential.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        caller: &Caller,
+        resolving: bool,
+    ) -> Result<ManifestAnswer, Error> {
+        if !self.has_suffixes(repository) {
+            return self.manifest_of(repository, reference, caller, resolving).await;
+        }
+        if let Reference::Digest(digest) = reference
+            && let Some(answer) = Box::pin(self.stands_in(repository, *digest, caller, resolving)).await
+        {
+            return Ok(answer);
+        }
+        match Box::pin(self.manifest_of(repository, reference, caller, resolving)).await {
+            Err(said) if Self::leaves_room(&said) => {
+                Box::pin(self.manifest_by_suffix(repository, reference, caller, resolving, said)).await
+            }
+            answered => answered,
+        }
+    }
+
     /// A blob, all of it whatever part is wanted; a small part of a large blob that nobody has pulled may come alone.
     /// For a range the answer waits until the size is known.
     ///
@@ -215,70 +237,20 @@ impl Puller {
         caller: &Caller,
         wanted: Wanted,
     ) -> Result<BlobAnswer, Error> {
-        let mut last = Error::Abandoned;
-        for _ in 0..ATTEMPTS_MAX {
-            let looked_at = Some(self.0.flights.ended());
-            if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
-                return Ok(answer);
-            }
-            if let Wanted::Bytes { start, end } = wanted
-                && let Some(answer) = self.part_alone(repository, digest, caller, start, end).await?
-            {
-                return Ok(answer);
-            }
-            let (source, progress) = match self.fly(repository, digest, caller, looked_at).await? {
-                Flown::Landed(answer) => return Ok(*answer),
-                Flown::Seat(source, progress) => (source, progress),
-            };
-            match first_word(progress, wanted != Wanted::Whole).await {
-                Ok((progress, size)) => {
-                    let body = BlobBody::following(self.reader(repository, digest, caller), progress, size);
-                    return Ok(BlobAnswer { size, body, source, stale: None });
-                }
-                Err(error) if source == Source::Join && speaks_for_its_leader_only(&error) => last = error,
-                Err(error) => return Err(error),
-            }
+        if !self.has_suffixes(repository) {
+            return self.blob_of(repository, digest, caller, wanted).await;
         }
-        Err(last)
-    }
-
-    /// A seat in the flight of a blob, which is begun if there is none. `looked_at` says how many flights had ended when
-    /// the store was looked into in vain, if it was.
-    async fn fly(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        caller: &Caller,
-        looked_at: Option<u64>,
-    ) -> Result<Flown, Error> {
-        match self.0.flights.board(repository, digest, caller) {
-            Boarding::Lead(lead) => {
-                // The flight before may have landed between a look into the store and the boarding.
-                let may_have_landed = looked_at != Some(self.0.flights.ended());
-                if may_have_landed
-                    && let Some(answer) = self.blob_in_store(repository, digest, caller).await?
-                {
-                    return Ok(Flown::Landed(Box::new(answer)));
-                }
-                Ok(Flown::Seat(Source::Fill, self.lead(lead)?))
-            }
-            Boarding::Join(flight) => {
-                let progress = flight.follow();
-                // What the leader is told is told to all who would ask the same; others need their own yes.
-                let told = flight.repository == *repository
-                    && (flight.caller.asks_like(caller)
-                        || self.right(repository, caller, Use::Read).await.is_some());
-                if !told {
-                    self.confirm(repository, digest, caller).await?;
-                }
-                Ok(Flown::Seat(Source::Join, progress))
-            }
+        if let Some(other) = self.holder(repository, digest).await
+            && let Ok(answer) = Box::pin(self.blob_of(&other, digest, caller, wanted)).await
+        {
+            return Ok(answer);
         }
-    }
-
-    fn reader(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Reader {
-        let (repository, caller) = (repository.clone(), caller.clone());
-        Reader { puller: self.clone(), repository, digest, caller }
+        match Box::pin(self.blob_of(repository, digest, caller, wanted)).await {
+            Err(said) if Self::leaves_room(&said) => {
+                Box::pin(self.blob_by_suffix(repository, digest, caller, wanted, said)).await
+            }
+            answered => answered,
+        }
     }
 
     /// The size of a blob, without fetching it.
@@ -291,14 +263,21 @@ impl Puller {
         digest: Digest,
         caller: &Caller,
     ) -> Result<(Option<u64>, Source, Option<Stale>), Error> {
-        if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
-            return Ok((answer.size, answer.source, answer.stale));
+        match Box::pin(self.blob_size_of(repository, digest, caller)).await {
+            Err(said) if self.has_suffixes(repository) && Self::leaves_room(&said) => {
+                Box::pin(self.size_by_suffix(repository, digest, caller, said)).await
+            }
+            answered => answered,
         }
-        let upstream = &self.0.upstream;
-        let question = |asking| async move { Ok(upstream.confirm_blob(repository, digest, &asking).await?) };
-        let (size, _) =
-            self.ask(repository, caller, &Subject::Blob(digest), Purpose::Prove, question).await?;
-        Ok((size, Source::Proxied, None))
+    }
+
+    fn has_suffixes(&self, repository: &Repository) -> bool {
+        self.0.config.arch_suffixes.contains_key(repository.registry())
+    }
+
+    fn reader(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Reader {
+        let (repository, caller) = (repository.clone(), caller.clone());
+        Reader { puller: self.clone(), repository, digest, caller }
     }
 
     /// A page of tags or referrers, always upstream's own.
@@ -318,51 +297,6 @@ impl Puller {
         Ok(self.ask(repository, caller, &Subject::List, Purpose::Prove, question).await?.0)
     }
 
-    /// A blob on disk that `repository` may hand out to `caller`, asking its registry first where that is not known.
-    async fn blob_in_store(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        caller: &Caller,
-    ) -> Result<Option<BlobAnswer>, Error> {
-        let store = &self.0.store;
-        let received = store.received_from(repository.registry(), digest).await;
-        if !received {
-            return Ok(None);
-        }
-        let Some(blob) = store.blob(digest).await? else {
-            return Ok(None);
-        };
-        let member = self.membership(repository, digest).await.is_some();
-        let (source, stale) = if member && self.may_read_cached(repository, caller, Use::Read).await {
-            (Source::Hit, None)
-        } else {
-            match self.confirm(repository, digest, caller).await {
-                Ok(()) => (Source::Revalidated, None),
-                Err(error) if member => match self.held_since(repository, caller, &error).await {
-                    Some(since) => (Source::Stale, Some(Stale { confirmed_at: since, error })),
-                    None => return Err(error),
-                },
-                Err(error) => return Err(error),
-            }
-        };
-        let size = Some(blob.size());
-        let body = BlobBody::committed(self.reader(repository, digest, caller), blob);
-        Ok(Some(BlobAnswer { size, body, source, stale }))
-    }
-
-    /// Starts the download of a flight.
-    fn lead(&self, lead: Lead) -> Result<watch::Receiver<Progress>, Error> {
-        let Ok(place) = Arc::clone(&self.0.fills).try_acquire_owned() else { return Err(Error::Busy) };
-        let progress = lead.flight().follow();
-        let puller = self.clone();
-        tokio::spawn(async move {
-            fill::fill(lead, puller).await;
-            drop(place);
-        });
-        Ok(progress)
-    }
-
     /// Waits until no download is under way, but no longer than `wait`: what has been received is worth keeping.
     pub async fn settle(&self, wait: Duration) {
         let no_more = self.0.fills.acquire_many(FILLS_MAX as u32);
@@ -370,36 +304,4 @@ impl Puller {
             tracing::info!(downloads = self.flights(), "ending with downloads under way");
         }
     }
-}
-
-/// Waits until a flight has something to say: bytes to come and how many, or a failure. A blob so small that it is
-/// withheld whole is waited for, so that a wrong one is an error before any header has left.
-async fn first_word(
-    mut progress: watch::Receiver<Progress>,
-    size_wanted: bool,
-) -> Result<(watch::Receiver<Progress>, Option<u64>), Error> {
-    let spoken = |progress: &Progress| match progress {
-        Progress::Asking => false,
-        Progress::Filling { size: Some(size), .. } => *size > fill::TAIL,
-        Progress::Filling { size: None, readable, .. } => !size_wanted && *readable > 0,
-        _ => true,
-    };
-    let size = match progress.wait_for(spoken).await.as_deref() {
-        Ok(Progress::Filling { size, .. }) => *size,
-        Ok(Progress::Landed { size, .. }) => Some(*size),
-        Ok(Progress::Detached { size, .. }) => *size,
-        Ok(Progress::Failed(error)) => return Err(error.clone()),
-        Ok(Progress::Asking) | Err(_) => return Err(Error::Abandoned),
-    };
-    Ok((progress, size))
-}
-
-/// Whether a failed flight says nothing about somebody who joined it from another repository.
-fn speaks_for_its_leader_only(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Abandoned
-            | Error::Unidentified { .. }
-            | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. })
-    )
 }

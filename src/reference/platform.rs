@@ -46,6 +46,11 @@ impl Platform {
         Self::new(std::env::consts::OS, std::env::consts::ARCH, None)
     }
 
+    /// The architecture, normalised.
+    pub fn arch(&self) -> &str {
+        &self.arch
+    }
+
     /// What this platform can run, best first.
     fn runs(&self) -> Vec<Self> {
         let of = |arch: &str, variant: &str| Self {

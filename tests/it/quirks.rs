@@ -17,14 +17,14 @@ struct Scene {
     registry: FakeRegistry,
     image: Image,
     larder: Larder,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 async fn scene() -> Scene {
     let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
-    Scene { registry, image, larder, folder }
+    Scene { registry, image, larder, _folder: folder }
 }
 
 fn authorization(seen: &Seen) -> Option<&str> {
@@ -165,7 +165,7 @@ async fn registry_k8s_io_sends_manifests_elsewhere_too() {
     });
     let more = format!("[upstream]\ntrusted_redirects = [\"{}\"]", back.address);
     let larder = Larder::start(folder.path(), &[("reg.test", front.url())], &more);
-    let scene = Scene { registry: front, image, larder, folder };
+    let scene = Scene { registry: front, image, larder, _folder: folder };
     scene.is_pulled().await;
 }
 

@@ -45,7 +45,7 @@ async fn whatever_upstream_does_the_head_of_an_answer_leaves_in_time() {
     let mut asked = Vec::new();
     for (host, _) in &registries {
         for thing in [
-            format!("manifests/v1"),
+            "manifests/v1".to_owned(),
             format!("manifests/{digest}"),
             format!("blobs/{digest}"),
             "tags/list".into(),

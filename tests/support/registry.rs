@@ -263,6 +263,18 @@ impl FakeRegistry {
         self.shared.content.lock().unwrap().manifests.remove(&(repository.to_owned(), reference.to_owned()));
     }
 
+    /// Has a blob of one repository in another one too.
+    pub fn mount_blob(&self, from: &str, to: &str, digest: Digest) {
+        let mut content = self.shared.content.lock().unwrap();
+        let bytes = content.blobs[&(from.to_owned(), digest)].clone();
+        content.blobs.insert((to.to_owned(), digest), bytes);
+    }
+
+    /// A manifest that was put in.
+    pub fn manifest(&self, repository: &str, digest: Digest) -> Bytes {
+        self.shared.content.lock().unwrap().manifests[&(repository.to_owned(), digest.to_string())].1.clone()
+    }
+
     /// The size of a manifest that was put in.
     pub fn size(&self, repository: &str, digest: Digest) -> usize {
         self.shared.content.lock().unwrap().manifests[&(repository.to_owned(), digest.to_string())].1.len()

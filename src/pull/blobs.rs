@@ -1,0 +1,193 @@
+//! Blobs: from the store where its bytes may be handed out, else by joining the flight that fetches it, or leading one.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::authorise::{Caller, Purpose};
+use super::error::Error;
+use super::fill;
+use super::flight::{Boarding, Lead, Progress};
+use super::follow::BlobBody;
+use super::grants::Subject;
+use super::manifests::Stale;
+use super::rights::Use;
+use super::{BlobAnswer, Puller, Source, Wanted};
+use crate::reference::{Digest, Repository};
+use crate::upstream;
+
+/// Times that a blob is looked for anew because somebody else's download ended in a way that says nothing about us.
+const ATTEMPTS_MAX: usize = 3;
+
+/// How a blob can be had.
+pub(super) enum Flown {
+    /// It landed meanwhile.
+    Landed(Box<BlobAnswer>),
+    /// By following.
+    Seat(Source, watch::Receiver<Progress>),
+}
+
+impl Puller {
+    /// A blob under its own name.
+    pub(super) async fn blob_of(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+        wanted: Wanted,
+    ) -> Result<BlobAnswer, Error> {
+        let mut last = Error::Abandoned;
+        for _ in 0..ATTEMPTS_MAX {
+            let looked_at = Some(self.0.flights.ended());
+            if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
+                return Ok(answer);
+            }
+            if let Wanted::Bytes { start, end } = wanted
+                && let Some(answer) = self.part_alone(repository, digest, caller, start, end).await?
+            {
+                return Ok(answer);
+            }
+            let (source, progress) = match self.fly(repository, digest, caller, looked_at).await? {
+                Flown::Landed(answer) => return Ok(*answer),
+                Flown::Seat(source, progress) => (source, progress),
+            };
+            match first_word(progress, wanted != Wanted::Whole).await {
+                Ok((progress, size)) => {
+                    let body = BlobBody::following(self.reader(repository, digest, caller), progress, size);
+                    return Ok(BlobAnswer { size, body, source, stale: None });
+                }
+                Err(error) if source == Source::Join && speaks_for_its_leader_only(&error) => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// A seat in the flight of a blob, which is begun if there is none. `looked_at` says how many flights had ended when
+    /// the store was looked into in vain, if it was.
+    pub(super) async fn fly(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+        looked_at: Option<u64>,
+    ) -> Result<Flown, Error> {
+        match self.0.flights.board(repository, digest, caller) {
+            Boarding::Lead(lead) => {
+                // The flight before may have landed between a look into the store and the boarding.
+                let may_have_landed = looked_at != Some(self.0.flights.ended());
+                if may_have_landed
+                    && let Some(answer) = self.blob_in_store(repository, digest, caller).await?
+                {
+                    return Ok(Flown::Landed(Box::new(answer)));
+                }
+                Ok(Flown::Seat(Source::Fill, self.lead(lead)?))
+            }
+            Boarding::Join(flight) => {
+                let progress = flight.follow();
+                // What the leader is told is told to all who would ask the same; others need their own yes.
+                let told = flight.repository == *repository
+                    && (flight.caller.asks_like(caller)
+                        || self.right(repository, caller, Use::Read).await.is_some());
+                if !told {
+                    self.confirm(repository, digest, caller).await?;
+                }
+                Ok(Flown::Seat(Source::Join, progress))
+            }
+        }
+    }
+
+    /// The size of a blob under its own name.
+    pub(super) async fn blob_size_of(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+    ) -> Result<(Option<u64>, Source, Option<Stale>), Error> {
+        if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
+            return Ok((answer.size, answer.source, answer.stale));
+        }
+        let upstream = &self.0.upstream;
+        let question = |asking| async move { Ok(upstream.confirm_blob(repository, digest, &asking).await?) };
+        let (size, _) =
+            self.ask(repository, caller, &Subject::Blob(digest), Purpose::Prove, question).await?;
+        Ok((size, Source::Proxied, None))
+    }
+
+    /// A blob on disk that `repository` may hand out to `caller`, asking its registry first where that is not known.
+    async fn blob_in_store(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+    ) -> Result<Option<BlobAnswer>, Error> {
+        let store = &self.0.store;
+        let received = store.received_from(repository.registry(), digest).await;
+        if !received {
+            return Ok(None);
+        }
+        let Some(blob) = store.blob(digest).await? else {
+            return Ok(None);
+        };
+        let member = self.membership(repository, digest).await.is_some();
+        let (source, stale) = if member && self.may_read_cached(repository, caller, Use::Read).await {
+            (Source::Hit, None)
+        } else {
+            match self.confirm(repository, digest, caller).await {
+                Ok(()) => (Source::Revalidated, None),
+                Err(error) if member => match self.held_since(repository, caller, &error).await {
+                    Some(since) => (Source::Stale, Some(Stale { confirmed_at: since, error })),
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        };
+        let size = Some(blob.size());
+        let body = BlobBody::committed(self.reader(repository, digest, caller), blob);
+        Ok(Some(BlobAnswer { size, body, source, stale }))
+    }
+
+    /// Starts the download of a flight.
+    fn lead(&self, lead: Lead) -> Result<watch::Receiver<Progress>, Error> {
+        let Ok(place) = Arc::clone(&self.0.fills).try_acquire_owned() else { return Err(Error::Busy) };
+        let progress = lead.flight().follow();
+        let puller = self.clone();
+        tokio::spawn(async move {
+            fill::fill(lead, puller).await;
+            drop(place);
+        });
+        Ok(progress)
+    }
+}
+
+/// Waits until a flight has something to say: bytes to come and how many, or a failure. A blob so small that it is
+/// withheld whole is waited for, so that a wrong one is an error before any header has left.
+async fn first_word(
+    mut progress: watch::Receiver<Progress>,
+    size_wanted: bool,
+) -> Result<(watch::Receiver<Progress>, Option<u64>), Error> {
+    let spoken = |progress: &Progress| match progress {
+        Progress::Asking => false,
+        Progress::Filling { size: Some(size), .. } => *size > fill::TAIL,
+        Progress::Filling { size: None, readable, .. } => !size_wanted && *readable > 0,
+        _ => true,
+    };
+    let size = match progress.wait_for(spoken).await.as_deref() {
+        Ok(Progress::Filling { size, .. }) => *size,
+        Ok(Progress::Landed { size, .. }) => Some(*size),
+        Ok(Progress::Detached { size, .. }) => *size,
+        Ok(Progress::Failed(error)) => return Err(error.clone()),
+        Ok(Progress::Asking) | Err(_) => return Err(Error::Abandoned),
+    };
+    Ok((progress, size))
+}
+
+/// Whether a failed flight says nothing about somebody who joined it from another repository.
+fn speaks_for_its_leader_only(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Abandoned
+            | Error::Unidentified { .. }
+            | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. })
+    )
+}
