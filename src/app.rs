@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::admin::{self, Readiness, Sources, Status, StoreStatus};
+use crate::admin::control::Owned;
+use crate::admin::{self, Readiness, Report, Served, Sources, Status, StoreStatus};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credentials::{Keychain, KeychainError, Keys, KeysError};
 use crate::listener::{self, Hosts, Limits, Listen, ListenError, Listener};
 use crate::metrics::{MetricsError, Registry, RegistryLabels};
+use crate::prepull::List;
 use crate::pull::Puller;
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
@@ -62,6 +64,7 @@ pub struct App {
     settings: Settings,
     store: Store,
     puller: Puller,
+    list: List,
     registry: Registry,
     labels: Arc<RegistryLabels>,
     requests: Arc<serve::metrics::Metrics>,
@@ -107,6 +110,7 @@ impl App {
             pull_metrics,
             Arc::clone(&labels),
         );
+        let list = List::new(settings.prepull.clone());
         let requests = Arc::new(serve::metrics::Metrics::register(&registry)?);
         let connections = listener::Metrics::register(&registry)?;
         let limits = within_descriptors(settings.limits, raise_descriptor_limit());
@@ -114,6 +118,7 @@ impl App {
             settings,
             store,
             puller,
+            list,
             registry,
             labels,
             requests,
@@ -179,6 +184,7 @@ impl App {
         let control_shutdown = admin_shutdown.clone();
         let readiness = Readiness::default();
         let sources = self.sources(&readiness);
+        let commands = admin::control::service(self.owned(&sources));
 
         let mut admin = JoinSet::new();
         let small = Limits { connections_max: ADMIN_CONNECTIONS_MAX, ..self.limits };
@@ -187,13 +193,15 @@ impl App {
         let page = admin::service(sources.clone(), hosts);
         admin.spawn(listener::run(self.admin, page, quick, self.connections.clone(), admin_shutdown.clone()));
         if let Some(metrics) = self.metrics {
-            let page = admin::metrics_service(sources);
+            let page = admin::metrics_service(sources.clone());
             admin.spawn(listener::run(metrics, page, quick, self.connections.clone(), admin_shutdown));
         }
 
-        let commands = admin::control::service(self.puller.clone());
         admin.spawn(listener::run(self.control, commands, quick, self.connections.clone(), control_shutdown));
 
+        let secrets = self.settings.credentials.pull_secrets.clone();
+        let clock = self.store.clock().clone();
+        tokio::spawn(self.list.clone().run(self.puller.clone(), secrets, clock, shutdown.clone()));
         let puller = self.puller.clone();
         let clock = self.store.clock().clone();
         let service =
@@ -216,18 +224,38 @@ impl App {
         Ok(())
     }
 
+    /// The list of images that are kept, to be replaced while the daemon runs.
+    pub fn list(&self) -> List {
+        self.list.clone()
+    }
+
+    fn owned(&self, sources: &Sources) -> Owned {
+        let (puller, list, numbers) = (self.puller.clone(), self.list.clone(), Arc::clone(&sources.status));
+        let clock = self.store.clock().clone();
+        let report = move || Report {
+            numbers: numbers(),
+            registries: admin::registries(&puller, clock.now()),
+            prepull: list.status(),
+        };
+        Owned { puller: self.puller.clone(), report: Arc::new(report) }
+    }
+
     fn sources(&self, readiness: &Readiness) -> Sources {
         let (store, puller, requests) = (self.store.clone(), self.puller.clone(), Arc::clone(&self.requests));
         let (since, ready) = (Instant::now(), readiness.clone());
         let status = Arc::new(move || {
             let (blobs, bytes) = store.totals();
+            let (max_bytes, free_bytes) = store.limits().unzip();
+            let (caching, pins) = (store.is_caching(), puller.pins().len());
             Status {
-                version: env!("CARGO_PKG_VERSION"),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_seconds: since.elapsed().as_secs(),
                 ready: ready.get(),
-                store: StoreStatus { blobs, bytes },
+                store: StoreStatus { blobs, bytes, max_bytes, free_bytes, caching, pins },
+                served: Served::of(requests.bytes_by_source(), puller.received_bytes()),
                 flights: puller.flights(),
                 requests: requests.requests_by_outcome(),
+                outages: puller.outages().len(),
             }
         });
         Sources { metrics: self.registry.clone(), readiness: readiness.clone(), status }

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 /// Modules of `src/`, lowest layer first; those in one row do not see each other.
 const LAYERS: &[&[&str]] = &[
-    &["reference", "clock", "metrics", "shutdown", "coalesce", "piece"],
+    &["reference", "clock", "metrics", "shutdown", "coalesce", "piece", "size", "yaml"],
     &["listener", "credentials", "store"],
     &["upstream"],
     &["pull"],
-    &["serve", "admin"],
+    &["serve", "prepull"],
+    &["admin"],
     &["config"],
     &["app"],
     &["cli", "fuzzing"],
@@ -28,8 +29,9 @@ const DOORS: &[(&str, &str)] = &[
     ("hyper_rustls", "upstream/connect.rs"),
     ("http_auth", "upstream/challenge.rs"),
     ("clap", "cli/"),
+    ("indicatif", "cli/"),
     ("tracing_subscriber", "cli/"),
-    ("serde_saphyr", "credentials/"),
+    ("serde_saphyr", "yaml.rs"),
     ("psl", "upstream/realm.rs"),
 ];
 

@@ -4,6 +4,8 @@
 //! does is on the [`control`] socket, which only the owner of the daemon can open.
 
 pub mod control;
+mod page;
+mod report;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use serde::Serialize;
+pub use report::{
+    EndpointReport, LimitReport, RegistryReport, Report, Served, Status, StoreStatus, registries,
+};
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use crate::listener::{Body, Hosts};
@@ -48,32 +52,6 @@ impl Readiness {
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
-
-/// `/v1/status`: numbers only, no names of repositories.
-#[derive(Debug, Clone, Serialize)]
-pub struct Status {
-    /// Of this program.
-    pub version: &'static str,
-    /// Since the start.
-    pub uptime_seconds: u64,
-    /// As `/readyz` says.
-    pub ready: bool,
-    /// The store.
-    pub store: StoreStatus,
-    /// Blob downloads under way.
-    pub flights: u64,
-    /// Requests answered since the start, by outcome.
-    pub requests: std::collections::BTreeMap<String, u64>,
-}
-
-/// What the store holds.
-#[derive(Debug, Clone, Serialize)]
-pub struct StoreStatus {
-    /// Committed blobs.
-    pub blobs: u64,
-    /// Their bytes.
-    pub bytes: u64,
 }
 
 /// The admin plane as a service for a [`crate::listener`].
@@ -119,6 +97,7 @@ fn answer(sources: &Sources, method: &Method, path: &str) -> Response<Body> {
         return response;
     }
     match path {
+        "/" => page::answer(&(sources.status)()),
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" if sources.readiness.get() => text(StatusCode::OK, "ok\n"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
@@ -130,7 +109,7 @@ fn answer(sources: &Sources, method: &Method, path: &str) -> Response<Body> {
             Ok(page) => page_of("application/json", page),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         },
-        _ => text(StatusCode::NOT_FOUND, "here are /metrics, /livez, /readyz and /v1/status\n"),
+        _ => text(StatusCode::NOT_FOUND, "here are /, /metrics, /livez, /readyz and /v1/status\n"),
     }
 }
 

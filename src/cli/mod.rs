@@ -4,8 +4,11 @@
 
 mod config;
 mod credentials;
+mod images;
+mod pull;
 mod revoke;
 mod serve;
+mod status;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin::control;
 use crate::config::{Environment, Settings};
 
 /// A node-local pull-through registry cache.
@@ -31,6 +35,18 @@ struct Arguments {
 enum Command {
     /// Run the daemon
     Serve,
+    /// Fetch images before anybody asks for them, into this cache and nowhere else
+    Pull(pull::Arguments),
+    /// List the images that are here
+    Ls(images::Ls),
+    /// Show how the daemon stands: hits, space, registries in trouble, rate limits
+    Status(status::Arguments),
+    /// Remove an image, its pin, and what nothing else needs
+    Rm(images::Named),
+    /// Let an image be evicted again
+    Unpin(images::Named),
+    /// Make room now, as far as the configured limits want it
+    Gc(images::Gc),
     /// Show which credentials match an image, in the order in which they are tried; never the secrets
     Credentials(credentials::Arguments),
     /// End the rights to a repository: whoever asks next is checked upstream
@@ -64,6 +80,12 @@ pub fn run() -> ExitCode {
     let file = arguments.config.as_deref();
     let done = match arguments.command {
         Command::Serve => serve::run(file, &environment),
+        Command::Pull(arguments) => pull::run(&arguments, file, &environment),
+        Command::Ls(arguments) => images::list(&arguments, file, &environment),
+        Command::Status(arguments) => status::run(&arguments, file, &environment),
+        Command::Rm(arguments) => images::remove(&arguments, file, &environment),
+        Command::Unpin(arguments) => images::unpin(&arguments, file, &environment),
+        Command::Gc(arguments) => images::make_room(&arguments, file, &environment),
         Command::Credentials(arguments) => credentials::run(&arguments, file, &environment),
         Command::Revoke(arguments) => revoke::run(&arguments, file, &environment),
         Command::Verify(arguments) => verify::run(&arguments, file, &environment),
@@ -80,6 +102,25 @@ pub fn run() -> ExitCode {
 fn settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, Failure> {
     let loaded = crate::config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(loaded.0)
+}
+
+/// Asks the running daemon.
+fn ask<C: control::Command>(settings: &Settings, command: &C) -> Result<C::Answer, Failure> {
+    run_async(control::send(&settings.admin.socket, command))?.map_err(|e| Failure::Failed(e.to_string()))
+}
+
+/// An answer as JSON.
+#[allow(clippy::print_stdout, reason = "what --json is for")]
+fn print_json(answer: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(answer).map_err(|e| Failure::Failed(e.to_string()))?;
+    println!("{text}");
+    Ok(())
+}
+
+/// How long ago something was, for people: its two largest units.
+fn ago(time: std::time::Duration) -> String {
+    let whole = humantime::format_duration(std::time::Duration::from_secs(time.as_secs())).to_string();
+    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs something short to its end.

@@ -17,7 +17,7 @@ pub use print::print;
 pub use resolve::resolve;
 
 use crate::listener::{Limits, Listen};
-use crate::{admin, credentials, pull, serve, store, upstream};
+use crate::{admin, credentials, prepull, pull, serve, store, upstream};
 
 /// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.
 const DEFAULT_PATH: &str = "/etc/larder/larder.toml";
@@ -37,6 +37,8 @@ pub struct Settings {
     pub store: store::Config,
     /// Registries.
     pub upstream: upstream::Config,
+    /// The images that are kept without being asked for.
+    pub prepull: prepull::Config,
     /// The log.
     pub log: LogConfig,
     /// Where credentials are.

@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use super::{LogFormat, Settings};
 use crate::credentials::{self, NodeFiles};
+use crate::prepull;
 use crate::pull::{self, Freshness, Policy, TagTtl, Terms};
 use crate::store::Amount;
 use crate::upstream::{self, Allow, EndpointConfig, Shown};
@@ -50,6 +51,7 @@ fn write_all(out: &mut String, settings: &Settings) -> std::fmt::Result {
         }
     }
     write_upstream(out, &settings.upstream, &settings.pull)?;
+    write_prepull(out, &settings.prepull)?;
     let format = match settings.log.format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
@@ -57,6 +59,18 @@ fn write_all(out: &mut String, settings: &Settings) -> std::fmt::Result {
     writeln!(out, "\n[log]")?;
     writeln!(out, "level = {}", quoted(&settings.log.level))?;
     writeln!(out, "format = {}", quoted(format))
+}
+
+fn write_prepull(out: &mut String, prepull: &prepull::Config) -> std::fmt::Result {
+    writeln!(out, "\n[prepull]")?;
+    writeln!(out, "images = {}", list(&prepull.images))?;
+    if let Some(path) = &prepull.manifests {
+        writeln!(out, "manifests = {}", quoted(path.display()))?;
+    }
+    writeln!(out, "platforms = {}", list(&prepull.platforms))?;
+    writeln!(out, "interval = {}", quoted(humantime::format_duration(prepull.interval)))?;
+    writeln!(out, "concurrency = {}", prepull.concurrency)?;
+    writeln!(out, "pin = {}", prepull.pin)
 }
 
 fn write_credentials(out: &mut String, credentials: &credentials::Config) -> std::fmt::Result {
@@ -105,11 +119,7 @@ fn write_terms(out: &mut String, policy: &str, terms: &Terms) -> std::fmt::Resul
 fn amount(amount: Amount) -> String {
     match amount {
         Amount::Percent(part) => format!("{part}%"),
-        Amount::Bytes(bytes) => {
-            let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-            let fits = units.iter().find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
-            fits.map_or(format!("{bytes}B"), |(shift, unit)| format!("{}{unit}", bytes >> shift))
-        }
+        Amount::Bytes(bytes) => crate::size::exact(bytes),
     }
 }
 

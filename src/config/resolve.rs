@@ -14,7 +14,7 @@ use crate::listener::Listen;
 use crate::reference::Registry;
 use crate::store::Amount;
 use crate::upstream::{Allow, RegistryConfig};
-use crate::{admin, listener, pull, serve, store, upstream};
+use crate::{admin, listener, prepull, pull, serve, store, upstream};
 
 /// Reads the text of a configuration file; an empty one means the defaults.
 ///
@@ -29,6 +29,7 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
     let credentials = access::credentials(file.section("credentials"), environment);
     let mut pull = access::pull(file.section("access"), file.section("freshness"));
     let upstream = upstream_(file.section("upstream"), file.sections("registry"), environment, &mut pull);
+    let prepull = prepull_(file.section("prepull"));
     let log = log(file.section("log"));
     for (at, address) in listen.iter().enumerate() {
         if listen[..at].contains(address) || *address == Listen::Tcp(admin.listen) && admin.listen.port() != 0
@@ -49,6 +50,7 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
             admin,
             store,
             upstream,
+            prepull,
             log,
             credentials,
             keys: state.join("keys"),
@@ -198,6 +200,27 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
         section.finish();
     }
     registries
+}
+
+fn prepull_(mut section: Section) -> prepull::Config {
+    let defaults = prepull::Config::default();
+    let config = prepull::Config {
+        images: section.read_all("images", str::parse).unwrap_or(defaults.images),
+        manifests: section.read("manifests", absolute),
+        platforms: section.read_all("platforms", str::parse).unwrap_or(defaults.platforms),
+        interval: section.read("interval", interval).unwrap_or(defaults.interval),
+        concurrency: section.number("concurrency", 1..=16).unwrap_or(defaults.concurrency),
+        pin: section.flag("pin").unwrap_or(defaults.pin),
+    };
+    section.finish();
+    config
+}
+
+/// Between two looks at the list.
+fn interval(text: &str) -> Result<Duration, &'static str> {
+    let parsed = humantime::parse_duration(text).map_err(|_| "expected a duration, such as 10m or 6h")?;
+    let sensible = Duration::from_secs(10)..=Duration::from_secs(30 * 86_400);
+    if sensible.contains(&parsed) { Ok(parsed) } else { Err("expected a duration between 10s and 30d") }
 }
 
 fn log(mut section: Section) -> LogConfig {

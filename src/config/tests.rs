@@ -40,7 +40,7 @@ fn the_shipped_file_is_the_built_in_defaults() {
 #[test]
 fn every_key_is_in_the_shipped_file() {
     // An unknown key makes each section tell all that it knows.
-    let nonsense = "x=1\n[server]\nx=1\n[admin]\nx=1\n[store]\nx=1\n[upstream]\nx=1\n[log]\nx=1\n[credentials]\nx=1\n[access]\nx=1\n[freshness]\nx=1\n[[registry]]\nhost='a.b'\nx=1";
+    let nonsense = "x=1\n[server]\nx=1\n[admin]\nx=1\n[store]\nx=1\n[upstream]\nx=1\n[log]\nx=1\n[credentials]\nx=1\n[access]\nx=1\n[freshness]\nx=1\n[prepull]\nx=1\n[[registry]]\nhost='a.b'\nx=1";
     let shipped = uncommented();
     for mistake in mistakes(nonsense) {
         let (_, known) = mistake.split_once("known here: ").unwrap_or_else(|| panic!("{mistake}"));

@@ -15,7 +15,7 @@ use super::keyring::Keyring;
 use super::keys::{Keys, KeysError};
 use super::node::{Entry, Node, NodeFiles};
 use super::provider::{self, ProviderConfigError, Providers};
-use super::pull_secrets::{self, PullSecretError};
+use super::pull_secrets::{PullSecretError, PullSecrets};
 use crate::reference::{Principal, PrincipalKind, Repository};
 
 /// Where credentials are.
@@ -120,6 +120,18 @@ impl Keychain {
         Presented { principal, credential: Some(credential), headers: Arc::clone(&self.0.none) }
     }
 
+    /// Whom pull secrets stand for, in the order in which kubelet would try them. An entry without a credential stands
+    /// for nobody in particular, who is asked as in any case.
+    pub fn callers(&self, secrets: &PullSecrets, repository: &Repository) -> Vec<Presented> {
+        let found = secrets.ring.lookup(&repository.to_string());
+        let credentials = found.into_iter().filter_map(|(_, entry)| match entry.held {
+            Held::Here(credential) => credential,
+            // Kubelet ignores helpers named in a secret.
+            Held::ByHelper { .. } => None,
+        });
+        credentials.map(|credential| self.caller(credential)).collect()
+    }
+
     /// No credential.
     pub fn anonymous(&self) -> Presented {
         Presented {
@@ -202,7 +214,7 @@ impl Keychain {
                 username: entry.held.username().to_owned(),
             }
         };
-        let secrets: Keyring<Entry> = pull_secrets::ring(pull_secrets)?;
+        let secrets: Keyring<Entry> = PullSecrets::read(pull_secrets)?.ring;
         let mut found: Vec<Match> = secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
         found.extend(Node::ring(&self.0.node).await.lookup(&image).into_iter().map(of_file("node")));
         if let Some(providers) = &self.0.providers {

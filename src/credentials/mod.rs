@@ -25,7 +25,7 @@ pub use keychain::{Config, Keychain, KeychainError, Match, Presented, ProviderFi
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;
 pub use provider::ProviderConfigError;
-pub use pull_secrets::PullSecretError;
+pub use pull_secrets::{PullSecretError, PullSecrets, contents};
 pub use search::Places;
 pub use secret::Secret;
 pub use token::{CallerToken, IssueError, TOKEN_LIFE, TokenError};

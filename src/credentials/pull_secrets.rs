@@ -17,6 +17,8 @@ use serde::Deserialize;
 use super::docker_config::{DockerConfig, read_current, read_legacy};
 use super::keyring::Keyring;
 use super::node::{Entry, read_bounded};
+use crate::reference::Repository;
+use crate::yaml;
 
 /// Folders within folders at most.
 const DEPTH_MAX: usize = 4;
@@ -46,12 +48,74 @@ struct Manifest {
     items: Vec<Manifest>,
 }
 
-/// Reads everything under `paths` into one keyring.
+/// Pull secrets, merged as kubelet merges those of a pod.
+#[derive(Clone, Default)]
+pub struct PullSecrets {
+    pub(super) ring: Keyring<Entry>,
+    /// In the order in which they came, to be merged with others.
+    entries: Vec<(String, Entry)>,
+}
+
+impl std::fmt::Debug for PullSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PullSecrets({} entries)", self.entries.len())
+    }
+}
+
+impl PullSecrets {
+    /// Reads everything under `paths`. Blocks.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, PullSecretError> {
+        let mut secrets = Self::default();
+        for (file, content) in contents(paths)? {
+            secrets.add(&file, &content)?;
+        }
+        Ok(secrets)
+    }
+
+    /// Adds a docker config or Secret manifest that is in memory; `file` is what people know it by.
+    ///
+    /// # Errors
+    /// It is neither, or broken.
+    pub fn add(&mut self, file: &Path, content: &[u8]) -> Result<(), PullSecretError> {
+        let named = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let shared: Arc<Path> = file.into();
+        let configs = read(named, content).map_err(|why| PullSecretError { path: file.to_owned(), why })?;
+        for config in configs {
+            let headers = Arc::new(config.headers);
+            for (key, held) in config.entries {
+                self.entry(key, Entry { file: Arc::clone(&shared), held, headers: Arc::clone(&headers) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what others hold, after what is there.
+    pub fn merge(&mut self, others: &Self) {
+        for (key, entry) in &others.entries {
+            self.entry(key.clone(), entry.clone());
+        }
+    }
+
+    /// Whether there is anything for a repository.
+    pub fn knows(&self, repository: &Repository) -> bool {
+        !self.ring.lookup(&repository.to_string()).is_empty()
+    }
+
+    fn entry(&mut self, key: String, entry: Entry) {
+        self.ring.add(&key, entry.clone());
+        self.entries.push((key, entry));
+    }
+}
+
+/// The content of every file under `paths`. Blocks.
 ///
 /// # Errors
-/// The first file that cannot be used.
-pub(super) fn ring(paths: &[PathBuf]) -> Result<Keyring<Entry>, PullSecretError> {
-    let mut ring = Keyring::default();
+/// The first that cannot be read.
+pub fn contents(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecretError> {
+    let mut all = Vec::new();
     for path in paths {
         let mut files = Vec::new();
         let listed = collect(path, DEPTH_MAX, true, &mut files);
@@ -59,17 +123,10 @@ pub(super) fn ring(paths: &[PathBuf]) -> Result<Keyring<Entry>, PullSecretError>
         for file in files {
             let failed = |why| PullSecretError { path: file.clone(), why };
             let content = read_bounded(&file).map_err(failed)?.unwrap_or_default();
-            let named = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let shared: Arc<Path> = file.as_path().into();
-            for config in read(named, &content).map_err(failed)? {
-                let headers = Arc::new(config.headers);
-                for (key, held) in config.entries {
-                    ring.add(&key, Entry { file: Arc::clone(&shared), held, headers: Arc::clone(&headers) });
-                }
-            }
+            all.push((file, content));
         }
     }
-    Ok(ring)
+    Ok(all)
 }
 
 /// The files of a path: itself, or those in it. Hidden names are passed over but for the two that secrets have.
@@ -109,8 +166,8 @@ pub(super) fn read(name: &str, content: &[u8]) -> Result<Vec<DockerConfig>, Stri
         let config = if current || object.is_empty() { read_current(content) } else { read_legacy(content) };
         return config.map(|c| vec![c]).map_err(|e| e.to_string());
     }
-    let documents: Vec<Manifest> = serde_saphyr::from_multiple(text)
-        .map_err(|_| "it is neither a docker config nor a Secret".to_owned())?;
+    let documents: Vec<Manifest> =
+        yaml::documents(text).map_err(|_| "it is neither a docker config nor a Secret".to_owned())?;
     let mut configs = Vec::new();
     for document in documents {
         of_manifest(document, &mut configs)?;
@@ -210,12 +267,12 @@ mod tests {
         std::os::unix::fs::symlink("..data/.dockerconfigjson", folder.path().join("b/.dockerconfigjson"))
             .unwrap();
         fs::write(folder.path().join("a.yaml"), secret(CURRENT)).unwrap();
-        let ring = ring(&[folder.path().to_owned()]).unwrap();
+        let ring = PullSecrets::read(&[folder.path().to_owned()]).unwrap().ring;
         let found: Vec<_> = ring.lookup("reg.test/team/app").iter().map(|(key, _)| key.to_string()).collect();
         assert_eq!(found, ["reg.test/team", "reg.test"]);
 
         fs::write(folder.path().join("c"), "{").unwrap();
-        assert!(super::ring(&[folder.path().to_owned()]).unwrap_err().path.ends_with("c"));
-        assert!(super::ring(&["/nonexistent/x".into()]).is_err());
+        assert!(PullSecrets::read(&[folder.path().to_owned()]).unwrap_err().path.ends_with("c"));
+        assert!(PullSecrets::read(&["/nonexistent/x".into()]).is_err());
     }
 }

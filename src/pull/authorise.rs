@@ -289,7 +289,7 @@ impl Puller {
     }
 
     /// Whether the rate limit of whoever would be asked as first is nearly used up.
-    pub(super) async fn is_budget_low(&self, repository: &Repository, caller: &Caller) -> bool {
+    pub async fn is_budget_low(&self, repository: &Repository, caller: &Caller) -> bool {
         let first = self.candidates(repository, caller, Purpose::Prove).await.into_iter().next();
         first.is_some_and(|first| self.0.upstream.is_budget_low(repository.registry(), first.principal))
     }

@@ -115,7 +115,7 @@ impl Puller {
     }
 
     /// A blob on disk that `repository` may hand out to `caller`, asking its registry first where that is not known.
-    async fn blob_in_store(
+    pub(super) async fn blob_in_store(
         &self,
         repository: &Repository,
         digest: Digest,

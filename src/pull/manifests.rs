@@ -6,7 +6,7 @@ use super::authorise::{Caller, Purpose};
 use super::error::Error;
 use super::grants::Subject;
 use super::rights::Use;
-use super::{Puller, Source};
+use super::{Puller, Source, Step};
 use crate::clock::Timestamp;
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Reference, Repository};
 use crate::store::{self, Member};
@@ -64,13 +64,13 @@ impl Puller {
         repository: &Repository,
         reference: &Reference,
         caller: &Caller,
-        resolving: bool,
+        step: Step,
     ) -> Result<ManifestAnswer, Error> {
-        let wanted = if resolving { Use::Resolve } else { Use::Read };
+        let wanted = if step == Step::Resolve { Use::Resolve } else { Use::Read };
         match reference {
             Reference::Digest(digest) => {
                 let answer = self.manifest_by_digest(repository, *digest, caller, wanted).await?;
-                if !resolving {
+                if step == Step::Read {
                     self.fetch_ahead(repository, &answer, caller);
                 }
                 Ok(answer)

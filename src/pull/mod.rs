@@ -18,6 +18,7 @@ mod flight;
 mod follow;
 mod freshness;
 mod grants;
+mod keep;
 mod lanes;
 mod manifests;
 pub mod metrics;
@@ -52,6 +53,7 @@ use authorise::Purpose;
 use flight::Flights;
 use follow::Reader;
 use grants::{Grants, Subject};
+use keep::Unhurried;
 use manifests::Fetched;
 use metrics::Metrics;
 use recent::Recent;
@@ -61,6 +63,17 @@ use tags::{Confirmed, Refreshing};
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
 const FILLS_MAX: usize = 256;
+
+/// At which step of a pull somebody asks for a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// To know what is there: the step in which a runtime checks its credential.
+    Resolve,
+    /// To have it, and then what it lists: that is fetched ahead.
+    Read,
+    /// To have it, and to see to the rest by himself.
+    ReadAlone,
+}
 
 /// How an answer was come by; also a label value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +157,7 @@ struct Inner {
     confirmed: Confirmed,
     refreshing: Refreshing,
     composed: Composed,
+    unhurried: Unhurried,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
     /// Upstream connections beside the first of a blob.
@@ -178,6 +192,7 @@ impl Puller {
             confirmed: Confirmed::default(),
             refreshing: Refreshing::default(),
             composed: Composed::default(),
+            unhurried: Unhurried::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),
             metrics,
@@ -197,8 +212,7 @@ impl Puller {
         &self.0.keychain
     }
 
-    /// A manifest by tag or digest. `resolving` says that the caller only wants to know what is there, which is the
-    /// step in which a runtime checks its credential.
+    /// A manifest by tag or digest.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -207,19 +221,19 @@ impl Puller {
         repository: &Repository,
         reference: &Reference,
         caller: &Caller,
-        resolving: bool,
+        step: Step,
     ) -> Result<ManifestAnswer, Error> {
         if !self.has_suffixes(repository) {
-            return self.manifest_of(repository, reference, caller, resolving).await;
+            return self.manifest_of(repository, reference, caller, step).await;
         }
         if let Reference::Digest(digest) = reference
-            && let Some(answer) = Box::pin(self.stands_in(repository, *digest, caller, resolving)).await
+            && let Some(answer) = Box::pin(self.stands_in(repository, *digest, caller, step)).await
         {
             return Ok(answer);
         }
-        match Box::pin(self.manifest_of(repository, reference, caller, resolving)).await {
+        match Box::pin(self.manifest_of(repository, reference, caller, step)).await {
             Err(said) if Self::leaves_room(&said) => {
-                Box::pin(self.manifest_by_suffix(repository, reference, caller, resolving, said)).await
+                Box::pin(self.manifest_by_suffix(repository, reference, caller, step, said)).await
             }
             answered => answered,
         }

@@ -56,6 +56,11 @@ impl Recent {
         }
     }
 
+    /// Forgets all of it.
+    pub(super) fn clear(&self) {
+        *self.lock() = Kept::default();
+    }
+
     fn lock(&self) -> RwLockWriteGuard<'_, Kept> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }

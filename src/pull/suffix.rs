@@ -20,7 +20,7 @@ use serde_json::json;
 use super::authorise::Caller;
 use super::error::{Error, Fault};
 use super::manifests::ManifestAnswer;
-use super::{BlobAnswer, Puller, Source, Stale, Wanted};
+use super::{BlobAnswer, Puller, Source, Stale, Step, Wanted};
 use crate::reference::{Digest, Document, Kind, MediaType, Platform, Reference, Repository, Tag};
 
 /// Composed indexes, and names that upstream does not have, remembered at most; when there are more, it begins anew.
@@ -87,7 +87,7 @@ impl Puller {
         repository: &Repository,
         reference: &Reference,
         caller: &Caller,
-        resolving: bool,
+        step: Step,
         said: Error,
     ) -> Result<ManifestAnswer, Error> {
         let others = self.other_forms(repository);
@@ -108,7 +108,7 @@ impl Puller {
             Reference::Digest(digest) => {
                 for other in self.likely_first(repository, others) {
                     let reference = (*digest).into();
-                    let answer = Box::pin(self.manifest_of(&other, &reference, caller, resolving)).await;
+                    let answer = Box::pin(self.manifest_of(&other, &reference, caller, step)).await;
                     if let Ok(answer) = answer {
                         self.0.composed.lock().last.insert(repository.clone(), other);
                         return Ok(answer);
@@ -126,13 +126,13 @@ impl Puller {
         repository: &Repository,
         digest: Digest,
         caller: &Caller,
-        resolving: bool,
+        step: Step,
     ) -> Option<ManifestAnswer> {
         let index = self.0.composed.lock().indexes.get(&(repository.clone(), digest)).cloned();
         if let Some(Index { bytes, media_type, parts }) = index {
             let asked = parts.iter().map(|(part, digest)| async move {
                 let reference = (*digest).into();
-                Box::pin(self.manifest_of(part, &reference, caller, true)).await.is_ok()
+                Box::pin(self.manifest_of(part, &reference, caller, Step::Resolve)).await.is_ok()
             });
             let all = join_all(asked).await.into_iter().all(|may| may);
             return all.then_some(ManifestAnswer {
@@ -144,7 +144,7 @@ impl Puller {
             });
         }
         let other = self.holder(repository, digest).await?;
-        let answer = Box::pin(self.manifest_of(&other, &digest.into(), caller, resolving)).await.ok()?;
+        let answer = Box::pin(self.manifest_of(&other, &digest.into(), caller, step)).await.ok()?;
         self.0.composed.lock().last.insert(repository.clone(), other);
         Some(answer)
     }
@@ -213,7 +213,7 @@ impl Puller {
     ) -> Result<ManifestAnswer, Error> {
         let Ok(index) = Box::pin(self.manifest_by_tag(base, tag, caller)).await else { return Err(said) };
         let Some(digest) = chosen(&index, arch) else { return Err(said) };
-        let entry = Box::pin(self.manifest_of(base, &digest.into(), caller, true)).await?;
+        let entry = Box::pin(self.manifest_of(base, &digest.into(), caller, Step::Resolve)).await?;
         // What is known of the tag is known of its entry, no more.
         Ok(match index.stale {
             Some(Stale { confirmed_at, error }) => entry.stale(confirmed_at, error),

@@ -17,7 +17,7 @@ use super::{Gate, token};
 use crate::clock::Clock;
 use crate::listener::{Body, BodyError, Hosts};
 use crate::metrics::RegistryLabels;
-use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Source, Stale, Wanted};
+use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Source, Stale, Step, Wanted};
 use crate::reference::{Digest, MediaType, Reference, Registry, Repository};
 use crate::upstream::Listing;
 
@@ -217,8 +217,8 @@ impl Asked<'_> {
 
     async fn manifest(&self, reference: &Reference) -> Answered {
         let repository = &self.repository;
-        let resolving = self.method == Method::HEAD;
-        let answer = self.handler.puller.manifest(repository, reference, &self.caller, resolving).await?;
+        let step = if self.method == Method::HEAD { Step::Resolve } else { Step::Read };
+        let answer = self.handler.puller.manifest(repository, reference, &self.caller, step).await?;
         let ManifestAnswer { digest, media_type, bytes, source, stale } = answer;
         let size = bytes.len() as u64;
         let part = part(self.range(), size);

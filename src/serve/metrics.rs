@@ -51,6 +51,11 @@ impl Metrics {
         })
     }
 
+    /// Body bytes handed to clients since the start, by where they came from.
+    pub fn bytes_by_source(&self) -> std::collections::BTreeMap<String, u64> {
+        crate::metrics::sums(&self.bytes, "source").into_iter().collect()
+    }
+
     /// The sum of a label of the requests, for the status page.
     pub fn requests_by_outcome(&self) -> std::collections::BTreeMap<String, u64> {
         let mut sums = std::collections::BTreeMap::new();

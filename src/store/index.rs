@@ -159,6 +159,8 @@ struct Failure(String);
 impl Keeper {
     fn open(layout: Layout, clock: Clock, metrics: Arc<Metrics>, space: Space) -> Self {
         let memory = Table::Memory(HashMap::new());
+        // Before anything can be evicted.
+        space.pins().load(&layout);
         let mut keeper = Self { layout, clock, metrics, space, table: memory, failures: 0 };
         let marker = keeper.marker();
         let clean = fs::read(&marker).is_ok_and(|content| content == CLEAN);
@@ -224,7 +226,8 @@ impl Keeper {
     /// Removes the most dispensable blobs: the row first, so that no row speaks of a blob that is gone.
     fn evict(&mut self, wanted: u64, now: Timestamp) -> Result<(), Failure> {
         let rows = self.table.rows()?.into_iter();
-        let unused = rows.filter(|(digest, _)| !self.space.is_used(digest));
+        let pinned = self.space.pins().digests();
+        let unused = rows.filter(|(digest, _)| !pinned.contains(digest) && !self.space.is_used(digest));
         let candidates =
             unused.map(|(digest, row)| Candidate { digest, size: row.size, used_at: row.used_at }).collect();
         for Candidate { digest, size, .. } in evict::choose(candidates, now, wanted) {

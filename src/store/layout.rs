@@ -9,6 +9,7 @@
 //!         refs/<registry>/_received/<hex>            this registry itself sent these bytes
 //!         refs/<registry>/<repository>/_tags/<tag>   what a tag last meant
 //!         refs/<registry>/<repository>/_members/<hex>  what this repository may hand out
+//!         refs/<registry>/<repository>/_pins/<hex>     images of which nothing is evicted
 //!         refs/<registry>/<repository>/_grants/<principal>     whom upstream let read this repository, and when
 //!         ingest/                     being written; emptied at start
 //!         quarantine/                 what failed a check, with the reason
@@ -32,6 +33,10 @@ use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 pub(super) const FORMAT: &str = "larder store 1\n";
 /// The folder of a repository's grants.
 pub(super) const GRANTS: &str = "_grants";
+/// The folder of a repository's tags.
+pub(super) const TAGS: &str = "_tags";
+/// The folder of a repository's pins.
+pub(super) const PINS: &str = "_pins";
 /// Bytes at most of a small file (a tag, a membership); ours have about a hundred.
 const SMALL_MAX: u64 = 64 * 1024;
 
@@ -91,7 +96,19 @@ impl Layout {
     }
 
     pub(super) fn tag(&self, repository: &Repository, tag: &Tag) -> PathBuf {
-        self.repository(repository).join("_tags").join(tag.as_str())
+        self.tags(repository).join(tag.as_str())
+    }
+
+    pub(super) fn tags(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join(TAGS)
+    }
+
+    pub(super) fn pins(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join(PINS)
+    }
+
+    pub(super) fn pin(&self, repository: &Repository, root: &Digest) -> PathBuf {
+        self.pins(repository).join(root.hex())
     }
 
     pub(super) fn member(&self, repository: &Repository, digest: &Digest) -> PathBuf {

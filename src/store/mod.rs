@@ -16,9 +16,11 @@ mod grants;
 mod hashing;
 mod index;
 mod ingest;
+mod inventory;
 mod layout;
 pub mod metrics;
 mod oci_layout;
+mod pins;
 mod quarantine;
 mod read;
 mod refs;
@@ -29,6 +31,7 @@ mod steps;
 mod sweep;
 mod tend;
 mod touched;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,13 +42,15 @@ use tokio::sync::Notify;
 pub use blob::Blob;
 pub use error::Error;
 pub use ingest::{Ingest, Verified};
+pub use inventory::{Cached, Removed};
+pub use pins::Pin;
 pub use read::Growing;
 pub use refs::{Member, TagRecord};
 pub use scrub::{Finding, Verifier};
 pub use space::{Amount, Budget};
 
 use crate::clock::{Clock, Moment, Timestamp};
-use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
 use index::Index;
 use layout::Layout;
 use metrics::Metrics;
@@ -131,6 +136,17 @@ impl Store {
     pub fn totals(&self) -> (u64, u64) {
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
         (positive(self.0.metrics.blobs.get()), positive(self.0.metrics.bytes.get()))
+    }
+
+    /// Bytes that it may have, and that are free on its filesystem; `None` if that does not say.
+    pub fn limits(&self) -> Option<(u64, u64)> {
+        let disk = space::Disk::of(self.0.layout.root())?;
+        Some((self.0.budget.max.of(disk.total), disk.free))
+    }
+
+    /// Whether what is fetched is stored: not for a while after the disk failed.
+    pub fn is_caching(&self) -> bool {
+        self.0.metrics.caching.get() == 1
     }
 
     /// Opens a blob; `None` if it is not there. A damaged one is set aside and counts as not there.
@@ -350,6 +366,43 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Keeps an image: nothing of it is evicted from now on.
+    ///
+    /// # Errors
+    /// The disk; an image of too many parts.
+    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.space.pins().add(&inner.layout, pin)).await
+    }
+
+    /// Lets an image go; returns how many pins that ended.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, Error> {
+        let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.to_string());
+        blocking(move || {
+            let pins = inner.space.pins().matching(&repository, &reference);
+            pins.iter().try_for_each(|pin| inner.space.pins().remove(&inner.layout, pin))?;
+            Ok(pins.len())
+        })
+        .await
+    }
+
+    /// Lets one pin go.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.space.pins().remove(&inner.layout, &pin)).await
+    }
+
+    /// The images that are kept.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.0.space.pins().all()
     }
 
     /// Forgets a tag that upstream does not have any more.

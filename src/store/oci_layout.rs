@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
 
 use oci_spec::image::{Descriptor, DescriptorBuilder, ImageIndexBuilder};
 
 use super::error::Error;
-use super::layout::Layout;
+use super::layout::{self, Layout};
 use super::refs::{self, Member};
+use super::walk;
 use crate::reference::{Repository, Tag};
 
 /// The annotation by which skopeo and crane find an image in a layout.
@@ -21,8 +21,9 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(super) fn write(layout: &Layout) -> Result<(), Error> {
     let path = layout.index_json();
     let mut manifests = Vec::new();
-    for registry in folders(&layout.refs()) {
-        collect(layout, &layout.refs().join(&registry), &registry, "", &mut manifests);
+    for repository in walk::repositories_with(layout, layout::TAGS) {
+        let tags = walk::files(&layout.tags(&repository));
+        manifests.extend(tags.iter().filter_map(|tag| descriptor(layout, &repository, tag)));
     }
     manifests.sort_by_key(|d| d.annotations().as_ref().and_then(|a| a.get(REF_NAME)).cloned());
     let invalid =
@@ -31,22 +32,6 @@ pub(super) fn write(layout: &Layout) -> Result<(), Error> {
         ImageIndexBuilder::default().schema_version(2_u32).manifests(manifests).build().map_err(invalid)?;
     let text = index.to_string().map_err(invalid)?;
     layout.write_small(&path, text.as_bytes())
-}
-
-fn collect(layout: &Layout, folder: &Path, registry: &str, path: &str, into: &mut Vec<Descriptor>) {
-    for name in folders(folder) {
-        if name == "_tags" {
-            let repository = registry.parse().ok().zip(path.parse().ok()).map(|(r, p)| Repository::new(r, p));
-            if let Some(Ok(repository)) = repository {
-                into.extend(
-                    files(&folder.join(name)).iter().filter_map(|tag| descriptor(layout, &repository, tag)),
-                );
-            }
-        } else if !name.starts_with('_') {
-            let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
-            collect(layout, &folder.join(&name), registry, &below, into);
-        }
-    }
 }
 
 fn descriptor(layout: &Layout, repository: &Repository, tag: &str) -> Option<Descriptor> {
@@ -63,23 +48,4 @@ fn descriptor(layout: &Layout, repository: &Repository, tag: &str) -> Option<Des
         .annotations(HashMap::from([(REF_NAME.to_owned(), format!("{repository}:{tag}"))]))
         .build()
         .ok()
-}
-
-fn folders(path: &Path) -> Vec<String> {
-    names(path, fs::FileType::is_dir)
-}
-
-fn files(path: &Path) -> Vec<String> {
-    names(path, fs::FileType::is_file)
-}
-
-fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(path) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| wanted(&kind)))
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::statvfs;
 
+use super::pins::Pins;
 use crate::reference::Digest;
 
 /// A number of bytes, or a part of the filesystem.
@@ -22,7 +23,7 @@ pub enum Amount {
 }
 
 impl Amount {
-    fn of(self, total: u64) -> u64 {
+    pub(super) fn of(self, total: u64) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Percent(part) => total / 100 * u64::from(part),
@@ -81,6 +82,7 @@ pub(super) struct Space(Arc<Inner>);
 struct Inner {
     reserved: AtomicU64,
     in_use: Mutex<HashMap<Digest, usize>>,
+    pins: Pins,
 }
 
 impl Space {
@@ -99,6 +101,11 @@ impl Space {
     pub(super) fn using(&self, digest: Digest) -> InUse {
         *self.in_use().entry(digest).or_default() += 1;
         InUse { space: self.clone(), digest }
+    }
+
+    /// What is pinned.
+    pub(super) fn pins(&self) -> &Pins {
+        &self.0.pins
     }
 
     /// Whether a blob is being used.

@@ -342,6 +342,11 @@ impl Upstream {
         self.0.limits.is_low(registry, principal)
     }
 
+    /// Body bytes of manifests and blobs that were received since the start.
+    pub fn received_bytes(&self) -> u64 {
+        crate::metrics::sums(&self.0.metrics.bytes, "registry").into_iter().map(|(_, bytes)| bytes).sum()
+    }
+
     /// What registries have told about their rate limits.
     pub fn limits(&self) -> Vec<LimitStatus> {
         self.0.limits.status()

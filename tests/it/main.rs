@@ -20,6 +20,7 @@ mod limits;
 mod lists;
 mod membership;
 mod misbehaviour;
+mod prepull;
 mod pulls;
 mod quirks;
 mod ranges;

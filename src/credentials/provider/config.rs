@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::yaml;
+
 use super::super::node::read_bounded;
 use super::response::{ApiVersion, duration};
 
@@ -99,12 +101,8 @@ pub(in crate::credentials) fn read(path: &Path) -> Result<Vec<Provider>, Provide
 fn parse(content: &[u8]) -> Result<Vec<Provider>, String> {
     let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
     // JSON is YAML. The parser's message may quote the line, and `env` may hold a secret.
-    let file: File = serde_saphyr::from_str(text).map_err(|error| match error.location() {
-        Some(at) => format!(
-            "line {}: not a CredentialProviderConfig (an unknown field, a missing one, or no YAML)",
-            at.line()
-        ),
-        None => "not a CredentialProviderConfig (an unknown field, a missing one, or no YAML)".to_owned(),
+    let file: File = yaml::document(text).map_err(|at| {
+        format!("{at}: not a CredentialProviderConfig (an unknown field, a missing one, or no YAML)")
     })?;
     let known = ["v1", "v1beta1", "v1alpha1"].map(|v| format!("kubelet.config.k8s.io/{v}"));
     if !known.contains(&file.api_version) {

@@ -1,0 +1,166 @@
+//! The control socket: commands that name repositories or change something, for the owner of the daemon.
+//!
+//! A unix socket of mode 0600, spoken to by the `larder` program itself in JSON over HTTP; no interface for others.
+
+mod client;
+mod commands;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tower::util::{BoxCloneSyncService, service_fn};
+
+pub use client::{ControlError, pull, send};
+pub use commands::{
+    AskReport, Command, ImageRow, ListImages, MakeRoom, Pull, PullImage, PullSecret, Remove, Removed, Revoke,
+    Revoked, Room, Unpin, Unpinned,
+};
+
+use super::{Report, Service, page_of, text};
+use crate::listener::Body;
+use crate::piece::Piece;
+use crate::prepull::{self, Event};
+use crate::pull::Puller;
+use crate::reference::{Image, Repository};
+
+/// Bytes of a command at most: a long list of images with their secrets.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Events that may wait to be read.
+const EVENTS: usize = 256;
+/// Images at a time.
+const CONCURRENCY: usize = 3;
+
+/// What the commands work on.
+#[derive(Clone)]
+pub struct Owned {
+    /// Pulls, and through them the store.
+    pub puller: Puller,
+    /// How the daemon stands.
+    pub report: Arc<dyn Fn() -> Report + Send + Sync>,
+}
+
+/// Why a command is answered with an error.
+type Refusal = (StatusCode, String);
+
+/// The commands as a service for a [`crate::listener`].
+pub fn service(owned: Owned) -> Service {
+    BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+        let owned = owned.clone();
+        async move {
+            let answered = answer(&owned, request).await;
+            Ok::<_, Infallible>(answered.unwrap_or_else(|(status, why)| text(status, &format!("{why}\n"))))
+        }
+    }))
+}
+
+async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let path = request.uri().path().to_owned();
+    if request.method() != Method::POST {
+        return Err((StatusCode::METHOD_NOT_ALLOWED, "commands are posted".to_owned()));
+    }
+    let body = Limited::new(request.into_body(), BYTES_MAX).collect().await;
+    let body = body.map_err(|_| bad("the command is too long, or broke off"))?.to_bytes();
+    let puller = &owned.puller;
+    let disk = |error: crate::store::Error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    match path.as_str() {
+        Revoke::PATH => {
+            let Revoke { repository } = read(&body)?;
+            let repository: Option<Repository> =
+                repository.as_deref().map(str::parse).transpose().map_err(bad)?;
+            let revoked = puller.revoke(repository.as_ref()).await;
+            let revoked = revoked.map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+            json(&Revoked { revoked })
+        }
+        ListImages::PATH => {
+            let ListImages {} = read(&body)?;
+            json(&images(puller).await.map_err(disk)?)
+        }
+        AskReport::PATH => {
+            let AskReport {} = read(&body)?;
+            json(&(owned.report)())
+        }
+        Remove::PATH => {
+            let Image { repository, reference } = read::<Remove>(&body)?.image.parse().map_err(bad)?;
+            let crate::store::Removed { tags, pins, blobs, bytes } =
+                puller.remove(&repository, &reference).await.map_err(disk)?;
+            json(&Removed { tags, pins, blobs, bytes })
+        }
+        Unpin::PATH => {
+            let Image { repository, reference } = read::<Unpin>(&body)?.image.parse().map_err(bad)?;
+            json(&Unpinned { unpinned: puller.unpin(&repository, &reference).await.map_err(disk)? })
+        }
+        MakeRoom::PATH => {
+            let MakeRoom {} = read(&body)?;
+            json(&Room { freed_bytes: puller.make_room().await.map_err(disk)? })
+        }
+        Pull::PATH => fetch(puller, &read(&body)?),
+        _ => Err((StatusCode::NOT_FOUND, "this daemon does not know that command: is it older?".to_owned())),
+    }
+}
+
+/// Begins to fetch images; what becomes of them is told line by line. Who hangs up ends it after the images under way.
+fn fetch(puller: &Puller, command: &Pull) -> Result<Response<Body>, Refusal> {
+    let order = command.order(CONCURRENCY).map_err(bad)?;
+    let (ear, events) = mpsc::channel(EVENTS);
+    let puller = puller.clone();
+    tokio::spawn(async move { prepull::run(&puller, order, ear).await });
+    let lines = stream::unfold(events, |mut events: mpsc::Receiver<Event>| async {
+        let event = events.recv().await?;
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+        line.push(b'\n');
+        Some((Ok(Piece::from(Bytes::from(line))), events))
+    });
+    Ok(Response::new(Body::pieces(lines)))
+}
+
+/// Every name, and what is pinned by its digest alone.
+async fn images(puller: &Puller) -> Result<Vec<ImageRow>, crate::store::Error> {
+    let mut rows: Vec<ImageRow> = puller
+        .inventory()
+        .await?
+        .into_iter()
+        .map(|cached| ImageRow {
+            image: format!("{}:{}", cached.repository, cached.tag),
+            digest: cached.digest.to_string(),
+            confirmed_at: Some(cached.confirmed_at),
+            bytes: cached.bytes,
+            platforms: cached.platforms,
+            pinned: cached.pinned,
+        })
+        .collect();
+    for pin in puller.pins() {
+        if pin.reference == pin.root.to_string() {
+            rows.push(ImageRow {
+                image: format!("{}@{}", pin.repository, pin.root),
+                digest: pin.root.to_string(),
+                confirmed_at: None,
+                bytes: 0,
+                platforms: Vec::new(),
+                pinned: true,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+fn read<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body)
+        .map_err(|_| bad("this daemon does not understand the command: is it of another version?"))
+}
+
+fn bad(why: impl ToString) -> Refusal {
+    (StatusCode::BAD_REQUEST, why.to_string())
+}
+
+fn json<T: Serialize>(answer: &T) -> Result<Response<Body>, Refusal> {
+    let body =
+        serde_json::to_vec(answer).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(page_of("application/json", body))
+}

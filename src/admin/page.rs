@@ -1,0 +1,121 @@
+//! `GET /`: the numbers of `/v1/status` as a page for people. No framework, nothing from elsewhere, no name of any
+//! repository or registry; without JavaScript it is as it was when it was loaded, with it it keeps itself fresh.
+
+use std::fmt::Write as _;
+
+use http::Response;
+use http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
+
+use super::{Status, page_of};
+use crate::listener::Body;
+
+/// Nothing is loaded from anywhere but this address, and nobody frames the page.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HEAD: &str = r#"<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Larder</title><style>
+:root{color-scheme:light dark;--line:#8884;--soft:#777}
+body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:2rem 0 .5rem}
+p{margin:.2rem 0;color:var(--soft)}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1.2rem 0}
+.tile{border:1px solid var(--line);border-radius:.5rem;padding:.7rem 1rem}
+.tile b{display:block;font-size:1.5rem;font-weight:600;font-variant-numeric:tabular-nums}
+.tile span{color:var(--soft);font-size:.85rem}
+.bar{height:.4rem;border-radius:.2rem;background:var(--line);margin-top:.4rem}
+.bar i{display:block;height:100%;border-radius:.2rem;background:#2a7}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .5rem;border-top:1px solid var(--line)}
+td:last-child,th:last-child{text-align:right;font-variant-numeric:tabular-nums}
+.bad{color:#c33}
+</style></head><body><main>"#;
+
+const TAIL: &str = r#"</main><p>The same as JSON: <a href="/v1/status">/v1/status</a>. For Prometheus: <a href="/metrics">/metrics</a>.
+Names of images and registries: <code>larder status</code>, <code>larder ls</code>.</p>
+<script>
+setInterval(async()=>{try{const page=new DOMParser().parseFromString(await(await fetch("/")).text(),"text/html");
+document.querySelector("main").replaceWith(page.querySelector("main"))}catch{}},5000)
+</script></body></html>
+"#;
+
+/// The page.
+pub(super) fn answer(status: &Status) -> Response<Body> {
+    let mut html = HEAD.to_owned();
+    // Writing to a String cannot fail.
+    let _ = write_main(&mut html, status);
+    html.push_str(TAIL);
+    let mut response = page_of("text/html; charset=utf-8", html.into_bytes());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
+    response
+}
+
+fn write_main(html: &mut String, status: &Status) -> std::fmt::Result {
+    let Status { version, uptime_seconds, ready, store, served, flights, requests, outages } = status;
+    let up = humantime::format_duration(std::time::Duration::from_secs(*uptime_seconds));
+    let state = if *ready { "ready" } else { "not ready" };
+    writeln!(html, "<h1>Larder</h1><p>version {version}, {state}, up for {up}</p>")?;
+    if *outages > 0 {
+        writeln!(
+            html,
+            "<p class=\"bad\">{outages} registries cannot be asked; what was pulled before is served as it was.</p>"
+        )?;
+    }
+    if !store.caching {
+        writeln!(html, "<p class=\"bad\">The store's disk failed; what is fetched is passed through.</p>")?;
+    }
+    html.push_str("<div class=\"tiles\">");
+    let ratio = served.hit_ratio.map_or("–".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
+    tile(html, &ratio, "of the bytes without upstream", served.hit_ratio)?;
+    tile(html, &bytes(served.saved_bytes), "not fetched, since the start", None)?;
+    let part = store.max_bytes.filter(|max| *max > 0).map(|max| part(store.bytes, max));
+    let of = store.max_bytes.map_or_else(String::new, |max| format!(" of {}", bytes(max)));
+    tile(html, &bytes(store.bytes), &format!("in {} blobs{of}", store.blobs), part)?;
+    tile(html, &flights.to_string(), "downloads under way", None)?;
+    tile(html, &store.pins.to_string(), "images pinned", None)?;
+    let free = store.free_bytes.map_or("–".to_owned(), bytes);
+    tile(html, &free, "free on its filesystem", None)?;
+    html.push_str("</div>");
+    let served = served.bytes_by_source.iter().map(|(source, n)| (source.as_str(), bytes(*n)));
+    table(html, "Bytes served, by where they came from", "source", served)?;
+    let asked = requests.iter().map(|(outcome, n)| (outcome.as_str(), n.to_string()));
+    table(html, "Requests, by outcome", "outcome", asked)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "the length of a bar")]
+fn part(of: u64, all: u64) -> f64 {
+    (of as f64 / all as f64).min(1.0)
+}
+
+fn tile(html: &mut String, number: &str, what: &str, part: Option<f64>) -> std::fmt::Result {
+    write!(html, "<div class=\"tile\"><b>{number}</b><span>{what}</span>")?;
+    if let Some(part) = part {
+        write!(html, "<div class=\"bar\"><i style=\"width:{:.1}%\"></i></div>", part * 100.0)?;
+    }
+    writeln!(html, "</div>")
+}
+
+fn table<'a>(
+    html: &mut String,
+    title: &str,
+    column: &str,
+    rows: impl Iterator<Item = (&'a str, String)>,
+) -> std::fmt::Result {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return Ok(());
+    }
+    writeln!(html, "<h2>{title}</h2><table><tr><th>{column}</th><th></th></tr>")?;
+    for (name, value) in rows {
+        writeln!(html, "<tr><td>{name}</td><td>{value}</td></tr>")?;
+    }
+    writeln!(html, "</table>")
+}
+
+/// Bytes as people read them.
+fn bytes(count: u64) -> String {
+    crate::size::shown(count)
+}

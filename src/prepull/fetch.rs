@@ -1,0 +1,230 @@
+//! One order: each image resolved, its manifests chosen, its parts fetched.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+
+use super::plan::{Choice, Platforms};
+use super::{BlobState, Event, Order, PinnedFor, Summary, Wanted};
+use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Step};
+use crate::reference::{Child, Digest, Document, Image, Kind, Reference};
+
+/// Parts of one image at a time: as many as containerd asks for.
+const PARTS: usize = 3;
+/// Manifests of one image at most; real ones have a few dozen.
+const MANIFESTS_MAX: usize = 256;
+/// Parts of one image at most.
+const PARTS_MAX: usize = 4_096;
+
+/// Why an image could not be fetched.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The pull.
+    #[error(transparent)]
+    Pull(#[from] pull::Error),
+    /// What it is.
+    #[error("{0}")]
+    Image(String),
+}
+
+/// What came of one image.
+struct Fetched {
+    root: Digest,
+    sizes: HashMap<Digest, u64>,
+    fetched_bytes: u64,
+}
+
+/// Somebody who wants to know.
+type Ear = mpsc::Sender<Event>;
+
+/// Does what is ordered and tells `ear`; ends with a summary. If nobody listens any more, it stops.
+pub async fn run(puller: &Puller, order: Order, ear: Ear) -> Summary {
+    let total = Mutex::new((Summary::default(), HashSet::new()));
+    let Order { images, platforms, pin, concurrency } = order;
+    stream::iter(images)
+        .for_each_concurrent(concurrency, |wanted| {
+            let (ear, platforms, total) = (&ear, &platforms, &total);
+            async move {
+                if ear.is_closed() {
+                    return;
+                }
+                let event = one(puller, &wanted, platforms, pin, ear, total).await;
+                let _ = ear.send(event).await;
+            }
+        })
+        .await;
+    let (summary, _) = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _ = ear.send(Event::Summary(summary)).await;
+    summary
+}
+
+async fn one(
+    puller: &Puller,
+    wanted: &Wanted,
+    platforms: &Platforms,
+    pin: Option<PinnedFor>,
+    ear: &Ear,
+    total: &Mutex<(Summary, HashSet<Digest>)>,
+) -> Event {
+    let image = wanted.image.to_string();
+    let fetched = async {
+        let fetched = image_of(puller, wanted, platforms, ear).await?;
+        if let Some(pin) = pin {
+            let Image { repository, reference } = &wanted.image;
+            let digests = fetched.sizes.keys().copied().collect();
+            puller
+                .pin(repository, reference, fetched.root, digests, pin.owner())
+                .await
+                .map_err(pull::Error::from)?;
+        }
+        Ok::<_, Error>(fetched)
+    };
+    let fetched = fetched.await;
+    let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match fetched {
+        Err(error) => {
+            total.0.failed += 1;
+            Event::Failed { image, error: error.to_string() }
+        }
+        Ok(Fetched { root, sizes, fetched_bytes }) => {
+            let bytes = sizes.values().sum();
+            total.0.pulled += 1;
+            total.0.bytes += bytes;
+            total.0.fetched_bytes += fetched_bytes;
+            for (digest, size) in sizes {
+                if !total.1.insert(digest) {
+                    total.0.shared_bytes += size;
+                }
+            }
+            Event::Pulled { image, digest: root.to_string(), bytes, fetched_bytes, pinned: pin.is_some() }
+        }
+    }
+}
+
+/// Fetches an image as whoever of those that may be used is let in.
+async fn image_of(
+    puller: &Puller,
+    wanted: &Wanted,
+    platforms: &Platforms,
+    ear: &Ear,
+) -> Result<Fetched, Error> {
+    let repository = &wanted.image.repository;
+    let mut callers: Vec<Caller> =
+        puller.keychain().callers(&wanted.secrets, repository).into_iter().map(Caller::with).collect();
+    if callers.is_empty() {
+        callers.push(Caller::anonymous());
+    }
+    let mut no = None;
+    for caller in callers {
+        // What is left of a rate limit is for pods that wait.
+        if puller.is_budget_low(repository, &caller).await {
+            let why = "the rate limit of its registry is nearly used up, and what is left is kept for pods; try again later";
+            return Err(Error::Image(why.to_owned()));
+        }
+        match as_caller(puller, &wanted.image, platforms, &caller, ear).await {
+            Err(Error::Pull(error)) if matches!(error.fault(), Fault::Refused(_) | Fault::NotFound) => {
+                no = no.or(Some(error));
+            }
+            done => return done,
+        }
+    }
+    Err(no.map_or_else(|| Error::Image("nobody may read it".to_owned()), Error::Pull))
+}
+
+async fn as_caller(
+    puller: &Puller,
+    image: &Image,
+    platforms: &Platforms,
+    caller: &Caller,
+    ear: &Ear,
+) -> Result<Fetched, Error> {
+    let Image { repository, reference } = image;
+    let root = puller.manifest(repository, reference, caller, Step::ReadAlone).await?;
+    if let Some(stale) = &root.stale {
+        return Err(stale.error.clone().into());
+    }
+    let mut sizes = HashMap::from([(root.digest, root.bytes.len() as u64)]);
+    let mut parts: HashMap<Digest, u64> = HashMap::new();
+    let mut names = Vec::new();
+    let (mut fetched_bytes, mut seen) = (new_bytes(&root), HashSet::from([root.digest]));
+    let (digest, mut manifests) = (root.digest, vec![(root, platforms.clone(), String::new())]);
+    while let Some((answer, platforms, name)) = manifests.pop() {
+        match kind_of(&answer)? {
+            Kind::Index(children) => {
+                for Choice { digest, platforms, name } in platforms.choose(&children).map_err(Error::Image)? {
+                    if !seen.insert(digest) {
+                        continue;
+                    }
+                    if seen.len() > MANIFESTS_MAX {
+                        return Err(Error::Image(format!("it lists more than {MANIFESTS_MAX} manifests")));
+                    }
+                    let reference = Reference::Digest(digest);
+                    let answer = puller.manifest(repository, &reference, caller, Step::ReadAlone).await?;
+                    fetched_bytes += new_bytes(&answer);
+                    sizes.insert(digest, answer.bytes.len() as u64);
+                    manifests.push((answer, platforms, name));
+                }
+            }
+            Kind::Image(children) => {
+                names.push(name);
+                parts.extend(children.iter().map(|Child { digest, size, .. }| (*digest, *size)));
+            }
+            Kind::Other => names.push(name),
+        }
+    }
+    if parts.len() > PARTS_MAX {
+        return Err(Error::Image(format!("it has more than {PARTS_MAX} parts")));
+    }
+    names.sort();
+    let _ = ear
+        .send(Event::Resolved { image: image.to_string(), digest: digest.to_string(), platforms: names })
+        .await;
+    let coming = stream::iter(parts)
+        .map(|(digest, size)| part(puller, image, digest, size, caller, ear))
+        .buffer_unordered(PARTS);
+    let arrived: Vec<(Digest, u64, bool)> = coming.try_collect().await?;
+    for (digest, size, fetched) in arrived {
+        fetched_bytes += if fetched { size } else { 0 };
+        sizes.insert(digest, size);
+    }
+    Ok(Fetched { root: digest, sizes, fetched_bytes })
+}
+
+/// Bytes of a manifest that were not here before.
+fn new_bytes(answer: &ManifestAnswer) -> u64 {
+    if answer.source == pull::Source::Fill { answer.bytes.len() as u64 } else { 0 }
+}
+
+fn kind_of(answer: &ManifestAnswer) -> Result<Kind, Error> {
+    let document = Document::parse(&answer.bytes, Some(&answer.media_type));
+    document.map(|document| document.kind).map_err(|error| Error::Image(error.to_string()))
+}
+
+/// Fetches one part, after pods have what they wait for.
+async fn part(
+    puller: &Puller,
+    image: &Image,
+    digest: Digest,
+    claimed: u64,
+    caller: &Caller,
+    ear: &Ear,
+) -> Result<(Digest, u64, bool), Error> {
+    puller.yield_to_pods().await;
+    let told = |done: u64, size: Option<u64>, state| Event::Blob {
+        image: image.to_string(),
+        digest: digest.to_string(),
+        done,
+        size,
+        state,
+    };
+    let progress = |done, size: Option<u64>| {
+        // Who is slow to listen misses a step, and nothing else.
+        let _ = ear.try_send(told(done, size.or(Some(claimed)), BlobState::Fetching));
+    };
+    let (size, fetched) = puller.keep_blob(&image.repository, digest, caller, progress).await?;
+    let state = if fetched { BlobState::Fetched } else { BlobState::Present };
+    let _ = ear.send(told(size, Some(size), state)).await;
+    Ok((digest, size, fetched))
+}

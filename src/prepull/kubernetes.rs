@@ -1,0 +1,261 @@
+//! Images in Kubernetes manifests: every `image:` of every container of every kind, and the pull secrets beside it.
+//!
+//! A document of any kind is searched for pod specifications, so that Deployments, CronJobs, Lists and kinds of others
+//! are found alike. `imagePullSecrets` are looked up among the Secrets that were read with them, in the same namespace;
+//! one that is not there is passed over, as kubelet does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::reference::Image;
+use crate::yaml;
+
+/// Folders within folders at most.
+const DEPTH_MAX: usize = 8;
+/// Bytes of one file at most.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The lists of a pod specification that have images in them.
+const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Manifests that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct KubernetesError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    pub why: String,
+}
+
+/// An image, and what its pod may show for it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The image.
+    pub image: Image,
+    /// The pull secrets of its pod that were there, in their order.
+    pub secrets: Vec<SecretManifest>,
+}
+
+/// A Secret as it was read.
+#[derive(Clone)]
+pub struct SecretManifest {
+    /// The file that it is from.
+    pub path: PathBuf,
+    /// The document, as JSON.
+    pub content: String,
+}
+
+impl std::fmt::Debug for SecretManifest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SecretManifest({})", self.path.display())
+    }
+}
+
+/// What a pod specification says.
+struct Pod {
+    namespace: String,
+    images: Vec<(String, PathBuf)>,
+    secrets: Vec<String>,
+}
+
+/// A Secret.
+struct Secret {
+    namespace: String,
+    name: String,
+    document: Value,
+    path: PathBuf,
+}
+
+/// Reads a file, or every YAML and JSON file in a folder and its own folders.
+///
+/// # Errors
+/// The first that cannot be used, or an image name that is none.
+pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
+    let failed = |path: &Path, why: String| KubernetesError { path: path.to_owned(), why };
+    let mut files = Vec::new();
+    collect(path, DEPTH_MAX, true, &mut files).map_err(|e| failed(path, e.to_string()))?;
+    let (mut pods, mut secrets) = (Vec::new(), Vec::new());
+    for file in &files {
+        let length = fs::metadata(file).map_err(|e| failed(file, e.to_string()))?.len();
+        if length > FILE_BYTES_MAX {
+            return Err(failed(file, format!("larger than {FILE_BYTES_MAX} bytes")));
+        }
+        let text = fs::read_to_string(file).map_err(|e| failed(file, e.to_string()))?;
+        for document in
+            yaml::documents::<Value>(&text).map_err(|at| failed(file, format!("{at}: not YAML")))?
+        {
+            sort(&document, file, &mut pods, &mut secrets);
+        }
+    }
+    let mut found = Vec::new();
+    for pod in pods {
+        let mut own = Vec::new();
+        for name in &pod.secrets {
+            let mut of_pod =
+                secrets.iter().filter(|s: &&Secret| s.name == *name && s.namespace == pod.namespace);
+            if let Some(secret) = of_pod.next() {
+                own.push(SecretManifest { path: secret.path.clone(), content: secret.document.to_string() });
+            }
+        }
+        for (text, path) in pod.images {
+            let image = text.parse().map_err(|e| failed(&path, format!("image {text:?}: {e}")))?;
+            found.push(Found { image, secrets: own.clone() });
+        }
+    }
+    Ok(found)
+}
+
+/// The files of a path; hidden names are passed over.
+fn collect(path: &Path, depth: usize, asked_for: bool, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let kind = fs::metadata(path)?;
+    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    if hidden && !asked_for {
+        return Ok(());
+    }
+    if kind.is_file() {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if asked_for || matches!(extension, "yaml" | "yml" | "json") {
+            files.push(path.to_owned());
+        }
+    } else if kind.is_dir() && depth > 0 {
+        let mut inside: Vec<PathBuf> =
+            fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+        inside.sort();
+        for path in inside {
+            collect(&path, depth - 1, false, files)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a document apart: pods here, Secrets there; the items of a List one by one.
+fn sort(document: &Value, path: &Path, pods: &mut Vec<Pod>, secrets: &mut Vec<Secret>) {
+    let Value::Object(object) = document else { return };
+    let kind = text_of(object, "kind").unwrap_or_default();
+    if let (true, Some(Value::Array(items))) = (kind.ends_with("List"), object.get("items")) {
+        return items.iter().for_each(|item| sort(item, path, pods, secrets));
+    }
+    let metadata = object.get("metadata").and_then(Value::as_object);
+    let of_metadata = |key| metadata.and_then(|m| text_of(m, key));
+    let namespace = of_metadata("namespace").unwrap_or("default").to_owned();
+    if kind == "Secret" {
+        let name = of_metadata("name").unwrap_or_default().to_owned();
+        secrets.push(Secret { namespace, name, document: document.clone(), path: path.to_owned() });
+    } else {
+        search(document, &namespace, path, pods);
+    }
+}
+
+/// Every object that has containers is a pod specification, wherever it is.
+fn search(value: &Value, namespace: &str, path: &Path, pods: &mut Vec<Pod>) {
+    match value {
+        Value::Array(all) => all.iter().for_each(|value| search(value, namespace, path, pods)),
+        Value::Object(object) => {
+            let containers = CONTAINERS.iter().filter_map(|key| object.get(*key)?.as_array()).flatten();
+            let images: Vec<(String, PathBuf)> = containers
+                .filter_map(|container| text_of(container.as_object()?, "image"))
+                .filter(|image| !image.is_empty())
+                .map(|image| (image.to_owned(), path.to_owned()))
+                .collect();
+            if !images.is_empty() {
+                let named = object.get("imagePullSecrets").and_then(Value::as_array);
+                let secrets = named
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|entry| text_of(entry.as_object()?, "name"))
+                    .map(str::to_owned)
+                    .collect();
+                pods.push(Pod { namespace: namespace.to_owned(), images, secrets });
+            }
+            object.values().for_each(|value| search(value, namespace, path, pods));
+        }
+        _ => {}
+    }
+}
+
+fn text_of<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    object.get(key).and_then(Value::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFESTS: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  template:
+    spec:
+      imagePullSecrets: [{name: corp}, {name: missing}]
+      initContainers: [{name: i, image: "busybox"}]
+      containers:
+      - {name: a, image: "registry.corp/team/app:v1"}
+      - {name: b, image: "registry.corp/team/app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: corp, namespace: shop}
+type: kubernetes.io/dockerconfigjson
+stringData: {".dockerconfigjson": '{"auths":{"registry.corp":{"username":"ann","password":"p"}}}'}
+---
+apiVersion: v1
+kind: List
+items:
+- kind: Pod
+  metadata: {name: p}
+  spec:
+    imagePullSecrets: [{name: corp}]
+    ephemeralContainers: [{image: "registry.corp/debug"}]
+    containers: []
+- kind: Whatever.example.com
+  spec: {jobs: [{podTemplate: {spec: {containers: [{image: quay.io/deep/er}]}}}]}
+---
+# nothing
+"#;
+
+    #[test]
+    fn every_image_of_every_kind_is_found_with_its_pods_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("more")).unwrap();
+        fs::write(folder.path().join("more/all.yaml"), MANIFESTS).unwrap();
+        fs::write(folder.path().join("cron.json"), r#"{"kind":"CronJob","spec":{"jobTemplate":{"spec":{"template":{"spec":{"containers":[{"image":"cron"}]}}}}}}"#).unwrap();
+        fs::write(folder.path().join("README.md"), "containers: [").unwrap();
+        fs::write(folder.path().join(".hidden.yaml"), "containers: [").unwrap();
+        let found = read(folder.path()).unwrap();
+        let names: Vec<String> = found.iter().map(|f| f.image.to_string()).collect();
+        assert_eq!(
+            names,
+            [
+                "docker.io/library/cron:latest",
+                "docker.io/library/busybox:latest",
+                "registry.corp/team/app:v1",
+                "registry.corp/team/app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                "registry.corp/debug:latest",
+                "quay.io/deep/er:latest",
+            ]
+        );
+        let given: Vec<usize> = found.iter().map(|f| f.secrets.len()).collect();
+        // The other pod is in another namespace, and its secret of the same name is not there.
+        assert_eq!(given, [0, 1, 1, 1, 0, 0]);
+        assert!(found[1].secrets[0].content.contains(".dockerconfigjson"));
+        assert!(!format!("{found:?}").contains("auths"), "no secret is shown");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.yaml");
+        for (text, part) in
+            [("a: [", "x.yaml"), ("spec: {containers: [{image: \"some/Case\"}]}", "some/Case")]
+        {
+            fs::write(&file, text).unwrap();
+            let error = read(&file).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("x.yaml"), "{error}");
+        }
+        assert!(read(&folder.path().join("missing")).is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! What is here, by name: for an operator who looks, and for one who cleans up.
+//!
+//! Read from the files each time; nothing that serves waits for it. A manifest that is damaged counts as not there: the
+//! next pull finds that out properly.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::io::Read;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::layout::{self, Layout};
+use super::{Inner, Store, blocking, refs, walk};
+use crate::clock::Timestamp;
+use crate::reference::{Digest, Document, Kind, MANIFEST_BYTES_MAX, Reference, Repository, Tag};
+
+/// Indexes within indexes that are looked into.
+const DEPTH_MAX: usize = 4;
+
+/// An image by one of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// Whose.
+    pub repository: Repository,
+    /// Its tag.
+    pub tag: Tag,
+    /// What the tag last meant.
+    pub digest: Digest,
+    /// When upstream last said so, to the hour.
+    pub confirmed_at: Timestamp,
+    /// Bytes of it that are here, shared ones included.
+    pub bytes: u64,
+    /// The platforms of which everything is here; one without a name for an image that names none.
+    pub platforms: Vec<String>,
+    /// Whether it is pinned.
+    pub pinned: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Names.
+    pub tags: usize,
+    /// Pins.
+    pub pins: usize,
+    /// Blobs that nothing else needs.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The digests of an image that are here, and the platforms that are complete.
+#[derive(Default)]
+struct Tree {
+    sizes: HashMap<Digest, u64>,
+    platforms: BTreeSet<String>,
+}
+
+impl Store {
+    /// Every tag.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn inventory(&self) -> Result<Vec<Cached>, Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || Ok(inner.inventory())).await
+    }
+
+    /// Removes a name, its pin, and what nothing else that has a name or a pin needs. Blobs that are being read stay
+    /// until they are evicted.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_image(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Removed, Error> {
+        let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.clone());
+        blocking(move || inner.remove_image(&repository, &reference)).await
+    }
+
+    /// Makes room now, as far as the budget wants it; returns how many bytes that freed.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn make_room(&self) -> Result<u64, Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let before = inner.metrics.bytes.get();
+            inner.evict_what_is_missing(0);
+            Ok(u64::try_from(before - inner.metrics.bytes.get()).unwrap_or(0))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn inventory(&self) -> Vec<Cached> {
+        let pinned: HashSet<(Repository, Digest)> =
+            self.space.pins().all().into_iter().map(|pin| (pin.repository, pin.root)).collect();
+        let mut found = Vec::new();
+        for (repository, tag, record) in self.tags() {
+            let tree = Tree::of(&self.layout, &record.digest);
+            found.push(Cached {
+                digest: record.digest,
+                confirmed_at: record.confirmed_at,
+                bytes: tree.sizes.values().sum(),
+                platforms: tree.platforms.into_iter().collect(),
+                pinned: pinned.contains(&(repository.clone(), record.digest)),
+                repository,
+                tag,
+            });
+        }
+        found
+    }
+
+    fn tags(&self) -> Vec<(Repository, Tag, refs::TagRecord)> {
+        let mut found = Vec::new();
+        for repository in walk::repositories_with(&self.layout, layout::TAGS) {
+            let mut tags: Vec<Tag> =
+                walk::files(&self.layout.tags(&repository)).iter().filter_map(|t| t.parse().ok()).collect();
+            tags.sort();
+            for tag in tags {
+                if let Some(record) = refs::tag(&self.layout, &repository, &tag) {
+                    found.push((repository.clone(), tag, record));
+                }
+            }
+        }
+        found
+    }
+
+    fn remove_image(&self, repository: &Repository, reference: &Reference) -> Result<Removed, Error> {
+        let mut removed = Removed::default();
+        let root = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(tag) => {
+                let record = refs::tag(&self.layout, repository, tag);
+                if record.is_some() {
+                    refs::remove_tag(&self.layout, repository, tag)?;
+                    self.tags_changed.notify_one();
+                    removed.tags = 1;
+                }
+                record.map(|record| record.digest)
+            }
+        };
+        for pin in self.space.pins().matching(repository, &reference.to_string()) {
+            self.space.pins().remove(&self.layout, &pin)?;
+            removed.pins += 1;
+        }
+        let Some(root) = root else { return Ok(removed) };
+        let mut needed = self.space.pins().digests();
+        for (_, _, record) in self.tags() {
+            needed.extend(Tree::of(&self.layout, &record.digest).sizes.into_keys());
+        }
+        for (digest, size) in Tree::of(&self.layout, &root).sizes {
+            if !needed.contains(&digest) && !self.space.is_used(&digest) {
+                self.remove_blob(&digest)?;
+                (removed.blobs, removed.bytes) = (removed.blobs + 1, removed.bytes + size);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The index first, so that no row speaks of a blob that is gone.
+    fn remove_blob(&self, digest: &Digest) -> Result<(), Error> {
+        self.opens.forget(digest);
+        self.index.remove(*digest);
+        let path = self.layout.blob(digest);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
+            _ => {}
+        }
+        let _ = fs::remove_file(self.layout.checks_of(digest));
+        Ok(())
+    }
+}
+
+impl Tree {
+    fn of(layout: &Layout, root: &Digest) -> Self {
+        let mut tree = Self::default();
+        tree.add(layout, root, "", DEPTH_MAX);
+        tree
+    }
+
+    /// Adds a manifest and what it needs; whether all of an image is here.
+    fn add(&mut self, layout: &Layout, digest: &Digest, platform: &str, depth: usize) -> bool {
+        let Some((size, bytes)) = manifest(layout, digest) else { return false };
+        self.sizes.insert(*digest, size);
+        let Ok(document) = Document::parse(&bytes, None) else { return false };
+        match document.kind {
+            Kind::Index(children) if depth > 0 => {
+                for child in children {
+                    let platform = child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+                    self.add(layout, &child.digest, &platform, depth - 1);
+                }
+                false
+            }
+            Kind::Image(children) => {
+                let mut complete = true;
+                for child in children {
+                    match fs::metadata(layout.blob(&child.digest)) {
+                        Ok(found) => drop(self.sizes.insert(child.digest, found.len())),
+                        Err(_) => complete = false,
+                    }
+                }
+                if complete {
+                    self.platforms.insert(platform.to_owned());
+                }
+                complete
+            }
+            _ => false,
+        }
+    }
+}
+
+fn manifest(layout: &Layout, digest: &Digest) -> Option<(u64, Vec<u8>)> {
+    let file = layout::open_regular(&layout.blob(digest)).ok()??;
+    let size = file.metadata().ok()?.len();
+    let mut bytes = Vec::new();
+    file.take(MANIFEST_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
+    Some((size, bytes))
+}

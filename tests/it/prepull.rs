@@ -1,0 +1,316 @@
+//! Pre-pull: images before anybody asks for them, readable afterwards by exactly those who may read them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use larder::admin::control::{self, ListImages, MakeRoom, Pull, PullImage, PullSecret, Remove, Unpin};
+use larder::prepull::{Event, Summary};
+use larder::reference::{Digest, MediaType};
+use tokio::sync::Semaphore;
+
+use crate::support::image::{self, Image, noise};
+use crate::support::registry::{Accounts, FakeRegistry, Fault};
+use crate::support::world::Larder;
+
+const APP: &str = "reg.test/team/app:v1";
+
+struct Scene {
+    registry: FakeRegistry,
+    image: Image,
+    larder: Larder,
+    folder: tempfile::TempDir,
+}
+
+async fn scene(more: &str) -> Scene {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 10_000);
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    Scene { registry, image, larder, folder }
+}
+
+fn order(images: &[&str]) -> Pull {
+    let images =
+        images.iter().map(|image| PullImage { image: (*image).to_owned(), secrets: Vec::new() }).collect();
+    Pull {
+        images,
+        secrets: Vec::new(),
+        platforms: vec!["linux/amd64".to_owned()],
+        all_platforms: false,
+        pin: false,
+    }
+}
+
+impl Scene {
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("larder/larder.sock")
+    }
+
+    async fn pull(&self, order: &Pull) -> (Vec<Event>, Summary) {
+        let mut events = Vec::new();
+        control::pull(&self.socket(), order, |event| events.push(event)).await.unwrap();
+        let Some(Event::Summary(summary)) = events.pop() else { panic!("{events:?}") };
+        (events, summary)
+    }
+
+    async fn failure(&self, order: &Pull) -> String {
+        let (events, summary) = self.pull(order).await;
+        assert_eq!(summary.failed, 1, "{events:?}");
+        let failed = events.into_iter().find_map(|event| match event {
+            Event::Failed { error, .. } => Some(error),
+            _ => None,
+        });
+        failed.unwrap()
+    }
+
+    /// Pulls all of amd64 with upstream switched off.
+    async fn is_here(&self) {
+        let amd = &self.image.platforms[0];
+        let mut paths: Vec<String> =
+            [self.image.index, amd.manifest].iter().map(|d| format!("manifests/{d}")).collect();
+        paths.extend(amd.layers.iter().chain([&amd.config]).map(|d| format!("blobs/{d}")));
+        self.registry.stop().await;
+        for path in paths {
+            let reply = self.larder.get(&format!("/v2/team/app/{path}?ns=reg.test")).await;
+            assert!(path.ends_with(&reply.digest().to_string()), "{path}: {:?}", reply.body);
+        }
+        self.registry.restart().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_there_for_the_nodes_platform_before_anybody_asks() {
+    let scene = scene("").await;
+    let (events, summary) = scene.pull(&order(&[APP])).await;
+    assert_eq!((summary.pulled, summary.failed), (1, 0), "{events:?}");
+    assert!(summary.fetched_bytes == summary.bytes && summary.bytes > 20_000, "{summary:?}");
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, Event::Resolved { platforms, .. } if platforms == &["linux/amd64"]))
+    );
+    let other = scene.image.platforms[1].layers[1];
+    assert_eq!(scene.registry.count(Method::GET, &other.to_string()), 0, "not for other platforms");
+    scene.is_here().await;
+
+    let (_, again) = scene.pull(&order(&[APP])).await;
+    assert_eq!((again.pulled, again.fetched_bytes), (1, 0), "a second time costs nothing");
+    let all = Pull { all_platforms: true, ..order(&[APP]) };
+    let (events, summary) = scene.pull(&all).await;
+    assert!(summary.fetched_bytes > 0, "{events:?}");
+    assert_eq!(scene.registry.count(Method::GET, &other.to_string()), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_image_that_fails_stops_no_other_and_every_failure_has_a_reason() {
+    let scene = scene("").await;
+    let names = [APP, "reg.test/team/missing:v1", "10.0.0.1:5000/private:v1"];
+    let (events, summary) = scene.pull(&order(&names)).await;
+    assert_eq!((summary.pulled, summary.failed), (1, 2), "{events:?}");
+    let nowhere = Pull { platforms: vec!["linux/s390x".into()], ..order(&[APP]) };
+    assert!(scene.failure(&nowhere).await.contains("only for linux/amd64, linux/arm64"));
+    let malformed =
+        Pull { images: vec![PullImage { image: "some/X".into(), secrets: vec![] }], ..order(&[]) };
+    let refused = control::pull(&scene.socket(), &malformed, |_| {}).await.unwrap_err();
+    assert!(refused.to_string().contains("some/X"), "{refused}");
+    scene.registry.wrong_at("/blobs/", Fault::Corrupt);
+    scene.registry.forget_seen();
+    let other = Pull { platforms: vec!["linux/arm64".into()], ..order(&[APP]) };
+    assert!(scene.failure(&other).await.contains("digest"), "what is wrong is not kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_fetched_with_a_secret_is_for_whoever_has_it_and_for_nobody_else() {
+    let scene = scene("").await;
+    scene
+        .registry
+        .know(Accounts::new(&[("ann", "ann-password", &["team/app"]), ("bob", "bob-password", &[])]));
+    assert!(scene.failure(&order(&[APP])).await.contains("refuse"), "nobody in particular may not");
+    let config = r#"{"auths":{"reg.test":{"username":"ann","password":"ann-password"}}}"#;
+    let secrets = vec![
+        PullSecret { file: "/x/wrong.json".into(), content: config.replace("ann-", "old-") },
+        PullSecret { file: "/x/config.json".into(), content: config.into() },
+    ];
+    let images = vec![PullImage { image: APP.into(), secrets: vec![0, 1] }];
+    let (events, summary) = scene.pull(&Pull { secrets, images, ..order(&[]) }).await;
+    assert_eq!(summary.pulled, 1, "the second credential is tried after the first: {events:?}");
+    let amd = &scene.image.platforms[0];
+    let path = format!("/v2/team/app/blobs/{}?ns=reg.test", amd.layers[0]);
+    scene.registry.forget_seen();
+    assert_eq!(scene.larder.get_as(&path, ("ann", "ann-password")).await.digest(), amd.layers[0]);
+    assert_eq!(scene.registry.seen().len(), 0, "her right is proved, and it is here");
+    for who in [("bob", "bob-password"), ("ann", "guessed")] {
+        assert_eq!(scene.larder.get_as(&path, who).await.status, StatusCode::NOT_FOUND, "{who:?}");
+    }
+    assert_eq!(scene.larder.get_unasked(&path).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_indexes_cost_a_bounded_number_of_questions() {
+    let scene = scene("").await;
+    let put = |bytes: String, tag: Option<&str>| {
+        scene.registry.put_manifest("team/app", tag, MediaType::OCI_INDEX, bytes)
+    };
+    let entry = |digest: Digest, size: usize| {
+        format!(r#"{{"mediaType":"{}","digest":"{digest}","size":{size}}}"#, MediaType::OCI_INDEX)
+    };
+    // Four levels of a hundred entries each, all different: a hundred million manifests.
+    let mut below: Vec<String> = Vec::new();
+    for level in 0..4 {
+        let mut row = Vec::new();
+        for n in 0..100 {
+            let list = if below.is_empty() {
+                format!(r#"[{}]"#, entry(Digest::of(b"x"), 5))
+            } else {
+                format!("[{}]", below.join(","))
+            };
+            let index = format!(
+                r#"{{"schemaVersion":2,"mediaType":"{}","manifests":{list},"annotations":{{"n":"{level}.{n}"}}}}"#,
+                MediaType::OCI_INDEX
+            );
+            let size = index.len();
+            row.push(entry(put(index, (level == 3 && n == 0).then_some("bomb")), size));
+        }
+        below = row;
+    }
+    scene.registry.forget_seen();
+    let bomb = Pull { all_platforms: true, ..order(&["reg.test/team/app:bomb"]) };
+    let error = scene.failure(&bomb).await;
+    assert!(error.contains("more than 256 manifests"), "{error}");
+    assert!(scene.registry.seen().len() < 600, "{}", scene.registry.seen().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_go_first() {
+    let scene = scene("").await;
+    let bytes = noise(300_000, 9);
+    let waited_for = scene.registry.put_blob("team/pod", bytes);
+    let gate = Arc::new(Semaphore::new(0));
+    let (held, slow) = (Arc::clone(&gate), waited_for.to_string());
+    scene
+        .registry
+        .wrong(move |seen| seen.path.contains(&slow).then(|| Fault::HoldAfter(1_000, Arc::clone(&held))));
+    let (larder, path) = (&scene.larder, format!("/v2/team/pod/blobs/{waited_for}?ns=reg.test"));
+    let (ordered, one) = (order(&[APP]), scene.image.platforms[0].layers[0].to_string());
+    let pod = async { larder.get(&path).await.digest() };
+    let look = async {
+        while scene.registry.count(Method::GET, &waited_for.to_string()) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let fetched = scene.pull(&ordered);
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(scene.registry.count(Method::GET, &one), 0, "while a pod waits, nothing is begun");
+            gate.add_permits(1_000);
+        };
+        tokio::join!(fetched, release).0
+    };
+    let (digest, (_, summary)) = tokio::join!(pod, look);
+    assert_eq!((digest, summary.pulled), (waited_for, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_a_rate_limit_is_left_to_pods() {
+    let scene = scene("").await;
+    let left = vec![("ratelimit-limit", "100;w=21600".into()), ("ratelimit-remaining", "3;w=21600".into())];
+    scene.registry.wrong_once("/manifests/", Fault::Status(404, left));
+    scene.larder.get("/v2/team/app/manifests/none?ns=reg.test").await;
+    assert!(scene.failure(&order(&[APP])).await.contains("rate limit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pinned_is_not_evicted_and_what_is_unpinned_is() {
+    let scene = scene("[store]\nmax_bytes = \"400KiB\"").await;
+    let (_, summary) = scene.pull(&Pull { pin: true, ..order(&[APP]) }).await;
+    assert_eq!(summary.pulled, 1);
+    scene.larder.clock.advance(Duration::from_secs(86_400));
+    let fill = async |seed: u64| {
+        for n in 0..8 {
+            let digest = scene.registry.put_blob("team/much", noise(100_000, seed + n));
+            scene.larder.get(&format!("/v2/team/much/blobs/{digest}?ns=reg.test")).await;
+        }
+        scene.larder.settled().await;
+    };
+    fill(100).await;
+    assert!(scene.larder.metric("larder_store_evicted_total").await > 2.0);
+    scene.is_here().await;
+    let rows = control::send(&scene.socket(), &ListImages {}).await.unwrap();
+    let row = rows.iter().find(|row| row.image == APP).unwrap();
+    assert!(row.pinned && row.platforms == ["linux/amd64"] && row.bytes > 20_000, "{row:?}");
+
+    let unpinned = control::send(&scene.socket(), &Unpin { image: APP.into() }).await.unwrap();
+    assert_eq!(unpinned.unpinned, 1);
+    scene.larder.clock.advance(Duration::from_secs(86_400));
+    fill(200).await;
+    let rows = control::send(&scene.socket(), &ListImages {}).await.unwrap();
+    assert!(rows.iter().all(|row| row.platforms.is_empty()), "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_removed_with_what_nothing_else_needs() {
+    let scene = scene("").await;
+    let again = image::push(&scene.registry, "team/app", "v2", 10_000);
+    assert_eq!(again.index, scene.image.index, "two names of one image");
+    let other = image::push(&scene.registry, "team/other", "v1", 20_000);
+    scene.pull(&order(&[APP, "reg.test/team/app:v2", "reg.test/team/other:v1"])).await;
+    let blobs = async || scene.larder.metric("larder_store_blobs").await;
+    let before = blobs().await;
+    let removed = control::send(&scene.socket(), &Remove { image: APP.into() }).await.unwrap();
+    assert_eq!((removed.tags, removed.blobs), (1, 0), "its other name needs all of it");
+    let removed =
+        control::send(&scene.socket(), &Remove { image: "reg.test/team/app:v2".into() }).await.unwrap();
+    assert!(removed.blobs >= 4 && removed.bytes > 20_000, "{removed:?}");
+    scene.larder.metric_becomes("larder_store_blobs", before - removed.blobs as f64).await;
+    let layer = other.platforms[0].layers[1];
+    scene.registry.forget_seen();
+    assert_eq!(scene.larder.get(&format!("/v2/team/other/blobs/{layer}?ns=reg.test")).await.digest(), layer);
+    assert!(scene.registry.seen().is_empty(), "what others need is still here");
+    let none =
+        control::send(&scene.socket(), &Remove { image: "reg.test/team/none:v1".into() }).await.unwrap();
+    assert_eq!((none.tags, none.blobs), (0, 0));
+    assert_eq!(control::send(&scene.socket(), &MakeRoom {}).await.unwrap().freed_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_is_fetched_at_the_start_pinned_and_let_go_when_it_is_on_it_no_more() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&registry, "team/app", "v1", 10_000);
+    image::push(&registry, "team/other", "v1", 20_000);
+    let manifests = folder.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    std::fs::write(
+        manifests.join("pod.yaml"),
+        "kind: Pod\nspec: {containers: [{image: \"reg.test/team/other:v1\"}]}\n",
+    )
+    .unwrap();
+    let with = |images: &str| {
+        let list = format!("images = [{images}]\nmanifests = \"{}\"", manifests.display());
+        format!("[prepull]\n{list}\nplatforms = [\"linux/amd64\"]\n")
+    };
+    let state = folder.path().join("state");
+    let scene = |text: String| Larder::start(&state, &[("reg.test", registry.url())], &text);
+    let socket = state.join("larder/larder.sock");
+    let pinned = async || {
+        let rows = control::send(&socket, &ListImages {}).await.unwrap();
+        rows.into_iter().filter(|row| row.pinned).map(|row| row.image).collect::<Vec<_>>()
+    };
+    let becomes = async |expected: &[&str]| {
+        for _ in 0..500 {
+            if pinned().await == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{:?} instead of {expected:?}", pinned().await);
+    };
+    let larder = scene(with(&format!("\"{APP}\"")));
+    becomes(&[APP, "reg.test/team/other:v1"]).await;
+    let report = control::send(&socket, &control::AskReport {}).await.unwrap();
+    assert_eq!(report.prepull.images, 2);
+    let mut pinned_by_hand = order(&["reg.test/team/app:v1"]);
+    pinned_by_hand.pin = true;
+    larder.stop().await;
+    let _larder = scene(with(""));
+    becomes(&["reg.test/team/other:v1"]).await;
+}
