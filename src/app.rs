@@ -15,7 +15,7 @@ use crate::admin::{self, Readiness, Report, Served, Sources, Status, StoreStatus
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credentials::{Keychain, KeychainError, Keys, KeysError};
-use crate::listener::{self, Hosts, Limits, Listen, ListenError, Listener};
+use crate::listener::{self, Hosts, Inherited, Limits, Listen, ListenError, Listener};
 use crate::metrics::{MetricsError, Registry, RegistryLabels};
 use crate::prepull::List;
 use crate::pull::Puller;
@@ -77,25 +77,27 @@ pub struct App {
 }
 
 impl App {
-    /// Builds everything and binds every address. Must be called within a runtime; blocks for a moment.
+    /// Builds everything and binds every address that is not among the `inherited` sockets. Those that are neither the
+    /// admin plane's nor the control socket's are the data plane, instead of what is configured. Must be called within a
+    /// runtime; blocks for a moment.
     ///
     /// # Errors
     /// Whatever could not be had.
-    pub fn build(settings: Settings, clock: Clock) -> Result<Self, Error> {
+    pub fn build(settings: Settings, clock: Clock, inherited: Vec<Inherited>) -> Result<Self, Error> {
         let registry = Registry::new();
         let labels = Arc::new(RegistryLabels::new(
             settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
         ));
-        // Addresses first: a second daemon should fail on what the operator sees first.
-        let mut data = settings.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let Bound { mut data, admin, control, metrics } = bind(&settings, inherited)?;
         if let Some(uids) = &settings.uids {
             data.iter_mut().for_each(|listener| listener.admit_only(uids));
         }
-        let admin = Listener::bind(&Listen::Tcp(settings.admin.listen))?;
-        let metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
         let store_metrics = Arc::new(store::metrics::Metrics::register(&registry)?);
         let store = Store::open(&settings.store, clock.clone(), store_metrics)?;
-        let control = control_socket(&settings.admin.socket)?;
+        let control = match control {
+            Some(held) => held,
+            None => control_socket(&settings.admin.socket)?,
+        };
         let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
         let keychain = Keychain::build(&settings.credentials, Arc::new(Keys::open(&settings.keys)?))?;
         let (anonymous, upstream) = (keychain.anonymous(), settings.upstream.clone());
@@ -260,6 +262,48 @@ impl App {
         });
         Sources { metrics: self.registry.clone(), readiness: readiness.clone(), status }
     }
+}
+
+/// The addresses of the daemon.
+struct Bound {
+    data: Vec<Listener>,
+    admin: Listener,
+    /// Bound later, once the store is known to be ours.
+    control: Option<Listener>,
+    metrics: Option<Listener>,
+}
+
+/// Sorts the sockets that are held for us, and binds what is missing.
+fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Bound, Error> {
+    let (mut data, mut admin, mut control, mut metrics) = (Vec::new(), None, None, None);
+    for socket in inherited {
+        let at = socket.address();
+        let listener = Listener::adopt(socket)?;
+        if at == Listen::Tcp(settings.admin.listen) {
+            admin = Some(listener);
+        } else if at == Listen::Unix(settings.admin.socket.clone()) {
+            control = Some(listener);
+        } else if settings.admin.metrics_listen.map(Listen::Tcp) == Some(at.clone()) {
+            metrics = Some(listener);
+        } else {
+            if !settings.listen.contains(&at) {
+                tracing::warn!(%at, "this socket was handed to us, and is not what [server] listen says; it is used");
+            }
+            data.push(listener);
+        }
+    }
+    // Addresses first: a second daemon should fail on what the operator sees first.
+    if data.is_empty() {
+        data = settings.listen.iter().map(Listener::bind).collect::<Result<_, _>>()?;
+    }
+    let admin = match admin {
+        Some(held) => held,
+        None => Listener::bind(&Listen::Tcp(settings.admin.listen))?,
+    };
+    if metrics.is_none() {
+        metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
+    }
+    Ok(Bound { data, admin, control, metrics })
 }
 
 /// A socket that only our own user can open, in a folder that is made if it is missing.

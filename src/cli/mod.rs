@@ -8,6 +8,7 @@ mod images;
 mod pull;
 mod revoke;
 mod serve;
+mod service;
 mod status;
 mod verify;
 

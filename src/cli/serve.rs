@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::Failure;
+use super::{Failure, service};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{self, Environment, LogConfig, LogFormat, Settings};
 use crate::credentials::NodeFiles;
 use crate::listener::Listen;
+use crate::prepull::List;
 use crate::shutdown;
 
 pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
@@ -20,17 +21,21 @@ pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), 
     keep_out_of_cores();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
-    let done = runtime.block_on(serve(settings, path.as_deref()));
+    let done = runtime.block_on(serve(settings, path.as_deref(), environment));
     // Fills that nobody waits for any more end here; what they had is swept at the next start.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(settings: Settings, path: Option<&Path>) -> Result<(), Failure> {
+async fn serve(settings: Settings, path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let failed = |error: crate::app::Error| Failure::Failed(error.to_string());
     let (trigger, shutdown) = shutdown::channel();
     let introduction = Introduction::of(&settings, path);
-    let app = App::build(settings, Clock::system()).map_err(failed)?;
+    let running = settings.clone();
+    let inherited = service::sockets().map_err(|error| {
+        Failure::Failed(format!("a socket that was handed to us cannot be used: {error}"))
+    })?;
+    let app = App::build(settings, Clock::system(), inherited).map_err(failed)?;
     introduction.print(&app).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::Failed(e.to_string()))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::Failed(e.to_string()))?;
@@ -39,12 +44,56 @@ async fn serve(settings: Settings, path: Option<&Path>) -> Result<(), Failure> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        service::stopping();
         tracing::info!("stopping: bodies under way may finish");
         trigger.fire();
     });
+    tokio::spawn(service::stay_alive());
+    let reload = Reload { path: path.map(Path::to_owned), environment: environment.clone(), running };
+    let hangup = signal(SignalKind::hangup()).map_err(|e| Failure::Failed(e.to_string()))?;
+    tokio::spawn(reload.whenever(hangup, app.list()));
+    // The sockets are bound: whoever connects from now on is answered.
+    service::ready();
     app.run(shutdown).await.map_err(failed)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reading the configuration again on SIGHUP: the list of images to keep changes at once, the rest at the next start.
+struct Reload {
+    path: Option<PathBuf>,
+    environment: Environment,
+    running: Settings,
+}
+
+impl Reload {
+    async fn whenever(mut self, mut hangup: Signal, list: List) {
+        while hangup.recv().await.is_some() {
+            service::reloading();
+            let (path, environment) = (self.path.clone(), self.environment.clone());
+            let loaded =
+                tokio::task::spawn_blocking(move || config::load(path.as_deref(), &environment)).await;
+            match loaded {
+                Ok(Ok((settings, _))) => self.take(settings, &list),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the configuration is not read again; what was read before counts")
+                }
+                Err(error) => tracing::error!(%error, "the configuration could not be read again"),
+            }
+            service::ready();
+        }
+    }
+
+    fn take(&mut self, settings: Settings, list: &List) {
+        tracing::info!("the configuration was read again");
+        list.replace(settings.prepull.clone());
+        self.running.prepull = settings.prepull.clone();
+        if config::print(&self.running) != config::print(&settings) {
+            tracing::warn!(
+                "what changed beside [prepull] counts from the next start: systemctl restart larder loses no request"
+            );
+        }
+    }
 }
 
 /// Pods' credentials pass through this process: none of its memory goes into a core file, or to another process of

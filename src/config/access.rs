@@ -15,6 +15,9 @@ use crate::upstream::{self, ClientCertificate, EndpointConfig, Shown};
 /// Bytes of a gate's secret at most, and at least: shorter ones can be guessed.
 const GATE_BYTES: std::ops::RangeInclusive<usize> = 16..=1_024;
 
+/// The name under which our unit loads the node's docker config.
+const CREDENTIAL: &str = "docker-config.json";
+
 /// `[credentials]`.
 pub(super) fn credentials(mut section: Section, environment: &Environment) -> credentials::Config {
     let places = Places {
@@ -22,7 +25,11 @@ pub(super) fn credentials(mut section: Section, environment: &Environment) -> cr
         kubelet_cwd: section.read("kubelet_cwd", absolute).unwrap_or_else(|| "/".into()),
         home: section.read("home", absolute).or_else(|| environment.home.clone()),
     };
+    let credential = environment.credentials_dir.as_ref().map(|folder| folder.join(CREDENTIAL));
+    let credential = credential.filter(|file| file.exists());
     let node = match section.one_or_all("node") {
+        // What systemd read for us as root, and keeps for this service alone.
+        None if credential.is_some() => NodeFiles::Named(credential.into_iter().collect()),
         // Without root, a developer's `docker login` must not open private images to every local user.
         None if !environment.root => NodeFiles::Named(Vec::new()),
         None => NodeFiles::Kubelet(places),

@@ -13,6 +13,10 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `XDG_STATE_HOME`.
     pub state_home: Option<PathBuf>,
+    /// `STATE_DIRECTORY`, from systemd.
+    pub state_dir: Option<PathBuf>,
+    /// `CREDENTIALS_DIRECTORY`, from systemd: what the unit's `LoadCredential=` brought.
+    pub credentials_dir: Option<PathBuf>,
     /// Where sockets go: systemd's `RUNTIME_DIRECTORY`, `/run/larder` as root, `XDG_RUNTIME_DIR`.
     pub runtime_dir: Option<PathBuf>,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, in either case.
@@ -32,6 +36,9 @@ impl Environment {
         Self {
             root,
             runtime_dir: path("RUNTIME_DIRECTORY").or_else(runtime_dir),
+            // One folder is what our unit asks for.
+            state_dir: path("STATE_DIRECTORY"),
+            credentials_dir: path("CREDENTIALS_DIRECTORY"),
             config: path("LARDER_CONFIG"),
             home: path("HOME"),
             state_home: path("XDG_STATE_HOME"),

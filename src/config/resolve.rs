@@ -98,6 +98,9 @@ fn server(mut section: Section, environment: &Environment) -> Server {
 }
 
 fn default_state(environment: &Environment) -> Option<PathBuf> {
+    if let Some(state) = &environment.state_dir {
+        return Some(state.clone());
+    }
     if environment.root {
         return Some("/var/lib/larder".into());
     }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -24,6 +25,8 @@ use crate::shutdown::Shutdown;
 
 /// Bytes of a request head at most; hyper's least is 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a client that connected just before a stop may take to say what it wants.
+const FIRST_WORD_WAIT: Duration = Duration::from_millis(500);
 /// Fields of a request head at most.
 const HEADERS_MAX: usize = 64;
 
@@ -69,7 +72,10 @@ pub(super) async fn serve<S>(
         // A client that has spoken already is answered, even during a stop.
         biased;
         first = tokio::time::timeout(limits.head_wait, socket.speaks_tls()) => first,
-        () = shutdown.requested() => return close_gently(socket).await,
+        first = stopping(&socket, &mut shutdown) => match first {
+            Some(speaks_tls) => Ok(speaks_tls),
+            None => return close_gently(socket).await,
+        },
     };
     match first {
         Ok(false) => {}
@@ -114,6 +120,12 @@ pub(super) async fn serve<S>(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Once a stop is asked for: the first word of a client that has just connected, who may be speaking already.
+async fn stopping(socket: &Socket, shutdown: &mut Shutdown) -> Option<bool> {
+    shutdown.requested().await;
+    tokio::time::timeout(FIRST_WORD_WAIT, socket.speaks_tls()).await.ok()
 }
 
 /// Tells a client over the limit to go elsewhere.

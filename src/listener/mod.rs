@@ -28,7 +28,7 @@ use tower::Service;
 
 pub use body::{Body, BodyError};
 pub use host::{HostError, Hosts};
-pub use socket::{Listen, ListenError, Listener};
+pub use socket::{Inherited, Listen, ListenError, Listener};
 
 use socket::Accepted;
 

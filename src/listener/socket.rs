@@ -72,15 +72,36 @@ pub enum Listener {
         /// The users whose processes may connect; `None`: all.
         uids: Option<Vec<u32>>,
     },
-    /// A unix socket; its file is removed at the end.
+    /// A unix socket; its file is removed at the end, if it is ours.
     Unix {
         /// The socket.
         socket: UnixListener,
         /// Its file.
         path: PathBuf,
+        /// Whether that is ours to remove.
+        ours: bool,
         /// The users whose processes may connect; `None`: all.
         uids: Option<Vec<u32>>,
     },
+}
+
+/// A socket that was bound before this process began.
+#[derive(Debug)]
+pub enum Inherited {
+    /// TCP.
+    Tcp(std::net::TcpListener, SocketAddr),
+    /// A unix socket.
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+impl Inherited {
+    /// Where it is bound.
+    pub fn address(&self) -> Listen {
+        match self {
+            Self::Tcp(_, address) => Listen::Tcp(*address),
+            Self::Unix(_, path) => Listen::Unix(path.clone()),
+        }
+    }
 }
 
 /// What came of an accept.
@@ -105,7 +126,7 @@ impl Listener {
             Listen::Unix(path) => {
                 remove_dead_socket(path).map_err(failed)?;
                 let socket = UnixListener::bind(path).map_err(failed)?;
-                Ok(Self::Unix { socket, path: path.clone(), uids: None })
+                Ok(Self::Unix { socket, path: path.clone(), ours: true, uids: None })
             }
         }
     }
@@ -120,18 +141,34 @@ impl Listener {
             // checked on accept as well.
             tracing::warn!(%error, %address, "cannot bind to the loopback device; peers are checked one by one");
         }
-        if loopback {
-            // Whatever the node's default is: pacing, as BBR does it, only holds loopback back. Accepted sockets inherit
-            // it; reno is always permitted.
-            if let Err(error) = socket.set_tcp_congestion(b"reno") {
-                tracing::debug!(%error, "the congestion control of the loopback socket stays as it is");
-            }
-        }
-        // A thousand readers that stall would otherwise hold gigabytes of kernel memory; more than this is no faster.
-        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        tune(&socket2::SockRef::from(&socket), loopback)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(Self::Tcp { socket: TcpListener::from_std(socket.into())?, loopback, uids: None })
+    }
+
+    /// Takes over a socket that somebody else bound and holds for us: systemd, across our restarts. Must be called within
+    /// a runtime.
+    ///
+    /// # Errors
+    /// It is none that can be listened on.
+    pub fn adopt(socket: Inherited) -> Result<Self, ListenError> {
+        let at = socket.address();
+        let failed = |source| ListenError { at: at.clone(), source };
+        match socket {
+            Inherited::Tcp(socket, address) => {
+                let loopback = address.ip().is_loopback();
+                tune(&socket2::SockRef::from(&socket), loopback).map_err(failed)?;
+                socket.set_nonblocking(true).map_err(failed)?;
+                let socket = TcpListener::from_std(socket).map_err(failed)?;
+                Ok(Self::Tcp { socket, loopback, uids: None })
+            }
+            Inherited::Unix(socket, path) => {
+                socket.set_nonblocking(true).map_err(failed)?;
+                let socket = UnixListener::from_std(socket).map_err(failed)?;
+                Ok(Self::Unix { socket, path, ours: false, uids: None })
+            }
+        }
     }
 
     /// Where it listens, with the port that was chosen.
@@ -176,10 +213,22 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix { path, .. } = self {
+        if let Self::Unix { path, ours: true, .. } = self {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// What accepted sockets inherit.
+fn tune(socket: &socket2::SockRef<'_>, loopback: bool) -> io::Result<()> {
+    if loopback {
+        // Whatever the node's default is: pacing, as BBR does it, only holds loopback back; reno is always permitted.
+        if let Err(error) = socket.set_tcp_congestion(b"reno") {
+            tracing::debug!(%error, "the congestion control of the loopback socket stays as it is");
+        }
+    }
+    // A thousand readers that stall would otherwise hold gigabytes of kernel memory; more than this is no faster.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

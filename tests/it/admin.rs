@@ -80,7 +80,7 @@ async fn a_second_daemon_on_the_same_store_is_refused() {
     };
     let text = "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"";
     let settings = larder::config::resolve(text, &environment).unwrap();
-    let second = larder::app::App::build(settings, larder::clock::Clock::system());
+    let second = larder::app::App::build(settings, larder::clock::Clock::system(), Vec::new());
     let error = second.err().unwrap().to_string();
     assert!(error.contains("in use by another larder"), "{error}");
 }

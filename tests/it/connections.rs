@@ -214,7 +214,7 @@ async fn a_unix_socket_serves_the_same() {
         larder::config::Environment { state_home: Some(folder.path().into()), ..Default::default() };
     let text = format!("[server]\nlisten = [\"unix:{}\"]\n[admin]\nlisten = \"127.0.0.1:0\"", path.display());
     let settings = larder::config::resolve(&text, &environment).unwrap();
-    let app = larder::app::App::build(settings, larder::clock::Clock::system()).unwrap();
+    let app = larder::app::App::build(settings, larder::clock::Clock::system(), Vec::new()).unwrap();
     let (trigger, shutdown) = larder::shutdown::channel();
     let running = tokio::spawn(async move { app.run(shutdown).await.unwrap() });
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();

@@ -149,7 +149,10 @@ async fn an_authority_file_that_is_none_stops_the_start_with_its_name() {
     let environment =
         larder::config::Environment { state_home: Some(folder.path().into()), ..Default::default() };
     let settings = larder::config::resolve(&text, &environment).unwrap();
-    let error = larder::app::App::build(settings, larder::clock::Clock::system()).err().unwrap().to_string();
+    let error = larder::app::App::build(settings, larder::clock::Clock::system(), Vec::new())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("ca.pem"), "{error}");
 }
 

@@ -63,7 +63,7 @@ impl Larder {
     }
 
     fn start_at(settings: larder::config::Settings, clock: Clock) -> Self {
-        let app = App::build(settings, clock.clone()).unwrap();
+        let app = App::build(settings, clock.clone(), Vec::new()).unwrap();
         let tcp = |at: &Listen| match at {
             Listen::Tcp(at) => *at,
             Listen::Unix(path) => panic!("{path:?}"),
