@@ -30,6 +30,8 @@ const DOORS: &[(&str, &str)] = &[
     ("http_auth", "upstream/challenge.rs"),
     ("clap", "cli/"),
     ("indicatif", "cli/"),
+    ("toml_edit", "cli/setup/"),
+    ("similar", "cli/setup/"),
     ("listenfd", "cli/service.rs"),
     ("sd_notify", "cli/service.rs"),
     ("tracing_subscriber", "cli/"),

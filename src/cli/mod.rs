@@ -9,6 +9,7 @@ mod pull;
 mod revoke;
 mod serve;
 mod service;
+mod setup;
 mod status;
 mod verify;
 
@@ -48,6 +49,8 @@ enum Command {
     Unpin(images::Named),
     /// Make room now, as far as the configured limits want it
     Gc(images::Gc),
+    /// Make a runtime pull through this cache, or show or take back how
+    Setup(setup::Arguments),
     /// Show which credentials match an image, in the order in which they are tried; never the secrets
     Credentials(credentials::Arguments),
     /// End the rights to a repository: whoever asks next is checked upstream
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Rm(arguments) => images::remove(&arguments, file, &environment),
         Command::Unpin(arguments) => images::unpin(&arguments, file, &environment),
         Command::Gc(arguments) => images::make_room(&arguments, file, &environment),
+        Command::Setup(arguments) => setup::run(&arguments, file, &environment),
         Command::Credentials(arguments) => credentials::run(&arguments, file, &environment),
         Command::Revoke(arguments) => revoke::run(&arguments, file, &environment),
         Command::Verify(arguments) => verify::run(&arguments, file, &environment),

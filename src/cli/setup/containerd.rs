@@ -1,0 +1,372 @@
+//! containerd: one `hosts.toml` for all registries, and a `config_path` that names one single folder.
+//!
+//! What is known of its traps (docs/wiring.md): a `config_path` with a colon makes the transfer service read no mirror
+//! at all; the old `registry.mirrors` beside a `config_path` keep the CRI from starting; a capability that a version does
+//! not know makes it drop the whole file; `ca` or `skip_verify` on an http host makes it try TLS first; a folder of a
+//! registry hides `_default`.
+
+use toml_edit::{DocumentMut, Item, Table, Value};
+
+use super::change::{Change, Files};
+use super::{Plan, Wish};
+
+/// Its configuration.
+const CONFIG: &str = "/etc/containerd/config.toml";
+/// Where hosts are looked up, unless it says otherwise.
+const HOSTS: &str = "/etc/containerd/certs.d";
+/// What we write behind a value that we changed.
+const MARK: &str = "# set by larder; before: ";
+/// And what was there if there was no file.
+const NO_FILE: &str = "no file";
+/// Where k3s and RKE2 have theirs, which they write themselves.
+const RANCHER: [(&str, &str); 2] =
+    [("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2-server or rke2-agent")];
+
+/// The CRI's registry settings in a configuration.
+pub(in crate::cli) struct Cri {
+    document: DocumentMut,
+    /// The tables that lead to it.
+    path: Vec<String>,
+}
+
+/// Reads a configuration; an empty text is containerd's defaults.
+///
+/// # Errors
+/// It is no TOML, or of a version that is not known.
+pub(in crate::cli) fn config_of(text: &str) -> Result<Cri, String> {
+    let text = if text.trim().is_empty() { "version = 2\n" } else { text };
+    let document: DocumentMut = text.parse().map_err(|error| format!("{CONFIG} is malformed: {error}"))?;
+    let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
+    let plugin = match version {
+        1 => "cri",
+        2 => "io.containerd.grpc.v1.cri",
+        3 => "io.containerd.cri.v1.images",
+        other => return Err(format!("{CONFIG} is of version {other}, which is not known here")),
+    };
+    let path = ["plugins", plugin, "registry"].map(str::to_owned).to_vec();
+    Ok(Cri { document, path })
+}
+
+impl Cri {
+    fn registry(&self) -> Option<&dyn toml_edit::TableLike> {
+        let mut at: &dyn toml_edit::TableLike = self.document.as_table();
+        for name in &self.path {
+            at = at.get(name)?.as_table_like()?;
+        }
+        Some(at)
+    }
+
+    /// The folder, or folders, of `hosts.toml`; `None` if it is not set.
+    pub(in crate::cli) fn config_path(&self) -> Option<String> {
+        self.registry()?.get("config_path")?.as_str().map(str::to_owned)
+    }
+
+    /// The old way of naming mirrors and certificates, which a `config_path` excludes.
+    pub(in crate::cli) fn old_settings(&self) -> Vec<&'static str> {
+        let Some(registry) = self.registry() else { return Vec::new() };
+        let is_set =
+            |key: &str| registry.get(key).and_then(Item::as_table_like).is_some_and(|t| !t.is_empty());
+        ["mirrors", "configs"].into_iter().filter(|key| is_set(key)).collect()
+    }
+
+    /// Sets the folder, and notes behind it what was there.
+    fn set(&mut self, folder: &str, there: bool) {
+        let none = if there { "none" } else { NO_FILE };
+        let before = self.config_path().map_or(none.to_owned(), |path| format!("{path:?}"));
+        let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
+        for name in &self.path {
+            let entry = at.entry(name).or_insert_with(|| {
+                let mut table = Table::new();
+                table.set_implicit(true);
+                Item::Table(table)
+            });
+            let Some(table) = entry.as_table_like_mut() else { return };
+            at = table;
+        }
+        let mut value = Value::from(folder);
+        value.decor_mut().set_suffix(format!(" {MARK}{before}"));
+        at.insert("config_path", Item::Value(value));
+    }
+
+    /// Takes that back; whether the file was made by us.
+    fn unset(&mut self) -> bool {
+        let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
+        for name in &self.path {
+            let Some(table) = at.get_mut(name).and_then(Item::as_table_like_mut) else { return false };
+            at = table;
+        }
+        let Some(value) = at.get("config_path").and_then(Item::as_value) else { return false };
+        let suffix = value.decor().suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default();
+        let Some((_, before)) = suffix.split_once(MARK) else { return false };
+        let made = before.trim() == NO_FILE;
+        match before.trim().trim_matches('"') {
+            "none" | NO_FILE => drop(at.remove("config_path")),
+            before => {
+                let before = before.to_owned();
+                at.insert("config_path", Item::Value(Value::from(before)));
+            }
+        }
+        made
+    }
+}
+
+pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
+    let mut plan = Plan::default();
+    for (folder, name) in RANCHER {
+        if files.path(folder).exists() {
+            plan.notes.push(format!(
+                "{name} writes its containerd's configuration itself. In {folder}/registries.yaml put:\n\
+                 mirrors:\n  \"*\":\n    endpoint:\n      - \"{}\"\nand restart {name}",
+                wish.url
+            ));
+        }
+    }
+    let mut config = files.read(CONFIG)?;
+    let mut cri = config_of(config.text())?;
+    let before = cri.config_path();
+    if wish.undo {
+        let folder = folder_of(before.as_deref());
+        let made = cri.unset();
+        if config.after.is_some() {
+            let gone = made && says_nothing(cri.document.as_table());
+            config.after = (!gone).then(|| cri.document.to_string());
+        }
+        for name in files.names(&folder) {
+            plan.changes.push(files.read(&format!("{folder}/{name}/hosts.toml"))?.without_ours());
+        }
+    } else {
+        let old = cri.old_settings();
+        if !old.is_empty() {
+            return Err(format!(
+                "{CONFIG} names registries the old way (registry.{}), and containerd's CRI does not start with both. \
+                 Move them to {HOSTS}/<registry>/hosts.toml first: https://github.com/containerd/containerd/blob/main/docs/hosts.md",
+                old.join(", registry.")
+            ));
+        }
+        let folder = folder_of(before.as_deref());
+        if before.as_deref() != Some(&folder) {
+            cri.set(&folder, config.before.is_some());
+            config.after = Some(cri.document.to_string());
+        }
+        hosts(files, wish, &folder, &mut plan)?;
+        // Whatever was done to it, it is still what containerd can read.
+        config_of(config.text())?;
+    }
+    if config.is_one() {
+        plan.restart = Some("systemctl restart containerd");
+        plan.changes.insert(0, config);
+    }
+    Ok(plan)
+}
+
+/// Whether there is nothing but a version, and tables without anything in them.
+fn says_nothing(table: &dyn toml_edit::TableLike) -> bool {
+    table.iter().all(|(key, item)| key == "version" || item.as_table_like().is_some_and(says_nothing))
+}
+
+/// The one folder: of a list the first, which is where containerd itself looks first.
+fn folder_of(config_path: Option<&str>) -> String {
+    let first = config_path.unwrap_or(HOSTS).split(':').find(|path| !path.is_empty());
+    first.unwrap_or(HOSTS).trim_end_matches('/').to_owned()
+}
+
+fn hosts(files: &Files, wish: &Wish<'_>, folder: &str, plan: &mut Plan) -> Result<(), String> {
+    let wanted: Vec<String> =
+        if wish.registries.is_empty() { vec!["_default".to_owned()] } else { wish.registries.clone() };
+    for name in &wanted {
+        // A port is written so, since a colon divides paths elsewhere.
+        let name = name.rsplit_once(':').map_or(name.clone(), |(host, port)| format!("{host}_{port}_"));
+        plan.changes.push(hosts_of(files, wish, &format!("{folder}/{name}/hosts.toml"))?);
+    }
+    if wish.registries.is_empty() {
+        let hiding: Vec<String> = files
+            .names(folder)
+            .into_iter()
+            .filter(|name| name != "_default" && files.path(&format!("{folder}/{name}")).is_dir())
+            .collect();
+        for name in hiding {
+            if !files.read(&format!("{folder}/{name}/hosts.toml"))?.has_ours() {
+                plan.notes.push(format!(
+                    "{folder}/{name} hides _default: its images are pulled without this cache; to change that: larder setup containerd --registry {name}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn hosts_of(files: &Files, wish: &Wish<'_>, path: &str) -> Result<Change, String> {
+    let mut change = files.read(path)?;
+    let theirs: DocumentMut = change
+        .clone()
+        .without_ours()
+        .text()
+        .parse()
+        .map_err(|error| format!("{path} is malformed, and containerd does not use it: {error}"))?;
+    let mut ours = String::new();
+    if wish.strict {
+        if theirs.contains_key("server") {
+            return Err(format!(
+                "{path} has a server of its own, which --strict would have to replace; remove it first"
+            ));
+        }
+        ours.push_str(&format!("server = \"{}\"\n", wish.url));
+    }
+    // No ca, no skip_verify, no client: on an http host they make containerd try TLS first. No "referrers": versions that
+    // do not know a capability drop the whole file.
+    ours.push_str(&format!(
+        "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  dial_timeout = \"1s\"\n",
+        wish.url
+    ));
+    let gate = wish.settings.serve.gate.as_ref();
+    if wish.strict || gate.is_some() {
+        ours.push_str(&format!("  [host.\"{}\".header]\n", wish.url));
+    }
+    if wish.strict {
+        ours.push_str("    X-Larder-Mode = \"strict\"\n");
+    }
+    if let Some(gate) = gate {
+        ours.push_str(&format!("    {} = \"{}\"\n", gate.header, gate.value.reveal()));
+        // Whoever can read it can speak to the cache.
+        change.mode = 0o600;
+    }
+    let change = change.with_ours(&ours, |line| line.trim_start().starts_with('['));
+    let _: DocumentMut =
+        change.text().parse().map_err(|error| format!("{path} cannot be extended: {error}"))?;
+    Ok(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn machine(config: Option<&str>, hosts: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join(path.trim_start_matches('/'));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        if let Some(text) = config {
+            write(CONFIG, text);
+        }
+        for (name, text) in hosts {
+            write(&format!("{HOSTS}/{name}/hosts.toml"), text);
+        }
+        let files = Files::under(folder.path());
+        (folder, files)
+    }
+
+    fn settings() -> crate::config::Settings {
+        let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
+        crate::config::resolve("", &environment).unwrap()
+    }
+
+    fn wish(settings: &crate::config::Settings) -> Wish<'_> {
+        let authority = "127.0.0.1:5050".to_owned();
+        Wish {
+            url: format!("http://{authority}"),
+            authority,
+            strict: false,
+            undo: false,
+            registries: Vec::new(),
+            settings,
+        }
+    }
+
+    fn apply(plan: &Plan) {
+        plan.changes.iter().filter(|c| c.is_one()).for_each(|c| c.apply().unwrap());
+    }
+
+    #[test]
+    fn every_version_gets_one_folder_and_gets_its_own_back() {
+        for (config, expected) in [
+            (None, HOSTS),
+            (
+                Some(
+                    "version = 2\n# mine\n[plugins.\"io.containerd.grpc.v1.cri\"]\n  sandbox_image = \"x\"\n",
+                ),
+                HOSTS,
+            ),
+            (
+                Some(
+                    "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n",
+                ),
+                HOSTS,
+            ),
+            (
+                Some(
+                    "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/my/certs.d\" # mine\n",
+                ),
+                "/my/certs.d",
+            ),
+            (Some("[plugins.cri]\n"), HOSTS),
+        ] {
+            let (folder, files) = machine(config, &[]);
+            let settings = settings();
+            apply(&plan(&files, &wish(&settings)).unwrap());
+            let text =
+                fs::read_to_string(folder.path().join(CONFIG.trim_start_matches('/'))).unwrap_or_default();
+            assert_eq!(config_of(&text).unwrap().config_path().as_deref(), Some(expected), "{text}");
+            if let Some(before) = config {
+                assert!(before.lines().all(|l| l.contains("config_path") || text.contains(l)), "{text}");
+            }
+            let hosts = folder.path().join(expected.trim_start_matches('/')).join("_default/hosts.toml");
+            assert!(fs::read_to_string(&hosts).unwrap().contains("[host.\"http://127.0.0.1:5050\"]"));
+            let again = plan(&files, &wish(&settings)).unwrap();
+            assert!(again.changes.iter().all(|c| !c.is_one()), "twice is once");
+            let undo = Wish { undo: true, ..wish(&settings) };
+            apply(&plan(&files, &undo).unwrap());
+            let text = fs::read_to_string(folder.path().join(CONFIG.trim_start_matches('/'))).ok();
+            let path = |text: &str| config_of(text).unwrap().config_path();
+            assert_eq!(text.as_deref().and_then(path), config.and_then(path));
+            assert_eq!(text.is_some(), config.is_some(), "a file that was not there is gone");
+            assert!(!hosts.exists());
+        }
+    }
+
+    #[test]
+    fn hosts_of_others_stay_after_ours_and_what_hides_it_is_told() {
+        let theirs = "server = \"https://registry-1.docker.io\"\n[host.\"https://mirror.corp\"]\n  capabilities = [\"pull\"]\n";
+        let (folder, files) =
+            machine(None, &[("_default", theirs), ("quay.io", theirs), ("reg.corp_5000_", "")]);
+        let settings = settings();
+        let made = plan(&files, &wish(&settings)).unwrap();
+        apply(&made);
+        let notes = made.notes.join("\n");
+        assert!(
+            notes.contains("quay.io hides _default") && notes.contains("reg.corp_5000_ hides"),
+            "{notes}"
+        );
+        let text =
+            fs::read_to_string(folder.path().join("etc/containerd/certs.d/_default/hosts.toml")).unwrap();
+        assert!(text.starts_with("server = "), "{text}");
+        assert!(text.find("127.0.0.1:5050").unwrap() < text.find("mirror.corp").unwrap(), "{text}");
+        let one = Wish { registries: vec!["quay.io".into(), "reg.corp:5000".into()], ..wish(&settings) };
+        apply(&plan(&files, &one).unwrap());
+        for name in ["quay.io", "reg.corp_5000_"] {
+            let path = folder.path().join(format!("etc/containerd/certs.d/{name}/hosts.toml"));
+            assert!(fs::read_to_string(path).unwrap().contains("127.0.0.1:5050"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_would_keep_containerd_from_starting_is_not_written() {
+        let old = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\n  endpoint = [\"https://x\"]\n";
+        let settings = settings();
+        for (config, hosts, strict, part) in [
+            (Some(old), "", false, "registry.mirrors"),
+            (Some("version = [\n"), "", false, "malformed"),
+            (Some("version = 9\n"), "", false, "version 9"),
+            (None, "server = \"https://x\"\n", true, "server of its own"),
+            (None, "server = [", false, "malformed"),
+        ] {
+            let (folder, files) = machine(config, &[("_default", hosts)]);
+            let error = plan(&files, &Wish { strict, ..wish(&settings) }).err().unwrap();
+            assert!(error.contains(part), "{error}");
+            let kept = fs::read_to_string(folder.path().join(CONFIG.trim_start_matches('/'))).ok();
+            assert_eq!(kept.as_deref(), config);
+        }
+    }
+}
