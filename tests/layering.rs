@@ -30,7 +30,7 @@ const DOORS: &[(&str, &str)] = &[
     ("http_auth", "upstream/challenge.rs"),
     ("clap", "cli/"),
     ("indicatif", "cli/"),
-    ("toml_edit", "cli/setup/"),
+    ("toml_edit", "cli/"),
     ("similar", "cli/setup/"),
     ("listenfd", "cli/service.rs"),
     ("sd_notify", "cli/service.rs"),

@@ -4,6 +4,8 @@
 
 mod config;
 mod credentials;
+mod doctor;
+mod generate;
 mod images;
 mod pull;
 mod revoke;
@@ -51,6 +53,11 @@ enum Command {
     Gc(images::Gc),
     /// Make a runtime pull through this cache, or show or take back how
     Setup(setup::Arguments),
+    /// Look whether every runtime here really pulls through this cache, and whether the cache is well
+    Doctor(doctor::Arguments),
+    /// Write completions and manual pages
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// Show which credentials match an image, in the order in which they are tried; never the secrets
     Credentials(credentials::Arguments),
     /// End the rights to a repository: whoever asks next is checked upstream
@@ -91,6 +98,8 @@ pub fn run() -> ExitCode {
         Command::Unpin(arguments) => images::unpin(&arguments, file, &environment),
         Command::Gc(arguments) => images::make_room(&arguments, file, &environment),
         Command::Setup(arguments) => setup::run(&arguments, file, &environment),
+        Command::Doctor(arguments) => doctor::run(&arguments, file, &environment),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Credentials(arguments) => credentials::run(&arguments, file, &environment),
         Command::Revoke(arguments) => revoke::run(&arguments, file, &environment),
         Command::Verify(arguments) => verify::run(&arguments, file, &environment),

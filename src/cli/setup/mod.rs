@@ -18,8 +18,7 @@ use crate::config::{Environment, Settings};
 use crate::listener::Listen;
 use change::{Change, Files};
 
-#[allow(unused_imports, reason = "doctor")]
-pub(super) use containerd::{Cri, config_of};
+pub(super) use containerd::config_of;
 
 /// What the command takes.
 #[derive(Debug, Args)]

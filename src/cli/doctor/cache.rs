@@ -1,0 +1,162 @@
+//! The cache itself: is it running, does its port lead to it, is there room, what does it say about registries?
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::{Findings, Level};
+use crate::admin::Report;
+use crate::admin::control::{self, AskReport, ControlError};
+use crate::config::Settings;
+use crate::credentials::{Keychain, Keys};
+use crate::listener::Listen;
+use crate::size;
+
+const ABOUT: &str = "cache";
+/// How long a port may take to answer.
+const WAIT: Duration = Duration::from_secs(5);
+
+pub(super) fn look(settings: &Settings, findings: &mut Findings) {
+    let report = super::super::run_async(control::send(&settings.admin.socket, &AskReport {}));
+    let running = match report {
+        Ok(Ok(report)) => {
+            findings.ok(ABOUT, format!("version {} is running", report.numbers.version));
+            of_report(&report, findings);
+            true
+        }
+        Ok(Err(ControlError::Forbidden(at))) => {
+            findings.add(
+                Level::Warning,
+                ABOUT,
+                format!("{at} may not be opened"),
+                "run it as root, or as the daemon's own user",
+            );
+            true
+        }
+        Ok(Err(error)) => {
+            findings.add(
+                Level::Problem,
+                ABOUT,
+                error.to_string(),
+                "start it: systemctl start larder, or larder serve",
+            );
+            false
+        }
+        Err(_) => false,
+    };
+    for at in &settings.listen {
+        if let Listen::Tcp(address) = at {
+            port(*address, running, findings);
+        }
+    }
+    clock(findings);
+    credentials(settings, findings);
+}
+
+fn of_report(report: &Report, findings: &mut Findings) {
+    let store = &report.numbers.store;
+    if !store.caching {
+        findings.add(
+            Level::Problem,
+            ABOUT,
+            "the store's disk failed: what is fetched is not kept",
+            "look at the log and the disk: journalctl -u larder",
+        );
+    }
+    match (store.max_bytes, store.free_bytes) {
+        (Some(max), _) if max < 1 << 30 => findings.add(
+            Level::Warning,
+            ABOUT,
+            format!("the store may have {} only", size::shown(max)),
+            "set [store] max_bytes, or put [store] path on a larger filesystem",
+        ),
+        (Some(max), Some(free)) => findings.ok(
+            ABOUT,
+            format!(
+                "the store has {} of {}; {} are free",
+                size::shown(store.bytes),
+                size::shown(max),
+                size::shown(free)
+            ),
+        ),
+        _ => {}
+    }
+    for registry in &report.registries {
+        for words in &registry.words {
+            let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
+            findings.add(level, ABOUT, format!("{}: {words}", registry.registry), "");
+        }
+    }
+    for (image, error) in &report.prepull.failed {
+        findings.add(Level::Warning, ABOUT, format!("pre-pull of {image}: {error}"), "");
+    }
+    if let Some(problem) = &report.prepull.problem {
+        findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("[prepull] cannot be used: {problem}"),
+            "mend it, then: systemctl reload larder",
+        );
+    }
+}
+
+/// Whether the port that runtimes are pointed at leads to us.
+fn port(address: SocketAddr, running: bool, findings: &mut Findings) {
+    let asked = (|| {
+        let mut stream = TcpStream::connect_timeout(&address, WAIT)?;
+        stream.set_read_timeout(Some(WAIT))?;
+        write!(stream, "GET /v2/ HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.take(64 * 1024).read_to_end(&mut answer)?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).to_lowercase())
+    })();
+    match asked {
+        Ok(answer) if answer.contains("service=\"larder\"") => {
+            findings.ok(ABOUT, format!("{address} answers"));
+        }
+        Ok(_) => findings.add(
+            Level::Problem,
+            ABOUT,
+            format!(
+                "another program answers on {address}, and gets the credentials that runtimes send there"
+            ),
+            format!("find it: ss -ltnp 'sport = :{}'; then hold the port with larder.socket", address.port()),
+        ),
+        Err(error) if running => findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("{address} does not answer: {error}"),
+            "is [server] listen what the running daemon was started with?",
+        ),
+        Err(_) => {}
+    }
+}
+
+/// A clock that is behind makes certificates invalid that are not.
+fn clock(findings: &mut Findings) {
+    let written = std::env::current_exe().and_then(std::fs::metadata).and_then(|found| found.modified());
+    let now = crate::clock::Clock::system().now().to_system_time();
+    if written.is_ok_and(|written| written > now + Duration::from_secs(86_400)) {
+        findings.add(
+            Level::Problem,
+            ABOUT,
+            "the clock is behind the date of this program",
+            "set the time: timedatectl set-ntp true; certificates of registries are not accepted meanwhile",
+        );
+    }
+}
+
+fn credentials(settings: &Settings, findings: &mut Findings) {
+    let keychain = Keys::passing()
+        .map_err(|e| e.to_string())
+        .and_then(|keys| Keychain::build(&settings.credentials, keys.into()).map_err(|e| e.to_string()));
+    match keychain {
+        Ok(keychain) => {
+            let files: Vec<String> =
+                keychain.files_in_use().iter().map(|f| f.display().to_string()).collect();
+            let what = if files.is_empty() { "none".to_owned() } else { files.join(", ") };
+            findings.ok(ABOUT, format!("docker configs of the node that can be read from here: {what}"));
+        }
+        Err(error) => findings.add(Level::Problem, ABOUT, error, "mend the file that is named"),
+    }
+}

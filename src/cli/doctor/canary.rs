@@ -1,0 +1,68 @@
+//! One image pulled by containerd itself: did it ask this cache?
+
+use std::path::Path;
+use std::process::Command;
+
+use super::super::setup::config_of;
+use super::{Findings, Level};
+use crate::admin::control::{self, AskReport};
+use crate::config::Settings;
+use crate::reference::Image;
+
+const ABOUT: &str = "canary";
+
+pub(super) fn look(root: &Path, socket: &Path, image: &Image, settings: &Settings, findings: &mut Findings) {
+    let asked = || {
+        let report = super::super::run_async(control::send(&settings.admin.socket, &AskReport {}));
+        let report = report.ok().and_then(Result::ok)?;
+        Some(report.numbers.requests.values().sum::<u64>())
+    };
+    let Some(before) = asked() else {
+        return findings.add(Level::Problem, ABOUT, "without a running cache there is nothing to see", "");
+    };
+    let config = std::fs::read_to_string(root.join("etc/containerd/config.toml")).unwrap_or_default();
+    let folder = config_of(&config).ok().and_then(|cri| cri.config_path());
+    let mut command = if on_path("crictl") {
+        let mut command = Command::new("crictl");
+        command
+            .arg("--image-endpoint")
+            .arg(format!("unix://{}", socket.display()))
+            .args(["pull", &image.to_string()]);
+        command
+    } else if on_path("ctr") {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "pull"]);
+        if let Some(folder) = &folder {
+            command.args(["--hosts-dir", folder]);
+        }
+        command.arg(image.to_string());
+        command
+    } else {
+        return findings.add(Level::Warning, ABOUT, "neither crictl nor ctr is here", "install one of them");
+    };
+    match command.output() {
+        Ok(done) if done.status.success() => {}
+        Ok(done) => {
+            let said = String::from_utf8_lossy(&done.stderr);
+            let last = said.trim().lines().last().unwrap_or_default().to_owned();
+            findings.add(Level::Problem, ABOUT, format!("{image} could not be pulled: {last}"), "");
+        }
+        Err(error) => findings.add(Level::Problem, ABOUT, error.to_string(), ""),
+    }
+    match asked() {
+        Some(after) if after > before => {
+            findings.ok(ABOUT, format!("{image}: containerd asked this cache {} times", after - before));
+        }
+        _ => findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("{image}: containerd did not ask this cache"),
+            "larder setup containerd, then systemctl restart containerd",
+        ),
+    }
+}
+
+fn on_path(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output();
+    found.is_ok_and(|done| done.status.success())
+}
