@@ -30,6 +30,7 @@ const DOORS: &[(&str, &str)] = &[
     ("http_auth", "upstream/challenge.rs"),
     ("clap", "cli/"),
     ("indicatif", "cli/"),
+    ("tar", "cli/import.rs"),
     ("toml_edit", "cli/"),
     ("similar", "cli/setup/"),
     ("listenfd", "cli/service.rs"),

@@ -7,6 +7,7 @@ mod credentials;
 mod doctor;
 mod generate;
 mod images;
+mod import;
 mod pull;
 mod revoke;
 mod serve;
@@ -41,6 +42,8 @@ enum Command {
     Serve,
     /// Fetch images before anybody asks for them, into this cache and nowhere else
     Pull(pull::Arguments),
+    /// Bring an image in from a folder or archive, on a machine that reaches no registry
+    Import(import::Arguments),
     /// List the images that are here
     Ls(images::Ls),
     /// Show how the daemon stands: hits, space, registries in trouble, rate limits
@@ -92,6 +95,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve => serve::run(file, &environment),
         Command::Pull(arguments) => pull::run(&arguments, file, &environment),
+        Command::Import(arguments) => import::run(&arguments, file, &environment),
         Command::Ls(arguments) => images::list(&arguments, file, &environment),
         Command::Status(arguments) => status::run(&arguments, file, &environment),
         Command::Rm(arguments) => images::remove(&arguments, file, &environment),

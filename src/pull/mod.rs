@@ -18,6 +18,7 @@ mod flight;
 mod follow;
 mod freshness;
 mod grants;
+mod import;
 mod keep;
 mod lanes;
 mod manifests;

@@ -1,10 +1,11 @@
 //! The program's own end of the control socket.
 
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -71,12 +72,64 @@ pub async fn pull(socket: &Path, command: &Pull, mut heard: impl FnMut(Event)) -
     if ended { Ok(()) } else { Err(refused("the daemon stopped before it was done")) }
 }
 
+/// Bytes that are read and sent together.
+const CHUNK: usize = 256 * 1024;
+
+/// Sends `len` bytes to where parts of images are put.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn put(
+    socket: &Path,
+    path: &str,
+    mut bytes: Box<dyn Read + Send>,
+    len: u64,
+) -> Result<(), ControlError> {
+    let (queue, chunks) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(4);
+    let reading = tokio::task::spawn_blocking(move || {
+        loop {
+            let mut chunk = BytesMut::zeroed(CHUNK);
+            let read = match bytes.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(read) => Ok(chunk.split_to(read).freeze()),
+                Err(error) => Err(error),
+            };
+            let failed = read.is_err();
+            if queue.blocking_send(read).is_err() || failed {
+                return;
+            }
+        }
+    });
+    let frames = futures_util::stream::unfold(chunks, |mut chunks| async {
+        let next = chunks.recv().await?;
+        Some((next.map(http_body::Frame::data), chunks))
+    });
+    let body = http_body_util::StreamBody::new(Box::pin(frames));
+    let request = Request::put(path).header(http::header::CONTENT_LENGTH, len).body(body);
+    let sent = exchange(socket, request.map_err(|e| ControlError::Refused(e.to_string()))?).await;
+    let _ = reading.await;
+    sent.map(drop)
+}
+
 /// Posts a command and waits for a yes.
 async fn ask(
     socket: &Path,
     path: &str,
     command: &impl Serialize,
 ) -> Result<Response<Incoming>, ControlError> {
+    let refused = ControlError::Refused;
+    let body = serde_json::to_vec(command).map_err(|error| refused(error.to_string()))?;
+    let request = Request::post(path).body(Full::new(Bytes::from(body)));
+    exchange(socket, request.map_err(|e| refused(e.to_string()))?).await
+}
+
+/// Sends a request and waits for a yes.
+async fn exchange<B>(socket: &Path, mut request: Request<B>) -> Result<Response<Incoming>, ControlError>
+where
+    B: http_body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let refused = ControlError::Refused;
     let at = || socket.display().to_string();
     let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
@@ -88,10 +141,6 @@ async fn ask(
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
-    let body = serde_json::to_vec(command).map_err(|error| refused(error.to_string()))?;
-    let mut request = Request::new(Full::new(Bytes::from(body)));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = path.parse().map_err(|_| refused("a malformed path".to_owned()))?;
     request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("larder"));
     let response = sender.send_request(request).await.map_err(broken)?;
     if response.status() == StatusCode::OK {

@@ -135,6 +135,39 @@ impl Command for MakeRoom {
     type Answer = Room;
 }
 
+/// Says what the name of an image means whose parts were put before, and who may read it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportNames {
+    /// As in a pod.
+    pub image: String,
+    /// What it means.
+    pub digest: String,
+    /// Who may read it.
+    pub readers: Readers,
+}
+
+/// Who may read an image that no registry was asked about.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readers {
+    /// Whoever asks.
+    Anybody,
+    /// Whoever may use the node's credentials.
+    Node,
+    /// Whoever has one of these pull secrets.
+    Secrets(Vec<PullSecret>),
+}
+
+/// It was taken in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Imported {}
+
+impl Command for ImportNames {
+    const PATH: &'static str = "/v1/import/names";
+    type Answer = Imported;
+}
+
 /// Fetches images; answered by a stream of [`crate::prepull::Event`], one a line.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -167,7 +200,7 @@ pub struct PullImage {
 }
 
 /// A pull secret.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullSecret {
     /// The file that it is from, for error texts.

@@ -4,6 +4,7 @@
 
 mod client;
 mod commands;
+mod import;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,11 +18,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tower::util::{BoxCloneSyncService, service_fn};
 
-pub use client::{ControlError, pull, send};
+pub use client::{ControlError, pull, put, send};
 pub use commands::{
-    AskReport, Command, ImageRow, ListImages, MakeRoom, Pull, PullImage, PullSecret, Remove, Removed, Revoke,
-    Revoked, Room, Unpin, Unpinned,
+    AskReport, Command, ImageRow, ImportNames, Imported, ListImages, MakeRoom, Pull, PullImage, PullSecret,
+    Readers, Remove, Removed, Revoke, Revoked, Room, Unpin, Unpinned,
 };
+
+/// Where blobs of an image are put.
+pub const IMPORT_BLOB: &str = import::BLOB;
+/// Where its manifests are put.
+pub const IMPORT_MANIFEST: &str = import::MANIFEST;
 
 use super::{Report, Service, page_of, text};
 use crate::listener::Body;
@@ -62,6 +68,9 @@ pub fn service(owned: Owned) -> Service {
 
 async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let path = request.uri().path().to_owned();
+    if request.method() == Method::PUT && [import::BLOB, import::MANIFEST].contains(&path.as_str()) {
+        return import::receive(&owned.puller, request).await;
+    }
     if request.method() != Method::POST {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "commands are posted".to_owned()));
     }
@@ -100,6 +109,7 @@ async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Bo
             let MakeRoom {} = read(&body)?;
             json(&Room { freed_bytes: puller.make_room().await.map_err(disk)? })
         }
+        ImportNames::PATH => import::name(puller, &read(&body)?).await,
         Pull::PATH => fetch(puller, &read(&body)?),
         _ => Err((StatusCode::NOT_FOUND, "this daemon does not know that command: is it older?".to_owned())),
     }
