@@ -5,8 +5,8 @@ set -euo pipefail
 # program:package
 needed=(
   containerd:containerd runc:runc docker-registry:docker-registry skopeo:skopeo podman:podman
-  promtool:prometheus busybox:busybox-static curl:curl python3:python3 ip:iproute2
-  htpasswd:apache2-utils openssl:openssl strace:strace nginx:nginx-light wrk:wrk findmnt:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
+  promtool:prometheus prometheus:prometheus busybox:busybox-static curl:curl python3:python3 ip:iproute2
+  htpasswd:apache2-utils openssl:openssl strace:strace nginx:nginx-light wrk:wrk systemd-analyze:systemd findmnt:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
 )
 missing=()
 for pair in "${needed[@]}"; do

@@ -111,6 +111,8 @@ pub(super) async fn serve<S>(
             .serve_connection(io, service)
     );
     let ended = tokio::select! {
+        // First what the client has said already: hyper would not read it any more after being told to stop.
+        biased;
         ended = connection.as_mut() => ended,
         () = shutdown.requested() => {
             connection.as_mut().graceful_shutdown();

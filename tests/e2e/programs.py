@@ -155,15 +155,16 @@ class Larder:
 
 
 class Containerd:
-    """Debian's containerd with its CRI, pulling through Larder; `upstreams` are what it may fall back to."""
+    """Debian's containerd with its CRI, pulling through Larder; `upstreams` are what it may fall back to, and
+    `certs` a folder of hosts.toml that somebody else wrote."""
 
-    def __init__(self, world, larder, upstreams=None):
+    def __init__(self, world, larder, upstreams=None, certs=None):
         folder = world.folder("containerd")
         self.socket, self.world = os.path.join(folder, "c.sock"), world
-        certs = os.path.join(folder, "certs.d")
+        given, certs = certs, certs or os.path.join(folder, "certs.d")
         # Without an upstream to fall back to, Larder is the last host too: nothing can bypass it.
         hosts = [("_default", f'server = "http://{larder.address}"\n')] if not upstreams else [(h, f'server = "{u}"\n') for h, u in upstreams.items()]
-        for host, server in hosts:
+        for host, server in [] if given else hosts:
             os.makedirs(os.path.join(certs, host))
             with open(os.path.join(certs, host, "hosts.toml"), "w", encoding="utf-8") as file:
                 file.write(f'{server}[host."http://{larder.address}"]\n  capabilities = ["pull", "resolve"]\n'

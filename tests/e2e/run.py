@@ -4,7 +4,8 @@
 docker-registry is the upstream, filled by skopeo with a multi-arch image of a static busybox. containerd pulls through
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
 all of it again with the registry stopped and the daemon restarted. Who may read what is in access.py, what a
-disk can do is in disk.py, what bad networks do in weather.py. Everything listens on loopback, in folders that are
+disk can do is in disk.py, what bad networks do in weather.py, what
+an operator touches in node.py and systemd.py. Everything listens on loopback, in folders that are
 removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
@@ -25,7 +26,9 @@ sys.path.insert(0, os.path.dirname(__file__))
 import image  # noqa: E402
 from access import KubernetesUseCases, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
+from node import Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402
+from systemd import Package, Restarts, Units  # noqa: E402,F401
 from weather import Weather  # noqa: E402,F401
 
 REPOSITORY = "team/app"

@@ -16,7 +16,9 @@ const CONFIG: &str = "/etc/containerd/config.toml";
 const HOSTS: &str = "/etc/containerd/certs.d";
 /// What we write behind a value that we changed.
 const MARK: &str = "# set by larder; before: ";
-/// And what was there if there was no file.
+/// And what was there if there was not even a table for it.
+const NO_TABLE: &str = "no table";
+/// Or no file.
 const NO_FILE: &str = "no file";
 /// Where k3s and RKE2 have theirs, which they write themselves.
 const RANCHER: [(&str, &str); 2] =
@@ -71,7 +73,11 @@ impl Cri {
 
     /// Sets the folder, and notes behind it what was there.
     fn set(&mut self, folder: &str, there: bool) {
-        let none = if there { "none" } else { NO_FILE };
+        let none = match self.registry() {
+            Some(_) => "none",
+            None if there => NO_TABLE,
+            None => NO_FILE,
+        };
         let before = self.config_path().map_or(none.to_owned(), |path| format!("{path:?}"));
         let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
         for name in &self.path {
@@ -88,6 +94,16 @@ impl Cri {
         at.insert("config_path", Item::Value(value));
     }
 
+    fn remove_registry(&mut self) {
+        let Some((registry, above)) = self.path.split_last() else { return };
+        let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
+        for name in above {
+            let Some(table) = at.get_mut(name).and_then(Item::as_table_like_mut) else { return };
+            at = table;
+        }
+        at.remove(registry);
+    }
+
     /// Takes that back; whether the file was made by us.
     fn unset(&mut self) -> bool {
         let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
@@ -100,7 +116,13 @@ impl Cri {
         let Some((_, before)) = suffix.split_once(MARK) else { return false };
         let made = before.trim() == NO_FILE;
         match before.trim().trim_matches('"') {
-            "none" | NO_FILE => drop(at.remove("config_path")),
+            "none" => drop(at.remove("config_path")),
+            NO_TABLE | NO_FILE => {
+                at.remove("config_path");
+                if at.is_empty() {
+                    self.remove_registry();
+                }
+            }
             before => {
                 let before = before.to_owned();
                 at.insert("config_path", Item::Value(Value::from(before)));

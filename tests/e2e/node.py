@@ -1,0 +1,245 @@
+"""What an operator touches: the commands, and the programs that they are about."""
+
+import json
+import os
+import re
+import subprocess
+import time
+import unittest
+
+import image
+from programs import PROGRAM, ROOT, Containerd, Larder, Registry, World, free_port, run
+
+REPOSITORY = "team/app"
+NAME = f"reg.test/{REPOSITORY}:v1"
+PRIVATE = """auth: {htpasswd: {realm: fake, path: %s}}
+"""
+
+
+def attempt(*command):
+    """A command that may fail: its exit code and all that it said."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+class Commands(unittest.TestCase):
+    """One story, told in order: pull, look, serve offline, tidy up."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        cls.registry = Registry(cls.world)
+        cls.pushed = image.push(cls.world, cls.registry, REPOSITORY, "v1")
+        cls.larder = Larder(cls.world, {"reg.test": cls.registry.url})
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.world.end()
+
+    def test_1_pull_says_what_it_does_and_its_exit_code_tells(self):
+        said = self.larder.command("pull", "--pin", NAME)
+        self.assertRegex(said, r"reg.test/team/app:v1 is sha256:[0-9a-f]{64} linux/amd64")
+        self.assertRegex(said, r"is here: .* of it fetched, pinned")
+        self.assertRegex(said.splitlines()[-1], r"^1 image\(s\) here: .* fetched")
+        code, said = attempt(PROGRAM, "--config", self.larder.config, "pull", NAME, "reg.test/team/none:v1")
+        self.assertEqual(code, 1, said)
+        self.assertIn("reg.test/team/none:v1 failed:", said)
+        self.assertEqual(attempt(PROGRAM, "--config", self.larder.config, "pull")[0], 2)
+        code, said = attempt(PROGRAM, "--config", self.larder.config, "pull", "NOT/an//image")
+        self.assertEqual(code, 2, said)
+        events = [json.loads(line) for line in self.larder.command("pull", "--json", NAME).splitlines()]
+        self.assertEqual(events[-1]["event"], "summary")
+        self.assertEqual(events[-1]["fetched_bytes"], 0)
+
+    def test_2_lists_of_images_and_kubernetes_manifests(self):
+        folder = self.world.folder("lists")
+        with open(f"{folder}/list", "w", encoding="utf-8") as file:
+            file.write(f"# ours\n{NAME}  # again\n\n")
+        with open(f"{folder}/pod.yaml", "w", encoding="utf-8") as file:
+            file.write(f"kind: Pod\nspec: {{initContainers: [{{image: \"{NAME}\"}}]}}\n")
+        said = self.larder.command("pull", "--file", f"{folder}/list", "--manifests", f"{folder}/pod.yaml",
+                                   "--platform", "linux/arm64")
+        self.assertIn("linux/arm64", said)
+
+    def test_3_ls_and_status(self):
+        rows = json.loads(self.larder.command("ls", "--json"))
+        self.assertEqual([row["image"] for row in rows], [NAME])
+        self.assertEqual(rows[0]["platforms"], ["linux/amd64", "linux/arm64"])
+        self.assertTrue(rows[0]["pinned"])
+        self.assertIn(NAME, self.larder.command("ls"))
+        status = self.larder.command("status")
+        self.assertRegex(status, r"pinned +1 image\(s\)")
+        self.assertIn("nothing to report", status)
+        self.assertEqual(json.loads(self.larder.command("status", "--json"))["store"]["pins"], 1)
+
+    def test_4_the_page_shows_numbers_and_no_names(self):
+        page = run("curl", "-sfi", f"http://{self.larder.admin}/")
+        self.assertIn("content-security-policy", page.lower())
+        self.assertNotIn("team/app", page)
+        self.assertNotIn("reg.test", page)
+
+    def test_5_the_runtime_pulls_it_without_upstream(self):
+        self.registry.stop()
+        containerd = Containerd(self.world, self.larder)
+        self.assertEqual(containerd.cri_pull(NAME), self.pushed["config amd64"])
+        status = self.larder.command("status")
+        self.assertRegex(status, r"reg.test +cannot be asked since .*; what was pulled before is served as it was")
+        self.assertRegex(status, r"its endpoint 127.0.0.1:\d+ has been failing for .*: .*cannot be reached")
+
+    def test_6_doctor_sees_what_is_wrong(self):
+        root = self.world.folder("machine")
+        os.makedirs(f"{root}/etc/containerd")
+        doctor = (PROGRAM, "--config", self.larder.config, "doctor", "--root", root)
+        code, said = attempt(*doctor)
+        self.assertEqual(code, 1, said)
+        self.assertIn("it has no config_path", said)
+        run(PROGRAM, "--config", self.larder.config, "setup", "containerd", "--root", root)
+        code, said = attempt(*doctor)
+        self.assertEqual(code, 0, said)
+        self.assertIn("_default leads here", said)
+        self.assertRegex(said, r"ok +cache +127.0.0.1:\d+ answers")
+        self.assertRegex(said, r"WARNING +cache +reg.test: cannot be asked")
+
+    def test_7_unpin_rm_and_gc(self):
+        self.assertIn("may be evicted", self.larder.command("unpin", NAME))
+        self.assertEqual(attempt(PROGRAM, "--config", self.larder.config, "unpin", NAME)[0], 1)
+        self.assertRegex(self.larder.command("rm", NAME), r"removed: \d+ blobs")
+        self.assertEqual(self.larder.command("ls"), "no image is here")
+        self.assertEqual(attempt(PROGRAM, "--config", self.larder.config, "rm", NAME)[0], 1)
+        self.assertEqual(self.larder.command("gc"), "0 B freed")
+
+    def test_8_without_a_daemon_each_command_says_so(self):
+        self.larder.stop()
+        for command in (["status"], ["ls"], ["pull", NAME], ["rm", NAME], ["gc"]):
+            code, said = attempt(PROGRAM, "--config", self.larder.config, *command)
+            self.assertEqual(code, 1, command)
+            self.assertRegex(said, r"no daemon listens on .*larder.sock: is it running", command)
+
+
+class Offline(unittest.TestCase):
+    """An image that is brought in where no registry can be reached."""
+
+    def test_an_archive_is_imported_and_pulled_by_those_who_may(self):
+        world = World()
+        self.addCleanup(world.end)
+        registry = Registry(world)
+        pushed = image.push(world, registry, REPOSITORY, "v1")
+        folder = world.folder("archives")
+        for kind in ("oci", "oci-archive"):
+            run("skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false",
+                f"docker://{registry.address}/{REPOSITORY}:v1", f"{kind}:{folder}/{kind}:{NAME}")
+        registry.stop()
+        secret = f"{folder}/config.json"
+        with open(secret, "w", encoding="utf-8") as file:
+            file.write('{"auths":{"reg.test":{"username":"ann","password":"ann-password"}}}')
+        larder = Larder(world, {"reg.test": registry.url})
+        code, said = attempt(PROGRAM, "--config", larder.config, "import", f"{folder}/oci")
+        self.assertEqual(code, 2, said)
+        self.assertIn("who may read it?", said)
+        self.assertIn(f"{NAME} is here", larder.command("import", f"{folder}/oci-archive", "--pull-secret", secret))
+        containerd = Containerd(world, larder)
+        with self.assertRaises(Exception):
+            containerd.cri_pull(NAME)
+        self.assertEqual(containerd.cri_pull(NAME, ("ann", "ann-password")), pushed["config amd64"])
+        other = Larder(world, {"reg.test": registry.url})
+        said = other.command("import", f"{folder}/oci", "--anybody", "--as", "reg.test/renamed:v2")
+        self.assertIn("reg.test/renamed:v2 is here", said)
+        self.assertEqual(Containerd(world, other).cri_pull("reg.test/renamed:v2"), pushed["config amd64"])
+        # A byte that is not what its digest says is refused.
+        blob = max((os.path.join(f"{folder}/oci/blobs/sha256", n) for n in os.listdir(f"{folder}/oci/blobs/sha256")),
+                   key=os.path.getsize)
+        with open(blob, "r+b") as file:
+            file.seek(100)
+            file.write(b"\xff\x00")
+        code, said = attempt(PROGRAM, "--config", other.config, "import", f"{folder}/oci", "--anybody", "--as",
+                             "reg.test/broken:v1")
+        self.assertEqual(code, 1, said)
+        self.assertIn("digest", said)
+
+
+class Setup(unittest.TestCase):
+    """The wiring, read by the programs that it is for."""
+
+    def setUp(self):
+        self.world = World()
+        self.addCleanup(self.world.end)
+        self.registry = Registry(self.world)
+        self.pushed = image.push(self.world, self.registry, REPOSITORY, "v1")
+        self.larder = Larder(self.world, {"reg.test": self.registry.url})
+
+    def setup(self, root, *words):
+        return self.larder.command("setup", *words, "--root", root)
+
+    def test_containerd_as_it_was_set_up_pulls_through_it(self):
+        for strict in ([], ["--strict"]):
+            root = self.world.folder("machine")
+            os.makedirs(f"{root}/etc/containerd")
+            before = 'version = 2\n# mine\n[plugins."io.containerd.grpc.v1.cri"]\n  stream_server_port = "0"\n'
+            with open(f"{root}/etc/containerd/config.toml", "w", encoding="utf-8") as file:
+                file.write(before)
+            shown = self.setup(root, "containerd", "--dry-run", *strict)
+            self.assertIn("+    config_path" if "+    config_path" in shown else "config_path", shown)
+            with open(f"{root}/etc/containerd/config.toml", encoding="utf-8") as file:
+                self.assertEqual(file.read(), before, "a dry run changes nothing")
+            self.assertIn("systemctl restart containerd", self.setup(root, "containerd", *strict))
+            self.assertIn("nothing to change", self.setup(root, "containerd", *strict))
+            # What containerd makes of it: its own dump of the configuration that is in force.
+            dumped = run("containerd", "--config", f"{root}/etc/containerd/config.toml", "config", "dump")
+            self.assertIn('config_path = "/etc/containerd/certs.d"', dumped)
+            containerd = Containerd(self.world, self.larder, certs=f"{root}/etc/containerd/certs.d")
+            self.assertEqual(containerd.cri_pull(NAME), self.pushed["config amd64"])
+            if strict:
+                with open(f"{root}/etc/containerd/certs.d/_default/hosts.toml", encoding="utf-8") as file:
+                    self.assertIn("X-Larder-Mode", file.read())
+            self.setup(root, "containerd", "--undo")
+            with open(f"{root}/etc/containerd/config.toml", encoding="utf-8") as file:
+                self.assertEqual(file.read(), before)
+            self.assertFalse(os.path.exists(f"{root}/etc/containerd/certs.d/_default"))
+
+    def test_podman_as_it_was_set_up_pulls_through_it(self):
+        root = self.world.folder("machine")
+        self.setup(root, "podman")
+        conf = f"{root}/etc/containers/registries.conf.d/010-larder.conf"
+        store = self.world.folder("podman")
+        pull = ["podman", "--root", f"{store}/root", "--runroot", f"{store}/run", "--storage-driver", "vfs", "pull",
+                "--quiet", NAME]
+        environment = {**os.environ, "CONTAINERS_REGISTRIES_CONF": conf}
+        done = subprocess.run(pull, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(all("larder/" in line for line in self.registry.requests()), "and only larder asked upstream")
+        self.assertIn("removed:", self.setup(root, "crio", "--undo"))
+        self.assertFalse(os.path.exists(conf))
+
+    def test_docker(self):
+        root = self.world.folder("machine")
+        code, said = attempt(PROGRAM, "--config", self.larder.config, "setup", "docker", "--root", root)
+        self.assertEqual(code, 1, said)
+        self.assertIn("default_registry", said)
+
+
+class Prometheus(unittest.TestCase):
+    """Debian's Prometheus scrapes the daemon, and its rules are well formed."""
+
+    def test_it_scrapes_and_the_rules_are_about_metrics_that_exist(self):
+        rules = os.path.join(ROOT, "config/alerts.yaml")
+        self.assertIn("SUCCESS", run("promtool", "check", "rules", rules))
+        world = World()
+        self.addCleanup(world.end)
+        larder = Larder(world, {})
+        folder, port = world.folder("prometheus"), free_port()
+        config = f"{folder}/prometheus.yml"
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(f"global: {{scrape_interval: 1s}}\nrule_files: [{rules}]\n"
+                       f"scrape_configs: [{{job_name: larder, static_configs: [{{targets: ['{larder.admin}']}}]}}]\n")
+        world.start("prometheus", "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
+                    f"--web.listen-address=127.0.0.1:{port}")
+        world.wait_for_port(port, "prometheus")
+        until = time.monotonic() + 60
+        while True:
+            answer = run("curl", "-s", f"http://127.0.0.1:{port}/api/v1/query?query=up%7Bjob%3D%22larder%22%7D")
+            if '"1"]' in answer:
+                break
+            self.assertLess(time.monotonic(), until, answer)
+            time.sleep(0.5)
+        answer = json.loads(run("curl", "-s", f"http://127.0.0.1:{port}/api/v1/query?query=larder_store_blobs"))
+        self.assertEqual(len(answer["data"]["result"]), 1)

@@ -1,0 +1,257 @@
+"""systemd: restarts that lose no request, the units as they are shipped, and the Debian package.
+
+A systemd of its own is booted over an overlay of this machine's filesystem, in namespaces of its own, so that the
+package can be installed, used and removed for real, and nothing of it is left.
+"""
+
+import glob
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import unittest
+
+import image
+from programs import PROGRAM, ROOT, Registry, World, free_port, run
+
+REPOSITORY = "team/app"
+RESTARTS = int(os.environ.get("LARDER_RESTARTS", "100"))
+
+
+class Load:
+    """Clients that ask for one thing again and again; every answer has to be whole."""
+
+    def __init__(self, address, path, size):
+        self.address, self.path, self.size = address, path, size
+        self.stop, self.answers, self.lost = threading.Event(), 0, []
+        work = [self.one_by_one] * 3 + [self.on_one_connection] * 2
+        self.threads = [threading.Thread(target=each, daemon=True) for each in work]
+        for thread in self.threads:
+            thread.start()
+
+    def take(self, connection):
+        connection.request("GET", self.path)
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 200 or len(body) != self.size:
+            raise AssertionError(f"{answer.status} with {len(body)} bytes")
+        self.answers += 1
+
+    def one_by_one(self):
+        while not self.stop.is_set():
+            try:
+                connection = http.client.HTTPConnection(*self.address, timeout=60)
+                self.take(connection)
+                connection.close()
+            except Exception as error:  # noqa: BLE001 - whatever it is, a request was lost
+                self.lost.append(repr(error))
+
+    def on_one_connection(self):
+        connection, reused = None, False
+        while not self.stop.is_set():
+            try:
+                connection = connection or http.client.HTTPConnection(*self.address, timeout=60)
+                self.take(connection)
+                reused = True
+            except Exception as error:  # noqa: BLE001
+                # A server may close an idle connection at any time: every client asks again on a new one then.
+                closed = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
+                if not (reused and isinstance(error, closed)):
+                    self.lost.append(repr(error))
+                connection, reused = None, False
+
+    def end(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(timeout=90)
+        return self.answers, self.lost
+
+
+class Restarts(unittest.TestCase):
+    """A socket that somebody else holds, as systemd does, and a daemon that is restarted under load."""
+
+    def test_a_hundred_restarts_under_load_lose_no_request(self):
+        world = World()
+        self.addCleanup(world.end)
+        registry = Registry(world)
+        pushed = image.push(world, registry, REPOSITORY, "v1")
+        held = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.addCleanup(held.close)
+        port, folder = held.getsockname()[1], world.folder("larder")
+        config = f"{folder}/larder.toml"
+        with open(config, "w", encoding="utf-8") as file:
+            # What is configured does not count: the socket that is handed over does.
+            file.write(f'[server]\nlisten = ["127.0.0.1:{free_port()}"]\nstate = "{folder}"\n'
+                       f'[admin]\nlisten = "127.0.0.1:{free_port()}"\nsocket = "{folder}/larder.sock"\n'
+                       f'[store]\nmin_free = "0%"\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n')
+
+        def hand_over():
+            if held.fileno() != 3:
+                os.dup2(held.fileno(), 3)
+            os.set_inheritable(3, True)
+
+        def start():
+            command = ["sh", "-c", f'LISTEN_PID=$$ LISTEN_FDS=1 exec "{PROGRAM}" serve --config "{config}"']
+            with open(f"{world.root}/larder.log", "ab") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=log, close_fds=False,
+                                           preexec_fn=hand_over)
+            world.processes.append(process)
+            return process
+
+        daemon = start()
+        path = f"/v2/{REPOSITORY}/manifests/{pushed['index']}?ns=reg.test"
+        body = subprocess.run(["curl", "-sf", "--retry", "10", f"http://127.0.0.1:{port}{path}"], capture_output=True,
+                              timeout=60, check=True).stdout
+        load = Load(("127.0.0.1", port), path, len(body))
+        for _ in range(RESTARTS):
+            time.sleep(0.05)
+            daemon.send_signal(signal.SIGTERM)
+            self.assertEqual(daemon.wait(timeout=60), 0, world.log("larder"))
+            daemon = start()
+        answers, lost = load.end()
+        self.assertEqual(lost, [], f"of {answers} requests")
+        self.assertGreater(answers, RESTARTS)
+
+
+class Units(unittest.TestCase):
+    """The units by themselves."""
+
+    def test_the_service_is_as_little_exposed_as_it_says(self):
+        run("systemd-analyze", "security", "--offline=true", "--threshold=15", f"{ROOT}/systemd/larder.service")
+
+
+BOOT = r"""
+set -e
+R=$1/root
+mount --make-rprivate /
+mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $R
+mount -t proc proc $R/proc
+mount -t sysfs sysfs $R/sys
+mount -t cgroup2 cgroup2 $R/sys/fs/cgroup
+mount --rbind /dev $R/dev
+mount -t tmpfs tmpfs $R/run
+mount -t tmpfs tmpfs $R/tmp
+mkdir -p $R/run/old
+cd $R
+pivot_root . run/old
+umount -l /run/old
+mount --make-rshared /
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=podman /lib/systemd/systemd --system --unit=multi-user.target
+"""
+
+
+class Package(unittest.TestCase):
+    """The Debian package under a real systemd: installed, used, restarted, removed."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        folder = cls.world.folder("machine")
+        # On a filesystem of its own: an overlay cannot lie on an overlay.
+        run("mount", "-t", "tmpfs", "tmpfs", folder)
+        for name in ("upper", "work", "root"):
+            os.makedirs(f"{folder}/{name}")
+        cls.package = run(f"{ROOT}/systemd/deb.sh", PROGRAM, cls.world.folder("deb"))
+        cls.boot = cls.world.start("systemd", "unshare", "--kill-child", "--pid", "--fork", "--mount", "--cgroup",
+                                   "--uts", "--ipc", "--net", "bash", "-c", BOOT, "boot", folder)
+        until = time.monotonic() + 60
+        while True:
+            children = run("sh", "-c", f"cat /proc/{cls.boot.pid}/task/*/children").split()
+            cls.inside = ["nsenter", "-t", children[0], "-m", "-p", "-n", "-u", "-i", "-C", "-r", "-w"] if children else None
+            state = cls.inside and subprocess.run([*cls.inside, "systemctl", "is-system-running"], capture_output=True,
+                                                  text=True, timeout=30, check=False).stdout.strip()
+            if state in ("running", "degraded"):
+                break
+            if time.monotonic() > until:
+                raise AssertionError(f"systemd does not start: {state}\n{cls.world.log('systemd')}")
+            time.sleep(0.2)
+        with open(cls.package, "rb") as package:
+            subprocess.run([*cls.inside, "sh", "-c", "cat > /root/larder.deb"], stdin=package, timeout=60, check=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.boot.kill()
+        cls.boot.wait()
+        cls.world.end()
+
+    def do(self, script):
+        return run(*self.inside, "sh", "-c", script)
+
+    def tell(self):
+        """For a failure: what the daemon said."""
+        return self.do("systemctl status larder --no-pager -l || true; journalctl -u larder -n 50 --no-pager || true")
+
+    def test_1_it_is_installed_and_runs_as_hardened_as_it_is_shipped(self):
+        self.do("mkdir -p /var/lib/kubelet && umask 077 && "
+                "echo '{\"auths\":{\"reg.test\":{\"username\":\"node\",\"password\":\"p\"}}}' > /var/lib/kubelet/config.json")
+        self.do("dpkg -i /root/larder.deb")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket larder-credentials.path"),
+                         "active\nactive\nactive", self.tell())
+        self.assertEqual(self.do("systemctl is-enabled larder.service larder.socket"), "enabled\nenabled")
+        self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5050/v2/"))
+        status = self.do("larder status")
+        self.assertIn("ready", status)
+        # The node's docker config came through systemd, and no other user reads what is kept.
+        self.assertIn("/run/credentials/larder.service/docker-config.json", self.tell())
+        self.assertNotIn("root", self.do("ps -o user= -p $(systemctl show -p MainPID --value larder)"))
+        self.assertEqual(self.do("stat -c %a /var/lib/larder/keys /run/larder/larder.sock"), "700\n600")
+        self.assertIn("larder", self.do("ls /usr/share/bash-completion/completions/larder"))
+        self.assertIn("larder-pull.1.gz", self.do("ls /usr/share/man/man1 | grep larder-pull"))
+
+    def test_2_a_changed_docker_config_reaches_it_and_no_request_is_lost(self):
+        pid = self.do("systemctl show -p MainPID --value larder")
+        script = ("import http.client,sys,time\n"
+                  "lost=n=0\n"
+                  "until=time.monotonic()+6\n"
+                  "while time.monotonic()<until:\n"
+                  "  try:\n"
+                  "    c=http.client.HTTPConnection('127.0.0.1',5050,timeout=30); c.request('GET','/v2/')\n"
+                  "    a=c.getresponse(); a.read(); n+=1; lost+=a.status!=200\n"
+                  "  except Exception as e: lost+=1; print(e)\n"
+                  "print(lost, 'lost,', n>100)\n")
+        load = subprocess.Popen([*self.inside, "/usr/bin/python3", "-c", script], stdout=subprocess.PIPE, text=True)
+        time.sleep(1)
+        self.do("umask 077; echo '{\"auths\":{\"other.test\":{\"username\":\"n\",\"password\":\"p\"}}}' > /var/lib/kubelet/new && "
+                "mv /var/lib/kubelet/new /var/lib/kubelet/config.json")
+        said, _ = load.communicate(timeout=60)
+        self.assertEqual(said.strip(), "0 lost, True")
+        self.assertNotEqual(self.do("systemctl show -p MainPID --value larder"), pid, "started anew by itself")
+
+    def test_3_reload_takes_the_list_of_images_and_keeps_the_process(self):
+        pid = self.do("systemctl show -p MainPID --value larder")
+        self.do("sed -i 's|^#images = .*|images = [\"reg.invalid/team/app:v1\"]|' /etc/larder/larder.toml && "
+                "systemctl reload larder")
+        until = time.monotonic() + 30
+        while "pre-pull" not in self.do("larder status"):
+            self.assertLess(time.monotonic(), until, self.tell())
+            time.sleep(0.2)
+        self.assertEqual(self.do("systemctl show -p MainPID --value larder"), pid)
+        self.do("echo 'nonsense = [' >> /etc/larder/larder.toml && systemctl reload larder")
+        self.assertEqual(self.do("systemctl is-active larder"), "active", "a broken file changes nothing")
+        self.assertIn("not read again", self.tell())
+        self.do("sed -i '/^nonsense/d; /^images = /d' /etc/larder/larder.toml")
+
+    def test_4_a_daemon_that_is_stuck_is_started_anew(self):
+        pid = self.do("systemctl show -p MainPID --value larder")
+        self.do("mkdir -p /run/systemd/system/larder.service.d && printf '[Service]\\nWatchdogSec=2\\n' > "
+                "/run/systemd/system/larder.service.d/w.conf && systemctl daemon-reload && systemctl restart larder")
+        pid = self.do("systemctl show -p MainPID --value larder")
+        self.do(f"kill -STOP {pid}")
+        until = time.monotonic() + 30
+        while self.do("systemctl show -p MainPID --value larder") in (pid, "0"):
+            self.assertLess(time.monotonic(), until, self.tell())
+            time.sleep(0.2)
+        self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5050/v2/"))
+
+    def test_5_it_is_removed_cleanly(self):
+        self.do("dpkg -r larder")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket || true"), "inactive\ninactive")
+        self.assertIn("refused", self.do("curl -s -S http://127.0.0.1:5050/v2/ 2>&1 || true").lower()
+                      .replace("couldn't connect", "refused").replace("failed to connect", "refused"))
+        self.do("dpkg -P larder")
+        left = self.do("ls -d /etc/larder /var/lib/larder /var/lib/private/larder /usr/bin/larder /lib/systemd/system/larder* 2>/dev/null || true")
+        self.assertEqual(left, "")
+        self.assertEqual(glob.glob("/lib/systemd/system/larder*"), [], "and nothing of it was ever outside")
