@@ -5,7 +5,9 @@ SHELL := /bin/bash
 CARGO ?= cargo
 NEXTEST_PROFILE ?= default
 
-.PHONY: help run demo test format lint unit docs e2e test-long bench tools deny fuzz
+STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
+
+.PHONY: help run demo test format lint unit docs e2e test-long bench tools deb static deny fuzz
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := docker_config challenge plugin_response token glob
@@ -54,6 +56,15 @@ test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as i
 bench: tools ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
 	$(CARGO) bench --locked --bench side_by_side
 	$(CARGO) bench --locked --bench micro
+
+deb: ## A Debian package in target/deb
+	$(CARGO) build --release --locked --bin larder
+	systemd/deb.sh target/release/larder target/deb
+
+static: ## A static program in target/static (needs musl-gcc: apt-get install musl-tools)
+	rustup target add $(STATIC_TARGET)
+	$(CARGO) build --release --locked --bin larder --target $(STATIC_TARGET)
+	install -D target/$(STATIC_TARGET)/release/larder target/static/larder
 
 deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

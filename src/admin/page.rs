@@ -61,7 +61,8 @@ fn write_main(html: &mut String, status: &Status) -> std::fmt::Result {
     if *outages > 0 {
         writeln!(
             html,
-            "<p class=\"bad\">{outages} registries cannot be asked; what was pulled before is served as it was.</p>"
+            "<p class=\"bad\">{outages} {} cannot be asked; what was pulled before is served as it was.</p>",
+            if *outages == 1 { "registry" } else { "registries" }
         )?;
     }
     if !store.caching {

@@ -71,6 +71,23 @@ async fn the_documented_metrics_are_the_real_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn alerts_and_dashboard_are_about_metrics_that_exist() {
+    let folder = tempfile::tempdir().unwrap();
+    let larder = Larder::start(folder.path(), &[], "");
+    let known: Vec<String> = larder.described.iter().map(|metric| metric.name.clone()).collect();
+    for text in [include_str!("../../config/alerts.yaml"), include_str!("../../config/grafana/larder.json")] {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named: Vec<&str> = words.filter(|word| word.starts_with("larder_")).collect();
+        assert!(named.len() > 5);
+        for name in named {
+            let base =
+                ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(known.iter().any(|known| known == base), "{name} is no metric of ours");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_same_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let _larder = Larder::start(folder.path(), &[], "");

@@ -9,6 +9,7 @@ mod access;
 mod admin;
 mod blobs;
 mod callers;
+mod commands;
 mod connections;
 mod day;
 mod disk;

@@ -1,0 +1,101 @@
+//! What the commands print as JSON is what docs/commands.md says.
+
+use larder::admin::control::{ImageRow, Removed, Revoked, Room, Unpinned};
+use larder::admin::{EndpointReport, LimitReport, RegistryReport, Report, Served, Status, StoreStatus};
+use larder::clock::Timestamp;
+use larder::prepull::{BlobState, Event, ListStatus, Summary};
+use serde_json::Value;
+
+/// Every field name in a document. The keys of maps that hold data and no fields are left out.
+fn fields(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                found.push(key.clone());
+                if !matches!(key.as_str(), "requests" | "bytes_by_source") {
+                    fields(value, found);
+                }
+            }
+        }
+        Value::Array(all) => all.iter().for_each(|value| fields(value, found)),
+        _ => {}
+    }
+}
+
+fn samples() -> Vec<Value> {
+    let text = String::new;
+    let summary = Summary { pulled: 1, failed: 0, bytes: 1, shared_bytes: 0, fetched_bytes: 1 };
+    let registry = RegistryReport {
+        registry: text(),
+        outage_since: Some(Timestamp(1)),
+        endpoints: vec![EndpointReport { endpoint: text(), error: text(), failures: 1, seconds: 1 }],
+        limits: vec![LimitReport {
+            principal: text(),
+            limit: Some(1),
+            remaining: Some(1),
+            retry_after_seconds: Some(1),
+        }],
+        words: vec![text()],
+    };
+    let store =
+        StoreStatus { blobs: 1, bytes: 1, max_bytes: Some(1), free_bytes: Some(1), caching: true, pins: 1 };
+    let numbers = Status {
+        version: text(),
+        uptime_seconds: 1,
+        ready: true,
+        store,
+        served: Served::of([("hit".to_owned(), 1)].into(), 0),
+        flights: 0,
+        requests: [("hit".to_owned(), 1)].into(),
+        outages: 0,
+    };
+    let prepull = ListStatus {
+        images: 1,
+        running: false,
+        finished_at: Some(Timestamp(1)),
+        summary,
+        failed: vec![(text(), text())],
+        problem: Some(text()),
+    };
+    let events = [
+        Event::Resolved { image: text(), digest: text(), platforms: vec![] },
+        Event::Blob { image: text(), digest: text(), done: 1, size: None, state: BlobState::Present },
+        Event::Pulled { image: text(), digest: text(), bytes: 1, fetched_bytes: 1, pinned: false },
+        Event::Failed { image: text(), error: text() },
+        Event::Summary(summary),
+    ];
+    let row = ImageRow {
+        image: text(),
+        digest: text(),
+        confirmed_at: Some(Timestamp(1)),
+        bytes: 1,
+        platforms: vec![],
+        pinned: true,
+    };
+    let mut all: Vec<Value> = events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
+    all.extend([
+        serde_json::to_value(Report { numbers, registries: vec![registry], prepull }).unwrap(),
+        serde_json::to_value(row).unwrap(),
+        serde_json::to_value(Removed { tags: 1, pins: 1, blobs: 1, bytes: 1 }).unwrap(),
+        serde_json::to_value(Unpinned { unpinned: 1 }).unwrap(),
+        serde_json::to_value(Room { freed_bytes: 1 }).unwrap(),
+        serde_json::to_value(Revoked { revoked: 1 }).unwrap(),
+    ]);
+    all
+}
+
+#[test]
+fn every_field_of_every_command_is_described() {
+    let page = include_str!("../../docs/commands.md");
+    let described: Vec<&str> = page.split('`').collect();
+    for sample in samples() {
+        let mut found = Vec::new();
+        fields(&sample, &mut found);
+        for field in found {
+            assert!(described.contains(&field.as_str()), "{field} is not in docs/commands.md");
+        }
+        if let Some(event) = sample.get("event").and_then(Value::as_str) {
+            assert!(described.contains(&event), "{event} is not in docs/commands.md");
+        }
+    }
+}
