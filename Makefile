@@ -7,7 +7,7 @@ NEXTEST_PROFILE ?= default
 
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
 
-.PHONY: help run demo test format lint unit docs e2e test-long bench tools deb static deny fuzz
+.PHONY: help run demo test format lint unit docs e2e test-long bench tools deb static image deny fuzz
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := docker_config challenge plugin_response token glob
@@ -65,6 +65,10 @@ static: ## A static program in target/static (needs musl-gcc: apt-get install mu
 	rustup target add $(STATIC_TARGET)
 	$(CARGO) build --release --locked --bin larder --target $(STATIC_TARGET)
 	install -D target/$(STATIC_TARGET)/release/larder target/static/larder
+	install -m 644 /etc/ssl/certs/ca-certificates.crt target/static/ca-certificates.crt
+
+image: static ## A container image, with podman
+	podman build -f config/Containerfile -t larder .
 
 deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

@@ -10,6 +10,7 @@ use super::plan::{Choice, Platforms};
 use super::{BlobState, Event, Order, PinnedFor, Summary, Wanted};
 use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Step};
 use crate::reference::{Child, Digest, Document, Image, Kind, Reference};
+use crate::store::Pin;
 
 /// Parts of one image at a time: as many as containerd asks for.
 const PARTS: usize = 3;
@@ -17,6 +18,9 @@ const PARTS: usize = 3;
 const MANIFESTS_MAX: usize = 256;
 /// Parts of one image at most.
 const PARTS_MAX: usize = 4_096;
+
+/// Who pins an image that is not all here yet: nobody, so that it ends with us if we do not.
+const PENDING: &str = "";
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -69,19 +73,9 @@ async fn one(
     total: &Mutex<(Summary, HashSet<Digest>)>,
 ) -> Event {
     let image = wanted.image.to_string();
-    let fetched = async {
-        let fetched = image_of(puller, wanted, platforms, ear).await?;
-        if let Some(pin) = pin {
-            let Image { repository, reference } = &wanted.image;
-            let digests = fetched.sizes.keys().copied().collect();
-            puller
-                .pin(repository, reference, fetched.root, digests, pin.owner())
-                .await
-                .map_err(pull::Error::from)?;
-        }
-        Ok::<_, Error>(fetched)
-    };
-    let fetched = fetched.await;
+    let fetched = image_of(puller, wanted, platforms, pin, ear).await;
+    let settled = settle(puller, &wanted.image, fetched.as_ref().ok().map(|fetched| fetched.root), pin).await;
+    let fetched = settled.and(fetched);
     let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match fetched {
         Err(error) => {
@@ -103,11 +97,55 @@ async fn one(
     }
 }
 
+/// Once an image is here, what its reference meant before is let go; if it is not, the pin that was made for it is.
+async fn settle(
+    puller: &Puller,
+    image: &Image,
+    arrived: Option<Digest>,
+    pin: Option<PinnedFor>,
+) -> Result<(), Error> {
+    if pin.is_none() {
+        return Ok(());
+    }
+    let reference = image.reference.to_string();
+    let of_this = |pin: &&Pin| pin.repository == image.repository && pin.reference == reference;
+    let pins = puller.pins();
+    let known: Vec<&Pin> = pins.iter().filter(of_this).collect();
+    for pin in known.iter().filter(|pin| arrived.map_or(pin.owner == PENDING, |root| pin.root != root)) {
+        puller.unpin_root(pin).await.map_err(pull::Error::from)?;
+    }
+    let Some(here) = known.iter().find(|pin| arrived == Some(pin.root)) else { return Ok(()) };
+    // What somebody pinned by hand stays his, whatever the list says.
+    let owner = match (here.owner.as_str(), pin) {
+        (PENDING, Some(owner)) => owner.owner(),
+        (_, Some(PinnedFor::Command)) => PinnedFor::Command.owner(),
+        _ => return Ok(()),
+    };
+    let pin = Pin { owner: owner.to_owned(), ..(*here).clone() };
+    Ok(puller.pin(pin).await.map_err(pull::Error::from)?)
+}
+
+/// Pins an image that is not here yet, so that what arrives of it stays.
+async fn pin_early(puller: &Puller, image: &Image, root: Digest, digests: Vec<Digest>) -> Result<(), Error> {
+    let (repository, reference) = (image.repository.clone(), image.reference.to_string());
+    let same = |pin: &Pin| pin.repository == repository && pin.reference == reference && pin.root == root;
+    let (mut digests, mut owner) = (digests, PENDING.to_owned());
+    if let Some(before) = puller.pins().into_iter().find(same) {
+        // It may have been pinned for another platform.
+        let more: Vec<Digest> = before.digests.into_iter().filter(|old| !digests.contains(old)).collect();
+        digests.extend(more);
+        owner = before.owner;
+    }
+    let pin = Pin { repository, reference, root, digests, owner };
+    Ok(puller.pin(pin).await.map_err(pull::Error::from)?)
+}
+
 /// Fetches an image as whoever of those that may be used is let in.
 async fn image_of(
     puller: &Puller,
     wanted: &Wanted,
     platforms: &Platforms,
+    pin: Option<PinnedFor>,
     ear: &Ear,
 ) -> Result<Fetched, Error> {
     let repository = &wanted.image.repository;
@@ -123,7 +161,7 @@ async fn image_of(
             let why = "the rate limit of its registry is nearly used up, and what is left is kept for pods; try again later";
             return Err(Error::Image(why.to_owned()));
         }
-        match as_caller(puller, &wanted.image, platforms, &caller, ear).await {
+        match as_caller(puller, &wanted.image, platforms, &caller, pin, ear).await {
             Err(Error::Pull(error)) if matches!(error.fault(), Fault::Refused(_) | Fault::NotFound) => {
                 no = no.or(Some(error));
             }
@@ -138,6 +176,7 @@ async fn as_caller(
     image: &Image,
     platforms: &Platforms,
     caller: &Caller,
+    pin: Option<PinnedFor>,
     ear: &Ear,
 ) -> Result<Fetched, Error> {
     let Image { repository, reference } = image;
@@ -181,6 +220,10 @@ async fn as_caller(
     let _ = ear
         .send(Event::Resolved { image: image.to_string(), digest: digest.to_string(), platforms: names })
         .await;
+    if pin.is_some() {
+        let digests = sizes.keys().chain(parts.keys()).copied().collect();
+        pin_early(puller, image, digest, digests).await?;
+    }
     let coming = stream::iter(parts)
         .map(|(digest, size)| part(puller, image, digest, size, caller, ear))
         .buffer_unordered(PARTS);

@@ -100,16 +100,8 @@ impl Puller {
     ///
     /// # Errors
     /// The disk.
-    pub async fn pin(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        root: Digest,
-        digests: Vec<Digest>,
-        owner: &str,
-    ) -> Result<(), store::Error> {
-        let (repository, reference) = (repository.clone(), reference.to_string());
-        self.0.store.pin(Pin { repository, reference, root, digests, owner: owner.to_owned() }).await
+    pub async fn pin(&self, pin: Pin) -> Result<(), store::Error> {
+        self.0.store.pin(pin).await
     }
 
     /// Lets an image go; returns how many pins that ended.

@@ -107,8 +107,8 @@ impl Layout {
         self.repository(repository).join(PINS)
     }
 
-    pub(super) fn pin(&self, repository: &Repository, root: &Digest) -> PathBuf {
-        self.pins(repository).join(root.hex())
+    pub(super) fn pin(&self, repository: &Repository, name: &Digest) -> PathBuf {
+        self.pins(repository).join(name.hex())
     }
 
     pub(super) fn member(&self, repository: &Repository, digest: &Digest) -> PathBuf {

@@ -1,12 +1,13 @@
 //! Pins: images of which nothing is evicted, however long nobody pulls them.
 //!
-//! A pin is a file of the repository it was made for, named by the digest that the reference meant then, with every
-//! digest that belongs to it. What is pinned is known in memory once the files have been read, before anything is
+//! A pin is a file of the repository it was made for, one for each reference and what it meant, with every digest that
+//! belongs to it. What is pinned is known in memory once the files have been read, before anything is
 //! evicted. Bytes alone are kept: a pin opens nothing to anybody.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -30,20 +31,22 @@ pub struct Pin {
     pub root: Digest,
     /// All that belongs to it, itself included.
     pub digests: Vec<Digest>,
-    /// Who pinned it: a word that means something to whoever did.
+    /// Who pinned it: a word that means something to whoever did. A pin that is nobody's is made while its image is still
+    /// coming, and does not outlive a restart.
     pub owner: String,
 }
 
 #[derive(Serialize, Deserialize)]
 struct PinFile {
     reference: String,
+    root: String,
     digests: Vec<String>,
     owner: String,
 }
 
 /// What is pinned.
 #[derive(Debug, Default)]
-pub(super) struct Pins(Mutex<HashMap<(Repository, Digest), Pin>>);
+pub(super) struct Pins(Mutex<HashMap<PathBuf, Pin>>);
 
 impl Pins {
     /// Reads all that were made before.
@@ -51,45 +54,45 @@ impl Pins {
         let mut all = self.lock();
         for repository in walk::repositories_with(layout, layout::PINS) {
             for name in walk::files(&layout.pins(&repository)) {
-                let Ok(root) = Digest::from_hex(&name) else { continue };
-                let Some(file) = refs::read::<PinFile>(&layout.pin(&repository, &root)) else { continue };
-                let digests = file.digests.iter().filter_map(|text| text.parse().ok()).collect();
-                let PinFile { reference, owner, .. } = file;
+                let path = layout.pins(&repository).join(name);
+                let Some(PinFile { reference, root, digests, owner }) = refs::read(&path) else { continue };
+                let Ok(root) = root.parse() else { continue };
+                if owner.is_empty() {
+                    let _ = fs::remove_file(&path);
+                    continue;
+                }
+                let digests = digests.iter().filter_map(|text| text.parse().ok()).collect();
                 let pin = Pin { repository: repository.clone(), reference, root, digests, owner };
-                all.entry((repository.clone(), root)).or_insert(pin);
+                // A file under another name is none of ours.
+                if path_of(layout, &pin) == path {
+                    all.entry(path).or_insert(pin);
+                }
             }
         }
     }
 
-    /// Pins an image; another one that the same reference meant before is let go.
+    /// Pins an image, beside what the same reference meant before.
     pub(super) fn add(&self, layout: &Layout, pin: Pin) -> Result<(), Error> {
-        let path = layout.pin(&pin.repository, &pin.root);
+        let path = path_of(layout, &pin);
         if pin.digests.len() > DIGESTS_MAX {
             let many = std::io::Error::other(format!("an image with more than {DIGESTS_MAX} parts"));
             return Err(Error::io("pin", &path)(many));
         }
         let digests = pin.digests.iter().map(ToString::to_string).collect();
-        refs::write(
-            layout,
-            &path,
-            &PinFile { reference: pin.reference.clone(), digests, owner: pin.owner.clone() },
-        )?;
-        let before = self.matching(&pin.repository, &pin.reference);
-        for old in before.into_iter().filter(|old| old.root != pin.root) {
-            self.remove(layout, &old)?;
-        }
-        self.lock().insert((pin.repository.clone(), pin.root), pin);
+        let (reference, root, owner) = (pin.reference.clone(), pin.root.to_string(), pin.owner.clone());
+        refs::write(layout, &path, &PinFile { reference, root, digests, owner })?;
+        self.lock().insert(path, pin);
         Ok(())
     }
 
     /// Lets an image go.
     pub(super) fn remove(&self, layout: &Layout, pin: &Pin) -> Result<(), Error> {
-        let path = layout.pin(&pin.repository, &pin.root);
+        let path = path_of(layout, pin);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
             _ => {}
         }
-        self.lock().remove(&(pin.repository.clone(), pin.root));
+        self.lock().remove(&path);
         Ok(())
     }
 
@@ -113,9 +116,15 @@ impl Pins {
         self.lock().values().flat_map(|pin| pin.digests.iter().copied()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Repository, Digest), Pin>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Pin>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A reference may be longer than a file name, and hold a colon.
+fn path_of(layout: &Layout, pin: &Pin) -> PathBuf {
+    let name = Digest::of(format!("{} {}", pin.reference, pin.root).as_bytes());
+    layout.pin(&pin.repository, &name)
 }
 
 #[cfg(test)]
@@ -123,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_outlives_a_restart_and_moves_with_its_tag() {
+    fn a_pin_outlives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
         layout.make_folder(&layout.ingest()).unwrap();
@@ -138,13 +147,20 @@ mod tests {
         let pins = Pins::default();
         pins.add(&layout, pin(b"old", "v1")).unwrap();
         pins.add(&layout, pin(b"other", "v2")).unwrap();
+        pins.add(&layout, pin(b"other", "v3")).unwrap();
         pins.add(&layout, pin(b"new", "v1")).unwrap();
+        assert_eq!(pins.matching(&repository, "v1").len(), 2, "until the new one is all there");
+        pins.remove(&layout, &pin(b"old", "v1")).unwrap();
+        let unfinished = Pin { owner: String::new(), ..pin(b"unfinished", "v4") };
+        pins.add(&layout, unfinished.clone()).unwrap();
         fs::write(layout.pins(&repository).join("rubbish"), "x").unwrap();
         fs::write(layout.pin(&repository, &Digest::of(b"broken")), "{").unwrap();
         let again = Pins::default();
         again.load(&layout);
-        assert_eq!(again.all(), pins.all());
-        assert_eq!(again.all(), [pin(b"new", "v1"), pin(b"other", "v2")]);
+        assert!(pins.all().contains(&unfinished) && !path_of(&layout, &unfinished).exists());
+        assert_eq!(again.all(), [pin(b"new", "v1"), pin(b"other", "v2"), pin(b"other", "v3")]);
+        let other = Digest::of(b"other").to_string();
+        assert_eq!(again.matching(&repository, &other).len(), 2, "by what it means too");
         assert!(
             again.digests().contains(&Digest::of(b"shared"))
                 && !again.digests().contains(&Digest::of(b"old"))
@@ -153,7 +169,7 @@ mod tests {
         again.remove(&layout, &pin(b"other", "v2")).unwrap();
         let left = Pins::default();
         left.load(&layout);
-        assert_eq!(left.all(), [pin(b"new", "v1")]);
+        assert_eq!(left.all(), [pin(b"new", "v1"), pin(b"other", "v3")]);
         assert!(
             pins.add(&layout, Pin { digests: vec![Digest::of(b"x"); 801], ..pin(b"huge", "v3") }).is_err()
         );

@@ -12,8 +12,6 @@ from programs import PROGRAM, ROOT, Containerd, Larder, Registry, World, free_po
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
-PRIVATE = """auth: {htpasswd: {realm: fake, path: %s}}
-"""
 
 
 def attempt(*command):
@@ -95,10 +93,30 @@ class Commands(unittest.TestCase):
         self.assertIn("it has no config_path", said)
         run(PROGRAM, "--config", self.larder.config, "setup", "containerd", "--root", root)
         code, said = attempt(*doctor)
-        self.assertEqual(code, 0, said)
+        self.assertEqual(code, 1, said)
         self.assertIn("_default leads here", said)
         self.assertRegex(said, r"ok +cache +127.0.0.1:\d+ answers")
         self.assertRegex(said, r"WARNING +cache +reg.test: cannot be asked")
+        self.assertRegex(said, r"PROBLEM +cache +reg.test: 127.0.0.1:\d+ cannot be reached")
+
+    def test_6b_doctor_is_content_with_a_runtime_that_really_pulls_through_it(self):
+        registry = Registry(self.world)
+        image.push(self.world, registry, REPOSITORY, "v1")
+        larder = Larder(self.world, {"reg.test": registry.url})
+        root = self.world.folder("machine")
+        os.makedirs(f"{root}/etc/containerd")
+        run(PROGRAM, "--config", larder.config, "setup", "containerd", "--root", root)
+        containerd = Containerd(self.world, larder, certs=f"{root}/etc/containerd/certs.d")
+        # The canary has containerd itself look the hosts up, in the folder that its configuration names.
+        config = f"{root}/etc/containerd/config.toml"
+        with open(config, encoding="utf-8") as file:
+            text = file.read().replace("/etc/containerd/certs.d", f"{root}/etc/containerd/certs.d")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(text)
+        code, said = attempt(PROGRAM, "--config", larder.config, "doctor", "--root", root, "--canary", NAME,
+                             "--containerd", containerd.socket)
+        self.assertRegex(said, r"ok +canary +reg.test/team/app:v1: containerd asked this cache \d+ times")
+        self.assertRegex(said, r"ok +cache +reg.test answers")
 
     def test_7_unpin_rm_and_gc(self):
         self.assertIn("may be evicted", self.larder.command("unpin", NAME))
@@ -215,6 +233,15 @@ class Setup(unittest.TestCase):
         code, said = attempt(PROGRAM, "--config", self.larder.config, "setup", "docker", "--root", root)
         self.assertEqual(code, 1, said)
         self.assertIn("default_registry", said)
+        # Its hosts.toml is read by containerd, which is what Docker's image store does too.
+        hub = Larder(self.world, {"docker.io": self.registry.url}, default="docker.io")
+        hub.command("setup", "docker", "--root", root)
+        with open(f"{root}/etc/docker/daemon.json", encoding="utf-8") as file:
+            self.assertEqual(json.load(file), {"registry-mirrors": [f"http://{hub.address}"]})
+        containerd = Containerd(self.world, hub, certs=f"{root}/etc/docker/certs.d")
+        self.assertEqual(containerd.cri_pull(f"docker.io/{REPOSITORY}:v1"), self.pushed["config amd64"])
+        hub.command("setup", "docker", "--root", root, "--undo")
+        self.assertFalse(os.path.exists(f"{root}/etc/docker/daemon.json"))
 
 
 class Prometheus(unittest.TestCase):

@@ -114,7 +114,7 @@ class Registry:
 class Larder:
     """The daemon that cargo built."""
 
-    def __init__(self, world, registries, more=""):
+    def __init__(self, world, registries, more="", default="reg.test"):
         self.world = world
         self.port, self.admin_port = free_port(), free_port()
         self.address, self.admin = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.admin_port}"
@@ -122,7 +122,7 @@ class Larder:
         self.name, self.store = os.path.basename(folder), os.path.join(folder, "store")
         self.config = os.path.join(folder, "larder.toml")
         with open(self.config, "w", encoding="utf-8") as file:
-            file.write(f'[server]\nlisten = ["{self.address}"]\nstate = "{folder}"\ndefault_registry = "reg.test"\n'
+            file.write(f'[server]\nlisten = ["{self.address}"]\nstate = "{folder}"\ndefault_registry = "{default}"\n'
                        f'[admin]\nlisten = "{self.admin}"\nsocket = "{folder}/larder.sock"\n')
             for host, url in registries.items():
                 file.write(f'[[registry]]\nhost = "{host}"\nendpoints = ["{url}"]\n')

@@ -7,6 +7,7 @@ package can be installed, used and removed for real, and nothing of it is left.
 import glob
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -165,6 +166,16 @@ class Package(unittest.TestCase):
         run("mount", "-t", "tmpfs", "tmpfs", folder)
         for name in ("upper", "work", "root"):
             os.makedirs(f"{folder}/{name}")
+        # A registry of its own inside, which knows one account, and an image in it.
+        registry = Registry(cls.world)
+        cls.pushed = image.push(cls.world, registry, REPOSITORY, "v1")
+        registry.stop()
+        os.makedirs(f"{folder}/upper/srv")
+        shutil.copytree(os.path.join(cls.world.root, registry.name, "data"), f"{folder}/upper/srv/data")
+        run("htpasswd", "-Bbc", f"{folder}/upper/srv/htpasswd", "AWS", "plugin-password")
+        with open(f"{folder}/upper/srv/config.yml", "w", encoding="utf-8") as file:
+            file.write("version: 0.1\nstorage: {filesystem: {rootdirectory: /srv/data}}\nhttp: {addr: 127.0.0.1:5999}\n"
+                       "auth: {htpasswd: {realm: fake, path: /srv/htpasswd}}\n")
         cls.package = run(f"{ROOT}/systemd/deb.sh", PROGRAM, cls.world.folder("deb"))
         cls.boot = cls.world.start("systemd", "unshare", "--kill-child", "--pid", "--fork", "--mount", "--cgroup",
                                    "--uts", "--ipc", "--net", "bash", "-c", BOOT, "boot", folder)
@@ -244,6 +255,30 @@ class Package(unittest.TestCase):
         self.assertEqual(self.do("systemctl is-active larder"), "active", "a broken file changes nothing")
         self.assertIn("not read again", self.tell())
         self.do("sed -i '/^nonsense/d; /^images = /d' /etc/larder/larder.toml")
+
+    def test_3b_a_plugin_runs_unchanged_and_an_image_is_pulled_under_the_hardening(self):
+        self.do("systemd-run --unit=registry docker-registry serve /srv/config.yml")
+        self.do("mkdir -p /usr/local/lib/plugins && cat > /usr/local/lib/plugins/ecr <<'PLUGIN'\n"
+                "#!/bin/sh\ncat >/dev/null\n"
+                "echo '{\"kind\":\"CredentialProviderResponse\",\"apiVersion\":\"credentialprovider.kubelet.k8s.io/v1\","
+                "\"cacheKeyType\":\"Registry\",\"cacheDuration\":\"12h\",\"auth\":{\"reg.test\":{\"username\":\"AWS\","
+                "\"password\":\"plugin-password\"}}}'\nPLUGIN\n"
+                "chmod 755 /usr/local/lib/plugins/ecr\n"
+                "cat > /etc/larder/providers.yaml <<'CONFIG'\nkind: CredentialProviderConfig\napiVersion: kubelet.config.k8s.io/v1\n"
+                "providers:\n- name: ecr\n  matchImages: [\"reg.test\"]\n  defaultCacheDuration: 12h\n"
+                "  apiVersion: credentialprovider.kubelet.k8s.io/v1\nCONFIG\n"
+                "chmod 644 /etc/larder/providers.yaml; "
+                "sed -i 's|^#provider_config = .*|X|; s|^\\[credentials\\]$|[credentials]\\nprovider_config = \"/etc/larder/providers.yaml\"\\nprovider_bin_dir = \"/usr/local/lib/plugins\"|; /^X$/d' /etc/larder/larder.toml; "
+                "printf '[[registry]]\nhost = \"reg.test\"\nendpoints = [\"http://127.0.0.1:5999\"]\n' >> /etc/larder/larder.toml; "
+                "sed -i 's|^#min_free = .*|min_free = \"0%\"|' /etc/larder/larder.toml; "
+                "larder config check && systemctl restart larder")
+        said = self.do(f"larder pull --pin reg.test/{REPOSITORY}:v1 2>&1 || true")
+        self.assertIn("pinned", said, self.do("journalctl -u registry -n 5 --no-pager") + self.tell())
+        self.assertIn(f"reg.test/{REPOSITORY}:v1", self.do("larder ls"))
+        # Every pod may use what a plugin's credential opened.
+        code = self.do("curl -s -o /dev/null -w '%{http_code}' "
+                       f"'http://127.0.0.1:5050/v2/{REPOSITORY}/manifests/{self.pushed['index']}?ns=reg.test'")
+        self.assertEqual(code, "200", self.tell())
 
     def test_4_a_daemon_that_is_stuck_is_started_anew(self):
         pid = self.do("systemctl show -p MainPID --value larder")

@@ -85,6 +85,17 @@ fn samples() -> Vec<Value> {
 }
 
 #[test]
+fn the_daemonset_is_what_kubernetes_reads_and_its_configuration_is_right() {
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes"));
+    let found = larder::prepull::read(folder).unwrap();
+    let images: Vec<String> = found.iter().map(|found| found.image.to_string()).collect();
+    assert_eq!(images, ["docker.io/library/larder:latest"]);
+    let environment = larder::config::Environment { root: true, ..Default::default() };
+    let settings = larder::config::resolve(include_str!("../../config/kubernetes/larder.toml"), &environment);
+    assert_eq!(settings.unwrap().admin.metrics_listen, Some("0.0.0.0:5052".parse().unwrap()));
+}
+
+#[test]
 fn every_field_of_every_command_is_described() {
     let page = include_str!("../../docs/commands.md");
     let described: Vec<&str> = page.split('`').collect();

@@ -35,14 +35,27 @@ impl Authority {
 
     /// A certificate for `name`, and its key.
     fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        self.issue_until(name, 4096)
+    }
+
+    /// The same, until a year.
+    fn issue_until(&self, name: &str, year: i32) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         (params.signed_by(&key, &self.0).unwrap(), key)
     }
 
     /// A server for `name` that wants certificates of `clients`, if any.
     fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
-        let (certificate, key) = self.issue(name);
+        self.server_with(self.issue(name), clients)
+    }
+
+    fn server_with(
+        &self,
+        (certificate, key): (rcgen::Certificate, KeyPair),
+        clients: Option<&Self>,
+    ) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -247,4 +260,24 @@ async fn a_registry_may_be_at_an_ipv6_address() {
         let reply = larder.get(&format!("/v2/team/app/manifests/v1?ns={ns}")).await;
         assert_eq!(reply.body, image.index_bytes, "{ns}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_has_expired_is_none() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&registry, "team/app", "v1", 1_000);
+    let (authority, ca) = (Authority::new(), folder.path().join("ca.pem"));
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let at =
+        front(registry.address, authority.server_with(authority.issue_until("localhost", 2020), None)).await;
+    let more = format!(
+        "[[registry]]\nhost = \"reg.test\"\nendpoints = [\"https://localhost:{}\"]\nca = \"{}\"",
+        at.port(),
+        ca.display()
+    );
+    let larder = Larder::start(folder.path(), &[], &more);
+    let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let message = reply.json()["errors"][0]["message"].as_str().unwrap().to_lowercase();
+    assert!(message.contains("expired"), "{message}");
 }

@@ -15,6 +15,8 @@ use crate::size;
 const ABOUT: &str = "cache";
 /// How long a port may take to answer.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long the cache may take to answer about a registry.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 pub(super) fn look(settings: &Settings, findings: &mut Findings) {
     let report = super::super::run_async(control::send(&settings.admin.socket, &AskReport {}));
@@ -45,8 +47,11 @@ pub(super) fn look(settings: &Settings, findings: &mut Findings) {
         Err(_) => false,
     };
     for at in &settings.listen {
-        if let Listen::Tcp(address) = at {
-            port(*address, running, findings);
+        if let Listen::Tcp(address) = at
+            && port(*address, running, findings)
+            && running
+        {
+            registries(*address, settings, findings);
         }
     }
     clock(findings);
@@ -101,19 +106,11 @@ fn of_report(report: &Report, findings: &mut Findings) {
 }
 
 /// Whether the port that runtimes are pointed at leads to us.
-fn port(address: SocketAddr, running: bool, findings: &mut Findings) {
-    let asked = (|| {
-        let mut stream = TcpStream::connect_timeout(&address, WAIT)?;
-        stream.set_read_timeout(Some(WAIT))?;
-        write!(stream, "GET /v2/ HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.take(64 * 1024).read_to_end(&mut answer)?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).to_lowercase())
-    })();
+fn port(address: SocketAddr, running: bool, findings: &mut Findings) -> bool {
+    let asked = get(address, "/v2/", "", WAIT);
+    let ours = matches!(&asked, Ok(answer) if answer.to_lowercase().contains("service=\"larder\""));
     match asked {
-        Ok(answer) if answer.contains("service=\"larder\"") => {
-            findings.ok(ABOUT, format!("{address} answers"));
-        }
+        Ok(_) if ours => findings.ok(ABOUT, format!("{address} answers")),
         Ok(_) => findings.add(
             Level::Problem,
             ABOUT,
@@ -130,6 +127,49 @@ fn port(address: SocketAddr, running: bool, findings: &mut Findings) {
         ),
         Err(_) => {}
     }
+    ours
+}
+
+/// Whether the registries can be asked, as a pod without credentials would: of something that none of them has.
+fn registries(address: SocketAddr, settings: &Settings, findings: &mut Findings) {
+    let mut hosts: Vec<String> = settings.upstream.registries.keys().map(ToString::to_string).collect();
+    if hosts.is_empty() {
+        hosts.push(settings.serve.default_registry.to_string());
+    }
+    hosts.sort();
+    for host in hosts {
+        let scope = "repository:larder-doctor/none:pull";
+        let token = get(address, &format!("/token?ns={host}&scope={scope}"), "", WAIT).ok();
+        let token =
+            token.as_deref().and_then(|answer| answer.split("\"token\":\"").nth(1)?.split('"').next());
+        let bearer = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+        let answer =
+            get(address, &format!("/v2/{host}/larder-doctor/none/manifests/none"), &bearer, ANSWER_WAIT);
+        match answer {
+            Ok(answer) if answer.starts_with("HTTP/1.1 503") => {
+                let why = answer.split("\"message\":\"").nth(1).and_then(|rest| rest.split('"').next());
+                let why = why.unwrap_or("it cannot be asked");
+                findings.add(
+                    Level::Problem,
+                    ABOUT,
+                    format!("{host}: {why}"),
+                    "look at the network, the proxy and DNS of this machine",
+                );
+            }
+            Ok(_) => findings.ok(ABOUT, format!("{host} answers")),
+            Err(error) => findings.add(Level::Problem, ABOUT, format!("{host}: {error}"), ""),
+        }
+    }
+}
+
+/// One request, and all that was answered.
+fn get(address: SocketAddr, path: &str, headers: &str, wait: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, WAIT)?;
+    stream.set_read_timeout(Some(wait))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Connection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// A clock that is behind makes certificates invalid that are not.

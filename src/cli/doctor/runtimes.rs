@@ -160,37 +160,58 @@ fn hosts(file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bo
             );
         }
         if !urls.iter().any(|own| own == url.trim_end_matches('/')) {
+            if is_near(url, urls) {
+                findings.add(
+                    Level::Problem,
+                    ABOUT,
+                    format!("{file}: {url} is another address than the cache listens on; where HTTP_PROXY is set, containerd asks the proxy for it"),
+                    format!("name it by its loopback address: {}", urls.join(" or ")),
+                );
+            }
             continue;
         }
         ours = true;
-        let resolves = listed.is_none_or(|listed| listed.iter().any(|name| name.as_str() == Some("resolve")));
-        if !resolves {
-            findings.add(
-                Level::Note,
-                ABOUT,
-                format!("{file}: tags are asked of the registry itself, and only digests here"),
-                "",
-            );
-        }
-        let tls: Vec<&str> = TLS_KEYS.into_iter().filter(|key| host.get(key).is_some()).collect();
-        if !tls.is_empty() {
-            findings.add(
-                Level::Problem,
-                ABOUT,
-                format!("{file}: {} on an http host: containerd tries TLS first", tls.join(", ")),
-                "remove it",
-            );
-        }
-        if host.get("dial_timeout").is_none() {
-            findings.add(
-                Level::Warning,
-                ABOUT,
-                format!("{file}: without dial_timeout a stopped cache may cost 30 s"),
-                "dial_timeout = \"1s\"",
-            );
-        }
+        our_host(file, host, findings);
     }
     ours
+}
+
+/// What may be wrong with the entry that leads here.
+fn our_host(file: &str, host: &dyn toml_edit::TableLike, findings: &mut Findings) {
+    const ABOUT: &str = "containerd";
+    let listed = host.get("capabilities").and_then(Item::as_array);
+    let resolves = listed.is_none_or(|listed| listed.iter().any(|name| name.as_str() == Some("resolve")));
+    if !resolves {
+        findings.add(
+            Level::Note,
+            ABOUT,
+            format!("{file}: tags are asked of the registry itself, and only digests here"),
+            "",
+        );
+    }
+    let tls: Vec<&str> = TLS_KEYS.into_iter().filter(|key| host.get(key).is_some()).collect();
+    if !tls.is_empty() {
+        findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("{file}: {} on an http host: containerd tries TLS first", tls.join(", ")),
+            "remove it",
+        );
+    }
+    if host.get("dial_timeout").is_none() {
+        findings.add(
+            Level::Warning,
+            ABOUT,
+            format!("{file}: without dial_timeout a stopped cache may cost 30 s"),
+            "dial_timeout = \"1s\"",
+        );
+    }
+}
+
+/// Whether a URL has our port at another address: a node's own, say, which proxies take for a stranger's.
+fn is_near(url: &str, urls: &[String]) -> bool {
+    let port = |url: &str| url.trim_end_matches('/').rsplit_once(':').map(|(_, port)| port.to_owned());
+    url.starts_with("http://") && urls.iter().any(|own| port(own) == port(url))
 }
 
 fn rancher(root: &Path, folder: &str, name: &'static str, urls: &[String], findings: &mut Findings) {
@@ -284,6 +305,7 @@ mod tests {
         let good = "[host.\"http://127.0.0.1:5050\"]\ncapabilities = [\"pull\", \"resolve\"]\ndial_timeout = \"1s\"\n";
         let one = v2("/etc/containerd/certs.d");
         let list = v2("/etc/containerd/certs.d:/etc/docker/certs.d");
+        let near = good.replace("127.0.0.1", "10.0.0.5");
         let (referrers, tls, slow) = (
             good.replace("\"resolve\"", "\"resolve\", \"referrers\""),
             format!("{good}skip_verify = true\n"),
@@ -297,6 +319,7 @@ mod tests {
             (vec![(CONFIG, one.as_str()), (DEFAULT, referrers.as_str())], Level::Problem, "referrers"),
             (vec![(CONFIG, one.as_str()), (DEFAULT, tls.as_str())], Level::Problem, "tries TLS first"),
             (vec![(CONFIG, one.as_str()), (DEFAULT, slow.as_str())], Level::Warning, "dial_timeout"),
+            (vec![(CONFIG, one.as_str()), (DEFAULT, near.as_str())], Level::Problem, "HTTP_PROXY"),
             (vec![(CONFIG, one.as_str()), (DEFAULT, "[host")], Level::Problem, "malformed"),
             (
                 vec![
