@@ -10,6 +10,7 @@
 mod body;
 mod connection;
 mod host;
+mod inherited;
 mod outgoing;
 mod peer;
 mod socket;
@@ -28,7 +29,8 @@ use tower::Service;
 
 pub use body::{Body, BodyError};
 pub use host::{HostError, Hosts};
-pub use socket::{Inherited, Listen, ListenError, Listener};
+pub use inherited::Inherited;
+pub use socket::{Listen, ListenError, Listener};
 
 use socket::Accepted;
 

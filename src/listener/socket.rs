@@ -85,25 +85,6 @@ pub enum Listener {
     },
 }
 
-/// A socket that was bound before this process began.
-#[derive(Debug)]
-pub enum Inherited {
-    /// TCP.
-    Tcp(std::net::TcpListener, SocketAddr),
-    /// A unix socket.
-    Unix(std::os::unix::net::UnixListener, PathBuf),
-}
-
-impl Inherited {
-    /// Where it is bound.
-    pub fn address(&self) -> Listen {
-        match self {
-            Self::Tcp(_, address) => Listen::Tcp(*address),
-            Self::Unix(_, path) => Listen::Unix(path.clone()),
-        }
-    }
-}
-
 /// What came of an accept.
 pub(super) enum Accepted {
     /// A client.
@@ -145,30 +126,6 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(Self::Tcp { socket: TcpListener::from_std(socket.into())?, loopback, uids: None })
-    }
-
-    /// Takes over a socket that somebody else bound and holds for us: systemd, across our restarts. Must be called within
-    /// a runtime.
-    ///
-    /// # Errors
-    /// It is none that can be listened on.
-    pub fn adopt(socket: Inherited) -> Result<Self, ListenError> {
-        let at = socket.address();
-        let failed = |source| ListenError { at: at.clone(), source };
-        match socket {
-            Inherited::Tcp(socket, address) => {
-                let loopback = address.ip().is_loopback();
-                tune(&socket2::SockRef::from(&socket), loopback).map_err(failed)?;
-                socket.set_nonblocking(true).map_err(failed)?;
-                let socket = TcpListener::from_std(socket).map_err(failed)?;
-                Ok(Self::Tcp { socket, loopback, uids: None })
-            }
-            Inherited::Unix(socket, path) => {
-                socket.set_nonblocking(true).map_err(failed)?;
-                let socket = UnixListener::from_std(socket).map_err(failed)?;
-                Ok(Self::Unix { socket, path, ours: false, uids: None })
-            }
-        }
     }
 
     /// Where it listens, with the port that was chosen.
@@ -220,7 +177,7 @@ impl Drop for Listener {
 }
 
 /// What accepted sockets inherit.
-fn tune(socket: &socket2::SockRef<'_>, loopback: bool) -> io::Result<()> {
+pub(super) fn tune(socket: &socket2::SockRef<'_>, loopback: bool) -> io::Result<()> {
     if loopback {
         // Whatever the node's default is: pacing, as BBR does it, only holds loopback back; reno is always permitted.
         if let Err(error) = socket.set_tcp_congestion(b"reno") {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::layout::{self, Layout};
-use super::{Inner, Store, blocking, refs, walk};
+use super::{Inner, Pin, Store, blocking, refs, walk};
 use crate::clock::Timestamp;
 use crate::reference::{Digest, Document, Kind, MANIFEST_BYTES_MAX, Reference, Repository, Tag};
 
@@ -78,6 +78,43 @@ impl Store {
     ) -> Result<Removed, Error> {
         let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.clone());
         blocking(move || inner.remove_image(&repository, &reference)).await
+    }
+
+    /// Keeps an image: nothing of it is evicted from now on.
+    ///
+    /// # Errors
+    /// The disk; an image of too many parts.
+    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.space.pins().add(&inner.layout, pin)).await
+    }
+
+    /// Lets an image go; returns how many pins that ended.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, Error> {
+        let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.to_string());
+        blocking(move || {
+            let pins = inner.space.pins().matching(&repository, &reference);
+            pins.iter().try_for_each(|pin| inner.space.pins().remove(&inner.layout, pin))?;
+            Ok(pins.len())
+        })
+        .await
+    }
+
+    /// Lets one pin go.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.space.pins().remove(&inner.layout, &pin)).await
+    }
+
+    /// The images that are kept.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.0.space.pins().all()
     }
 
     /// Makes room now, as far as the budget wants it; returns how many bytes that freed.

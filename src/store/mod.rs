@@ -50,7 +50,7 @@ pub use scrub::{Finding, Verifier};
 pub use space::{Amount, Budget};
 
 use crate::clock::{Clock, Moment, Timestamp};
-use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
+use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 use index::Index;
 use layout::Layout;
 use metrics::Metrics;
@@ -366,43 +366,6 @@ impl Store {
             Ok(())
         })
         .await
-    }
-
-    /// Keeps an image: nothing of it is evicted from now on.
-    ///
-    /// # Errors
-    /// The disk; an image of too many parts.
-    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.space.pins().add(&inner.layout, pin)).await
-    }
-
-    /// Lets an image go; returns how many pins that ended.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, Error> {
-        let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.to_string());
-        blocking(move || {
-            let pins = inner.space.pins().matching(&repository, &reference);
-            pins.iter().try_for_each(|pin| inner.space.pins().remove(&inner.layout, pin))?;
-            Ok(pins.len())
-        })
-        .await
-    }
-
-    /// Lets one pin go.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.space.pins().remove(&inner.layout, &pin)).await
-    }
-
-    /// The images that are kept.
-    pub fn pins(&self) -> Vec<Pin> {
-        self.0.space.pins().all()
     }
 
     /// Forgets a tag that upstream does not have any more.

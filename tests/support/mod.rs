@@ -10,6 +10,7 @@
     reason = "a test world that cannot be built fails the test"
 )]
 
+pub mod accounts;
 pub mod client;
 pub mod image;
 pub mod proxy;

@@ -48,9 +48,21 @@ fn read(root: &Path, path: &str) -> String {
     fs::read_to_string(root.join(path.trim_start_matches('/'))).unwrap_or_default()
 }
 
+/// containerd's configuration as it is in force, imports included, if containerd itself can be asked; else its file.
+fn in_force(root: &Path) -> String {
+    let dumped = (root == Path::new("/"))
+        .then(|| std::process::Command::new("containerd").args(["config", "dump"]).output().ok())
+        .flatten()
+        .filter(|done| done.status.success());
+    match dumped {
+        Some(done) => String::from_utf8_lossy(&done.stdout).into_owned(),
+        None => read(root, "/etc/containerd/config.toml"),
+    }
+}
+
 fn containerd(root: &Path, urls: &[String], findings: &mut Findings) {
     const ABOUT: &str = "containerd";
-    let cri = match config_of(&read(root, "/etc/containerd/config.toml")) {
+    let cri = match config_of(&in_force(root)) {
         Ok(cri) => cri,
         Err(error) => return findings.add(Level::Problem, ABOUT, error, "mend it"),
     };
