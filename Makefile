@@ -49,9 +49,10 @@ e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, pr
 	$(CARGO) build --locked --bin larder --example demo
 	python3 tests/e2e/run.py
 
-test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as in make test
+test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as in make test; the page in Chromium
 	$(CARGO) build --locked --bin larder
-	LARDER_LONG=$${LARDER_LONG:-100} python3 tests/e2e/run.py Disk
+	tests/tools.sh --long
+	LARDER_LONG=$${LARDER_LONG:-100} python3 tests/e2e/run.py Disk Browser
 
 bench: tools ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
 	$(CARGO) bench --locked --bench side_by_side

@@ -8,6 +8,7 @@ needed=(
   promtool:prometheus prometheus:prometheus busybox:busybox-static curl:curl python3:python3 ip:iproute2
   htpasswd:apache2-utils openssl:openssl strace:strace nginx:nginx-light wrk:wrk systemd-analyze:systemd findmnt:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
 )
+[ "${1:-}" != --long ] || needed+=(chromium:chromium)
 missing=()
 for pair in "${needed[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")

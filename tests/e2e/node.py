@@ -2,7 +2,7 @@
 
 import json
 import os
-import re
+import shutil
 import subprocess
 import time
 import unittest
@@ -242,6 +242,24 @@ class Setup(unittest.TestCase):
         self.assertEqual(containerd.cri_pull(f"docker.io/{REPOSITORY}:v1"), self.pushed["config amd64"])
         hub.command("setup", "docker", "--root", root, "--undo")
         self.assertFalse(os.path.exists(f"{root}/etc/docker/daemon.json"))
+
+
+@unittest.skipUnless(shutil.which("chromium"), "no chromium here: make test-long installs it")
+class Browser(unittest.TestCase):
+    """The page, in a real browser, with and without JavaScript."""
+
+    def test_the_page_is_shown_and_keeps_itself_fresh(self):
+        world = World()
+        self.addCleanup(world.end)
+        larder = Larder(world, {})
+        browser = ("chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={world.folder('browser')}")
+        for more in ([], ["--blink-settings=scriptEnabled=false"]):
+            shown = run(*browser, *more, "--dump-dom", f"http://{larder.admin}/")
+            self.assertIn("<h1>Larder</h1>", shown)
+            self.assertIn("images pinned", shown)
+        # It fetches itself every five seconds; what changed meanwhile is shown.
+        fresh = run(*browser, "--virtual-time-budget=20000", "--dump-dom", f"http://{larder.admin}/")
+        self.assertEqual(fresh.count("<h1>Larder</h1>"), 1)
 
 
 class Prometheus(unittest.TestCase):

@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import image  # noqa: E402
 from access import KubernetesUseCases, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
-from node import Commands, Offline, Prometheus, Setup  # noqa: E402,F401
+from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402
 from systemd import Package, Restarts, Units  # noqa: E402,F401
 from weather import Weather  # noqa: E402,F401
