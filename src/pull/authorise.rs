@@ -262,7 +262,7 @@ impl Puller {
         let grants = &self.0.grants;
         match said {
             Ok(yes) => {
-                grants.answered(key.0.registry());
+                grants.answered(key.0.registry()).await;
                 if proof {
                     // What upstream gives to anybody is everybody's right, whatever was shown.
                     let anybody = yes.to_anybody.then(|| self.0.keychain.anonymous_principal());
@@ -272,7 +272,7 @@ impl Puller {
                 }
             }
             Err(error) if is_a_no(error) => {
-                grants.answered(key.0.registry());
+                grants.answered(key.0.registry()).await;
                 if ends_a_right(error) {
                     self.0.keychain.was_refused(&key.0, presented);
                     if proof && grants.ended(&key.0, key.2).await {
@@ -282,7 +282,7 @@ impl Puller {
                 grants.said_no(key, error.clone());
             }
             Err(Error::Upstream(error)) if Trouble::of(error) == Some(Trouble::Outage) => {
-                grants.outage(key.0.registry());
+                grants.outage(key.0.registry()).await;
             }
             Err(_) => {}
         }
@@ -339,10 +339,10 @@ impl Puller {
     }
 
     /// Whether an outage of the registry is still so young that tags may be served as what they last meant.
-    pub(super) fn may_be_stale(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
+    pub(super) async fn may_be_stale(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
         let lasted = match error {
             Error::Upstream(error) if Trouble::of(error) == Some(Trouble::Outage) => {
-                self.0.grants.outage(repository.registry())
+                self.0.grants.outage(repository.registry()).await
             }
             _ => Duration::ZERO,
         };

@@ -76,7 +76,8 @@ pub(super) struct Grants {
     proofs: Mutex<HashMap<Repository, Proofs>>,
     noes: Mutex<HashMap<Question, (Instant, Error)>>,
     closed: Mutex<HashMap<Repository, Closed>>,
-    outages: Mutex<HashMap<Registry, Timestamp>>,
+    /// Since when registries cannot be asked; `None`: they can.
+    outages: Mutex<HashMap<Registry, Option<Timestamp>>>,
     metrics: Arc<Metrics>,
     labels: Arc<RegistryLabels>,
 }
@@ -155,7 +156,7 @@ impl Grants {
             }
             write
         };
-        self.answered(repository.registry());
+        self.answered(repository.registry()).await;
         if principal.kind.is_shared() {
             lock(&self.closed).remove(repository);
         }
@@ -240,27 +241,52 @@ impl Grants {
         }
     }
 
-    /// An outage of `registry` is noticed; returns how long it has lasted.
-    pub(super) fn outage(&self, registry: &Registry) -> Duration {
+    /// An outage of `registry` is noticed; returns how long it has lasted, over restarts too.
+    pub(super) async fn outage(&self, registry: &Registry) -> Duration {
         let now = self.store.clock().now();
-        let mut outages = lock(&self.outages);
-        make_room(&mut outages, REPOSITORIES_MAX, registry);
-        let since = *outages.entry(registry.clone()).or_insert(now);
+        let known = lock(&self.outages).get(registry).copied();
+        let since = match known {
+            Some(Some(since)) => since,
+            // It was well a moment ago.
+            Some(None) => now,
+            // Not asked since the start: it may have been away before.
+            None => self.store.outage(registry).await.filter(|since| *since <= now).unwrap_or(now),
+        };
+        if known.flatten().is_none() {
+            let mut outages = lock(&self.outages);
+            make_room(&mut outages, REPOSITORIES_MAX, registry);
+            outages.insert(registry.clone(), Some(since));
+        }
+        if known.flatten().is_none()
+            && let Err(error) = self.store.set_outage(registry, Some(since)).await
+        {
+            tracing::debug!(%registry, %error, "the start of an outage could not be written down");
+        }
         self.show(registry, i64::try_from(since.0).unwrap_or(i64::MAX));
         since.age_at(now)
     }
 
     /// The outages that are noticed, and since when.
     pub(super) fn outages(&self) -> Vec<(Registry, Timestamp)> {
-        let mut all: Vec<_> = lock(&self.outages).iter().map(|(r, since)| (r.clone(), *since)).collect();
+        let away = |(registry, since): (&Registry, &Option<Timestamp>)| Some((registry.clone(), (*since)?));
+        let mut all: Vec<_> = lock(&self.outages).iter().filter_map(away).collect();
         all.sort();
         all
     }
 
     /// `registry` answered.
-    pub(super) fn answered(&self, registry: &Registry) {
-        if lock(&self.outages).remove(registry).is_some() {
-            self.show(registry, 0);
+    pub(super) async fn answered(&self, registry: &Registry) {
+        {
+            let mut outages = lock(&self.outages);
+            if outages.get(registry) == Some(&None) {
+                return;
+            }
+            make_room(&mut outages, REPOSITORIES_MAX, registry);
+            outages.insert(registry.clone(), None);
+        }
+        self.show(registry, 0);
+        if let Err(error) = self.store.set_outage(registry, None).await {
+            tracing::debug!(%registry, %error, "the end of an outage could not be written down");
         }
     }
 

@@ -170,7 +170,7 @@ impl Puller {
         error: Error,
         caller: &Caller,
     ) -> Result<ManifestAnswer, Error> {
-        let young = self.may_be_stale(repository, tag, &error);
+        let young = self.may_be_stale(repository, tag, &error).await;
         let held = self.is_open(repository)
             || self.held_since(repository, caller, &error).await.is_some()
             || self.may_read_cached(repository, caller, Use::Read).await;

@@ -7,6 +7,7 @@
 //!         blobs/sha256/<hex>          committed, immutable
 //!         checks/sha256/<hex>         one checksum per chunk of that blob
 //!         refs/<registry>/_received/<hex>            this registry itself sent these bytes
+//!         refs/<registry>/_outage                    since when it cannot be asked
 //!         refs/<registry>/<repository>/_tags/<tag>   what a tag last meant
 //!         refs/<registry>/<repository>/_members/<hex>  what this repository may hand out
 //!         refs/<registry>/<repository>/_pins/<hex>     images of which nothing is evicted
@@ -125,6 +126,10 @@ impl Layout {
 
     pub(super) fn received(&self, registry: &Registry, digest: &Digest) -> PathBuf {
         self.refs().join(registry.as_str()).join("_received").join(digest.hex())
+    }
+
+    pub(super) fn outage(&self, registry: &Registry) -> PathBuf {
+        self.refs().join(registry.as_str()).join("_outage")
     }
 
     pub(super) fn ingest(&self) -> PathBuf {

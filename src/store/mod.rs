@@ -342,6 +342,21 @@ impl Store {
         .await
     }
 
+    /// Since when `registry` could not be asked, as far as that was written down.
+    pub async fn outage(&self, registry: &Registry) -> Option<Timestamp> {
+        let (inner, registry) = (Arc::clone(&self.0), registry.clone());
+        absent_on_panic(move || refs::outage(&inner.layout, &registry)).await
+    }
+
+    /// Writes down since when a registry cannot be asked, or that it can.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_outage(&self, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
+        let (inner, registry) = (Arc::clone(&self.0), registry.clone());
+        blocking(move || refs::set_outage(&inner.layout, &registry, since)).await
+    }
+
     /// What `tag` last meant.
     pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
         let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());

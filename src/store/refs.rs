@@ -73,6 +73,28 @@ pub(super) fn add_received(layout: &Layout, registry: &Registry, digest: &Digest
     layout.write_small(&layout.received(registry, digest), b"")
 }
 
+pub(super) fn outage(layout: &Layout, registry: &Registry) -> Option<Timestamp> {
+    read(&layout.outage(registry))
+}
+
+pub(super) fn set_outage(
+    layout: &Layout,
+    registry: &Registry,
+    since: Option<Timestamp>,
+) -> Result<(), Error> {
+    let path = layout.outage(registry);
+    match since {
+        // Of a registry that never delivered anything nothing is served in an outage, and nothing is kept: strangers may ask
+        // for ever new ones.
+        Some(_) if !path.parent().is_some_and(std::path::Path::is_dir) => Ok(()),
+        Some(since) => write(layout, &path, &since),
+        None => match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
+            _ => Ok(()),
+        },
+    }
+}
+
 pub(super) fn tag(layout: &Layout, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
     let file: TagFile = read(&layout.tag(repository, tag))?;
     Some(TagRecord { digest: file.digest.parse().ok()?, confirmed_at: file.confirmed_at })

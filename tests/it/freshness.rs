@@ -202,6 +202,33 @@ async fn a_registry_may_have_a_time_of_its_own_and_an_outage_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_has_begun_when_it_began_however_often_the_daemon_is_restarted() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let more = "[freshness]\nstale_if_error = \"2h\"";
+    let start = || Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    let path = "/v2/team/app/manifests/v1?ns=reg.test";
+    let larder = start();
+    assert_eq!(larder.get(path).await.body, image.index_bytes);
+    registry.stop().await;
+    assert_eq!(larder.get(path).await.body, image.index_bytes);
+    larder.stop().await;
+    for (hours, status) in [(1, 200), (3, 503)] {
+        let larder = start();
+        larder.clock.advance(MINUTE * 60 * hours);
+        assert_eq!(larder.get(path).await.status.as_u16(), status, "after {hours} hours");
+        larder.stop().await;
+    }
+    // While nobody looked it was back; the next outage is another one.
+    registry.restart().await;
+    let larder = start();
+    larder.clock.advance(MINUTE * 60 * 4);
+    assert_eq!(larder.get(path).await.body, image.index_bytes);
+    registry.stop().await;
+    assert_eq!(larder.get(path).await.body, image.index_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tag_that_moves_in_mid_pull_never_mixes_two_images() {
     let scene = scene("").await;
     let old = scene.push("v1", 1_000);
