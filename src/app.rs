@@ -22,7 +22,7 @@ use crate::pull::Puller;
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
 use crate::upstream::Upstream;
-use crate::{pull, serve, store, upstream};
+use crate::{prepull, pull, serve, store, upstream};
 
 /// File descriptors kept for everything that is not a client: upstream connections, the store, the log.
 const DESCRIPTORS_RESERVED: u64 = 256;
@@ -112,7 +112,7 @@ impl App {
             pull_metrics,
             Arc::clone(&labels),
         );
-        let list = List::new(settings.prepull.clone());
+        let list = List::new(settings.prepull.clone(), prepull::metrics::Metrics::register(&registry)?);
         let requests = Arc::new(serve::metrics::Metrics::register(&registry)?);
         let connections = listener::Metrics::register(&registry)?;
         let limits = within_descriptors(settings.limits, raise_descriptor_limit());

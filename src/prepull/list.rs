@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use super::kubernetes::{self, SecretManifest};
+use super::metrics::Metrics;
 use super::{Config, Event, Order, PinnedFor, Platforms, Summary, Wanted};
 use crate::clock::{Clock, Timestamp};
 use crate::credentials::PullSecrets;
@@ -29,6 +30,7 @@ pub struct List(Arc<Inner>);
 struct Inner {
     config: watch::Sender<Config>,
     status: Mutex<ListStatus>,
+    metrics: Metrics,
 }
 
 /// How the list stands, for an operator.
@@ -50,8 +52,8 @@ pub struct ListStatus {
 
 impl List {
     /// A list that nobody works on yet.
-    pub fn new(config: Config) -> Self {
-        Self(Arc::new(Inner { config: watch::Sender::new(config), status: Mutex::default() }))
+    pub fn new(config: Config, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner { config: watch::Sender::new(config), status: Mutex::default(), metrics }))
     }
 
     /// Another list from now on.
@@ -131,6 +133,10 @@ impl List {
         };
         let (summary, failed) = tokio::join!(super::run(puller, order, ear), listen);
         let all_well = failed.is_empty();
+        for (state, count) in [("here", summary.pulled), ("failed", summary.failed)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.0.metrics.images.with_label_values(&[state]).set(count);
+        }
         let (finished_at, images) = (Some(clock.now()), summary.pulled + summary.failed);
         *self.status_mut() =
             ListStatus { images, running: false, finished_at, summary, failed, problem: None };

@@ -10,6 +10,7 @@
 mod fetch;
 mod kubernetes;
 mod list;
+pub mod metrics;
 mod plan;
 
 use std::path::PathBuf;
