@@ -215,6 +215,31 @@ class Setup(unittest.TestCase):
                 self.assertEqual(file.read(), before)
             self.assertFalse(os.path.exists(f"{root}/etc/containerd/certs.d/_default"))
 
+    def test_a_gate_is_written_for_the_runtime_alone(self):
+        folder, root = self.world.folder("gate"), self.world.folder("machine")
+        with open(f"{folder}/gate", "w", encoding="utf-8") as file:
+            file.write("a-secret-of-this-node\n")
+        gated = Larder(self.world, {"reg.test": self.registry.url})
+        with open(gated.config, encoding="utf-8") as file:
+            text = file.read().replace("[server]\n", f'[server]\ngate_header = "X-Node-Key"\ngate_file = "{folder}/gate"\n')
+        with open(gated.config, "w", encoding="utf-8") as file:
+            file.write(text)
+        gated.restart()
+        shown = gated.command("setup", "containerd", "--root", root, "--dry-run")
+        self.assertIn("(not shown)", shown)
+        self.assertNotIn("a-secret-of-this-node", shown)
+        gated.command("setup", "containerd", "--root", root)
+        hosts = f"{root}/etc/containerd/certs.d/_default/hosts.toml"
+        self.assertEqual(os.stat(hosts).st_mode & 0o777, 0o600)
+        os.chmod(hosts, 0o644)
+        self.assertIn("changed", gated.command("setup", "containerd", "--root", root))
+        self.assertEqual(os.stat(hosts).st_mode & 0o777, 0o600)
+        _, said = attempt(PROGRAM, "--config", gated.config, "doctor", "--root", root)
+        self.assertRegex(said, r"ok +cache +127.0.0.1:\d+ answers")
+        self.assertRegex(said, r"ok +cache +reg.test answers")
+        containerd = Containerd(self.world, gated, certs=f"{root}/etc/containerd/certs.d")
+        self.assertEqual(containerd.cri_pull(NAME), self.pushed["config amd64"])
+
     def test_podman_as_it_was_set_up_pulls_through_it(self):
         root = self.world.folder("machine")
         self.setup(root, "podman")

@@ -48,7 +48,7 @@ pub(super) fn look(settings: &Settings, findings: &mut Findings) {
     };
     for at in &settings.listen {
         if let Listen::Tcp(address) = at
-            && port(*address, running, findings)
+            && port(*address, running, settings, findings)
             && running
         {
             registries(*address, settings, findings);
@@ -106,8 +106,8 @@ fn of_report(report: &Report, findings: &mut Findings) {
 }
 
 /// Whether the port that runtimes are pointed at leads to us.
-fn port(address: SocketAddr, running: bool, findings: &mut Findings) -> bool {
-    let asked = get(address, "/v2/", "", WAIT);
+fn port(address: SocketAddr, running: bool, settings: &Settings, findings: &mut Findings) -> bool {
+    let asked = get(address, "/v2/", &gate(settings), WAIT);
     let ours = matches!(&asked, Ok(answer) if answer.to_lowercase().contains("service=\"larder\""));
     match asked {
         Ok(_) if ours => findings.ok(ABOUT, format!("{address} answers")),
@@ -143,14 +143,21 @@ fn registries(address: SocketAddr, settings: &Settings, findings: &mut Findings)
         let token =
             token.as_deref().and_then(|answer| answer.split("\"token\":\"").nth(1)?.split('"').next());
         let bearer = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-        let answer =
-            get(address, &format!("/v2/{host}/larder-doctor/none/manifests/none"), &bearer, ANSWER_WAIT);
+        let answer = get(
+            address,
+            &format!("/v2/{host}/larder-doctor/none/manifests/none"),
+            &(bearer + &gate(settings)),
+            ANSWER_WAIT,
+        );
         match answer {
             Ok(answer) if answer.starts_with("HTTP/1.1 503") => {
                 let why = answer.split("\"message\":\"").nth(1).and_then(|rest| rest.split('"').next());
                 let why = why.unwrap_or("it cannot be asked");
+                // One that nobody configured may be one that nobody uses.
+                let level =
+                    if settings.upstream.registries.is_empty() { Level::Warning } else { Level::Problem };
                 findings.add(
-                    Level::Problem,
+                    level,
                     ABOUT,
                     format!("{host}: {why}"),
                     "look at the network, the proxy and DNS of this machine",
@@ -160,6 +167,12 @@ fn registries(address: SocketAddr, settings: &Settings, findings: &mut Findings)
             Err(error) => findings.add(Level::Problem, ABOUT, format!("{host}: {error}"), ""),
         }
     }
+}
+
+/// The header that the operator wants from every client, if any.
+fn gate(settings: &Settings) -> String {
+    let gate = settings.serve.gate.as_ref();
+    gate.map_or_else(String::new, |gate| format!("{}: {}\r\n", gate.header, gate.value.reveal()))
 }
 
 /// One request, and all that was answered.

@@ -37,10 +37,16 @@ impl Files {
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let mode = fs::metadata(&path).map(|m| m.permissions().mode() & 0o7777).unwrap_or(0o644);
-                Ok(Change { path, before: Some(text.clone()), after: Some(text), mode })
+                Ok(Change {
+                    path,
+                    before: Some(text.clone()),
+                    after: Some(text),
+                    mode,
+                    mode_before: Some(mode),
+                })
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                Ok(Change { path, before: None, after: None, mode: 0o644 })
+                Ok(Change { path, before: None, after: None, mode: 0o644, mode_before: None })
             }
             Err(error) => Err(format!("cannot read {}: {error}", path.display())),
         }
@@ -62,13 +68,17 @@ pub(super) struct Change {
     pub(super) path: PathBuf,
     pub(super) before: Option<String>,
     pub(super) after: Option<String>,
+    /// Its permissions, as they are to be.
     pub(super) mode: u32,
+    /// And as they are.
+    pub(super) mode_before: Option<u32>,
 }
 
 impl Change {
     /// Whether anything changes.
     pub(super) fn is_one(&self) -> bool {
-        self.before != self.after
+        let opened = self.after.is_some() && self.mode_before.is_some_and(|before| before != self.mode);
+        self.before != self.after || opened
     }
 
     /// What is to be there, for somebody who adds to it.

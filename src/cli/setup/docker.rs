@@ -102,6 +102,7 @@ mod tests {
             before: Some(text.into()),
             after: (!text.is_empty()).then(|| text.to_owned()),
             mode: 0o644,
+            mode_before: Some(0o644),
         };
         let before = "{\n  \"storage-driver\": \"overlay2\",\n  \"registry-mirrors\": [\n    \"https://m.corp\"\n  ],\n  \"debug\": true\n}\n";
         let once = daemon(file(before), &wish(false)).unwrap();

@@ -106,7 +106,10 @@ pub(super) fn run(
     let changes: Vec<&Change> = plan.changes.iter().filter(|change| change.is_one()).collect();
     for change in &changes {
         if arguments.dry_run {
-            print!("{}", change.shown());
+            // The gate's value is for the runtime and nobody's eyes.
+            let gate = settings.serve.gate.as_ref().map_or("", |gate| gate.value.reveal());
+            let shown = change.shown();
+            print!("{}", if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") });
         } else {
             change.apply().map_err(Failure::Failed)?;
             println!("{}", change.done());
