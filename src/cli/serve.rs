@@ -30,6 +30,10 @@ pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), 
 async fn serve(settings: Settings, path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let failed = |error: crate::app::Error| Failure::Failed(error.to_string());
     let (trigger, shutdown) = shutdown::channel();
+    // First of all: whoever stops us while we begin is heard when we have begun.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::Failed(e.to_string()))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::Failed(e.to_string()))?;
+    let hangup = signal(SignalKind::hangup()).map_err(|e| Failure::Failed(e.to_string()))?;
     let introduction = Introduction::of(&settings, path);
     let running = settings.clone();
     let inherited = service::sockets().map_err(|error| {
@@ -37,8 +41,6 @@ async fn serve(settings: Settings, path: Option<&Path>, environment: &Environmen
     })?;
     let app = App::build(settings, Clock::system(), inherited).map_err(failed)?;
     introduction.print(&app).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::Failed(e.to_string()))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::Failed(e.to_string()))?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -50,7 +52,6 @@ async fn serve(settings: Settings, path: Option<&Path>, environment: &Environmen
     });
     tokio::spawn(service::stay_alive());
     let reload = Reload { path: path.map(Path::to_owned), environment: environment.clone(), running };
-    let hangup = signal(SignalKind::hangup()).map_err(|e| Failure::Failed(e.to_string()))?;
     tokio::spawn(reload.whenever(hangup, app.list()));
     // The sockets are bound: whoever connects from now on is answered.
     service::ready();
