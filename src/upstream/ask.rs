@@ -77,7 +77,10 @@ impl Upstream {
         let why = "none of its endpoints is authoritative; mark one with authoritative = true".to_owned();
         let mut last = (Error::Declined { registry: registry.clone(), why }, false);
         for (endpoint, _) in sound {
-            match self.ask_one(&endpoint, self.0.health.under_way(&endpoint, registry), question).await {
+            match self
+                .ask_one(&endpoint, self.0.health.under_way(&endpoint, registry), question, RETRIES_MAX)
+                .await
+            {
                 Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
                 said => {
                     self.try_again_behind(troubled, question);
@@ -88,8 +91,9 @@ impl Upstream {
         for (endpoint, turn) in troubled {
             let said = match turn {
                 Turn::Leave(error, true) => Err(error),
-                Turn::Try(held) => self.ask_one(&endpoint, held, question).await,
-                _ => self.ask_one(&endpoint, self.0.health.under_way(&endpoint, registry), question).await,
+                // Once: what is in trouble is not asked again and again by everybody.
+                Turn::Try(held) => self.ask_one(&endpoint, held, question, 0).await,
+                _ => self.ask_one(&endpoint, self.0.health.under_way(&endpoint, registry), question, 0).await,
             };
             match said {
                 Err(error) if error.is_worth_another_endpoint() => last = last_word(last, error, &endpoint),
@@ -105,11 +109,10 @@ impl Upstream {
         endpoint: &Endpoint,
         mut under_way: UnderWay,
         question: &Question<'_>,
+        retries: usize,
     ) -> Result<Answered, Error> {
-        let pauses = ExponentialBuilder::default()
-            .with_min_delay(RETRY_PAUSE)
-            .with_max_times(RETRIES_MAX)
-            .with_jitter();
+        let pauses =
+            ExponentialBuilder::default().with_min_delay(RETRY_PAUSE).with_max_times(retries).with_jitter();
         let shown = &question.asking.presented;
         let shown = if endpoint.may_see(shown.principal.kind) { shown } else { &self.0.anonymous };
         let (who, class) = (shown.principal, (question.kind, question.method.clone()));

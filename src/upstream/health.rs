@@ -2,8 +2,8 @@
 //!
 //! An endpoint that cannot be reached or fails is left alone for a moment, longer each time, while another one of its
 //! registry is asked instead; when the moment is over, one question tries it again and the others go on as before.
-//! Where there is no other, only an endpoint that kept us waiting is left alone: who is refused at once may as well
-//! ask.
+//! Where there is no other, an endpoint that kept us waiting is left alone too; one that failed quickly may be asked, a
+//! few times a second and without repeating: a registry in trouble must not get more questions than a sound one.
 //!
 //! Deliberately not here: what counts as failing (`error`), and rate limits, which are no failure.
 
@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// A failure that took this long is not to be had by everybody.
 const COSTLY: Duration = Duration::from_secs(1);
+/// How often an only endpoint in trouble may be asked in a second.
+const ASKED_MAX: u32 = 10;
 /// A question that was given up after this long was given up because of the endpoint; before that, its asker may have
 /// had reasons of his own.
 const HUNG: Duration = Duration::from_secs(10);
@@ -66,6 +68,8 @@ struct Trouble {
     tried_again: bool,
     costly: bool,
     error: Error,
+    /// In the second that began then, it was asked so often.
+    asked: (Instant, u32),
 }
 
 /// What to do with an endpoint.
@@ -74,7 +78,7 @@ pub(super) enum Turn {
     Ask,
     /// It is in trouble, and it is time to try it again: by whoever holds this, and nobody else meanwhile.
     Try(UnderWay),
-    /// It is in trouble: how it failed, and whether finding that out again would take long.
+    /// It is in trouble: how it failed, and whether finding that out again would take long, or was done often enough.
     Leave(Error, bool),
 }
 
@@ -105,7 +109,12 @@ impl Health {
             trouble.tried_again = true;
             return Turn::Try(self.under_way(endpoint, &trouble.registry));
         }
-        Turn::Leave(trouble.error.clone(), trouble.costly)
+        let now = Instant::now();
+        if now - trouble.asked.0 >= Duration::from_secs(1) {
+            trouble.asked = (now, 0);
+        }
+        trouble.asked.1 = trouble.asked.1.saturating_add(1);
+        Turn::Leave(trouble.error.clone(), trouble.costly || trouble.asked.1 > ASKED_MAX)
     }
 
     /// A question to `endpoint`, whose end is to be noted.
@@ -134,13 +143,15 @@ impl Health {
         let before = all.get(endpoint);
         let failures = before.map_or(0, |trouble| trouble.failures).saturating_add(1);
         let since = before.map_or_else(Instant::now, |trouble| trouble.since);
+        let asked = before.map_or_else(|| (Instant::now(), 0), |trouble| trouble.asked);
         if failures == 1 {
             tracing::warn!(endpoint, %error, "an endpoint is in trouble");
         }
         let until = Instant::now() + pause(failures);
         let (costly, error) = (took >= COSTLY, error.clone());
         let (registry, host) = (registry.clone(), host.clone());
-        let trouble = Trouble { registry, host, since, failures, until, tried_again: false, costly, error };
+        let trouble =
+            Trouble { registry, host, since, failures, until, tried_again: false, costly, error, asked };
         all.insert(endpoint.clone(), trouble);
     }
 

@@ -103,3 +103,18 @@ async fn a_no_of_the_registry_is_not_undone_by_an_endpoint_that_is_away() {
         assert_eq!(gone.status, 404, "what a tag that is gone last meant");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_in_trouble_gets_no_more_questions_than_it_can_bear() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    registry.wrong_at("/v2/", Fault::Status(503, vec![]));
+    let begun = std::time::Instant::now();
+    let path = |n: usize| format!("/v2/team/app/manifests/v{n}?ns=reg.test");
+    for n in 0..300 {
+        assert_eq!(larder.get(&path(n)).await.status, http::StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let seconds = begun.elapsed().as_secs() as usize + 1;
+    // The first one is repeated twice; then ten a second, and one that tries whether it is back.
+    assert!(registry.seen().len() <= 3 + 12 * seconds, "{} in {seconds} s", registry.seen().len());
+}
