@@ -58,7 +58,7 @@ async fn fetch(reader: &Reader, digest: Digest) {
         // Whether this repository may hand it out is asked when somebody wants it.
         _ => return,
     }
-    match puller.fly(repository, digest, caller, None).await {
+    match puller.fly(repository, digest, caller, None, true).await {
         Ok(Flown::Seat(_, mut progress)) => {
             let _ = progress.wait_for(super::flight::Progress::is_over).await;
         }

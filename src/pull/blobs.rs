@@ -47,7 +47,7 @@ impl Puller {
             {
                 return Ok(answer);
             }
-            let (source, progress) = match self.fly(repository, digest, caller, looked_at).await? {
+            let (source, progress) = match self.fly(repository, digest, caller, looked_at, true).await? {
                 Flown::Landed(answer) => return Ok(*answer),
                 Flown::Seat(source, progress) => (source, progress),
             };
@@ -64,15 +64,16 @@ impl Puller {
     }
 
     /// A seat in the flight of a blob, which is begun if there is none. `looked_at` says how many flights had ended when
-    /// the store was looked into in vain, if it was.
+    /// the store was looked into in vain, if it was; `hurry` says that somebody waits for it.
     pub(super) async fn fly(
         &self,
         repository: &Repository,
         digest: Digest,
         caller: &Caller,
         looked_at: Option<u64>,
+        hurry: bool,
     ) -> Result<Flown, Error> {
-        match self.0.flights.board(repository, digest, caller) {
+        match self.0.flights.board(repository, digest, caller, hurry) {
             Boarding::Lead(lead) => {
                 // The flight before may have landed between a look into the store and the boarding.
                 let may_have_landed = looked_at != Some(self.0.flights.ended());

@@ -97,7 +97,7 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
         let lead = Arc::clone(lead);
         move || write(ingest, pieces, size, &lead)
     });
-    let received = lanes::pump(source, &reader, &growing, &queue).await;
+    let received = lanes::pump(source, &reader, &growing, &queue, flight).await;
     drop(queue);
     match (received, writer.await) {
         (_, Err(_panicked)) => Err(Error::Abandoned),

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -69,10 +69,17 @@ pub(super) struct Flight {
     pub(super) repository: Repository,
     /// As whom: the answer is an answer to callers with the same credential, and to no others.
     pub(super) caller: Caller,
+    /// Whether somebody waits for it, or will in a moment; a pre-pull does not.
+    hurried: AtomicBool,
     progress: watch::Sender<Progress>,
 }
 
 impl Flight {
+    /// Whether somebody waits for it.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Relaxed)
+    }
+
     /// Watches the progress.
     pub(super) fn follow(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
@@ -114,15 +121,34 @@ impl Flights {
         lock(&self.map).contains_key(&(registry.clone(), digest))
     }
 
-    /// Joins the flight for `digest` from the registry of `repository`, or leads a new one.
-    pub(super) fn board(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Boarding {
+    /// Whether there is a flight that somebody waits for.
+    pub(super) fn somebody_waits(&self) -> bool {
+        lock(&self.map).values().any(|flight| flight.is_hurried())
+    }
+
+    /// Joins the flight for `digest` from the registry of `repository`, or leads a new one. `hurry` says that somebody
+    /// waits.
+    pub(super) fn board(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+        hurry: bool,
+    ) -> Boarding {
         let key = (repository.registry().clone(), digest);
         match lock(&self.map).entry(key.clone()) {
-            Entry::Occupied(under_way) => Boarding::Join(Arc::clone(under_way.get())),
+            Entry::Occupied(under_way) => {
+                under_way.get().hurried.fetch_or(hurry, Ordering::Relaxed);
+                Boarding::Join(Arc::clone(under_way.get()))
+            }
             Entry::Vacant(vacant) => {
                 let progress = watch::Sender::new(Progress::Asking);
-                let flight =
-                    Arc::new(Flight { repository: repository.clone(), caller: caller.clone(), progress });
+                let flight = Arc::new(Flight {
+                    repository: repository.clone(),
+                    caller: caller.clone(),
+                    hurried: AtomicBool::new(hurry),
+                    progress,
+                });
                 vacant.insert(Arc::clone(&flight));
                 self.gauge.inc();
                 let (map, ended) = (Arc::clone(&self.map), Arc::clone(&self.ended));
@@ -210,25 +236,25 @@ mod tests {
     fn one_leads_all_join_and_registries_never_share() {
         let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
         let digest = Digest::of(b"x");
-        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest, &Caller::anonymous())
+        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest, &Caller::anonymous(), true)
         else {
             panic!("nobody led")
         };
         assert!(matches!(
-            flights.board(&repository("a.test/r"), digest, &Caller::anonymous()),
+            flights.board(&repository("a.test/r"), digest, &Caller::anonymous(), true),
             Boarding::Join(_)
         ));
         assert!(matches!(
-            flights.board(&repository("a.test/other"), digest, &Caller::anonymous()),
+            flights.board(&repository("a.test/other"), digest, &Caller::anonymous(), true),
             Boarding::Join(_)
         ));
         assert!(matches!(
-            flights.board(&repository("b.test/r"), digest, &Caller::anonymous()),
+            flights.board(&repository("b.test/r"), digest, &Caller::anonymous(), true),
             Boarding::Lead(_)
         ));
         drop(lead);
         assert!(matches!(
-            flights.board(&repository("a.test/r"), digest, &Caller::anonymous()),
+            flights.board(&repository("a.test/r"), digest, &Caller::anonymous(), true),
             Boarding::Lead(_)
         ));
     }
@@ -237,7 +263,7 @@ mod tests {
     fn a_leader_that_vanishes_is_a_failure_and_never_a_normal_end() {
         let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
         let Boarding::Lead(lead) =
-            flights.board(&repository("a.test/r"), Digest::of(b"x"), &Caller::anonymous())
+            flights.board(&repository("a.test/r"), Digest::of(b"x"), &Caller::anonymous(), true)
         else {
             panic!()
         };

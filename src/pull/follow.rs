@@ -170,7 +170,7 @@ impl BlobBody {
         let digest = damaged.digest();
         puller.0.store.quarantine(&damaged, reason.clone()).await;
         drop(damaged);
-        let refetched = puller.fly(repository, digest, caller, None).await;
+        let refetched = puller.fly(repository, digest, caller, None, true).await;
         let refetched = refetched.inspect_err(|error| {
             tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
         })?;

@@ -1,13 +1,12 @@
 //! For those who fetch before anybody asks, and for the owner of the store: parts of images fetched and kept, pins,
 //! what there is.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::authorise::Caller;
 use super::blobs::Flown;
 use super::error::Error;
-use super::flight::Progress;
+use super::flight::{Flight, Progress};
 use super::{Puller, Source};
 use crate::clock::Timestamp;
 use crate::reference::{Digest, Reference, Registry, Repository};
@@ -16,41 +15,33 @@ use crate::upstream::{EndpointStatus, LimitStatus};
 
 /// How long pods may be waited for before the next part is begun in any case.
 const YIELD_MAX: Duration = Duration::from_secs(60);
+/// How long the next piece of a part may be put off for them.
+const GIVE_WAY_MAX: Duration = Duration::from_secs(2);
 /// How often it is looked whether they still wait.
 const YIELD_LOOK: Duration = Duration::from_millis(50);
 /// How often somebody is told how far a download is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-/// Downloads that were begun for nobody who waits.
-#[derive(Default)]
-pub(super) struct Unhurried(AtomicI64);
-
-/// One of them, until it is dropped.
-struct One<'a>(&'a Unhurried);
-
-impl Unhurried {
-    fn one(&self) -> One<'_> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        One(self)
-    }
-}
-
-impl Drop for One<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Puller {
     /// Waits while downloads are under way that somebody waits for, within bounds.
     pub async fn yield_to_pods(&self) {
-        let others = || self.0.metrics.flights.get() > self.0.unhurried.0.load(Ordering::Relaxed);
         let wait = async {
-            while others() {
+            while self.0.flights.somebody_waits() {
                 tokio::time::sleep(YIELD_LOOK).await;
             }
         };
         let _ = tokio::time::timeout(YIELD_MAX, wait).await;
+    }
+
+    /// The same within a download that nobody waits for, before each piece of it, for less long: its registry must not
+    /// think that we are gone.
+    pub(super) async fn give_way(&self, flight: &Flight) {
+        let wait = async {
+            while !flight.is_hurried() && self.0.flights.somebody_waits() {
+                tokio::time::sleep(YIELD_LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(GIVE_WAY_MAX, wait).await;
     }
 
     /// Fetches a blob into the store unless it is there; returns its size, and whether it was fetched. `told` hears how
@@ -69,8 +60,7 @@ impl Puller {
         if let Some(answer) = self.blob_in_store(repository, digest, caller).await? {
             return Ok((answer.size.unwrap_or(0), false));
         }
-        let _one = self.0.unhurried.one();
-        let (source, mut progress) = match self.fly(repository, digest, caller, looked_at).await? {
+        let (source, mut progress) = match self.fly(repository, digest, caller, looked_at, false).await? {
             Flown::Landed(answer) => return Ok((answer.size.unwrap_or(0), false)),
             Flown::Seat(source, progress) => (source, progress),
         };

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::fill::Piece;
+use super::flight::Flight;
 use super::follow::Reader;
 use super::source::Source;
 use crate::store::Growing;
@@ -83,12 +84,14 @@ pub(super) async fn pump(
     reader: &Reader,
     growing: &Growing,
     queue: &mpsc::Sender<Piece>,
+    flight: &Flight,
 ) -> Result<(), Error> {
     let begun_at = source.at();
     let (mut waited, mut skipped, mut second) = (Duration::ZERO, 0, None::<Second>);
     // Whether a second connection has been tried, and whether this one is to go on alone whatever others have fetched.
     let (mut tried, mut alone) = (false, false);
     loop {
+        reader.puller.give_way(flight).await;
         let before = Instant::now();
         let next = source.next().await;
         waited += before.elapsed();
@@ -129,7 +132,9 @@ pub(super) async fn pump(
                         .await;
                 }
             }
-            (None, Some(size)) if !tried && is_slow(received, waited, size - source.at()) => {
+            (None, Some(size))
+                if !tried && flight.is_hurried() && is_slow(received, waited, size - source.at()) =>
+            {
                 tried = true;
                 second = Second::ask(reader, source.at() + SEGMENT);
             }

@@ -54,7 +54,6 @@ use authorise::Purpose;
 use flight::Flights;
 use follow::Reader;
 use grants::{Grants, Subject};
-use keep::Unhurried;
 use manifests::Fetched;
 use metrics::Metrics;
 use recent::Recent;
@@ -158,7 +157,6 @@ struct Inner {
     confirmed: Confirmed,
     refreshing: Refreshing,
     composed: Composed,
-    unhurried: Unhurried,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
     /// Upstream connections beside the first of a blob.
@@ -193,7 +191,6 @@ impl Puller {
             confirmed: Confirmed::default(),
             refreshing: Refreshing::default(),
             composed: Composed::default(),
-            unhurried: Unhurried::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),
             metrics,

@@ -211,6 +211,59 @@ async fn pods_go_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_coming_already_waits_too_unless_a_pod_wants_it() {
+    let scene = scene("").await;
+    let parts = [("team/big", 21), ("team/pod", 22)]
+        .map(|(name, seed)| scene.registry.put_blob(name, noise(4_000_000, seed)));
+    let config = scene.registry.put_blob("team/big", &b"{}"[..]);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{m}","config":{{"mediaType":"x/y","digest":"{config}","size":2}},"layers":[{{"mediaType":"x/y","digest":"{}","size":4000000}}]}}"#,
+        parts[0],
+        m = MediaType::OCI_MANIFEST
+    );
+    scene.registry.put_manifest("team/big", Some("v1"), MediaType::OCI_MANIFEST, manifest);
+    // The pod's blob never ends by itself; the other one takes more than a second.
+    let gate = Arc::new(Semaphore::new(0));
+    let (held, pod, big) = (Arc::clone(&gate), parts[1].to_string(), parts[0].to_string());
+    scene.registry.wrong(move |seen| match &seen.path {
+        path if path.contains(&pod) => Some(Fault::HoldAfter(1_000, Arc::clone(&held))),
+        path if path.contains(&big) => Some(Fault::Slow(30_000)),
+        _ => None,
+    });
+    let ordered = order(&["reg.test/team/big:v1"]);
+    let events = std::sync::Mutex::new(Vec::new());
+    let done = || {
+        let events = events.lock().unwrap();
+        events.iter().rev().find_map(|event| match event {
+            Event::Blob { digest, done, .. } if *digest == parts[0].to_string() => Some(*done),
+            _ => None,
+        })
+    };
+    let socket = scene.socket();
+    let pulled = control::pull(&socket, &ordered, |event| events.lock().unwrap().push(event));
+    let (larder, path) = (&scene.larder, format!("/v2/team/pod/blobs/{}?ns=reg.test", parts[1]));
+    let pods = async {
+        while done().is_none_or(|done| done == 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let waiting = larder.get(&path);
+        let look = async {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            // A piece in two seconds is let through, so that its registry does not hang up. By itself it would be here.
+            assert!(done() < Some(2_500_000), "{:?} bytes while a pod waits", done());
+            // Another pod wants the very part: it is coming for somebody now.
+            let wanted = larder.get(&format!("/v2/team/big/blobs/{}?ns=reg.test", parts[0])).await;
+            assert_eq!(wanted.digest(), parts[0]);
+            gate.add_permits(1_000);
+        };
+        tokio::join!(waiting, look).0.digest()
+    };
+    let (pulled, digest) = tokio::join!(pulled, pods);
+    pulled.unwrap();
+    assert_eq!(digest, parts[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rest_of_a_rate_limit_is_left_to_pods() {
     let scene = scene("").await;
     let left = vec![("ratelimit-limit", "100;w=21600".into()), ("ratelimit-remaining", "3;w=21600".into())];
