@@ -429,6 +429,8 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
             StreamBody::new(sent.chain(stream::pending())).boxed_unsync()
         }
         Some(Fault::HoldAfter(count, gate)) => {
+            // A part of it may be shorter.
+            let count = count.min(bytes.len());
             let first = stream::iter(pieces(bytes.slice(..count))).map(ok);
             let rest = bytes.slice(count..);
             let gated = stream::once(async move {
