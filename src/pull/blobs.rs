@@ -47,6 +47,7 @@ impl Puller {
             {
                 return Ok(answer);
             }
+            self.0.pods.asked();
             let (source, progress) = match self.fly(repository, digest, caller, looked_at, true).await? {
                 Flown::Landed(answer) => return Ok(*answer),
                 Flown::Seat(source, progress) => (source, progress),

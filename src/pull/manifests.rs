@@ -70,6 +70,9 @@ impl Puller {
         match reference {
             Reference::Digest(digest) => {
                 let answer = self.manifest_by_digest(repository, *digest, caller, wanted).await?;
+                if step != Step::ReadAlone && answer.source == Source::Fill {
+                    self.0.pods.asked();
+                }
                 if step == Step::Read {
                     self.fetch_ahead(repository, &answer, caller);
                 }

@@ -54,6 +54,7 @@ use authorise::Purpose;
 use flight::Flights;
 use follow::Reader;
 use grants::{Grants, Subject};
+use keep::Pods;
 use manifests::Fetched;
 use metrics::Metrics;
 use recent::Recent;
@@ -157,6 +158,7 @@ struct Inner {
     confirmed: Confirmed,
     refreshing: Refreshing,
     composed: Composed,
+    pods: Pods,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
     /// Upstream connections beside the first of a blob.
@@ -191,6 +193,7 @@ impl Puller {
             confirmed: Confirmed::default(),
             refreshing: Refreshing::default(),
             composed: Composed::default(),
+            pods: Pods::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),
             metrics,
@@ -221,6 +224,9 @@ impl Puller {
         caller: &Caller,
         step: Step,
     ) -> Result<ManifestAnswer, Error> {
+        if step != Step::ReadAlone && matches!(reference, Reference::Tag(_)) {
+            self.0.pods.asked();
+        }
         if !self.has_suffixes(repository) {
             return self.manifest_of(repository, reference, caller, step).await;
         }
