@@ -1,6 +1,6 @@
 //! `[prepull]`: the images that the daemon keeps by itself, looked at again and again.
 //!
-//! A list that changed is done at once. What the list pinned and does not name any more is let go; what a command pinned
+//! A list that changed is taken up when the look that is under way has ended. What the list pinned and does not name any more is let go; what a command pinned
 //! is not its business.
 
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::kubernetes::{self, SecretManifest};
 use super::metrics::Metrics;
-use super::{Config, Event, Order, PinnedFor, Platforms, Summary, Wanted};
+use super::{Config, Event, Order, PinnedFor, Platforms, Summary, Wanted, once};
 use crate::clock::{Clock, Timestamp};
 use crate::credentials::PullSecrets;
 use crate::pull::Puller;
@@ -190,16 +190,4 @@ async fn wanted(config: &Config, secrets: &[std::path::PathBuf]) -> Result<Vec<W
         Ok(once(all))
     });
     read.await.map_err(|e| e.to_string())?
-}
-
-/// Each image once, with the secrets of all its mentions.
-pub(super) fn once(all: Vec<Wanted>) -> Vec<Wanted> {
-    let mut each: Vec<Wanted> = Vec::new();
-    for wanted in all {
-        match each.iter_mut().find(|before| before.image == wanted.image) {
-            Some(before) => before.secrets.merge(&wanted.secrets),
-            None => each.push(wanted),
-        }
-    }
-    each
 }

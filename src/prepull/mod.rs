@@ -68,6 +68,18 @@ pub struct Wanted {
     pub secrets: PullSecrets,
 }
 
+/// Each image once, with the secrets of all its mentions.
+pub fn once(all: Vec<Wanted>) -> Vec<Wanted> {
+    let mut each: Vec<Wanted> = Vec::new();
+    for wanted in all {
+        match each.iter_mut().find(|before| before.image == wanted.image) {
+            Some(before) => before.secrets.merge(&wanted.secrets),
+            None => each.push(wanted),
+        }
+    }
+    each
+}
+
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub struct Order {

@@ -1,74 +1,22 @@
 //! For those who fetch before anybody asks, and for the owner of the store: parts of images fetched and kept, pins,
 //! what there is.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::authorise::Caller;
 use super::blobs::Flown;
 use super::error::Error;
-use super::flight::{Flight, Progress};
+use super::flight::Progress;
 use super::{Puller, Source};
 use crate::clock::Timestamp;
 use crate::reference::{Digest, Reference, Registry, Repository};
 use crate::store::{self, Cached, Pin, Removed};
 use crate::upstream::{EndpointStatus, LimitStatus};
 
-/// How long pods may be waited for before the next part is begun in any case.
-const YIELD_MAX: Duration = Duration::from_secs(60);
-/// How long the next piece of a part may be put off for them.
-const GIVE_WAY_MAX: Duration = Duration::from_secs(2);
-/// How often it is looked whether they still wait.
-const YIELD_LOOK: Duration = Duration::from_millis(50);
 /// How often somebody is told how far a download is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-/// A pod that has just asked for something will ask for more in a moment.
-const MORE_TO_COME: Duration = Duration::from_millis(300);
-
-/// When a pod last asked for something that was not here, or asked what a tag means.
-#[derive(Default)]
-pub(super) struct Pods(Mutex<Option<Instant>>);
-
-impl Pods {
-    pub(super) fn asked(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    fn are_pulling(&self) -> bool {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|at| at.elapsed() < MORE_TO_COME)
-    }
-}
-
 impl Puller {
-    fn somebody_waits(&self) -> bool {
-        self.0.pods.are_pulling() || self.0.flights.somebody_waits()
-    }
-
-    /// Waits while downloads are under way that somebody waits for, within bounds.
-    pub async fn yield_to_pods(&self) {
-        let wait = async {
-            while self.somebody_waits() {
-                tokio::time::sleep(YIELD_LOOK).await;
-            }
-        };
-        let _ = tokio::time::timeout(YIELD_MAX, wait).await;
-    }
-
-    /// The same within a download that nobody waits for, before each piece of it, for less long: its registry must not
-    /// think that we are gone.
-    pub(super) async fn give_way(&self, flight: &Flight) {
-        let wait = async {
-            while !flight.is_hurried() && self.somebody_waits() {
-                tokio::time::sleep(YIELD_LOOK).await;
-            }
-        };
-        let _ = tokio::time::timeout(GIVE_WAY_MAX, wait).await;
-    }
-
     /// Fetches a blob into the store unless it is there; returns its size, and whether it was fetched. `told` hears how
     /// many bytes are there, and of how many, from time to time.
     ///

@@ -63,18 +63,17 @@ impl Puller {
         };
         let asked_as = said.as_ref().ok().map(|(_, principal)| *principal);
         let remembered = self.0.store.tag(repository, tag).await;
+        let moved = Moved { remembered, asked_as };
         match freshness::judge(said.map(|(digest, _)| digest), remembered) {
             Verdict::Current(digest) => {
                 if let Some(answer) = self.manifest_in_store(repository, digest).await {
                     self.confirm_tag(repository, tag, digest).await;
                     return Ok(ManifestAnswer { source: Source::Revalidated, ..answer });
                 }
-                let moved = Moved { remembered, asked_as };
                 self.moved(repository, tag, moved, self.current(repository, tag, digest, caller), caller)
                     .await
             }
             Verdict::Fetch => {
-                let moved = Moved { remembered, asked_as };
                 self.moved(repository, tag, moved, self.fetch_by_tag(repository, tag, caller), caller).await
             }
             Verdict::Stale(record, error) => self.stale(repository, tag, record, error.into(), caller).await,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::credentials::PullSecrets;
-use crate::prepull::{Order, PinnedFor, Platforms, Wanted};
+use crate::prepull::{Order, PinnedFor, Platforms, Wanted, once};
 use crate::reference::{Image, Platform};
 
 /// A command with one small answer.
@@ -231,14 +231,12 @@ impl Pull {
             for at in used {
                 merged.merge(secrets.get(*at).ok_or("a secret that was not sent")?);
             }
-            match images.iter_mut().find(|before| before.image == image) {
-                Some(before) => before.secrets.merge(&merged),
-                None => images.push(Wanted { image, secrets: merged }),
-            }
+            images.push(Wanted { image, secrets: merged });
         }
         let platforms: Vec<Platform> =
             self.platforms.iter().map(|p| p.parse().map_err(|e| format!("{e}"))).collect::<Result<_, _>>()?;
         let platforms = if self.all_platforms { Platforms::All } else { Platforms::of(platforms) };
+        let images = once(images);
         Ok(Order { images, platforms, pin: self.pin.then_some(PinnedFor::Command), concurrency })
     }
 }

@@ -1,12 +1,12 @@
 //! Receiving an image: its blobs one by one, its manifests, then its names.
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::{BodyExt, BodyStream, Limited};
 use hyper::body::Incoming;
 
 use super::commands::{ImportNames, Imported, Readers};
-use super::{Refusal, bad, json};
+use super::{Refusal, bad, failed, json};
 use crate::credentials::PullSecrets;
 use crate::listener::Body;
 use crate::pull::{self, Puller};
@@ -14,9 +14,9 @@ use crate::reference::{Digest, MANIFEST_BYTES_MAX, Principal, Reference, Reposit
 use futures_util::TryStreamExt;
 
 /// Where blobs are put: `?repository=R&digest=D&size=N`.
-pub(super) const BLOB: &str = "/v1/import/blob";
+pub const BLOB: &str = "/v1/import/blob";
 /// Where manifests are put: `?repository=R&digest=D`.
-pub(super) const MANIFEST: &str = "/v1/import/manifest";
+pub const MANIFEST: &str = "/v1/import/manifest";
 
 /// Receives a blob or a manifest.
 pub(super) async fn receive(puller: &Puller, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -83,6 +83,6 @@ async fn readers(
 fn refused(error: pull::Error) -> Refusal {
     match error.fault() {
         pull::Fault::Invalid => bad(error),
-        _ => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        _ => failed(error),
     }
 }

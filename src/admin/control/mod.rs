@@ -23,11 +23,7 @@ pub use commands::{
     AskReport, Command, ImageRow, ImportNames, Imported, ListImages, MakeRoom, Pull, PullImage, PullSecret,
     Readers, Remove, Removed, Revoke, Revoked, Room, Unpin, Unpinned,
 };
-
-/// Where blobs of an image are put.
-pub const IMPORT_BLOB: &str = import::BLOB;
-/// Where its manifests are put.
-pub const IMPORT_MANIFEST: &str = import::MANIFEST;
+pub use import::{BLOB as IMPORT_BLOB, MANIFEST as IMPORT_MANIFEST};
 
 use super::{Report, Service, page_of, text};
 use crate::listener::Body;
@@ -77,19 +73,16 @@ async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Bo
     let body = Limited::new(request.into_body(), BYTES_MAX).collect().await;
     let body = body.map_err(|_| bad("the command is too long, or broke off"))?.to_bytes();
     let puller = &owned.puller;
-    let disk = |error: crate::store::Error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
     match path.as_str() {
         Revoke::PATH => {
             let Revoke { repository } = read(&body)?;
             let repository: Option<Repository> =
                 repository.as_deref().map(str::parse).transpose().map_err(bad)?;
-            let revoked = puller.revoke(repository.as_ref()).await;
-            let revoked = revoked.map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
-            json(&Revoked { revoked })
+            json(&Revoked { revoked: puller.revoke(repository.as_ref()).await.map_err(failed)? })
         }
         ListImages::PATH => {
             let ListImages {} = read(&body)?;
-            json(&images(puller).await.map_err(disk)?)
+            json(&images(puller).await.map_err(failed)?)
         }
         AskReport::PATH => {
             let AskReport {} = read(&body)?;
@@ -98,16 +91,16 @@ async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Bo
         Remove::PATH => {
             let Image { repository, reference } = read::<Remove>(&body)?.image.parse().map_err(bad)?;
             let crate::store::Removed { tags, pins, blobs, bytes } =
-                puller.remove(&repository, &reference).await.map_err(disk)?;
+                puller.remove(&repository, &reference).await.map_err(failed)?;
             json(&Removed { tags, pins, blobs, bytes })
         }
         Unpin::PATH => {
             let Image { repository, reference } = read::<Unpin>(&body)?.image.parse().map_err(bad)?;
-            json(&Unpinned { unpinned: puller.unpin(&repository, &reference).await.map_err(disk)? })
+            json(&Unpinned { unpinned: puller.unpin(&repository, &reference).await.map_err(failed)? })
         }
         MakeRoom::PATH => {
             let MakeRoom {} = read(&body)?;
-            json(&Room { freed_bytes: puller.make_room().await.map_err(disk)? })
+            json(&Room { freed_bytes: puller.make_room().await.map_err(failed)? })
         }
         ImportNames::PATH => import::name(puller, &read(&body)?).await,
         Pull::PATH => fetch(puller, &read(&body)?),
@@ -165,12 +158,16 @@ fn read<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Refusal> {
         .map_err(|_| bad("this daemon does not understand the command: is it of another version?"))
 }
 
+/// It is not the command's fault.
+fn failed(why: impl ToString) -> Refusal {
+    (StatusCode::INTERNAL_SERVER_ERROR, why.to_string())
+}
+
 fn bad(why: impl ToString) -> Refusal {
     (StatusCode::BAD_REQUEST, why.to_string())
 }
 
 fn json<T: Serialize>(answer: &T) -> Result<Response<Body>, Refusal> {
-    let body =
-        serde_json::to_vec(answer).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let body = serde_json::to_vec(answer).map_err(failed)?;
     Ok(page_of("application/json", body))
 }
