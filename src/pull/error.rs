@@ -74,6 +74,9 @@ pub enum Error {
     /// More downloads are under way than this daemon takes on at once.
     #[error("too many downloads at once")]
     Busy,
+    /// It was fetched for the store alone, and the store's disk would not have it.
+    #[error("it could not be stored: the daemon's log says why")]
+    NotStored,
     /// Whoever did the work died before it was done; a defect of ours or a shutdown.
     #[error("the download was abandoned")]
     Abandoned,
@@ -121,7 +124,7 @@ impl Error {
             | Self::Mismatch { .. } => Fault::Invalid,
             Self::Unidentified { .. } => Fault::Unidentified,
             Self::Sparing { .. } => Fault::Outage,
-            Self::Store(_) | Self::Abandoned | Self::Busy => Fault::Ours,
+            Self::Store(_) | Self::NotStored | Self::Abandoned | Self::Busy => Fault::Ours,
         }
     }
 
@@ -147,6 +150,7 @@ impl Error {
             },
             Self::Sparing { .. } => "upstream_rate_limited",
             Self::Busy => "too_many_downloads",
+            Self::NotStored => "not_stored",
             Self::Abandoned => "abandoned",
         }
     }

@@ -47,9 +47,7 @@ impl Puller {
                     while progress.changed().await.is_ok() {}
                     return Ok((size, source == Source::Fill));
                 }
-                Progress::Detached { .. } => {
-                    return Err(store::Error::NoRoom { needed: 0 }.into());
-                }
+                Progress::Detached { .. } => return Err(Error::NotStored),
                 Progress::Failed(error) => return Err(error),
             }
             let next = tokio::time::timeout(TELL_EVERY, progress.changed()).await;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use larder::admin::control::{self, Pull};
+use larder::prepull::Event;
 use larder::reference::Digest;
 
-use crate::support::image::noise;
+use crate::support::image::{self, noise};
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::{Larder, files_under};
 
@@ -132,4 +134,28 @@ async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_it
     assert_eq!(scene.larder.get(&path).await.body, bytes);
     assert!(scene.registry.seen().is_empty() && scene.larder.metric("larder_store_caching").await == 1.0);
     assert!(files_under(&ingest).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pre_pull_that_cannot_be_stored_says_so() {
+    let scene = scene().await;
+    image::push(&scene.registry, "team/whole", "v1", 10_000);
+    let order: Pull = serde_json::from_value(serde_json::json!({
+        "images": [{"image": "reg.test/team/whole:v1", "secrets": []}], "secrets": [],
+        "platforms": ["linux/amd64"], "all_platforms": false, "pin": false,
+    }))
+    .unwrap();
+    let ingest = scene.store("ingest");
+    std::fs::remove_dir_all(&ingest).unwrap();
+    std::fs::write(&ingest, "in the way").unwrap();
+    let mut said = Vec::new();
+    let socket = scene.folder.path().join("larder/larder.sock");
+    control::pull(&socket, &order, |event| {
+        if let Event::Failed { error, .. } = event {
+            said.push(error);
+        }
+    })
+    .await
+    .unwrap();
+    assert!(matches!(&said[..], [error] if error.contains("could not be stored")), "{said:?}");
 }
