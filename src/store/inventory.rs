@@ -12,7 +12,7 @@ use super::error::Error;
 use super::layout::{self, Layout};
 use super::{Inner, Pin, Store, blocking, refs, walk};
 use crate::clock::Timestamp;
-use crate::reference::{Digest, Document, Kind, MANIFEST_BYTES_MAX, Reference, Repository, Tag};
+use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX, Reference, Repository, Tag};
 
 /// Indexes within indexes that are looked into.
 const DEPTH_MAX: usize = 4;
@@ -20,14 +20,12 @@ const DEPTH_MAX: usize = 4;
 /// An image by one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cached {
-    /// Whose.
-    pub repository: Repository,
-    /// Its tag.
-    pub tag: Tag,
-    /// What the tag last meant.
+    /// Its name with its tag, or with its digest if that is how it was pinned.
+    pub image: Image,
+    /// What that last meant.
     pub digest: Digest,
-    /// When upstream last said so, to the hour.
-    pub confirmed_at: Timestamp,
+    /// When upstream last said so, to the hour; a digest needs nobody to say it.
+    pub confirmed_at: Option<Timestamp>,
     /// Bytes of it that are here, shared ones included.
     pub bytes: u64,
     /// The platforms of which everything is here; one without a name for an image that names none.
@@ -57,7 +55,7 @@ struct Tree {
 }
 
 impl Store {
-    /// Every tag.
+    /// Every tag, and every image that is pinned by its digest.
     ///
     /// # Errors
     /// The disk.
@@ -134,22 +132,29 @@ impl Store {
 
 impl Inner {
     fn inventory(&self) -> Vec<Cached> {
-        let pinned: HashSet<(Repository, Digest)> =
-            self.space.pins().all().into_iter().map(|pin| (pin.repository, pin.root)).collect();
-        let mut found = Vec::new();
-        for (repository, tag, record) in self.tags() {
-            let tree = Tree::of(&self.layout, &record.digest);
-            found.push(Cached {
-                digest: record.digest,
-                confirmed_at: record.confirmed_at,
+        let pins = self.space.pins().all();
+        let pinned: HashSet<(&Repository, Digest)> =
+            pins.iter().map(|pin| (&pin.repository, pin.root)).collect();
+        let cached = |image: Image, digest, confirmed_at| {
+            let tree = Tree::of(&self.layout, &digest);
+            Cached {
+                digest,
+                confirmed_at,
                 bytes: tree.sizes.values().sum(),
                 platforms: tree.platforms.into_iter().collect(),
-                pinned: pinned.contains(&(repository.clone(), record.digest)),
-                repository,
-                tag,
-            });
-        }
-        found
+                pinned: pinned.contains(&(&image.repository, digest)),
+                image,
+            }
+        };
+        let tags = self.tags().into_iter().map(|(repository, tag, record)| {
+            let image = Image { repository, reference: Reference::Tag(tag) };
+            cached(image, record.digest, Some(record.confirmed_at))
+        });
+        let by_digest = pins.iter().filter(|pin| pin.reference == pin.root.to_string()).map(|pin| {
+            let image = Image { repository: pin.repository.clone(), reference: Reference::Digest(pin.root) };
+            cached(image, pin.root, None)
+        });
+        tags.chain(by_digest).collect()
     }
 
     fn tags(&self) -> Vec<(Repository, Tag, refs::TagRecord)> {

@@ -301,6 +301,18 @@ async fn what_is_pinned_is_not_evicted_and_what_is_unpinned_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_pinned_by_its_digest_is_listed_with_what_is_here_of_it() {
+    let scene = scene("").await;
+    let name = format!("reg.test/team/app@{}", scene.image.index);
+    let (_, summary) = scene.pull(&Pull { pin: true, ..order(&[&name]) }).await;
+    assert_eq!(summary.pulled, 1);
+    let rows = control::send(&scene.socket(), &ListImages {}).await.unwrap();
+    let [row] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!((&row.image, row.confirmed_at, row.pinned), (&name, None, true));
+    assert!(row.platforms == ["linux/amd64"] && row.bytes > 20_000, "{row:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_removed_with_what_nothing_else_needs() {
     let scene = scene("").await;
     let again = image::push(&scene.registry, "team/app", "v2", 10_000);

@@ -125,32 +125,15 @@ fn fetch(puller: &Puller, command: &Pull) -> Result<Response<Body>, Refusal> {
 
 /// Every name, and what is pinned by its digest alone.
 async fn images(puller: &Puller) -> Result<Vec<ImageRow>, crate::store::Error> {
-    let mut rows: Vec<ImageRow> = puller
-        .inventory()
-        .await?
-        .into_iter()
-        .map(|cached| ImageRow {
-            image: format!("{}:{}", cached.repository, cached.tag),
-            digest: cached.digest.to_string(),
-            confirmed_at: Some(cached.confirmed_at),
-            bytes: cached.bytes,
-            platforms: cached.platforms,
-            pinned: cached.pinned,
-        })
-        .collect();
-    for pin in puller.pins() {
-        if pin.reference == pin.root.to_string() {
-            rows.push(ImageRow {
-                image: format!("{}@{}", pin.repository, pin.root),
-                digest: pin.root.to_string(),
-                confirmed_at: None,
-                bytes: 0,
-                platforms: Vec::new(),
-                pinned: true,
-            });
-        }
-    }
-    Ok(rows)
+    let row = |cached: crate::store::Cached| ImageRow {
+        image: cached.image.to_string(),
+        digest: cached.digest.to_string(),
+        confirmed_at: cached.confirmed_at,
+        bytes: cached.bytes,
+        platforms: cached.platforms,
+        pinned: cached.pinned,
+    };
+    Ok(puller.inventory().await?.into_iter().map(row).collect())
 }
 
 fn read<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Refusal> {
