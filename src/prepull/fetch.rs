@@ -19,9 +19,6 @@ const MANIFESTS_MAX: usize = 256;
 /// Parts of one image at most.
 const PARTS_MAX: usize = 4_096;
 
-/// Who pins an image that is not all here yet: nobody, so that it ends with us if we do not.
-const PENDING: &str = "";
-
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -111,25 +108,26 @@ async fn settle(
     let of_this = |pin: &&Pin| pin.repository == image.repository && pin.reference == reference;
     let pins = puller.pins();
     let known: Vec<&Pin> = pins.iter().filter(of_this).collect();
-    for pin in known.iter().filter(|pin| arrived.map_or(pin.owner == PENDING, |root| pin.root != root)) {
+    for pin in known.iter().filter(|pin| arrived.map_or(pin.owner.is_none(), |root| pin.root != root)) {
         puller.unpin_root(pin).await.map_err(pull::Error::from)?;
     }
     let Some(here) = known.iter().find(|pin| arrived == Some(pin.root)) else { return Ok(()) };
     // What somebody pinned by hand stays his, whatever the list says.
-    let owner = match (here.owner.as_str(), pin) {
-        (PENDING, Some(owner)) => owner.owner(),
+    let owner = match (&here.owner, pin) {
+        (None, Some(owner)) => owner.owner(),
         (_, Some(PinnedFor::Command)) => PinnedFor::Command.owner(),
         _ => return Ok(()),
     };
-    let pin = Pin { owner: owner.to_owned(), ..(*here).clone() };
+    let pin = Pin { owner: Some(owner.to_owned()), ..(*here).clone() };
     Ok(puller.pin(pin).await.map_err(pull::Error::from)?)
 }
 
-/// Pins an image that is not here yet, so that what arrives of it stays.
+/// Pins an image that is not all here yet, so that what arrives of it stays. The pin is nobody's until then, and ends
+/// with us if we do not get that far.
 async fn pin_early(puller: &Puller, image: &Image, root: Digest, digests: Vec<Digest>) -> Result<(), Error> {
     let (repository, reference) = (image.repository.clone(), image.reference.to_string());
     let same = |pin: &Pin| pin.repository == repository && pin.reference == reference && pin.root == root;
-    let (mut digests, mut owner) = (digests, PENDING.to_owned());
+    let (mut digests, mut owner) = (digests, None);
     if let Some(before) = puller.pins().into_iter().find(same) {
         // It may have been pinned for another platform.
         let more: Vec<Digest> = before.digests.into_iter().filter(|old| !digests.contains(old)).collect();

@@ -151,7 +151,7 @@ impl List {
             .map(|w| (w.image.repository.to_string(), w.image.reference.to_string()))
             .collect();
         for pin in puller.pins() {
-            let kept = pin.owner != PinnedFor::List.owner()
+            let kept = pin.owner.as_deref() != Some(PinnedFor::List.owner())
                 || named.contains(&(pin.repository.to_string(), pin.reference.clone()));
             if kept {
                 continue;

@@ -33,7 +33,7 @@ pub struct Pin {
     pub digests: Vec<Digest>,
     /// Who pinned it: a word that means something to whoever did. A pin that is nobody's is made while its image is still
     /// coming, and does not outlive a restart.
-    pub owner: String,
+    pub owner: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,7 +41,7 @@ struct PinFile {
     reference: String,
     root: String,
     digests: Vec<String>,
-    owner: String,
+    owner: Option<String>,
 }
 
 /// What is pinned.
@@ -57,7 +57,7 @@ impl Pins {
                 let path = layout.pins(&repository).join(name);
                 let Some(PinFile { reference, root, digests, owner }) = refs::read(&path) else { continue };
                 let Ok(root) = root.parse() else { continue };
-                if owner.is_empty() {
+                if owner.is_none() {
                     let _ = fs::remove_file(&path);
                     continue;
                 }
@@ -142,7 +142,7 @@ mod tests {
             reference: reference.to_owned(),
             root: Digest::of(root),
             digests: vec![Digest::of(root), Digest::of(b"shared")],
-            owner: "command".to_owned(),
+            owner: Some("command".to_owned()),
         };
         let pins = Pins::default();
         pins.add(&layout, pin(b"old", "v1")).unwrap();
@@ -151,7 +151,7 @@ mod tests {
         pins.add(&layout, pin(b"new", "v1")).unwrap();
         assert_eq!(pins.matching(&repository, "v1").len(), 2, "until the new one is all there");
         pins.remove(&layout, &pin(b"old", "v1")).unwrap();
-        let unfinished = Pin { owner: String::new(), ..pin(b"unfinished", "v4") };
+        let unfinished = Pin { owner: None, ..pin(b"unfinished", "v4") };
         pins.add(&layout, unfinished.clone()).unwrap();
         fs::write(layout.pins(&repository).join("rubbish"), "x").unwrap();
         fs::write(layout.pin(&repository, &Digest::of(b"broken")), "{").unwrap();
