@@ -1,18 +1,27 @@
 //! The cache itself: is it running, does its port lead to it, is there room, what does it say about registries?
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
 
 use super::{Findings, Level};
 use crate::admin::Report;
 use crate::admin::control::{self, AskReport, ControlError};
+use crate::cli::Failure;
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
 use crate::listener::Listen;
 use crate::size;
 
 const ABOUT: &str = "cache";
+/// Bytes of an answer at most.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a port may take to answer.
 const WAIT: Duration = Duration::from_secs(5);
 /// How long the cache may take to answer about a registry.
@@ -107,8 +116,11 @@ fn of_report(report: &Report, findings: &mut Findings) {
 
 /// Whether the port that runtimes are pointed at leads to us.
 fn port(address: SocketAddr, running: bool, settings: &Settings, findings: &mut Findings) -> bool {
-    let asked = get(address, "/v2/", &gate(settings), WAIT);
-    let ours = matches!(&asked, Ok(answer) if answer.to_lowercase().contains("service=\"larder\""));
+    let asked = get(address, "/v2/", gate(settings), WAIT);
+    let ours = asked.as_ref().is_ok_and(|answer| {
+        let challenges = answer.headers.get_all(header::WWW_AUTHENTICATE);
+        challenges.iter().any(|said| said.to_str().is_ok_and(|said| said.contains("service=\"larder\"")))
+    });
     match asked {
         Ok(_) if ours => findings.ok(ABOUT, format!("{address} answers")),
         Ok(_) => findings.add(
@@ -139,20 +151,16 @@ fn registries(address: SocketAddr, settings: &Settings, findings: &mut Findings)
     hosts.sort();
     for host in hosts {
         let scope = "repository:larder-doctor/none:pull";
-        let token = get(address, &format!("/token?ns={host}&scope={scope}"), "", WAIT).ok();
-        let token =
-            token.as_deref().and_then(|answer| answer.split("\"token\":\"").nth(1)?.split('"').next());
-        let bearer = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-        let answer = get(
-            address,
-            &format!("/v2/{host}/larder-doctor/none/manifests/none"),
-            &(bearer + &gate(settings)),
-            ANSWER_WAIT,
-        );
-        match answer {
-            Ok(answer) if answer.starts_with("HTTP/1.1 503") => {
-                let why = answer.split("\"message\":\"").nth(1).and_then(|rest| rest.split('"').next());
-                let why = why.unwrap_or("it cannot be asked");
+        let token = get(address, &format!("/token?ns={host}&scope={scope}"), HeaderMap::new(), WAIT).ok();
+        let mut headers = gate(settings);
+        let token = token.as_ref().and_then(|answer| answer.body["token"].as_str());
+        if let Some(bearer) = token.and_then(|token| format!("Bearer {token}").parse().ok()) {
+            headers.insert(header::AUTHORIZATION, bearer);
+        }
+        let path = format!("/v2/{host}/larder-doctor/none/manifests/none");
+        match get(address, &path, headers, ANSWER_WAIT) {
+            Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                let why = answer.body["errors"][0]["message"].as_str().unwrap_or("it cannot be asked");
                 // One that nobody configured may be one that nobody uses.
                 let level =
                     if settings.upstream.registries.is_empty() { Level::Warning } else { Level::Problem };
@@ -170,19 +178,37 @@ fn registries(address: SocketAddr, settings: &Settings, findings: &mut Findings)
 }
 
 /// The header that the operator wants from every client, if any.
-fn gate(settings: &Settings) -> String {
-    let gate = settings.serve.gate.as_ref();
-    gate.map_or_else(String::new, |gate| format!("{}: {}\r\n", gate.header, gate.value.reveal()))
+fn gate(settings: &Settings) -> HeaderMap {
+    let gate = settings.serve.gate.iter();
+    gate.filter_map(|gate| Some((gate.header.clone(), gate.value.reveal().parse().ok()?))).collect()
 }
 
-/// One request, and all that was answered.
-fn get(address: SocketAddr, path: &str, headers: &str, wait: Duration) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, WAIT)?;
-    stream.set_read_timeout(Some(wait))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Connection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+/// What came back; a body that is no JSON is null.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+/// One request on a connection of its own. The error is for a person.
+fn get(address: SocketAddr, path: &str, headers: HeaderMap, wait: Duration) -> Result<Answer, String> {
+    let work = async {
+        let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        let request = Request::get(path).header(header::HOST, address.to_string());
+        let mut request = request.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+        request.headers_mut().extend(headers);
+        let (head, body) = sender.send_request(request).await.map_err(|e| e.to_string())?.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
+        let body = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    };
+    match super::super::run_async(async { tokio::time::timeout(wait, work).await }) {
+        Ok(in_time) => in_time.map_err(|_| format!("no answer within {wait:?}"))?,
+        Err(Failure::Failed(why) | Failure::Usage(why)) => Err(why),
+    }
 }
 
 /// A clock that is behind makes certificates invalid that are not.
