@@ -17,7 +17,6 @@ use serde::Deserialize;
 use super::docker_config::{DockerConfig, read_current, read_legacy};
 use super::keyring::Keyring;
 use super::node::{Entry, read_bounded};
-use crate::reference::Repository;
 use crate::yaml;
 
 /// Folders within folders at most.
@@ -97,11 +96,6 @@ impl PullSecrets {
         for (key, entry) in &others.entries {
             self.entry(key.clone(), entry.clone());
         }
-    }
-
-    /// Whether there is anything for a repository.
-    pub fn knows(&self, repository: &Repository) -> bool {
-        !self.ring.lookup(&repository.to_string()).is_empty()
     }
 
     fn entry(&mut self, key: String, entry: Entry) {
