@@ -1,8 +1,8 @@
 //! Larder: a node-local pull-through registry cache.
 //!
 //! Container runtimes pull through it; it fetches what it lacks from any upstream registry and serves everything
-//! else from one deduplicated, verified store on disk. `ARCHITECTURE.md` is the map; the modules below are listed
-//! from the lowest layer to the highest, and `tests/layering.rs` holds that none looks upwards.
+//! else from one deduplicated, verified store on disk. `ARCHITECTURE.md` is the map; `tests/layering.rs`
+//! lists the modules from the lowest layer to the highest and holds that none looks upwards.
 //!
 //! The library exists for the daemon, its demonstration and its tests. It promises no stable Rust interface.
 
@@ -13,6 +13,7 @@ pub mod clock;
 pub mod coalesce;
 pub mod config;
 pub mod credentials;
+pub mod folder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod listener;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of `src/`, lowest layer first; those in one row do not see each other.
 const LAYERS: &[&[&str]] = &[
-    &["reference", "clock", "metrics", "shutdown", "coalesce", "piece", "size", "yaml"],
+    &["reference", "clock", "metrics", "shutdown", "coalesce", "piece", "size", "yaml", "folder"],
     &["listener", "credentials", "store"],
     &["upstream"],
     &["pull"],

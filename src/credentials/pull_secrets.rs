@@ -6,7 +6,6 @@
 //! kubelet one that is broken spoils them all.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use serde::Deserialize;
 use super::docker_config::{DockerConfig, read_current, read_legacy};
 use super::keyring::Keyring;
 use super::node::{Entry, read_bounded};
-use crate::yaml;
+use crate::{folder, yaml};
 
 /// Folders within folders at most.
 const DEPTH_MAX: usize = 4;
@@ -111,9 +110,8 @@ impl PullSecrets {
 pub fn contents(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecretError> {
     let mut all = Vec::new();
     for path in paths {
-        let mut files = Vec::new();
-        let listed = collect(path, DEPTH_MAX, true, &mut files);
-        listed.map_err(|e| PullSecretError { path: path.clone(), why: e.to_string() })?;
+        let files = folder::files(path, DEPTH_MAX, is_ours)
+            .map_err(|e| PullSecretError { path: path.clone(), why: e.to_string() })?;
         for file in files {
             let failed = |why| PullSecretError { path: file.clone(), why };
             let content = read_bounded(&file).map_err(failed)?.unwrap_or_default();
@@ -123,25 +121,10 @@ pub fn contents(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecret
     Ok(all)
 }
 
-/// The files of a path: itself, or those in it. Hidden names are passed over but for the two that secrets have.
-fn collect(path: &Path, depth: usize, asked_for: bool, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let found = fs::metadata(path)?;
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let hidden = name.starts_with('.') && !matches!(name, ".dockerconfigjson" | ".dockercfg");
-    if hidden && !asked_for {
-        return Ok(());
-    }
-    if found.is_file() {
-        files.push(path.to_owned());
-    } else if found.is_dir() && depth > 0 {
-        let mut inside: Vec<PathBuf> =
-            fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-        inside.sort();
-        for path in inside {
-            collect(&path, depth - 1, false, files)?;
-        }
-    }
-    Ok(())
+/// Whether it counts in a folder: hidden names are passed over but for the two that secrets have.
+fn is_ours(entry: folder::Entry<'_>) -> bool {
+    let (folder::Entry::File(name) | folder::Entry::Folder(name)) = entry;
+    !name.starts_with('.') || matches!(name, ".dockerconfigjson" | ".dockercfg")
 }
 
 /// What a file holds, by its name or by what it looks like. The reasons never quote the content.
@@ -198,6 +181,8 @@ fn of_manifest(manifest: Manifest, configs: &mut Vec<DockerConfig>) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const CURRENT: &str = r#"{"auths": {"reg.test": {"auth": "Y3VycmVudDpw"}}}"#;

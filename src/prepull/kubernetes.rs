@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::folder::{self, Entry};
 use crate::reference::Image;
 use crate::yaml;
 
@@ -74,8 +75,7 @@ struct Secret {
 /// The first that cannot be used, or an image name that is none.
 pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
     let failed = |path: &Path, why: String| KubernetesError { path: path.to_owned(), why };
-    let mut files = Vec::new();
-    collect(path, DEPTH_MAX, true, &mut files).map_err(|e| failed(path, e.to_string()))?;
+    let files = folder::files(path, DEPTH_MAX, is_ours).map_err(|e| failed(path, e.to_string()))?;
     let (mut pods, mut secrets) = (Vec::new(), Vec::new());
     for file in &files {
         let length = fs::metadata(file).map_err(|e| failed(file, e.to_string()))?.len();
@@ -107,27 +107,15 @@ pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
     Ok(found)
 }
 
-/// The files of a path; hidden names are passed over.
-fn collect(path: &Path, depth: usize, asked_for: bool, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let kind = fs::metadata(path)?;
-    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-    if hidden && !asked_for {
-        return Ok(());
-    }
-    if kind.is_file() {
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if asked_for || matches!(extension, "yaml" | "yml" | "json") {
-            files.push(path.to_owned());
+/// Whether it counts in a folder: hidden names are passed over, and files that are not called as manifests are.
+fn is_ours(entry: Entry<'_>) -> bool {
+    match entry {
+        Entry::File(name) => {
+            let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+            !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json"))
         }
-    } else if kind.is_dir() && depth > 0 {
-        let mut inside: Vec<PathBuf> =
-            fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-        inside.sort();
-        for path in inside {
-            collect(&path, depth - 1, false, files)?;
-        }
+        Entry::Folder(name) => !name.starts_with('.'),
     }
-    Ok(())
 }
 
 /// Takes a document apart: pods here, Secrets there; the items of a List one by one.
