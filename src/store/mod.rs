@@ -236,17 +236,20 @@ impl Store {
         false
     }
 
-    /// Commits verified content that `repository`'s own upstream delivered, and remembers that it did: the bytes
-    /// first, then the right to hand them out. Blocks.
+    /// Commits verified content that `repository`'s own upstream delivered, and remembers that it did: first the right
+    /// to hand it out, then the bytes, so that nobody finds a blob whose right is still being written and asks upstream
+    /// for it. A right without bytes is what an eviction leaves, too: it opens nothing. Blocks.
     ///
     /// # Errors
     /// The disk.
     pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
         let (digest, size) = (verified.digest(), verified.size());
-        let reserved = verified.commit().inspect_err(|error| self.disk_failed(error))?;
+        let reserved = refs::add_member(&self.0.layout, repository, &digest, member)
+            .and_then(|()| refs::add_received(&self.0.layout, repository.registry(), &digest))
+            .and_then(|()| verified.commit())
+            .inspect_err(|error| self.disk_failed(error))?;
         self.0.index.put(digest, size, reserved);
-        refs::add_received(&self.0.layout, repository.registry(), &digest)?;
-        refs::add_member(&self.0.layout, repository, &digest, member)
+        Ok(())
     }
 
     /// Stores small content that is already in memory and proved, such as a manifest.

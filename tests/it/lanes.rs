@@ -49,7 +49,9 @@ impl Scene {
         assert!(reply.complete && reply.status == StatusCode::OK && reply.body == self.bytes);
         self.registry.forget_seen();
         let warm = client::get(self.larder.address, &self.path).await;
-        assert!(warm.body == self.bytes && self.registry.seen().is_empty(), "it is stored");
+        assert!(warm.body == self.bytes, "the same bytes");
+        let asked: Vec<_> = self.registry.seen().into_iter().map(|seen| (seen.method.clone(), seen.path.clone(), range_of(&seen))).collect();
+        assert!(asked.is_empty(), "stored, and yet asked for: {asked:?}");
     }
 
     async fn received(&self) -> f64 {
