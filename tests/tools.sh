@@ -30,6 +30,16 @@ if [ ${#missing[@]} -gt 0 ]; then
   DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+# Docker is unpacked and not installed: its package starts a daemon that rewrites the machine's firewall.
+docker=target/tools/docker
+if ! command -v dockerd >/dev/null && [ ! -x $docker/usr/sbin/dockerd ]; then
+  echo "the tests need: docker.io (unpacked into $docker, not installed)"
+  mkdir -p $docker
+  (cd $docker && apt-get download -qq docker.io && dpkg-deb -x docker.io_*.deb . && rm docker.io_*.deb) 2>&1 \
+    | { grep -v unsandboxed || true; }
+  [ -x $docker/usr/sbin/dockerd ] || { echo "cannot fetch it: see what apt-get said above" >&2; exit 1; }
+fi
+
 for component in rustfmt clippy; do
   cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
 done

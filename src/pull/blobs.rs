@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::authorise::{Caller, Purpose};
 use super::error::Error;
 use super::fill;
-use super::flight::{Boarding, Lead, Progress};
+use super::flight::{Boarding, Flight, Lead, Progress};
 use super::follow::BlobBody;
 use super::grants::Subject;
 use super::manifests::Stale;
@@ -87,16 +87,30 @@ impl Puller {
             }
             Boarding::Join(flight) => {
                 let progress = flight.follow();
-                // What the leader is told is told to all who would ask the same; others need their own yes.
-                let told = flight.repository == *repository
-                    && (flight.caller.asks_like(caller)
-                        || self.right(repository, caller, Use::Read).await.is_some());
-                if !told {
+                if !self.is_told(&flight, repository, digest, caller).await {
                     self.confirm(repository, digest, caller).await?;
                 }
                 Ok(Flown::Seat(Source::Join, progress))
             }
         }
+    }
+
+    /// Whether what the leader of a flight is told is told to `caller` too: it would ask the same, or upstream has said
+    /// yes to it and to this repository already. Others need their own yes.
+    async fn is_told(
+        &self,
+        flight: &Flight,
+        repository: &Repository,
+        digest: Digest,
+        caller: &Caller,
+    ) -> bool {
+        let same = flight.repository == *repository;
+        if same && flight.caller.asks_like(caller) {
+            return true;
+        }
+        // The bytes come from this very registry, so that its word about another of its repositories counts.
+        (same || self.0.store.member(repository, digest).await.is_some())
+            && self.right(repository, caller, Use::Read).await.is_some()
     }
 
     /// The size of a blob under its own name.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HeaderValue, IF_RANGE, LINK, RANGE, WWW_AUTHENTICATE};
+use http::header::{HeaderValue, IF_RANGE, LINK, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
@@ -134,19 +134,22 @@ impl Handler {
             .with(registry, |label| self.metrics.requests.with_label_values(&[route, label, outcome]).inc());
     }
 
-    /// `GET /v2/` answers 200 and carries the challenge too: podman and skopeo take their way of authenticating from
-    /// this answer alone, and so offer a credential only where one is needed.
+    /// `GET /v2/`: the challenge, for those who have not said who they are. podman, skopeo, crane and Docker ask this
+    /// first and take their way of authenticating from this answer alone; Docker and crane do so from a 401 only, and
+    /// show nobody's credential otherwise. With a credential, or a token of somebody who has none, it is 200.
     fn ping(&self, host: &str, shown: Result<Shown, Complaint>) -> Response<Body> {
-        if let Err(complaint) = shown {
-            let challenge = identify::challenge(host, None, Some(complaint));
-            return self.refuse("other", None, "challenged", &Refusal::of_complaint(complaint), challenge);
-        }
-        let mut response = respond::json(StatusCode::OK, b"{}".to_vec());
-        let version = HeaderValue::from_static("registry/2.0");
-        response.headers_mut().insert("docker-distribution-api-version", version);
-        if let Some(challenge) = identify::challenge(host, None, None) {
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        }
+        let refusal = match &shown {
+            Err(complaint) => Refusal::of_complaint(*complaint),
+            Ok(Shown::Nothing) => Refusal::unidentified(),
+            Ok(Shown::Basic(_) | Shown::Token(_)) => {
+                let mut response = respond::json(StatusCode::OK, b"{}".to_vec());
+                response.headers_mut().insert(respond::API_VERSION, respond::REGISTRY_2);
+                return response;
+            }
+        };
+        let challenge = identify::challenge(host, None, shown.err());
+        let mut response = self.refuse("other", None, "challenged", &refusal, challenge);
+        response.headers_mut().insert(respond::API_VERSION, respond::REGISTRY_2);
         response
     }
 

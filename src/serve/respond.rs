@@ -27,6 +27,11 @@ pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namesp
 /// `OCI-Filters-Applied`.
 pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 
+/// `Docker-Distribution-Api-Version`: without it older clients take `/v2/` for something else's.
+pub(super) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+/// Its one value.
+pub(super) const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
+
 /// Seconds after which a client may try again when upstream or we are in trouble.
 const RETRY_SECONDS: u64 = 5;
 
@@ -116,6 +121,18 @@ impl Refusal {
     /// For an `Authorization` field that is worth nothing here.
     pub(super) fn of_complaint(complaint: Complaint) -> Self {
         let message = complaint.message().to_owned();
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: "UNAUTHORIZED",
+            message,
+            retry_after: None,
+            close: false,
+        }
+    }
+
+    /// For a client that asks how it should say who it is.
+    pub(super) fn unidentified() -> Self {
+        let message = "say who you are: fetch a token, without a credential if you have none".to_owned();
         Self {
             status: StatusCode::UNAUTHORIZED,
             code: "UNAUTHORIZED",

@@ -11,7 +11,7 @@ import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import image
-from programs import Containerd, Larder, Registry, World, run
+from programs import Containerd, Docker, Larder, Registry, World, run
 from tokens import TokenServer
 
 # Markers: none of them may be found anywhere afterwards.
@@ -209,6 +209,36 @@ class Tenants(Access):
         found = subprocess.run(["grep", "-rlE", "marker-secret|bWFya2VyLXNlY3Jl|bWFya2Vy", os.path.dirname(self.larder.store)],
                                capture_output=True, text=True, check=False)
         self.assertEqual(found.stdout, "", "on disk")
+
+
+class DockerLogins(Access):
+    """Docker shows its user's login to a mirror that asks on `/v2/`, as Larder does."""
+
+    def test_private_images_of_docker_hub_are_for_those_who_are_logged_in(self):
+        world = World()
+        self.addCleanup(world.end)
+        tokens = TokenServer(world, accounts(), ["public/app"])
+        registry = Registry(world, tokens.auth())
+        pushed = {r: image.push(world, registry, r, "v1", ADMIN) for r in ("a/app", "public/app")}
+        larder = Larder(world, {"docker.io": registry.url}, f'[upstream]\ntrusted_realms = ["{tokens.address}"]\n',
+                        default="docker.io")
+        config = os.path.join(world.folder("machine"), "daemon.json")
+        with open(config, "w", encoding="utf-8") as file:
+            json.dump({"registry-mirrors": [f"http://{larder.address}"]}, file)
+        docker, logins = Docker(world, config), {}
+        for account in (A, B):
+            logins[account] = world.folder("login")
+            docker_config(f"{logins[account]}/config.json", "https://index.docker.io/v1/", account)
+        self.assertEqual(docker.pull("public/app:v1"), pushed["public/app"]["config amd64"])
+        self.assertEqual(docker.pull("a/app:v1", logins[A]), pushed["a/app"]["config amd64"])
+        docker("rmi", "a/app:v1")
+        # It is cached, and still nobody else's.
+        for login in (logins[B], None):
+            with self.assertRaises(AssertionError):
+                docker.pull("a/app:v1", login)
+        registry.stop()
+        self.assertEqual(docker.pull("a/app:v1", logins[A]), pushed["a/app"]["config amd64"])
+        self.assertNotIn("marker-secret", world.log(larder.name))
 
 
 class KubernetesUseCases(Access):

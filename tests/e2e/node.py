@@ -8,7 +8,7 @@ import time
 import unittest
 
 import image
-from programs import PROGRAM, ROOT, Containerd, Larder, Registry, World, free_port, run
+from programs import PROGRAM, ROOT, Containerd, Docker, Larder, Registry, World, free_port, run
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
@@ -254,16 +254,28 @@ class Setup(unittest.TestCase):
         self.assertIn("removed:", self.setup(root, "crio", "--undo"))
         self.assertFalse(os.path.exists(conf))
 
-    def test_docker(self):
+    def test_docker_as_it_was_set_up_pulls_through_it(self):
         root = self.world.folder("machine")
         code, said = attempt(PROGRAM, "--config", self.larder.config, "setup", "docker", "--root", root)
         self.assertEqual(code, 1, said)
         self.assertIn("default_registry", said)
-        # Its hosts.toml is read by containerd, which is what Docker's image store does too.
+        image.push(self.world, self.registry, "library/app", "v1")
         hub = Larder(self.world, {"docker.io": self.registry.url}, default="docker.io")
         hub.command("setup", "docker", "--root", root)
         with open(f"{root}/etc/docker/daemon.json", encoding="utf-8") as file:
             self.assertEqual(json.load(file), {"registry-mirrors": [f"http://{hub.address}"]})
+        _, said = attempt(PROGRAM, "--config", hub.config, "doctor", "--root", root)
+        self.assertRegex(said, r"ok +docker +Docker Hub leads here")
+        docker = Docker(self.world, f"{root}/etc/docker/daemon.json")
+        self.assertEqual(docker.pull(f"{REPOSITORY}:v1"), self.pushed["config amd64"])
+        self.assertEqual(docker("run", "--rm", "--network=none", f"{REPOSITORY}:v1", "/bin/busybox", "echo", "hi"), "hi")
+        docker.pull("app:v1")
+        self.assertIn("/v2/library/app/", "\n".join(self.registry.requests()))
+        # Once more without upstream: Docker has nobody else to ask.
+        self.registry.stop()
+        docker("rmi", f"{REPOSITORY}:v1")
+        self.assertEqual(docker.pull(f"{REPOSITORY}:v1"), self.pushed["config amd64"])
+        # The hosts.toml is for Docker's containerd image store, which reads it as containerd does.
         containerd = Containerd(self.world, hub, certs=f"{root}/etc/docker/certs.d")
         self.assertEqual(containerd.cri_pull(f"docker.io/{REPOSITORY}:v1"), self.pushed["config amd64"])
         hub.command("setup", "docker", "--root", root, "--undo")

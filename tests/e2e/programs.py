@@ -209,3 +209,28 @@ class Containerd:
 
     def ctr_run(self, name, *command):
         return run(*self.ctr, "run", "--rm", "--snapshotter", "native", name, f"run{time.monotonic_ns()}", *command)
+
+
+class Docker:
+    """Debian's Docker with somebody's `daemon.json`, without a network of its own: it leaves the machine's alone."""
+
+    def __init__(self, world, config):
+        folder = world.folder("docker")
+        self.name, self.socket = os.path.basename(folder), f"unix://{folder}/docker.sock"
+        world.start(self.name, "dockerd", "--config-file", config, "--data-root", f"{folder}/data", "--exec-root",
+                    f"{folder}/exec", "--pidfile", f"{folder}/pid", "--host", self.socket, "--iptables=false",
+                    "--ip6tables=false", "--bridge=none", "--storage-driver=vfs")
+        until = time.monotonic() + WAIT
+        # The client says 0 while no daemon answers; only the server's version tells.
+        while subprocess.run(["docker", "--host", self.socket, "version"], capture_output=True, check=False).returncode:
+            if time.monotonic() > until:
+                raise AssertionError(world.log(self.name))
+            time.sleep(0.1)
+
+    def __call__(self, *words):
+        return run("docker", "--host", self.socket, *words)
+
+    def pull(self, name, login=None):
+        """Pulls an image, as whoever is logged in in the folder `login`, and returns its identifier."""
+        self(*(("--config", login) if login else ()), "pull", "--quiet", name)
+        return self("image", "inspect", "--format", "{{.Id}}", name)

@@ -20,11 +20,15 @@ if os.geteuid() != 0:
 # The interpreter that has Debian's grpc module.
 if sys.executable != "/usr/bin/python3" and os.path.exists("/usr/bin/python3"):
     os.execv("/usr/bin/python3", ["/usr/bin/python3", *sys.argv])
+# Docker's own client fits its own daemon; another one that the machine has may not.
+UNPACKED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../target/tools/docker/usr")
+if os.path.isdir(UNPACKED):
+    os.environ["PATH"] = f"{UNPACKED}/bin:{UNPACKED}/sbin:" + os.environ["PATH"]
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 sys.path.insert(0, os.path.dirname(__file__))
 
 import image  # noqa: E402
-from access import KubernetesUseCases, Tenants  # noqa: E402,F401
+from access import DockerLogins, KubernetesUseCases, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
 from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402

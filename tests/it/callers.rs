@@ -96,6 +96,28 @@ async fn an_anonymous_token_is_one_too_and_opens_what_is_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_how_to_authenticate_is_told_and_is_welcome_with_any_answer() {
+    let (registry, larder, _folder) = scene("").await;
+    let asked = larder.get_unasked("/v2/").await;
+    assert_eq!((asked.status, asked.error_code().as_str()), (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"));
+    assert_eq!(asked.header("docker-distribution-api-version"), "registry/2.0");
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"larder\"", larder.address);
+    assert_eq!(asked.header("www-authenticate"), realm);
+    let token = client::get(larder.address, "/token").await.json()["token"].as_str().unwrap().to_owned();
+    assert_eq!(
+        with_token(&larder, "/v2/", &token).await.status,
+        StatusCode::OK,
+        "somebody without a credential"
+    );
+    assert_eq!(
+        larder.get_as("/v2/", ("ada", "x")).await.status,
+        StatusCode::OK,
+        "which is nobody's proof of anything"
+    );
+    assert!(registry.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_token_is_told_so_and_goes_nowhere() {
     let (registry, larder, _folder) = scene("").await;
     for header in

@@ -15,6 +15,9 @@ use crate::support::image::noise;
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
+/// Of somebody who has said that it has no credential.
+const WELCOME: &str = "Authorization: Basic Og==\r\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tls_hello_is_answered_in_plain_http() {
     let folder = tempfile::tempdir().unwrap();
@@ -28,7 +31,8 @@ async fn a_tls_hello_is_answered_in_plain_http() {
 async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset() {
     let folder = tempfile::tempdir().unwrap();
     let larder = Larder::start(folder.path(), &[], "");
-    let host = format!("Host: {}\r\n", larder.address);
+    // Somebody who would be welcome.
+    let host = format!("Host: {}\r\n{WELCOME}", larder.address);
     let smuggled = format!("GET /v2/ HTTP/1.1\r\n{host}\r\n");
     for (what, request) in [
         (
@@ -59,9 +63,9 @@ async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset
             ),
         ),
         ("upgrade", format!("CONNECT evil.com:443 HTTP/1.1\r\n{host}\r\n")),
-        ("no host", "GET /v2/ HTTP/1.1\r\n\r\n".to_owned()),
+        ("no host", format!("GET /v2/ HTTP/1.1\r\n{WELCOME}\r\n")),
         ("two hosts", format!("GET /v2/ HTTP/1.1\r\n{host}Host: evil.com\r\n\r\n")),
-        ("another host", "GET /v2/ HTTP/1.1\r\nHost: evil.com\r\n\r\n".to_owned()),
+        ("another host", format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: evil.com\r\n\r\n")),
         ("absolute form", format!("GET http://evil.com/v2/ HTTP/1.1\r\n{host}\r\n")),
         ("a long path", format!("GET /v2/{} HTTP/1.1\r\n{host}\r\n", "a".repeat(65_000))),
         ("many fields", format!("GET /v2/ HTTP/1.1\r\n{host}{}\r\n", "X: y\r\n".repeat(200))),
@@ -84,7 +88,7 @@ async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset
 async fn requests_in_one_go_and_old_clients_are_served_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let larder = Larder::start(folder.path(), &[], "");
-    let one = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
+    let one = format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: {}\r\n\r\n", larder.address);
     let last = one.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let answer = client::raw(larder.address, format!("{one}{one}{last}").as_bytes()).await.unwrap();
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
@@ -100,7 +104,7 @@ async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
     let mut held = Vec::new();
     for _ in 0..16 {
         let mut stream = TcpStream::connect(larder.address).await.unwrap();
-        let request = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
+        let request = format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: {}\r\n\r\n", larder.address);
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = [0; 15];
         stream.read_exact(&mut answer).await.unwrap();
@@ -113,7 +117,8 @@ async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
     drop(held);
     for _ in 0..200 {
         // A place is free again as soon as a connection is gone.
-        let request = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", larder.address);
+        let request =
+            format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: {}\r\nConnection: close\r\n\r\n", larder.address);
         if client::raw(larder.address, request.as_bytes()).await.is_ok_and(|a| a.starts_with("HTTP/1.1 200"))
         {
             return;
@@ -218,7 +223,12 @@ async fn a_unix_socket_serves_the_same() {
     let (trigger, shutdown) = larder::shutdown::channel();
     let running = tokio::spawn(async move { app.run(shutdown).await.unwrap() });
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: whatever\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(
+            format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: whatever\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");

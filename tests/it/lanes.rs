@@ -50,7 +50,12 @@ impl Scene {
         self.registry.forget_seen();
         let warm = client::get(self.larder.address, &self.path).await;
         assert!(warm.body == self.bytes, "the same bytes");
-        let asked: Vec<_> = self.registry.seen().into_iter().map(|seen| (seen.method.clone(), seen.path.clone(), range_of(&seen))).collect();
+        let asked: Vec<_> = self
+            .registry
+            .seen()
+            .into_iter()
+            .map(|seen| (seen.method.clone(), seen.path.clone(), range_of(&seen)))
+            .collect();
         assert!(asked.is_empty(), "stored, and yet asked for: {asked:?}");
     }
 

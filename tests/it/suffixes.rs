@@ -65,6 +65,7 @@ async fn a_suffixed_name_that_is_not_there_is_the_entry_of_the_index() {
             assert_eq!(head.status, StatusCode::OK);
         }
     }
+    scene.larder.settled().await;
     scene.registry.forget_seen();
     scene.get(&format!("app-arm64/blobs/{}", arm.config)).await;
     assert!(scene.registry.seen().is_empty(), "what is here under the other name is not asked for");

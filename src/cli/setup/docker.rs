@@ -1,6 +1,7 @@
 //! Docker: `registry-mirrors`, which it uses for Docker Hub only, and `hosts.toml` for its containerd image store.
 //!
-//! Docker never hands a pod's or user's credential to a mirror: through it this cache serves what the node or anybody
+//! Docker shows its user's login for Docker Hub to a mirror that asks for it on `/v2/`, as this cache does (seen with
+//! Docker 20.10). Its containerd image store shows a mirror none: through that, this cache serves what the node or anybody
 //! may read.
 
 use serde_json::{Map, Value, json};
@@ -39,7 +40,7 @@ pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
         });
     }
     if !wish.undo {
-        plan.notes.push("Docker shows no credential to a mirror: private images are served from here only where the node's own docker config may read them".to_owned());
+        plan.notes.push("Docker's containerd image store shows no credential to a mirror: private images are served to it only where the node's own docker config may read them; without that store Docker shows its user's login".to_owned());
     }
     Ok(plan)
 }
