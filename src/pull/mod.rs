@@ -16,6 +16,7 @@ mod error;
 mod fill;
 mod flight;
 mod follow;
+mod forms;
 mod freshness;
 mod grants;
 mod import;
@@ -54,12 +55,12 @@ use crate::upstream::{Listing, Page, Upstream, Yes};
 use authorise::Purpose;
 use flight::Flights;
 use follow::Reader;
+use forms::Forms;
 use grants::{Grants, Subject};
 use manifests::Fetched;
 use metrics::Metrics;
 use pods::Pods;
 use recent::Recent;
-use suffix::Composed;
 use tags::{Confirmed, Refreshing};
 
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
@@ -158,7 +159,7 @@ struct Inner {
     recent: Recent,
     confirmed: Confirmed,
     refreshing: Refreshing,
-    composed: Composed,
+    forms: Forms,
     pods: Pods,
     /// Images that are fetched ahead.
     ahead: Arc<Semaphore>,
@@ -193,7 +194,7 @@ impl Puller {
             recent: Recent::default(),
             confirmed: Confirmed::default(),
             refreshing: Refreshing::default(),
-            composed: Composed::default(),
+            forms: Forms::default(),
             pods: Pods::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),

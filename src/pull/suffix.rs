@@ -7,11 +7,7 @@
 //! Promises: what upstream does have is never answered otherwise, and no index that exists is changed; every repository
 //! that is read is read with a right of the caller to that repository, and to each of them for an index composed of
 //! several; the same parts make the same bytes.
-//!
-//! Deliberately not here: remembering composed indexes over a restart. They are made anew at the next resolve.
-
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+//! What is remembered of all this is in [`super::forms`].
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -22,62 +18,13 @@ use super::error::{Error, Fault};
 use super::manifests::ManifestAnswer;
 use super::{BlobAnswer, Puller, Source, Stale, Step, Wanted};
 use crate::reference::{Digest, Document, Kind, MediaType, Platform, Reference, Repository, Tag};
-
-/// Composed indexes, and names that upstream does not have, remembered at most; when there are more, it begins anew.
-const REMEMBERED_MAX: usize = 1_024;
-
-/// What was composed, and which names upstream said that it does not have.
-#[derive(Default)]
-pub(super) struct Composed(Mutex<Inner>);
-
-#[derive(Default)]
-struct Inner {
-    indexes: HashMap<(Repository, Digest), Index>,
-    absent: HashSet<(Repository, Tag)>,
-    /// From which repository the last manifest of a name came: its blobs are there too.
-    last: HashMap<Repository, Repository>,
-}
-
-/// An index of ours.
-#[derive(Clone)]
-struct Index {
-    bytes: Bytes,
-    media_type: MediaType,
-    parts: Vec<(Repository, Digest)>,
-}
+use crate::store::Composed;
 
 /// One image of an index that is composed.
 struct Part {
     repository: Repository,
     arch: String,
     answer: ManifestAnswer,
-}
-
-impl Composed {
-    /// Whether upstream does not have a name, as it says now, or said before it could not be asked any more.
-    fn is_absent(&self, name: (Repository, Tag), said: &Error) -> bool {
-        match said.fault() {
-            Fault::NotFound => {
-                self.lock().absent.insert(name);
-                true
-            }
-            // So it is to this caller; to another it may be there.
-            Fault::Refused(_) | Fault::Unidentified => true,
-            Fault::Outage => self.lock().absent.contains(&name),
-            Fault::Declined | Fault::Invalid | Fault::Ours => false,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.indexes.len() >= REMEMBERED_MAX || inner.absent.len() >= REMEMBERED_MAX {
-            *inner = Inner::default();
-        }
-        if inner.last.len() >= REMEMBERED_MAX {
-            inner.last.clear();
-        }
-        inner
-    }
 }
 
 impl Puller {
@@ -96,21 +43,22 @@ impl Puller {
         }
         match reference {
             Reference::Tag(tag) => {
-                let known = (repository.clone(), tag.clone());
-                if !self.0.composed.is_absent(known, &said) {
+                if !self.is_absent(repository, tag, &said).await {
                     return Err(said);
                 }
-                match self.split(repository) {
+                let answer = match self.split(repository) {
                     Some((base, arch)) => self.entry_of(&base, &arch, tag, caller, said).await,
                     None => self.compose(repository, tag, caller, said).await,
-                }
+                }?;
+                self.0.forms.answered(&self.0.store, repository, tag).await;
+                Ok(answer)
             }
             Reference::Digest(digest) => {
                 for other in self.likely_first(repository, others) {
                     let reference = (*digest).into();
                     let answer = Box::pin(self.manifest_of(&other, &reference, caller, step)).await;
                     if let Ok(answer) = answer {
-                        self.0.composed.lock().last.insert(repository.clone(), other);
+                        self.0.forms.came_from(repository, other);
                         return Ok(answer);
                     }
                 }
@@ -128,8 +76,11 @@ impl Puller {
         caller: &Caller,
         step: Step,
     ) -> Option<ManifestAnswer> {
-        let index = self.0.composed.lock().indexes.get(&(repository.clone(), digest)).cloned();
-        if let Some(Index { bytes, media_type, parts }) = index {
+        if self.other_forms(repository).is_empty() {
+            return None;
+        }
+        let index = self.0.forms.composed(&self.0.store, repository, digest).await;
+        if let Some(Composed { bytes, media_type, parts }) = index {
             let asked = parts.iter().map(|(part, digest)| async move {
                 let reference = (*digest).into();
                 Box::pin(self.manifest_of(part, &reference, caller, Step::Resolve)).await.is_ok()
@@ -145,7 +96,7 @@ impl Puller {
         }
         let other = self.holder(repository, digest).await?;
         let answer = Box::pin(self.manifest_of(&other, &digest.into(), caller, step)).await.ok()?;
-        self.0.composed.lock().last.insert(repository.clone(), other);
+        self.0.forms.came_from(repository, other);
         Some(answer)
     }
 
@@ -229,30 +180,45 @@ impl Puller {
         caller: &Caller,
         said: Error,
     ) -> Result<ManifestAnswer, Error> {
-        let archs = self.archs(repository);
-        let asked = archs.iter().map(|arch| async move {
-            let part = suffixed(repository, arch)?;
-            let answer = match Box::pin(self.manifest_by_tag(&part, tag, caller)).await {
-                Ok(answer) => answer,
-                Err(error) if self.0.composed.is_absent((part.clone(), tag.clone()), &error) => return None,
+        let forms =
+            self.archs(repository).iter().filter_map(|arch| Some((suffixed(repository, arch)?, arch)));
+        let asked = forms.map(|(form, arch)| async move {
+            let answer = match Box::pin(self.manifest_by_tag(&form, tag, caller)).await {
+                Ok(answer) => Some(answer),
+                Err(error) if self.is_absent(&form, tag, &error).await => None,
                 // An index that lacks what only cannot be asked for now would be another index.
-                Err(error) => return Some(Err(error)),
+                Err(error) => return Err(error),
             };
-            Some(Ok(Part { repository: part, arch: arch.clone(), answer }))
+            Ok((form, arch, answer))
         });
-        let parts = join_all(asked).await.into_iter().flatten().collect::<Result<Vec<Part>, Error>>()?;
-        let parts: Vec<Part> = parts.into_iter().filter(|part| part.answer.media_type.is_image()).collect();
-        if parts.is_empty() {
-            return Err(said);
+        let asked = join_all(asked).await.into_iter().collect::<Result<Vec<_>, Error>>()?;
+        let (mut parts, mut absent) = (Vec::new(), Vec::new());
+        for (repository, arch, answer) in asked {
+            match answer {
+                Some(answer) if answer.media_type.is_image() => {
+                    parts.push(Part { repository, arch: arch.clone(), answer });
+                }
+                Some(_) => {}
+                None => absent.push(repository),
+            }
         }
-        let Some((bytes, media_type)) = index_of(&parts) else { return Err(said) };
-        let digest = Digest::of(&bytes);
+        let Some((bytes, media_type)) = index_of(&parts).filter(|_| !parts.is_empty()) else {
+            return Err(said);
+        };
         let stale = parts.iter().find_map(|part| part.answer.stale.clone());
         let source = if stale.is_some() { Source::Stale } else { Source::Revalidated };
-        let of = parts.iter().map(|part| (part.repository.clone(), part.answer.digest)).collect();
-        let index = Index { bytes: bytes.clone(), media_type: media_type.clone(), parts: of };
-        self.0.composed.lock().indexes.insert((repository.clone(), digest), index);
-        Ok(ManifestAnswer { digest, media_type, bytes, source, stale })
+        let (forms, store) = (&self.0.forms, &self.0.store);
+        for form in absent {
+            forms.answered(store, &form, tag).await;
+        }
+        let parts = parts.into_iter().map(|part| (part.repository, part.answer.digest)).collect();
+        let composed = Composed { bytes: bytes.clone(), media_type: media_type.clone(), parts };
+        forms.compose(store, repository, composed).await;
+        Ok(ManifestAnswer { digest: Digest::of(&bytes), media_type, bytes, source, stale })
+    }
+
+    async fn is_absent(&self, repository: &Repository, tag: &Tag, said: &Error) -> bool {
+        self.0.forms.is_absent(&self.0.store, (repository, tag), said).await
     }
 
     fn archs(&self, repository: &Repository) -> &[String] {
@@ -278,7 +244,7 @@ impl Puller {
     }
 
     fn likely_first(&self, repository: &Repository, mut others: Vec<Repository>) -> Vec<Repository> {
-        let last = self.0.composed.lock().last.get(repository).cloned();
+        let last = self.0.forms.last(repository);
         others.sort_by_key(|other| Some(other) != last.as_ref());
         others
     }

@@ -11,6 +11,8 @@
 //!         refs/<registry>/<repository>/_tags/<tag>   what a tag last meant
 //!         refs/<registry>/<repository>/_members/<hex>  what this repository may hand out
 //!         refs/<registry>/<repository>/_pins/<hex>     images of which nothing is evicted
+//!         refs/<registry>/<repository>/_absent/<tag>   upstream has no such name; another form answers for it
+//!         refs/<registry>/<repository>/_composed/<hex>  an index made of such forms
 //!         refs/<registry>/<repository>/_grants/<principal>     whom upstream let read this repository, and when
 //!         ingest/                     being written; emptied at start
 //!         quarantine/                 what failed a check, with the reason
@@ -114,6 +116,14 @@ impl Layout {
 
     pub(super) fn member(&self, repository: &Repository, digest: &Digest) -> PathBuf {
         self.repository(repository).join("_members").join(digest.hex())
+    }
+
+    pub(super) fn absent(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.repository(repository).join("_absent").join(tag.as_str())
+    }
+
+    pub(super) fn composed(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.repository(repository).join("_composed").join(digest.hex())
     }
 
     pub(super) fn grants(&self, repository: &Repository) -> PathBuf {

@@ -12,6 +12,7 @@ mod buffers;
 mod checks;
 mod error;
 pub mod evict;
+mod forms;
 mod grants;
 mod hashing;
 mod index;
@@ -42,6 +43,7 @@ use tokio::sync::Notify;
 
 pub use blob::Blob;
 pub use error::Error;
+pub use forms::Composed;
 pub use ingest::{Ingest, Verified};
 pub use inventory::{Cached, Removed};
 pub use pins::Pin;

@@ -15,7 +15,8 @@ const BOB: (&str, &str) = ("bob", "bob-password");
 struct Scene {
     registry: FakeRegistry,
     larder: Larder,
-    _folder: tempfile::TempDir,
+    config: String,
+    folder: tempfile::TempDir,
 }
 
 /// `app` has an index; of `old` there is an image for each architecture.
@@ -35,7 +36,7 @@ async fn scene() -> (Scene, Image, Image) {
         registry.url()
     );
     let larder = Larder::start(folder.path(), &[], &more);
-    (Scene { registry, larder, _folder: folder }, app, old)
+    (Scene { registry, larder, config: more, folder }, app, old)
 }
 
 fn copy(registry: &FakeRegistry, manifest: Digest, to: &str, tag: &str) {
@@ -44,6 +45,14 @@ fn copy(registry: &FakeRegistry, manifest: Digest, to: &str, tag: &str) {
 }
 
 impl Scene {
+    async fn restart(self) -> Self {
+        let Self { registry, larder, config, folder } = self;
+        larder.settled().await;
+        larder.stop().await;
+        let larder = Larder::start(folder.path(), &[], &config);
+        Self { registry, larder, config, folder }
+    }
+
     async fn get(&self, what: &str) -> Reply {
         self.larder.get(&format!("/v2/team/{what}?ns=reg.test")).await
     }
@@ -96,7 +105,6 @@ async fn a_plain_name_that_is_not_there_is_an_index_of_the_suffixed_ones() {
             assert_eq!(scene.get(&format!("old/blobs/{blob}")).await.digest(), *blob);
         }
     }
-    // A restart forgets it, and the next resolve makes the same again.
     let again = scene.larder.head("/v2/team/old/manifests/v1?ns=reg.test").await;
     assert_eq!(again.header("docker-content-digest"), digest, "the same bytes each time");
 }
@@ -125,6 +133,44 @@ async fn in_an_outage_both_forms_are_served_as_they_were() {
     assert_eq!(stale.digest(), arm);
     assert!(stale.header("warning").starts_with("299"), "{:?}", stale.headers);
     assert_eq!(scene.get("old/manifests/v1").await.digest(), composed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_both_forms_are_still_known() {
+    let (scene, app, old) = scene().await;
+    let arm = app.platforms[1].manifest;
+    assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), arm);
+    let composed = scene.get("old/manifests/v1").await.digest();
+    let mut scene = scene.restart().await;
+    let index = scene.get(&format!("old/manifests/{composed}")).await;
+    assert_eq!(index.digest(), composed, "no resolve has to go before");
+    assert_eq!(index.header("content-type"), MediaType::OCI_INDEX);
+
+    scene = scene.restart().await;
+    scene.registry.stop().await;
+    assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), arm);
+    assert_eq!(scene.get("old/manifests/v1").await.digest(), composed);
+    assert_eq!(scene.get(&format!("old/manifests/{composed}")).await.digest(), composed);
+    assert_eq!(
+        scene.get(&format!("old/manifests/{}", old.platforms[0].manifest)).await.digest(),
+        old.platforms[0].manifest
+    );
+    assert_eq!(scene.get("app-amd64/manifests/v1").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_to_be_under_its_own_name_is_not_answered_by_the_other_in_an_outage() {
+    let (scene, app, old) = scene().await;
+    assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), app.platforms[1].manifest);
+    copy(&scene.registry, old.platforms[1].manifest, "team/app-arm64", "v1");
+    assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), old.platforms[1].manifest);
+    let scene = scene.restart().await;
+    scene.registry.wrong_at("/v2/team/app-arm64/", Fault::Status(503, vec![]));
+    // Long enough for nothing stale to be served of its own.
+    scene.larder.get("/v2/team/app-arm64/manifests/v1?ns=reg.test").await;
+    scene.larder.clock.advance(std::time::Duration::from_secs(400 * 86_400));
+    let answer = scene.get("app-arm64/manifests/v1").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", answer.headers);
 }
 
 #[tokio::test(flavor = "multi_thread")]

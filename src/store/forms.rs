@@ -1,0 +1,159 @@
+//! Names that are answered by another form of theirs (`arch_suffix`): that upstream does not have them, and the indexes
+//! that were composed for them. So that both are still known when upstream cannot be asked.
+//!
+//! Records as in [`super::names`]: an unreadable one counts as absent, and upstream is asked again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::layout::Layout;
+use super::{Store, blocking, layout, refs};
+use crate::reference::{Digest, MediaType, Repository, Tag};
+
+/// An index that no registry has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Composed {
+    /// It.
+    pub bytes: Bytes,
+    /// The type it is served as.
+    pub media_type: MediaType,
+    /// Where its images are: repositories of one registry.
+    pub parts: Vec<(Repository, Digest)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    index: String,
+    media_type: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Part {
+    repository: String,
+    digest: String,
+}
+
+impl Store {
+    /// Whether upstream was last known not to have `tag`, and nothing else of it is known.
+    pub async fn is_absent(&self, repository: &Repository, tag: &Tag) -> bool {
+        let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
+        let known = blocking(move || {
+            let layout = &inner.layout;
+            Ok(is_there(layout, &repository, &tag) && refs::tag(layout, &repository, &tag).is_none())
+        });
+        known.await.unwrap_or(false)
+    }
+
+    /// Remembers that upstream does not have `tag`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_absent(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
+        blocking(move || {
+            if is_there(&inner.layout, &repository, &tag) {
+                return Ok(());
+            }
+            inner.layout.write_small(&inner.layout.absent(&repository, &tag), b"")
+        })
+        .await
+    }
+
+    /// The index `digest` that was composed for `repository`.
+    pub async fn composed(&self, repository: &Repository, digest: Digest) -> Option<Composed> {
+        let (inner, repository) = (Arc::clone(&self.0), repository.clone());
+        blocking(move || Ok(read(&inner.layout, &repository, &digest))).await.ok().flatten()
+    }
+
+    /// Remembers an index that was composed for `repository`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_composed(&self, repository: &Repository, composed: &Composed) -> Result<(), Error> {
+        let (inner, repository, composed) = (Arc::clone(&self.0), repository.clone(), composed.clone());
+        blocking(move || {
+            let digest = Digest::of(&composed.bytes);
+            if read(&inner.layout, &repository, &digest).is_some() {
+                return Ok(());
+            }
+            let part = |(repository, digest): &(Repository, Digest)| Part {
+                repository: repository.path().to_string(),
+                digest: digest.to_string(),
+            };
+            let file = File {
+                index: String::from_utf8_lossy(&composed.bytes).into_owned(),
+                media_type: composed.media_type.to_string(),
+                parts: composed.parts.iter().map(part).collect(),
+            };
+            refs::write(&inner.layout, &inner.layout.composed(&repository, &digest), &file)
+        })
+        .await
+    }
+}
+
+fn is_there(layout: &Layout, repository: &Repository, tag: &Tag) -> bool {
+    matches!(layout::open_regular(&layout.absent(repository, tag)), Ok(Some(_)))
+}
+
+fn read(layout: &Layout, repository: &Repository, digest: &Digest) -> Option<Composed> {
+    let file: File = refs::read(&layout.composed(repository, digest))?;
+    let parts: Option<Vec<_>> = file
+        .parts
+        .iter()
+        .map(|part| {
+            let path = part.repository.parse().ok()?;
+            Some((Repository::new(repository.registry().clone(), path).ok()?, part.digest.parse().ok()?))
+        })
+        .collect();
+    let composed = Composed {
+        bytes: file.index.into(),
+        media_type: file.media_type.parse().ok()?,
+        parts: parts.filter(|parts| !parts.is_empty())?,
+    };
+    // The one record that is handed out: it has to be what its name says.
+    (Digest::of(&composed.bytes) == *digest).then_some(composed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{open, repository};
+
+    #[tokio::test]
+    async fn what_was_composed_outlives_a_restart_and_is_what_its_name_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, part) = (repository("reg.test/team/old"), repository("reg.test/team/old-arm64"));
+        let composed = Composed {
+            bytes: Bytes::from_static(br#"{"schemaVersion":2}"#),
+            media_type: MediaType::OCI_INDEX.parse().unwrap(),
+            parts: vec![(part, Digest::of(b"x"))],
+        };
+        let digest = Digest::of(&composed.bytes);
+        let store = open(folder.path()).unwrap();
+        store.set_composed(&old, &composed).await.unwrap();
+        drop(store);
+        let store = open(folder.path()).unwrap();
+        assert_eq!(store.composed(&old, digest).await, Some(composed));
+        assert_eq!(store.composed(&repository("reg.test/team/other"), digest).await, None);
+        let file = store.0.layout.composed(&old, &digest);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace(":2", ":3")).unwrap();
+        assert_eq!(store.composed(&old, digest).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_absent_only_while_nothing_else_is_known_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, old, tag) =
+            (open(folder.path()).unwrap(), repository("reg.test/team/old"), "v1".parse().unwrap());
+        assert!(!store.is_absent(&old, &tag).await);
+        store.set_absent(&old, &tag).await.unwrap();
+        assert!(store.is_absent(&old, &tag).await);
+        store.confirm_tag(&old, &tag, Digest::of(b"x")).await.unwrap();
+        assert!(!store.is_absent(&old, &tag).await, "it came to be");
+    }
+}
