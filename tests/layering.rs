@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Outside crates that are used in one place only.
 const DOORS: &[(&str, &str)] = &[
-    ("sled", "store/index.rs"),
+    ("sled", "store/table.rs"),
     ("sha2", "reference/digest.rs"),
     ("toml", "config/file.rs"),
     ("prometheus", "metrics.rs"),

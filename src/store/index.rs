@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +21,7 @@ use super::evict::{self, Candidate};
 use super::layout::Layout;
 use super::metrics::Metrics;
 use super::space::{Reservation, Space};
+use super::table::{Failure, Row, Table};
 use super::touched;
 use crate::clock::{Clock, Timestamp};
 use crate::reference::Digest;
@@ -34,8 +34,6 @@ const REBUILDS_MAX: u32 = 3;
 const QUEUE: usize = 16 * 1024;
 /// How long somebody who wants to store waits for room.
 const EVICT_WAIT: Duration = Duration::from_secs(20);
-/// Bytes of sled's page cache.
-const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Handle to the index thread.
 #[derive(Debug)]
@@ -56,13 +54,6 @@ enum Op {
     Missing(Digest),
     Evict(u64, SyncSender<()>),
     Close,
-}
-
-/// What is known of one blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Row {
-    size: u64,
-    used_at: Timestamp,
 }
 
 impl Index {
@@ -147,14 +138,6 @@ struct Keeper {
     table: Table,
     failures: u32,
 }
-
-enum Table {
-    Sled(sled::Db),
-    Memory(HashMap<Digest, Row>),
-}
-
-/// Something that sled did; what exactly does not matter, the answer is the same.
-struct Failure(String);
 
 impl Keeper {
     fn open(layout: Layout, clock: Clock, metrics: Arc<Metrics>, space: Space) -> Self {
@@ -249,7 +232,7 @@ impl Keeper {
 
     /// Opens the database of a clean stop and checks every row.
     fn adopt(&mut self) -> Result<(), Failure> {
-        let table = Table::Sled(open_sled(&self.database())?);
+        let table = Table::open(&self.database())?;
         let rows = table.rows()?;
         self.metrics.reset(rows.len(), rows.iter().map(|(_, row)| row.size).sum());
         self.table = table;
@@ -272,7 +255,7 @@ impl Keeper {
         let rows = scan(&self.layout.blobs(), self.clock.now());
         self.metrics.reset(rows.len(), rows.iter().map(|(_, row)| row.size).sum());
         if self.failures <= REBUILDS_MAX && moved {
-            match open_sled(&self.database()).map(Table::Sled).and_then(|t| t.fill(&rows).map(|()| t)) {
+            match Table::open(&self.database()).and_then(|t| t.fill(&rows).map(|()| t)) {
                 Ok(table) => return self.table = table,
                 Err(Failure(why)) => tracing::warn!(why, "the index stays in memory until the next start"),
             }
@@ -281,10 +264,9 @@ impl Keeper {
     }
 
     fn close(&mut self) -> Result<(), Failure> {
-        let Table::Sled(db) = &self.table else {
+        if !self.table.flush()? {
             return Ok(());
-        };
-        fenced(|| db.flush())?;
+        }
         // Ends sled's own threads before the marker vouches for what they wrote.
         self.table = Table::Memory(HashMap::new());
         self.layout.write_small(&self.marker(), CLEAN).map_err(|e| Failure(e.to_string()))
@@ -296,99 +278,6 @@ impl Keeper {
 
     fn database(&self) -> PathBuf {
         self.layout.index().join("sled")
-    }
-}
-
-impl Table {
-    fn row(&self, digest: Digest) -> Result<Option<Row>, Failure> {
-        match self {
-            Self::Memory(rows) => Ok(rows.get(&digest).copied()),
-            Self::Sled(db) => {
-                fenced(|| db.get(digest.as_bytes()))?.map(|value| Row::decode(&value)).transpose()
-            }
-        }
-    }
-
-    fn put(&mut self, digest: Digest, row: Row) -> Result<Option<Row>, Failure> {
-        match self {
-            Self::Memory(rows) => Ok(rows.insert(digest, row)),
-            Self::Sled(db) => fenced(|| db.insert(digest.as_bytes(), &row.encode()))?
-                .map(|value| Row::decode(&value))
-                .transpose(),
-        }
-    }
-
-    fn remove(&mut self, digest: Digest) -> Result<Option<Row>, Failure> {
-        match self {
-            Self::Memory(rows) => Ok(rows.remove(&digest)),
-            Self::Sled(db) => {
-                fenced(|| db.remove(digest.as_bytes()))?.map(|value| Row::decode(&value)).transpose()
-            }
-        }
-    }
-
-    fn fill(&self, rows: &[(Digest, Row)]) -> Result<(), Failure> {
-        let Self::Sled(db) = self else { return Ok(()) };
-        for (digest, row) in rows {
-            fenced(|| db.insert(digest.as_bytes(), &row.encode()))?;
-        }
-        Ok(())
-    }
-
-    fn rows(&self) -> Result<Vec<(Digest, Row)>, Failure> {
-        let db = match self {
-            Self::Memory(rows) => return Ok(rows.iter().map(|(digest, row)| (*digest, *row)).collect()),
-            Self::Sled(db) => db,
-        };
-        let pairs = fenced(|| db.iter().collect::<Result<Vec<_>, _>>())?;
-        pairs
-            .iter()
-            .map(|(key, value)| {
-                let key: [u8; 32] =
-                    key.as_ref().try_into().map_err(|_| Failure("a key of a wrong length".into()))?;
-                Ok((Digest::from_bytes(key), Row::decode(value)?))
-            })
-            .collect()
-    }
-}
-
-impl Row {
-    fn encode(self) -> [u8; 20] {
-        let mut out = [0; 20];
-        out[..8].copy_from_slice(&self.size.to_le_bytes());
-        out[8..16].copy_from_slice(&self.used_at.0.to_le_bytes());
-        let own = crc32c::crc32c(&out[..16]);
-        out[16..].copy_from_slice(&own.to_le_bytes());
-        out
-    }
-
-    fn decode(value: &[u8]) -> Result<Self, Failure> {
-        let bad = || Failure("a row fails its checksum".to_owned());
-        let value: &[u8; 20] = value.try_into().map_err(|_| bad())?;
-        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| value[at + n]));
-        let own = u32::from_le_bytes(std::array::from_fn(|n| value[16 + n]));
-        if crc32c::crc32c(&value[..16]) != own {
-            return Err(bad());
-        }
-        Ok(Self { size: word(0), used_at: Timestamp(word(8)) })
-    }
-}
-
-fn open_sled(path: &Path) -> Result<sled::Db, Failure> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(CACHE_BYTES)
-        .mode(sled::Mode::LowSpace)
-        .flush_every_ms(Some(5_000))
-        .print_profile_on_drop(false);
-    fenced(|| config.open())
-}
-
-/// Calls sled so that neither its errors nor its panics get further than this.
-fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|e| Failure(e.to_string())),
-        Err(_) => Err(Failure("sled panicked".to_owned())),
     }
 }
 

@@ -31,6 +31,7 @@ mod scrub;
 mod space;
 mod steps;
 mod sweep;
+mod table;
 mod tend;
 mod touched;
 mod walk;

@@ -1,4 +1,5 @@
-//! Who may read what: tenants, the node's credential, strangers; cold, warm, in flight, in an outage, after revocation.
+//! Who may read what: tenants, the node's credential, strangers; cold, warm, in flight, in an outage. How rights end is in
+//! `rights`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,20 +14,20 @@ use crate::support::image::{self, Image, noise};
 use crate::support::registry::{Accounts, FakeRegistry, Fault};
 use crate::support::world::Larder;
 
-const A: (&str, &str) = ("tenant-a", "secret-a");
+pub(super) const A: (&str, &str) = ("tenant-a", "secret-a");
 const B: (&str, &str) = ("tenant-b", "secret-b");
 const NODE: (&str, &str) = ("node", "secret-node");
 
-struct Scene {
-    registry: FakeRegistry,
-    larder: Larder,
-    folder: tempfile::TempDir,
-    image: Image,
+pub(super) struct Scene {
+    pub(super) registry: FakeRegistry,
+    pub(super) larder: Larder,
+    pub(super) folder: tempfile::TempDir,
+    pub(super) image: Image,
     more: String,
 }
 
 /// A registry where A reads a/app, B reads b/app, the node's account reads node/app, and everybody reads open/app.
-async fn scene(more: &str) -> Scene {
+pub(super) async fn scene(more: &str) -> Scene {
     let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "a/app", "v1", 100_000);
     for repository in ["b/app", "node/app", "open/app"] {
@@ -39,7 +40,7 @@ async fn scene(more: &str) -> Scene {
 }
 
 impl Scene {
-    fn everything(&self) -> Vec<String> {
+    pub(super) fn everything(&self) -> Vec<String> {
         let image = &self.image.platforms[0];
         vec![
             "manifests/v1".to_owned(),
@@ -51,15 +52,15 @@ impl Scene {
         ]
     }
 
-    fn path(repository: &str, what: &str) -> String {
+    pub(super) fn path(repository: &str, what: &str) -> String {
         format!("/v2/{repository}/{what}?ns=reg.test")
     }
 
-    async fn get(&self, repository: &str, what: &str, user: (&str, &str)) -> Reply {
+    pub(super) async fn get(&self, repository: &str, what: &str, user: (&str, &str)) -> Reply {
         self.larder.get_as(&Self::path(repository, what), user).await
     }
 
-    async fn pull_as_a(&self) {
+    pub(super) async fn pull_as_a(&self) {
         for what in self.everything() {
             let reply = self.get("a/app", &what, A).await;
             assert_eq!((reply.status, reply.complete), (StatusCode::OK, true), "{what}");
@@ -107,7 +108,7 @@ impl Scene {
         }
     }
 
-    async fn restart(self) -> Self {
+    pub(super) async fn restart(self) -> Self {
         let Self { registry, larder, folder, image, more } = self;
         larder.stop().await;
         let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
@@ -283,110 +284,6 @@ async fn credentials_are_tried_in_kubelets_order_and_never_mixed() {
     let expected = [client::basic(B.0, B.1), client::basic("wrong", "wrong"), client::basic(NODE.0, NODE.1)];
     assert_eq!(order[..3], expected, "the caller's, then the node's by the longest key: {order:?}");
     assert!(!shown.contains(&"-".to_owned()), "and no anonymous attempt where something matched");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_was_revoked_upstream_ends_with_its_time() {
-    let scene = scene("").await;
-    scene.pull_as_a().await;
-    let layer = scene.everything().pop().unwrap();
-    scene.registry.change(true, |accounts| drop(accounts.users.remove(A.0)));
-    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::OK, "within its time");
-    scene.larder.clock.advance(Duration::from_secs(301));
-    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::NOT_FOUND, "after its time");
-    scene.registry.stop().await;
-    for what in scene.everything() {
-        let status = scene.get("a/app", &what, A).await.status;
-        assert!(!status.is_success(), "an outage brings no ended right back: {what} {status}");
-    }
-    let (layer, scene) = (scene.everything().pop().unwrap(), scene.restart().await);
-    let status = scene.get("a/app", &layer, A).await.status;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "nor does a restart");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tag_is_always_asked_for_and_ends_the_right_at_once() {
-    let scene = scene("").await;
-    scene.pull_as_a().await;
-    scene.registry.change(true, |accounts| drop(accounts.users.remove(A.0)));
-    assert_eq!(scene.get("a/app", "manifests/v1", A).await.status, StatusCode::NOT_FOUND);
-    let layer = scene.everything().pop().unwrap();
-    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::NOT_FOUND, "by digest too");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn with_no_time_at_all_every_resolve_is_checked_with_a_fresh_token() {
-    let scene = scene("[access]\ngrant_ttl = \"0s\"").await;
-    scene.pull_as_a().await;
-    let digest = format!("manifests/{}", scene.image.index);
-    scene.registry.forget_seen();
-    let head = scene.larder.send_as(Method::HEAD, &Scene::path("a/app", &digest), A).await;
-    assert_eq!(head.status, StatusCode::OK);
-    assert_eq!(scene.registry.count(Method::HEAD, &digest), 1, "a resolve by digest is a resolve");
-    assert_eq!(scene.registry.count(Method::GET, "/token"), 1, "no proof rests on an old token");
-    scene.registry.forget_seen();
-    for what in &scene.everything()[1..] {
-        assert_eq!(scene.get("a/app", what, A).await.status, StatusCode::OK);
-    }
-    assert!(scene.registry.seen().is_empty(), "the digests of one pull are covered");
-    scene.larder.clock.advance(Duration::from_secs(61));
-    let layer = scene.everything().pop().unwrap();
-    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::OK);
-    assert!(!scene.registry.seen().is_empty(), "and those of the next one are not");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_callers_right_holds_in_an_outage_for_its_grace_and_longer_for_nobody() {
-    let scene = scene("[access]\noutage_grace = \"1d\"").await;
-    scene.pull_as_a().await;
-    assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::OK);
-    scene.registry.stop().await;
-    scene.larder.clock.advance(Duration::from_secs(23 * 3_600));
-    scene.pull_as_a().await;
-    scene.larder.clock.advance(Duration::from_secs(2 * 3_600));
-    for what in scene.everything() {
-        assert_eq!(scene.get("a/app", &what, A).await.status, StatusCode::SERVICE_UNAVAILABLE, "{what}");
-    }
-    let public = scene.get("open/app", "manifests/v1", ("", "")).await;
-    assert_eq!(public.status, StatusCode::OK, "what is everybody's stays so");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rate_limit_stretches_a_callers_right_by_minutes_only() {
-    let scene = scene("").await;
-    scene.pull_as_a().await;
-    scene.registry.wrong_at("/", Fault::Status(429, vec![]));
-    scene.larder.clock.advance(Duration::from_secs(10 * 60));
-    scene.pull_as_a().await;
-    scene.larder.clock.advance(Duration::from_secs(11 * 60));
-    let layer = scene.everything().pop().unwrap();
-    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::SERVICE_UNAVAILABLE);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rights_revoked_by_hand_end_in_an_outage_too() {
-    use larder::admin::control::{Revoke, send};
-    let scene = scene("").await;
-    scene.pull_as_a().await;
-    assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::OK);
-    scene.registry.stop().await;
-    let socket = scene.folder.path().join("larder/larder.sock");
-    let done = send(&socket, &Revoke { repository: Some("reg.test/a/app".into()) }).await.unwrap();
-    assert_eq!(done.revoked, 1);
-    for what in scene.everything() {
-        assert_eq!(scene.get("a/app", &what, A).await.status, StatusCode::SERVICE_UNAVAILABLE, "{what}");
-    }
-    assert_eq!(
-        scene.get("open/app", "manifests/v1", ("", "")).await.status,
-        StatusCode::OK,
-        "others keep theirs"
-    );
-    assert_eq!(send(&socket, &Revoke { repository: None }).await.unwrap().revoked, 1);
-    let scene = scene.restart().await;
-    assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(send(&socket, &Revoke { repository: Some("nonsense".into()) }).await.is_err());
-    use std::os::unix::fs::PermissionsExt;
-    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,7 @@ mod prepull;
 mod pulls;
 mod quirks;
 mod ranges;
+mod rights;
 mod secrets;
 mod space;
 mod suffixes;

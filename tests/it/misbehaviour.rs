@@ -5,8 +5,9 @@ use http::StatusCode;
 use larder::reference::{Digest, MediaType};
 
 use crate::support::client;
+use crate::support::fault::redirect;
 use crate::support::image::{self, noise};
-use crate::support::registry::{FakeRegistry, Fault, redirect};
+use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::{Larder, files_under};
 
 const QUICK: &str = "[upstream]\nheader_timeout = \"400ms\"\nidle_timeout = \"300ms\"";

@@ -8,8 +8,9 @@ use http::{Method, StatusCode};
 use larder::reference::MediaType;
 
 use crate::support::client::{self, basic, post_form};
+use crate::support::fault::redirect;
 use crate::support::image;
-use crate::support::registry::{Accounts, FakeRegistry, Fault, redirect};
+use crate::support::registry::{Accounts, FakeRegistry, Fault};
 use crate::support::world::{Larder, files_under};
 
 const ADA: (&str, &str) = ("ada", "marker-secret-ada");

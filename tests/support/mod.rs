@@ -12,6 +12,7 @@
 
 pub mod accounts;
 pub mod client;
+pub mod fault;
 pub mod image;
 pub mod proxy;
 pub mod registry;

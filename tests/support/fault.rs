@@ -1,0 +1,127 @@
+//! What a registry may do wrong, and answers that do it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::header::{CONTENT_LENGTH, LOCATION};
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio::sync::Semaphore;
+
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// What to do instead of answering properly.
+#[derive(Clone)]
+pub enum Fault {
+    /// This status, with these headers and no body.
+    Status(u16, Vec<(&'static str, String)>),
+    /// A whole answer of the test's own.
+    Answer(u16, Vec<(&'static str, String)>, Bytes),
+    /// Never answer.
+    Hang,
+    /// Answer properly, then close after this many body bytes.
+    CloseAfter(usize),
+    /// Answer properly, then stop after this many body bytes without closing.
+    StallAfter(usize),
+    /// Answer properly, but wait for a permit before the bytes after this many.
+    HoldAfter(usize, Arc<Semaphore>),
+    /// Answer properly, with no more than this many bytes each hundredth of a second.
+    Slow(usize),
+    /// The right length, one byte wrong.
+    Corrupt,
+    /// The right bytes without a length.
+    Chunked,
+    /// Act as if there had been no `Range`.
+    IgnoreRange,
+}
+
+pub(super) fn with<T>(mut response: Response<T>, headers: &[(&'static str, String)]) -> Response<T> {
+    for (name, value) in headers {
+        response.headers_mut().append(*name, value.parse().unwrap());
+    }
+    response
+}
+
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// Gives a response its length and its body, whole or damaged.
+pub(super) fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>) -> Response<Body> {
+    let (mut parts, bytes) = response.into_parts();
+    if !matches!(fault, Some(Fault::Chunked)) && !parts.headers.contains_key(CONTENT_LENGTH) {
+        parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
+    }
+    let body = if head {
+        Full::default().map_err(|never| match never {}).boxed_unsync()
+    } else {
+        body(bytes, fault)
+    };
+    Response::from_parts(parts, body)
+}
+
+fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
+    let ok = |bytes: Bytes| Ok::<_, std::io::Error>(Frame::data(bytes));
+    let pieces = |bytes: Bytes| -> Vec<Bytes> {
+        (0..bytes.len())
+            .step_by(16 * 1024)
+            .map(|at| bytes.slice(at..(at + 16 * 1024).min(bytes.len())))
+            .collect()
+    };
+    match fault {
+        Some(Fault::CloseAfter(count)) => {
+            let sent = stream::iter(pieces(bytes.slice(..count.min(bytes.len())))).map(ok);
+            // The pause lets what was sent leave before the connection is torn down.
+            let end = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Err(std::io::Error::other("closed on purpose"))
+            });
+            StreamBody::new(sent.chain(end)).boxed_unsync()
+        }
+        Some(Fault::StallAfter(count)) => {
+            let sent = stream::iter(pieces(bytes.slice(..count.min(bytes.len())))).map(ok);
+            StreamBody::new(sent.chain(stream::pending())).boxed_unsync()
+        }
+        Some(Fault::HoldAfter(count, gate)) => {
+            // A part of it may be shorter.
+            let count = count.min(bytes.len());
+            let first = stream::iter(pieces(bytes.slice(..count))).map(ok);
+            let rest = bytes.slice(count..);
+            let gated = stream::once(async move {
+                gate.acquire().await.unwrap().forget();
+                stream::iter(pieces(rest)).map(ok)
+            });
+            StreamBody::new(first.chain(gated.flatten())).boxed_unsync()
+        }
+        Some(Fault::Slow(count)) => {
+            let parts: Vec<Bytes> = (0..bytes.len())
+                .step_by(count)
+                .map(|at| bytes.slice(at..(at + count).min(bytes.len())))
+                .collect();
+            let paced = stream::iter(parts).then(move |part| async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                ok(part)
+            });
+            StreamBody::new(paced).boxed_unsync()
+        }
+        Some(Fault::Corrupt) => {
+            let mut wrong = bytes.to_vec();
+            let middle = wrong.len() / 2;
+            wrong[middle] ^= 1;
+            StreamBody::new(stream::iter(pieces(wrong.into())).map(ok)).boxed_unsync()
+        }
+        Some(Fault::Chunked) => StreamBody::new(stream::iter(pieces(bytes)).map(ok)).boxed_unsync(),
+        _ => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
+    }
+}
+
+/// A redirect, for [`super::registry::FakeRegistry::wrong`].
+pub fn redirect(to: String) -> Fault {
+    Fault::Status(307, vec![(LOCATION.as_str(), to)])
+}
