@@ -87,6 +87,9 @@ pub struct Report {
     pub prepull: ListStatus,
 }
 
+/// What was asked since then need not be said to have been asked a while ago.
+const LATELY: Duration = Duration::from_secs(60);
+
 /// What there is to say about a registry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RegistryReport {
@@ -113,6 +116,8 @@ pub struct EndpointReport {
     pub failures: u32,
     /// For how long.
     pub seconds: u64,
+    /// How long ago it was last asked.
+    pub asked_seconds_ago: u64,
 }
 
 /// A rate limit.
@@ -139,11 +144,20 @@ pub fn registries(puller: &Puller, now: Timestamp) -> Vec<RegistryReport> {
             ago(since.age_at(now))
         ));
     }
-    for EndpointStatus { registry, endpoint, error, failures, lasted } in puller.troubles() {
+    for EndpointStatus { registry, endpoint, error, failures, lasted, asked_ago } in puller.troubles() {
         let report = about(&mut found, &registry);
         let error = error.to_string();
-        report.words.push(format!("its endpoint {endpoint} has been failing for {}: {error}", shown(lasted)));
-        report.endpoints.push(EndpointReport { endpoint, error, failures, seconds: lasted.as_secs() });
+        let since = shown(lasted);
+        report.words.push(if asked_ago < LATELY {
+            format!("its endpoint {endpoint} has been failing for {since}: {error}")
+        } else {
+            let last = ago(asked_ago);
+            format!(
+                "its endpoint {endpoint} has been failing for {since}, and was last asked {last}: {error}"
+            )
+        });
+        let (seconds, asked_seconds_ago) = (lasted.as_secs(), asked_ago.as_secs());
+        report.endpoints.push(EndpointReport { endpoint, error, failures, seconds, asked_seconds_ago });
     }
     for LimitStatus { registry, principal, limit, remaining, retry_after } in puller.limits() {
         let report = about(&mut found, &registry);

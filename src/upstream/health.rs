@@ -30,6 +30,8 @@ const ASKED_MAX: u32 = 10;
 /// A question that was given up after this long was given up because of the endpoint; before that, its asker may have
 /// had reasons of his own.
 const HUNG: Duration = Duration::from_secs(10);
+/// An endpoint that nobody has asked for so long is not known to be in trouble any more.
+const KEPT: Duration = Duration::from_secs(3_600);
 /// Endpoints in trouble that are remembered; when there are more, it begins anew.
 const ENDPOINTS_MAX: usize = 1_024;
 
@@ -54,8 +56,10 @@ pub struct EndpointStatus {
     pub error: Error,
     /// How often in a row.
     pub failures: u32,
-    /// For how long it has been in trouble.
+    /// For how long it has been in trouble, as far as that is known.
     pub lasted: Duration,
+    /// How long ago it was last asked.
+    pub asked_ago: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +67,7 @@ struct Trouble {
     registry: Registry,
     host: String,
     since: Instant,
+    failed_at: Instant,
     failures: u32,
     until: Instant,
     tried_again: bool,
@@ -87,7 +92,7 @@ impl Health {
         Self(Arc::new(Inner { troubles: Mutex::default(), metrics, labels }))
     }
 
-    /// All that are in trouble, for an operator.
+    /// All that are in trouble, for an operator. Of what nobody asks any more nothing is known after a while.
     pub(super) fn status(&self) -> Vec<EndpointStatus> {
         let shown = |trouble: &Trouble| EndpointStatus {
             registry: trouble.registry.clone(),
@@ -95,8 +100,12 @@ impl Health {
             error: trouble.error.clone(),
             failures: trouble.failures,
             lasted: trouble.since.elapsed(),
+            asked_ago: trouble.failed_at.elapsed(),
         };
-        let mut all: Vec<_> = self.lock().values().map(shown).collect();
+        let mut troubles = self.lock();
+        troubles.retain(|_, trouble| trouble.failed_at.elapsed() < KEPT);
+        let mut all: Vec<_> = troubles.values().map(shown).collect();
+        drop(troubles);
         all.sort_by(|a, b| (&a.registry, &a.endpoint).cmp(&(&b.registry, &b.endpoint)));
         all
     }
@@ -147,11 +156,19 @@ impl Health {
         if failures == 1 {
             tracing::warn!(endpoint, %error, "an endpoint is in trouble");
         }
-        let until = Instant::now() + pause(failures);
-        let (costly, error) = (took >= COSTLY, error.clone());
-        let (registry, host) = (registry.clone(), host.clone());
-        let trouble =
-            Trouble { registry, host, since, failures, until, tried_again: false, costly, error, asked };
+        let now = Instant::now();
+        let trouble = Trouble {
+            registry: registry.clone(),
+            host: host.clone(),
+            since,
+            failed_at: now,
+            failures,
+            until: now + pause(failures),
+            tried_again: false,
+            costly: took >= COSTLY,
+            error: error.clone(),
+            asked,
+        };
         all.insert(endpoint.clone(), trouble);
     }
 
@@ -307,6 +324,19 @@ mod tests {
         drop(asked);
         let Some((error, true)) = left(&health) else { panic!("it hung") };
         assert!(error.to_string().contains("no answer within 20"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_not_asked_any_more_is_not_in_trouble_for_ever() {
+        let health = health();
+        fail(&health, Duration::ZERO).await;
+        tokio::time::advance(KEPT / 2).await;
+        fail(&health, Duration::ZERO).await;
+        tokio::time::advance(KEPT - PAUSE).await;
+        let [status] = &health.status()[..] else { panic!("an hour has not passed") };
+        assert_eq!((status.asked_ago, status.lasted), (KEPT - PAUSE, KEPT + KEPT / 2 - PAUSE));
+        tokio::time::advance(PAUSE).await;
+        assert!(health.status().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

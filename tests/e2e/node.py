@@ -308,6 +308,7 @@ class Prometheus(unittest.TestCase):
     def test_it_scrapes_and_the_rules_are_about_metrics_that_exist(self):
         rules = os.path.join(ROOT, "config/alerts.yaml")
         self.assertIn("SUCCESS", run("promtool", "check", "rules", rules))
+        run("promtool", "test", "rules", os.path.join(ROOT, "tests/e2e/alerts_test.yaml"))
         world = World()
         self.addCleanup(world.end)
         larder = Larder(world, {})

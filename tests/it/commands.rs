@@ -28,7 +28,13 @@ fn samples() -> Vec<Value> {
     let registry = RegistryReport {
         registry: text(),
         outage_since: Some(Timestamp(1)),
-        endpoints: vec![EndpointReport { endpoint: text(), error: text(), failures: 1, seconds: 1 }],
+        endpoints: vec![EndpointReport {
+            endpoint: text(),
+            error: text(),
+            failures: 1,
+            seconds: 1,
+            asked_seconds_ago: 1,
+        }],
         limits: vec![LimitReport {
             principal: text(),
             limit: Some(1),
