@@ -32,13 +32,19 @@ fi
 
 # Docker is unpacked and not installed: its package starts a daemon that rewrites the machine's firewall.
 docker=target/tools/docker
-if ! command -v dockerd >/dev/null && [ ! -x $docker/usr/sbin/dockerd ]; then
-  echo "the tests need: docker.io (unpacked into $docker, not installed)"
-  mkdir -p $docker
-  (cd $docker && apt-get download -qq docker.io && dpkg-deb -x docker.io_*.deb . && rm docker.io_*.deb) 2>&1 \
-    | { grep -v unsandboxed || true; }
-  [ -x $docker/usr/sbin/dockerd ] || { echo "cannot fetch it: see what apt-get said above" >&2; exit 1; }
-fi
+has() { PATH="$PWD/$docker/usr/bin:$PWD/$docker/usr/sbin:$PATH:/usr/sbin" command -v "$1" >/dev/null; }
+for pair in dockerd:docker.io docker:docker-cli; do
+  if ! has "${pair%%:*}"; then
+    echo "the tests need: ${pair##*:} (unpacked into $docker, not installed)"
+    mkdir -p "$docker"
+    if ! (cd "$docker" && apt-get download -qq "${pair##*:}" && dpkg-deb -x "${pair##*:}"_*.deb . && rm ./*.deb) \
+      >"$docker/log" 2>&1 || ! has "${pair%%:*}"; then
+      cat "$docker/log" >&2
+      echo "cannot unpack it: apt-get update, then run make test again" >&2
+      exit 1
+    fi
+  fi
+done
 
 for component in rustfmt clippy; do
   cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
