@@ -133,6 +133,8 @@ set -e
 R=$1/root
 mount --make-rprivate /
 mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $R
+# What a Larder that was run here by hand has left behind.
+rm -rf $R/var/lib/larder $R/var/lib/private/larder $R/etc/larder
 mount -t proc proc $R/proc
 mount -t sysfs sysfs $R/sys
 mount -t cgroup2 cgroup2 $R/sys/fs/cgroup
@@ -200,7 +202,12 @@ class Package(unittest.TestCase):
         cls.world.end()
 
     def do(self, script):
-        return run(*self.inside, "sh", "-c", script)
+        try:
+            return run(*self.inside, "sh", "-c", script)
+        except AssertionError as failed:
+            said = subprocess.run([*self.inside, "journalctl", "--no-pager", "-n", "40"], capture_output=True, text=True,
+                                  timeout=30, check=False).stdout
+            raise AssertionError(f"{failed}\n{said}") from None
 
     def tell(self):
         """For a failure: what the daemon said."""
@@ -213,7 +220,7 @@ class Package(unittest.TestCase):
         self.assertEqual(self.do("systemctl is-active larder.service larder.socket larder-credentials.path"),
                          "active\nactive\nactive", self.tell())
         self.assertEqual(self.do("systemctl is-enabled larder.service larder.socket"), "enabled\nenabled")
-        self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5050/v2/"))
+        self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"))
         status = self.do("larder status")
         self.assertIn("ready", status)
         # The node's docker config came through systemd, and no other user reads what is kept.
@@ -230,7 +237,7 @@ class Package(unittest.TestCase):
                   "until=time.monotonic()+6\n"
                   "while time.monotonic()<until:\n"
                   "  try:\n"
-                  "    c=http.client.HTTPConnection('127.0.0.1',5050,timeout=30); c.request('GET','/v2/')\n"
+                  "    c=http.client.HTTPConnection('127.0.0.1',5050,timeout=30); c.request('GET','/v2/',headers={'Authorization':'Basic Og=='})\n"
                   "    a=c.getresponse(); a.read(); n+=1; lost+=a.status!=200\n"
                   "  except Exception as e: lost+=1; print(e)\n"
                   "print(lost, 'lost,', n>100)\n")
@@ -290,7 +297,7 @@ class Package(unittest.TestCase):
         while self.do("systemctl show -p MainPID --value larder") in (pid, "0"):
             self.assertLess(time.monotonic(), until, self.tell())
             time.sleep(0.2)
-        self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5050/v2/"))
+        self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"))
 
     def test_5_it_is_removed_cleanly(self):
         self.do("dpkg -r larder")
