@@ -9,6 +9,7 @@ use super::super::setup::config_of;
 use super::{Findings, Level};
 use crate::config::Settings;
 use crate::listener::Listen;
+use crate::reference::{DOCKER_HUB, Registry};
 
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
 /// What every version of containerd knows; one that is not known makes it drop the whole file.
@@ -33,7 +34,7 @@ pub(super) fn look(root: &Path, settings: &Settings, findings: &mut Findings) {
     }
     if there("/etc/docker") || there("/usr/bin/dockerd") {
         none = false;
-        docker(root, &urls, findings);
+        docker(root, &urls, &settings.serve.default_registry, findings);
     }
     if there("/etc/containers/registries.conf.d") || there("/usr/bin/crio") {
         none = false;
@@ -240,7 +241,7 @@ fn rancher(root: &Path, folder: &str, name: &'static str, urls: &[String], findi
     }
 }
 
-fn docker(root: &Path, urls: &[String], findings: &mut Findings) {
+fn docker(root: &Path, urls: &[String], default: &Registry, findings: &mut Findings) {
     const ABOUT: &str = "docker";
     let text = read(root, "/etc/docker/daemon.json");
     let config: serde_json::Value = match serde_json::from_str(if text.is_empty() { "{}" } else { &text }) {
@@ -256,7 +257,15 @@ fn docker(root: &Path, urls: &[String], findings: &mut Findings) {
     };
     let mirrors = config.get("registry-mirrors").and_then(serde_json::Value::as_array);
     let ours = mirrors.into_iter().flatten().filter_map(serde_json::Value::as_str);
-    if ours.map(|url| url.trim_end_matches('/')).any(|url| urls.iter().any(|own| own == url)) {
+    let leads_here = ours.map(|url| url.trim_end_matches('/')).any(|url| urls.iter().any(|own| own == url));
+    if leads_here && default.as_str() != DOCKER_HUB {
+        findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("it asks here for images of Docker Hub without saying so, and gets those of {default}"),
+            format!("default_registry = \"{DOCKER_HUB}\" in [server], or larder setup docker --undo"),
+        );
+    } else if leads_here {
         findings.ok(ABOUT, "Docker Hub leads here");
     } else {
         findings.add(
@@ -292,6 +301,10 @@ mod tests {
     use super::*;
 
     fn found(files: &[(&str, &str)]) -> Vec<Finding> {
+        found_with("", files)
+    }
+
+    fn found_with(config: &str, files: &[(&str, &str)]) -> Vec<Finding> {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = folder.path().join(path.trim_start_matches('/'));
@@ -299,7 +312,7 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
-        let settings = crate::config::resolve("", &environment).unwrap();
+        let settings = crate::config::resolve(config, &environment).unwrap();
         let mut findings = Findings::default();
         look(folder.path(), &settings, &mut findings);
         findings.0
@@ -366,5 +379,12 @@ mod tests {
             assert_eq!(hit.level, level, "{hit:?}");
             assert!(hit.level < Level::Warning || !hit.remedy.is_empty(), "{hit:?}");
         }
+    }
+    #[test]
+    fn docker_is_not_led_to_another_registry() {
+        let mirror = [("/etc/docker/daemon.json", "{\"registry-mirrors\":[\"http://127.0.0.1:5050\"]}")];
+        let findings = found_with("[server]\ndefault_registry = \"quay.io\"", &mirror);
+        let [Finding { level: Level::Problem, what, .. }] = &findings[..] else { panic!("{findings:?}") };
+        assert!(what.contains("gets those of quay.io"), "{what}");
     }
 }
