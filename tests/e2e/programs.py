@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 
 import cri
 
@@ -28,6 +29,15 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def answers(url):
+    """Whether somebody answers there, and says yes."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 class World:
@@ -53,14 +63,18 @@ class World:
         with open(os.path.join(self.root, f"{name}.log"), encoding="utf-8", errors="replace") as log:
             return log.read()
 
-    def wait_for_port(self, port, name):
+    def wait_for(self, is_ready, name):
         until = time.monotonic() + WAIT
-        while time.monotonic() < until:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
+        while not is_ready():
+            if time.monotonic() > until:
+                raise AssertionError(f"{name} is not ready:\n{self.log(name)}")
             time.sleep(0.02)
-        raise AssertionError(f"{name} does not listen on {port}:\n{self.log(name)}")
+
+    def wait_for_port(self, port, name):
+        def listens():
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+        self.wait_for(listens, name)
 
     def end(self):
         for process in self.processes:
@@ -134,7 +148,8 @@ class Larder:
 
     def start(self):
         self.process = self.world.start(self.name, PROGRAM, "serve", "--config", self.config)
-        self.world.wait_for_port(self.port, self.name)
+        # The port is bound before the store is opened and the control socket is there.
+        self.world.wait_for(lambda: answers(f"http://{self.admin}/readyz"), self.name)
 
     def stop(self):
         self.process.terminate()
@@ -179,11 +194,8 @@ class Containerd:
         self.certs, name = certs, os.path.basename(folder)
         world.start(name, "containerd", "--config", config)
         self.ctr = ("ctr", "--address", self.socket)
-        until = time.monotonic() + WAIT
-        while subprocess.run([*self.ctr, "version"], capture_output=True, check=False).returncode != 0:
-            if time.monotonic() > until:
-                raise AssertionError(world.log(name))
-            time.sleep(0.1)
+        version = [*self.ctr, "version"]
+        world.wait_for(lambda: subprocess.run(version, capture_output=True, check=False).returncode == 0, name)
 
     def cri_pull(self, name, account=None):
         """`PullImage`, as kubelet calls it for a pod, with the pod's pull secret if any; returns the image's
@@ -220,12 +232,9 @@ class Docker:
         world.start(self.name, "dockerd", "--config-file", config, "--data-root", f"{folder}/data", "--exec-root",
                     f"{folder}/exec", "--pidfile", f"{folder}/pid", "--host", self.socket, "--iptables=false",
                     "--ip6tables=false", "--bridge=none", "--storage-driver=vfs")
-        until = time.monotonic() + WAIT
-        # The client says 0 while no daemon answers; only the server's version tells.
-        while subprocess.run(["docker", "--host", self.socket, "version"], capture_output=True, check=False).returncode:
-            if time.monotonic() > until:
-                raise AssertionError(world.log(self.name))
-            time.sleep(0.1)
+        # `docker info` exits with 0 while no daemon answers; `version` does not.
+        version = ["docker", "--host", self.socket, "version"]
+        world.wait_for(lambda: subprocess.run(version, capture_output=True, check=False).returncode == 0, self.name)
 
     def __call__(self, *words):
         return run("docker", "--host", self.socket, *words)
