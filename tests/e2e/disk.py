@@ -148,6 +148,7 @@ class Disk(unittest.TestCase):
         for size in (8 * MIB - 300_000, 8 * MIB - 200_000, 8 * MIB - 100_000):
             self.is_pulled(larder, self.upstream.put(size))
         self.is_pulled(larder, self.upstream.put(12 * MIB))
+        self.becomes(larder, "larder_flights", 0)
         self.assertEqual(os.listdir(f"{larder.store}/ingest"), [])
 
     def test_without_inodes_pulls_go_on(self):
@@ -194,6 +195,8 @@ class Disk(unittest.TestCase):
                 digests = [self.upstream.put(300_000) for _ in range(4)]
                 for digest in digests:
                     self.is_pulled(larder, digest)
+                # They are stored after they were handed out.
+                self.becomes(larder, "larder_flights", 0)
                 trace.terminate()
                 trace.wait(timeout=15)
                 with open(f"{self.world.root}/trace", encoding="utf-8") as file:
