@@ -87,7 +87,7 @@ pub struct Report {
     pub prepull: ListStatus,
 }
 
-/// What was asked since then need not be said to have been asked a while ago.
+/// Of an endpoint that was asked within this time it goes without saying when.
 const LATELY: Duration = Duration::from_secs(60);
 
 /// What there is to say about a registry.

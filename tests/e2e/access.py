@@ -222,10 +222,10 @@ class DockerLogins(Access):
         pushed = {r: image.push(world, registry, r, "v1", ADMIN) for r in ("a/app", "public/app")}
         larder = Larder(world, {"docker.io": registry.url}, f'[upstream]\ntrusted_realms = ["{tokens.address}"]\n',
                         default="docker.io")
-        config = os.path.join(world.folder("machine"), "daemon.json")
-        with open(config, "w", encoding="utf-8") as file:
+        etc = world.folder("etc")
+        with open(f"{etc}/daemon.json", "w", encoding="utf-8") as file:
             json.dump({"registry-mirrors": [f"http://{larder.address}"]}, file)
-        docker, logins = Docker(world, config), {}
+        docker, logins = Docker(world, etc), {}
         for account in (A, B):
             logins[account] = world.folder("login")
             docker_config(f"{logins[account]}/config.json", "https://index.docker.io/v1/", account)

@@ -266,7 +266,7 @@ class Setup(unittest.TestCase):
             self.assertEqual(json.load(file), {"registry-mirrors": [f"http://{hub.address}"]})
         _, said = attempt(PROGRAM, "--config", hub.config, "doctor", "--root", root)
         self.assertRegex(said, r"ok +docker +Docker Hub leads here")
-        docker = Docker(self.world, f"{root}/etc/docker/daemon.json")
+        docker = Docker(self.world, f"{root}/etc/docker")
         self.assertEqual(docker.pull(f"{REPOSITORY}:v1"), self.pushed["config amd64"])
         self.assertEqual(docker("run", "--rm", "--network=none", f"{REPOSITORY}:v1", "/bin/busybox", "echo", "hi"), "hi")
         docker.pull("app:v1")

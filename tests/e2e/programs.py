@@ -224,14 +224,17 @@ class Containerd:
 
 
 class Docker:
-    """Debian's Docker with somebody's `daemon.json`, without a network of its own: it leaves the machine's alone."""
+    """Debian's Docker with a folder as its `/etc/docker`, in mounts of its own and without a network: it leaves the
+    machine's alone."""
 
-    def __init__(self, world, config):
+    def __init__(self, world, etc):
         folder = world.folder("docker")
         self.name, self.socket = os.path.basename(folder), f"unix://{folder}/docker.sock"
-        world.start(self.name, "dockerd", "--config-file", config, "--data-root", f"{folder}/data", "--exec-root",
-                    f"{folder}/exec", "--pidfile", f"{folder}/pid", "--host", self.socket, "--iptables=false",
-                    "--ip6tables=false", "--bridge=none", "--storage-driver=vfs")
+        self.nobody = world.folder("nobody")
+        world.start(self.name, "unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/docker && exec dockerd "$@"', etc,
+                    "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid",
+                    "--host", self.socket, "--iptables=false", "--ip6tables=false", "--bridge=none",
+                    "--storage-driver=vfs")
         # `docker info` exits with 0 while no daemon answers; `version` does not.
         version = ["docker", "--host", self.socket, "version"]
         world.wait_for(lambda: subprocess.run(version, capture_output=True, check=False).returncode == 0, self.name)
@@ -241,5 +244,5 @@ class Docker:
 
     def pull(self, name, login=None):
         """Pulls an image, as whoever is logged in in the folder `login`, and returns its identifier."""
-        self(*(("--config", login) if login else ()), "pull", "--quiet", name)
+        self("--config", login or self.nobody, "pull", "--quiet", name)
         return self("image", "inspect", "--format", "{{.Id}}", name)

@@ -380,6 +380,7 @@ mod tests {
             assert!(hit.level < Level::Warning || !hit.remedy.is_empty(), "{hit:?}");
         }
     }
+
     #[test]
     fn docker_is_not_led_to_another_registry() {
         let mirror = [("/etc/docker/daemon.json", "{\"registry-mirrors\":[\"http://127.0.0.1:5050\"]}")];
