@@ -239,7 +239,8 @@ class Disk(unittest.TestCase):
     def power_cut(self, kind):
         disk = f"{self.world.root}/{kind}.img"
         with open(disk, "wb") as file:
-            file.truncate(400 * MIB)
+            # Room for all that is pulled: nothing is to be evicted.
+            file.truncate((400 + 40 * LONG) * MIB)
         run(f"mkfs.{kind}", "-q", disk)
         larder, stored = self.on("-o", "loop", disk), set()
         for _ in range(3 * LONG):

@@ -100,7 +100,7 @@ class Registry:
         self.address, self.url = f"127.0.0.1:{self.port}", f"http://127.0.0.1:{self.port}"
         folder = world.folder("registry")
         self.name = os.path.basename(folder)
-        config = os.path.join(folder, "config.yml")
+        self.config = config = os.path.join(folder, "config.yml")
         with open(config, "w", encoding="utf-8") as file:
             file.write("version: 0.1\nlog: {accesslog: {disabled: false}, level: warn}\n"
                        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"

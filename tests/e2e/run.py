@@ -31,6 +31,7 @@ import image  # noqa: E402
 from access import DockerLogins, KubernetesUseCases, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
 from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
+from pod import Pod  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402
 from systemd import Package, Restarts, Units  # noqa: E402,F401
 from weather import Weather  # noqa: E402,F401
