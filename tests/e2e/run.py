@@ -4,9 +4,8 @@
 docker-registry is the upstream, filled by skopeo with a multi-arch image of a static busybox. containerd pulls through
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
 all of it again with the registry stopped and the daemon restarted. Who may read what is in access.py, what a
-disk can do is in disk.py, what bad networks do in weather.py, what
-an operator touches in node.py and systemd.py. Everything listens on loopback, in folders that are
-removed afterwards.
+disk can do is in disk.py, what bad networks do in weather.py, what an operator touches in node.py and systemd.py, the
+DaemonSet's container in pod.py. Everything listens on loopback, in folders that are removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
 """
