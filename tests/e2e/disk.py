@@ -85,7 +85,10 @@ class Disk(unittest.TestCase):
         return self.daemon()
 
     def daemon(self):
-        larder = Larder(self.world, {"reg.test": self.upstream.url}, f'[store]\npath = "{self.at}/store"\nmin_free = "0%"\nmax_bytes = "100%"\n')
+        # Rights are proved anew after five minutes otherwise, and the long runs take longer.
+        larder = Larder(self.world, {"reg.test": self.upstream.url},
+                        f'[store]\npath = "{self.at}/store"\nmin_free = "0%"\nmax_bytes = "100%"\n'
+                        '[access]\ngrant_ttl = "1d"\n')
         larder.store = f"{self.at}/store"
         return larder
 
