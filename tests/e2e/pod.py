@@ -58,10 +58,14 @@ class Pod(unittest.TestCase):
                              "--rootfs", self.root(folder), "/usr/bin/larder", "serve", "--config",
                              "/etc/larder/larder.toml")
         inside = ("nsenter", "-t", str(podman.pid), "-n")
-        world.start("registry-inside", *inside, "docker-registry", "serve", registry.config)
         curl = (*inside, "curl", "-sf")
-        for url, name in (("http://127.0.0.1:506/readyz", "pod"), (f"{registry.url}/v2/", "registry-inside")):
-            world.wait_for(lambda u=url: subprocess.run([*curl, u], capture_output=True, check=False).returncode == 0, name)
+
+        def answers(url):
+            return subprocess.run([*curl, url], capture_output=True, check=False).returncode == 0
+        # Its network is there from when it answers.
+        world.wait_for(lambda: answers("http://127.0.0.1:506/readyz"), "pod")
+        world.start("registry-inside", *inside, "docker-registry", "serve", registry.config)
+        world.wait_for(lambda: answers(f"{registry.url}/v2/"), "registry-inside")
         index = run(*curl, f"http://127.0.0.1:505/v2/{REPOSITORY}/manifests/v1?ns=reg.test")
         self.assertIn(pushed["manifest amd64"], index)
         world.wait_for(lambda: "larder_store_blobs 1" in run(*curl, "http://127.0.0.1:5052/metrics"), "pod")
