@@ -45,7 +45,7 @@ unit: ## Unit and integration tests
 docs: ## Documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
-e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, promtool
+e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, Docker, promtool
 	$(CARGO) build --locked --bin larder --example demo
 	python3 tests/e2e/run.py
 

@@ -16,9 +16,11 @@ use crate::store::{Composed, Store};
 /// Of each kind remembered in memory at most; when there are more, it begins anew.
 const REMEMBERED_MAX: usize = 1_024;
 
-/// The memory.
-#[derive(Default)]
-pub(super) struct Forms(Mutex<Inner>);
+/// The memory, and the store behind it.
+pub(super) struct Forms {
+    store: Store,
+    memory: Mutex<Inner>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -29,13 +31,12 @@ struct Inner {
 }
 
 impl Forms {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, memory: Mutex::default() }
+    }
+
     /// Whether upstream does not have a name, as it says now, or said before it could not be asked any more.
-    pub(super) async fn is_absent(
-        &self,
-        store: &Store,
-        (repository, tag): (&Repository, &Tag),
-        said: &Error,
-    ) -> bool {
+    pub(super) async fn is_absent(&self, repository: &Repository, tag: &Tag, said: &Error) -> bool {
         let name = (repository.clone(), tag.clone());
         match said.fault() {
             Fault::NotFound => {
@@ -46,43 +47,39 @@ impl Forms {
             Fault::Refused(_) | Fault::Unidentified => true,
             Fault::Outage => {
                 let heard = self.lock().absent.contains(&name);
-                store.is_absent(repository, tag).await
+                self.store.is_absent(repository, tag).await
                     // Not if it came to be since.
-                    || heard && store.tag(repository, tag).await.is_none()
+                    || heard && self.store.tag(repository, tag).await.is_none()
             }
             Fault::Declined | Fault::Invalid | Fault::Ours => false,
         }
     }
 
     /// Another form answered for a name: that upstream does not have it is written down, if upstream said so.
-    pub(super) async fn answered(&self, store: &Store, repository: &Repository, tag: &Tag) {
+    pub(super) async fn answered(&self, repository: &Repository, tag: &Tag) {
         let heard = self.lock().absent.contains(&(repository.clone(), tag.clone()));
         if heard {
-            let done = store.set_absent(repository, tag).await;
+            let done = self.store.set_absent(repository, tag).await;
             log_failure(done, repository, "a name that upstream does not have could not be remembered");
         }
     }
 
     /// An index that was composed for a repository.
-    pub(super) async fn composed(
-        &self,
-        store: &Store,
-        repository: &Repository,
-        digest: Digest,
-    ) -> Option<Composed> {
+    pub(super) async fn composed(&self, repository: &Repository, digest: Digest) -> Option<Composed> {
         let known = self.lock().composed.get(&(repository.clone(), digest)).cloned();
         match known {
             Some(known) => Some(known),
-            None => store.composed(repository, digest).await,
+            None => self.store.composed(repository, digest).await,
         }
     }
 
-    /// Remembers an index that was composed for a repository.
-    pub(super) async fn compose(&self, store: &Store, repository: &Repository, composed: Composed) {
-        let key = (repository.clone(), Digest::of(&composed.bytes));
-        let done = store.set_composed(repository, &composed).await;
+    /// Remembers an index that was composed for a repository, and returns its digest.
+    pub(super) async fn compose(&self, repository: &Repository, composed: Composed) -> Digest {
+        let digest = Digest::of(&composed.bytes);
+        let done = self.store.set_composed(repository, &composed).await;
         log_failure(done, repository, "a composed index could not be remembered");
-        self.lock().composed.insert(key, composed);
+        self.lock().composed.insert((repository.clone(), digest), composed);
+        digest
     }
 
     /// From which repository the last manifest of a name came.
@@ -96,7 +93,7 @@ impl Forms {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.composed.len() >= REMEMBERED_MAX || inner.absent.len() >= REMEMBERED_MAX {
             *inner = Inner::default();
         }

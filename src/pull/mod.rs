@@ -185,6 +185,7 @@ impl Puller {
         let metrics = Arc::new(metrics);
         Self(Arc::new(Inner {
             grants: Grants::new(store.clone(), config.negative_ttl, Arc::clone(&metrics), labels),
+            forms: Forms::new(store.clone()),
             config,
             store,
             upstream,
@@ -194,7 +195,6 @@ impl Puller {
             recent: Recent::default(),
             confirmed: Confirmed::default(),
             refreshing: Refreshing::default(),
-            forms: Forms::default(),
             pods: Pods::default(),
             ahead: ahead::places(),
             extra_lanes: lanes::places(),

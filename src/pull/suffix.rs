@@ -43,14 +43,14 @@ impl Puller {
         }
         match reference {
             Reference::Tag(tag) => {
-                if !self.is_absent(repository, tag, &said).await {
+                if !self.0.forms.is_absent(repository, tag, &said).await {
                     return Err(said);
                 }
                 let answer = match self.split(repository) {
                     Some((base, arch)) => self.entry_of(&base, &arch, tag, caller, said).await,
                     None => self.compose(repository, tag, caller, said).await,
                 }?;
-                self.0.forms.answered(&self.0.store, repository, tag).await;
+                self.0.forms.answered(repository, tag).await;
                 Ok(answer)
             }
             Reference::Digest(digest) => {
@@ -79,7 +79,7 @@ impl Puller {
         if self.other_forms(repository).is_empty() {
             return None;
         }
-        let index = self.0.forms.composed(&self.0.store, repository, digest).await;
+        let index = self.0.forms.composed(repository, digest).await;
         if let Some(Composed { bytes, media_type, parts }) = index {
             let asked = parts.iter().map(|(part, digest)| async move {
                 let reference = (*digest).into();
@@ -185,7 +185,7 @@ impl Puller {
         let asked = forms.map(|(form, arch)| async move {
             let answer = match Box::pin(self.manifest_by_tag(&form, tag, caller)).await {
                 Ok(answer) => Some(answer),
-                Err(error) if self.is_absent(&form, tag, &error).await => None,
+                Err(error) if self.0.forms.is_absent(&form, tag, &error).await => None,
                 // An index that lacks what only cannot be asked for now would be another index.
                 Err(error) => return Err(error),
             };
@@ -207,18 +207,13 @@ impl Puller {
         };
         let stale = parts.iter().find_map(|part| part.answer.stale.clone());
         let source = if stale.is_some() { Source::Stale } else { Source::Revalidated };
-        let (forms, store) = (&self.0.forms, &self.0.store);
         for form in absent {
-            forms.answered(store, &form, tag).await;
+            self.0.forms.answered(&form, tag).await;
         }
         let parts = parts.into_iter().map(|part| (part.repository, part.answer.digest)).collect();
         let composed = Composed { bytes: bytes.clone(), media_type: media_type.clone(), parts };
-        forms.compose(store, repository, composed).await;
-        Ok(ManifestAnswer { digest: Digest::of(&bytes), media_type, bytes, source, stale })
-    }
-
-    async fn is_absent(&self, repository: &Repository, tag: &Tag, said: &Error) -> bool {
-        self.0.forms.is_absent(&self.0.store, (repository, tag), said).await
+        let digest = self.0.forms.compose(repository, composed).await;
+        Ok(ManifestAnswer { digest, media_type, bytes, source, stale })
     }
 
     fn archs(&self, repository: &Repository) -> &[String] {

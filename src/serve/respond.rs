@@ -120,26 +120,17 @@ impl Refusal {
 
     /// For an `Authorization` field that is worth nothing here.
     pub(super) fn of_complaint(complaint: Complaint) -> Self {
-        let message = complaint.message().to_owned();
-        Self {
-            status: StatusCode::UNAUTHORIZED,
-            code: "UNAUTHORIZED",
-            message,
-            retry_after: None,
-            close: false,
-        }
+        Self::unauthorized(complaint.message())
     }
 
     /// For a client that asks how it should say who it is.
     pub(super) fn unidentified() -> Self {
-        let message = "say who you are: fetch a token, without a credential if you have none".to_owned();
-        Self {
-            status: StatusCode::UNAUTHORIZED,
-            code: "UNAUTHORIZED",
-            message,
-            retry_after: None,
-            close: false,
-        }
+        Self::unauthorized("say who you are: fetch a token, without a credential if you have none")
+    }
+
+    fn unauthorized(message: &str) -> Self {
+        let status = StatusCode::UNAUTHORIZED;
+        Self { status, code: "UNAUTHORIZED", message: message.to_owned(), retry_after: None, close: false }
     }
 
     /// For a request without the secret that the operator wants from every client.

@@ -329,25 +329,6 @@ async fn a_tag_that_is_gone_is_forgotten_however_long_ago_it_was_pulled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_extra_fields_of_the_nodes_config_opened_is_not_everybodys_for_ever() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    image::push(&registry, "team/app", "v1", 10_000);
-    registry.wrong(|seen| (!seen.headers.contains_key("x-key")).then(|| Fault::Status(404, vec![])));
-    let config = folder.path().join("config.json");
-    std::fs::write(&config, r#"{"auths": {"reg.test": {"auth": "dTpw"}}, "HttpHeaders": {"X-Key": "k"}}"#)
-        .unwrap();
-    let more = format!("[credentials]\nnode = [{config:?}]");
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
-    let path = "/v2/team/app/manifests/v1?ns=reg.test";
-    assert_eq!(larder.get(path).await.status, StatusCode::OK);
-    registry.stop().await;
-    assert_eq!(larder.get(path).await.status, StatusCode::OK, "while the node has it");
-    std::fs::write(&config, r#"{"auths": {}}"#).unwrap();
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert_eq!(larder.get(path).await.status, StatusCode::SERVICE_UNAVAILABLE);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_anybody_may_read_is_nobodys_right_in_particular() {
     let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "open/app", "v1", 10_000);

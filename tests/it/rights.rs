@@ -1,11 +1,14 @@
-//! How a right ends: revoked upstream, by its time, by hand; and how long it holds while the registry cannot be asked.
+//! How a right ends: revoked upstream, by its time, by hand, with its credential; and how long it holds while the registry
+//! cannot be asked.
 
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
 use super::access::{A, Scene, scene};
-use crate::support::registry::Fault;
+use crate::support::image;
+use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::world::Larder;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_was_revoked_upstream_ends_with_its_time() {
@@ -109,4 +112,23 @@ async fn rights_revoked_by_hand_end_in_an_outage_too() {
     assert!(send(&socket, &Revoke { repository: Some("nonsense".into()) }).await.is_err());
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_extra_fields_of_the_nodes_config_opened_is_not_everybodys_for_ever() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&registry, "team/app", "v1", 10_000);
+    registry.wrong(|seen| (!seen.headers.contains_key("x-key")).then(|| Fault::Status(404, vec![])));
+    let config = folder.path().join("config.json");
+    std::fs::write(&config, r#"{"auths": {"reg.test": {"auth": "dTpw"}}, "HttpHeaders": {"X-Key": "k"}}"#)
+        .unwrap();
+    let more = format!("[credentials]\nnode = [{config:?}]");
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
+    let path = "/v2/team/app/manifests/v1?ns=reg.test";
+    assert_eq!(larder.get(path).await.status, StatusCode::OK);
+    registry.stop().await;
+    assert_eq!(larder.get(path).await.status, StatusCode::OK, "while the node has it");
+    std::fs::write(&config, r#"{"auths": {}}"#).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(larder.get(path).await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
