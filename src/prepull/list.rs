@@ -1,7 +1,7 @@
 //! `[prepull]`: the images that the daemon keeps by itself, looked at again and again.
 //!
-//! A list that changed is taken up when the look that is under way has ended. What the list pinned and does not name any more is let go; what a command pinned
-//! is not its business.
+//! A list that changed is taken up when the look that is under way has ended. What the list pinned and does not name any
+//! more is let go; what a command pinned is not its business.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -2,8 +2,7 @@
 //!
 //! Promises: as the same caller, so that nothing is fetched that it could not ask for itself; a few at a time; never
 //! after a `HEAD`, a tag or an index, and never while the rate limit of whoever would be asked for is nearly used up.
-//! Nobody waits for it,
-//! nobody's hang-up ends it, and its failures are nobody's: the client's own request will tell.
+//! Nobody waits for it, nobody's hang-up ends it, and its failures are nobody's: the client's own request will tell.
 
 use std::sync::Arc;
 
