@@ -90,7 +90,7 @@ async fn with_upstream_away_a_damaged_blob_ends_short_and_not_one_wrong_byte_lea
     scene.damage(300_000);
     scene.registry.stop().await;
     let reply = scene.larder.get(&scene.path).await;
-    assert!(!reply.complete && reply.body.len() < 300_001, "{} bytes", reply.body.len());
+    assert!(!reply.is_well() && reply.body.len() < 300_001, "{} bytes", reply.body.len());
     assert_eq!(reply.body, scene.bytes[..reply.body.len()]);
     scene.registry.restart().await;
     let healed = scene.larder.get(&scene.path).await;
@@ -123,7 +123,7 @@ async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_it
     assert!(resumed.complete && resumed.body == bytes);
     scene.registry.wrong_at("/blobs/", Fault::Corrupt);
     let wrong = scene.larder.get(&path).await;
-    assert!(!wrong.complete && wrong.body.len() <= 700_000 - 64 * 1024, "{} bytes", wrong.body.len());
+    assert!(!wrong.is_well() && wrong.body.len() <= 700_000 - 64 * 1024, "{} bytes", wrong.body.len());
 
     scene.registry.behave();
     std::fs::remove_file(&ingest).unwrap();

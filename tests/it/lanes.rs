@@ -110,7 +110,7 @@ async fn a_part_with_wrong_bytes_is_noticed_by_the_digest() {
     })
     .await;
     let reply = client::get(scene.larder.address, &scene.path).await;
-    assert!(!reply.complete, "a whole body with wrong bytes");
+    assert!(!reply.is_well(), "a whole body with wrong bytes");
     assert!(spoilt.load(Ordering::Relaxed) > 1);
     scene.registry.wrong(|_| Some(Fault::Slow(SIZE)));
     scene.pull().await;

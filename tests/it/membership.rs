@@ -75,7 +75,7 @@ async fn a_registry_that_confirms_everything_still_has_to_deliver() {
     let head = scene.larder.head(&format!("/v2/team/app/blobs/{digest}?ns=evil.test")).await;
     assert_eq!(head.status, StatusCode::OK, "what it says about itself is its own business");
     let reply = scene.get("evil.test", &format!("blobs/{digest}")).await;
-    assert!(!reply.complete || reply.status != StatusCode::OK, "{:?}", reply.status);
+    assert!(!reply.is_well(), "{:?}", reply.status);
     assert_ne!(reply.body, secret);
 
     // Once it really delivers the bytes, they are its own too.

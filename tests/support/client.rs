@@ -25,6 +25,12 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Whether it is a whole answer with what was asked for: neither an error nor a body that ends early. Which of the
+    /// two a download that fails turns into depends on how soon it fails.
+    pub fn is_well(&self) -> bool {
+        self.status.is_success() && self.complete
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -43,9 +49,19 @@ impl Reply {
     }
 }
 
+/// The status of a [`Reply`] where the connection was closed before any: a body that fails at once takes its head along.
+pub const NO_ANSWER: u16 = 999;
+
 /// Sends one request on a connection of its own.
 pub async fn send(to: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)]) -> Reply {
-    let response = open(to, method, path, headers).await;
+    let response = match try_open(to, method, path, headers).await {
+        Ok(response) => response,
+        Err(error) if error.is_incomplete_message() => {
+            let status = StatusCode::from_u16(NO_ANSWER).unwrap();
+            return Reply { status, headers: HeaderMap::new(), body: Bytes::new(), complete: false };
+        }
+        Err(error) => panic!("{path}: {error}"),
+    };
     let (parts, mut incoming) = response.into_parts();
     let (mut body, mut complete) = (BytesMut::new(), true);
     while let Some(frame) = incoming.frame().await {
@@ -72,6 +88,15 @@ pub async fn open(
     path: &str,
     headers: &[(&str, &str)],
 ) -> http::Response<Incoming> {
+    try_open(to, method, path, headers).await.unwrap()
+}
+
+async fn try_open(
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> hyper::Result<http::Response<Incoming>> {
     let stream = TcpStream::connect(to).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(async move {
@@ -84,7 +109,7 @@ pub async fn open(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+    sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await
 }
 
 /// The value of an `Authorization` field.

@@ -12,6 +12,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::sync::Semaphore;
 
+/// Bytes of one frame.
+const PIECE: usize = 16 * 1024;
+
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// What to do instead of answering properly.
@@ -33,6 +36,8 @@ pub enum Fault {
     Slow(usize),
     /// The right length, one byte wrong.
     Corrupt,
+    /// The same, but wait for a permit before the bytes after this many, so that a reader can be under way by then.
+    CorruptAfter(usize, Arc<Semaphore>),
     /// The right bytes without a length.
     Chunked,
     /// Act as if there had been no `Range`.
@@ -66,17 +71,37 @@ pub(super) fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>
     Response::from_parts(parts, body)
 }
 
+fn ok(bytes: Bytes) -> std::io::Result<Frame<Bytes>> {
+    Ok(Frame::data(bytes))
+}
+
+fn pieces(bytes: &Bytes) -> Vec<Bytes> {
+    (0..bytes.len()).step_by(PIECE).map(|at| bytes.slice(at..(at + PIECE).min(bytes.len()))).collect()
+}
+
+fn corrupted(bytes: &Bytes) -> Bytes {
+    let mut wrong = bytes.to_vec();
+    let middle = wrong.len() / 2;
+    wrong[middle] ^= 1;
+    wrong.into()
+}
+
+fn held(bytes: &Bytes, count: usize, gate: Arc<Semaphore>) -> Body {
+    // A part of it may be shorter.
+    let count = count.min(bytes.len());
+    let first = stream::iter(pieces(&bytes.slice(..count))).map(ok);
+    let rest = bytes.slice(count..);
+    let gated = stream::once(async move {
+        gate.acquire().await.unwrap().forget();
+        stream::iter(pieces(&rest)).map(ok)
+    });
+    StreamBody::new(first.chain(gated.flatten())).boxed_unsync()
+}
+
 fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
-    let ok = |bytes: Bytes| Ok::<_, std::io::Error>(Frame::data(bytes));
-    let pieces = |bytes: Bytes| -> Vec<Bytes> {
-        (0..bytes.len())
-            .step_by(16 * 1024)
-            .map(|at| bytes.slice(at..(at + 16 * 1024).min(bytes.len())))
-            .collect()
-    };
     match fault {
         Some(Fault::CloseAfter(count)) => {
-            let sent = stream::iter(pieces(bytes.slice(..count.min(bytes.len())))).map(ok);
+            let sent = stream::iter(pieces(&bytes.slice(..count.min(bytes.len())))).map(ok);
             // The pause lets what was sent leave before the connection is torn down.
             let end = stream::once(async {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -85,20 +110,11 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
             StreamBody::new(sent.chain(end)).boxed_unsync()
         }
         Some(Fault::StallAfter(count)) => {
-            let sent = stream::iter(pieces(bytes.slice(..count.min(bytes.len())))).map(ok);
+            let sent = stream::iter(pieces(&bytes.slice(..count.min(bytes.len())))).map(ok);
             StreamBody::new(sent.chain(stream::pending())).boxed_unsync()
         }
-        Some(Fault::HoldAfter(count, gate)) => {
-            // A part of it may be shorter.
-            let count = count.min(bytes.len());
-            let first = stream::iter(pieces(bytes.slice(..count))).map(ok);
-            let rest = bytes.slice(count..);
-            let gated = stream::once(async move {
-                gate.acquire().await.unwrap().forget();
-                stream::iter(pieces(rest)).map(ok)
-            });
-            StreamBody::new(first.chain(gated.flatten())).boxed_unsync()
-        }
+        Some(Fault::HoldAfter(count, gate)) => held(&bytes, count, gate),
+        Some(Fault::CorruptAfter(count, gate)) => held(&corrupted(&bytes), count, gate),
         Some(Fault::Slow(count)) => {
             let parts: Vec<Bytes> = (0..bytes.len())
                 .step_by(count)
@@ -111,12 +127,9 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
             StreamBody::new(paced).boxed_unsync()
         }
         Some(Fault::Corrupt) => {
-            let mut wrong = bytes.to_vec();
-            let middle = wrong.len() / 2;
-            wrong[middle] ^= 1;
-            StreamBody::new(stream::iter(pieces(wrong.into())).map(ok)).boxed_unsync()
+            StreamBody::new(stream::iter(pieces(&corrupted(&bytes))).map(ok)).boxed_unsync()
         }
-        Some(Fault::Chunked) => StreamBody::new(stream::iter(pieces(bytes)).map(ok)).boxed_unsync(),
+        Some(Fault::Chunked) => StreamBody::new(stream::iter(pieces(&bytes)).map(ok)).boxed_unsync(),
         _ => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
     }
 }
