@@ -83,11 +83,14 @@ impl Index {
         let _ = self.queue.send(Op::Put(digest, size, reserved));
     }
 
-    /// Waits until what was there at the start has been counted. Blocks.
-    pub(super) fn wait_until_counted(&self) {
-        if !self.counted.load(Ordering::Acquire) {
-            self.evict(0);
-        }
+    /// Whether what was there at the start has been counted.
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted.load(Ordering::Acquire)
+    }
+
+    /// Waits until everything is counted that it was told of, and what was there at the start. Blocks.
+    pub(super) fn catch_up(&self) {
+        self.evict(0);
     }
 
     /// A blob was used. Never blocks.
@@ -111,6 +114,14 @@ impl Index {
         if self.queue.send(Op::Evict(wanted, done)).is_ok() {
             let _ = wait.recv_timeout(EVICT_WAIT);
         }
+    }
+
+    /// Keeps the thread busy until the other end of this is read, for a test of what happens meanwhile.
+    #[cfg(test)]
+    pub(super) fn hold_up(&self) -> Receiver<()> {
+        let (done, wait) = sync_channel(0);
+        self.queue.send(Op::Evict(0, done)).unwrap();
+        wait
     }
 
     /// The thread, for a test that wants to see it end.
@@ -208,6 +219,9 @@ impl Keeper {
 
     /// Removes the most dispensable blobs: the row first, so that no row speaks of a blob that is gone.
     fn evict(&mut self, wanted: u64, now: Timestamp) -> Result<(), Failure> {
+        if wanted == 0 {
+            return Ok(());
+        }
         let rows = self.table.rows()?.into_iter();
         let pinned = self.space.pins().digests();
         let unused = rows.filter(|(digest, _)| !pinned.contains(digest) && !self.space.is_used(digest));

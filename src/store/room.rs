@@ -21,7 +21,6 @@ impl Inner {
 
     /// Promises `wanted` bytes, evicting what it takes. Blocks.
     fn room(&self, wanted: u64) -> Result<Reservation, Error> {
-        self.index.wait_until_counted();
         let _one_at_a_time = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
         match self.evict_what_is_missing(wanted) {
             0 => Ok(self.space.reserve(wanted)),
@@ -31,6 +30,11 @@ impl Inner {
 
     /// Evicts until there is room for `wanted` more bytes; returns how many are still missing. Blocks.
     pub(super) fn evict_what_is_missing(&self, wanted: u64) -> u64 {
+        if self.index.is_counted() && self.missing(wanted) == 0 {
+            return 0;
+        }
+        // What was committed a moment ago is promised bytes until it is counted, and could go as well.
+        self.index.catch_up();
         let missing = self.missing(wanted);
         // What would not fit into an empty store evicts nothing in vain.
         let used = u64::try_from(self.metrics.bytes.get()).unwrap_or(0);

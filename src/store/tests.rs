@@ -304,3 +304,24 @@ async fn the_quarantine_of_a_dying_disk_does_not_fill_it() {
     let kept = fs::read_dir(world.file("quarantine")).unwrap().count();
     assert_eq!(kept, 2 * 32, "each with its reason");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_a_moment_ago_makes_room_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let budget = Budget { max: Amount::Bytes(300_000), min_free: Amount::Bytes(0) };
+    let store = open_within(folder.path(), budget).unwrap();
+    store.0.index.catch_up();
+    let busy = store.0.index.hold_up();
+    let put = |content: Vec<u8>| {
+        let (store, digest) = (store.clone(), Digest::of(&content));
+        async move { store.put(&repository("reg.test/a"), digest, content.into(), Member::Blob).await }
+    };
+    put(bytes(200_000)).await.unwrap();
+    let second = tokio::spawn(put(bytes(200_001)));
+    // Time to be refused in; it waits for the count instead.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    busy.recv().unwrap();
+    second.await.unwrap().unwrap();
+    store.0.index.catch_up();
+    assert_eq!(store.totals(), (1, 200_001));
+}

@@ -23,7 +23,8 @@ struct Scene {
     gate: Arc<Semaphore>,
 }
 
-/// A registry that stops after the first megabyte of a whole body, until the gate is opened.
+/// A registry that stops in the middle of a whole body until the gate is opened, with too little left by then for a
+/// second connection: one would be asked for if the gate stayed shut for long.
 async fn scene() -> Scene {
     let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
@@ -35,7 +36,7 @@ async fn scene() -> Scene {
         let whole = seen.method == Method::GET
             && seen.path.contains("/blobs/")
             && !seen.headers.contains_key("range");
-        whole.then(|| Fault::HoldAfter(1_000_000, Arc::clone(&held)))
+        whole.then(|| Fault::HoldAfter(4_000_000, Arc::clone(&held)))
     });
     let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
     Scene { registry, larder, _folder: folder, bytes, path, gate }
@@ -51,8 +52,8 @@ async fn a_range_far_ahead_does_not_wait_for_the_fill() {
         assert!(reply.complete && reply.body == scene.bytes.slice(start..), "{start}");
         assert_eq!(reply.header("content-range"), format!("bytes {start}-{}/{SIZE}", SIZE - 1));
     }
-    let part = scene.larder.get_range(&scene.path, "bytes=12000000-12000999").await;
-    assert_eq!(part.body, scene.bytes.slice(12_000_000..12_001_000));
+    let part = scene.larder.get_range(&scene.path, "bytes=13000000-13000999").await;
+    assert_eq!(part.body, scene.bytes.slice(13_000_000..13_001_000));
     assert!(scene.larder.metric(r#"larder_passed_through_bytes_total{reason="ahead"}"#).await >= 5_000_000.0);
     scene.gate.add_permits(1);
     let whole = leader.into_body().collect().await.unwrap().to_bytes();
