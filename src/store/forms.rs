@@ -55,10 +55,11 @@ impl Store {
     pub async fn set_absent(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
         blocking(move || {
-            if is_there(&inner.layout, &repository, &tag) {
+            let path = inner.layout.absent(&repository, &tag);
+            if layout::renew(&path, inner.clock.now()) {
                 return Ok(());
             }
-            inner.layout.write_small(&inner.layout.absent(&repository, &tag), b"")
+            inner.layout.write_small(&path, b"")
         })
         .await
     }
@@ -77,7 +78,9 @@ impl Store {
         let (inner, repository, composed) = (Arc::clone(&self.0), repository.clone(), composed.clone());
         blocking(move || {
             let digest = Digest::of(&composed.bytes);
+            let path = inner.layout.composed(&repository, &digest);
             if read(&inner.layout, &repository, &digest).is_some() {
+                layout::renew(&path, inner.clock.now());
                 return Ok(());
             }
             let part = |(repository, digest): &(Repository, Digest)| Part {
@@ -89,7 +92,7 @@ impl Store {
                 media_type: composed.media_type.to_string(),
                 parts: composed.parts.iter().map(part).collect(),
             };
-            refs::write(&inner.layout, &inner.layout.composed(&repository, &digest), &file)
+            refs::write(&inner.layout, &path, &file)
         })
         .await
     }
@@ -99,7 +102,7 @@ fn is_there(layout: &Layout, repository: &Repository, tag: &Tag) -> bool {
     matches!(layout::open_regular(&layout.absent(repository, tag)), Ok(Some(_)))
 }
 
-fn read(layout: &Layout, repository: &Repository, digest: &Digest) -> Option<Composed> {
+pub(super) fn read(layout: &Layout, repository: &Repository, digest: &Digest) -> Option<Composed> {
     let file: File = refs::read(&layout.composed(repository, digest))?;
     let parts: Option<Vec<_>> = file
         .parts

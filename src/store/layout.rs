@@ -30,6 +30,7 @@ use rustix::fs::OFlags;
 
 use super::error::Error;
 use super::steps;
+use crate::clock::Timestamp;
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 
 /// Written to `format`; a store with another one is refused, never converted silently.
@@ -40,6 +41,12 @@ pub(super) const GRANTS: &str = "_grants";
 pub(super) const TAGS: &str = "_tags";
 /// The folder of a repository's pins.
 pub(super) const PINS: &str = "_pins";
+/// The folder of what a repository may hand out.
+pub(super) const MEMBERS: &str = "_members";
+/// The folder of names that upstream does not have.
+pub(super) const ABSENT: &str = "_absent";
+/// The folder of indexes composed for a repository.
+pub(super) const COMPOSED: &str = "_composed";
 /// Bytes at most of a small file (a tag, a membership); ours have about a hundred.
 const SMALL_MAX: u64 = 64 * 1024;
 
@@ -102,12 +109,17 @@ impl Layout {
         self.tags(repository).join(tag.as_str())
     }
 
+    /// The folder `marker` of a repository.
+    pub(super) fn marked(&self, repository: &Repository, marker: &str) -> PathBuf {
+        self.repository(repository).join(marker)
+    }
+
     pub(super) fn tags(&self, repository: &Repository) -> PathBuf {
-        self.repository(repository).join(TAGS)
+        self.marked(repository, TAGS)
     }
 
     pub(super) fn pins(&self, repository: &Repository) -> PathBuf {
-        self.repository(repository).join(PINS)
+        self.marked(repository, PINS)
     }
 
     pub(super) fn pin(&self, repository: &Repository, name: &Digest) -> PathBuf {
@@ -115,19 +127,19 @@ impl Layout {
     }
 
     pub(super) fn member(&self, repository: &Repository, digest: &Digest) -> PathBuf {
-        self.repository(repository).join("_members").join(digest.hex())
+        self.marked(repository, MEMBERS).join(digest.hex())
     }
 
     pub(super) fn absent(&self, repository: &Repository, tag: &Tag) -> PathBuf {
-        self.repository(repository).join("_absent").join(tag.as_str())
+        self.marked(repository, ABSENT).join(tag.as_str())
     }
 
     pub(super) fn composed(&self, repository: &Repository, digest: &Digest) -> PathBuf {
-        self.repository(repository).join("_composed").join(digest.hex())
+        self.marked(repository, COMPOSED).join(digest.hex())
     }
 
     pub(super) fn grants(&self, repository: &Repository) -> PathBuf {
-        self.repository(repository).join(GRANTS)
+        self.marked(repository, GRANTS)
     }
 
     pub(super) fn grant(&self, repository: &Repository, principal: &Principal) -> PathBuf {
@@ -135,7 +147,11 @@ impl Layout {
     }
 
     pub(super) fn received(&self, registry: &Registry, digest: &Digest) -> PathBuf {
-        self.refs().join(registry.as_str()).join("_received").join(digest.hex())
+        self.received_of(registry).join(digest.hex())
+    }
+
+    pub(super) fn received_of(&self, registry: &Registry) -> PathBuf {
+        self.refs().join(registry.as_str()).join("_received")
     }
 
     pub(super) fn outage(&self, registry: &Registry) -> PathBuf {
@@ -249,6 +265,14 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"))
     }
+}
+
+/// Dates a record that was of use, if it is there; whether it is. Nothing waits for the disk to have it.
+pub(super) fn renew(path: &Path, now: Timestamp) -> bool {
+    let Ok(Some(file)) = open_regular(path) else { return false };
+    // On a filesystem that takes no writes it is as good as before.
+    let _ = file.set_modified(now.to_system_time());
+    true
 }
 
 /// The content of a small file; `None` if there is none.

@@ -22,6 +22,7 @@ mod layout;
 pub mod metrics;
 mod names;
 mod oci_layout;
+mod outlived;
 mod pins;
 mod quarantine;
 mod read;
@@ -248,7 +249,9 @@ impl Store {
     pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
         let (digest, size) = (verified.digest(), verified.size());
         let reserved = refs::add_member(&self.0.layout, repository, &digest, member)
-            .and_then(|()| refs::add_received(&self.0.layout, repository.registry(), &digest))
+            .and_then(|()| {
+                refs::add_received(&self.0.layout, repository.registry(), &digest, self.0.clock.now())
+            })
             .and_then(|()| verified.commit())
             .inspect_err(|error| self.disk_failed(error))?;
         self.0.index.put(digest, size, reserved);

@@ -66,11 +66,17 @@ pub(super) fn received(layout: &Layout, registry: &Registry, digest: &Digest) ->
     matches!(layout::open_regular(&layout.received(registry, digest)), Ok(Some(_)))
 }
 
-pub(super) fn add_received(layout: &Layout, registry: &Registry, digest: &Digest) -> Result<(), Error> {
-    if received(layout, registry, digest) {
+pub(super) fn add_received(
+    layout: &Layout,
+    registry: &Registry,
+    digest: &Digest,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let path = layout.received(registry, digest);
+    if layout::renew(&path, now) {
         return Ok(());
     }
-    layout.write_small(&layout.received(registry, digest), b"")
+    layout.write_small(&path, b"")
 }
 
 pub(super) fn outage(layout: &Layout, registry: &Registry) -> Option<Timestamp> {

@@ -1,4 +1,5 @@
-//! What the store does by itself while it is open: names for other tools, its budget, looking at everything again.
+//! What the store does by itself while it is open: names for other tools, its budget, looking at everything again,
+//! removing records of what is not here any more.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use rustix::thread::gettid;
 
 use super::error::Error;
 use super::scrub::{self, Finding};
-use super::{Store, blocking, oci_layout};
+use super::{Store, blocking, oci_layout, outlived};
 use crate::reference::Digest;
 use crate::shutdown::Shutdown;
 
@@ -58,7 +59,8 @@ impl Store {
         let _ = tokio::task::spawn_blocking(move || inner.evict_what_is_missing(0)).await;
     }
 
-    /// Looks at every blob again, one after the other at a bounded rate, and again a week later. A daemon that is
+    /// Removes what has outlived its content, then looks at every blob again, one after the other at a bounded rate, and
+    /// begins again a week later. A daemon that is
     /// restarted often begins anew, in another order each time.
     pub async fn scrub(self, mut shutdown: Shutdown) {
         let mut wait = SCRUB_AFTER;
@@ -67,6 +69,7 @@ impl Store {
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.requested() => return,
             }
+            self.remove_outlived().await;
             let inner = Arc::clone(&self.0);
             let mut digests =
                 tokio::task::spawn_blocking(move || scrub::digests(&inner.layout)).await.unwrap_or_default();
@@ -79,6 +82,17 @@ impl Store {
                 }
             }
             wait = SCRUB_EVERY;
+        }
+    }
+
+    async fn remove_outlived(&self) {
+        let inner = Arc::clone(&self.0);
+        match quietly(move || Ok(outlived::remove(&inner.layout, inner.clock.now()))).await {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::info!(count, "old records of content that is not here any more were removed")
+            }
+            Err(error) => tracing::warn!(%error, "records could not be looked through"),
         }
     }
 

@@ -4,10 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use super::layout::Layout;
-use crate::reference::Repository;
+use crate::reference::{Registry, Repository};
 
 /// Components of a repository's name at most, and its registry.
 const DEPTH_MAX: usize = 130;
+
+/// The registries that anything is known of.
+pub(super) fn registries(layout: &Layout) -> Vec<Registry> {
+    folders(&layout.refs()).iter().filter_map(|name| name.parse().ok()).collect()
+}
 
 /// The repositories that have a folder `marker` (`_tags`, `_pins`), in the order of their names. What is no name is
 /// passed over.

@@ -5,6 +5,7 @@ Short by default; LARDER_LONG=N makes the loops N times as long (`make test-long
 """
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -194,7 +195,7 @@ class Disk(unittest.TestCase):
                 self.becomes(larder, "larder_flights", 0)
                 trace = self.world.start("strace", "strace", "-f", "-qq", "-o", f"{self.world.root}/trace", "-e", f"trace={call}",
                                          "-e", f"inject={call}:error={error}:when=1..3", "-p", str(larder.process.pid))
-                time.sleep(0.5)
+                self.world.wait_for(lambda: self.is_traced(larder.process.pid), "strace")
                 digests = [self.upstream.put(300_000) for _ in range(4)]
                 for digest in digests:
                     self.is_pulled(larder, digest)
@@ -212,6 +213,17 @@ class Disk(unittest.TestCase):
                 for digest in digests:
                     self.is_pulled(larder, digest)
                 larder.stop()
+
+    @staticmethod
+    def is_traced(pid):
+        for status in glob.glob(f"/proc/{pid}/task/*/status"):
+            try:
+                with open(status, encoding="utf-8") as file:
+                    if "TracerPid:\t0\n" in file.read():
+                        return False
+            except OSError:
+                continue  # A thread that has ended.
+        return True
 
     # -- killed, and without power ---------------------------------------------------------------------------------------
 
