@@ -247,13 +247,21 @@ impl App {
         let (since, ready) = (Instant::now(), readiness.clone());
         let status = Arc::new(move || {
             let (blobs, bytes) = store.totals();
-            let (max_bytes, free_bytes) = store.limits().unzip();
+            let limits = store.limits();
             let (caching, pins) = (store.is_caching(), puller.pins().len());
             Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_seconds: since.elapsed().as_secs(),
                 ready: ready.get(),
-                store: StoreStatus { blobs, bytes, max_bytes, free_bytes, caching, pins },
+                store: StoreStatus {
+                    blobs,
+                    bytes,
+                    max_bytes: limits.map(|limits| limits.max),
+                    free_bytes: limits.map(|limits| limits.free),
+                    room_bytes: limits.map(|limits| limits.room),
+                    caching,
+                    pins,
+                },
                 served: Served::of(requests.bytes_by_source(), puller.received_bytes()),
                 flights: puller.flights(),
                 requests: requests.requests_by_outcome(),

@@ -68,6 +68,9 @@ fn write_main(html: &mut String, status: &Status) -> std::fmt::Result {
     if !store.caching {
         writeln!(html, "<p class=\"bad\">The store's disk failed; what is fetched is passed through.</p>")?;
     }
+    if store.is_crowded_out() {
+        html.push_str("<p class=\"bad\">Its filesystem is too full to store anything; what is fetched is passed through.</p>\n");
+    }
     html.push_str("<div class=\"tiles\">");
     let ratio = served.hit_ratio.map_or("–".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
     tile(html, &ratio, "of the bytes without upstream", served.hit_ratio)?;

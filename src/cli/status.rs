@@ -61,6 +61,18 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
     if !store.caching {
         lines.push(("", "its disk failed; what is fetched is passed through and not kept".to_owned()));
     }
+    match store.room_bytes {
+        Some(0) => lines.push((
+            "",
+            "others have filled its filesystem ([store] min_free): what is fetched is passed through and not kept"
+                .to_owned(),
+        )),
+        Some(room) if store.max_bytes.is_some_and(|max| room < max) => lines.push((
+            "",
+            format!("room for {} of that: others have filled its filesystem ([store] min_free)", size::shown(room)),
+        )),
+        _ => {}
+    }
     lines.push(("downloads", numbers.flights.to_string()));
     lines.push(("pinned", format!("{} image(s)", store.pins)));
     if prepull.images > 0 || prepull.problem.is_some() {

@@ -13,10 +13,10 @@ use tokio::task::spawn_blocking;
 
 use super::Puller;
 use super::error::Error;
-use super::flight::{Lead, Progress};
+use super::flight::{Flight, Lead, Progress};
 use super::lanes;
-use crate::reference::Hasher;
-use crate::store::{self, Growing, Ingest, Member, Store, Verified};
+use crate::reference::{Digest, Hasher};
+use crate::store::{self, Ingest, Member, Store, Verified};
 
 /// Bytes withheld from readers until the digest is verified. A blob no larger is withheld whole, so that a wrong one
 /// is an error and not a broken body.
@@ -85,7 +85,8 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
     let ingest = match store.begin(digest, size).await {
         Ok(ingest) => ingest,
         Err(error) if error.is_ours() => {
-            detach(lead, None, 0, Hasher::default(), size, &error);
+            log_detached(flight, digest, store, &error);
+            lead.publish(Progress::Detached { growing: None, written: 0, hasher: Hasher::default(), size });
             return Ok(Filled::Detached);
         }
         Err(error) => return Err(error.into()),
@@ -103,6 +104,7 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
         (_, Err(_panicked)) => Err(Error::Abandoned),
         (_, Ok(Err(error))) => Err(error.into()),
         (_, Ok(Ok(Written::Detached(error)))) => {
+            log_detached(flight, digest, store, &error);
             store.disk_failed(&error);
             Ok(Filled::Detached)
         }
@@ -145,7 +147,8 @@ fn write(
                 let (growing, written, hasher) = ingest.detach();
                 // Without it nobody could tell whether the whole is right.
                 let Some(hasher) = hasher else { return Err(error) };
-                detach(lead, Some(growing), written, hasher, size, &error);
+                // They go on by themselves from where the disk failed: nobody's pull fails because our disk does.
+                lead.publish(Progress::Detached { growing: Some(growing), written, hasher, size });
                 return Ok(Written::Detached(error));
             }
             Err(error) => return Err(error),
@@ -163,19 +166,15 @@ fn take_over(ingest: &mut Ingest, until: u64, mut tell: impl FnMut(u64)) -> Resu
     Ok(())
 }
 
-/// Lets the followers go on by themselves from where the disk failed: nobody's pull fails because our disk does.
-fn detach(
-    lead: &Lead,
-    growing: Option<Growing>,
-    written: u64,
-    hasher: Hasher,
-    size: Option<u64>,
-    error: &store::Error,
-) {
-    let (repository, digest) = (&lead.flight().repository, lead.digest());
+/// Tells why a blob is not stored but passed through, where that is news.
+fn log_detached(flight: &Flight, digest: Digest, store: &Store, error: &store::Error) {
+    let repository = &flight.repository;
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::error!(%repository, %digest, %error, cause, "a blob cannot be stored; it is passed through to those who wait");
-    lead.publish(Progress::Detached { growing, written, hasher, size });
+    if store.is_news(error) {
+        tracing::error!(%repository, %digest, %error, cause, "a blob cannot be stored; it is passed through to those who wait");
+    } else {
+        tracing::debug!(%repository, %digest, %error, cause, "a blob is passed through");
+    }
 }
 
 /// How many bytes may be handed out when `written` of `size` are there and none is verified.

@@ -201,7 +201,10 @@ impl Puller {
         };
         let member = Member::Manifest(media_type.clone());
         let stored = self.0.store.put(repository, actual, manifest.bytes.clone(), member).await;
-        log_failure(stored, repository, "a manifest is served but could not be stored");
+        match stored {
+            Err(error) if !self.0.store.is_news(&error) => {}
+            stored => log_failure(stored, repository, "a manifest is served but could not be stored"),
+        }
         let value = Fetched { digest: actual, media_type, bytes: manifest.bytes };
         Ok(Yes { value, to_anybody })
     }

@@ -18,6 +18,8 @@ pub struct Metrics {
     pub evicted_bytes: IntCounter,
     /// Whether what is fetched is stored.
     pub caching: IntGauge,
+    /// Bytes that its blobs may have as things are.
+    pub room: IntGauge,
     /// Times the index was set aside and made anew.
     pub index_rebuilds: IntCounter,
 }
@@ -43,6 +45,10 @@ impl Metrics {
             caching: registry.gauge(
                 "store_caching",
                 "1 while what is fetched is stored; 0 for a while after the disk failed.",
+            )?,
+            room: registry.gauge(
+                "store_room_bytes",
+                "Bytes that the blobs may have now: the budget, or less if others have filled the filesystem.",
             )?,
             index_rebuilds: registry.counter(
                 "store_index_rebuilds_total",

@@ -52,7 +52,7 @@ pub use pins::Pin;
 pub use read::Growing;
 pub use refs::{Member, TagRecord};
 pub use scrub::{Finding, Verifier};
-pub use space::{Amount, Budget};
+pub use space::{Amount, Budget, Limits};
 
 use crate::clock::{Clock, Moment};
 use crate::reference::{Digest, Repository};
@@ -65,6 +65,8 @@ use space::Space;
 const BLOB_BYTES_MAX: u64 = 1 << 40;
 /// How long the disk is left alone after it failed.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
+/// How often the log says that there is no room.
+const NO_ROOM_SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// Where the store is.
 #[derive(Debug, Clone)]
@@ -86,6 +88,7 @@ struct Inner {
     index: Index,
     tags_changed: Notify,
     failed_at: Mutex<Option<Moment>>,
+    no_room_said: Mutex<Option<Moment>>,
     budget: Budget,
     space: Space,
     opens: blob::Opens,
@@ -108,14 +111,14 @@ impl Store {
         let tags_changed = Notify::new();
         tags_changed.notify_one();
         metrics.caching.set(1);
-        let failed_at = Mutex::default();
         Ok(Self(Arc::new(Inner {
             layout,
             clock,
             metrics,
             index,
             tags_changed,
-            failed_at,
+            failed_at: Mutex::default(),
+            no_room_said: Mutex::default(),
             budget: config.budget,
             space,
             opens: blob::Opens::default(),
@@ -141,10 +144,11 @@ impl Store {
         (positive(self.0.metrics.blobs.get()), positive(self.0.metrics.bytes.get()))
     }
 
-    /// Bytes that it may have, and that are free on its filesystem; `None` if that does not say.
-    pub fn limits(&self) -> Option<(u64, u64)> {
+    /// How much it may hold; `None` if its filesystem does not say how large that is.
+    pub fn limits(&self) -> Option<Limits> {
         let disk = space::Disk::of(self.0.layout.root())?;
-        Some((self.0.budget.max.of(disk.total), disk.free))
+        let room = space::room(&self.0.budget, Some(disk), self.totals().1);
+        Some(Limits { max: self.0.budget.max.of(disk.total), free: disk.free, room })
     }
 
     /// Whether what is fetched is stored: not for a while after the disk failed.
@@ -224,8 +228,25 @@ impl Store {
         }
     }
 
+    /// Whether a failure to store something is worth a line in the log: not while the disk is left alone after one that
+    /// was, and a lack of room once in a while only, because it lasts and each blob that is passed through finds it anew.
+    pub fn is_news(&self, error: &Error) -> bool {
+        match error {
+            Error::Paused => false,
+            Error::NoRoom { .. } => {
+                let (mut said, now) = (locked(&self.0.no_room_said), self.0.clock.now());
+                let silent = said.is_some_and(|at| at.age_at(now) < NO_ROOM_SAID_EVERY);
+                if !silent {
+                    *said = Some(Moment::recorded(now));
+                }
+                !silent
+            }
+            _ => true,
+        }
+    }
+
     fn failed_at(&self) -> MutexGuard<'_, Option<Moment>> {
-        self.0.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0.failed_at)
     }
 
     fn is_paused(&self) -> bool {
@@ -290,6 +311,10 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn blocking<T: Send + 'static>(

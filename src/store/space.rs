@@ -47,6 +47,17 @@ impl Default for Budget {
     }
 }
 
+/// How much there may be, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of all blobs, by the budget.
+    pub max: u64,
+    /// What is free on the filesystem.
+    pub free: u64,
+    /// Of all blobs as things are: less than `max` if others have filled the filesystem.
+    pub room: u64,
+}
+
 /// What the filesystem says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Disk {
@@ -61,6 +72,14 @@ impl Disk {
         let unit = found.f_frsize.max(1);
         Some(Self { total: found.f_blocks.saturating_mul(unit), free: found.f_bavail.saturating_mul(unit) })
     }
+}
+
+/// How many bytes the blobs may have as things are, if all of them could go: pure. `used` are committed.
+pub(super) fn room(budget: &Budget, disk: Option<Disk>, used: u64) -> u64 {
+    let (total, free) = disk.map_or((u64::MAX, u64::MAX), |disk| (disk.total, disk.free));
+    let left = free.saturating_add(used).saturating_sub(budget.min_free.of(total));
+    let left = if disk.is_some() { left } else { u64::MAX };
+    left.min(budget.max.of(total))
 }
 
 /// How many bytes are missing for `wanted` more: pure. `used` are committed, `reserved` promised to others.
@@ -189,6 +208,23 @@ mod tests {
         }
         let all = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
         assert_eq!(missing(&all, None, 5, 5, 5), 0);
+    }
+
+    #[test]
+    fn what_others_have_taken_leaves_less_room() {
+        let budget = Budget { max: Amount::Percent(20), min_free: Amount::Percent(20) };
+        let disk = |free| Some(Disk { total: 10_000, free });
+        for (disk, used, expected) in [
+            (disk(9_000), 0, 2_000),
+            (disk(7_000), 2_000, 2_000),
+            (disk(2_500), 1_000, 1_500),
+            (disk(3_500), 0, 1_500),
+            (disk(2_000), 0, 0),
+            (disk(100), 500, 0),
+            (None, 7, u64::MAX / 100 * 20),
+        ] {
+            assert_eq!(room(&budget, disk, used), expected, "{disk:?} {used}");
+        }
     }
 
     #[test]

@@ -55,8 +55,14 @@ impl Store {
 
     /// Others fill the disk too, and a budget may have been made smaller.
     async fn keep_within_budget(&self) {
-        let inner = Arc::clone(&self.0);
-        let _ = tokio::task::spawn_blocking(move || inner.evict_what_is_missing(0)).await;
+        let store = self.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            store.0.evict_what_is_missing(0);
+            store.limits()
+        });
+        if let Ok(Some(limits)) = looked.await {
+            self.0.metrics.room.set(i64::try_from(limits.room).unwrap_or(i64::MAX));
+        }
     }
 
     /// Removes what has outlived its content, then looks at every blob again, one after the other at a bounded rate, and

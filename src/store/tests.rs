@@ -325,3 +325,15 @@ async fn what_was_committed_a_moment_ago_makes_room_too() {
     store.0.index.catch_up();
     assert_eq!(store.totals(), (1, 200_001));
 }
+
+#[tokio::test]
+async fn a_lack_of_room_is_said_once_in_a_while_and_a_failing_disk_each_time() {
+    let world = World::new();
+    let full = Error::NoRoom { needed: 1 };
+    assert!(world.store.is_news(&full));
+    assert!(!world.store.is_news(&full) && !world.store.is_news(&Error::Paused));
+    world.store.clock().advance(NO_ROOM_SAID_EVERY);
+    assert!(world.store.is_news(&full) && !world.store.is_news(&full));
+    let disk = Error::io("write", &world.file("x"))(std::io::ErrorKind::StorageFull.into());
+    assert!(world.store.is_news(&disk) && world.store.is_news(&disk));
+}

@@ -22,6 +22,18 @@ fn fields(value: &Value, found: &mut Vec<String>) {
     }
 }
 
+fn store() -> StoreStatus {
+    StoreStatus {
+        blobs: 1,
+        bytes: 1,
+        max_bytes: Some(1),
+        free_bytes: Some(1),
+        room_bytes: Some(1),
+        caching: true,
+        pins: 1,
+    }
+}
+
 fn samples() -> Vec<Value> {
     let text = String::new;
     let summary = Summary { pulled: 1, failed: 0, bytes: 1, shared_bytes: 0, fetched_bytes: 1 };
@@ -43,13 +55,11 @@ fn samples() -> Vec<Value> {
         }],
         words: vec![text()],
     };
-    let store =
-        StoreStatus { blobs: 1, bytes: 1, max_bytes: Some(1), free_bytes: Some(1), caching: true, pins: 1 };
     let numbers = Status {
         version: text(),
         uptime_seconds: 1,
         ready: true,
-        store,
+        store: store(),
         served: Served::of([("hit".to_owned(), 1)].into(), 0),
         flights: 0,
         requests: [("hit".to_owned(), 1)].into(),

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::support::image::noise;
+use crate::support::client;
+use crate::support::image::{self, noise};
 use crate::support::registry::FakeRegistry;
 use crate::support::world::{Larder, files_under};
 
@@ -70,4 +71,27 @@ async fn what_does_not_fit_at_all_is_passed_through_and_evicts_nothing_in_vain()
     assert!(registry.seen().is_empty(), "what fits stays");
     assert_eq!(larder.metric("larder_store_evicted_total").await, 0.0);
     assert_eq!(larder.metric("larder_store_caching").await, 1.0, "a full store is no broken disk");
+    larder.metric_becomes("larder_store_room_bytes", 1024.0 * 1024.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_filesystem_that_others_have_filled_pulls_go_through_and_everybody_who_looks_is_told() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let more = "[store]\nmin_free = \"100%\"";
+    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    let image = image::push(&registry, "team/app", "v1", 10_000);
+    for _ in 0..2 {
+        let index = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+        assert_eq!(index.body, image.index_bytes);
+        let layer = image.platforms[0].layers[0];
+        let reply = larder.get(&format!("/v2/team/app/blobs/{layer}?ns=reg.test")).await;
+        assert!(reply.is_well() && reply.digest() == layer);
+    }
+    larder.settled().await;
+    assert!(files_under(&folder.path().join("larder/store/blobs")).is_empty());
+    larder.metric_becomes("larder_store_room_bytes", 0.0).await;
+    let status = client::get(larder.admin, "/v1/status").await.json();
+    assert_eq!((&status["store"]["room_bytes"], &status["store"]["caching"]), (&0.into(), &true.into()));
+    let page = client::get(larder.admin, "/").await;
+    assert!(String::from_utf8_lossy(&page.body).contains("too full to store anything"));
 }

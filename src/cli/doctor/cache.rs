@@ -78,11 +78,18 @@ fn of_report(report: &Report, findings: &mut Findings) {
         );
     }
     match (store.max_bytes, store.free_bytes) {
-        (Some(max), _) if max < 1 << 30 => findings.add(
+        _ if store.is_crowded_out() => findings.add(
+            Level::Problem,
+            ABOUT,
+            "the store's filesystem is fuller than [store] min_free allows: what is fetched is not kept",
+            "free some of it, or put [store] path on another filesystem; below the image-filesystem threshold of kubelet \
+             pods are evicted",
+        ),
+        (Some(max), _) if store.room_bytes.unwrap_or(max).min(max) < 1 << 30 => findings.add(
             Level::Warning,
             ABOUT,
-            format!("the store may have {} only", size::shown(max)),
-            "set [store] max_bytes, or put [store] path on a larger filesystem",
+            format!("the store may have {} only", size::shown(store.room_bytes.unwrap_or(max).min(max))),
+            "set [store] max_bytes, or put [store] path on a larger or emptier filesystem",
         ),
         (Some(max), Some(free)) => findings.ok(
             ABOUT,
