@@ -119,6 +119,16 @@ class Commands(unittest.TestCase):
         self.assertRegex(said, r"ok +canary +reg.test/team/app:v1: containerd asked this cache \d+ times")
         self.assertRegex(said, r"ok +cache +reg.test answers")
 
+    def test_6c_doctor_asks_the_containerd_of_this_machine(self):
+        root = self.world.folder("etc-containerd")
+        for config, expected in (("containerd config default > /etc/containerd/config.toml", "it has no config_path"),
+                                 (f"{PROGRAM} --config {self.larder.config} setup containerd", "_default leads here")):
+            # A machine of its own, as far as containerd's folder goes.
+            _, said = attempt("unshare", "-m", "sh", "-c", f"mount --bind {root} /etc/containerd && {config} >&2 && "
+                              f"{PROGRAM} --config {self.larder.config} doctor")
+            self.assertRegex(said, f"containerd +.*{expected}")
+            self.assertNotIn("hides _default", said)
+
     def test_7_unpin_rm_and_gc(self):
         self.assertIn("may be evicted", self.larder.command("unpin", NAME))
         self.assertEqual(attempt(PROGRAM, "--config", self.larder.config, "unpin", NAME)[0], 1)
@@ -193,7 +203,9 @@ class Setup(unittest.TestCase):
         for strict in ([], ["--strict"]):
             root = self.world.folder("machine")
             os.makedirs(f"{root}/etc/containerd")
-            before = 'version = 2\n# mine\n[plugins."io.containerd.grpc.v1.cri"]\n  stream_server_port = "0"\n'
+            # By hand, and as kubeadm's guides have it made.
+            before = (run("containerd", "config", "default") + "\n" if strict else
+                      'version = 2\n# mine\n[plugins."io.containerd.grpc.v1.cri"]\n  stream_server_port = "0"\n')
             with open(f"{root}/etc/containerd/config.toml", "w", encoding="utf-8") as file:
                 file.write(before)
             shown = self.setup(root, "containerd", "--dry-run", *strict)

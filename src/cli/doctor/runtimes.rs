@@ -330,6 +330,7 @@ mod tests {
         let good = "[host.\"http://127.0.0.1:5050\"]\ncapabilities = [\"pull\", \"resolve\"]\ndial_timeout = \"1s\"\n";
         let one = v2("/etc/containerd/certs.d");
         let list = v2("/etc/containerd/certs.d:/etc/docker/certs.d");
+        let none = v2("");
         let near = good.replace("127.0.0.1", "10.0.0.5");
         let (referrers, tls, slow) = (
             good.replace("\"resolve\"", "\"resolve\", \"referrers\""),
@@ -340,6 +341,7 @@ mod tests {
             (vec![(CONFIG, one.as_str()), (DEFAULT, good)], Level::Ok, "_default leads here"),
             (vec![(CONFIG, list.as_str()), (DEFAULT, good)], Level::Problem, "is a list"),
             (vec![(CONFIG, "version = 2\n"), (DEFAULT, good)], Level::Problem, "no config_path"),
+            (vec![(CONFIG, none.as_str()), (DEFAULT, good)], Level::Problem, "no config_path"),
             (vec![(CONFIG, one.as_str())], Level::Problem, "nothing in"),
             (vec![(CONFIG, one.as_str()), (DEFAULT, referrers.as_str())], Level::Problem, "referrers"),
             (vec![(CONFIG, one.as_str()), (DEFAULT, tls.as_str())], Level::Problem, "tries TLS first"),

@@ -58,9 +58,11 @@ impl Cri {
         Some(at)
     }
 
-    /// The folder, or folders, of `hosts.toml`; `None` if it is not set.
+    /// The folder, or folders, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd up to
+    /// 2.1 has and writes down by default, is none.
     pub(in crate::cli) fn config_path(&self) -> Option<String> {
-        self.registry()?.get("config_path")?.as_str().map(str::to_owned)
+        let written = self.registry()?.get("config_path")?.as_str()?;
+        (!written.is_empty()).then(|| written.to_owned())
     }
 
     /// The old way of naming mirrors and certificates, which a `config_path` excludes.
@@ -78,7 +80,6 @@ impl Cri {
             None if there => NO_TABLE,
             None => NO_FILE,
         };
-        let before = self.config_path().map_or(none.to_owned(), |path| format!("{path:?}"));
         let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
         for name in &self.path {
             let entry = at.entry(name).or_insert_with(|| {
@@ -89,9 +90,10 @@ impl Cri {
             let Some(table) = entry.as_table_like_mut() else { return };
             at = table;
         }
-        let mut value = Value::from(folder);
-        value.decor_mut().set_suffix(format!(" {MARK}{before}"));
-        at.insert("config_path", Item::Value(value));
+        let before = at.get("config_path").and_then(Item::as_value).map(|value| value.to_string());
+        let before = before.as_deref().map_or(none, str::trim);
+        let value = Value::from(folder).decorated(" ", format!(" {MARK}{before}"));
+        put(at, value);
     }
 
     fn remove_registry(&mut self) {
@@ -115,7 +117,7 @@ impl Cri {
         let suffix = value.decor().suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default();
         let Some((_, before)) = suffix.split_once(MARK) else { return false };
         let made = before.trim() == NO_FILE;
-        match before.trim().trim_matches('"') {
+        match before.trim() {
             "none" => drop(at.remove("config_path")),
             NO_TABLE | NO_FILE => {
                 at.remove("config_path");
@@ -123,12 +125,24 @@ impl Cri {
                     self.remove_registry();
                 }
             }
+            // As it was written, with what was said behind it.
             before => {
-                let before = before.to_owned();
-                at.insert("config_path", Item::Value(Value::from(before)));
+                match format!("it = {before}\n").parse::<DocumentMut>().ok().and_then(|mut d| d.remove("it"))
+                {
+                    Some(Item::Value(before)) => put(at, before),
+                    _ => drop(at.remove("config_path")),
+                }
             }
         }
         made
+    }
+}
+
+/// Sets the value in its place, if it has one, as far in as that is.
+fn put(registry: &mut dyn toml_edit::TableLike, value: Value) {
+    match registry.get_mut("config_path") {
+        Some(there) => *there = Item::Value(value),
+        None => drop(registry.insert("config_path", Item::Value(value))),
     }
 }
 
@@ -313,7 +327,7 @@ mod tests {
             ),
             (
                 Some(
-                    "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n",
+                    "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d' # mine\n",
                 ),
                 HOSTS,
             ),
@@ -324,6 +338,13 @@ mod tests {
                 "/my/certs.d",
             ),
             (Some("[plugins.cri]\n"), HOSTS),
+            // What `containerd config default` writes.
+            (
+                Some(
+                    "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"\"\n\n  [plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors]\n",
+                ),
+                HOSTS,
+            ),
         ] {
             let (folder, files) = machine(config, &[]);
             let settings = settings();
@@ -341,9 +362,7 @@ mod tests {
             let undo = Wish { undo: true, ..wish(&settings) };
             apply(&plan(&files, &undo).unwrap());
             let text = fs::read_to_string(folder.path().join(CONFIG.trim_start_matches('/'))).ok();
-            let path = |text: &str| config_of(text).unwrap().config_path();
-            assert_eq!(text.as_deref().and_then(path), config.and_then(path));
-            assert_eq!(text.is_some(), config.is_some(), "a file that was not there is gone");
+            assert_eq!(text.as_deref(), config, "as it was, and a file that was not there is gone");
             assert!(!hosts.exists());
         }
     }
