@@ -120,6 +120,8 @@ class Commands(unittest.TestCase):
         self.assertRegex(said, r"ok +cache +reg.test answers")
 
     def test_6c_doctor_asks_the_containerd_of_this_machine(self):
+        if not os.path.isdir("/etc/containerd"):
+            self.skipTest("this machine's containerd has no /etc/containerd to put another in front of")
         root = self.world.folder("etc-containerd")
         for config, expected in (("containerd config default > /etc/containerd/config.toml", "it has no config_path"),
                                  (f"{PROGRAM} --config {self.larder.config} setup containerd", "_default leads here")):
