@@ -123,8 +123,13 @@ class Commands(unittest.TestCase):
         if not os.path.isdir("/etc/containerd"):
             self.skipTest("this machine's containerd has no /etc/containerd to put another in front of")
         root = self.world.folder("etc-containerd")
+        registry = '[plugins."io.containerd.grpc.v1.cri".registry]\n'
+        other = f"sed -i '/^imports/d; 1i imports = [\"/etc/containerd/other.toml\"]' /etc/containerd/config.toml"
+        with open(f"{root}/other.toml", "w", encoding="utf-8") as file:
+            file.write(f'version = 2\n{registry}config_path = "/elsewhere"\n')
         for config, expected in (("containerd config default > /etc/containerd/config.toml", "it has no config_path"),
-                                 (f"{PROGRAM} --config {self.larder.config} setup containerd", "_default leads here")):
+                                 (f"{PROGRAM} --config {self.larder.config} setup containerd", "_default leads here"),
+                                 (other, "config_path is /elsewhere, though config.toml says /etc/containerd/certs.d")):
             # A machine of its own, as far as containerd's folder goes.
             _, said = attempt("unshare", "-m", "sh", "-c", f"mount --bind {root} /etc/containerd && {config} >&2 && "
                               f"{PROGRAM} --config {self.larder.config} doctor")

@@ -5,6 +5,7 @@
 
 mod cache;
 mod canary;
+mod containerd;
 mod runtimes;
 
 use std::path::{Path, PathBuf};
@@ -109,4 +110,9 @@ pub(super) fn run(
         0 => Ok(()),
         count => Err(Failure::Failed(format!("{count} problem(s)"))),
     }
+}
+
+/// A file of the machine at `root`; empty if there is none that can be read.
+fn read(root: &Path, path: &str) -> String {
+    std::fs::read_to_string(root.join(path.trim_start_matches('/'))).unwrap_or_default()
 }
