@@ -1,9 +1,12 @@
-//! Images in Kubernetes manifests: every `image:` of every container of every kind, and the pull secrets beside it.
+//! Images in Kubernetes manifests: every `image:` of every container of every kind, image volumes, and the pull secrets
+//! beside them.
 //!
 //! A document of any kind is searched for pod specifications, so that Deployments, CronJobs, Lists and kinds of others
 //! are found alike. `imagePullSecrets` are looked up among the Secrets that were read with them, in the same namespace;
-//! one that is not there is passed over, as kubelet does.
+//! one that is not there is passed over, as kubelet does. A pod that names none has those of its service account, as the
+//! API server's admission gives them to it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -54,11 +57,21 @@ impl std::fmt::Debug for SecretManifest {
     }
 }
 
+/// What was read.
+#[derive(Default)]
+struct Manifests {
+    pods: Vec<Pod>,
+    secrets: Vec<Secret>,
+    /// The pull secrets of service accounts, by namespace and name.
+    accounts: HashMap<(String, String), Vec<String>>,
+}
+
 /// What a pod specification says.
 struct Pod {
     namespace: String,
     images: Vec<(String, PathBuf)>,
     secrets: Vec<String>,
+    account: String,
 }
 
 /// A Secret.
@@ -76,7 +89,7 @@ struct Secret {
 pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
     let failed = |path: &Path, why: String| KubernetesError { path: path.to_owned(), why };
     let files = folder::files(path, DEPTH_MAX, is_ours).map_err(|e| failed(path, e.to_string()))?;
-    let (mut pods, mut secrets) = (Vec::new(), Vec::new());
+    let mut manifests = Manifests::default();
     for file in &files {
         let length = fs::metadata(file).map_err(|e| failed(file, e.to_string()))?.len();
         if length > FILE_BYTES_MAX {
@@ -86,21 +99,14 @@ pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
         for document in
             yaml::documents::<Value>(&text).map_err(|at| failed(file, format!("{at}: not YAML")))?
         {
-            sort(&document, file, &mut pods, &mut secrets);
+            manifests.sort(&document, file);
         }
     }
     let mut found = Vec::new();
-    for pod in pods {
-        let mut own = Vec::new();
-        for name in &pod.secrets {
-            let mut of_pod =
-                secrets.iter().filter(|s: &&Secret| s.name == *name && s.namespace == pod.namespace);
-            if let Some(secret) = of_pod.next() {
-                own.push(SecretManifest { path: secret.path.clone(), content: secret.document.to_string() });
-            }
-        }
-        for (text, path) in pod.images {
-            let image = text.parse().map_err(|e| failed(&path, format!("image {text:?}: {e}")))?;
+    for pod in &manifests.pods {
+        let own = manifests.secrets_of(pod);
+        for (text, path) in &pod.images {
+            let image = text.parse().map_err(|e| failed(path, format!("image {text:?}: {e}")))?;
             found.push(Found { image, secrets: own.clone() });
         }
     }
@@ -118,49 +124,76 @@ fn is_ours(entry: Entry<'_>) -> bool {
     }
 }
 
-/// Takes a document apart: pods here, Secrets there; the items of a List one by one.
-fn sort(document: &Value, path: &Path, pods: &mut Vec<Pod>, secrets: &mut Vec<Secret>) {
-    let Value::Object(object) = document else { return };
-    let kind = text_of(object, "kind").unwrap_or_default();
-    if let (true, Some(Value::Array(items))) = (kind.ends_with("List"), object.get("items")) {
-        return items.iter().for_each(|item| sort(item, path, pods, secrets));
-    }
-    let metadata = object.get("metadata").and_then(Value::as_object);
-    let of_metadata = |key| metadata.and_then(|m| text_of(m, key));
-    let namespace = of_metadata("namespace").unwrap_or("default").to_owned();
-    if kind == "Secret" {
+impl Manifests {
+    /// Takes a document apart: pods here, Secrets and service accounts there; the items of a List one by one.
+    fn sort(&mut self, document: &Value, path: &Path) {
+        let Value::Object(object) = document else { return };
+        let kind = text_of(object, "kind").unwrap_or_default();
+        if let (true, Some(Value::Array(items))) = (kind.ends_with("List"), object.get("items")) {
+            return items.iter().for_each(|item| self.sort(item, path));
+        }
+        let metadata = object.get("metadata").and_then(Value::as_object);
+        let of_metadata = |key| metadata.and_then(|m| text_of(m, key));
+        let namespace = of_metadata("namespace").unwrap_or("default").to_owned();
         let name = of_metadata("name").unwrap_or_default().to_owned();
-        secrets.push(Secret { namespace, name, document: document.clone(), path: path.to_owned() });
-    } else {
-        search(document, &namespace, path, pods);
+        match kind {
+            "Secret" => {
+                self.secrets.push(Secret {
+                    namespace,
+                    name,
+                    document: document.clone(),
+                    path: path.to_owned(),
+                });
+            }
+            "ServiceAccount" => drop(self.accounts.insert((namespace, name), pull_secrets(object))),
+            _ => self.search(document, &namespace, path),
+        }
+    }
+
+    /// Every object that has containers is a pod specification, wherever it is.
+    fn search(&mut self, value: &Value, namespace: &str, path: &Path) {
+        match value {
+            Value::Array(all) => all.iter().for_each(|value| self.search(value, namespace, path)),
+            Value::Object(object) => {
+                let images: Vec<_> =
+                    images(object).map(|image| (image.to_owned(), path.to_owned())).collect();
+                if !images.is_empty() {
+                    let account = text_of(object, "serviceAccountName").unwrap_or("default").to_owned();
+                    let (namespace, secrets) = (namespace.to_owned(), pull_secrets(object));
+                    self.pods.push(Pod { namespace, images, secrets, account });
+                }
+                object.values().for_each(|value| self.search(value, namespace, path));
+            }
+            _ => {}
+        }
+    }
+
+    /// The pull secrets of a pod that are here, in its order.
+    fn secrets_of(&self, pod: &Pod) -> Vec<SecretManifest> {
+        let of_account = self.accounts.get(&(pod.namespace.clone(), pod.account.clone()));
+        let names = if pod.secrets.is_empty() { of_account } else { Some(&pod.secrets) };
+        let find = |name: &String| {
+            let mut all = self.secrets.iter();
+            let secret = all.find(|secret| secret.name == *name && secret.namespace == pod.namespace)?;
+            Some(SecretManifest { path: secret.path.clone(), content: secret.document.to_string() })
+        };
+        names.into_iter().flatten().filter_map(find).collect()
     }
 }
 
-/// Every object that has containers is a pod specification, wherever it is.
-fn search(value: &Value, namespace: &str, path: &Path, pods: &mut Vec<Pod>) {
-    match value {
-        Value::Array(all) => all.iter().for_each(|value| search(value, namespace, path, pods)),
-        Value::Object(object) => {
-            let containers = CONTAINERS.iter().filter_map(|key| object.get(*key)?.as_array()).flatten();
-            let images: Vec<(String, PathBuf)> = containers
-                .filter_map(|container| text_of(container.as_object()?, "image"))
-                .filter(|image| !image.is_empty())
-                .map(|image| (image.to_owned(), path.to_owned()))
-                .collect();
-            if !images.is_empty() {
-                let named = object.get("imagePullSecrets").and_then(Value::as_array);
-                let secrets = named
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|entry| text_of(entry.as_object()?, "name"))
-                    .map(str::to_owned)
-                    .collect();
-                pods.push(Pod { namespace: namespace.to_owned(), images, secrets });
-            }
-            object.values().for_each(|value| search(value, namespace, path, pods));
-        }
-        _ => {}
-    }
+/// The images of a pod specification: of its containers, then of its volumes (`volumes[].image.reference`).
+fn images(spec: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let entries = |key: &str| spec.get(key).and_then(Value::as_array).into_iter().flatten();
+    let containers = CONTAINERS.iter().flat_map(move |key| entries(key));
+    let of_containers = containers.filter_map(|container| text_of(container.as_object()?, "image"));
+    let of_volumes =
+        entries("volumes").filter_map(|volume| text_of(volume.get("image")?.as_object()?, "reference"));
+    of_containers.chain(of_volumes).filter(|image| !image.is_empty())
+}
+
+fn pull_secrets(object: &Map<String, Value>) -> Vec<String> {
+    let named = object.get("imagePullSecrets").and_then(Value::as_array).into_iter().flatten();
+    named.filter_map(|entry| text_of(entry.as_object()?, "name")).map(str::to_owned).collect()
 }
 
 fn text_of<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
@@ -183,6 +216,24 @@ spec:
       containers:
       - {name: a, image: "registry.corp/team/app:v1"}
       - {name: b, image: "registry.corp/team/app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}
+      volumes:
+      - {name: v, image: {reference: "registry.corp/team/data:v1"}}
+      - {name: w, emptyDir: {}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: builder, namespace: shop}
+imagePullSecrets: [{name: corp}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: of-an-account, namespace: shop}
+spec: {serviceAccountName: builder, containers: [{image: "registry.corp/build"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: of-another, namespace: shop}
+spec: {containers: [{image: "registry.corp/other"}]}
 ---
 apiVersion: v1
 kind: Secret
@@ -222,13 +273,16 @@ items:
                 "docker.io/library/busybox:latest",
                 "registry.corp/team/app:v1",
                 "registry.corp/team/app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                "registry.corp/team/data:v1",
+                "registry.corp/build:latest",
+                "registry.corp/other:latest",
                 "registry.corp/debug:latest",
                 "quay.io/deep/er:latest",
             ]
         );
         let given: Vec<usize> = found.iter().map(|f| f.secrets.len()).collect();
         // The other pod is in another namespace, and its secret of the same name is not there.
-        assert_eq!(given, [0, 1, 1, 1, 0, 0]);
+        assert_eq!(given, [0, 1, 1, 1, 1, 1, 0, 0, 0]);
         assert!(found[1].secrets[0].content.contains(".dockerconfigjson"));
         assert!(!format!("{found:?}").contains("auths"), "no secret is shown");
     }
