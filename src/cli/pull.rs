@@ -23,8 +23,8 @@ pub(super) struct Arguments {
     /// A file with an image name a line; # begins a comment
     #[arg(long = "file", value_name = "LIST")]
     lists: Vec<PathBuf>,
-    /// Kubernetes manifests of any kind, a file or a folder: every image of every container, with the pull secrets that
-    /// are there too
+    /// Kubernetes manifests of any kind, a file or a folder: every image of every container and image volume, with the
+    /// pull secrets that are there too
     #[arg(long, value_name = "PATH")]
     manifests: Vec<PathBuf>,
     /// For this platform, such as linux/arm64, instead of the node's own; may be repeated
