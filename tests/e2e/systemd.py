@@ -292,6 +292,21 @@ class Package(unittest.TestCase):
                        f"'http://127.0.0.1:5050/v2/{REPOSITORY}/manifests/{self.pushed['index']}?ns=reg.test'")
         self.assertEqual(code, "200", self.tell())
 
+    def test_3c_containerd_is_set_up_as_the_reference_deployment_says(self):
+        # An overlay cannot lie on an overlay, and containerd needs one to unpack into.
+        self.do("mkdir -p /var/lib/containerd && mount -t tmpfs tmpfs /var/lib/containerd && systemctl restart containerd")
+        said = self.do("larder doctor || true")
+        self.assertRegex(said, "PROBLEM +containerd +it has no config_path")
+        self.assertIn("config_path", self.do("larder setup containerd --dry-run"))
+        self.do("larder setup containerd && systemctl restart containerd")
+        # Nothing but this cache leads to that image: its name is in no DNS, and its registry wants the plugin's credential.
+        said = self.do(f"larder doctor --canary reg.test/{REPOSITORY}:v1 || true")
+        self.assertRegex(said, "ok +containerd +/etc/containerd/certs.d/_default leads here")
+        self.assertRegex(said, r"ok +canary +reg.test/team/app:v1: containerd asked this cache \d+ times")
+        self.assertNotIn("could not be pulled", said)
+        self.do("larder setup containerd --undo && systemctl restart containerd")
+        self.assertRegex(self.do("larder doctor || true"), "PROBLEM +containerd +it has no config_path")
+
     def test_4_a_daemon_that_is_stuck_is_started_anew(self):
         pid = self.do("systemctl show -p MainPID --value larder")
         self.do("mkdir -p /run/systemd/system/larder.service.d && printf '[Service]\\nWatchdogSec=2\\n' > "
