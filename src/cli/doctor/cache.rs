@@ -19,7 +19,7 @@ use crate::credentials::{Keychain, Keys};
 use crate::listener::Listen;
 use crate::size;
 
-const ABOUT: &str = "cache";
+pub(super) const ABOUT: &str = "cache";
 /// Bytes of an answer at most.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a port may take to answer.

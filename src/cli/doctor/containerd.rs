@@ -33,6 +33,14 @@ pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
         Ok(cri) => cri,
         Err(error) => return findings.add(Level::Problem, ABOUT, error, "mend it"),
     };
+    if cri.is_off() {
+        return findings.add(
+            Level::Note,
+            ABOUT,
+            "its CRI is off (disabled_plugins): no kubelet pulls by it",
+            "",
+        );
+    }
     let old = cri.old_settings();
     if !old.is_empty() {
         findings.add(

@@ -78,7 +78,7 @@ fn docker(root: &Path, urls: &[String], default: &Registry, findings: &mut Findi
         findings.ok(ABOUT, "Docker Hub leads here");
     } else {
         findings.add(
-            Level::Problem,
+            findings.astray(),
             ABOUT,
             "registry-mirrors does not name this cache",
             "larder setup docker, then systemctl restart docker",
@@ -175,6 +175,12 @@ mod tests {
                 "the old way",
             ),
             (vec![("/etc/docker/daemon.json", "{}")], Level::Problem, "registry-mirrors"),
+            (
+                vec![(CONFIG, one.as_str()), (DEFAULT, good), ("/etc/docker/daemon.json", "{}")],
+                Level::Warning,
+                "registry-mirrors",
+            ),
+            (vec![(CONFIG, "disabled_plugins = [\"cri\"]\n")], Level::Note, "its CRI is off"),
             (
                 vec![("/etc/docker/daemon.json", "{\"registry-mirrors\":[\"http://127.0.0.1:5050/\"]}")],
                 Level::Ok,

@@ -65,6 +65,15 @@ impl Cri {
         (!written.is_empty()).then(|| written.to_owned())
     }
 
+    /// Whether the CRI is switched off, as Docker's own packages of containerd have it: then no kubelet pulls here.
+    pub(in crate::cli) fn is_off(&self) -> bool {
+        let off = self.document.get("disabled_plugins").and_then(Item::as_array);
+        let plugin = self.path.get(1).map(String::as_str);
+        off.is_some_and(|names| {
+            names.iter().filter_map(Value::as_str).any(|name| name == "cri" || Some(name) == plugin)
+        })
+    }
+
     /// The old way of naming mirrors and certificates, which a `config_path` excludes.
     pub(in crate::cli) fn old_settings(&self) -> Vec<&'static str> {
         let Some(registry) = self.registry() else { return Vec::new() };
@@ -160,6 +169,9 @@ pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
     let mut config = files.read(CONFIG)?;
     let mut cri = config_of(config.text())?;
     let before = cri.config_path();
+    if cri.is_off() && !wish.undo {
+        plan.notes.push(format!("{CONFIG} has the CRI in disabled_plugins: only ctr and nerdctl pull by this; for Docker: larder setup docker"));
+    }
     if wish.undo {
         let folder = folder_of(before.as_deref());
         let made = cri.unset();
