@@ -49,7 +49,7 @@ pub(super) async fn fill(lead: Lead, puller: Puller) {
                 tracing::warn!(%repository, %digest, %error, "a download failed");
             }
             let reason = error.reason();
-            lead.publish(Progress::Failed(error));
+            lead.fail(error);
             reason
         }
     };

@@ -185,6 +185,24 @@ impl Lead {
         self.flight.progress.send_replace(progress);
     }
 
+    /// Ends the flight and tells all followers why. Nobody boards it any more by then: who is told may ask again at once,
+    /// and is to get an answer of its own.
+    pub(super) fn fail(&self, error: Error) {
+        self.end();
+        self.publish(Progress::Failed(error));
+    }
+
+    fn end(&self) {
+        let mut map = lock(&self.map);
+        // The next one may be under way already.
+        if map.get(&self.key).is_some_and(|under_way| Arc::ptr_eq(under_way, &self.flight)) {
+            // Before it is gone, so that whoever leads the next one notices.
+            self.ended.fetch_add(1, Ordering::Release);
+            map.remove(&self.key);
+            self.gauge.dec();
+        }
+    }
+
     /// Tells all followers that everything is there and right.
     pub(super) fn publish_landed(&self, size: u64) {
         self.flight.progress.send_modify(|progress| {
@@ -206,13 +224,7 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        {
-            let mut map = lock(&self.map);
-            // Before it is gone, so that whoever leads the next one notices.
-            self.ended.fetch_add(1, Ordering::Release);
-            map.remove(&self.key);
-        }
-        self.gauge.dec();
+        self.end();
         self.flight.progress.send_if_modified(|progress| {
             let abandoned = !progress.is_over();
             if abandoned {
@@ -257,6 +269,23 @@ mod tests {
             flights.board(&repository("a.test/r"), digest, &Caller::anonymous(), true),
             Boarding::Lead(_)
         ));
+    }
+
+    #[test]
+    fn who_asks_again_after_a_failure_boards_another_flight() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let board = || flights.board(&repository("a.test/r"), Digest::of(b"x"), &Caller::anonymous(), true);
+        let Boarding::Lead(first) = board() else { panic!() };
+        let following = first.flight().follow();
+        first.fail(Error::NotStored);
+        assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
+        let Boarding::Lead(second) = board() else { panic!("joined one that has failed") };
+        drop(first);
+        assert!(matches!(board(), Boarding::Join(_)), "the first took the second along");
+        assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
+        assert_eq!((flights.gauge.get(), flights.ended()), (1, 1));
+        drop(second);
+        assert_eq!((flights.gauge.get(), flights.ended()), (0, 2));
     }
 
     #[test]
