@@ -7,9 +7,10 @@ NEXTEST_PROFILE ?= default
 
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
 
-.PHONY: help run demo test format lint unit docs e2e test-long bench tools deb static image deny fuzz
+.PHONY: help run demo test format lint unit docs e2e test-long stall bench tools deb static image deny fuzz
 
 FUZZ_SECONDS ?= 60
+STALL_ROUNDS ?= 3
 FUZZ_TARGETS := docker_config challenge plugin_response token glob
 
 help: ## Show this list
@@ -53,6 +54,14 @@ test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as i
 	$(CARGO) build --locked --bin larder
 	tests/tools.sh --long
 	LARDER_LONG=$${LARDER_LONG:-100} python3 tests/e2e/run.py Disk Browser
+
+stall: ## Unit and integration tests with threads stopped at random, STALL_ROUNDS (3) times: finds races
+	mkdir -p target && cc -Wall -O2 -shared -fPIC -o target/stall.so tests/stall.c -lpthread
+	$(CARGO) build --locked --tests
+	for round in $$(seq $(STALL_ROUNDS)); do \
+	  env CARGO_TARGET_$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="env LD_PRELOAD=$(CURDIR)/target/stall.so" \
+	    $(MAKE) --no-print-directory unit || exit 1; \
+	done
 
 bench: tools ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
 	$(CARGO) bench --locked --bench side_by_side
