@@ -230,7 +230,14 @@ async fn as_caller(
         fetched_bytes += if fetched { size } else { 0 };
         sizes.insert(digest, size);
     }
-    Ok(Fetched { root: digest, sizes, fetched_bytes })
+    // What came first may have made room for what came last, and a disk may have refused what was handed on.
+    match puller.missing(repository, sizes.keys().copied()).await.map_err(pull::Error::from)? {
+        0 => Ok(Fetched { root: digest, sizes, fetched_bytes }),
+        missing => Err(Error::Image(format!(
+            "{missing} of its {} parts are not here any more: the store has no room for all of it, or its disk failed",
+            sizes.len()
+        ))),
+    }
 }
 
 /// Bytes of a manifest that were not here before.

@@ -43,9 +43,10 @@ impl Puller {
                 Progress::Asking => {}
                 Progress::Filling { readable, size, .. } => told(readable, size),
                 Progress::Landed { size, .. } => {
-                    // Until it has a name in the store.
+                    // Until it has a name in the store, or is refused one.
                     while progress.changed().await.is_ok() {}
-                    return Ok((size, source == Source::Fill));
+                    let stored = matches!(*progress.borrow(), Progress::Landed { stored: true, .. });
+                    return if stored { Ok((size, source == Source::Fill)) } else { Err(Error::NotStored) };
                 }
                 Progress::Detached { .. } => return Err(Error::NotStored),
                 Progress::Failed(error) => return Err(error),
@@ -55,6 +56,24 @@ impl Puller {
                 return Err(Error::Abandoned);
             }
         }
+    }
+
+    /// How many of these parts of an image are not in the store.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn missing(
+        &self,
+        repository: &Repository,
+        parts: impl IntoIterator<Item = Digest>,
+    ) -> Result<usize, store::Error> {
+        let mut count = 0;
+        for digest in parts {
+            let here = self.0.store.blob(digest).await?.is_some()
+                || self.0.forms.composed(repository, digest).await.is_some();
+            count += usize::from(!here);
+        }
+        Ok(count)
     }
 
     /// Pins an image.

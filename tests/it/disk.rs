@@ -44,6 +44,19 @@ impl Scene {
         damaged[at] ^= 4;
         std::fs::write(self.store(&format!("blobs/sha256/{}", self.digest.hex())), damaged).unwrap();
     }
+
+    /// Why images could not be fetched.
+    async fn failures(&self, order: &Pull) -> Vec<String> {
+        let mut said = Vec::new();
+        let socket = self.folder.path().join("larder/larder.sock");
+        let hear = |event| {
+            if let Event::Failed { error, .. } = event {
+                said.push(error);
+            }
+        };
+        control::pull(&socket, order, hear).await.unwrap();
+        said
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,14 +161,16 @@ async fn a_pre_pull_that_cannot_be_stored_says_so() {
     let ingest = scene.store("ingest");
     std::fs::remove_dir_all(&ingest).unwrap();
     std::fs::write(&ingest, "in the way").unwrap();
-    let mut said = Vec::new();
-    let socket = scene.folder.path().join("larder/larder.sock");
-    control::pull(&socket, &order, |event| {
-        if let Event::Failed { error, .. } = event {
-            said.push(error);
-        }
-    })
-    .await
-    .unwrap();
+    let said = scene.failures(&order).await;
+    assert!(matches!(&said[..], [error] if error.contains("could not be stored")), "{said:?}");
+
+    // A disk that takes the bytes and refuses them their name.
+    std::fs::remove_file(&ingest).unwrap();
+    std::fs::create_dir(&ingest).unwrap();
+    scene.larder.clock.advance(Duration::from_secs(11));
+    let blobs = scene.store("blobs/sha256");
+    std::fs::remove_dir_all(&blobs).unwrap();
+    std::fs::write(&blobs, "in the way").unwrap();
+    let said = scene.failures(&order).await;
     assert!(matches!(&said[..], [error] if error.contains("could not be stored")), "{said:?}");
 }

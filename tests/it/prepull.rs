@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use larder::admin::control::{self, ListImages, MakeRoom, Pull, PullImage, PullSecret, Remove, Unpin};
 use larder::prepull::{Event, Summary};
 use larder::reference::{Digest, MediaType};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::support::image::{self, Image, noise};
@@ -270,6 +272,26 @@ async fn the_rest_of_a_rate_limit_is_left_to_pods() {
     scene.registry.wrong_once("/manifests/", Fault::Status(404, left));
     scene.larder.get("/v2/team/app/manifests/none?ns=reg.test").await;
     assert!(scene.failure(&order(&[APP])).await.contains("rate limit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_store_has_no_room_for_is_not_said_to_be_here() {
+    let scene = scene("[store]\nmax_bytes = \"100KiB\"").await;
+    // More parts than are fetched at a time: what came first makes room for what comes last.
+    let mut parts = (0..8).map(|n| {
+        let digest = scene.registry.put_blob("team/big", noise(20_000, 70 + n));
+        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest.to_string(), "size": 20_000})
+    });
+    let (config, layers) = (parts.next(), parts.collect::<Vec<_>>());
+    let manifest =
+        json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "config": config, "layers": layers});
+    let manifest = Bytes::from(manifest.to_string());
+    scene.registry.put_manifest("team/big", Some("v1"), MediaType::OCI_MANIFEST, manifest);
+    let why = scene.failure(&order(&["reg.test/team/big:v1"])).await;
+    assert!(why.contains("no room for all of it") || why.contains("could not be stored"), "{why}");
+    // One of which a single part does not fit.
+    image::push(&scene.registry, "team/huge", "v1", 200_000);
+    assert!(scene.failure(&order(&["reg.test/team/huge:v1"])).await.contains("could not be stored"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
