@@ -152,7 +152,7 @@ async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pre_pull_that_cannot_be_stored_says_so() {
     let scene = scene().await;
-    image::push(&scene.registry, "team/whole", "v1", 10_000);
+    let image = image::push(&scene.registry, "team/whole", "v1", 10_000);
     let order: Pull = serde_json::from_value(serde_json::json!({
         "images": [{"image": "reg.test/team/whole:v1", "secrets": []}], "secrets": [],
         "platforms": ["linux/amd64"], "all_platforms": false, "pin": false,
@@ -164,13 +164,16 @@ async fn a_pre_pull_that_cannot_be_stored_says_so() {
     let said = scene.failures(&order).await;
     assert!(matches!(&said[..], [error] if error.contains("could not be stored")), "{said:?}");
 
-    // A disk that takes the bytes and refuses them their name.
+    // A disk that takes the bytes and refuses them their name, once they have been handed on.
     std::fs::remove_file(&ingest).unwrap();
     std::fs::create_dir(&ingest).unwrap();
     scene.larder.clock.advance(Duration::from_secs(11));
-    let blobs = scene.store("blobs/sha256");
-    std::fs::remove_dir_all(&blobs).unwrap();
-    std::fs::write(&blobs, "in the way").unwrap();
+    assert_eq!(scene.failures(&order).await, [""; 0]);
+    let layer = image.platforms[0].layers[1].hex();
+    std::fs::remove_file(scene.store(&format!("blobs/sha256/{layer}"))).unwrap();
+    let received = scene.store(&format!("refs/reg.test/_received/{layer}"));
+    std::fs::remove_file(&received).unwrap();
+    std::fs::create_dir(&received).unwrap();
     let said = scene.failures(&order).await;
     assert!(matches!(&said[..], [error] if error.contains("could not be stored")), "{said:?}");
 }
