@@ -42,20 +42,13 @@ pub struct StoreStatus {
     pub max_bytes: Option<u64>,
     /// Bytes that are free on the filesystem.
     pub free_bytes: Option<u64>,
-    /// Bytes that they may have as things are: less than `max_bytes` if others have filled the filesystem. A daemon of
-    /// an earlier version does not say.
+    /// Bytes that they may have as things are: less than `max_bytes` if others have filled the filesystem; absent as
+    /// that is.
     pub room_bytes: Option<u64>,
     /// Whether what is fetched is stored.
     pub caching: bool,
     /// Images that are pinned.
     pub pins: usize,
-}
-
-impl StoreStatus {
-    /// Whether the filesystem is so full that nothing is stored on it.
-    pub fn is_crowded_out(&self) -> bool {
-        self.room_bytes == Some(0)
-    }
 }
 
 /// What was handed out since the start.

@@ -63,7 +63,7 @@ async fn land(lead: &Arc<Lead>, verified: Verified, store: Store) {
     let (digest, repository) = (lead.digest(), lead.flight().repository.clone());
     let committed = spawn_blocking(move || store.commit(verified, &repository, &Member::Blob)).await;
     match committed {
-        Ok(Ok(())) => lead.publish_stored(),
+        Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%digest, %error, "a blob was served but could not be stored"),
         Err(error) => tracing::error!(%digest, %error, "a blob was served but storing it panicked"),
     }

@@ -39,8 +39,6 @@ pub(super) enum Progress {
         growing: Growing,
         /// How many there are.
         size: u64,
-        /// Whether they have a name in the store. They get one after the readers have them, and the disk may refuse.
-        stored: bool,
     },
     /// Our disk would not have it. What was written can still be read; the rest is each follower's own to fetch.
     Detached {
@@ -209,16 +207,7 @@ impl Lead {
     pub(super) fn publish_landed(&self, size: u64) {
         self.flight.progress.send_modify(|progress| {
             if let Progress::Filling { growing, .. } = progress {
-                *progress = Progress::Landed { growing: growing.clone(), size, stored: false };
-            }
-        });
-    }
-
-    /// Tells those who wait for it that the bytes have a name in the store.
-    pub(super) fn publish_stored(&self) {
-        self.flight.progress.send_modify(|progress| {
-            if let Progress::Landed { stored, .. } = progress {
-                *stored = true;
+                *progress = Progress::Landed { growing: growing.clone(), size };
             }
         });
     }

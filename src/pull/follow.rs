@@ -203,7 +203,7 @@ async fn follow(
             return Ok(Box::pin(ahead(reader, at, progress)).await);
         }
         Progress::Filling { growing, readable, .. } => (growing, readable),
-        Progress::Landed { growing, size, .. } => (growing, size),
+        Progress::Landed { growing, size } => (growing, size),
         Progress::Detached { growing: Some(growing), written, .. } if at < written => (growing, written),
         Progress::Detached { written, hasher, .. } => {
             let source = Box::pin(reader.source(at)).await?;

@@ -43,10 +43,10 @@ impl Puller {
                 Progress::Asking => {}
                 Progress::Filling { readable, size, .. } => told(readable, size),
                 Progress::Landed { size, .. } => {
-                    // Until it has a name in the store, or is refused one.
+                    // Until it has a name in the store, or is refused one: its readers do not wait for that.
                     while progress.changed().await.is_ok() {}
-                    let stored = matches!(*progress.borrow(), Progress::Landed { stored: true, .. });
-                    return if stored { Ok((size, source == Source::Fill)) } else { Err(Error::NotStored) };
+                    let here = self.0.store.blob(digest).await?.is_some();
+                    return if here { Ok((size, source == Source::Fill)) } else { Err(Error::NotStored) };
                 }
                 Progress::Detached { .. } => return Err(Error::NotStored),
                 Progress::Failed(error) => return Err(error),

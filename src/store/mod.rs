@@ -147,8 +147,12 @@ impl Store {
     /// How much it may hold; `None` if its filesystem does not say how large that is.
     pub fn limits(&self) -> Option<Limits> {
         let disk = space::Disk::of(self.0.layout.root())?;
-        let room = space::room(&self.0.budget, Some(disk), self.totals().1);
+        let room = self.room(Some(disk));
         Some(Limits { max: self.0.budget.max.of(disk.total), free: disk.free, room })
+    }
+
+    fn room(&self, disk: Option<space::Disk>) -> u64 {
+        space::room(&self.0.budget, disk, self.totals().1)
     }
 
     /// Whether what is fetched is stored: not for a while after the disk failed.

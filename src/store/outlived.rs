@@ -100,7 +100,7 @@ mod tests {
         }
     }
 
-    fn remove_from(store: &Store) -> usize {
+    fn removed(store: &Store) -> usize {
         remove(&store.0.layout, store.clock().now())
     }
 
@@ -134,11 +134,11 @@ mod tests {
         let before = records(&store);
         fs::remove_file(store.0.layout.blob(&goes)).unwrap();
         fs::write(store.0.layout.marked(&app, layout::MEMBERS).join("not-ours"), "").unwrap();
-        assert_eq!(remove_from(&store), 0, "it may be being written");
+        assert_eq!(removed(&store), 0, "it may be being written");
         store.clock().advance(KEPT - DAY);
-        assert_eq!(remove_from(&store), 0);
+        assert_eq!(removed(&store), 0);
         store.clock().advance(DAY);
-        assert_eq!(remove_from(&store), 5, "{:?}", records(&store));
+        assert_eq!(removed(&store), 5, "{:?}", records(&store));
         let left: Vec<_> = records(&store).into_iter().filter(|r| !r.ends_with("not-ours")).collect();
         let composed = Digest::of(&compose(goes).bytes);
         let expected: Vec<_> = before
@@ -173,7 +173,7 @@ mod tests {
                 date(&store);
             }
             store.clock().advance(KEPT - DAY);
-            assert_eq!(remove_from(&store), 0, "{:?}", records(&store));
+            assert_eq!(removed(&store), 0, "{:?}", records(&store));
         }
     }
 }

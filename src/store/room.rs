@@ -21,6 +21,10 @@ impl Inner {
 
     /// Promises `wanted` bytes, evicting what it takes. Blocks.
     fn room(&self, wanted: u64) -> Result<Reservation, Error> {
+        // Outside the lock: everybody waits for the same count, and not one after the other.
+        if !self.index.is_counted() {
+            self.index.catch_up();
+        }
         let _one_at_a_time = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
         match self.evict_what_is_missing(wanted) {
             0 => Ok(self.space.reserve(wanted)),
@@ -30,7 +34,7 @@ impl Inner {
 
     /// Evicts until there is room for `wanted` more bytes; returns how many are still missing. Blocks.
     pub(super) fn evict_what_is_missing(&self, wanted: u64) -> u64 {
-        if self.index.is_counted() && self.missing(wanted) == 0 {
+        if self.missing(wanted) == 0 {
             return 0;
         }
         // What was committed a moment ago is promised bytes until it is counted, and could go as well.

@@ -10,6 +10,7 @@ use rustix::thread::gettid;
 
 use super::error::Error;
 use super::scrub::{self, Finding};
+use super::space::Disk;
 use super::{Store, blocking, oci_layout, outlived};
 use crate::reference::Digest;
 use crate::shutdown::Shutdown;
@@ -58,16 +59,15 @@ impl Store {
         let store = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
             store.0.evict_what_is_missing(0);
-            store.limits()
+            store.room(Disk::of(store.path()))
         });
-        if let Ok(Some(limits)) = looked.await {
-            self.0.metrics.room.set(i64::try_from(limits.room).unwrap_or(i64::MAX));
+        if let Ok(room) = looked.await {
+            self.0.metrics.room.set(i64::try_from(room).unwrap_or(i64::MAX));
         }
     }
 
-    /// Removes what has outlived its content, then looks at every blob again, one after the other at a bounded rate, and
-    /// begins again a week later. A daemon that is
-    /// restarted often begins anew, in another order each time.
+    /// Removes what has outlived its content, then looks at every blob again, one after the other at a bounded rate; and
+    /// all that again a week later. A daemon that is restarted often begins anew, in another order each time.
     pub async fn scrub(self, mut shutdown: Shutdown) {
         let mut wait = SCRUB_AFTER;
         loop {

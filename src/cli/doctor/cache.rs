@@ -77,21 +77,20 @@ fn of_report(report: &Report, findings: &mut Findings) {
             "look at the log and the disk: journalctl -u larder",
         );
     }
-    match (store.max_bytes, store.free_bytes) {
-        _ if store.is_crowded_out() => findings.add(
+    match (store.room_bytes, store.max_bytes, store.free_bytes) {
+        (Some(0), ..) => findings.add(
             Level::Problem,
             ABOUT,
             "the store's filesystem is fuller than [store] min_free allows: what is fetched is not kept",
-            "free some of it, or put [store] path on another filesystem; below the image-filesystem threshold of kubelet \
-             pods are evicted",
+            "free some of it, or put [store] path on another filesystem; min_free keeps kubelet from evicting pods",
         ),
-        (Some(max), _) if store.room_bytes.unwrap_or(max).min(max) < 1 << 30 => findings.add(
+        (Some(room), ..) if room < 1 << 30 => findings.add(
             Level::Warning,
             ABOUT,
-            format!("the store may have {} only", size::shown(store.room_bytes.unwrap_or(max).min(max))),
+            format!("the store may have {} only", size::shown(room)),
             "set [store] max_bytes, or put [store] path on a larger or emptier filesystem",
         ),
-        (Some(max), Some(free)) => findings.ok(
+        (_, Some(max), Some(free)) => findings.ok(
             ABOUT,
             format!(
                 "the store has {} of {}; {} are free",

@@ -68,7 +68,8 @@ impl Findings {
         self.0.push(Finding { level, about, what: what.into(), remedy: remedy.into() });
     }
 
-    /// How bad it is that a runtime does not lead here: on a machine where another one does, it may not be meant to.
+    /// How bad it is that Docker does not lead here: beside a runtime that was looked at before and does, it may not be
+    /// meant to.
     fn astray(&self) -> Level {
         let leads_here = |finding: &Finding| finding.level == Level::Ok && finding.about != cache::ABOUT;
         if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }
