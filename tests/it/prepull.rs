@@ -4,12 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Method, StatusCode};
 use larder::admin::control::{self, ListImages, MakeRoom, Pull, PullImage, PullSecret, Remove, Unpin};
 use larder::prepull::{Event, Summary};
 use larder::reference::{Digest, MediaType};
-use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::support::image::{self, Image, noise};
@@ -215,15 +213,8 @@ async fn pods_go_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_coming_already_waits_too_unless_a_pod_wants_it() {
     let scene = scene("").await;
-    let parts = [("team/big", 21), ("team/pod", 22)]
-        .map(|(name, seed)| scene.registry.put_blob(name, noise(4_000_000, seed)));
-    let config = scene.registry.put_blob("team/big", &b"{}"[..]);
-    let manifest = format!(
-        r#"{{"schemaVersion":2,"mediaType":"{m}","config":{{"mediaType":"x/y","digest":"{config}","size":2}},"layers":[{{"mediaType":"x/y","digest":"{}","size":4000000}}]}}"#,
-        parts[0],
-        m = MediaType::OCI_MANIFEST
-    );
-    scene.registry.put_manifest("team/big", Some("v1"), MediaType::OCI_MANIFEST, manifest);
+    let big = image::push_layers(&scene.registry, "team/big", "v1", &[noise(4_000_000, 21)]).remove(0);
+    let parts = [big, scene.registry.put_blob("team/pod", noise(4_000_000, 22))];
     // The pod's blob never ends by itself; the other one takes more than a second.
     let gate = Arc::new(Semaphore::new(0));
     let (held, pod, big) = (Arc::clone(&gate), parts[1].to_string(), parts[0].to_string());
@@ -278,15 +269,8 @@ async fn the_rest_of_a_rate_limit_is_left_to_pods() {
 async fn an_image_that_the_store_has_no_room_for_is_not_said_to_be_here() {
     let scene = scene("[store]\nmax_bytes = \"100KiB\"").await;
     // More parts than are fetched at a time: what came first makes room for what comes last.
-    let mut parts = (0..8).map(|n| {
-        let digest = scene.registry.put_blob("team/big", noise(20_000, 70 + n));
-        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest.to_string(), "size": 20_000})
-    });
-    let (config, layers) = (parts.next(), parts.collect::<Vec<_>>());
-    let manifest =
-        json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "config": config, "layers": layers});
-    let manifest = Bytes::from(manifest.to_string());
-    scene.registry.put_manifest("team/big", Some("v1"), MediaType::OCI_MANIFEST, manifest);
+    let layers: Vec<_> = (0..8).map(|n| noise(20_000, 70 + n)).collect();
+    image::push_layers(&scene.registry, "team/big", "v1", &layers);
     let why = scene.failure(&order(&["reg.test/team/big:v1"])).await;
     assert!(why.contains("no room for all of it") || why.contains("could not be stored"), "{why}");
     // One of which a single part does not fit.

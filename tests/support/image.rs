@@ -50,6 +50,22 @@ pub fn push(registry: &FakeRegistry, repository: &str, tag: &str, layer_bytes: u
     Image { index, index_bytes, platforms }
 }
 
+/// Uploads an image for no platform in particular that has these layers, and returns their digests.
+pub fn push_layers(registry: &FakeRegistry, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Vec<Digest> {
+    let pushed: Vec<Digest> =
+        layers.iter().map(|layer| registry.put_blob(repository, layer.clone())).collect();
+    let config = registry.put_blob(repository, &b"{}"[..]);
+    let described: Vec<_> = pushed
+        .iter()
+        .zip(layers)
+        .map(|(digest, layer)| json!({"mediaType": "x/y", "digest": digest.to_string(), "size": layer.len()}))
+        .collect();
+    let manifest = json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "layers": described,
+                          "config": {"mediaType": "x/y", "digest": config.to_string(), "size": 2}});
+    registry.put_manifest(repository, Some(tag), MediaType::OCI_MANIFEST, manifest.to_string());
+    pushed
+}
+
 fn push_platform(
     registry: &FakeRegistry,
     repository: &str,

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::super::setup::config_of;
-use super::{Findings, Level};
+use super::super::setup::{CONFIG, config_of};
+use super::{Findings, Level, read};
 use crate::admin::control::{self, AskReport};
 use crate::config::Settings;
 use crate::reference::Image;
@@ -20,8 +20,7 @@ pub(super) fn look(root: &Path, socket: &Path, image: &Image, settings: &Setting
     let Some(before) = asked() else {
         return findings.add(Level::Problem, ABOUT, "without a running cache there is nothing to see", "");
     };
-    let config = std::fs::read_to_string(root.join("etc/containerd/config.toml")).unwrap_or_default();
-    let folder = config_of(&config).ok().and_then(|cri| cri.config_path());
+    let folder = config_of(&read(root, CONFIG)).ok().and_then(|cri| cri.config_path());
     let mut command = if on_path("crictl") {
         let mut command = Command::new("crictl");
         command

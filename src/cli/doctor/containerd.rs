@@ -5,29 +5,17 @@ use std::path::Path;
 
 use toml_edit::{DocumentMut, Item};
 
-use super::super::setup::config_of;
+use super::super::setup::{CONFIG, config_of};
 use super::{Findings, Level, read};
 
 const ABOUT: &str = "containerd";
-const CONFIG: &str = "/etc/containerd/config.toml";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
 /// What every version of containerd knows; one that is not known makes it drop the whole file.
 const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
 /// Keys that make containerd try TLS first on an http host.
 const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 
-/// containerd's configuration as it is in force, imports included, if containerd itself can be asked; else its file.
-fn in_force(root: &Path) -> String {
-    let dumped = (root == Path::new("/"))
-        .then(|| std::process::Command::new("containerd").args(["config", "dump"]).output().ok())
-        .flatten()
-        .filter(|done| done.status.success());
-    match dumped {
-        Some(done) => String::from_utf8_lossy(&done.stdout).into_owned(),
-        None => read(root, CONFIG),
-    }
-}
-
+/// Looks at containerd under `root`; `urls` are where this cache listens.
 pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
     let cri = match config_of(&in_force(root)) {
         Ok(cri) => cri,
@@ -82,6 +70,18 @@ pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
         );
     }
     folders(root, path.split(':').next().unwrap_or_default().trim_end_matches('/'), urls, findings);
+}
+
+/// containerd's configuration as it is in force, imports included, if containerd itself can be asked; else its file.
+fn in_force(root: &Path) -> String {
+    let dumped = (root == Path::new("/"))
+        .then(|| std::process::Command::new("containerd").args(["config", "dump"]).output().ok())
+        .flatten()
+        .filter(|done| done.status.success());
+    match dumped {
+        Some(done) => String::from_utf8_lossy(&done.stdout).into_owned(),
+        None => read(root, CONFIG),
+    }
 }
 
 /// Looks at the folder of each registry in the one that containerd looks into.

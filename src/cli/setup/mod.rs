@@ -7,6 +7,7 @@
 mod change;
 mod containerd;
 mod containers;
+mod cri;
 mod docker;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::config::{Environment, Settings};
 use crate::listener::Listen;
 use change::{Change, Files};
 
-pub(super) use containerd::config_of;
+pub(super) use cri::{CONFIG, config_of};
 
 /// What the command takes.
 #[derive(Debug, Args)]
