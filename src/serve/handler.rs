@@ -136,7 +136,8 @@ impl Handler {
 
     /// `GET /v2/`: the challenge, for those who have not said who they are. podman, skopeo, crane and Docker ask this
     /// first and take their way of authenticating from this answer alone; Docker (seen with 20.10) and crane (as its source
-    /// has it) do so from a 401 only, and show nobody's credential otherwise. With a credential, or a token of somebody who has none, it is 200.
+    /// has it) do so from a 401 only, and show nobody's credential otherwise. With a credential, or a token of somebody who
+    /// has none, it is 200.
     fn ping(&self, host: &str, shown: Result<Shown, Complaint>) -> Response<Body> {
         let refusal = match &shown {
             Err(complaint) => Refusal::of_complaint(*complaint),
