@@ -12,15 +12,15 @@ use tokio::task::JoinSet;
 
 use crate::admin::control::Owned;
 use crate::admin::{self, Readiness, Report, Served, Sources, Status, StoreStatus};
-use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credentials::{Keychain, KeychainError, Keys, KeysError};
 use crate::listener::{self, Hosts, Inherited, Limits, Listen, ListenError, Listener};
-use crate::metrics::{MetricsError, Registry, RegistryLabels};
 use crate::prepull::List;
 use crate::pull::Puller;
-use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
+use crate::support::clock::Clock;
+use crate::support::metrics::{MetricsError, Registry, RegistryLabels};
+use crate::support::shutdown::{self, Shutdown};
 use crate::upstream::Upstream;
 use crate::{prepull, pull, serve, store, upstream};
 
@@ -314,12 +314,12 @@ fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Bound, Error> 
     Ok(Bound { data, admin, control, metrics })
 }
 
-/// A socket that only our own user can open, in a folder that is made if it is missing.
+/// A socket that only our own user can open, in a directory that is made if it is missing.
 fn control_socket(path: &Path) -> Result<Listener, Error> {
     let at = Listen::Unix(path.to_owned());
     let failed = |source| ListenError { at: at.clone(), source };
-    if let Some(folder) = path.parent() {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    if let Some(directory) = path.parent() {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(failed)?;
     }
     let listener = Listener::bind(&at)?;

@@ -9,22 +9,15 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
-pub mod clock;
-pub mod coalesce;
 pub mod config;
 pub mod credentials;
-pub mod folder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod listener;
-pub mod metrics;
-pub mod piece;
 pub mod prepull;
 pub mod pull;
 pub mod reference;
 pub mod serve;
-pub mod shutdown;
-pub mod size;
 pub mod store;
+pub mod support;
 pub mod upstream;
-pub mod yaml;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds a package for Debian 12 and Ubuntu from a program that is already built: deb.sh PROGRAM FOLDER
+# Builds a package for Debian 12 and Ubuntu from a program that is already built: deb.sh PROGRAM DIRECTORY
 set -euo pipefail
-program=$1 folder=$2
+program=$1 directory=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
 version=$("$program" --version | cut -d' ' -f2)
 architecture=$(dpkg --print-architecture)
@@ -52,7 +52,7 @@ Description: node-local pull-through registry cache
  read only what its own credentials may read, and serves everything else from
  one deduplicated, verified store on disk.
 CONTROL
-mkdir -p "$folder"
-package="$folder/larder_${version}_${architecture}.deb"
+mkdir -p "$directory"
+package="$directory/larder_${version}_${architecture}.deb"
 dpkg-deb --root-owner-group --build "$root" "$package" >/dev/null
 echo "$package"

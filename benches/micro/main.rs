@@ -11,11 +11,11 @@ use std::io::IoSliceMut;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{Method, Request, Uri};
-use larder::clock::Timestamp;
 use larder::listener::Hosts;
 use larder::reference::{Digest, Registry};
 use larder::serve::{range, route};
 use larder::store::evict::{self, Candidate};
+use larder::support::clock::Timestamp;
 use rustix::io::{ReadWriteFlags, preadv2};
 
 const CHUNK: usize = 64 * 1024;
@@ -49,8 +49,8 @@ fn hashes(c: &mut Criterion) {
 
 /// Reading a file that is in the page cache and checking it, by the size of a read.
 fn reads(c: &mut Criterion) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("blob");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blob");
     std::fs::write(&path, noise(FILE)).unwrap();
     let file = File::open(&path).unwrap();
     let mut group = c.benchmark_group("read and check 256 MiB");

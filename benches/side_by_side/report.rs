@@ -50,10 +50,10 @@ impl Table {
     }
 
     pub(crate) fn write(&self) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
-        fs::write(folder.join("RESULTS.md"), self.markdown()).unwrap();
-        fs::write(folder.join("results.json"), self.json()).unwrap();
-        self.draw(&folder.join("results.svg"));
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+        fs::write(directory.join("RESULTS.md"), self.markdown()).unwrap();
+        fs::write(directory.join("results.json"), self.json()).unwrap();
+        self.draw(&directory.join("results.svg"));
     }
 
     fn markdown(&self) -> String {

@@ -78,13 +78,13 @@ pub(crate) struct Servers {
     pub(crate) manifest: Digest,
     registry: String,
     fresh: u64,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Servers {
     pub(crate) fn start(mib: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         let (registry, second) = (free(), free());
         let mut all = vec![
             registry_server(Kind::Registry, &registry, &at("registry"), ""),
@@ -108,7 +108,7 @@ impl Servers {
         ] {
             let address = free();
             let config = at(&format!("{kind:?}.conf"));
-            fs::write(&config, nginx(folder.path(), kind, &address, settings, content)).unwrap();
+            fs::write(&config, nginx(directory.path(), kind, &address, settings, content)).unwrap();
             all.push(Server::run(
                 kind,
                 &address,
@@ -121,12 +121,12 @@ impl Servers {
             throttled: Shaper::start(&registry, Limit::Each(20e6)),
             slow: Shaper::start(&registry, Limit::Together(8e6)),
         };
-        all.push(larder(folder.path(), &registry, &shaped));
+        all.push(larder(directory.path(), &registry, &shaped));
         all.sort_by_key(|server| server.kind);
         let large_bytes = content(mib, 1);
         let large = push(&registry, &large_bytes);
         let manifest = push_manifest(&registry);
-        Self { all, shaped, large, large_bytes, manifest, registry, fresh: 1, _folder: folder }
+        Self { all, shaped, large, large_bytes, manifest, registry, fresh: 1, _directory: directory }
     }
 
     /// A blob that nobody has seen.
@@ -141,21 +141,21 @@ impl Servers {
     }
 }
 
-fn registry_server(kind: Kind, address: &str, folder: &Path, more: &str) -> Server {
-    let config = folder.with_extension("yml");
+fn registry_server(kind: Kind, address: &str, directory: &Path, more: &str) -> Server {
+    let config = directory.with_extension("yml");
     let text = format!(
         "version: 0.1\nlog: {{accesslog: {{disabled: true}}, level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{more}",
-        folder.display()
+        directory.display()
     );
     fs::write(&config, text).unwrap();
     Server::run(kind, address, "docker-registry", &["serve", config.to_str().unwrap()])
 }
 
-fn larder(folder: &Path, registry: &str, shaped: &Shaped) -> Server {
+fn larder(directory: &Path, registry: &str, shaped: &Shaped) -> Server {
     let (address, admin) = (free(), free());
     let mut config = format!(
         "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"100%\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n",
-        folder.display()
+        directory.display()
     );
     for (host, endpoint) in [
         ("reg.test", registry),
@@ -165,7 +165,7 @@ fn larder(folder: &Path, registry: &str, shaped: &Shaped) -> Server {
     ] {
         config += &format!("[[registry]]\nhost = \"{host}\"\nendpoints = [\"http://{endpoint}\"]\n");
     }
-    let path = folder.join("larder.toml");
+    let path = directory.join("larder.toml");
     fs::write(&path, config).unwrap();
     let program = env!("CARGO_BIN_EXE_larder");
     Server::run(Kind::Larder, &address, program, &["serve", "--config", path.to_str().unwrap()])
@@ -174,18 +174,18 @@ fn larder(folder: &Path, registry: &str, shaped: &Shaped) -> Server {
 /// Larder alone over a store of so many small blobs: seconds until it is ready, and its anonymous memory when all is
 /// quiet.
 pub(crate) fn idle(blobs: usize) -> (f64, f64) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("store/blobs/sha256");
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store/blobs/sha256");
     fs::create_dir_all(&store).unwrap();
     for n in 0..blobs {
         let bytes = n.to_string();
         fs::write(store.join(Digest::of(bytes.as_bytes()).hex()), bytes).unwrap();
     }
     let (address, admin) = (free(), free());
-    let config = folder.path().join("larder.toml");
+    let config = directory.path().join("larder.toml");
     let text = format!(
         "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n",
-        folder.path().display()
+        directory.path().display()
     );
     fs::write(&config, text).unwrap();
     let begun = std::time::Instant::now();
@@ -312,8 +312,8 @@ fn free() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-fn nginx(folder: &Path, kind: Kind, address: &str, settings: &str, content: &str) -> String {
-    let temp: PathBuf = folder.join(format!("{kind:?}-temp"));
+fn nginx(directory: &Path, kind: Kind, address: &str, settings: &str, content: &str) -> String {
+    let temp: PathBuf = directory.join(format!("{kind:?}-temp"));
     fs::create_dir_all(&temp).unwrap();
     let temp = temp.display();
     format!(

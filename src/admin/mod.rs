@@ -22,7 +22,7 @@ pub use report::{
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use crate::listener::{Body, Hosts};
-use crate::metrics::Registry;
+use crate::support::metrics::Registry;
 
 /// Where the admin plane listens by default.
 pub const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 5051);

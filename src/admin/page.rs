@@ -121,5 +121,5 @@ fn table<'a>(
 
 /// Bytes as people read them.
 fn bytes(count: u64) -> String {
-    crate::size::shown(count)
+    crate::support::size::shown(count)
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
 use crate::prepull::ListStatus;
 use crate::pull::Puller;
+use crate::support::clock::Timestamp;
 use crate::upstream::{EndpointStatus, LimitStatus};
 
 /// `/v1/status`: numbers only, no names of repositories or registries.
@@ -70,7 +70,7 @@ impl Served {
     /// From the counters.
     pub fn of(bytes_by_source: BTreeMap<String, u64>, received_bytes: u64) -> Self {
         let bytes: u64 = bytes_by_source.values().sum();
-        let fetched: u64 = ["fill", "proxied"].iter().filter_map(|s| bytes_by_source.get(*s)).sum();
+        let fetched: u64 = ["fill", "passthrough"].iter().filter_map(|s| bytes_by_source.get(*s)).sum();
         #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
         let hit_ratio = (bytes > 0).then(|| (bytes - fetched) as f64 / bytes as f64);
         let saved_bytes = bytes.saturating_sub(received_bytes);

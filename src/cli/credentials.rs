@@ -15,7 +15,7 @@ use crate::reference::Image;
 pub(super) struct Arguments {
     /// An image name as in a pod: registry.corp/team/app:v1
     image: Image,
-    /// A pull secret besides the configured ones: docker config, Secret manifest, or a folder of them
+    /// A pull secret besides the configured ones: docker config, Secret manifest, or a directory of them
     #[arg(long = "pull-secret", value_name = "FILE")]
     pull_secrets: Vec<PathBuf>,
     /// As JSON

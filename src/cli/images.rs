@@ -6,10 +6,10 @@ use clap::Args;
 
 use super::{Failure, ago, ask, print_json, settings};
 use crate::admin::control::{ImageRow, ListImages, MakeRoom, Remove, Unpin};
-use crate::clock::Clock;
 use crate::config::Environment;
 use crate::reference::Image;
-use crate::size;
+use crate::support::clock::Clock;
+use crate::support::size;
 
 /// What `ls` takes.
 #[derive(Debug, Args)]

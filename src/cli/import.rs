@@ -1,4 +1,4 @@
-//! `larder import LAYOUT`: an image from a folder or archive, for machines that reach no registry.
+//! `larder import LAYOUT`: an image from a directory or archive, for machines that reach no registry.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use crate::admin::control::{self, ControlError, ImportNames, PullSecret, Readers
 use crate::config::Environment;
 use crate::credentials;
 use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX, Repository};
-use crate::size;
+use crate::support::size;
 
 /// The annotation that names an image in a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -25,7 +25,7 @@ const DEPTH_MAX: usize = 4;
 /// What the command takes.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// An OCI image layout: a folder, or a tar archive of one (`skopeo copy ... oci-archive:FILE`, `docker save`)
+    /// An OCI image layout: a directory, or a tar archive of one (`skopeo copy ... oci-archive:FILE`, `docker save`)
     layout: PathBuf,
     /// Its name, where the layout does not say or says it otherwise
     #[arg(long = "as", value_name = "IMAGE")]
@@ -130,9 +130,9 @@ fn query(path: &str, repository: &Repository, digest: &Digest, size: Option<u64>
     query.finish()
 }
 
-/// An image layout, in a folder or in an archive that is read in place.
+/// An image layout, in a directory or in an archive that is read in place.
 enum Layout {
-    Folder(PathBuf),
+    Directory(PathBuf),
     /// Where each file begins, and how long it is.
     Archive(File, HashMap<String, (u64, u64)>),
 }
@@ -153,7 +153,7 @@ impl Layout {
     fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
         if fs::metadata(path).map_err(failed)?.is_dir() {
-            return Ok(Self::Folder(path.to_owned()));
+            return Ok(Self::Directory(path.to_owned()));
         }
         let mut archive = tar::Archive::new(File::open(path).map_err(failed)?);
         let mut files = HashMap::new();
@@ -171,8 +171,8 @@ impl Layout {
     /// A file of it, and how long it is.
     fn file(&mut self, name: &str) -> Result<(Box<dyn Read + Send>, u64), String> {
         match self {
-            Self::Folder(folder) => {
-                let path = folder.join(name);
+            Self::Directory(directory) => {
+                let path = directory.join(name);
                 let file = File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?;
                 let len = file.metadata().map_err(|e| format!("{}: {e}", path.display()))?.len();
                 Ok((Box::new(file), len))

@@ -42,7 +42,7 @@ enum Command {
     Serve,
     /// Fetch images before anybody asks for them, into this cache and nowhere else
     Pull(pull::Arguments),
-    /// Bring an image in from a folder or archive, on a machine that reaches no registry
+    /// Bring an image in from a directory or archive, on a machine that reaches no registry
     Import(import::Arguments),
     /// List the images that are here
     Ls(images::Ls),

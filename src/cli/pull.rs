@@ -13,7 +13,7 @@ use crate::config::{Environment, Settings};
 use crate::credentials;
 use crate::prepull::{self, BlobState, Event, SecretManifest, Summary};
 use crate::reference::{Image, Platform};
-use crate::size;
+use crate::support::size;
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// A file with an image name a line; # begins a comment
     #[arg(long = "file", value_name = "LIST")]
     lists: Vec<PathBuf>,
-    /// Kubernetes manifests of any kind, a file or a folder: every image of every container and image volume, with the
+    /// Kubernetes manifests of any kind, a file or a directory: every image of every container and image volume, with the
     /// pull secrets that are there too
     #[arg(long, value_name = "PATH")]
     manifests: Vec<PathBuf>,
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
     /// For every platform that there is
     #[arg(long)]
     all_platforms: bool,
-    /// A pull secret besides the configured ones: docker config, Secret manifest, or a folder of them
+    /// A pull secret besides the configured ones: docker config, Secret manifest, or a directory of them
     #[arg(long = "pull-secret", value_name = "FILE")]
     pull_secrets: Vec<PathBuf>,
     /// Keep them: nothing of them is evicted before `larder unpin`

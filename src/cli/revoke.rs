@@ -9,11 +9,11 @@ use clap::Args;
 
 use super::{Failure, run_async, settings};
 use crate::admin::control::{self, ControlError, Revoke};
-use crate::clock::Clock;
 use crate::config::{Environment, Settings};
-use crate::metrics::Registry;
 use crate::reference::{Image, Repository};
 use crate::store::{self, Store};
+use crate::support::clock::Clock;
+use crate::support::metrics::Registry;
 
 /// What the command takes.
 #[derive(Debug, Args)]

@@ -7,12 +7,12 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Failure, service};
 use crate::app::App;
-use crate::clock::Clock;
 use crate::config::{self, Environment, LogConfig, LogFormat, Settings};
 use crate::credentials::NodeFiles;
 use crate::listener::Listen;
 use crate::prepull::List;
-use crate::shutdown;
+use crate::support::clock::Clock;
+use crate::support::shutdown;
 
 pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let (settings, path) =

@@ -8,9 +8,9 @@ use clap::Args;
 use super::{Failure, ago, ask, print_json, settings};
 use crate::admin::Report;
 use crate::admin::control::AskReport;
-use crate::clock::Clock;
 use crate::config::Environment;
-use crate::size;
+use crate::support::clock::Clock;
+use crate::support::size;
 
 /// What the command takes.
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use crate::credentials::{self, NodeFiles, Places, ProviderFiles};
 use crate::pull::{self, Freshness, Policy, Rule, Rules, TagTtl, Terms};
 use crate::reference::Registry;
 use crate::serve::Gate;
-use crate::upstream::{self, ClientCertificate, EndpointConfig, Shown};
+use crate::upstream::{self, ClientCertificate, CredentialUse, EndpointConfig};
 
 /// Bytes of a gate's secret at most, and at least: shorter ones can be guessed.
 const GATE_BYTES: std::ops::RangeInclusive<usize> = 16..=1_024;
@@ -25,7 +25,7 @@ pub(super) fn credentials(mut section: Section, environment: &Environment) -> cr
         kubelet_cwd: section.read("kubelet_cwd", absolute).unwrap_or_else(|| "/".into()),
         home: section.read("home", absolute).or_else(|| environment.home.clone()),
     };
-    let credential = environment.credentials_dir.as_ref().map(|folder| folder.join(CREDENTIAL));
+    let credential = environment.credentials_dir.as_ref().map(|directory| directory.join(CREDENTIAL));
     let credential = credential.filter(|file| file.exists());
     let node = match section.one_or_all("node") {
         // What systemd read for us as root, and keeps for this service alone.
@@ -174,7 +174,7 @@ fn listed(section: &mut Section) -> Vec<EndpointConfig> {
             TextOrSection::Section(mut table) => {
                 let url = table.read("url", endpoint);
                 let read = |text: &str| {
-                    let found = Shown::NAMES.into_iter().find(|(name, _)| *name == text);
+                    let found = CredentialUse::NAMES.into_iter().find(|(name, _)| *name == text);
                     found.map(|(_, whose)| whose).ok_or("expected \"none\", \"node\" or \"caller\"")
                 };
                 let credentials = table.read("credentials", read);

@@ -36,7 +36,7 @@ impl Environment {
         Self {
             root,
             runtime_dir: path("RUNTIME_DIRECTORY").or_else(runtime_dir),
-            // One folder is what our unit asks for.
+            // One directory is what our unit asks for.
             state_dir: path("STATE_DIRECTORY"),
             credentials_dir: path("CREDENTIALS_DIRECTORY"),
             config: path("LARDER_CONFIG"),

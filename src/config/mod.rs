@@ -43,7 +43,7 @@ pub struct Settings {
     pub log: LogConfig,
     /// Where credentials are.
     pub credentials: credentials::Config,
-    /// The folder of the node's own keys.
+    /// The directory of the node's own keys.
     pub keys: PathBuf,
     /// Rights and freshness.
     pub pull: pull::Config,

@@ -7,7 +7,7 @@ use crate::credentials::{self, NodeFiles};
 use crate::prepull;
 use crate::pull::{self, Freshness, Policy, TagTtl, Terms};
 use crate::store::Amount;
-use crate::upstream::{self, Allow, EndpointConfig, Shown};
+use crate::upstream::{self, Allow, CredentialUse, EndpointConfig};
 
 /// Writes every key with its effective value.
 pub fn print(settings: &Settings) -> String {
@@ -90,8 +90,8 @@ fn write_credentials(out: &mut String, credentials: &credentials::Config) -> std
         writeln!(out, "provider_config = {}", quoted(files.config.display()))?;
         writeln!(out, "provider_bin_dir = {}", quoted(files.bin_dir.display()))?;
     }
-    if let Some(folder) = &credentials.helper_dir {
-        writeln!(out, "helper_dir = {}", quoted(folder.display()))?;
+    if let Some(directory) = &credentials.helper_dir {
+        writeln!(out, "helper_dir = {}", quoted(directory.display()))?;
     }
     writeln!(out, "pull_secrets = {}", list(credentials.pull_secrets.iter().map(|f| f.display())))
 }
@@ -119,7 +119,7 @@ fn write_terms(out: &mut String, policy: &str, terms: &Terms) -> std::fmt::Resul
 fn amount(amount: Amount) -> String {
     match amount {
         Amount::Percent(part) => format!("{part}%"),
-        Amount::Bytes(bytes) => crate::size::exact(bytes),
+        Amount::Bytes(bytes) => crate::support::size::exact(bytes),
     }
 }
 
@@ -195,7 +195,7 @@ fn endpoint(endpoint: &EndpointConfig) -> String {
     }
     let mut table = format!("{{ url = {}", quoted(url));
     if let Some(credentials) = credentials {
-        table += &format!(", credentials = {}", quoted(named(&Shown::NAMES, *credentials)));
+        table += &format!(", credentials = {}", quoted(named(&CredentialUse::NAMES, *credentials)));
     }
     if let Some(authoritative) = authoritative {
         table += &format!(", authoritative = {authoritative}");

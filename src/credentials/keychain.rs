@@ -27,7 +27,7 @@ pub struct Config {
     pub providers: Option<ProviderFiles>,
     /// Where docker credential helpers are; `None`: none is run.
     pub helper_dir: Option<PathBuf>,
-    /// Pull secrets as files or folders, for commands and pre-pull.
+    /// Pull secrets as files or directories, for commands and pre-pull.
     pub pull_secrets: Vec<PathBuf>,
 }
 

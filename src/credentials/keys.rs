@@ -1,6 +1,6 @@
 //! The node's own secrets: one key seals the tokens that Larder issues, one makes the fingerprints of principals.
 //!
-//! Two files of 32 random bytes in `keys/` of the state folder, readable by their owner alone. They are made once and
+//! Two files of 32 random bytes in `keys/` of the state directory, readable by their owner alone. They are made once and
 //! outlive restarts; deleting them makes every token and every caller's grant worthless, and nothing else. All
 //! cryptography of our own is here, and all of it is ring's.
 
@@ -61,16 +61,16 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Reads the keys in `folder`, making what is missing. Blocks for a moment.
+    /// Reads the keys in `directory`, making what is missing. Blocks for a moment.
     ///
     /// # Errors
     /// [`KeysError`]; a key that others than its owner can read is refused.
-    pub fn open(folder: &Path) -> Result<Self, KeysError> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|source| KeysError::Io { what: "make folder", path: folder.to_owned(), source })?;
+    pub fn open(directory: &Path) -> Result<Self, KeysError> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| KeysError::Io { what: "make directory", path: directory.to_owned(), source })?;
         let random = SystemRandom::new();
-        let seal = key(&folder.join("seal"), &random)?;
-        let fingerprint = key(&folder.join("fingerprint"), &random)?;
+        let seal = key(&directory.join("seal"), &random)?;
+        let fingerprint = key(&directory.join("fingerprint"), &random)?;
         Self::new(&seal, &fingerprint, random)
     }
 
@@ -154,7 +154,7 @@ fn key(path: &Path, random: &SystemRandom) -> Result<Zeroizing<Vec<u8>>, KeysErr
             f.sync_all()?;
             match fs::hard_link(&temporary, path) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-                _ => path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()),
+                _ => path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all()),
             }
         });
     let _ = fs::remove_file(&temporary);
@@ -192,8 +192,8 @@ mod tests {
 
     #[test]
     fn keys_outlive_the_process_and_are_their_owners_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = folder.path().join("keys");
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("keys");
         let first = Keys::open(&at).unwrap();
         let sealed = first.seal("a", b"text").unwrap();
         let again = Keys::open(&at).unwrap();

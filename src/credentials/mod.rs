@@ -35,7 +35,7 @@ pub use token::{CallerToken, IssueError, TOKEN_LIFE, TokenError};
 pub mod fuzzing {
     use super::keyring::Keyring;
     use super::{docker_config, glob, keys::Keys, provider, pull_secrets, token::CallerToken};
-    use crate::clock::Timestamp;
+    use crate::support::clock::Timestamp;
 
     /// A docker config or Secret, and looking something up in what it holds.
     pub fn docker_config(bytes: &[u8]) {

@@ -186,48 +186,48 @@ mod tests {
         ring.lookup("reg.test/app").iter().map(|(_, entry)| name(entry)).collect()
     }
 
-    fn kubelet(folder: &Path) -> Node {
+    fn kubelet(directory: &Path) -> Node {
         let places = Places {
-            kubelet_root: folder.join("root"),
-            kubelet_cwd: folder.join("cwd"),
-            home: Some(folder.join("home")),
+            kubelet_root: directory.join("root"),
+            kubelet_cwd: directory.join("cwd"),
+            home: Some(directory.join("home")),
         };
         for sub in ["root", "cwd", "home/.docker"] {
-            fs::create_dir_all(folder.join(sub)).unwrap();
+            fs::create_dir_all(directory.join(sub)).unwrap();
         }
         Node::new(NodeFiles::Kubelet(places))
     }
 
     #[test]
     fn the_first_valid_file_wins_and_nothing_is_merged() {
-        let folder = tempfile::tempdir().unwrap();
-        let node = kubelet(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let node = kubelet(directory.path());
         assert!(names(&node).is_empty());
-        fs::write(folder.path().join("home/.dockercfg"), r#"{"reg.test": {"auth": "bGVnYWN5OnA="}}"#)
+        fs::write(directory.path().join("home/.dockercfg"), r#"{"reg.test": {"auth": "bGVnYWN5OnA="}}"#)
             .unwrap();
         assert_eq!(names(&node), ["legacy"]);
-        fs::write(folder.path().join("home/.docker/config.json"), TWO).unwrap();
+        fs::write(directory.path().join("home/.docker/config.json"), TWO).unwrap();
         assert_eq!(names(&node), ["two"]);
-        fs::write(folder.path().join("root/config.json"), "{broken").unwrap();
+        fs::write(directory.path().join("root/config.json"), "{broken").unwrap();
         assert_eq!(names(&node), ["two"], "an invalid file is passed over");
-        fs::write(folder.path().join("cwd/config.json"), r#"{"auths": {}}"#).unwrap();
+        fs::write(directory.path().join("cwd/config.json"), r#"{"auths": {}}"#).unwrap();
         assert!(names(&node).is_empty(), "a valid file without entries wins too");
-        fs::write(folder.path().join("root/config.json"), ONE).unwrap();
+        fs::write(directory.path().join("root/config.json"), ONE).unwrap();
         assert_eq!(names(&node), ["one"]);
-        fs::remove_file(folder.path().join("root/config.json")).unwrap();
+        fs::remove_file(directory.path().join("root/config.json")).unwrap();
         assert!(names(&node).is_empty());
     }
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "this is how others replace the file")]
     fn a_change_is_seen_and_a_broken_one_keeps_what_was() {
-        let folder = tempfile::tempdir().unwrap();
-        let node = kubelet(folder.path());
-        let file = folder.path().join("root/config.json");
+        let directory = tempfile::tempdir().unwrap();
+        let node = kubelet(directory.path());
+        let file = directory.path().join("root/config.json");
         fs::write(&file, ONE).unwrap();
         assert_eq!(names(&node), ["one"]);
-        fs::write(folder.path().join("new"), TWO).unwrap();
-        fs::rename(folder.path().join("new"), &file).unwrap();
+        fs::write(directory.path().join("new"), TWO).unwrap();
+        fs::rename(directory.path().join("new"), &file).unwrap();
         assert_eq!(names(&node), ["two"], "an atomic replacement");
         fs::write(&file, "{half").unwrap();
         assert_eq!(names(&node), ["two"], "half a write");
@@ -238,8 +238,8 @@ mod tests {
     #[test]
     #[allow(clippy::disallowed_methods, reason = "this is how kubelet swaps the files of a mounted Secret")]
     fn the_symbolic_links_of_a_mounted_secret_are_followed_when_they_swap() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         for (name, content) in [("v1", ONE), ("v2", TWO)] {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("config.json"), content).unwrap();
@@ -255,11 +255,11 @@ mod tests {
 
     #[test]
     fn files_that_are_named_are_all_used() {
-        let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (folder.path().join("a.json"), folder.path().join("b.json"));
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (directory.path().join("a.json"), directory.path().join("b.json"));
         fs::write(&a, ONE).unwrap();
         fs::write(&b, TWO).unwrap();
-        let node = Node::new(NodeFiles::Named(vec![b, folder.path().join("missing"), a]));
+        let node = Node::new(NodeFiles::Named(vec![b, directory.path().join("missing"), a]));
         assert_eq!(names(&node), ["two", "one"]);
         assert_eq!(node.in_use().len(), 2);
     }

@@ -1,8 +1,8 @@
 //! Pull secrets as files: what `imagePullSecrets` of a pod are in a cluster, for pre-pull and for showing what matches.
 //!
 //! A file is a docker config in either format, or a whole Secret manifest (YAML or JSON, any number of documents). A
-//! folder stands for all such files in it and in its own folders, in the order of their names; a Secret mounted as a
-//! volume is such a folder. All are merged into one keyring, as kubelet merges the secrets of a pod, and as with
+//! directory stands for all such files in it and in its own directories, in the order of their names; a Secret mounted as a
+//! volume is such a directory. All are merged into one keyring, as kubelet merges the secrets of a pod, and as with
 //! kubelet one that is broken spoils them all.
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use serde::Deserialize;
 use super::docker_config::{DockerConfig, read_current, read_legacy};
 use super::keyring::Keyring;
 use super::node::{Entry, read_bounded};
-use crate::{folder, yaml};
+use crate::support::{directory, yaml};
 
-/// Folders within folders at most.
+/// Directories within directories at most.
 const DEPTH_MAX: usize = 4;
 
 /// A pull secret that cannot be used.
@@ -110,7 +110,7 @@ impl PullSecrets {
 pub fn contents(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecretError> {
     let mut all = Vec::new();
     for path in paths {
-        let files = folder::files(path, DEPTH_MAX, is_ours)
+        let files = directory::files(path, DEPTH_MAX, is_ours)
             .map_err(|e| PullSecretError { path: path.clone(), why: e.to_string() })?;
         for file in files {
             let failed = |why| PullSecretError { path: file.clone(), why };
@@ -121,9 +121,9 @@ pub fn contents(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecret
     Ok(all)
 }
 
-/// Whether it counts in a folder: hidden names are passed over but for the two that secrets have.
-fn is_ours(entry: folder::Entry<'_>) -> bool {
-    let (folder::Entry::File(name) | folder::Entry::Folder(name)) = entry;
+/// Whether it counts in a directory: hidden names are passed over but for the two that secrets have.
+fn is_ours(entry: directory::Entry<'_>) -> bool {
+    let (directory::Entry::File(name) | directory::Entry::Directory(name)) = entry;
     !name.starts_with('.') || matches!(name, ".dockerconfigjson" | ".dockercfg")
 }
 
@@ -235,23 +235,23 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_stands_for_its_files_and_its_order_is_by_key() {
-        let folder = tempfile::tempdir().unwrap();
+    fn a_directory_stands_for_its_files_and_its_order_is_by_key() {
+        let directory = tempfile::tempdir().unwrap();
         // As kubelet mounts a Secret.
-        let data = folder.path().join("b/..2026");
+        let data = directory.path().join("b/..2026");
         fs::create_dir_all(&data).unwrap();
         fs::write(data.join(".dockerconfigjson"), r#"{"auths": {"reg.test/team": {"auth": "dGVhbTpw"}}}"#)
             .unwrap();
-        std::os::unix::fs::symlink("..2026", folder.path().join("b/..data")).unwrap();
-        std::os::unix::fs::symlink("..data/.dockerconfigjson", folder.path().join("b/.dockerconfigjson"))
+        std::os::unix::fs::symlink("..2026", directory.path().join("b/..data")).unwrap();
+        std::os::unix::fs::symlink("..data/.dockerconfigjson", directory.path().join("b/.dockerconfigjson"))
             .unwrap();
-        fs::write(folder.path().join("a.yaml"), secret(CURRENT)).unwrap();
-        let ring = PullSecrets::read(&[folder.path().to_owned()]).unwrap().ring;
+        fs::write(directory.path().join("a.yaml"), secret(CURRENT)).unwrap();
+        let ring = PullSecrets::read(&[directory.path().to_owned()]).unwrap().ring;
         let found: Vec<_> = ring.lookup("reg.test/team/app").iter().map(|(key, _)| key.to_string()).collect();
         assert_eq!(found, ["reg.test/team", "reg.test"]);
 
-        fs::write(folder.path().join("c"), "{").unwrap();
-        assert!(PullSecrets::read(&[folder.path().to_owned()]).unwrap_err().path.ends_with("c"));
+        fs::write(directory.path().join("c"), "{").unwrap();
+        assert!(PullSecrets::read(&[directory.path().to_owned()]).unwrap_err().path.ends_with("c"));
         assert!(PullSecrets::read(&["/nonexistent/x".into()]).is_err());
     }
 }

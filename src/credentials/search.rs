@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The folders that the search path is made of.
+/// The directories that the search path is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     /// Kubelet's `--root-dir`.
@@ -30,8 +30,8 @@ impl Places {
             home.map(Path::to_owned),
             Some(root.to_owned()),
         ];
-        let current = current.into_iter().flatten().map(|folder| folder.join("config.json"));
-        let legacy = legacy.into_iter().flatten().map(|folder| folder.join(".dockercfg"));
+        let current = current.into_iter().flatten().map(|directory| directory.join("config.json"));
+        let legacy = legacy.into_iter().flatten().map(|directory| directory.join(".dockercfg"));
         current.chain(legacy).collect()
     }
 }

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 use super::credential::Credential;
 use super::keys::{Keys, KeysError};
-use crate::clock::Timestamp;
 use crate::reference::Repository;
+use crate::support::clock::Timestamp;
 
 /// Clients are told that a token lives this long: longer than any pull, since older containerd versions cannot renew
 /// one within a pull.

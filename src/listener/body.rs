@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::piece::Piece;
+use crate::support::body_chunk::BodyChunk;
 
 /// What can end a response body early.
 pub type BodyError = Box<dyn StdError + Send + Sync>;
 
-type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, BodyError>> + Send>>;
+type Pieces = Pin<Box<dyn Stream<Item = Result<BodyChunk, BodyError>> + Send>>;
 
 /// The body of every response. Only a connection of this module can send it, because only that knows what to do with
 /// a piece of a file.
@@ -37,11 +37,11 @@ impl Body {
     }
 
     /// Bytes as they come. An error ends the connection, so that the body is seen to be short.
-    pub fn pieces(pieces: impl Stream<Item = Result<Piece, BodyError>> + Send + 'static) -> Self {
+    pub fn pieces(pieces: impl Stream<Item = Result<BodyChunk, BodyError>> + Send + 'static) -> Self {
         Self(Content::Pieces(Box::pin(pieces)))
     }
 
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyChunk, BodyError>>> {
         match std::mem::replace(&mut self.0, Content::Empty) {
             Content::Empty => Poll::Ready(None),
             Content::Full(bytes) => Poll::Ready(Some(Ok(bytes.into()))),

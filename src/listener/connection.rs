@@ -15,13 +15,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
-use super::outgoing::Outgoing;
+use super::sendfile::Outgoing;
 use super::socket::Socket;
-use super::timed::{Busy, Timed, close_gently};
+use super::timeouts::{Busy, Timed, close_gently};
 use super::{Body, BodyError, Limits, Metrics};
-use crate::metrics::IntGauge;
-use crate::piece::Piece;
-use crate::shutdown::Shutdown;
+use crate::support::body_chunk::BodyChunk;
+use crate::support::metrics::IntGauge;
+use crate::support::shutdown::Shutdown;
 
 /// Bytes of a request head at most; hyper's least is 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -179,8 +179,8 @@ impl http_body::Body for Tracked {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let bytes = match ready!(this.body.poll_next(cx)) {
-            Some(Ok(Piece::Memory(bytes))) => bytes,
-            Some(Ok(Piece::File(extent))) => this.outgoing.stand_in(extent)?,
+            Some(Ok(BodyChunk::Memory(bytes))) => bytes,
+            Some(Ok(BodyChunk::File(extent))) => this.outgoing.stand_in(extent)?,
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(None),
         };

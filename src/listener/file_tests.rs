@@ -15,8 +15,8 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tower::util::service_fn;
 
 use super::*;
-use crate::piece::{Extent, Piece, Witness};
-use crate::shutdown;
+use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
+use crate::support::shutdown;
 
 /// Bytes of the file: more than any socket holds.
 const SIZE: usize = 24 * 1024 * 1024 + 17;
@@ -25,14 +25,14 @@ const SIZE: usize = 24 * 1024 * 1024 + 17;
 #[derive(Default)]
 struct Told(AtomicBool);
 
-impl Witness for Told {
+impl IntegrityCheck for Told {
     fn vouches(&self, _: u64, _: u64) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 struct World {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     content: Vec<u8>,
     file: Arc<File>,
     witness: Arc<Told>,
@@ -45,9 +45,9 @@ struct World {
 impl World {
     /// A listener that answers `/chunked` without and everything else with a length, with the whole file.
     async fn new(size: usize, cuts: &'static [usize]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let content: Vec<u8> = (0..size).map(|at| (at / 251 + at % 241) as u8 | 1).collect();
-        let path = folder.path().join("file");
+        let path = directory.path().join("file");
         std::fs::write(&path, &content).unwrap();
         let file = Arc::new(File::options().read(true).write(true).open(path).unwrap());
         let witness = Arc::new(Told(true.into()));
@@ -65,12 +65,12 @@ impl World {
         };
         let tcp = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
         let Listen::Tcp(address) = tcp.address().unwrap() else { panic!() };
-        let unix = Listener::bind(&Listen::Unix(folder.path().join("s"))).unwrap();
+        let unix = Listener::bind(&Listen::Unix(directory.path().join("s"))).unwrap();
         for listener in [tcp, unix] {
             let metrics = Metrics::register(&Registry::new()).unwrap();
             tokio::spawn(run(listener, service.clone(), Limits::default(), metrics, shutdown.clone()));
         }
-        Self { folder, content, file, witness, cuts, _trigger: trigger, tcp: address }
+        Self { directory, content, file, witness, cuts, _trigger: trigger, tcp: address }
     }
 
     /// Asks three times on one connection, in both ways, and compares every byte.
@@ -87,7 +87,7 @@ impl World {
     }
 
     async fn unix(&self) -> UnixStream {
-        UnixStream::connect(self.folder.path().join("s")).await.unwrap()
+        UnixStream::connect(self.directory.path().join("s")).await.unwrap()
     }
 
     /// A client that has asked, read the head and a little, and then slept for two seconds.
@@ -107,7 +107,7 @@ fn pieces(
     size: usize,
     witness: &Arc<Told>,
     cuts: &[usize],
-) -> Vec<Result<Piece, BodyError>> {
+) -> Vec<Result<BodyChunk, BodyError>> {
     let (mut pieces, mut at) = (Vec::new(), 0);
     for cut in cuts.iter().cycle() {
         if at == size {
@@ -117,10 +117,15 @@ fn pieces(
         pieces.push(Ok(if len % 2 == 0 {
             let mut bytes = vec![0; len];
             file.read_exact_at(&mut bytes, at as u64).unwrap();
-            Piece::Memory(bytes.into())
+            BodyChunk::Memory(bytes.into())
         } else {
-            let witness: Arc<dyn Witness> = witness.clone();
-            Piece::File(Extent { file: Arc::clone(file), offset: at as u64, len, witness: Some(witness) })
+            let witness: Arc<dyn IntegrityCheck> = witness.clone();
+            BodyChunk::File(FileRange {
+                file: Arc::clone(file),
+                offset: at as u64,
+                len,
+                witness: Some(witness),
+            })
         }));
         at += len;
     }
@@ -130,7 +135,7 @@ fn pieces(
 #[tokio::test]
 async fn every_byte_arrives_whatever_the_pieces_and_the_socket() {
     for (size, cuts) in [
-        (SIZE, &[outgoing::EXTENT_MAX - 1][..]),
+        (SIZE, &[sendfile::EXTENT_MAX - 1][..]),
         (SIZE, &[65_537]),
         (SIZE, &[100, 200_001]),
         (SIZE / 8, &[1, 2, 3, 4, 40_001, 20_000, 7]),

@@ -11,10 +11,10 @@ mod body;
 mod connection;
 mod host;
 mod inherited;
-mod outgoing;
 mod peer;
+mod sendfile;
 mod socket;
-mod timed;
+mod timeouts;
 
 use std::convert::Infallible;
 use std::io;
@@ -34,8 +34,8 @@ pub use socket::{Listen, ListenError, Listener};
 
 use socket::Accepted;
 
-use crate::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
-use crate::shutdown::Shutdown;
+use crate::support::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
+use crate::support::shutdown::Shutdown;
 
 /// After an accept that failed for want of descriptors or memory; a busy loop would make it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -170,7 +170,8 @@ where
         tracing::warn!(left = connections.len(), "closing connections that did not finish in time");
         connections.shutdown().await;
         // The last sockets are still being closed gently.
-        let _ = tokio::time::timeout(timed::LINGER, places.acquire_many(limits.connections_max as u32)).await;
+        let _ =
+            tokio::time::timeout(timeouts::LINGER, places.acquire_many(limits.connections_max as u32)).await;
     }
 }
 

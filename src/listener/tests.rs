@@ -10,21 +10,21 @@ use tokio::time::Instant;
 use tower::util::service_fn;
 
 use super::*;
-use crate::shutdown;
+use crate::support::shutdown;
 
 const REQUEST: &[u8] = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n";
 
 struct World {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     trigger: shutdown::Trigger,
 }
 
 impl World {
     /// A listener whose service answers `/small` with two bytes and everything else without end.
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let (trigger, shutdown) = shutdown::channel();
-        let listener = Listener::bind(&Listen::Unix(folder.path().join("s"))).unwrap();
+        let listener = Listener::bind(&Listen::Unix(directory.path().join("s"))).unwrap();
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let service = service_fn(|request: Request<Incoming>| async move {
             let body: Body = if request.uri().path() == "/small" {
@@ -35,11 +35,11 @@ impl World {
             Ok(Response::new(body))
         });
         tokio::spawn(run(listener, service, Limits::default(), metrics, shutdown));
-        Self { folder, trigger }
+        Self { directory, trigger }
     }
 
     async fn connect(&self) -> UnixStream {
-        UnixStream::connect(self.folder.path().join("s")).await.unwrap()
+        UnixStream::connect(self.directory.path().join("s")).await.unwrap()
     }
 }
 

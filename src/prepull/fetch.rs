@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::plan::{Choice, Platforms};
 use super::{BlobState, Event, Order, PinnedFor, Summary, Wanted};
-use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Step};
+use crate::pull::{self, Caller, Fault, ManifestAnswer, ManifestUse, Puller};
 use crate::reference::{Child, Digest, Document, Image, Kind, Reference};
 use crate::store::Pin;
 
@@ -178,7 +178,7 @@ async fn as_caller(
     ear: &Ear,
 ) -> Result<Fetched, Error> {
     let Image { repository, reference } = image;
-    let root = puller.manifest(repository, reference, caller, Step::ReadAlone).await?;
+    let root = puller.manifest(repository, reference, caller, ManifestUse::Single).await?;
     if let Some(stale) = &root.stale {
         return Err(stale.error.clone().into());
     }
@@ -198,7 +198,7 @@ async fn as_caller(
                         return Err(Error::Image(format!("it lists more than {MANIFESTS_MAX} manifests")));
                     }
                     let reference = Reference::Digest(digest);
-                    let answer = puller.manifest(repository, &reference, caller, Step::ReadAlone).await?;
+                    let answer = puller.manifest(repository, &reference, caller, ManifestUse::Single).await?;
                     fetched_bytes += new_bytes(&answer);
                     sizes.insert(digest, answer.bytes.len() as u64);
                     manifests.push((answer, platforms, name));
@@ -242,7 +242,7 @@ async fn as_caller(
 
 /// Bytes of a manifest that were not here before.
 fn new_bytes(answer: &ManifestAnswer) -> u64 {
-    if answer.source == pull::Source::Fill { answer.bytes.len() as u64 } else { 0 }
+    if answer.source == pull::AnswerSource::Fill { answer.bytes.len() as u64 } else { 0 }
 }
 
 fn kind_of(answer: &ManifestAnswer) -> Result<Kind, Error> {

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::folder::{self, Entry};
 use crate::reference::Image;
-use crate::yaml;
+use crate::support::directory::{self, Entry};
+use crate::support::yaml;
 
-/// Folders within folders at most.
+/// Directories within directories at most.
 const DEPTH_MAX: usize = 8;
 /// Bytes of one file at most.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -82,13 +82,13 @@ struct Secret {
     path: PathBuf,
 }
 
-/// Reads a file, or every YAML and JSON file in a folder and its own folders.
+/// Reads a file, or every YAML and JSON file in a directory and its own directories.
 ///
 /// # Errors
 /// The first that cannot be used, or an image name that is none.
 pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
     let failed = |path: &Path, why: String| KubernetesError { path: path.to_owned(), why };
-    let files = folder::files(path, DEPTH_MAX, is_ours).map_err(|e| failed(path, e.to_string()))?;
+    let files = directory::files(path, DEPTH_MAX, is_ours).map_err(|e| failed(path, e.to_string()))?;
     let mut manifests = Manifests::default();
     for file in &files {
         let length = fs::metadata(file).map_err(|e| failed(file, e.to_string()))?.len();
@@ -113,14 +113,14 @@ pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
     Ok(found)
 }
 
-/// Whether it counts in a folder: hidden names are passed over, and files that are not called as manifests are.
+/// Whether it counts in a directory: hidden names are passed over, and files that are not called as manifests are.
 fn is_ours(entry: Entry<'_>) -> bool {
     match entry {
         Entry::File(name) => {
             let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
             !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json"))
         }
-        Entry::Folder(name) => !name.starts_with('.'),
+        Entry::Directory(name) => !name.starts_with('.'),
     }
 }
 
@@ -258,13 +258,13 @@ items:
 
     #[test]
     fn every_image_of_every_kind_is_found_with_its_pods_secrets() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("more")).unwrap();
-        fs::write(folder.path().join("more/all.yaml"), MANIFESTS).unwrap();
-        fs::write(folder.path().join("cron.json"), r#"{"kind":"CronJob","spec":{"jobTemplate":{"spec":{"template":{"spec":{"containers":[{"image":"cron"}]}}}}}}"#).unwrap();
-        fs::write(folder.path().join("README.md"), "containers: [").unwrap();
-        fs::write(folder.path().join(".hidden.yaml"), "containers: [").unwrap();
-        let found = read(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("more")).unwrap();
+        fs::write(directory.path().join("more/all.yaml"), MANIFESTS).unwrap();
+        fs::write(directory.path().join("cron.json"), r#"{"kind":"CronJob","spec":{"jobTemplate":{"spec":{"template":{"spec":{"containers":[{"image":"cron"}]}}}}}}"#).unwrap();
+        fs::write(directory.path().join("README.md"), "containers: [").unwrap();
+        fs::write(directory.path().join(".hidden.yaml"), "containers: [").unwrap();
+        let found = read(directory.path()).unwrap();
         let names: Vec<String> = found.iter().map(|f| f.image.to_string()).collect();
         assert_eq!(
             names,
@@ -289,8 +289,8 @@ items:
 
     #[test]
     fn what_cannot_be_used_is_named_with_its_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("x.yaml");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.yaml");
         for (text, part) in
             [("a: [", "x.yaml"), ("spec: {containers: [{image: \"some/Case\"}]}", "some/Case")]
         {
@@ -298,6 +298,6 @@ items:
             let error = read(&file).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("x.yaml"), "{error}");
         }
-        assert!(read(&folder.path().join("missing")).is_err());
+        assert!(read(&directory.path().join("missing")).is_err());
     }
 }

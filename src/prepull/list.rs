@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, watch};
 use super::kubernetes::{self, SecretManifest};
 use super::metrics::Metrics;
 use super::{Config, Event, Order, PinnedFor, Platforms, Summary, Wanted, once};
-use crate::clock::{Clock, Timestamp};
 use crate::credentials::PullSecrets;
 use crate::pull::Puller;
-use crate::shutdown::Shutdown;
+use crate::support::clock::{Clock, Timestamp};
+use crate::support::shutdown::Shutdown;
 
 /// A failed image is tried again after this, or after the interval if that is shorter.
 const AGAIN: Duration = Duration::from_secs(300);

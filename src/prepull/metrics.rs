@@ -1,6 +1,6 @@
 //! What is counted of the images that the daemon keeps by itself.
 
-use crate::metrics::{IntGaugeVec, MetricsError, Registry};
+use crate::support::metrics::{IntGaugeVec, MetricsError, Registry};
 
 /// The metrics of `prepull`.
 pub struct Metrics {

@@ -34,7 +34,7 @@ const CONCURRENCY: usize = 2;
 pub struct Config {
     /// These images.
     pub images: Vec<Image>,
-    /// Those of the Kubernetes manifests in this folder or file.
+    /// Those of the Kubernetes manifests in this directory or file.
     pub manifests: Option<PathBuf>,
     /// For these platforms; none means the node's own.
     pub platforms: Vec<Platform>,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::freshness::Rules;
+use super::manifest::freshness::Rules;
 use crate::reference::Registry;
 
 /// Everything that `pull` is built from.

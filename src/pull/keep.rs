@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use super::authorise::Caller;
-use super::blobs::Flown;
+use super::access::authorize::Caller;
+use super::blob::flight::Progress;
+use super::blob::lookup::Flown;
 use super::error::Error;
-use super::flight::Progress;
-use super::{Puller, Source};
-use crate::clock::Timestamp;
+use super::{AnswerSource, Puller};
 use crate::reference::{Digest, Reference, Registry, Repository};
 use crate::store::{self, Cached, Pin, Removed};
+use crate::support::clock::Timestamp;
 use crate::upstream::{EndpointStatus, LimitStatus};
 
 /// How often somebody is told how far a download is.
@@ -40,13 +40,17 @@ impl Puller {
         loop {
             let said = progress.borrow_and_update().clone();
             match said {
-                Progress::Asking => {}
+                Progress::Waiting => {}
                 Progress::Filling { readable, size, .. } => told(readable, size),
                 Progress::Landed { size, .. } => {
                     // Until it has a name in the store, or is refused one: its readers do not wait for that.
                     while progress.changed().await.is_ok() {}
                     let here = self.0.store.blob(digest).await?.is_some();
-                    return if here { Ok((size, source == Source::Fill)) } else { Err(Error::NotStored) };
+                    return if here {
+                        Ok((size, source == AnswerSource::Fill))
+                    } else {
+                        Err(Error::NotStored)
+                    };
                 }
                 Progress::Detached { .. } => return Err(Error::NotStored),
                 Progress::Failed(error) => return Err(error),

@@ -1,7 +1,7 @@
 //! What is counted of downloads and rights.
 
-use crate::metrics::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricsError, Registry};
 use crate::reference::Principal;
+use crate::support::metrics::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricsError, Registry};
 
 /// The metrics of `pull`.
 pub struct Metrics {

@@ -7,61 +7,45 @@
 //!
 //! Deliberately not here: HTTP, and how long a caller is willing to wait.
 
-mod ahead;
-mod authorise;
-mod blobs;
+mod access;
+mod arch_alias;
+mod blob;
 mod config;
-mod door;
 mod error;
-mod fill;
-mod flight;
-mod follow;
-mod forms;
-mod freshness;
-mod grants;
 mod import;
 mod keep;
-mod lanes;
-mod manifests;
+mod manifest;
 pub mod metrics;
-mod part;
-mod pods;
-mod recent;
-mod resolve;
-mod rights;
-mod source;
-mod suffix;
-mod tags;
-mod through;
+mod prefetch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-pub use authorise::Caller;
+pub use access::authorize::Caller;
+pub use blob::follow::BlobBody;
 pub use config::{Config, Policy, Terms};
 pub use error::{Error, Fault, Unidentified};
-pub use follow::BlobBody;
-pub use freshness::{Freshness, Rule, Rules, TagTtl, pattern_of};
-pub use manifests::{ManifestAnswer, Stale};
+pub use manifest::fetch::{ManifestAnswer, Stale};
+pub use manifest::freshness::{Freshness, Rule, Rules, TagTtl, pattern_of};
 
-use crate::coalesce::Coalesce;
 use crate::credentials::Keychain;
-use crate::metrics::RegistryLabels;
 use crate::reference::{Digest, Principal, Reference, Repository, Tag};
 use crate::store::Store;
-use crate::upstream::{Listing, Page, Upstream, Yes};
-use authorise::Purpose;
-use flight::Flights;
-use follow::Reader;
-use forms::Forms;
-use grants::{Grants, Subject};
-use manifests::Fetched;
+use crate::support::metrics::RegistryLabels;
+use crate::support::singleflight::Singleflight;
+use crate::upstream::{Allowed, Listing, Page, Upstream};
+use access::authorize::Purpose;
+use access::grants::{Grants, Subject};
+use arch_alias::records::Forms;
+use blob::flight::Flights;
+use blob::follow::Reader;
+use blob::priority::Pods;
+use manifest::confirmed::{Confirmed, Refreshing};
+use manifest::fetch::Fetched;
+use manifest::memory_cache::Recent;
 use metrics::Metrics;
-use pods::Pods;
-use recent::Recent;
-use tags::{Confirmed, Refreshing};
 
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
@@ -69,18 +53,18 @@ const FILLS_MAX: usize = 256;
 
 /// At which step of a pull somebody asks for a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ManifestUse {
     /// To know what is there: the step in which a runtime checks its credential.
     Resolve,
     /// To have it, and then what it lists: that is fetched ahead.
-    Read,
+    Pull,
     /// To have it, and to see to the rest by himself.
-    ReadAlone,
+    Single,
 }
 
 /// How an answer was come by; also a label value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum AnswerSource {
     /// From the store, upstream not asked.
     Hit,
     /// From a download that was under way.
@@ -94,10 +78,10 @@ pub enum Source {
     /// From the store, because upstream could not be asked.
     Stale,
     /// Handed through and not stored.
-    Proxied,
+    Passthrough,
 }
 
-impl Source {
+impl AnswerSource {
     /// The label value.
     pub fn label(self) -> &'static str {
         match self {
@@ -107,7 +91,7 @@ impl Source {
             Self::Revalidated => "revalidated",
             Self::Refreshing => "refreshing",
             Self::Stale => "stale",
-            Self::Proxied => "proxied",
+            Self::Passthrough => "passthrough",
         }
     }
 }
@@ -120,14 +104,14 @@ pub struct BlobAnswer {
     /// The bytes.
     pub body: BlobBody,
     /// How it was come by.
-    pub source: Source,
+    pub source: AnswerSource,
     /// Set if upstream could not be asked whether the caller may still have it.
     pub stale: Option<Stale>,
 }
 
 /// How much of a blob somebody wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum BlobRange {
     /// All of it.
     Whole,
     /// Some range, which cannot be told before the size is known.
@@ -142,7 +126,7 @@ pub enum Wanted {
 }
 
 /// Equal questions of one principal, asked once.
-type Asked<K, T> = Coalesce<(Repository, K, Principal), Result<Yes<T>, Error>>;
+type Asked<K, T> = Singleflight<(Repository, K, Principal), Result<Allowed<T>, Error>>;
 
 /// Pulls. Cheap to clone.
 #[derive(Clone)]
@@ -196,12 +180,12 @@ impl Puller {
             confirmed: Confirmed::default(),
             refreshing: Refreshing::default(),
             pods: Pods::default(),
-            ahead: ahead::places(),
-            extra_lanes: lanes::places(),
+            ahead: prefetch::places(),
+            extra_lanes: blob::segments::places(),
             metrics,
-            resolutions: Coalesce::default(),
-            manifests: Coalesce::default(),
-            confirmations: Coalesce::default(),
+            resolutions: Singleflight::default(),
+            manifests: Singleflight::default(),
+            confirmations: Singleflight::default(),
         }))
     }
 
@@ -224,9 +208,9 @@ impl Puller {
         repository: &Repository,
         reference: &Reference,
         caller: &Caller,
-        step: Step,
+        step: ManifestUse,
     ) -> Result<ManifestAnswer, Error> {
-        if step != Step::ReadAlone && matches!(reference, Reference::Tag(_)) {
+        if step != ManifestUse::Single && matches!(reference, Reference::Tag(_)) {
             self.0.pods.asked();
         }
         if !self.has_suffixes(repository) {
@@ -255,7 +239,7 @@ impl Puller {
         repository: &Repository,
         digest: Digest,
         caller: &Caller,
-        wanted: Wanted,
+        wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
         if !self.has_suffixes(repository) {
             return self.blob_of(repository, digest, caller, wanted).await;
@@ -282,7 +266,7 @@ impl Puller {
         repository: &Repository,
         digest: Digest,
         caller: &Caller,
-    ) -> Result<(Option<u64>, Source, Option<Stale>), Error> {
+    ) -> Result<(Option<u64>, AnswerSource, Option<Stale>), Error> {
         match Box::pin(self.blob_size_of(repository, digest, caller)).await {
             Err(said) if self.has_suffixes(repository) && Self::leaves_room(&said) => {
                 Box::pin(self.size_by_suffix(repository, digest, caller, said)).await
@@ -313,7 +297,7 @@ impl Puller {
     ) -> Result<Page, Error> {
         let (upstream, query) = (&self.0.upstream, &query);
         let question =
-            |asking| async move { Ok(upstream.list(repository, listing, query.clone(), &asking).await?) };
+            |auth| async move { Ok(upstream.list(repository, listing, query.clone(), &auth).await?) };
         Ok(self.ask(repository, caller, &Subject::List, Purpose::Prove, question).await?.0)
     }
 

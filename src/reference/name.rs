@@ -318,7 +318,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_parsed_name_can_leave_its_folder(text in "\\PC{0,40}") {
+        fn no_parsed_name_can_leave_its_directory(text in "\\PC{0,40}") {
             if let Ok(path) = text.parse::<RepositoryPath>() {
                 prop_assert!(path.as_str().split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.starts_with('_')));
             }

@@ -7,18 +7,18 @@ use http::header::{HeaderValue, IF_RANGE, LINK, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::identify::{self, Complaint, Shown};
+use super::client_auth::{self, Authorization, InvalidAuthorization};
 use super::metrics::Metrics;
 use super::observe::{self, Watch};
 use super::range::{self, Part, part};
-use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, Refusal, Told, content};
-use super::route::{self, Named, Route, Thing};
+use super::respond::{self, ClientKind, OCI_FILTERS, OCI_NAMESPACE, Refusal, content};
+use super::route::{self, AddressedBy, Resource, Route};
 use super::{Gate, token};
-use crate::clock::Clock;
 use crate::listener::{Body, BodyError, Hosts};
-use crate::metrics::RegistryLabels;
-use crate::pull::{self, Caller, Fault, ManifestAnswer, Puller, Source, Stale, Step, Wanted};
+use crate::pull::{self, AnswerSource, BlobRange, Caller, Fault, ManifestAnswer, ManifestUse, Puller, Stale};
 use crate::reference::{Digest, MediaType, Reference, Registry, Repository};
+use crate::support::clock::Clock;
+use crate::support::metrics::RegistryLabels;
 use crate::upstream::Listing;
 
 /// Asks for the truth where a mirror client would be sent on; written by `setup --strict`.
@@ -40,7 +40,7 @@ struct Asked<'a> {
     method: Method,
     headers: HeaderMap,
     repository: Repository,
-    named: Named,
+    named: AddressedBy,
     caller: Caller,
     since: Instant,
     handler: &'a Handler,
@@ -60,7 +60,7 @@ impl Handler {
         };
         let uri = request.uri();
         let strict = request.headers().get(MODE).is_some_and(|mode| mode == "strict");
-        let told = if route::has_namespace(uri) && !strict { Told::Mirror } else { Told::Directly };
+        let told = if route::has_namespace(uri) && !strict { ClientKind::Mirror } else { ClientKind::Direct };
         let bad = |refusal: &Refusal| self.refuse("other", None, "bad_request", refusal, None);
         let (route, named) = match route::parse(request.method(), uri, &self.default_registry) {
             Ok(parsed) => parsed,
@@ -74,7 +74,7 @@ impl Handler {
             return self.refuse("other", None, "declined", &Refusal::of_gate(), None);
         }
         let keychain = self.puller.keychain();
-        let shown = identify::shown(request.headers(), keychain, self.clock.now());
+        let shown = client_auth::shown(request.headers(), keychain, self.clock.now());
         let (parts, body) = request.into_parts();
         let (repository, thing) = match route {
             Route::Ping => return self.ping(&host, shown),
@@ -84,9 +84,9 @@ impl Handler {
         let (name, registry) = (thing.label(), repository.registry().clone());
         let caller = match shown.and_then(|shown| shown.caller(&repository, keychain)) {
             Ok(caller) => caller,
-            Err(complaint) => {
-                let challenge = identify::challenge(&host, Some((&repository, named)), Some(complaint));
-                let refusal = Refusal::of_complaint(complaint);
+            Err(invalid) => {
+                let challenge = client_auth::challenge(&host, Some((&repository, named)), Some(invalid));
+                let refusal = Refusal::of_complaint(invalid);
                 return self.refuse(name, Some(&registry), "challenged", &refusal, challenge);
             }
         };
@@ -102,7 +102,7 @@ impl Handler {
                 let status = refusal.status.as_u16();
                 tracing::info!(route = name, %registry, status, %error, "not served");
                 self.metrics.errors.with_label_values(&[error.reason()]).inc();
-                let challenge = identify::challenge(&host, Some((&asked.repository, named)), None);
+                let challenge = client_auth::challenge(&host, Some((&asked.repository, named)), None);
                 self.refuse(name, Some(&registry), outcome(error.fault()), &refusal, challenge)
             }
         }
@@ -138,23 +138,28 @@ impl Handler {
     /// first and take their way of authenticating from this answer alone; Docker (seen with 20.10) and crane (as its source
     /// has it) do so from a 401 only, and show nobody's credential otherwise. With a credential, or a token of somebody who
     /// has none, it is 200.
-    fn ping(&self, host: &str, shown: Result<Shown, Complaint>) -> Response<Body> {
+    fn ping(&self, host: &str, shown: Result<Authorization, InvalidAuthorization>) -> Response<Body> {
         let refusal = match &shown {
-            Err(complaint) => Refusal::of_complaint(*complaint),
-            Ok(Shown::Nothing) => Refusal::unidentified(),
-            Ok(Shown::Basic(_) | Shown::Token(_)) => {
+            Err(invalid) => Refusal::of_complaint(*invalid),
+            Ok(Authorization::Nothing) => Refusal::unidentified(),
+            Ok(Authorization::Basic(_) | Authorization::Token(_)) => {
                 let mut response = respond::json(StatusCode::OK, b"{}".to_vec());
                 response.headers_mut().insert(respond::API_VERSION, respond::REGISTRY_2);
                 return response;
             }
         };
-        let challenge = identify::challenge(host, None, shown.err());
+        let challenge = client_auth::challenge(host, None, shown.err());
         let mut response = self.refuse("other", None, "challenged", &refusal, challenge);
         response.headers_mut().insert(respond::API_VERSION, respond::REGISTRY_2);
         response
     }
 
-    async fn token<B>(&self, request: &Parts, shown: Result<Shown, Complaint>, body: B) -> Response<Body>
+    async fn token<B>(
+        &self,
+        request: &Parts,
+        shown: Result<Authorization, InvalidAuthorization>,
+        body: B,
+    ) -> Response<Body>
     where
         B: http_body::Body,
         B::Error: Into<BodyError>,
@@ -179,7 +184,7 @@ fn outcome(fault: Fault) -> &'static str {
     }
 }
 
-type Answered = Result<(Response<Body>, Source), pull::Error>;
+type Answered = Result<(Response<Body>, AnswerSource), pull::Error>;
 
 impl Asked<'_> {
     /// The one range of a `GET`; with `If-Range` none, since nothing of ours could match it.
@@ -190,13 +195,13 @@ impl Asked<'_> {
         self.headers.get(RANGE).and_then(|range| range.to_str().ok())
     }
 
-    async fn answer(&self, thing: &Thing) -> Answered {
+    async fn answer(&self, thing: &Resource) -> Answered {
         match thing {
-            Thing::Manifest(reference) => self.manifest(reference).await,
+            Resource::Manifest(reference) => self.manifest(reference).await,
             // On the heap, so that the futures of small and frequent answers are small.
-            Thing::Blob(digest) => Box::pin(self.blob(*digest)).await,
-            Thing::Tags(query) => Box::pin(self.list("tags/list", Listing::Tags, query.clone())).await,
-            Thing::Referrers(digest, query) => {
+            Resource::Blob(digest) => Box::pin(self.blob(*digest)).await,
+            Resource::Tags(query) => Box::pin(self.list("tags/list", Listing::Tags, query.clone())).await,
+            Resource::Referrers(digest, query) => {
                 let (path, listing) = (format!("referrers/{digest}"), Listing::Referrers(*digest));
                 Box::pin(self.list(&path, listing, query.clone())).await
             }
@@ -215,13 +220,13 @@ impl Asked<'_> {
         });
     }
 
-    fn watch(&self, route: &'static str, source: Source) -> Watch {
+    fn watch(&self, route: &'static str, source: AnswerSource) -> Watch {
         Watch::new(Arc::clone(&self.handler.metrics), route, source, self.since)
     }
 
     async fn manifest(&self, reference: &Reference) -> Answered {
         let repository = &self.repository;
-        let step = if self.method == Method::HEAD { Step::Resolve } else { Step::Read };
+        let step = if self.method == Method::HEAD { ManifestUse::Resolve } else { ManifestUse::Pull };
         let answer = self.handler.puller.manifest(repository, reference, &self.caller, step).await?;
         let ManifestAnswer { digest, media_type, bytes, source, stale } = answer;
         let size = bytes.len() as u64;
@@ -251,10 +256,10 @@ impl Asked<'_> {
         }
         let range = self.range();
         let wanted = match range {
-            None => Wanted::Whole,
+            None => BlobRange::Whole,
             Some(header) => match range::between(header) {
-                Some((start, end)) => Wanted::Bytes { start, end },
-                None => Wanted::Range,
+                Some((start, end)) => BlobRange::Bytes { start, end },
+                None => BlobRange::Range,
             },
         };
         let mut answer = puller.blob(repository, digest, &self.caller, wanted).await?;
@@ -291,13 +296,13 @@ impl Asked<'_> {
         if let Some(next) = &page.next {
             let (registry, name) = (repository.registry(), repository.path());
             let target = match self.named {
-                Named::ByNamespace => format!("/v2/{name}/{path}?{next}&ns={registry}"),
-                Named::ByPath => format!("/v2/{registry}/{name}/{path}?{next}"),
-                Named::ByDefault => format!("/v2/{name}/{path}?{next}"),
+                AddressedBy::Namespace => format!("/v2/{name}/{path}?{next}&ns={registry}"),
+                AddressedBy::Path => format!("/v2/{registry}/{name}/{path}?{next}"),
+                AddressedBy::Default => format!("/v2/{name}/{path}?{next}"),
             };
             set(LINK, &format!("<{target}>; rel=\"next\""));
         }
         *response.body_mut() = Body::full(page.bytes);
-        Ok((response, Source::Proxied))
+        Ok((response, AnswerSource::Passthrough))
     }
 }

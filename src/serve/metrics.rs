@@ -1,6 +1,6 @@
 //! What is counted of requests.
 
-use crate::metrics::{HistogramVec, IntCounterVec, MetricsError, Registry};
+use crate::support::metrics::{HistogramVec, IntCounterVec, MetricsError, Registry};
 
 /// The metrics of the data plane.
 pub struct Metrics {
@@ -53,13 +53,13 @@ impl Metrics {
 
     /// Body bytes handed to clients since the start, by where they came from.
     pub fn bytes_by_source(&self) -> std::collections::BTreeMap<String, u64> {
-        crate::metrics::sums(&self.bytes, "source").into_iter().collect()
+        crate::support::metrics::sums(&self.bytes, "source").into_iter().collect()
     }
 
     /// The sum of a label of the requests, for the status page.
     pub fn requests_by_outcome(&self) -> std::collections::BTreeMap<String, u64> {
         let mut sums = std::collections::BTreeMap::new();
-        for (outcome, count) in crate::metrics::sums(&self.requests, "outcome") {
+        for (outcome, count) in crate::support::metrics::sums(&self.requests, "outcome") {
             *sums.entry(outcome).or_default() += count;
         }
         sums

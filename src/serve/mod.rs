@@ -4,8 +4,8 @@
 //! distribution specification and names what was wrong; no redirect, no 429, nothing stored for a request that was
 //! refused. Deliberately not here: what an answer is made of (`pull`), connections (`listener`).
 
+mod client_auth;
 mod handler;
-mod identify;
 pub mod metrics;
 mod observe;
 pub mod range;
@@ -23,12 +23,12 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::util::{BoxCloneSyncService, service_fn};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
-use crate::clock::Clock;
 use crate::credentials::Secret;
 use crate::listener::{Body, Hosts};
-use crate::metrics::RegistryLabels;
 use crate::pull::Puller;
 use crate::reference::Registry;
+use crate::support::clock::Clock;
+use crate::support::metrics::RegistryLabels;
 use handler::Handler;
 use metrics::Metrics;
 use respond::Refusal;

@@ -7,21 +7,26 @@ use futures_util::stream;
 
 use super::metrics::Metrics;
 use crate::listener::{Body, BodyError};
-use crate::metrics::IntCounter;
-use crate::piece::Piece;
-use crate::pull::{BlobBody, Source};
+use crate::pull::{AnswerSource, BlobBody};
+use crate::support::body_chunk::BodyChunk;
+use crate::support::metrics::IntCounter;
 
 /// Watches one answer.
 pub(super) struct Watch {
     metrics: Arc<Metrics>,
     route: &'static str,
-    source: Source,
+    source: AnswerSource,
     bytes: IntCounter,
     since: Option<Instant>,
 }
 
 impl Watch {
-    pub(super) fn new(metrics: Arc<Metrics>, route: &'static str, source: Source, since: Instant) -> Self {
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        route: &'static str,
+        source: AnswerSource,
+        since: Instant,
+    ) -> Self {
         let bytes = metrics.bytes.with_label_values(&[source.label()]);
         Self { metrics, route, source, bytes, since: Some(since) }
     }
@@ -43,7 +48,7 @@ impl Watch {
 /// A blob as a response body, watched. An error ends the connection, so that the body is seen to be short.
 pub(super) fn body(blob: BlobBody, watch: Watch) -> Body {
     let pieces = stream::unfold((blob, watch), |(mut blob, mut watch)| async move {
-        let piece: Result<Piece, BodyError> = match blob.next().await? {
+        let piece: Result<BodyChunk, BodyError> = match blob.next().await? {
             Ok(piece) => {
                 watch.saw(piece.len());
                 Ok(piece)

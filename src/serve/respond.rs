@@ -13,9 +13,9 @@ use http::header::{
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::identify::Complaint;
+use super::client_auth::InvalidAuthorization;
 use super::range::Part;
-use super::route::{RouteError, Thing};
+use super::route::{Resource, RouteError};
 use crate::listener::{Body, HostError};
 use crate::pull::{self, Fault};
 use crate::reference::{Digest, Registry};
@@ -37,11 +37,11 @@ const RETRY_SECONDS: u64 = 5;
 
 /// To whom an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum ClientKind {
     /// A mirror client, which has its own upstream.
     Mirror,
     /// A client that has nobody else, or wants the truth (`X-Larder-Mode: strict`).
-    Directly,
+    Direct,
 }
 
 /// A response that is an error.
@@ -60,29 +60,29 @@ pub struct Refusal {
 }
 
 /// The table: what a fault is to a client.
-pub fn status_of(fault: Fault, told: Told) -> StatusCode {
+pub fn status_of(fault: Fault, told: ClientKind) -> StatusCode {
     match (fault, told) {
         (Fault::Unidentified, _) => StatusCode::UNAUTHORIZED,
         (Fault::Outage | Fault::Ours, _) => StatusCode::SERVICE_UNAVAILABLE,
-        (Fault::NotFound, _) | (_, Told::Mirror) => StatusCode::NOT_FOUND,
-        (Fault::Declined, Told::Directly) => StatusCode::FORBIDDEN,
-        (Fault::Refused(401), Told::Directly) => StatusCode::UNAUTHORIZED,
-        (Fault::Refused(_), Told::Directly) => StatusCode::FORBIDDEN,
-        (Fault::Invalid, Told::Directly) => StatusCode::BAD_GATEWAY,
+        (Fault::NotFound, _) | (_, ClientKind::Mirror) => StatusCode::NOT_FOUND,
+        (Fault::Declined, ClientKind::Direct) => StatusCode::FORBIDDEN,
+        (Fault::Refused(401), ClientKind::Direct) => StatusCode::UNAUTHORIZED,
+        (Fault::Refused(_), ClientKind::Direct) => StatusCode::FORBIDDEN,
+        (Fault::Invalid, ClientKind::Direct) => StatusCode::BAD_GATEWAY,
     }
 }
 
 impl Refusal {
     /// For a pull that failed.
-    pub fn of_pull(error: &pull::Error, told: Told, thing: &Thing) -> Self {
+    pub fn of_pull(error: &pull::Error, told: ClientKind, thing: &Resource) -> Self {
         let status = status_of(error.fault(), told);
         let code = match (status, thing) {
             (StatusCode::UNAUTHORIZED, _) => "UNAUTHORIZED",
             (StatusCode::FORBIDDEN, _) => "DENIED",
-            (StatusCode::NOT_FOUND, Thing::Manifest(_)) => "MANIFEST_UNKNOWN",
-            (StatusCode::NOT_FOUND, Thing::Blob(_)) => "BLOB_UNKNOWN",
+            (StatusCode::NOT_FOUND, Resource::Manifest(_)) => "MANIFEST_UNKNOWN",
+            (StatusCode::NOT_FOUND, Resource::Blob(_)) => "BLOB_UNKNOWN",
             (StatusCode::NOT_FOUND, _) => "NAME_UNKNOWN",
-            (StatusCode::BAD_GATEWAY, Thing::Manifest(_)) => "MANIFEST_INVALID",
+            (StatusCode::BAD_GATEWAY, Resource::Manifest(_)) => "MANIFEST_INVALID",
             _ => "UNAVAILABLE",
         };
         let (message, retry_after) = (error.to_string(), error.retry_after());
@@ -119,8 +119,8 @@ impl Refusal {
     }
 
     /// For an `Authorization` field that is worth nothing here.
-    pub(super) fn of_complaint(complaint: Complaint) -> Self {
-        Self::unauthorized(complaint.message())
+    pub(super) fn of_complaint(invalid: InvalidAuthorization) -> Self {
+        Self::unauthorized(invalid.message())
     }
 
     /// For a client that asks how it should say who it is.
@@ -258,8 +258,8 @@ mod tests {
             (Fault::Outage, 503, 503),
             (Fault::Ours, 503, 503),
         ] {
-            assert_eq!(status_of(fault, Told::Mirror), mirror, "{fault:?}");
-            assert_eq!(status_of(fault, Told::Directly), directly, "{fault:?}");
+            assert_eq!(status_of(fault, ClientKind::Mirror), mirror, "{fault:?}");
+            assert_eq!(status_of(fault, ClientKind::Direct), directly, "{fault:?}");
         }
     }
 

@@ -17,12 +17,12 @@ pub enum Route {
     /// `GET` or `POST /token`.
     Token,
     /// `/v2/<name>/...`.
-    Content(Repository, Thing),
+    Content(Repository, Resource),
 }
 
 /// What is asked of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Thing {
+pub enum Resource {
     /// `manifests/<reference>`.
     Manifest(Reference),
     /// `blobs/<digest>`.
@@ -33,7 +33,7 @@ pub enum Thing {
     Referrers(Digest, Option<String>),
 }
 
-impl Thing {
+impl Resource {
     /// The value of the `route` label.
     pub fn label(&self) -> &'static str {
         match self {
@@ -47,13 +47,13 @@ impl Thing {
 
 /// How the request named its registry; links back to us must do the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named {
+pub enum AddressedBy {
     /// By `ns`: the client is a mirror client and has an upstream of its own to turn to.
-    ByNamespace,
+    Namespace,
     /// By the first path segment.
-    ByPath,
+    Path,
     /// Not at all.
-    ByDefault,
+    Default,
 }
 
 /// A request that asks for nothing we could have.
@@ -93,11 +93,11 @@ pub fn has_namespace(uri: &Uri) -> bool {
 ///
 /// # Errors
 /// Why there is no answer to it.
-pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, Named), RouteError> {
+pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, AddressedBy), RouteError> {
     let path = uri.path();
     if path == "/token" {
         return if method == Method::GET || method == Method::POST {
-            Ok((Route::Token, Named::ByDefault))
+            Ok((Route::Token, AddressedBy::Default))
         } else {
             Err(RouteError::Method)
         };
@@ -106,16 +106,16 @@ pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, N
         return Err(RouteError::Method);
     }
     if path == "/v2/" || path == "/v2" {
-        return Ok((Route::Ping, Named::ByDefault));
+        return Ok((Route::Ping, AddressedBy::Default));
     }
     let segments: Vec<&str> = path.strip_prefix("/v2/").ok_or(RouteError::Unknown)?.split('/').collect();
     let namespace = namespace(uri)?;
     let (name, thing) = match segments.as_slice() {
-        [name @ .., "tags", "list"] => (name, Thing::Tags(list_query(uri, &["n", "last"])?)),
-        [name @ .., "manifests", reference] => (name, Thing::Manifest(manifest_reference(reference)?)),
-        [name @ .., "blobs", digest] => (name, Thing::Blob(digest.parse()?)),
+        [name @ .., "tags", "list"] => (name, Resource::Tags(list_query(uri, &["n", "last"])?)),
+        [name @ .., "manifests", reference] => (name, Resource::Manifest(manifest_reference(reference)?)),
+        [name @ .., "blobs", digest] => (name, Resource::Blob(digest.parse()?)),
         [name @ .., "referrers", digest] => {
-            (name, Thing::Referrers(digest.parse()?, list_query(uri, &["artifactType", "n", "last"])?))
+            (name, Resource::Referrers(digest.parse()?, list_query(uri, &["artifactType", "n", "last"])?))
         }
         _ => return Err(RouteError::Unknown),
     };
@@ -153,13 +153,13 @@ pub(super) fn repository(
     name: &[&str],
     namespace: Option<&Registry>,
     default: &Registry,
-) -> Result<(Repository, Named), RouteError> {
+) -> Result<(Repository, AddressedBy), RouteError> {
     let (registry, path, named) = match (namespace, name) {
-        (Some(registry), name) => (registry.clone(), name, Named::ByNamespace),
+        (Some(registry), name) => (registry.clone(), name, AddressedBy::Namespace),
         (None, [first, rest @ ..]) if !rest.is_empty() && Registry::looks_like_one(first) => {
-            (first.parse::<Registry>()?.to_lowercase(), rest, Named::ByPath)
+            (first.parse::<Registry>()?.to_lowercase(), rest, AddressedBy::Path)
         }
-        (None, name) => (default.clone(), name, Named::ByDefault),
+        (None, name) => (default.clone(), name, AddressedBy::Default),
     };
     // Docker Hub has two names; the store and the metrics know one.
     let registry = if registry.as_str() == "index.docker.io" { Registry::docker_hub() } else { registry };
@@ -187,18 +187,18 @@ mod tests {
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-    fn get(uri: &str) -> Result<(Route, Named), RouteError> {
+    fn get(uri: &str) -> Result<(Route, AddressedBy), RouteError> {
         parse(&Method::GET, &uri.parse().unwrap(), &Registry::docker_hub())
     }
 
-    fn repository_of(uri: &str) -> (String, Named) {
+    fn repository_of(uri: &str) -> (String, AddressedBy) {
         match get(uri).unwrap() {
             (Route::Content(repository, _), named) => (repository.to_string(), named),
             other => panic!("{other:?}"),
         }
     }
 
-    fn thing(uri: &str) -> Thing {
+    fn thing(uri: &str) -> Resource {
         match get(uri).unwrap().0 {
             Route::Content(_, thing) => thing,
             other => panic!("{other:?}"),
@@ -208,20 +208,28 @@ mod tests {
     #[test]
     fn a_registry_is_named_in_three_ways() {
         for (uri, repository, named) in [
-            ("/v2/team/app/manifests/v1?ns=reg.test", "reg.test/team/app", Named::ByNamespace),
-            ("/v2/team/app/manifests/v1?ns=reg.test%3A5000", "reg.test:5000/team/app", Named::ByNamespace),
-            ("/v2/library/nginx/manifests/v1?ns=docker.io", "docker.io/library/nginx", Named::ByNamespace),
-            ("/v2/a.b/app/manifests/v1?ns=REG.test", "reg.test/a.b/app", Named::ByNamespace),
-            ("/v2/quay.io/org/app/manifests/v1", "quay.io/org/app", Named::ByPath),
-            ("/v2/localhost:5000/app/manifests/v1", "localhost:5000/app", Named::ByPath),
-            ("/v2/docker.io/nginx/manifests/v1", "docker.io/library/nginx", Named::ByPath),
-            ("/v2/nginx/manifests/v1", "docker.io/library/nginx", Named::ByDefault),
-            ("/v2/acme/app/tags/list", "docker.io/acme/app", Named::ByDefault),
-            ("/v2/index.docker.io/acme/app/tags/list", "docker.io/acme/app", Named::ByPath),
+            ("/v2/team/app/manifests/v1?ns=reg.test", "reg.test/team/app", AddressedBy::Namespace),
+            (
+                "/v2/team/app/manifests/v1?ns=reg.test%3A5000",
+                "reg.test:5000/team/app",
+                AddressedBy::Namespace,
+            ),
+            (
+                "/v2/library/nginx/manifests/v1?ns=docker.io",
+                "docker.io/library/nginx",
+                AddressedBy::Namespace,
+            ),
+            ("/v2/a.b/app/manifests/v1?ns=REG.test", "reg.test/a.b/app", AddressedBy::Namespace),
+            ("/v2/quay.io/org/app/manifests/v1", "quay.io/org/app", AddressedBy::Path),
+            ("/v2/localhost:5000/app/manifests/v1", "localhost:5000/app", AddressedBy::Path),
+            ("/v2/docker.io/nginx/manifests/v1", "docker.io/library/nginx", AddressedBy::Path),
+            ("/v2/nginx/manifests/v1", "docker.io/library/nginx", AddressedBy::Default),
+            ("/v2/acme/app/tags/list", "docker.io/acme/app", AddressedBy::Default),
+            ("/v2/index.docker.io/acme/app/tags/list", "docker.io/acme/app", AddressedBy::Path),
             (
                 "/v2/manifests/manifests/blobs/tags/list",
                 "docker.io/manifests/manifests/blobs",
-                Named::ByDefault,
+                AddressedBy::Default,
             ),
         ] {
             assert_eq!(repository_of(uri), (repository.to_owned(), named), "{uri}");
@@ -232,11 +240,11 @@ mod tests {
     fn each_endpoint_is_known() {
         assert_eq!(get("/v2/").unwrap().0, Route::Ping);
         assert_eq!(get("/token?service=x").unwrap().0, Route::Token);
-        assert!(matches!(thing(&format!("/v2/a/blobs/sha256:{HEX}")), Thing::Blob(_)));
+        assert!(matches!(thing(&format!("/v2/a/blobs/sha256:{HEX}")), Resource::Blob(_)));
         let referrers = thing(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=a/b&evil=1"));
-        assert!(matches!(referrers, Thing::Referrers(_, Some(query)) if query == "artifactType=a%2Fb"));
+        assert!(matches!(referrers, Resource::Referrers(_, Some(query)) if query == "artifactType=a%2Fb"));
         let tags = thing("/v2/a/tags/list?n=5&last=x%26y&ns=reg.test");
-        assert!(matches!(tags, Thing::Tags(Some(query)) if query == "n=5&last=x%26y"));
+        assert!(matches!(tags, Resource::Tags(Some(query)) if query == "n=5&last=x%26y"));
     }
 
     #[test]

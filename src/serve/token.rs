@@ -13,13 +13,13 @@ use serde::Serialize;
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
-use super::identify::{Complaint, Shown};
+use super::client_auth::{Authorization, InvalidAuthorization};
 use super::respond::{self, Refusal};
 use super::route::{self, RouteError};
-use crate::clock::Timestamp;
 use crate::credentials::{CallerToken, Credential, Keys, TOKEN_LIFE};
 use crate::listener::{Body, BodyError};
 use crate::reference::{Registry, Repository};
+use crate::support::clock::Timestamp;
 
 /// Bytes of a form at most; the longest credentials in use have about 3,000.
 const FORM_BYTES_MAX: usize = 32 * 1024;
@@ -46,7 +46,7 @@ struct Answer<'a> {
 /// The refusal to answer with.
 pub(super) async fn issue<B>(
     request: &Parts,
-    shown: Result<Shown, Complaint>,
+    shown: Result<Authorization, InvalidAuthorization>,
     body: B,
     default: &Registry,
     keys: &Keys,
@@ -83,12 +83,12 @@ where
     Ok(response)
 }
 
-fn from_query(uri: &Uri, shown: Result<Shown, Complaint>) -> Result<Wanted, Refusal> {
+fn from_query(uri: &Uri, shown: Result<Authorization, InvalidAuthorization>) -> Result<Wanted, Refusal> {
     let credential = match shown {
-        Ok(Shown::Nothing) => None,
-        Ok(Shown::Basic(credential)) => credential,
+        Ok(Authorization::Nothing) => None,
+        Ok(Authorization::Basic(credential)) => credential,
         // What we issued is not what we take for one.
-        Ok(Shown::Token(_)) | Err(_) => {
+        Ok(Authorization::Token(_)) | Err(_) => {
             return Err(bad_request("expected a user name and password, or nothing".to_owned()));
         }
     };

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 
 use super::buffers::Buffer;
-use super::checks::{Builder, CHUNK, Checks};
 use super::error::Error;
+use super::growing::{read_cached, read_exact_at};
+use super::integrity::{Builder, CHUNK, Checks};
 use super::layout::{self, Layout};
-use super::read::{read_cached, read_exact_at};
-use super::space::{InUse, Space};
-use crate::piece::{Extent, Piece, Witness};
+use super::reserve::{InUse, Space};
 use crate::reference::{Digest, Hasher};
+use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
 
 /// A committed blob, open for reading. It stays readable even if it is removed meanwhile.
 #[derive(Debug, Clone)]
@@ -121,16 +121,16 @@ impl Blob {
     ///
     /// # Errors
     /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned.
-    pub async fn read(&self, offset: u64, end: u64) -> Result<Piece, Error> {
+    pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
         let end = end.min(self.size());
         if end.saturating_sub(offset) <= COPIED_MAX {
-            return self.copy(offset, end).await.map(Piece::Memory);
+            return self.copy(offset, end).await.map(BodyChunk::Memory);
         }
         let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
         self.check(offset, end).await?;
-        let witness: Arc<dyn Witness> = self.0.clone();
+        let witness: Arc<dyn IntegrityCheck> = self.0.clone();
         let (file, len) = (Arc::clone(&self.0.file), (end - offset) as usize);
-        Ok(Piece::File(Extent { file, offset, len, witness: Some(witness) }))
+        Ok(BodyChunk::File(FileRange { file, offset, len, witness: Some(witness) }))
     }
 
     /// As [`Blob::read`], in memory, at most to the end of a chunk.
@@ -204,7 +204,7 @@ impl Opened {
     }
 }
 
-impl Witness for Opened {
+impl IntegrityCheck for Opened {
     fn vouches(&self, offset: u64, end: u64) -> bool {
         let mut buffer = Buffer::new(CHUNK);
         (offset / CHUNK as u64..end.div_ceil(CHUNK as u64))

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::checks::CHUNK;
+use super::integrity::CHUNK;
 
 const PAGE: usize = 4096;
 /// Buffers kept for the next reader: 1 MiB, as a buffer is held only while a chunk is checked; what is more

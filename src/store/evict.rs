@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use crate::reference::Digest;
+use crate::support::clock::Timestamp;
 
 /// Below this many bytes a blob is as small as it gets.
 const SMALL: u64 = 4 * 1024;

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use super::checks::{Builder, Checks};
+use super::integrity::{Builder, Checks};
 use crate::reference::{Digest, Hasher};
 
 /// Bytes after which a thread takes over.

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::evict::{self, Candidate};
+use super::last_access;
 use super::layout::Layout;
 use super::metrics::Metrics;
-use super::space::{Reservation, Space};
+use super::reserve::{Reservation, Space};
 use super::table::{Failure, Row, Table};
-use super::touched;
-use crate::clock::{Clock, Timestamp};
 use crate::reference::Digest;
+use crate::support::clock::{Clock, Timestamp};
 
 /// Written by a clean stop, removed by the next start; the version is that of the rows.
 const CLEAN: &[u8] = b"larder index 1\n";
@@ -192,7 +192,7 @@ impl Keeper {
             }
             Op::Touch(digest) => {
                 if let Some(row) = self.table.row(digest)?
-                    && now.0 >= row.used_at.0.saturating_add(touched::SECONDS)
+                    && now.0 >= row.used_at.0.saturating_add(last_access::SECONDS)
                 {
                     self.table.put(digest, Row { used_at: now, ..row })?;
                 }
@@ -255,7 +255,7 @@ impl Keeper {
 
     /// Sets the database aside and makes a new one from the files.
     fn rebuild(&mut self, why: &str) {
-        // Drop the handle before the folder is moved away from under it.
+        // Drop the handle before the directory is moved away from under it.
         self.table = Table::Memory(HashMap::new());
         let had_one = self.database().exists();
         if had_one {

@@ -1,30 +1,30 @@
 //! The index may be destroyed in any way: what it says is rebuilt, and nobody waits for it.
 
 use super::*;
-use crate::metrics::Registry;
+use crate::support::metrics::Registry;
 
 struct World {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
 
 impl World {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let world = Self {
             metrics: Arc::new(Metrics::register(&Registry::new()).unwrap()),
             clock: Clock::manual(Timestamp(1_000_000)),
-            folder,
+            directory,
         };
-        for folder in [world.layout().blobs(), world.layout().index(), world.layout().ingest()] {
-            fs::create_dir_all(folder).unwrap();
+        for directory in [world.layout().blobs(), world.layout().index(), world.layout().ingest()] {
+            fs::create_dir_all(directory).unwrap();
         }
         world
     }
 
     fn layout(&self) -> Layout {
-        Layout::new(self.folder.path())
+        Layout::new(self.directory.path())
     }
 
     fn keeper(&self) -> Keeper {
@@ -91,10 +91,10 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
 }
 
 #[test]
-fn a_folder_in_the_way_leaves_an_index_in_memory() {
+fn a_directory_in_the_way_leaves_an_index_in_memory() {
     let world = World::new();
     world.blob(b"12345");
-    fs::write(world.layout().index().join("sled"), b"not a folder").unwrap();
+    fs::write(world.layout().index().join("sled"), b"not a directory").unwrap();
     fs::write(world.layout().index().join("clean"), CLEAN).unwrap();
     let mut keeper = world.keeper();
     assert_eq!(world.totals(), (1, 5));
@@ -117,11 +117,11 @@ fn a_row_with_a_flipped_bit_is_not_believed() {
 }
 
 #[test]
-fn junk_in_the_blob_folder_is_not_counted() {
+fn junk_in_the_blob_directory_is_not_counted() {
     let world = World::new();
     world.blob(b"12345");
     fs::write(world.layout().blobs().join("lost+found"), b"junk").unwrap();
-    fs::create_dir(world.layout().blobs().join(Digest::of(b"folder").hex())).unwrap();
+    fs::create_dir(world.layout().blobs().join(Digest::of(b"directory").hex())).unwrap();
     let _keeper = world.keeper();
     assert_eq!(world.totals(), (1, 5));
 }

@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::checks::Checks;
 use super::error::Error;
+use super::failpoints;
+use super::growing::{GrowingBlob, Kept};
 use super::hashing::Hashing;
+use super::integrity::Checks;
 use super::layout::{self, Layout};
-use super::read::{Growing, Kept};
-use super::space::Reservation;
-use super::steps;
+use super::reserve::Reservation;
 use crate::reference::{Digest, Hasher};
 
 /// Bytes that are reserved at a time for content of unknown size.
@@ -75,10 +75,10 @@ impl Ingest {
     ) -> Result<Self, Error> {
         let limit = declared.map_or(limit, |size| size.min(limit));
         let reserved = room(declared.unwrap_or(0))?;
-        layout.make_folder(&layout.ingest())?;
+        layout.make_directory(&layout.ingest())?;
         let path = layout.temporary(&expected.hex());
         let file = Arc::new(layout::create(&path)?);
-        steps::reached("content begun");
+        failpoints::reached("content begun");
         Ok(Self {
             layout: layout.clone(),
             expected,
@@ -95,8 +95,8 @@ impl Ingest {
     }
 
     /// The bytes written so far, for those who follow.
-    pub fn growing(&self) -> Growing {
-        Growing::new(Arc::clone(&self.file), Arc::clone(&self.kept))
+    pub fn growing(&self) -> GrowingBlob {
+        GrowingBlob::new(Arc::clone(&self.file), Arc::clone(&self.kept))
     }
 
     /// Takes bytes in and returns how many there are now. They can be read by followers from here on.
@@ -113,7 +113,7 @@ impl Ingest {
         }
         self.kept.take(after);
         self.file.write_all_at(bytes, self.written).map_err(self.io("write"))?;
-        steps::reached("content written");
+        failpoints::reached("content written");
         self.written = after;
         Ok(after)
     }
@@ -145,7 +145,7 @@ impl Ingest {
 
     /// Gives up storing: what was written so far, how much that is, and its running hash, `None` if that was lost.
     /// The file has no name any more and goes with its last reader.
-    pub fn detach(self) -> (Growing, u64, Option<Hasher>) {
+    pub fn detach(self) -> (GrowingBlob, u64, Option<Hasher>) {
         (self.growing(), self.written, self.hashing.hasher())
     }
 
@@ -184,7 +184,7 @@ impl Verified {
         self.checks.size()
     }
 
-    /// Makes the content durable and gives it its name: data, checksums, names, folders, in that order. Then, and
+    /// Makes the content durable and gives it its name: data, checksums, names, directories, in that order. Then, and
     /// only then, a blob exists. If it exists already, this one takes its place; they are equal. Returns the bytes
     /// that were promised, to be given back once the blob is counted.
     ///
@@ -194,11 +194,11 @@ impl Verified {
         let Some(path) = self.path.0.clone() else {
             return Ok(self.reserved);
         };
-        steps::reached("content verified");
+        failpoints::reached("content verified");
         self.file.sync_data().map_err(Error::io("sync", &path))?;
-        steps::reached("content synced");
+        failpoints::reached("content synced");
         self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checks.encode())?;
-        self.layout.make_folder(&self.layout.blobs())?;
+        self.layout.make_directory(&self.layout.blobs())?;
         layout::publish(&path, &self.layout.blob(&self.digest))?;
         self.path.0 = None;
         Ok(self.reserved)

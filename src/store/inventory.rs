@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::layout::{self, Layout};
-use super::{Inner, Pin, Store, blocking, refs, walk};
-use crate::clock::Timestamp;
+use super::{Inner, Pin, Store, blocking, records::tags, records::walk};
 use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX, Reference, Repository, Tag};
+use crate::support::clock::Timestamp;
 
 /// Indexes within indexes that are looked into.
 const DEPTH_MAX: usize = 4;
@@ -157,14 +157,14 @@ impl Inner {
         tags.chain(by_digest).collect()
     }
 
-    fn tags(&self) -> Vec<(Repository, Tag, refs::TagRecord)> {
+    fn tags(&self) -> Vec<(Repository, Tag, tags::TagRecord)> {
         let mut found = Vec::new();
         for repository in walk::repositories_with(&self.layout, layout::TAGS) {
             let mut tags: Vec<Tag> =
                 walk::files(&self.layout.tags(&repository)).iter().filter_map(|t| t.parse().ok()).collect();
             tags.sort();
             for tag in tags {
-                if let Some(record) = refs::tag(&self.layout, &repository, &tag) {
+                if let Some(record) = tags::tag(&self.layout, &repository, &tag) {
                     found.push((repository.clone(), tag, record));
                 }
             }
@@ -177,9 +177,9 @@ impl Inner {
         let root = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(tag) => {
-                let record = refs::tag(&self.layout, repository, tag);
+                let record = tags::tag(&self.layout, repository, tag);
                 if record.is_some() {
-                    refs::remove_tag(&self.layout, repository, tag)?;
+                    tags::remove_tag(&self.layout, repository, tag)?;
                     self.tags_changed.notify_one();
                     removed.tags = 1;
                 }

@@ -18,7 +18,7 @@
 //!         quarantine/                 what failed a check, with the reason
 //!         index/                      sled: sizes, last use. Derived
 //! ```
-//! No component of a repository begins with an underscore, so the marker folders cannot be mistaken for one.
+//! No component of a repository begins with an underscore, so the marker directories cannot be mistaken for one.
 //! Paths are built from parsed types alone; nothing that a stranger sent can leave the tree.
 
 use std::fs::{self, File, OpenOptions};
@@ -29,23 +29,23 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::error::Error;
-use super::steps;
-use crate::clock::Timestamp;
+use super::failpoints;
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::support::clock::Timestamp;
 
 /// Written to `format`; a store with another one is refused, never converted silently.
 pub(super) const FORMAT: &str = "larder store 1\n";
-/// The folder of a repository's grants.
+/// The directory of a repository's grants.
 pub(super) const GRANTS: &str = "_grants";
-/// The folder of a repository's tags.
+/// The directory of a repository's tags.
 pub(super) const TAGS: &str = "_tags";
-/// The folder of a repository's pins.
+/// The directory of a repository's pins.
 pub(super) const PINS: &str = "_pins";
-/// The folder of what a repository may hand out.
+/// The directory of what a repository may hand out.
 pub(super) const MEMBERS: &str = "_members";
-/// The folder of names that upstream does not have.
+/// The directory of names that upstream does not have.
 pub(super) const ABSENT: &str = "_absent";
-/// The folder of indexes composed for a repository.
+/// The directory of indexes composed for a repository.
 pub(super) const COMPOSED: &str = "_composed";
 /// Bytes at most of a small file (a tag, a membership); ours have about a hundred.
 const SMALL_MAX: u64 = 64 * 1024;
@@ -109,7 +109,7 @@ impl Layout {
         self.tags(repository).join(tag.as_str())
     }
 
-    /// The folder `marker` of a repository.
+    /// The directory `marker` of a repository.
     pub(super) fn marked(&self, repository: &Repository, marker: &str) -> PathBuf {
         self.repository(repository).join(marker)
     }
@@ -187,32 +187,32 @@ impl Layout {
 
     fn write_and_publish(&self, temporary: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
         let mut file = create(temporary)?;
-        steps::reached("small file created");
+        failpoints::reached("small file created");
         file.write_all(content).map_err(Error::io("write", temporary))?;
-        steps::reached("small file written");
+        failpoints::reached("small file written");
         file.sync_data().map_err(Error::io("sync", temporary))?;
-        steps::reached("small file synced");
+        failpoints::reached("small file synced");
         if let Some(parent) = path.parent() {
-            self.make_folder(parent)?;
+            self.make_directory(parent)?;
         }
         publish(temporary, path)
     }
 
-    /// Makes a folder and its missing parents durably. Someone else making them at the same time is fine.
-    pub(super) fn make_folder(&self, folder: &Path) -> Result<(), Error> {
-        if folder.is_dir() {
+    /// Makes a directory and its missing parents durably. Someone else making them at the same time is fine.
+    pub(super) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
+        if directory.is_dir() {
             return Ok(());
         }
-        if let Some(parent) = folder.parent().filter(|_| folder != self.root) {
-            self.make_folder(parent)?;
+        if let Some(parent) = directory.parent().filter(|_| directory != self.root) {
+            self.make_directory(parent)?;
         }
-        match fs::DirBuilder::new().mode(0o700).create(folder) {
+        match fs::DirBuilder::new().mode(0o700).create(directory) {
             Ok(()) => {
-                steps::reached("folder made");
-                folder.parent().map_or(Ok(()), sync_folder)
+                failpoints::reached("directory made");
+                directory.parent().map_or(Ok(()), sync_directory)
             }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-            Err(e) => Err(Error::io("make folder", folder)(e)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+            Err(e) => Err(Error::io("make directory", directory)(e)),
         }
     }
 }
@@ -229,18 +229,21 @@ pub(super) fn create(path: &Path) -> Result<File, Error> {
 }
 
 /// Moves a finished, synced file to its final name and makes the name durable.
-#[allow(clippy::disallowed_methods, reason = "the one place that renames, with the folder's sync beside it")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place that renames, with the directory's sync beside it"
+)]
 pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
-    steps::reached("before a name");
+    failpoints::reached("before a name");
     fs::rename(from, to).map_err(Error::io("publish", to))?;
-    steps::reached("name given");
-    to.parent().map_or(Ok(()), sync_folder)?;
-    steps::reached("name synced");
+    failpoints::reached("name given");
+    to.parent().map_or(Ok(()), sync_directory)?;
+    failpoints::reached("name synced");
     Ok(())
 }
 
-pub(super) fn sync_folder(folder: &Path) -> Result<(), Error> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("sync folder", folder))
+pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {
+    File::open(directory).and_then(|f| f.sync_all()).map_err(Error::io("sync directory", directory))
 }
 
 /// Opens a regular file for reading: no symlink is followed and no FIFO waited for. `None` if there is none.

@@ -1,6 +1,6 @@
 //! What the store counts.
 
-use crate::metrics::{IntCounter, IntGauge, MetricsError, Registry};
+use crate::support::metrics::{IntCounter, IntGauge, MetricsError, Registry};
 
 /// The store's metrics.
 pub struct Metrics {

@@ -7,35 +7,27 @@
 //! Deliberately not here: where bytes come from, and who may read them (it records memberships and grants, `pull`
 //! judges them).
 
+mod admission;
 mod blob;
 mod buffers;
-mod checks;
 mod error;
 pub mod evict;
-mod forms;
-mod grants;
+mod failpoints;
+mod growing;
 mod hashing;
 mod index;
 mod ingest;
+mod integrity;
 mod inventory;
+mod last_access;
 mod layout;
+mod maintenance;
 pub mod metrics;
-mod names;
-mod oci_layout;
-mod outlived;
+mod open;
 mod pins;
-mod quarantine;
-mod read;
-mod refs;
-mod room;
-mod scrub;
-mod space;
-mod steps;
-mod sweep;
+mod records;
+mod reserve;
 mod table;
-mod tend;
-mod touched;
-mod walk;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,21 +37,21 @@ use tokio::sync::Notify;
 
 pub use blob::Blob;
 pub use error::Error;
-pub use forms::Composed;
+pub use growing::GrowingBlob;
 pub use ingest::{Ingest, Verified};
 pub use inventory::{Cached, Removed};
+pub use maintenance::scrub::{Finding, Verifier};
 pub use pins::Pin;
-pub use read::Growing;
-pub use refs::{Member, TagRecord};
-pub use scrub::{Finding, Verifier};
-pub use space::{Amount, Budget, Limits};
+pub use records::aliases::SynthesizedIndex;
+pub use records::tags::{Member, TagRecord};
+pub use reserve::{Amount, Budget, StoreLimits};
 
-use crate::clock::{Clock, Moment};
 use crate::reference::{Digest, Repository};
+use crate::support::clock::{Clock, Moment};
 use index::Index;
 use layout::Layout;
 use metrics::Metrics;
-use space::Space;
+use reserve::Space;
 
 /// Bytes at most of one blob whose size upstream did not declare.
 const BLOB_BYTES_MAX: u64 = 1 << 40;
@@ -71,7 +63,7 @@ const NO_ROOM_SAID_EVERY: Duration = Duration::from_secs(60);
 /// Where the store is.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its root folder; made if it is missing.
+    /// Its root directory; made if it is missing.
     pub path: PathBuf,
     /// How large it may get.
     pub budget: Budget,
@@ -92,10 +84,10 @@ struct Inner {
     budget: Budget,
     space: Space,
     opens: blob::Opens,
-    touched: touched::Touched,
+    touched: last_access::Touched,
     /// Held while room is made, so that two do not count the same bytes. Nothing else is locked under it.
     making_room: Mutex<()>,
-    _lock: sweep::Lock,
+    _lock: open::Lock,
 }
 
 impl Store {
@@ -105,7 +97,7 @@ impl Store {
     /// Another daemon has it, its format is unknown, or the disk refuses.
     pub fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let layout = Layout::new(&config.path);
-        let lock = sweep::take_possession(&layout)?;
+        let lock = open::take_possession(&layout)?;
         let space = Space::default();
         let index = Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics), space.clone())?;
         let tags_changed = Notify::new();
@@ -122,7 +114,7 @@ impl Store {
             budget: config.budget,
             space,
             opens: blob::Opens::default(),
-            touched: touched::Touched::default(),
+            touched: last_access::Touched::default(),
             making_room: Mutex::default(),
             _lock: lock,
         })))
@@ -145,14 +137,14 @@ impl Store {
     }
 
     /// How much it may hold; `None` if its filesystem does not say how large that is.
-    pub fn limits(&self) -> Option<Limits> {
-        let disk = space::Disk::of(self.0.layout.root())?;
+    pub fn limits(&self) -> Option<StoreLimits> {
+        let disk = reserve::Disk::of(self.0.layout.root())?;
         let room = self.room(Some(disk));
-        Some(Limits { max: self.0.budget.max.of(disk.total), free: disk.free, room })
+        Some(StoreLimits { max: self.0.budget.max.of(disk.total), free: disk.free, room })
     }
 
-    fn room(&self, disk: Option<space::Disk>) -> u64 {
-        space::room(&self.0.budget, disk, self.totals().1)
+    fn room(&self, disk: Option<reserve::Disk>) -> u64 {
+        reserve::room(&self.0.budget, disk, self.totals().1)
     }
 
     /// Whether what is fetched is stored: not for a while after the disk failed.
@@ -273,9 +265,14 @@ impl Store {
     /// The disk.
     pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
         let (digest, size) = (verified.digest(), verified.size());
-        let reserved = refs::add_member(&self.0.layout, repository, &digest, member)
+        let reserved = records::tags::add_member(&self.0.layout, repository, &digest, member)
             .and_then(|()| {
-                refs::add_received(&self.0.layout, repository.registry(), &digest, self.0.clock.now())
+                records::tags::add_received(
+                    &self.0.layout,
+                    repository.registry(),
+                    &digest,
+                    self.0.clock.now(),
+                )
             })
             .and_then(|()| verified.commit())
             .inspect_err(|error| self.disk_failed(error))?;
@@ -309,7 +306,7 @@ impl Store {
 impl Inner {
     fn set_aside(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
         self.opens.forget(digest);
-        if quarantine::set_aside(&self.layout, digest, reason, self.clock.now())? {
+        if maintenance::quarantine::set_aside(&self.layout, digest, reason, self.clock.now())? {
             self.index.remove(*digest);
             self.metrics.quarantined.inc();
         }

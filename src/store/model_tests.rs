@@ -50,7 +50,7 @@ fn content(n: u8) -> Bytes {
 }
 
 struct Twin {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     store: Option<Store>,
     /// What may be there: eviction may have taken it.
     stored: HashMap<u8, Bytes>,
@@ -63,7 +63,7 @@ impl Twin {
     }
 
     fn blob_file(&self, n: u8) -> PathBuf {
-        self.folder.path().join("blobs/sha256").join(Digest::of(&content(n)).hex())
+        self.directory.path().join("blobs/sha256").join(Digest::of(&content(n)).hex())
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), TestCaseError> {
@@ -127,7 +127,7 @@ impl Twin {
                 if let Some(thread) = thread {
                     thread.join().unwrap();
                 }
-                self.store = Some(open_within(self.folder.path(), budget()).unwrap());
+                self.store = Some(open_within(self.directory.path(), budget()).unwrap());
             }
         }
         Ok(())
@@ -137,12 +137,12 @@ impl Twin {
         for (n, _) in &self.held {
             prop_assert!(self.blob_file(*n).exists(), "{n} was taken from under its reader");
         }
-        let on_disk: u64 = fs::read_dir(self.folder.path().join("blobs/sha256"))
+        let on_disk: u64 = fs::read_dir(self.directory.path().join("blobs/sha256"))
             .unwrap()
             .map(|e| e.unwrap().metadata().unwrap().len())
             .sum();
         prop_assert!(on_disk <= BUDGET, "{on_disk} bytes");
-        prop_assert_eq!(fs::read_dir(self.folder.path().join("ingest")).unwrap().count(), 0);
+        prop_assert_eq!(fs::read_dir(self.directory.path().join("ingest")).unwrap().count(), 0);
         Ok(())
     }
 }
@@ -158,9 +158,9 @@ proptest! {
     fn whatever_is_done_it_holds_what_is_right_and_no_more_than_it_may(ops in proptest::collection::vec(op(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let folder = tempfile::tempdir().unwrap();
-            let store = Some(open_within(folder.path(), budget()).unwrap());
-            let mut twin = Twin { folder, store, stored: HashMap::new(), held: Vec::new() };
+            let directory = tempfile::tempdir().unwrap();
+            let store = Some(open_within(directory.path(), budget()).unwrap());
+            let mut twin = Twin { directory, store, stored: HashMap::new(), held: Vec::new() };
             for op in &ops {
                 twin.apply(op).await?;
                 twin.check()?;

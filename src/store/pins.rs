@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::layout::{self, Layout};
-use super::{refs, walk};
+use super::{records::tags, records::walk};
 use crate::reference::{Digest, Repository};
 
 /// Digests of one pin at most, so that its file stays one that is read: an index with 80 platforms of 10 layers.
@@ -55,7 +55,7 @@ impl Pins {
         for repository in walk::repositories_with(layout, layout::PINS) {
             for name in walk::files(&layout.pins(&repository)) {
                 let path = layout.pins(&repository).join(name);
-                let Some(PinFile { reference, root, digests, owner }) = refs::read(&path) else { continue };
+                let Some(PinFile { reference, root, digests, owner }) = tags::read(&path) else { continue };
                 let Ok(root) = root.parse() else { continue };
                 if owner.is_none() {
                     let _ = fs::remove_file(&path);
@@ -80,7 +80,7 @@ impl Pins {
         }
         let digests = pin.digests.iter().map(ToString::to_string).collect();
         let (reference, root, owner) = (pin.reference.clone(), pin.root.to_string(), pin.owner.clone());
-        refs::write(layout, &path, &PinFile { reference, root, digests, owner })?;
+        tags::write(layout, &path, &PinFile { reference, root, digests, owner })?;
         self.lock().insert(path, pin);
         Ok(())
     }
@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn a_pin_outlives_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(folder.path());
-        layout.make_folder(&layout.ingest()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        layout.make_directory(&layout.ingest()).unwrap();
         let repository: Repository = "reg.test/team/app".parse().unwrap();
         let pin = |root: &[u8], reference: &str| Pin {
             repository: repository.clone(),

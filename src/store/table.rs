@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use crate::clock::Timestamp;
 use crate::reference::Digest;
+use crate::support::clock::Timestamp;
 
 /// Bytes of sled's page cache.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;

@@ -6,29 +6,29 @@ use std::os::unix::fs::{FileExt, symlink};
 use bytes::Bytes;
 
 use super::*;
-use crate::clock::Timestamp;
-use crate::metrics::Registry as MetricsRegistry;
-use crate::piece::Piece;
 use crate::reference::MediaType;
+use crate::support::body_chunk::BodyChunk;
+use crate::support::clock::Timestamp;
+use crate::support::metrics::Registry as MetricsRegistry;
 
 struct World {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     store: Store,
 }
 
 impl World {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path()).unwrap();
-        Self { folder, store }
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        Self { directory, store }
     }
 
     /// Closes the store and opens it again, as a restart does.
     fn restarted(self) -> Self {
         self.store.0.index.close();
         drop(self.store);
-        let store = open(self.folder.path()).unwrap();
-        Self { folder: self.folder, store }
+        let store = open(self.directory.path()).unwrap();
+        Self { directory: self.directory, store }
     }
 
     async fn put(&self, repository: &Repository, content: &[u8]) -> Digest {
@@ -43,7 +43,7 @@ impl World {
     }
 
     fn file(&self, relative: &str) -> PathBuf {
-        self.folder.path().join(relative)
+        self.directory.path().join(relative)
     }
 
     fn blob_file(&self, digest: Digest) -> PathBuf {
@@ -83,10 +83,10 @@ async fn content_survives_a_restart_byte_for_byte() {
     assert_eq!(world.store.totals(), (2, 200_000));
 }
 
-fn content_of(piece: Piece) -> Vec<u8> {
+fn content_of(piece: BodyChunk) -> Vec<u8> {
     match piece {
-        Piece::Memory(bytes) => bytes.to_vec(),
-        Piece::File(extent) => {
+        BodyChunk::Memory(bytes) => bytes.to_vec(),
+        BodyChunk::File(extent) => {
             let mut bytes = vec![0; extent.len];
             extent.file.read_exact_at(&mut bytes, extent.offset).unwrap();
             bytes
@@ -192,7 +192,7 @@ async fn a_flipped_byte_is_noticed_and_does_not_leave() {
 async fn whatever_stands_in_a_blobs_place_is_not_served_and_does_not_hang() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     fs::write(secret.path(), b"secret of another file").unwrap();
-    for kind in ["empty", "longer", "folder", "symlink", "fifo", "other"] {
+    for kind in ["empty", "longer", "directory", "symlink", "fifo", "other"] {
         let world = World::new();
         let digest = world.put(&repository("reg.test/a"), b"sound").await;
         let file = world.blob_file(digest);
@@ -200,7 +200,7 @@ async fn whatever_stands_in_a_blobs_place_is_not_served_and_does_not_hang() {
         match kind {
             "empty" => fs::write(&file, b"").unwrap(),
             "longer" => fs::write(&file, b"sound and more").unwrap(),
-            "folder" => fs::create_dir(&file).unwrap(),
+            "directory" => fs::create_dir(&file).unwrap(),
             "symlink" => symlink(secret.path(), &file).unwrap(),
             "fifo" => rustix::fs::mknodat(
                 rustix::fs::CWD,
@@ -234,12 +234,12 @@ async fn lost_checksums_are_made_anew_only_for_sound_bytes() {
 #[test]
 fn a_second_daemon_is_refused_and_an_unknown_format_too() {
     let world = World::new();
-    assert!(matches!(open(world.folder.path()), Err(Error::Locked(_))));
+    assert!(matches!(open(world.directory.path()), Err(Error::Locked(_))));
     world.store.0.index.close();
     drop(world.store);
-    fs::write(world.folder.path().join("format"), "larder store 99\n").unwrap();
+    fs::write(world.directory.path().join("format"), "larder store 99\n").unwrap();
     assert!(
-        matches!(open(world.folder.path()), Err(Error::Format { found, .. }) if found == "larder store 99")
+        matches!(open(world.directory.path()), Err(Error::Format { found, .. }) if found == "larder store 99")
     );
 }
 
@@ -247,7 +247,7 @@ fn a_second_daemon_is_refused_and_an_unknown_format_too() {
 fn what_an_earlier_process_was_writing_is_swept() {
     let world = World::new();
     fs::write(world.file("ingest/half"), b"half").unwrap();
-    fs::create_dir(world.file("ingest/folder")).unwrap();
+    fs::create_dir(world.file("ingest/directory")).unwrap();
     symlink("/etc", world.file("ingest/link")).unwrap();
     let world = world.restarted();
     assert_eq!(fs::read_dir(world.file("ingest")).unwrap().count(), 0);
@@ -278,7 +278,7 @@ async fn a_look_at_everything_finds_what_reading_would_miss_and_sets_it_aside() 
     let mut content = fs::read(world.blob_file(bad)).unwrap();
     content[70_000] ^= 1;
     fs::write(world.blob_file(bad), content).unwrap();
-    let verifier = Verifier::open(world.folder.path()).unwrap();
+    let verifier = Verifier::open(world.directory.path()).unwrap();
     assert_eq!(verifier.digests().len(), 2);
     assert_eq!(verifier.look_at(&good, false).unwrap(), Finding::Sound(4));
     assert!(matches!(verifier.look_at(&bad, false).unwrap(), Finding::Damaged(_)));
@@ -307,9 +307,9 @@ async fn the_quarantine_of_a_dying_disk_does_not_fill_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_committed_a_moment_ago_makes_room_too() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let budget = Budget { max: Amount::Bytes(300_000), min_free: Amount::Bytes(0) };
-    let store = open_within(folder.path(), budget).unwrap();
+    let store = open_within(directory.path(), budget).unwrap();
     store.0.index.catch_up();
     let busy = store.0.index.hold_up();
     let put = |content: Vec<u8>| {

@@ -9,14 +9,14 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use url::Url;
 
-use super::address::Trust;
 use super::body;
-use super::endpoint::{self, Endpoint};
-use super::error::{Error, Step};
-use super::exchange::{Answered, Asking, Question};
-use super::health::{Turn, UnderWay};
+use super::endpoint::health::{Turn, UnderWay};
+use super::endpoint::select::{self, Endpoint};
+use super::error::{ConnectStage, Error};
+use super::exchange::{AuthContext, Question, RegistryAnswer};
 use super::metrics::Kind;
-use super::{Core, Upstream, Yes};
+use super::transport::address::Trust;
+use super::{Allowed, Core, Upstream};
 use crate::credentials::Presented;
 use crate::reference::{Digest, MANIFEST_BYTES_MAX, Reference, Registry, Repository, UPSTREAM_ACCEPT};
 
@@ -33,21 +33,21 @@ impl Upstream {
     pub(super) async fn small<T, F>(
         &self,
         question: &Question<'_>,
-        take: impl FnOnce(Answered) -> F,
-    ) -> Result<Yes<T>, Error>
+        take: impl FnOnce(RegistryAnswer) -> F,
+    ) -> Result<Allowed<T>, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         self.within(question, async {
             let answer = self.first_answer(question).await?;
-            let to_anybody = answer.to_anybody;
-            Ok(Yes { value: take(answer).await?, to_anybody })
+            let public = answer.public;
+            Ok(Allowed { value: take(answer).await?, public })
         })
         .await
     }
 
     /// Asks for something large and takes the head of the answer, within [`ANSWER_WAIT`].
-    pub(super) async fn head_of(&self, question: &Question<'_>) -> Result<Answered, Error> {
+    pub(super) async fn head_of(&self, question: &Question<'_>) -> Result<RegistryAnswer, Error> {
         self.within(question, self.first_answer(question)).await
     }
 
@@ -59,16 +59,16 @@ impl Upstream {
         let done = tokio::time::timeout(ANSWER_WAIT, work).await.unwrap_or_else(|_| {
             let host = question.repository.registry().to_string();
             let why = format!("no complete answer within {ANSWER_WAIT:?}");
-            Err(Error::Unreachable { host, step: Step::Silence, why })
+            Err(Error::Unreachable { host, step: ConnectStage::Silence, why })
         });
         self.count_failure(question.repository, done)
     }
 
     /// The first endpoint that has an answer; else the last one's error. Those in trouble come last.
-    async fn first_answer(&self, question: &Question<'_>) -> Result<Answered, Error> {
+    async fn first_answer(&self, question: &Question<'_>) -> Result<RegistryAnswer, Error> {
         let registry = question.repository.registry();
-        let proof = question.asking.proof.is_some();
-        let all = endpoint::endpoints(&self.0.config, registry)?.into_iter();
+        let proof = question.auth.proof.is_some();
+        let all = select::endpoints(&self.0.config, registry)?.into_iter();
         let turns = all.filter(|endpoint| endpoint.authoritative || !proof).map(|endpoint| {
             let turn = self.0.health.turn(&endpoint);
             (endpoint, turn)
@@ -110,10 +110,10 @@ impl Upstream {
         mut under_way: UnderWay,
         question: &Question<'_>,
         retries: usize,
-    ) -> Result<Answered, Error> {
+    ) -> Result<RegistryAnswer, Error> {
         let pauses =
             ExponentialBuilder::default().with_min_delay(RETRY_PAUSE).with_max_times(retries).with_jitter();
-        let shown = &question.asking.presented;
+        let shown = &question.auth.presented;
         let shown = if endpoint.may_see(shown.principal.kind) { shown } else { &self.0.anonymous };
         let (who, class) = (shown.principal, (question.kind, question.method.clone()));
         if let Some(wait) = self.0.limits.wait(endpoint.name(), who, &class) {
@@ -159,7 +159,7 @@ impl Upstream {
             .await
     }
 
-    pub(super) fn received(&self, registry: &Registry) -> crate::metrics::IntCounter {
+    pub(super) fn received(&self, registry: &Registry) -> crate::support::metrics::IntCounter {
         self.0.labels.with(registry.as_str(), |label| self.0.metrics.bytes.with_label_values(&[label]))
     }
 
@@ -178,10 +178,10 @@ pub(super) fn manifest_question<'a>(
     method: Method,
     repository: &'a Repository,
     reference: &Reference,
-    asking: &'a Asking,
+    auth: &'a AuthContext,
 ) -> Question<'a> {
     Question {
-        asking,
+        auth,
         kind: Kind::Manifest,
         method,
         repository,
@@ -196,16 +196,16 @@ pub(super) fn blob_question<'a>(
     method: Method,
     repository: &'a Repository,
     digest: Digest,
-    asking: &'a Asking,
+    auth: &'a AuthContext,
 ) -> Question<'a> {
     let rest = format!("blobs/{digest}");
-    Question { asking, kind: Kind::Blob, method, repository, rest, query: None, accept: None, range: None }
+    Question { auth, kind: Kind::Blob, method, repository, rest, query: None, accept: None, range: None }
 }
 
 /// What stands when one endpoint after the other failed, and whether somebody said it whose word counts: such a no is
 /// not undone by a mirror that cannot be reached.
 fn last_word(before: (Error, bool), error: Error, endpoint: &Endpoint) -> (Error, bool) {
-    let stands = before.1 && before.0.is_a_no() && error.is_outage();
+    let stands = before.1 && before.0.is_denied() && error.is_outage();
     if stands { before } else { (error, endpoint.authoritative) }
 }
 
@@ -221,7 +221,7 @@ impl Core {
             self.observed(Kind::Ping, registry, endpoint.trust, Method::GET, &url, fields, Bytes::new());
         let response = sent.await?;
         match response.status().as_u16() {
-            status @ 500.. => Err(Error::Failing { host: endpoint::authority(&url), status }),
+            status @ 500.. => Err(Error::Failing { host: select::authority(&url), status }),
             _ => Ok(()),
         }
     }
@@ -256,7 +256,7 @@ impl Core {
         });
         tracing::debug!(
             %method,
-            host = %endpoint::authority(url),
+            host = %select::authority(url),
             path = url.path(),
             status,
             elapsed_ms = start.elapsed().as_millis() as u64,

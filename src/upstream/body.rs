@@ -7,9 +7,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
-use super::connect::innermost;
-use super::error::{Error, Step};
-use crate::metrics::IntCounter;
+use super::error::{ConnectStage, Error};
+use super::transport::connect::innermost;
+use crate::support::metrics::IntCounter;
 
 /// Over each such window a body must bring at least [`RATE_MIN`] bytes a second; slower is a stall in disguise.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub struct Download {
     /// Where in the blob this body begins: what was asked for, or 0 if upstream ignored the range.
     pub offset: u64,
     /// Whether upstream wanted no credential for it.
-    pub to_anybody: bool,
+    pub public: bool,
     pub(super) body: Incoming,
     pub(super) host: String,
     pub(super) idle: Duration,
@@ -36,7 +36,7 @@ impl Download {
     /// The next bytes; `None` at the proper end of the body.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] at [`Step::Body`] when the body stalls, crawls or breaks off.
+    /// [`Error::Unreachable`] at [`ConnectStage::Body`] when the body stalls, crawls or breaks off.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         if let Some(bytes) = self.returned.take() {
             return Some(Ok(bytes));
@@ -69,7 +69,7 @@ impl Download {
     }
 
     fn broke_off(&self, why: String) -> Error {
-        Error::Unreachable { host: self.host.clone(), step: Step::Body, why }
+        Error::Unreachable { host: self.host.clone(), step: ConnectStage::Body, why }
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn whole(
     idle: Duration,
     received: &IntCounter,
 ) -> Result<Bytes, Error> {
-    let broke_off = |why: String| Error::Unreachable { host: host.to_owned(), step: Step::Body, why };
+    let broke_off = |why: String| Error::Unreachable { host: host.to_owned(), step: ConnectStage::Body, why };
     let mut all = BytesMut::new();
     loop {
         match timeout(idle, body.frame()).await {

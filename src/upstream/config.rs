@@ -45,7 +45,7 @@ pub struct RegistryConfig {
     pub client: Option<ClientCertificate>,
 }
 
-/// A certificate of our own, for registries that ask for one. Shown to hosts that the operator named, to no other.
+/// A certificate of our own, for registries that ask for one. CredentialUse to hosts that the operator named, to no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// PEM file of the certificate and its chain.
@@ -60,7 +60,7 @@ pub struct EndpointConfig {
     /// Where.
     pub url: Url,
     /// Whose credentials it is shown; `None`: everybody's if it stands for the registry, else nobody's.
-    pub credentials: Option<Shown>,
+    pub credentials: Option<CredentialUse>,
     /// Whether its word proves a right; `None`: if it stands for the registry, which is so for the registry's own
     /// host and for an endpoint that is the only one.
     pub authoritative: Option<bool>,
@@ -74,19 +74,19 @@ impl From<Url> for EndpointConfig {
 
 /// Whose credentials an endpoint is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shown {
+pub enum CredentialUse {
     /// Nobody's.
-    Nobodys,
+    None,
     /// The node's, and the plugins'.
-    Nodes,
+    Node,
     /// Those and the callers'.
-    Callers,
+    Caller,
 }
 
-impl Shown {
+impl CredentialUse {
     /// As configuration has it.
     pub const NAMES: [(&'static str, Self); 3] =
-        [("none", Self::Nobodys), ("node", Self::Nodes), ("caller", Self::Callers)];
+        [("none", Self::None), ("node", Self::Node), ("caller", Self::Caller)];
 }
 
 /// Bounds on every wait. Their sum stays below the 30 s after which containerd gives up.

@@ -22,7 +22,7 @@ pub enum Error {
         /// Who was asked.
         host: String,
         /// At which step.
-        step: Step,
+        step: ConnectStage,
         /// What happened.
         why: String,
     },
@@ -60,7 +60,7 @@ pub enum Error {
         /// Whether it said that it knows no repository of that name, which ends every right to it.
         repository_unknown: bool,
         /// Whether it said so without ever asking for a credential: then none would help.
-        to_anybody: bool,
+        public: bool,
     },
     /// 405: the registry does not know the method there; some refuse `HEAD`.
     #[error("{host} does not allow the method")]
@@ -86,7 +86,7 @@ fn again(retry_after: &Option<Duration>) -> String {
 
 /// The step at which an upstream could not be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ConnectStage {
     /// DNS.
     Name,
     /// The address is none that may be connected to.
@@ -109,13 +109,13 @@ impl Error {
         match self {
             Self::Declined { .. } => "upstream_declined",
             Self::Unreachable { step, .. } => match step {
-                Step::Name => "upstream_dns",
-                Step::Address => "upstream_address",
-                Step::Connect => "upstream_connect",
-                Step::Tls => "upstream_tls",
-                Step::Head => "upstream_broke_off",
-                Step::Silence => "upstream_timeout",
-                Step::Body => "upstream_broke_off",
+                ConnectStage::Name => "upstream_dns",
+                ConnectStage::Address => "upstream_address",
+                ConnectStage::Connect => "upstream_connect",
+                ConnectStage::Tls => "upstream_tls",
+                ConnectStage::Head => "upstream_broke_off",
+                ConnectStage::Silence => "upstream_timeout",
+                ConnectStage::Body => "upstream_broke_off",
             },
             Self::Failing { .. } => "upstream_5xx",
             Self::RateLimited { .. } => "upstream_rate_limited",
@@ -134,7 +134,7 @@ impl Error {
     /// Whether the same question may be asked again at once: it failed quickly and may have been bad luck.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
-            Self::Unreachable { step, .. } => matches!(step, Step::Connect | Step::Head),
+            Self::Unreachable { step, .. } => matches!(step, ConnectStage::Connect | ConnectStage::Head),
             Self::Failing { .. } => true,
             _ => false,
         }
@@ -142,12 +142,12 @@ impl Error {
 
     /// Whether it is a no to this principal that says nothing about another: a registry may hide what it does not
     /// show, so 404 is one too.
-    pub fn is_a_no(&self) -> bool {
+    pub fn is_denied(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NotFound { .. })
     }
 
     /// Whether it ends the right of the principal that was asked with: a 404 of one reference does not.
-    pub fn ends_a_right(&self) -> bool {
+    pub fn revokes_access(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NotFound { repository_unknown: true, .. })
     }
 

@@ -18,15 +18,15 @@ use hyper::body::Incoming;
 use url::{Origin, Url};
 
 use super::Core;
-use super::address::Trust;
+use super::auth::challenge::{self, Challenge};
+use super::auth::token::{Token, Wanted};
 use super::body;
-use super::challenge::{self, Challenge};
-use super::endpoint::{Endpoint, authority};
+use super::endpoint::select::{Endpoint, authority};
 use super::error::Error;
 use super::headers::retry_after;
 use super::metrics::Kind;
 use super::redirect;
-use super::token::{Token, Wanted};
+use super::transport::address::Trust;
 use crate::credentials::{HttpHeaders, Presented};
 use crate::reference::Repository;
 
@@ -35,7 +35,7 @@ const ERROR_WAIT: Duration = Duration::from_secs(2);
 
 /// As whom upstream is asked, and what the answer is for.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub struct AuthContext {
     /// What is shown.
     pub presented: Presented,
     /// Set if the answer is to prove a right: then only endpoints whose word counts are asked, and with a token no
@@ -46,7 +46,7 @@ pub struct Asking {
 /// A question about something in a repository.
 #[derive(Debug, Clone)]
 pub(super) struct Question<'a> {
-    pub(super) asking: &'a Asking,
+    pub(super) auth: &'a AuthContext,
     pub(super) kind: Kind,
     pub(super) method: Method,
     pub(super) repository: &'a Repository,
@@ -59,12 +59,12 @@ pub(super) struct Question<'a> {
 }
 
 /// A successful answer.
-pub(super) struct Answered {
+pub(super) struct RegistryAnswer {
     pub(super) response: Response<Incoming>,
     /// Who gave it, for error texts.
     pub(super) host: String,
     /// Whether nothing that could be a credential was shown.
-    pub(super) to_anybody: bool,
+    pub(super) public: bool,
 }
 
 /// A token that is shown to an origin.
@@ -88,14 +88,14 @@ impl Core {
         self: &Arc<Self>,
         endpoint: &Endpoint,
         question: &Question<'_>,
-    ) -> Result<Answered, Error> {
+    ) -> Result<RegistryAnswer, Error> {
         let registry = question.repository.registry();
         let mut url = endpoint.url(question.repository, &question.rest, question.query.as_deref());
         let home = url.origin();
         let first = authority(&url);
         let mut trust = endpoint.trust;
         let nobody = self.nobody();
-        let shown = Some(&question.asking.presented).filter(|p| endpoint.may_see(p.principal.kind));
+        let shown = Some(&question.auth.presented).filter(|p| endpoint.may_see(p.principal.kind));
         let presented_at = |url: &Url| shown.filter(|_| url.origin() == home).unwrap_or(&nobody);
         // The extra fields of a docker config may be what opened it.
         let bare = shown.is_none_or(|presented| presented.headers.is_empty());
@@ -119,7 +119,7 @@ impl Core {
                 status @ (400 | 401) if held.map_or(status == 401, |held| held.may_be_renewed(status)) => {
                     let offered = challenge::read(response.headers(), question.repository);
                     let challenge = offered.or_else(|| held.map(|held| held.challenge.clone()));
-                    let wanted = Wanted { presented, age_max: question.asking.proof, renew: held.is_some() };
+                    let wanted = Wanted { presented, age_max: question.auth.proof, renew: held.is_some() };
                     body::drain(response.into_body()).await;
                     let held = self.answer(challenge, question.repository, &url, trust, wanted).await?;
                     tokens.insert(url.origin(), held);
@@ -138,9 +138,9 @@ impl Core {
                 // Whoever the registry sent us to does not speak for it: its signed address may have expired.
                 status @ (401 | 403) if url.origin() != home => return Err(Error::Failing { host, status }),
                 404 | 410 => {
-                    let to_anybody = bare && tokens.is_empty();
+                    let public = bare && tokens.is_empty();
                     let at_home = url.origin() == home;
-                    return Err(not_found(response, host, to_anybody, at_home).await);
+                    return Err(not_found(response, host, public, at_home).await);
                 }
                 429 => {
                     let retry_after = retry_after(response.headers(), self.clock.now());
@@ -169,10 +169,10 @@ impl Core {
         };
         let token = match &challenge {
             Challenge::Bearer(bearer) => {
-                let wanted = Wanted { presented, age_max: question.asking.proof, renew: false };
+                let wanted = Wanted { presented, age_max: question.auth.proof, renew: false };
                 match self.token(registry, bearer, url, trust, wanted).await {
                     Ok((token, _)) => Some(token),
-                    // Asking without one would only lead to the same token server, and to waiting for it twice.
+                    // AuthContext without one would only lead to the same token server, and to waiting for it twice.
                     Err(error) if error.is_outage() => return Err(error),
                     // The challenge may have changed.
                     Err(_) => None,
@@ -244,7 +244,7 @@ fn headers(question: &Question<'_>, token: Option<&Token>, extra: &HttpHeaders) 
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 
 /// A 404; only the registry itself can say that it knows no such repository.
-async fn not_found(response: Response<Incoming>, host: String, to_anybody: bool, at_home: bool) -> Error {
+async fn not_found(response: Response<Incoming>, host: String, public: bool, at_home: bool) -> Error {
     #[derive(serde::Deserialize)]
     struct Document {
         errors: Vec<Entry>,
@@ -259,15 +259,15 @@ async fn not_found(response: Response<Incoming>, host: String, to_anybody: bool,
     let document = serde_json::from_slice::<Document>(&body).ok().filter(|_| at_home);
     let repository_unknown =
         document.is_some_and(|document| document.errors.iter().any(|error| error.code == "NAME_UNKNOWN"));
-    Error::NotFound { host, repository_unknown, to_anybody }
+    Error::NotFound { host, repository_unknown, public }
 }
 
 fn sorted(
     response: Response<Incoming>,
     host: String,
     presented: &Presented,
-    to_anybody: bool,
-) -> Result<Answered, Error> {
+    public: bool,
+) -> Result<RegistryAnswer, Error> {
     let status = response.status().as_u16();
     let whom = || match &presented.credential {
         Some(credential) => format!("the credential of {:?}", credential.username()),
@@ -282,7 +282,7 @@ fn sorted(
                     why: "a Content-Encoding that was not asked for".to_owned(),
                 });
             }
-            Ok(Answered { response, host, to_anybody })
+            Ok(RegistryAnswer { response, host, public })
         }
         401 => Err(Error::Refused { host, status, why: format!("it refuses {}", whom()) }),
         403 => Err(Error::Refused { host, status, why: format!("it forbids access to {}", whom()) }),

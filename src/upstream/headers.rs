@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER};
 
-use crate::clock::Timestamp;
+use crate::support::clock::Timestamp;
 
 /// A header as text.
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -1,6 +1,6 @@
 //! What is counted of upstream traffic.
 
-use crate::metrics::{HistogramVec, IntCounterVec, IntGaugeVec, MetricsError, Registry};
+use crate::support::metrics::{HistogramVec, IntCounterVec, IntGaugeVec, MetricsError, Registry};
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

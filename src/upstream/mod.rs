@@ -8,23 +8,17 @@
 //! Deliberately not here: the store, caching of content, who may ask with which credential (`pull`), and following a
 //! descriptor's `urls`.
 
-mod address;
 mod ask;
+mod auth;
 mod body;
-mod challenge;
 mod config;
-mod connect;
-mod dial;
 mod endpoint;
 mod error;
 mod exchange;
 mod headers;
-mod health;
-mod limits;
 pub mod metrics;
-mod realm;
 mod redirect;
-mod token;
+mod transport;
 
 use std::sync::Arc;
 
@@ -34,27 +28,29 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 pub use body::Download;
-pub use config::{Allow, ClientCertificate, Config, EndpointConfig, Proxy, RegistryConfig, Shown, Timeouts};
-pub use connect::BuildError;
-pub use endpoint::has_authority;
-pub use error::{Error, Step};
-pub use exchange::Asking;
-pub use health::EndpointStatus;
-pub use limits::LimitStatus;
+pub use config::{
+    Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,
+};
+pub use endpoint::health::EndpointStatus;
+pub use endpoint::rate_limit::LimitStatus;
+pub use endpoint::select::has_authority;
+pub use error::{ConnectStage, Error};
+pub use exchange::AuthContext;
+pub use transport::connect::BuildError;
 
-use crate::clock::Clock;
-use crate::coalesce::Coalesce;
 use crate::credentials::Presented;
-use crate::metrics::RegistryLabels;
 use crate::reference::{Digest, MediaType, Principal, Reference, Registry, Repository, Tag};
+use crate::support::clock::Clock;
+use crate::support::metrics::RegistryLabels;
+use crate::support::singleflight::Singleflight;
 use ask::{blob_question, manifest_question};
-use connect::Transport;
-use exchange::{Answered, Question};
+use auth::token::{Key, Token, Tokens};
+use endpoint::health::Health;
+use endpoint::rate_limit::Limits;
+use exchange::{Question, RegistryAnswer};
 use headers::{content_length, header, next_query, parse_content_range, total_of};
-use health::Health;
-use limits::Limits;
 use metrics::{Kind, Metrics};
-use token::{Key, Token, Tokens};
+use transport::connect::Transport;
 
 /// All registries. Cheap to clone.
 #[derive(Clone)]
@@ -64,8 +60,8 @@ struct Core {
     config: Config,
     transport: Transport,
     tokens: Tokens,
-    token_requests: Coalesce<Key, Result<Token, Error>>,
-    challenges: challenge::Remembered,
+    token_requests: Singleflight<Key, Result<Token, Error>>,
+    challenges: auth::challenge::Remembered,
     limits: Limits,
     health: Health,
     anonymous: Presented,
@@ -76,16 +72,16 @@ struct Core {
 
 /// A yes of upstream.
 #[derive(Debug, Clone)]
-pub struct Yes<T> {
+pub struct Allowed<T> {
     /// What it said.
     pub value: T,
     /// Whether it wanted no credential: then the right that it proves is everybody's.
-    pub to_anybody: bool,
+    pub public: bool,
 }
 
-impl<T> Yes<T> {
-    fn map<U>(self, change: impl FnOnce(T) -> U) -> Yes<U> {
-        Yes { value: change(self.value), to_anybody: self.to_anybody }
+impl<T> Allowed<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Allowed<U> {
+        Allowed { value: change(self.value), public: self.public }
     }
 }
 
@@ -139,8 +135,8 @@ impl Upstream {
             transport: Transport::new(&config)?,
             config,
             tokens: Tokens::default(),
-            token_requests: Coalesce::default(),
-            challenges: challenge::Remembered::default(),
+            token_requests: Singleflight::default(),
+            challenges: auth::challenge::Remembered::default(),
             limits: Limits::new(Arc::clone(&metrics), Arc::clone(&labels), clock.clone()),
             health: Health::new(Arc::clone(&metrics), Arc::clone(&labels)),
             anonymous,
@@ -158,9 +154,9 @@ impl Upstream {
         &self,
         repository: &Repository,
         tag: &Tag,
-        asking: &Asking,
-    ) -> Result<Yes<Option<Digest>>, Error> {
-        let question = manifest_question(Method::HEAD, repository, &tag.clone().into(), asking);
+        auth: &AuthContext,
+    ) -> Result<Allowed<Option<Digest>>, Error> {
+        let question = manifest_question(Method::HEAD, repository, &tag.clone().into(), auth);
         let answer = match self
             .small(&question, |answer| async move { Ok(answer.response.headers().clone()) })
             .await
@@ -183,9 +179,9 @@ impl Upstream {
         &self,
         repository: &Repository,
         reference: &Reference,
-        asking: &Asking,
-    ) -> Result<Yes<Manifest>, Error> {
-        let question = manifest_question(Method::GET, repository, reference, asking);
+        auth: &AuthContext,
+    ) -> Result<Allowed<Manifest>, Error> {
+        let question = manifest_question(Method::GET, repository, reference, auth);
         self.small(&question, |answer| async move {
             let media_type =
                 header(answer.response.headers(), CONTENT_TYPE.as_str()).and_then(|t| t.parse().ok());
@@ -203,9 +199,9 @@ impl Upstream {
         &self,
         repository: &Repository,
         digest: Digest,
-        asking: &Asking,
-    ) -> Result<Yes<()>, Error> {
-        let question = manifest_question(Method::HEAD, repository, &digest.into(), asking);
+        auth: &AuthContext,
+    ) -> Result<Allowed<()>, Error> {
+        let question = manifest_question(Method::HEAD, repository, &digest.into(), auth);
         match self.small(&question, |_| std::future::ready(Ok(()))).await {
             Err(Error::NotAllowed { .. }) => self.confirm_by_get(&question).await,
             answer => answer,
@@ -213,9 +209,9 @@ impl Upstream {
     }
 
     /// For registries that do not know `HEAD` here.
-    async fn confirm_by_get(&self, question: &Question<'_>) -> Result<Yes<()>, Error> {
+    async fn confirm_by_get(&self, question: &Question<'_>) -> Result<Allowed<()>, Error> {
         let question = Question { method: Method::GET, ..question.clone() };
-        let drained = |answer: Answered| async move {
+        let drained = |answer: RegistryAnswer| async move {
             body::drain(answer.response.into_body()).await;
             Ok(())
         };
@@ -230,10 +226,10 @@ impl Upstream {
         &self,
         repository: &Repository,
         digest: Digest,
-        asking: &Asking,
-    ) -> Result<Yes<Option<u64>>, Error> {
-        let mut question = blob_question(Method::HEAD, repository, digest, asking);
-        let headers = |answer: Answered| async move {
+        auth: &AuthContext,
+    ) -> Result<Allowed<Option<u64>>, Error> {
+        let mut question = blob_question(Method::HEAD, repository, digest, auth);
+        let headers = |answer: RegistryAnswer| async move {
             let headers = answer.response.headers().clone();
             body::drain(answer.response.into_body()).await;
             Ok(headers)
@@ -259,14 +255,14 @@ impl Upstream {
         digest: Digest,
         from: u64,
         until: Option<u64>,
-        asking: &Asking,
+        auth: &AuthContext,
     ) -> Result<Download, Error> {
-        let mut question = blob_question(Method::GET, repository, digest, asking);
+        let mut question = blob_question(Method::GET, repository, digest, auth);
         question.range = match until {
             Some(until) => Some(format!("bytes={from}-{}", until.saturating_sub(1))),
             None => (from > 0).then(|| format!("bytes={from}-")),
         };
-        let Answered { response, host, to_anybody } = self.head_of(&question).await?;
+        let RegistryAnswer { response, host, public } = self.head_of(&question).await?;
         let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range);
             match range {
@@ -285,7 +281,7 @@ impl Upstream {
         Ok(Download {
             size,
             offset,
-            to_anybody,
+            public,
             body: response.into_body(),
             host,
             idle,
@@ -304,8 +300,8 @@ impl Upstream {
         repository: &Repository,
         listing: &Listing,
         query: Option<String>,
-        asking: &Asking,
-    ) -> Result<Yes<Page>, Error> {
+        auth: &AuthContext,
+    ) -> Result<Allowed<Page>, Error> {
         let rest = match listing {
             Listing::Tags => "tags/list".to_owned(),
             Listing::Referrers(digest) => format!("referrers/{digest}"),
@@ -315,7 +311,7 @@ impl Upstream {
             Listing::Referrers(_) => MediaType::OCI_INDEX,
         };
         let question = Question {
-            asking,
+            auth,
             kind: Kind::List,
             method: Method::GET,
             repository,
@@ -344,7 +340,10 @@ impl Upstream {
 
     /// Body bytes of manifests and blobs that were received since the start.
     pub fn received_bytes(&self) -> u64 {
-        crate::metrics::sums(&self.0.metrics.bytes, "registry").into_iter().map(|(_, bytes)| bytes).sum()
+        crate::support::metrics::sums(&self.0.metrics.bytes, "registry")
+            .into_iter()
+            .map(|(_, bytes)| bytes)
+            .sum()
     }
 
     /// What registries have told about their rate limits.

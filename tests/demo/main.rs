@@ -31,12 +31,12 @@ struct Pull {
 
 #[tokio::main]
 async fn main() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let registry = FakeRegistry::start().await;
     let image = support::image::push(&registry, REPOSITORY, "latest", LAYER_BYTES);
     println!("upstream   {} with docker.io/{REPOSITORY}:latest for {}", registry.url(), platforms(&image));
-    let (mut daemon, address) = start_daemon(folder.path(), &registry);
-    println!("larder     http://{address}, store in {}\n", folder.path().display());
+    let (mut daemon, address) = start_daemon(directory.path(), &registry);
+    println!("larder     http://{address}, store in {}\n", directory.path().display());
 
     let cold = pull("cold", address, &registry).await;
     let warm = pull("warm", address, &registry).await;
@@ -90,15 +90,15 @@ async fn fetch(address: SocketAddr, path: &str, bytes: &mut usize) -> bytes::Byt
     reply.body
 }
 
-fn start_daemon(folder: &Path, registry: &FakeRegistry) -> (Child, SocketAddr) {
+fn start_daemon(directory: &Path, registry: &FakeRegistry) -> (Child, SocketAddr) {
     // A port that was free a moment ago; nobody else is in a hurry for it.
     let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (data, admin) = (free(), free());
-    let config = folder.join("larder.toml");
+    let config = directory.join("larder.toml");
     let text = format!(
         "[server]\nlisten = [\"{data}\"]\nstate = \"{}\"\n[admin]\nlisten = \"{admin}\"\n[store]\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n\
          [[registry]]\nhost = \"docker.io\"\nendpoints = [\"{}\"]\n",
-        folder.display(),
+        directory.display(),
         registry.url()
     );
     std::fs::write(&config, text).unwrap();

@@ -34,20 +34,20 @@ def docker_config(path, key, account):
         json.dump({"auths": {key: {"auth": auth}}}, file)
 
 
-def plugin(folder, match, account):
+def plugin(directory, match, account):
     """A credential-provider plugin as kubelet runs it; returns the lines of configuration."""
-    program, config = os.path.join(folder, "plugin"), os.path.join(folder, "provider.yaml")
+    program, config = os.path.join(directory, "plugin"), os.path.join(directory, "provider.yaml")
     answer = {"kind": "CredentialProviderResponse", "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
               "cacheKeyType": "Image", "cacheDuration": "1h0m0s",
               "auth": {match: {"username": account[0], "password": account[1]}}}
     with open(program, "w", encoding="utf-8") as file:
-        file.write(f"#!/bin/sh\ncat > {folder}/asked\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
+        file.write(f"#!/bin/sh\ncat > {directory}/asked\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
     os.chmod(program, 0o755)
     with open(config, "w", encoding="utf-8") as file:
         file.write("apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n"
                    f"- name: plugin\n  matchImages: ['{match}']\n  defaultCacheDuration: 1h\n"
                    "  apiVersion: credentialprovider.kubelet.k8s.io/v1\n")
-    return f'provider_config = "{config}"\nprovider_bin_dir = "{folder}"\n'
+    return f'provider_config = "{config}"\nprovider_bin_dir = "{directory}"\n'
 
 
 class Access(unittest.TestCase):
@@ -73,13 +73,13 @@ class Tenants(Access):
         cls.tokens = TokenServer(cls.world, accounts(), ["public/app"])
         cls.registry = Registry(cls.world, cls.tokens.auth())
         cls.pushed = {r: image.push(cls.world, cls.registry, r, "v1", ADMIN) for r in REPOSITORIES}
-        folder = cls.world.folder("node")
-        docker_config(os.path.join(folder, "config.json"), "reg.test/node", NODE)
-        cls.plugin = cls.world.folder("plugin")
+        directory = cls.world.directory("node")
+        docker_config(os.path.join(directory, "config.json"), "reg.test/node", NODE)
+        cls.plugin = cls.world.directory("plugin")
         providers = plugin(cls.plugin, "reg.test/plugin", PLUGIN)
         cls.evil, evil = cls.evil_registry(cls.pushed["a/app"])
         cls.larder = Larder(cls.world, {"reg.test": cls.registry.url, "evil.test": evil},
-                            f'[credentials]\nnode = ["{folder}/config.json"]\n{providers}'
+                            f'[credentials]\nnode = ["{directory}/config.json"]\n{providers}'
                             f'[upstream]\ntrusted_realms = ["{cls.tokens.address}"]\n[log]\nlevel = "trace"\n')
 
     @classmethod
@@ -157,7 +157,7 @@ class Tenants(Access):
                                                "apiVersion": "credentialprovider.kubelet.k8s.io/v1"})
 
     def test_07_podman_shows_the_credential_that_it_has_for_larder(self):
-        root = self.world.folder("podman")
+        root = self.world.directory("podman")
         podman = ("podman", "--root", f"{root}/root", "--runroot", f"{root}/run", "--storage-driver", "vfs")
         name, auth = f"{self.larder.address}/{self.name('a/app')}", f"{root}/auth.json"
         refused = subprocess.run([*podman, "pull", "--quiet", "--tls-verify=false", name], capture_output=True,
@@ -222,12 +222,12 @@ class DockerLogins(Access):
         pushed = {r: image.push(world, registry, r, "v1", ADMIN) for r in ("a/app", "public/app")}
         larder = Larder(world, {"docker.io": registry.url}, f'[upstream]\ntrusted_realms = ["{tokens.address}"]\n',
                         default="docker.io")
-        etc = world.folder("etc")
+        etc = world.directory("etc")
         with open(f"{etc}/daemon.json", "w", encoding="utf-8") as file:
             json.dump({"registry-mirrors": [f"http://{larder.address}"]}, file)
         docker, logins = Docker(world, etc), {}
         for account in (A, B):
-            logins[account] = world.folder("login")
+            logins[account] = world.directory("login")
             docker_config(f"{logins[account]}/config.json", "https://index.docker.io/v1/", account)
         self.assertEqual(docker.pull("public/app:v1"), pushed["public/app"]["config amd64"])
         self.assertEqual(docker.pull("a/app:v1", logins[A]), pushed["a/app"]["config amd64"])
@@ -249,10 +249,10 @@ class KubernetesUseCases(Access):
         self.addCleanup(self.world.end)
 
     def private_registry(self, account):
-        folder = self.world.folder("htpasswd")
-        with open(f"{folder}/htpasswd", "w", encoding="utf-8") as file:
+        directory = self.world.directory("htpasswd")
+        with open(f"{directory}/htpasswd", "w", encoding="utf-8") as file:
             file.write(run("htpasswd", "-Bbn", *account) + "\n")
-        registry = Registry(self.world, f"auth: {{htpasswd: {{realm: r, path: {folder}/htpasswd}}}}\n")
+        registry = Registry(self.world, f"auth: {{htpasswd: {{realm: r, path: {directory}/htpasswd}}}}\n")
         return registry, image.push(self.world, registry, "team/app", "v1", account)["config amd64"]
 
     def test_1_only_open_source_images(self):
@@ -265,10 +265,10 @@ class KubernetesUseCases(Access):
     def test_2_proprietary_images_visible_to_all_cluster_users(self):
         """The node's docker config opens the private registry to every pod."""
         registry, config = self.private_registry(NODE)
-        folder = self.world.folder("kubelet")
-        docker_config(f"{folder}/config.json", "reg.test", NODE)
+        directory = self.world.directory("kubelet")
+        docker_config(f"{directory}/config.json", "reg.test", NODE)
         self.larder = Larder(self.world, {"reg.test": registry.url},
-                             f'[credentials]\nkubelet_root = "{folder}"\nkubelet_cwd = "{folder}"\n')
+                             f'[credentials]\nkubelet_root = "{directory}"\nkubelet_cwd = "{directory}"\n')
         self.can_pull("reg.test/team/app:v1", None, config)
         self.can_pull("reg.test/team/app:v1", None, config)
 

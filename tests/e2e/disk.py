@@ -81,7 +81,7 @@ class Disk(unittest.TestCase):
 
     def on(self, *mount):
         """A daemon whose store is on a filesystem that is mounted like this."""
-        self.at = self.world.folder("disk")
+        self.at = self.world.directory("disk")
         run("mount", *mount, self.at)
         return self.daemon()
 
@@ -270,10 +270,10 @@ class Disk(unittest.TestCase):
                 pull.start()
             time.sleep(random.uniform(0, 0.1))
             with open(larder.config, "rb"):
-                folder = os.open(self.at, os.O_RDONLY)
+                directory = os.open(self.at, os.O_RDONLY)
                 # FS_IOC_SHUTDOWN, without flushing the journal: nothing reaches the disk from now on.
-                fcntl.ioctl(folder, 0x8004587D, struct.pack("I", 2))
-                os.close(folder)
+                fcntl.ioctl(directory, 0x8004587D, struct.pack("I", 2))
+                os.close(directory)
             larder.kill()
             for pull in pulls:
                 pull.join()

@@ -18,7 +18,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 def push(world, registry, repository, tag, account=None):
     """Pushes for linux/amd64 and linux/arm64, as `account` if given; returns the digests by name."""
-    layout = world.folder("layout")
+    layout = world.directory("layout")
     blobs = os.path.join(layout, "blobs", "sha256")
     os.makedirs(blobs)
 

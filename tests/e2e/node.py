@@ -50,12 +50,12 @@ class Commands(unittest.TestCase):
         self.assertEqual(events[-1]["fetched_bytes"], 0)
 
     def test_2_lists_of_images_and_kubernetes_manifests(self):
-        folder = self.world.folder("lists")
-        with open(f"{folder}/list", "w", encoding="utf-8") as file:
+        directory = self.world.directory("lists")
+        with open(f"{directory}/list", "w", encoding="utf-8") as file:
             file.write(f"# ours\n{NAME}  # again\n\n")
-        with open(f"{folder}/pod.yaml", "w", encoding="utf-8") as file:
+        with open(f"{directory}/pod.yaml", "w", encoding="utf-8") as file:
             file.write(f"kind: Pod\nspec: {{initContainers: [{{image: \"{NAME}\"}}]}}\n")
-        said = self.larder.command("pull", "--file", f"{folder}/list", "--manifests", f"{folder}/pod.yaml",
+        said = self.larder.command("pull", "--file", f"{directory}/list", "--manifests", f"{directory}/pod.yaml",
                                    "--platform", "linux/arm64")
         self.assertIn("linux/arm64", said)
 
@@ -86,7 +86,7 @@ class Commands(unittest.TestCase):
         self.assertRegex(status, r"its endpoint 127.0.0.1:\d+ has been failing for .*: .*cannot be reached")
 
     def test_6_doctor_sees_what_is_wrong(self):
-        root = self.world.folder("machine")
+        root = self.world.directory("machine")
         os.makedirs(f"{root}/etc/containerd")
         doctor = (PROGRAM, "--config", self.larder.config, "doctor", "--root", root)
         code, said = attempt(*doctor)
@@ -104,11 +104,11 @@ class Commands(unittest.TestCase):
         registry = Registry(self.world)
         image.push(self.world, registry, REPOSITORY, "v1")
         larder = Larder(self.world, {"reg.test": registry.url})
-        root = self.world.folder("machine")
+        root = self.world.directory("machine")
         os.makedirs(f"{root}/etc/containerd")
         run(PROGRAM, "--config", larder.config, "setup", "containerd", "--root", root)
         containerd = Containerd(self.world, larder, certs=f"{root}/etc/containerd/certs.d")
-        # The canary has containerd itself look the hosts up, in the folder that its configuration names.
+        # The canary has containerd itself look the hosts up, in the directory that its configuration names.
         config = f"{root}/etc/containerd/config.toml"
         with open(config, encoding="utf-8") as file:
             text = file.read().replace("/etc/containerd/certs.d", f"{root}/etc/containerd/certs.d")
@@ -122,7 +122,7 @@ class Commands(unittest.TestCase):
     def test_6c_doctor_asks_the_containerd_of_this_machine(self):
         if not os.path.isdir("/etc/containerd"):
             self.skipTest("this machine's containerd has no /etc/containerd to put another in front of")
-        root = self.world.folder("etc-containerd")
+        root = self.world.directory("etc-containerd")
         registry = '[plugins."io.containerd.grpc.v1.cri".registry]\n'
         other = f"sed -i '/^imports/d; 1i imports = [\"/etc/containerd/other.toml\"]' /etc/containerd/config.toml"
         with open(f"{root}/other.toml", "w", encoding="utf-8") as file:
@@ -130,7 +130,7 @@ class Commands(unittest.TestCase):
         for config, expected in (("containerd config default > /etc/containerd/config.toml", "it has no config_path"),
                                  (f"{PROGRAM} --config {self.larder.config} setup containerd", "_default leads here"),
                                  (other, "config_path is /elsewhere, though config.toml says /etc/containerd/certs.d")):
-            # A machine of its own, as far as containerd's folder goes.
+            # A machine of its own, as far as containerd's directory goes.
             _, said = attempt("unshare", "-m", "sh", "-c", f"mount --bind {root} /etc/containerd && {config} >&2 && "
                               f"{PROGRAM} --config {self.larder.config} doctor")
             self.assertRegex(said, f"containerd +.*{expected}")
@@ -160,34 +160,34 @@ class Offline(unittest.TestCase):
         self.addCleanup(world.end)
         registry = Registry(world)
         pushed = image.push(world, registry, REPOSITORY, "v1")
-        folder = world.folder("archives")
+        directory = world.directory("archives")
         for kind in ("oci", "oci-archive"):
             run("skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false",
-                f"docker://{registry.address}/{REPOSITORY}:v1", f"{kind}:{folder}/{kind}:{NAME}")
+                f"docker://{registry.address}/{REPOSITORY}:v1", f"{kind}:{directory}/{kind}:{NAME}")
         registry.stop()
-        secret = f"{folder}/config.json"
+        secret = f"{directory}/config.json"
         with open(secret, "w", encoding="utf-8") as file:
             file.write('{"auths":{"reg.test":{"username":"ann","password":"ann-password"}}}')
         larder = Larder(world, {"reg.test": registry.url})
-        code, said = attempt(PROGRAM, "--config", larder.config, "import", f"{folder}/oci")
+        code, said = attempt(PROGRAM, "--config", larder.config, "import", f"{directory}/oci")
         self.assertEqual(code, 2, said)
         self.assertIn("who may read it?", said)
-        self.assertIn(f"{NAME} is here", larder.command("import", f"{folder}/oci-archive", "--pull-secret", secret))
+        self.assertIn(f"{NAME} is here", larder.command("import", f"{directory}/oci-archive", "--pull-secret", secret))
         containerd = Containerd(world, larder)
         with self.assertRaises(Exception):
             containerd.cri_pull(NAME)
         self.assertEqual(containerd.cri_pull(NAME, ("ann", "ann-password")), pushed["config amd64"])
         other = Larder(world, {"reg.test": registry.url})
-        said = other.command("import", f"{folder}/oci", "--anybody", "--as", "reg.test/renamed:v2")
+        said = other.command("import", f"{directory}/oci", "--anybody", "--as", "reg.test/renamed:v2")
         self.assertIn("reg.test/renamed:v2 is here", said)
         self.assertEqual(Containerd(world, other).cri_pull("reg.test/renamed:v2"), pushed["config amd64"])
         # A byte that is not what its digest says is refused.
-        blob = max((os.path.join(f"{folder}/oci/blobs/sha256", n) for n in os.listdir(f"{folder}/oci/blobs/sha256")),
+        blob = max((os.path.join(f"{directory}/oci/blobs/sha256", n) for n in os.listdir(f"{directory}/oci/blobs/sha256")),
                    key=os.path.getsize)
         with open(blob, "r+b") as file:
             file.seek(100)
             file.write(b"\xff\x00")
-        code, said = attempt(PROGRAM, "--config", other.config, "import", f"{folder}/oci", "--anybody", "--as",
+        code, said = attempt(PROGRAM, "--config", other.config, "import", f"{directory}/oci", "--anybody", "--as",
                              "reg.test/broken:v1")
         self.assertEqual(code, 1, said)
         self.assertIn("digest", said)
@@ -208,7 +208,7 @@ class Setup(unittest.TestCase):
 
     def test_containerd_as_it_was_set_up_pulls_through_it(self):
         for strict in ([], ["--strict"]):
-            root = self.world.folder("machine")
+            root = self.world.directory("machine")
             os.makedirs(f"{root}/etc/containerd")
             # By hand, and as kubeadm's guides have it made.
             before = (run("containerd", "config", "default") + "\n" if strict else
@@ -235,12 +235,12 @@ class Setup(unittest.TestCase):
             self.assertFalse(os.path.exists(f"{root}/etc/containerd/certs.d/_default"))
 
     def test_a_gate_is_written_for_the_runtime_alone(self):
-        folder, root = self.world.folder("gate"), self.world.folder("machine")
-        with open(f"{folder}/gate", "w", encoding="utf-8") as file:
+        directory, root = self.world.directory("gate"), self.world.directory("machine")
+        with open(f"{directory}/gate", "w", encoding="utf-8") as file:
             file.write("a-secret-of-this-node\n")
         gated = Larder(self.world, {"reg.test": self.registry.url})
         with open(gated.config, encoding="utf-8") as file:
-            text = file.read().replace("[server]\n", f'[server]\ngate_header = "X-Node-Key"\ngate_file = "{folder}/gate"\n')
+            text = file.read().replace("[server]\n", f'[server]\ngate_header = "X-Node-Key"\ngate_file = "{directory}/gate"\n')
         with open(gated.config, "w", encoding="utf-8") as file:
             file.write(text)
         gated.restart()
@@ -260,10 +260,10 @@ class Setup(unittest.TestCase):
         self.assertEqual(containerd.cri_pull(NAME), self.pushed["config amd64"])
 
     def test_podman_as_it_was_set_up_pulls_through_it(self):
-        root = self.world.folder("machine")
+        root = self.world.directory("machine")
         self.setup(root, "podman")
         conf = f"{root}/etc/containers/registries.conf.d/010-larder.conf"
-        store = self.world.folder("podman")
+        store = self.world.directory("podman")
         pull = ["podman", "--root", f"{store}/root", "--runroot", f"{store}/run", "--storage-driver", "vfs", "pull",
                 "--quiet", NAME]
         environment = {**os.environ, "CONTAINERS_REGISTRIES_CONF": conf}
@@ -274,7 +274,7 @@ class Setup(unittest.TestCase):
         self.assertFalse(os.path.exists(conf))
 
     def test_docker_as_it_was_set_up_pulls_through_it(self):
-        root = self.world.folder("machine")
+        root = self.world.directory("machine")
         code, said = attempt(PROGRAM, "--config", self.larder.config, "setup", "docker", "--root", root)
         self.assertEqual(code, 1, said)
         self.assertIn("default_registry", said)
@@ -309,11 +309,11 @@ class Browser(unittest.TestCase):
         world = World()
         self.addCleanup(world.end)
         larder = Larder(world, {})
-        browser = ("chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={world.folder('browser')}")
+        browser = ("chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={world.directory('browser')}")
         shown = run(*browser, "--dump-dom", f"http://{larder.admin}/")
         self.assertIn("<h1>Larder</h1>", shown)
         self.assertIn("images pinned", shown)
-        drawn = f"{world.folder('shots')}/page.png"
+        drawn = f"{world.directory('shots')}/page.png"
         run(*browser, f"--screenshot={drawn}", f"http://{larder.admin}/")
         self.assertGreater(os.path.getsize(drawn), 10_000)
         # It fetches itself every five seconds; what changed meanwhile is shown.
@@ -331,12 +331,12 @@ class Prometheus(unittest.TestCase):
         world = World()
         self.addCleanup(world.end)
         larder = Larder(world, {})
-        folder, port = world.folder("prometheus"), free_port()
-        config = f"{folder}/prometheus.yml"
+        directory, port = world.directory("prometheus"), free_port()
+        config = f"{directory}/prometheus.yml"
         with open(config, "w", encoding="utf-8") as file:
             file.write(f"global: {{scrape_interval: 1s}}\nrule_files: [{rules}]\n"
                        f"scrape_configs: [{{job_name: larder, static_configs: [{{targets: ['{larder.admin}']}}]}}]\n")
-        world.start("prometheus", "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
+        world.start("prometheus", "prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory}/data",
                     f"--web.listen-address=127.0.0.1:{port}")
         world.wait_for_port(port, "prometheus")
         until = time.monotonic() + 60

@@ -22,9 +22,9 @@ RIGHTS = {
     "add: [NET_BIND_SERVICE]": ["--cap-add=NET_BIND_SERVICE"],
     # podman's own default.
     "seccompProfile: {type: RuntimeDefault}": [],
-    "{name: config, mountPath: /etc/larder, readOnly: true}": ["--volume={folder}/etc:/etc/larder:ro"],
-    "{name: state, mountPath: /var/lib/larder}": ["--volume={folder}/state:/var/lib/larder"],
-    "{name: run, mountPath: /run/larder}": ["--volume={folder}/run:/run/larder"],
+    "{name: config, mountPath: /etc/larder, readOnly: true}": ["--volume={directory}/etc:/etc/larder:ro"],
+    "{name: state, mountPath: /var/lib/larder}": ["--volume={directory}/state:/var/lib/larder"],
+    "{name: run, mountPath: /run/larder}": ["--volume={directory}/run:/run/larder"],
 }
 
 
@@ -37,12 +37,12 @@ class Pod(unittest.TestCase):
         registry = Registry(world)
         pushed = image.push(world, registry, REPOSITORY, "v1")
         registry.stop()
-        folder = world.folder("pod")
+        directory = world.directory("pod")
         for name in ("etc", "state", "run"):
-            os.makedirs(f"{folder}/{name}")
+            os.makedirs(f"{directory}/{name}")
         with open(f"{ROOT}/config/kubernetes/larder.toml", encoding="utf-8") as file:
             config = file.read()
-        with open(f"{folder}/etc/larder.toml", "w", encoding="utf-8") as file:
+        with open(f"{directory}/etc/larder.toml", "w", encoding="utf-8") as file:
             file.write(f'{config}\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n'
                        '[store]\nmin_free = "0%"\n')
         with open(f"{ROOT}/config/kubernetes/daemonset.yaml", encoding="utf-8") as file:
@@ -50,12 +50,12 @@ class Pod(unittest.TestCase):
         rights = []
         for line, flags in RIGHTS.items():
             self.assertIn(line, manifest)
-            rights += [flag.format(folder=folder) for flag in flags]
+            rights += [flag.format(directory=directory) for flag in flags]
         podman = world.start("pod", "unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
-                             "podman", "--root", f"{folder}/podman", "--runroot", f"{folder}/podman-run",
+                             "podman", "--root", f"{directory}/podman", "--runroot", f"{directory}/podman-run",
                              "--storage-driver=vfs", "--cgroup-manager=cgroupfs", "run", "--rm",
                              "--ulimit=nofile=20000:20000", "--ulimit=nproc=4096:4096", "--name=larder", *rights,
-                             "--rootfs", self.root(folder), "/usr/bin/larder", "serve", "--config",
+                             "--rootfs", self.root(directory), "/usr/bin/larder", "serve", "--config",
                              "/etc/larder/larder.toml")
         inside = ("nsenter", "-t", str(podman.pid), "-n")
         curl = (*inside, "curl", "-sf")
@@ -77,9 +77,9 @@ class Pod(unittest.TestCase):
         podman.terminate()
         self.assertEqual(podman.wait(timeout=45), 0, world.log("pod"))
 
-    def root(self, folder):
+    def root(self, directory):
         """A root of the daemon and the libraries that it needs; the image has a static one instead."""
-        root = f"{folder}/root"
+        root = f"{directory}/root"
         for path in [PROGRAM, *re.findall(r"(/\S+) \(0x", run("ldd", PROGRAM))]:
             to = f"{root}/usr/bin/larder" if path == PROGRAM else root + path
             os.makedirs(os.path.dirname(to), exist_ok=True)

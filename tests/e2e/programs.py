@@ -1,4 +1,4 @@
-"""The programs of the end-to-end tests, each started in folders of its own and stopped at the end."""
+"""The programs of the end-to-end tests, each started in directories of its own and stopped at the end."""
 
 import os
 import shutil
@@ -41,13 +41,13 @@ def answers(url):
 
 
 class World:
-    """A folder and the processes in it."""
+    """A directory and the processes in it."""
 
     def __init__(self):
         self.root = tempfile.mkdtemp(prefix="larder-e2e-")
         self.processes, self.count = [], 0
 
-    def folder(self, name):
+    def directory(self, name):
         self.count += 1
         path = os.path.join(self.root, f"{name}{self.count}")
         os.makedirs(path)
@@ -98,12 +98,12 @@ class Registry:
     def __init__(self, world, auth=""):
         self.world, self.port = world, free_port()
         self.address, self.url = f"127.0.0.1:{self.port}", f"http://127.0.0.1:{self.port}"
-        folder = world.folder("registry")
-        self.name = os.path.basename(folder)
-        self.config = config = os.path.join(folder, "config.yml")
+        directory = world.directory("registry")
+        self.name = os.path.basename(directory)
+        self.config = config = os.path.join(directory, "config.yml")
         with open(config, "w", encoding="utf-8") as file:
             file.write("version: 0.1\nlog: {accesslog: {disabled: false}, level: warn}\n"
-                       f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
+                       f"storage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
                        f"http: {{addr: {self.address}}}\n{auth}")
         self.process = world.start(self.name, "docker-registry", "serve", config)
         world.wait_for_port(self.port, self.name)
@@ -132,12 +132,12 @@ class Larder:
         self.world = world
         self.port, self.admin_port = free_port(), free_port()
         self.address, self.admin = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.admin_port}"
-        folder = world.folder("larder")
-        self.name, self.store = os.path.basename(folder), os.path.join(folder, "store")
-        self.config = os.path.join(folder, "larder.toml")
+        directory = world.directory("larder")
+        self.name, self.store = os.path.basename(directory), os.path.join(directory, "store")
+        self.config = os.path.join(directory, "larder.toml")
         with open(self.config, "w", encoding="utf-8") as file:
-            file.write(f'[server]\nlisten = ["{self.address}"]\nstate = "{folder}"\ndefault_registry = "{default}"\n'
-                       f'[admin]\nlisten = "{self.admin}"\nsocket = "{folder}/larder.sock"\n')
+            file.write(f'[server]\nlisten = ["{self.address}"]\nstate = "{directory}"\ndefault_registry = "{default}"\n'
+                       f'[admin]\nlisten = "{self.admin}"\nsocket = "{directory}/larder.sock"\n')
             for host, url in registries.items():
                 file.write(f'[[registry]]\nhost = "{host}"\nendpoints = ["{url}"]\n')
             file.write(more)
@@ -171,12 +171,12 @@ class Larder:
 
 class Containerd:
     """Debian's containerd with its CRI, pulling through Larder; `upstreams` are what it may fall back to, and
-    `certs` a folder of hosts.toml that somebody else wrote."""
+    `certs` a directory of hosts.toml that somebody else wrote."""
 
     def __init__(self, world, larder, upstreams=None, certs=None):
-        folder = world.folder("containerd")
-        self.socket, self.world = os.path.join(folder, "c.sock"), world
-        given, certs = certs, certs or os.path.join(folder, "certs.d")
+        directory = world.directory("containerd")
+        self.socket, self.world = os.path.join(directory, "c.sock"), world
+        given, certs = certs, certs or os.path.join(directory, "certs.d")
         # Without an upstream to fall back to, Larder is the last host too: nothing can bypass it.
         hosts = [("_default", f'server = "http://{larder.address}"\n')] if not upstreams else [(h, f'server = "{u}"\n') for h, u in upstreams.items()]
         for host, server in [] if given else hosts:
@@ -184,14 +184,14 @@ class Containerd:
             with open(os.path.join(certs, host, "hosts.toml"), "w", encoding="utf-8") as file:
                 file.write(f'{server}[host."http://{larder.address}"]\n  capabilities = ["pull", "resolve"]\n'
                            '  dial_timeout = "1s"\n')
-        config = os.path.join(folder, "config.toml")
+        config = os.path.join(directory, "config.toml")
         with open(config, "w", encoding="utf-8") as file:
-            file.write(f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
+            file.write(f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
                        f'[grpc]\n  address = "{self.socket}"\n'
                        '[plugins."io.containerd.grpc.v1.cri"]\n  stream_server_port = "0"\n'
                        '  [plugins."io.containerd.grpc.v1.cri".containerd]\n    snapshotter = "native"\n'
                        f'  [plugins."io.containerd.grpc.v1.cri".registry]\n    config_path = "{certs}"\n')
-        self.certs, name = certs, os.path.basename(folder)
+        self.certs, name = certs, os.path.basename(directory)
         world.start(name, "containerd", "--config", config)
         self.ctr = ("ctr", "--address", self.socket)
         version = [*self.ctr, "version"]
@@ -224,15 +224,15 @@ class Containerd:
 
 
 class Docker:
-    """Debian's Docker with a folder as its `/etc/docker`, in mounts of its own and without a network: it leaves the
+    """Debian's Docker with a directory as its `/etc/docker`, in mounts of its own and without a network: it leaves the
     machine's alone."""
 
     def __init__(self, world, etc):
-        folder = world.folder("docker")
-        self.name, self.socket = os.path.basename(folder), f"unix://{folder}/docker.sock"
-        self.nobody = world.folder("nobody")
+        directory = world.directory("docker")
+        self.name, self.socket = os.path.basename(directory), f"unix://{directory}/docker.sock"
+        self.nobody = world.directory("nobody")
         world.start(self.name, "unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/docker && exec dockerd "$@"', etc,
-                    "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid",
+                    "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "--pidfile", f"{directory}/pid",
                     "--host", self.socket, "--iptables=false", "--ip6tables=false", "--bridge=none",
                     "--storage-driver=vfs")
         # `docker info` exits with 0 while no daemon answers; `version` does not.
@@ -243,6 +243,6 @@ class Docker:
         return run("docker", "--host", self.socket, *words)
 
     def pull(self, name, login=None):
-        """Pulls an image, as whoever is logged in in the folder `login`, and returns its identifier."""
+        """Pulls an image, as whoever is logged in in the directory `login`, and returns its identifier."""
         self("--config", login or self.nobody, "pull", "--quiet", name)
         return self("image", "inspect", "--format", "{{.Id}}", name)

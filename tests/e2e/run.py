@@ -5,7 +5,7 @@ docker-registry is the upstream, filled by skopeo with a multi-arch image of a s
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
 all of it again with the registry stopped and the daemon restarted. Who may read what is in access.py, what a
 disk can do is in disk.py, what bad networks do in weather.py, what an operator touches in node.py and systemd.py, the
-DaemonSet's container in pod.py. Everything listens on loopback, in folders that are removed afterwards.
+DaemonSet's container in pod.py. Everything listens on loopback, in directories that are removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
 """
@@ -77,7 +77,7 @@ class Pulls(unittest.TestCase):
         self.assertIn(self.pushed["manifest arm64"], content)
 
     def test_4_skopeo_by_path(self):
-        target = self.world.folder("skopeo")
+        target = self.world.directory("skopeo")
         run("skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false",
             f"docker://{self.larder.address}/{NAME}", f"oci:{target}:v1")
         with open(f"{target}/index.json", encoding="utf-8") as index:
@@ -121,11 +121,11 @@ class Pulls(unittest.TestCase):
 
     def test_9b_skopeo_reads_the_store_itself(self):
         self.larder.stop()
-        target = self.world.folder("layout")
+        target = self.world.directory("layout")
         run("skopeo", "copy", "--quiet", "--all", f"oci:{self.larder.store}:{NAME}", f"oci:{target}:v1")
 
     def podman_pull(self):
-        root = self.world.folder("podman")
+        root = self.world.directory("podman")
         podman = ("podman", "--root", f"{root}/root", "--runroot", f"{root}/run", "--storage-driver", "vfs")
         run(*podman, "pull", "--quiet", "--tls-verify=false", f"{self.larder.address}/{NAME}")
         shown = run(*podman, "image", "inspect", f"{self.larder.address}/{NAME}", "--format", "{{.Id}}")

@@ -85,12 +85,12 @@ class Restarts(unittest.TestCase):
         pushed = image.push(world, registry, REPOSITORY, "v1")
         held = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.addCleanup(held.close)
-        port, admin, folder = held.getsockname()[1], free_port(), world.folder("larder")
-        config = f"{folder}/larder.toml"
+        port, admin, directory = held.getsockname()[1], free_port(), world.directory("larder")
+        config = f"{directory}/larder.toml"
         with open(config, "w", encoding="utf-8") as file:
             # What is configured does not count: the socket that is handed over does.
-            file.write(f'[server]\nlisten = ["127.0.0.1:{free_port()}"]\nstate = "{folder}"\n'
-                       f'[admin]\nlisten = "127.0.0.1:{admin}"\nsocket = "{folder}/larder.sock"\n'
+            file.write(f'[server]\nlisten = ["127.0.0.1:{free_port()}"]\nstate = "{directory}"\n'
+                       f'[admin]\nlisten = "127.0.0.1:{admin}"\nsocket = "{directory}/larder.sock"\n'
                        f'[store]\nmin_free = "0%"\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n')
 
         def hand_over():
@@ -158,7 +158,7 @@ class Package(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.world = World()
-        folder = cls.world.folder("machine")
+        directory = cls.world.directory("machine")
         probe = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t tmpfs tmpfs /mnt && mkdir /mnt/u /mnt/w && " \
                 "mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /media"
         able = subprocess.run(["unshare", "--mount", "--cgroup", "--pid", "--fork", "sh", "-c", probe],
@@ -167,22 +167,22 @@ class Package(unittest.TestCase):
             cls.world.end()
             raise unittest.SkipTest(f"this machine lets nobody boot a systemd of his own: {able.stderr.strip()}")
         # On a filesystem of its own: an overlay cannot lie on an overlay.
-        run("mount", "-t", "tmpfs", "tmpfs", folder)
+        run("mount", "-t", "tmpfs", "tmpfs", directory)
         for name in ("upper", "work", "root"):
-            os.makedirs(f"{folder}/{name}")
+            os.makedirs(f"{directory}/{name}")
         # A registry of its own inside, which knows one account, and an image in it.
         registry = Registry(cls.world)
         cls.pushed = image.push(cls.world, registry, REPOSITORY, "v1")
         registry.stop()
-        os.makedirs(f"{folder}/upper/srv")
-        shutil.copytree(os.path.join(cls.world.root, registry.name, "data"), f"{folder}/upper/srv/data")
-        run("htpasswd", "-Bbc", f"{folder}/upper/srv/htpasswd", "AWS", "plugin-password")
-        with open(f"{folder}/upper/srv/config.yml", "w", encoding="utf-8") as file:
+        os.makedirs(f"{directory}/upper/srv")
+        shutil.copytree(os.path.join(cls.world.root, registry.name, "data"), f"{directory}/upper/srv/data")
+        run("htpasswd", "-Bbc", f"{directory}/upper/srv/htpasswd", "AWS", "plugin-password")
+        with open(f"{directory}/upper/srv/config.yml", "w", encoding="utf-8") as file:
             file.write("version: 0.1\nstorage: {filesystem: {rootdirectory: /srv/data}}\nhttp: {addr: 127.0.0.1:5999}\n"
                        "auth: {htpasswd: {realm: fake, path: /srv/htpasswd}}\n")
-        cls.package = run(f"{ROOT}/systemd/deb.sh", PROGRAM, cls.world.folder("deb"))
+        cls.package = run(f"{ROOT}/systemd/deb.sh", PROGRAM, cls.world.directory("deb"))
         cls.boot = cls.world.start("systemd", "unshare", "--kill-child", "--pid", "--fork", "--mount", "--cgroup",
-                                   "--uts", "--ipc", "--net", "bash", "-c", BOOT, "boot", folder)
+                                   "--uts", "--ipc", "--net", "bash", "-c", BOOT, "boot", directory)
         until = time.monotonic() + 60
         while True:
             children = run("sh", "-c", f"cat /proc/{cls.boot.pid}/task/*/children").split()

@@ -25,8 +25,8 @@ class TokenServer:
 
     def __init__(self, world, accounts, public):
         self.accounts, self.public, self.seen = accounts, public, []
-        folder = world.folder("tokens")
-        self.key, self.cert = os.path.join(folder, "key.pem"), os.path.join(folder, "cert.pem")
+        directory = world.directory("tokens")
+        self.key, self.cert = os.path.join(directory, "key.pem"), os.path.join(directory, "cert.pem")
         run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tokens",
             "-keyout", self.key, "-out", self.cert)
         with open(self.cert, encoding="ascii") as file:

@@ -68,16 +68,16 @@ class Weather(unittest.TestCase):
         name = f"larder-e2e-{os.getpid()}"
         run("ip", "netns", "add", name)
         self.addCleanup(run, "ip", "netns", "del", name)
-        folder = f"/etc/netns/{name}"
-        os.makedirs(folder)
-        self.addCleanup(subprocess.run, ["rm", "-r", folder], check=False)
-        with open(f"{folder}/resolv.conf", "w", encoding="utf-8") as file:
+        directory = f"/etc/netns/{name}"
+        os.makedirs(directory)
+        self.addCleanup(subprocess.run, ["rm", "-r", directory], check=False)
+        with open(f"{directory}/resolv.conf", "w", encoding="utf-8") as file:
             file.write("nameserver 127.0.0.1\noptions timeout:30\n")
         inside = ("ip", "netns", "exec", name)
         run(*inside, "ip", "link", "set", "lo", "up")
         deaf = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 53)); time.sleep(600)"
         self.world.start("dns", *inside, "/usr/bin/python3", "-c", deaf)
-        state = self.world.folder("larder")
+        state = self.world.directory("larder")
         config = f"{state}/larder.toml"
         with open(config, "w", encoding="utf-8") as file:
             file.write(f'[server]\nlisten = ["127.0.0.1:5050"]\nstate = "{state}"\n'

@@ -21,22 +21,22 @@ const NODE: (&str, &str) = ("node", "secret-node");
 pub(super) struct Scene {
     pub(super) registry: FakeRegistry,
     pub(super) larder: Larder,
-    pub(super) folder: tempfile::TempDir,
+    pub(super) directory: tempfile::TempDir,
     pub(super) image: Image,
     more: String,
 }
 
 /// A registry where A reads a/app, B reads b/app, the node's account reads node/app, and everybody reads open/app.
 pub(super) async fn scene(more: &str) -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "a/app", "v1", 100_000);
     for repository in ["b/app", "node/app", "open/app"] {
         image::push(&registry, repository, "v1", 50_000);
     }
     let users = [(A.0, A.1, &["a/app"][..]), (B.0, B.1, &["b/app"]), (NODE.0, NODE.1, &["node/app"])];
     registry.know(Accounts { public: vec!["open/app".into()], ..Accounts::new(&users) });
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
-    Scene { registry, larder, folder, image, more: more.to_owned() }
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
+    Scene { registry, larder, directory, image, more: more.to_owned() }
 }
 
 impl Scene {
@@ -68,7 +68,7 @@ impl Scene {
         self.larder.settled().await;
     }
 
-    /// Nobody but A gets anything of a/app, in any way of asking.
+    /// Nobody but A gets anything of a/app, in any way of auth.
     async fn is_refused_to_others(&self, when: &str) {
         self.is_refused(when, 1).await;
     }
@@ -109,10 +109,10 @@ impl Scene {
     }
 
     pub(super) async fn restart(self) -> Self {
-        let Self { registry, larder, folder, image, more } = self;
+        let Self { registry, larder, directory, image, more } = self;
         larder.stop().await;
-        let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
-        Self { registry, larder, folder, image, more }
+        let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &more);
+        Self { registry, larder, directory, image, more }
     }
 }
 
@@ -160,9 +160,9 @@ async fn an_index_of_ones_own_that_lists_anothers_digests_opens_nothing() {
     let evil = FakeRegistry::start().await;
     evil.put_manifest("b/app", Some("mine"), MediaType::OCI_INDEX, scene.image.index_bytes.clone());
     let registries = [("reg.test", scene.registry.url()), ("evil.test", evil.url())];
-    let Scene { larder, folder, .. } = scene;
+    let Scene { larder, directory, .. } = scene;
     larder.stop().await;
-    let larder = Larder::start(folder.path(), &registries, "");
+    let larder = Larder::start(directory.path(), &registries, "");
     for registry in ["reg.test", "evil.test"] {
         let index = larder.get_as(&format!("/v2/b/app/manifests/mine?ns={registry}"), B).await;
         assert_eq!(index.status, StatusCode::OK, "{registry}: its own index is its own");
@@ -219,8 +219,8 @@ async fn a_download_under_way_is_joined_only_by_those_who_may_read_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_node_credential_opens_a_repository_to_every_pod_and_no_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("config.json");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.json");
     let encoded = client::basic(NODE.0, NODE.1).replace("Basic ", "");
     std::fs::write(
         &config,
@@ -261,8 +261,8 @@ async fn the_node_credential_opens_a_repository_to_every_pod_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_tried_in_kubelets_order_and_never_mixed() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("config.json");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.json");
     let auth = |user: (&str, &str)| client::basic(user.0, user.1).replace("Basic ", "");
     let entries = format!(
         r#"{{"auths": {{"reg.test/node": {{"auth": "{}"}}, "reg.test": {{"auth": "{}"}}}}}}"#,
@@ -288,14 +288,14 @@ async fn credentials_are_tried_in_kubelets_order_and_never_mixed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_an_open_policy_what_is_cached_is_every_pods_and_what_is_not_is_asked_for() {
-    let folder_of = |scene: &Scene| scene.folder.path().to_owned();
+    let directory_of = |scene: &Scene| scene.directory.path().to_owned();
     let closed = scene("").await;
     closed.pull_as_a().await;
-    let folder = folder_of(&closed);
-    let Scene { registry, larder, image, folder: keep, .. } = closed;
+    let directory = directory_of(&closed);
+    let Scene { registry, larder, image, directory: keep, .. } = closed;
     larder.stop().await;
-    let larder = Larder::start(&folder, &[("reg.test", registry.url())], "[access]\npolicy = \"open\"");
-    let scene = Scene { registry, larder, folder: keep, image, more: String::new() };
+    let larder = Larder::start(&directory, &[("reg.test", registry.url())], "[access]\npolicy = \"open\"");
+    let scene = Scene { registry, larder, directory: keep, image, more: String::new() };
     for what in scene.everything() {
         assert_eq!(scene.get("a/app", &what, B).await.status, StatusCode::OK, "{what}");
         let unasked = scene.larder.get_unasked(&Scene::path("a/app", &what)).await;
@@ -330,16 +330,16 @@ async fn a_tag_that_is_gone_is_forgotten_however_long_ago_it_was_pulled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_anybody_may_read_is_nobodys_right_in_particular() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "open/app", "v1", 10_000);
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     for n in 0..20 {
         let user = format!("invented-{n}");
         let reply = larder.get_as("/v2/open/app/manifests/v1?ns=reg.test", (&user, "x")).await;
         assert_eq!(reply.status, StatusCode::OK);
     }
     let grants =
-        std::fs::read_dir(folder.path().join("larder/store/refs/reg.test/open/app/_grants")).unwrap();
+        std::fs::read_dir(directory.path().join("larder/store/refs/reg.test/open/app/_grants")).unwrap();
     assert_eq!(grants.count(), 1, "invented callers leave nothing behind");
 }
 
@@ -354,10 +354,10 @@ async fn a_mirror_saves_the_transfer_and_never_the_proof() {
         "[[registry]]\nhost = \"reg.test\"\nendpoints = [\"{}\", {{ url = \"{url}\", credentials = \"caller\", authoritative = true }}]",
         mirror.url()
     );
-    let Scene { larder, folder, image, registry, .. } = scene;
+    let Scene { larder, directory, image, registry, .. } = scene;
     larder.stop().await;
-    let larder = Larder::start(folder.path(), &[], &more);
-    let scene = Scene { registry, larder, folder, image, more };
+    let larder = Larder::start(directory.path(), &[], &more);
+    let scene = Scene { registry, larder, directory, image, more };
     scene.is_refused_to_others("a mirror would show it to anybody").await;
     assert!(mirror.seen().is_empty());
     scene.registry.forget_seen();
@@ -370,9 +370,9 @@ async fn a_mirror_saves_the_transfer_and_never_the_proof() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_anonymous_budget_that_is_nearly_spent_is_kept_for_those_who_have_no_account() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "open/app", "v1", 10_000);
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let path = "/v2/open/app/manifests/v1?ns=reg.test";
     assert_eq!(larder.get_unasked(path).await.status, StatusCode::OK);
     let left =

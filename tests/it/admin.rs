@@ -9,8 +9,8 @@ use crate::support::world::Larder;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_numbers_are_there_and_name_no_repository() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/hidden", "v1", 1_000);
     let layer = image.platforms[0].layers[0];
     for _ in 0..2 {
@@ -40,8 +40,8 @@ async fn probes_and_numbers_are_there_and_name_no_repository() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_metrics_page_does_not_grow_with_what_strangers_ask_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
     let lines =
         || async { client::get(larder.admin, "/metrics").await.body.iter().filter(|b| **b == b'\n').count() };
     larder.get("/v2/a/manifests/v1?ns=r.invalid").await;
@@ -55,8 +55,8 @@ async fn the_metrics_page_does_not_grow_with_what_strangers_ask_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_metrics_are_the_real_ones() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
     let documented: Vec<String> = include_str!("../../docs/metrics.md")
         .lines()
         .filter(|line| line.starts_with("| `larder_"))
@@ -72,8 +72,8 @@ async fn the_documented_metrics_are_the_real_ones() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_and_dashboard_are_about_metrics_that_exist() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
     let known: Vec<String> = larder.described.iter().map(|metric| metric.name.clone()).collect();
     for text in [include_str!("../../config/alerts.yaml"), include_str!("../../config/grafana/larder.json")] {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -89,15 +89,15 @@ async fn alerts_and_dashboard_are_about_metrics_that_exist() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_same_store_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let _larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let _larder = Larder::start(directory.path(), &[], "");
     let environment = larder::config::Environment {
-        state_home: Some(folder.path().into()),
+        state_home: Some(directory.path().into()),
         ..larder::config::Environment::default()
     };
     let text = "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"";
     let settings = larder::config::resolve(text, &environment).unwrap();
-    let second = larder::app::App::build(settings, larder::clock::Clock::system(), Vec::new());
+    let second = larder::app::App::build(settings, larder::support::clock::Clock::system(), Vec::new());
     let error = second.err().unwrap().to_string();
     assert!(error.contains("in use by another larder"), "{error}");
 }

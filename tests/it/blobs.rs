@@ -16,13 +16,13 @@ use crate::support::world::Larder;
 struct Scene {
     registry: FakeRegistry,
     larder: Larder,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 async fn scene() -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
-    Scene { registry, larder, _folder: folder }
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    Scene { registry, larder, _directory: directory }
 }
 
 impl Scene {

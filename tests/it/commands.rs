@@ -2,8 +2,8 @@
 
 use larder::admin::control::{ImageRow, Removed, Revoked, Room, Unpinned};
 use larder::admin::{EndpointReport, LimitReport, RegistryReport, Report, Served, Status, StoreStatus};
-use larder::clock::Timestamp;
 use larder::prepull::{BlobState, Event, ListStatus, Summary};
+use larder::support::clock::Timestamp;
 use serde_json::Value;
 
 /// Every field name in a document. The keys of maps that hold data and no fields are left out.
@@ -102,8 +102,8 @@ fn samples() -> Vec<Value> {
 
 #[test]
 fn the_daemonset_is_what_kubernetes_reads_and_its_configuration_is_right() {
-    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes"));
-    let found = larder::prepull::read(folder).unwrap();
+    let directory = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes"));
+    let found = larder::prepull::read(directory).unwrap();
     let images: Vec<String> = found.iter().map(|found| found.image.to_string()).collect();
     assert_eq!(images, ["docker.io/library/larder:latest"]);
     let environment = larder::config::Environment { root: true, ..Default::default() };

@@ -20,8 +20,8 @@ const WELCOME: &str = "Authorization: Basic Og==\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tls_hello_is_answered_in_plain_http() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
     let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 500]].concat();
     let answer = client::raw(larder.address, &hello).await.expect("a FIN and no reset");
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -29,8 +29,8 @@ async fn a_tls_hello_is_answered_in_plain_http() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
     // Somebody who would be welcome.
     let host = format!("Host: {}\r\n{WELCOME}", larder.address);
     let smuggled = format!("GET /v2/ HTTP/1.1\r\n{host}\r\n");
@@ -86,8 +86,8 @@ async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_in_one_go_and_old_clients_are_served_in_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
     let one = format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: {}\r\n\r\n", larder.address);
     let last = one.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let answer = client::raw(larder.address, format!("{one}{one}{last}").as_bytes()).await.unwrap();
@@ -99,8 +99,8 @@ async fn requests_in_one_go_and_old_clients_are_served_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "[server]\nconnections_max = 16");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "[server]\nconnections_max = 16");
     let mut held = Vec::new();
     for _ in 0..16 {
         let mut stream = TcpStream::connect(larder.address).await.unwrap();
@@ -130,8 +130,9 @@ async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_request_over_the_limit_is_told_so_at_once() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "[server]\nrequests_max = 2");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder =
+        Larder::start(directory.path(), &[("reg.test", registry.url())], "[server]\nrequests_max = 2");
     registry.wrong_at("/manifests/", Fault::Hang);
     for tag in ["a", "b"] {
         let address = larder.address;
@@ -149,8 +150,8 @@ async fn the_request_over_the_limit_is_told_so_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_body_ends_with_fin_and_never_with_a_reset() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let digest = registry.put_blob("a", Bytes::from(noise(1_000_000, 2)));
     // More lies unread when the first body fails than hyper takes up: a plain close would be a reset.
     let request =
@@ -176,8 +177,8 @@ async fn a_short_body_ends_with_fin_and_never_with_a_reset() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_bodies_finish_turns_idle_clients_away_and_then_ends() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(2_000_000, 3));
     let digest = registry.put_blob("a", bytes.clone());
     let gate = Arc::new(Semaphore::new(0));
@@ -200,14 +201,14 @@ async fn a_stop_lets_bodies_finish_turns_idle_clients_away_and_then_ends() {
     gate.add_permits(1);
     assert_eq!(busy.into_body().collect().await.unwrap().to_bytes(), bytes, "what was begun is finished");
     larder.stopped().await;
-    assert!(folder.path().join("larder/store/index/clean").is_file(), "and the index is closed cleanly");
+    assert!(directory.path().join("larder/store/index/clean").is_file(), "and the index is closed cleanly");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_ever() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder =
-        Larder::start(folder.path(), &[("reg.test", registry.url())], "[server]\ndrain_wait = \"200ms\"");
+        Larder::start(directory.path(), &[("reg.test", registry.url())], "[server]\ndrain_wait = \"200ms\"");
     let digest = registry.put_blob("a", Bytes::from(noise(2_000_000, 3)));
     registry.wrong_at("/blobs/", Fault::StallAfter(1_000_000));
     let path = format!("/v2/a/blobs/{digest}?ns=reg.test");
@@ -218,14 +219,14 @@ async fn a_stop_does_not_wait_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_serves_the_same() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("registry.sock");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry.sock");
     let environment =
-        larder::config::Environment { state_home: Some(folder.path().into()), ..Default::default() };
+        larder::config::Environment { state_home: Some(directory.path().into()), ..Default::default() };
     let text = format!("[server]\nlisten = [\"unix:{}\"]\n[admin]\nlisten = \"127.0.0.1:0\"", path.display());
     let settings = larder::config::resolve(&text, &environment).unwrap();
-    let app = larder::app::App::build(settings, larder::clock::Clock::system(), Vec::new()).unwrap();
-    let (trigger, shutdown) = larder::shutdown::channel();
+    let app = larder::app::App::build(settings, larder::support::clock::Clock::system(), Vec::new()).unwrap();
+    let (trigger, shutdown) = larder::support::shutdown::channel();
     let running = tokio::spawn(async move { app.run(shutdown).await.unwrap() });
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     stream

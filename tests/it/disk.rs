@@ -16,7 +16,7 @@ use crate::support::world::{Larder, files_under};
 struct Scene {
     registry: FakeRegistry,
     larder: Larder,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     bytes: Bytes,
     digest: Digest,
     path: String,
@@ -24,19 +24,19 @@ struct Scene {
 
 /// A daemon that has a blob of 500,000 bytes on disk.
 async fn scene() -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(500_000, 1));
     let digest: Digest = registry.put_blob("team/app", bytes.clone());
     let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
     assert_eq!(larder.get(&path).await.body, bytes);
     larder.settled().await;
-    Scene { registry, larder, folder, bytes, digest, path }
+    Scene { registry, larder, directory, bytes, digest, path }
 }
 
 impl Scene {
     fn store(&self, what: &str) -> PathBuf {
-        self.folder.path().join("larder/store").join(what)
+        self.directory.path().join("larder/store").join(what)
     }
 
     fn damage(&self, at: usize) {
@@ -48,7 +48,7 @@ impl Scene {
     /// Why images could not be fetched.
     async fn failures(&self, order: &Pull) -> Vec<String> {
         let mut said = Vec::new();
-        let socket = self.folder.path().join("larder/larder.sock");
+        let socket = self.directory.path().join("larder/larder.sock");
         let hear = |event| {
             if let Event::Failed { error, .. } = event {
                 said.push(error);

@@ -16,7 +16,7 @@ struct Scene {
     second: FakeRegistry,
     image: Image,
     larder: Larder,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 /// Two registries with the same image, each of which stands for `reg.test`.
@@ -24,12 +24,12 @@ async fn scene() -> Scene {
     let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let image = image::push(&first, "team/app", "v1", 1_000);
     image::push(&second, "team/app", "v1", 1_000);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let mark = |url: String| format!("{{ url = \"{url}\", credentials = \"caller\", authoritative = true }}");
     let (one, other) = (mark(first.url()), mark(second.url()));
     let more = format!("{LIMITS}[[registry]]\nhost = \"reg.test\"\nendpoints = [{one}, {other}]");
-    let larder = Larder::start(folder.path(), &[], &more);
-    Scene { first, second, image, larder, _folder: folder }
+    let larder = Larder::start(directory.path(), &[], &more);
+    Scene { first, second, image, larder, _directory: directory }
 }
 
 impl Scene {
@@ -66,9 +66,9 @@ async fn a_first_endpoint_that_hangs_is_waited_for_once_and_used_again_when_it_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_only_endpoint_that_hangs_is_waited_for_by_one_at_a_time() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], LIMITS);
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], LIMITS);
     let path = "/v2/team/app/manifests/v1?ns=reg.test";
     assert_eq!(larder.get(path).await.body, image.index_bytes);
     registry.wrong_at("/v2/", Fault::Hang);
@@ -106,8 +106,8 @@ async fn a_no_of_the_registry_is_not_undone_by_an_endpoint_that_is_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_in_trouble_gets_no_more_questions_than_it_can_bear() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     registry.wrong_at("/v2/", Fault::Status(503, vec![]));
     let begun = std::time::Instant::now();
     let path = |n: usize| format!("/v2/team/app/manifests/v{n}?ns=reg.test");

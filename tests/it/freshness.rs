@@ -36,13 +36,13 @@ stale_while_revalidate = "1h"
 struct Scene {
     registry: FakeRegistry,
     larder: Larder,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 async fn scene(rules: &str) -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], rules);
-    Scene { registry, larder, folder }
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], rules);
+    Scene { registry, larder, directory }
 }
 
 impl Scene {
@@ -86,10 +86,10 @@ async fn what_is_known_of_a_tag_outlives_a_restart() {
     let scene = scene(RULES).await;
     let image = scene.push("release-1", 1_000);
     scene.pull("release-1", &image).await;
-    let Scene { registry, larder, folder } = scene;
+    let Scene { registry, larder, directory } = scene;
     larder.stop().await;
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], RULES);
-    let scene = Scene { registry, larder, folder };
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], RULES);
+    let scene = Scene { registry, larder, directory };
     scene.registry.stop().await;
     assert_eq!(scene.pull("release-1", &image).await, 0);
 }
@@ -179,13 +179,13 @@ async fn what_upstream_says_behind_the_callers_backs_is_served_from_then_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_may_have_a_time_of_its_own_and_an_outage_its_bound() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let more = format!(
         "[access]\ngrant_ttl = \"30d\"\n[[registry]]\nhost = \"own.test\"\nendpoints = [\"{}\"]\ntag_ttl = \"1h\"\nstale_if_error = \"0s\"",
         registry.url()
     );
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &more);
     let pull = async |host: &str| larder.get(&format!("/v2/team/app/manifests/v1?ns={host}")).await;
     for host in ["own.test", "reg.test"] {
         assert_eq!(pull(host).await.body, image.index_bytes);
@@ -203,10 +203,10 @@ async fn a_registry_may_have_a_time_of_its_own_and_an_outage_its_bound() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_has_begun_when_it_began_however_often_the_daemon_is_restarted() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let more = "[freshness]\nstale_if_error = \"2h\"";
-    let start = || Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    let start = || Larder::start(directory.path(), &[("reg.test", registry.url())], more);
     let path = "/v2/team/app/manifests/v1?ns=reg.test";
     let larder = start();
     assert_eq!(larder.get(path).await.body, image.index_bytes);

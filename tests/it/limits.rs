@@ -12,14 +12,14 @@ struct Scene {
     registry: FakeRegistry,
     image: Image,
     larder: Larder,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 async fn scene() -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
-    Scene { registry, image, larder, _folder: folder }
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    Scene { registry, image, larder, _directory: directory }
 }
 
 fn limited(retry_after: Option<&str>) -> Fault {
@@ -134,13 +134,13 @@ async fn the_last_of_a_budget_is_kept_for_images_that_are_not_cached() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_one_credential_is_nobody_elses() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     registry.know(Accounts::new(&[
         ("ann", "ann-password", &["team/app"]),
         ("bob", "bob-password", &["team/app"]),
     ]));
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     registry.wrong(|seen| {
         let of_ann =
             seen.headers.get("authorization").is_some_and(|a| a.to_str().unwrap().contains("tok.ann."));

@@ -9,8 +9,8 @@ use crate::support::world::Larder;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_are_upstreams_own_and_the_next_page_is_asked_of_us() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     image::push(&registry, "team/app", "v1", 100);
     let reply = larder.get("/v2/team/app/tags/list?ns=reg.test").await;
     assert_eq!(reply.json()["tags"], serde_json::json!(["v1"]));
@@ -33,8 +33,8 @@ async fn tags_are_upstreams_own_and_the_next_page_is_asked_of_us() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn referrers_are_handed_through_and_so_is_their_absence() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 100);
     let path = format!("/v2/reg.test/team/app/referrers/{}?artifactType=a/b", image.index);
     assert_eq!(

@@ -12,15 +12,15 @@ struct Scene {
     victim: FakeRegistry,
     evil: FakeRegistry,
     larder: Larder,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 async fn scene() -> Scene {
-    let (victim, evil, folder) =
+    let (victim, evil, directory) =
         (FakeRegistry::start().await, FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let registries = [("victim.test", victim.url()), ("evil.test", evil.url())];
-    let larder = Larder::start(folder.path(), &registries, "");
-    Scene { victim, evil, larder, folder }
+    let larder = Larder::start(directory.path(), &registries, "");
+    Scene { victim, evil, larder, directory }
 }
 
 impl Scene {
@@ -85,8 +85,8 @@ async fn a_registry_that_confirms_everything_still_has_to_deliver() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_repository_of_the_same_registry_saves_the_transfer_only_after_upstream_said_yes() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(100_000, 6));
     let digest: Digest = registry.put_blob("team/base", bytes.clone());
     let at = |repository: &str| format!("/v2/{repository}/blobs/{digest}?ns=reg.test");
@@ -106,8 +106,8 @@ async fn another_repository_of_the_same_registry_saves_the_transfer_only_after_u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn joining_a_download_from_another_repository_needs_its_own_yes() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(1_000_000, 7));
     let digest = registry.put_blob("team/base", bytes.clone());
     registry.put_blob("team/app", bytes.clone());
@@ -165,10 +165,10 @@ async fn a_membership_of_bytes_that_the_registry_never_delivered_is_worth_nothin
     scene.larder.settled().await;
     scene.larder.stop().await;
     // As if both had been copied here by hand, or a registry's record of what it sent had been lost.
-    let received = scene.folder.path().join("larder/store/refs/victim.test/_received");
+    let received = scene.directory.path().join("larder/store/refs/victim.test/_received");
     std::fs::remove_dir_all(received).unwrap();
     let registries = [("victim.test", scene.victim.url()), ("evil.test", scene.evil.url())];
-    scene.larder = Larder::start(scene.folder.path(), &registries, "");
+    scene.larder = Larder::start(scene.directory.path(), &registries, "");
     scene.victim.forget_seen();
     for what in [&manifest, &layer] {
         assert_eq!(scene.get("victim.test", what).await.status, StatusCode::OK);

@@ -17,13 +17,13 @@ const QUICK: &str = "[upstream]\nheader_timeout = \"400ms\"\nidle_timeout = \"30
 struct Scene {
     registry: FakeRegistry,
     larder: Larder,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 async fn scene(more: &str) -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
-    Scene { registry, larder, folder }
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
+    Scene { registry, larder, directory }
 }
 
 impl Scene {
@@ -51,12 +51,12 @@ impl Scene {
     }
 
     fn blobs_stored(&self) -> usize {
-        files_under(&self.folder.path().join("larder/store/blobs")).len()
+        files_under(&self.directory.path().join("larder/store/blobs")).len()
     }
 
     /// Waits for it: a right that was proved meanwhile is written down by itself.
     async fn nothing_is_being_written(&self) {
-        let ingest = self.folder.path().join("larder/store/ingest");
+        let ingest = self.directory.path().join("larder/store/ingest");
         for _ in 0..1_000 {
             if files_under(&ingest).is_empty() {
                 return;
@@ -188,7 +188,7 @@ async fn wrong_bytes_never_end_well_and_are_never_stored() {
                 "and the next one is right"
             );
             scene.larder.settled().await;
-            std::fs::remove_dir_all(scene.folder.path().join("larder/store/blobs/sha256")).unwrap();
+            std::fs::remove_dir_all(scene.directory.path().join("larder/store/blobs/sha256")).unwrap();
         }
     }
 }
@@ -268,7 +268,7 @@ async fn the_type_that_a_digest_first_came_with_stays() {
     let path = format!("/v2/team/app/manifests/{digest}?ns=reg.test");
     assert_eq!(scene.larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
     scene.registry.put_manifest("team/app", None, "application/vnd.second.v1+json", odd);
-    std::fs::remove_file(scene.folder.path().join(format!("larder/store/blobs/sha256/{}", digest.hex())))
+    std::fs::remove_file(scene.directory.path().join(format!("larder/store/blobs/sha256/{}", digest.hex())))
         .unwrap();
     assert_eq!(scene.larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
 }
@@ -291,7 +291,7 @@ async fn redirects_are_followed_without_the_token_and_not_for_ever() {
     scene.larder.stop().await;
 
     let trusted = format!("[upstream]\ntrusted_redirects = [\"{}\"]", cdn.address);
-    let larder = Larder::start(scene.folder.path(), &[("reg.test", scene.registry.url())], &trusted);
+    let larder = Larder::start(scene.directory.path(), &[("reg.test", scene.registry.url())], &trusted);
     let reply = larder.get(&format!("{path}?ns=reg.test")).await;
     assert_eq!(reply.body, bytes);
     let asked = cdn.seen();
@@ -309,9 +309,9 @@ async fn redirects_are_followed_without_the_token_and_not_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ever_new_registries_that_cannot_be_asked_leave_nothing_on_the_disk() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
-    let store = folder.path().join("larder/store");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
+    let store = directory.path().join("larder/store");
     for n in 0..10 {
         let reply = larder.get(&format!("/v2/r{n}.invalid/a/manifests/v1")).await;
         assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", reply.body);
@@ -334,8 +334,8 @@ async fn a_short_hiccup_is_retried_and_a_long_one_is_not_hammered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_private_places_are_declined_before_anything_is_asked() {
-    let (canary, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[], "");
+    let (canary, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[], "");
     let port = canary.address.port();
     for host in [
         format!("127.0.0.1:{port}"),

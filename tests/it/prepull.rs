@@ -20,14 +20,14 @@ struct Scene {
     registry: FakeRegistry,
     image: Image,
     larder: Larder,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 async fn scene(more: &str) -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 10_000);
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
-    Scene { registry, image, larder, folder }
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
+    Scene { registry, image, larder, directory }
 }
 
 fn order(images: &[&str]) -> Pull {
@@ -44,7 +44,7 @@ fn order(images: &[&str]) -> Pull {
 
 impl Scene {
     fn socket(&self) -> PathBuf {
-        self.folder.path().join("larder/larder.sock")
+        self.directory.path().join("larder/larder.sock")
     }
 
     async fn pull(&self, order: &Pull) -> (Vec<Event>, Summary) {
@@ -326,7 +326,7 @@ async fn an_image_is_removed_with_what_nothing_else_needs() {
     assert_eq!(again.index, scene.image.index, "two names of one image");
     let other = image::push(&scene.registry, "team/other", "v1", 20_000);
     scene.pull(&order(&[APP, "reg.test/team/app:v2", "reg.test/team/other:v1"])).await;
-    let blobs = || files_under(&scene.folder.path().join("larder/store/blobs")).len();
+    let blobs = || files_under(&scene.directory.path().join("larder/store/blobs")).len();
     let before = blobs();
     let removed = control::send(&scene.socket(), &Remove { image: APP.into() }).await.unwrap();
     assert_eq!((removed.tags, removed.blobs), (1, 0), "its other name needs all of it");
@@ -347,10 +347,10 @@ async fn an_image_is_removed_with_what_nothing_else_needs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_is_fetched_at_the_start_pinned_and_let_go_when_it_is_on_it_no_more() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "team/app", "v1", 10_000);
     image::push(&registry, "team/other", "v1", 20_000);
-    let manifests = folder.path().join("manifests");
+    let manifests = directory.path().join("manifests");
     std::fs::create_dir(&manifests).unwrap();
     std::fs::write(
         manifests.join("pod.yaml"),
@@ -361,7 +361,7 @@ async fn the_list_is_fetched_at_the_start_pinned_and_let_go_when_it_is_on_it_no_
         let list = format!("images = [{images}]\nmanifests = \"{}\"", manifests.display());
         format!("[prepull]\n{list}\nplatforms = [\"linux/amd64\"]\n")
     };
-    let state = folder.path().join("state");
+    let state = directory.path().join("state");
     let scene = |text: String| Larder::start(&state, &[("reg.test", registry.url())], &text);
     let socket = state.join("larder/larder.sock");
     let pinned = async || {

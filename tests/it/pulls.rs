@@ -39,8 +39,8 @@ async fn pull(larder: &Larder, image: &Image, repository: &str, tag: &str) -> Ve
 async fn a_cold_pull_a_warm_pull_and_one_after_a_restart_without_upstream_are_the_same_bytes() {
     let registry = FakeRegistry::start().await;
     let image = image::push(&registry, "team/app", "v1", 300_000);
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
 
     let cold = pull(&larder, &image, "team/app", "v1").await;
     registry.forget_seen();
@@ -51,7 +51,7 @@ async fn a_cold_pull_a_warm_pull_and_one_after_a_restart_without_upstream_are_th
 
     larder.stop().await;
     registry.stop().await;
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let away = pull(&larder, &image, "team/app", "v1").await;
     assert_eq!(cold, away);
     let stale = larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
@@ -66,8 +66,8 @@ async fn a_cold_pull_a_warm_pull_and_one_after_a_restart_without_upstream_are_th
 async fn a_name_reaches_its_registry_by_path_and_by_default_too() {
     let registry = FakeRegistry::start().await;
     let image = image::push(&registry, "library/busybox", "latest", 1_000);
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[("docker.io", registry.url())], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[("docker.io", registry.url())], "");
     for path in [
         "/v2/library/busybox/manifests/latest?ns=docker.io",
         "/v2/docker.io/library/busybox/manifests/latest",
@@ -84,8 +84,8 @@ async fn a_name_reaches_its_registry_by_path_and_by_default_too() {
 async fn head_and_get_have_the_same_headers_hit_miss_and_error() {
     let registry = FakeRegistry::start().await;
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let layer = image.platforms[0].layers[0];
     for path in [
         "/v2/team/app/manifests/v1?ns=reg.test".to_owned(),
@@ -111,8 +111,8 @@ async fn head_and_get_have_the_same_headers_hit_miss_and_error() {
 async fn a_tag_that_moves_is_followed_and_one_that_is_gone_is_not_served_from_memory() {
     let registry = FakeRegistry::start().await;
     let first = image::push(&registry, "team/app", "v1", 1_000);
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let path = "/v2/team/app/manifests/v1?ns=reg.test";
     assert_eq!(larder.head(path).await.header("docker-content-digest"), first.index.to_string());
     let second = image::push(&registry, "team/app", "v1", 2_000);
@@ -134,8 +134,8 @@ async fn a_tag_that_moves_is_followed_and_one_that_is_gone_is_not_served_from_me
 async fn a_registry_without_head_or_without_digest_headers_is_pulled_from_all_the_same() {
     let registry = FakeRegistry::start().await;
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     registry.wrong(|seen| (seen.method == Method::HEAD).then(|| Fault::Status(405, vec![])));
     let reply = larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.header("docker-content-digest"), image.index.to_string());
@@ -161,19 +161,19 @@ async fn a_second_endpoint_is_asked_when_the_first_is_down() {
     let (dead, alive) = (FakeRegistry::start().await, FakeRegistry::start().await);
     dead.stop().await;
     let image = image::push(&alive, "team/app", "v1", 1_000);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let mark = |url: String| format!("{{ url = \"{url}\", credentials = \"caller\", authoritative = true }}");
     let (dead, alive) = (mark(dead.url()), mark(alive.url()));
     let more = format!("[[registry]]\nhost = \"reg.test\"\nendpoints = [{dead}, {alive}]");
-    let larder = Larder::start(folder.path(), &[], &more);
+    let larder = Larder::start(directory.path(), &[], &more);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.body, image.index_bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_are_refused_in_the_form_of_the_specification() {
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
     for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
         for path in ["/v2/team/app/blobs/uploads/?ns=reg.test", "/v2/team/app/manifests/v1"] {
             let reply = client::send(larder.address, method.clone(), path, &[]).await;
@@ -186,8 +186,8 @@ async fn writes_are_refused_in_the_form_of_the_specification() {
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_is_named_and_leaves_no_trace() {
     let registry = FakeRegistry::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[("docker.io", registry.url())], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[("docker.io", registry.url())], "");
     for (path, status, code) in [
         ("/v2/UPPER/manifests/v1", 400, "NAME_INVALID"),
         ("/v2/a/../b/manifests/v1", 400, "NAME_INVALID"),
@@ -208,7 +208,7 @@ async fn garbage_is_named_and_leaves_no_trace() {
     }
     assert!(registry.seen().is_empty(), "nothing of it went upstream");
     for part in ["refs", "blobs", "quarantine"] {
-        assert!(files_under(&folder.path().join("larder/store").join(part)).is_empty(), "{part}");
+        assert!(files_under(&directory.path().join("larder/store").join(part)).is_empty(), "{part}");
     }
 }
 
@@ -216,11 +216,11 @@ async fn garbage_is_named_and_leaves_no_trace() {
 async fn the_store_is_an_image_layout_that_other_tools_can_read() {
     let registry = FakeRegistry::start().await;
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let folder = tempfile::tempdir().unwrap();
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     pull(&larder, &image, "team/app", "v1").await;
     larder.stop().await;
-    let store = folder.path().join("larder/store");
+    let store = directory.path().join("larder/store");
     let index = std::fs::read_to_string(store.join("index.json")).unwrap();
     assert!(index.contains("reg.test/team/app:v1") && index.contains(&image.index.to_string()), "{index}");
     assert_eq!(std::fs::read_dir(store.join("ingest")).unwrap().count(), 0);
@@ -232,8 +232,8 @@ async fn the_store_is_an_image_layout_that_other_tools_can_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_image_manifest_lists_is_fetched_ahead_once_and_for_nothing_else() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 100_000);
     let (amd64, arm64) = (&image.platforms[0], &image.platforms[1]);
     let at = |what: String| format!("/v2/team/app/{what}?ns=reg.test");

@@ -17,7 +17,7 @@ const SIZE: usize = 20_000_000;
 struct Scene {
     registry: FakeRegistry,
     larder: Larder,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     bytes: Bytes,
     path: String,
     gate: Arc<Semaphore>,
@@ -26,8 +26,8 @@ struct Scene {
 /// A registry that stops in the middle of a whole body until the gate is opened, with too little left by then for a
 /// second connection: one would be asked for if the gate stayed shut for long.
 async fn scene() -> Scene {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(SIZE, 4));
     let digest = registry.put_blob("team/app", bytes.clone());
     let gate = Arc::new(Semaphore::new(0));
@@ -39,7 +39,7 @@ async fn scene() -> Scene {
         whole.then(|| Fault::HoldAfter(4_000_000, Arc::clone(&held)))
     });
     let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
-    Scene { registry, larder, _folder: folder, bytes, path, gate }
+    Scene { registry, larder, _directory: directory, bytes, path, gate }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,8 +127,8 @@ async fn a_client_that_fetches_in_parallel_open_ended_chunks_gets_the_right_byte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_part_of_a_large_cold_blob_comes_alone_and_larger_ones_bring_all_of_it() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(33 * 1024 * 1024, 5));
     let size = bytes.len();
     let path = format!("/v2/team/app/blobs/{}?ns=reg.test", registry.put_blob("team/app", bytes.clone()));

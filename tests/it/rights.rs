@@ -95,7 +95,7 @@ async fn rights_revoked_by_hand_end_in_an_outage_too() {
     scene.pull_as_a().await;
     assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::OK);
     scene.registry.stop().await;
-    let socket = scene.folder.path().join("larder/larder.sock");
+    let socket = scene.directory.path().join("larder/larder.sock");
     let done = send(&socket, &Revoke { repository: Some("reg.test/a/app".into()) }).await.unwrap();
     assert_eq!(done.revoked, 1);
     for what in scene.everything() {
@@ -116,14 +116,14 @@ async fn rights_revoked_by_hand_end_in_an_outage_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_extra_fields_of_the_nodes_config_opened_is_not_everybodys_for_ever() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "team/app", "v1", 10_000);
     registry.wrong(|seen| (!seen.headers.contains_key("x-key")).then(|| Fault::Status(404, vec![])));
-    let config = folder.path().join("config.json");
+    let config = directory.path().join("config.json");
     std::fs::write(&config, r#"{"auths": {"reg.test": {"auth": "dTpw"}}, "HttpHeaders": {"X-Key": "k"}}"#)
         .unwrap();
     let more = format!("[credentials]\nnode = [{config:?}]");
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &more);
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &more);
     let path = "/v2/team/app/manifests/v1?ns=reg.test";
     assert_eq!(larder.get(path).await.status, StatusCode::OK);
     registry.stop().await;

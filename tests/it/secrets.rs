@@ -20,18 +20,18 @@ struct Scene {
     registry: FakeRegistry,
     canary: FakeRegistry,
     larder: Larder,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     image: image::Image,
 }
 
 /// A registry that knows Ada, and another one that must never learn of her.
 async fn scene(more: &str) -> Scene {
     let (registry, canary) = (FakeRegistry::start().await, FakeRegistry::start().await);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let image = image::push(&registry, "team/app", "v1", 100_000);
     registry.know(Accounts::new(&[(ADA.0, ADA.1, &["team/app"])]));
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
-    Scene { registry, canary, larder, folder, image }
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
+    Scene { registry, canary, larder, directory, image }
 }
 
 impl Scene {
@@ -93,10 +93,10 @@ async fn a_redirect_takes_no_credential_along_and_one_that_asks_for_it_gets_none
     let listed = |port: u16| format!("[upstream]\ntrusted_redirects = [\"127.0.0.1:{port}\"]");
     let scene = scene("").await;
     let (port, bytes) = (scene.canary.address.port(), Bytes::from(image::noise(200_000, 5)));
-    let Scene { registry, canary, larder, folder, image } = scene;
+    let Scene { registry, canary, larder, directory, image } = scene;
     larder.stop().await;
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &listed(port));
-    let scene = Scene { registry, canary, larder, folder, image };
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &listed(port));
+    let scene = Scene { registry, canary, larder, directory, image };
     for basic in [false, true] {
         let digest = scene.registry.put_blob("team/app", bytes.slice(usize::from(basic)..));
         scene.canary.put_blob("team/app", bytes.slice(usize::from(basic)..));
@@ -151,9 +151,9 @@ async fn two_registries_never_see_each_others_credentials() {
     image::push(&other, "team/app", "v1", 10_000);
     other.know(Accounts::new(&[("bob", "marker-secret-bob", &["team/app"])]));
     let registries = [("reg.test", scene.registry.url()), ("other.test", other.url())];
-    let Scene { registry, larder, folder, .. } = scene;
+    let Scene { registry, larder, directory, .. } = scene;
     larder.stop().await;
-    let larder = Larder::start(folder.path(), &registries, "");
+    let larder = Larder::start(directory.path(), &registries, "");
     for _ in 0..3 {
         let own = larder.get_as(PATH, ADA).await;
         let others =
@@ -245,8 +245,8 @@ async fn no_secret_is_in_a_log_at_trace_an_error_a_metric_or_a_file() {
     for body in &bodies {
         clean("an answer", body);
     }
-    for file in files_under(scene.folder.path()) {
-        clean(&file.display().to_string(), &std::fs::read(scene.folder.path().join(&file)).unwrap());
+    for file in files_under(scene.directory.path()) {
+        clean(&file.display().to_string(), &std::fs::read(scene.directory.path().join(&file)).unwrap());
     }
     let log = log.0.lock().unwrap().clone();
     clean("the log", &log);

@@ -10,9 +10,9 @@ use crate::support::world::{Larder, files_under};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_store_evicts_under_load_and_no_reader_notices() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let more = "[store]\nmax_bytes = \"3MiB\"";
-    let larder = std::sync::Arc::new(Larder::start(folder.path(), &[("reg.test", registry.url())], more));
+    let larder = std::sync::Arc::new(Larder::start(directory.path(), &[("reg.test", registry.url())], more));
     let blobs: Vec<_> = (0..12)
         .map(|n| {
             let bytes = Bytes::from(noise(600_000, n + 1));
@@ -40,7 +40,7 @@ async fn a_small_store_evicts_under_load_and_no_reader_notices() {
         assert_eq!(larder.get(path).await.body, bytes);
     }
     larder.settled().await;
-    let store = folder.path().join("larder/store");
+    let store = directory.path().join("larder/store");
     let blobs_there = files_under(&store.join("blobs"));
     let on_disk: u64 =
         blobs_there.iter().map(|f| std::fs::metadata(store.join("blobs").join(f)).unwrap().len()).sum();
@@ -52,9 +52,9 @@ async fn a_small_store_evicts_under_load_and_no_reader_notices() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_at_all_is_passed_through_and_evicts_nothing_in_vain() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let more = "[store]\nmax_bytes = \"1MiB\"";
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
     let (small, large) = (Bytes::from(noise(500_000, 1)), Bytes::from(noise(5_000_000, 2)));
     let path = |bytes: &Bytes| {
         format!("/v2/team/app/blobs/{}?ns=reg.test", registry.put_blob("team/app", bytes.clone()))
@@ -76,9 +76,9 @@ async fn what_does_not_fit_at_all_is_passed_through_and_evicts_nothing_in_vain()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_filesystem_that_others_have_filled_pulls_go_through_and_everybody_who_looks_is_told() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let more = "[store]\nmin_free = \"100%\"";
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], more);
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
     let image = image::push(&registry, "team/app", "v1", 10_000);
     for _ in 0..2 {
         let index = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
@@ -88,7 +88,7 @@ async fn on_a_filesystem_that_others_have_filled_pulls_go_through_and_everybody_
         assert!(reply.is_well() && reply.digest() == layer);
     }
     larder.settled().await;
-    assert!(files_under(&folder.path().join("larder/store/blobs")).is_empty());
+    assert!(files_under(&directory.path().join("larder/store/blobs")).is_empty());
     larder.metric_becomes("larder_store_room_bytes", 0.0).await;
     let status = client::get(larder.admin, "/v1/status").await.json();
     assert_eq!((&status["store"]["room_bytes"], &status["store"]["caching"]), (&0.into(), &true.into()));

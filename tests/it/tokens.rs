@@ -12,8 +12,8 @@ fn tokens_asked(registry: &FakeRegistry) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_is_answered_once_and_with_pulling_only() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 1_000);
     registry.require_token(None, r#",scope="repository:team/app:pull,push""#);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
@@ -36,8 +36,8 @@ async fn a_challenge_is_answered_once_and_with_pulling_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_token_is_renewed_once_and_a_refused_one_is_no_loop() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 1_000);
     registry.require_token(None, "");
     assert_eq!(larder.get("/v2/team/app/manifests/v1?ns=reg.test").await.status, StatusCode::OK);
@@ -58,8 +58,8 @@ async fn an_expired_token_is_renewed_once_and_a_refused_one_is_no_loop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_server_that_fails_is_told_apart_from_a_no() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     image::push(&registry, "team/app", "v1", 1_000);
     registry.require_token(None, "");
     for (fault, status) in [
@@ -83,11 +83,11 @@ async fn a_token_server_that_fails_is_told_apart_from_a_no() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_realm_inside_the_node_is_asked_only_if_the_operator_listed_it() {
     let (registry, realm) = (FakeRegistry::start().await, FakeRegistry::start().await);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     image::push(&registry, "team/app", "v1", 1_000);
     realm.require_token(None, "");
     registry.require_token(Some(format!("{}/token", realm.url())), "");
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], "");
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let reply = larder.get("/v2/reg.test/team/app/manifests/v1").await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
     assert!(String::from_utf8_lossy(&reply.body).contains("trusted_realms"), "{:?}", reply.body);
@@ -95,6 +95,6 @@ async fn a_realm_inside_the_node_is_asked_only_if_the_operator_listed_it() {
     larder.stop().await;
 
     let listed = format!("[upstream]\ntrusted_realms = [\"{}\"]", realm.address);
-    let larder = Larder::start(folder.path(), &[("reg.test", registry.url())], &listed);
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &listed);
     assert_eq!(larder.get("/v2/reg.test/team/app/manifests/v1").await.status, StatusCode::OK);
 }

@@ -125,9 +125,9 @@ async fn tunnel(behind: SocketAddr) -> SocketAddr {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_authority_is_trusted_for_its_registry_and_for_no_other() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let ca = folder.path().join("ca.pem");
+    let ca = directory.path().join("ca.pem");
     let front = tls_front(registry.address, "localhost", &ca).await;
     let url = format!("https://localhost:{}", front.port());
     let more = format!(
@@ -138,7 +138,7 @@ async fn a_private_authority_is_trusted_for_its_registry_and_for_no_other() {
         front.port(),
         ca.display()
     );
-    let larder = Larder::start(folder.path(), &[], &more);
+    let larder = Larder::start(directory.path(), &[], &more);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=trusted.test").await;
     assert_eq!(reply.body, image.index_bytes);
     for untrusted in ["other.test", "misnamed.test"] {
@@ -152,17 +152,17 @@ async fn a_private_authority_is_trusted_for_its_registry_and_for_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_file_that_is_none_stops_the_start_with_its_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let ca = folder.path().join("ca.pem");
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
     std::fs::write(&ca, "no certificate").unwrap();
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[[registry]]\nhost = \"a.test\"\nca = \"{}\"",
         ca.display()
     );
     let environment =
-        larder::config::Environment { state_home: Some(folder.path().into()), ..Default::default() };
+        larder::config::Environment { state_home: Some(directory.path().into()), ..Default::default() };
     let settings = larder::config::resolve(&text, &environment).unwrap();
-    let error = larder::app::App::build(settings, larder::clock::Clock::system(), Vec::new())
+    let error = larder::app::App::build(settings, larder::support::clock::Clock::system(), Vec::new())
         .err()
         .unwrap()
         .to_string();
@@ -171,12 +171,12 @@ async fn an_authority_file_that_is_none_stops_the_start_with_its_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_http_goes_through_the_proxy_in_absolute_form() {
-    let (proxy, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (proxy, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&proxy, "team/app", "v1", 1_000);
     let http = proxy.url().replace("http://", "http://user:secret@");
     let environment = Proxy { http, ..Proxy::default() };
     let registries = [("reg.test", "http://reg.test".to_owned())];
-    let larder = Larder::start_behind(folder.path(), &registries, "", environment);
+    let larder = Larder::start_behind(directory.path(), &registries, "", environment);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.body, image.index_bytes);
     let seen = proxy.seen();
@@ -186,15 +186,15 @@ async fn plain_http_goes_through_the_proxy_in_absolute_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_goes_through_the_proxy_in_a_tunnel_and_loopback_through_none() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let ca = folder.path().join("ca.pem");
+    let ca = directory.path().join("ca.pem");
     let front = tls_front(registry.address, "reg.test", &ca).await;
     let https = format!("http://{}", tunnel(front).await);
     let environment = Proxy { http: https.clone(), https, no: String::new() };
     let more = format!("[[registry]]\nhost = \"reg.test\"\nca = \"{}\"", ca.display());
     let registries = [("local.test", registry.url())];
-    let larder = Larder::start_behind(folder.path(), &registries, &more, environment);
+    let larder = Larder::start_behind(directory.path(), &registries, &more, environment);
     for ns in ["reg.test", "local.test"] {
         let reply = larder.get(&format!("/v2/team/app/manifests/v1?ns={ns}")).await;
         assert_eq!(reply.body, image.index_bytes, "{ns}");
@@ -203,13 +203,13 @@ async fn tls_goes_through_the_proxy_in_a_tunnel_and_loopback_through_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_certificate_is_shown_to_its_registry_and_to_no_other() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let (servers, clients) = (Authority::new(), Authority::new());
     let at = front(registry.address, servers.server("localhost", Some(&clients))).await;
     let (certificate, key) = clients.issue("node-1");
     let file = |name: &str, text: String| {
-        let path = folder.path().join(name);
+        let path = directory.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
@@ -224,7 +224,7 @@ async fn a_client_certificate_is_shown_to_its_registry_and_to_no_other() {
          [[registry]]\nhost = \"unknown.test\"\nendpoints = [\"https://localhost:{port}\"]\nca = \"{ca}\"",
         port = at.port()
     );
-    let larder = Larder::start(folder.path(), &[], &more);
+    let larder = Larder::start(directory.path(), &[], &more);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=known.test").await;
     assert_eq!(reply.body, image.index_bytes);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=unknown.test").await;
@@ -233,9 +233,9 @@ async fn a_client_certificate_is_shown_to_its_registry_and_to_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_offers_http_2_is_spoken_to_in_http_1() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
-    let (authority, ca) = (Authority::new(), folder.path().join("ca.pem"));
+    let (authority, ca) = (Authority::new(), directory.path().join("ca.pem"));
     std::fs::write(&ca, authority.pem()).unwrap();
     let mut config = authority.server("localhost", None);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -245,17 +245,17 @@ async fn a_server_that_offers_http_2_is_spoken_to_in_http_1() {
         at.port(),
         ca.display()
     );
-    let larder = Larder::start(folder.path(), &[], &more);
+    let larder = Larder::start(directory.path(), &[], &more);
     assert_eq!(larder.get("/v2/team/app/manifests/v1?ns=reg.test").await.body, image.index_bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_may_be_at_an_ipv6_address() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let at = FaultProxy::start_at("[::1]:0", registry.address).await;
     let host = at.address.to_string();
-    let larder = Larder::start(folder.path(), &[("six.test", at.url()), (&host, at.url())], "");
+    let larder = Larder::start(directory.path(), &[("six.test", at.url()), (&host, at.url())], "");
     for ns in ["six.test", &host] {
         let reply = larder.get(&format!("/v2/team/app/manifests/v1?ns={ns}")).await;
         assert_eq!(reply.body, image.index_bytes, "{ns}");
@@ -264,9 +264,9 @@ async fn a_registry_may_be_at_an_ipv6_address() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_has_expired_is_none() {
-    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "team/app", "v1", 1_000);
-    let (authority, ca) = (Authority::new(), folder.path().join("ca.pem"));
+    let (authority, ca) = (Authority::new(), directory.path().join("ca.pem"));
     std::fs::write(&ca, authority.pem()).unwrap();
     let at =
         front(registry.address, authority.server_with(authority.issue_until("localhost", 2020), None)).await;
@@ -275,7 +275,7 @@ async fn a_certificate_that_has_expired_is_none() {
         at.port(),
         ca.display()
     );
-    let larder = Larder::start(folder.path(), &[], &more);
+    let larder = Larder::start(directory.path(), &[], &more);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     let message = reply.json()["errors"][0]["message"].as_str().unwrap().to_lowercase();

@@ -1,13 +1,13 @@
-//! A running daemon in this process, over a folder of its own.
+//! A running daemon in this process, over a directory of its own.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use larder::app::App;
-use larder::clock::{Clock, Timestamp};
 use larder::config::{Environment, resolve};
 use larder::listener::Listen;
-use larder::shutdown::{self, Trigger};
+use larder::support::clock::{Clock, Timestamp};
+use larder::support::shutdown::{self, Trigger};
 use larder::upstream::Proxy;
 use tokio::task::JoinHandle;
 
@@ -17,7 +17,7 @@ use super::client::{self, Reply};
 pub struct Larder {
     pub address: SocketAddr,
     pub admin: SocketAddr,
-    pub described: Vec<larder::metrics::Described>,
+    pub described: Vec<larder::support::metrics::Described>,
     /// Moves the time that records are dated by.
     pub clock: Clock,
     trigger: Trigger,
@@ -143,15 +143,15 @@ impl Larder {
     }
 }
 
-/// Every regular file under a folder, relative.
-pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+/// Every regular file under a directory, relative.
+pub fn files_under(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
         for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
             match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
-                _ => found.push(entry.path().strip_prefix(folder).unwrap().to_owned()),
+                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
+                _ => found.push(entry.path().strip_prefix(directory).unwrap().to_owned()),
             }
         }
     }

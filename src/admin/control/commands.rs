@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
 use crate::credentials::PullSecrets;
 use crate::prepull::{Order, PinnedFor, Platforms, Wanted, once};
 use crate::reference::{Image, Platform};
+use crate::support::clock::Timestamp;
 
 /// A command with one small answer.
 pub trait Command: Serialize {

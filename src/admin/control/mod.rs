@@ -27,10 +27,10 @@ pub use import::{BLOB as IMPORT_BLOB, MANIFEST as IMPORT_MANIFEST};
 
 use super::{Report, Service, page_of, text};
 use crate::listener::Body;
-use crate::piece::Piece;
 use crate::prepull::{self, Event};
 use crate::pull::Puller;
 use crate::reference::{Image, Repository};
+use crate::support::body_chunk::BodyChunk;
 
 /// Bytes of a command at most: a long list of images with their secrets.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -118,7 +118,7 @@ fn fetch(puller: &Puller, command: &Pull) -> Result<Response<Body>, Refusal> {
         let event = events.recv().await?;
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
         line.push(b'\n');
-        Some((Ok(Piece::from(Bytes::from(line))), events))
+        Some((Ok(BodyChunk::from(Bytes::from(line))), events))
     });
     Ok(Response::new(Body::pieces(lines)))
 }

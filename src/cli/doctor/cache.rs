@@ -17,7 +17,7 @@ use crate::cli::Failure;
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
 use crate::listener::Listen;
-use crate::size;
+use crate::support::size;
 
 pub(super) const ABOUT: &str = "cache";
 /// Bytes of an answer at most.
@@ -220,7 +220,7 @@ fn get(address: SocketAddr, path: &str, headers: HeaderMap, wait: Duration) -> R
 /// A clock that is behind makes certificates invalid that are not.
 fn clock(findings: &mut Findings) {
     let written = std::env::current_exe().and_then(std::fs::metadata).and_then(|found| found.modified());
-    let now = crate::clock::Clock::system().now().to_system_time();
+    let now = crate::support::clock::Clock::system().now().to_system_time();
     if written.is_ok_and(|written| written > now + Duration::from_secs(86_400)) {
         findings.add(
             Level::Problem,

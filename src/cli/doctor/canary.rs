@@ -20,7 +20,7 @@ pub(super) fn look(root: &Path, socket: &Path, image: &Image, settings: &Setting
     let Some(before) = asked() else {
         return findings.add(Level::Problem, ABOUT, "without a running cache there is nothing to see", "");
     };
-    let folder = config_of(&read(root, CONFIG)).ok().and_then(|cri| cri.config_path());
+    let directory = config_of(&read(root, CONFIG)).ok().and_then(|cri| cri.config_path());
     let mut command = if on_path("crictl") {
         let mut command = Command::new("crictl");
         command
@@ -31,8 +31,8 @@ pub(super) fn look(root: &Path, socket: &Path, image: &Image, settings: &Setting
     } else if on_path("ctr") {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "pull"]);
-        if let Some(folder) = &folder {
-            command.args(["--hosts-dir", folder]);
+        if let Some(directory) = &directory {
+            command.args(["--hosts-dir", directory]);
         }
         command.arg(image.to_string());
         command

@@ -69,7 +69,7 @@ pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
             format!("set config_path = \"{written}\" in that file too, or remove it there"),
         );
     }
-    folders(root, path.split(':').next().unwrap_or_default().trim_end_matches('/'), urls, findings);
+    directories(root, path.split(':').next().unwrap_or_default().trim_end_matches('/'), urls, findings);
 }
 
 /// containerd's configuration as it is in force, imports included, if containerd itself can be asked; else its file.
@@ -84,9 +84,9 @@ fn in_force(root: &Path) -> String {
     }
 }
 
-/// Looks at the folder of each registry in the one that containerd looks into.
-fn folders(root: &Path, folder: &str, urls: &[String], findings: &mut Findings) {
-    let entries = fs::read_dir(root.join(folder.trim_start_matches('/'))).into_iter().flatten().flatten();
+/// Looks at the directory of each registry in the one that containerd looks into.
+fn directories(root: &Path, directory: &str, urls: &[String], findings: &mut Findings) {
+    let entries = fs::read_dir(root.join(directory.trim_start_matches('/'))).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter(|entry| entry.path().is_dir())
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -94,7 +94,7 @@ fn folders(root: &Path, folder: &str, urls: &[String], findings: &mut Findings) 
     names.sort();
     let (mut leads_here, mut default) = (Vec::new(), false);
     for name in &names {
-        let file = format!("{folder}/{name}/hosts.toml");
+        let file = format!("{directory}/{name}/hosts.toml");
         if hosts(&file, &read(root, &file), urls, findings) {
             default |= name == "_default";
             leads_here.push(name.clone());
@@ -102,15 +102,15 @@ fn folders(root: &Path, folder: &str, urls: &[String], findings: &mut Findings) 
             findings.add(
                 Level::Warning,
                 ABOUT,
-                format!("{folder}/{name} hides _default: its images are pulled without this cache"),
+                format!("{directory}/{name} hides _default: its images are pulled without this cache"),
                 format!("larder setup containerd --registry {name}"),
             );
         }
     }
     if default {
-        findings.ok(ABOUT, format!("{folder}/_default leads here"));
+        findings.ok(ABOUT, format!("{directory}/_default leads here"));
     } else if leads_here.is_empty() {
-        findings.add(Level::Problem, ABOUT, format!("nothing in {folder} leads here"), SETUP);
+        findings.add(Level::Problem, ABOUT, format!("nothing in {directory} leads here"), SETUP);
     } else {
         findings.add(
             Level::Note,

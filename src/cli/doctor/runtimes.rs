@@ -17,10 +17,10 @@ pub(super) fn look(root: &Path, settings: &Settings, findings: &mut Findings) {
         none = false;
         containerd::look(root, &urls, findings);
     }
-    for (folder, name) in [("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2")] {
-        if there(folder) {
+    for (directory, name) in [("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2")] {
+        if there(directory) {
             none = false;
-            rancher(root, folder, name, &urls, findings);
+            rancher(root, directory, name, &urls, findings);
         }
     }
     if there("/etc/docker") || there("/usr/bin/dockerd") {
@@ -36,15 +36,15 @@ pub(super) fn look(root: &Path, settings: &Settings, findings: &mut Findings) {
     }
 }
 
-fn rancher(root: &Path, folder: &str, name: &'static str, urls: &[String], findings: &mut Findings) {
-    let text = read(root, &format!("{folder}/registries.yaml"));
+fn rancher(root: &Path, directory: &str, name: &'static str, urls: &[String], findings: &mut Findings) {
+    let text = read(root, &format!("{directory}/registries.yaml"));
     if urls.iter().any(|url| text.contains(url.as_str())) {
-        findings.ok(name, format!("{folder}/registries.yaml names this cache"));
+        findings.ok(name, format!("{directory}/registries.yaml names this cache"));
     } else {
         findings.add(
             Level::Problem,
             name,
-            format!("{folder}/registries.yaml does not name this cache"),
+            format!("{directory}/registries.yaml does not name this cache"),
             "larder setup containerd shows the lines",
         );
     }
@@ -88,8 +88,8 @@ fn docker(root: &Path, urls: &[String], default: &Registry, findings: &mut Findi
 
 fn containers(root: &Path, urls: &[String], findings: &mut Findings) {
     const ABOUT: &str = "podman/crio";
-    let folder = root.join("etc/containers/registries.conf.d");
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let directory = root.join("etc/containers/registries.conf.d");
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let texts: Vec<String> = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
     let authorities: Vec<&str> = urls.iter().filter_map(|url| url.strip_prefix("http://")).collect();
     if texts.iter().any(|text| authorities.iter().any(|at| text.contains(&format!("\"{at}/")))) {
@@ -114,16 +114,16 @@ mod tests {
     }
 
     fn found_with(config: &str, files: &[(&str, &str)]) -> Vec<Finding> {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for (path, text) in files {
-            let path = folder.path().join(path.trim_start_matches('/'));
+            let path = directory.path().join(path.trim_start_matches('/'));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
         let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
         let settings = crate::config::resolve(config, &environment).unwrap();
         let mut findings = Findings::default();
-        look(folder.path(), &settings, &mut findings);
+        look(directory.path(), &settings, &mut findings);
         findings.0
     }
 

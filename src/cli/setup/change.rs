@@ -52,7 +52,7 @@ impl Files {
         }
     }
 
-    /// The names in a folder; none if there is no folder.
+    /// The names in a directory; none if there is no directory.
     pub(super) fn names(&self, absolute: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(absolute)).into_iter().flatten().flatten();
         let mut names: Vec<String> =
@@ -113,14 +113,14 @@ impl Change {
         let failed = |error: std::io::Error| format!("cannot write {}: {error}", self.path.display());
         let Some(text) = &self.after else {
             fs::remove_file(&self.path).map_err(failed)?;
-            // A folder that is empty now was made for the file.
+            // A directory that is empty now was made for the file.
             let _ = self.path.parent().map(fs::remove_dir);
             return Ok(());
         };
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(failed)?;
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory).map_err(failed)?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = folder.join(format!(".{name}.larder-{:08x}", fastrand::u32(..)));
+        let temporary = directory.join(format!(".{name}.larder-{:08x}", fastrand::u32(..)));
         let written = (|| {
             let mut file =
                 fs::OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&temporary)?;
@@ -177,12 +177,12 @@ mod tests {
 
     #[test]
     fn what_was_there_stays_and_comes_back_byte_for_byte() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files::under(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::under(directory.path());
         for text in
             ["", "server = \"x\"\n", "a = 1\n\n[host.\"http://b\"]\n  c = [\"d\"]", "# only a comment\n[x]\n"]
         {
-            let path = folder.path().join("etc/x.toml");
+            let path = directory.path().join("etc/x.toml");
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
@@ -200,7 +200,7 @@ mod tests {
             let left = fs::read_to_string(&path).unwrap_or_default();
             assert_eq!(left.trim_end(), text.trim_end());
             assert_eq!(
-                fs::read_dir(folder.path().join("etc")).map_or(0, Iterator::count),
+                fs::read_dir(directory.path().join("etc")).map_or(0, Iterator::count),
                 usize::from(!text.trim().is_empty()),
                 "no leftovers"
             );

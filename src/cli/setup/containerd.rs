@@ -1,8 +1,8 @@
-//! containerd: one `hosts.toml` for all registries, and a `config_path` that names one single folder.
+//! containerd: one `hosts.toml` for all registries, and a `config_path` that names one single directory.
 //!
 //! What is known of its traps (docs/wiring.md): a `config_path` with a colon makes the transfer service read no mirror
 //! at all; the old `registry.mirrors` beside a `config_path` keep the CRI from starting; a capability that a version does
-//! not know makes it drop the whole file; `ca` or `skip_verify` on an http host makes it try TLS first; a folder of a
+//! not know makes it drop the whole file; `ca` or `skip_verify` on an http host makes it try TLS first; a directory of a
 //! registry hides `_default`.
 
 use toml_edit::DocumentMut;
@@ -19,10 +19,10 @@ const RANCHER: [(&str, &str); 2] =
 
 pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
     let mut plan = Plan::default();
-    for (folder, name) in RANCHER {
-        if files.path(folder).exists() {
+    for (directory, name) in RANCHER {
+        if files.path(directory).exists() {
             plan.notes.push(format!(
-                "{name} writes its containerd's configuration itself. In {folder}/registries.yaml put:\n\
+                "{name} writes its containerd's configuration itself. In {directory}/registries.yaml put:\n\
                  mirrors:\n  \"*\":\n    endpoint:\n      - \"{}\"\nand restart {name}",
                 wish.url
             ));
@@ -35,12 +35,12 @@ pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
         plan.notes.push(format!("{CONFIG} has the CRI in disabled_plugins: only ctr and nerdctl pull by this; for Docker: larder setup docker"));
     }
     if wish.undo {
-        let folder = folder_of(before.as_deref());
+        let directory = directory_of(before.as_deref());
         if config.after.is_some() {
             config.after = cri.given_back();
         }
-        for name in files.names(&folder) {
-            plan.changes.push(files.read(&format!("{folder}/{name}/hosts.toml"))?.without_ours());
+        for name in files.names(&directory) {
+            plan.changes.push(files.read(&format!("{directory}/{name}/hosts.toml"))?.without_ours());
         }
     } else {
         let old = cri.old_settings();
@@ -51,12 +51,12 @@ pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
                 old.join(", registry.")
             ));
         }
-        let folder = folder_of(before.as_deref());
-        if before.as_deref() != Some(&folder) {
-            cri.set(&folder, config.before.is_some());
+        let directory = directory_of(before.as_deref());
+        if before.as_deref() != Some(&directory) {
+            cri.set(&directory, config.before.is_some());
             config.after = Some(cri.text());
         }
-        hosts(files, wish, &folder, &mut plan)?;
+        hosts(files, wish, &directory, &mut plan)?;
         // Whatever was done to it, it is still what containerd can read.
         config_of(config.text())?;
     }
@@ -67,30 +67,30 @@ pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
     Ok(plan)
 }
 
-/// The one folder: of a list the first, which is where containerd itself looks first.
-fn folder_of(config_path: Option<&str>) -> String {
+/// The one directory: of a list the first, which is where containerd itself looks first.
+fn directory_of(config_path: Option<&str>) -> String {
     let first = config_path.unwrap_or(HOSTS).split(':').find(|path| !path.is_empty());
     first.unwrap_or(HOSTS).trim_end_matches('/').to_owned()
 }
 
-fn hosts(files: &Files, wish: &Wish<'_>, folder: &str, plan: &mut Plan) -> Result<(), String> {
+fn hosts(files: &Files, wish: &Wish<'_>, directory: &str, plan: &mut Plan) -> Result<(), String> {
     let wanted: Vec<String> =
         if wish.registries.is_empty() { vec!["_default".to_owned()] } else { wish.registries.clone() };
     for name in &wanted {
         // A port is written so, since a colon divides paths elsewhere.
         let name = name.rsplit_once(':').map_or(name.clone(), |(host, port)| format!("{host}_{port}_"));
-        plan.changes.push(hosts_of(files, wish, &format!("{folder}/{name}/hosts.toml"))?);
+        plan.changes.push(hosts_of(files, wish, &format!("{directory}/{name}/hosts.toml"))?);
     }
     if wish.registries.is_empty() {
         let hiding: Vec<String> = files
-            .names(folder)
+            .names(directory)
             .into_iter()
-            .filter(|name| name != "_default" && files.path(&format!("{folder}/{name}")).is_dir())
+            .filter(|name| name != "_default" && files.path(&format!("{directory}/{name}")).is_dir())
             .collect();
         for name in hiding {
-            if !files.read(&format!("{folder}/{name}/hosts.toml"))?.has_ours() {
+            if !files.read(&format!("{directory}/{name}/hosts.toml"))?.has_ours() {
                 plan.notes.push(format!(
-                    "{folder}/{name} hides _default: its images are pulled without this cache; to change that: larder setup containerd --registry {name}"
+                    "{directory}/{name} hides _default: its images are pulled without this cache; to change that: larder setup containerd --registry {name}"
                 ));
             }
         }
@@ -145,9 +145,9 @@ mod tests {
     use std::fs;
 
     fn machine(config: Option<&str>, hosts: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
-            let path = folder.path().join(path.trim_start_matches('/'));
+            let path = directory.path().join(path.trim_start_matches('/'));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
@@ -157,8 +157,8 @@ mod tests {
         for (name, text) in hosts {
             write(&format!("{HOSTS}/{name}/hosts.toml"), text);
         }
-        let files = Files::under(folder.path());
-        (folder, files)
+        let files = Files::under(directory.path());
+        (directory, files)
     }
 
     fn settings() -> crate::config::Settings {
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_gets_one_folder_and_gets_its_own_back() {
+    fn every_version_gets_one_directory_and_gets_its_own_back() {
         for (config, expected) in [
             (None, HOSTS),
             (
@@ -213,22 +213,22 @@ mod tests {
                 HOSTS,
             ),
         ] {
-            let (folder, files) = machine(config, &[]);
+            let (directory, files) = machine(config, &[]);
             let settings = settings();
             apply(&plan(&files, &wish(&settings)).unwrap());
             let text =
-                fs::read_to_string(folder.path().join(CONFIG.trim_start_matches('/'))).unwrap_or_default();
+                fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).unwrap_or_default();
             assert_eq!(config_of(&text).unwrap().config_path().as_deref(), Some(expected), "{text}");
             if let Some(before) = config {
                 assert!(before.lines().all(|l| l.contains("config_path") || text.contains(l)), "{text}");
             }
-            let hosts = folder.path().join(expected.trim_start_matches('/')).join("_default/hosts.toml");
+            let hosts = directory.path().join(expected.trim_start_matches('/')).join("_default/hosts.toml");
             assert!(fs::read_to_string(&hosts).unwrap().contains("[host.\"http://127.0.0.1:5050\"]"));
             let again = plan(&files, &wish(&settings)).unwrap();
             assert!(again.changes.iter().all(|c| !c.is_one()), "twice is once");
             let undo = Wish { undo: true, ..wish(&settings) };
             apply(&plan(&files, &undo).unwrap());
-            let text = fs::read_to_string(folder.path().join(CONFIG.trim_start_matches('/'))).ok();
+            let text = fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).ok();
             assert_eq!(text.as_deref(), config, "as it was, and a file that was not there is gone");
             assert!(!hosts.exists());
         }
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn hosts_of_others_stay_after_ours_and_what_hides_it_is_told() {
         let theirs = "server = \"https://registry-1.docker.io\"\n[host.\"https://mirror.corp\"]\n  capabilities = [\"pull\"]\n";
-        let (folder, files) =
+        let (directory, files) =
             machine(None, &[("_default", theirs), ("quay.io", theirs), ("reg.corp_5000_", "")]);
         let settings = settings();
         let made = plan(&files, &wish(&settings)).unwrap();
@@ -248,13 +248,13 @@ mod tests {
             "{notes}"
         );
         let text =
-            fs::read_to_string(folder.path().join("etc/containerd/certs.d/_default/hosts.toml")).unwrap();
+            fs::read_to_string(directory.path().join("etc/containerd/certs.d/_default/hosts.toml")).unwrap();
         assert!(text.starts_with("server = "), "{text}");
         assert!(text.find("127.0.0.1:5050").unwrap() < text.find("mirror.corp").unwrap(), "{text}");
         let one = Wish { registries: vec!["quay.io".into(), "reg.corp:5000".into()], ..wish(&settings) };
         apply(&plan(&files, &one).unwrap());
         for name in ["quay.io", "reg.corp_5000_"] {
-            let path = folder.path().join(format!("etc/containerd/certs.d/{name}/hosts.toml"));
+            let path = directory.path().join(format!("etc/containerd/certs.d/{name}/hosts.toml"));
             assert!(fs::read_to_string(path).unwrap().contains("127.0.0.1:5050"), "{name}");
         }
     }
@@ -270,10 +270,10 @@ mod tests {
             (None, "server = \"https://x\"\n", true, "server of its own"),
             (None, "server = [", false, "malformed"),
         ] {
-            let (folder, files) = machine(config, &[("_default", hosts)]);
+            let (directory, files) = machine(config, &[("_default", hosts)]);
             let error = plan(&files, &Wish { strict, ..wish(&settings) }).err().unwrap();
             assert!(error.contains(part), "{error}");
-            let kept = fs::read_to_string(folder.path().join(CONFIG.trim_start_matches('/'))).ok();
+            let kept = fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).ok();
             assert_eq!(kept.as_deref(), config);
         }
     }

@@ -47,7 +47,7 @@ impl Cri {
         Some(at)
     }
 
-    /// The folder, or folders, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd up to
+    /// The directory, or directories, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd up to
     /// 2.1 has and writes down by default, is none.
     pub(in crate::cli) fn config_path(&self) -> Option<String> {
         let written = self.registry()?.get("config_path")?.as_str()?;
@@ -83,8 +83,8 @@ impl Cri {
         (!gone).then(|| self.text())
     }
 
-    /// Sets the folder, and notes behind it what was there.
-    pub(super) fn set(&mut self, folder: &str, there: bool) {
+    /// Sets the directory, and notes behind it what was there.
+    pub(super) fn set(&mut self, directory: &str, there: bool) {
         let none = match self.registry() {
             Some(_) => "none",
             None if there => NO_TABLE,
@@ -102,7 +102,7 @@ impl Cri {
         }
         let before = at.get("config_path").and_then(Item::as_value).map(|value| value.to_string());
         let before = before.as_deref().map_or(none, str::trim);
-        let value = Value::from(folder).decorated(" ", format!(" {MARK}{before}"));
+        let value = Value::from(directory).decorated(" ", format!(" {MARK}{before}"));
         put(at, value);
     }
 

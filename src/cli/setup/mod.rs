@@ -142,5 +142,5 @@ pub(super) fn run(
 fn is_held(files: &Files) -> bool {
     ["sockets.target.wants", "sockets.target.requires"]
         .iter()
-        .any(|folder| files.path(&format!("/etc/systemd/system/{folder}/larder.socket")).exists())
+        .any(|directory| files.path(&format!("/etc/systemd/system/{directory}/larder.socket")).exists())
 }

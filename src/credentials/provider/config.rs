@@ -1,4 +1,4 @@
-//! `CredentialProviderConfig`, as kubelet's `--image-credential-provider-config` names it: a file or a folder of them.
+//! `CredentialProviderConfig`, as kubelet's `--image-credential-provider-config` names it: a file or a directory of them.
 //!
 //! Read strictly, as kubelet does: an unknown field, a missing one or a name given twice is an error that stops the
 //! start, because a provider that is silently not there looks like a registry that refuses.
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::yaml;
+use crate::support::yaml;
 
 use super::super::node::read_bounded;
 use super::response::{ApiVersion, duration};
@@ -18,7 +18,7 @@ use super::response::{ApiVersion, duration};
 #[derive(Debug, thiserror::Error)]
 #[error("the credential provider configuration {} cannot be used: {why}", path.display())]
 pub struct ProviderConfigError {
-    /// The file or folder.
+    /// The file or directory.
     pub path: PathBuf,
     /// What is wrong.
     pub why: String,
@@ -67,7 +67,7 @@ struct Variable {
     value: String,
 }
 
-/// Reads a file, or all `*.json`, `*.yaml` and `*.yml` of a folder in the order of their names.
+/// Reads a file, or all `*.json`, `*.yaml` and `*.yml` of a directory in the order of their names.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -201,15 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_merged_and_a_name_given_twice_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("b.yaml"), ECR).unwrap();
-        std::fs::write(folder.path().join("a.yml"), ECR.replace("ecr-credential-provider", "other")).unwrap();
-        std::fs::write(folder.path().join("README"), "no").unwrap();
-        let names: Vec<_> = read(folder.path()).unwrap().into_iter().map(|p| p.name).collect();
+    fn a_directory_is_merged_and_a_name_given_twice_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("b.yaml"), ECR).unwrap();
+        std::fs::write(directory.path().join("a.yml"), ECR.replace("ecr-credential-provider", "other"))
+            .unwrap();
+        std::fs::write(directory.path().join("README"), "no").unwrap();
+        let names: Vec<_> = read(directory.path()).unwrap().into_iter().map(|p| p.name).collect();
         assert_eq!(names, ["other", "ecr-credential-provider"]);
-        std::fs::write(folder.path().join("c.json"), ECR).unwrap();
-        assert!(read(folder.path()).unwrap_err().to_string().contains("twice"));
+        std::fs::write(directory.path().join("c.json"), ECR).unwrap();
+        assert!(read(directory.path()).unwrap_err().to_string().contains("twice"));
         assert!(read(Path::new("/nonexistent/x")).is_err());
     }
 }

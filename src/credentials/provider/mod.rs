@@ -21,7 +21,7 @@ pub(super) use config::{Provider, read};
 use super::credential::Credential;
 use super::exec::{self, Run};
 use super::keyring::{Keyring, urls_match};
-use crate::coalesce::Coalesce;
+use crate::support::singleflight::Singleflight;
 use response::{CacheKey, Response};
 
 /// What kubelet gives a plugin.
@@ -46,7 +46,7 @@ pub(super) struct Providers(Arc<Inner>);
 struct Inner {
     providers: Vec<(Provider, Arc<Path>)>,
     kept: Mutex<HashMap<Key, Kept>>,
-    running: Coalesce<(usize, String), Option<Response>>,
+    running: Singleflight<(usize, String), Option<Response>>,
 }
 
 /// Which plugin, and for what its answer holds.
@@ -70,7 +70,7 @@ impl Providers {
             (provider, Arc::from(path))
         };
         let providers = providers.into_iter().map(with_path).collect();
-        Self(Arc::new(Inner { providers, kept: Mutex::default(), running: Coalesce::default() }))
+        Self(Arc::new(Inner { providers, kept: Mutex::default(), running: Singleflight::default() }))
     }
 
     /// Whether any plugin is responsible for `image`.

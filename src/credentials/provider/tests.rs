@@ -5,31 +5,31 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 
 struct Plugin {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     providers: Providers,
 }
 
-/// A shell script that counts its runs and answers; `%` in it stands for its folder.
+/// A shell script that counts its runs and answers; `%` in it stands for its directory.
 fn plugin(script: &str) -> Plugin {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path().to_str().unwrap();
-    let program = folder.path().join("plugin");
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().to_str().unwrap();
+    let program = directory.path().join("plugin");
     std::fs::write(&program, format!("#!/bin/sh\necho x >> {at}/runs\n{}\n", script.replace('%', at)))
         .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let config = folder.path().join("config.yaml");
+    let config = directory.path().join("config.yaml");
     std::fs::write(
         &config,
         "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"*.test\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [one, two]\n  env: [{name: MARK, value: m}]\n",
     )
     .unwrap();
-    let providers = Providers::new(read(&config).unwrap(), folder.path());
-    Plugin { folder, providers }
+    let providers = Providers::new(read(&config).unwrap(), directory.path());
+    Plugin { directory, providers }
 }
 
 impl Plugin {
     fn runs(&self) -> usize {
-        std::fs::read_to_string(self.folder.path().join("runs")).unwrap_or_default().lines().count()
+        std::fs::read_to_string(self.directory.path().join("runs")).unwrap_or_default().lines().count()
     }
 
     async fn users(&self, image: &str) -> Vec<String> {
@@ -54,9 +54,9 @@ async fn a_plugin_is_asked_as_kubelet_asks_it() {
         plugin(&format!("cat > %/stdin; echo \"$@ $MARK $PATH\" > %/args; {}", answer("Image", "null", ANY)));
     assert_eq!(plugin.users("a.test/team/app").await, ["u"]);
     let stdin: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(plugin.folder.path().join("stdin")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(plugin.directory.path().join("stdin")).unwrap()).unwrap();
     assert_eq!(stdin["image"], "a.test/team/app");
-    let args = std::fs::read_to_string(plugin.folder.path().join("args")).unwrap();
+    let args = std::fs::read_to_string(plugin.directory.path().join("args")).unwrap();
     assert!(
         args.starts_with("one two m /"),
         "the configured variables come after our own environment: {args}"
@@ -100,7 +100,7 @@ async fn equal_questions_at_the_same_time_run_it_once() {
         while plugin.runs() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        std::fs::write(plugin.folder.path().join("go"), "").unwrap();
+        std::fs::write(plugin.directory.path().join("go"), "").unwrap();
     };
     let (all, ()) = tokio::join!(all, open);
     assert!(all.iter().all(|users| users == &["u"]));
@@ -125,7 +125,7 @@ async fn whatever_goes_wrong_means_no_credential_and_a_short_memory() {
         assert_eq!(plugin.runs(), 1, "{script}");
     }
     let missing = plugin("true");
-    std::fs::remove_file(missing.folder.path().join("plugin")).unwrap();
+    std::fs::remove_file(missing.directory.path().join("plugin")).unwrap();
     assert!(missing.users("a.test/x").await.is_empty());
 }
 

@@ -1,0 +1,236 @@
+//! A socket that does not wait for ever, and that never ends in a reset.
+//!
+//! hyper's own header timer cannot tell an idle connection from a slow head, and nothing in it notices a client that
+//! stopped reading; this wrapper times all three. When it is dropped before the peer has closed, a task closes the
+//! socket gently: FIN first, then what the peer still sends is read and thrown away for a moment. A plain close with
+//! unread bytes would be a reset, and on a reset containerd fails the pull instead of resuming it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+
+use crate::listener::Limits;
+use crate::listener::sendfile::Outgoing;
+use crate::listener::socket::Socket;
+
+/// How long a peer may go on sending after we have closed our side.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+/// Bytes of it that are read.
+const LINGER_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Whether a request is being answered; shared between the socket and the service. Counts both the beginnings and the
+/// ends, so that it is odd in between and none goes unnoticed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Busy(Arc<AtomicU64>);
+
+impl Busy {
+    /// A request is being answered from now on.
+    pub(crate) fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has been answered.
+    pub(crate) fn end(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A point in time that is moved with every request and reached almost never: the timer behind it is only moved where
+/// it would come too late.
+struct Deadline {
+    at: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn after(wait: Duration) -> Self {
+        let at = Instant::now() + wait;
+        Self { at, timer: Box::pin(tokio::time::sleep_until(at)) }
+    }
+
+    fn set(&mut self, wait: Duration) {
+        self.at = Instant::now() + wait;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.deadline() > self.at {
+            self.timer.as_mut().reset(self.at);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if Instant::now() >= self.at {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.at);
+        }
+    }
+}
+
+/// A socket with a place among the connections.
+pub(crate) struct Timed {
+    socket: Option<Socket>,
+    outgoing: Outgoing,
+    place: Option<OwnedSemaphorePermit>,
+    busy: Busy,
+    limits: Limits,
+    /// Runs while a head is awaited: the idle time until its first byte, the head time from then on.
+    reading: Deadline,
+    head_begun: bool,
+    /// Beginnings and ends of requests that the deadline knows of.
+    counted: u64,
+    /// Runs while the client does not take what we write.
+    writing: Deadline,
+    stalled: bool,
+    peer_closed: bool,
+}
+
+impl Timed {
+    pub(crate) fn new(
+        socket: Socket,
+        outgoing: Outgoing,
+        place: OwnedSemaphorePermit,
+        busy: Busy,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            socket: Some(socket),
+            outgoing,
+            place: Some(place),
+            busy,
+            limits,
+            reading: Deadline::after(limits.head_wait),
+            head_begun: true,
+            counted: 0,
+            writing: Deadline::after(limits.write_wait),
+            stalled: false,
+            peer_closed: false,
+        }
+    }
+
+    fn socket(&mut self) -> io::Result<Pin<&mut Socket>> {
+        self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Whether a client that has nothing to wait for has kept us waiting for too long.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let count = self.busy.count();
+        if !count.is_multiple_of(2) {
+            return false;
+        }
+        if count != self.counted {
+            // A request has been answered: the next may take its time to begin.
+            (self.counted, self.head_begun) = (count, false);
+            self.reading.set(self.limits.idle_wait);
+        }
+        self.reading.poll(cx).is_ready()
+    }
+
+    fn after_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = false;
+            return written;
+        }
+        if !self.stalled {
+            self.stalled = true;
+            self.writing.set(self.limits.write_wait);
+        }
+        match self.writing.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = this.socket()?.poll_read(cx, buffer);
+        if let Poll::Ready(Ok(())) = &read {
+            this.peer_closed |= buffer.filled().len() == before && buffer.capacity() > before;
+        }
+        if read.is_pending() {
+            return if this.is_late(cx) {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                Poll::Pending
+            };
+        }
+        let count = this.busy.count();
+        if count.is_multiple_of(2) && (count != this.counted || !this.head_begun) {
+            (this.counted, this.head_begun) = (count, true);
+            this.reading.set(this.limits.head_wait);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let socket = this.socket.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let written = this.outgoing.poll_write(socket, cx, pieces);
+        this.after_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.socket()?.poll_flush(cx))?;
+        // hyper reads again only when something has come; from here on the next request is waited for.
+        Poll::Ready(if this.is_late(cx) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) })
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        if let (Some(socket), false) = (self.socket.take(), self.peer_closed)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let place = self.place.take();
+            runtime.spawn(async move {
+                close_gently(socket).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Closes our side, then reads what the peer still sends until it closes too, for a moment.
+pub(crate) async fn close_gently(mut socket: Socket) {
+    let _ = tokio::time::timeout(LINGER, async {
+        let _ = socket.shutdown().await;
+        let _ = tokio::io::copy(&mut socket.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await;
+    })
+    .await;
+}

@@ -1,0 +1,166 @@
+//! Who sent a request: read from `Authorization`, and asked for with a challenge where it is not there.
+//!
+//! Clients hand over a credential only after a Bearer challenge whose realm is our own `/token` (containerd 1.6 and
+//! later then shows the pod's pull secret, and an anonymous pod fetches an anonymous token). A user name and password
+//! may also be sent directly.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+
+use crate::credentials::{CallerToken, Credential, Keychain, TokenError};
+use crate::pull::Caller;
+use crate::reference::Repository;
+use crate::serve::route::AddressedBy;
+use crate::support::clock::Timestamp;
+
+/// Why a challenge is given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InvalidAuthorization {
+    /// What was sent is no token of ours, or too old (RFC 6750 §3.1).
+    InvalidToken,
+    /// It is one, for another repository.
+    InsufficientScope,
+}
+
+impl InvalidAuthorization {
+    fn code(self) -> &'static str {
+        match self {
+            Self::InvalidToken => "invalid_token",
+            Self::InsufficientScope => "insufficient_scope",
+        }
+    }
+
+    /// For a person.
+    pub(crate) fn message(self) -> &'static str {
+        match self {
+            Self::InvalidToken => {
+                "the Authorization field holds no valid token of this cache; fetch a new one"
+            }
+            Self::InsufficientScope => "the token is not for this repository; fetch one that is",
+        }
+    }
+}
+
+/// What `Authorization` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Authorization {
+    /// There is none.
+    Nothing,
+    /// A user name and password; `None` where one of them is empty, which counts as none, as in containerd.
+    Basic(Option<Credential>),
+    /// A token of ours.
+    Token(CallerToken),
+}
+
+/// Reads `Authorization`.
+pub(crate) fn shown(
+    headers: &HeaderMap,
+    keychain: &Keychain,
+    now: Timestamp,
+) -> Result<Authorization, InvalidAuthorization> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (Some(first), None) = (given.next(), given.next()) else {
+        return if headers.contains_key(AUTHORIZATION) {
+            Err(InvalidAuthorization::InvalidToken)
+        } else {
+            Ok(Authorization::Nothing)
+        };
+    };
+    let (scheme, rest) = first
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or(InvalidAuthorization::InvalidToken)?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("basic") {
+        let (username, password) = Credential::decode(rest).ok_or(InvalidAuthorization::InvalidToken)?;
+        return Ok(Authorization::Basic(Credential::password(&username, password.reveal())));
+    }
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(InvalidAuthorization::InvalidToken);
+    }
+    match CallerToken::open(keychain.keys(), rest, now) {
+        Ok(token) => Ok(Authorization::Token(token)),
+        Err(TokenError::Foreign | TokenError::Expired) => Err(InvalidAuthorization::InvalidToken),
+    }
+}
+
+impl Authorization {
+    /// The caller of a request for `repository`.
+    ///
+    /// # Errors
+    /// A token that is for others.
+    pub(crate) fn caller(
+        self,
+        repository: &Repository,
+        keychain: &Keychain,
+    ) -> Result<Caller, InvalidAuthorization> {
+        let credential = match self {
+            Self::Nothing => return Ok(Caller::unidentified()),
+            Self::Basic(credential) => credential,
+            Self::Token(token) if token.repositories.contains(repository) => token.credential,
+            Self::Token(_) => return Err(InvalidAuthorization::InsufficientScope),
+        };
+        Ok(credential.map_or_else(Caller::anonymous, |credential| Caller::with(keychain.caller(credential))))
+    }
+}
+
+/// The challenge. The realm is under the very name by which the client addressed us, since clients compare the two;
+/// the registry of a mirror client is carried in it, since scopes do not name one.
+pub(crate) fn challenge(
+    host: &str,
+    about: Option<(&Repository, AddressedBy)>,
+    invalid: Option<InvalidAuthorization>,
+) -> Option<HeaderValue> {
+    let mut text = format!("Bearer realm=\"http://{host}/token");
+    if let Some((repository, AddressedBy::Namespace)) = about {
+        let registry = repository.registry().as_str();
+        let ns: String = url::form_urlencoded::byte_serialize(registry.as_bytes()).collect();
+        text += &format!("?ns={ns}");
+    }
+    text += "\",service=\"larder\"";
+    if let Some((repository, named)) = about {
+        let name = match named {
+            AddressedBy::Path => repository.to_string(),
+            AddressedBy::Namespace | AddressedBy::Default => repository.path().to_string(),
+        };
+        text += &format!(",scope=\"repository:{name}:pull\"");
+    }
+    if let Some(invalid) = invalid {
+        text += &format!(",error=\"{}\"", invalid.code());
+    }
+    HeaderValue::try_from(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_challenge_leads_back_to_us_and_names_what_was_asked_for() {
+        let at = |registry: &str, path: &str| {
+            Repository::new(registry.parse().unwrap(), path.parse().unwrap()).unwrap()
+        };
+        let app = at("reg.test:5000", "team/app");
+        for (about, invalid, expected) in [
+            (None, None, r#"Bearer realm="http://h:1/token",service="larder""#),
+            (
+                Some((&app, AddressedBy::Namespace)),
+                None,
+                r#"Bearer realm="http://h:1/token?ns=reg.test%3A5000",service="larder",scope="repository:team/app:pull""#,
+            ),
+            (
+                Some((&app, AddressedBy::Path)),
+                Some(InvalidAuthorization::InvalidToken),
+                r#"Bearer realm="http://h:1/token",service="larder",scope="repository:reg.test:5000/team/app:pull",error="invalid_token""#,
+            ),
+            (
+                Some((&app, AddressedBy::Default)),
+                Some(InvalidAuthorization::InsufficientScope),
+                r#"Bearer realm="http://h:1/token",service="larder",scope="repository:team/app:pull",error="insufficient_scope""#,
+            ),
+        ] {
+            assert_eq!(challenge("h:1", about, invalid).unwrap(), expected);
+        }
+    }
+}

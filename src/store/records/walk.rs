@@ -1,0 +1,64 @@
+//! Walking the names: which repositories have something under `refs/`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::reference::{Registry, Repository};
+use crate::store::layout::Layout;
+
+/// Components of a repository's name at most, and its registry.
+const DEPTH_MAX: usize = 130;
+
+/// The registries that anything is known of.
+pub(crate) fn registries(layout: &Layout) -> Vec<Registry> {
+    directories(&layout.refs()).iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// The repositories that have a directory `marker` (`_tags`, `_pins`), in the order of their names. What is no name is
+/// passed over.
+pub(crate) fn repositories_with(layout: &Layout, marker: &str) -> Vec<Repository> {
+    let mut found = Vec::new();
+    for registry in directories(&layout.refs()) {
+        collect(&layout.refs().join(&registry), (&registry, ""), marker, DEPTH_MAX, &mut found);
+    }
+    found.sort();
+    found
+}
+
+fn collect(
+    directory: &Path,
+    (registry, path): (&str, &str),
+    marker: &str,
+    depth: usize,
+    found: &mut Vec<Repository>,
+) {
+    for name in directories(directory) {
+        if name == marker {
+            let repository = registry.parse().ok().zip(path.parse().ok()).map(|(r, p)| Repository::new(r, p));
+            found.extend(repository.and_then(Result::ok));
+        } else if !name.starts_with('_') && depth > 0 {
+            let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+            collect(&directory.join(&name), (registry, &below), marker, depth - 1, found);
+        }
+    }
+}
+
+fn directories(path: &Path) -> Vec<String> {
+    names(path, fs::FileType::is_dir)
+}
+
+/// The names of the files in a directory; none if there is no directory.
+pub(crate) fn files(path: &Path) -> Vec<String> {
+    names(path, fs::FileType::is_file)
+}
+
+fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| wanted(&kind)))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}

@@ -1,0 +1,12 @@
+//! What every room may use: time, metrics, stopping, coalescing, bytes on their way, small helpers.
+//!
+//! Nothing here knows a room of Larder: no registry protocol, no store, no configuration.
+
+pub mod body_chunk;
+pub mod clock;
+pub mod directory;
+pub mod metrics;
+pub mod shutdown;
+pub mod singleflight;
+pub mod size;
+pub mod yaml;
