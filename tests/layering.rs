@@ -38,6 +38,8 @@ const DOORS: &[(&str, &str)] = &[
     ("sd_notify", "cli/service.rs"),
     ("tracing_subscriber", "cli/"),
     ("serde_saphyr", "support/yaml.rs"),
+    ("lru", "support/bounded_map.rs"),
+    ("tokio_util", "support/tasks.rs"),
     ("psl", "upstream/auth/realm.rs"),
 ];
 

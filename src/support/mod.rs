@@ -3,10 +3,12 @@
 //! Nothing here knows a room of Larder: no registry protocol, no store, no configuration.
 
 pub mod body_chunk;
+pub mod bounded_map;
 pub mod clock;
 pub mod directory;
 pub mod metrics;
 pub mod shutdown;
 pub mod singleflight;
 pub mod size;
+pub mod tasks;
 pub mod yaml;

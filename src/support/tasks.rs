@@ -1,0 +1,58 @@
+//! Work that goes on when the request that began it has ended: every such task is tracked, and a stop waits for it.
+//!
+//! Promises: no task outlives [`Tasks::finish`] by more than the wait that it was given; what is still running then is
+//! counted for the log. A panic of a task ends that task alone.
+//!
+//! Deliberately not here: cancelling. A task that must end early listens to [`super::shutdown::Shutdown`].
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+/// The tasks of one owner. Cheap to clone; clones share the tasks.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks(TaskTracker);
+
+impl Tasks {
+    /// Runs `task` on the runtime of the caller.
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.0.spawn(task)
+    }
+
+    /// Runs `work` on a thread that may block.
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.0.spawn_blocking(work)
+    }
+
+    /// Tasks that are running.
+    pub fn running(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Waits until every task has ended, but no longer than `wait`; returns how many are still running.
+    pub async fn finish(&self, wait: Duration) -> usize {
+        self.0.close();
+        let _ = tokio::time::timeout(wait, self.0.wait()).await;
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_for_what_ends_in_time_and_counts_what_does_not() {
+        let tasks = Tasks::default();
+        tasks.spawn(tokio::time::sleep(Duration::from_secs(1)));
+        tasks.clone().spawn(std::future::pending::<()>());
+        let failed = tasks.spawn(async { panic!("on purpose") });
+        assert_eq!(tasks.running(), 3);
+        assert_eq!(tasks.finish(Duration::from_secs(2)).await, 1);
+        assert!(failed.await.is_err());
+    }
+}
