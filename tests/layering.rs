@@ -39,6 +39,7 @@ const DOORS: &[(&str, &str)] = &[
     ("tracing_subscriber", "cli/"),
     ("serde_saphyr", "support/yaml.rs"),
     ("lru", "support/bounded_map.rs"),
+    ("arc_swap", "support/live.rs"),
     ("tokio_util", "support/tasks.rs"),
     ("psl", "upstream/auth/realm.rs"),
 ];

@@ -6,6 +6,7 @@ pub mod body_chunk;
 pub mod bounded_map;
 pub mod clock;
 pub mod directory;
+pub mod live;
 pub mod metrics;
 pub mod shutdown;
 pub mod singleflight;
