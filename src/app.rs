@@ -15,7 +15,7 @@ use crate::admin::{self, Readiness, Report, Served, Sources, Status, StoreStatus
 use crate::config::Settings;
 use crate::credentials::{Keychain, KeychainError, Keys, KeysError};
 use crate::listener::{self, Hosts, Inherited, Limits, Listen, ListenError, Listener};
-use crate::prepull::List;
+use crate::prepull::{Fetcher, List};
 use crate::pull::Puller;
 use crate::store::Store;
 use crate::support::clock::Clock;
@@ -64,6 +64,8 @@ pub struct App {
     settings: Settings,
     store: Store,
     puller: Puller,
+    upstream: Upstream,
+    keychain: Keychain,
     list: List,
     registry: Registry,
     labels: Arc<RegistryLabels>,
@@ -107,8 +109,8 @@ impl App {
         let puller = Puller::new(
             settings.pull.clone(),
             store.clone(),
-            upstream,
-            keychain,
+            upstream.clone(),
+            keychain.clone(),
             pull_metrics,
             Arc::clone(&labels),
         );
@@ -120,6 +122,8 @@ impl App {
             settings,
             store,
             puller,
+            upstream,
+            keychain,
             list,
             registry,
             labels,
@@ -151,7 +155,7 @@ impl App {
 
     /// The docker configs in use. Blocks for a moment.
     pub fn credential_files(&self) -> Vec<PathBuf> {
-        self.puller.keychain().files_in_use()
+        self.keychain.files_in_use()
     }
 
     /// Whether kubelet's credential providers are configured.
@@ -187,6 +191,7 @@ impl App {
         let readiness = Readiness::default();
         let sources = self.sources(&readiness);
         let commands = admin::control::service(self.owned(&sources));
+        let fetcher = self.fetcher();
 
         let mut admin = JoinSet::new();
         let small = Limits { connections_max: ADMIN_CONNECTIONS_MAX, ..self.limits };
@@ -203,11 +208,18 @@ impl App {
 
         let secrets = self.settings.credentials.pull_secrets.clone();
         let clock = self.store.clock().clone();
-        tokio::spawn(self.list.clone().run(self.puller.clone(), secrets, clock, shutdown.clone()));
+        tokio::spawn(self.list.clone().run(fetcher, secrets, clock, shutdown.clone()));
         let puller = self.puller.clone();
         let clock = self.store.clock().clone();
-        let service =
-            serve::service(&self.settings.serve, &data_ports, self.puller, clock, self.labels, self.requests);
+        let service = serve::service(
+            &self.settings.serve,
+            &data_ports,
+            self.puller,
+            self.keychain,
+            clock,
+            self.labels,
+            self.requests,
+        );
         let mut data = JoinSet::new();
         for listener in self.data {
             let metrics = self.connections.clone();
@@ -232,23 +244,35 @@ impl App {
     }
 
     fn owned(&self, sources: &Sources) -> Owned {
-        let (puller, list, numbers) = (self.puller.clone(), self.list.clone(), Arc::clone(&sources.status));
+        let (puller, upstream) = (self.puller.clone(), self.upstream.clone());
+        let (list, numbers) = (self.list.clone(), Arc::clone(&sources.status));
         let clock = self.store.clock().clone();
         let report = move || Report {
             numbers: numbers(),
-            registries: admin::registries(&puller, clock.now()),
+            registries: admin::registries(&puller, &upstream, clock.now()),
             prepull: list.status(),
         };
-        Owned { puller: self.puller.clone(), report: Arc::new(report) }
+        Owned {
+            puller: self.puller.clone(),
+            store: self.store.clone(),
+            keychain: self.keychain.clone(),
+            fetcher: self.fetcher(),
+            report: Arc::new(report),
+        }
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        Fetcher { puller: self.puller.clone(), store: self.store.clone(), keychain: self.keychain.clone() }
     }
 
     fn sources(&self, readiness: &Readiness) -> Sources {
-        let (store, puller, requests) = (self.store.clone(), self.puller.clone(), Arc::clone(&self.requests));
+        let (store, puller, upstream) = (self.store.clone(), self.puller.clone(), self.upstream.clone());
+        let requests = Arc::clone(&self.requests);
         let (since, ready) = (Instant::now(), readiness.clone());
         let status = Arc::new(move || {
             let (blobs, bytes) = store.totals();
             let limits = store.limits();
-            let (caching, pins) = (store.is_caching(), puller.pins().len());
+            let (caching, pins) = (store.is_caching(), store.pins().len());
             Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_seconds: since.elapsed().as_secs(),
@@ -262,7 +286,7 @@ impl App {
                     caching,
                     pins,
                 },
-                served: Served::of(requests.bytes_by_source(), puller.received_bytes()),
+                served: Served::of(requests.bytes_by_source(), upstream.received_bytes()),
                 flights: puller.flights(),
                 requests: requests.requests_by_outcome(),
                 outages: puller.outages().len(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::prepull::ListStatus;
 use crate::pull::Puller;
 use crate::support::clock::Timestamp;
-use crate::upstream::{EndpointStatus, LimitStatus};
+use crate::upstream::{EndpointStatus, LimitStatus, Upstream};
 
 /// `/v1/status`: numbers only, no names of repositories or registries.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,8 +136,8 @@ pub struct LimitReport {
     pub retry_after_seconds: Option<u64>,
 }
 
-/// The registries of a puller about which there is something to say.
-pub fn registries(puller: &Puller, now: Timestamp) -> Vec<RegistryReport> {
+/// The registries about which there is something to say.
+pub fn registries(puller: &Puller, upstream: &Upstream, now: Timestamp) -> Vec<RegistryReport> {
     let mut found: BTreeMap<String, RegistryReport> = BTreeMap::new();
     for (registry, since) in puller.outages() {
         let report = about(&mut found, &registry);
@@ -147,7 +147,7 @@ pub fn registries(puller: &Puller, now: Timestamp) -> Vec<RegistryReport> {
             ago(since.age_at(now))
         ));
     }
-    for EndpointStatus { registry, endpoint, error, failures, lasted, asked_ago } in puller.troubles() {
+    for EndpointStatus { registry, endpoint, error, failures, lasted, asked_ago } in upstream.troubles() {
         let report = about(&mut found, &registry);
         let error = error.to_string();
         let since = shown(lasted);
@@ -162,7 +162,7 @@ pub fn registries(puller: &Puller, now: Timestamp) -> Vec<RegistryReport> {
         let (seconds, asked_seconds_ago) = (lasted.as_secs(), asked_ago.as_secs());
         report.endpoints.push(EndpointReport { endpoint, error, failures, seconds, asked_seconds_ago });
     }
-    for LimitStatus { registry, principal, limit, remaining, retry_after } in puller.limits() {
+    for LimitStatus { registry, principal, limit, remaining, retry_after } in upstream.limits() {
         let report = about(&mut found, &registry);
         if let Some(wait) = retry_after {
             report.words.push(format!("limits {}: it is asked again in {}", whose(principal), shown(wait)));

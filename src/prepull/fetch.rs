@@ -8,9 +8,10 @@ use tokio::sync::mpsc;
 
 use super::plan::{Choice, Platforms};
 use super::{BlobState, Event, Order, PinnedFor, Summary, Wanted};
+use crate::credentials::Keychain;
 use crate::pull::{self, Caller, Fault, ManifestAnswer, ManifestUse, Puller};
 use crate::reference::{Child, Digest, Document, Image, Kind, Reference};
-use crate::store::Pin;
+use crate::store::{Pin, Store};
 
 /// Parts of one image at a time: as many as containerd asks for.
 const PARTS: usize = 3;
@@ -40,8 +41,19 @@ struct Fetched {
 /// Somebody who wants to know.
 type Ear = mpsc::Sender<Event>;
 
+/// What images are fetched with. Cheap to clone.
+#[derive(Clone)]
+pub struct Fetcher {
+    /// Fetches manifests and blobs.
+    pub puller: Puller,
+    /// Holds what was fetched, and the pins.
+    pub store: Store,
+    /// Says as whom an image may be fetched.
+    pub keychain: Keychain,
+}
+
 /// Does what is ordered and tells `ear`; ends with a summary. If nobody listens any more, it stops.
-pub async fn run(puller: &Puller, order: Order, ear: Ear) -> Summary {
+pub async fn run(fetcher: &Fetcher, order: Order, ear: Ear) -> Summary {
     let total = Mutex::new((Summary::default(), HashSet::new()));
     let Order { images, platforms, pin, concurrency } = order;
     stream::iter(images)
@@ -51,7 +63,7 @@ pub async fn run(puller: &Puller, order: Order, ear: Ear) -> Summary {
                 if ear.is_closed() {
                     return;
                 }
-                let event = one(puller, &wanted, platforms, pin, ear, total).await;
+                let event = one(fetcher, &wanted, platforms, pin, ear, total).await;
                 let _ = ear.send(event).await;
             }
         })
@@ -62,7 +74,7 @@ pub async fn run(puller: &Puller, order: Order, ear: Ear) -> Summary {
 }
 
 async fn one(
-    puller: &Puller,
+    fetcher: &Fetcher,
     wanted: &Wanted,
     platforms: &Platforms,
     pin: Option<PinnedFor>,
@@ -70,8 +82,9 @@ async fn one(
     total: &Mutex<(Summary, HashSet<Digest>)>,
 ) -> Event {
     let image = wanted.image.to_string();
-    let fetched = image_of(puller, wanted, platforms, pin, ear).await;
-    let settled = settle(puller, &wanted.image, fetched.as_ref().ok().map(|fetched| fetched.root), pin).await;
+    let fetched = image_of(fetcher, wanted, platforms, pin, ear).await;
+    let settled =
+        settle(&fetcher.store, &wanted.image, fetched.as_ref().ok().map(|fetched| fetched.root), pin).await;
     let fetched = settled.and(fetched);
     let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match fetched {
@@ -96,7 +109,7 @@ async fn one(
 
 /// Once an image is here, what its reference meant before is let go; if it is not, the pin that was made for it is.
 async fn settle(
-    puller: &Puller,
+    store: &Store,
     image: &Image,
     arrived: Option<Digest>,
     pin: Option<PinnedFor>,
@@ -106,10 +119,10 @@ async fn settle(
     }
     let reference = image.reference.to_string();
     let of_this = |pin: &&Pin| pin.repository == image.repository && pin.reference == reference;
-    let pins = puller.pins();
+    let pins = store.pins();
     let known: Vec<&Pin> = pins.iter().filter(of_this).collect();
     for pin in known.iter().filter(|pin| arrived.map_or(pin.owner.is_none(), |root| pin.root != root)) {
-        puller.unpin_root(pin).await.map_err(pull::Error::from)?;
+        store.remove_pin((*pin).clone()).await.map_err(pull::Error::from)?;
     }
     let Some(here) = known.iter().find(|pin| arrived == Some(pin.root)) else { return Ok(()) };
     // What somebody pinned by hand stays his, whatever the list says.
@@ -119,28 +132,28 @@ async fn settle(
         _ => return Ok(()),
     };
     let pin = Pin { owner: Some(owner.to_owned()), ..(*here).clone() };
-    Ok(puller.pin(pin).await.map_err(pull::Error::from)?)
+    Ok(store.pin(pin).await.map_err(pull::Error::from)?)
 }
 
 /// Pins an image that is not all here yet, so that what arrives of it stays. The pin is nobody's until then, and ends
 /// with us if we do not get that far.
-async fn pin_early(puller: &Puller, image: &Image, root: Digest, digests: Vec<Digest>) -> Result<(), Error> {
+async fn pin_early(store: &Store, image: &Image, root: Digest, digests: Vec<Digest>) -> Result<(), Error> {
     let (repository, reference) = (image.repository.clone(), image.reference.to_string());
     let same = |pin: &Pin| pin.repository == repository && pin.reference == reference && pin.root == root;
     let (mut digests, mut owner) = (digests, None);
-    if let Some(before) = puller.pins().into_iter().find(same) {
+    if let Some(before) = store.pins().into_iter().find(same) {
         // It may have been pinned for another platform.
         let more: Vec<Digest> = before.digests.into_iter().filter(|old| !digests.contains(old)).collect();
         digests.extend(more);
         owner = before.owner;
     }
     let pin = Pin { repository, reference, root, digests, owner };
-    Ok(puller.pin(pin).await.map_err(pull::Error::from)?)
+    Ok(store.pin(pin).await.map_err(pull::Error::from)?)
 }
 
 /// Fetches an image as whoever of those that may be used is let in.
 async fn image_of(
-    puller: &Puller,
+    fetcher: &Fetcher,
     wanted: &Wanted,
     platforms: &Platforms,
     pin: Option<PinnedFor>,
@@ -148,18 +161,18 @@ async fn image_of(
 ) -> Result<Fetched, Error> {
     let repository = &wanted.image.repository;
     let mut callers: Vec<Caller> =
-        puller.keychain().callers(&wanted.secrets, repository).into_iter().map(Caller::with).collect();
+        fetcher.keychain.callers(&wanted.secrets, repository).into_iter().map(Caller::with).collect();
     if callers.is_empty() {
         callers.push(Caller::anonymous());
     }
     let mut no = None;
     for caller in callers {
         // What is left of a rate limit is for pods that wait.
-        if puller.is_budget_low(repository, &caller).await {
+        if fetcher.puller.is_budget_low(repository, &caller).await {
             let why = "the rate limit of its registry is nearly used up, and what is left is kept for pods; try again later";
             return Err(Error::Image(why.to_owned()));
         }
-        match as_caller(puller, &wanted.image, platforms, &caller, pin, ear).await {
+        match as_caller(fetcher, &wanted.image, platforms, &caller, pin, ear).await {
             Err(Error::Pull(error)) if matches!(error.fault(), Fault::Refused(_) | Fault::NotFound) => {
                 no = no.or(Some(error));
             }
@@ -170,14 +183,14 @@ async fn image_of(
 }
 
 async fn as_caller(
-    puller: &Puller,
+    fetcher: &Fetcher,
     image: &Image,
     platforms: &Platforms,
     caller: &Caller,
     pin: Option<PinnedFor>,
     ear: &Ear,
 ) -> Result<Fetched, Error> {
-    let Image { repository, reference } = image;
+    let (puller, Image { repository, reference }) = (&fetcher.puller, image);
     let root = puller.manifest(repository, reference, caller, ManifestUse::Single).await?;
     if let Some(stale) = &root.stale {
         return Err(stale.error.clone().into());
@@ -220,7 +233,7 @@ async fn as_caller(
         .await;
     if pin.is_some() {
         let digests = sizes.keys().chain(parts.keys()).copied().collect();
-        pin_early(puller, image, digest, digests).await?;
+        pin_early(&fetcher.store, image, digest, digests).await?;
     }
     let coming = stream::iter(parts)
         .map(|(digest, size)| part(puller, image, digest, size, caller, ear))

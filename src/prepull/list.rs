@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::kubernetes::{self, SecretManifest};
 use super::metrics::Metrics;
-use super::{Config, Event, Order, PinnedFor, Platforms, Summary, Wanted, once};
+use super::{Config, Event, Fetcher, Order, PinnedFor, Platforms, Summary, Wanted, once};
 use crate::credentials::PullSecrets;
-use crate::pull::Puller;
+use crate::store::Store;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::shutdown::Shutdown;
 
@@ -70,7 +70,7 @@ impl List {
     /// Works on it until `shutdown`.
     pub async fn run(
         self,
-        puller: Puller,
+        fetcher: Fetcher,
         secrets: Vec<std::path::PathBuf>,
         clock: Clock,
         mut shutdown: Shutdown,
@@ -79,7 +79,7 @@ impl List {
         loop {
             let config = changes.borrow_and_update().clone();
             let wait = tokio::select! {
-                wait = self.work(&puller, &config, &secrets, &clock) => wait,
+                wait = self.work(&fetcher, &config, &secrets, &clock) => wait,
                 () = shutdown.requested() => return,
             };
             tokio::select! {
@@ -93,7 +93,7 @@ impl List {
     /// Looks at every image once; returns how long to wait before the next time.
     async fn work(
         &self,
-        puller: &Puller,
+        fetcher: &Fetcher,
         config: &Config,
         secrets: &[std::path::PathBuf],
         clock: &Clock,
@@ -107,7 +107,7 @@ impl List {
             }
         };
         *self.status_mut() = ListStatus { images: wanted.len(), running: true, ..self.status() };
-        self.let_go(puller, config, &wanted).await;
+        self.let_go(&fetcher.store, config, &wanted).await;
         let order = Order {
             images: wanted,
             platforms: Platforms::of(config.platforms.clone()),
@@ -131,7 +131,7 @@ impl List {
             }
             failed
         };
-        let (summary, failed) = tokio::join!(super::run(puller, order, ear), listen);
+        let (summary, failed) = tokio::join!(super::run(fetcher, order, ear), listen);
         let all_well = failed.is_empty();
         for (state, count) in [("here", summary.pulled), ("failed", summary.failed)] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -144,19 +144,19 @@ impl List {
     }
 
     /// Unpins what the list pinned and does not name any more.
-    async fn let_go(&self, puller: &Puller, config: &Config, wanted: &[Wanted]) {
+    async fn let_go(&self, store: &Store, config: &Config, wanted: &[Wanted]) {
         let named: HashSet<(String, String)> = wanted
             .iter()
             .filter(|_| config.pin)
             .map(|w| (w.image.repository.to_string(), w.image.reference.to_string()))
             .collect();
-        for pin in puller.pins() {
+        for pin in store.pins() {
             let kept = pin.owner.as_deref() != Some(PinnedFor::List.owner())
                 || named.contains(&(pin.repository.to_string(), pin.reference.clone()));
             if kept {
                 continue;
             }
-            match puller.unpin_root(&pin).await {
+            match store.remove_pin(pin.clone()).await {
                 Ok(()) => {
                     tracing::info!(repository = %pin.repository, reference = pin.reference, "an image is on the list no more, and pinned no more")
                 }

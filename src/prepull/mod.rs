@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use fetch::run;
+pub use fetch::{Fetcher, run};
 pub use kubernetes::{Found, KubernetesError, SecretManifest, read};
 pub use list::{List, ListStatus};
 pub use plan::Platforms;

@@ -1,5 +1,5 @@
-//! For those who fetch before anybody asks, and for the owner of the store: parts of images fetched and kept, pins,
-//! what there is.
+//! For pre-pull: blobs fetched into the store. For the owner of the store: what is forgotten, and which registries
+//! cannot be asked.
 
 use std::time::Duration;
 
@@ -9,9 +9,8 @@ use super::blob::lookup::Flown;
 use super::error::Error;
 use super::{AnswerSource, Puller};
 use crate::reference::{Digest, Reference, Registry, Repository};
-use crate::store::{self, Cached, Pin, Removed};
+use crate::store;
 use crate::support::clock::Timestamp;
-use crate::upstream::{EndpointStatus, LimitStatus};
 
 /// How often somebody is told how far a download is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -80,84 +79,16 @@ impl Puller {
         Ok(count)
     }
 
-    /// Pins an image.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn pin(&self, pin: Pin) -> Result<(), store::Error> {
-        self.0.store.pin(pin).await
-    }
-
-    /// Lets an image go; returns how many pins that ended.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, store::Error> {
-        self.0.store.unpin(repository, reference).await
-    }
-
-    /// Lets one pin go.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn unpin_root(&self, pin: &Pin) -> Result<(), store::Error> {
-        self.0.store.remove_pin(pin.clone()).await
-    }
-
-    /// The images that are pinned.
-    pub fn pins(&self) -> Vec<Pin> {
-        self.0.store.pins()
-    }
-
-    /// The images that are here.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn inventory(&self) -> Result<Vec<Cached>, store::Error> {
-        self.0.store.inventory().await
-    }
-
-    /// Removes an image.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn remove(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-    ) -> Result<Removed, store::Error> {
+    /// Forgets what is remembered in memory of an image that has been removed from the store.
+    pub fn forget(&self, repository: &Repository, reference: &Reference) {
         if let Reference::Tag(tag) = reference {
             self.0.confirmed.forget(repository, tag);
         }
         self.0.recent.clear();
-        self.0.store.remove_image(repository, reference).await
-    }
-
-    /// Makes room as far as the budget wants it; returns how many bytes that freed.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn make_room(&self) -> Result<u64, store::Error> {
-        self.0.store.make_room().await
-    }
-
-    /// Body bytes that were received from upstream since the start.
-    pub fn received_bytes(&self) -> u64 {
-        self.0.upstream.received_bytes()
     }
 
     /// The registries that cannot be asked, and since when.
     pub fn outages(&self) -> Vec<(Registry, Timestamp)> {
         self.0.grants.outages()
-    }
-
-    /// The endpoints in trouble.
-    pub fn troubles(&self) -> Vec<EndpointStatus> {
-        self.0.upstream.troubles()
-    }
-
-    /// What registries have told about their rate limits.
-    pub fn limits(&self) -> Vec<LimitStatus> {
-        self.0.upstream.limits()
     }
 }

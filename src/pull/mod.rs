@@ -194,11 +194,6 @@ impl Puller {
         u64::try_from(self.0.metrics.flights.get()).unwrap_or(0)
     }
 
-    /// The node's credentials and keys.
-    pub fn keychain(&self) -> &Keychain {
-        &self.0.keychain
-    }
-
     /// A manifest by tag or digest.
     ///
     /// # Errors

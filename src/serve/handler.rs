@@ -14,6 +14,7 @@ use super::range::{self, Part, part};
 use super::respond::{self, ClientKind, OCI_FILTERS, OCI_NAMESPACE, Refusal, content};
 use super::route::{self, AddressedBy, Resource, Route};
 use super::{Gate, token};
+use crate::credentials::Keychain;
 use crate::listener::{Body, BodyError, Hosts};
 use crate::pull::{self, AnswerSource, BlobRange, Caller, Fault, ManifestAnswer, ManifestUse, Puller, Stale};
 use crate::reference::{Digest, MediaType, Reference, Registry, Repository};
@@ -27,6 +28,7 @@ const MODE: &str = "x-larder-mode";
 /// Answers requests. Shared by all connections.
 pub(super) struct Handler {
     pub(super) puller: Puller,
+    pub(super) keychain: Keychain,
     pub(super) hosts: Hosts,
     pub(super) default_registry: Registry,
     pub(super) gate: Option<Gate>,
@@ -73,7 +75,7 @@ impl Handler {
         if route != Route::Token && !self.passes_gate(request.headers()) {
             return self.refuse("other", None, "declined", &Refusal::of_gate(), None);
         }
-        let keychain = self.puller.keychain();
+        let keychain = &self.keychain;
         let shown = client_auth::shown(request.headers(), keychain, self.clock.now());
         let (parts, body) = request.into_parts();
         let (repository, thing) = match route {
@@ -113,7 +115,7 @@ impl Handler {
         let Some(gate) = &self.gate else { return true };
         let mut given = headers.get_all(&gate.header).iter();
         let (Some(value), None) = (given.next(), given.next()) else { return false };
-        self.puller.keychain().keys().equal(value.as_bytes(), gate.value.reveal().as_bytes())
+        self.keychain.keys().equal(value.as_bytes(), gate.value.reveal().as_bytes())
     }
 
     fn refuse(
@@ -164,7 +166,7 @@ impl Handler {
         B: http_body::Body,
         B::Error: Into<BodyError>,
     {
-        let (default, keys, now) = (&self.default_registry, self.puller.keychain().keys(), self.clock.now());
+        let (default, keys, now) = (&self.default_registry, self.keychain.keys(), self.clock.now());
         match token::issue(request, shown, body, default, keys, now).await {
             Ok(response) => {
                 self.count("token", None, "issued");

@@ -23,7 +23,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::util::{BoxCloneSyncService, service_fn};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
-use crate::credentials::Secret;
+use crate::credentials::{Keychain, Secret};
 use crate::listener::{Body, Hosts};
 use crate::pull::Puller;
 use crate::reference::Registry;
@@ -79,12 +79,14 @@ pub fn service(
     config: &Config,
     ports: &[u16],
     puller: Puller,
+    keychain: Keychain,
     clock: Clock,
     labels: Arc<RegistryLabels>,
     metrics: Arc<Metrics>,
 ) -> Service {
     let handler = Arc::new(Handler {
         puller,
+        keychain,
         hosts: Hosts::new(ports, &config.hosts),
         default_registry: config.default_registry.clone(),
         gate: config.gate.clone(),

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 
 use super::commands::{ImportNames, Imported, Readers};
 use super::{Refusal, bad, failed, json};
-use crate::credentials::PullSecrets;
+use crate::credentials::{Keychain, PullSecrets};
 use crate::listener::Body;
 use crate::pull::{self, Puller};
 use crate::reference::{Digest, MANIFEST_BYTES_MAX, Principal, Reference, Repository};
@@ -44,25 +44,28 @@ pub(super) async fn receive(puller: &Puller, request: Request<Incoming>) -> Resu
 }
 
 /// Says what the names are.
-pub(super) async fn name(puller: &Puller, command: &ImportNames) -> Result<Response<Body>, Refusal> {
+pub(super) async fn name(
+    puller: &Puller,
+    keychain: &Keychain,
+    command: &ImportNames,
+) -> Result<Response<Body>, Refusal> {
     let image: crate::reference::Image = command.image.parse().map_err(bad)?;
     let digest: Digest = command.digest.parse().map_err(bad)?;
     let tag = match &image.reference {
         Reference::Tag(tag) => Some((tag, digest)),
         Reference::Digest(_) => None,
     };
-    let readers = readers(puller, &image.repository, &command.readers).await?;
+    let readers = readers(keychain, &image.repository, &command.readers).await?;
     puller.import_names(&image.repository, tag, &readers).await.map_err(refused)?;
     json(&Imported {})
 }
 
 /// Who they are.
 async fn readers(
-    puller: &Puller,
+    keychain: &Keychain,
     repository: &Repository,
     readers: &Readers,
 ) -> Result<Vec<Principal>, Refusal> {
-    let keychain = puller.keychain();
     let found: Vec<Principal> = match readers {
         Readers::Anybody => vec![keychain.anonymous_principal()],
         Readers::Node => keychain.node_principals(repository).await,

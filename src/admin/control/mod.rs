@@ -26,10 +26,12 @@ pub use commands::{
 pub use import::{BLOB as IMPORT_BLOB, MANIFEST as IMPORT_MANIFEST};
 
 use super::{Report, Service, page_of, text};
+use crate::credentials::Keychain;
 use crate::listener::Body;
-use crate::prepull::{self, Event};
+use crate::prepull::{self, Event, Fetcher};
 use crate::pull::Puller;
 use crate::reference::{Image, Repository};
+use crate::store::Store;
 use crate::support::body_chunk::BodyChunk;
 
 /// Bytes of a command at most: a long list of images with their secrets.
@@ -42,8 +44,14 @@ const CONCURRENCY: usize = 3;
 /// What the commands work on.
 #[derive(Clone)]
 pub struct Owned {
-    /// Pulls, and through them the store.
+    /// Rights, memory caches and imports.
     pub puller: Puller,
+    /// Images, pins and room.
+    pub store: Store,
+    /// Who may read what is imported.
+    pub keychain: Keychain,
+    /// Fetches images.
+    pub fetcher: Fetcher,
     /// How the daemon stands.
     pub report: Arc<dyn Fn() -> Report + Send + Sync>,
 }
@@ -82,7 +90,7 @@ async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Bo
         }
         ListImages::PATH => {
             let ListImages {} = read(&body)?;
-            json(&images(puller).await.map_err(failed)?)
+            json(&images(&owned.store).await.map_err(failed)?)
         }
         AskReport::PATH => {
             let AskReport {} = read(&body)?;
@@ -90,30 +98,33 @@ async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Bo
         }
         Remove::PATH => {
             let Image { repository, reference } = read::<Remove>(&body)?.image.parse().map_err(bad)?;
-            let crate::store::Removed { tags, pins, blobs, bytes } =
-                puller.remove(&repository, &reference).await.map_err(failed)?;
+            let crate::store::Removed { tags, pins, blobs, bytes } = {
+                let removed = owned.store.remove_image(&repository, &reference).await;
+                puller.forget(&repository, &reference);
+                removed.map_err(failed)?
+            };
             json(&Removed { tags, pins, blobs, bytes })
         }
         Unpin::PATH => {
             let Image { repository, reference } = read::<Unpin>(&body)?.image.parse().map_err(bad)?;
-            json(&Unpinned { unpinned: puller.unpin(&repository, &reference).await.map_err(failed)? })
+            json(&Unpinned { unpinned: owned.store.unpin(&repository, &reference).await.map_err(failed)? })
         }
         MakeRoom::PATH => {
             let MakeRoom {} = read(&body)?;
-            json(&Room { freed_bytes: puller.make_room().await.map_err(failed)? })
+            json(&Room { freed_bytes: owned.store.make_room().await.map_err(failed)? })
         }
-        ImportNames::PATH => import::name(puller, &read(&body)?).await,
-        Pull::PATH => fetch(puller, &read(&body)?),
+        ImportNames::PATH => import::name(puller, &owned.keychain, &read(&body)?).await,
+        Pull::PATH => fetch(&owned.fetcher, &read(&body)?),
         _ => Err((StatusCode::NOT_FOUND, "this daemon does not know that command: is it older?".to_owned())),
     }
 }
 
 /// Begins to fetch images; what becomes of them is told line by line. Who hangs up ends it after the images under way.
-fn fetch(puller: &Puller, command: &Pull) -> Result<Response<Body>, Refusal> {
+fn fetch(fetcher: &Fetcher, command: &Pull) -> Result<Response<Body>, Refusal> {
     let order = command.order(CONCURRENCY).map_err(bad)?;
     let (ear, events) = mpsc::channel(EVENTS);
-    let puller = puller.clone();
-    tokio::spawn(async move { prepull::run(&puller, order, ear).await });
+    let fetcher = fetcher.clone();
+    tokio::spawn(async move { prepull::run(&fetcher, order, ear).await });
     let lines = stream::unfold(events, |mut events: mpsc::Receiver<Event>| async {
         let event = events.recv().await?;
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
@@ -124,7 +135,7 @@ fn fetch(puller: &Puller, command: &Pull) -> Result<Response<Body>, Refusal> {
 }
 
 /// Every name, and what is pinned by its digest alone.
-async fn images(puller: &Puller) -> Result<Vec<ImageRow>, crate::store::Error> {
+async fn images(store: &Store) -> Result<Vec<ImageRow>, crate::store::Error> {
     let row = |cached: crate::store::Cached| ImageRow {
         image: cached.image.to_string(),
         digest: cached.digest.to_string(),
@@ -133,7 +144,7 @@ async fn images(puller: &Puller) -> Result<Vec<ImageRow>, crate::store::Error> {
         platforms: cached.platforms,
         pinned: cached.pinned,
     };
-    Ok(puller.inventory().await?.into_iter().map(row).collect())
+    Ok(store.inventory().await?.into_iter().map(row).collect())
 }
 
 fn read<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Refusal> {
