@@ -148,6 +148,7 @@ fn upstream_(
         trusted_redirects: authorities(&mut section, "trusted_redirects"),
         proxy: environment.proxy.clone(),
         registries: registries_of(registries, pull),
+        reach: upstream::Reach::default(),
     };
     if config.timeouts.header > Duration::from_secs(20) {
         let problem = "must be at most 20s: containerd gives up on an answer after 30s".to_owned();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tokio::net::{TcpListener, UnixListener};
 
+use super::memory::MemoryListener;
 use super::socket::{Listen, ListenError, Listener, tune};
 
 /// A socket that was bound before this process began.
@@ -14,6 +15,8 @@ pub enum Inherited {
     Tcp(std::net::TcpListener, SocketAddr),
     /// A unix socket.
     Unix(std::os::unix::net::UnixListener, PathBuf),
+    /// No socket: connections within this process, under the name of a unix socket.
+    Memory(MemoryListener, PathBuf),
 }
 
 impl Inherited {
@@ -21,7 +24,7 @@ impl Inherited {
     pub fn address(&self) -> Listen {
         match self {
             Self::Tcp(_, address) => Listen::Tcp(*address),
-            Self::Unix(_, path) => Listen::Unix(path.clone()),
+            Self::Unix(_, path) | Self::Memory(_, path) => Listen::Unix(path.clone()),
         }
     }
 }
@@ -48,6 +51,7 @@ impl Listener {
                 let socket = UnixListener::from_std(socket).map_err(failed)?;
                 Ok(Self::Unix { socket, path, ours: false, uids: None })
             }
+            Inherited::Memory(connections, path) => Ok(Self::Memory { connections, path }),
         }
     }
 }

@@ -11,6 +11,7 @@ mod body;
 mod connection;
 mod host;
 mod inherited;
+pub mod memory;
 mod peer;
 mod sendfile;
 mod socket;

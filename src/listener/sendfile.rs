@@ -102,7 +102,7 @@ impl Outgoing {
         }
     }
 
-    fn poll_send(&self, socket: &Socket, cx: &mut Context<'_>, slice: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_send(&self, socket: &mut Socket, cx: &mut Context<'_>, slice: &[u8]) -> Poll<io::Result<usize>> {
         let unknown = || io::Error::other("a part of a file that nobody announced");
         let Place { number, sent } = Place::of(slice).ok_or_else(unknown)?;
         let mut places = self.lock();

@@ -11,8 +11,10 @@ use std::task::{Context, Poll, ready};
 
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use socket2::{Domain, Protocol, Type};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::memory::{self, MemoryListener};
 
 /// Connections that may wait to be accepted; a node that starts fifty pods at once must not see a refusal.
 const BACKLOG: i32 = 4_096;
@@ -83,6 +85,13 @@ pub enum Listener {
         /// The users whose processes may connect; `None`: all.
         uids: Option<Vec<u32>>,
     },
+    /// Connections within this process.
+    Memory {
+        /// Where they come from.
+        connections: MemoryListener,
+        /// What it is called.
+        path: PathBuf,
+    },
 }
 
 /// What came of an accept.
@@ -132,7 +141,7 @@ impl Listener {
     pub fn address(&self) -> io::Result<Listen> {
         match self {
             Self::Tcp { socket, .. } => socket.local_addr().map(Listen::Tcp),
-            Self::Unix { path, .. } => Ok(Listen::Unix(path.clone())),
+            Self::Unix { path, .. } | Self::Memory { path, .. } => Ok(Listen::Unix(path.clone())),
         }
     }
 
@@ -140,6 +149,7 @@ impl Listener {
     pub fn admit_only(&mut self, users: &[u32]) {
         match self {
             Self::Tcp { uids, .. } | Self::Unix { uids, .. } => *uids = Some(users.to_owned()),
+            Self::Memory { .. } => {}
         }
     }
 
@@ -159,6 +169,9 @@ impl Listener {
                 let stream = socket.accept().await?.0;
                 let uid = uids.as_ref().and_then(|_| stream.peer_cred().ok()).map(|peer| peer.uid());
                 (Socket::Unix(stream), uid, uids)
+            }
+            Self::Memory { connections, .. } => {
+                return Ok(Accepted::Client(Socket::Memory(connections.accept().await)));
             }
         };
         Ok(match uids {
@@ -209,6 +222,7 @@ fn remove_dead_socket(path: &PathBuf) -> io::Result<()> {
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Memory(DuplexStream),
 }
 
 impl Socket {
@@ -220,12 +234,12 @@ impl Socket {
                 let mut first = [0];
                 matches!(stream.peek(&mut first).await, Ok(1)) && first[0] == HANDSHAKE
             }
-            Self::Unix(_) => false,
+            Self::Unix(_) | Self::Memory(_) => false,
         }
     }
 
     pub(super) fn is_unix(&self) -> bool {
-        matches!(self, Self::Unix(_))
+        matches!(self, Self::Unix(_) | Self::Memory(_))
     }
 
     pub(super) fn poll_write_pieces(
@@ -247,12 +261,13 @@ impl Socket {
                 Ok(sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), more())?)
             }),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         }
     }
 
     /// Sends bytes of a file; 0 only if it has ended before `offset`.
     pub(super) fn poll_sendfile(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         file: &File,
         offset: u64,
@@ -265,6 +280,7 @@ impl Socket {
             Self::Unix(stream) => poll_out(stream, cx, |stream| {
                 Ok(rustix::fs::sendfile(stream, file, Some(&mut offset.clone()), len)?)
             }),
+            Self::Memory(stream) => memory::poll_send_file(stream, cx, file, offset, len),
         }
     }
 }
@@ -324,6 +340,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Memory(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -333,6 +350,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Memory(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -344,6 +362,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         }
     }
 
@@ -355,6 +374,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -362,6 +382,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::reference::Registry;
+use crate::upstream::transport::network::Reach;
 
 /// Everything that `upstream` is built from.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Config {
     pub trusted_realms: HashSet<String>,
     /// `host:port` of redirect targets that may be private.
     pub trusted_redirects: HashSet<String>,
+    /// What connections are made of; no setting of the operator.
+    pub reach: Reach,
 }
 
 /// Which registries may be asked without a `[[registry]]` entry.
@@ -138,6 +141,7 @@ impl Default for Config {
             proxy: Proxy::default(),
             trusted_realms: HashSet::new(),
             trusted_redirects: HashSet::new(),
+            reach: Reach::default(),
         }
     }
 }

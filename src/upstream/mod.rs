@@ -37,6 +37,7 @@ pub use endpoint::select::has_authority;
 pub use error::{ConnectStage, Error};
 pub use exchange::AuthContext;
 pub use transport::connect::BuildError;
+pub use transport::network::{Io, Network, Pending, Reach};
 
 use crate::credentials::Presented;
 use crate::reference::{Digest, MediaType, Principal, Reference, Registry, Repository, Tag};

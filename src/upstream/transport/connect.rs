@@ -8,21 +8,24 @@ use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use tower::Service;
 use url::{Host, Url};
 
 use crate::reference::Registry;
@@ -30,7 +33,7 @@ use crate::upstream::config::{ClientCertificate, Config};
 use crate::upstream::endpoint::select::authority;
 use crate::upstream::error::{ConnectStage, Error};
 use crate::upstream::transport::address::Trust;
-use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, proxies};
+use crate::upstream::transport::dial::{AddressRefused, BoxError, Dialer, NameFailed, Stream, proxies};
 
 /// Idle connections kept a host, and for how long: registries close theirs after about a minute.
 const IDLE_CONNECTIONS_MAX: usize = 8;
@@ -40,7 +43,7 @@ const HEADERS_MAX: usize = 128;
 /// Bytes of a response head at most, and of one read of a body.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-type Pool = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+type Pool = Client<Connector, Full<Bytes>>;
 
 /// Why the client could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -179,11 +182,13 @@ impl Pair {
             Ok(versions.with_root_certificates(roots.clone()))
         };
         let pool = |trust, tls: ClientConfig| {
+            let plain = Dialer::new(config, trust, Arc::clone(proxies));
             let connector = HttpsConnectorBuilder::new()
                 .with_tls_config(tls)
                 .https_or_http()
                 .enable_http1()
-                .wrap_connector(Dialer::new(config, trust, Arc::clone(proxies)));
+                .wrap_connector(plain.clone());
+            let connector = Connector { plain: plain.needs_no_tls().then_some(plain), tls: connector };
             Client::builder(TokioExecutor::new())
                 .pool_idle_timeout(IDLE_TIME)
                 .pool_timer(TokioTimer::new())
@@ -200,6 +205,33 @@ impl Pair {
                 .map_err(|e| BuildError::Certificate { path: file, why: e.to_string() })?,
         };
         Ok(Self { operator: pool(Trust::Operator, operator), stranger: pool(Trust::Stranger, stranger) })
+    }
+}
+
+/// TLS for `https`, and none where connections are taken as they are.
+#[derive(Clone)]
+struct Connector {
+    plain: Option<Dialer>,
+    tls: HttpsConnector<Dialer>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<Stream>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tls.poll_ready(cx)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        match &mut self.plain {
+            Some(plain) => {
+                let opening = plain.call(to);
+                Box::pin(async move { opening.await.map(MaybeHttpsStream::Http) })
+            }
+            None => Box::pin(self.tls.call(to)),
+        }
     }
 }
 

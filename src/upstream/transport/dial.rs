@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,8 +23,9 @@ use tower::Service;
 
 use crate::upstream::config::Config;
 use crate::upstream::transport::address::Trust;
+use crate::upstream::transport::network::{Io, Network, Reach};
 
-type BoxError = Box<dyn StdError + Send + Sync>;
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A name that takes longer is not coming.
 const NAME_WAIT: Duration = Duration::from_secs(3);
@@ -58,7 +59,10 @@ impl StdError for AddressRefused {}
 
 /// Resolves names to the addresses that `trust` permits.
 #[derive(Debug, Clone)]
-pub(crate) struct Resolver(Trust);
+pub(crate) struct Resolver {
+    trust: Trust,
+    reach: Reach,
+}
 
 impl Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;
@@ -70,16 +74,16 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let trust = self.0;
+        let Self { trust, reach } = self.clone();
         Box::pin(async move {
             let name = name.as_str();
-            let looked_up = tokio::time::timeout(NAME_WAIT, tokio::net::lookup_host((name, 0))).await;
+            let looked_up = tokio::time::timeout(NAME_WAIT, look_up(&reach, name)).await;
             let all: Vec<SocketAddr> = match looked_up {
                 Err(_) => {
                     return Err(NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")).into());
                 }
                 Ok(Err(e)) => return Err(NameFailed(format!("{name}: {e}")).into()),
-                Ok(Ok(found)) => found.collect(),
+                Ok(Ok(found)) => found,
             };
             let permitted: Vec<_> = all.iter().copied().filter(|at| trust.permits(at.ip())).collect();
             match (permitted.is_empty(), all.first()) {
@@ -95,18 +99,28 @@ impl Service<Name> for Resolver {
     }
 }
 
+async fn look_up(reach: &Reach, name: &str) -> io::Result<Vec<SocketAddr>> {
+    match reach.other() {
+        Some(network) => network.resolve(name).await,
+        None => Ok(tokio::net::lookup_host((name, 0)).await?.collect()),
+    }
+}
+
 /// Connects to hosts of one trust, directly or through the operator's proxies.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     direct: HttpConnector<Resolver>,
     to_proxy: HttpConnector<Resolver>,
     proxies: Arc<Matcher>,
+    resolver: Resolver,
+    wait: Duration,
 }
 
 impl Dialer {
     pub(crate) fn new(config: &Config, trust: Trust, proxies: Arc<Matcher>) -> Self {
+        let resolver = |trust| Resolver { trust, reach: config.reach.clone() };
         let connector = |trust| {
-            let mut connector = HttpConnector::new_with_resolver(Resolver(trust));
+            let mut connector = HttpConnector::new_with_resolver(resolver(trust));
             connector.enforce_http(false);
             connector.set_nodelay(true);
             connector.set_connect_timeout(Some(config.timeouts.connect));
@@ -114,7 +128,13 @@ impl Dialer {
             connector.set_keepalive(Some(KEEP_ALIVE));
             connector
         };
-        Self { direct: connector(trust), to_proxy: connector(Trust::Operator), proxies }
+        let (direct, to_proxy) = (connector(trust), connector(Trust::Operator));
+        Self { direct, to_proxy, proxies, resolver: resolver(trust), wait: config.timeouts.connect }
+    }
+
+    /// Whether connections are taken as they are, `https` or not.
+    pub(crate) fn needs_no_tls(&self) -> bool {
+        self.resolver.reach.other().is_some()
     }
 }
 
@@ -137,35 +157,73 @@ impl Service<Uri> for Dialer {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let (mut direct, mut to_proxy) = (self.direct.clone(), self.to_proxy.clone());
+        if let Some(network) = self.resolver.reach.other() {
+            let opening = open(Arc::clone(network), self.resolver.clone(), to, self.wait);
+            return Box::pin(opening);
+        }
         let proxy = self.proxies.intercept(&to);
         Box::pin(async move {
             let Some(proxy) = proxy else {
-                return Ok(Stream { io: direct.call(to).await?, proxied: false });
+                return Ok(Stream { io: Kind::Tcp(direct.call(to).await?), proxied: false });
             };
             if proxy.uri().scheme_str() != Some("http") {
                 return Err("only http:// proxies are supported".into());
             }
             if to.scheme_str() != Some("https") {
-                return Ok(Stream { io: to_proxy.call(proxy.uri().clone()).await?, proxied: true });
+                let io = Kind::Tcp(to_proxy.call(proxy.uri().clone()).await?);
+                return Ok(Stream { io, proxied: true });
             }
             let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy);
             if let Some(auth) = proxy.basic_auth() {
                 tunnel = tunnel.with_auth(auth.clone());
             }
-            Ok(Stream { io: tunnel.call(to).await?, proxied: false })
+            Ok(Stream { io: Kind::Tcp(tunnel.call(to).await?), proxied: false })
         })
     }
 }
 
+/// Opens a connection through a network that is not the machine's: names judged and waits bounded as on the machine's.
+async fn open(
+    network: Arc<dyn Network>,
+    mut resolver: Resolver,
+    to: Uri,
+    wait: Duration,
+) -> Result<Stream, BoxError> {
+    let host = to.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = to.port_u16().unwrap_or(if to.scheme_str() == Some("https") { 443 } else { 80 });
+    let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![(ip, port).into()],
+        Err(_name) => resolver.call(host.parse()?).await?.collect(),
+    };
+    let mut last: BoxError = "no address".into();
+    for address in addresses {
+        let connecting = network.connect((address.ip(), port).into(), &host);
+        match tokio::time::timeout(wait, connecting).await {
+            Ok(Ok(io)) => return Ok(Stream { io: Kind::Other(TokioIo::new(io)), proxied: false }),
+            Ok(Err(error)) => last = error.into(),
+            Err(elapsed) => last = elapsed.into(),
+        }
+    }
+    Err(last)
+}
+
 /// A connection that knows whether requests on it go to a proxy and need the absolute form.
 pub(crate) struct Stream {
-    io: TokioIo<TcpStream>,
+    io: Kind,
     proxied: bool,
+}
+
+enum Kind {
+    Tcp(TokioIo<TcpStream>),
+    Other(TokioIo<Box<dyn Io>>),
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        self.io.connected().proxy(self.proxied)
+        match &self.io {
+            Kind::Tcp(io) => io.connected().proxy(self.proxied),
+            Kind::Other(_) => Connected::new(),
+        }
     }
 }
 
@@ -175,21 +233,33 @@ impl Read for Stream {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        match &mut self.io {
+            Kind::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
+            Kind::Other(io) => Pin::new(io).poll_read(cx, buffer),
+        }
     }
 }
 
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        match &mut self.io {
+            Kind::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
+            Kind::Other(io) => Pin::new(io).poll_write(cx, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        match &mut self.io {
+            Kind::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Kind::Other(io) => Pin::new(io).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        match &mut self.io {
+            Kind::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Kind::Other(io) => Pin::new(io).poll_shutdown(cx),
+        }
     }
 }
 
@@ -200,9 +270,10 @@ mod tests {
     #[tokio::test]
     async fn a_strangers_name_that_leads_into_the_node_leads_nowhere() {
         let localhost: Name = "localhost".parse().unwrap();
-        let refused = Resolver(Trust::Stranger).call(localhost.clone()).await.unwrap_err();
+        let resolver = |trust| Resolver { trust, reach: Reach::default() };
+        let refused = resolver(Trust::Stranger).call(localhost.clone()).await.unwrap_err();
         assert!(refused.downcast_ref::<AddressRefused>().is_some(), "{refused}");
-        let permitted = Resolver(Trust::Operator).call(localhost).await.unwrap();
+        let permitted = resolver(Trust::Operator).call(localhost).await.unwrap();
         assert!(permitted.count() > 0);
     }
 }

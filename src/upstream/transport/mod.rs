@@ -3,3 +3,4 @@
 pub(crate) mod address;
 pub(crate) mod connect;
 pub(crate) mod dial;
+pub(crate) mod network;
