@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::prepull::ListStatus;
 use crate::pull::Puller;
 use crate::support::clock::Timestamp;
-use crate::upstream::{EndpointStatus, LimitStatus, Upstream};
+use crate::upstream::{FailingEndpoint, RateLimitStatus, Upstream};
 
 /// `/v1/status`: numbers only, no names of repositories or registries.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -147,22 +147,24 @@ pub fn registries(puller: &Puller, upstream: &Upstream, now: Timestamp) -> Vec<R
             ago(since.age_at(now))
         ));
     }
-    for EndpointStatus { registry, endpoint, error, failures, lasted, asked_ago } in upstream.troubles() {
+    for FailingEndpoint { registry, endpoint, error, failures, failing_for, last_request_ago } in
+        upstream.failing_endpoints()
+    {
         let report = about(&mut found, &registry);
         let error = error.to_string();
-        let since = shown(lasted);
-        report.words.push(if asked_ago < LATELY {
+        let since = shown(failing_for);
+        report.words.push(if last_request_ago < LATELY {
             format!("its endpoint {endpoint} has been failing for {since}: {error}")
         } else {
-            let last = ago(asked_ago);
+            let last = ago(last_request_ago);
             format!(
                 "its endpoint {endpoint} has been failing for {since}, and was last asked {last}: {error}"
             )
         });
-        let (seconds, asked_seconds_ago) = (lasted.as_secs(), asked_ago.as_secs());
+        let (seconds, asked_seconds_ago) = (failing_for.as_secs(), last_request_ago.as_secs());
         report.endpoints.push(EndpointReport { endpoint, error, failures, seconds, asked_seconds_ago });
     }
-    for LimitStatus { registry, principal, limit, remaining, retry_after } in upstream.limits() {
+    for RateLimitStatus { registry, principal, limit, remaining, retry_after } in upstream.rate_limits() {
         let report = about(&mut found, &registry);
         if let Some(wait) = retry_after {
             report.words.push(format!("limits {}: it is asked again in {}", whose(principal), shown(wait)));

@@ -31,7 +31,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let settings = settings(file, environment)?;
     let failed = |error: String| Failure::Failed(error);
-    let keys = Keys::passing().map_err(|e| failed(e.to_string()))?;
+    let keys = Keys::ephemeral().map_err(|e| failed(e.to_string()))?;
     let keychain =
         Keychain::build(&settings.credentials, Arc::new(keys)).map_err(|e| Failure::Usage(e.to_string()))?;
     let mut secrets = settings.credentials.pull_secrets;

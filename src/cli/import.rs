@@ -80,7 +80,7 @@ fn readers(arguments: &Arguments) -> Result<Readers, Failure> {
         return Err(Failure::Usage(why.to_owned()));
     }
     let contents =
-        credentials::contents(&arguments.pull_secrets).map_err(|e| Failure::Usage(e.to_string()))?;
+        credentials::pull_secret_files(&arguments.pull_secrets).map_err(|e| Failure::Usage(e.to_string()))?;
     let secrets = contents
         .into_iter()
         .map(|(file, content)| PullSecret {

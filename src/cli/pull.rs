@@ -72,7 +72,7 @@ fn command(arguments: &Arguments, settings: &Settings) -> Result<Pull, Failure> 
     let mut paths = settings.credentials.pull_secrets.clone();
     paths.extend(arguments.pull_secrets.iter().cloned());
     let mut secrets = Vec::new();
-    for (file, content) in credentials::contents(&paths).map_err(|e| usage(e.to_string()))? {
+    for (file, content) in credentials::pull_secret_files(&paths).map_err(|e| usage(e.to_string()))? {
         let content = String::from_utf8(content)
             .map_err(|_| usage(format!("the pull secret {} is not text", file.display())))?;
         secrets.push(PullSecret { file: file.display().to_string(), content });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::environment::Environment;
 use super::file::{OneOrAll, Section, TextOrSection, shown};
 use super::resolve::{absolute, endpoint};
-use crate::credentials::{self, NodeFiles, Places, ProviderFiles};
+use crate::credentials::{self, KubeletDirectories, NodeFiles, ProviderFiles};
 use crate::pull::{self, Freshness, Policy, Rule, Rules, TagTtl, Terms};
 use crate::reference::Registry;
 use crate::serve::Gate;
@@ -20,7 +20,7 @@ const CREDENTIAL: &str = "docker-config.json";
 
 /// `[credentials]`.
 pub(super) fn credentials(mut section: Section, environment: &Environment) -> credentials::Config {
-    let places = Places {
+    let places = KubeletDirectories {
         kubelet_root: section.read("kubelet_root", absolute).unwrap_or_else(|| "/var/lib/kubelet".into()),
         kubelet_cwd: section.read("kubelet_cwd", absolute).unwrap_or_else(|| "/".into()),
         home: section.read("home", absolute).or_else(|| environment.home.clone()),
@@ -155,7 +155,7 @@ pub(super) fn endpoints(section: &mut Section, registry: Option<&Registry>) -> V
     let all = listed(section);
     if let Some(registry) = registry
         && !all.is_empty()
-        && !upstream::has_authority(&all, registry)
+        && !upstream::has_authoritative_endpoint(&all, registry)
     {
         let problem = "none of them stands for the registry, so that nobody could be asked who may read what; mark one: { url = \"...\", credentials = \"caller\", authoritative = true }";
         section.mistake("endpoints", problem.to_owned());

@@ -53,7 +53,7 @@ pub enum KeychainError {
 
 /// What is shown to a registry, and whose it is.
 #[derive(Debug, Clone)]
-pub struct Presented {
+pub struct PresentedCredential {
     /// Whose.
     pub principal: Principal,
     /// The credential; `None` asks anonymously.
@@ -64,7 +64,7 @@ pub struct Presented {
 
 /// One match, as a person is shown it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Match {
+pub struct CredentialMatch {
     /// `pull-secret`, `node` or `provider`.
     pub source: &'static str,
     /// The docker config, Secret or plugin that it is from.
@@ -111,30 +111,34 @@ impl Keychain {
     }
 
     /// A caller's own credential.
-    pub fn caller(&self, credential: Credential) -> Presented {
+    pub fn caller_credential(&self, credential: Credential) -> PresentedCredential {
         let parts = match &credential {
             Credential::Password { username, password } => [username.as_str(), password.reveal()],
             Credential::IdentityToken(token) => ["", token.reveal()],
         };
         let principal = self.0.keys.principal(PrincipalKind::Caller, &parts);
-        Presented { principal, credential: Some(credential), headers: Arc::clone(&self.0.none) }
+        PresentedCredential { principal, credential: Some(credential), headers: Arc::clone(&self.0.none) }
     }
 
     /// Whom pull secrets stand for, in the order in which kubelet would try them. An entry without a credential stands
     /// for nobody in particular, who is asked as in any case.
-    pub fn callers(&self, secrets: &PullSecrets, repository: &Repository) -> Vec<Presented> {
+    pub fn pull_secret_credentials(
+        &self,
+        secrets: &PullSecrets,
+        repository: &Repository,
+    ) -> Vec<PresentedCredential> {
         let found = secrets.ring.lookup(&repository.to_string());
         let credentials = found.into_iter().filter_map(|(_, entry)| match entry.held {
             Held::Here(credential) => credential,
             // Kubelet ignores helpers named in a secret.
             Held::ByHelper { .. } => None,
         });
-        credentials.map(|credential| self.caller(credential)).collect()
+        credentials.map(|credential| self.caller_credential(credential)).collect()
     }
 
     /// No credential.
-    pub fn anonymous(&self) -> Presented {
-        Presented {
+    pub fn anonymous(&self) -> PresentedCredential {
+        PresentedCredential {
             principal: self.anonymous_principal(),
             credential: None,
             headers: Arc::clone(&self.0.none),
@@ -159,7 +163,7 @@ impl Keychain {
     }
 
     /// What the node has for `repository`, in the order in which it is tried. Runs plugins and helpers where it must.
-    pub async fn of_node(&self, repository: &Repository) -> Vec<Presented> {
+    pub async fn node_credentials(&self, repository: &Repository) -> Vec<PresentedCredential> {
         let image = repository.to_string();
         let mut found = Vec::new();
         for (key, entry) in Node::ring(&self.0.node).await.lookup(&image) {
@@ -171,21 +175,21 @@ impl Keychain {
                 },
             };
             let principal = self.node_principal(key, &entry);
-            found.push(Presented { principal, credential, headers: Arc::clone(&entry.headers) });
+            found.push(PresentedCredential { principal, credential, headers: Arc::clone(&entry.headers) });
         }
         if let Some(providers) = &self.0.providers {
             for (key, given) in providers.ring(&image).await.lookup(&image) {
                 let username = given.credential.as_ref().map_or("", Credential::username);
                 let principal = self.0.keys.principal(PrincipalKind::Provider, &[&given.name, key, username]);
                 let headers = Arc::clone(&self.0.none);
-                found.push(Presented { principal, credential: given.credential, headers });
+                found.push(PresentedCredential { principal, credential: given.credential, headers });
             }
         }
         found
     }
 
     /// A plugin's credential was refused: it is asked for anew next time.
-    pub fn was_refused(&self, repository: &Repository, presented: &Presented) {
+    pub fn forget_refused(&self, repository: &Repository, presented: &PresentedCredential) {
         if let (PrincipalKind::Provider, Some(providers)) = (presented.principal.kind, &self.0.providers) {
             providers.forget(&repository.to_string());
         }
@@ -204,10 +208,10 @@ impl Keychain {
         &self,
         repository: &Repository,
         pull_secrets: &[PathBuf],
-    ) -> Result<Vec<Match>, PullSecretError> {
+    ) -> Result<Vec<CredentialMatch>, PullSecretError> {
         let image = repository.to_string();
         let of_file = |source| {
-            move |(key, entry): (&str, Entry)| Match {
+            move |(key, entry): (&str, Entry)| CredentialMatch {
                 source,
                 file: entry.file.to_path_buf(),
                 key: key.to_owned(),
@@ -215,11 +219,12 @@ impl Keychain {
             }
         };
         let secrets: Keyring<Entry> = PullSecrets::read(pull_secrets)?.ring;
-        let mut found: Vec<Match> = secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
+        let mut found: Vec<CredentialMatch> =
+            secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
         found.extend(Node::ring(&self.0.node).await.lookup(&image).into_iter().map(of_file("node")));
         if let Some(providers) = &self.0.providers {
             let ring = providers.ring(&image).await;
-            found.extend(ring.lookup(&image).into_iter().map(|(key, given)| Match {
+            found.extend(ring.lookup(&image).into_iter().map(|(key, given)| CredentialMatch {
                 source: "provider",
                 file: Path::new(&*given.program).to_owned(),
                 key: key.to_owned(),

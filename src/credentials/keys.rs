@@ -78,7 +78,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError::Random`].
-    pub fn passing() -> Result<Self, KeysError> {
+    pub fn ephemeral() -> Result<Self, KeysError> {
         let random = SystemRandom::new();
         let mut both = Zeroizing::new([0; 2 * KEY_BYTES]);
         random.fill(&mut both[..]).map_err(|_| KeysError::Random)?;
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_was_tampered_with_or_sealed_for_another_purpose_does_not_open() {
-        let keys = Keys::passing().unwrap();
+        let keys = Keys::ephemeral().unwrap();
         let sealed = keys.seal("a", b"text").unwrap();
         assert!(keys.unseal("b", &sealed).is_none());
         assert_ne!(sealed, keys.seal("a", b"text").unwrap());
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn parts_that_read_the_same_when_joined_are_two_principals() {
-        let keys = Keys::passing().unwrap();
+        let keys = Keys::ephemeral().unwrap();
         let of = |parts: &[&str]| keys.principal(PrincipalKind::Caller, parts);
         assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));
         assert_ne!(of(&["u", "p"]), keys.principal(PrincipalKind::Node, &["u", "p"]));

@@ -21,12 +21,12 @@ mod token;
 
 pub use credential::Credential;
 pub use docker_config::HttpHeaders;
-pub use keychain::{Config, Keychain, KeychainError, Match, Presented, ProviderFiles};
+pub use keychain::{Config, CredentialMatch, Keychain, KeychainError, PresentedCredential, ProviderFiles};
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;
 pub use provider::ProviderConfigError;
-pub use pull_secrets::{PullSecretError, PullSecrets, contents};
-pub use search::Places;
+pub use pull_secrets::{PullSecretError, PullSecrets, pull_secret_files};
+pub use search::KubeletDirectories;
 pub use secret::Secret;
 pub use token::{CallerToken, IssueError, TOKEN_LIFE, TokenError};
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::docker_config::{BYTES_MAX, DockerConfig, Held, HttpHeaders, read_current, read_legacy};
 use super::keyring::Keyring;
-use super::search::Places;
+use super::search::KubeletDirectories;
 
 /// How often the files are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeFiles {
     /// On kubelet's search path.
-    Kubelet(Places),
+    Kubelet(KubeletDirectories),
     /// In these files; none means that the node has no credentials.
     Named(Vec<PathBuf>),
 }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn kubelet(directory: &Path) -> Node {
-        let places = Places {
+        let places = KubeletDirectories {
             kubelet_root: directory.join("root"),
             kubelet_cwd: directory.join("cwd"),
             home: Some(directory.join("home")),

@@ -67,7 +67,7 @@ impl PullSecrets {
     /// The first file that cannot be used.
     pub fn read(paths: &[PathBuf]) -> Result<Self, PullSecretError> {
         let mut secrets = Self::default();
-        for (file, content) in contents(paths)? {
+        for (file, content) in pull_secret_files(paths)? {
             secrets.add(&file, &content)?;
         }
         Ok(secrets)
@@ -107,7 +107,7 @@ impl PullSecrets {
 ///
 /// # Errors
 /// The first that cannot be read.
-pub fn contents(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecretError> {
+pub fn pull_secret_files(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecretError> {
     let mut all = Vec::new();
     for path in paths {
         let files = directory::files(path, DEPTH_MAX, is_ours)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The directories that the search path is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
+pub struct KubeletDirectories {
     /// Kubelet's `--root-dir`.
     pub kubelet_root: PathBuf,
     /// Kubelet's working directory.
@@ -13,7 +13,7 @@ pub struct Places {
     pub home: Option<PathBuf>,
 }
 
-impl Places {
+impl KubeletDirectories {
     /// All eight places in kubelet's order: `config.json` first, the legacy `.dockercfg` only after all of those.
     pub(super) fn candidates(&self) -> Vec<PathBuf> {
         let root = Path::new("/");
@@ -42,7 +42,11 @@ mod tests {
 
     #[test]
     fn the_eight_places_are_kubelets_and_in_its_order() {
-        let places = Places { kubelet_root: "/k".into(), kubelet_cwd: "/w".into(), home: Some("/h".into()) };
+        let places = KubeletDirectories {
+            kubelet_root: "/k".into(),
+            kubelet_cwd: "/w".into(),
+            home: Some("/h".into()),
+        };
         let shown: Vec<_> = places.candidates().iter().map(|p| p.display().to_string()).collect();
         assert_eq!(
             shown,

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_token_says_what_was_put_into_it_and_only_to_us() {
-        let (keys, others) = (Keys::passing().unwrap(), Keys::passing().unwrap());
+        let (keys, others) = (Keys::ephemeral().unwrap(), Keys::ephemeral().unwrap());
         let long = "x".repeat(2_400);
         for credential in [
             None,
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_token_lives_through_the_longest_pull_and_not_for_ever() {
-        let keys = Keys::passing().unwrap();
+        let keys = Keys::ephemeral().unwrap();
         let sealed = token(None).seal(&keys).unwrap();
         let at = |seconds| CallerToken::open(&keys, &sealed, Timestamp(seconds)).map(|_| ());
         assert_eq!(at(1_000 + 23 * 3_600), Ok(()));
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_a_header_is_refused_at_once() {
-        let keys = Keys::passing().unwrap();
+        let keys = Keys::ephemeral().unwrap();
         let huge = token(Credential::password("u", &"x".repeat(CREDENTIAL_BYTES_MAX)));
         assert!(matches!(huge.seal(&keys), Err(IssueError::TooLong)));
         let many = CallerToken { repositories: vec!["a.b/c".parse().unwrap(); 9], ..token(None) };

@@ -160,8 +160,12 @@ async fn image_of(
     ear: &Ear,
 ) -> Result<Fetched, Error> {
     let repository = &wanted.image.repository;
-    let mut callers: Vec<Caller> =
-        fetcher.keychain.callers(&wanted.secrets, repository).into_iter().map(Caller::with).collect();
+    let mut callers: Vec<Caller> = fetcher
+        .keychain
+        .pull_secret_credentials(&wanted.secrets, repository)
+        .into_iter()
+        .map(Caller::with)
+        .collect();
     if callers.is_empty() {
         callers.push(Caller::anonymous());
     }

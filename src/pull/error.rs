@@ -114,7 +114,7 @@ impl Error {
                 upstream::Error::Declined { .. } => Fault::Declined,
                 upstream::Error::Refused { status, .. } => Fault::Refused(*status),
                 upstream::Error::NotFound { .. } => Fault::NotFound,
-                upstream::Error::Invalid { .. } | upstream::Error::NotAllowed { .. } => Fault::Invalid,
+                upstream::Error::Invalid { .. } | upstream::Error::MethodNotAllowed { .. } => Fault::Invalid,
                 _ => Fault::Outage,
             },
             Self::Store(

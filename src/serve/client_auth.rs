@@ -101,7 +101,9 @@ impl Authorization {
             Self::Token(token) if token.repositories.contains(repository) => token.credential,
             Self::Token(_) => return Err(InvalidAuthorization::InsufficientScope),
         };
-        Ok(credential.map_or_else(Caller::anonymous, |credential| Caller::with(keychain.caller(credential))))
+        Ok(credential.map_or_else(Caller::anonymous, |credential| {
+            Caller::with(keychain.caller_credential(credential))
+        }))
     }
 }
 

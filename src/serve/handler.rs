@@ -292,7 +292,7 @@ impl Asked<'_> {
             set(http::header::CONTENT_TYPE, media_type.as_str());
         }
         set(OCI_NAMESPACE, repository.registry().as_str());
-        if let Some(filters) = &page.filters {
+        if let Some(filters) = &page.filters_applied {
             set(OCI_FILTERS, filters);
         }
         if let Some(next) = &page.next {

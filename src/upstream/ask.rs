@@ -17,7 +17,7 @@ use super::exchange::{AuthContext, Question, RegistryAnswer};
 use super::metrics::Kind;
 use super::transport::address::Trust;
 use super::{Allowed, Core, Upstream};
-use crate::credentials::Presented;
+use crate::credentials::PresentedCredential;
 use crate::reference::{Digest, MANIFEST_BYTES_MAX, Reference, Registry, Repository, UPSTREAM_ACCEPT};
 
 /// A question that failed quickly is asked again this often.
@@ -59,7 +59,7 @@ impl Upstream {
         let done = tokio::time::timeout(ANSWER_WAIT, work).await.unwrap_or_else(|_| {
             let host = question.repository.registry().to_string();
             let why = format!("no complete answer within {ANSWER_WAIT:?}");
-            Err(Error::Unreachable { host, step: ConnectStage::Silence, why })
+            Err(Error::Unreachable { host, stage: ConnectStage::Timeout, why })
         });
         self.count_failure(question.repository, done)
     }
@@ -155,8 +155,8 @@ impl Upstream {
         host: &str,
     ) -> Result<Bytes, Error> {
         let received = self.received(repository.registry());
-        body::whole(response.into_body(), host, MANIFEST_BYTES_MAX, self.0.config.timeouts.idle, &received)
-            .await
+        let chunks = body::Chunks { body: response.into_body(), host: host.to_owned(), received };
+        body::whole(chunks, MANIFEST_BYTES_MAX, self.0.config.timeouts.idle).await
     }
 
     pub(super) fn received(&self, registry: &Registry) -> crate::support::metrics::IntCounter {
@@ -210,7 +210,7 @@ fn last_word(before: (Error, bool), error: Error, endpoint: &Endpoint) -> (Error
 }
 
 impl Core {
-    pub(super) fn nobody(&self) -> Presented {
+    pub(super) fn nobody(&self) -> PresentedCredential {
         self.anonymous.clone()
     }
 
@@ -221,7 +221,7 @@ impl Core {
             self.observed(Kind::Ping, registry, endpoint.trust, Method::GET, &url, fields, Bytes::new());
         let response = sent.await?;
         match response.status().as_u16() {
-            status @ 500.. => Err(Error::Failing { host: select::authority(&url), status }),
+            status @ 500.. => Err(Error::ServerError { host: select::authority(&url), status }),
             _ => Ok(()),
         }
     }

@@ -22,13 +22,13 @@ pub enum Error {
         /// Who was asked.
         host: String,
         /// At which step.
-        step: ConnectStage,
+        stage: ConnectStage,
         /// What happened.
         why: String,
     },
     /// 5xx.
     #[error("{host} answered {status}")]
-    Failing {
+    ServerError {
         /// Who answered.
         host: String,
         /// What.
@@ -64,7 +64,7 @@ pub enum Error {
     },
     /// 405: the registry does not know the method there; some refuse `HEAD`.
     #[error("{host} does not allow the method")]
-    NotAllowed {
+    MethodNotAllowed {
         /// Who answered.
         host: String,
     },
@@ -88,7 +88,7 @@ fn again(retry_after: &Option<Duration>) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectStage {
     /// DNS.
-    Name,
+    Dns,
     /// The address is none that may be connected to.
     Address,
     /// TCP or the proxy.
@@ -98,7 +98,7 @@ pub enum ConnectStage {
     /// The connection broke before the response head.
     Head,
     /// No answer in time.
-    Silence,
+    Timeout,
     /// The body stalled or broke off.
     Body,
 }
@@ -108,34 +108,34 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Declined { .. } => "upstream_declined",
-            Self::Unreachable { step, .. } => match step {
-                ConnectStage::Name => "upstream_dns",
+            Self::Unreachable { stage, .. } => match stage {
+                ConnectStage::Dns => "upstream_dns",
                 ConnectStage::Address => "upstream_address",
                 ConnectStage::Connect => "upstream_connect",
                 ConnectStage::Tls => "upstream_tls",
-                ConnectStage::Head => "upstream_broke_off",
-                ConnectStage::Silence => "upstream_timeout",
-                ConnectStage::Body => "upstream_broke_off",
+                ConnectStage::Head => "upstream_disconnected",
+                ConnectStage::Timeout => "upstream_timeout",
+                ConnectStage::Body => "upstream_disconnected",
             },
-            Self::Failing { .. } => "upstream_5xx",
+            Self::ServerError { .. } => "upstream_5xx",
             Self::RateLimited { .. } => "upstream_rate_limited",
             Self::Refused { .. } => "upstream_refused",
             Self::NotFound { .. } => "upstream_not_found",
-            Self::NotAllowed { .. } => "upstream_not_allowed",
+            Self::MethodNotAllowed { .. } => "upstream_method_not_allowed",
             Self::Invalid { .. } => "upstream_invalid",
         }
     }
 
     /// Whether upstream is in an outage, as opposed to having said no or nonsense.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Failing { .. } | Self::RateLimited { .. })
+        matches!(self, Self::Unreachable { .. } | Self::ServerError { .. } | Self::RateLimited { .. })
     }
 
     /// Whether the same question may be asked again at once: it failed quickly and may have been bad luck.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
-            Self::Unreachable { step, .. } => matches!(step, ConnectStage::Connect | ConnectStage::Head),
-            Self::Failing { .. } => true,
+            Self::Unreachable { stage, .. } => matches!(stage, ConnectStage::Connect | ConnectStage::Head),
+            Self::ServerError { .. } => true,
             _ => false,
         }
     }

@@ -27,7 +27,7 @@ use super::headers::retry_after;
 use super::metrics::Kind;
 use super::redirect;
 use super::transport::address::Trust;
-use crate::credentials::{HttpHeaders, Presented};
+use crate::credentials::{HttpHeaders, PresentedCredential};
 use crate::reference::Repository;
 
 /// How long an error document may take.
@@ -37,7 +37,7 @@ const ERROR_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct AuthContext {
     /// What is shown.
-    pub presented: Presented,
+    pub presented: PresentedCredential,
     /// Set if the answer is to prove a right: then only endpoints whose word counts are asked, and with a token no
     /// older than this. Without it any endpoint may deliver.
     pub proof: Option<Duration>,
@@ -136,7 +136,9 @@ impl Core {
                     body::drain(response.into_body()).await;
                 }
                 // Whoever the registry sent us to does not speak for it: its signed address may have expired.
-                status @ (401 | 403) if url.origin() != home => return Err(Error::Failing { host, status }),
+                status @ (401 | 403) if url.origin() != home => {
+                    return Err(Error::ServerError { host, status });
+                }
                 404 | 410 => {
                     let public = bare && tokens.is_empty();
                     let at_home = url.origin() == home;
@@ -160,7 +162,7 @@ impl Core {
         self: &Arc<Self>,
         url: &Url,
         question: &Question<'_>,
-        presented: &Presented,
+        presented: &PresentedCredential,
         trust: Trust,
     ) -> Result<Option<Held>, Error> {
         let registry = question.repository.registry();
@@ -265,7 +267,7 @@ async fn not_found(response: Response<Incoming>, host: String, public: bool, at_
 fn sorted(
     response: Response<Incoming>,
     host: String,
-    presented: &Presented,
+    presented: &PresentedCredential,
     public: bool,
 ) -> Result<RegistryAnswer, Error> {
     let status = response.status().as_u16();
@@ -286,8 +288,8 @@ fn sorted(
         }
         401 => Err(Error::Refused { host, status, why: format!("it refuses {}", whom()) }),
         403 => Err(Error::Refused { host, status, why: format!("it forbids access to {}", whom()) }),
-        405 => Err(Error::NotAllowed { host }),
-        408 | 500..=599 => Err(Error::Failing { host, status }),
+        405 => Err(Error::MethodNotAllowed { host }),
+        408 | 500..=599 => Err(Error::ServerError { host, status }),
         _ => Err(Error::Invalid { host, why: format!("status {status}") }),
     }
 }

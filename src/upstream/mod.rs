@@ -25,27 +25,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, LINK};
 use http::{Method, StatusCode};
-use tokio::time::Instant;
 
 pub use body::Download;
 pub use config::{
     Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,
 };
-pub use endpoint::health::EndpointStatus;
-pub use endpoint::rate_limit::LimitStatus;
-pub use endpoint::select::has_authority;
+pub use endpoint::health::FailingEndpoint;
+pub use endpoint::rate_limit::RateLimitStatus;
+pub use endpoint::select::has_authoritative_endpoint;
 pub use error::{ConnectStage, Error};
 pub use exchange::AuthContext;
 pub use transport::connect::BuildError;
 pub use transport::network::{Io, Network, Pending, Reach};
 
-use crate::credentials::Presented;
+use crate::credentials::PresentedCredential;
 use crate::reference::{Digest, MediaType, Principal, Reference, Registry, Repository, Tag};
 use crate::support::clock::Clock;
 use crate::support::metrics::RegistryLabels;
 use crate::support::singleflight::Singleflight;
 use ask::{blob_question, manifest_question};
 use auth::token::{Key, Token, Tokens};
+use body::Chunks;
 use endpoint::health::Health;
 use endpoint::rate_limit::Limits;
 use exchange::{Question, RegistryAnswer};
@@ -65,7 +65,7 @@ struct Core {
     challenges: auth::challenge::Remembered,
     limits: Limits,
     health: Health,
-    anonymous: Presented,
+    anonymous: PresentedCredential,
     clock: Clock,
     metrics: Arc<Metrics>,
     labels: Arc<RegistryLabels>,
@@ -116,7 +116,7 @@ pub struct Page {
     /// The query of the next page, from `Link`.
     pub next: Option<String>,
     /// `OCI-Filters-Applied`.
-    pub filters: Option<String>,
+    pub filters_applied: Option<String>,
 }
 
 impl Upstream {
@@ -126,7 +126,7 @@ impl Upstream {
     /// A certificate file that cannot be used.
     pub fn new(
         config: Config,
-        anonymous: Presented,
+        anonymous: PresentedCredential,
         metrics: Metrics,
         labels: Arc<RegistryLabels>,
         clock: Clock,
@@ -163,7 +163,7 @@ impl Upstream {
             .await
         {
             // Registries that do not know HEAD here are asked with GET by the caller.
-            Err(Error::NotAllowed { .. }) => {
+            Err(Error::MethodNotAllowed { .. }) => {
                 let first = self.confirm_by_get(&question).await?;
                 return Ok(first.map(|()| None));
             }
@@ -204,7 +204,7 @@ impl Upstream {
     ) -> Result<Allowed<()>, Error> {
         let question = manifest_question(Method::HEAD, repository, &digest.into(), auth);
         match self.small(&question, |_| std::future::ready(Ok(()))).await {
-            Err(Error::NotAllowed { .. }) => self.confirm_by_get(&question).await,
+            Err(Error::MethodNotAllowed { .. }) => self.confirm_by_get(&question).await,
             answer => answer,
         }
     }
@@ -237,7 +237,7 @@ impl Upstream {
         };
         match self.small(&question, headers).await {
             Ok(yes) => return Ok(yes.map(|headers| content_length(&headers))),
-            Err(Error::Refused { .. } | Error::NotAllowed { .. }) => {}
+            Err(Error::Refused { .. } | Error::MethodNotAllowed { .. }) => {}
             Err(error) => return Err(error),
         }
         question.method = Method::GET;
@@ -278,18 +278,8 @@ impl Upstream {
         };
         let received = self.received(repository.registry());
         let idle = self.0.config.timeouts.idle;
-        let window = (Instant::now(), 0);
-        Ok(Download {
-            size,
-            offset,
-            public,
-            body: response.into_body(),
-            host,
-            idle,
-            received,
-            window,
-            returned: None,
-        })
+        let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
+        Ok(Download::new(size, offset, public, chunks).bounded(host, idle))
     }
 
     /// One page of a list; `query` is what the client asked for, checked.
@@ -328,7 +318,7 @@ impl Upstream {
                 bytes,
                 media_type: header(&headers, CONTENT_TYPE.as_str()).and_then(|t| t.parse().ok()),
                 next: header(&headers, LINK.as_str()).and_then(next_query),
-                filters: header(&headers, "oci-filters-applied").map(str::to_owned),
+                filters_applied: header(&headers, "oci-filters-applied").map(str::to_owned),
             })
         })
         .await
@@ -348,12 +338,12 @@ impl Upstream {
     }
 
     /// What registries have told about their rate limits.
-    pub fn limits(&self) -> Vec<LimitStatus> {
+    pub fn rate_limits(&self) -> Vec<RateLimitStatus> {
         self.0.limits.status()
     }
 
     /// The endpoints in trouble.
-    pub fn troubles(&self) -> Vec<EndpointStatus> {
+    pub fn failing_endpoints(&self) -> Vec<FailingEndpoint> {
         self.0.health.status()
     }
 }

@@ -74,7 +74,11 @@ async fn readers(
             for secret in secrets {
                 merged.add(secret.file.as_ref(), secret.content.as_bytes()).map_err(bad)?;
             }
-            keychain.callers(&merged, repository).into_iter().map(|shown| shown.principal).collect()
+            keychain
+                .pull_secret_credentials(&merged, repository)
+                .into_iter()
+                .map(|shown| shown.principal)
+                .collect()
         }
     };
     if found.is_empty() {

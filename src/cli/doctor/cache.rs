@@ -232,7 +232,7 @@ fn clock(findings: &mut Findings) {
 }
 
 fn credentials(settings: &Settings, findings: &mut Findings) {
-    let keychain = Keys::passing()
+    let keychain = Keys::ephemeral()
         .map_err(|e| e.to_string())
         .and_then(|keys| Keychain::build(&settings.credentials, keys.into()).map_err(|e| e.to_string()));
     match keychain {

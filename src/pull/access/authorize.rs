@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::credentials::Presented;
+use crate::credentials::PresentedCredential;
 use crate::pull::Puller;
 use crate::pull::access::grants::{Question, Subject};
 use crate::pull::access::rights::{self, Trouble, Use};
@@ -26,7 +26,7 @@ use crate::upstream::{self, Allowed, AuthContext};
 /// Who sent a request.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    presented: Option<Presented>,
+    presented: Option<PresentedCredential>,
     pub(crate) identified: bool,
 }
 
@@ -42,7 +42,7 @@ impl Caller {
     }
 
     /// Somebody with a credential of its own.
-    pub fn with(presented: Presented) -> Self {
+    pub fn with(presented: PresentedCredential) -> Self {
         Self { presented: Some(presented), identified: true }
     }
 
@@ -146,9 +146,14 @@ impl Puller {
     }
 
     /// With what upstream is asked, in order.
-    async fn candidates(&self, repository: &Repository, caller: &Caller, purpose: Purpose) -> Vec<Presented> {
+    async fn candidates(
+        &self,
+        repository: &Repository,
+        caller: &Caller,
+        purpose: Purpose,
+    ) -> Vec<PresentedCredential> {
         let keychain = &self.0.keychain;
-        let mut all: Vec<Presented> = caller.presented.iter().cloned().collect();
+        let mut all: Vec<PresentedCredential> = caller.presented.iter().cloned().collect();
         match purpose {
             // Nobody else needs to be looked for.
             Purpose::Deliver(first) if caller.principal() == Some(first) => return all,
@@ -158,7 +163,7 @@ impl Puller {
             }
             _ => {}
         }
-        all.extend(keychain.of_node(repository).await);
+        all.extend(keychain.node_credentials(repository).await);
         if let Purpose::Deliver(first) = purpose {
             all.sort_by_key(|presented| presented.principal != first);
         }
@@ -180,7 +185,7 @@ impl Puller {
         subject: &Subject,
         purpose: Purpose,
         question: impl Fn(AuthContext) -> F,
-    ) -> Result<(T, Presented), Error>
+    ) -> Result<(T, PresentedCredential), Error>
     where
         F: Future<Output = Result<Allowed<T>, Error>>,
     {
@@ -238,12 +243,12 @@ impl Puller {
         &self,
         repository: &Repository,
         subject: &Subject,
-        refused: &Presented,
-    ) -> Option<Presented> {
+        refused: &PresentedCredential,
+    ) -> Option<PresentedCredential> {
         if refused.principal.kind != PrincipalKind::Provider {
             return None;
         }
-        let now = self.0.keychain.of_node(repository).await;
+        let now = self.0.keychain.node_credentials(repository).await;
         let again = now.into_iter().find(|presented| {
             presented.principal == refused.principal && presented.credential != refused.credential
         })?;
@@ -255,7 +260,7 @@ impl Puller {
     async fn learn<T>(
         &self,
         key: Question,
-        presented: &Presented,
+        presented: &PresentedCredential,
         proof: bool,
         said: &Result<Allowed<T>, Error>,
     ) {
@@ -274,7 +279,7 @@ impl Puller {
             Err(error) if is_denied(error) => {
                 grants.answered(key.0.registry()).await;
                 if revokes_access(error) {
-                    self.0.keychain.was_refused(&key.0, presented);
+                    self.0.keychain.forget_refused(&key.0, presented);
                     if proof && grants.ended(&key.0, key.2).await {
                         self.0.metrics.count_right(key.2, "ended");
                     }

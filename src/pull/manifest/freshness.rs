@@ -238,9 +238,9 @@ mod tests {
         let digest = Digest::of(b"x");
         let record = TagRecord { digest: Digest::of(b"old"), confirmed_at: Timestamp(5) };
         let host = || "reg.test:443".to_owned();
-        let down = Error::Unreachable { host: host(), step: ConnectStage::Connect, why: String::new() };
+        let down = Error::Unreachable { host: host(), stage: ConnectStage::Connect, why: String::new() };
         let limited = Error::RateLimited { host: host(), retry_after: None };
-        let failing = Error::Failing { host: host(), status: 503 };
+        let failing = Error::ServerError { host: host(), status: 503 };
         let refused = Error::Refused { host: host(), status: 403, why: String::new() };
         let gone = Error::NotFound { host: host(), repository_unknown: false, public: false };
         let nonsense = Error::Invalid { host: host(), why: String::new() };

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::credentials::{Credential, Presented};
+use crate::credentials::{Credential, PresentedCredential};
 use crate::reference::{Principal, Registry};
 use crate::upstream::Core;
 use crate::upstream::auth::challenge::Bearer;
@@ -115,7 +115,7 @@ struct Answer {
 /// As whom a token is asked for, and how young it must be.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
-    pub(crate) presented: &'a Presented,
+    pub(crate) presented: &'a PresentedCredential,
     /// For a proof: no older than this.
     pub(crate) age_max: Option<Duration>,
     /// Whatever we have was refused.
@@ -152,7 +152,7 @@ impl Core {
             .run(key.clone(), || async move { core.fetch(&registry, key, trust, credential).await });
         let died = || {
             let why = "the request died".to_owned();
-            Err(Error::Unreachable { host: authority(asked), step: ConnectStage::Head, why })
+            Err(Error::Unreachable { host: authority(asked), stage: ConnectStage::Head, why })
         };
         fetched.await.unwrap_or_else(died).map(|token| (token, true))
     }
@@ -168,7 +168,7 @@ impl Core {
         let asked = self.ask_for_token(registry, &key, trust, credential.as_ref());
         let (token, life) = tokio::time::timeout(WAIT, asked).await.unwrap_or_else(|_| {
             let why = format!("no token within {WAIT:?}");
-            Err(Error::Unreachable { host, step: ConnectStage::Head, why })
+            Err(Error::Unreachable { host, stage: ConnectStage::Head, why })
         })?;
         self.tokens.keep(key, token.clone(), life);
         Ok(token)
@@ -211,7 +211,7 @@ impl Core {
                     host,
                     retry_after: retry_after(response.headers(), self.clock.now()),
                 },
-                500.. => Error::Failing { host, status: status.as_u16() },
+                500.. => Error::ServerError { host, status: status.as_u16() },
                 _ => Error::Refused {
                     host,
                     status: 401,

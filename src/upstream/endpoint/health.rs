@@ -47,7 +47,7 @@ struct Inner {
 
 /// An endpoint in trouble, for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointStatus {
+pub struct FailingEndpoint {
     /// Of which registry.
     pub registry: Registry,
     /// `host:port`.
@@ -57,9 +57,9 @@ pub struct EndpointStatus {
     /// How often in a row.
     pub failures: u32,
     /// For how long it has been in trouble, as far as that is known.
-    pub lasted: Duration,
+    pub failing_for: Duration,
     /// How long ago it was last asked.
-    pub asked_ago: Duration,
+    pub last_request_ago: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -93,14 +93,14 @@ impl Health {
     }
 
     /// All that are in trouble, for an operator. Of what nobody asks any more nothing is known after a while.
-    pub(crate) fn status(&self) -> Vec<EndpointStatus> {
-        let shown = |trouble: &Trouble| EndpointStatus {
+    pub(crate) fn status(&self) -> Vec<FailingEndpoint> {
+        let shown = |trouble: &Trouble| FailingEndpoint {
             registry: trouble.registry.clone(),
             endpoint: trouble.host.clone(),
             error: trouble.error.clone(),
             failures: trouble.failures,
-            lasted: trouble.since.elapsed(),
-            asked_ago: trouble.failed_at.elapsed(),
+            failing_for: trouble.since.elapsed(),
+            last_request_ago: trouble.failed_at.elapsed(),
         };
         let mut troubles = self.lock();
         troubles.retain(|_, trouble| trouble.failed_at.elapsed() < KEPT);
@@ -218,7 +218,7 @@ impl UnderWay {
     pub(crate) fn end<T>(mut self, said: &Result<T, Error>) {
         self.ended = true;
         match said {
-            Err(error @ (Error::Unreachable { host, .. } | Error::Failing { host, .. }))
+            Err(error @ (Error::Unreachable { host, .. } | Error::ServerError { host, .. }))
                 if *host == self.host =>
             {
                 self.health.failed(&self, error, self.lasted());
@@ -243,7 +243,7 @@ impl Drop for UnderWay {
         if lasted >= HUNG {
             // Whoever was waiting has had enough: that is what an endpoint that hangs looks like from here.
             let why = format!("no answer within {lasted:.1?}");
-            let error = Error::Unreachable { host: self.host.clone(), step: ConnectStage::Silence, why };
+            let error = Error::Unreachable { host: self.host.clone(), stage: ConnectStage::Timeout, why };
             self.health.failed(self, &error, lasted);
         } else {
             self.health.given_up(&self.name);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn down_at(host: &str) -> Error {
-        Error::Unreachable { host: host.into(), step: ConnectStage::Connect, why: String::new() }
+        Error::Unreachable { host: host.into(), stage: ConnectStage::Connect, why: String::new() }
     }
 
     fn down() -> Error {
@@ -302,7 +302,7 @@ mod tests {
             let Turn::Try(_held) = health.turn(&at()) else { panic!("it is time") };
             assert_eq!(left(&health), Some((down(), false)), "one tries");
         }
-        let said = Err::<(), _>(Error::NotAllowed { host: String::new() });
+        let said = Err::<(), _>(Error::MethodNotAllowed { host: String::new() });
         health.under_way(&at(), &registry()).end(&said);
         assert!(matches!(health.turn(&at()), Turn::Ask), "an answer is an answer");
     }
@@ -334,7 +334,7 @@ mod tests {
         fail(&health, Duration::ZERO).await;
         tokio::time::advance(KEPT - PAUSE).await;
         let [status] = &health.status()[..] else { panic!("an hour has not passed") };
-        assert_eq!((status.asked_ago, status.lasted), (KEPT - PAUSE, KEPT + KEPT / 2 - PAUSE));
+        assert_eq!((status.last_request_ago, status.failing_for), (KEPT - PAUSE, KEPT + KEPT / 2 - PAUSE));
         tokio::time::advance(PAUSE).await;
         assert!(health.status().is_empty());
     }

@@ -66,7 +66,7 @@ struct Closed {
 
 /// What is known of a limit, for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LimitStatus {
+pub struct RateLimitStatus {
     /// Of which registry.
     pub registry: Registry,
     /// Whose: the label of the principal's kind.
@@ -160,11 +160,11 @@ impl Limits {
     }
 
     /// All that is known, for an operator; of several callers the one with the least left.
-    pub(crate) fn status(&self) -> Vec<LimitStatus> {
+    pub(crate) fn status(&self) -> Vec<RateLimitStatus> {
         let (now, all) = (Instant::now(), self.lock());
-        let mut found: Vec<LimitStatus> = all
+        let mut found: Vec<RateLimitStatus> = all
             .iter()
-            .map(|((_, principal), account)| LimitStatus {
+            .map(|((_, principal), account)| RateLimitStatus {
                 registry: account.registry.clone(),
                 principal: principal.kind.label(),
                 limit: account.limit.filter(|_| account.is_recent(now)),

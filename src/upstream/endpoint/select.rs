@@ -94,7 +94,7 @@ pub(crate) fn authority(url: &Url) -> String {
 }
 
 /// Whether any of these endpoints stands for `registry`.
-pub fn has_authority(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
+pub fn has_authoritative_endpoint(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
     let only_one = endpoints.len() == 1;
     endpoints.iter().any(|e| Endpoint::configured(e, registry, only_one).authoritative)
 }

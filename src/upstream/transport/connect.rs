@@ -115,7 +115,7 @@ impl Transport {
         body: Bytes,
     ) -> Result<Response<Incoming>, Error> {
         let host = authority(url);
-        let unreachable = |step, why: String| Error::Unreachable { host: host.clone(), step, why };
+        let unreachable = |stage, why: String| Error::Unreachable { host: host.clone(), stage, why };
         let literal: Option<IpAddr> = match url.host() {
             Some(Host::Ipv4(v4)) => Some(v4.into()),
             Some(Host::Ipv6(v6)) => Some(v6.into()),
@@ -132,11 +132,11 @@ impl Transport {
         match tokio::time::timeout(self.header_wait, pool.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
-                let step = step_of(&error, error.is_connect());
-                Err(unreachable(step, innermost(&error)))
+                let stage = stage_of(&error, error.is_connect());
+                Err(unreachable(stage, innermost(&error)))
             }
             Err(_) => {
-                Err(unreachable(ConnectStage::Silence, format!("no answer within {:?}", self.header_wait)))
+                Err(unreachable(ConnectStage::Timeout, format!("no answer within {:?}", self.header_wait)))
             }
         }
     }
@@ -283,20 +283,20 @@ fn identity(client: &ClientCertificate) -> Result<Identity, BuildError> {
     Ok(Identity { chain, key, file: certificate.clone() })
 }
 
-fn step_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage {
-    let mut step = if connecting { ConnectStage::Connect } else { ConnectStage::Head };
+fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage {
+    let mut stage = if connecting { ConnectStage::Connect } else { ConnectStage::Head };
     let mut next = Some(error);
     while let Some(error) = next {
         if error.is::<NameFailed>() {
-            step = ConnectStage::Name;
+            stage = ConnectStage::Dns;
         } else if error.is::<AddressRefused>() {
-            step = ConnectStage::Address;
+            stage = ConnectStage::Address;
         } else if error.is::<rustls::Error>() || holds_tls(error) {
-            step = ConnectStage::Tls;
+            stage = ConnectStage::Tls;
         }
         next = error.source();
     }
-    step
+    stage
 }
 
 /// `io::Error` hides what it wraps from `source`, and some are wrapped twice.
