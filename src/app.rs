@@ -181,10 +181,9 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let data_ports = ports(&self.data_addresses()?);
         let admin_ports = ports(&[self.admin_address()?]);
-        // The store is tended until the last body has left.
+        // The store is maintained until the last body has left.
         let (store_trigger, store_shutdown) = shutdown::channel();
-        tokio::spawn(self.store.clone().scrub(store_shutdown.clone()));
-        let tending = tokio::spawn(self.store.clone().tend(store_shutdown));
+        let maintenance = tokio::spawn(self.store.clone().maintain(store_shutdown));
         // So is the admin plane: probes and metrics answer while the data plane drains.
         let (admin_trigger, admin_shutdown) = shutdown::channel();
         let control_shutdown = admin_shutdown.clone();
@@ -232,7 +231,7 @@ impl App {
         data.join_all().await;
         puller.settle(SETTLE_WAIT).await;
         store_trigger.fire();
-        let _ = tending.await;
+        let _ = maintenance.await;
         admin_trigger.fire();
         admin.join_all().await;
         Ok(())
@@ -270,7 +269,7 @@ impl App {
         let requests = Arc::clone(&self.requests);
         let (since, ready) = (Instant::now(), readiness.clone());
         let status = Arc::new(move || {
-            let (blobs, bytes) = store.totals();
+            let totals = store.totals();
             let limits = store.limits();
             let (caching, pins) = (store.is_caching(), store.pins().len());
             Status {
@@ -278,11 +277,11 @@ impl App {
                 uptime_seconds: since.elapsed().as_secs(),
                 ready: ready.get(),
                 store: StoreStatus {
-                    blobs,
-                    bytes,
-                    max_bytes: limits.map(|limits| limits.max),
-                    free_bytes: limits.map(|limits| limits.free),
-                    room_bytes: limits.map(|limits| limits.room),
+                    blobs: totals.blobs,
+                    bytes: totals.bytes,
+                    max_bytes: limits.map(|limits| limits.max_bytes),
+                    free_bytes: limits.map(|limits| limits.free_bytes),
+                    capacity_bytes: limits.map(|limits| limits.capacity_bytes),
                     caching,
                     pins,
                 },

@@ -44,7 +44,7 @@ pub struct StoreStatus {
     pub free_bytes: Option<u64>,
     /// Bytes that they may have as things are: less than `max_bytes` if others have filled the filesystem; absent as
     /// that is.
-    pub room_bytes: Option<u64>,
+    pub capacity_bytes: Option<u64>,
     /// Whether what is fetched is stored.
     pub caching: bool,
     /// Images that are pinned.

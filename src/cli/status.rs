@@ -61,7 +61,7 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
     if !store.caching {
         lines.push(("", "its disk failed; what is fetched is passed through and not kept".to_owned()));
     }
-    match store.room_bytes {
+    match store.capacity_bytes {
         Some(0) => lines.push((
             "",
             "others have filled its filesystem ([store] min_free): what is fetched is passed through and not kept"

@@ -33,10 +33,10 @@ pub(super) fn run(
     let (mut sound, mut bytes, mut damaged) = (0_usize, 0_u64, Vec::new());
     let shows_progress = std::io::stderr().is_terminal() && !arguments.json;
     for (at, digest) in digests.iter().enumerate() {
-        match verifier.look_at(digest, arguments.repair).map_err(failed)? {
-            Finding::Sound(size) => (sound, bytes) = (sound + 1, bytes + size),
+        match verifier.verify(digest, arguments.repair).map_err(failed)? {
+            Finding::Intact(size) => (sound, bytes) = (sound + 1, bytes + size),
             Finding::Damaged(reason) => damaged.push((*digest, reason)),
-            Finding::Gone => {}
+            Finding::Absent => {}
         }
         if shows_progress {
             eprint!(

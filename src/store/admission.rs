@@ -28,7 +28,7 @@ impl Inner {
         let _one_at_a_time = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
         match self.evict_what_is_missing(wanted) {
             0 => Ok(self.space.reserve(wanted)),
-            _ => Err(Error::NoRoom { needed: wanted }),
+            _ => Err(Error::Full { needed: wanted }),
         }
     }
 

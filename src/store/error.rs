@@ -21,7 +21,7 @@ pub enum Error {
     },
     /// There is no room for it within the budget, and nothing more can be evicted.
     #[error("no room in the store for {needed} bytes")]
-    NoRoom {
+    Full {
         /// Bytes that were wanted.
         needed: u64,
     },
@@ -87,8 +87,8 @@ impl Error {
     }
 
     /// Whether it is the fault of our disk or its lack of room: reason to pass content through instead of storing it.
-    pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::NoRoom { .. } | Self::Paused)
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Full { .. } | Self::Paused)
     }
 
     /// Whether the filesystem is mounted read-only.
@@ -100,7 +100,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Io { .. } => "store_io",
-            Self::NoRoom { .. } => "store_full",
+            Self::Full { .. } => "store_full",
             Self::Paused => "store_paused",
             Self::Locked(_) => "store_locked",
             Self::Format { .. } => "store_format",

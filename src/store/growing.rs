@@ -114,7 +114,7 @@ impl GrowingBlob {
     ///
     /// # Errors
     /// The disk; then they are not kept, and nothing else has happened.
-    pub async fn keep(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
+    pub async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
         let this = self.clone();
         let write = move || {
             // Locked while it is written: the fill must not get here meanwhile.
@@ -129,7 +129,7 @@ impl GrowingBlob {
     }
 
     /// Up to where the bytes from `at` on have been kept.
-    pub fn kept_until(&self, at: u64) -> Option<u64> {
+    pub fn out_of_order_until(&self, at: u64) -> Option<u64> {
         self.kept.until(at)
     }
 
@@ -181,13 +181,16 @@ mod tests {
         file.write_all_at(b"rightright", 0).unwrap();
         growing.kept.take(5);
         for offset in [0, 4, 5] {
-            growing.keep(offset, Bytes::from_static(b"wrong")).await.unwrap();
+            growing.write_out_of_order(offset, Bytes::from_static(b"wrong")).await.unwrap();
         }
         let mut content = [0; 10];
         file.read_exact_at(&mut content, 0).unwrap();
-        assert_eq!((&content, growing.kept_until(5), growing.kept_until(4)), (b"rightwrong", Some(10), None));
+        assert_eq!(
+            (&content, growing.out_of_order_until(5), growing.out_of_order_until(4)),
+            (b"rightwrong", Some(10), None)
+        );
         growing.kept.take(u64::MAX);
-        growing.keep(7, Bytes::from_static(b"x")).await.unwrap();
+        growing.write_out_of_order(7, Bytes::from_static(b"x")).await.unwrap();
         file.read_exact_at(&mut content, 0).unwrap();
         assert_eq!(&content, b"rightwrong", "a finished blob is nobody's to write");
     }

@@ -128,9 +128,13 @@ impl Ingest {
     ///
     /// # Errors
     /// The disk. None are there, which is a defect of the caller's.
-    pub fn take_over(&mut self, until: u64) -> Result<u64, Error> {
-        let until =
-            self.growing().kept_until(self.written).unwrap_or(self.written).min(until).min(self.limit);
+    pub fn adopt_out_of_order(&mut self, until: u64) -> Result<u64, Error> {
+        let until = self
+            .growing()
+            .out_of_order_until(self.written)
+            .unwrap_or(self.written)
+            .min(until)
+            .min(self.limit);
         let len = usize::try_from(until - self.written).unwrap_or(usize::MAX).min(TAKEN_OVER_MAX);
         if len == 0 {
             return Err(self.io("take over a part of")(std::io::ErrorKind::NotFound.into()));

@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 4;
 
 /// An image by one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cached {
+pub struct CachedImage {
     /// Its name with its tag, or with its digest if that is how it was pinned.
     pub image: Image,
     /// What that last meant.
@@ -36,7 +36,7 @@ pub struct Cached {
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Removed {
+pub struct RemovedImage {
     /// Names.
     pub tags: usize,
     /// Pins.
@@ -59,7 +59,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk.
-    pub async fn inventory(&self) -> Result<Vec<Cached>, Error> {
+    pub async fn inventory(&self) -> Result<Vec<CachedImage>, Error> {
         let inner = Arc::clone(&self.0);
         blocking(move || Ok(inner.inventory())).await
     }
@@ -73,7 +73,7 @@ impl Store {
         &self,
         repository: &Repository,
         reference: &Reference,
-    ) -> Result<Removed, Error> {
+    ) -> Result<RemovedImage, Error> {
         let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.clone());
         blocking(move || inner.remove_image(&repository, &reference)).await
     }
@@ -119,7 +119,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk.
-    pub async fn make_room(&self) -> Result<u64, Error> {
+    pub async fn enforce_budget(&self) -> Result<u64, Error> {
         let inner = Arc::clone(&self.0);
         blocking(move || {
             let before = inner.metrics.bytes.get();
@@ -131,13 +131,13 @@ impl Store {
 }
 
 impl Inner {
-    fn inventory(&self) -> Vec<Cached> {
+    fn inventory(&self) -> Vec<CachedImage> {
         let pins = self.space.pins().all();
         let pinned: HashSet<(&Repository, Digest)> =
             pins.iter().map(|pin| (&pin.repository, pin.root)).collect();
         let cached = |image: Image, digest, confirmed_at| {
             let tree = Tree::of(&self.layout, &digest);
-            Cached {
+            CachedImage {
                 digest,
                 confirmed_at,
                 bytes: tree.sizes.values().sum(),
@@ -172,8 +172,8 @@ impl Inner {
         found
     }
 
-    fn remove_image(&self, repository: &Repository, reference: &Reference) -> Result<Removed, Error> {
-        let mut removed = Removed::default();
+    fn remove_image(&self, repository: &Repository, reference: &Reference) -> Result<RemovedImage, Error> {
+        let mut removed = RemovedImage::default();
         let root = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(tag) => {

@@ -10,16 +10,16 @@ pub struct Metrics {
     pub bytes: IntGauge,
     /// Blobs set aside because they failed a check.
     pub quarantined: IntCounter,
-    /// Bytes found sound by the background look.
+    /// Bytes found intact by the background scrub.
     pub scrubbed: IntCounter,
-    /// Blobs removed to make room.
+    /// Blobs evicted.
     pub evicted: IntCounter,
     /// Their bytes.
     pub evicted_bytes: IntCounter,
     /// Whether what is fetched is stored.
     pub caching: IntGauge,
-    /// Bytes that its blobs may have as things are.
-    pub room: IntGauge,
+    /// Bytes that the blobs may occupy now.
+    pub capacity: IntGauge,
     /// Times the index was set aside and made anew.
     pub index_rebuilds: IntCounter,
 }
@@ -37,18 +37,18 @@ impl Metrics {
                 .counter("store_quarantined_total", "Blobs set aside because their bytes failed a check.")?,
             scrubbed: registry.counter(
                 "store_scrubbed_bytes_total",
-                "Bytes that were looked at again in the background and found sound.",
+                "Bytes of blobs that the background scrub hashed again and found intact.",
             )?,
-            evicted: registry.counter("store_evicted_total", "Blobs removed to make room.")?,
+            evicted: registry.counter("store_evicted_total", "Blobs evicted.")?,
             evicted_bytes: registry
-                .counter("store_evicted_bytes_total", "Bytes of blobs removed to make room.")?,
+                .counter("store_evicted_bytes_total", "Bytes of evicted blobs.")?,
             caching: registry.gauge(
                 "store_caching",
                 "1 while what is fetched is stored; 0 for a while after the disk failed.",
             )?,
-            room: registry.gauge(
-                "store_room_bytes",
-                "Bytes that the blobs may have now: the budget, or less if others have filled the filesystem.",
+            capacity: registry.gauge(
+                "store_capacity_bytes",
+                "Bytes that the blobs may occupy now: the budget, or less if other files fill the filesystem.",
             )?,
             index_rebuilds: registry.counter(
                 "store_index_rebuilds_total",

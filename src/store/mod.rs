@@ -39,12 +39,12 @@ pub use blob::Blob;
 pub use error::Error;
 pub use growing::GrowingBlob;
 pub use ingest::{Ingest, Verified};
-pub use inventory::{Cached, Removed};
+pub use inventory::{CachedImage, RemovedImage};
 pub use maintenance::scrub::{Finding, Verifier};
 pub use pins::Pin;
 pub use records::aliases::SynthesizedIndex;
 pub use records::tags::{Member, TagRecord};
-pub use reserve::{Amount, Budget, StoreLimits};
+pub use reserve::{Amount, Budget, StoreLimits, Totals};
 
 use crate::reference::{Digest, Repository};
 use crate::support::clock::{Clock, Moment};
@@ -131,20 +131,23 @@ impl Store {
     }
 
     /// Blobs and their bytes, as far as the index knows.
-    pub fn totals(&self) -> (u64, u64) {
+    pub fn totals(&self) -> Totals {
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
-        (positive(self.0.metrics.blobs.get()), positive(self.0.metrics.bytes.get()))
+        Totals { blobs: positive(self.0.metrics.blobs.get()), bytes: positive(self.0.metrics.bytes.get()) }
     }
 
     /// How much it may hold; `None` if its filesystem does not say how large that is.
     pub fn limits(&self) -> Option<StoreLimits> {
         let disk = reserve::Disk::of(self.0.layout.root())?;
-        let room = self.room(Some(disk));
-        Some(StoreLimits { max: self.0.budget.max.of(disk.total), free: disk.free, room })
+        Some(StoreLimits {
+            max_bytes: self.0.budget.max.of(disk.total),
+            free_bytes: disk.free,
+            capacity_bytes: self.capacity(Some(disk)),
+        })
     }
 
-    fn room(&self, disk: Option<reserve::Disk>) -> u64 {
-        reserve::room(&self.0.budget, disk, self.totals().1)
+    fn capacity(&self, disk: Option<reserve::Disk>) -> u64 {
+        reserve::capacity(&self.0.budget, disk, self.totals().bytes)
     }
 
     /// Whether what is fetched is stored: not for a while after the disk failed.
@@ -158,7 +161,7 @@ impl Store {
     /// The disk.
     pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
         if let Some(blob) = self.0.opens.find(&digest) {
-            self.touch(digest);
+            self.record_access(digest);
             return Ok(Some(blob));
         }
         let inner = Arc::clone(&self.0);
@@ -170,7 +173,7 @@ impl Store {
         match &opened {
             Some(blob) => {
                 self.0.opens.keep(blob);
-                self.touch(digest);
+                self.record_access(digest);
             }
             // Whoever took it from outside did not tell the index.
             None => self.0.index.forget(digest),
@@ -179,7 +182,7 @@ impl Store {
     }
 
     /// A blob is in use, though not read from here. Never blocks.
-    pub fn touch(&self, digest: Digest) {
+    pub fn record_access(&self, digest: Digest) {
         if self.0.touched.is_news(digest, self.0.clock.now()) {
             self.0.index.touch(digest);
         }
@@ -211,13 +214,13 @@ impl Store {
         let inner = Arc::clone(&self.0);
         let begun = blocking(move || inner.begin(digest, declared)).await;
         if let Err(error) = &begun {
-            self.disk_failed(error);
+            self.record_failure(error);
         }
         begun
     }
 
     /// Takes note that storing something failed: if the disk did, it is left alone for a while.
-    pub fn disk_failed(&self, error: &Error) {
+    pub fn record_failure(&self, error: &Error) {
         if let Error::Io { .. } = error {
             *self.failed_at() = Some(Moment::recorded(self.0.clock.now()));
             self.0.metrics.caching.set(0);
@@ -226,10 +229,10 @@ impl Store {
 
     /// Whether a failure to store something is worth a line in the log: not while the disk is left alone after one that
     /// was, and a lack of room once in a while only, because it lasts and each blob that is passed through finds it anew.
-    pub fn is_news(&self, error: &Error) -> bool {
+    pub fn should_log(&self, error: &Error) -> bool {
         match error {
             Error::Paused => false,
-            Error::NoRoom { .. } => {
+            Error::Full { .. } => {
                 let (mut said, now) = (locked(&self.0.no_room_said), self.0.clock.now());
                 let silent = said.is_some_and(|at| at.age_at(now) < NO_ROOM_SAID_EVERY);
                 if !silent {
@@ -275,7 +278,7 @@ impl Store {
                 )
             })
             .and_then(|()| verified.commit())
-            .inspect_err(|error| self.disk_failed(error))?;
+            .inspect_err(|error| self.record_failure(error))?;
         self.0.index.put(digest, size, reserved);
         Ok(())
     }

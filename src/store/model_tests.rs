@@ -74,7 +74,7 @@ impl Twin {
                     self.store().put(&repository("a.test/r"), digest, content.clone(), Member::Blob).await;
                 match put {
                     Ok(()) => drop(self.stored.insert(n, content)),
-                    Err(Error::NoRoom { .. }) => {
+                    Err(Error::Full { .. }) => {
                         let held: u64 = self.held.iter().map(|(_, blob)| blob.size()).sum();
                         prop_assert!(held + content.len() as u64 > BUDGET, "there was room for {n}");
                     }

@@ -47,15 +47,24 @@ impl Default for Budget {
     }
 }
 
-/// How much there may be, in bytes.
+/// What the blobs occupy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Committed blobs.
+    pub blobs: u64,
+    /// Bytes of all committed blobs.
+    pub bytes: u64,
+}
+
+/// How many bytes the blobs may occupy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Of all blobs, by the budget.
-    pub max: u64,
-    /// What is free on the filesystem.
-    pub free: u64,
-    /// Of all blobs as things are: less than `max` if others have filled the filesystem.
-    pub room: u64,
+    /// By the budget alone.
+    pub max_bytes: u64,
+    /// Free on the filesystem.
+    pub free_bytes: u64,
+    /// Now: the budget, or less if other files fill the filesystem.
+    pub capacity_bytes: u64,
 }
 
 /// What the filesystem says.
@@ -75,7 +84,7 @@ impl Disk {
 }
 
 /// How many bytes the blobs may have as things are, if all of them could go: pure. `used` are committed.
-pub(crate) fn room(budget: &Budget, disk: Option<Disk>, used: u64) -> u64 {
+pub(crate) fn capacity(budget: &Budget, disk: Option<Disk>, used: u64) -> u64 {
     let (total, free) = disk.map_or((u64::MAX, u64::MAX), |disk| (disk.total, disk.free));
     let left = free.saturating_add(used).saturating_sub(budget.min_free.of(total));
     let left = if disk.is_some() { left } else { u64::MAX };
@@ -223,7 +232,7 @@ mod tests {
             (disk(100), 500, 0),
             (None, 7, u64::MAX / 100 * 20),
         ] {
-            assert_eq!(room(&budget, disk, used), expected, "{disk:?} {used}");
+            assert_eq!(capacity(&budget, disk, used), expected, "{disk:?} {used}");
         }
     }
 

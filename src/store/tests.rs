@@ -80,7 +80,7 @@ async fn content_survives_a_restart_byte_for_byte() {
     assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]));
     assert_eq!(world.content(empty).await.as_deref(), Some(&b""[..]));
     world.store.0.index.close();
-    assert_eq!(world.store.totals(), (2, 200_000));
+    assert_eq!(world.store.totals(), Totals { blobs: 2, bytes: 200_000 });
 }
 
 fn content_of(piece: BodyChunk) -> Vec<u8> {
@@ -280,14 +280,14 @@ async fn a_look_at_everything_finds_what_reading_would_miss_and_sets_it_aside() 
     fs::write(world.blob_file(bad), content).unwrap();
     let verifier = Verifier::open(world.directory.path()).unwrap();
     assert_eq!(verifier.digests().len(), 2);
-    assert_eq!(verifier.look_at(&good, false).unwrap(), Finding::Sound(4));
-    assert!(matches!(verifier.look_at(&bad, false).unwrap(), Finding::Damaged(_)));
+    assert_eq!(verifier.verify(&good, false).unwrap(), Finding::Intact(4));
+    assert!(matches!(verifier.verify(&bad, false).unwrap(), Finding::Damaged(_)));
     assert!(world.blob_file(bad).exists(), "it only looks");
     world.store.look_at(bad).await;
     world.store.look_at(good).await;
     assert!(!world.blob_file(bad).exists() && world.blob_file(good).exists());
     assert_eq!(world.store.0.metrics.scrubbed.get(), 4);
-    assert_eq!(verifier.look_at(&bad, true).unwrap(), Finding::Gone);
+    assert_eq!(verifier.verify(&bad, true).unwrap(), Finding::Absent);
     assert!(Verifier::open(&world.file("nowhere")).is_err());
 }
 
@@ -323,17 +323,17 @@ async fn what_was_committed_a_moment_ago_makes_room_too() {
     busy.recv().unwrap();
     second.await.unwrap().unwrap();
     store.0.index.catch_up();
-    assert_eq!(store.totals(), (1, 200_001));
+    assert_eq!(store.totals(), Totals { blobs: 1, bytes: 200_001 });
 }
 
 #[tokio::test]
 async fn a_lack_of_room_is_said_once_in_a_while_and_a_failing_disk_each_time() {
     let world = World::new();
-    let full = Error::NoRoom { needed: 1 };
-    assert!(world.store.is_news(&full));
-    assert!(!world.store.is_news(&full) && !world.store.is_news(&Error::Paused));
+    let full = Error::Full { needed: 1 };
+    assert!(world.store.should_log(&full));
+    assert!(!world.store.should_log(&full) && !world.store.should_log(&Error::Paused));
     world.store.clock().advance(NO_ROOM_SAID_EVERY);
-    assert!(world.store.is_news(&full) && !world.store.is_news(&full));
+    assert!(world.store.should_log(&full) && !world.store.should_log(&full));
     let disk = Error::io("write", &world.file("x"))(std::io::ErrorKind::StorageFull.into());
-    assert!(world.store.is_news(&disk) && world.store.is_news(&disk));
+    assert!(world.store.should_log(&disk) && world.store.should_log(&disk));
 }

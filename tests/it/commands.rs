@@ -28,7 +28,7 @@ fn store() -> StoreStatus {
         bytes: 1,
         max_bytes: Some(1),
         free_bytes: Some(1),
-        room_bytes: Some(1),
+        capacity_bytes: Some(1),
         caching: true,
         pins: 1,
     }

@@ -71,7 +71,7 @@ async fn what_does_not_fit_at_all_is_passed_through_and_evicts_nothing_in_vain()
     assert!(registry.seen().is_empty(), "what fits stays");
     assert_eq!(larder.metric("larder_store_evicted_total").await, 0.0);
     assert_eq!(larder.metric("larder_store_caching").await, 1.0, "a full store is no broken disk");
-    larder.metric_becomes("larder_store_room_bytes", 1024.0 * 1024.0).await;
+    larder.metric_becomes("larder_store_capacity_bytes", 1024.0 * 1024.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,9 +89,9 @@ async fn on_a_filesystem_that_others_have_filled_pulls_go_through_and_everybody_
     }
     larder.settled().await;
     assert!(files_under(&directory.path().join("larder/store/blobs")).is_empty());
-    larder.metric_becomes("larder_store_room_bytes", 0.0).await;
+    larder.metric_becomes("larder_store_capacity_bytes", 0.0).await;
     let status = client::get(larder.admin, "/v1/status").await.json();
-    assert_eq!((&status["store"]["room_bytes"], &status["store"]["caching"]), (&0.into(), &true.into()));
+    assert_eq!((&status["store"]["capacity_bytes"], &status["store"]["caching"]), (&0.into(), &true.into()));
     let page = client::get(larder.admin, "/").await;
     assert!(String::from_utf8_lossy(&page.body).contains("too full to store anything"));
 }

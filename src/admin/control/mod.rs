@@ -98,7 +98,7 @@ async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Bo
         }
         Remove::PATH => {
             let Image { repository, reference } = read::<Remove>(&body)?.image.parse().map_err(bad)?;
-            let crate::store::Removed { tags, pins, blobs, bytes } = {
+            let crate::store::RemovedImage { tags, pins, blobs, bytes } = {
                 let removed = owned.store.remove_image(&repository, &reference).await;
                 puller.forget(&repository, &reference);
                 removed.map_err(failed)?
@@ -111,7 +111,7 @@ async fn answer(owned: &Owned, request: Request<Incoming>) -> Result<Response<Bo
         }
         MakeRoom::PATH => {
             let MakeRoom {} = read(&body)?;
-            json(&Room { freed_bytes: owned.store.make_room().await.map_err(failed)? })
+            json(&Room { freed_bytes: owned.store.enforce_budget().await.map_err(failed)? })
         }
         ImportNames::PATH => import::name(puller, &owned.keychain, &read(&body)?).await,
         Pull::PATH => fetch(&owned.fetcher, &read(&body)?),
@@ -136,7 +136,7 @@ fn fetch(fetcher: &Fetcher, command: &Pull) -> Result<Response<Body>, Refusal> {
 
 /// Every name, and what is pinned by its digest alone.
 async fn images(store: &Store) -> Result<Vec<ImageRow>, crate::store::Error> {
-    let row = |cached: crate::store::Cached| ImageRow {
+    let row = |cached: crate::store::CachedImage| ImageRow {
         image: cached.image.to_string(),
         digest: cached.digest.to_string(),
         confirmed_at: cached.confirmed_at,

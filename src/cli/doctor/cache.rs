@@ -77,7 +77,7 @@ fn of_report(report: &Report, findings: &mut Findings) {
             "look at the log and the disk: journalctl -u larder",
         );
     }
-    match (store.room_bytes, store.max_bytes, store.free_bytes) {
+    match (store.capacity_bytes, store.max_bytes, store.free_bytes) {
         (Some(0), ..) => findings.add(
             Level::Problem,
             ABOUT,

@@ -47,7 +47,7 @@ impl Forms {
             Fault::Refused(_) | Fault::Unidentified => true,
             Fault::Outage => {
                 let heard = self.lock().absent.contains(&name);
-                self.store.is_absent(repository, tag).await
+                self.store.is_absent_upstream(repository, tag).await
                     // Not if it came to be since.
                     || heard && self.store.tag(repository, tag).await.is_none()
             }
@@ -59,7 +59,7 @@ impl Forms {
     pub(crate) async fn answered(&self, repository: &Repository, tag: &Tag) {
         let heard = self.lock().absent.contains(&(repository.clone(), tag.clone()));
         if heard {
-            let done = self.store.set_absent(repository, tag).await;
+            let done = self.store.set_absent_upstream(repository, tag).await;
             log_failure(done, repository, "a name that upstream does not have could not be remembered");
         }
     }
@@ -69,14 +69,14 @@ impl Forms {
         let known = self.lock().composed.get(&(repository.clone(), digest)).cloned();
         match known {
             Some(known) => Some(known),
-            None => self.store.composed(repository, digest).await,
+            None => self.store.synthesized_index(repository, digest).await,
         }
     }
 
     /// Remembers an index that was composed for a repository, and returns its digest.
     pub(crate) async fn compose(&self, repository: &Repository, composed: SynthesizedIndex) -> Digest {
         let digest = Digest::of(&composed.bytes);
-        let done = self.store.set_composed(repository, &composed).await;
+        let done = self.store.set_synthesized_index(repository, &composed).await;
         log_failure(done, repository, "a composed index could not be remembered");
         self.lock().composed.insert((repository.clone(), digest), composed);
         digest

@@ -80,8 +80,8 @@ impl Puller {
             return None;
         }
         let index = self.0.forms.composed(repository, digest).await;
-        if let Some(SynthesizedIndex { bytes, media_type, parts }) = index {
-            let asked = parts.iter().map(|(part, digest)| async move {
+        if let Some(SynthesizedIndex { bytes, media_type, images }) = index {
+            let asked = images.iter().map(|(part, digest)| async move {
                 let reference = (*digest).into();
                 Box::pin(self.manifest_of(part, &reference, caller, ManifestUse::Resolve)).await.is_ok()
             });
@@ -210,8 +210,8 @@ impl Puller {
         for form in absent {
             self.0.forms.answered(&form, tag).await;
         }
-        let parts = parts.into_iter().map(|part| (part.repository, part.answer.digest)).collect();
-        let composed = SynthesizedIndex { bytes: bytes.clone(), media_type: media_type.clone(), parts };
+        let images = parts.into_iter().map(|part| (part.repository, part.answer.digest)).collect();
+        let composed = SynthesizedIndex { bytes: bytes.clone(), media_type: media_type.clone(), images };
         let digest = self.0.forms.compose(repository, composed).await;
         Ok(ManifestAnswer { digest, media_type, bytes, source, stale })
     }

@@ -84,7 +84,7 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
     let size = source.size();
     let ingest = match store.begin(digest, size).await {
         Ok(ingest) => ingest,
-        Err(error) if error.is_ours() => {
+        Err(error) if error.is_local() => {
             log_detached(flight, digest, store, &error);
             lead.publish(Progress::Detached { growing: None, written: 0, hasher: Hasher::default(), size });
             return Ok(Filled::Detached);
@@ -105,7 +105,7 @@ async fn receive(lead: &Arc<Lead>, puller: &Puller) -> Result<Filled, Error> {
         (_, Ok(Err(error))) => Err(error.into()),
         (_, Ok(Ok(Written::Detached(error)))) => {
             log_detached(flight, digest, store, &error);
-            store.disk_failed(&error);
+            store.record_failure(&error);
             Ok(Filled::Detached)
         }
         (Ok(()), Ok(Ok(Written::Verified(verified)))) => Ok(Filled::Verified(verified)),
@@ -143,7 +143,7 @@ fn write(
         };
         match taken {
             Ok(()) => {}
-            Err(error) if error.is_ours() => {
+            Err(error) if error.is_local() => {
                 let (growing, written, hasher) = ingest.detach();
                 // Without it nobody could tell whether the whole is right.
                 let Some(hasher) = hasher else { return Err(error) };
@@ -160,7 +160,7 @@ fn write(
 fn take_over(ingest: &mut Ingest, until: u64, mut tell: impl FnMut(u64)) -> Result<(), store::Error> {
     let mut written = 0;
     while written < until {
-        written = ingest.take_over(until)?;
+        written = ingest.adopt_out_of_order(until)?;
         tell(written);
     }
     Ok(())
@@ -170,7 +170,7 @@ fn take_over(ingest: &mut Ingest, until: u64, mut tell: impl FnMut(u64)) -> Resu
 fn log_detached(flight: &Flight, digest: Digest, store: &Store, error: &store::Error) {
     let repository = &flight.repository;
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    if store.is_news(error) {
+    if store.should_log(error) {
         tracing::error!(%repository, %digest, %error, cause, "a blob cannot be stored; it is passed through to those who wait");
     } else {
         tracing::debug!(%repository, %digest, %error, cause, "a blob is passed through");

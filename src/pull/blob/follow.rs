@@ -261,7 +261,7 @@ async fn run_ahead(
     let mut bytes = source.next().await.ok_or(Error::Abandoned)??;
     bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
     if let Some(growing) = growing
-        && let Err(error) = growing.keep(at, bytes.clone()).await
+        && let Err(error) = growing.write_out_of_order(at, bytes.clone()).await
     {
         tracing::debug!(digest = %reader.digest, at, %error, "bytes fetched ahead are not kept");
     }

@@ -145,7 +145,7 @@ pub(crate) async fn pump(
 
 /// Up to where the bytes from `at` on were fetched by readers that were ahead, if that is worth a new connection.
 fn worth_taking(growing: &GrowingBlob, at: u64, size: Option<u64>) -> Option<u64> {
-    let until = growing.kept_until(at)?;
+    let until = growing.out_of_order_until(at)?;
     (until - at >= KEPT_MIN || Some(until) == size).then_some(until)
 }
 

@@ -121,7 +121,7 @@ impl Puller {
     ) -> Option<ManifestAnswer> {
         let store = &self.0.store;
         if let Some((media_type, bytes)) = self.0.recent.find(repository, digest) {
-            store.touch(digest);
+            store.record_access(digest);
             return Some(ManifestAnswer {
                 digest,
                 media_type,
@@ -209,7 +209,7 @@ impl Puller {
         let member = Member::Manifest(media_type.clone());
         let stored = self.0.store.put(repository, actual, manifest.bytes.clone(), member).await;
         match stored {
-            Err(error) if !self.0.store.is_news(&error) => {}
+            Err(error) if !self.0.store.should_log(&error) => {}
             stored => log_failure(stored, repository, "a manifest is served but could not be stored"),
         }
         let value = Fetched { digest: actual, media_type, bytes: manifest.bytes };

@@ -26,8 +26,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
 
 impl Store {
-    /// Keeps `index.json` in step with the tags, and the store within its budget, until `shutdown`, then closes the index.
-    pub async fn tend(self, mut shutdown: Shutdown) {
+    /// Keeps `index.json` in step with the tags and the store within its budget, scrubs blobs and removes expired records,
+    /// until `shutdown`, then closes the index.
+    pub async fn maintain(self, shutdown: Shutdown) {
+        tokio::join!(self.follow_tags(shutdown.clone()), self.scrub(shutdown));
+        self.close().await;
+    }
+
+    async fn follow_tags(&self, mut shutdown: Shutdown) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -45,7 +51,6 @@ impl Store {
             }
             self.write_oci_index().await;
         }
-        self.close().await;
     }
 
     /// Closes the index cleanly.
@@ -59,16 +64,16 @@ impl Store {
         let store = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
             store.0.evict_what_is_missing(0);
-            store.room(Disk::of(store.path()))
+            store.capacity(Disk::of(store.path()))
         });
-        if let Ok(room) = looked.await {
-            self.0.metrics.room.set(i64::try_from(room).unwrap_or(i64::MAX));
+        if let Ok(capacity) = looked.await {
+            self.0.metrics.capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
         }
     }
 
     /// Removes what has outlived its content, then looks at every blob again, one after the other at a bounded rate; and
     /// all that again a week later. A daemon that is restarted often begins anew, in another order each time.
-    pub async fn scrub(self, mut shutdown: Shutdown) {
+    async fn scrub(&self, mut shutdown: Shutdown) {
         let mut wait = SCRUB_AFTER;
         loop {
             tokio::select! {
@@ -107,9 +112,9 @@ impl Store {
         let looked = quietly(move || {
             let finding = scrub::look_at(&inner.layout, &digest, Some(scrub::BACKGROUND_RATE))?;
             match &finding {
-                Finding::Sound(size) => inner.metrics.scrubbed.inc_by(*size),
+                Finding::Intact(size) => inner.metrics.scrubbed.inc_by(*size),
                 Finding::Damaged(reason) => inner.set_aside(&digest, reason)?,
-                Finding::Gone => {}
+                Finding::Absent => {}
             }
             Ok(())
         });

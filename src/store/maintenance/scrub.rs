@@ -24,11 +24,11 @@ const PIECE: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// It is what its name says; how many bytes it has.
-    Sound(u64),
+    Intact(u64),
     /// It is not, and why.
     Damaged(String),
     /// It is gone: evicted or set aside meanwhile.
-    Gone,
+    Absent,
 }
 
 /// Hashes one blob. Blocks, no faster than `rate` bytes a second if there is one.
@@ -36,7 +36,7 @@ pub(crate) fn look_at(layout: &Layout, digest: &Digest, rate: Option<u64>) -> Re
     let path = layout.blob(digest);
     let file = match layout::open_regular(&path) {
         Ok(Some(file)) => file,
-        Ok(None) => return Ok(Finding::Gone),
+        Ok(None) => return Ok(Finding::Absent),
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => return Ok(Finding::Damaged(e.to_string())),
         Err(e) => return Err(Error::io("open", &path)(e)),
     };
@@ -58,7 +58,7 @@ pub(crate) fn look_at(layout: &Layout, digest: &Digest, rate: Option<u64>) -> Re
         }
     }
     match hasher.finish() {
-        actual if actual == *digest => Ok(Finding::Sound(size)),
+        actual if actual == *digest => Ok(Finding::Intact(size)),
         actual => Ok(Finding::Damaged(format!("its content has digest {actual}"))),
     }
 }
@@ -95,7 +95,7 @@ impl Verifier {
     ///
     /// # Errors
     /// The disk.
-    pub fn look_at(&self, digest: &Digest, repair: bool) -> Result<Finding, Error> {
+    pub fn verify(&self, digest: &Digest, repair: bool) -> Result<Finding, Error> {
         let finding = look_at(&self.layout, digest, None)?;
         if let (Finding::Damaged(reason), true) = (&finding, repair) {
             quarantine::set_aside(&self.layout, digest, reason, Clock::system().now())?;

@@ -21,7 +21,7 @@ pub struct SynthesizedIndex {
     /// The type it is served as.
     pub media_type: MediaType,
     /// Where its images are: repositories of one registry.
-    pub parts: Vec<(Repository, Digest)>,
+    pub images: Vec<(Repository, Digest)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,7 +39,7 @@ struct Part {
 
 impl Store {
     /// Whether upstream was last known not to have `tag`, and nothing else of it is known.
-    pub async fn is_absent(&self, repository: &Repository, tag: &Tag) -> bool {
+    pub async fn is_absent_upstream(&self, repository: &Repository, tag: &Tag) -> bool {
         let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
         let known = blocking(move || {
             let layout = &inner.layout;
@@ -52,7 +52,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk.
-    pub async fn set_absent(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+    pub async fn set_absent_upstream(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let (inner, repository, tag) = (Arc::clone(&self.0), repository.clone(), tag.clone());
         blocking(move || {
             let path = inner.layout.absent(&repository, &tag);
@@ -65,7 +65,11 @@ impl Store {
     }
 
     /// The index `digest` that was composed for `repository`.
-    pub async fn composed(&self, repository: &Repository, digest: Digest) -> Option<SynthesizedIndex> {
+    pub async fn synthesized_index(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Option<SynthesizedIndex> {
         let (inner, repository) = (Arc::clone(&self.0), repository.clone());
         blocking(move || Ok(read(&inner.layout, &repository, &digest))).await.ok().flatten()
     }
@@ -74,7 +78,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk.
-    pub async fn set_composed(
+    pub async fn set_synthesized_index(
         &self,
         repository: &Repository,
         composed: &SynthesizedIndex,
@@ -94,7 +98,7 @@ impl Store {
             let file = File {
                 index: String::from_utf8_lossy(&composed.bytes).into_owned(),
                 media_type: composed.media_type.to_string(),
-                parts: composed.parts.iter().map(part).collect(),
+                parts: composed.images.iter().map(part).collect(),
             };
             tags::write(&inner.layout, &path, &file)
         })
@@ -119,7 +123,7 @@ pub(crate) fn read(layout: &Layout, repository: &Repository, digest: &Digest) ->
     let composed = SynthesizedIndex {
         bytes: file.index.into(),
         media_type: file.media_type.parse().ok()?,
-        parts: parts.filter(|parts| !parts.is_empty())?,
+        images: parts.filter(|parts| !parts.is_empty())?,
     };
     // The one record that is handed out: it has to be what its name says.
     (Digest::of(&composed.bytes) == *digest).then_some(composed)
@@ -137,19 +141,19 @@ mod tests {
         let composed = SynthesizedIndex {
             bytes: Bytes::from_static(br#"{"schemaVersion":2}"#),
             media_type: MediaType::OCI_INDEX.parse().unwrap(),
-            parts: vec![(part, Digest::of(b"x"))],
+            images: vec![(part, Digest::of(b"x"))],
         };
         let digest = Digest::of(&composed.bytes);
         let store = open(directory.path()).unwrap();
-        store.set_composed(&old, &composed).await.unwrap();
+        store.set_synthesized_index(&old, &composed).await.unwrap();
         drop(store);
         let store = open(directory.path()).unwrap();
-        assert_eq!(store.composed(&old, digest).await, Some(composed));
-        assert_eq!(store.composed(&repository("reg.test/team/other"), digest).await, None);
+        assert_eq!(store.synthesized_index(&old, digest).await, Some(composed));
+        assert_eq!(store.synthesized_index(&repository("reg.test/team/other"), digest).await, None);
         let file = store.0.layout.composed(&old, &digest);
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, text.replace(":2", ":3")).unwrap();
-        assert_eq!(store.composed(&old, digest).await, None);
+        assert_eq!(store.synthesized_index(&old, digest).await, None);
     }
 
     #[tokio::test]
@@ -157,10 +161,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (store, old, tag) =
             (open(directory.path()).unwrap(), repository("reg.test/team/old"), "v1".parse().unwrap());
-        assert!(!store.is_absent(&old, &tag).await);
-        store.set_absent(&old, &tag).await.unwrap();
-        assert!(store.is_absent(&old, &tag).await);
+        assert!(!store.is_absent_upstream(&old, &tag).await);
+        store.set_absent_upstream(&old, &tag).await.unwrap();
+        assert!(store.is_absent_upstream(&old, &tag).await);
         store.confirm_tag(&old, &tag, Digest::of(b"x")).await.unwrap();
-        assert!(!store.is_absent(&old, &tag).await, "it came to be");
+        assert!(!store.is_absent_upstream(&old, &tag).await, "it came to be");
     }
 }

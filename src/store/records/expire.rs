@@ -42,7 +42,7 @@ pub(crate) fn remove(layout: &Layout, now: Timestamp) -> usize {
         + of(layout::COMPOSED, &|repository, name| {
             let composed = Digest::from_hex(name).map(|digest| aliases::read(layout, repository, &digest));
             composed.is_ok_and(|known| {
-                known.is_none_or(|known| known.parts.iter().all(|(_, digest)| gone(digest)))
+                known.is_none_or(|known| known.images.iter().all(|(_, digest)| gone(digest)))
             })
         })
 }
@@ -120,15 +120,15 @@ mod tests {
         let (stays, goes) = (put(b"stays").await, put(b"goes").await);
         store.confirm_tag(&app, &tag, goes).await.unwrap();
         store.confirm_tag(&app, &"stays".parse().unwrap(), stays).await.unwrap();
-        store.set_absent(&app, &tag).await.unwrap();
+        store.set_absent_upstream(&app, &tag).await.unwrap();
         store.set_outage(app.registry(), Some(Timestamp(1))).await.unwrap();
         let compose = |part| SynthesizedIndex {
             bytes: Bytes::from(format!("of {part}")),
             media_type: MediaType::OCI_INDEX.parse().unwrap(),
-            parts: vec![(app.clone(), part)],
+            images: vec![(app.clone(), part)],
         };
         for part in [stays, goes] {
-            store.set_composed(&app, &compose(part)).await.unwrap();
+            store.set_synthesized_index(&app, &compose(part)).await.unwrap();
         }
         date(&store);
         let before = records(&store);
@@ -161,13 +161,13 @@ mod tests {
         let composed = SynthesizedIndex {
             bytes: Bytes::from_static(b"index"),
             media_type: MediaType::OCI_INDEX.parse().unwrap(),
-            parts: vec![(app.clone(), digest)],
+            images: vec![(app.clone(), digest)],
         };
         for round in 0..4 {
             // What is written anew at each use, or dated anew.
             put().await.unwrap();
-            store.set_absent(&app, &tag).await.unwrap();
-            store.set_composed(&app, &composed).await.unwrap();
+            store.set_absent_upstream(&app, &tag).await.unwrap();
+            store.set_synthesized_index(&app, &composed).await.unwrap();
             fs::remove_file(store.0.layout.blob(&digest)).unwrap();
             if round == 0 {
                 date(&store);
