@@ -17,8 +17,11 @@ use crate::credentials::{Keychain, KeychainError, Keys, KeysError};
 use crate::listener::{self, Hosts, Inherited, Limits, Listen, ListenError, Listener};
 use crate::prepull::{Fetcher, List};
 use crate::pull::Puller;
+use crate::reload::Reload;
+use crate::serve::{Gate, GateError};
 use crate::store::Store;
 use crate::support::clock::Clock;
+use crate::support::live::Live;
 use crate::support::metrics::{MetricsError, Registry, RegistryLabels};
 use crate::support::shutdown::{self, Shutdown};
 use crate::upstream::Upstream;
@@ -54,6 +57,9 @@ pub enum Error {
     /// The node's credentials.
     #[error(transparent)]
     Keychain(#[from] KeychainError),
+    /// The gate's value.
+    #[error("[server] gate_file: {0}")]
+    Gate(#[from] GateError),
     /// A metric registered twice: a defect of ours.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -66,6 +72,7 @@ pub struct App {
     puller: Puller,
     upstream: Upstream,
     keychain: Keychain,
+    gate: Live<Option<Gate>>,
     list: List,
     registry: Registry,
     labels: Arc<RegistryLabels>,
@@ -90,6 +97,7 @@ impl App {
         let labels = Arc::new(RegistryLabels::new(
             settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
         ));
+        let gate = settings.serve.gate.as_ref().map(Gate::read).transpose()?;
         let Bound { mut data, admin, control, metrics } = bind(&settings, inherited)?;
         if let Some(uids) = &settings.uids {
             data.iter_mut().for_each(|listener| listener.admit_only(uids));
@@ -102,9 +110,13 @@ impl App {
         };
         let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
         let keychain = Keychain::build(&settings.credentials, Arc::new(Keys::open(&settings.keys)?))?;
-        let (anonymous, upstream) = (keychain.anonymous(), settings.upstream.clone());
-        let upstream =
-            Upstream::new(upstream, anonymous, upstream_metrics, Arc::clone(&labels), clock.clone())?;
+        let upstream = Upstream::new(
+            upstream::Configured::new(settings.upstream.clone())?,
+            keychain.anonymous(),
+            upstream_metrics,
+            Arc::clone(&labels),
+            clock.clone(),
+        );
         let pull_metrics = pull::metrics::Metrics::register(&registry)?;
         let puller = Puller::new(
             settings.pull.clone(),
@@ -124,6 +136,7 @@ impl App {
             puller,
             upstream,
             keychain,
+            gate: Live::new(gate),
             list,
             registry,
             labels,
@@ -205,20 +218,19 @@ impl App {
 
         admin.spawn(listener::run(self.control, commands, quick, self.connections.clone(), control_shutdown));
 
-        let secrets = self.settings.credentials.pull_secrets.clone();
         let clock = self.store.clock().clone();
-        tokio::spawn(self.list.clone().run(fetcher, secrets, clock, shutdown.clone()));
+        tokio::spawn(self.list.clone().run(fetcher, clock, shutdown.clone()));
         let puller = self.puller.clone();
         let clock = self.store.clock().clone();
-        let service = serve::service(
-            &self.settings.serve,
-            &data_ports,
-            self.puller,
-            self.keychain,
+        let parts = serve::Parts {
+            puller: self.puller,
+            keychain: self.keychain,
+            gate: self.gate,
             clock,
-            self.labels,
-            self.requests,
-        );
+            labels: self.labels,
+            metrics: self.requests,
+        };
+        let service = serve::service(&self.settings.serve, &data_ports, parts);
         let mut data = JoinSet::new();
         for listener in self.data {
             let metrics = self.connections.clone();
@@ -237,9 +249,14 @@ impl App {
         Ok(())
     }
 
-    /// The list of images that are kept, to be replaced while the daemon runs.
-    pub fn list(&self) -> List {
-        self.list.clone()
+    /// The parts that take new settings while the daemon runs.
+    pub fn reload(&self) -> Reload {
+        Reload {
+            upstream: self.upstream.clone(),
+            keychain: self.keychain.clone(),
+            gate: self.gate.clone(),
+            list: self.list.clone(),
+        }
     }
 
     fn owned(&self, sources: &Sources) -> Owned {

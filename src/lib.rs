@@ -17,6 +17,7 @@ pub mod listener;
 pub mod prepull;
 pub mod pull;
 pub mod reference;
+pub mod reload;
 pub mod serve;
 pub mod store;
 pub mod support;

@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["serve", "prepull"],
     &["admin"],
     &["config"],
+    &["reload"],
     &["app"],
     &["cli", "fuzzing"],
 ];

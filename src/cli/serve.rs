@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::config::{self, Environment, LogConfig, LogFormat, Settings};
 use crate::credentials::NodeFiles;
 use crate::listener::Listen;
-use crate::prepull::List;
+use crate::reload::Reload;
 use crate::support::clock::Clock;
 use crate::support::shutdown;
 
@@ -51,8 +51,8 @@ async fn serve(settings: Settings, path: Option<&Path>, environment: &Environmen
         trigger.fire();
     });
     tokio::spawn(service::stay_alive());
-    let reload = Reload { path: path.map(Path::to_owned), environment: environment.clone(), running };
-    tokio::spawn(reload.whenever(hangup, app.list()));
+    let reload = Hangup { path: path.map(Path::to_owned), environment: environment.clone(), running };
+    tokio::spawn(reload.whenever(hangup, app.reload()));
     // The sockets are bound: whoever connects from now on is answered.
     service::ready();
     app.run(shutdown).await.map_err(failed)?;
@@ -61,21 +61,21 @@ async fn serve(settings: Settings, path: Option<&Path>, environment: &Environmen
 }
 
 /// Reading the configuration again on SIGHUP: the list of images to keep changes at once, the rest at the next start.
-struct Reload {
+struct Hangup {
     path: Option<PathBuf>,
     environment: Environment,
     running: Settings,
 }
 
-impl Reload {
-    async fn whenever(mut self, mut hangup: Signal, list: List) {
+impl Hangup {
+    async fn whenever(mut self, mut hangup: Signal, parts: Reload) {
         while hangup.recv().await.is_some() {
             service::reloading();
             let (path, environment) = (self.path.clone(), self.environment.clone());
             let loaded =
                 tokio::task::spawn_blocking(move || config::load(path.as_deref(), &environment)).await;
             match loaded {
-                Ok(Ok((settings, _))) => self.take(settings, &list),
+                Ok(Ok((settings, _))) => self.take(settings, &parts),
                 Ok(Err(error)) => {
                     tracing::error!(%error, "the configuration is not read again; what was read before counts")
                 }
@@ -85,9 +85,12 @@ impl Reload {
         }
     }
 
-    fn take(&mut self, settings: Settings, list: &List) {
+    fn take(&mut self, settings: Settings, parts: &Reload) {
+        if let Err(error) = tokio::task::block_in_place(|| parts.apply(&settings)) {
+            tracing::error!(%error, "the configuration is not read again; what was read before counts");
+            return;
+        }
         tracing::info!("the configuration was read again");
-        list.replace(settings.prepull.clone());
         self.running.prepull = settings.prepull.clone();
         if config::print(&self.running) != config::print(&settings) {
             tracing::warn!(

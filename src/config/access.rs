@@ -9,11 +9,8 @@ use super::resolve::{absolute, endpoint};
 use crate::credentials::{self, KubeletDirectories, NodeFiles, ProviderFiles};
 use crate::pull::{self, Freshness, Policy, Rule, Rules, TagTtl, Terms};
 use crate::reference::Registry;
-use crate::serve::Gate;
+use crate::serve::{Gate, GateConfig};
 use crate::upstream::{self, ClientCertificate, CredentialUse, EndpointConfig};
-
-/// Bytes of a gate's secret at most, and at least: shorter ones can be guessed.
-const GATE_BYTES: std::ops::RangeInclusive<usize> = 16..=1_024;
 
 /// The name under which our unit loads the node's docker config.
 const CREDENTIAL: &str = "docker-config.json";
@@ -209,7 +206,7 @@ pub(super) fn client_certificate(section: &mut Section) -> Option<ClientCertific
 }
 
 /// `gate_header` and `gate_file` of `[server]`.
-pub(super) fn gate(section: &mut Section) -> Option<Gate> {
+pub(super) fn gate(section: &mut Section) -> Option<GateConfig> {
     let header = section.read("gate_header", |text| {
         http::HeaderName::try_from(text.to_ascii_lowercase())
             .map_err(|_| "expected the name of a header field")
@@ -227,21 +224,14 @@ pub(super) fn gate(section: &mut Section) -> Option<Gate> {
         }
         (None, None) => return None,
     };
-    let value = match std::fs::read_to_string(&file) {
-        Ok(text) => text.trim().to_owned(),
+    let gate = GateConfig { header, file };
+    match Gate::read(&gate) {
+        Ok(_) => Some(gate),
         Err(error) => {
-            section.mistake("gate_file", format!("{}: {error}", file.display()));
-            return None;
+            section.mistake("gate_file", error.to_string());
+            None
         }
-    };
-    let fits = GATE_BYTES.contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic());
-    if !fits {
-        let (least, most) = (GATE_BYTES.start(), GATE_BYTES.end());
-        let problem = format!("{}: expected {least} to {most} visible ASCII characters", file.display());
-        section.mistake("gate_file", problem);
-        return None;
     }
-    Some(Gate { header, file, value: value.into() })
 }
 
 /// A span of time from nothing to ten years.

@@ -29,7 +29,7 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
     let credentials = access::credentials(file.section("credentials"), environment);
     let mut pull = access::pull(file.section("access"), file.section("freshness"));
     let upstream = upstream_(file.section("upstream"), file.sections("registry"), environment, &mut pull);
-    let prepull = prepull_(file.section("prepull"));
+    let prepull = prepull_(file.section("prepull"), &credentials.pull_secrets);
     let log = log(file.section("log"));
     for (at, address) in listen.iter().enumerate() {
         if listen[..at].contains(address) || *address == Listen::Tcp(admin.listen) && admin.listen.port() != 0
@@ -206,7 +206,7 @@ fn registries_of(sections: Vec<Section>, pull: &mut pull::Config) -> HashMap<Reg
     registries
 }
 
-fn prepull_(mut section: Section) -> prepull::Config {
+fn prepull_(mut section: Section, secrets: &[PathBuf]) -> prepull::Config {
     let defaults = prepull::Config::default();
     let config = prepull::Config {
         images: section.read_all("images", str::parse).unwrap_or(defaults.images),
@@ -215,6 +215,7 @@ fn prepull_(mut section: Section) -> prepull::Config {
         interval: section.read("interval", interval).unwrap_or(defaults.interval),
         concurrency: section.number("concurrency", 1..=16).unwrap_or(defaults.concurrency),
         pin: section.flag("pin").unwrap_or(defaults.pin),
+        pull_secrets: secrets.to_owned(),
     };
     section.finish();
     config

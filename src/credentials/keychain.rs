@@ -17,6 +17,7 @@ use super::node::{Entry, Node, NodeFiles};
 use super::provider::{self, ProviderConfigError, Providers};
 use super::pull_secrets::{PullSecretError, PullSecrets};
 use crate::reference::{Principal, PrincipalKind, Repository};
+use crate::support::live::Live;
 
 /// Where credentials are.
 #[derive(Debug, Clone)]
@@ -83,10 +84,30 @@ struct Inner {
     /// Whoever asks without a credential; asked for at every request.
     anonymous: Principal,
     keys: Arc<Keys>,
+    sources: Live<Sources>,
+    none: Arc<HttpHeaders>,
+}
+
+/// Where the node's credentials come from, read and checked.
+pub struct Sources {
     node: Arc<Node>,
     helpers: Helpers,
     providers: Option<Providers>,
-    none: Arc<HttpHeaders>,
+}
+
+impl Sources {
+    /// Reads the plugins' configuration. Docker configs are read later, when they are needed. Blocks for a moment.
+    ///
+    /// # Errors
+    /// A provider configuration that kubelet would refuse too.
+    pub fn read(config: &Config) -> Result<Self, ProviderConfigError> {
+        let providers = match &config.providers {
+            None => None,
+            Some(files) => Some(Providers::new(provider::read(&files.config)?, &files.bin_dir)),
+        };
+        let node = Arc::new(Node::new(config.node.clone()));
+        Ok(Self { node, helpers: Helpers::new(config.helper_dir.clone()), providers })
+    }
 }
 
 impl Keychain {
@@ -95,14 +116,22 @@ impl Keychain {
     /// # Errors
     /// A provider configuration that kubelet would refuse too.
     pub fn build(config: &Config, keys: Arc<Keys>) -> Result<Self, KeychainError> {
-        let providers = match &config.providers {
-            None => None,
-            Some(files) => Some(Providers::new(provider::read(&files.config)?, &files.bin_dir)),
-        };
-        let node = Arc::new(Node::new(config.node.clone()));
-        let helpers = Helpers::new(config.helper_dir.clone());
+        let sources = Live::new(Sources::read(config)?);
         let anonymous = keys.principal(PrincipalKind::Anonymous, &[]);
-        Ok(Self(Arc::new(Inner { anonymous, keys, node, helpers, providers, none: Arc::default() })))
+        Ok(Self(Arc::new(Inner { anonymous, keys, sources, none: Arc::default() })))
+    }
+
+    /// From now on the node's credentials come from `sources`. What is remembered of a source that stays as it was is
+    /// kept: the last good content of a docker config that is half written just now, and what plugins have answered.
+    pub fn replace(&self, mut sources: Sources) {
+        let before = self.0.sources.current();
+        if before.node.files() == sources.node.files() {
+            sources.node = Arc::clone(&before.node);
+        }
+        if before.providers == sources.providers {
+            sources.providers.clone_from(&before.providers);
+        }
+        self.0.sources.replace(sources);
     }
 
     /// The node's own keys.
@@ -152,24 +181,25 @@ impl Keychain {
 
     /// Whom the node's docker config knows for `repository`, without asking any helper.
     pub async fn node_principals(&self, repository: &Repository) -> Vec<Principal> {
-        let ring = Node::ring(&self.0.node).await;
+        let ring = Node::ring(&self.0.sources.current().node).await;
         let matches = ring.lookup(&repository.to_string());
         matches.iter().map(|(key, entry)| self.node_principal(key, entry)).collect()
     }
 
     /// Whether plugins may know somebody for `repository`; does not run them.
     pub fn has_provider_for(&self, repository: &Repository) -> bool {
-        self.0.providers.as_ref().is_some_and(|p| p.is_responsible_for(&repository.to_string()))
+        let sources = self.0.sources.current();
+        sources.providers.as_ref().is_some_and(|p| p.is_responsible_for(&repository.to_string()))
     }
 
     /// What the node has for `repository`, in the order in which it is tried. Runs plugins and helpers where it must.
     pub async fn node_credentials(&self, repository: &Repository) -> Vec<PresentedCredential> {
         let image = repository.to_string();
-        let mut found = Vec::new();
-        for (key, entry) in Node::ring(&self.0.node).await.lookup(&image) {
+        let (sources, mut found) = (self.0.sources.current(), Vec::new());
+        for (key, entry) in Node::ring(&sources.node).await.lookup(&image) {
             let credential = match &entry.held {
                 Held::Here(credential) => credential.clone(),
-                Held::ByHelper { name, server } => match self.0.helpers.get(name, server).await {
+                Held::ByHelper { name, server } => match sources.helpers.get(name, server).await {
                     None => continue,
                     credential => credential,
                 },
@@ -177,7 +207,7 @@ impl Keychain {
             let principal = self.node_principal(key, &entry);
             found.push(PresentedCredential { principal, credential, headers: Arc::clone(&entry.headers) });
         }
-        if let Some(providers) = &self.0.providers {
+        if let Some(providers) = &sources.providers {
             for (key, given) in providers.ring(&image).await.lookup(&image) {
                 let username = given.credential.as_ref().map_or("", Credential::username);
                 let principal = self.0.keys.principal(PrincipalKind::Provider, &[&given.name, key, username]);
@@ -190,14 +220,15 @@ impl Keychain {
 
     /// A plugin's credential was refused: it is asked for anew next time.
     pub fn forget_refused(&self, repository: &Repository, presented: &PresentedCredential) {
-        if let (PrincipalKind::Provider, Some(providers)) = (presented.principal.kind, &self.0.providers) {
+        let sources = self.0.sources.current();
+        if let (PrincipalKind::Provider, Some(providers)) = (presented.principal.kind, &sources.providers) {
             providers.forget(&repository.to_string());
         }
     }
 
     /// The docker configs in use, for people. Blocks for a moment.
     pub fn files_in_use(&self) -> Vec<PathBuf> {
-        self.0.node.in_use()
+        self.0.sources.current().node.in_use()
     }
 
     /// All that matches `repository`, `pull_secrets` before the node's own, in the order in which it would be tried.
@@ -219,10 +250,11 @@ impl Keychain {
             }
         };
         let secrets: Keyring<Entry> = PullSecrets::read(pull_secrets)?.ring;
+        let sources = self.0.sources.current();
         let mut found: Vec<CredentialMatch> =
             secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
-        found.extend(Node::ring(&self.0.node).await.lookup(&image).into_iter().map(of_file("node")));
-        if let Some(providers) = &self.0.providers {
+        found.extend(Node::ring(&sources.node).await.lookup(&image).into_iter().map(of_file("node")));
+        if let Some(providers) = &sources.providers {
             let ring = providers.ring(&image).await;
             found.extend(ring.lookup(&image).into_iter().map(|(key, given)| CredentialMatch {
                 source: "provider",

@@ -21,7 +21,9 @@ mod token;
 
 pub use credential::Credential;
 pub use docker_config::HttpHeaders;
-pub use keychain::{Config, CredentialMatch, Keychain, KeychainError, PresentedCredential, ProviderFiles};
+pub use keychain::{
+    Config, CredentialMatch, Keychain, KeychainError, PresentedCredential, ProviderFiles, Sources,
+};
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;
 pub use provider::ProviderConfigError;

@@ -59,6 +59,11 @@ impl Node {
         Self { files, state: Mutex::new(state) }
     }
 
+    /// Where it looks.
+    pub(super) fn files(&self) -> &NodeFiles {
+        &self.files
+    }
+
     /// The keyring as the files are now, or were a moment ago.
     pub(super) async fn ring(node: &Arc<Self>) -> Arc<Keyring<Entry>> {
         {

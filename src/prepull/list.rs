@@ -68,18 +68,12 @@ impl List {
     }
 
     /// Works on it until `shutdown`.
-    pub async fn run(
-        self,
-        fetcher: Fetcher,
-        secrets: Vec<std::path::PathBuf>,
-        clock: Clock,
-        mut shutdown: Shutdown,
-    ) {
+    pub async fn run(self, fetcher: Fetcher, clock: Clock, mut shutdown: Shutdown) {
         let mut changes = self.0.config.subscribe();
         loop {
             let config = changes.borrow_and_update().clone();
             let wait = tokio::select! {
-                wait = self.work(&fetcher, &config, &secrets, &clock) => wait,
+                wait = self.work(&fetcher, &config, &clock) => wait,
                 () = shutdown.requested() => return,
             };
             tokio::select! {
@@ -91,14 +85,8 @@ impl List {
     }
 
     /// Looks at every image once; returns how long to wait before the next time.
-    async fn work(
-        &self,
-        fetcher: &Fetcher,
-        config: &Config,
-        secrets: &[std::path::PathBuf],
-        clock: &Clock,
-    ) -> Duration {
-        let wanted = match wanted(config, secrets).await {
+    async fn work(&self, fetcher: &Fetcher, config: &Config, clock: &Clock) -> Duration {
+        let wanted = match wanted(config).await {
             Ok(wanted) => wanted,
             Err(problem) => {
                 tracing::error!(%problem, "the list of images to keep cannot be used");
@@ -171,10 +159,10 @@ impl List {
 }
 
 /// Every image of the list once, with all secrets that are given for it.
-async fn wanted(config: &Config, secrets: &[std::path::PathBuf]) -> Result<Vec<Wanted>, String> {
-    let (config, secrets) = (config.clone(), secrets.to_owned());
+async fn wanted(config: &Config) -> Result<Vec<Wanted>, String> {
+    let config = config.clone();
     let read = tokio::task::spawn_blocking(move || {
-        let common = PullSecrets::read(&secrets).map_err(|e| e.to_string())?;
+        let common = PullSecrets::read(&config.pull_secrets).map_err(|e| e.to_string())?;
         let mut all: Vec<Wanted> =
             config.images.into_iter().map(|image| Wanted { image, secrets: common.clone() }).collect();
         if let Some(path) = &config.manifests {

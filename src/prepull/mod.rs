@@ -44,6 +44,8 @@ pub struct Config {
     pub concurrency: usize,
     /// Whether they are pinned.
     pub pin: bool,
+    /// Files and directories of pull secrets with which they may be fetched.
+    pub pull_secrets: Vec<PathBuf>,
 }
 
 impl Default for Config {
@@ -55,6 +57,7 @@ impl Default for Config {
             interval: Duration::from_secs(3_600),
             concurrency: CONCURRENCY,
             pin: true,
+            pull_secrets: Vec::new(),
         }
     }
 }

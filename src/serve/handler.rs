@@ -8,17 +8,19 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::client_auth::{self, Authorization, InvalidAuthorization};
+use super::gate::Gate;
 use super::metrics::Metrics;
 use super::observe::{self, Watch};
 use super::range::{self, Part, part};
 use super::respond::{self, ClientKind, OCI_FILTERS, OCI_NAMESPACE, Refusal, content};
 use super::route::{self, AddressedBy, Resource, Route};
-use super::{Gate, token};
+use super::token;
 use crate::credentials::Keychain;
 use crate::listener::{Body, BodyError, Hosts};
 use crate::pull::{self, AnswerSource, BlobRange, Caller, Fault, ManifestAnswer, ManifestUse, Puller, Stale};
 use crate::reference::{Digest, MediaType, Reference, Registry, Repository};
 use crate::support::clock::Clock;
+use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::upstream::Listing;
 
@@ -31,7 +33,7 @@ pub(super) struct Handler {
     pub(super) keychain: Keychain,
     pub(super) hosts: Hosts,
     pub(super) default_registry: Registry,
-    pub(super) gate: Option<Gate>,
+    pub(super) gate: Live<Option<Gate>>,
     pub(super) clock: Clock,
     pub(super) labels: Arc<RegistryLabels>,
     pub(super) metrics: Arc<Metrics>,
@@ -112,10 +114,8 @@ impl Handler {
 
     /// Whether the request carries the secret that the operator wants, if any.
     fn passes_gate(&self, headers: &HeaderMap) -> bool {
-        let Some(gate) = &self.gate else { return true };
-        let mut given = headers.get_all(&gate.header).iter();
-        let (Some(value), None) = (given.next(), given.next()) else { return false };
-        self.keychain.keys().equal(value.as_bytes(), gate.value.reveal().as_bytes())
+        let gate = self.gate.current();
+        gate.as_ref().as_ref().is_none_or(|gate| gate.admits(headers, self.keychain.keys()))
     }
 
     fn refuse(

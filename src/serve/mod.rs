@@ -5,6 +5,7 @@
 //! refused. Deliberately not here: what an answer is made of (`pull`), connections (`listener`).
 
 mod client_auth;
+mod gate;
 mod handler;
 pub mod metrics;
 mod observe;
@@ -23,12 +24,14 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::util::{BoxCloneSyncService, service_fn};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
-use crate::credentials::{Keychain, Secret};
+use crate::credentials::Keychain;
 use crate::listener::{Body, Hosts};
 use crate::pull::Puller;
 use crate::reference::Registry;
 use crate::support::clock::Clock;
+use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
+pub use gate::{Gate, GateConfig, GateError};
 use handler::Handler;
 use metrics::Metrics;
 use respond::Refusal;
@@ -43,20 +46,9 @@ pub struct Config {
     /// Requests whose head is being answered at the same time; bodies do not count.
     pub requests_max: usize,
     /// A field that every request must carry, except those for `/token`: older containerd versions leave it out there.
-    pub gate: Option<Gate>,
+    pub gate: Option<GateConfig>,
     /// Until the head of an answer, whatever upstream does; below the 30 s of containerd.
     pub answer_wait: Duration,
-}
-
-/// A secret that only those know who can read root's hosts.toml.
-#[derive(Debug, Clone)]
-pub struct Gate {
-    /// The field's name.
-    pub header: http::HeaderName,
-    /// Where its value is from.
-    pub file: std::path::PathBuf,
-    /// Its value.
-    pub value: Secret,
 }
 
 impl Default for Config {
@@ -74,22 +66,31 @@ impl Default for Config {
 /// The data plane as a service for a [`crate::listener`].
 pub type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
 
+/// The parts of the daemon that the data plane answers with.
+pub struct Parts {
+    /// Pulls.
+    pub puller: Puller,
+    /// The node's credentials and keys.
+    pub keychain: Keychain,
+    /// What every request must carry, if anything.
+    pub gate: Live<Option<Gate>>,
+    /// The time of day.
+    pub clock: Clock,
+    /// The label of each registry.
+    pub labels: Arc<RegistryLabels>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
 /// Builds the data plane. `ports` are those that it is listening on.
-pub fn service(
-    config: &Config,
-    ports: &[u16],
-    puller: Puller,
-    keychain: Keychain,
-    clock: Clock,
-    labels: Arc<RegistryLabels>,
-    metrics: Arc<Metrics>,
-) -> Service {
+pub fn service(config: &Config, ports: &[u16], parts: Parts) -> Service {
+    let Parts { puller, keychain, gate, clock, labels, metrics } = parts;
     let handler = Arc::new(Handler {
         puller,
         keychain,
         hosts: Hosts::new(ports, &config.hosts),
         default_registry: config.default_registry.clone(),
-        gate: config.gate.clone(),
+        gate,
         clock,
         labels,
         metrics,

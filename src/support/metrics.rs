@@ -149,6 +149,11 @@ impl RegistryLabels {
         Self(RwLock::new(configured.into_iter().collect()))
     }
 
+    /// Labels for `configured` registries too, from now on.
+    pub fn configure(&self, configured: impl IntoIterator<Item = String>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).extend(configured);
+    }
+
     /// The label for `registry`. Called with a registry that has answered, so that strangers' inventions do not
     /// use up the names.
     pub fn admit(&self, registry: &str) {

@@ -68,7 +68,7 @@ impl Upstream {
     async fn first_answer(&self, question: &Question<'_>) -> Result<RegistryAnswer, Error> {
         let registry = question.repository.registry();
         let proof = question.auth.proof.is_some();
-        let all = select::endpoints(&self.0.config, registry)?.into_iter();
+        let all = select::endpoints(&self.0.configured.current().config, registry)?.into_iter();
         let turns = all.filter(|endpoint| endpoint.authoritative || !proof).map(|endpoint| {
             let turn = self.0.health.turn(&endpoint);
             (endpoint, turn)
@@ -156,7 +156,8 @@ impl Upstream {
     ) -> Result<Bytes, Error> {
         let received = self.received(repository.registry());
         let chunks = body::Chunks { body: response.into_body(), host: host.to_owned(), received };
-        body::whole(chunks, MANIFEST_BYTES_MAX, self.0.config.timeouts.idle).await
+        let idle = self.0.configured.current().config.timeouts.idle;
+        body::whole(chunks, MANIFEST_BYTES_MAX, idle).await
     }
 
     pub(super) fn received(&self, registry: &Registry) -> crate::support::metrics::IntCounter {
@@ -239,7 +240,8 @@ impl Core {
         body: Bytes,
     ) -> Result<Response<Incoming>, Error> {
         let start = Instant::now();
-        let sent = self.transport.send(registry, trust, method.clone(), url, headers, body).await;
+        let transport = &self.configured.current().transport;
+        let sent = transport.send(registry, trust, method.clone(), url, headers, body).await;
         let status = match &sent {
             Ok(response) => match response.status().as_u16() / 100 {
                 2 => "2xx",

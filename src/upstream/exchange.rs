@@ -219,7 +219,7 @@ impl Core {
         let at = authority(to);
         if at == first {
             trust
-        } else if self.config.trusted_redirects.contains(&at) {
+        } else if self.configured.current().config.trusted_redirects.contains(&at) {
             Trust::Operator
         } else {
             Trust::Stranger

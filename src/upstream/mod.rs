@@ -41,6 +41,7 @@ pub use transport::network::{Io, Network, Pending, Reach};
 use crate::credentials::PresentedCredential;
 use crate::reference::{Digest, MediaType, Principal, Reference, Registry, Repository, Tag};
 use crate::support::clock::Clock;
+use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::support::singleflight::Singleflight;
 use ask::{blob_question, manifest_question};
@@ -48,6 +49,7 @@ use auth::token::{Key, Token, Tokens};
 use body::Chunks;
 use endpoint::health::Health;
 use endpoint::rate_limit::Limits;
+use endpoint::select;
 use exchange::{Question, RegistryAnswer};
 use headers::{content_length, header, next_query, parse_content_range, total_of};
 use metrics::{Kind, Metrics};
@@ -58,8 +60,7 @@ use transport::connect::Transport;
 pub struct Upstream(Arc<Core>);
 
 struct Core {
-    config: Config,
-    transport: Transport,
+    configured: Live<Configured>,
     tokens: Tokens,
     token_requests: Singleflight<Key, Result<Token, Error>>,
     challenges: auth::challenge::Remembered,
@@ -69,6 +70,22 @@ struct Core {
     clock: Clock,
     metrics: Arc<Metrics>,
     labels: Arc<RegistryLabels>,
+}
+
+/// Settings, with the HTTP clients that were built from them.
+pub struct Configured {
+    config: Config,
+    transport: Transport,
+}
+
+impl Configured {
+    /// Reads the certificate files that `config` names and builds the clients. Blocks for a moment.
+    ///
+    /// # Errors
+    /// A certificate file that cannot be used.
+    pub fn new(config: Config) -> Result<Self, BuildError> {
+        Ok(Self { transport: Transport::new(&config)?, config })
+    }
 }
 
 /// A yes of upstream.
@@ -120,21 +137,17 @@ pub struct Page {
 }
 
 impl Upstream {
-    /// Builds the client. `anonymous` is what is shown where nothing else may be.
-    ///
-    /// # Errors
-    /// A certificate file that cannot be used.
+    /// All registries, asked as `configured` says. `anonymous` is what is shown where nothing else may be.
     pub fn new(
-        config: Config,
+        configured: Configured,
         anonymous: PresentedCredential,
         metrics: Metrics,
         labels: Arc<RegistryLabels>,
         clock: Clock,
-    ) -> Result<Self, BuildError> {
+    ) -> Self {
         let metrics = Arc::new(metrics);
-        Ok(Self(Arc::new(Core {
-            transport: Transport::new(&config)?,
-            config,
+        Self(Arc::new(Core {
+            configured: Live::new(configured),
             tokens: Tokens::default(),
             token_requests: Singleflight::default(),
             challenges: auth::challenge::Remembered::default(),
@@ -144,7 +157,23 @@ impl Upstream {
             clock,
             metrics,
             labels,
-        })))
+        }))
+    }
+
+    /// From now on registries are asked as `configured` says. A request that is under way ends as it began.
+    pub fn replace(&self, configured: Configured) {
+        let before = self.0.configured.current();
+        self.0.labels.configure(configured.config.registries.keys().map(ToString::to_string));
+        for registry in before.config.registries.keys().chain(configured.config.registries.keys()) {
+            let of = |config| select::endpoints(config, registry).unwrap_or_default();
+            let now = of(&configured.config);
+            for gone in of(&before.config) {
+                if now.iter().all(|endpoint| endpoint.name() != gone.name()) {
+                    self.0.health.forget(registry, &gone);
+                }
+            }
+        }
+        self.0.configured.replace(configured);
     }
 
     /// The digest that `tag` means now, by `HEAD`; `None` if upstream has the tag but does not say.
@@ -277,7 +306,7 @@ impl Upstream {
             (content_length(response.headers()), 0)
         };
         let received = self.received(repository.registry());
-        let idle = self.0.config.timeouts.idle;
+        let idle = self.0.configured.current().config.timeouts.idle;
         let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
         Ok(Download::new(size, offset, public, chunks).bounded(host, idle))
     }

@@ -20,16 +20,16 @@ use crate::support::registry::FakeRegistry;
 use crate::support::world::Larder;
 
 /// A private authority, and how TLS is spoken in its name.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn pem(&self) -> String {
+    pub(super) fn pem(&self) -> String {
         self.0.pem()
     }
 
@@ -47,7 +47,7 @@ impl Authority {
     }
 
     /// A server for `name` that wants certificates of `clients`, if any.
-    fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
+    pub(super) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
         self.server_with(self.issue(name), clients)
     }
 
@@ -81,7 +81,7 @@ async fn tls_front(behind: SocketAddr, name: &str, ca: &Path) -> SocketAddr {
     front(behind, authority.server(name, None)).await
 }
 
-async fn front(behind: SocketAddr, config: ServerConfig) -> SocketAddr {
+pub(super) async fn front(behind: SocketAddr, config: ServerConfig) -> SocketAddr {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

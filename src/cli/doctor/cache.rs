@@ -17,6 +17,7 @@ use crate::cli::Failure;
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
 use crate::listener::Listen;
+use crate::serve::Gate;
 use crate::support::size;
 
 pub(super) const ABOUT: &str = "cache";
@@ -185,8 +186,8 @@ fn registries(address: SocketAddr, settings: &Settings, findings: &mut Findings)
 
 /// The header that the operator wants from every client, if any.
 fn gate(settings: &Settings) -> HeaderMap {
-    let gate = settings.serve.gate.iter();
-    gate.filter_map(|gate| Some((gate.header.clone(), gate.value.reveal().parse().ok()?))).collect()
+    let gate = settings.serve.gate.iter().filter_map(|gate| Gate::read(gate).ok());
+    gate.filter_map(|gate| Some((gate.header().clone(), gate.value().reveal().parse().ok()?))).collect()
 }
 
 /// What came back; a body that is no JSON is null.

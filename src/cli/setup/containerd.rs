@@ -121,7 +121,7 @@ fn hosts_of(files: &Files, wish: &Wish<'_>, path: &str) -> Result<Change, String
         "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  dial_timeout = \"1s\"\n",
         wish.url
     ));
-    let gate = wish.settings.serve.gate.as_ref();
+    let gate = wish.gate.as_ref();
     if wish.strict || gate.is_some() {
         ours.push_str(&format!("  [host.\"{}\".header]\n", wish.url));
     }
@@ -129,7 +129,7 @@ fn hosts_of(files: &Files, wish: &Wish<'_>, path: &str) -> Result<Change, String
         ours.push_str("    X-Larder-Mode = \"strict\"\n");
     }
     if let Some(gate) = gate {
-        ours.push_str(&format!("    {} = \"{}\"\n", gate.header, gate.value.reveal()));
+        ours.push_str(&format!("    {} = \"{}\"\n", gate.header(), gate.value().reveal()));
         // Whoever can read it can speak to the cache.
         change.mode = 0o600;
     }
@@ -174,6 +174,7 @@ mod tests {
             strict: false,
             undo: false,
             registries: Vec::new(),
+            gate: None,
             settings,
         }
     }

@@ -96,6 +96,7 @@ mod tests {
             strict: false,
             undo,
             registries: Vec::new(),
+            gate: None,
             settings: &settings,
         };
         let file = |text: &str| Change {

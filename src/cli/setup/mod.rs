@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 use super::{Failure, settings};
 use crate::config::{Environment, Settings};
 use crate::listener::Listen;
+use crate::serve::Gate;
 use change::{Change, Files};
 
 pub(super) use cri::{CONFIG, config_of};
@@ -62,6 +63,8 @@ struct Wish<'a> {
     undo: bool,
     /// As asked for; empty for the default of each runtime.
     registries: Vec<String>,
+    /// The header that the data plane wants from every client.
+    gate: Option<Gate>,
     settings: &'a Settings,
 }
 
@@ -89,12 +92,14 @@ pub(super) fn run(
         let why = "[server] listen has no loopback address: a runtime would send its credentials through the network";
         Failure::Usage(why.to_owned())
     })?;
+    let gate = settings.serve.gate.as_ref().map(Gate::read).transpose();
     let wish = Wish {
         url: format!("http://{address}"),
         authority: address.to_string(),
         strict: arguments.strict,
         undo: arguments.undo,
         registries: arguments.registries.iter().map(ToString::to_string).collect(),
+        gate: gate.map_err(|error| Failure::Usage(format!("[server] gate_file: {error}")))?,
         settings: &settings,
     };
     let files = Files::under(&arguments.root);
@@ -108,7 +113,7 @@ pub(super) fn run(
     for change in &changes {
         if arguments.dry_run {
             // The gate's value is for the runtime and nobody's eyes.
-            let gate = settings.serve.gate.as_ref().map_or("", |gate| gate.value.reveal());
+            let gate = wish.gate.as_ref().map_or("", |gate| gate.value().reveal());
             let shown = change.shown();
             print!("{}", if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") });
         } else {

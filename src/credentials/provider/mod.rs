@@ -63,6 +63,13 @@ struct Kept {
     until: Instant,
 }
 
+/// The same programs, asked in the same way.
+impl PartialEq for Providers {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.providers == other.0.providers
+    }
+}
+
 impl Providers {
     pub(super) fn new(providers: Vec<Provider>, bin_dir: &Path) -> Self {
         let with_path = |provider: Provider| {

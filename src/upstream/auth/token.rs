@@ -134,8 +134,9 @@ impl Core {
     ) -> Result<(Token, bool), Error> {
         let presented = wanted.presented;
         let secret = presented.credential.is_some();
+        let configured = self.configured.current();
         let (realm, trust) =
-            realm::check(&challenge.realm, asked, trust, &self.config.trusted_realms, secret)
+            realm::check(&challenge.realm, asked, trust, &configured.config.trusted_realms, secret)
                 .map_err(|why| Error::Refused { host: authority(asked), status: 401, why: why.to_owned() })?;
         let key = Key {
             realm,

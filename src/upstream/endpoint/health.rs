@@ -110,6 +110,13 @@ impl Health {
         all
     }
 
+    /// `endpoint` is none of the registry's any more.
+    pub(crate) fn forget(&self, registry: &Registry, endpoint: &Endpoint) {
+        self.lock().remove(endpoint.name());
+        // An endpoint that was never asked has no metric.
+        let _ = self.0.metrics.endpoint_up.remove_label_values(&[registry.as_str(), &endpoint.host()]);
+    }
+
     /// Whose turn it is.
     pub(crate) fn turn(&self, endpoint: &Endpoint) -> Turn {
         let mut all = self.lock();

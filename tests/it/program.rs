@@ -1,0 +1,99 @@
+//! `larder serve` as a process of its own: what only a process has, such as signals.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running daemon with a configuration file. It is killed when it is dropped.
+pub(crate) struct Program {
+    pub(crate) address: SocketAddr,
+    config: PathBuf,
+    log: Arc<Mutex<String>>,
+    child: Child,
+}
+
+impl Program {
+    /// Starts it over `directory`, with these lines after the addresses of its own.
+    pub(crate) fn start(directory: &Path, lines: &str) -> Self {
+        let config = directory.join("larder.toml");
+        fs::write(&config, whole(lines)).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .env_clear()
+            .env("XDG_STATE_HOME", directory)
+            .env("HOME", directory)
+            .env("XDG_RUNTIME_DIR", directory)
+            .env("RUNTIME_DIRECTORY", directory)
+            .env("STATE_DIRECTORY", directory.join("state"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (written, mut errors) = (Arc::clone(&log), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = errors.read(&mut buffer) {
+                written.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+            }
+        });
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines.find_map(|line| {
+            let line = line.unwrap();
+            Some(line.strip_prefix("registry")?.trim().trim_start_matches("http://").parse().unwrap())
+        });
+        let address = address.unwrap_or_else(|| panic!("{}", log.lock().unwrap()));
+        // What else it prints must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { address, config, log, child }
+    }
+
+    /// Another configuration from now on.
+    pub(crate) fn write(&self, lines: &str) {
+        fs::write(&self.config, whole(lines)).unwrap();
+    }
+
+    /// SIGHUP; returns when the log says `expected` that it did not say before.
+    pub(crate) async fn reload(&self, expected: &str) -> String {
+        let before = self.log.lock().unwrap().len();
+        kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
+        for _ in 0..1_000 {
+            let new = self.log.lock().unwrap()[before..].to_owned();
+            if new.contains(expected) {
+                return new;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("no {expected:?} in {}", &self.log.lock().unwrap()[before..]);
+    }
+}
+
+/// Ports that the operating system chooses, and a store on a disk that may be nearly full.
+fn whole(lines: &str) -> String {
+    let has = |section: &str| lines.lines().any(|line| line.trim() == section);
+    let mut text = lines.to_owned();
+    for (section, line) in [
+        ("[server]", "listen = [\"127.0.0.1:0\"]"),
+        ("[admin]", "listen = \"127.0.0.1:0\""),
+        ("[store]", "min_free = \"0%\""),
+    ] {
+        text = if has(section) && !text.contains(&format!("{section}\nlisten")) {
+            text.replacen(section, &format!("{section}\n{line}"), 1)
+        } else {
+            format!("{text}\n{section}\n{line}\n")
+        };
+    }
+    text
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,148 @@
+//! SIGHUP: settings that a running daemon takes, and those that it names because it cannot.
+
+use std::path::Path;
+
+use http::Method;
+
+use super::program::Program;
+use super::transport::{Authority, front};
+use crate::support::client::{self, Reply};
+use crate::support::image::{self, Image};
+use crate::support::registry::{Accounts, FakeRegistry};
+
+const TAKEN: &str = "the configuration was read again";
+const KEPT: &str = "the configuration is not read again";
+
+/// `reg.test` at `url`, with more lines about it.
+fn registry(url: &str, more: &str) -> String {
+    format!(
+        "[freshness]\nnegative_ttl = \"0s\"\n[[registry]]\nhost = \"reg.test\"\nendpoints = [{url:?}]\n{more}\n"
+    )
+}
+
+impl Program {
+    async fn pull(&self, repository: &str) -> Reply {
+        let path = format!("/v2/{repository}/manifests/v1?ns=reg.test");
+        client::send(self.address, Method::GET, &path, &[client::ANONYMOUS]).await
+    }
+
+    async fn ping(&self, key: &str) -> u16 {
+        let headers = [("X-Node-Key", key), client::ANONYMOUS];
+        client::send(self.address, Method::GET, "/v2/", &headers).await.status.as_u16()
+    }
+}
+
+async fn registry_with(repository: &str) -> (FakeRegistry, Image) {
+    let registry = FakeRegistry::start().await;
+    let image = image::push(&registry, repository, "v1", 1_000);
+    (registry, image)
+}
+
+fn gate(file: &Path) -> String {
+    format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = {file:?}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_gate_secret_locks_out_those_who_know_the_old_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gate");
+    std::fs::write(&file, "the-first-value-of-it\n").unwrap();
+    let program = Program::start(directory.path(), &gate(&file));
+    assert_eq!(program.ping("the-first-value-of-it").await, 200);
+    std::fs::write(&file, "the-second-value-of-it\n").unwrap();
+    program.reload(TAKEN).await;
+    assert_eq!(program.ping("the-second-value-of-it").await, 200);
+    assert_eq!(program.ping("the-first-value-of-it").await, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_moved_is_asked_where_it_is_now() {
+    let (old, new) = (registry_with("team/app").await, registry_with("team/new").await);
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path(), &registry(&old.0.url(), ""));
+    assert_eq!(program.pull("team/new").await.status, 404);
+    program.write(&registry(&new.0.url(), ""));
+    program.reload(TAKEN).await;
+    assert_eq!(program.pull("team/new").await.body, new.1.index_bytes);
+    old.0.forget_seen();
+    assert_eq!(program.pull("team/other").await.status, 404);
+    assert!(old.0.seen().is_empty(), "the old place is asked nothing any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_authority_in_the_same_file_is_trusted_and_the_old_one_is_not() {
+    let (behind, image) = registry_with("team/app").await;
+    let (old, new) = (Authority::new(), Authority::new());
+    let front = front(behind.address, new.server("localhost", None)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    std::fs::write(&file, old.pem()).unwrap();
+    let url = format!("https://localhost:{}", front.port());
+    let program = Program::start(directory.path(), &registry(&url, &format!("ca = {file:?}")));
+    assert_eq!(program.pull("team/app").await.status, 503);
+    std::fs::write(&file, new.pem()).unwrap();
+    program.reload(TAKEN).await;
+    // The endpoint was in trouble, and is left alone for a moment.
+    let mut reply = program.pull("team/app").await;
+    for _ in 0..100 {
+        if reply.status == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        reply = program.pull("team/app").await;
+    }
+    assert_eq!(reply.body, image.index_bytes, "{:?}", reply.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_file_of_the_nodes_credentials_opens_what_it_is_for() {
+    let (upstream, image) = registry_with("node/app").await;
+    upstream.know(Accounts::new(&[("node", "secret-node", &["node/app"])]));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.json");
+    let basic = client::basic("node", "secret-node");
+    let entry =
+        format!(r#"{{"auths": {{"reg.test": {{"auth": "{}"}}}}}}"#, basic.trim_start_matches("Basic "));
+    std::fs::write(&file, entry).unwrap();
+    let lines = registry(&upstream.url(), "");
+    let program = Program::start(directory.path(), &format!("[credentials]\nnode = []\n{lines}"));
+    assert_ne!(program.pull("node/app").await.status, 200);
+    program.write(&format!("[credentials]\nnode = [{file:?}]\n{lines}"));
+    program.reload(TAKEN).await;
+    assert_eq!(program.pull("node/app").await.body, image.index_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_cannot_be_used_changes_nothing_of_what_was() {
+    let ((old, image), directory) = (registry_with("team/app").await, tempfile::tempdir().unwrap());
+    let file = directory.path().join("gate");
+    std::fs::write(&file, "the-first-value-of-it\n").unwrap();
+    let good = |url: &str, more: &str| format!("{}{}", gate(&file), registry(url, more));
+    let program = Program::start(directory.path(), &good(&old.url(), ""));
+    std::fs::write(&file, "the-second-value-of-it\n").unwrap();
+    let elsewhere = "http://127.0.0.1:1";
+    for (broken, named) in [
+        (format!("{}nonsense = [", good(elsewhere, "")), "line "),
+        (good(elsewhere, "nonsense = 1"), "nonsense"),
+        (good(elsewhere, "ca = \"/nonexistent/ca.pem\""), "/nonexistent/ca.pem"),
+        (
+            format!(
+                "[credentials]\nprovider_config = \"/nonexistent/p.yaml\"\nprovider_bin_dir = \"/\"\n{}",
+                good(elsewhere, "")
+            ),
+            "/nonexistent/p.yaml",
+        ),
+    ] {
+        program.write(&broken);
+        let said = program.reload(KEPT).await;
+        assert!(said.contains(named), "{named} is not in {said}");
+        let headers = [("X-Node-Key", "the-first-value-of-it"), client::ANONYMOUS];
+        let path = "/v2/team/app/manifests/v1?ns=reg.test";
+        let reply = client::send(program.address, Method::GET, path, &headers).await;
+        assert_eq!(reply.body, image.index_bytes, "after {named}");
+    }
+    std::fs::write(&file, "short").unwrap();
+    program.write(&good(&old.url(), ""));
+    assert!(program.reload(KEPT).await.contains("gate_file"));
+    assert_eq!(program.ping("the-first-value-of-it").await, 200);
+}
