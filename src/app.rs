@@ -119,7 +119,7 @@ impl App {
         );
         let pull_metrics = pull::metrics::Metrics::register(&registry)?;
         let puller = Puller::new(
-            settings.pull.clone(),
+            Live::new(settings.pull.clone()),
             store.clone(),
             upstream.clone(),
             keychain.clone(),
@@ -241,7 +241,7 @@ impl App {
         asked.requested().await;
         readiness.set(false);
         data.join_all().await;
-        puller.settle(SETTLE_WAIT).await;
+        puller.finish(SETTLE_WAIT).await;
         store_trigger.fire();
         let _ = maintenance.await;
         admin_trigger.fire();
@@ -303,7 +303,7 @@ impl App {
                     pins,
                 },
                 served: Served::of(requests.bytes_by_source(), upstream.received_bytes()),
-                flights: puller.flights(),
+                flights: puller.downloads() as u64,
                 requests: requests.requests_by_outcome(),
                 outages: puller.outages().len(),
             }

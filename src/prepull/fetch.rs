@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::plan::{Choice, Platforms};
 use super::{BlobState, Event, Order, PinnedFor, Summary, Wanted};
 use crate::credentials::Keychain;
-use crate::pull::{self, Caller, Fault, ManifestAnswer, ManifestUse, Puller};
+use crate::pull::{self, Caller, Fault, ManifestAnswer, ManifestUse, PullContext, Puller};
 use crate::reference::{Child, Digest, Document, Image, Kind, Reference};
 use crate::store::{Pin, Store};
 
@@ -164,19 +164,21 @@ async fn image_of(
         .keychain
         .pull_secret_credentials(&wanted.secrets, repository)
         .into_iter()
-        .map(Caller::with)
+        .map(Caller::Presented)
         .collect();
     if callers.is_empty() {
-        callers.push(Caller::anonymous());
+        callers.push(Caller::Anonymous);
     }
     let mut no = None;
     for caller in callers {
+        let reference = Some(wanted.image.reference.clone());
+        let context = PullContext::new(repository.clone(), reference, caller).in_background();
         // What is left of a rate limit is for pods that wait.
-        if fetcher.puller.is_budget_low(repository, &caller).await {
+        if fetcher.puller.is_budget_low(&context).await {
             let why = "the rate limit of its registry is nearly used up, and what is left is kept for pods; try again later";
             return Err(Error::Image(why.to_owned()));
         }
-        match as_caller(fetcher, &wanted.image, platforms, &caller, pin, ear).await {
+        match as_caller(fetcher, &wanted.image, platforms, &context, pin, ear).await {
             Err(Error::Pull(error)) if matches!(error.fault(), Fault::Refused(_) | Fault::NotFound) => {
                 no = no.or(Some(error));
             }
@@ -190,12 +192,12 @@ async fn as_caller(
     fetcher: &Fetcher,
     image: &Image,
     platforms: &Platforms,
-    caller: &Caller,
+    context: &PullContext,
     pin: Option<PinnedFor>,
     ear: &Ear,
 ) -> Result<Fetched, Error> {
     let (puller, Image { repository, reference }) = (&fetcher.puller, image);
-    let root = puller.manifest(repository, reference, caller, ManifestUse::Single).await?;
+    let root = puller.manifest(context, reference, ManifestUse::Pull).await?;
     if let Some(stale) = &root.stale {
         return Err(stale.error.clone().into());
     }
@@ -215,7 +217,7 @@ async fn as_caller(
                         return Err(Error::Image(format!("it lists more than {MANIFESTS_MAX} manifests")));
                     }
                     let reference = Reference::Digest(digest);
-                    let answer = puller.manifest(repository, &reference, caller, ManifestUse::Single).await?;
+                    let answer = puller.manifest(context, &reference, ManifestUse::Pull).await?;
                     fetched_bytes += new_bytes(&answer);
                     sizes.insert(digest, answer.bytes.len() as u64);
                     manifests.push((answer, platforms, name));
@@ -240,7 +242,7 @@ async fn as_caller(
         pin_early(&fetcher.store, image, digest, digests).await?;
     }
     let coming = stream::iter(parts)
-        .map(|(digest, size)| part(puller, image, digest, size, caller, ear))
+        .map(|(digest, size)| part(puller, context, image, digest, size, ear))
         .buffer_unordered(PARTS);
     let arrived: Vec<(Digest, u64, bool)> = coming.try_collect().await?;
     for (digest, size, fetched) in arrived {
@@ -248,7 +250,7 @@ async fn as_caller(
         sizes.insert(digest, size);
     }
     // What came first may have made room for what came last, and a disk may have refused what was handed on.
-    match puller.missing(repository, sizes.keys().copied()).await.map_err(pull::Error::from)? {
+    match puller.missing(repository, sizes.keys().copied()).await? {
         0 => Ok(Fetched { root: digest, sizes, fetched_bytes }),
         missing => Err(Error::Image(format!(
             "{missing} of its {} parts are not here any more: the store has no room for all of it, or its disk failed",
@@ -270,13 +272,13 @@ fn kind_of(answer: &ManifestAnswer) -> Result<Kind, Error> {
 /// Fetches one part, after pods have what they wait for.
 async fn part(
     puller: &Puller,
+    context: &PullContext,
     image: &Image,
     digest: Digest,
     claimed: u64,
-    caller: &Caller,
     ear: &Ear,
 ) -> Result<(Digest, u64, bool), Error> {
-    puller.yield_to_pods().await;
+    puller.yield_to_foreground().await;
     let told = |done: u64, size: Option<u64>, state| Event::Blob {
         image: image.to_string(),
         digest: digest.to_string(),
@@ -288,7 +290,7 @@ async fn part(
         // Who is slow to listen misses a step, and nothing else.
         let _ = ear.try_send(told(done, size.or(Some(claimed)), BlobState::Fetching));
     };
-    let (size, fetched) = puller.keep_blob(&image.repository, digest, caller, progress).await?;
+    let (size, fetched) = puller.fetch_into_store(context, digest, progress).await?;
     let state = if fetched { BlobState::Fetched } else { BlobState::Present };
     let _ = ear.send(told(size, Some(size), state)).await;
     Ok((digest, size, fetched))

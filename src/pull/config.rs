@@ -69,6 +69,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The architectures that a registry has as suffixes of names; `None` if it has none.
+    pub(crate) fn archs_of(&self, registry: &Registry) -> Option<&[String]> {
+        self.arch_suffixes.get(registry).map(Vec::as_slice).filter(|archs| !archs.is_empty())
+    }
+
     /// The terms of `registry`.
     pub fn terms(&self, registry: &Registry) -> Terms {
         self.registries.get(registry).copied().unwrap_or(self.access)

@@ -1,99 +1,130 @@
-//! Why a pull could not be answered.
+//! Why a pull could not be answered, and whose fault that is.
+//!
+//! Promises: each variant names one cause and keeps the cause below it; no variant carries a credential or a URL's
+//! query. Deliberately not here: HTTP statuses (`serve/respond` has the one table).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::reference::{Digest, DocumentError, Registry};
 use crate::{store, upstream};
 
-/// Why a caller had better say who it is.
+/// Why a caller that showed no credential is asked for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unidentified {
-    /// Neither the node's credentials nor an anonymous caller may read it.
+pub enum ChallengeReason {
+    /// The registry refuses the node's credentials and anonymous access.
     Refused,
-    /// Upstream cannot be asked, and only a right of one's own would help.
+    /// The registry cannot be asked, and only a right of the caller's own opens what is cached.
     Unreachable,
     /// The anonymous rate limit of the registry is nearly used up.
-    Budget,
+    RateLimit,
 }
 
-impl std::fmt::Display for Unidentified {
+impl std::fmt::Display for ChallengeReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Refused => "the registry shows this to callers with a credential only",
+            Self::Refused => "the registry refuses anonymous access to this repository",
             Self::Unreachable => {
-                "the registry cannot be asked, and what is cached is for callers that it knows"
+                "the registry cannot be asked, and cached content is served to callers with a known credential only"
             }
-            Self::Budget => "the anonymous rate limit of the registry is nearly used up",
+            Self::RateLimit => "the anonymous rate limit of the registry is nearly used up",
         })
     }
 }
 
-/// A failure of a pull. Cloneable, because one failure is told to everybody who waited for the same thing.
+/// A failure of a pull. Cloneable, because one failure answers every request that waited for the same thing.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Upstream could not, or would not.
+    /// Upstream did not answer, or refused.
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
-    /// The store could not, or what arrived was not what was asked for.
+    /// The store failed, or the bytes that arrived are not those of the digest.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// What upstream sent as a manifest is none that may be served.
+    /// A manifest that Larder does not serve.
     #[error("{host} sent a manifest that cannot be served: {source}")]
     Document {
-        /// Who sent it.
+        /// The host that sent it.
         host: String,
-        /// Why not.
+        /// What is wrong with it.
         source: DocumentError,
     },
-    /// A manifest that is not the one asked for.
+    /// A manifest with another digest than the one asked for.
     #[error("{host} sent content with digest {actual} for {expected}")]
     Mismatch {
-        /// Who sent it.
+        /// The host that sent it.
         host: String,
-        /// What was asked for.
+        /// The digest asked for.
         expected: Digest,
-        /// What came.
+        /// The digest of what arrived.
         actual: Digest,
     },
-    /// The caller has not said who it is, and that may make the difference.
-    #[error("say who you are: {why}{cause}")]
-    Unidentified {
-        /// Why.
-        why: Unidentified,
-        /// What upstream said, for a person; empty if it was not asked.
+    /// The caller showed no credential, and a credential may make the difference.
+    #[error("authentication required: {why}{cause}")]
+    AuthenticationRequired {
+        /// Why a credential is asked for.
+        why: ChallengeReason,
+        /// What upstream said, in parentheses; empty if upstream was not asked.
         cause: String,
     },
-    /// Little is left of a rate limit, and something older can be served.
+    /// Little is left of a rate limit, and an older manifest can be served instead.
     #[error(
-        "the rate limit of {registry} is nearly used up, and what is left is kept for images that are not cached"
+        "the rate limit of {registry} is nearly used up, and what is left is reserved for images that are not cached"
     )]
-    Sparing {
-        /// Whose.
+    RateLimitReserved {
+        /// The registry that limits.
         registry: Registry,
     },
-    /// More downloads are under way than this daemon takes on at once.
+    /// Upstream answers, but too slowly for the client that waits, and an older manifest can be served instead.
+    #[error("the manifest did not arrive within {seconds} s")]
+    OutOfTime {
+        /// Seconds that it was waited for.
+        seconds: u64,
+    },
+    /// More downloads are under way than this daemon allows at once.
     #[error("too many downloads at once")]
-    Busy,
-    /// It was fetched for the store alone, and the store's disk would not have it.
-    #[error("it could not be stored: the daemon's log says why")]
+    TooManyDownloads,
+    /// The blob was fetched for the store alone, and the store's disk did not take it.
+    #[error("the blob could not be stored; the daemon's log says why")]
     NotStored,
-    /// Whoever did the work died before it was done; a defect of ours or a shutdown.
-    #[error("the download was abandoned")]
-    Abandoned,
+    /// The task that did the work ended in a panic or was stopped with the daemon.
+    #[error("the task that {work} ended without a result: a defect of Larder, or a stop")]
+    TaskEnded {
+        /// What the task did.
+        work: &'static str,
+    },
+    /// The download that this request joined ended without a result.
+    #[error("the download ended without a result: a defect of Larder, or a stop")]
+    LeaderGone,
+    /// Upstream ended a body before its declared size.
+    #[error("upstream ended the body {missing} bytes early")]
+    ShortBody {
+        /// Bytes that did not come.
+        missing: u64,
+    },
+    /// The registry does not answer ranges, and the request needs one.
+    #[error("the registry ignored the requested range")]
+    RangeIgnored,
+    /// The file of a download under way cannot be read.
+    #[error("a downloading blob cannot be read from disk: {0}")]
+    Unreadable(Arc<std::io::Error>),
+    /// The stream of an import broke off.
+    #[error("the import was cut off: {0}")]
+    ImportCutOff(String),
 }
 
-/// Whose fault it is, and so what the client is told.
+/// Whose fault a failure is, which decides what the client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The caller must identify itself.
-    Unidentified,
-    /// A rule of this node.
+    /// The caller must show a credential.
+    AuthenticationRequired,
+    /// A rule of this node forbids the registry.
     Declined,
-    /// Upstream says that the caller may not: 401 or 403.
+    /// Upstream refuses this caller, with this status: 401 or 403.
     Refused(u16),
-    /// Upstream says that there is no such thing.
+    /// Upstream does not have it.
     NotFound,
-    /// Upstream is in an outage or limits us.
+    /// Upstream is in an outage or limits requests.
     Outage,
     /// Upstream answered, and the answer cannot be used.
     Invalid,
@@ -102,9 +133,25 @@ pub enum Fault {
 }
 
 impl Error {
-    /// For a caller that had better say who it is; `said` is what upstream said, if it was asked.
-    pub(super) fn unidentified(why: Unidentified, said: Option<&upstream::Error>) -> Self {
-        Self::Unidentified { why, cause: said.map_or_else(String::new, |said| format!(" ({said})")) }
+    /// For a caller that showed no credential; `cause` is what upstream said, if it was asked.
+    pub(crate) fn authentication_required(why: ChallengeReason, cause: Option<&upstream::Error>) -> Self {
+        let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
+        Self::AuthenticationRequired { why, cause }
+    }
+
+    /// Whether upstream denies the content to the principal that was asked with: 401, 403 or 404.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.is_denied())
+    }
+
+    /// Whether the denial revokes the principal's access to the repository: a 404 of one reference does not.
+    pub(crate) fn revokes_access(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.revokes_access())
+    }
+
+    /// Whether upstream answered 429.
+    pub(crate) fn is_rate_limited(&self) -> bool {
+        matches!(self, Self::Upstream(upstream::Error::RateLimited { .. }))
     }
 
     /// Whose fault it is.
@@ -122,13 +169,21 @@ impl Error {
             )
             | Self::Document { .. }
             | Self::Mismatch { .. } => Fault::Invalid,
-            Self::Unidentified { .. } => Fault::Unidentified,
-            Self::Sparing { .. } => Fault::Outage,
-            Self::Store(_) | Self::NotStored | Self::Abandoned | Self::Busy => Fault::Ours,
+            Self::AuthenticationRequired { .. } => Fault::AuthenticationRequired,
+            Self::RateLimitReserved { .. } | Self::OutOfTime { .. } => Fault::Outage,
+            Self::Store(_)
+            | Self::NotStored
+            | Self::TaskEnded { .. }
+            | Self::LeaderGone
+            | Self::ShortBody { .. }
+            | Self::RangeIgnored
+            | Self::Unreadable(_)
+            | Self::ImportCutOff(_)
+            | Self::TooManyDownloads => Fault::Ours,
         }
     }
 
-    /// When it makes sense to ask again, where that is known.
+    /// When it makes sense to ask again, where upstream said so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upstream(upstream::Error::RateLimited { retry_after, .. }) => *retry_after,
@@ -143,15 +198,21 @@ impl Error {
             Self::Store(error) => error.reason(),
             Self::Document { .. } => "manifest_invalid",
             Self::Mismatch { .. } => "digest_mismatch",
-            Self::Unidentified { why, .. } => match why {
-                Unidentified::Refused => "unidentified_refused",
-                Unidentified::Unreachable => "unidentified_unreachable",
-                Unidentified::Budget => "unidentified_budget",
+            Self::AuthenticationRequired { why, .. } => match why {
+                ChallengeReason::Refused => "authentication_required_refused",
+                ChallengeReason::Unreachable => "authentication_required_unreachable",
+                ChallengeReason::RateLimit => "authentication_required_rate_limit",
             },
-            Self::Sparing { .. } => "upstream_rate_limited",
-            Self::Busy => "too_many_downloads",
+            Self::RateLimitReserved { .. } => "upstream_rate_limited",
+            Self::OutOfTime { .. } => "upstream_timeout",
+            Self::TooManyDownloads => "too_many_downloads",
             Self::NotStored => "not_stored",
-            Self::Abandoned => "abandoned",
+            Self::TaskEnded { .. } => "task_ended",
+            Self::LeaderGone => "leader_gone",
+            Self::ShortBody { .. } => "short_body",
+            Self::RangeIgnored => "range_ignored",
+            Self::Unreadable(_) => "store_unreadable",
+            Self::ImportCutOff(_) => "import_cut_off",
         }
     }
 }

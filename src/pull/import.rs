@@ -1,55 +1,64 @@
 //! Images brought in by the owner of the store, for machines that reach no registry.
 //!
-//! Every byte is verified as if it had come from a registry. Whose right it is to read them is the owner's word, dated
-//! now: once the registry can be asked again, it is asked when that has become old, as for any other right.
+//! Every byte is verified as if it had come from a registry. Who may read an image is what the owner says, dated now:
+//! once the registry can be asked again, it is asked when that is no longer fresh, as for any other right.
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::task::spawn_blocking;
 
-use super::Puller;
+use super::access::Access;
 use super::error::Error;
+use super::manifest::Manifests;
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, Principal, Repository, Tag};
-use crate::store::{self, Member};
+use crate::store::{self, Member, Store};
 
-impl Puller {
-    /// Takes a blob of `size` bytes in.
+/// Imports images. Cheap to clone.
+#[derive(Clone)]
+pub struct Importer {
+    store: Store,
+    access: Access,
+    manifests: Manifests,
+}
+
+impl Importer {
+    pub(crate) fn new(store: Store, access: Access, manifests: Manifests) -> Self {
+        Self { store, access, manifests }
+    }
+
+    /// Imports a blob of `size` bytes.
     ///
     /// # Errors
-    /// Bytes that are not `digest`'s, or not as many; the disk.
-    pub async fn import_blob<E>(
+    /// Bytes that are not `digest`'s, or not as many; a stream that breaks off; the disk.
+    pub async fn blob<E: std::fmt::Display>(
         &self,
         repository: &Repository,
         digest: Digest,
         size: u64,
         bytes: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<(), Error> {
+        let ended = |_| Error::TaskEnded { work: "wrote a blob" };
         let mut bytes = std::pin::pin!(bytes);
-        let mut ingest = self.0.store.begin(digest, Some(size)).await?;
+        let mut ingest = self.store.begin(digest, Some(size)).await?;
         while let Some(next) = bytes.next().await {
-            let next = next.map_err(|_| Error::Abandoned)?;
+            let next = next.map_err(|error| Error::ImportCutOff(error.to_string()))?;
             let written = spawn_blocking(move || {
                 ingest.write(&next)?;
                 ingest.hash(&next);
                 Ok::<_, store::Error>(ingest)
             });
-            ingest = written.await.map_err(|_| Error::Abandoned)??;
+            ingest = written.await.map_err(ended)??;
         }
-        let (store, repository) = (self.0.store.clone(), repository.clone());
+        let (store, repository) = (self.store.clone(), repository.clone());
         let done = spawn_blocking(move || store.commit(ingest.verify()?, &repository, &Member::Blob));
-        Ok(done.await.map_err(|_| Error::Abandoned)??)
+        Ok(done.await.map_err(ended)??)
     }
 
-    /// Takes a manifest in.
+    /// Imports a manifest.
     ///
     /// # Errors
-    /// It is none, or not `digest`'s; the disk.
-    pub async fn import_manifest(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        bytes: Bytes,
-    ) -> Result<(), Error> {
+    /// Bytes that are no manifest, or not `digest`'s; the disk.
+    pub async fn manifest(&self, repository: &Repository, digest: Digest, bytes: Bytes) -> Result<(), Error> {
         let host = || "the layout".to_owned();
         let actual = Digest::of(&bytes);
         if bytes.len() > MANIFEST_BYTES_MAX || actual != digest {
@@ -58,25 +67,25 @@ impl Puller {
         let document =
             Document::parse(&bytes, None).map_err(|source| Error::Document { host: host(), source })?;
         let member = Member::Manifest(document.media_type);
-        Ok(self.0.store.put(repository, digest, bytes, member).await?)
+        Ok(self.store.put(repository, digest, bytes, member).await?)
     }
 
-    /// Says what a tag means, and who may read the repository.
+    /// Sets what a tag names, and who may read the repository.
     ///
     /// # Errors
     /// The disk.
-    pub async fn import_names(
+    pub async fn names(
         &self,
         repository: &Repository,
         tag: Option<(&Tag, Digest)>,
         readers: &[Principal],
     ) -> Result<(), Error> {
         if let Some((tag, digest)) = tag {
-            self.0.store.confirm_tag(repository, tag, digest).await?;
-            self.0.confirmed.forget(repository, tag);
+            self.store.confirm_tag(repository, tag, digest).await?;
+            self.manifests.forget(repository, Some(tag));
         }
         for principal in readers {
-            self.0.grants.proved(repository, *principal).await;
+            self.access.record_grant(repository, *principal).await;
         }
         Ok(())
     }

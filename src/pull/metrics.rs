@@ -1,51 +1,51 @@
-//! What is counted of downloads and rights.
+//! The metrics of `pull`: downloads, rights, outages. They mirror state and are read by nothing but `/metrics`.
 
 use crate::reference::Principal;
 use crate::support::metrics::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricsError, Registry};
 
 /// The metrics of `pull`.
 pub struct Metrics {
-    /// Blob downloads under way.
+    /// Blob downloads under way; mirrors [`super::blob::flight::Flights`].
     pub(super) flights: IntGauge,
-    /// Blob downloads that ended, by how.
+    /// Blob downloads that ended, by result.
     pub(super) fills: IntCounterVec,
-    /// Body bytes that were handed out without being stored.
-    pub(super) passed_through: IntCounterVec,
-    /// Readers of damaged blobs whose answers went on from upstream.
+    /// Body bytes that were served without being stored, by reason.
+    pub(super) passthrough: IntCounterVec,
+    /// Answers from damaged blobs that went on with bytes from upstream.
     pub(super) repairs: IntCounter,
-    /// Parts of large blobs that were asked for on a connection beside the first.
-    pub(super) parts: IntCounter,
-    /// Since when registries cannot be asked.
+    /// Segments of large blobs that were asked for on a connection beside the first.
+    pub(super) segments: IntCounter,
+    /// Since when registries cannot be asked, in seconds of Unix time.
     pub(super) outage: IntGaugeVec,
-    /// What became of rights.
+    /// Rights proved, ended and held, by principal.
     rights: IntCounterVec,
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     ///
     /// # Errors
-    /// A name registered twice.
+    /// A name that is registered already.
     pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
         Ok(Self {
             flights: registry.gauge("flights", "Blob downloads under way.")?,
             fills: registry.counters(
                 "fills_total",
-                "Blob downloads that ended: landed, or the reason why not.",
+                "Blob downloads that ended: complete, or the reason why not.",
                 &["result"],
             )?,
-            passed_through: registry.counters(
-                "passed_through_bytes_total",
-                "Body bytes of blobs handed out without being stored, by why.",
+            passthrough: registry.counters(
+                "passthrough_bytes_total",
+                "Body bytes of blobs served without being stored, by reason.",
                 &["reason"],
             )?,
             repairs: registry.counter(
                 "read_repairs_total",
                 "Answers from a damaged blob that went on with bytes from upstream.",
             )?,
-            parts: registry.counter(
-                "fill_parts_total",
-                "Parts of large blobs asked for on a connection beside the first, because that was slow.",
+            segments: registry.counter(
+                "fill_segments_total",
+                "Segments of large blobs asked for on a connection beside the first, because that was slow.",
             )?,
             outage: registry.gauges(
                 "upstream_outage_start_timestamp_seconds",

@@ -1,197 +1,128 @@
-//! The story of one pull, whoever asks: may it be handed out, is it here, what does the tag mean, who is fetching it.
+//! The story of one pull: may this caller have it, is it here, what does the tag name now, who is downloading it?
 //!
-//! Promises: one upstream request for any number of callers; nobody gets a complete body that is wrong; nobody gets
-//! what upstream would not give to a credential that is his to use; no byte is handed out under a repository's name
-//! that this repository's own upstream did not deliver or confirm; what was pulled once is served again when upstream
-//! is away, to those who could read it before.
+//! ```text
+//! access      rights: remembered (grants), or proved by asking upstream as one principal after the other
+//! manifest    what a tag names now (resolve, freshness); the document of a digest (stored, fetch)
+//! blob        stored, or one download (flight, fill) that every reader follows
+//! prefetch    the layers of a manifest that was fetched just now
+//! content     manifests and blobs under their own names
+//! arch_alias  the same under the names that a registry's `arch_suffix` adds
+//! import      images without a registry
+//! ```
 //!
-//! Deliberately not here: HTTP, and how long a caller is willing to wait.
+//! Promises: one upstream request for any number of callers; no client receives a complete body that is wrong; no caller
+//! receives what upstream would not give to a credential that the caller may use; no byte is served under a repository's
+//! name that this repository's own upstream did not deliver or confirm; what was pulled once is served again while
+//! upstream is away, to those who could read it before.
+//!
+//! Each part is constructed from what it needs, in [`Puller::new`], and tested by itself against a registry of the test's
+//! own. Deliberately not here: HTTP, and how long a caller is willing to wait.
 
 mod access;
+mod answer;
 mod arch_alias;
 mod blob;
 mod config;
+mod content;
+mod context;
 mod error;
 mod import;
-mod keep;
 mod manifest;
 pub mod metrics;
 mod prefetch;
+mod registry_client;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
-pub use access::authorize::Caller;
+pub use answer::{AnswerSource, ManifestAnswer, Stale};
 pub use blob::follow::BlobBody;
+pub use blob::{BlobAnswer, BlobRange, BlobSize};
 pub use config::{Config, Policy, Terms};
-pub use error::{Error, Fault, Unidentified};
-pub use manifest::fetch::{ManifestAnswer, Stale};
+pub use context::{Caller, Priority, PullContext, RequestId};
+pub use error::{ChallengeReason, Error, Fault};
+pub use import::Importer;
+pub use manifest::ManifestUse;
 pub use manifest::freshness::{Freshness, Rule, Rules, TagTtl, pattern_of};
 
 use crate::credentials::Keychain;
-use crate::reference::{Digest, Principal, Reference, Repository, Tag};
+use crate::reference::{Digest, Reference, Registry, Repository};
 use crate::store::Store;
+use crate::support::clock::Timestamp;
+use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
-use crate::support::singleflight::Singleflight;
-use crate::upstream::{Allowed, Listing, Page, Upstream};
-use access::authorize::Purpose;
-use access::grants::{Grants, Subject};
-use arch_alias::records::Forms;
-use blob::flight::Flights;
-use blob::follow::Reader;
-use blob::priority::Pods;
-use manifest::confirmed::{Confirmed, Refreshing};
-use manifest::fetch::Fetched;
-use manifest::memory_cache::Recent;
+use crate::support::tasks::Tasks;
+use crate::upstream::{AuthContext, Listing, Page, Upstream};
+use access::{Access, Purpose, Subject};
+use arch_alias::ArchAliases;
+use blob::Blobs;
+use content::Content;
+use manifest::Manifests;
 use metrics::Metrics;
-
-/// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
-/// store.
-const FILLS_MAX: usize = 256;
-
-/// At which step of a pull somebody asks for a manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ManifestUse {
-    /// To know what is there: the step in which a runtime checks its credential.
-    Resolve,
-    /// To have it, and then what it lists: that is fetched ahead.
-    Pull,
-    /// To have it, and to see to the rest by himself.
-    Single,
-}
-
-/// How an answer was come by; also a label value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerSource {
-    /// From the store, upstream not asked.
-    Hit,
-    /// From a download that was under way.
-    Join,
-    /// From upstream.
-    Fill,
-    /// From the store, after upstream said that it is still right.
-    Revalidated,
-    /// From the store; upstream is asked meanwhile, behind the caller's back.
-    Refreshing,
-    /// From the store, because upstream could not be asked.
-    Stale,
-    /// Handed through and not stored.
-    Passthrough,
-}
-
-impl AnswerSource {
-    /// The label value.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Join => "join",
-            Self::Fill => "fill",
-            Self::Revalidated => "revalidated",
-            Self::Refreshing => "refreshing",
-            Self::Stale => "stale",
-            Self::Passthrough => "passthrough",
-        }
-    }
-}
-
-/// A blob to serve.
-#[derive(Debug)]
-pub struct BlobAnswer {
-    /// Bytes, unless upstream did not say and they are still coming.
-    pub size: Option<u64>,
-    /// The bytes.
-    pub body: BlobBody,
-    /// How it was come by.
-    pub source: AnswerSource,
-    /// Set if upstream could not be asked whether the caller may still have it.
-    pub stale: Option<Stale>,
-}
-
-/// How much of a blob somebody wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlobRange {
-    /// All of it.
-    Whole,
-    /// Some range, which cannot be told before the size is known.
-    Range,
-    /// The bytes from `start` up to, not including, `end`, as far as there are any.
-    Bytes {
-        /// The first.
-        start: u64,
-        /// One past the last.
-        end: u64,
-    },
-}
-
-/// Equal questions of one principal, asked once.
-type Asked<K, T> = Singleflight<(Repository, K, Principal), Result<Allowed<T>, Error>>;
+use prefetch::Prefetch;
+use registry_client::RegistryClient;
 
 /// Pulls. Cheap to clone.
 #[derive(Clone)]
-pub struct Puller(Arc<Inner>);
+pub struct Puller(Arc<Parts>);
 
-struct Inner {
-    config: Config,
-    store: Store,
-    upstream: Upstream,
-    keychain: Keychain,
-    grants: Grants,
-    flights: Flights,
-    fills: Arc<Semaphore>,
-    recent: Recent,
-    confirmed: Confirmed,
-    refreshing: Refreshing,
-    forms: Forms,
-    pods: Pods,
-    /// Images that are fetched ahead.
-    ahead: Arc<Semaphore>,
-    /// Upstream connections beside the first of a blob.
-    extra_lanes: Arc<Semaphore>,
-    metrics: Arc<Metrics>,
-    resolutions: Asked<Tag, Option<Digest>>,
-    /// With whether the answer proves a right: a mirror's delivery must not pass for a proof.
-    manifests: Asked<(Reference, bool), Fetched>,
-    confirmations: Asked<Digest, Option<u64>>,
+struct Parts {
+    config: Live<Config>,
+    upstream: Arc<dyn RegistryClient>,
+    access: Access,
+    manifests: Manifests,
+    blobs: Blobs,
+    content: Content,
+    aliases: ArchAliases,
+    importer: Importer,
+    tasks: Tasks,
 }
 
 impl Puller {
-    /// A puller over a store, an upstream and the node's credentials.
+    /// Pulls from `upstream` into `store`, with the credentials of `keychain`. New settings in `config` count from the
+    /// next request on.
     pub fn new(
-        config: Config,
+        config: Live<Config>,
         store: Store,
         upstream: Upstream,
         keychain: Keychain,
         metrics: Metrics,
         labels: Arc<RegistryLabels>,
     ) -> Self {
-        let metrics = Arc::new(metrics);
-        Self(Arc::new(Inner {
-            grants: Grants::new(store.clone(), config.negative_ttl, Arc::clone(&metrics), labels),
-            forms: Forms::new(store.clone()),
-            config,
-            store,
-            upstream,
-            keychain,
-            flights: Flights::new(metrics.flights.clone()),
-            fills: Arc::new(Semaphore::new(FILLS_MAX)),
-            recent: Recent::default(),
-            confirmed: Confirmed::default(),
-            refreshing: Refreshing::default(),
-            pods: Pods::default(),
-            ahead: prefetch::places(),
-            extra_lanes: blob::segments::places(),
-            metrics,
-            resolutions: Singleflight::default(),
-            manifests: Singleflight::default(),
-            confirmations: Singleflight::default(),
-        }))
+        Self::over(config, store, Arc::new(upstream), keychain, metrics, labels)
     }
 
-    /// Blob downloads under way.
-    pub fn flights(&self) -> u64 {
-        u64::try_from(self.0.metrics.flights.get()).unwrap_or(0)
+    fn over(
+        config: Live<Config>,
+        store: Store,
+        upstream: Arc<dyn RegistryClient>,
+        keychain: Keychain,
+        metrics: Metrics,
+        labels: Arc<RegistryLabels>,
+    ) -> Self {
+        let (metrics, tasks) = (Arc::new(metrics), Tasks::default());
+        let client = || Arc::clone(&upstream);
+        let access = Access::new(config.clone(), &store, keychain, client(), tasks.clone(), &metrics, labels);
+        let manifests =
+            Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
+        let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks.clone(), metrics);
+        let prefetch = Prefetch::new(access.clone(), blobs.clone(), tasks.clone());
+        let content = Content::new(manifests.clone(), blobs.clone(), prefetch);
+        let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.clone());
+        let importer = Importer::new(store, access.clone(), manifests.clone());
+        Self(Arc::new(Parts {
+            config,
+            upstream,
+            access,
+            manifests,
+            blobs,
+            content,
+            aliases,
+            importer,
+            tasks,
+        }))
     }
 
     /// A manifest by tag or digest.
@@ -200,83 +131,45 @@ impl Puller {
     /// Any of [`Error`].
     pub async fn manifest(
         &self,
-        repository: &Repository,
+        context: &PullContext,
         reference: &Reference,
-        caller: &Caller,
-        step: ManifestUse,
+        wanted: ManifestUse,
     ) -> Result<ManifestAnswer, Error> {
-        if step != ManifestUse::Single && matches!(reference, Reference::Tag(_)) {
-            self.0.pods.asked();
-        }
-        if !self.has_suffixes(repository) {
-            return self.manifest_of(repository, reference, caller, step).await;
-        }
-        if let Reference::Digest(digest) = reference
-            && let Some(answer) = Box::pin(self.stands_in(repository, *digest, caller, step)).await
-        {
-            return Ok(answer);
-        }
-        match Box::pin(self.manifest_of(repository, reference, caller, step)).await {
-            Err(said) if Self::leaves_room(&said) => {
-                Box::pin(self.manifest_by_suffix(repository, reference, caller, step, said)).await
-            }
-            answered => answered,
+        let Parts { config, content, aliases, .. } = &*self.0;
+        match config.current().archs_of(context.repository().registry()) {
+            None => content.manifest(context, reference, wanted).await,
+            Some(archs) => Box::pin(aliases.of(archs).manifest(context, reference, wanted)).await,
         }
     }
 
-    /// A blob, all of it whatever part is wanted; a small part of a large blob that nobody has pulled may come alone.
+    /// A blob, whole whatever range is wanted; a small range of a large blob that is not being downloaded may come alone.
     /// For a range the answer waits until the size is known.
     ///
     /// # Errors
     /// Any of [`Error`].
     pub async fn blob(
         &self,
-        repository: &Repository,
+        context: &PullContext,
         digest: Digest,
-        caller: &Caller,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
-        if !self.has_suffixes(repository) {
-            return self.blob_of(repository, digest, caller, wanted).await;
-        }
-        if let Some(other) = self.holder(repository, digest).await
-            && let Ok(answer) = Box::pin(self.blob_of(&other, digest, caller, wanted)).await
-        {
-            return Ok(answer);
-        }
-        match Box::pin(self.blob_of(repository, digest, caller, wanted)).await {
-            Err(said) if Self::leaves_room(&said) => {
-                Box::pin(self.blob_by_suffix(repository, digest, caller, wanted, said)).await
-            }
-            answered => answered,
+        let Parts { config, content, aliases, .. } = &*self.0;
+        match config.current().archs_of(context.repository().registry()) {
+            None => content.blob(context, digest, wanted).await,
+            Some(archs) => Box::pin(aliases.of(archs).blob(context, digest, wanted)).await,
         }
     }
 
-    /// The size of a blob, without fetching it.
+    /// The size of a blob, without downloading it.
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub async fn blob_size(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        caller: &Caller,
-    ) -> Result<(Option<u64>, AnswerSource, Option<Stale>), Error> {
-        match Box::pin(self.blob_size_of(repository, digest, caller)).await {
-            Err(said) if self.has_suffixes(repository) && Self::leaves_room(&said) => {
-                Box::pin(self.size_by_suffix(repository, digest, caller, said)).await
-            }
-            answered => answered,
+    pub async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
+        let Parts { config, content, aliases, .. } = &*self.0;
+        match config.current().archs_of(context.repository().registry()) {
+            None => content.blob_size(context, digest).await,
+            Some(archs) => Box::pin(aliases.of(archs).blob_size(context, digest)).await,
         }
-    }
-
-    fn has_suffixes(&self, repository: &Repository) -> bool {
-        self.0.config.arch_suffixes.contains_key(repository.registry())
-    }
-
-    fn reader(&self, repository: &Repository, digest: Digest, caller: &Caller) -> Reader {
-        let (repository, caller) = (repository.clone(), caller.clone());
-        Reader { puller: self.clone(), repository, digest, caller }
     }
 
     /// A page of tags or referrers, always upstream's own.
@@ -285,22 +178,103 @@ impl Puller {
     /// Any of [`Error`].
     pub async fn list(
         &self,
-        repository: &Repository,
+        context: &PullContext,
         listing: &Listing,
         query: Option<String>,
-        caller: &Caller,
     ) -> Result<Page, Error> {
-        let (upstream, query) = (&self.0.upstream, &query);
-        let question =
-            |auth| async move { Ok(upstream.list(repository, listing, query.clone(), &auth).await?) };
-        Ok(self.ask(repository, caller, &Subject::List, Purpose::Prove, question).await?.0)
+        let (upstream, repository) = (&self.0.upstream, context.repository());
+        let query = &query;
+        let request = |auth: AuthContext| async move {
+            Ok(upstream.list(repository, listing, query.clone(), &auth).await?)
+        };
+        Ok(self.0.access.ask(context, &Subject::List, Purpose::Prove, request).await?.0)
     }
 
-    /// Waits until no download is under way, but no longer than `wait`: what has been received is worth keeping.
-    pub async fn settle(&self, wait: Duration) {
-        let no_more = self.0.fills.acquire_many(FILLS_MAX as u32);
-        if tokio::time::timeout(wait, no_more).await.is_err() {
-            tracing::info!(downloads = self.flights(), "ending with downloads under way");
+    /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
+    /// `report` is called now and then with the bytes that are there, and of how many.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; [`Error::NotStored`] if the store did not take it.
+    pub async fn fetch_into_store(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        report: impl Fn(u64, Option<u64>),
+    ) -> Result<(u64, bool), Error> {
+        self.0.blobs.fetch_into_store(context, digest, report).await
+    }
+
+    /// How many of these digests of an image are neither in the store nor synthesized.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn missing(
+        &self,
+        repository: &Repository,
+        digests: impl IntoIterator<Item = Digest>,
+    ) -> Result<usize, Error> {
+        let mut missing = 0;
+        for digest in digests {
+            let here = self.0.blobs.has(digest).await? || self.0.aliases.has_index(repository, digest).await;
+            missing += usize::from(!here);
+        }
+        Ok(missing)
+    }
+
+    /// Waits while runtimes pull, within bounds: before background work begins.
+    pub async fn yield_to_foreground(&self) {
+        self.0.blobs.foreground().yield_before_start().await;
+    }
+
+    /// Whether the rate limit of the principal that upstream is asked as first is nearly used up.
+    pub async fn is_budget_low(&self, context: &PullContext) -> bool {
+        self.0.access.is_budget_low(context).await
+    }
+
+    /// Ends every grant of a repository, or of all; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
+        let count = self.0.access.revoke(repository).await?;
+        match repository {
+            Some(repository) => tracing::warn!(%repository, count, "the operator revoked grants"),
+            None => tracing::warn!(count, "the operator revoked all grants"),
+        }
+        Ok(count)
+    }
+
+    /// Forgets what is in memory of an image that was removed from the store.
+    pub fn forget(&self, repository: &Repository, reference: &Reference) {
+        let tag = match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        };
+        self.0.manifests.forget(repository, tag);
+    }
+
+    /// Imports images.
+    pub fn importer(&self) -> &Importer {
+        &self.0.importer
+    }
+
+    /// The registries that cannot be asked, and since when.
+    pub fn outages(&self) -> Vec<(Registry, Timestamp)> {
+        self.0.access.outages()
+    }
+
+    /// Blob downloads under way.
+    pub fn downloads(&self) -> usize {
+        self.0.blobs.downloads()
+    }
+
+    /// Waits until downloads and everything else that was begun in the background is over, but no longer than `wait`:
+    /// what has been received is worth keeping.
+    pub async fn finish(&self, wait: Duration) {
+        self.0.blobs.settle(wait).await;
+        let running = self.0.tasks.finish(Duration::ZERO).await;
+        if running > 0 {
+            tracing::debug!(running, "background work is ended by the stop");
         }
     }
 }

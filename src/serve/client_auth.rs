@@ -96,13 +96,13 @@ impl Authorization {
         keychain: &Keychain,
     ) -> Result<Caller, InvalidAuthorization> {
         let credential = match self {
-            Self::Nothing => return Ok(Caller::unidentified()),
+            Self::Nothing => return Ok(Caller::Unidentified),
             Self::Basic(credential) => credential,
             Self::Token(token) if token.repositories.contains(repository) => token.credential,
             Self::Token(_) => return Err(InvalidAuthorization::InsufficientScope),
         };
-        Ok(credential.map_or_else(Caller::anonymous, |credential| {
-            Caller::with(keychain.caller_credential(credential))
+        Ok(credential.map_or(Caller::Anonymous, |credential| {
+            Caller::Presented(keychain.caller_credential(credential))
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! One request: read, pulled, answered.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{HeaderValue, IF_RANGE, LINK, RANGE};
 use http::request::Parts;
@@ -17,7 +17,9 @@ use super::route::{self, AddressedBy, Resource, Route};
 use super::token;
 use crate::credentials::Keychain;
 use crate::listener::{Body, BodyError, Hosts};
-use crate::pull::{self, AnswerSource, BlobRange, Caller, Fault, ManifestAnswer, ManifestUse, Puller, Stale};
+use crate::pull::{
+    self, AnswerSource, BlobRange, BlobSize, Fault, ManifestAnswer, ManifestUse, PullContext, Puller, Stale,
+};
 use crate::reference::{Digest, MediaType, Reference, Registry, Repository};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
@@ -34,6 +36,8 @@ pub(super) struct Handler {
     pub(super) hosts: Hosts,
     pub(super) default_registry: Registry,
     pub(super) gate: Live<Option<Gate>>,
+    /// For how long a client waits for the head of an answer.
+    pub(super) answer_wait: Duration,
     pub(super) clock: Clock,
     pub(super) labels: Arc<RegistryLabels>,
     pub(super) metrics: Arc<Metrics>,
@@ -45,7 +49,7 @@ struct Asked<'a> {
     headers: HeaderMap,
     repository: Repository,
     named: AddressedBy,
-    caller: Caller,
+    pull: PullContext,
     since: Instant,
     handler: &'a Handler,
 }
@@ -95,7 +99,9 @@ impl Handler {
             }
         };
         let (method, headers) = (parts.method, parts.headers);
-        let asked = Asked { method, headers, repository, named, caller, since, handler: self };
+        let reference = thing.reference();
+        let pull = PullContext::new(repository.clone(), reference, caller).answered_within(self.answer_wait);
+        let asked = Asked { method, headers, repository, named, pull, since, handler: self };
         match asked.answer(&thing).await {
             Ok((response, source)) => {
                 self.count(name, Some(&registry), source.label());
@@ -180,7 +186,7 @@ impl Handler {
 /// The value of the `outcome` label.
 fn outcome(fault: Fault) -> &'static str {
     match fault {
-        Fault::Unidentified => "challenged",
+        Fault::AuthenticationRequired => "challenged",
         Fault::Declined | Fault::Refused(_) | Fault::NotFound => "declined",
         Fault::Outage | Fault::Invalid | Fault::Ours => "failed",
     }
@@ -229,7 +235,7 @@ impl Asked<'_> {
     async fn manifest(&self, reference: &Reference) -> Answered {
         let repository = &self.repository;
         let step = if self.method == Method::HEAD { ManifestUse::Resolve } else { ManifestUse::Pull };
-        let answer = self.handler.puller.manifest(repository, reference, &self.caller, step).await?;
+        let answer = self.handler.puller.manifest(&self.pull, reference, step).await?;
         let ManifestAnswer { digest, media_type, bytes, source, stale } = answer;
         let size = bytes.len() as u64;
         let part = part(self.range(), size);
@@ -251,7 +257,7 @@ impl Asked<'_> {
         let (puller, repository) = (&self.handler.puller, &self.repository);
         let registry = repository.registry();
         if self.method == Method::HEAD {
-            let (size, source, stale) = puller.blob_size(repository, digest, &self.caller).await?;
+            let BlobSize { size, source, stale } = puller.blob_size(&self.pull, digest).await?;
             let mut response = content(MediaType::OCTET_STREAM, digest, registry, size, Part::Whole);
             self.warn(&mut response, stale.as_ref());
             return Ok((response, source));
@@ -261,10 +267,10 @@ impl Asked<'_> {
             None => BlobRange::Whole,
             Some(header) => match range::between(header) {
                 Some((start, end)) => BlobRange::Bytes { start, end },
-                None => BlobRange::Range,
+                None => BlobRange::OfUnknownSize,
             },
         };
-        let mut answer = puller.blob(repository, digest, &self.caller, wanted).await?;
+        let mut answer = puller.blob(&self.pull, digest, wanted).await?;
         let part = answer.size.map_or(Part::Whole, |size| part(range, size));
         let mut response = content(MediaType::OCTET_STREAM, digest, registry, answer.size, part);
         self.warn(&mut response, answer.stale.as_ref());
@@ -280,7 +286,7 @@ impl Asked<'_> {
     /// A list as upstream gave it; the link to its next page leads to us, in the way that the client named us.
     async fn list(&self, path: &str, listing: Listing, query: Option<String>) -> Answered {
         let repository = &self.repository;
-        let page = self.handler.puller.list(repository, &listing, query, &self.caller).await?;
+        let page = self.handler.puller.list(&self.pull, &listing, query).await?;
         let mut response = respond::json(StatusCode::OK, Vec::new());
         let headers = response.headers_mut();
         let mut set = |name, value: &str| {

@@ -91,6 +91,7 @@ pub fn service(config: &Config, ports: &[u16], parts: Parts) -> Service {
         hosts: Hosts::new(ports, &config.hosts),
         default_registry: config.default_registry.clone(),
         gate,
+        answer_wait: config.answer_wait,
         clock,
         labels,
         metrics,

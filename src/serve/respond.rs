@@ -62,7 +62,7 @@ pub struct Refusal {
 /// The table: what a fault is to a client.
 pub fn status_of(fault: Fault, told: ClientKind) -> StatusCode {
     match (fault, told) {
-        (Fault::Unidentified, _) => StatusCode::UNAUTHORIZED,
+        (Fault::AuthenticationRequired, _) => StatusCode::UNAUTHORIZED,
         (Fault::Outage | Fault::Ours, _) => StatusCode::SERVICE_UNAVAILABLE,
         (Fault::NotFound, _) | (_, ClientKind::Mirror) => StatusCode::NOT_FOUND,
         (Fault::Declined, ClientKind::Direct) => StatusCode::FORBIDDEN,
@@ -125,7 +125,7 @@ impl Refusal {
 
     /// For a client that asks how it should say who it is.
     pub(super) fn unidentified() -> Self {
-        Self::unauthorized("say who you are: fetch a token, without a credential if you have none")
+        Self::unauthorized("authentication required")
     }
 
     fn unauthorized(message: &str) -> Self {
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn the_table_is_the_one_in_the_documentation() {
         for (fault, mirror, directly) in [
-            (Fault::Unidentified, 401, 401),
+            (Fault::AuthenticationRequired, 401, 401),
             (Fault::Declined, 404, 403),
             (Fault::Refused(401), 404, 401),
             (Fault::Refused(403), 404, 403),

@@ -34,6 +34,15 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// The tag or digest that is asked for; a list has none.
+    pub fn reference(&self) -> Option<Reference> {
+        match self {
+            Self::Manifest(reference) => Some(reference.clone()),
+            Self::Blob(digest) => Some((*digest).into()),
+            Self::Tags(_) | Self::Referrers(..) => None,
+        }
+    }
+
     /// The value of the `route` label.
     pub fn label(&self) -> &'static str {
         match self {

@@ -95,7 +95,10 @@ impl Scene {
             assert_eq!(unasked.status, StatusCode::UNAUTHORIZED, "{when}: {what}");
             assert!(unasked.header("www-authenticate").starts_with("Bearer realm="), "{when}: {what}");
             assert!(
-                unasked.json()["errors"][0]["message"].as_str().unwrap().starts_with("say who you are: ")
+                unasked.json()["errors"][0]["message"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with("authentication required: ")
             );
             // The same layers through repositories that the asker may read.
             if what.starts_with("blobs/") && !what.ends_with(&self.image.platforms[0].config.hex()) {
@@ -380,6 +383,6 @@ async fn an_anonymous_budget_that_is_nearly_spent_is_kept_for_those_who_have_no_
     registry.wrong_once("/manifests/", Fault::Status(404, left));
     larder.get(path).await;
     let reply = larder.get_unasked(path).await;
-    assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "say who you are, if you are somebody");
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "authentication required");
     assert_eq!(larder.get(path).await.status, StatusCode::OK, "nobody in particular is served all the same");
 }

@@ -127,7 +127,7 @@ async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_it
     }
     assert_eq!(scene.larder.get(&scene.path).await.body, scene.bytes, "what is cached is served");
     assert_eq!(scene.larder.metric("larder_store_caching").await, 0.0);
-    assert_eq!(scene.larder.metric(r#"larder_passed_through_bytes_total{reason="disk"}"#).await, 1_600_000.0);
+    assert_eq!(scene.larder.metric(r#"larder_passthrough_bytes_total{reason="disk"}"#).await, 1_600_000.0);
 
     // A broken body is resumed, a wrong one never ends well.
     scene.registry.wrong_once("/blobs/", Fault::CloseAfter(10));

@@ -247,7 +247,7 @@ async fn what_an_image_manifest_lists_is_fetched_ahead_once_and_for_nothing_else
     let other = image::push(&registry, "team/two", "v1", 120_000);
     let manifest = other.platforms[0].manifest;
     larder.get(&format!("/v2/team/two/manifests/{manifest}?ns=reg.test")).await;
-    larder.metric_becomes(r#"larder_fills_total{result="landed"}"#, 3.0).await;
+    larder.metric_becomes(r#"larder_fills_total{result="complete"}"#, 3.0).await;
     registry.forget_seen();
     for layer in &other.platforms[0].layers {
         assert_eq!(

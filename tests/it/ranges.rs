@@ -54,7 +54,9 @@ async fn a_range_far_ahead_does_not_wait_for_the_fill() {
     }
     let part = scene.larder.get_range(&scene.path, "bytes=13000000-13000999").await;
     assert_eq!(part.body, scene.bytes.slice(13_000_000..13_001_000));
-    assert!(scene.larder.metric(r#"larder_passed_through_bytes_total{reason="ahead"}"#).await >= 5_000_000.0);
+    assert!(
+        scene.larder.metric(r#"larder_passthrough_bytes_total{reason="out_of_order"}"#).await >= 5_000_000.0
+    );
     scene.gate.add_permits(1);
     let whole = leader.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(whole, scene.bytes);

@@ -64,7 +64,7 @@ impl Scene {
     }
 
     async fn parts(&self) -> f64 {
-        self.larder.metric("larder_fill_parts_total").await
+        self.larder.metric("larder_fill_segments_total").await
     }
 }
 

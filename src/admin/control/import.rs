@@ -33,12 +33,12 @@ pub(super) async fn receive(puller: &Puller, request: Request<Incoming>) -> Resu
     if request.uri().path() == MANIFEST {
         let body = Limited::new(request.into_body(), MANIFEST_BYTES_MAX).collect().await;
         let bytes: Bytes = body.map_err(|_| bad("a manifest that is too large, or broke off"))?.to_bytes();
-        puller.import_manifest(&repository, digest, bytes).await.map_err(refused)?;
+        puller.importer().manifest(&repository, digest, bytes).await.map_err(refused)?;
     } else {
         let size: u64 = value("size")?.parse().map_err(bad)?;
         let bytes = BodyStream::new(request.into_body())
             .try_filter_map(|frame| std::future::ready(Ok(frame.into_data().ok())));
-        puller.import_blob(&repository, digest, size, bytes).await.map_err(refused)?;
+        puller.importer().blob(&repository, digest, size, bytes).await.map_err(refused)?;
     }
     json(&Imported {})
 }
@@ -56,7 +56,7 @@ pub(super) async fn name(
         Reference::Digest(_) => None,
     };
     let readers = readers(keychain, &image.repository, &command.readers).await?;
-    puller.import_names(&image.repository, tag, &readers).await.map_err(refused)?;
+    puller.importer().names(&image.repository, tag, &readers).await.map_err(refused)?;
     json(&Imported {})
 }
 

@@ -1,372 +1,376 @@
-//! Who may have what: the place where every answer is justified.
+//! Access: asks upstream as one principal after the other, and records what each answer proves.
 //!
-//! Two things are needed. A *right*: upstream let a principal that the caller may use read the repository, not long
-//! ago. And *membership*: this repository's own upstream delivered these bytes, or its registry once delivered them
-//! under another name and now confirms them under this one. **That a manifest names a digest proves nothing**, and a
-//! confirmation by a registry that never delivered the bytes itself proves nothing either: anybody can publish an
-//! index, and anybody can run a registry that confirms everything.
+//! Promises: each answer is that principal's own, one credential never answers for another; a denial ends the grant of
+//! the principal that was asked with, and no other; a caller that showed no credential is challenged where a credential
+//! may make the difference. Whoever asks says whether the answer is to prove a right: then only authoritative endpoints
+//! count, with a token no older than `grant_ttl`.
 //!
-//! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously only where
-//! there is none of them. Each answer is that principal's own: one's credential never answers for another.
+//! Deliberately not here: what is asked for (the caller passes the request as a closure), and content.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::credentials::PresentedCredential;
-use crate::pull::Puller;
-use crate::pull::access::grants::{Question, Subject};
-use crate::pull::access::rights::{self, Trouble, Use};
-use crate::pull::config::Policy;
-use crate::pull::error::{Error, Unidentified};
-use crate::reference::{Digest, Principal, PrincipalKind, Repository, Tag};
-use crate::store::Member;
+use super::challenge::{AnonymousAccess, RefusedRepositories};
+use super::grants::Grants;
+use super::known_rights::KnownRights;
+use super::membership::Membership;
+use super::negative_cache::{NegativeCache, Question, Subject};
+use super::outages::Outages;
+use super::principals::Principals;
+pub(crate) use super::principals::Purpose;
+use super::rights::{Trouble, Use};
+use crate::credentials::{Keychain, PresentedCredential};
+use crate::pull::config::Config;
+use crate::pull::context::PullContext;
+use crate::pull::error::{ChallengeReason, Error};
+use crate::pull::metrics::Metrics;
+use crate::pull::registry_client::RegistryClient;
+use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::store::{self, Store};
 use crate::support::clock::Timestamp;
+use crate::support::live::Live;
+use crate::support::metrics::RegistryLabels;
+use crate::support::singleflight::Singleflight;
+use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext};
 
-/// Who sent a request.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    presented: Option<PresentedCredential>,
-    pub(crate) identified: bool,
+type Confirmations = Singleflight<(Repository, Digest, Principal), Result<Allowed<Option<u64>>, Error>>;
+
+/// Rights to repositories. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Access(Arc<Inner>);
+
+struct Inner {
+    config: Live<Config>,
+    upstream: Arc<dyn RegistryClient>,
+    principals: Principals,
+    known: KnownRights,
+    grants: Arc<Grants>,
+    membership: Membership,
+    denials: NegativeCache,
+    outages: Outages,
+    refused: RefusedRepositories,
+    confirmations: Confirmations,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
 }
 
-impl Caller {
-    /// Somebody who has not been asked yet who it is.
-    pub fn unidentified() -> Self {
-        Self { presented: None, identified: false }
+impl Access {
+    /// Access over the grants of `store`, the credentials of `keychain` and the registries of `upstream`.
+    pub(crate) fn new(
+        config: Live<Config>,
+        store: &Store,
+        keychain: Keychain,
+        upstream: Arc<dyn RegistryClient>,
+        tasks: Tasks,
+        metrics: &Arc<Metrics>,
+        labels: Arc<RegistryLabels>,
+    ) -> Self {
+        let grants = Arc::new(Grants::new(store.clone()));
+        let principals = Principals::new(keychain);
+        Self(Arc::new(Inner {
+            known: KnownRights::new(
+                config.clone(),
+                Arc::clone(&grants),
+                principals.clone(),
+                Arc::clone(metrics),
+            ),
+            config,
+            upstream,
+            principals,
+            grants,
+            membership: Membership::new(store.clone()),
+            denials: NegativeCache::default(),
+            outages: Outages::new(store.clone(), Arc::clone(metrics), labels),
+            refused: RefusedRepositories::default(),
+            confirmations: Singleflight::default(),
+            tasks,
+            metrics: Arc::clone(metrics),
+        }))
     }
 
-    /// Somebody who was asked and has no credential.
-    pub fn anonymous() -> Self {
-        Self { presented: None, identified: true }
+    /// What is known without asking upstream.
+    pub(crate) fn known(&self) -> &KnownRights {
+        &self.0.known
     }
 
-    /// Somebody with a credential of its own.
-    pub fn with(presented: PresentedCredential) -> Self {
-        Self { presented: Some(presented), identified: true }
+    /// Which digests a repository may hand out.
+    pub(crate) fn membership(&self) -> &Membership {
+        &self.0.membership
     }
 
-    /// Whether upstream is asked with the same credential for both.
-    pub(crate) fn asks_like(&self, other: &Self) -> bool {
-        self.principal() == other.principal()
+    /// The registries in outage, and since when.
+    pub(crate) fn outages(&self) -> Vec<(Registry, Timestamp)> {
+        self.0.outages.list()
     }
 
-    fn principal(&self) -> Option<Principal> {
-        self.presented.as_ref().map(|presented| presented.principal)
-    }
-}
-
-/// What an answer of upstream is for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Purpose {
-    /// To prove a right.
-    Prove,
-    /// To deliver what this principal may read already.
-    Deliver(Principal),
-}
-
-impl Puller {
-    /// A principal that `caller` may use and whose right to `repository` needs no new proof.
-    pub(crate) async fn right(
-        &self,
-        repository: &Repository,
-        caller: &Caller,
-        wanted: Use,
-    ) -> Option<Principal> {
-        let terms = self.0.config.terms(repository.registry());
-        for (principal, age, _) in self.0.grants.of(repository).await {
-            if rights::is_fresh(age, wanted, &terms) && self.may_use(repository, caller, principal).await {
-                return Some(principal);
-            }
-        }
-        None
+    /// Whether a grant is fresh, so that upstream is asked only to deliver.
+    pub(crate) async fn purpose(&self, context: &PullContext) -> Purpose {
+        self.known().fresh(context, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver)
     }
 
-    /// Whether upstream ever let a principal that `caller` may use read `repository`, and has not ended it since.
-    pub(crate) async fn had_right(&self, repository: &Repository, caller: &Caller) -> bool {
-        for (principal, ..) in self.0.grants.of(repository).await {
-            if self.may_use(repository, caller, principal).await {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Whether what is cached of `repository` may be handed to `caller` without auth.
-    pub(crate) async fn may_read_cached(
-        &self,
-        repository: &Repository,
-        caller: &Caller,
-        wanted: Use,
-    ) -> bool {
-        self.is_open(repository) || self.right(repository, caller, wanted).await.is_some()
-    }
-
-    /// Whether the operator opened what is cached to every pod.
-    pub(crate) fn is_open(&self, repository: &Repository) -> bool {
-        self.0.config.terms(repository.registry()).policy == Policy::Open
-    }
-
-    /// Since when a right is known that holds while upstream cannot be asked; `None` if there is none, or if upstream
-    /// did answer.
-    pub(crate) async fn held_since(
-        &self,
-        repository: &Repository,
-        caller: &Caller,
-        error: &Error,
-    ) -> Option<Timestamp> {
-        let Error::Upstream(error) = error else { return None };
-        let trouble = Trouble::of(error)?;
-        let terms = self.0.config.terms(repository.registry());
-        let mut held = None;
-        for (principal, age, at) in self.0.grants.of(repository).await {
-            if rights::holds(principal.kind, age, trouble, &terms)
-                && self.may_use(repository, caller, principal).await
-                && held.is_none_or(|(_, before)| at > before)
-            {
-                held = Some((principal, at));
-            }
-        }
-        if let Some((principal, _)) = held {
-            self.0.metrics.count_right(principal, "held");
-        }
-        held.map(|(_, at)| at)
-    }
-
-    /// Whether `caller` may use the right of `principal`.
-    async fn may_use(&self, repository: &Repository, caller: &Caller, principal: Principal) -> bool {
-        let keychain = &self.0.keychain;
-        match principal.kind {
-            PrincipalKind::Caller => caller.principal() == Some(principal),
-            PrincipalKind::Anonymous => principal == keychain.anonymous_principal(),
-            // Only while the node has it: what was taken out of its docker config opens nothing any more.
-            PrincipalKind::Node => keychain.node_principals(repository).await.contains(&principal),
-            PrincipalKind::Provider => keychain.has_provider_for(repository),
-        }
-    }
-
-    /// With what upstream is asked, in order.
-    async fn candidates(
-        &self,
-        repository: &Repository,
-        caller: &Caller,
-        purpose: Purpose,
-    ) -> Vec<PresentedCredential> {
-        let keychain = &self.0.keychain;
-        let mut all: Vec<PresentedCredential> = caller.presented.iter().cloned().collect();
-        match purpose {
-            // Nobody else needs to be looked for.
-            Purpose::Deliver(first) if caller.principal() == Some(first) => return all,
-            Purpose::Deliver(first) if first.kind == PrincipalKind::Anonymous => {
-                all.insert(0, keychain.anonymous());
-                return all;
-            }
-            _ => {}
-        }
-        all.extend(keychain.node_credentials(repository).await);
-        if let Purpose::Deliver(first) = purpose {
-            all.sort_by_key(|presented| presented.principal != first);
-        }
-        if all.is_empty() {
-            all.push(keychain.anonymous());
-        }
-        all
-    }
-
-    /// Asks upstream as one principal after the other until one gets an answer; returns it with whom it was given to.
+    /// Asks upstream as one principal after the other until one is allowed; returns the answer and that principal's
+    /// credential.
     ///
     /// # Errors
-    /// The first no, if all said no; a rate limit, if no other principal had an answer; an outage at once;
-    /// [`Error::Unidentified`] if the caller had better say who it is.
+    /// The first denial, if all were denied; a rate limit, if no other principal had an answer; an outage at once;
+    /// [`Error::AuthenticationRequired`] if the caller showed no credential and one may make the difference.
     pub(crate) async fn ask<T, F>(
         &self,
-        repository: &Repository,
-        caller: &Caller,
+        context: &PullContext,
         subject: &Subject,
         purpose: Purpose,
-        question: impl Fn(AuthContext) -> F,
+        request: impl Fn(AuthContext) -> F,
     ) -> Result<(T, PresentedCredential), Error>
     where
         F: Future<Output = Result<Allowed<T>, Error>>,
     {
         if matches!(purpose, Purpose::Prove) {
-            self.knock(repository, caller, subject)?;
+            self.challenge_if_refused_before(context, subject)?;
         }
-        let proof = match purpose {
-            Purpose::Prove => Some(self.0.config.terms(repository.registry()).grant_ttl),
-            Purpose::Deliver(_) => None,
-        };
-        let (mut no, mut limited) = (None, None);
-        let mut candidates = VecDeque::from(self.candidates(repository, caller, purpose).await);
-        while let Some(presented) = candidates.pop_front() {
-            let anonymous = presented.credential.is_none();
-            if anonymous
-                && !caller.identified
-                && self.0.upstream.is_budget_low(repository.registry(), presented.principal)
-            {
-                return Err(Error::unidentified(Unidentified::Budget, None));
-            }
-            let key = (repository.clone(), subject.clone(), presented.principal);
-            let said = match self.0.grants.recent_no(&key) {
-                Some(error) => Err(error),
-                None => {
-                    let said = question(AuthContext { presented: presented.clone(), proof }).await;
-                    self.learn(key, &presented, proof.is_some(), &said).await;
-                    said
-                }
-            };
-            match said {
-                Ok(yes) => return Ok((yes.value, presented)),
-                Err(error) if is_denied(&error) => {
-                    if no.is_none() && revokes_access(&error) {
-                        candidates.extend(self.renewed(repository, subject, &presented).await);
-                    }
-                    no = no.or(Some(error));
-                }
-                // A limit is of one credential; the next one may have something left.
-                Err(error) if is_limited(&error) => limited = limited.or(Some(error)),
-                Err(error) => return Err(self.or_challenge(repository, caller, error).await),
-            }
+        match self.ask_each(context, subject, purpose, request).await {
+            Ok(allowed) => Ok(allowed),
+            Err(error) => Err(self.or_challenge(context, error).await),
         }
-        if let Some(error) = limited {
-            return Err(self.or_challenge(repository, caller, error).await);
-        }
-        let error = no.unwrap_or(Error::Abandoned);
-        if !caller.identified && revokes_access(&error) {
-            self.0.grants.closed(repository);
-        }
-        Err(self.or_challenge(repository, caller, error).await)
     }
 
-    /// What a plugin gives now in place of what was refused: its tokens expire (ECR says 403 of those).
+    async fn ask_each<T, F>(
+        &self,
+        context: &PullContext,
+        subject: &Subject,
+        purpose: Purpose,
+        request: impl Fn(AuthContext) -> F,
+    ) -> Result<(T, PresentedCredential), Error>
+    where
+        F: Future<Output = Result<Allowed<T>, Error>>,
+    {
+        let inner = &*self.0;
+        let (repository, caller) = (context.repository(), context.caller());
+        let proof = match purpose {
+            Purpose::Prove => Some(inner.known.terms(repository).grant_ttl),
+            Purpose::Deliver(_) => None,
+        };
+        let (mut denied, mut limited) = (None, None);
+        let mut candidates = VecDeque::from(inner.principals.candidates(caller, repository, purpose).await);
+        while let Some(presented) = candidates.pop_front() {
+            if presented.credential.is_none()
+                && !caller.is_identified()
+                && inner.upstream.is_budget_low(repository.registry(), presented.principal)
+            {
+                return Err(Error::authentication_required(ChallengeReason::RateLimit, None));
+            }
+            let question = self.question(repository, subject, &presented);
+            let result = match inner.denials.find(&question, self.negative_ttl()) {
+                Some(error) => Err(error),
+                None => {
+                    let result = request(AuthContext { presented: presented.clone(), proof }).await;
+                    self.record(question, &presented, proof.is_some(), &result).await;
+                    result
+                }
+            };
+            match result {
+                Ok(allowed) => return Ok((allowed.value, presented)),
+                Err(error) if error.is_denied() => {
+                    if denied.is_none() && error.revokes_access() {
+                        candidates.extend(self.renewed(repository, subject, &presented).await);
+                    }
+                    denied = denied.or(Some(error));
+                }
+                // A limit is of one credential; the next one may have something left.
+                Err(error) if error.is_rate_limited() => limited = limited.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if limited.is_none() && !caller.is_identified() && denied.as_ref().is_some_and(Error::revokes_access)
+        {
+            inner.refused.record(repository);
+        }
+        let none_asked = Error::authentication_required(ChallengeReason::Refused, None);
+        Err(limited.or(denied).unwrap_or(none_asked))
+    }
+
+    fn question(
+        &self,
+        repository: &Repository,
+        subject: &Subject,
+        presented: &PresentedCredential,
+    ) -> Question {
+        Question { repository: repository.clone(), subject: subject.clone(), principal: presented.principal }
+    }
+
+    fn negative_ttl(&self) -> Duration {
+        self.0.config.current().negative_ttl
+    }
+
     async fn renewed(
         &self,
         repository: &Repository,
         subject: &Subject,
         refused: &PresentedCredential,
     ) -> Option<PresentedCredential> {
-        if refused.principal.kind != PrincipalKind::Provider {
-            return None;
-        }
-        let now = self.0.keychain.node_credentials(repository).await;
-        let again = now.into_iter().find(|presented| {
-            presented.principal == refused.principal && presented.credential != refused.credential
-        })?;
-        self.0.grants.forget_no(&(repository.clone(), subject.clone(), again.principal));
+        let again = self.0.principals.renewed(repository, refused).await?;
+        self.0.denials.forget(&self.question(repository, subject, &again));
         Some(again)
     }
 
-    /// What an answer tells about rights.
-    async fn learn<T>(
+    /// Records what an answer says about rights.
+    async fn record<T>(
         &self,
-        key: Question,
+        question: Question,
         presented: &PresentedCredential,
-        proof: bool,
-        said: &Result<Allowed<T>, Error>,
+        proves: bool,
+        result: &Result<Allowed<T>, Error>,
     ) {
-        let grants = &self.0.grants;
-        match said {
-            Ok(yes) => {
-                grants.answered(key.0.registry()).await;
-                if proof {
-                    // What upstream gives to anybody is everybody's right, whatever was shown.
-                    let anybody = yes.public.then(|| self.0.keychain.anonymous_principal());
-                    let principal = anybody.unwrap_or(presented.principal);
-                    self.0.metrics.count_right(principal, "proved");
-                    grants.proved(&key.0, principal).await;
+        let inner = &*self.0;
+        let registry = question.repository.registry();
+        match result {
+            Ok(allowed) => {
+                inner.outages.end(registry).await;
+                if proves {
+                    // What upstream gives without a credential is every caller's right, whatever was shown.
+                    let principal =
+                        if allowed.public { inner.principals.anonymous() } else { presented.principal };
+                    inner.metrics.count_right(principal, "proved");
+                    self.record_grant(&question.repository, principal).await;
                 }
             }
-            Err(error) if is_denied(error) => {
-                grants.answered(key.0.registry()).await;
-                if revokes_access(error) {
-                    self.0.keychain.forget_refused(&key.0, presented);
-                    if proof && grants.ended(&key.0, key.2).await {
-                        self.0.metrics.count_right(key.2, "ended");
+            Err(error) if error.is_denied() => {
+                inner.outages.end(registry).await;
+                if error.revokes_access() {
+                    inner.principals.refused(&question.repository, presented);
+                    if proves && inner.grants.end(&question.repository, question.principal).await {
+                        inner.metrics.count_right(question.principal, "ended");
                     }
                 }
-                grants.said_no(key, error.clone());
+                inner.denials.record(question, error.clone(), self.negative_ttl());
             }
             Err(Error::Upstream(error)) if Trouble::of(error) == Some(Trouble::Outage) => {
-                grants.outage(key.0.registry()).await;
+                inner.outages.record(registry).await;
             }
             Err(_) => {}
         }
     }
 
-    /// Whether the rate limit of whoever would be asked as first is nearly used up.
-    pub async fn is_budget_low(&self, repository: &Repository, caller: &Caller) -> bool {
-        let first = self.candidates(repository, caller, Purpose::Prove).await.into_iter().next();
-        first.is_some_and(|first| self.0.upstream.is_budget_low(repository.registry(), first.principal))
+    /// Records that `principal` may read `repository`: upstream said so, or the owner of the store.
+    pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
+        self.0.grants.record(repository, principal).await;
+        if principal.kind.is_shared() {
+            self.0.refused.forget(repository);
+        }
     }
 
-    /// What `digest` is in `repository`, if its upstream delivered or confirmed it and its registry sent the bytes.
-    pub(crate) async fn membership(&self, repository: &Repository, digest: Digest) -> Option<Member> {
-        let member = self.0.store.member(repository, digest).await?;
-        self.0.store.received_from(repository.registry(), digest).await.then_some(member)
-    }
-
-    /// Asks upstream whether `repository` has `digest`, on behalf of `caller`, and remembers a yes. Whoever calls this
-    /// makes sure that the bytes come, or came, from the same registry.
-    pub(crate) async fn confirm(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        caller: &Caller,
-    ) -> Result<(), Error> {
-        let subject = Subject::Blob(digest);
-        let question = |auth: AuthContext| {
-            let (upstream, repository) = (self.0.upstream.clone(), repository.clone());
+    /// Asks upstream whether the repository has a blob, and records membership. The caller makes sure that the same
+    /// registry delivers, or delivered, the bytes.
+    ///
+    /// # Errors
+    /// As for [`Self::ask`].
+    pub(crate) async fn confirm_blob(&self, context: &PullContext, digest: Digest) -> Result<(), Error> {
+        let repository = context.repository();
+        let request = |auth: AuthContext| {
+            let upstream = Arc::clone(&self.0.upstream);
             let key = (repository.clone(), digest, auth.presented.principal);
+            let asked = repository.clone();
             self.0.confirmations.run(key, move || async move {
-                upstream.confirm_blob(&repository, digest, &auth).await.map_err(Error::from)
+                upstream.confirm_blob(&asked, digest, &auth).await.map_err(Error::from)
             })
         };
-        let question = |auth| async { question(auth).await.unwrap_or(Err(Error::Abandoned)) };
-        self.ask(repository, caller, &subject, Purpose::Prove, question).await?;
-        if self.0.store.member(repository, digest).await.is_none() {
-            let added = self.0.store.add_member(repository, digest, Member::Blob).await;
-            crate::pull::manifest::fetch::log_failure(
-                added,
-                repository,
-                "a confirmed blob could not be remembered",
-            );
-        }
+        let ended = || Err(Error::TaskEnded { work: "confirmed a blob upstream" });
+        let request = |auth| async { request(auth).await.unwrap_or_else(ended) };
+        self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
+        self.0.membership.confirm_blob(repository, digest).await;
         Ok(())
     }
 
-    /// Ends every right to a repository, or to all of them; returns how many there were.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
-        let count = self.0.grants.revoke(repository).await?;
-        match repository {
-            Some(repository) => tracing::warn!(%repository, count, "rights were revoked by hand"),
-            None => tracing::warn!(count, "all rights were revoked by hand"),
-        }
-        Ok(count)
+    /// Whether the rate limit of the principal that upstream is asked as first is nearly used up.
+    pub(crate) async fn is_budget_low(&self, context: &PullContext) -> bool {
+        let (caller, repository) = (context.caller(), context.repository());
+        let candidates = self.0.principals.candidates(caller, repository, Purpose::Prove).await;
+        let low = |first: &PresentedCredential| {
+            self.0.upstream.is_budget_low(repository.registry(), first.principal)
+        };
+        candidates.first().is_some_and(low)
     }
 
-    /// Whether an outage of the registry is still so young that tags may be served as what they last meant.
-    pub(crate) async fn may_be_stale(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
+    /// Whether what a tag last named may be served although upstream failed with `error`: an outage must not have
+    /// lasted longer than the operator allows.
+    pub(crate) async fn may_serve_stale(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
         let lasted = match error {
             Error::Upstream(error) if Trouble::of(error) == Some(Trouble::Outage) => {
-                self.0.grants.outage(repository.registry()).await
+                self.0.outages.record(repository.registry()).await
             }
             _ => Duration::ZERO,
         };
-        lasted < self.0.config.freshness.of(repository, tag).stale_if_error
+        lasted < self.0.config.current().freshness.of(repository, tag).stale_if_error
     }
-}
 
-fn is_denied(error: &Error) -> bool {
-    matches!(error, Error::Upstream(error) if error.is_denied())
-}
+    /// Ends every grant of a repository, or of all; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
+        self.0.grants.revoke(repository).await
+    }
 
-fn is_limited(error: &Error) -> bool {
-    matches!(error, Error::Upstream(upstream::Error::RateLimited { .. }))
-}
+    /// A caller without a credential is challenged at once where anonymous access was refused before.
+    fn challenge_if_refused_before(&self, context: &PullContext, subject: &Subject) -> Result<(), Error> {
+        if context.caller().is_identified() {
+            return Ok(());
+        }
+        match self.0.refused.state(context.repository()) {
+            AnonymousAccess::Unknown => return Ok(()),
+            AnonymousAccess::Refused => {}
+            AnonymousAccess::RefusedProbeDue => {
+                let access = self.clone();
+                let (context, subject) = (context.as_anonymous(), subject.clone());
+                self.0.tasks.spawn(async move { access.probe(&context, &subject).await });
+            }
+        }
+        Err(Error::authentication_required(ChallengeReason::Refused, None))
+    }
 
-fn revokes_access(error: &Error) -> bool {
-    matches!(error, Error::Upstream(error) if error.revokes_access())
+    /// Whether a repository that refused anonymous access allows it now. A list proves nothing and is not asked for.
+    async fn probe(&self, context: &PullContext, subject: &Subject) {
+        if *subject == Subject::List {
+            return;
+        }
+        let (upstream, repository) = (&self.0.upstream, context.repository());
+        let request = |auth: AuthContext| async move {
+            let public = match subject {
+                Subject::Tag(tag) => upstream.resolve(repository, tag, &auth).await?.public,
+                Subject::Manifest(digest) => {
+                    upstream.confirm_manifest(repository, *digest, &auth).await?.public
+                }
+                Subject::Blob(digest) => upstream.confirm_blob(repository, *digest, &auth).await?.public,
+                Subject::List => false,
+            };
+            Ok(Allowed { value: (), public })
+        };
+        if self.ask(context, subject, Purpose::Prove, request).await.is_ok() {
+            tracing::info!(%repository, "a repository that refused anonymous access allows it now");
+        }
+    }
+
+    /// `error` as the caller should see it: a challenge, if it showed no credential and one may make the difference.
+    async fn or_challenge(&self, context: &PullContext, error: Error) -> Error {
+        if context.caller().is_identified() {
+            return error;
+        }
+        let Error::Upstream(cause) = &error else { return error };
+        match cause {
+            // It does not exist, and no credential would change that.
+            upstream::Error::NotFound { public: true, .. } => error,
+            upstream::Error::NotFound { .. } if self.known().fresh(context, Use::Read).await.is_some() => {
+                error
+            }
+            cause if cause.is_denied() => {
+                Error::authentication_required(ChallengeReason::Refused, Some(cause))
+            }
+            // A caller with a right of its own may be served from the store.
+            cause if cause.is_outage() && self.known().held_since(context, &error).await.is_none() => {
+                Error::authentication_required(ChallengeReason::Unreachable, Some(cause))
+            }
+            _ => error,
+        }
+    }
 }

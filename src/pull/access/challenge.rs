@@ -1,75 +1,94 @@
-//! Callers who have not said who they are: whether they are asked to, and what about repositories that are known to be
-//! closed to them.
+//! Repositories that refused anonymous access and the node's credentials: callers without a credential are challenged
+//! there without a request upstream.
+//!
+//! Promises: a refusal is remembered for hours and tested again in the background meanwhile, so that a repository that
+//! was made public is open soon after. Bounded: what is forgotten costs one request.
 
-use crate::pull::Puller;
-use crate::pull::access::authorize::{Caller, Purpose};
-use crate::pull::access::grants::{Door, Subject};
-use crate::pull::access::rights::Use;
-use crate::pull::error::{Error, Unidentified};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 use crate::reference::Repository;
-use crate::upstream::{self, Allowed};
+use crate::support::bounded_map::BoundedMap;
 
-impl Puller {
-    /// An unidentified caller of a repository that is known to be closed is not worth a question.
-    pub(crate) fn knock(
-        &self,
-        repository: &Repository,
-        caller: &Caller,
-        subject: &Subject,
-    ) -> Result<(), Error> {
-        if caller.identified {
-            return Ok(());
-        }
-        match self.0.grants.door(repository) {
-            Door::Unknown => return Ok(()),
-            Door::Closed => {}
-            Door::ClosedProbe => {
-                let (puller, repository, subject) = (self.clone(), repository.clone(), subject.clone());
-                tokio::spawn(async move { puller.probe(&repository, &subject).await });
-            }
-        }
-        Err(Error::unidentified(Unidentified::Refused, None))
+/// Repositories remembered at most.
+const REPOSITORIES_MAX: usize = 8_192;
+/// How long a refusal is remembered.
+const REFUSED_FOR: Duration = Duration::from_secs(4 * 3_600);
+/// How often a refusal is tested again in the background.
+const PROBE_EVERY: Duration = Duration::from_secs(600);
+
+/// What is known of anonymous access to a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnonymousAccess {
+    /// Nothing: upstream is to be asked.
+    Unknown,
+    /// It is refused.
+    Refused,
+    /// It was refused, and it is time to test that again. Returned to one caller per period.
+    RefusedProbeDue,
+}
+
+struct Refusal {
+    since: Instant,
+    probed: Instant,
+}
+
+/// The repositories that refuse anonymous access.
+pub(crate) struct RefusedRepositories(Mutex<BoundedMap<Repository, Refusal>>);
+
+impl Default for RefusedRepositories {
+    fn default() -> Self {
+        Self(Mutex::new(BoundedMap::new(REPOSITORIES_MAX)))
+    }
+}
+
+impl RefusedRepositories {
+    /// Records that `repository` refused the node's credentials and anonymous access.
+    pub(crate) fn record(&self, repository: &Repository) {
+        let now = Instant::now();
+        self.0.lock().insert(repository.clone(), Refusal { since: now, probed: now });
     }
 
-    /// Whether a closed repository has been opened meanwhile.
-    async fn probe(&self, repository: &Repository, subject: &Subject) {
-        let (nobody, upstream) = (Caller::anonymous(), &self.0.upstream);
-        let asked = self.ask(repository, &nobody, subject, Purpose::Prove, |auth| async move {
-            let yes = match subject {
-                Subject::Tag(tag) => upstream.resolve(repository, tag, &auth).await.map(|yes| yes.public),
-                Subject::Manifest(digest) => {
-                    upstream.confirm_manifest(repository, *digest, &auth).await.map(|yes| yes.public)
-                }
-                Subject::Blob(digest) => {
-                    upstream.confirm_blob(repository, *digest, &auth).await.map(|yes| yes.public)
-                }
-                Subject::List => return Err(Error::Abandoned),
-            };
-            Ok(Allowed { value: (), public: yes? })
-        });
-        if asked.await.is_ok() {
-            tracing::info!(%repository, "a repository that was closed to callers without a credential is open now");
-        }
+    /// Forgets the refusal: a principal that every pod may use was let in.
+    pub(crate) fn forget(&self, repository: &Repository) {
+        self.0.lock().remove(repository);
     }
 
-    /// An error as `caller` should hear it: who has not said who it is may fare better when it does.
-    pub(crate) async fn or_challenge(&self, repository: &Repository, caller: &Caller, error: Error) -> Error {
-        if caller.identified {
-            return error;
-        }
-        let Error::Upstream(said) = &error else { return error };
-        match said {
-            // It is not there, and nobody's credential would change that.
-            upstream::Error::NotFound { public: true, .. } => error,
-            upstream::Error::NotFound { .. } if self.right(repository, caller, Use::Read).await.is_some() => {
-                error
+    /// What is known of `repository`.
+    pub(crate) fn state(&self, repository: &Repository) -> AnonymousAccess {
+        let mut refusals = self.0.lock();
+        match refusals.get(repository) {
+            Some(refusal) if refusal.since.elapsed() < REFUSED_FOR => {
+                if refusal.probed.elapsed() < PROBE_EVERY {
+                    return AnonymousAccess::Refused;
+                }
+                refusal.probed = Instant::now();
+                AnonymousAccess::RefusedProbeDue
             }
-            said if said.is_denied() => Error::unidentified(Unidentified::Refused, Some(said)),
-            // Somebody with a right of its own may be served from the store.
-            said if said.is_outage() && self.held_since(repository, caller, &error).await.is_none() => {
-                Error::unidentified(Unidentified::Unreachable, Some(said))
-            }
-            _ => error,
+            _ => AnonymousAccess::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_probed_once_a_period_and_forgotten_after_hours() {
+        let (refused, app) = (RefusedRepositories::default(), "reg.test/app".parse().unwrap());
+        assert_eq!(refused.state(&app), AnonymousAccess::Unknown);
+        refused.record(&app);
+        assert_eq!(refused.state(&app), AnonymousAccess::Refused);
+        tokio::time::advance(PROBE_EVERY).await;
+        assert_eq!(refused.state(&app), AnonymousAccess::RefusedProbeDue);
+        assert_eq!(refused.state(&app), AnonymousAccess::Refused, "two requests probe at the same time");
+        tokio::time::advance(REFUSED_FOR).await;
+        assert_eq!(refused.state(&app), AnonymousAccess::Unknown);
+        refused.record(&app);
+        refused.forget(&app);
+        assert_eq!(refused.state(&app), AnonymousAccess::Unknown);
     }
 }

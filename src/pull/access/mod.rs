@@ -1,6 +1,21 @@
-//! Who may read what: grants, the questions to upstream that prove a right, and the challenge to callers.
+//! Who may read what: remembered rights, the requests to upstream that prove a right, and the challenge to callers.
+//!
+//! Two things are needed to hand out content. A *right*: upstream let a principal that the caller may use read the
+//! repository, not long ago ([`rights`], [`grants`], [`known_rights`]). And *membership*: the repository's own upstream
+//! delivered these bytes, or confirmed them under a live right ([`membership`]). **That a manifest names a digest proves
+//! nothing**: anyone can publish an index that lists other people's digests.
+//!
+//! [`authorize::Access`] is what the rest of `pull` uses. It does not know manifests, blobs or HTTP.
 
 pub(crate) mod authorize;
 pub(crate) mod challenge;
 pub(crate) mod grants;
+pub(crate) mod known_rights;
+pub(crate) mod membership;
+pub(crate) mod negative_cache;
+pub(crate) mod outages;
+pub(crate) mod principals;
 pub(crate) mod rights;
+
+pub(crate) use authorize::{Access, Purpose};
+pub(crate) use negative_cache::Subject;

@@ -1,105 +1,124 @@
-//! What is remembered of names that another form answers for ([`crate::pull::arch_alias::resolve`]): which of them upstream does not have,
-//! the indexes that were composed, and where a name's last manifest came from.
+//! What is remembered of arch aliases: which names upstream does not have, the indexes that were synthesized, and which
+//! alias a name's last manifest came from.
 //!
-//! Promises: what was answered in another form can be answered again in an outage, after a restart too. Only what was of
-//! use is written down, so that strangers who ask for ever new names leave nothing on the disk. The disk may fail: then
-//! memory has it.
+//! Promises: what was answered by an alias can be answered again in an outage, after a restart too. Only what was of use
+//! is written down, so that clients that ask for ever new names leave nothing on the disk. The disk may fail: then memory
+//! has it. Bounded; what was used longest ago goes first.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
 
 use crate::pull::error::{Error, Fault};
-use crate::pull::manifest::fetch::log_failure;
 use crate::reference::{Digest, Repository, Tag};
 use crate::store::{Store, SynthesizedIndex};
+use crate::support::bounded_map::BoundedMap;
 
-/// Of each kind remembered in memory at most; when there are more, it begins anew.
-const REMEMBERED_MAX: usize = 1_024;
+/// Entries of each kind in memory at most.
+const ENTRIES_MAX: usize = 1_024;
 
-/// The memory, and the store behind it.
-pub(crate) struct Forms {
+/// The records, in memory and in the store.
+pub(crate) struct AliasRecords {
     store: Store,
-    memory: Mutex<Inner>,
+    indexes: Mutex<BoundedMap<(Repository, Digest), SynthesizedIndex>>,
+    absent: Mutex<BoundedMap<(Repository, Tag), ()>>,
+    /// The alias that the last manifest of a name came from: its blobs are there too.
+    last: Mutex<BoundedMap<Repository, Repository>>,
 }
 
-#[derive(Default)]
-struct Inner {
-    composed: HashMap<(Repository, Digest), SynthesizedIndex>,
-    absent: HashSet<(Repository, Tag)>,
-    /// From which repository the last manifest of a name came: its blobs are there too.
-    last: HashMap<Repository, Repository>,
-}
-
-impl Forms {
+impl AliasRecords {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, memory: Mutex::default() }
+        Self {
+            store,
+            indexes: Mutex::new(BoundedMap::new(ENTRIES_MAX)),
+            absent: Mutex::new(BoundedMap::new(ENTRIES_MAX)),
+            last: Mutex::new(BoundedMap::new(ENTRIES_MAX)),
+        }
     }
 
-    /// Whether upstream does not have a name, as it says now, or said before it could not be asked any more.
-    pub(crate) async fn is_absent(&self, repository: &Repository, tag: &Tag, said: &Error) -> bool {
-        let name = (repository.clone(), tag.clone());
-        match said.fault() {
+    /// Whether upstream does not have a name, by what it answers now, or answered before it could not be asked any more.
+    pub(crate) async fn is_absent(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
+        match error.fault() {
             Fault::NotFound => {
-                self.lock().absent.insert(name);
+                self.absent.lock().insert((repository.clone(), tag.clone()), ());
                 true
             }
-            // So it is to this caller; to another it may be there.
-            Fault::Refused(_) | Fault::Unidentified => true,
+            // It is absent to this caller; to another it may be there.
+            Fault::Refused(_) | Fault::AuthenticationRequired => true,
             Fault::Outage => {
-                let heard = self.lock().absent.contains(&name);
+                let known = self.is_known_absent(repository, tag);
                 self.store.is_absent_upstream(repository, tag).await
-                    // Not if it came to be since.
-                    || heard && self.store.tag(repository, tag).await.is_none()
+                    // Not if the tag was pulled since.
+                    || known && self.store.tag(repository, tag).await.is_none()
             }
             Fault::Declined | Fault::Invalid | Fault::Ours => false,
         }
     }
 
-    /// Another form answered for a name: that upstream does not have it is written down, if upstream said so.
+    fn is_known_absent(&self, repository: &Repository, tag: &Tag) -> bool {
+        self.absent.lock().get(&(repository.clone(), tag.clone())).is_some()
+    }
+
+    /// An alias answered for a name: that upstream does not have the name is written down, if upstream said so.
     pub(crate) async fn answered(&self, repository: &Repository, tag: &Tag) {
-        let heard = self.lock().absent.contains(&(repository.clone(), tag.clone()));
-        if heard {
-            let done = self.store.set_absent_upstream(repository, tag).await;
-            log_failure(done, repository, "a name that upstream does not have could not be remembered");
+        if self.is_known_absent(repository, tag)
+            && let Err(error) = self.store.set_absent_upstream(repository, tag).await
+        {
+            tracing::error!(%repository, %tag, %error, "an absent name could not be recorded");
         }
     }
 
-    /// An index that was composed for a repository.
-    pub(crate) async fn composed(&self, repository: &Repository, digest: Digest) -> Option<SynthesizedIndex> {
-        let known = self.lock().composed.get(&(repository.clone(), digest)).cloned();
+    /// An index that was synthesized for a repository.
+    pub(crate) async fn index(&self, repository: &Repository, digest: Digest) -> Option<SynthesizedIndex> {
+        let known = self.indexes.lock().get(&(repository.clone(), digest)).cloned();
         match known {
             Some(known) => Some(known),
             None => self.store.synthesized_index(repository, digest).await,
         }
     }
 
-    /// Remembers an index that was composed for a repository, and returns its digest.
-    pub(crate) async fn compose(&self, repository: &Repository, composed: SynthesizedIndex) -> Digest {
-        let digest = Digest::of(&composed.bytes);
-        let done = self.store.set_synthesized_index(repository, &composed).await;
-        log_failure(done, repository, "a composed index could not be remembered");
-        self.lock().composed.insert((repository.clone(), digest), composed);
+    /// Records an index that was synthesized for a repository, and returns its digest.
+    pub(crate) async fn record_index(&self, repository: &Repository, index: SynthesizedIndex) -> Digest {
+        let digest = Digest::of(&index.bytes);
+        if let Err(error) = self.store.set_synthesized_index(repository, &index).await {
+            tracing::error!(%repository, %digest, %error, "a synthesized index could not be recorded");
+        }
+        self.indexes.lock().insert((repository.clone(), digest), index);
         digest
     }
 
-    /// From which repository the last manifest of a name came.
-    pub(crate) fn last(&self, repository: &Repository) -> Option<Repository> {
-        self.lock().last.get(repository).cloned()
+    /// The aliases of a name, the one that its last manifest came from first.
+    pub(crate) fn likely_first(
+        &self,
+        repository: &Repository,
+        mut aliases: Vec<Repository>,
+    ) -> Vec<Repository> {
+        let last = self.last.lock().get(repository).cloned();
+        aliases.sort_by_key(|alias| Some(alias) != last.as_ref());
+        aliases
     }
 
-    /// Remembers it.
-    pub(crate) fn came_from(&self, repository: &Repository, other: Repository) {
-        self.lock().last.insert(repository.clone(), other);
+    /// Records which alias a manifest of a name came from.
+    pub(crate) fn came_from(&self, repository: &Repository, alias: Repository) {
+        self.last.lock().insert(repository.clone(), alias);
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.composed.len() >= REMEMBERED_MAX || inner.absent.len() >= REMEMBERED_MAX {
-            *inner = Inner::default();
-        }
-        if inner.last.len() >= REMEMBERED_MAX {
-            inner.last.clear();
-        }
-        inner
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::testing;
+    use crate::upstream;
+
+    #[tokio::test]
+    async fn a_name_is_absent_in_an_outage_only_if_upstream_said_so_before() {
+        let (store, _clock, _directory) = testing::store();
+        let records = AliasRecords::new(store);
+        let (app, tag): (Repository, Tag) = ("reg.test/app".parse().unwrap(), "v1".parse().unwrap());
+        let host = || "reg.test:443".to_owned();
+        let outage = Error::Upstream(upstream::Error::ServerError { host: host(), status: 503 });
+        let gone = upstream::Error::NotFound { host: host(), repository_unknown: false, public: false };
+        assert!(!records.is_absent(&app, &tag, &outage).await);
+        assert!(records.is_absent(&app, &tag, &gone.into()).await);
+        assert!(records.is_absent(&app, &tag, &outage).await);
+        assert!(!records.is_absent(&app, &tag, &Error::NotStored).await);
     }
 }

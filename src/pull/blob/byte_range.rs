@@ -1,52 +1,54 @@
-//! A small part of a large blob that nobody has pulled: it comes alone.
+//! A small byte range of a large blob that is neither stored nor being downloaded: fetched alone.
 //!
-//! Snapshotters that pull lazily read a little of many layers, and would otherwise have all of them fetched. Such a part
-//! is upstream's word, as every range of a blob that has not landed, and is not stored.
+//! Snapshotters that pull lazily read a little of many layers, and would otherwise have all of them downloaded. Such a
+//! range is unverified, like every range of a blob that is not in the store, and is not stored.
 
-use crate::pull::access::authorize::Caller;
-use crate::pull::blob::follow::BlobBody;
-use crate::pull::blob::source::UpstreamBody;
+use super::flight::Flights;
+use super::source::{UpstreamBlobs, UpstreamBody};
+use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
-use crate::pull::{BlobAnswer, Puller};
-use crate::reference::{Digest, Repository};
+use crate::reference::Digest;
 
-/// Bytes of a part that may come alone.
-const PART_MAX: u64 = 1024 * 1024;
-/// Bytes of a blob of which parts may come alone; a smaller one is soon there as a whole.
-const LARGE: u64 = 32 * 1024 * 1024;
+/// Bytes of a range that may be fetched alone.
+const RANGE_MAX: u64 = 1024 * 1024;
+/// Bytes of a blob of which ranges may be fetched alone; a smaller blob is soon there as a whole.
+const BLOB_MIN: u64 = 32 * 1024 * 1024;
 
-impl Puller {
-    /// The bytes from `start` up to `end`, by themselves. `None` if they are too many or the blob too small for that, or
-    /// if it is being fetched.
+/// Fetches single ranges. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SingleRanges {
+    blobs: UpstreamBlobs,
+    flights: Flights,
+}
+
+impl SingleRanges {
+    pub(crate) fn new(blobs: UpstreamBlobs, flights: Flights) -> Self {
+        Self { blobs, flights }
+    }
+
+    /// The bytes from `start` up to `end`, and the size of the blob. `None` if they are too many, the blob too small, or
+    /// if it is being downloaded.
     ///
     /// # Errors
     /// Upstream cannot be asked.
-    pub(crate) async fn part_alone(
+    pub(crate) async fn open(
         &self,
-        repository: &Repository,
+        context: &PullContext,
         digest: Digest,
-        caller: &Caller,
         start: u64,
         end: u64,
-    ) -> Result<Option<BlobAnswer>, Error> {
-        if end.saturating_sub(start) > PART_MAX || self.0.flights.has(repository.registry(), digest) {
+    ) -> Result<Option<(UpstreamBody, u64)>, Error> {
+        let registry = context.repository().registry();
+        if end.saturating_sub(start) > RANGE_MAX || self.flights.has(registry, digest) {
             return Ok(None);
         }
-        let source = match UpstreamBody::open(self, repository, digest, caller, start, Some(end)).await {
-            Ok(source) => source,
+        let body = match self.blobs.open(context, digest, start, Some(end)).await {
+            Ok(body) => body,
             Err(error) if error.fault() == Fault::Outage => return Err(error),
-            // Whatever it is, the question for all of it will tell.
+            // The request for the whole blob will tell.
             Err(_) => return Ok(None),
         };
-        let Some(size) = source.size().filter(|size| source.is_ranged() && *size >= LARGE) else {
-            return Ok(None);
-        };
-        let body = BlobBody::part(self.reader(repository, digest, caller), source, size);
-        Ok(Some(BlobAnswer {
-            size: Some(size),
-            body,
-            source: crate::pull::AnswerSource::Passthrough,
-            stale: None,
-        }))
+        let size = body.size().filter(|size| body.is_ranged() && *size >= BLOB_MIN);
+        Ok(size.map(|size| (body, size)))
     }
 }

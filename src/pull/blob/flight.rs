@@ -1,19 +1,21 @@
-//! Flights: one download of a blob under way, and everybody who wants it.
+//! Flights: one download of a blob under way, and every request that waits for it (singleflight).
 //!
-//! A flight belongs to (registry, digest). Whoever finds none leads: it gets an owned permit, and if that is dropped
-//! without an outcome the flight has failed and the next comer leads anew. Everybody, the leader's client included,
-//! follows. Different registries never share a flight, so that none can stall or spoil another's.
+//! A flight belongs to (registry, digest). The first request leads: it gets an owned permit ([`Leader`]), and if that is
+//! dropped without an outcome the flight has failed and the next request leads anew. Every other request follows, and
+//! so does the leader's own client. Different registries never share a flight, so that none can stall or spoil
+//! another's download.
 //!
 //! Lock order: the map's lock is never held while a flight's progress is changed.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::pull::access::authorize::Caller;
+use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher, Registry, Repository};
 use crate::store::GrowingBlob;
@@ -24,29 +26,29 @@ use crate::support::metrics::IntGauge;
 pub(crate) enum Progress {
     /// Upstream has been asked and has not answered.
     Waiting,
-    /// Bytes are coming.
+    /// Bytes are arriving.
     Filling {
-        /// Where they can be read.
+        /// The file that they are read from.
         growing: GrowingBlob,
         /// Bytes of the whole blob, where upstream said so.
         size: Option<u64>,
-        /// Bytes that may be handed out: never the last ones before the digest is verified.
+        /// Bytes that may be served: never the last ones before the digest is verified.
         readable: u64,
     },
-    /// All bytes are there and are what the digest says.
-    Landed {
-        /// Where they can be read.
+    /// All bytes are there and verified.
+    Complete {
+        /// The file that they are read from.
         growing: GrowingBlob,
-        /// How many there are.
+        /// Bytes of the blob.
         size: u64,
     },
-    /// Our disk would not have it. What was written can still be read; the rest is each follower's own to fetch.
+    /// The disk failed. What was written can still be read; each follower fetches the rest past the disk.
     Detached {
-        /// Where what was written can be read, if anything was.
+        /// The file with what was written, if anything was.
         growing: Option<GrowingBlob>,
         /// Bytes written.
         written: u64,
-        /// Of those bytes: it goes on with the rest, so that the whole is verified as a whole.
+        /// The hash of those bytes: it goes on with the rest, so that the whole is verified as a whole.
         hasher: Hasher,
         /// Bytes of the whole blob, where upstream said so.
         size: Option<u64>,
@@ -58,26 +60,40 @@ pub(crate) enum Progress {
 impl Progress {
     /// Whether nothing more will change.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self, Self::Landed { .. } | Self::Detached { .. } | Self::Failed(_))
+        matches!(self, Self::Complete { .. } | Self::Detached { .. } | Self::Failed(_))
     }
 }
 
 /// One download under way.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    /// On whose behalf upstream was asked: that repository's right is what upstream's answer proves.
-    pub(crate) repository: Repository,
-    /// As whom: the answer is an answer to callers with the same credential, and to no others.
-    pub(crate) caller: Caller,
-    /// Whether somebody waits for it, or will in a moment; a pre-pull does not.
-    hurried: AtomicBool,
+    /// The pull that upstream was asked for: its repository's right is what upstream's answer proves, and its answer is
+    /// an answer to callers with the same credential and to no others.
+    context: PullContext,
+    /// Whether a runtime waits for it; a pre-pull does not.
+    foreground: AtomicBool,
     progress: watch::Sender<Progress>,
 }
 
 impl Flight {
-    /// Whether somebody waits for it.
-    pub(crate) fn is_hurried(&self) -> bool {
-        self.hurried.load(Ordering::Relaxed)
+    /// The pull on whose behalf upstream was asked.
+    pub(crate) fn context(&self) -> &PullContext {
+        &self.context
+    }
+
+    /// Whether it is for this repository.
+    pub(crate) fn is_for(&self, repository: &Repository) -> bool {
+        self.context.repository() == repository
+    }
+
+    /// Whether upstream was asked with the credential of `caller`.
+    pub(crate) fn asked_as(&self, caller: &Caller) -> bool {
+        self.context.caller().has_same_credential_as(caller)
+    }
+
+    /// Whether a runtime waits for it.
+    pub(crate) fn is_foreground(&self) -> bool {
+        self.foreground.load(Ordering::Relaxed)
     }
 
     /// Watches the progress.
@@ -87,91 +103,92 @@ impl Flight {
 }
 
 type Key = (Registry, Digest);
-type Map = Arc<Mutex<HashMap<Key, Arc<Flight>>>>;
 
-/// All flights.
 #[derive(Debug)]
-pub(crate) struct Flights {
-    map: Map,
-    ended: Arc<AtomicU64>,
+struct Shared {
+    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    ended: AtomicU64,
     gauge: IntGauge,
 }
 
-/// A seat in a flight.
-pub(crate) enum Boarding {
-    /// There was none: this caller must fill.
-    Lead(Lead),
+/// All flights. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Flights(Arc<Shared>);
+
+/// What a request for a blob becomes.
+pub(crate) enum Role {
+    /// There was no flight: this request fills a new one.
+    Lead(Leader),
     /// One is under way.
-    Join(Arc<Flight>),
+    Follow(Arc<Flight>),
 }
 
 impl Flights {
+    /// No flights; `gauge` mirrors how many there are.
     pub(crate) fn new(gauge: IntGauge) -> Self {
-        Self { map: Map::default(), ended: Arc::default(), gauge }
+        Self(Arc::new(Shared { flights: Mutex::default(), ended: AtomicU64::new(0), gauge }))
     }
 
-    /// Flights that have ended. If it has not changed between a look into the store and a boarding, nothing can have
-    /// landed in between.
+    /// Flights under way.
+    pub(crate) fn count(&self) -> usize {
+        self.0.flights.lock().len()
+    }
+
+    /// Flights that have ended. If it did not change between a look into the store and [`Self::join_or_lead`], no flight
+    /// can have completed in between.
     pub(crate) fn ended(&self) -> u64 {
-        self.ended.load(Ordering::Acquire)
+        self.0.ended.load(Ordering::Acquire)
     }
 
-    /// Whether `digest` is being fetched from `registry`.
+    /// Whether `digest` is being downloaded from `registry`.
     pub(crate) fn has(&self, registry: &Registry, digest: Digest) -> bool {
-        lock(&self.map).contains_key(&(registry.clone(), digest))
+        self.0.flights.lock().contains_key(&(registry.clone(), digest))
     }
 
-    /// Whether there is a flight that somebody waits for.
-    pub(crate) fn somebody_waits(&self) -> bool {
-        lock(&self.map).values().any(|flight| flight.is_hurried())
+    /// Whether there is a flight that a runtime waits for.
+    pub(crate) fn any_foreground(&self) -> bool {
+        self.0.flights.lock().values().any(|flight| flight.is_foreground())
     }
 
-    /// Joins the flight for `digest` from the registry of `repository`, or leads a new one. `hurry` says that somebody
-    /// waits.
-    pub(crate) fn board(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        caller: &Caller,
-        hurry: bool,
-    ) -> Boarding {
-        let key = (repository.registry().clone(), digest);
-        match lock(&self.map).entry(key.clone()) {
+    /// Joins the flight for `digest` from the registry of the pull's repository, or leads a new one.
+    pub(crate) fn join_or_lead(&self, context: &PullContext, digest: Digest) -> Role {
+        let key = (context.repository().registry().clone(), digest);
+        let foreground = context.priority() == Priority::Foreground;
+        let mut flights = self.0.flights.lock();
+        let role = match flights.entry(key.clone()) {
             Entry::Occupied(under_way) => {
-                under_way.get().hurried.fetch_or(hurry, Ordering::Relaxed);
-                Boarding::Join(Arc::clone(under_way.get()))
+                under_way.get().foreground.fetch_or(foreground, Ordering::Relaxed);
+                Role::Follow(Arc::clone(under_way.get()))
             }
             Entry::Vacant(vacant) => {
-                let progress = watch::Sender::new(Progress::Waiting);
                 let flight = Arc::new(Flight {
-                    repository: repository.clone(),
-                    caller: caller.clone(),
-                    hurried: AtomicBool::new(hurry),
-                    progress,
+                    context: context.clone(),
+                    foreground: AtomicBool::new(foreground),
+                    progress: watch::Sender::new(Progress::Waiting),
                 });
                 vacant.insert(Arc::clone(&flight));
-                self.gauge.inc();
-                let (map, ended) = (Arc::clone(&self.map), Arc::clone(&self.ended));
-                Boarding::Lead(Lead { flight, key, map, ended, gauge: self.gauge.clone() })
+                Role::Lead(Leader { flight, key, shared: Arc::clone(&self.0) })
             }
-        }
+        };
+        self.0.mirror(flights.len());
+        role
     }
 }
 
-fn lock(map: &Map) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
-    map.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn mirror(&self, count: usize) {
+        self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
 }
 
-/// The right and the duty to fill a flight.
-pub(crate) struct Lead {
+/// The permit and the duty to fill a flight.
+pub(crate) struct Leader {
     flight: Arc<Flight>,
     key: Key,
-    map: Map,
-    ended: Arc<AtomicU64>,
-    gauge: IntGauge,
+    shared: Arc<Shared>,
 }
 
-impl Lead {
+impl Leader {
     pub(crate) fn flight(&self) -> &Arc<Flight> {
         &self.flight
     }
@@ -180,39 +197,28 @@ impl Lead {
         self.key.1
     }
 
-    /// Tells all followers.
+    /// Publishes the progress to all followers.
     pub(crate) fn publish(&self, progress: Progress) {
         self.flight.progress.send_replace(progress);
     }
 
-    /// Ends the flight and tells all followers why. Nobody boards it any more by then: who is told may ask again at once,
-    /// and is to get an answer of its own.
+    /// Ends the flight and tells all followers why. No request joins it any more by then: a follower that is told may ask
+    /// again at once, and gets an answer of its own.
     pub(crate) fn fail(&self, error: Error) {
         self.end();
         self.publish(Progress::Failed(error));
     }
 
-    fn end(&self) {
-        let mut map = lock(&self.map);
-        // The next one may be under way already.
-        if map.get(&self.key).is_some_and(|under_way| Arc::ptr_eq(under_way, &self.flight)) {
-            // Before it is gone, so that whoever leads the next one notices.
-            self.ended.fetch_add(1, Ordering::Release);
-            map.remove(&self.key);
-            self.gauge.dec();
-        }
-    }
-
-    /// Tells all followers that everything is there and right.
-    pub(crate) fn publish_landed(&self, size: u64) {
+    /// Publishes that all bytes are there and verified.
+    pub(crate) fn publish_complete(&self, size: u64) {
         self.flight.progress.send_modify(|progress| {
             if let Progress::Filling { growing, .. } = progress {
-                *progress = Progress::Landed { growing: growing.clone(), size };
+                *progress = Progress::Complete { growing: growing.clone(), size };
             }
         });
     }
 
-    /// Tells all followers that more may be read.
+    /// Publishes up to which byte may be read.
     pub(crate) fn publish_readable(&self, up_to: u64) {
         self.flight.progress.send_modify(|progress| {
             if let Progress::Filling { readable, .. } = progress {
@@ -220,17 +226,28 @@ impl Lead {
             }
         });
     }
+
+    fn end(&self) {
+        let mut flights = self.shared.flights.lock();
+        // The next flight of the same blob may be under way already.
+        if flights.get(&self.key).is_some_and(|under_way| Arc::ptr_eq(under_way, &self.flight)) {
+            // Before it is removed, so that the leader of the next flight notices.
+            self.shared.ended.fetch_add(1, Ordering::Release);
+            flights.remove(&self.key);
+            self.shared.mirror(flights.len());
+        }
+    }
 }
 
-impl Drop for Lead {
+impl Drop for Leader {
     fn drop(&mut self) {
         self.end();
         self.flight.progress.send_if_modified(|progress| {
-            let abandoned = !progress.is_over();
-            if abandoned {
-                *progress = Progress::Failed(Error::Abandoned);
+            let gone = !progress.is_over();
+            if gone {
+                *progress = Progress::Failed(Error::LeaderGone);
             }
-            abandoned
+            gone
         });
     }
 }
@@ -239,66 +256,61 @@ impl Drop for Lead {
 mod tests {
     use super::*;
 
-    fn repository(name: &str) -> Repository {
-        let (registry, path) = name.split_once('/').unwrap();
-        Repository::new(registry.parse().unwrap(), path.parse().unwrap()).unwrap()
+    fn flights() -> Flights {
+        Flights::new(IntGauge::new("flights", "x").unwrap())
+    }
+
+    fn ask(flights: &Flights, repository: &str) -> Role {
+        let context = PullContext::new(repository.parse().unwrap(), None, Caller::Anonymous);
+        flights.join_or_lead(&context, Digest::of(b"x"))
     }
 
     #[test]
-    fn one_leads_all_join_and_registries_never_share() {
-        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
-        let digest = Digest::of(b"x");
-        let Boarding::Lead(lead) = flights.board(&repository("a.test/r"), digest, &Caller::anonymous(), true)
-        else {
-            panic!("nobody led")
-        };
-        assert!(matches!(
-            flights.board(&repository("a.test/r"), digest, &Caller::anonymous(), true),
-            Boarding::Join(_)
-        ));
-        assert!(matches!(
-            flights.board(&repository("a.test/other"), digest, &Caller::anonymous(), true),
-            Boarding::Join(_)
-        ));
-        assert!(matches!(
-            flights.board(&repository("b.test/r"), digest, &Caller::anonymous(), true),
-            Boarding::Lead(_)
-        ));
-        drop(lead);
-        assert!(matches!(
-            flights.board(&repository("a.test/r"), digest, &Caller::anonymous(), true),
-            Boarding::Lead(_)
-        ));
+    fn one_leads_all_others_follow_and_registries_never_share() {
+        let flights = flights();
+        let Role::Lead(leader) = ask(&flights, "a.test/r") else { panic!() };
+        assert!(matches!(ask(&flights, "a.test/other"), Role::Follow(_)));
+        assert!(matches!(ask(&flights, "b.test/r"), Role::Lead(_)));
+        drop(leader);
+        assert!(matches!(ask(&flights, "a.test/r"), Role::Lead(_)));
     }
 
     #[test]
-    fn who_asks_again_after_a_failure_boards_another_flight() {
-        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
-        let board = || flights.board(&repository("a.test/r"), Digest::of(b"x"), &Caller::anonymous(), true);
-        let Boarding::Lead(first) = board() else { panic!() };
+    fn a_request_after_a_failure_does_not_join_the_failed_flight() {
+        let flights = flights();
+        let Role::Lead(first) = ask(&flights, "a.test/r") else { panic!() };
         let following = first.flight().follow();
         first.fail(Error::NotStored);
         assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
-        let Boarding::Lead(second) = board() else { panic!("joined one that has failed") };
+        let Role::Lead(second) = ask(&flights, "a.test/r") else { panic!("joined one that has failed") };
         drop(first);
-        assert!(matches!(board(), Boarding::Join(_)), "the first took the second along");
+        assert!(matches!(ask(&flights, "a.test/r"), Role::Follow(_)), "the first took the second along");
         assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
-        assert_eq!((flights.gauge.get(), flights.ended()), (1, 1));
+        assert_eq!((flights.count(), flights.ended()), (1, 1));
         drop(second);
-        assert_eq!((flights.gauge.get(), flights.ended()), (0, 2));
+        assert_eq!((flights.count(), flights.ended(), flights.0.gauge.get()), (0, 2, 0));
     }
 
     #[test]
     fn a_leader_that_vanishes_is_a_failure_and_never_a_normal_end() {
-        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
-        let Boarding::Lead(lead) =
-            flights.board(&repository("a.test/r"), Digest::of(b"x"), &Caller::anonymous(), true)
-        else {
+        let flights = flights();
+        let Role::Lead(leader) = ask(&flights, "a.test/r") else { panic!() };
+        let following = leader.flight().follow();
+        drop(leader);
+        assert!(matches!(&*following.borrow(), Progress::Failed(Error::LeaderGone)));
+        assert_eq!(flights.count(), 0);
+    }
+
+    #[test]
+    fn a_background_download_that_a_runtime_joins_is_foreground_from_then_on() {
+        let flights = flights();
+        let context = PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
+        let digest = Digest::of(b"x");
+        let Role::Lead(leader) = flights.join_or_lead(&context.clone().in_background(), digest) else {
             panic!()
         };
-        let following = lead.flight().follow();
-        drop(lead);
-        assert!(matches!(&*following.borrow(), Progress::Failed(Error::Abandoned)));
-        assert_eq!(flights.gauge.get(), 0);
+        assert!(!leader.flight().is_foreground() && !flights.any_foreground());
+        drop(flights.join_or_lead(&context, digest));
+        assert!(leader.flight().is_foreground() && flights.any_foreground());
     }
 }

@@ -1,11 +1,329 @@
-//! Blobs: found in the store, or downloaded once and followed by every reader.
+//! Blobs: served from the store where the caller may read them, else downloaded once and followed by every reader.
+//!
+//! ```text
+//! stored        on disk, and this caller may read it?
+//! byte_range    a small range of a large blob: alone
+//! download      join the flight, or lead it (flight)
+//!   fill        upstream -> store: bound, write, hash, verify, commit
+//!     transfer  one connection, or several (segments, concurrency), yielding by priority
+//!       source  upstream's body, resumed where it breaks off
+//! follow        every client reads up to the readable offset; passthrough where the disk failed
+//! ```
+//!
+//! Deliberately not here: manifests, and what a blob is.
 
 pub(crate) mod byte_range;
+pub(crate) mod concurrency;
+pub(crate) mod download;
 pub(crate) mod fill;
 pub(crate) mod flight;
 pub(crate) mod follow;
-pub(crate) mod lookup;
 pub(crate) mod passthrough;
 pub(crate) mod priority;
 pub(crate) mod segments;
 pub(crate) mod source;
+pub(crate) mod stored;
+pub(crate) mod tail;
+pub(crate) mod transfer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::access::{Access, Purpose, Subject};
+use super::answer::{AnswerSource, Stale};
+use super::context::PullContext;
+use super::error::Error;
+use super::metrics::Metrics;
+use super::registry_client::RegistryClient;
+use crate::reference::Digest;
+use crate::store::Store;
+use crate::support::tasks::Tasks;
+use crate::upstream::{self, AuthContext};
+use byte_range::SingleRanges;
+use download::{Download, Downloads};
+use fill::Filler;
+use flight::{Flights, Progress};
+use follow::{BlobBody, Reader};
+use priority::Foreground;
+use segments::Segments;
+use source::UpstreamBlobs;
+use stored::{StoredBlob, StoredBlobs};
+use tail::TAIL;
+use transfer::Transfers;
+
+/// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
+/// caller.
+const ATTEMPTS_MAX: usize = 3;
+/// How often the progress of a download into the store is reported.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+
+/// A blob to serve.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    /// Bytes of the whole blob; `None` while upstream has not said it and the bytes are arriving.
+    pub size: Option<u64>,
+    /// The bytes.
+    pub body: BlobBody,
+    /// Where they come from.
+    pub source: AnswerSource,
+    /// Set if upstream could not confirm the caller's right.
+    pub stale: Option<Stale>,
+}
+
+/// The size of a blob, and how it is known.
+#[derive(Debug)]
+pub struct BlobSize {
+    /// Bytes of the blob, where upstream said so.
+    pub size: Option<u64>,
+    /// Where the answer comes from.
+    pub source: AnswerSource,
+    /// Set if upstream could not confirm the caller's right.
+    pub stale: Option<Stale>,
+}
+
+/// How much of a blob a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobRange {
+    /// All of it.
+    Whole,
+    /// A range that cannot be computed before the size is known.
+    OfUnknownSize,
+    /// The bytes from `start` up to, not including, `end`, as far as there are any.
+    Bytes {
+        /// The first byte.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+    },
+}
+
+/// Blobs. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Blobs {
+    access: Access,
+    registries: Arc<dyn RegistryClient>,
+    stored: StoredBlobs,
+    upstream: UpstreamBlobs,
+    ranges: SingleRanges,
+    flights: Flights,
+    downloads: Downloads,
+    foreground: Foreground,
+    metrics: Arc<Metrics>,
+}
+
+impl Blobs {
+    /// Blobs of `store`, and of `registries` where they are not there.
+    pub(crate) fn new(
+        access: Access,
+        registries: Arc<dyn RegistryClient>,
+        store: Store,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let flights = Flights::new(metrics.flights.clone());
+        let foreground = Foreground::new(flights.clone());
+        let stored = StoredBlobs::new(store.clone(), access.clone());
+        let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries));
+        let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
+        let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
+        let filler = Filler::new(store, upstream.clone(), transfers, tasks.clone(), Arc::clone(&metrics));
+        let downloads = Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, tasks);
+        let ranges = SingleRanges::new(upstream.clone(), flights.clone());
+        Self { access, registries, stored, upstream, ranges, flights, downloads, foreground, metrics }
+    }
+
+    /// A blob, whole whatever range is wanted; a small range of a large blob that is not being downloaded may come alone.
+    /// For a range the answer waits until the size is known.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn find(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        wanted: BlobRange,
+    ) -> Result<BlobAnswer, Error> {
+        let mut last = Error::LeaderGone;
+        for _ in 0..ATTEMPTS_MAX {
+            let looked_up_at = Some(self.downloads.ended());
+            if let Some(stored) = self.stored.find(context, digest).await? {
+                return Ok(self.stored_answer(context, stored));
+            }
+            if let BlobRange::Bytes { start, end } = wanted
+                && let Some((body, size)) = self.ranges.open(context, digest, start, end).await?
+            {
+                let body = BlobBody::single_range(self.reader(context, digest), body, size);
+                let source = AnswerSource::Passthrough;
+                return Ok(BlobAnswer { size: Some(size), body, source, stale: None });
+            }
+            self.foreground.record();
+            let (source, progress) = match self.downloads.join_or_lead(context, digest, looked_up_at).await? {
+                Download::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
+                Download::Following(source, progress) => (source, progress),
+            };
+            match first_bytes(progress, wanted != BlobRange::Whole).await {
+                Ok((progress, size)) => {
+                    let body = BlobBody::following(self.reader(context, digest), progress, size);
+                    return Ok(BlobAnswer { size, body, source, stale: None });
+                }
+                Err(error) if source == AnswerSource::Join && concerns_leader_only(&error) => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// The size of a blob, without downloading it.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
+        if let Some(StoredBlob { blob, source, stale }) = self.stored.find(context, digest).await? {
+            return Ok(BlobSize { size: Some(blob.size()), source, stale });
+        }
+        let (registries, repository) = (&self.registries, context.repository());
+        let request =
+            |auth: AuthContext| async move { Ok(registries.confirm_blob(repository, digest, &auth).await?) };
+        let (size, _) = self.access.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
+        Ok(BlobSize { size, source: AnswerSource::Passthrough, stale: None })
+    }
+
+    /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
+    /// `report` is called now and then with the bytes that are there, and of how many.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; [`Error::NotStored`] if the store did not take it.
+    pub(crate) async fn fetch_into_store(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        report: impl Fn(u64, Option<u64>),
+    ) -> Result<(u64, bool), Error> {
+        let looked_up_at = Some(self.downloads.ended());
+        if let Some(stored) = self.stored.find(context, digest).await? {
+            return Ok((stored.blob.size(), false));
+        }
+        let (source, mut progress) = match self.downloads.join_or_lead(context, digest, looked_up_at).await? {
+            Download::Stored(stored) => return Ok((stored.blob.size(), false)),
+            Download::Following(source, progress) => (source, progress),
+        };
+        loop {
+            let now = progress.borrow_and_update().clone();
+            match now {
+                Progress::Waiting => {}
+                Progress::Filling { readable, size, .. } => report(readable, size),
+                Progress::Complete { size, .. } => {
+                    // Until the blob has its name in the store, or the store refused it: readers do not wait for that.
+                    while progress.changed().await.is_ok() {}
+                    let stored = self.stored.has(digest).await?;
+                    return if stored {
+                        Ok((size, source == AnswerSource::Fill))
+                    } else {
+                        Err(Error::NotStored)
+                    };
+                }
+                Progress::Detached { .. } => return Err(Error::NotStored),
+                Progress::Failed(error) => return Err(error),
+            }
+            let changed = tokio::time::timeout(REPORT_EVERY, progress.changed()).await;
+            if matches!(changed, Ok(Err(_))) && !progress.borrow().is_over() {
+                return Err(Error::LeaderGone);
+            }
+        }
+    }
+
+    /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged: the
+    /// request itself will tell.
+    pub(crate) async fn prefetch(&self, context: &PullContext, digest: Digest) {
+        // Whether the repository may hand out what is on disk is asked when a client wants it.
+        if !matches!(self.stored.has(digest).await, Ok(false)) {
+            return;
+        }
+        match self.downloads.join_or_lead(context, digest, None).await {
+            Ok(Download::Following(_, mut progress)) => {
+                let _ = progress.wait_for(Progress::is_over).await;
+            }
+            Ok(Download::Stored(_)) => {}
+            Err(error) => {
+                let repository = context.repository();
+                tracing::debug!(%repository, %digest, %error, "a blob was not prefetched");
+            }
+        }
+    }
+
+    /// Whether a blob is on disk, whoever may read it.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) async fn has(&self, digest: Digest) -> Result<bool, Error> {
+        self.stored.has(digest).await
+    }
+
+    /// Blob downloads under way.
+    pub(crate) fn downloads(&self) -> usize {
+        self.flights.count()
+    }
+
+    /// When runtimes pull.
+    pub(crate) fn foreground(&self) -> &Foreground {
+        &self.foreground
+    }
+
+    /// Waits until no download is under way, but no longer than `wait`.
+    pub(crate) async fn settle(&self, wait: Duration) {
+        self.downloads.settle(wait).await;
+    }
+
+    fn reader(&self, context: &PullContext, digest: Digest) -> Reader {
+        Reader {
+            stored: self.stored.clone(),
+            downloads: self.downloads.clone(),
+            upstream: self.upstream.clone(),
+            metrics: Arc::clone(&self.metrics),
+            context: context.clone(),
+            digest,
+        }
+    }
+
+    fn stored_answer(&self, context: &PullContext, stored: StoredBlob) -> BlobAnswer {
+        let StoredBlob { blob, source, stale } = stored;
+        let size = Some(blob.size());
+        let body = BlobBody::stored(self.reader(context, blob.digest()), blob);
+        BlobAnswer { size, body, source, stale }
+    }
+}
+
+/// Waits until a flight has bytes and knows how many, or has failed. A blob so small that it is withheld whole is waited
+/// for, so that a wrong one is an error before any header has left.
+async fn first_bytes(
+    mut progress: watch::Receiver<Progress>,
+    size_needed: bool,
+) -> Result<(watch::Receiver<Progress>, Option<u64>), Error> {
+    let is_ready = |progress: &Progress| match progress {
+        Progress::Waiting => false,
+        Progress::Filling { size: Some(size), .. } => *size > TAIL,
+        Progress::Filling { size: None, readable, .. } => !size_needed && *readable > 0,
+        _ => true,
+    };
+    let size = match progress.wait_for(is_ready).await.as_deref() {
+        Ok(Progress::Filling { size, .. }) => *size,
+        Ok(Progress::Complete { size, .. }) => Some(*size),
+        Ok(Progress::Detached { size, .. }) => *size,
+        Ok(Progress::Failed(error)) => return Err(error.clone()),
+        Ok(Progress::Waiting) | Err(_) => return Err(Error::LeaderGone),
+    };
+    Ok((progress, size))
+}
+
+/// Whether a failure of the leader says nothing about a caller that joined from another repository.
+fn concerns_leader_only(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::LeaderGone
+            | Error::TaskEnded { .. }
+            | Error::AuthenticationRequired { .. }
+            | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. })
+    )
+}

@@ -1,44 +1,44 @@
-//! Passing a blob through without storing it: when our disk fails, and for ranges that no fill would reach in time.
+//! Passthrough: a blob from upstream to a client without the store, when the disk failed.
 //!
-//! A whole body is still never complete and wrong: its bytes are hashed as they pass, from wherever the fill had got
-//! with the same hash, and the last of them stay back until the digest is verified. A range is upstream's word, as is
-//! every range of a blob that has not landed.
+//! A whole body is still never complete and wrong: its bytes are hashed as they pass, on from the hash of what the fill
+//! had written, and the last of them are withheld until the digest is verified. A range is not verified, like every
+//! range of a blob that is not in the store.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::pull::blob::fill::TAIL;
-use crate::pull::blob::source::UpstreamBody;
+use super::source::UpstreamBody;
+use super::tail::TAIL;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
 use crate::store;
 
-/// Bytes on their way through.
-pub(crate) struct Through {
-    source: UpstreamBody,
-    /// Of everything up to where the source is; `None` for a range.
+/// Bytes on their way from upstream to a client.
+pub(crate) struct Passthrough {
+    body: UpstreamBody,
+    /// The hash of everything up to where the body is, and the digest that it must become; `None` for a range.
     check: Option<(Hasher, Digest)>,
     held: VecDeque<Bytes>,
     held_bytes: u64,
     ended: bool,
 }
 
-impl Through {
+impl Passthrough {
     /// The rest of a blob after bytes that `hasher` has seen, to the end: verified.
-    pub(crate) fn rest(source: UpstreamBody, hasher: Hasher, digest: Digest) -> Self {
-        Self { check: Some((hasher, digest)), ..Self::range(source) }
+    pub(crate) fn rest(body: UpstreamBody, hasher: Hasher, digest: Digest) -> Self {
+        Self { check: Some((hasher, digest)), ..Self::range(body) }
     }
 
-    /// Bytes that end before the blob does, or begin after unseen ones.
-    pub(crate) fn range(source: UpstreamBody) -> Self {
-        Self { source, check: None, held: VecDeque::new(), held_bytes: 0, ended: false }
+    /// Bytes that end before the blob does, or begin after bytes that were not seen.
+    pub(crate) fn range(body: UpstreamBody) -> Self {
+        Self { body, check: None, held: VecDeque::new(), held_bytes: 0, ended: false }
     }
 
     /// The next bytes; `None` at the proper end.
     ///
     /// # Errors
-    /// Upstream, or content that is not what the digest says; then the last bytes have not been handed out.
+    /// Upstream, or content that is not what the digest says; then the last bytes have not been returned.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         loop {
             let withheld = if self.check.is_some() && !self.ended { TAIL } else { 0 };
@@ -51,7 +51,7 @@ impl Through {
             if self.ended {
                 return None;
             }
-            match self.source.next().await {
+            match self.body.next().await {
                 Some(Ok(bytes)) => {
                     if let Some((hasher, _)) = &mut self.check {
                         hasher.update(&bytes);

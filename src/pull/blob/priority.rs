@@ -1,63 +1,94 @@
-//! Pods go first: what is fetched for nobody who waits is put off while they pull.
+//! Priority: downloads that no runtime waits for yield to those that one waits for.
 //!
-//! Promises: nothing new is begun, and what is coming slows down, from a pod's first question on; a pod that wants the very
-//! part that is coming gets it at full speed; nothing is put off for ever.
+//! Promises: from a runtime's first question on, no background download begins and those under way slow down; a
+//! background download that a runtime joins goes on at full speed; nothing yields for ever.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::pull::Puller;
-use crate::pull::blob::flight::Flight;
+use super::flight::{Flight, Flights};
 
-/// How long pods may be waited for before the next part is begun in any case.
-const YIELD_MAX: Duration = Duration::from_secs(60);
-/// How long the next piece of a part may be put off for them.
-const GIVE_WAY_MAX: Duration = Duration::from_secs(2);
-/// How often it is looked whether they still wait.
-const YIELD_LOOK: Duration = Duration::from_millis(50);
-/// A pod that has just asked for something will ask for more in a moment.
+/// How long a background download waits for foreground ones before it begins in any case.
+const YIELD_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a background download waits before each of its chunks: its registry must not take it for dead.
+const CHUNK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often it is checked whether foreground downloads are over.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// A runtime that has just asked for something asks for more within this time.
 const MORE_TO_COME: Duration = Duration::from_millis(300);
 
-/// When a pod last asked for something that was not here, or asked what a tag means.
-#[derive(Default)]
-pub(crate) struct Pods(Mutex<Option<Instant>>);
+/// When runtimes pull. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Foreground {
+    flights: Flights,
+    last_asked: Arc<Mutex<Option<Instant>>>,
+}
 
-impl Pods {
-    pub(crate) fn asked(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+impl Foreground {
+    pub(crate) fn new(flights: Flights) -> Self {
+        Self { flights, last_asked: Arc::default() }
     }
 
-    fn are_pulling(&self) -> bool {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|at| at.elapsed() < MORE_TO_COME)
+    /// Records that a runtime asked for content that is not here, or what a tag names.
+    pub(crate) fn record(&self) {
+        *self.last_asked.lock() = Some(Instant::now());
+    }
+
+    fn is_active(&self) -> bool {
+        let last = *self.last_asked.lock();
+        last.is_some_and(|at| at.elapsed() < MORE_TO_COME) || self.flights.any_foreground()
+    }
+
+    /// Waits while runtimes pull, within bounds: before a background download begins.
+    pub(crate) async fn yield_before_start(&self) {
+        self.wait_while(YIELD_WAIT_MAX, || self.is_active()).await;
+    }
+
+    /// Waits while runtimes pull, for less long: before each chunk of a background download.
+    pub(crate) async fn yield_before_chunk(&self, flight: &Flight) {
+        self.wait_while(CHUNK_WAIT_MAX, || !flight.is_foreground() && self.is_active()).await;
+    }
+
+    async fn wait_while(&self, wait_max: Duration, active: impl Fn() -> bool) {
+        let wait = async {
+            while active() {
+                tokio::time::sleep(CHECK_EVERY).await;
+            }
+        };
+        let _ = tokio::time::timeout(wait_max, wait).await;
     }
 }
 
-impl Puller {
-    fn somebody_waits(&self) -> bool {
-        self.0.pods.are_pulling() || self.0.flights.somebody_waits()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::blob::flight::Role;
+    use crate::pull::context::{Caller, PullContext};
+    use crate::reference::Digest;
+    use crate::support::metrics::IntGauge;
 
-    /// Waits while downloads are under way that somebody waits for, within bounds.
-    pub async fn yield_to_pods(&self) {
-        let wait = async {
-            while self.somebody_waits() {
-                tokio::time::sleep(YIELD_LOOK).await;
-            }
-        };
-        let _ = tokio::time::timeout(YIELD_MAX, wait).await;
-    }
+    #[tokio::test(start_paused = true)]
+    async fn background_work_waits_for_runtimes_and_not_for_ever() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let foreground = Foreground::new(flights.clone());
+        let begun = Instant::now();
+        foreground.yield_before_start().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
 
-    /// The same within a download that nobody waits for, before each piece of it, for less long: its registry must not
-    /// think that we are gone.
-    pub(crate) async fn give_way(&self, flight: &Flight) {
-        let wait = async {
-            while !flight.is_hurried() && self.somebody_waits() {
-                tokio::time::sleep(YIELD_LOOK).await;
-            }
-        };
-        let _ = tokio::time::timeout(GIVE_WAY_MAX, wait).await;
+        foreground.record();
+        foreground.yield_before_start().await;
+        assert!(begun.elapsed() >= MORE_TO_COME);
+
+        let context = PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
+        let Role::Lead(leader) = flights.join_or_lead(&context, Digest::of(b"x")) else { panic!() };
+        let begun = Instant::now();
+        foreground.yield_before_start().await;
+        assert_eq!(begun.elapsed(), YIELD_WAIT_MAX);
+        let begun = Instant::now();
+        foreground.yield_before_chunk(leader.flight()).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "a foreground download waits for itself");
     }
 }

@@ -1,70 +1,62 @@
-//! A body from upstream that survives being broken off: resumed where it stopped, whoever reads it.
+//! The body of a blob from upstream: it survives being broken off, by resuming where it stopped.
+//!
+//! Promises: bytes come in order and once; a body that upstream cuts off is resumed a few times without progress and as
+//! often as it takes with it. What comes is unverified: `fill` and `passthrough` hash it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::pull::Puller;
-use crate::pull::access::authorize::{Caller, Purpose};
-use crate::pull::access::grants::Subject;
-use crate::pull::access::rights::Use;
+use crate::pull::access::{Access, Subject};
+use crate::pull::context::PullContext;
 use crate::pull::error::Error;
+use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Repository};
-use crate::upstream::{self, Allowed, AuthContext, Download, Upstream};
+use crate::upstream::{self, AuthContext, Download};
 
 /// Times in a row that a broken body is resumed without a single byte of progress.
 const RESUMES_MAX: u32 = 3;
 /// Before the first resume; then twice as long each time.
 const RESUME_PAUSE: Duration = Duration::from_millis(200);
 
-/// The bytes of a blob from some offset on.
-pub(crate) struct UpstreamBody {
-    upstream: Upstream,
-    repository: Repository,
-    digest: Digest,
-    /// As whom it was asked for, and is again.
-    auth: AuthContext,
-    download: Download,
-    /// Whether upstream ignored the range, and bytes before `at` come first.
-    behind: bool,
-    /// The next byte's place in the blob.
-    at: u64,
-    /// Where it is to end, if not at the end of the blob.
-    until: Option<u64>,
-    /// Where the last break was, and how many there were since bytes came.
-    broke_at: u64,
-    resumes: u32,
+/// Opens bodies of blobs as the caller of a pull. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct UpstreamBlobs {
+    access: Access,
+    upstream: Arc<dyn RegistryClient>,
 }
 
-impl UpstreamBody {
-    /// Asks for the blob from byte `from` on, up to `until` or its end, on behalf of `caller`; upstream's yes is the proof of the right to it.
+impl UpstreamBlobs {
+    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>) -> Self {
+        Self { access, upstream }
+    }
+
+    /// Asks for a blob from byte `from` on, up to `until` or its end. Where the caller has no fresh right, upstream's
+    /// answer is the proof of one.
     ///
     /// # Errors
     /// Any of [`Error`].
     pub(crate) async fn open(
-        puller: &Puller,
-        repository: &Repository,
+        &self,
+        context: &PullContext,
         digest: Digest,
-        caller: &Caller,
         from: u64,
         until: Option<u64>,
-    ) -> Result<Self, Error> {
-        let upstream = &puller.0.upstream;
-        let purpose =
-            puller.right(repository, caller, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver);
-        let question = |auth: AuthContext| async move {
-            let download = upstream.download(repository, digest, from, until, &auth).await?;
-            let public = download.public;
-            Ok(Allowed { value: download, public })
+    ) -> Result<UpstreamBody, Error> {
+        let (upstream, repository) = (&self.upstream, context.repository());
+        let purpose = self.access.purpose(context).await;
+        let request = |auth: AuthContext| async move {
+            Ok(upstream.download(repository, digest, from, until, &auth).await?)
         };
-        let asked = puller.ask(repository, caller, &Subject::Blob(digest), purpose, question).await;
-        let (download, presented) = asked?;
-        Ok(Self {
-            upstream: upstream.clone(),
+        let (download, presented) =
+            self.access.ask(context, &Subject::Blob(digest), purpose, request).await?;
+        Ok(UpstreamBody {
+            upstream: Arc::clone(upstream),
             repository: repository.clone(),
             digest,
             auth: AuthContext { presented, proof: None },
-            behind: download.offset != from,
+            skip_first: download.offset != from,
             download,
             at: from,
             until,
@@ -72,22 +64,36 @@ impl UpstreamBody {
             resumes: 0,
         })
     }
+}
 
-    /// Whether upstream began where it was asked to; otherwise the bytes before that are read and thrown away.
+/// The bytes of a blob from some offset on.
+pub(crate) struct UpstreamBody {
+    upstream: Arc<dyn RegistryClient>,
+    repository: Repository,
+    digest: Digest,
+    /// As whom the blob was asked for, and is asked for again.
+    auth: AuthContext,
+    download: Download,
+    /// Whether upstream ignored the range, and bytes before `at` come first.
+    skip_first: bool,
+    /// The next byte's offset in the blob.
+    at: u64,
+    /// The offset at which it ends, if not at the end of the blob.
+    until: Option<u64>,
+    /// The offset of the last break, and how many breaks there were since bytes came.
+    broke_at: u64,
+    resumes: u32,
+}
+
+impl UpstreamBody {
+    /// Whether upstream began at the requested byte; otherwise the bytes before it are read and thrown away.
     pub(crate) fn is_ranged(&self) -> bool {
-        !self.behind
+        !self.skip_first
     }
 
-    /// The place of the next byte.
+    /// The offset of the next byte.
     pub(crate) fn at(&self) -> u64 {
         self.at
-    }
-
-    /// Sees to it that the connection of a part that has come whole can be used again.
-    pub(crate) async fn finish(mut self) {
-        if self.until == Some(self.at) {
-            let _ = self.download.next().await;
-        }
     }
 
     /// Bytes of the whole blob, where upstream said so.
@@ -95,13 +101,25 @@ impl UpstreamBody {
         self.download.size
     }
 
+    /// Bytes between here and the declared end; zero where upstream declared none.
+    pub(crate) fn missing(&self) -> u64 {
+        self.until.or(self.size()).unwrap_or(self.at).saturating_sub(self.at)
+    }
+
+    /// Reads the end of a body that has come whole, so that its connection can be used again.
+    pub(crate) async fn finish(mut self) {
+        if self.until == Some(self.at) {
+            let _ = self.download.next().await;
+        }
+    }
+
     /// The next bytes; `None` at the proper end.
     ///
     /// # Errors
     /// The body broke off and could not be resumed.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, upstream::Error>> {
-        if std::mem::take(&mut self.behind)
-            && let Err(error) = self.skip_to_where_we_are().await
+        if std::mem::take(&mut self.skip_first)
+            && let Err(error) = self.skip_to_offset().await
         {
             return Some(Err(error));
         }
@@ -118,10 +136,10 @@ impl UpstreamBody {
             if self.resumes >= RESUMES_MAX {
                 return Some(Err(error));
             }
-            tracing::info!(digest = %self.digest, at = self.at, %error, "upstream broke off, resuming");
+            tracing::info!(digest = %self.digest, at = self.at, %error, "upstream broke off a body; it is resumed");
             tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(self.resumes)).await;
             if let Err(again) = self.resume().await {
-                tracing::info!(digest = %self.digest, %again, "resuming failed");
+                tracing::info!(digest = %self.digest, %again, "a body could not be resumed");
                 return Some(Err(error));
             }
         }
@@ -129,19 +147,19 @@ impl UpstreamBody {
 
     async fn resume(&mut self) -> Result<(), upstream::Error> {
         let Self { upstream, repository, digest, at, until, auth, .. } = &*self;
-        let download = upstream.download(repository, *digest, *at, *until, auth).await?;
+        let download = upstream.download(repository, *digest, *at, *until, auth).await?.value;
         if let (Some(before), Some(now)) = (self.download.size, download.size)
             && before != now
         {
             return Err(self.invalid(format!("a size of {now} after one of {before}")));
         }
         self.download = download;
-        self.skip_to_where_we_are().await
+        self.skip_to_offset().await
     }
 
-    /// If upstream ignored the range, the bytes that we have are skipped; the digest decides in the end whether they
-    /// were the same.
-    async fn skip_to_where_we_are(&mut self) -> Result<(), upstream::Error> {
+    /// Skips the bytes before the offset, if upstream ignored the range; the digest decides in the end whether they were
+    /// the same.
+    async fn skip_to_offset(&mut self) -> Result<(), upstream::Error> {
         let mut skip = self.at - self.download.offset;
         while skip > 0 {
             match self.download.next().await {

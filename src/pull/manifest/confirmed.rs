@@ -1,72 +1,86 @@
-//! When upstream last said what a tag means, as closely as the rules need it: the store's records may lag an hour.
+//! When upstream last said what a tag names, as precisely as the freshness rules need it: the store's records may lag an
+//! hour. And which tags are being asked about in the background.
 //!
-//! Bounded; when it is full it begins anew, which costs questions.
+//! Bounded; a tag that is forgotten costs one request.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::reference::{Digest, Repository, Tag};
+use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Moment;
 
-/// Tags that are remembered at most.
+/// Tags remembered at most.
 const TAGS_MAX: usize = 4_096;
+/// Tags that are asked about in the background at the same time.
+const REFRESHES_MAX: usize = 64;
 
-/// What each tag meant, and when that was said.
-#[derive(Default)]
-pub(crate) struct Confirmed(Mutex<HashMap<(Repository, Tag), (Digest, Moment)>>);
+type TagName = (Repository, Tag);
 
-impl Confirmed {
+/// What each tag named, and when upstream said so.
+pub(crate) struct ConfirmedTags(Mutex<BoundedMap<TagName, (Digest, Moment)>>);
+
+impl Default for ConfirmedTags {
+    fn default() -> Self {
+        Self(Mutex::new(BoundedMap::new(TAGS_MAX)))
+    }
+}
+
+impl ConfirmedTags {
     pub(crate) fn find(&self, repository: &Repository, tag: &Tag) -> Option<(Digest, Moment)> {
-        self.lock().get(&(repository.clone(), tag.clone())).copied()
+        self.0.lock().get(&(repository.clone(), tag.clone())).copied()
     }
 
-    pub(crate) fn note(&self, repository: &Repository, tag: &Tag, digest: Digest, at: Moment) {
-        let mut all = self.lock();
-        if all.len() >= TAGS_MAX {
-            all.clear();
-        }
-        all.insert((repository.clone(), tag.clone()), (digest, at));
+    pub(crate) fn record(&self, repository: &Repository, tag: &Tag, digest: Digest, at: Moment) {
+        self.0.lock().insert((repository.clone(), tag.clone()), (digest, at));
     }
 
     pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
-        self.lock().remove(&(repository.clone(), tag.clone()));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Repository, Tag), (Digest, Moment)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(&(repository.clone(), tag.clone()));
     }
 }
 
-/// Questions about tags that are asked behind their callers at most.
-const BEHIND_MAX: usize = 64;
-
-/// The tags that are being asked about behind their callers' backs.
+/// The tags that are being asked about in the background.
 #[derive(Default)]
-pub(crate) struct Refreshing(Arc<Mutex<HashSet<(Repository, Tag)>>>);
+pub(crate) struct Refreshes(Arc<Mutex<HashSet<TagName>>>);
 
 /// One of them, until it is dropped.
-pub(crate) struct Place {
-    all: Arc<Mutex<HashSet<(Repository, Tag)>>>,
-    of: (Repository, Tag),
+pub(crate) struct Refresh {
+    all: Arc<Mutex<HashSet<TagName>>>,
+    name: TagName,
 }
 
-impl Refreshing {
-    /// A place for a question, unless the same is being asked or too many are.
-    pub(crate) fn enter(&self, repository: &Repository, tag: &Tag) -> Option<Place> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = (repository.clone(), tag.clone());
-        (all.len() < BEHIND_MAX && all.insert(of.clone())).then(|| Place { all: Arc::clone(&self.0), of })
+impl Refreshes {
+    /// Begins to refresh a tag, unless that is under way or too many are.
+    pub(crate) fn begin(&self, repository: &Repository, tag: &Tag) -> Option<Refresh> {
+        let mut all = self.0.lock();
+        let name = (repository.clone(), tag.clone());
+        let begun = all.len() < REFRESHES_MAX && all.insert(name.clone());
+        begun.then(|| Refresh { all: Arc::clone(&self.0), name })
     }
 }
 
-impl Place {
-    pub(crate) fn of(&self) -> (&Repository, &Tag) {
-        (&self.of.0, &self.of.1)
-    }
-}
-
-impl Drop for Place {
+impl Drop for Refresh {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.of);
+        self.all.lock().remove(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_refreshed_once_at_a_time_and_again_afterwards() {
+        let (refreshes, app) = (Refreshes::default(), "reg.test/app".parse().unwrap());
+        let tag = |n: usize| format!("v{n}").parse().unwrap();
+        let first = refreshes.begin(&app, &tag(0));
+        assert!(first.is_some() && refreshes.begin(&app, &tag(0)).is_none());
+        let others: Vec<_> = (1..REFRESHES_MAX).filter_map(|n| refreshes.begin(&app, &tag(n))).collect();
+        assert!(refreshes.begin(&app, &tag(REFRESHES_MAX)).is_none(), "more than allowed");
+        drop((first, others));
+        assert!(refreshes.begin(&app, &tag(0)).is_some());
     }
 }

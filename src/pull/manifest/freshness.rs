@@ -1,8 +1,8 @@
-//! What a tag means now: pure decisions from what upstream said, what was remembered, and the operator's rules.
+//! What a tag names now: pure decisions from upstream's answer, the tag's record, and the operator's rules.
 //!
-//! Without a rule upstream is asked at every resolve. While it cannot be reached, what the tag last meant is served. A
-//! "no" is never overridden by memory, and what is attached to an image (signatures, attestations) is never taken from
-//! it without auth.
+//! Without a rule upstream is asked at every resolve. While upstream cannot be reached, the manifest that the tag last
+//! named is served. A denial is never overridden by a record, and signatures and attestations are never served from a
+//! record without asking upstream first.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,45 +16,48 @@ use crate::upstream;
 /// How long into an outage a signature or attestation is served: an old one may have been withdrawn.
 const ATTACHED_STALE_MAX: Duration = Duration::from_secs(3_600);
 
-/// How long what upstream said about a tag is taken as true without asking again.
+/// How long upstream's answer about a tag is used without asking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TagTtl {
-    /// For so long; zero: it is asked every time.
+    /// For this long; zero: upstream is asked every time.
     For(Duration),
     /// For ever: this tag never moves.
     Immutable,
 }
 
-/// How fresh what a tag means has to be.
+/// How fresh the meaning of a tag has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
-    /// How long upstream's word counts.
+    /// How long upstream's answer counts.
     pub tag_ttl: TagTtl,
-    /// For so long after that it is served once more, and asked about behind the caller's back (RFC 5861 section 3).
+    /// For how long after that the last answer is still served, while upstream is asked in the background (RFC 5861
+    /// section 3).
     pub stale_while_revalidate: Duration,
-    /// How long into an outage it is served (RFC 5861 section 4, counted from the start of the outage).
+    /// How long into an outage the last answer is served (RFC 5861 section 4, counted from the start of the outage).
     pub stale_if_error: Duration,
 }
 
-/// Whether upstream has to be asked.
+/// Whether upstream has to be asked what a tag names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// What it said still counts.
-    No,
-    /// What it said is served, and it is asked behind the caller's back.
-    Behind,
-    /// Before anything is served.
+pub(crate) enum Revalidation {
+    /// No: the last answer still counts.
+    NotNeeded,
+    /// Yes, in the background; the last answer is served meanwhile.
+    Background,
+    /// Yes, before anything is served.
     First,
 }
 
 impl Freshness {
-    /// About what was said so long ago.
-    pub(crate) fn ask(&self, age: Duration) -> Ask {
+    /// For a tag whose last answer is this old.
+    pub(crate) fn revalidation(&self, age: Duration) -> Revalidation {
         match self.tag_ttl {
-            TagTtl::Immutable => Ask::No,
-            TagTtl::For(ttl) if age < ttl => Ask::No,
-            TagTtl::For(ttl) if age < ttl.saturating_add(self.stale_while_revalidate) => Ask::Behind,
-            TagTtl::For(_) => Ask::First,
+            TagTtl::Immutable => Revalidation::NotNeeded,
+            TagTtl::For(ttl) if age < ttl => Revalidation::NotNeeded,
+            TagTtl::For(ttl) if age < ttl.saturating_add(self.stale_while_revalidate) => {
+                Revalidation::Background
+            }
+            TagTtl::For(_) => Revalidation::First,
         }
     }
 }
@@ -69,40 +72,40 @@ impl Default for Freshness {
     }
 }
 
-/// A rule for the tags that its pattern matches; what it does not say is as for the registry.
+/// A rule for the tags that its pattern matches; what the rule leaves out is as for the registry.
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// Of `registry/repository:tag`; `*` stays within a segment, `**` stands for any number of them.
     pub matches: GlobMatcher,
-    /// For those.
+    /// Replaces the registry's [`Freshness::tag_ttl`].
     pub tag_ttl: Option<TagTtl>,
-    /// For those.
+    /// Replaces [`Freshness::stale_while_revalidate`].
     pub stale_while_revalidate: Option<Duration>,
-    /// For those.
+    /// Replaces [`Freshness::stale_if_error`].
     pub stale_if_error: Option<Duration>,
 }
 
-/// What the operator said about the freshness of tags.
+/// The operator's rules for the freshness of tags.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// For registries without a word of their own.
+    /// For registries that are not in `registries`.
     pub freshness: Freshness,
-    /// For these registries.
+    /// For single registries.
     pub registries: HashMap<Registry, Freshness>,
-    /// The first that matches counts.
+    /// The first rule that matches a tag counts.
     pub rules: Vec<Rule>,
 }
 
 /// Reads the pattern of a rule.
 ///
 /// # Errors
-/// It is malformed.
+/// The pattern is malformed.
 pub fn pattern_of(text: &str) -> Result<GlobMatcher, globset::Error> {
     Ok(GlobBuilder::new(text).literal_separator(true).build()?.compile_matcher())
 }
 
 impl Rules {
-    /// For this tag.
+    /// The freshness that a tag has to have.
     pub(crate) fn of(&self, repository: &Repository, tag: &Tag) -> Freshness {
         let base = *self.registries.get(repository.registry()).unwrap_or(&self.freshness);
         let rule = if self.rules.is_empty() {
@@ -133,32 +136,32 @@ fn is_attached(tag: &Tag) -> bool {
     hex.is_some_and(|hex| Digest::from_hex(hex).is_ok())
 }
 
-/// What upstream said about a tag.
-pub(crate) type Said = Result<Option<Digest>, upstream::Error>;
+/// Upstream's answer about a tag: its digest, where the registry says it.
+pub(crate) type TagAnswer = Result<Option<Digest>, upstream::Error>;
 
-/// What to do about it.
+/// What to serve for a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Serve this manifest: upstream says so now.
+pub(crate) enum Decision {
+    /// This manifest: upstream names it now.
     Current(Digest),
-    /// Upstream has the tag but did not say which manifest: fetch it by its tag.
-    Fetch,
-    /// Upstream is in an outage: serve what the tag last meant, marked as stale.
+    /// The manifest that is fetched by its tag: upstream has the tag and did not say its digest.
+    FetchByTag,
+    /// The manifest that the tag last named, marked as stale: upstream cannot be asked.
     Stale(TagRecord, upstream::Error),
-    /// Upstream has no such tag: forget it and say so.
+    /// This error, and the record is removed: upstream has no such tag.
     Forget(upstream::Error),
-    /// Nothing may be served.
+    /// This error.
     Fail(upstream::Error),
 }
 
-/// Decides.
-pub(crate) fn judge(said: Said, remembered: Option<TagRecord>) -> Verdict {
-    match (said, remembered) {
-        (Ok(Some(digest)), _) => Verdict::Current(digest),
-        (Ok(None), _) => Verdict::Fetch,
-        (Err(error), Some(record)) if error.is_outage() => Verdict::Stale(record, error),
-        (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Verdict::Forget(error),
-        (Err(error), _) => Verdict::Fail(error),
+/// Decides what to serve for a tag.
+pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
+    match (answer, record) {
+        (Ok(Some(digest)), _) => Decision::Current(digest),
+        (Ok(None), _) => Decision::FetchByTag,
+        (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
+        (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),
+        (Err(error), _) => Decision::Fail(error),
     }
 }
 
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_matches_counts_and_nothing_attached_has_one() {
+    fn the_first_rule_that_matches_counts_and_no_signature_has_one() {
         let (hour, always) = (TagTtl::For(HOUR), TagTtl::For(Duration::ZERO));
         let stale_if_error = Some(2 * HOUR);
         let own = Freshness { tag_ttl: TagTtl::For(2 * HOUR), ..Freshness::default() };
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn upstream_is_asked_first_behind_or_not_at_all() {
+    fn upstream_is_asked_first_in_the_background_or_not_at_all() {
         let of = |tag_ttl, stale_while_revalidate| Freshness {
             tag_ttl,
             stale_while_revalidate,
@@ -220,41 +223,42 @@ mod tests {
         };
         let second = Duration::from_secs(1);
         for (freshness, age, expected) in [
-            (of(TagTtl::For(HOUR), Duration::ZERO), HOUR - second, Ask::No),
-            (of(TagTtl::For(HOUR), Duration::ZERO), HOUR, Ask::First),
-            (of(TagTtl::For(HOUR), HOUR), HOUR, Ask::Behind),
-            (of(TagTtl::For(HOUR), HOUR), 2 * HOUR - second, Ask::Behind),
-            (of(TagTtl::For(HOUR), HOUR), 2 * HOUR, Ask::First),
-            (of(TagTtl::For(Duration::ZERO), Duration::ZERO), Duration::ZERO, Ask::First),
-            (of(TagTtl::For(Duration::ZERO), HOUR), Duration::ZERO, Ask::Behind),
-            (of(TagTtl::Immutable, Duration::ZERO), Duration::MAX, Ask::No),
+            (of(TagTtl::For(HOUR), Duration::ZERO), HOUR - second, Revalidation::NotNeeded),
+            (of(TagTtl::For(HOUR), Duration::ZERO), HOUR, Revalidation::First),
+            (of(TagTtl::For(HOUR), HOUR), HOUR, Revalidation::Background),
+            (of(TagTtl::For(HOUR), HOUR), 2 * HOUR - second, Revalidation::Background),
+            (of(TagTtl::For(HOUR), HOUR), 2 * HOUR, Revalidation::First),
+            (of(TagTtl::For(Duration::ZERO), Duration::ZERO), Duration::ZERO, Revalidation::First),
+            (of(TagTtl::For(Duration::ZERO), HOUR), Duration::ZERO, Revalidation::Background),
+            (of(TagTtl::Immutable, Duration::ZERO), Duration::MAX, Revalidation::NotNeeded),
         ] {
-            assert_eq!(freshness.ask(age), expected, "{freshness:?} {age:?}");
+            assert_eq!(freshness.revalidation(age), expected, "{freshness:?} {age:?}");
         }
     }
 
     #[test]
-    fn memory_serves_in_an_outage_and_never_against_a_no() {
+    fn a_record_serves_in_an_outage_and_never_against_a_denial() {
         let digest = Digest::of(b"x");
         let record = TagRecord { digest: Digest::of(b"old"), confirmed_at: Timestamp(5) };
         let host = || "reg.test:443".to_owned();
-        let down = Error::Unreachable { host: host(), stage: ConnectStage::Connect, why: String::new() };
+        let unreachable =
+            Error::Unreachable { host: host(), stage: ConnectStage::Connect, why: String::new() };
         let limited = Error::RateLimited { host: host(), retry_after: None };
         let failing = Error::ServerError { host: host(), status: 503 };
         let refused = Error::Refused { host: host(), status: 403, why: String::new() };
         let gone = Error::NotFound { host: host(), repository_unknown: false, public: false };
-        let nonsense = Error::Invalid { host: host(), why: String::new() };
+        let invalid = Error::Invalid { host: host(), why: String::new() };
 
-        assert_eq!(judge(Ok(Some(digest)), Some(record)), Verdict::Current(digest));
-        assert_eq!(judge(Ok(None), Some(record)), Verdict::Fetch);
-        for outage in [down, limited, failing] {
-            assert_eq!(judge(Err(outage.clone()), Some(record)), Verdict::Stale(record, outage.clone()));
-            assert_eq!(judge(Err(outage.clone()), None), Verdict::Fail(outage));
+        assert_eq!(decide(Ok(Some(digest)), Some(record)), Decision::Current(digest));
+        assert_eq!(decide(Ok(None), Some(record)), Decision::FetchByTag);
+        for outage in [unreachable, limited, failing] {
+            assert_eq!(decide(Err(outage.clone()), Some(record)), Decision::Stale(record, outage.clone()));
+            assert_eq!(decide(Err(outage.clone()), None), Decision::Fail(outage));
         }
-        assert_eq!(judge(Err(gone.clone()), Some(record)), Verdict::Forget(gone.clone()));
-        assert_eq!(judge(Err(gone.clone()), None), Verdict::Fail(gone));
-        for no in [refused, nonsense] {
-            assert_eq!(judge(Err(no.clone()), Some(record)), Verdict::Fail(no));
+        assert_eq!(decide(Err(gone.clone()), Some(record)), Decision::Forget(gone.clone()));
+        assert_eq!(decide(Err(gone.clone()), None), Decision::Fail(gone));
+        for denial in [refused, invalid] {
+            assert_eq!(decide(Err(denial.clone()), Some(record)), Decision::Fail(denial));
         }
     }
 }

@@ -1,41 +1,43 @@
-//! Manifests that were read a moment ago, in memory: small, immutable, and asked for by every pod that starts.
+//! Manifests in memory: small, immutable, and asked for by every pod that starts.
 //!
-//! What is here was checked when it was read, and belongs to a repository that may hand it out; whether the caller may
-//! have it is asked each time. Bounded; when it is full it begins anew.
-
-use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+//! What is here was verified when it was read, and its repository may hand it out; whether the caller may have it is
+//! asked each time. Bounded in bytes; the manifest that was used longest ago goes first.
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::reference::{Digest, MediaType, Repository};
+use crate::support::bounded_map::BoundedMap;
 
 /// Bytes of all manifests at most.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one: larger ones are rare, and would push out many.
 const ONE_BYTES_MAX: usize = 128 * 1024;
+/// Manifests at most, however small: their keys take memory too.
+const MANIFESTS_MAX: usize = 8_192;
 
 /// The manifests.
-#[derive(Default)]
-pub(crate) struct Recent(RwLock<Kept>);
+pub(crate) struct MemoryCache(Mutex<Cached>);
 
-#[derive(Default)]
-struct Kept {
-    manifests: HashMap<(Repository, Digest), (MediaType, Bytes)>,
+struct Cached {
+    manifests: BoundedMap<(Repository, Digest), (MediaType, Bytes)>,
     bytes: usize,
 }
 
-impl Recent {
+impl Default for MemoryCache {
+    fn default() -> Self {
+        Self(Mutex::new(Cached { manifests: BoundedMap::new(MANIFESTS_MAX), bytes: 0 }))
+    }
+}
+
+impl MemoryCache {
+    /// A manifest of a repository.
     pub(crate) fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .manifests
-            .get(&(repository.clone(), digest))
-            .cloned()
+        self.0.lock().manifests.get(&(repository.clone(), digest)).cloned()
     }
 
-    pub(crate) fn keep(
+    /// Adds a manifest, unless it is too large.
+    pub(crate) fn insert(
         &self,
         repository: &Repository,
         digest: Digest,
@@ -45,24 +47,22 @@ impl Recent {
         if bytes.len() > ONE_BYTES_MAX {
             return;
         }
-        let mut kept = self.lock();
-        if kept.bytes + bytes.len() > BYTES_MAX {
-            *kept = Kept::default();
-        }
         // A copy of its own: a slice would keep a whole read buffer from being used again.
         let value = (media_type.clone(), Bytes::copy_from_slice(bytes));
-        if kept.manifests.insert((repository.clone(), digest), value).is_none() {
-            kept.bytes += bytes.len();
+        let mut cached = self.0.lock();
+        cached.bytes += bytes.len();
+        if let Some((_, (_, replaced))) = cached.manifests.insert((repository.clone(), digest), value) {
+            cached.bytes -= replaced.len();
+        }
+        while cached.bytes > BYTES_MAX {
+            let Some((_, (_, oldest))) = cached.manifests.remove_oldest() else { break };
+            cached.bytes -= oldest.len();
         }
     }
 
-    /// Forgets all of it.
+    /// Removes all manifests.
     pub(crate) fn clear(&self) {
-        *self.lock() = Kept::default();
-    }
-
-    fn lock(&self) -> RwLockWriteGuard<'_, Kept> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock() = Self::default().0.into_inner();
     }
 }
 
@@ -72,17 +72,23 @@ mod tests {
 
     #[test]
     fn it_stays_small_and_tells_repositories_apart() {
-        let (recent, media_type) = (Recent::default(), MediaType::OCI_MANIFEST.parse().unwrap());
-        let (one, other): (Repository, Repository) =
-            ("a.test/r".parse().unwrap(), "b.test/r".parse().unwrap());
+        let cache = MemoryCache::default();
+        let media_type = MediaType::OCI_MANIFEST.parse().unwrap();
+        let [one, other]: [Repository; 2] = ["a.test/r", "b.test/r"].map(|name| name.parse().unwrap());
         for n in 0..200_u32 {
             let bytes = Bytes::from(vec![n as u8; 100_000]);
-            recent.keep(&one, Digest::of(&n.to_le_bytes()), &media_type, &bytes);
-            assert!(recent.lock().bytes <= BYTES_MAX);
+            cache.insert(&one, Digest::of(&n.to_le_bytes()), &media_type, &bytes);
+            assert!(cache.0.lock().bytes <= BYTES_MAX);
         }
-        let last = Digest::of(&199_u32.to_le_bytes());
-        assert!(recent.find(&one, last).is_some() && recent.find(&other, last).is_none());
-        recent.keep(&other, last, &media_type, &Bytes::from(vec![0; ONE_BYTES_MAX + 1]));
-        assert!(recent.find(&other, last).is_none());
+        let [first, last] = [0_u32, 199].map(|n| Digest::of(&n.to_le_bytes()));
+        assert!(cache.find(&one, last).is_some() && cache.find(&other, last).is_none());
+        assert!(cache.find(&one, first).is_none());
+        cache.insert(&other, last, &media_type, &Bytes::from(vec![0; ONE_BYTES_MAX + 1]));
+        assert!(cache.find(&other, last).is_none());
+        let bytes = cache.0.lock().bytes;
+        cache.insert(&one, last, &media_type, &Bytes::from(vec![0; 100_000]));
+        assert_eq!(cache.0.lock().bytes, bytes, "a manifest that is inserted again is counted twice");
+        cache.clear();
+        assert_eq!(cache.0.lock().bytes, 0);
     }
 }

@@ -1,243 +1,319 @@
-//! What a tag means now: asked, remembered, or, while upstream is away, remembered all the same.
+//! Tags: the manifest that a tag names now, asked of upstream, or taken from its record where the rules allow it or
+//! upstream cannot be asked.
 //!
-//! Promises: upstream's word comes first unless a rule says otherwise; a manifest that upstream has just announced is
-//! what is served, or what the tag meant before, and never a mixture; whoever gets what was remembered has a right to
-//! it. The decisions themselves are `freshness`.
+//! Promises: upstream is asked first unless a rule says otherwise; what is served is the manifest that upstream names,
+//! or the one that the tag named before, never a mixture; a record is served only to a caller with a right to the
+//! repository. The decisions themselves are in [`super::freshness`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pull::access::authorize::{Caller, Purpose};
-use crate::pull::access::grants::Subject;
-use crate::pull::access::rights::Use;
-use crate::pull::error::{Error, Fault};
-use crate::pull::manifest::fetch::{ManifestAnswer, log_failure};
-use crate::pull::manifest::freshness::{self, Ask, Verdict};
-use crate::pull::{AnswerSource, Puller};
-use crate::reference::{Digest, Principal, Repository, Tag};
-use crate::store::TagRecord;
-use crate::support::clock::Moment;
-use crate::upstream::{self, AuthContext};
+use tokio::time::{Instant, timeout_at};
 
-/// What is known of a tag that means something that is not here.
-struct Moved {
-    remembered: Option<TagRecord>,
-    asked_as: Option<Principal>,
+use super::confirmed::{ConfirmedTags, Refreshes};
+use super::fetch::ManifestFetcher;
+use super::freshness::{self, Decision, Freshness, Revalidation};
+use super::stored::StoredManifests;
+use crate::pull::access::rights::Use;
+use crate::pull::access::{Access, Purpose, Subject};
+use crate::pull::answer::{AnswerSource, ManifestAnswer};
+use crate::pull::config::Config;
+use crate::pull::context::PullContext;
+use crate::pull::error::{Error, Fault};
+use crate::pull::registry_client::RegistryClient;
+use crate::reference::{Digest, Principal, Repository, Tag};
+use crate::store::{Store, TagRecord};
+use crate::support::clock::Moment;
+use crate::support::live::Live;
+use crate::support::singleflight::Singleflight;
+use crate::support::tasks::Tasks;
+use crate::upstream::{self, Allowed, AuthContext};
+
+/// Kept free of the time in which a client waits for an answer, so that a record can still be served in it.
+const RECORD_RESERVE: Duration = Duration::from_secs(2);
+
+type Resolutions = Singleflight<(Repository, Tag, Principal), Result<Allowed<Option<Digest>>, Error>>;
+
+/// Resolves tags. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Tags(Arc<Inner>);
+
+struct Inner {
+    config: Live<Config>,
+    access: Access,
+    upstream: Arc<dyn RegistryClient>,
+    store: Store,
+    stored: StoredManifests,
+    fetcher: ManifestFetcher,
+    confirmed: ConfirmedTags,
+    refreshes: Refreshes,
+    resolutions: Resolutions,
+    tasks: Tasks,
 }
 
-impl Puller {
-    /// The manifest that a tag means.
-    pub(crate) async fn manifest_by_tag(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        match self.still_current(repository, tag, caller).await {
+/// Where the manifest comes from that a tag names now and that is not in the store.
+#[derive(Clone, Copy)]
+enum Missing {
+    Digest(Digest),
+    ByTag,
+}
+
+impl Tags {
+    /// A resolver over the manifests of `stored`, and `fetcher` for those that are not there.
+    pub(crate) fn new(
+        config: Live<Config>,
+        access: Access,
+        upstream: Arc<dyn RegistryClient>,
+        store: Store,
+        stored: StoredManifests,
+        fetcher: ManifestFetcher,
+        tasks: Tasks,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            access,
+            upstream,
+            store,
+            stored,
+            fetcher,
+            confirmed: ConfirmedTags::default(),
+            refreshes: Refreshes::default(),
+            resolutions: Singleflight::default(),
+            tasks,
+        }))
+    }
+
+    /// The manifest that a tag names.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn manifest(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
+        match self.by_record(context, tag).await {
             Some(answer) => Ok(answer),
-            None => self.resolve(repository, tag, caller).await,
+            None => self.resolve(context, tag).await,
         }
     }
 
-    /// The same, with upstream's word first.
-    async fn resolve(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        let question = |auth: AuthContext| {
-            let (upstream, repository, tag) = (self.0.upstream.clone(), repository.clone(), tag.clone());
-            let key = (repository.clone(), tag.clone(), auth.presented.principal);
-            let asked = self.0.resolutions.run(key, move || async move {
-                upstream.resolve(&repository, &tag, &auth).await.map_err(Error::from)
-            });
-            async move { asked.await.unwrap_or(Err(Error::Abandoned)) }
-        };
-        // Only one who could read it, however long ago, knows that a tag is gone.
-        let had_right = self.had_right(repository, caller).await;
-        let subject = Subject::Tag(tag.clone());
-        let said = match self.ask(repository, caller, &subject, Purpose::Prove, question).await {
-            Ok((digest, presented)) => Ok((digest, presented.principal)),
-            Err(Error::Upstream(error)) => Err(error),
-            Err(other) => return self.cached_if_open(repository, tag, other).await,
-        };
-        let asked_as = said.as_ref().ok().map(|(_, principal)| *principal);
-        let remembered = self.0.store.tag(repository, tag).await;
-        let moved = Moved { remembered, asked_as };
-        match freshness::judge(said.map(|(digest, _)| digest), remembered) {
-            Verdict::Current(digest) => {
-                if let Some(answer) = self.manifest_in_store(repository, digest).await {
-                    self.confirm_tag(repository, tag, digest).await;
-                    return Ok(ManifestAnswer { source: AnswerSource::Revalidated, ..answer });
-                }
-                self.moved(repository, tag, moved, self.current(repository, tag, digest, caller), caller)
-                    .await
-            }
-            Verdict::Fetch => {
-                self.moved(repository, tag, moved, self.fetch_by_tag(repository, tag, caller), caller).await
-            }
-            Verdict::Stale(record, error) => self.stale(repository, tag, record, error.into(), caller).await,
-            Verdict::Forget(error) => {
-                self.0.confirmed.forget(repository, tag);
-                if had_right {
-                    let forgotten = self.0.store.remove_tag(repository, tag).await;
-                    log_failure(forgotten, repository, "a tag that is gone could not be forgotten");
-                }
-                Err(error.into())
-            }
-            Verdict::Fail(error) => self.cached_if_open(repository, tag, error.into()).await,
-        }
+    /// Forgets when a tag was confirmed: it was removed, or an import set it.
+    pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
+        self.0.confirmed.forget(repository, tag);
     }
 
-    /// What upstream said that the tag means, if by the operator's rules that needs no new word, and if the caller's
-    /// right needs none either.
-    async fn still_current(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        caller: &Caller,
-    ) -> Option<ManifestAnswer> {
-        let freshness = self.0.config.freshness.of(repository, tag);
-        if freshness.ask(Duration::ZERO) == Ask::First {
+    /// The manifest that the record of a tag names, if the rules allow it without asking upstream, and if the caller's
+    /// right needs no new proof either.
+    async fn by_record(&self, context: &PullContext, tag: &Tag) -> Option<ManifestAnswer> {
+        let inner = &*self.0;
+        let repository = context.repository();
+        let freshness = self.freshness(repository, tag);
+        if freshness.revalidation(Duration::ZERO) == Revalidation::First {
             return None;
         }
-        let (digest, confirmed) = match self.0.confirmed.find(repository, tag) {
+        let (digest, confirmed) = match inner.confirmed.find(repository, tag) {
             Some(found) => found,
             None => {
-                let record = self.0.store.tag(repository, tag).await?;
+                let record = inner.store.tag(repository, tag).await?;
                 let confirmed = Moment::recorded(record.confirmed_at);
-                self.0.confirmed.note(repository, tag, record.digest, confirmed);
+                inner.confirmed.record(repository, tag, record.digest, confirmed);
                 (record.digest, confirmed)
             }
         };
-        let ask = freshness.ask(confirmed.age_at(self.0.store.clock().now()));
-        if ask == Ask::First || !self.may_read_cached(repository, caller, Use::Resolve).await {
+        let revalidation = freshness.revalidation(confirmed.age_at(inner.store.clock().now()));
+        if revalidation == Revalidation::First
+            || !inner.access.known().open_cached(context, Use::Resolve).await
+        {
             return None;
         }
-        let answer = self.manifest_in_store(repository, digest).await?;
-        if ask == Ask::No {
+        let answer = inner.stored.find(repository, digest).await?;
+        if revalidation == Revalidation::NotNeeded {
             return Some(answer);
         }
-        self.resolve_behind(repository, tag, caller);
-        Some(ManifestAnswer { source: AnswerSource::Refreshing, ..answer })
+        self.refresh_in_background(context, tag);
+        Some(answer.from_source(AnswerSource::Refreshing))
     }
 
-    /// Asks about a tag while nobody waits for the answer, once at a time.
-    fn resolve_behind(&self, repository: &Repository, tag: &Tag, caller: &Caller) {
-        let Some(place) = self.0.refreshing.enter(repository, tag) else { return };
-        let (puller, caller) = (self.clone(), caller.clone());
-        tokio::spawn(async move {
-            let (repository, tag) = place.of();
-            if let Err(error) = puller.resolve(repository, tag, &caller).await {
-                tracing::info!(%repository, %tag, %error, "a tag could not be asked about behind its callers");
+    fn freshness(&self, repository: &Repository, tag: &Tag) -> Freshness {
+        self.0.config.current().freshness.of(repository, tag)
+    }
+
+    fn refresh_in_background(&self, context: &PullContext, tag: &Tag) {
+        let Some(refresh) = self.0.refreshes.begin(context.repository(), tag) else { return };
+        let (tags, context, tag) = (self.clone(), context.clone(), tag.clone());
+        self.0.tasks.spawn(async move {
+            if let Err(error) = tags.resolve(&context, &tag).await {
+                let repository = context.repository();
+                tracing::info!(%repository, %tag, %error, "a tag could not be refreshed in the background");
             }
+            drop(refresh);
         });
     }
 
-    /// A tag means something that is not here. What it meant before is served instead if the new cannot be fetched, and
-    /// before the last of a rate limit is spent on it: that is kept for images of which nothing is here.
-    async fn moved(
+    /// The manifest that upstream says the tag names.
+    async fn resolve(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
+        let inner = &*self.0;
+        let repository = context.repository();
+        // Only a caller that could read the repository before learns from a 404 that a tag is gone.
+        let had_right = inner.access.known().any(context).await;
+        let (answer, asked_as) = match self.ask(context, tag).await {
+            Ok((digest, principal)) => (Ok(digest), Some(principal)),
+            Err(Error::Upstream(error)) => (Err(error), None),
+            Err(other) => return self.record_if_open_to_all(context, tag, other).await,
+        };
+        let record = inner.store.tag(repository, tag).await;
+        match freshness::decide(answer, record) {
+            Decision::Current(digest) => {
+                if let Some(answer) = inner.stored.find(repository, digest).await {
+                    self.confirm(repository, tag, digest).await;
+                    return Ok(answer.from_source(AnswerSource::Revalidated));
+                }
+                self.fetch_or_record(context, tag, Missing::Digest(digest), record, asked_as).await
+            }
+            Decision::FetchByTag => {
+                self.fetch_or_record(context, tag, Missing::ByTag, record, asked_as).await
+            }
+            Decision::Stale(record, error) => self.stale(context, tag, record, error.into()).await,
+            Decision::Forget(error) => {
+                inner.confirmed.forget(repository, tag);
+                if had_right && let Err(error) = inner.store.remove_tag(repository, tag).await {
+                    tracing::error!(%repository, %tag, %error, "the record of a tag that is gone could not be removed");
+                }
+                Err(error.into())
+            }
+            Decision::Fail(error) => self.record_if_open_to_all(context, tag, error.into()).await,
+        }
+    }
+
+    /// The digest that upstream says the tag names, and as whom it was asked; one request for equal questions.
+    async fn ask(&self, context: &PullContext, tag: &Tag) -> Result<(Option<Digest>, Principal), Error> {
+        let repository = context.repository();
+        let request = |auth: AuthContext| {
+            let upstream = Arc::clone(&self.0.upstream);
+            let (repository, tag) = (repository.clone(), tag.clone());
+            let key = (repository.clone(), tag.clone(), auth.presented.principal);
+            let resolved = self.0.resolutions.run(key, move || async move {
+                upstream.resolve(&repository, &tag, &auth).await.map_err(Error::from)
+            });
+            async move { resolved.await.unwrap_or(Err(Error::TaskEnded { work: "resolved a tag" })) }
+        };
+        let subject = Subject::Tag(tag.clone());
+        let (digest, presented) = self.0.access.ask(context, &subject, Purpose::Prove, request).await?;
+        Ok((digest, presented.principal))
+    }
+
+    /// A tag names a manifest that is not in the store. The manifest that the tag named before is served instead if the
+    /// new one cannot be fetched in time, or if little is left of the rate limit: the rest is reserved for images of
+    /// which nothing is cached.
+    async fn fetch_or_record(
         &self,
-        repository: &Repository,
+        context: &PullContext,
         tag: &Tag,
-        moved: Moved,
-        fetch: impl Future<Output = Result<ManifestAnswer, Error>>,
-        caller: &Caller,
+        missing: Missing,
+        record: Option<TagRecord>,
+        asked_as: Option<Principal>,
     ) -> Result<ManifestAnswer, Error> {
-        let Some(record) = moved.remembered else { return fetch.await };
-        let registry = repository.registry();
-        if moved.asked_as.is_some_and(|who| self.0.upstream.is_budget_low(registry, who)) {
-            let sparing = Error::Sparing { registry: registry.clone() };
-            if let Ok(answer) = self.stale(repository, tag, record, sparing, caller).await {
+        let Some(record) = record else { return self.fetch(context, tag, missing).await };
+        let registry = context.repository().registry();
+        if asked_as.is_some_and(|principal| self.0.upstream.is_budget_low(registry, principal)) {
+            let reserved = Error::RateLimitReserved { registry: registry.clone() };
+            if let Ok(answer) = self.stale(context, tag, record, reserved).await {
                 return Ok(answer);
             }
         }
-        match fetch.await {
-            Err(error @ Error::Upstream(_)) if error.fault() == Fault::Outage => {
-                self.stale(repository, tag, record, error, caller).await
-            }
-            said => said,
+        match self.fetch_in_time(context, tag, missing).await {
+            Err(error) if error.fault() == Fault::Outage => self.stale(context, tag, record, error).await,
+            fetched => fetched,
         }
     }
 
-    /// What the tag last meant, for whoever could read it before the outage.
+    /// Fetches the manifest, and gives up while the client still waits: there is a record to serve.
+    async fn fetch_in_time(
+        &self,
+        context: &PullContext,
+        tag: &Tag,
+        missing: Missing,
+    ) -> Result<ManifestAnswer, Error> {
+        let fetch = self.fetch(context, tag, missing);
+        let Some(deadline) = context.deadline().and_then(|at| at.checked_sub(RECORD_RESERVE)) else {
+            return fetch.await;
+        };
+        let begun = Instant::now();
+        timeout_at(deadline, fetch)
+            .await
+            .unwrap_or_else(|_elapsed| Err(Error::OutOfTime { seconds: begun.elapsed().as_secs() }))
+    }
+
+    async fn fetch(
+        &self,
+        context: &PullContext,
+        tag: &Tag,
+        missing: Missing,
+    ) -> Result<ManifestAnswer, Error> {
+        let fetcher = &self.0.fetcher;
+        let fetched = match missing {
+            Missing::ByTag => fetcher.fetch(context, &tag.clone().into()).await?,
+            Missing::Digest(digest) => match fetcher.fetch(context, &digest.into()).await {
+                // Some registries announce a digest under which they do not serve the document.
+                Err(Error::Upstream(upstream::Error::NotFound { .. })) => {
+                    fetcher.fetch(context, &tag.clone().into()).await?
+                }
+                fetched => fetched?,
+            },
+        };
+        self.confirm(context.repository(), tag, fetched.digest).await;
+        Ok(fetched.answer())
+    }
+
+    /// The manifest that the tag last named, for a caller whose right holds although upstream cannot be asked.
     async fn stale(
         &self,
-        repository: &Repository,
+        context: &PullContext,
         tag: &Tag,
         record: TagRecord,
         error: Error,
-        caller: &Caller,
     ) -> Result<ManifestAnswer, Error> {
-        let young = self.may_be_stale(repository, tag, &error).await;
-        let held = self.is_open(repository)
-            || self.held_since(repository, caller, &error).await.is_some()
-            || self.may_read_cached(repository, caller, Use::Read).await;
-        if !young || !held {
+        let Inner { access, stored, .. } = &*self.0;
+        let (repository, known) = (context.repository(), access.known());
+        let young = access.may_serve_stale(repository, tag, &error).await;
+        let may_read = known.is_open_to_all(repository)
+            || known.held_since(context, &error).await.is_some()
+            || known.open_cached(context, Use::Read).await;
+        if !young || !may_read {
             return Err(error);
         }
-        let Some(answer) = self.manifest_in_store(repository, record.digest).await else {
-            return Err(error);
-        };
-        tracing::warn!(%repository, %tag, %error, "serving what the tag last meant");
+        let Some(answer) = stored.find(repository, record.digest).await else { return Err(error) };
+        let request = context.request_id();
+        tracing::warn!(%request, %repository, %tag, %error, "serving the manifest that the tag last named");
         Ok(answer.stale(record.confirmed_at, error))
     }
 
-    /// Under `policy = "open"` what is cached is for every pod, whatever upstream says to this one.
-    async fn cached_if_open(
+    /// Under `policy = "open"` what is cached is for every pod, also where upstream refuses this one.
+    async fn record_if_open_to_all(
         &self,
-        repository: &Repository,
+        context: &PullContext,
         tag: &Tag,
         error: Error,
     ) -> Result<ManifestAnswer, Error> {
-        let is_denied = match &error {
-            Error::Upstream(error) => matches!(error, upstream::Error::Refused { .. }),
-            other => matches!(other, Error::Unidentified { .. }),
-        };
-        if !self.is_open(repository) || !is_denied {
+        let Inner { access, store, stored, .. } = &*self.0;
+        let repository = context.repository();
+        let refused = matches!(
+            &error,
+            Error::Upstream(upstream::Error::Refused { .. }) | Error::AuthenticationRequired { .. }
+        );
+        if !refused || !access.known().is_open_to_all(repository) {
             return Err(error);
         }
-        let Some(record) = self.0.store.tag(repository, tag).await else { return Err(error) };
-        match self.manifest_in_store(repository, record.digest).await {
+        let Some(record) = store.tag(repository, tag).await else { return Err(error) };
+        match stored.find(repository, record.digest).await {
             Some(answer) => Ok(answer.stale(record.confirmed_at, error)),
             None => Err(error),
         }
     }
 
-    async fn current(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        digest: Digest,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        let answer = match self.fetch(repository, &digest.into(), caller).await {
-            Ok(fetched) => fetched.answer(AnswerSource::Fill),
-            // Some registries announce a digest under which they do not serve the document.
-            Err(Error::Upstream(upstream::Error::NotFound { .. })) => {
-                return self.fetch_by_tag(repository, tag, caller).await;
-            }
-            Err(error) => return Err(error),
-        };
-        self.confirm_tag(repository, tag, digest).await;
-        Ok(answer)
-    }
-
-    async fn fetch_by_tag(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-        caller: &Caller,
-    ) -> Result<ManifestAnswer, Error> {
-        let fetched = self.fetch(repository, &tag.clone().into(), caller).await?;
-        self.confirm_tag(repository, tag, fetched.digest).await;
-        Ok(fetched.answer(AnswerSource::Fill))
-    }
-
-    async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
+    /// Records that upstream says now what the tag names.
+    async fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         let now = Moment::recorded(self.0.store.clock().now());
-        self.0.confirmed.note(repository, tag, digest, now);
-        let confirmed = self.0.store.confirm_tag(repository, tag, digest).await;
-        log_failure(confirmed, repository, "a tag could not be remembered");
+        self.0.confirmed.record(repository, tag, digest, now);
+        if let Err(error) = self.0.store.confirm_tag(repository, tag, digest).await {
+            tracing::error!(%repository, %tag, %error, "a tag could not be recorded");
+        }
     }
 }

@@ -1,0 +1,98 @@
+//! Whether a caller may read a repository by what is known already, without a request to upstream.
+//!
+//! The decisions themselves are in [`super::rights`]; here they meet the grants, the principals that the caller may
+//! use, and the operator's terms.
+
+use std::sync::Arc;
+
+use super::grants::Grants;
+use super::principals::Principals;
+use super::rights::{self, Trouble, Use};
+use crate::pull::config::{Config, Policy, Terms};
+use crate::pull::context::PullContext;
+use crate::pull::error::Error;
+use crate::pull::metrics::Metrics;
+use crate::reference::{Principal, Repository};
+use crate::support::clock::Timestamp;
+use crate::support::live::Live;
+
+/// The rights that are known.
+#[derive(Clone)]
+pub(crate) struct KnownRights {
+    config: Live<Config>,
+    grants: Arc<Grants>,
+    principals: Principals,
+    metrics: Arc<Metrics>,
+}
+
+impl KnownRights {
+    pub(crate) fn new(
+        config: Live<Config>,
+        grants: Arc<Grants>,
+        principals: Principals,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { config, grants, principals, metrics }
+    }
+
+    /// The operator's terms for a repository.
+    pub(crate) fn terms(&self, repository: &Repository) -> Terms {
+        self.config.current().terms(repository.registry())
+    }
+
+    /// A principal that the caller may use and whose grant needs no new proof.
+    pub(crate) async fn fresh(&self, context: &PullContext, wanted: Use) -> Option<Principal> {
+        let repository = context.repository();
+        let terms = self.terms(repository);
+        for grant in self.grants.of(repository).await {
+            if rights::is_fresh(grant.age, wanted, &terms)
+                && self.principals.may_use(context.caller(), grant.principal, repository).await
+            {
+                return Some(grant.principal);
+            }
+        }
+        None
+    }
+
+    /// Whether a principal that the caller may use has a grant, however old.
+    pub(crate) async fn any(&self, context: &PullContext) -> bool {
+        let repository = context.repository();
+        for grant in self.grants.of(repository).await {
+            if self.principals.may_use(context.caller(), grant.principal, repository).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether what is cached of the repository may be served without asking upstream.
+    pub(crate) async fn open_cached(&self, context: &PullContext, wanted: Use) -> bool {
+        self.is_open_to_all(context.repository()) || self.fresh(context, wanted).await.is_some()
+    }
+
+    /// Whether the operator opened what is cached to every pod.
+    pub(crate) fn is_open_to_all(&self, repository: &Repository) -> bool {
+        self.terms(repository).policy == Policy::Open
+    }
+
+    /// When the grant was last proved that holds although upstream failed with `error`; `None` if there is none, or if
+    /// `error` is an answer of upstream.
+    pub(crate) async fn held_since(&self, context: &PullContext, error: &Error) -> Option<Timestamp> {
+        let Error::Upstream(error) = error else { return None };
+        let trouble = Trouble::of(error)?;
+        let repository = context.repository();
+        let terms = self.terms(repository);
+        let mut held: Option<(Principal, Timestamp)> = None;
+        for grant in self.grants.of(repository).await {
+            if rights::holds(grant.principal.kind, grant.age, trouble, &terms)
+                && self.principals.may_use(context.caller(), grant.principal, repository).await
+                && held.is_none_or(|(_, before)| grant.proved_at > before)
+            {
+                held = Some((grant.principal, grant.proved_at));
+            }
+        }
+        let (principal, since) = held?;
+        self.metrics.count_right(principal, "held");
+        Some(since)
+    }
+}

@@ -1,0 +1,95 @@
+//! As whom a caller may read: its own credential, the node's, the plugins', or nobody's.
+//!
+//! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously only where none
+//! of them matches.
+
+use crate::credentials::{Keychain, PresentedCredential};
+use crate::pull::context::Caller;
+use crate::reference::{Principal, PrincipalKind, Repository};
+
+/// What an answer of upstream is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose {
+    /// To prove a right.
+    Prove,
+    /// To deliver what this principal may read already.
+    Deliver(Principal),
+}
+
+/// The principals that a keychain knows.
+#[derive(Clone)]
+pub(crate) struct Principals(Keychain);
+
+impl Principals {
+    pub(crate) fn new(keychain: Keychain) -> Self {
+        Self(keychain)
+    }
+
+    /// The principal of anonymous access, whose right is every caller's.
+    pub(crate) fn anonymous(&self) -> Principal {
+        self.0.anonymous_principal()
+    }
+
+    /// Whether `caller` may use a right of `principal` to `repository`.
+    pub(crate) async fn may_use(
+        &self,
+        caller: &Caller,
+        principal: Principal,
+        repository: &Repository,
+    ) -> bool {
+        match principal.kind {
+            PrincipalKind::Caller => caller.principal() == Some(principal),
+            PrincipalKind::Anonymous => principal == self.anonymous(),
+            // Only while the node has it: what was taken out of its docker config opens nothing any more.
+            PrincipalKind::Node => self.0.node_principals(repository).await.contains(&principal),
+            PrincipalKind::Provider => self.0.has_provider_for(repository),
+        }
+    }
+
+    /// The credentials to ask upstream with, in order; never none.
+    pub(crate) async fn candidates(
+        &self,
+        caller: &Caller,
+        repository: &Repository,
+        purpose: Purpose,
+    ) -> Vec<PresentedCredential> {
+        let mut all: Vec<PresentedCredential> = caller.presented().into_iter().cloned().collect();
+        match purpose {
+            // The principal that may read already is enough; the others need not be looked up.
+            Purpose::Deliver(first) if caller.principal() == Some(first) => return all,
+            Purpose::Deliver(first) if first.kind == PrincipalKind::Anonymous => {
+                all.insert(0, self.0.anonymous());
+                return all;
+            }
+            _ => {}
+        }
+        all.extend(self.0.node_credentials(repository).await);
+        if let Purpose::Deliver(first) = purpose {
+            all.sort_by_key(|presented| presented.principal != first);
+        }
+        if all.is_empty() {
+            all.push(self.0.anonymous());
+        }
+        all
+    }
+
+    /// Records that upstream refused a credential: a plugin's is then not used again.
+    pub(crate) fn refused(&self, repository: &Repository, presented: &PresentedCredential) {
+        self.0.forget_refused(repository, presented);
+    }
+
+    /// What a plugin gives now in place of a refused credential: its tokens expire (ECR answers 403 to those).
+    pub(crate) async fn renewed(
+        &self,
+        repository: &Repository,
+        refused: &PresentedCredential,
+    ) -> Option<PresentedCredential> {
+        if refused.principal.kind != PrincipalKind::Provider {
+            return None;
+        }
+        let now = self.0.node_credentials(repository).await;
+        now.into_iter().find(|presented| {
+            presented.principal == refused.principal && presented.credential != refused.credential
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! Downloads: a request for a blob that is not in the store joins the flight that fetches it, or leads one.
+//!
+//! A request that joins is authorised in its own repository first. How many downloads there are at once is bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::fill::Filler;
+use super::flight::{Flight, Flights, Leader, Progress, Role};
+use super::stored::{StoredBlob, StoredBlobs};
+use crate::pull::access::Access;
+use crate::pull::access::rights::Use;
+use crate::pull::answer::AnswerSource;
+use crate::pull::context::PullContext;
+use crate::pull::error::Error;
+use crate::reference::Digest;
+use crate::support::tasks::Tasks;
+
+/// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
+/// store.
+const DOWNLOADS_MAX: u32 = 256;
+
+/// How a blob can be had.
+pub(crate) enum Download {
+    /// From the store: it was completed in the meantime.
+    Stored(Box<StoredBlob>),
+    /// By following a flight, as [`AnswerSource::Fill`] or [`AnswerSource::Join`].
+    Following(AnswerSource, watch::Receiver<Progress>),
+}
+
+/// Downloads under way. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Downloads {
+    access: Access,
+    stored: StoredBlobs,
+    flights: Flights,
+    filler: Filler,
+    permits: Arc<Semaphore>,
+    tasks: Tasks,
+}
+
+impl Downloads {
+    pub(crate) fn new(
+        access: Access,
+        stored: StoredBlobs,
+        flights: Flights,
+        filler: Filler,
+        tasks: Tasks,
+    ) -> Self {
+        let permits = Arc::new(Semaphore::new(DOWNLOADS_MAX as usize));
+        Self { access, stored, flights, filler, permits, tasks }
+    }
+
+    /// How many flights have ended; to be read before the store is looked into, and passed to [`Self::join_or_lead`].
+    pub(crate) fn ended(&self) -> u64 {
+        self.flights.ended()
+    }
+
+    /// Joins the flight of a blob, or leads a new one. `looked_up_at` is what [`Self::ended`] said before the store was
+    /// looked into in vain; `None` if it was not.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn join_or_lead(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        looked_up_at: Option<u64>,
+    ) -> Result<Download, Error> {
+        match self.flights.join_or_lead(context, digest) {
+            Role::Lead(leader) => {
+                // The flight before this one may have completed after the look into the store.
+                if looked_up_at != Some(self.ended())
+                    && let Some(stored) = self.stored.find(context, digest).await?
+                {
+                    return Ok(Download::Stored(Box::new(stored)));
+                }
+                Ok(Download::Following(AnswerSource::Fill, self.lead(leader)?))
+            }
+            Role::Follow(flight) => {
+                let progress = flight.follow();
+                if !self.answer_counts_for(&flight, context, digest).await {
+                    self.access.confirm_blob(context, digest).await?;
+                }
+                Ok(Download::Following(AnswerSource::Join, progress))
+            }
+        }
+    }
+
+    /// Whether upstream's answer to the leader is an answer to this caller too: it would ask the same, or upstream has
+    /// allowed it in this repository already. Other callers need an answer of their own.
+    async fn answer_counts_for(&self, flight: &Flight, context: &PullContext, digest: Digest) -> bool {
+        let repository = context.repository();
+        let same = flight.is_for(repository);
+        if same && flight.asked_as(context.caller()) {
+            return true;
+        }
+        // The bytes come from this very registry, so that its answer about another of its repositories counts.
+        (same || self.access.membership().is_confirmed(repository, digest).await)
+            && self.access.known().fresh(context, Use::Read).await.is_some()
+    }
+
+    fn lead(&self, leader: Leader) -> Result<watch::Receiver<Progress>, Error> {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return Err(Error::TooManyDownloads);
+        };
+        let progress = leader.flight().follow();
+        let filler = self.filler.clone();
+        self.tasks.spawn(async move {
+            filler.fill(leader).await;
+            drop(permit);
+        });
+        Ok(progress)
+    }
+
+    /// Waits until no download is under way, but no longer than `wait`: what has been received is worth keeping.
+    pub(crate) async fn settle(&self, wait: Duration) {
+        if tokio::time::timeout(wait, self.permits.acquire_many(DOWNLOADS_MAX)).await.is_err() {
+            tracing::info!(downloads = self.flights.count(), "stopping with downloads under way");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Blobs in the store: found, and justified for a caller.
+
+use crate::pull::access::Access;
+use crate::pull::access::rights::Use;
+use crate::pull::answer::{AnswerSource, Stale};
+use crate::pull::context::PullContext;
+use crate::pull::error::Error;
+use crate::reference::Digest;
+use crate::store::{Blob, Store};
+
+/// A blob on disk that may be served to the caller it was looked up for.
+pub(crate) struct StoredBlob {
+    pub(crate) blob: Blob,
+    pub(crate) source: AnswerSource,
+    pub(crate) stale: Option<Stale>,
+}
+
+/// The stored blobs. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct StoredBlobs {
+    store: Store,
+    access: Access,
+}
+
+impl StoredBlobs {
+    pub(crate) fn new(store: Store, access: Access) -> Self {
+        Self { store, access }
+    }
+
+    /// A blob on disk that the repository may hand out to the caller; its registry is asked first where that is not
+    /// known. `None` if the blob is not on disk, or its registry never delivered it.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn find(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+    ) -> Result<Option<StoredBlob>, Error> {
+        let Self { store, access } = self;
+        let repository = context.repository();
+        if !store.received_from(repository.registry(), digest).await {
+            return Ok(None);
+        }
+        let Some(blob) = store.blob(digest).await? else { return Ok(None) };
+        let member = access.membership().of(repository, digest).await.is_some();
+        if member && access.known().open_cached(context, Use::Read).await {
+            return Ok(Some(StoredBlob { blob, source: AnswerSource::Hit, stale: None }));
+        }
+        let error = match access.confirm_blob(context, digest).await {
+            Ok(()) => return Ok(Some(StoredBlob { blob, source: AnswerSource::Revalidated, stale: None })),
+            Err(error) => error,
+        };
+        let held_since = if member { access.known().held_since(context, &error).await } else { None };
+        match held_since {
+            Some(confirmed_at) => {
+                let stale = Some(Stale { confirmed_at, error });
+                Ok(Some(StoredBlob { blob, source: AnswerSource::Stale, stale }))
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Whether a blob is on disk, whoever may read it.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) async fn has(&self, digest: Digest) -> Result<bool, Error> {
+        Ok(self.store.blob(digest).await?.is_some())
+    }
+
+    /// Sets a damaged blob aside; the next reader fetches it anew.
+    pub(crate) async fn quarantine(&self, blob: &Blob, reason: String) {
+        self.store.quarantine(blob, reason).await;
+    }
+}

@@ -1,0 +1,143 @@
+//! Transfer: a whole body from upstream to the writer of a fill, over one connection or, where that is slow, several.
+//!
+//! Registries and the networks before them often limit the rate of a connection. When the first connection of a large
+//! blob is slow, a second one asks for a later segment while the first goes on; if both together bring clearly more, the
+//! download goes on segmented. A registry that does not answer ranges costs one request.
+
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::concurrency::is_slow;
+use super::flight::Flight;
+use super::priority::Foreground;
+use super::segments::{Begun, Received, SEGMENT, SegmentedDownload, Segments, worth_skipping};
+use super::source::{UpstreamBlobs, UpstreamBody};
+use crate::pull::context::PullContext;
+use crate::pull::error::Error;
+use crate::reference::Digest;
+use crate::store::GrowingBlob;
+
+/// Moves bodies. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Transfers {
+    blobs: UpstreamBlobs,
+    segments: Segments,
+    foreground: Foreground,
+}
+
+/// A second connection that has been asked for.
+struct SecondConnection {
+    body: JoinHandle<Option<UpstreamBody>>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for SecondConnection {
+    fn drop(&mut self) {
+        self.body.abort();
+    }
+}
+
+/// What has arrived over the first connection.
+struct Measured {
+    begun_at: u64,
+    skipped: u64,
+    waited: Duration,
+}
+
+impl Measured {
+    fn received(&self, at: u64) -> u64 {
+        at - self.begun_at - self.skipped
+    }
+
+    /// Bytes a second of the time for which upstream was waited for.
+    fn rate(&self, at: u64) -> f64 {
+        self.received(at) as f64 / self.waited.as_secs_f64()
+    }
+}
+
+impl Transfers {
+    pub(crate) fn new(blobs: UpstreamBlobs, segments: Segments, foreground: Foreground) -> Self {
+        Self { blobs, segments, foreground }
+    }
+
+    /// Moves the whole body of a flight into `queue`, the end included; returns early if the queue is closed.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn run(
+        &self,
+        mut body: UpstreamBody,
+        flight: &Flight,
+        digest: Digest,
+        growing: &GrowingBlob,
+        queue: &mpsc::Sender<Received>,
+    ) -> Result<(), Error> {
+        let context = flight.context();
+        let mut measured = Measured { begun_at: body.at(), skipped: 0, waited: Duration::ZERO };
+        let mut second: Option<SecondConnection> = None;
+        let mut second_tried = false;
+        let mut may_skip = true;
+        loop {
+            self.foreground.yield_before_chunk(flight).await;
+            let before = Instant::now();
+            let next = body.next().await;
+            measured.waited += before.elapsed();
+            let Some(bytes) = next else {
+                let _ = queue.send(Received::End).await;
+                return Ok(());
+            };
+            if queue.send(Received::Bytes(bytes?)).await.is_err() {
+                // The writer is gone only after an error of its own, which is the one that counts.
+                return Ok(());
+            }
+            if may_skip && let Some(until) = worth_skipping(growing, body.at(), body.size()) {
+                if body.size() == Some(until) {
+                    let _ = queue.send(Received::InFile(until)).await;
+                    let _ = queue.send(Received::End).await;
+                    return Ok(());
+                }
+                match self.blobs.open(context, digest, until, None).await {
+                    Ok(rest) if rest.is_ranged() && rest.size() == body.size() => {
+                        let _ = queue.send(Received::InFile(until)).await;
+                        measured.skipped += until - body.at();
+                        body = rest;
+                        second = None;
+                    }
+                    // The connection that is open brings those bytes too.
+                    _ => may_skip = false,
+                }
+            }
+            if let Some(mut asked) = second.take_if(|second| second.body.is_finished()) {
+                let answered = (&mut asked.body).await.ok().flatten();
+                // One that answers later than the first gets there is of no use.
+                if let Some(next) = answered.filter(|next| next.at() >= body.at()) {
+                    let rate = measured.rate(body.at());
+                    let begun = Begun { first: body, rate, second: next, permit: asked.permit.take() };
+                    let download = SegmentedDownload::new(&self.segments, context, digest, growing, begun);
+                    return download.run(queue).await;
+                }
+            } else if second.is_none()
+                && !second_tried
+                && flight.is_foreground()
+                && let Some(size) = body.size()
+                && is_slow(measured.received(body.at()), measured.waited, size - body.at())
+            {
+                second_tried = true;
+                second = self.ask_second(context, digest, body.at() + SEGMENT);
+            }
+        }
+    }
+
+    fn ask_second(&self, context: &PullContext, digest: Digest, from: u64) -> Option<SecondConnection> {
+        let permit = Some(self.segments.permit()?);
+        let (segments, context) = (self.segments.clone(), context.clone());
+        let body = self.segments.tasks().spawn(async move {
+            let asked = segments.open(&context, digest, from, from + SEGMENT).await;
+            asked.inspect_err(|error| tracing::debug!(%digest, %error, "no second connection")).ok()
+        });
+        Some(SecondConnection { body, permit })
+    }
+}

@@ -1,0 +1,71 @@
+//! Manifests and blobs under their own names, with what a pull sets off besides: prefetching, and the priority of
+//! runtimes over background work.
+
+use super::answer::{AnswerSource, ManifestAnswer};
+use super::blob::{BlobAnswer, BlobRange, BlobSize, Blobs};
+use super::context::{Priority, PullContext};
+use super::error::Error;
+use super::manifest::{ManifestUse, Manifests};
+use super::prefetch::Prefetch;
+use crate::reference::{Digest, Reference};
+
+/// What repositories hold. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Content {
+    manifests: Manifests,
+    blobs: Blobs,
+    prefetch: Prefetch,
+}
+
+impl Content {
+    pub(crate) fn new(manifests: Manifests, blobs: Blobs, prefetch: Prefetch) -> Self {
+        Self { manifests, blobs, prefetch }
+    }
+
+    /// A manifest by tag or digest.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn manifest(
+        &self,
+        context: &PullContext,
+        reference: &Reference,
+        wanted: ManifestUse,
+    ) -> Result<ManifestAnswer, Error> {
+        let foreground = context.priority() == Priority::Foreground;
+        if foreground && matches!(reference, Reference::Tag(_)) {
+            self.blobs.foreground().record();
+        }
+        let answer = self.manifests.find(context, reference, wanted).await?;
+        if foreground && matches!(reference, Reference::Digest(_)) {
+            if answer.source == AnswerSource::Fill {
+                self.blobs.foreground().record();
+            }
+            if wanted == ManifestUse::Pull {
+                self.prefetch.begin(context, &answer);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// A blob, whole whatever range is wanted.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn blob(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        wanted: BlobRange,
+    ) -> Result<BlobAnswer, Error> {
+        self.blobs.find(context, digest, wanted).await
+    }
+
+    /// The size of a blob.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
+        self.blobs.size(context, digest).await
+    }
+}

@@ -1,0 +1,172 @@
+//! What every step of one pull needs to know of its request: the repository, the caller, how urgent it is, until when.
+//!
+//! A [`PullContext`] is made once at the edge (`serve`, `prepull`) and handed down by reference; steps that go on after
+//! the request has ended hold a clone, which is cheap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::credentials::PresentedCredential;
+use crate::reference::{Principal, Reference, Repository};
+
+/// The client that sent a request.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// It showed no credential and was not asked for one yet.
+    Unidentified,
+    /// It was asked and has no credential.
+    Anonymous,
+    /// It showed a credential.
+    Presented(PresentedCredential),
+}
+
+impl Caller {
+    /// Whether the client was asked for a credential already, or showed one.
+    pub(crate) fn is_identified(&self) -> bool {
+        !matches!(self, Self::Unidentified)
+    }
+
+    pub(crate) fn presented(&self) -> Option<&PresentedCredential> {
+        match self {
+            Self::Presented(presented) => Some(presented),
+            Self::Unidentified | Self::Anonymous => None,
+        }
+    }
+
+    pub(crate) fn principal(&self) -> Option<Principal> {
+        self.presented().map(|presented| presented.principal)
+    }
+
+    /// Whether upstream is asked with the same credential for both.
+    pub(crate) fn has_same_credential_as(&self, other: &Self) -> bool {
+        self.principal() == other.principal()
+    }
+}
+
+/// How urgent a pull is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// A runtime waits for it, or will in a moment.
+    Foreground,
+    /// No runtime waits for it: it yields to foreground pulls, and nothing is prefetched for it.
+    Background,
+}
+
+/// A number that tells requests apart in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// One pull, as every step of it sees it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PullContext(Arc<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    request_id: RequestId,
+    repository: Repository,
+    reference: Option<Reference>,
+    caller: Caller,
+    priority: Priority,
+    deadline: Option<Instant>,
+}
+
+impl PullContext {
+    /// A foreground pull without a deadline. `reference` is what the request names, for the log; a list names none.
+    pub fn new(repository: Repository, reference: Option<Reference>, caller: Caller) -> Self {
+        let request_id = RequestId::next();
+        let priority = Priority::Foreground;
+        Self(Arc::new(Inner { request_id, repository, reference, caller, priority, deadline: None }))
+    }
+
+    /// The same pull; its client waits for the head of an answer for so long.
+    #[must_use]
+    pub fn answered_within(self, wait: Duration) -> Self {
+        self.change(|inner| inner.deadline = Some(Instant::now() + wait))
+    }
+
+    /// The same pull, for which no runtime waits.
+    #[must_use]
+    pub fn in_background(self) -> Self {
+        self.change(|inner| inner.priority = Priority::Background)
+    }
+
+    /// The same pull, of another repository: an arch alias, say.
+    #[must_use]
+    pub(crate) fn in_repository(&self, repository: Repository) -> Self {
+        self.clone().change(|inner| inner.repository = repository)
+    }
+
+    /// The same pull by a client without a credential.
+    #[must_use]
+    pub(crate) fn as_anonymous(&self) -> Self {
+        self.clone().change(|inner| inner.caller = Caller::Anonymous)
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Tells requests apart in the log.
+    pub fn request_id(&self) -> RequestId {
+        self.0.request_id
+    }
+
+    /// The repository that is read.
+    pub fn repository(&self) -> &Repository {
+        &self.0.repository
+    }
+
+    /// What the request names.
+    pub fn reference(&self) -> Option<&Reference> {
+        self.0.reference.as_ref()
+    }
+
+    /// The client.
+    pub fn caller(&self) -> &Caller {
+        &self.0.caller
+    }
+
+    /// How urgent it is.
+    pub fn priority(&self) -> Priority {
+        self.0.priority
+    }
+
+    /// Until when the client waits for the head of an answer; `None` if no client waits.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_derived_context_is_the_same_request_and_leaves_the_first_as_it_was() {
+        let app: Repository = "reg.test/app".parse().unwrap();
+        let first = PullContext::new(app.clone(), Some("v1".parse().unwrap()), Caller::Unidentified)
+            .answered_within(Duration::from_secs(25));
+        let other = first.in_repository("reg.test/app-arm64".parse().unwrap()).as_anonymous().in_background();
+        assert_eq!((first.repository(), first.priority()), (&app, Priority::Foreground));
+        assert!(!first.caller().is_identified() && other.caller().is_identified());
+        assert_eq!((other.request_id(), other.deadline()), (first.request_id(), first.deadline()));
+        assert_ne!(PullContext::new(app, None, Caller::Anonymous).request_id(), first.request_id());
+    }
+}

@@ -1,0 +1,88 @@
+//! Manifests in the store and in memory: what a repository may hand out, verified.
+//!
+//! A damaged manifest is quarantined, an unreadable one is logged; both count as absent, so that upstream is asked.
+
+use std::sync::Arc;
+
+use super::memory_cache::MemoryCache;
+use crate::pull::access::membership::Membership;
+use crate::pull::answer::{AnswerSource, ManifestAnswer};
+use crate::reference::{Digest, MANIFEST_BYTES_MAX, Repository};
+use crate::store::{self, Member, Store};
+
+/// The stored manifests.
+#[derive(Clone)]
+pub(crate) struct StoredManifests {
+    store: Store,
+    membership: Membership,
+    memory: Arc<MemoryCache>,
+}
+
+impl StoredManifests {
+    pub(crate) fn new(store: Store, membership: Membership) -> Self {
+        Self { store, membership, memory: Arc::default() }
+    }
+
+    /// A manifest that is here, sound, and a member of `repository`.
+    pub(crate) async fn find(&self, repository: &Repository, digest: Digest) -> Option<ManifestAnswer> {
+        let hit = |media_type, bytes| ManifestAnswer {
+            digest,
+            media_type,
+            bytes,
+            source: AnswerSource::Hit,
+            stale: None,
+        };
+        if let Some((media_type, bytes)) = self.memory.find(repository, digest) {
+            self.store.record_access(digest);
+            return Some(hit(media_type, bytes));
+        }
+        let Member::Manifest(media_type) = self.membership.of(repository, digest).await? else {
+            return None;
+        };
+        let blob = match self.store.blob(digest).await {
+            Ok(blob) => blob?,
+            Err(error) => {
+                tracing::error!(%repository, %digest, %error, "a cached manifest cannot be opened; upstream is asked");
+                return None;
+            }
+        };
+        match Box::pin(blob.read_all(MANIFEST_BYTES_MAX)).await {
+            Ok(bytes) => {
+                self.memory.insert(repository, digest, &media_type, &bytes);
+                Some(hit(media_type, bytes))
+            }
+            Err(store::Error::Damaged { reason, .. }) => {
+                self.store.quarantine(&blob, reason).await;
+                None
+            }
+            Err(error) => {
+                tracing::error!(%repository, %digest, %error, "a cached manifest cannot be read; upstream is asked");
+                None
+            }
+        }
+    }
+
+    /// Forgets what is in memory: an image was removed.
+    pub(crate) fn forget(&self) {
+        self.memory.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::testing;
+
+    #[tokio::test]
+    async fn a_manifest_is_found_in_its_own_repository_only() {
+        let (store, _clock, _directory) = testing::store();
+        let digest = testing::remember_manifest(&store, "reg.test/app").await;
+        let stored = StoredManifests::new(store.clone(), Membership::new(store));
+        let [app, other]: [Repository; 2] =
+            ["reg.test/app", "reg.test/other"].map(|name| name.parse().unwrap());
+        for _ in ["from disk", "from memory"] {
+            assert_eq!(stored.find(&app, digest).await.unwrap().source, AnswerSource::Hit);
+            assert!(stored.find(&other, digest).await.is_none());
+        }
+    }
+}

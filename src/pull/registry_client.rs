@@ -1,0 +1,134 @@
+//! What `pull` asks of registries: the requests of [`Upstream`], as a trait, so that each part of `pull` can be tested
+//! against a registry that answers what the test says.
+
+use futures_util::future::BoxFuture;
+
+use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
+use crate::upstream::{Allowed, AuthContext, Download, Error, Listing, Manifest, Page, Upstream};
+
+/// An answer that upstream gave to the principal of an [`AuthContext`].
+pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<Allowed<T>, Error>>;
+
+/// Requests to registries, each bounded in time.
+pub(crate) trait RegistryClient: Send + Sync {
+    /// The digest that a tag names now; `None` if the registry has the tag and does not say.
+    fn resolve<'a>(
+        &'a self,
+        repository: &'a Repository,
+        tag: &'a Tag,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Option<Digest>>;
+
+    /// A manifest, unverified.
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        reference: &'a Reference,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Manifest>;
+
+    /// Whether the repository has a manifest.
+    fn confirm_manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, ()>;
+
+    /// Whether the repository has a blob, and its size in bytes where the registry says it.
+    fn confirm_blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Option<u64>>;
+
+    /// The body of a blob from byte `from` up to `until`, or to its end; unverified.
+    fn download<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        from: u64,
+        until: Option<u64>,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Download>;
+
+    /// A page of a list.
+    fn list<'a>(
+        &'a self,
+        repository: &'a Repository,
+        listing: &'a Listing,
+        query: Option<String>,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Page>;
+
+    /// Whether the rate limit of a registry is nearly used up for a principal.
+    fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool;
+}
+
+impl RegistryClient for Upstream {
+    fn resolve<'a>(
+        &'a self,
+        repository: &'a Repository,
+        tag: &'a Tag,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Option<Digest>> {
+        Box::pin(self.resolve(repository, tag, auth))
+    }
+
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        reference: &'a Reference,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Manifest> {
+        Box::pin(self.manifest(repository, reference, auth))
+    }
+
+    fn confirm_manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, ()> {
+        Box::pin(self.confirm_manifest(repository, digest, auth))
+    }
+
+    fn confirm_blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Option<u64>> {
+        Box::pin(self.confirm_blob(repository, digest, auth))
+    }
+
+    fn download<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        from: u64,
+        until: Option<u64>,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Download> {
+        Box::pin(async move {
+            let download = self.download(repository, digest, from, until, auth).await?;
+            let public = download.public;
+            Ok(Allowed { value: download, public })
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        repository: &'a Repository,
+        listing: &'a Listing,
+        query: Option<String>,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Page> {
+        Box::pin(self.list(repository, listing, query, auth))
+    }
+
+    fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {
+        self.is_budget_low(registry, principal)
+    }
+}
