@@ -77,7 +77,7 @@ pub struct ManifestAnswer {
 
 impl ManifestAnswer {
     /// The same manifest from another source.
-    pub(crate) fn from_source(self, source: AnswerSource) -> Self {
+    pub(crate) fn with_source(self, source: AnswerSource) -> Self {
         Self { source, ..self }
     }
 

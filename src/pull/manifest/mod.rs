@@ -110,7 +110,7 @@ impl Manifests {
             return Ok(answer);
         }
         match Box::pin(self.confirm(context, digest)).await {
-            Ok(()) => Ok(answer.from_source(AnswerSource::Revalidated)),
+            Ok(()) => Ok(answer.with_source(AnswerSource::Revalidated)),
             Err(error) => match self.access.known().held_since(context, &error).await {
                 Some(since) => Ok(answer.stale(since, error)),
                 None => Err(error),

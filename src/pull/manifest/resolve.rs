@@ -128,7 +128,7 @@ impl Tags {
             return Some(answer);
         }
         self.refresh_in_background(context, tag);
-        Some(answer.from_source(AnswerSource::Refreshing))
+        Some(answer.with_source(AnswerSource::Refreshing))
     }
 
     fn freshness(&self, repository: &Repository, tag: &Tag) -> Freshness {
@@ -163,7 +163,7 @@ impl Tags {
             Decision::Current(digest) => {
                 if let Some(answer) = inner.stored.find(repository, digest).await {
                     self.confirm(repository, tag, digest).await;
-                    return Ok(answer.from_source(AnswerSource::Revalidated));
+                    return Ok(answer.with_source(AnswerSource::Revalidated));
                 }
                 self.fetch_or_record(context, tag, Missing::Digest(digest), record, asked_as).await
             }
