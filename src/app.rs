@@ -14,7 +14,7 @@ use crate::admin::control::Owned;
 use crate::admin::{self, Readiness, Report, Served, Sources, Status, StoreStatus};
 use crate::config::Settings;
 use crate::credentials::{Keychain, KeychainError, Keys, KeysError};
-use crate::listener::{self, Hosts, Inherited, Limits, Listen, ListenError, Listener};
+use crate::listener::{self, ConnectionLimits, Hosts, Inherited, Listen, ListenError, Listener};
 use crate::prepull::{Fetcher, List};
 use crate::pull::Puller;
 use crate::reload::Reload;
@@ -82,7 +82,7 @@ pub struct App {
     admin: Listener,
     control: Listener,
     metrics: Option<Listener>,
-    limits: Limits,
+    limits: ConnectionLimits,
 }
 
 impl App {
@@ -192,6 +192,7 @@ impl App {
     /// # Errors
     /// An address that cannot be told.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let transfer = listener::file_transfer(&self.connections).await;
         let data_ports = ports(&self.data_addresses()?);
         let admin_ports = ports(&[self.admin_address()?]);
         // The store is maintained until the last body has left.
@@ -206,17 +207,38 @@ impl App {
         let fetcher = self.fetcher();
 
         let mut admin = JoinSet::new();
-        let small = Limits { connections_max: ADMIN_CONNECTIONS_MAX, ..self.limits };
-        let quick = Limits { drain_wait: Duration::from_secs(1), ..small };
+        let small = ConnectionLimits { connections_max: ADMIN_CONNECTIONS_MAX, ..self.limits };
+        let quick = ConnectionLimits { drain_wait: Duration::from_secs(1), ..small };
         let hosts = Hosts::new(&admin_ports, &self.settings.serve.hosts);
         let page = admin::service(sources.clone(), hosts);
-        admin.spawn(listener::run(self.admin, page, quick, self.connections.clone(), admin_shutdown.clone()));
+        admin.spawn(listener::run(
+            self.admin,
+            page,
+            quick,
+            transfer,
+            self.connections.clone(),
+            admin_shutdown.clone(),
+        ));
         if let Some(metrics) = self.metrics {
             let page = admin::metrics_service(sources.clone());
-            admin.spawn(listener::run(metrics, page, quick, self.connections.clone(), admin_shutdown));
+            admin.spawn(listener::run(
+                metrics,
+                page,
+                quick,
+                transfer,
+                self.connections.clone(),
+                admin_shutdown,
+            ));
         }
 
-        admin.spawn(listener::run(self.control, commands, quick, self.connections.clone(), control_shutdown));
+        admin.spawn(listener::run(
+            self.control,
+            commands,
+            quick,
+            transfer,
+            self.connections.clone(),
+            control_shutdown,
+        ));
 
         let clock = self.store.clock().clone();
         tokio::spawn(self.list.clone().run(fetcher, clock, shutdown.clone()));
@@ -234,7 +256,14 @@ impl App {
         let mut data = JoinSet::new();
         for listener in self.data {
             let metrics = self.connections.clone();
-            data.spawn(listener::run(listener, service.clone(), self.limits, metrics, shutdown.clone()));
+            data.spawn(listener::run(
+                listener,
+                service.clone(),
+                self.limits,
+                transfer,
+                metrics,
+                shutdown.clone(),
+            ));
         }
         readiness.set(true);
         let mut asked = shutdown;
@@ -387,7 +416,7 @@ fn raise_descriptor_limit() -> Option<u64> {
 }
 
 /// Fewer connections where the file limit does not allow for as many as configured.
-fn within_descriptors(limits: Limits, descriptors: Option<u64>) -> Limits {
+fn within_descriptors(limits: ConnectionLimits, descriptors: Option<u64>) -> ConnectionLimits {
     let allowed =
         descriptors.map_or(u64::MAX, |d| d.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_A_CLIENT);
     let allowed = usize::try_from(allowed.max(16)).unwrap_or(usize::MAX);
@@ -398,7 +427,7 @@ fn within_descriptors(limits: Limits, descriptors: Option<u64>) -> Limits {
             "the file limit allows fewer connections"
         );
     }
-    Limits { connections_max: limits.connections_max.min(allowed), ..limits }
+    ConnectionLimits { connections_max: limits.connections_max.min(allowed), ..limits }
 }
 
 #[cfg(test)]
@@ -407,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_file_limit_bounds_the_connections() {
-        let at = |descriptors| within_descriptors(Limits::default(), descriptors).connections_max;
+        let at = |descriptors| within_descriptors(ConnectionLimits::default(), descriptors).connections_max;
         assert_eq!(at(None), 4_096);
         assert_eq!(at(Some(1_048_576)), 4_096);
         assert_eq!(at(Some(1_024)), 384);

@@ -16,7 +16,7 @@ pub use file::Mistake;
 pub use print::print;
 pub use resolve::resolve;
 
-use crate::listener::{Limits, Listen};
+use crate::listener::{ConnectionLimits, Listen};
 use crate::{admin, credentials, prepull, pull, serve, store, upstream};
 
 /// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.
@@ -28,7 +28,7 @@ pub struct Settings {
     /// Where the data plane listens.
     pub listen: Vec<Listen>,
     /// Bounds of its connections.
-    pub limits: Limits,
+    pub limits: ConnectionLimits,
     /// The data plane.
     pub serve: serve::Config,
     /// The admin plane.

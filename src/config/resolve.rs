@@ -65,7 +65,7 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
 
 struct Server {
     listen: Vec<Listen>,
-    limits: listener::Limits,
+    limits: listener::ConnectionLimits,
     serve: serve::Config,
     state: Option<PathBuf>,
     uids: Option<Vec<u32>>,
@@ -86,8 +86,8 @@ fn server(mut section: Section, environment: &Environment) -> Server {
         gate: access::gate(&mut section),
         answer_wait: defaults.answer_wait,
     };
-    let defaults = listener::Limits::default();
-    let limits = listener::Limits {
+    let defaults = listener::ConnectionLimits::default();
+    let limits = listener::ConnectionLimits {
         connections_max: section.number("connections_max", 1..=65_536).unwrap_or(defaults.connections_max),
         drain_wait: section.read("drain_wait", duration).unwrap_or(defaults.drain_wait),
         ..defaults

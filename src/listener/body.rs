@@ -1,4 +1,4 @@
-//! What a service answers with: nothing, bytes in memory, or pieces as they come, some of them still in a file.
+//! The body of an answer: no bytes, bytes in memory, or chunks as they come, some of them still in a file.
 
 use std::error::Error as StdError;
 use std::pin::Pin;
@@ -12,16 +12,16 @@ use crate::support::body_chunk::BodyChunk;
 /// What can end a response body early.
 pub type BodyError = Box<dyn StdError + Send + Sync>;
 
-type Pieces = Pin<Box<dyn Stream<Item = Result<BodyChunk, BodyError>> + Send>>;
+type Chunks = Pin<Box<dyn Stream<Item = Result<BodyChunk, BodyError>> + Send>>;
 
-/// The body of every response. Only a connection of this module can send it, because only that knows what to do with
-/// a piece of a file.
+/// The body of every response. Only a connection of this module can send it, because only a connection knows what to
+/// do with a chunk that is still in a file.
 pub struct Body(Content);
 
 enum Content {
     Empty,
     Full(Bytes),
-    Pieces(Pieces),
+    Stream(Chunks),
 }
 
 impl Body {
@@ -37,17 +37,17 @@ impl Body {
     }
 
     /// Bytes as they come. An error ends the connection, so that the body is seen to be short.
-    pub fn pieces(pieces: impl Stream<Item = Result<BodyChunk, BodyError>> + Send + 'static) -> Self {
-        Self(Content::Pieces(Box::pin(pieces)))
+    pub fn stream(chunks: impl Stream<Item = Result<BodyChunk, BodyError>> + Send + 'static) -> Self {
+        Self(Content::Stream(Box::pin(chunks)))
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyChunk, BodyError>>> {
         match std::mem::replace(&mut self.0, Content::Empty) {
             Content::Empty => Poll::Ready(None),
             Content::Full(bytes) => Poll::Ready(Some(Ok(bytes.into()))),
-            Content::Pieces(mut pieces) => {
-                let next = pieces.as_mut().poll_next(cx);
-                self.0 = Content::Pieces(pieces);
+            Content::Stream(mut chunks) => {
+                let next = chunks.as_mut().poll_next(cx);
+                self.0 = Content::Stream(chunks);
                 next
             }
         }
@@ -58,7 +58,7 @@ impl Body {
         match &self.0 {
             Content::Empty => Some(0),
             Content::Full(bytes) => Some(bytes.len() as u64),
-            Content::Pieces(_) => None,
+            Content::Stream(_) => None,
         }
     }
 }

@@ -15,64 +15,68 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
-use super::sendfile::Outgoing;
+use super::body::{Body, BodyError};
+use super::host::OverUnix;
+use super::limits::ConnectionLimits;
+use super::metrics::Metrics;
+use super::sendfile::{FileTransfer, Outgoing};
 use super::socket::Socket;
 use super::timeouts::{Busy, Timed, close_gently};
-use super::{Body, BodyError, Limits, Metrics};
 use crate::support::body_chunk::BodyChunk;
-use crate::support::metrics::IntGauge;
 use crate::support::shutdown::Shutdown;
+use crate::support::tasks::Tasks;
 
 /// Bytes of a request head at most; hyper's least is 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// How long a client that connected just before a stop may take to say what it wants.
-const FIRST_WORD_WAIT: Duration = Duration::from_millis(500);
 /// Fields of a request head at most.
 const HEADERS_MAX: usize = 64;
+/// How long a client that connected just before a stop may take to send its first byte.
+const FIRST_BYTE_WAIT: Duration = Duration::from_millis(500);
 
-/// Answers given without reading a request; the limit is not the client's fault, so it may come back soon.
-fn too_many() -> String {
-    let body = r#"{"errors":[{"code":"UNAVAILABLE","message":"too many connections to this cache"}]}"#;
-    canned("503 Service Unavailable\r\nRetry-After: 1", "application/json", body)
+/// A service that connections can hand their requests to. Every error is an answer.
+pub trait HttpService:
+    Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
 }
 
-/// A client configured for TLS that reads `HTTP/` in answer to its ClientHello falls back to plain HTTP.
-fn not_tls() -> String {
-    canned("400 Bad Request", "text/plain", "this port speaks plain HTTP without TLS\n")
-}
-
-fn canned(status: &str, media_type: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-}
-
-/// How a request reached us; an extension of every request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OverUnix;
-
-/// Serves requests until either side has had enough.
-pub(super) async fn serve<S>(
-    socket: Socket,
-    place: OwnedSemaphorePermit,
-    service: S,
-    limits: Limits,
-    metrics: Metrics,
-    mut shutdown: Shutdown,
-) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+impl<S> HttpService for S where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
         + Clone
         + Send
         + Sync
-        + 'static,
-    S::Future: Send + 'static,
+        + 'static
 {
+}
+
+/// What the connections of one listener have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) limits: ConnectionLimits,
+    pub(super) transfer: FileTransfer,
+    /// Whether hyper is to write without copying body bytes; always, except in a test of what happens otherwise.
+    pub(super) vectored: bool,
+    pub(super) metrics: Metrics,
+    /// Sockets that are being closed gently.
+    pub(super) closing: Tasks,
+}
+
+/// Serves requests until the client closes, a wait is over, or a stop has let the client finish.
+pub(super) async fn serve(
+    socket: Socket,
+    place: OwnedSemaphorePermit,
+    service: impl HttpService,
+    common: Common,
+    mut shutdown: Shutdown,
+) {
     let first = tokio::select! {
-        // A client that has spoken already is answered, even during a stop.
+        // A client that has sent something already is answered, even during a stop.
         biased;
-        first = tokio::time::timeout(limits.head_wait, socket.speaks_tls()) => first,
-        first = stopping(&socket, &mut shutdown) => match first {
+        first = tokio::time::timeout(common.limits.head_wait, socket.speaks_tls()) => first,
+        first = first_byte_in_a_stop(&socket, &mut shutdown) => match first {
             Some(speaks_tls) => Ok(speaks_tls),
             None => return close_gently(socket).await,
         },
@@ -80,38 +84,27 @@ pub(super) async fn serve<S>(
     match first {
         Ok(false) => {}
         Ok(true) => {
-            metrics.turn_away("tls");
-            return say_and_close(socket, &not_tls()).await;
+            common.metrics.count_turned_away("tls");
+            return answer_and_close(socket, &not_tls()).await;
         }
         Err(_) => return,
     }
-    let _counted = Counted::new(metrics.connections);
-    let (busy, outgoing, unix) = (Busy::default(), Outgoing::default(), socket.is_unix());
-    let io = TokioIo::new(Timed::new(socket, outgoing.clone(), place, busy.clone(), limits));
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        busy.begin();
-        if unix {
-            request.extensions_mut().insert(OverUnix);
-        }
-        let (busy, outgoing, mut service) = (busy.clone(), outgoing.clone(), service.clone());
-        async move {
-            // Every service here is ready at once: admission is decided inside, with an answer.
-            let _ = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-            service.call(request).await.map(|response| response.map(|body| Tracked { body, busy, outgoing }))
-        }
-    });
+    let _counted = common.metrics.open();
+    let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer));
+    let service = tracked(service, socket.is_unix(), busy.clone(), outgoing.clone());
+    let io = TokioIo::new(Timed::new(socket, outgoing, place, busy, common.limits, common.closing));
     let mut connection = pin!(
         http1::Builder::new()
-            // Body bytes are never copied: what stands for a part of a file must not be (see `outgoing`).
-            .writev(true)
-            // `Timed` bounds heads and idling, and knows one from the other.
+            // Body bytes must never be copied: they may be a placeholder (see `sendfile`).
+            .writev(common.vectored)
+            // `Timed` bounds heads and idling, and tells one from the other.
             .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
             .serve_connection(io, service)
     );
     let ended = tokio::select! {
-        // First what the client has said already: hyper would not read it any more after being told to stop.
+        // First what the client has sent already: hyper would not read it any more after being told to stop.
         biased;
         ended = connection.as_mut() => ended,
         () = shutdown.requested() => {
@@ -124,52 +117,78 @@ pub(super) async fn serve<S>(
     }
 }
 
-/// Once a stop is asked for: the first word of a client that has just connected, who may be speaking already.
-async fn stopping(socket: &Socket, shutdown: &mut Shutdown) -> Option<bool> {
-    shutdown.requested().await;
-    tokio::time::timeout(FIRST_WORD_WAIT, socket.speaks_tls()).await.ok()
-}
-
-/// Tells a client over the limit to go elsewhere.
-pub(super) async fn turn_away(socket: Socket, _apology: OwnedSemaphorePermit) {
-    say_and_close(socket, &too_many()).await;
+/// Tells a client over the limit to come back. The limit is not the client's fault, so it may come back soon.
+pub(super) async fn turn_away(socket: Socket, _refusal: OwnedSemaphorePermit) {
+    let body = r#"{"errors":[{"code":"UNAVAILABLE","message":"too many connections to this cache"}]}"#;
+    let answer = canned("503 Service Unavailable\r\nRetry-After: 1", "application/json", body);
+    answer_and_close(socket, &answer).await;
 }
 
 /// Tells a user of this machine that it may not connect.
-pub(super) async fn forbid(socket: Socket, _apology: OwnedSemaphorePermit) {
+pub(super) async fn forbid(socket: Socket, _refusal: OwnedSemaphorePermit) {
     let body = r#"{"errors":[{"code":"DENIED","message":"this cache admits certain local users only"}]}"#;
-    say_and_close(socket, &canned("403 Forbidden", "application/json", body)).await;
+    answer_and_close(socket, &canned("403 Forbidden", "application/json", body)).await;
 }
 
-async fn say_and_close(mut socket: Socket, text: &str) {
+/// The service as hyper calls it: it marks the connection as busy, and gives hyper bytes or placeholders.
+fn tracked(
+    service: impl HttpService,
+    unix: bool,
+    busy: Busy,
+    outgoing: Outgoing,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = Response<TrackedBody>,
+    Error = Infallible,
+    Future: Send + 'static,
+> {
+    hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        busy.begin();
+        if unix {
+            request.extensions_mut().insert(OverUnix);
+        }
+        let (busy, outgoing, mut service) = (busy.clone(), outgoing.clone(), service.clone());
+        async move {
+            // Every service here is ready at once: admission is decided inside, with an answer.
+            let _ = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+            let answered = service.call(request).await;
+            answered.map(|response| response.map(|body| TrackedBody { body, busy, outgoing }))
+        }
+    })
+}
+
+/// Once a stop is asked for: whether a client that has just connected begins with TLS; `None` if it sends nothing.
+async fn first_byte_in_a_stop(socket: &Socket, shutdown: &mut Shutdown) -> Option<bool> {
+    shutdown.requested().await;
+    tokio::time::timeout(FIRST_BYTE_WAIT, socket.speaks_tls()).await.ok()
+}
+
+/// A client configured for TLS that reads `HTTP/` in answer to its ClientHello falls back to plain HTTP.
+fn not_tls() -> String {
+    canned("400 Bad Request", "text/plain", "this port speaks plain HTTP without TLS\n")
+}
+
+/// An answer that is given without reading a request.
+fn canned(status: &str, media_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+async fn answer_and_close(mut socket: Socket, text: &str) {
     let _ = socket.write_all(text.as_bytes()).await;
     close_gently(socket).await;
 }
 
-/// A connection in the gauge, until it is dropped however it ends.
-struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// A response body as hyper reads it; it ends the busy time of its connection.
-struct Tracked {
+/// A response body as hyper reads it; its end is the end of the connection's busy time.
+struct TrackedBody {
     body: Body,
     busy: Busy,
     outgoing: Outgoing,
 }
 
-impl http_body::Body for Tracked {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -180,7 +199,7 @@ impl http_body::Body for Tracked {
         let this = &mut *self;
         let bytes = match ready!(this.body.poll_next(cx)) {
             Some(Ok(BodyChunk::Memory(bytes))) => bytes,
-            Some(Ok(BodyChunk::File(extent))) => this.outgoing.stand_in(extent)?,
+            Some(Ok(BodyChunk::File(range))) => this.outgoing.bytes_for(range)?,
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(None),
         };
@@ -196,7 +215,7 @@ impl http_body::Body for Tracked {
     }
 }
 
-impl Drop for Tracked {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         self.busy.end();
     }

@@ -1,14 +1,18 @@
-//! Bodies that are parts of files: what arrives is what is in the file, on every way that hyper can write them.
+//! Bodies that are ranges of files: what arrives is what is in the file, in every way that hyper can write them.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::CONTENT_LENGTH;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -16,17 +20,18 @@ use tower::util::service_fn;
 
 use super::*;
 use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
+use crate::support::metrics::Registry;
 use crate::support::shutdown;
 
 /// Bytes of the file: more than any socket holds.
 const SIZE: usize = 24 * 1024 * 1024 + 17;
 
-/// A witness that says what it is told to.
+/// A check with the result that the test sets.
 #[derive(Default)]
-struct Told(AtomicBool);
+struct Check(AtomicBool);
 
-impl IntegrityCheck for Told {
-    fn vouches(&self, _: u64, _: u64) -> bool {
+impl IntegrityCheck for Check {
+    fn is_intact(&self, _: u64, _: u64) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -35,8 +40,8 @@ struct World {
     directory: tempfile::TempDir,
     content: Vec<u8>,
     file: Arc<File>,
-    witness: Arc<Told>,
-    /// How the file is cut: pieces of so many bytes, again and again; those that are even are handed out in memory.
+    check: Arc<Check>,
+    /// How the file is cut, in bytes, over and over; chunks of an even length are handed out in memory.
     cuts: &'static [usize],
     _trigger: shutdown::Trigger,
     tcp: std::net::SocketAddr,
@@ -44,23 +49,23 @@ struct World {
 
 impl World {
     /// A listener that answers `/chunked` without and everything else with a length, with the whole file.
-    async fn new(size: usize, cuts: &'static [usize]) -> Self {
+    async fn new(size: usize, cuts: &'static [usize], transfer: FileTransfer) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let content: Vec<u8> = (0..size).map(|at| (at / 251 + at % 241) as u8 | 1).collect();
         let path = directory.path().join("file");
         std::fs::write(&path, &content).unwrap();
         let file = Arc::new(File::options().read(true).write(true).open(path).unwrap());
-        let witness = Arc::new(Told(true.into()));
+        let check = Arc::new(Check(true.into()));
         let (trigger, shutdown) = shutdown::channel();
         let service = {
-            let (file, witness) = (Arc::clone(&file), Arc::clone(&witness));
+            let (file, check) = (Arc::clone(&file), Arc::clone(&check));
             service_fn(move |request: Request<Incoming>| {
-                let pieces = pieces(&file, size, &witness, cuts);
-                let mut response = Response::new(Body::pieces(stream::iter(pieces)));
+                let chunks = chunks(&file, size, &check, cuts);
+                let mut response = Response::new(Body::stream(stream::iter(chunks)));
                 if request.uri().path() != "/chunked" {
                     response.headers_mut().insert(CONTENT_LENGTH, size.into());
                 }
-                async move { Ok(response) }
+                async move { Ok::<_, Infallible>(response) }
             })
         };
         let tcp = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
@@ -68,9 +73,16 @@ impl World {
         let unix = Listener::bind(&Listen::Unix(directory.path().join("s"))).unwrap();
         for listener in [tcp, unix] {
             let metrics = Metrics::register(&Registry::new()).unwrap();
-            tokio::spawn(run(listener, service.clone(), Limits::default(), metrics, shutdown.clone()));
+            tokio::spawn(run(
+                listener,
+                service.clone(),
+                ConnectionLimits::default(),
+                transfer,
+                metrics,
+                shutdown.clone(),
+            ));
         }
-        Self { directory, content, file, witness, cuts, _trigger: trigger, tcp: address }
+        Self { directory, content, file, check, cuts, _trigger: trigger, tcp: address }
     }
 
     /// Asks three times on one connection, in both ways, and compares every byte.
@@ -82,7 +94,7 @@ impl World {
             let request = Request::get(path).header("host", "x").body(Empty::<Bytes>::new()).unwrap();
             let body = sender.send_request(request).await.unwrap().into_body();
             let got = body.collect().await.unwrap().to_bytes();
-            assert!(got == self.content, "{path} in pieces of {:?}: other bytes arrived", self.cuts);
+            assert!(got == self.content, "{path} in chunks of {:?}: other bytes arrived", self.cuts);
         }
     }
 
@@ -102,55 +114,52 @@ impl World {
     }
 }
 
-fn pieces(
+fn chunks(
     file: &Arc<File>,
     size: usize,
-    witness: &Arc<Told>,
+    check: &Arc<Check>,
     cuts: &[usize],
 ) -> Vec<Result<BodyChunk, BodyError>> {
-    let (mut pieces, mut at) = (Vec::new(), 0);
+    let (mut chunks, mut at) = (Vec::new(), 0);
     for cut in cuts.iter().cycle() {
         if at == size {
             break;
         }
         let len = (*cut).min(size - at);
-        pieces.push(Ok(if len % 2 == 0 {
+        chunks.push(Ok(if len % 2 == 0 {
             let mut bytes = vec![0; len];
             file.read_exact_at(&mut bytes, at as u64).unwrap();
             BodyChunk::Memory(bytes.into())
         } else {
-            let witness: Arc<dyn IntegrityCheck> = witness.clone();
-            BodyChunk::File(FileRange {
-                file: Arc::clone(file),
-                offset: at as u64,
-                len,
-                witness: Some(witness),
-            })
+            let (file, check): (_, Arc<dyn IntegrityCheck>) = (Arc::clone(file), check.clone());
+            BodyChunk::File(FileRange { file, offset: at as u64, len, check: Some(check) })
         }));
         at += len;
     }
-    pieces
+    chunks
 }
 
 #[tokio::test]
-async fn every_byte_arrives_whatever_the_pieces_and_the_socket() {
-    for (size, cuts) in [
-        (SIZE, &[sendfile::EXTENT_MAX - 1][..]),
-        (SIZE, &[65_537]),
-        (SIZE, &[100, 200_001]),
-        (SIZE / 8, &[1, 2, 3, 4, 40_001, 20_000, 7]),
-        (100_000, &[333]),
-        (10_000, &[15, 17, 19, 21, 23]),
+async fn every_byte_arrives_whatever_the_chunks_and_the_socket() {
+    use FileTransfer::{Copy, Sendfile};
+    for (size, cuts, transfer) in [
+        (SIZE, &[sendfile::FILE_RANGE_BYTES_MAX - 1][..], Sendfile),
+        (SIZE, &[65_537], Sendfile),
+        (SIZE, &[100, 200_001], Sendfile),
+        (SIZE / 8, &[1, 2, 3, 4, 40_001, 20_000, 7], Sendfile),
+        (100_000, &[333], Sendfile),
+        (10_000, &[15, 17, 19, 21, 23], Sendfile),
+        (SIZE / 8, &[sendfile::FILE_RANGE_BYTES_MAX - 1, 40_001, 20_000], Copy),
     ] {
-        let world = World::new(size, cuts).await;
+        let world = World::new(size, cuts, transfer).await;
         world.compare(TcpStream::connect(world.tcp).await.unwrap()).await;
         world.compare(world.unix().await).await;
     }
 }
 
 #[tokio::test]
-async fn questions_asked_before_the_answers_are_read_are_answered_in_order() {
-    let world = World::new(SIZE, &[65_537, 100]).await;
+async fn requests_sent_before_the_answers_are_read_are_answered_in_order() {
+    let world = World::new(SIZE, &[65_537, 100], FileTransfer::Sendfile).await;
     for path in ["/whole", "/whole"] {
         let mut stream = TcpStream::connect(world.tcp).await.unwrap();
         let once = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -168,22 +177,22 @@ async fn questions_asked_before_the_answers_are_read_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn what_waited_for_its_client_is_vouched_for_again() {
-    let world = World::new(SIZE, &[200_001]).await;
+async fn what_waited_for_its_client_is_checked_again() {
+    let world = World::new(SIZE, &[200_001], FileTransfer::Sendfile).await;
     let read_on = async |mut stream: TcpStream| {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.map(|_| rest.len())
     };
     let whole = read_on(world.sleeper().await).await.unwrap();
     assert!(whole > SIZE - 8 * 1024, "{whole}");
-    world.witness.0.store(false, Ordering::Relaxed);
+    world.check.0.store(false, Ordering::Relaxed);
     let short = read_on(world.sleeper().await).await.expect("an end, and no reset");
-    assert!(short < SIZE / 2, "{short} bytes of what nobody vouches for");
+    assert!(short < SIZE / 2, "{short} bytes of what the check refuses");
 }
 
 #[tokio::test]
 async fn a_file_that_is_cut_off_ends_the_body_short_and_nothing_else() {
-    let world = World::new(SIZE, &[200_001]).await;
+    let world = World::new(SIZE, &[200_001], FileTransfer::Sendfile).await;
     let mut stream = world.sleeper().await;
     world.file.set_len(1_000_000).unwrap();
     let mut rest = Vec::new();

@@ -1,13 +1,14 @@
-//! Whom a request may be addressed to: a pure check against DNS rebinding and stray browsers.
+//! Host names that a request may be addressed to: a pure check against DNS rebinding and browsers gone astray.
 //!
-//! A page in a browser on the node, or a pod, can make somebody else's client send requests to a loopback port under
-//! a name of its own. Real clients say `127.0.0.1`, `localhost` or `[::1]` with our port, or a name that the operator
+//! A web page can make a browser on the node send requests to a loopback port under a name of the page's choice. Real clients say `127.0.0.1`, `localhost` or `[::1]` with our port, or a name that the operator
 //! configured.
 
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, Request};
 
-use super::connection::OverUnix;
+/// An extension of every request that came over a unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OverUnix;
 
 /// The names under which we may be addressed.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +17,7 @@ pub struct Hosts(Vec<String>);
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
-    /// 421: it is addressed to somebody else.
+    /// 421: it is addressed to another host.
     #[error("this request is addressed to another host; use 127.0.0.1 or localhost with this port")]
     Misdirected,
     /// 403: a web page made the browser send it.
@@ -40,7 +41,7 @@ impl Hosts {
     /// The name under which this request addressed us.
     ///
     /// # Errors
-    /// It is not for us. Requests over a unix socket are always for us: no browser gets there.
+    /// The request is not for us. Requests over a unix socket always are: no browser gets there.
     pub fn check<'a, B>(&self, request: &'a Request<B>) -> Result<&'a str, HostError> {
         let headers = request.headers();
         let mut given = headers.get_all(HOST).iter();
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_elses_are_not() {
+    fn names_of_others_are_not() {
         for host in [
             "evil.com",
             "evil.com:5050",

@@ -1,15 +1,20 @@
 //! Waits of a listener, on a clock that stands still until nothing else is to be done.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tower::util::service_fn;
 
 use super::*;
+use crate::support::metrics::Registry;
 use crate::support::shutdown;
 
 const REQUEST: &[u8] = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -17,6 +22,7 @@ const REQUEST: &[u8] = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n";
 struct World {
     directory: tempfile::TempDir,
     trigger: shutdown::Trigger,
+    running: JoinHandle<()>,
 }
 
 impl World {
@@ -30,12 +36,19 @@ impl World {
             let body: Body = if request.uri().path() == "/small" {
                 Body::full("ok")
             } else {
-                Body::pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[0; 64 * 1024]).into())))
+                Body::stream(stream::repeat_with(|| Ok(Bytes::from_static(&[0; 64 * 1024]).into())))
             };
-            Ok(Response::new(body))
+            Ok::<_, Infallible>(Response::new(body))
         });
-        tokio::spawn(run(listener, service, Limits::default(), metrics, shutdown));
-        Self { directory, trigger }
+        let running = tokio::spawn(run(
+            listener,
+            service,
+            ConnectionLimits::default(),
+            FileTransfer::Sendfile,
+            metrics,
+            shutdown,
+        ));
+        Self { directory, trigger, running }
     }
 
     async fn connect(&self) -> UnixStream {
@@ -59,7 +72,7 @@ async fn half_a_head_and_a_dribbled_one_are_cut_off() {
     let start = Instant::now();
     let mut half = world.connect().await;
     half.write_all(b"GET / HT").await.unwrap();
-    about(closed_after(&mut half, start).await, Limits::default().head_wait);
+    about(closed_after(&mut half, start).await, ConnectionLimits::default().head_wait);
 
     let start = Instant::now();
     let (mut reading, mut writing) = world.connect().await.into_split();
@@ -73,7 +86,7 @@ async fn half_a_head_and_a_dribbled_one_are_cut_off() {
     });
     let mut answer = Vec::new();
     reading.read_to_end(&mut answer).await.unwrap_or_default();
-    about(start.elapsed(), Limits::default().head_wait);
+    about(start.elapsed(), ConnectionLimits::default().head_wait);
     assert!(answer.is_empty(), "a byte a second does not buy more time");
     dribble.abort();
 }
@@ -87,12 +100,12 @@ async fn a_connection_may_idle_longer_than_a_head_may_take() {
         let mut answer = [0; 512];
         let read = stream.read(&mut answer).await.unwrap();
         assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK"));
-        tokio::time::sleep(Limits::default().idle_wait - Duration::from_secs(10)).await;
+        tokio::time::sleep(ConnectionLimits::default().idle_wait - Duration::from_secs(10)).await;
     }
     stream.write_all(REQUEST).await.unwrap();
     let _ = stream.read(&mut [0; 512]).await.unwrap();
     let start = Instant::now();
-    about(closed_after(&mut stream, start).await, Limits::default().idle_wait);
+    about(closed_after(&mut stream, start).await, ConnectionLimits::default().idle_wait);
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,8 +113,23 @@ async fn a_client_that_stops_reading_is_let_go() {
     let world = World::new();
     let mut stream = world.connect().await;
     stream.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    tokio::time::sleep(Limits::default().write_wait + Duration::from_secs(10)).await;
+    tokio::time::sleep(ConnectionLimits::default().write_wait + Duration::from_secs(10)).await;
     let left = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap_or_default();
     assert!(left < 4 * 1024 * 1024, "what was under way, and no more: {left} bytes");
     drop(world.trigger);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_leaves_no_task_behind_that_still_closes_a_socket() {
+    let world = World::new();
+    let mut stream = world.connect().await;
+    stream.write_all(b"GET /small HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"ok"));
+    stream.write_all(b"what is read out and thrown away").await.unwrap();
+    world.trigger.fire();
+    world.running.await.unwrap();
+    let error = stream.write_all(b"x").await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe, "the socket is still open");
 }

@@ -1,6 +1,6 @@
-//! A socket that does not wait for ever, and that never ends in a reset.
+//! A socket whose waits are bounded, and that never ends in a reset.
 //!
-//! hyper's own header timer cannot tell an idle connection from a slow head, and nothing in it notices a client that
+//! hyper's own header timer cannot tell an idle connection from a slow head, and nothing in hyper notices a client that
 //! stopped reading; this wrapper times all three. When it is dropped before the peer has closed, a task closes the
 //! socket gently: FIN first, then what the peer still sends is read and thrown away for a moment. A plain close with
 //! unread bytes would be a reset, and on a reset containerd fails the pull instead of resuming it.
@@ -16,28 +16,29 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
-use crate::listener::Limits;
-use crate::listener::sendfile::Outgoing;
-use crate::listener::socket::Socket;
+use super::limits::ConnectionLimits;
+use super::sendfile::Outgoing;
+use super::socket::Socket;
+use crate::support::tasks::Tasks;
 
 /// How long a peer may go on sending after we have closed our side.
-pub(crate) const LINGER: Duration = Duration::from_secs(2);
-/// Bytes of it that are read.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that are read of what the peer sends then.
 const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Whether a request is being answered; shared between the socket and the service. Counts both the beginnings and the
-/// ends, so that it is odd in between and none goes unnoticed.
+/// ends of requests, so that the count is odd in between and no request goes unnoticed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Busy(Arc<AtomicU64>);
+pub(super) struct Busy(Arc<AtomicU64>);
 
 impl Busy {
     /// A request is being answered from now on.
-    pub(crate) fn begin(&self) {
+    pub(super) fn begin(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It has been answered.
-    pub(crate) fn end(&self) {
+    /// The request has been answered.
+    pub(super) fn end(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -46,8 +47,8 @@ impl Busy {
     }
 }
 
-/// A point in time that is moved with every request and reached almost never: the timer behind it is only moved where
-/// it would come too late.
+/// A point in time that is moved with every request and almost never reached: the timer behind it is only moved where
+/// the timer would fire too late.
 struct Deadline {
     at: Instant,
     timer: Pin<Box<Sleep>>,
@@ -77,13 +78,15 @@ impl Deadline {
     }
 }
 
-/// A socket with a place among the connections.
-pub(crate) struct Timed {
+/// A socket that holds a place among the connections of its listener until it is closed.
+pub(super) struct Timed {
     socket: Option<Socket>,
     outgoing: Outgoing,
     place: Option<OwnedSemaphorePermit>,
     busy: Busy,
-    limits: Limits,
+    limits: ConnectionLimits,
+    /// Runs the gentle close.
+    closing: Tasks,
     /// Runs while a head is awaited: the idle time until its first byte, the head time from then on.
     reading: Deadline,
     head_begun: bool,
@@ -96,12 +99,13 @@ pub(crate) struct Timed {
 }
 
 impl Timed {
-    pub(crate) fn new(
+    pub(super) fn new(
         socket: Socket,
         outgoing: Outgoing,
         place: OwnedSemaphorePermit,
         busy: Busy,
-        limits: Limits,
+        limits: ConnectionLimits,
+        closing: Tasks,
     ) -> Self {
         Self {
             socket: Some(socket),
@@ -109,6 +113,7 @@ impl Timed {
             place: Some(place),
             busy,
             limits,
+            closing,
             reading: Deadline::after(limits.head_wait),
             head_begun: true,
             counted: 0,
@@ -122,7 +127,7 @@ impl Timed {
         self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Whether a client that has nothing to wait for has kept us waiting for too long.
+    /// Whether a client that waits for no answer has sent nothing for too long.
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         let count = self.busy.count();
         if !count.is_multiple_of(2) {
@@ -130,7 +135,8 @@ impl Timed {
         }
         if count != self.counted {
             // A request has been answered: the next may take its time to begin.
-            (self.counted, self.head_begun) = (count, false);
+            self.counted = count;
+            self.head_begun = false;
             self.reading.set(self.limits.idle_wait);
         }
         self.reading.poll(cx).is_ready()
@@ -173,7 +179,8 @@ impl AsyncRead for Timed {
         }
         let count = this.busy.count();
         if count.is_multiple_of(2) && (count != this.counted || !this.head_begun) {
-            (this.counted, this.head_begun) = (count, true);
+            this.counted = count;
+            this.head_begun = true;
             this.reading.set(this.limits.head_wait);
         }
         read
@@ -188,11 +195,11 @@ impl AsyncWrite for Timed {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
+        slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let socket = this.socket.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let written = this.outgoing.poll_write(socket, cx, pieces);
+        let written = this.outgoing.poll_write(socket, cx, slices);
         this.after_write(cx, written)
     }
 
@@ -203,7 +210,7 @@ impl AsyncWrite for Timed {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.socket()?.poll_flush(cx))?;
-        // hyper reads again only when something has come; from here on the next request is waited for.
+        // hyper reads again only when bytes have come; from here on the next request is waited for.
         Poll::Ready(if this.is_late(cx) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) })
     }
 
@@ -215,10 +222,10 @@ impl AsyncWrite for Timed {
 impl Drop for Timed {
     fn drop(&mut self) {
         if let (Some(socket), false) = (self.socket.take(), self.peer_closed)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && tokio::runtime::Handle::try_current().is_ok()
         {
             let place = self.place.take();
-            runtime.spawn(async move {
+            self.closing.spawn(async move {
                 close_gently(socket).await;
                 drop(place);
             });
@@ -227,7 +234,7 @@ impl Drop for Timed {
 }
 
 /// Closes our side, then reads what the peer still sends until it closes too, for a moment.
-pub(crate) async fn close_gently(mut socket: Socket) {
+pub(super) async fn close_gently(mut socket: Socket) {
     let _ = tokio::time::timeout(LINGER, async {
         let _ = socket.shutdown().await;
         let _ = tokio::io::copy(&mut socket.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await;

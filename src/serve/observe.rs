@@ -63,5 +63,5 @@ pub(super) fn body(blob: BlobBody, watch: Watch) -> Body {
         };
         Some((piece, (blob, watch)))
     });
-    Body::pieces(pieces)
+    Body::stream(pieces)
 }

@@ -128,9 +128,9 @@ impl Blob {
         }
         let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
         self.check(offset, end).await?;
-        let witness: Arc<dyn IntegrityCheck> = self.0.clone();
+        let check: Arc<dyn IntegrityCheck> = self.0.clone();
         let (file, len) = (Arc::clone(&self.0.file), (end - offset) as usize);
-        Ok(BodyChunk::File(FileRange { file, offset, len, witness: Some(witness) }))
+        Ok(BodyChunk::File(FileRange { file, offset, len, check: Some(check) }))
     }
 
     /// As [`Blob::read`], in memory, at most to the end of a chunk.
@@ -205,7 +205,7 @@ impl Opened {
 }
 
 impl IntegrityCheck for Opened {
-    fn vouches(&self, offset: u64, end: u64) -> bool {
+    fn is_intact(&self, offset: u64, end: u64) -> bool {
         let mut buffer = Buffer::new(CHUNK);
         (offset / CHUNK as u64..end.div_ceil(CHUNK as u64))
             .all(|chunk| self.check(chunk, &mut buffer).is_ok())

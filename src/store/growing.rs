@@ -150,7 +150,7 @@ impl GrowingBlob {
                 return read_exact_at(&self.file, offset, first).await.map(BodyChunk::Memory);
             }
         }
-        Ok(BodyChunk::File(FileRange { file: Arc::clone(&self.file), offset, len, witness: None }))
+        Ok(BodyChunk::File(FileRange { file: Arc::clone(&self.file), offset, len, check: None }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bytes on their way to a client: in memory, or still in a file.
 //!
-//! What is in a file need not pass through our memory: the kernel can be told to send it (`listener`). The store says
-//! which bytes, and vouches for them; nothing between the two looks inside.
+//! Bytes in a file need not pass through our memory: the kernel can be told to send them (`listener`). The store says
+//! which bytes, and checks them; nothing between the two looks inside.
 //!
 //! Deliberately not here: reading and sending.
 
@@ -21,24 +21,24 @@ pub enum BodyChunk {
 }
 
 impl BodyChunk {
-    /// How many there are.
+    /// Bytes of the chunk.
     pub fn len(&self) -> usize {
         match self {
             Self::Memory(bytes) => bytes.len(),
-            Self::File(extent) => extent.len,
+            Self::File(range) => range.len,
         }
     }
 
-    /// Whether there are none.
+    /// Whether the chunk has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Cuts off what is beyond `len`.
+    /// Cuts off the bytes beyond `len`.
     pub fn truncate(&mut self, len: usize) {
         match self {
             Self::Memory(bytes) => bytes.truncate(len),
-            Self::File(extent) => extent.len = extent.len.min(len),
+            Self::File(range) => range.len = range.len.min(len),
         }
     }
 }
@@ -49,30 +49,30 @@ impl From<Bytes> for BodyChunk {
     }
 }
 
-/// Who knows whether bytes of a file are still what they were.
+/// What can tell whether bytes of a file are still what they were when they were verified.
 pub trait IntegrityCheck: Send + Sync {
-    /// Whether the bytes from `offset` up to `end` are right. Blocks for as long as it takes to read them.
-    fn vouches(&self, offset: u64, end: u64) -> bool;
+    /// Whether the bytes from `offset` up to, not including, `end` are intact. Blocks for as long as reading them takes.
+    fn is_intact(&self, offset: u64, end: u64) -> bool;
 }
 
-/// A part of an open file that was right when this was made.
+/// A range of an open file, whose bytes were intact when this was made.
 #[derive(Clone)]
 pub struct FileRange {
     /// The file.
     pub file: Arc<File>,
-    /// Where its part begins.
+    /// The first byte of the range.
     pub offset: u64,
-    /// Bytes.
+    /// Bytes of the range.
     pub len: usize,
-    /// Whom to ask when some time has passed; nobody can tell while a file is still growing.
-    pub witness: Option<Arc<dyn IntegrityCheck>>,
+    /// What checks the bytes again when some time has passed; `None` while the file is still growing.
+    pub check: Option<Arc<dyn IntegrityCheck>>,
 }
 
 impl FileRange {
-    /// Whether what is left from `offset` on is still right, as far as anybody knows. Blocks for a read.
-    pub fn is_right_from(&self, offset: u64) -> bool {
+    /// Whether the bytes from `offset` on are still intact; without a check they count as intact. Blocks for a read.
+    pub fn is_intact_from(&self, offset: u64) -> bool {
         let end = self.offset + self.len as u64;
-        self.witness.as_ref().is_none_or(|witness| witness.vouches(offset, end))
+        self.check.as_ref().is_none_or(|check| check.is_intact(offset, end))
     }
 }
 

@@ -131,7 +131,7 @@ fn fetch(fetcher: &Fetcher, command: &Pull) -> Result<Response<Body>, Refusal> {
         line.push(b'\n');
         Some((Ok(BodyChunk::from(Bytes::from(line))), events))
     });
-    Ok(Response::new(Body::pieces(lines)))
+    Ok(Response::new(Body::stream(lines)))
 }
 
 /// Every name, and what is pinned by its digest alone.

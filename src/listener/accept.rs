@@ -1,0 +1,128 @@
+//! Accepting connections until a stop, then draining them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::bind::{Accepted, Listener};
+use super::connection::{self, Common, HttpService};
+use super::limits::ConnectionLimits;
+use super::metrics::Metrics;
+use super::sendfile::FileTransfer;
+use super::socket::Socket;
+use super::timeouts;
+use crate::support::shutdown::Shutdown;
+use crate::support::tasks::Tasks;
+
+/// After an accept that failed for want of descriptors or memory; a busy loop would make the shortage worse.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long a listener that closes still accepts connections that were made before.
+const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(50);
+/// Connections that are being refused at the same time; beyond that they are closed without an answer.
+const REFUSALS_MAX: usize = 64;
+
+/// Serves `service` on every connection that `listener` accepts, until `shutdown`; then drains. Returns when no
+/// connection is left and every socket is closed, or the drain time and the linger time are over.
+pub async fn run(
+    listener: Listener,
+    service: impl HttpService,
+    limits: ConnectionLimits,
+    transfer: FileTransfer,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) {
+    let mut server = Server {
+        service,
+        common: Common { limits, transfer, vectored: true, metrics, closing: Tasks::default() },
+        shutdown,
+        places: Arc::new(Semaphore::new(limits.connections_max)),
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        connections: JoinSet::new(),
+    };
+    server.accept_until_shutdown(&listener).await;
+    server.accept_what_waits(&listener).await;
+    drop(listener);
+    server.drain().await;
+}
+
+struct Server<S> {
+    service: S,
+    common: Common,
+    shutdown: Shutdown,
+    /// One for each connection, until its socket is closed.
+    places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    connections: JoinSet<()>,
+}
+
+impl<S: HttpService> Server<S> {
+    async fn accept_until_shutdown(&mut self, listener: &Listener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = self.connections.join_next() => continue,
+                () = self.shutdown.requested() => return,
+            };
+            match accepted {
+                Ok(Accepted::Client(socket)) => self.serve(socket),
+                Ok(Accepted::NotLoopback) => self.common.metrics.count_turned_away("not_loopback"),
+                Ok(Accepted::Forbidden(socket)) => {
+                    self.common.metrics.count_turned_away("user");
+                    if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
+                        self.common.closing.spawn(connection::forbid(socket, refusal));
+                    }
+                }
+                Err(error) if is_shortage(&error) => {
+                    tracing::warn!(%error, "cannot accept connections for the moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                // The client has gone already.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// A connection that waits to be accepted when its listener closes is reset: such connections are accepted, and
+    /// ended properly.
+    async fn accept_what_waits(&mut self, listener: &Listener) {
+        let until = Instant::now() + LAST_ACCEPT_WAIT;
+        while let Ok(Ok(accepted)) = tokio::time::timeout_at(until, listener.accept()).await {
+            if let Accepted::Client(socket) = accepted {
+                self.serve(socket);
+            }
+        }
+    }
+
+    fn serve(&mut self, socket: Socket) {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            let (service, common, shutdown) =
+                (self.service.clone(), self.common.clone(), self.shutdown.clone());
+            self.connections.spawn(connection::serve(socket, place, service, common, shutdown));
+            return;
+        }
+        self.common.metrics.count_turned_away("too_many");
+        if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
+            self.common.closing.spawn(connection::turn_away(socket, refusal));
+        }
+    }
+
+    async fn drain(&mut self) {
+        let connections = &mut self.connections;
+        let ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.common.limits.drain_wait, ended).await.is_err() {
+            tracing::warn!(left = self.connections.len(), "closing connections that did not finish in time");
+            self.connections.shutdown().await;
+        }
+        self.common.closing.finish(timeouts::LINGER).await;
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| shortages.iter().any(|e| e.raw_os_error() == code))
+}
