@@ -25,16 +25,26 @@ const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(50);
 /// Connections that are being refused at the same time; beyond that they are closed without an answer.
 const REFUSALS_MAX: usize = 64;
 
+/// How the connections of a listener are served.
+#[derive(Clone)]
+pub struct ConnectionOptions {
+    /// Bounds of the listener and of each of its connections.
+    pub limits: ConnectionLimits,
+    /// How bytes of files reach clients: see [`super::file_transfer`].
+    pub transfer: FileTransfer,
+    /// What is counted of connections.
+    pub metrics: Metrics,
+}
+
 /// Serves `service` on every connection that `listener` accepts, until `shutdown`; then drains. Returns when no
 /// connection is left and every socket is closed, or the drain time and the linger time are over.
 pub async fn run(
     listener: Listener,
     service: impl HttpService,
-    limits: ConnectionLimits,
-    transfer: FileTransfer,
-    metrics: Metrics,
+    options: ConnectionOptions,
     shutdown: Shutdown,
 ) {
+    let ConnectionOptions { limits, transfer, metrics } = options;
     let mut server = Server {
         service,
         common: Common { limits, transfer, vectored: true, metrics, closing: Tasks::default() },

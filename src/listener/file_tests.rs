@@ -73,14 +73,8 @@ impl World {
         let unix = Listener::bind(&Listen::Unix(directory.path().join("s"))).unwrap();
         for listener in [tcp, unix] {
             let metrics = Metrics::register(&Registry::new()).unwrap();
-            tokio::spawn(run(
-                listener,
-                service.clone(),
-                ConnectionLimits::default(),
-                transfer,
-                metrics,
-                shutdown.clone(),
-            ));
+            let options = ConnectionOptions { limits: ConnectionLimits::default(), transfer, metrics };
+            tokio::spawn(run(listener, service.clone(), options, shutdown.clone()));
         }
         Self { directory, content, file, check, cuts, _trigger: trigger, tcp: address }
     }

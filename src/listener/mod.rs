@@ -23,7 +23,7 @@ mod sendfile_check;
 mod socket;
 mod timeouts;
 
-pub use accept::run;
+pub use accept::{ConnectionOptions, run};
 pub use address::{Listen, ListenError};
 pub use bind::{Inherited, Listener};
 pub use body::{Body, BodyError};

@@ -40,14 +40,9 @@ impl World {
             };
             Ok::<_, Infallible>(Response::new(body))
         });
-        let running = tokio::spawn(run(
-            listener,
-            service,
-            ConnectionLimits::default(),
-            FileTransfer::Sendfile,
-            metrics,
-            shutdown,
-        ));
+        let (limits, transfer) = (ConnectionLimits::default(), FileTransfer::Sendfile);
+        let options = ConnectionOptions { limits, transfer, metrics };
+        let running = tokio::spawn(run(listener, service, options, shutdown));
         Self { directory, trigger, running }
     }
 

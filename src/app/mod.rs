@@ -1,0 +1,290 @@
+//! The daemon as a whole: built from settings, bound, run until it is asked to stop.
+//!
+//! Nothing here decides anything about a pull; this is where the parts are put together, in the order of the layers.
+
+mod addresses;
+mod descriptors;
+mod error;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+pub use error::Error;
+
+use crate::admin::control::Owned;
+use crate::admin::{self, Readiness, Report, Served, Sources, Status, StoreStatus};
+use crate::config::Settings;
+use crate::credentials::{Keychain, Keys};
+use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen, Listener};
+use crate::prepull::{Fetcher, List};
+use crate::pull::Puller;
+use crate::reload::Reload;
+use crate::serve::Gate;
+use crate::store::Store;
+use crate::support::clock::Clock;
+use crate::support::live::Live;
+use crate::support::metrics::{Registry, RegistryLabels};
+use crate::support::shutdown::{self, Shutdown};
+use crate::upstream::Upstream;
+use crate::{prepull, pull, serve, store, upstream};
+use addresses::Addresses;
+
+/// How long a stop waits for downloads that no client waits for any more.
+const SETTLE_WAIT: Duration = Duration::from_secs(3);
+/// Connections to the admin plane at the same time.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// How long a stop waits for answers of the admin plane.
+const ADMIN_DRAIN_WAIT: Duration = Duration::from_secs(1);
+
+/// A daemon that has bound its addresses and waits to be run.
+pub struct App {
+    settings: Settings,
+    store: Store,
+    puller: Puller,
+    upstream: Upstream,
+    keychain: Keychain,
+    gate: Live<Option<Gate>>,
+    list: List,
+    registry: Registry,
+    labels: Arc<RegistryLabels>,
+    requests: Arc<serve::metrics::Metrics>,
+    connections: listener::Metrics,
+    data: Vec<Listener>,
+    admin: Listener,
+    control: Listener,
+    metrics: Option<Listener>,
+    limits: ConnectionLimits,
+}
+
+impl App {
+    /// Builds everything and binds every address that is not among the `inherited` sockets. Those that are neither the
+    /// admin plane's nor the control socket's are the data plane, instead of what is configured. Must be called within a
+    /// runtime; blocks for a moment.
+    ///
+    /// # Errors
+    /// Whatever could not be had.
+    pub fn build(settings: Settings, clock: Clock, inherited: Vec<Inherited>) -> Result<Self, Error> {
+        let registry = Registry::new();
+        let labels = Arc::new(RegistryLabels::new(
+            settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
+        ));
+        let gate = settings.serve.gate.as_ref().map(Gate::read).transpose()?;
+        let Addresses { data, admin, control, metrics } = addresses::bind(&settings, inherited)?;
+        let store_metrics = Arc::new(store::metrics::Metrics::register(&registry)?);
+        let store = Store::open(&settings.store, clock.clone(), store_metrics)?;
+        let control = match control {
+            Some(held) => held,
+            None => addresses::control_socket(&settings.admin.socket)?,
+        };
+        let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
+        let keychain = Keychain::build(&settings.credentials, Arc::new(Keys::open(&settings.keys)?))?;
+        let upstream = Upstream::new(
+            upstream::Configured::new(settings.upstream.clone())?,
+            keychain.anonymous(),
+            upstream_metrics,
+            Arc::clone(&labels),
+            clock.clone(),
+        );
+        let pull_metrics = pull::metrics::Metrics::register(&registry)?;
+        let puller = Puller::new(
+            Live::new(settings.pull.clone()),
+            store.clone(),
+            upstream.clone(),
+            keychain.clone(),
+            pull_metrics,
+            Arc::clone(&labels),
+        );
+        let list = List::new(settings.prepull.clone(), prepull::metrics::Metrics::register(&registry)?);
+        let requests = Arc::new(serve::metrics::Metrics::register(&registry)?);
+        let connections = listener::Metrics::register(&registry)?;
+        let limits = descriptors::within(settings.limits, descriptors::raise_limit());
+        Ok(Self {
+            settings,
+            store,
+            puller,
+            upstream,
+            keychain,
+            gate: Live::new(gate),
+            list,
+            registry,
+            labels,
+            requests,
+            connections,
+            data,
+            admin,
+            control,
+            metrics,
+            limits,
+        })
+    }
+
+    /// Where the data plane listens, ports chosen.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn data_addresses(&self) -> Result<Vec<Listen>, Error> {
+        self.data.iter().map(|listener| listener.address().map_err(Error::from)).collect()
+    }
+
+    /// Where the admin plane listens, port chosen.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn admin_address(&self) -> Result<Listen, Error> {
+        Ok(self.admin.address()?)
+    }
+
+    /// The docker configs in use. Blocks for a moment.
+    pub fn credential_files(&self) -> Vec<PathBuf> {
+        self.keychain.files_in_use()
+    }
+
+    /// Whether kubelet's credential providers are configured.
+    pub fn has_providers(&self) -> bool {
+        self.settings.credentials.providers.is_some()
+    }
+
+    /// What is measured.
+    pub fn metrics(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Connections that are accepted at the same time, after the file limit had its say.
+    pub fn connections_max(&self) -> usize {
+        self.limits.connections_max
+    }
+
+    /// Serves until `shutdown`, then drains: no new connections, bodies under way finish within the drain time, the
+    /// index is closed cleanly.
+    ///
+    /// # Errors
+    /// An address that cannot be told.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let transfer = listener::file_transfer(&self.connections).await;
+        let options = ConnectionOptions { limits: self.limits, transfer, metrics: self.connections.clone() };
+        let readiness = Readiness::default();
+        let sources = self.sources(&readiness);
+        let commands = admin::control::service(self.owned(&sources));
+        let data_service = self.data_service()?;
+        // The store is maintained until the last body has left, and the admin plane answers probes while the data plane
+        // drains: both stop last.
+        let (store_trigger, store_shutdown) = shutdown::channel();
+        let maintenance = tokio::spawn(self.store.clone().maintain(store_shutdown));
+        let (admin_trigger, admin_shutdown) = shutdown::channel();
+        let hosts = Hosts::new(&addresses::ports(&[self.admin_address()?]), &self.settings.serve.hosts);
+        let mut pages = vec![(self.admin, admin::service(sources.clone(), hosts)), (self.control, commands)];
+        pages.extend(self.metrics.map(|metrics| (metrics, admin::metrics_service(sources))));
+        let mut admin = JoinSet::new();
+        for (listener, service) in pages {
+            let options = small(options.clone());
+            admin.spawn(listener::run(listener, service, options, admin_shutdown.clone()));
+        }
+        let fetcher =
+            Fetcher { puller: self.puller.clone(), store: self.store.clone(), keychain: self.keychain };
+        let list = tokio::spawn(self.list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
+        let mut data = JoinSet::new();
+        for listener in self.data {
+            data.spawn(listener::run(listener, data_service.clone(), options.clone(), shutdown.clone()));
+        }
+        readiness.set(true);
+        let mut stop = shutdown;
+        stop.requested().await;
+        readiness.set(false);
+        data.join_all().await;
+        self.puller.finish(SETTLE_WAIT).await;
+        let _ = list.await;
+        store_trigger.fire();
+        let _ = maintenance.await;
+        admin_trigger.fire();
+        admin.join_all().await;
+        Ok(())
+    }
+
+    /// The parts that take new settings while the daemon runs.
+    pub fn reload(&self) -> Reload {
+        Reload {
+            upstream: self.upstream.clone(),
+            keychain: self.keychain.clone(),
+            gate: self.gate.clone(),
+            list: self.list.clone(),
+        }
+    }
+
+    fn owned(&self, sources: &Sources) -> Owned {
+        let (puller, upstream) = (self.puller.clone(), self.upstream.clone());
+        let (list, numbers) = (self.list.clone(), Arc::clone(&sources.status));
+        let clock = self.store.clock().clone();
+        let report = move || Report {
+            numbers: numbers(),
+            registries: admin::registries(&puller, &upstream, clock.now()),
+            prepull: list.status(),
+        };
+        Owned {
+            puller: self.puller.clone(),
+            store: self.store.clone(),
+            keychain: self.keychain.clone(),
+            fetcher: self.fetcher(),
+            report: Arc::new(report),
+        }
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        Fetcher { puller: self.puller.clone(), store: self.store.clone(), keychain: self.keychain.clone() }
+    }
+
+    fn data_service(&self) -> Result<serve::Service, Error> {
+        let parts = serve::Parts {
+            puller: self.puller.clone(),
+            keychain: self.keychain.clone(),
+            gate: self.gate.clone(),
+            clock: self.store.clock().clone(),
+            labels: Arc::clone(&self.labels),
+            metrics: Arc::clone(&self.requests),
+        };
+        let ports = addresses::ports(&self.data_addresses()?);
+        Ok(serve::service(&self.settings.serve, &ports, parts))
+    }
+
+    fn sources(&self, readiness: &Readiness) -> Sources {
+        let (store, puller, upstream) = (self.store.clone(), self.puller.clone(), self.upstream.clone());
+        let requests = Arc::clone(&self.requests);
+        let (since, ready) = (Instant::now(), readiness.clone());
+        let status = Arc::new(move || {
+            let totals = store.totals();
+            let limits = store.limits();
+            let (caching, pins) = (store.is_caching(), store.pins().len());
+            Status {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                uptime_seconds: since.elapsed().as_secs(),
+                ready: ready.get(),
+                store: StoreStatus {
+                    blobs: totals.blobs,
+                    bytes: totals.bytes,
+                    max_bytes: limits.map(|limits| limits.max_bytes),
+                    free_bytes: limits.map(|limits| limits.free_bytes),
+                    capacity_bytes: limits.map(|limits| limits.capacity_bytes),
+                    caching,
+                    pins,
+                },
+                served: Served::of(requests.bytes_by_source(), upstream.received_bytes()),
+                flights: puller.downloads() as u64,
+                requests: requests.requests_by_outcome(),
+                outages: puller.outages().len(),
+            }
+        });
+        Sources { metrics: self.registry.clone(), readiness: readiness.clone(), status }
+    }
+}
+
+/// The connections of the admin plane: few, and cut off soon at a stop.
+fn small(options: ConnectionOptions) -> ConnectionOptions {
+    let limits = ConnectionLimits {
+        connections_max: ADMIN_CONNECTIONS_MAX,
+        drain_wait: ADMIN_DRAIN_WAIT,
+        ..options.limits
+    };
+    ConnectionOptions { limits, ..options }
+}
