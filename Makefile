@@ -1,20 +1,34 @@
 # Two commands do everything: `make run` and `make test`. The rest is here for those who work on Larder.
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 SHELL := /bin/bash
 CARGO ?= cargo
-NEXTEST_PROFILE ?= default
 
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
+# containerd, runc and mounts need root; what is built is built by the one who calls.
+AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run demo test format lint unit docs e2e test-long stall bench tools deb static image deny fuzz
+.PHONY: help run demo quick test format lint lint-scripts unit docs tools e2e test-long stall bench deb static image \
+  deny msrv fuzz
 
 FUZZ_SECONDS ?= 60
 STALL_ROUNDS ?= 3
-FUZZ_TARGETS := docker_config challenge plugin_response token glob
+LARDER_LONG ?= 100
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+# Tests by nextest, which ends a test that hangs and names it, else by cargo alone.
+define run_tests
+@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+  $(CARGO) nextest run --locked --no-fail-fast $(1); \
+else \
+  $(CARGO) test --locked --no-fail-fast $(1); \
+fi
+endef
 
 help: ## Show this list
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: ## Build and start the daemon with built-in defaults
 	$(CARGO) build --release --locked
@@ -24,36 +38,39 @@ demo: ## Show a cold and a warm pull, without internet
 	$(CARGO) build --release --locked --bin larder --example demo
 	target/release/examples/demo
 
-test: tools format lint unit docs e2e ## Install what the tests need, then run all of them
-	@echo "all tests passed"
+quick: format lint ## Format, lints, unit tests, layers: no root, nothing installed, under a minute when warm
+	$(call run_tests,--lib --test layering)
 
-tools: ## Say and install what the tests need
-	@tests/tools.sh
+test: format lint tools unit docs e2e ## Format and lints; then installs what the tests use; then all tests
+	@echo "all tests passed"
 
 format: ## Check the format
 	$(CARGO) fmt --check
 
-lint: ## Clippy, warnings as errors
+lint: ## Clippy, warnings as errors; and what only the fuzzers are built with
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) rustc --locked --lib --profile check -- --cfg fuzzing
+
+lint-scripts: ## Workflows, shell scripts and the Containerfile; installs the linters below target/
+	@.ci/lint-scripts
 
 unit: ## Unit and integration tests
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  $(CARGO) nextest run --locked --no-fail-fast --lib --test it --test layering; \
-	else \
-	  $(CARGO) test --locked --lib --test it --test layering; \
-	fi
+	$(call run_tests,--lib --test it --test layering)
 
 docs: ## Documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
-e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, Docker, promtool
+tools: ## Say and install what the tests use: real clients and registries, of which no service is started
+	@tests/tools.sh
+
+e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, Docker, promtool (as root)
 	$(CARGO) build --locked --bin larder --example demo
-	python3 tests/e2e/run.py
+	$(AS_ROOT) /usr/bin/python3 -B tests/e2e/run.py
 
 test-long: ## Kills and power cuts, LARDER_LONG (100) times as many of them as in make test; the page in Chromium
 	$(CARGO) build --locked --bin larder
 	tests/tools.sh --long
-	LARDER_LONG=$${LARDER_LONG:-100} python3 tests/e2e/run.py Disk Browser
+	$(AS_ROOT) env LARDER_LONG=$(LARDER_LONG) /usr/bin/python3 -B tests/e2e/run.py Disk Browser
 
 stall: ## Unit and integration tests with threads stopped at random, STALL_ROUNDS (3) times: finds races
 	mkdir -p target && cc -Wall -O2 -shared -fPIC -o target/stall.so tests/stall.c -lpthread
@@ -63,7 +80,8 @@ stall: ## Unit and integration tests with threads stopped at random, STALL_ROUND
 	    $(MAKE) --no-print-directory unit || exit 1; \
 	done
 
-bench: tools ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
+bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
+	tests/tools.sh --bench
 	$(CARGO) bench --locked --bench side_by_side
 	$(CARGO) bench --locked --bench micro
 
@@ -71,19 +89,23 @@ deb: ## A Debian package in target/deb
 	$(CARGO) build --release --locked --bin larder
 	systemd/deb.sh target/release/larder target/deb
 
-static: ## A static program in target/static (needs musl-gcc: apt-get install musl-tools)
+static: ## A static program in target/static (needs musl-gcc: tests/tools.sh --image installs it)
 	rustup target add $(STATIC_TARGET)
 	$(CARGO) build --release --locked --bin larder --target $(STATIC_TARGET)
 	install -D target/$(STATIC_TARGET)/release/larder target/static/larder
 	install -m 644 /etc/ssl/certs/ca-certificates.crt target/static/ca-certificates.crt
 
-image: static ## A container image, with podman
+image: static ## A container image of that program, with podman
 	podman build -f config/Containerfile -t larder .
 
 deny: ## Licences, bans, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check
 
-fuzz: ## Each parser of strangers' bytes under the fuzzer for FUZZ_SECONDS (needs cargo-fuzz)
+msrv: ## Build with the oldest Rust that Cargo.toml promises (rustup installs it)
+	rustup toolchain install --profile minimal --no-self-update $(MSRV)
+	$(CARGO) +$(MSRV) check --locked --lib --bins --target-dir target/msrv
+
+fuzz: ## Each parser of strangers' bytes under the fuzzer for FUZZ_SECONDS (60; needs cargo-fuzz)
 	@for target in $(FUZZ_TARGETS); do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target --sanitizer none -- \

@@ -1,51 +1,186 @@
 #!/usr/bin/env bash
-# Says what the tests need, installs what is missing on Debian or Ubuntu, and fails clearly where it cannot.
+# Says which programs are missing and what they are for, and installs them on Debian and Ubuntu.
+#
+#   tests/tools.sh            what `make test` uses
+#   tests/tools.sh --long     and what `make test-long` uses
+#   tests/tools.sh --bench    what `make bench` uses, and nothing else
+#   tests/tools.sh --image    what `make static` and `make image` use, and nothing else
+#
+# It starts no service, now or at the next boot: package scripts may start nothing while they run (policy-rc.d), and the
+# units that they enable are disabled again. It removes no package and replaces no configuration. Where nothing is
+# missing it changes nothing, and needs neither root nor a network.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
-# program:package
-needed=(
-  containerd:containerd runc:runc docker-registry:docker-registry skopeo:skopeo podman:podman
-  promtool:prometheus prometheus:prometheus busybox:busybox-static curl:curl python3:python3 ip:iproute2
-  htpasswd:apache2-utils openssl:openssl strace:strace nginx:nginx-light wrk:wrk systemd-analyze:systemd findmnt:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
-)
-[ "${1:-}" != --long ] || needed+=(chromium:chromium)
-missing=()
-for pair in "${needed[@]}"; do
-  PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
-done
-/usr/bin/python3 -c 'import grpc' 2>/dev/null || missing+=(python3-grpcio)
+# One a line: program, package, use.
+for_tests='
+containerd       containerd       the runtime that pulls as kubelet has it pull
+runc             runc             runs what containerd pulled
+docker-registry  docker-registry  the upstream registry
+skopeo           skopeo           fills the upstream registry, and pulls
+podman           podman           pulls, and runs the container of the DaemonSet
+promtool         prometheus       checks metrics and alert rules
+prometheus       prometheus       scrapes the daemon
+htpasswd         apache2-utils    accounts of the upstream registry
+openssl          openssl          keys and signatures of the token server
+curl             curl             pulls by path
+strace           strace           makes system calls fail
+mkfs.ext4        e2fsprogs        filesystems that lose power
+mkfs.xfs         xfsprogs         filesystems that lose power
+mount            mount            those filesystems, mounted
+unshare          util-linux       namespaces
+ip               iproute2         network namespaces
+pgrep            procps           finds the daemon in its container
+systemd-analyze  systemd          boots, and judges the units
+/usr/bin/python3 python3          runs the tests
+'
+for_long='
+chromium         chromium         shows the status page
+'
+for_bench='
+docker-registry  docker-registry  the upstream registry, and a peer
+nginx            nginx-light      a peer
+wrk              wrk              the load of small requests
+'
+for_image='
+musl-gcc         musl-tools       links the static program
+podman           podman           builds the image
+'
 
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "the tests need: ${missing[*]}"
-  if ! command -v apt-get >/dev/null; then
-    echo "cannot install them: no apt-get here. Install the programs above by hand, then run make test again." >&2
-    exit 1
+# Unpacked below target/ and not installed. Docker's package starts a daemon that rewrites the machine's firewall;
+# busybox has to be a static one, whose package would replace the machine's own.
+unpacked=target/tools/unpacked
+
+main() {
+  local needed=$for_tests
+  case "${1:-}" in
+    --as-root) shift; install_packages "$@"; return ;;
+    --long) needed+=$for_long ;;
+    --bench) needed=$for_bench ;;
+    --image) needed=$for_image ;;
+    "") ;;
+    *) echo "usage: tests/tools.sh [--long | --bench | --image]" >&2; exit 2 ;;
+  esac
+  export PATH="$PATH:/usr/sbin:/sbin"
+  install_missing "$needed"
+  [[ $needed != *"$for_tests"* ]] || unpack_missing
+}
+
+install_missing() {
+  local program package use missing=()
+  while read -r program package use; do
+    [ -n "$program" ] || continue
+    command -v "$program" >/dev/null || add "$package" "$program: $use"
+  done <<<"$1"
+  if [[ $1 == *python3* ]]; then
+    /usr/bin/python3 -c 'import grpc' 2>/dev/null || add python3-grpcio "grpc: asks containerd as kubelet does"
   fi
-  if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
-    echo "cannot install them: not root and no sudo. Run as root: apt-get install ${missing[*]}" >&2
-    exit 1
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null ||
+    fail "there is no apt-get here: install the programs above by hand, then run this again"
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || fail "not root, and no sudo: run as root: apt-get install ${missing[*]}"
+    as_root=(sudo)
   fi
-  as_root=(); [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-  "${as_root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+  "${as_root[@]}" "$BASH" tests/tools.sh --as-root "${missing[@]}"
+}
 
-# Docker is unpacked and not installed: its package starts a daemon that rewrites the machine's firewall.
-docker=target/tools/docker
-has() { PATH="$PWD/$docker/usr/bin:$PWD/$docker/usr/sbin:$PATH:/usr/sbin" command -v "$1" >/dev/null; }
-for pair in dockerd:docker.io docker:docker-cli; do
-  if ! has "${pair%%:*}"; then
-    echo "the tests need: ${pair##*:} (unpacked into $docker, not installed)"
-    mkdir -p "$docker"
-    if ! (cd "$docker" && apt-get download -qq "${pair##*:}" && dpkg-deb -x "${pair##*:}"_*.deb . && rm ./*.deb) \
-      >"$docker/log" 2>&1 || ! has "${pair%%:*}"; then
-      cat "$docker/log" >&2
-      echo "cannot unpack it: apt-get update, then run make test again" >&2
-      exit 1
-    fi
+# Adds a package to `missing`, once, and says why.
+add() {
+  echo "missing: $2 (package $1)"
+  [[ " ${missing[*]:-} " == *" $1 "* ]] || missing+=("$1")
+}
+
+fail() {
+  echo "$1" >&2
+  exit 1
+}
+
+# As root.
+install_packages() {
+  local before after log new
+  before=$(mktemp) after=$(mktemp) log=$(mktemp)
+  # Ubuntu's needrestart would restart services of the machine after the installation.
+  export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
+  local apt=(apt-get -qq -o DPkg::Lock::Timeout=300)
+  "${apt[@]}" update
+  installed >"$before"
+  forbid_services
+  if ! "${apt[@]}" install -y --no-install-recommends --no-remove \
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" >"$log" 2>&1; then
+    cat "$log" >&2
+    fail "cannot install: $*"
   fi
-done
+  allow_services
+  installed >"$after"
+  mapfile -t new < <(comm -13 "$before" "$after")
+  rm "$before" "$after" "$log"
+  disable_units "${new[@]}"
+  echo "installed, with nothing started and nothing enabled. To take it back: apt-get purge --autoremove $*"
+}
 
-for component in rustfmt clippy; do
-  cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
-done
+installed() {
+  dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^ii *//p' | sort -u
+}
+
+policy=/usr/sbin/policy-rc.d
+# What was there before; and how a file of ours is recognised if a run was killed before it could be taken away.
+policy_before=$policy.before-larder-tests
+policy_mark="# Written by tests/tools.sh of Larder"
+
+# Package scripts ask this program before they start, stop or restart a service; 101 means no.
+forbid_services() {
+  allow_services
+  trap allow_services EXIT
+  trap 'exit 1' INT TERM HUP
+  [ ! -e "$policy" ] && [ ! -L "$policy" ] || mv "$policy" "$policy_before"
+  printf '#!/bin/sh\n%s for as long as it installs packages.\nexit 101\n' "$policy_mark" >"$policy"
+  chmod 755 "$policy"
+}
+
+allow_services() {
+  if grep -qs "^$policy_mark" "$policy"; then rm "$policy"; fi
+  if [ -e "$policy_before" ] || [ -L "$policy_before" ]; then mv "$policy_before" "$policy"; fi
+}
+
+# What the package scripts enabled would start at the next boot. systemd's own units are the machine's, not a service's.
+disable_units() {
+  command -v systemctl >/dev/null || return 0
+  local kind scope package unit
+  for kind in system user; do
+    scope=--$kind; [ $kind = system ] || scope=--global
+    for package in "$@"; do
+      [[ $package != systemd* ]] || continue
+      for unit in $(dpkg-query -L "$package" | sed -nE "s#^(/usr)?/lib/systemd/$kind/([^/@]+\.[a-z]+)\$#\2#p"); do
+        if [ "$(systemctl $scope is-enabled "$unit" 2>/dev/null)" = enabled ]; then
+          systemctl $scope --quiet disable "$unit" 2>/dev/null
+        fi
+      done
+    done
+  done
+}
+
+unpack_missing() {
+  is_static "$(path_of busybox)" || unpack busybox busybox-static
+  has dockerd || unpack dockerd docker.io
+  # Debian 12 and Ubuntu have the client in docker.io. Another client that the machine has may not fit this daemon.
+  [ ! -x "$unpacked/usr/sbin/dockerd" ] || [ -x "$unpacked/usr/bin/docker" ] || unpack docker docker-cli
+  has docker || unpack docker docker-cli
+}
+
+path_of() { PATH="$PWD/$unpacked/usr/bin:$PWD/$unpacked/usr/sbin:$PATH" command -v "$1"; }
+has() { path_of "$1" >/dev/null; }
+is_static() { [ -n "$1" ] && ! ldd "$1" 2>/dev/null | grep -q '=>'; }
+
+unpack() {
+  echo "missing: $1 (package $2, unpacked into $unpacked and not installed)"
+  mkdir -p "$unpacked"
+  if ! (cd "$unpacked" && apt-get download -qq "$2" && dpkg-deb -x "$2"_*.deb . && rm "$2"_*.deb &&
+    if [ -d bin ] && [ ! -L bin ]; then mkdir -p usr && cp -a bin usr/ && rm -r bin; fi) >"$unpacked/log" 2>&1 || ! has "$1"; then
+    cat "$unpacked/log" >&2
+    fail "cannot unpack $2: run apt-get update as root, then this again"
+  fi
+}
+
+main "$@"

@@ -381,6 +381,10 @@ impl Upstream {
 #[cfg(fuzzing)]
 pub mod fuzzing {
     use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
+    use url::Url;
+
+    use super::auth::{challenge, realm};
+    use super::transport::address::Trust;
 
     /// A challenge, and judging its realm.
     pub fn challenge(bytes: &[u8]) {
@@ -388,15 +392,14 @@ pub mod fuzzing {
             return;
         };
         let headers: HeaderMap = [(WWW_AUTHENTICATE, value)].into_iter().collect();
-        let Some(super::challenge::Challenge::Bearer(bearer)) = super::challenge::read(&headers, &repository)
-        else {
+        let Some(challenge::Challenge::Bearer(bearer)) = challenge::read(&headers, &repository) else {
             return;
         };
-        let asked = super::Url::parse("https://reg.test/v2/");
+        let asked = Url::parse("https://reg.test/v2/");
         for secret in [false, true] {
             if let Ok(asked) = &asked {
-                let trust = super::address::Trust::Stranger;
-                let _ = super::realm::check(&bearer.realm, asked, trust, &Default::default(), secret);
+                let trust = Trust::Stranger;
+                let _ = realm::check(&bearer.realm, asked, trust, &Default::default(), secret);
             }
         }
     }

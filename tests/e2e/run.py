@@ -20,7 +20,7 @@ if os.geteuid() != 0:
 if sys.executable != "/usr/bin/python3" and os.path.exists("/usr/bin/python3"):
     os.execv("/usr/bin/python3", ["/usr/bin/python3", *sys.argv])
 # Docker's own client fits its own daemon; another one that the machine has may not.
-UNPACKED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../target/tools/docker/usr")
+UNPACKED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../target/tools/unpacked/usr")
 if os.path.isdir(UNPACKED):
     os.environ["PATH"] = f"{UNPACKED}/bin:{UNPACKED}/sbin:" + os.environ["PATH"]
 os.environ["PATH"] += ":/usr/sbin:/sbin"
