@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::prepull::ListStatus;
-use crate::pull::Puller;
+use crate::pull::{AnswerSource, Puller};
 use crate::support::clock::Timestamp;
 use crate::upstream::{FailingEndpoint, RateLimitStatus, Upstream};
 
@@ -67,13 +67,18 @@ pub struct Served {
 }
 
 impl Served {
-    /// From the counters.
-    pub fn of(bytes_by_source: BTreeMap<String, u64>, received_bytes: u64) -> Self {
-        let bytes: u64 = bytes_by_source.values().sum();
-        let fetched: u64 = ["fill", "passthrough"].iter().filter_map(|s| bytes_by_source.get(*s)).sum();
+    /// From the body bytes by where they came from, and those that were received from upstream.
+    pub fn new(by_source: &[(AnswerSource, u64)], received_bytes: u64) -> Self {
+        let from_upstream =
+            |source: AnswerSource| matches!(source, AnswerSource::Fill | AnswerSource::Passthrough);
+        let bytes: u64 = by_source.iter().map(|(_, bytes)| bytes).sum();
+        let fetched: u64 =
+            by_source.iter().filter(|(source, _)| from_upstream(*source)).map(|(_, bytes)| bytes).sum();
         #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
         let hit_ratio = (bytes > 0).then(|| (bytes - fetched) as f64 / bytes as f64);
         let saved_bytes = bytes.saturating_sub(received_bytes);
+        let bytes_by_source =
+            by_source.iter().map(|(source, bytes)| (source.label().to_owned(), *bytes)).collect();
         Self { bytes_by_source, bytes, received_bytes, hit_ratio, saved_bytes }
     }
 }
@@ -219,10 +224,10 @@ mod tests {
 
     #[test]
     fn what_upstream_did_not_have_to_send_is_a_hit() {
-        let by_source = |pairs: &[(&str, u64)]| pairs.iter().map(|(s, n)| ((*s).to_owned(), *n)).collect();
-        let served = Served::of(by_source(&[("fill", 100), ("hit", 250), ("join", 50)]), 110);
+        let by_source = [(AnswerSource::Fill, 100), (AnswerSource::Hit, 250), (AnswerSource::Join, 50)];
+        let served = Served::new(&by_source, 110);
         assert_eq!((served.bytes, served.hit_ratio, served.saved_bytes), (400, Some(0.75), 290));
-        let nothing = Served::of(BTreeMap::new(), 10);
+        let nothing = Served::new(&[], 10);
         assert_eq!((nothing.hit_ratio, nothing.saved_bytes), (None, 0));
     }
 }

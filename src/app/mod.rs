@@ -49,8 +49,7 @@ pub struct App {
     gate: Live<Option<Gate>>,
     list: List,
     registry: Registry,
-    labels: Arc<RegistryLabels>,
-    requests: Arc<serve::metrics::Metrics>,
+    observer: Arc<serve::Observer>,
     connections: listener::Metrics,
     data: Vec<Listener>,
     admin: Listener,
@@ -98,7 +97,7 @@ impl App {
             Arc::clone(&labels),
         );
         let list = List::new(settings.prepull.clone(), prepull::metrics::Metrics::register(&registry)?);
-        let requests = Arc::new(serve::metrics::Metrics::register(&registry)?);
+        let observer = Arc::new(serve::Observer::new(serve::Metrics::register(&registry)?, labels));
         let connections = listener::Metrics::register(&registry)?;
         let limits = descriptors::within(settings.limits, descriptors::raise_limit());
         Ok(Self {
@@ -110,8 +109,7 @@ impl App {
             gate: Live::new(gate),
             list,
             registry,
-            labels,
-            requests,
+            observer,
             connections,
             data,
             admin,
@@ -236,23 +234,23 @@ impl App {
     }
 
     fn data_service(&self) -> Result<serve::Service, Error> {
-        let parts = serve::Parts {
+        let components = serve::Components {
             puller: self.puller.clone(),
             keychain: self.keychain.clone(),
             gate: self.gate.clone(),
             clock: self.store.clock().clone(),
-            labels: Arc::clone(&self.labels),
-            metrics: Arc::clone(&self.requests),
+            observer: Arc::clone(&self.observer),
         };
         let ports = addresses::ports(&self.data_addresses()?);
-        Ok(serve::service(&self.settings.serve, &ports, parts))
+        Ok(serve::service(&self.settings.serve, &ports, components))
     }
 
     fn sources(&self, readiness: &Readiness) -> Sources {
         let (store, puller, upstream) = (self.store.clone(), self.puller.clone(), self.upstream.clone());
-        let requests = Arc::clone(&self.requests);
+        let observer = Arc::clone(&self.observer);
         let (since, ready) = (Instant::now(), readiness.clone());
         let status = Arc::new(move || {
+            let answered = observer.totals();
             let totals = store.totals();
             let limits = store.limits();
             let (caching, pins) = (store.is_caching(), store.pins().len());
@@ -269,9 +267,9 @@ impl App {
                     caching,
                     pins,
                 },
-                served: Served::of(requests.bytes_by_source(), upstream.received_bytes()),
+                served: Served::new(&answered.bytes, upstream.received_bytes()),
                 flights: puller.downloads() as u64,
-                requests: requests.requests_by_outcome(),
+                requests: answered.requests.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
                 outages: puller.outages().len(),
             }
         });

@@ -1,4 +1,4 @@
-//! Who sent a request: read from `Authorization`, and asked for with a challenge where it is not there.
+//! The caller of a request: read from `Authorization`, and asked for with a challenge where that is missing.
 //!
 //! Clients hand over a credential only after a Bearer challenge whose realm is our own `/token` (containerd 1.6 and
 //! later then shows the pod's pull secret, and an anonymous pod fetches an anonymous token). A user name and password
@@ -7,18 +7,18 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
+use super::route::AddressedBy;
 use crate::credentials::{CallerToken, Credential, Keychain, TokenError};
 use crate::pull::Caller;
 use crate::reference::Repository;
-use crate::serve::route::AddressedBy;
 use crate::support::clock::Timestamp;
 
 /// Why a challenge is given again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InvalidAuthorization {
-    /// What was sent is no token of ours, or too old (RFC 6750 §3.1).
+    /// What was sent is no token of this node, or too old (RFC 6750 §3.1).
     InvalidToken,
-    /// It is one, for another repository.
+    /// The token is for another repository.
     InsufficientScope,
 }
 
@@ -30,30 +30,33 @@ impl InvalidAuthorization {
         }
     }
 
-    /// For a person.
+    /// The text for people.
     pub(crate) fn message(self) -> &'static str {
         match self {
             Self::InvalidToken => {
-                "the Authorization field holds no valid token of this cache; fetch a new one"
+                "the Authorization header holds no valid token of this cache; fetch a new token"
             }
-            Self::InsufficientScope => "the token is not for this repository; fetch one that is",
+            Self::InsufficientScope => "the token is for another repository; fetch one for this repository",
         }
     }
 }
 
-/// What `Authorization` says.
+/// The credential of a request, as `Authorization` has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Authorization {
-    /// There is none.
+    /// No credential.
     Nothing,
-    /// A user name and password; `None` where one of them is empty, which counts as none, as in containerd.
+    /// A user name and password; `None` where one of them is empty, which counts as no credential, as in containerd.
     Basic(Option<Credential>),
-    /// A token of ours.
+    /// A token that this node has issued.
     Token(CallerToken),
 }
 
 /// Reads `Authorization`.
-pub(crate) fn shown(
+///
+/// # Errors
+/// The header is there twice, malformed, or holds a token that is not valid here.
+pub(crate) fn read(
     headers: &HeaderMap,
     keychain: &Keychain,
     now: Timestamp,
@@ -89,7 +92,7 @@ impl Authorization {
     /// The caller of a request for `repository`.
     ///
     /// # Errors
-    /// A token that is for others.
+    /// A token for other repositories.
     pub(crate) fn caller(
         self,
         repository: &Repository,
@@ -107,8 +110,8 @@ impl Authorization {
     }
 }
 
-/// The challenge. The realm is under the very name by which the client addressed us, since clients compare the two;
-/// the registry of a mirror client is carried in it, since scopes do not name one.
+/// The challenge. Its realm is under the very name by which the client addressed us, since clients compare the two, and
+/// carries the registry of a mirror client, since scopes do not name one.
 pub(crate) fn challenge(
     host: &str,
     about: Option<(&Repository, AddressedBy)>,
@@ -121,8 +124,8 @@ pub(crate) fn challenge(
         text += &format!("?ns={ns}");
     }
     text += "\",service=\"larder\"";
-    if let Some((repository, named)) = about {
-        let name = match named {
+    if let Some((repository, addressed_by)) = about {
+        let name = match addressed_by {
             AddressedBy::Path => repository.to_string(),
             AddressedBy::Namespace | AddressedBy::Default => repository.path().to_string(),
         };

@@ -1,18 +1,17 @@
-//! What is counted of requests.
+//! What is shown of requests and answers. The numbers that the status page has are those of `observe`, not these.
 
 use crate::support::metrics::{HistogramVec, IntCounterVec, MetricsError, Registry};
 
 /// The metrics of the data plane.
 pub struct Metrics {
-    /// Requests answered.
     pub(super) requests: IntCounterVec,
-    /// Requests that were answered with an error, or whose body ended early.
+    /// Requests that were answered with an error, and bodies that ended early.
     pub(super) errors: IntCounterVec,
     /// Body bytes handed to clients.
     pub(super) bytes: IntCounterVec,
-    /// From a request to the first byte of its answer's body.
+    /// Seconds from a request to the first byte of its answer's body.
     pub(super) first_byte: HistogramVec,
-    /// How old what was served without upstream's word was.
+    /// Seconds since upstream confirmed what was served while upstream could not be asked.
     pub(super) stale_age: HistogramVec,
 }
 
@@ -49,19 +48,5 @@ impl Metrics {
                 &["registry"],
             )?,
         })
-    }
-
-    /// Body bytes handed to clients since the start, by where they came from.
-    pub fn bytes_by_source(&self) -> std::collections::BTreeMap<String, u64> {
-        crate::support::metrics::sums(&self.bytes, "source").into_iter().collect()
-    }
-
-    /// The sum of a label of the requests, for the status page.
-    pub fn requests_by_outcome(&self) -> std::collections::BTreeMap<String, u64> {
-        let mut sums = std::collections::BTreeMap::new();
-        for (outcome, count) in crate::support::metrics::sums(&self.requests, "outcome") {
-            *sums.entry(outcome).or_default() += count;
-        }
-        sums
     }
 }

@@ -2,12 +2,16 @@
 //!
 //! Promises: every request gets an answer within [`Config::answer_wait`]; every error is in the form of the
 //! distribution specification and names what was wrong; no redirect, no 429, nothing stored for a request that was
-//! refused. Deliberately not here: what an answer is made of (`pull`), connections (`listener`).
+//! refused.
+//!
+//! Deliberately not here: what an answer is made of (`pull`), connections (`listener`).
 
 mod client_auth;
+mod config;
+mod content;
 mod gate;
 mod handler;
-pub mod metrics;
+mod metrics;
 mod observe;
 pub mod range;
 pub mod respond;
@@ -16,7 +20,6 @@ mod token;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -24,67 +27,40 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::util::{BoxCloneSyncService, service_fn};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
+pub use config::Config;
+pub use gate::{Gate, GateConfig, GateError};
+pub use metrics::Metrics;
+pub use observe::{Observer, Outcome, Totals};
+
 use crate::credentials::Keychain;
 use crate::listener::{Body, Hosts};
 use crate::pull::Puller;
-use crate::reference::Registry;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-use crate::support::metrics::RegistryLabels;
-pub use gate::{Gate, GateConfig, GateError};
 use handler::Handler;
-use metrics::Metrics;
-use respond::Refusal;
-
-/// What the data plane is built from.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// What a name without a registry means.
-    pub default_registry: Registry,
-    /// Host names besides the loopback ones under which clients may address us, with their port.
-    pub hosts: Vec<String>,
-    /// Requests whose head is being answered at the same time; bodies do not count.
-    pub requests_max: usize,
-    /// A field that every request must carry, except those for `/token`: older containerd versions leave it out there.
-    pub gate: Option<GateConfig>,
-    /// Until the head of an answer, whatever upstream does; below the 30 s of containerd.
-    pub answer_wait: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            default_registry: Registry::docker_hub(),
-            hosts: Vec::new(),
-            requests_max: 1_024,
-            gate: None,
-            answer_wait: Duration::from_secs(25),
-        }
-    }
-}
+use observe::RouteLabel;
+use respond::ErrorResponse;
 
 /// The data plane as a service for a [`crate::listener`].
 pub type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
 
 /// The parts of the daemon that the data plane answers with.
-pub struct Parts {
+pub struct Components {
     /// Pulls.
     pub puller: Puller,
-    /// The node's credentials and keys.
+    /// The node's keys, which seal tokens and fingerprint credentials.
     pub keychain: Keychain,
-    /// What every request must carry, if anything.
+    /// The header that every request must carry, if any.
     pub gate: Live<Option<Gate>>,
     /// The time of day.
     pub clock: Clock,
-    /// The label of each registry.
-    pub labels: Arc<RegistryLabels>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    /// Counts requests and bytes.
+    pub observer: Arc<Observer>,
 }
 
 /// Builds the data plane. `ports` are those that it is listening on.
-pub fn service(config: &Config, ports: &[u16], parts: Parts) -> Service {
-    let Parts { puller, keychain, gate, clock, labels, metrics } = parts;
+pub fn service(config: &Config, ports: &[u16], components: Components) -> Service {
+    let Components { puller, keychain, gate, clock, observer } = components;
     let handler = Arc::new(Handler {
         puller,
         keychain,
@@ -93,13 +69,11 @@ pub fn service(config: &Config, ports: &[u16], parts: Parts) -> Service {
         gate,
         answer_wait: config.answer_wait,
         clock,
-        labels,
-        metrics,
+        observer: Arc::clone(&observer),
     });
-    let last_word = Arc::clone(&handler);
     let answer = service_fn(move |request: Request<Incoming>| {
         let handler = Arc::clone(&handler);
-        // In one place from here on: the layers above would move all of it about.
+        // On the heap from here on: the layers above would move all of the future about.
         Box::pin(async move { Ok::<_, Infallible>(handler.answer(request).await) })
     });
     let bounded = ServiceBuilder::new()
@@ -108,18 +82,21 @@ pub fn service(config: &Config, ports: &[u16], parts: Parts) -> Service {
         .timeout(config.answer_wait)
         .service(answer);
     BoxCloneSyncService::new(service_fn(move |request| {
-        let (bounded, handler) = (bounded.clone(), Arc::clone(&last_word));
-        async move { Ok(bounded.oneshot(request).await.unwrap_or_else(|error: BoxError| shed(&handler, &error))) }
+        let (bounded, observer) = (bounded.clone(), Arc::clone(&observer));
+        async move { Ok(bounded.oneshot(request).await.unwrap_or_else(|error| not_answered(&observer, &error))) }
     }))
 }
 
-/// What the layers above the handler say when it could not.
-fn shed(handler: &Handler, error: &BoxError) -> Response<Body> {
+/// The answer to a request that was not begun, or whose answer took too long.
+fn not_answered(observer: &Observer, error: &BoxError) -> Response<Body> {
     let (outcome, message) = if error.is::<tower::timeout::error::Elapsed>() {
-        ("timeout", "upstream did not answer in time; what it sends later is kept for the next request")
+        (
+            Outcome::TimedOut,
+            "upstream did not answer in time; what upstream sends later is cached for the next request",
+        )
     } else {
-        ("overloaded", "too many requests at once")
+        (Outcome::Overloaded, "too many requests at once")
     };
-    handler.count("other", None, outcome);
-    Refusal::unavailable(message).response(None)
+    observer.count_request(RouteLabel::Other, None, outcome);
+    ErrorResponse::unavailable(message).response(None)
 }

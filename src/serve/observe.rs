@@ -1,67 +1,281 @@
-//! Watching an answer leave: bytes, the first of them, and bodies that end early.
+//! Counting what is asked and what leaves: requests, body bytes, the first of them, and bodies that end early.
+//!
+//! The totals since the start are values of their own, which the status page reads; the metrics mirror them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::stream;
 
 use super::metrics::Metrics;
+use super::route::Resource;
 use crate::listener::{Body, BodyError};
-use crate::pull::{AnswerSource, BlobBody};
+use crate::pull::{AnswerSource, BlobBody, Fault};
+use crate::reference::Registry;
 use crate::support::body_chunk::BodyChunk;
-use crate::support::metrics::IntCounter;
+use crate::support::metrics::{IntCounter, RegistryLabels};
 
-/// Watches one answer.
-pub(super) struct Watch {
-    metrics: Arc<Metrics>,
-    route: &'static str,
+/// What a request was for; the `route` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RouteLabel {
+    Manifest,
+    Blob,
+    Tags,
+    Referrers,
+    Token,
+    /// `/v2/`, and requests that cannot be read.
+    Other,
+}
+
+impl RouteLabel {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Blob => "blob",
+            Self::Tags => "tags",
+            Self::Referrers => "referrers",
+            Self::Token => "token",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl From<&Resource> for RouteLabel {
+    fn from(resource: &Resource) -> Self {
+        match resource {
+            Resource::Manifest(_) => Self::Manifest,
+            Resource::Blob(_) => Self::Blob,
+            Resource::Tags(_) => Self::Tags,
+            Resource::Referrers(..) => Self::Referrers,
+        }
+    }
+}
+
+/// How a request was answered; the `outcome` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// With content.
+    Served(AnswerSource),
+    /// With a token.
+    Issued,
+    /// With a challenge.
+    Challenged,
+    /// With a no of upstream or of this node.
+    Declined,
+    /// With an error of upstream or of this node.
+    Failed,
+    /// With an error, because the request cannot be read.
+    BadRequest,
+    /// With an error, because the request is addressed to another host.
+    Misdirected,
+    /// With an error, because the answer took too long.
+    TimedOut,
+    /// With an error, because too many requests were being answered.
+    Overloaded,
+}
+
+/// Outcomes that are no answer with content, in the order of [`Outcome::index`].
+const OTHERS: [Outcome; 8] = [
+    Outcome::Issued,
+    Outcome::Challenged,
+    Outcome::Declined,
+    Outcome::Failed,
+    Outcome::BadRequest,
+    Outcome::Misdirected,
+    Outcome::TimedOut,
+    Outcome::Overloaded,
+];
+const SOURCES: usize = AnswerSource::ALL.len();
+
+impl Outcome {
+    /// The label value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Served(source) => source.label(),
+            Self::Issued => "issued",
+            Self::Challenged => "challenged",
+            Self::Declined => "declined",
+            Self::Failed => "failed",
+            Self::BadRequest => "bad_request",
+            Self::Misdirected => "misdirected",
+            Self::TimedOut => "timeout",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    fn all() -> impl Iterator<Item = Self> {
+        AnswerSource::ALL.into_iter().map(Self::Served).chain(OTHERS)
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Served(source) => source as usize,
+            other => SOURCES + OTHERS.iter().position(|each| *each == other).unwrap_or(0),
+        }
+    }
+}
+
+impl From<Fault> for Outcome {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::AuthenticationRequired => Self::Challenged,
+            Fault::Declined | Fault::Refused(_) | Fault::NotFound => Self::Declined,
+            Fault::Outage | Fault::Invalid | Fault::Ours => Self::Failed,
+        }
+    }
+}
+
+/// What the data plane has done since the start; what is zero is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests answered, by the label of their outcome.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// Body bytes handed to clients, by where they came from.
+    pub bytes: Vec<(AnswerSource, u64)>,
+}
+
+/// Counts requests and bytes, in its own totals and in the metrics. Shared by all connections.
+pub struct Observer {
+    metrics: Metrics,
+    labels: Arc<RegistryLabels>,
+    requests: [AtomicU64; SOURCES + OTHERS.len()],
+    bytes: [AtomicU64; SOURCES],
+}
+
+impl Observer {
+    /// Nothing counted yet.
+    pub fn new(metrics: Metrics, labels: Arc<RegistryLabels>) -> Self {
+        Self {
+            metrics,
+            labels,
+            requests: std::array::from_fn(|_| AtomicU64::new(0)),
+            bytes: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// What has been counted so far.
+    pub fn totals(&self) -> Totals {
+        let requests = Outcome::all().zip(&self.requests);
+        let bytes = AnswerSource::ALL.into_iter().zip(&self.bytes);
+        Totals {
+            requests: requests
+                .map(|(outcome, count)| (outcome.label(), count.load(Ordering::Relaxed)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            bytes: bytes
+                .map(|(source, count)| (source, count.load(Ordering::Relaxed)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+        }
+    }
+
+    /// Counts a request that is answered. Requests without a registry share a label.
+    pub(super) fn count_request(&self, route: RouteLabel, registry: Option<&Registry>, outcome: Outcome) {
+        self.requests[outcome.index()].fetch_add(1, Ordering::Relaxed);
+        self.labels.with(registry.map_or("", Registry::as_str), |registry| {
+            self.metrics.requests.with_label_values(&[route.label(), registry, outcome.label()]).inc();
+        });
+    }
+
+    /// Counts an answer that is an error, or a body that ended early.
+    pub(super) fn count_error(&self, reason: &str) {
+        self.metrics.errors.with_label_values(&[reason]).inc();
+    }
+
+    /// Shows the age of an answer for which upstream could not be asked.
+    pub(super) fn show_stale_age(&self, registry: &Registry, age: Duration) {
+        self.labels.with(registry.as_str(), |registry| {
+            self.metrics.stale_age.with_label_values(&[registry]).observe(age.as_secs_f64());
+        });
+    }
+}
+
+/// Counts the body of one answer while it leaves.
+pub(super) struct BodyObserver {
+    observer: Arc<Observer>,
+    route: RouteLabel,
     source: AnswerSource,
     bytes: IntCounter,
+    /// When the request came; taken with the first byte.
     since: Option<Instant>,
 }
 
-impl Watch {
+impl BodyObserver {
     pub(super) fn new(
-        metrics: Arc<Metrics>,
-        route: &'static str,
+        observer: &Arc<Observer>,
+        route: RouteLabel,
         source: AnswerSource,
         since: Instant,
     ) -> Self {
-        let bytes = metrics.bytes.with_label_values(&[source.label()]);
-        Self { metrics, route, source, bytes, since: Some(since) }
+        let bytes = observer.metrics.bytes.with_label_values(&[source.label()]);
+        Self { observer: Arc::clone(observer), route, source, bytes, since: Some(since) }
     }
 
     /// Counts bytes that leave.
-    pub(super) fn saw(&mut self, count: usize) {
+    pub(super) fn count(&mut self, bytes: usize) {
         if let Some(since) = self.since.take() {
-            let first = self.metrics.first_byte.with_label_values(&[self.route, self.source.label()]);
-            first.observe(since.elapsed().as_secs_f64());
+            let labels = [self.route.label(), self.source.label()];
+            let first_byte = self.observer.metrics.first_byte.with_label_values(&labels);
+            first_byte.observe(since.elapsed().as_secs_f64());
         }
-        self.bytes.inc_by(count as u64);
-    }
-
-    fn broke_off(&self, reason: &str) {
-        self.metrics.errors.with_label_values(&[reason]).inc();
+        self.bytes.inc_by(bytes as u64);
+        self.observer.bytes[self.source as usize].fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
-/// A blob as a response body, watched. An error ends the connection, so that the body is seen to be short.
-pub(super) fn body(blob: BlobBody, watch: Watch) -> Body {
-    let pieces = stream::unfold((blob, watch), |(mut blob, mut watch)| async move {
-        let piece: Result<BodyChunk, BodyError> = match blob.next().await? {
-            Ok(piece) => {
-                watch.saw(piece.len());
-                Ok(piece)
+/// A blob as a response body that is counted while it leaves. An error ends the connection, so that the body is seen
+/// to be short.
+pub(super) fn body(blob: BlobBody, observer: BodyObserver) -> Body {
+    Body::stream(stream::unfold((blob, observer), |(mut blob, mut observer)| async move {
+        let chunk: Result<BodyChunk, BodyError> = match blob.next().await? {
+            Ok(chunk) => {
+                observer.count(chunk.len());
+                Ok(chunk)
             }
             Err(error) => {
                 tracing::warn!(%error, "a body ended early");
-                watch.broke_off(error.reason());
+                observer.observer.count_error(error.reason());
                 // hyper drops what it has buffered when a body fails, the head included; let it flush that first.
                 tokio::task::yield_now().await;
                 Err(error.into())
             }
         };
-        Some((piece, (blob, watch)))
-    });
-    Body::stream(pieces)
+        Some((chunk, (blob, observer)))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::metrics;
+
+    #[test]
+    fn the_status_page_and_the_metrics_agree_and_no_outcome_shares_a_total() {
+        let registry = metrics::Registry::new();
+        let labels = Arc::new(RegistryLabels::new(["reg.test".to_owned()]));
+        let observer = Arc::new(Observer::new(Metrics::register(&registry).unwrap(), labels));
+        let reg: Registry = "reg.test".parse().unwrap();
+        for (n, outcome) in Outcome::all().enumerate() {
+            assert_eq!(outcome.index(), n, "{outcome:?}");
+            for _ in 0..=n {
+                observer.count_request(RouteLabel::Blob, Some(&reg), outcome);
+            }
+        }
+        for (n, source) in AnswerSource::ALL.into_iter().enumerate() {
+            BodyObserver::new(&observer, RouteLabel::Blob, source, Instant::now()).count(100 + n);
+        }
+        let page = String::from_utf8(registry.render().unwrap()).unwrap();
+        let totals = observer.totals();
+        assert_eq!((totals.requests.len(), totals.bytes.len()), (SOURCES + OTHERS.len(), SOURCES));
+        for (outcome, count) in &totals.requests {
+            let labels = format!(r#"{{outcome="{outcome}",registry="reg.test",route="blob"}}"#);
+            assert!(page.contains(&format!("larder_requests_total{labels} {count}\n")), "{outcome}: {page}");
+        }
+        for (source, bytes) in &totals.bytes {
+            let line = format!("larder_served_bytes_total{{source=\"{}\"}} {bytes}\n", source.label());
+            assert!(page.contains(&line), "{line}: {page}");
+        }
+    }
 }

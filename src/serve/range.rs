@@ -1,18 +1,18 @@
 //! Byte ranges (RFC 9110 §14): one range or none, as a pure function of the header and the size.
 
-/// What to send.
+/// How a request for a range is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum RangeAnswer {
     /// Everything, with 200.
     Whole,
     /// The bytes from `start` up to, not including, `end`, with 206.
     Range {
-        /// First byte.
+        /// The first byte.
         start: u64,
         /// One past the last byte.
         end: u64,
     },
-    /// 416: nothing of it exists.
+    /// No bytes, with 416: none of the range exists.
     Unsatisfiable,
 }
 
@@ -20,24 +20,25 @@ pub enum Part {
 ///
 /// What is not exactly one well-formed `bytes` range is ignored, as the RFC permits; several ranges would only serve
 /// to multiply work. Of empty content the whole is sent: clients that put `bytes=0-` on every request expect it.
-pub fn part(header: Option<&str>, size: u64) -> Part {
+pub fn answer(header: Option<&str>, size: u64) -> RangeAnswer {
     let Some(range) = header.and_then(parse) else {
-        return Part::Whole;
+        return RangeAnswer::Whole;
     };
     if size == 0 {
-        return Part::Whole;
+        return RangeAnswer::Whole;
     }
     match range {
-        Parsed::From(start) | Parsed::Between(start, _) if start >= size => Part::Unsatisfiable,
-        Parsed::From(start) => Part::Range { start, end: size },
-        Parsed::Between(start, last) => Part::Range { start, end: last.saturating_add(1).min(size) },
-        Parsed::Last(0) => Part::Unsatisfiable,
-        Parsed::Last(count) => Part::Range { start: size.saturating_sub(count), end: size },
+        Parsed::From(start) | Parsed::Between(start, _) if start >= size => RangeAnswer::Unsatisfiable,
+        Parsed::From(start) => RangeAnswer::Range { start, end: size },
+        Parsed::Between(start, last) => RangeAnswer::Range { start, end: last.saturating_add(1).min(size) },
+        Parsed::Last(0) => RangeAnswer::Unsatisfiable,
+        Parsed::Last(count) => RangeAnswer::Range { start: size.saturating_sub(count), end: size },
     }
 }
 
-/// The bytes that a header asks for by both ends: known before the size is.
-pub fn between(header: &str) -> Option<(u64, u64)> {
+/// The bytes of a header that gives both ends, from the first up to, not including, the last one plus one: such a range is
+/// known before the size is.
+pub fn bounded(header: &str) -> Option<(u64, u64)> {
     match parse(header)? {
         Parsed::Between(start, last) => Some((start, last.saturating_add(1))),
         Parsed::From(_) | Parsed::Last(_) => None,
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn each_form_has_its_answer() {
-        let range = |start, end| Part::Range { start, end };
+        let range = |start, end| RangeAnswer::Range { start, end };
         for (header, expected) in [
             ("bytes=0-", range(0, 10)),
             ("bytes=0-0", range(0, 1)),
@@ -92,30 +93,30 @@ mod tests {
             ("bytes=-1", range(9, 10)),
             ("bytes=-99", range(0, 10)),
             ("Bytes = 3-5", range(3, 6)),
-            ("bytes=10-", Part::Unsatisfiable),
-            ("bytes=10-20", Part::Unsatisfiable),
-            ("bytes=-0", Part::Unsatisfiable),
-            ("bytes=99999999999999999999-", Part::Unsatisfiable),
+            ("bytes=10-", RangeAnswer::Unsatisfiable),
+            ("bytes=10-20", RangeAnswer::Unsatisfiable),
+            ("bytes=-0", RangeAnswer::Unsatisfiable),
+            ("bytes=99999999999999999999-", RangeAnswer::Unsatisfiable),
             ("bytes=0-99999999999999999999", range(0, 10)),
-            ("bytes=5-2", Part::Whole),
-            ("bytes=0-1,3-4", Part::Whole),
-            ("bytes=", Part::Whole),
-            ("bytes=-", Part::Whole),
-            ("bytes=+1-2", Part::Whole),
-            ("bytes=1 - 2", Part::Whole),
-            ("bits=0-1", Part::Whole),
-            ("0-1", Part::Whole),
+            ("bytes=5-2", RangeAnswer::Whole),
+            ("bytes=0-1,3-4", RangeAnswer::Whole),
+            ("bytes=", RangeAnswer::Whole),
+            ("bytes=-", RangeAnswer::Whole),
+            ("bytes=+1-2", RangeAnswer::Whole),
+            ("bytes=1 - 2", RangeAnswer::Whole),
+            ("bits=0-1", RangeAnswer::Whole),
+            ("0-1", RangeAnswer::Whole),
         ] {
-            assert_eq!(part(Some(header), 10), expected, "{header}");
+            assert_eq!(answer(Some(header), 10), expected, "{header}");
         }
-        assert_eq!(part(None, 10), Part::Whole);
-        assert_eq!(part(Some("bytes=0-"), 0), Part::Whole);
+        assert_eq!(answer(None, 10), RangeAnswer::Whole);
+        assert_eq!(answer(Some("bytes=0-"), 0), RangeAnswer::Whole);
     }
 
     proptest! {
         #[test]
-        fn no_range_leaves_the_content(header in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0..u64::MAX) {
-            if let Part::Range { start, end } = part(Some(&header), size) {
+        fn no_range_reaches_beyond_the_content(header in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0..u64::MAX) {
+            if let RangeAnswer::Range { start, end } = answer(Some(&header), size) {
                 prop_assert!(start < end && end <= size);
             }
         }

@@ -1,8 +1,8 @@
-//! Responses: the one table that turns errors into what a client is told, and the headers of every success.
+//! Responses: the one table that turns errors into statuses, and the headers of every success.
 //!
-//! A mirror client (`ns`) has an upstream of its own to turn to: it is told "404" for every no, so that it asks there
-//! and shows the authentic error, and "503" while upstream or we are in trouble. Everybody else is told what it is.
-//! Nobody is ever told 429: containerd repeats at once, without a pause.
+//! A mirror client (`ns`) has an upstream of its own to turn to: every refusal is 404 to it, so that it asks there and
+//! shows the authentic error, and 503 stands for trouble of upstream or of this node. Other clients get the status of
+//! what happened. No client ever gets 429: containerd repeats at once, without a pause.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 use super::client_auth::InvalidAuthorization;
-use super::range::Part;
+use super::range::RangeAnswer;
 use super::route::{Resource, RouteError};
 use crate::listener::{Body, HostError};
 use crate::pull::{self, Fault};
@@ -27,41 +27,41 @@ pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namesp
 /// `OCI-Filters-Applied`.
 pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// `Docker-Distribution-Api-Version`: without it older clients take `/v2/` for something else's.
+/// `Docker-Distribution-Api-Version`: without this header older clients take `/v2/` for no registry's.
 pub(super) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-/// Its one value.
+/// The one value of [`API_VERSION`].
 pub(super) const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
 
-/// Seconds after which a client may try again when upstream or we are in trouble.
+/// Seconds after which a client may try again when upstream or this node is in trouble.
 const RETRY_SECONDS: u64 = 5;
 
-/// To whom an error is told.
+/// What a client does with an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
-    /// A mirror client, which has its own upstream.
+    /// It turns to its own upstream: a mirror client.
     Mirror,
-    /// A client that has nobody else, or wants the truth (`X-Larder-Mode: strict`).
+    /// It shows the error: a client without an upstream of its own, or one that asks for that (`X-Larder-Mode: strict`).
     Direct,
 }
 
-/// A response that is an error.
+/// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorResponse {
     /// The status.
     pub status: StatusCode,
     /// The error code of the distribution specification, or `UNAVAILABLE`.
     pub code: &'static str,
-    /// For a person.
+    /// The text for people.
     pub message: String,
-    /// When it makes sense to ask again, with a 503; `None`: in a moment.
+    /// When it makes sense to ask again, with a 503; `None`: after [`RETRY_SECONDS`].
     pub retry_after: Option<Duration>,
     /// Whether the connection ends here, because the request was not read as a whole or not meant for us.
     pub close: bool,
 }
 
-/// The table: what a fault is to a client.
-pub fn status_of(fault: Fault, told: ClientKind) -> StatusCode {
-    match (fault, told) {
+/// The table: the status of a fault.
+pub fn status_of(fault: Fault, client: ClientKind) -> StatusCode {
+    match (fault, client) {
         (Fault::AuthenticationRequired, _) => StatusCode::UNAUTHORIZED,
         (Fault::Outage | Fault::Ours, _) => StatusCode::SERVICE_UNAVAILABLE,
         (Fault::NotFound, _) | (_, ClientKind::Mirror) => StatusCode::NOT_FOUND,
@@ -72,11 +72,11 @@ pub fn status_of(fault: Fault, told: ClientKind) -> StatusCode {
     }
 }
 
-impl Refusal {
+impl ErrorResponse {
     /// For a pull that failed.
-    pub fn of_pull(error: &pull::Error, told: ClientKind, thing: &Resource) -> Self {
-        let status = status_of(error.fault(), told);
-        let code = match (status, thing) {
+    pub fn of_pull(error: &pull::Error, client: ClientKind, resource: &Resource) -> Self {
+        let status = status_of(error.fault(), client);
+        let code = match (status, resource) {
             (StatusCode::UNAUTHORIZED, _) => "UNAUTHORIZED",
             (StatusCode::FORBIDDEN, _) => "DENIED",
             (StatusCode::NOT_FOUND, Resource::Manifest(_)) => "MANIFEST_UNKNOWN",
@@ -89,7 +89,7 @@ impl Refusal {
         Self { status, code, message, retry_after, close: false }
     }
 
-    /// For a request that asks for nothing we could have.
+    /// For a request that cannot be read.
     pub fn of_route(error: &RouteError) -> Self {
         let (status, code) = match error {
             RouteError::Method => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
@@ -99,7 +99,7 @@ impl Refusal {
             RouteError::Reference(_) => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
             RouteError::Query(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         };
-        // A write brings a body that nobody will read.
+        // A write brings a body that is not read.
         Self {
             status,
             code,
@@ -109,7 +109,7 @@ impl Refusal {
         }
     }
 
-    /// For a request that was not meant for us.
+    /// For a request that is addressed to another host.
     pub fn of_host(error: HostError) -> Self {
         let status = match error {
             HostError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -118,13 +118,13 @@ impl Refusal {
         Self { status, code: "DENIED", message: error.to_string(), retry_after: None, close: true }
     }
 
-    /// For an `Authorization` field that is worth nothing here.
-    pub(super) fn of_complaint(invalid: InvalidAuthorization) -> Self {
+    /// For an `Authorization` header that is not valid here.
+    pub(super) fn of_invalid_authorization(invalid: InvalidAuthorization) -> Self {
         Self::unauthorized(invalid.message())
     }
 
-    /// For a client that asks how it should say who it is.
-    pub(super) fn unidentified() -> Self {
+    /// For a client that asks how to authenticate.
+    pub(super) fn authentication_required() -> Self {
         Self::unauthorized("authentication required")
     }
 
@@ -133,19 +133,19 @@ impl Refusal {
         Self { status, code: "UNAUTHORIZED", message: message.to_owned(), retry_after: None, close: false }
     }
 
-    /// For a request without the secret that the operator wants from every client.
+    /// For a request without the header that the operator requires of every client.
     pub(super) fn of_gate() -> Self {
-        let message = "this cache wants a header that only its own runtime knows".to_owned();
+        let message = "this cache requires a header that only its own runtime has".to_owned();
         Self { status: StatusCode::FORBIDDEN, code: "DENIED", message, retry_after: None, close: false }
     }
 
-    /// When we have too much to do, or took too long.
+    /// For a request that came when too many were being answered, or whose answer took too long.
     pub fn unavailable(message: &str) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { status, code: "UNAVAILABLE", message: message.to_owned(), retry_after: None, close: false }
     }
 
-    /// A read with a body: nothing of ours has one, and unread bytes would be taken for the next request.
+    /// For a read with a body: no endpoint takes one, and unread bytes would be taken for the next request.
     pub fn body_not_expected() -> Self {
         let message = "a GET or HEAD request must not have a body".to_owned();
         Self { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, retry_after: None, close: true }
@@ -195,13 +195,13 @@ pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     response
 }
 
-/// The head of content: type, digest, origin, and which part of it follows.
-pub(super) fn content(
+/// The head of an answer with content: its type, digest, registry, and which bytes of it follow.
+pub(super) fn content_head(
     media_type: &str,
     digest: Digest,
     registry: &Registry,
     size: Option<u64>,
-    part: Part,
+    range: RangeAnswer,
 ) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -214,13 +214,13 @@ pub(super) fn content(
     set(CONTENT_DIGEST, &digest.to_string());
     set(OCI_NAMESPACE, registry.as_str());
     set(ACCEPT_RANGES, "bytes");
-    match (part, size) {
-        (Part::Range { start, end }, Some(size)) => {
+    match (range, size) {
+        (RangeAnswer::Range { start, end }, Some(size)) => {
             set(CONTENT_LENGTH, &(end - start).to_string());
             set(CONTENT_RANGE, &format!("bytes {start}-{}/{size}", end - 1));
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
-        (Part::Unsatisfiable, size) => {
+        (RangeAnswer::Unsatisfiable, size) => {
             set(CONTENT_LENGTH, "0");
             set(CONTENT_RANGE, &format!("bytes */{}", size.unwrap_or(0)));
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
@@ -231,7 +231,7 @@ pub(super) fn content(
     response
 }
 
-/// Marks an answer that may be out of date: in words (RFC 7234 section 5.5, as the distribution specification has it),
+/// Marks an answer that may be out of date: with a text (RFC 7234 section 5.5, as the distribution specification has it)
 /// and with its age (RFC 9111 section 5.1).
 pub(super) fn warn(response: &mut Response<Body>, text: &str, age: Duration) {
     response.headers_mut().insert(AGE, HeaderValue::from(age.as_secs()));
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_table_is_the_one_in_the_documentation() {
-        for (fault, mirror, directly) in [
+        for (fault, mirror, direct) in [
             (Fault::AuthenticationRequired, 401, 401),
             (Fault::Declined, 404, 403),
             (Fault::Refused(401), 404, 401),
@@ -259,7 +259,7 @@ mod tests {
             (Fault::Ours, 503, 503),
         ] {
             assert_eq!(status_of(fault, ClientKind::Mirror), mirror, "{fault:?}");
-            assert_eq!(status_of(fault, ClientKind::Direct), directly, "{fault:?}");
+            assert_eq!(status_of(fault, ClientKind::Direct), direct, "{fault:?}");
         }
     }
 

@@ -27,9 +27,9 @@ pub enum Resource {
     Manifest(Reference),
     /// `blobs/<digest>`.
     Blob(Digest),
-    /// `tags/list`, with what of its query is handed on.
+    /// `tags/list`, with the parameters of its query that are handed on.
     Tags(Option<String>),
-    /// `referrers/<digest>`, likewise.
+    /// `referrers/<digest>`, with the parameters of its query that are handed on.
     Referrers(Digest, Option<String>),
 }
 
@@ -40,16 +40,6 @@ impl Resource {
             Self::Manifest(reference) => Some(reference.clone()),
             Self::Blob(digest) => Some((*digest).into()),
             Self::Tags(_) | Self::Referrers(..) => None,
-        }
-    }
-
-    /// The value of the `route` label.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Manifest(_) => "manifest",
-            Self::Blob(_) => "blob",
-            Self::Tags(_) => "tags",
-            Self::Referrers(..) => "referrers",
         }
     }
 }
@@ -81,8 +71,8 @@ pub enum RouteError {
     #[error(transparent)]
     Digest(#[from] DigestError),
     /// The tag or digest of a manifest.
-    #[error("{0}")]
-    Reference(String),
+    #[error(transparent)]
+    Reference(ImageError),
     /// The query.
     #[error("{0}")]
     Query(&'static str),
@@ -90,18 +80,18 @@ pub enum RouteError {
 
 /// Entries of a list at most that a client may ask for at once.
 const LIST_MAX: u32 = 10_000;
-/// Characters of a query value that is handed on.
+/// Bytes of a query value that is handed on.
 const QUERY_VALUE_MAX: usize = 256;
 
-/// Whether the query has an `ns`, valid or not: decides how errors are told.
+/// Whether the query has an `ns`, valid or not: a client that sends one is a mirror client.
 pub fn has_namespace(uri: &Uri) -> bool {
     pairs(uri).any(|(key, _)| key == "ns")
 }
 
-/// Reads a request.
+/// Reads a request; `default` is the registry of names without one.
 ///
 /// # Errors
-/// Why there is no answer to it.
+/// Why the request cannot be answered.
 pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, AddressedBy), RouteError> {
     let path = uri.path();
     if path == "/token" {
@@ -119,7 +109,7 @@ pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, A
     }
     let segments: Vec<&str> = path.strip_prefix("/v2/").ok_or(RouteError::Unknown)?.split('/').collect();
     let namespace = namespace(uri)?;
-    let (name, thing) = match segments.as_slice() {
+    let (name, resource) = match segments.as_slice() {
         [name @ .., "tags", "list"] => (name, Resource::Tags(list_query(uri, &["n", "last"])?)),
         [name @ .., "manifests", reference] => (name, Resource::Manifest(manifest_reference(reference)?)),
         [name @ .., "blobs", digest] => (name, Resource::Blob(digest.parse()?)),
@@ -131,14 +121,14 @@ pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, A
     if name.is_empty() {
         return Err(RouteError::Unknown);
     }
-    let (repository, named) = repository(name, namespace.as_ref(), default)?;
-    Ok((Route::Content(repository, thing), named))
+    let (repository, addressed_by) = repository(name, namespace.as_ref(), default)?;
+    Ok((Route::Content(repository, resource), addressed_by))
 }
 
 fn manifest_reference(text: &str) -> Result<Reference, RouteError> {
     text.parse().map_err(|error: ImageError| match error {
         ImageError::Digest(error) => RouteError::Digest(error),
-        other => RouteError::Reference(other.to_string()),
+        other => RouteError::Reference(other),
     })
 }
 
@@ -163,7 +153,7 @@ pub(super) fn repository(
     namespace: Option<&Registry>,
     default: &Registry,
 ) -> Result<(Repository, AddressedBy), RouteError> {
-    let (registry, path, named) = match (namespace, name) {
+    let (registry, path, addressed_by) = match (namespace, name) {
         (Some(registry), name) => (registry.clone(), name, AddressedBy::Namespace),
         (None, [first, rest @ ..]) if !rest.is_empty() && Registry::looks_like_one(first) => {
             (first.parse::<Registry>()?.to_lowercase(), rest, AddressedBy::Path)
@@ -172,10 +162,10 @@ pub(super) fn repository(
     };
     // Docker Hub has two names; the store and the metrics know one.
     let registry = if registry.as_str() == "index.docker.io" { Registry::docker_hub() } else { registry };
-    Ok((Repository::new(registry, path.join("/").parse()?)?, named))
+    Ok((Repository::new(registry, path.join("/").parse()?)?, addressed_by))
 }
 
-/// The parameters of a list that we know, written anew; others are dropped.
+/// The parameters of a list that are in `known`, written anew; others are dropped.
 fn list_query(uri: &Uri, known: &[&str]) -> Result<Option<String>, RouteError> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     let mut any = false;
@@ -202,21 +192,21 @@ mod tests {
 
     fn repository_of(uri: &str) -> (String, AddressedBy) {
         match get(uri).unwrap() {
-            (Route::Content(repository, _), named) => (repository.to_string(), named),
+            (Route::Content(repository, _), addressed_by) => (repository.to_string(), addressed_by),
             other => panic!("{other:?}"),
         }
     }
 
-    fn thing(uri: &str) -> Resource {
+    fn resource(uri: &str) -> Resource {
         match get(uri).unwrap().0 {
-            Route::Content(_, thing) => thing,
+            Route::Content(_, resource) => resource,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn a_registry_is_named_in_three_ways() {
-        for (uri, repository, named) in [
+        for (uri, repository, addressed_by) in [
             ("/v2/team/app/manifests/v1?ns=reg.test", "reg.test/team/app", AddressedBy::Namespace),
             (
                 "/v2/team/app/manifests/v1?ns=reg.test%3A5000",
@@ -241,7 +231,7 @@ mod tests {
                 AddressedBy::Default,
             ),
         ] {
-            assert_eq!(repository_of(uri), (repository.to_owned(), named), "{uri}");
+            assert_eq!(repository_of(uri), (repository.to_owned(), addressed_by), "{uri}");
         }
     }
 
@@ -249,15 +239,15 @@ mod tests {
     fn each_endpoint_is_known() {
         assert_eq!(get("/v2/").unwrap().0, Route::Ping);
         assert_eq!(get("/token?service=x").unwrap().0, Route::Token);
-        assert!(matches!(thing(&format!("/v2/a/blobs/sha256:{HEX}")), Resource::Blob(_)));
-        let referrers = thing(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=a/b&evil=1"));
+        assert!(matches!(resource(&format!("/v2/a/blobs/sha256:{HEX}")), Resource::Blob(_)));
+        let referrers = resource(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=a/b&evil=1"));
         assert!(matches!(referrers, Resource::Referrers(_, Some(query)) if query == "artifactType=a%2Fb"));
-        let tags = thing("/v2/a/tags/list?n=5&last=x%26y&ns=reg.test");
+        let tags = resource("/v2/a/tags/list?n=5&last=x%26y&ns=reg.test");
         assert!(matches!(tags, Resource::Tags(Some(query)) if query == "n=5&last=x%26y"));
     }
 
     #[test]
-    fn nothing_crooked_gets_through() {
+    fn no_malformed_request_gets_through() {
         for uri in [
             "/",
             "/v1/",

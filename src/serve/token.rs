@@ -1,8 +1,8 @@
-//! `/token`: where clients that were challenged hand over a credential, or say that they have none.
+//! `/token`: the token server that our challenges name.
 //!
-//! Both forms that clients use: `GET` with Basic or without anything, and `POST` with a form (distribution, "Token
-//! Authentication" and "OAuth2 Token Authentication"). The credential is sealed into the token and kept nowhere; it
-//! is shown to the registry when something is asked for, and the registry's answer is then the client's.
+//! Clients ask it in two forms: `GET` with Basic or without a credential, and `POST` with a form (distribution, "Token
+//! Authentication" and "OAuth2 Token Authentication"). The credential is sealed into the token and stored nowhere; the
+//! registry sees it when the client pulls with the token, and the registry's answer is then the client's.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -14,7 +14,7 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::client_auth::{Authorization, InvalidAuthorization};
-use super::respond::{self, Refusal};
+use super::respond::{self, ErrorResponse};
 use super::route::{self, RouteError};
 use crate::credentials::{CallerToken, Credential, Keys, TOKEN_LIFE};
 use crate::listener::{Body, BodyError};
@@ -24,55 +24,41 @@ use crate::support::clock::Timestamp;
 /// Bytes of a form at most; the longest credentials in use have about 3,000.
 const FORM_BYTES_MAX: usize = 32 * 1024;
 
-/// What a client sent.
-struct Wanted {
+/// What a client asks for a token with.
+struct TokenRequest {
     registry: Option<Registry>,
     scopes: Vec<String>,
     credential: Option<Credential>,
 }
 
-/// The answer (distribution, "Token Response Fields").
+/// The token as it is handed out (distribution, "Token Response Fields").
 #[derive(Serialize)]
-struct Answer<'a> {
+struct TokenResponse<'a> {
     token: &'a str,
     access_token: &'a str,
     expires_in: u64,
     issued_at: String,
 }
 
-/// Issues a token.
+/// Issues a token; `default` is the registry of scopes that name none.
 ///
 /// # Errors
-/// The refusal to answer with.
+/// The answer to a request that cannot be understood.
 pub(super) async fn issue<B>(
     request: &Parts,
-    shown: Result<Authorization, InvalidAuthorization>,
+    authorization: Result<Authorization, InvalidAuthorization>,
     body: B,
     default: &Registry,
     keys: &Keys,
     now: Timestamp,
-) -> Result<Response<Body>, Refusal>
+) -> Result<Response<Body>, ErrorResponse>
 where
     B: http_body::Body,
     B::Error: Into<BodyError>,
 {
-    let uri = &request.uri;
-    let wanted = match request.method {
-        Method::POST => from_form(uri, body).await?,
-        _ => from_query(uri, shown)?,
-    };
-    let repositories: Result<Vec<_>, RouteError> = wanted
-        .scopes
-        .iter()
-        .flat_map(|scopes| scopes.split_ascii_whitespace())
-        .filter_map(|scope| repository_of(scope, wanted.registry.as_ref(), default))
-        .collect();
-    let mut repositories = repositories.map_err(|error| Refusal::of_route(&error))?;
-    repositories.sort();
-    repositories.dedup();
-    let token = CallerToken { repositories, credential: wanted.credential, issued_at: now };
+    let token = read(request, authorization, body, default, now).await?;
     let sealed = token.seal(keys).map_err(|error| bad_request(error.to_string()))?;
-    let answer = Answer {
+    let answer = TokenResponse {
         token: &sealed,
         access_token: &sealed,
         expires_in: TOKEN_LIFE.as_secs(),
@@ -83,13 +69,45 @@ where
     Ok(response)
 }
 
-fn from_query(uri: &Uri, shown: Result<Authorization, InvalidAuthorization>) -> Result<Wanted, Refusal> {
-    let credential = match shown {
+/// The token that a request asks for.
+async fn read<B>(
+    request: &Parts,
+    authorization: Result<Authorization, InvalidAuthorization>,
+    body: B,
+    default: &Registry,
+    now: Timestamp,
+) -> Result<CallerToken, ErrorResponse>
+where
+    B: http_body::Body,
+    B::Error: Into<BodyError>,
+{
+    let uri = &request.uri;
+    let asked = match request.method {
+        Method::POST => from_form(uri, body).await?,
+        _ => from_query(uri, authorization)?,
+    };
+    let repositories: Result<Vec<_>, RouteError> = asked
+        .scopes
+        .iter()
+        .flat_map(|scopes| scopes.split_ascii_whitespace())
+        .filter_map(|scope| repository_of(scope, asked.registry.as_ref(), default))
+        .collect();
+    let mut repositories = repositories.map_err(|error| ErrorResponse::of_route(&error))?;
+    repositories.sort();
+    repositories.dedup();
+    Ok(CallerToken { repositories, credential: asked.credential, issued_at: now })
+}
+
+fn from_query(
+    uri: &Uri,
+    authorization: Result<Authorization, InvalidAuthorization>,
+) -> Result<TokenRequest, ErrorResponse> {
+    let credential = match authorization {
         Ok(Authorization::Nothing) => None,
         Ok(Authorization::Basic(credential)) => credential,
-        // What we issued is not what we take for one.
+        // A token is not exchanged for another.
         Ok(Authorization::Token(_)) | Err(_) => {
-            return Err(bad_request("expected a user name and password, or nothing".to_owned()));
+            return Err(bad_request("expected a user name and password, or no credential".to_owned()));
         }
     };
     let mut scopes = Vec::new();
@@ -98,22 +116,25 @@ fn from_query(uri: &Uri, shown: Result<Authorization, InvalidAuthorization>) -> 
             scopes.push(value.into_owned());
         }
     }
-    Ok(Wanted { registry: registry(uri)?, scopes, credential })
+    Ok(TokenRequest { registry: registry(uri)?, scopes, credential })
 }
 
-async fn from_form<B>(uri: &Uri, body: B) -> Result<Wanted, Refusal>
+async fn from_form<B>(uri: &Uri, body: B) -> Result<TokenRequest, ErrorResponse>
 where
     B: http_body::Body,
     B::Error: Into<BodyError>,
 {
     let bytes = Limited::new(body, FORM_BYTES_MAX).collect().await;
-    let bytes = bytes.map_err(|_| {
-        let message = format!("the form broke off, or has more than {FORM_BYTES_MAX} bytes");
-        Refusal { close: true, ..bad_request(message) }
+    let bytes = bytes.map_err(|error| {
+        let message = format!("the form cannot be read ({error}); at most {FORM_BYTES_MAX} bytes are");
+        ErrorResponse { close: true, ..bad_request(message) }
     })?;
     let bytes: Bytes = bytes.to_bytes();
-    let (mut grant, mut username, mut scopes) = (String::new(), String::new(), Vec::new());
-    let (mut password, mut refresh) = (Zeroizing::new(String::new()), Zeroizing::new(String::new()));
+    let mut grant = String::new();
+    let mut username = String::new();
+    let mut password = Zeroizing::new(String::new());
+    let mut refresh = Zeroizing::new(String::new());
+    let mut scopes = Vec::new();
     for (key, value) in form_urlencoded::parse(&bytes) {
         match key.as_ref() {
             "grant_type" => grant = value.into_owned(),
@@ -132,14 +153,14 @@ where
         "refresh_token" => None,
         _ => return Err(bad_request("grant_type: expected password or refresh_token".to_owned())),
     };
-    Ok(Wanted { registry: registry(uri)?, scopes, credential })
+    Ok(TokenRequest { registry: registry(uri)?, scopes, credential })
 }
 
-fn registry(uri: &Uri) -> Result<Option<Registry>, Refusal> {
-    route::namespace(uri).map_err(|error| Refusal::of_route(&error))
+fn registry(uri: &Uri) -> Result<Option<Registry>, ErrorResponse> {
+    route::namespace(uri).map_err(|error| ErrorResponse::of_route(&error))
 }
 
-/// The repository of `repository:NAME:ACTIONS`; `None` for scopes of another kind, which open nothing here.
+/// The repository of `repository:NAME:ACTIONS`; `None` for scopes of another kind, which mean nothing here.
 fn repository_of(
     scope: &str,
     registry: Option<&Registry>,
@@ -151,6 +172,65 @@ fn repository_of(
     Some(route::repository(&segments, registry, default).map(|(repository, _)| repository))
 }
 
-fn bad_request(message: String) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, retry_after: None, close: false }
+fn bad_request(message: String) -> ErrorResponse {
+    ErrorResponse {
+        status: StatusCode::BAD_REQUEST,
+        code: "UNSUPPORTED",
+        message,
+        retry_after: None,
+        close: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http_body_util::Full;
+
+    use super::*;
+
+    async fn ask(
+        uri: &str,
+        authorization: Result<Authorization, InvalidAuthorization>,
+        form: Option<&str>,
+    ) -> Result<CallerToken, (StatusCode, bool)> {
+        let method = if form.is_some() { Method::POST } else { Method::GET };
+        let body = Full::new(Bytes::from(form.unwrap_or_default().to_owned()));
+        let (request, body) = Request::builder().method(method).uri(uri).body(body).unwrap().into_parts();
+        let read = read(&request, authorization, body, &Registry::docker_hub(), Timestamp(1_000)).await;
+        read.map_err(|error| (error.status, error.close))
+    }
+
+    fn names(token: &CallerToken) -> Vec<String> {
+        token.repositories.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn both_forms_hand_over_the_credential_for_the_repositories_of_their_scopes() {
+        let basic = Ok(Authorization::Basic(Credential::password("u", "p")));
+        let uri = "/token?ns=reg.test%3A5000&scope=repository:team/app:pull&scope=registry:catalog:*";
+        let token = ask(uri, basic, None).await.unwrap();
+        assert_eq!(names(&token), ["reg.test:5000/team/app"]);
+        assert_eq!(token.credential, Credential::password("u", "p"));
+
+        let form = "grant_type=password&username=u&password=p%26q&scope=repository:reg.test:5000/a:pull+repository:b:pull";
+        let token = ask("/token", Ok(Authorization::Nothing), Some(form)).await.unwrap();
+        assert_eq!(names(&token), ["docker.io/library/b", "reg.test:5000/a"]);
+        assert_eq!(token.credential, Credential::password("u", "p&q"));
+
+        let token = ask("/token", Ok(Authorization::Nothing), None).await.unwrap();
+        assert_eq!((names(&token).len(), token.credential), (0, None));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_understood_is_no_token_and_an_endless_form_ends_the_connection() {
+        let bad = (StatusCode::BAD_REQUEST, false);
+        let invalid = Err(InvalidAuthorization::InvalidToken);
+        assert_eq!(ask("/token", invalid, None).await, Err(bad));
+        assert_eq!(ask("/token?scope=repository:A:pull", Ok(Authorization::Nothing), None).await, Err(bad));
+        assert_eq!(ask("/token", Ok(Authorization::Nothing), Some("grant_type=client")).await, Err(bad));
+        let long = "x".repeat(FORM_BYTES_MAX + 1);
+        let endless = (StatusCode::BAD_REQUEST, true);
+        assert_eq!(ask("/token", Ok(Authorization::Nothing), Some(&long)).await, Err(endless));
+    }
 }

@@ -60,7 +60,7 @@ fn samples() -> Vec<Value> {
         uptime_seconds: 1,
         ready: true,
         store: store(),
-        served: Served::of([("hit".to_owned(), 1)].into(), 0),
+        served: Served::new(&[(larder::pull::AnswerSource::Hit, 1)], 0),
         flights: 0,
         requests: [("hit".to_owned(), 1)].into(),
         outages: 0,

@@ -1,0 +1,173 @@
+//! Answers with content: a manifest, a blob, a list of tags or referrers, as upstream has it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, LINK, RANGE};
+use http::{HeaderMap, Method, Response, StatusCode};
+
+use super::observe::{self, BodyObserver, Observer, RouteLabel};
+use super::range::{self, RangeAnswer};
+use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, content_head};
+use super::route::{AddressedBy, Resource};
+use crate::listener::Body;
+use crate::pull::{
+    self, AnswerSource, BlobRange, BlobSize, ManifestAnswer, ManifestUse, PullContext, Puller, Stale,
+};
+use crate::reference::{Digest, MediaType, Reference, Repository};
+use crate::support::clock::Clock;
+use crate::upstream::Listing;
+
+/// A request for content, as far as its answer depends on it.
+pub(super) struct RequestContext<'a> {
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) repository: Repository,
+    pub(super) addressed_by: AddressedBy,
+    pub(super) pull: PullContext,
+    /// When the request came.
+    pub(super) since: Instant,
+    pub(super) puller: &'a Puller,
+    pub(super) clock: &'a Clock,
+    pub(super) observer: &'a Arc<Observer>,
+}
+
+type Answered = Result<(Response<Body>, AnswerSource), pull::Error>;
+
+impl RequestContext<'_> {
+    /// The answer, and where its content comes from.
+    pub(super) async fn answer(&self, resource: &Resource) -> Answered {
+        match resource {
+            Resource::Manifest(reference) => self.manifest(reference).await,
+            // On the heap, so that the futures of small and frequent answers are small.
+            Resource::Blob(digest) => Box::pin(self.blob(*digest)).await,
+            Resource::Tags(query) => Box::pin(self.list("tags/list", Listing::Tags, query.clone())).await,
+            Resource::Referrers(digest, query) => {
+                let (path, listing) = (format!("referrers/{digest}"), Listing::Referrers(*digest));
+                Box::pin(self.list(&path, listing, query.clone())).await
+            }
+        }
+    }
+
+    async fn manifest(&self, reference: &Reference) -> Answered {
+        let manifest_use = if self.method == Method::HEAD { ManifestUse::Resolve } else { ManifestUse::Pull };
+        let answer = self.puller.manifest(&self.pull, reference, manifest_use).await?;
+        let ManifestAnswer { digest, media_type, bytes, source, stale } = answer;
+        let size = bytes.len() as u64;
+        let range = range::answer(self.range(), size);
+        let registry = self.repository.registry();
+        let mut response = content_head(media_type.as_str(), digest, registry, Some(size), range);
+        self.mark_stale(&mut response, stale.as_ref());
+        let bytes = match range {
+            RangeAnswer::Whole => bytes,
+            RangeAnswer::Range { start, end } => bytes.slice(start as usize..end as usize),
+            RangeAnswer::Unsatisfiable => return Ok((response, source)),
+        };
+        if self.method == Method::GET {
+            self.body_observer(RouteLabel::Manifest, source).count(bytes.len());
+            *response.body_mut() = Body::full(bytes);
+        }
+        Ok((response, source))
+    }
+
+    async fn blob(&self, digest: Digest) -> Answered {
+        let registry = self.repository.registry();
+        if self.method == Method::HEAD {
+            let BlobSize { size, source, stale } = self.puller.blob_size(&self.pull, digest).await?;
+            let mut response =
+                content_head(MediaType::OCTET_STREAM, digest, registry, size, RangeAnswer::Whole);
+            self.mark_stale(&mut response, stale.as_ref());
+            return Ok((response, source));
+        }
+        let header = self.range();
+        let wanted = match header.map(range::bounded) {
+            None => BlobRange::Whole,
+            Some(Some((start, end))) => BlobRange::Bytes { start, end },
+            Some(None) => BlobRange::OfUnknownSize,
+        };
+        let mut answer = self.puller.blob(&self.pull, digest, wanted).await?;
+        let range = answer.size.map_or(RangeAnswer::Whole, |size| range::answer(header, size));
+        let mut response = content_head(MediaType::OCTET_STREAM, digest, registry, answer.size, range);
+        self.mark_stale(&mut response, answer.stale.as_ref());
+        match range {
+            RangeAnswer::Unsatisfiable => return Ok((response, answer.source)),
+            RangeAnswer::Range { start, end } => answer.body.slice(start, end),
+            RangeAnswer::Whole => {}
+        }
+        let observer = self.body_observer(RouteLabel::Blob, answer.source);
+        *response.body_mut() = observe::body(answer.body, observer);
+        Ok((response, answer.source))
+    }
+
+    /// A list as upstream gave it; the link to its next page leads to us, addressed as the client addressed us.
+    async fn list(&self, path: &str, listing: Listing, query: Option<String>) -> Answered {
+        let page = self.puller.list(&self.pull, &listing, query).await?;
+        let mut response = respond::json(StatusCode::OK, Vec::new());
+        let headers = response.headers_mut();
+        let mut set = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        if let Some(media_type) = &page.media_type {
+            set(CONTENT_TYPE, media_type.as_str());
+        }
+        set(OCI_NAMESPACE, self.repository.registry().as_str());
+        if let Some(filters) = &page.filters_applied {
+            set(OCI_FILTERS, filters);
+        }
+        if let Some(next) = &page.next {
+            let target = next_page(&self.repository, self.addressed_by, path, next);
+            set(LINK, &format!("<{target}>; rel=\"next\""));
+        }
+        *response.body_mut() = Body::full(page.bytes);
+        Ok((response, AnswerSource::Passthrough))
+    }
+
+    /// The one range of a `GET`; with `If-Range` none, since no validator of ours could match it.
+    fn range(&self) -> Option<&str> {
+        if self.method != Method::GET || self.headers.contains_key(IF_RANGE) {
+            return None;
+        }
+        self.headers.get(RANGE).and_then(|range| range.to_str().ok())
+    }
+
+    /// Marks an answer for which upstream could not be asked.
+    fn mark_stale(&self, response: &mut Response<Body>, stale: Option<&Stale>) {
+        let Some(stale) = stale else { return };
+        let age = stale.confirmed_at.age_at(self.clock.now());
+        let at = humantime::format_rfc3339_seconds(stale.confirmed_at.to_system_time());
+        respond::warn(response, &format!("stale: last confirmed at {at}; {}", stale.error), age);
+        self.observer.show_stale_age(self.repository.registry(), age);
+    }
+
+    fn body_observer(&self, route: RouteLabel, source: AnswerSource) -> BodyObserver {
+        BodyObserver::new(self.observer, route, source, self.since)
+    }
+}
+
+fn next_page(repository: &Repository, addressed_by: AddressedBy, path: &str, query: &str) -> String {
+    let (registry, name) = (repository.registry(), repository.path());
+    match addressed_by {
+        AddressedBy::Namespace => format!("/v2/{name}/{path}?{query}&ns={registry}"),
+        AddressedBy::Path => format!("/v2/{registry}/{name}/{path}?{query}"),
+        AddressedBy::Default => format!("/v2/{name}/{path}?{query}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_of_a_list_is_asked_of_the_same_registry() {
+        let repository: Repository = "reg.test:5000/team/app".parse().unwrap();
+        for (addressed_by, target) in [
+            (AddressedBy::Namespace, "/v2/team/app/tags/list?last=b&ns=reg.test:5000"),
+            (AddressedBy::Path, "/v2/reg.test:5000/team/app/tags/list?last=b"),
+            (AddressedBy::Default, "/v2/team/app/tags/list?last=b"),
+        ] {
+            assert_eq!(next_page(&repository, addressed_by, "tags/list", "last=b"), target);
+        }
+    }
+}
