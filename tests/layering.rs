@@ -26,7 +26,8 @@ const LAYERS: &[&[&str]] = &[
 const DOORS: &[(&str, &str)] = &[
     ("sled", "store/table.rs"),
     ("sha2", "reference/digest.rs"),
-    ("toml", "config/file.rs"),
+    ("toml_edit", "config/file.rs"),
+    ("strsim", "config/variables.rs"),
     ("prometheus", "support/metrics.rs"),
     ("hyper_rustls", "upstream/transport/connect.rs"),
     ("http_auth", "upstream/auth/challenge.rs"),
@@ -75,7 +76,10 @@ fn each_outside_crate_has_one_door() {
     for (file, text) in sources() {
         for (name, door) in DOORS {
             let path = file.to_str().unwrap();
-            let through_it = path == *door || door.ends_with('/') && path.starts_with(door);
+            // A crate may have several doors.
+            let mut doors = DOORS.iter().filter(|(other, _)| other == name);
+            let through_it =
+                doors.any(|(_, door)| path == *door || door.ends_with('/') && path.starts_with(door));
             for (number, line) in text.lines().enumerate() {
                 let uses = uses(line, name) && !line.trim_start().starts_with("//");
                 // `crate::metrics` and the like are ours.

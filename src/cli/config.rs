@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::Failure;
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, Loaded};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -28,12 +28,11 @@ pub(super) fn run(command: &Command, file: Option<&Path>, environment: &Environm
             mistakes.iter().map(|m| serde_json::json!({"key": m.key, "problem": m.problem})).collect();
         println!("{}", serde_json::json!({"ok": false, "mistakes": list}));
     }
-    let (settings, path) = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
-    let from = path.as_deref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
+    let Loaded { settings, from } = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
     match command {
         Command::Check { json: true } => println!("{}", serde_json::json!({"ok": true, "mistakes": []})),
         Command::Check { json: false } => println!("ok: {from}"),
-        Command::Print => print!("# in effect, from {from}\n{}", config::print(&settings)),
+        Command::Print => print!("# in effect, from {from}\n{}", config::print_with_sources(&settings)),
     }
     Ok(())
 }

@@ -8,7 +8,9 @@ mod doctor;
 mod generate;
 mod images;
 mod import;
+mod log;
 mod pull;
+mod reload;
 mod revoke;
 mod serve;
 mod service;
@@ -119,7 +121,7 @@ pub fn run() -> ExitCode {
 /// The configuration, for commands that do not care which file it is from.
 fn settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, Failure> {
     let loaded = crate::config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(loaded.0)
+    Ok(loaded.settings)
 }
 
 /// Asks the running daemon.

@@ -2,44 +2,47 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tokio::signal::unix::{SignalKind, signal};
 
+use super::log::{self, LogLevelHandle};
+use super::reload::Hangup;
 use super::{Failure, service};
 use crate::app::App;
-use crate::config::{self, Environment, LogConfig, LogFormat, Settings};
+use crate::config::{self, Environment, Loaded};
 use crate::credentials::NodeFiles;
 use crate::listener::Listen;
-use crate::reload::Reload;
 use crate::support::clock::Clock;
 use crate::support::shutdown;
 
 pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
-    let (settings, path) =
-        config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
-    start_log(&settings.log);
+    let loaded = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let log = log::start(loaded.settings.log);
     keep_out_of_cores();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
-    let done = runtime.block_on(serve(settings, path.as_deref(), environment));
+    let done = runtime.block_on(serve(loaded, file, environment, log));
     // Fills that nobody waits for any more end here; what they had is swept at the next start.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(settings: Settings, path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
+async fn serve(
+    loaded: Loaded,
+    file: Option<&Path>,
+    environment: &Environment,
+    log: LogLevelHandle,
+) -> Result<(), Failure> {
     let failed = |error: crate::app::Error| Failure::Failed(error.to_string());
     let (trigger, shutdown) = shutdown::channel();
     // First of all: whoever stops us while we begin is heard when we have begun.
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::Failed(e.to_string()))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::Failed(e.to_string()))?;
     let hangup = signal(SignalKind::hangup()).map_err(|e| Failure::Failed(e.to_string()))?;
-    let introduction = Introduction::of(&settings, path);
-    let running = settings.clone();
+    let introduction = Introduction::of(&loaded);
     let inherited = service::sockets().map_err(|error| {
         Failure::Failed(format!("a socket that was handed to us cannot be used: {error}"))
     })?;
-    let app = App::build(settings, Clock::system(), inherited).map_err(failed)?;
+    let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(failed)?;
     introduction.print(&app).map_err(failed)?;
     tokio::spawn(async move {
         tokio::select! {
@@ -51,53 +54,19 @@ async fn serve(settings: Settings, path: Option<&Path>, environment: &Environmen
         trigger.fire();
     });
     tokio::spawn(service::stay_alive());
-    let reload = Hangup { path: path.map(Path::to_owned), environment: environment.clone(), running };
-    tokio::spawn(reload.whenever(hangup, app.reload()));
+    let reload = Hangup {
+        file: file.map(Path::to_owned),
+        environment: environment.clone(),
+        started: loaded.settings,
+        parts: app.reload(),
+        log,
+    };
+    tokio::spawn(reload.listen(hangup));
     // The sockets are bound: whoever connects from now on is answered.
     service::ready();
     app.run(shutdown).await.map_err(failed)?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Reading the configuration again on SIGHUP: the list of images to keep changes at once, the rest at the next start.
-struct Hangup {
-    path: Option<PathBuf>,
-    environment: Environment,
-    running: Settings,
-}
-
-impl Hangup {
-    async fn whenever(mut self, mut hangup: Signal, parts: Reload) {
-        while hangup.recv().await.is_some() {
-            service::reloading();
-            let (path, environment) = (self.path.clone(), self.environment.clone());
-            let loaded =
-                tokio::task::spawn_blocking(move || config::load(path.as_deref(), &environment)).await;
-            match loaded {
-                Ok(Ok((settings, _))) => self.take(settings, &parts),
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the configuration is not read again; what was read before counts")
-                }
-                Err(error) => tracing::error!(%error, "the configuration could not be read again"),
-            }
-            service::ready();
-        }
-    }
-
-    fn take(&mut self, settings: Settings, parts: &Reload) {
-        if let Err(error) = tokio::task::block_in_place(|| parts.apply(&settings)) {
-            tracing::error!(%error, "the configuration is not read again; what was read before counts");
-            return;
-        }
-        tracing::info!("the configuration was read again");
-        self.running.prepull = settings.prepull.clone();
-        if config::print(&self.running) != config::print(&settings) {
-            tracing::warn!(
-                "what changed beside [prepull] counts from the next start: systemctl restart larder loses no request"
-            );
-        }
-    }
 }
 
 /// Pods' credentials pass through this process: none of its memory goes into a core file, or to another process of
@@ -106,15 +75,6 @@ fn keep_out_of_cores() {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core files of this process cannot be switched off");
-    }
-}
-
-fn start_log(log: &LogConfig) {
-    let filter = EnvFilter::new(format!("warn,larder={}", log.level));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log.format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => lines.json().init(),
     }
 }
 
@@ -127,9 +87,9 @@ struct Introduction {
 }
 
 impl Introduction {
-    fn of(settings: &Settings, path: Option<&Path>) -> Self {
+    fn of(Loaded { settings, from }: &Loaded) -> Self {
         Self {
-            config: path.map_or("built-in defaults".to_owned(), |path| path.display().to_string()),
+            config: from.clone(),
             store: settings.store.path.display().to_string(),
             credentials: settings.credentials.node.clone(),
             root: settings.root,

@@ -1,5 +1,6 @@
 //! The environment: the only place that reads it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What the process was started with.
@@ -15,13 +16,22 @@ pub struct Environment {
     pub state_home: Option<PathBuf>,
     /// `STATE_DIRECTORY`, from systemd.
     pub state_dir: Option<PathBuf>,
-    /// `CREDENTIALS_DIRECTORY`, from systemd: what the unit's `LoadCredential=` brought.
-    pub credentials_dir: Option<PathBuf>,
+    /// The node's docker config in `CREDENTIALS_DIRECTORY`, from systemd: what the unit's `LoadCredential=` brought.
+    pub node_credential: Option<PathBuf>,
     /// Where sockets go: systemd's `RUNTIME_DIRECTORY`, `/run/larder` as root, `XDG_RUNTIME_DIR`.
     pub runtime_dir: Option<PathBuf>,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, in either case.
     pub proxy: crate::upstream::Proxy,
+    /// `LARDER_SECTION_KEY`: settings, by the name of the variable. An empty variable counts as none.
+    pub overrides: BTreeMap<String, String>,
 }
+
+/// The name under which our unit loads the node's docker config.
+const NODE_CREDENTIAL: &str = "docker-config.json";
+/// What every variable of this program begins with.
+const PREFIX: &str = "LARDER_";
+/// The variable that names the configuration file, and so is no setting.
+const CONFIG: &str = "LARDER_CONFIG";
 
 impl Environment {
     /// Reads it.
@@ -38,8 +48,10 @@ impl Environment {
             runtime_dir: path("RUNTIME_DIRECTORY").or_else(runtime_dir),
             // One directory is what our unit asks for.
             state_dir: path("STATE_DIRECTORY"),
-            credentials_dir: path("CREDENTIALS_DIRECTORY"),
-            config: path("LARDER_CONFIG"),
+            node_credential: path("CREDENTIALS_DIRECTORY")
+                .map(|directory| directory.join(NODE_CREDENTIAL))
+                .filter(|file| file.exists()),
+            config: path(CONFIG),
             home: path("HOME"),
             state_home: path("XDG_STATE_HOME"),
             proxy: crate::upstream::Proxy {
@@ -47,6 +59,14 @@ impl Environment {
                 https: either("HTTPS_PROXY"),
                 no: either("NO_PROXY"),
             },
+            overrides: overrides(),
         }
     }
+}
+
+/// The variables that are settings.
+fn overrides() -> BTreeMap<String, String> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let all = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+    all.filter(|(name, value)| name.starts_with(PREFIX) && name != CONFIG && !value.is_empty()).collect()
 }

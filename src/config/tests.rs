@@ -1,5 +1,7 @@
 //! The configuration: defaults without a file, every mistake at once, and a documented file that is the truth.
 
+use std::path::Path;
+
 use super::*;
 
 fn environment() -> Environment {
@@ -32,9 +34,49 @@ fn the_shipped_file_is_the_built_in_defaults() {
     let all = uncommented();
     let (settings, examples) = all.split_once("# -- examples").unwrap();
     assert_eq!(shown(settings), shown(""), "each commented value is the default");
-    // The file that an example names is not on this machine.
-    let examples = examples.replace("gate_header", "#gate_header").replace("gate_file", "#gate_file");
     assert_ne!(shown(&format!("# {examples}")), shown(""), "the examples are right, and are no defaults");
+}
+
+/// Compares a file of the repository with what it should be, or makes it so: `UPDATE=1 cargo nextest run config::`.
+#[allow(clippy::disallowed_methods, reason = "a switch of this test alone")]
+fn is_up_to_date(path: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap();
+    assert!(found == expected, "{} is not what the declarations say: UPDATE=1 writes it", path.display());
+}
+
+#[test]
+fn the_shipped_file_says_what_the_declarations_say() {
+    is_up_to_date("config/larder.toml", &template());
+}
+
+#[test]
+fn the_documentation_says_what_the_declarations_say() {
+    const PAGE: &str = "docs/configuration.md";
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap();
+    let (begin, end) = ("<!-- keys: made from the declarations -->\n", "<!-- end of keys -->");
+    let (before, rest) = page.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    is_up_to_date(PAGE, &format!("{before}{begin}\n{}{end}{after}", reference()));
+}
+
+#[test]
+fn an_example_of_a_key_that_has_no_default_can_be_switched_on() {
+    let text = template();
+    let (settings, _) = text.split_once("# -- examples").unwrap();
+    let key = |line: &str| {
+        let name: String = line.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+        !name.is_empty() && line[name.len()..].starts_with(" = ")
+    };
+    let switched_on: String = settings
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|line| key(line)).unwrap_or(line).to_owned() + "\n")
+        .collect();
+    let settings = resolve(&switched_on, &environment()).unwrap_or_else(|m| panic!("{m:?}"));
+    assert!(settings.serve.gate.is_some() && settings.credentials.providers.is_some());
 }
 
 #[test]
@@ -42,11 +84,12 @@ fn every_key_is_in_the_shipped_file() {
     // An unknown key makes each section tell all that it knows.
     let nonsense = "x=1\n[server]\nx=1\n[admin]\nx=1\n[store]\nx=1\n[upstream]\nx=1\n[log]\nx=1\n[credentials]\nx=1\n[access]\nx=1\n[freshness]\nx=1\n[prepull]\nx=1\n[[registry]]\nhost='a.b'\nx=1";
     let shipped = uncommented();
-    for mistake in mistakes(nonsense) {
-        let (_, known) = mistake.split_once("known here: ").unwrap_or_else(|| panic!("{mistake}"));
+    for mistake in resolve(nonsense, &environment()).unwrap_err() {
+        let known = mistake.problem.split_once("known here: ");
+        let (_, known) = known.unwrap_or_else(|| panic!("{mistake}"));
         for key in known.split(", ") {
             let there = shipped.lines().any(|line| {
-                line.starts_with(&format!("{key} ="))
+                line.trim_start_matches("# ").starts_with(&format!("{key} ="))
                     || line == format!("[{key}]")
                     || line == format!("[[{key}]]")
                     || line == format!("[[freshness.{key}]]")

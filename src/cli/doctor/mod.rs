@@ -88,7 +88,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let mut findings = Findings::default();
     let settings = match crate::config::load(file, environment) {
-        Ok((settings, _)) => settings,
+        Ok(loaded) => loaded.settings,
         Err(error) => return Err(Failure::Usage(error.to_string())),
     };
     cache::look(&settings, &mut findings);

@@ -1,0 +1,142 @@
+//! Finding the configuration's files.
+//!
+//! `--config FILE`, else `$LARDER_CONFIG`, else `/etc/larder/larder.toml` if it is there; after it every `*.toml` in the
+//! directory beside it that has its name with `.d` (`larder.toml.d`), in the order of their names; after those the
+//! environment. A later one stands in place of an earlier one, key by key.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Settings;
+use super::environment::Environment;
+use super::report::Mistake;
+use super::resolve::{Layer, resolve_layers};
+use crate::serve::Gate;
+
+/// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.
+const DEFAULT_PATH: &str = "/etc/larder/larder.toml";
+/// Bytes of one file at most: a thousand registries fit a hundred times.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Files in the directory beside it at most.
+const FILES_MAX: usize = 256;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that is there, or was asked for, cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Unreadable {
+        /// The file, or the directory beside it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It has mistakes.
+    #[error("{from} has {} mistake(s):{}", mistakes.len(), shown(mistakes))]
+    Mistaken {
+        /// What was read.
+        from: String,
+        /// All of them.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+/// Settings, and what they were read from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// What they were read from, for people.
+    pub from: String,
+}
+
+/// Finds and reads the configuration: `asked`, else what the environment names, else the default file if it is there,
+/// else the defaults. Blocks for a moment.
+///
+/// # Errors
+/// A named file that cannot be read; any mistake.
+pub fn load(asked: Option<&Path>, environment: &Environment) -> Result<Loaded, Error> {
+    let layers = layers(asked.or(environment.config.as_deref()))?;
+    let from = described(&layers, environment);
+    let mistaken = |mistakes| Error::Mistaken { from: from.clone(), mistakes };
+    let settings = resolve_layers(&layers, environment).map_err(mistaken)?;
+    // The one file whose content is a setting: the others are read by those who use them.
+    if let Some(Err(error)) = settings.serve.gate.as_ref().map(Gate::read) {
+        let key = "[server] gate_file".to_owned();
+        let source = settings.sources.get(&key).cloned();
+        return Err(mistaken(vec![Mistake { key, problem: error.to_string(), source }]));
+    }
+    Ok(Loaded { settings, from })
+}
+
+fn layers(named: Option<&Path>) -> Result<Vec<Layer>, Error> {
+    let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+    let mut all = match layer(path) {
+        Ok(layer) => vec![layer],
+        Err(Error::Unreadable { source, .. })
+            if named.is_none() && source.kind() == io::ErrorKind::NotFound =>
+        {
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
+    for path in beside(path)? {
+        all.push(layer(&path)?);
+    }
+    Ok(all)
+}
+
+/// The files in the directory beside `path`.
+fn beside(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".d");
+    let directory = PathBuf::from(name);
+    let unreadable = |source| Error::Unreadable { path: directory.clone(), source };
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        // What is no directory is none of ours: `/dev/stdin.d`.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden && path.extension().is_some_and(|end| end == "toml") {
+            files.push(path);
+        }
+        if files.len() > FILES_MAX {
+            return Err(unreadable(io::Error::other(format!("more than {FILES_MAX} files"))));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn layer(path: &Path) -> Result<Layer, Error> {
+    let read = || {
+        let mut text = String::new();
+        let mut file = io::Read::take(fs::File::open(path)?, FILE_BYTES_MAX + 1);
+        let count = io::Read::read_to_string(&mut file, &mut text)?;
+        if count as u64 > FILE_BYTES_MAX {
+            return Err(io::Error::other(format!("more than {FILE_BYTES_MAX} bytes")));
+        }
+        Ok(text)
+    };
+    let text = read().map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    Ok(Layer { name: path.display().to_string(), text })
+}
+
+fn described(layers: &[Layer], environment: &Environment) -> String {
+    let files = layers.iter().map(|layer| layer.name.clone());
+    let variables = environment.overrides.keys().map(|name| format!("${name}"));
+    let all: Vec<String> = files.chain(variables).collect();
+    if all.is_empty() { "built-in defaults".to_owned() } else { all.join(", ") }
+}
+
+fn shown(mistakes: &[Mistake]) -> String {
+    mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect()
+}

@@ -1,0 +1,149 @@
+//! `[server]`: the data plane.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use crate::config::environment::Environment;
+use crate::config::report::Place;
+use crate::config::schema::section;
+use crate::config::value::{HOUR, MILLISECOND, Text, list, number, parsed, path, span};
+use crate::listener::{ConnectionLimits, Listen};
+use crate::reference::Registry;
+use crate::serve::{self, GateConfig};
+
+/// Where the data plane listens by default.
+const LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 5050);
+/// Connections, or requests, that one process can have at the most: there are no more ports.
+const AT_ONCE_MAX: u32 = 65_536;
+
+section! {
+    /// Where runtimes connect, and how many requests are served at the same time.
+    Server = "server";
+
+    /// Where runtimes connect: address:port or unix:/path, any number. A loopback address is bound to the loopback
+    /// device.
+    restart listen: Vec<Listen> = list(listen()), |_| vec![Listen::Tcp(LISTEN.into())];
+
+    /// The directory for what outlives the process. This is the default as root; otherwise it is $XDG_STATE_HOME/larder
+    /// or ~/.local/state/larder.
+    restart state: Option<PathBuf> = path(), |context| state(context.environment);
+
+    /// The registry of an image name that has none.
+    restart default_registry: Registry = registry(), |_| serve::Config::default().default_registry;
+
+    /// Other host names, with port, under which clients may address this daemon ("cache.corp:5050"). Any other name is
+    /// answered with 421.
+    restart hosts: Vec<String> = list(host()), |_| serve::Config::default().hosts;
+
+    /// Connections at the same time; fewer where the file limit does not allow as many. The next one is answered with
+    /// 503 at once.
+    restart connections_max: u32 = number(1..=AT_ONCE_MAX), |_| whole(ConnectionLimits::default().connections_max);
+
+    /// Requests that wait for the head of their answer at the same time. The next one is answered with 503 at once.
+    restart requests_max: u32 = number(1..=AT_ONCE_MAX), |_| whole(serve::Config::default().requests_max);
+
+    /// How long a stop waits for bodies that are still being sent.
+    restart drain_wait: Duration = span(MILLISECOND..=HOUR), |_| ConnectionLimits::default().drain_wait;
+
+    /// The local users (numbers) whose processes may connect; empty for all. [0] lets only root's connect.
+    restart allow_uids: Vec<u32> = list(number(0..=u32::MAX)), |_| Vec::new();
+
+    /// A header that every request must carry, except those for /token. `larder setup` writes it into root's hosts.toml.
+    reload gate_header: Option<HeaderName> = header(), |_| None, example "\"X-Node-Key\"";
+
+    /// The file that holds the value of `gate_header`: 16 to 1024 visible ASCII characters. A reload reads it again.
+    reload gate_file: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/gate\"";
+}
+
+impl Server {
+    /// Notes what does not fit together.
+    pub(in crate::config) fn check(&self, place: &Place<'_>) {
+        if self.listen.is_empty() {
+            place.known_key("listen").mistake("at least one address is needed");
+        }
+        if self.state.is_none() {
+            let problem = "no place to keep state: set it, or HOME, or XDG_STATE_HOME";
+            place.known_key("state").mistake(problem);
+        }
+        match (&self.gate_header, &self.gate_file) {
+            (Some(_), None) => {
+                place.known_key("gate_file").mistake("needed with gate_header: the file with its value");
+            }
+            (None, Some(_)) => {
+                place.known_key("gate_header").mistake("needed with gate_file: the header that carries it");
+            }
+            _ => {}
+        }
+    }
+
+    /// What connections are bounded by.
+    pub(in crate::config) fn limits(&self) -> ConnectionLimits {
+        let connections_max = self.connections_max as usize;
+        ConnectionLimits { connections_max, drain_wait: self.drain_wait, ..ConnectionLimits::default() }
+    }
+
+    /// What the data plane is built from.
+    pub(in crate::config) fn serve(&self) -> serve::Config {
+        let gate = self.gate_header.clone().zip(self.gate_file.clone());
+        serve::Config {
+            default_registry: self.default_registry.clone(),
+            hosts: self.hosts.clone(),
+            requests_max: self.requests_max as usize,
+            gate: gate.map(|(header, file)| GateConfig { header, file }),
+            ..serve::Config::default()
+        }
+    }
+
+    /// The local users that may connect; `None` for all.
+    pub(in crate::config) fn uids(&self) -> Option<Vec<u32>> {
+        (!self.allow_uids.is_empty()).then(|| self.allow_uids.clone())
+    }
+}
+
+/// A registry, as names of images have it.
+pub(super) fn registry() -> Text<Registry> {
+    parsed("registry", &["docker.io", "quay.io", "registry.corp:5000"])
+}
+
+fn listen() -> Text<Listen> {
+    let write = |at: &Listen| match at {
+        Listen::Tcp(at) => at.to_string(),
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let examples = &["127.0.0.1:5050", "[::1]:1", "unix:/run/a \"b\".sock"];
+    Text { write, ..parsed("address:port or unix:/path", examples) }
+}
+
+fn host() -> Text<String> {
+    let read = |text: &str| {
+        let name = text.parse::<Registry>().map_err(|error| error.to_string())?;
+        Ok(name.as_str().to_ascii_lowercase())
+    };
+    Text { what: "host name, with port", examples: &["cache.corp:5050", "cache"], read, write: String::clone }
+}
+
+fn header() -> Text<HeaderName> {
+    let read = |text: &str| {
+        HeaderName::try_from(text).map_err(|error| format!("expected the name of a header field: {error}"))
+    };
+    Text { what: "header name", examples: &["x-node-key"], read, write: |name| name.as_str().to_owned() }
+}
+
+fn state(environment: &Environment) -> Option<PathBuf> {
+    if let Some(state) = &environment.state_dir {
+        return Some(state.clone());
+    }
+    if environment.root {
+        return Some("/var/lib/larder".into());
+    }
+    let home = || environment.home.as_ref().map(|home| home.join(".local/state"));
+    Some(environment.state_home.clone().or_else(home)?.join("larder"))
+}
+
+/// Defaults of other modules are far below what does not fit.
+fn whole(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

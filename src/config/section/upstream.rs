@@ -1,0 +1,102 @@
+//! `[upstream]`: which registries may be asked, and how long they may take.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::config::report::Place;
+use crate::config::schema::section;
+use crate::config::value::{HOUR, MILLISECOND, Text, list, parsed, span};
+use crate::reference::{NameError, Registry};
+use crate::upstream::{Allow, Timeouts};
+
+/// containerd gives up on an answer after 30 s, and an answer may take more than one question.
+const HEADER_TIMEOUT_MAX: Duration = Duration::from_secs(20);
+
+section! {
+    /// Which registries may be asked, and how long they may take.
+    Upstream = "upstream";
+
+    /// ["public"]: any registry with a public DNS name, over TLS. Or a closed list: ["docker.io", "quay.io"]. A
+    /// [[registry]] section permits its host in any case.
+    reload allow: Vec<Allowed> = list(parsed::<Allowed>("registry or \"public\"", &["quay.io", "ghcr.io"])),
+        |_| vec![Allowed::Public];
+
+    /// How long one address may take to connect.
+    reload connect_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().connect;
+
+    /// From a request to the head of its answer; at most 20s, because containerd gives up after 30s.
+    reload header_timeout: Duration = span(MILLISECOND..=HEADER_TIMEOUT_MAX), |_| Timeouts::default().header;
+
+    /// The longest pause within a body.
+    reload idle_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().idle;
+
+    /// host:port of token servers that are at a private address, at another IP address than their registry, or in
+    /// another domain. A credential is shown to them.
+    reload trusted_realms: Vec<String> = list(authority()), |_| Vec::new();
+
+    /// host:port of servers at a private address to which a registry may redirect.
+    reload trusted_redirects: Vec<String> = list(authority()), |_| Vec::new();
+}
+
+/// An entry of `allow`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::config) enum Allowed {
+    /// Every public registry.
+    Public,
+    /// This one.
+    Registry(Registry),
+}
+
+impl Upstream {
+    /// Notes what does not fit together.
+    pub(in crate::config) fn check(&self, place: &Place<'_>) {
+        if self.allow.contains(&Allowed::Public) && self.allow.len() > 1 {
+            let problem = "\"public\" already permits every public registry; list it alone";
+            place.known_key("allow").mistake(problem);
+        }
+    }
+
+    /// Which registries may be asked.
+    pub(in crate::config) fn allow(&self) -> Allow {
+        let listed = self.allow.iter().map(|allowed| match allowed {
+            Allowed::Public => None,
+            Allowed::Registry(registry) => Some(registry.clone()),
+        });
+        listed.collect::<Option<HashSet<_>>>().map_or(Allow::Public, Allow::Only)
+    }
+
+    /// How long they may take.
+    pub(in crate::config) fn timeouts(&self) -> Timeouts {
+        Timeouts { connect: self.connect_timeout, header: self.header_timeout, idle: self.idle_timeout }
+    }
+}
+
+impl FromStr for Allowed {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text == "public" {
+            return Ok(Self::Public);
+        }
+        text.parse::<Registry>().map(|registry| Self::Registry(registry.to_lowercase()))
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Public => f.write_str("public"),
+            Self::Registry(registry) => registry.fmt(f),
+        }
+    }
+}
+
+fn authority() -> Text<String> {
+    let read = |text: &str| match text.parse::<Registry>() {
+        Ok(at) if at.host().len() < at.as_str().len() => Ok(at.as_str().to_ascii_lowercase()),
+        _ => Err("expected host:port, such as auth.corp:443".to_owned()),
+    };
+    Text { what: "host:port", examples: &["auth.corp:443"], read, write: String::clone }
+}
