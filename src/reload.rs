@@ -9,6 +9,7 @@
 use crate::config::Settings;
 use crate::credentials::{Keychain, ProviderConfigError, Sources};
 use crate::prepull::List;
+use crate::pull;
 use crate::serve::{Gate, GateError};
 use crate::support::live::Live;
 use crate::upstream::{BuildError, Configured, Upstream};
@@ -19,6 +20,7 @@ pub struct Reload {
     pub(crate) upstream: Upstream,
     pub(crate) keychain: Keychain,
     pub(crate) gate: Live<Option<Gate>>,
+    pub(crate) pull: Live<pull::Config>,
     pub(crate) list: List,
 }
 
@@ -49,6 +51,7 @@ impl Reload {
         self.upstream.replace(configured);
         self.keychain.replace(sources);
         self.gate.replace(gate);
+        self.pull.replace(settings.pull.clone());
         self.list.replace(settings.prepull.clone());
         Ok(())
     }

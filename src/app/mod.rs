@@ -47,6 +47,7 @@ pub struct App {
     upstream: Upstream,
     keychain: Keychain,
     gate: Live<Option<Gate>>,
+    pull: Live<pull::Config>,
     list: List,
     registry: Registry,
     observer: Arc<serve::Observer>,
@@ -88,8 +89,9 @@ impl App {
             clock.clone(),
         );
         let pull_metrics = pull::metrics::Metrics::register(&registry)?;
+        let pull = Live::new(settings.pull.clone());
         let puller = Puller::new(
-            Live::new(settings.pull.clone()),
+            pull.clone(),
             store.clone(),
             upstream.clone(),
             keychain.clone(),
@@ -107,6 +109,7 @@ impl App {
             upstream,
             keychain,
             gate: Live::new(gate),
+            pull,
             list,
             registry,
             observer,
@@ -207,6 +210,7 @@ impl App {
             upstream: self.upstream.clone(),
             keychain: self.keychain.clone(),
             gate: self.gate.clone(),
+            pull: self.pull.clone(),
             list: self.list.clone(),
         }
     }

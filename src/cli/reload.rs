@@ -59,15 +59,13 @@ impl Hangup {
 
 /// Names every key that changed: since the last time if it was applied, since the start if it could not be.
 fn tell(since_last: &[Change], since_start: &[Change]) {
-    let applied: Vec<&str> = keys(since_last, false);
-    let waiting: Vec<&str> = keys(since_start, true);
-    tracing::info!(changed = applied.join(", "), "the configuration was read again");
-    for key in waiting {
+    for key in keys(since_start, true) {
         tracing::warn!(
             key,
             "this change counts from the next start: systemctl restart larder loses no request"
         );
     }
+    tracing::info!(changed = keys(since_last, false).join(", "), "the configuration was read again");
 }
 
 fn keys(changes: &[Change], needs_restart: bool) -> Vec<&str> {

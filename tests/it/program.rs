@@ -58,10 +58,19 @@ impl Program {
         fs::write(&self.config, whole(lines)).unwrap();
     }
 
-    /// SIGHUP; returns when the log says `expected` that it did not say before.
+    /// SIGHUP; returns what the log says from then on, once it says `expected`.
     pub(crate) async fn reload(&self, expected: &str) -> String {
         let before = self.log.lock().unwrap().len();
         kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
+        self.wait(before, expected).await
+    }
+
+    /// Returns what the log says, once it says `expected`.
+    pub(crate) async fn wait_for(&self, expected: &str) -> String {
+        self.wait(0, expected).await
+    }
+
+    async fn wait(&self, before: usize, expected: &str) -> String {
         for _ in 0..1_000 {
             let new = self.log.lock().unwrap()[before..].to_owned();
             if new.contains(expected) {
@@ -82,7 +91,10 @@ fn whole(lines: &str) -> String {
         ("[admin]", "listen = \"127.0.0.1:0\""),
         ("[store]", "min_free = \"0%\""),
     ] {
-        text = if has(section) && !text.contains(&format!("{section}\nlisten")) {
+        if text.contains(&format!("{section}\nlisten")) {
+            continue;
+        }
+        text = if has(section) {
             text.replacen(section, &format!("{section}\n{line}"), 1)
         } else {
             format!("{text}\n{section}\n{line}\n")

@@ -146,3 +146,54 @@ async fn a_configuration_that_cannot_be_used_changes_nothing_of_what_was() {
     assert!(program.reload(KEPT).await.contains("gate_file"));
     assert_eq!(program.ping("the-first-value-of-it").await, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_freshness_and_other_terms_count_from_the_next_pull() {
+    let (upstream, image) = registry_with("team/app").await;
+    let directory = tempfile::tempdir().unwrap();
+    let rule = "[[freshness.rule]]\nmatch = \"reg.test/**/*:v1\"\ntag_ttl = \"immutable\"\n";
+    let lines = registry(&upstream.url(), "");
+    let program = Program::start(directory.path(), &lines);
+    let mut questions = Vec::new();
+    for lines in [&lines, &format!("{lines}{rule}"), &lines] {
+        program.write(lines);
+        program.reload(TAKEN).await;
+        // The first pull may still be the one that finds something out.
+        assert_eq!(program.pull("team/app").await.body, image.index_bytes);
+        upstream.forget_seen();
+        assert_eq!(program.pull("team/app").await.body, image.index_bytes);
+        questions.push(upstream.count(Method::HEAD, "/manifests/v1"));
+    }
+    assert_eq!(questions, [1, 0, 1], "upstream is asked at every pull, but not for a tag that never moves");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_needs_a_restart_is_named_each_time_until_it_is_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path(), "[log]\nlevel = \"info\"\n");
+    let others = "[server]\nhosts = [\"cache.test\"]\n[log]\nlevel = \"debug\"\n";
+    program.write(others);
+    let said = program.reload(TAKEN).await;
+    assert!(said.contains("[server] hosts") && said.contains("counts from the next start"), "{said}");
+    assert!(said.contains("[log] level"), "what was applied is named too: {said}");
+    assert!(!said.contains("[server] listen"), "what is as before is not named: {said}");
+    // The level counts at once.
+    program.pull("team/app").await;
+    program.wait_for(" DEBUG ").await;
+    let said = program.reload(TAKEN).await;
+    assert!(said.contains("[server] hosts") && !said.contains("[log] level"), "{said}");
+    program.write("[log]\nlevel = \"info\"\n");
+    let said = program.reload(TAKEN).await;
+    assert!(!said.contains("hosts"), "{said}");
+    assert_eq!(program.ping("").await, 200, "it goes on where it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_changed_is_named_and_the_old_one_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path(), "");
+    program.write("[server]\nlisten = [\"127.0.0.1:1\"]\n");
+    let said = program.reload(TAKEN).await;
+    assert!(said.contains("[server] listen") && said.contains("counts from the next start"), "{said}");
+    assert_eq!(program.ping("").await, 200);
+}
