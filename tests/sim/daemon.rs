@@ -1,0 +1,97 @@
+//! The daemon under test: the whole of it, over the disk, the network and the clock of the world.
+
+use std::path::{Path, PathBuf};
+
+use larder::app::App;
+use larder::config::{Environment, resolve};
+use larder::listener::Inherited;
+use larder::listener::memory::{Dialer, MemoryListener};
+use larder::support::metrics::Registry;
+use larder::support::shutdown::{self, Trigger};
+use larder::upstream::Reach;
+use tokio::task::JoinHandle;
+
+use crate::disk::Disk;
+use crate::plan::Setup;
+use crate::registry::Upstreams;
+use crate::time::Now;
+
+/// A daemon that runs.
+pub(crate) struct Daemon {
+    pub(crate) dialer: Dialer,
+    pub(crate) metrics: Registry,
+    pub(crate) control: PathBuf,
+    trigger: Trigger,
+    running: JoinHandle<Result<(), larder::app::Error>>,
+}
+
+/// What the daemon is configured with.
+pub(crate) fn configuration(setup: &Setup) -> String {
+    let budget = setup.budget_mib.map_or("1TiB".to_owned(), |mib| format!("{mib}MiB"));
+    let free = if setup.no_room { "1024TiB" } else { "0%" };
+    let mirror = if setup.mirror { "\"http://mirror.corp\", " } else { "" };
+    let negative = if setup.no_negative { "0s" } else { "3s" };
+    format!(
+        "[server]\nlisten = [\"unix:/memory\"]\ndrain_wait = \"20s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [store]\nmax_bytes = \"{budget}\"\nmin_free = \"{free}\"\n[freshness]\nnegative_ttl = \"{negative}\"\n\
+         [credentials]\nnode = []\n[[registry]]\nhost = \"reg.corp\"\n\
+         endpoints = [{mirror}\"http://reg.corp\"]\n[[registry]]\nhost = \"store.corp\"\n\
+         endpoints = [\"http://store.corp\"]\n"
+    )
+}
+
+impl Daemon {
+    /// Starts it on what is on disk.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub(crate) fn start(
+        disk: &Disk,
+        upstreams: &Upstreams,
+        now: &Now,
+        setup: &Setup,
+    ) -> Result<Self, String> {
+        let environment = Environment { state_home: Some(disk.state()), ..Environment::default() };
+        let mut settings =
+            resolve(&configuration(setup), &environment).map_err(|mistakes| format!("{mistakes:?}"))?;
+        settings.upstream.reach = Reach::through(upstreams.network());
+        let control = settings.admin.socket.clone();
+        let (listener, dialer) = MemoryListener::new();
+        let inherited = vec![Inherited::Memory(listener, Path::new("/memory").to_owned())];
+        let app = App::build(settings, now.clock(), inherited).map_err(|error| error.to_string())?;
+        let metrics = app.metrics().clone();
+        let (trigger, shutdown) = shutdown::channel();
+        let running = tokio::spawn(app.run(shutdown));
+        Ok(Self { dialer, metrics, control, trigger, running })
+    }
+
+    /// Stops it as SIGTERM does.
+    pub(crate) async fn stop(self) -> Result<(), String> {
+        self.trigger.fire();
+        match self.running.await {
+            Ok(ended) => ended.map_err(|error| error.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        }
+    }
+
+    /// Ends it as SIGKILL does; what it has spawned finds neither disk nor network any more.
+    pub(crate) async fn kill(self) {
+        self.running.abort();
+        let _ = self.running.await;
+    }
+
+    /// The numbers, by the name with its labels.
+    pub(crate) fn numbers(&self) -> std::collections::BTreeMap<String, f64> {
+        let text = String::from_utf8(self.metrics.render().unwrap_or_default()).unwrap_or_default();
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect()
+    }
+
+    /// What `/metrics` shows.
+    pub(crate) fn page(&self) -> String {
+        String::from_utf8(self.metrics.render().unwrap_or_default()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,317 @@
+//! A history as a plan: what is set up, and one act after the other. Pure data, drawn from a seed, shrunk, kept in files.
+
+use serde::{Deserialize, Serialize};
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) setup: Setup,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// What holds for the whole history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Setup {
+    /// MiB that the store may have; plenty if it is not there.
+    pub(crate) budget_mib: Option<u64>,
+    /// Others have filled the filesystem: nothing may be stored.
+    pub(crate) no_room: bool,
+    /// reg.corp has a mirror before it.
+    pub(crate) mirror: bool,
+    /// The blobs of reg.corp lie in an object store, too.
+    pub(crate) redirects: bool,
+    /// Questions that were refused are asked again at once.
+    pub(crate) no_negative: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { budget_mib: None, no_room: false, mirror: false, redirects: false, no_negative: true }
+    }
+}
+
+/// An act, begun so long after the one before was begun.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) after_ms: u64,
+    #[serde(flatten)]
+    pub(crate) act: Act,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Act {
+    /// A client pulls a whole image.
+    Pull(Pull),
+    /// A client asks for one thing.
+    Get(Get),
+    /// An upstream begins to do something wrong.
+    Fault(Fault),
+    /// It stops.
+    Heal(u32),
+    /// Everything upstream and on disk is well again.
+    HealAll,
+    /// A registry changes who may read what.
+    Right { who: Who, repo: Repo, may: bool },
+    /// A tag means another image from now on.
+    Move { repo: Repo, version: u8 },
+    /// `larder revoke`.
+    Revoke(Option<Repo>),
+    /// `larder rm`.
+    Remove(Repo),
+    /// `larder gc`.
+    MakeRoom,
+    /// `larder pull`.
+    Prefetch { repo: Repo, pin: bool },
+    /// `larder verify`.
+    Verify { repair: bool },
+    /// Stopped and started again.
+    Restart,
+    /// Killed after so many more file calls that change something, and started again on what is on disk.
+    Kill { after_calls: u64 },
+    /// Calls to the disk begin to fail.
+    Disk(DiskFault),
+    /// A stored blob is damaged from outside.
+    Damage(Damage),
+    /// The wall clock is set forward.
+    ClockJump { seconds: u64 },
+    /// Nothing for a while.
+    Wait { seconds: u64 },
+}
+
+/// Where an image is; what is in it is in `catalog.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Repo {
+    /// reg.corp/team-a/app: Alice's.
+    TeamA,
+    /// reg.corp/team-b/app: Bob's.
+    TeamB,
+    /// reg.corp/shared/base: both's.
+    Shared,
+    /// reg.corp/open/tool: everybody's.
+    Open,
+    /// hub.example/lib/app: everybody's, and not configured.
+    Hub,
+    /// hub.example/lib/big: a large layer.
+    Big,
+    /// store.corp/proj/x: everybody's, with its blobs in an object store.
+    Proj,
+    /// evil.example/evil/app: a hostile registry.
+    Evil,
+}
+
+/// Somebody who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Who {
+    Nobody,
+    Alice,
+    Bob,
+    /// Alice with a wrong password.
+    Mallory,
+}
+
+/// What a client is like.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Manner {
+    /// Names the registry by `ns`, as a runtime that goes there by itself if it is refused.
+    pub(crate) mirror: bool,
+    /// Speaks HTTP/1.0.
+    pub(crate) old: bool,
+    /// Reads so many bytes each 100 ms; as fast as it can if 0.
+    pub(crate) pace: usize,
+    /// Pauses so long after the first bytes.
+    pub(crate) pause_ms: u64,
+    /// Hangs up after so many bytes of a body.
+    pub(crate) leaves_after: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Pull {
+    pub(crate) who: Who,
+    pub(crate) repo: Repo,
+    #[serde(default)]
+    pub(crate) manner: Manner,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Get {
+    pub(crate) who: Who,
+    pub(crate) repo: Repo,
+    pub(crate) what: What,
+    #[serde(default)]
+    pub(crate) head: bool,
+    #[serde(default)]
+    pub(crate) range: Option<(u64, u64)>,
+    #[serde(default)]
+    pub(crate) manner: Manner,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum What {
+    Tag,
+    /// The manifest that the repository's tag first meant.
+    Manifest,
+    /// A layer of it, by its place.
+    Layer(u8),
+    /// A layer of another repository's image.
+    Others(Repo, u8),
+    Tags,
+    Referrers,
+}
+
+/// Machines upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Host {
+    /// reg.corp
+    Reg,
+    /// mirror.corp
+    Mirror,
+    /// hub.example
+    Hub,
+    /// store.corp
+    Store,
+    /// objects.corp: where store.corp redirects to
+    Objects,
+    /// evil.example
+    Evil,
+}
+
+/// What of a host's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Part {
+    Any,
+    Manifest,
+    Blob,
+    Tags,
+    Token,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Method {
+    Any,
+    Head,
+    Get,
+}
+
+/// An upstream that does wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    pub(crate) id: u32,
+    pub(crate) host: Host,
+    pub(crate) part: Part,
+    pub(crate) method: Method,
+    #[serde(default)]
+    pub(crate) repo: Option<Repo>,
+    /// How often; always if it is not there.
+    #[serde(default)]
+    pub(crate) times: Option<u32>,
+    pub(crate) kind: FaultKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FaultKind {
+    /// This status and nothing else.
+    Status(u16),
+    /// 429, with this many seconds to wait.
+    TooMany(u32),
+    /// No answer.
+    Hang,
+    /// The connection is closed after so many bytes of the body.
+    CutAfter(u64),
+    /// The body stops after so many bytes.
+    StallAfter(u64),
+    /// One byte of the body is another.
+    Corrupt,
+    /// A page for people, with 200.
+    Page,
+    /// Nothing, with 200.
+    Nothing,
+    /// No length.
+    Chunked,
+    /// A length that is wrong by so much.
+    LengthOff(i64),
+    /// So many bytes each 10 ms.
+    Slow(u64),
+    /// As if no range had been asked for.
+    IgnoreRange,
+    /// Another range than was asked for, said to be the right one.
+    WrongRange,
+    /// No digest in the head.
+    NoDigest,
+    /// Connections are refused.
+    Refuse,
+    /// The name does not resolve.
+    NoName,
+    /// The name is looked up for ever.
+    NameHangs,
+    /// The connection is never made.
+    ConnectHangs,
+}
+
+/// What of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DiskCall {
+    Create,
+    Write,
+    Sync,
+    Rename,
+    Unlink,
+    UnlinkBlob,
+    MakeDirectory,
+    Open,
+    Read,
+    /// Everything that changes something.
+    Change,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DiskError {
+    NoSpace,
+    ReadOnly,
+    Io,
+    /// A write that takes one byte only.
+    Short,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DiskFault {
+    pub(crate) call: DiskCall,
+    pub(crate) error: DiskError,
+    /// How often; always if it is not there.
+    #[serde(default)]
+    pub(crate) times: Option<u32>,
+}
+
+/// A blob on disk that is changed from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Damage {
+    pub(crate) repo: Repo,
+    pub(crate) layer: u8,
+    pub(crate) how: DamageKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DamageKind {
+    /// One byte at so many thousandths of it, whether it is stored or still being written.
+    Flip(u32),
+    Cut,
+    Remove,
+    /// By other bytes of the same length.
+    Replace,
+    /// Its checksums are lost.
+    LoseChecks,
+}

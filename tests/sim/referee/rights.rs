@@ -1,0 +1,97 @@
+//! Rights.
+
+use super::{Judge, Violation, is_outage, violation};
+use crate::client::Ask;
+use crate::plan::{FaultKind, Host, Who};
+
+pub(crate) const SENTENCE: &str = "Nobody is given content, names, sizes, tags or referrers that the registry would not give \
+    to a credential that the caller may use, counting what revocation, outage and grace promise; a right that the \
+    registry ended is not used after the documented time.";
+
+/// `grant_ttl`, and a little.
+const GRANT_MS: u64 = 300_000 + 5_000;
+/// How much a 429 stretches it.
+const LIMIT_MS: u64 = 900_000;
+
+pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
+    judge.history.asks.iter().filter_map(|ask| look_at(judge, ask)).collect()
+}
+
+fn look_at(judge: &Judge<'_>, ask: &Ask) -> Option<Violation> {
+    let truth = &judge.history.truth;
+    let (begun, ended) = (ask.begun, ask.reply.ended_at);
+    if !ask.reply.is_success() || ask.repo.is_public() {
+        return None;
+    }
+    let principals = judge.principals(ask.who);
+    let may = |at| principals.iter().any(|who| truth.may(*who, ask.repo, at));
+    if may(begun) || may(ended) || may(begun.saturating_sub(5_000)) {
+        return None;
+    }
+    let shown = judge.shown(ask);
+    let Some(end) = principals.iter().filter_map(|who| truth.ended_at(*who, ask.repo, begun)).max() else {
+        return Some(violation(
+            "rights/never",
+            ended,
+            format!("{shown}: {}, and never had a right", ask.reply.status),
+        ));
+    };
+    let revoked = truth
+        .revoked
+        .iter()
+        .any(|(at, repo)| *at > end && *at + 5_000 < begun && repo.is_none_or(|repo| repo == ask.repo));
+    let age = begun - end;
+    if age <= GRANT_MS && !revoked {
+        return None;
+    }
+    let now = truth.faults.iter().filter(|span| span.overlaps(begun.saturating_sub(30_000), ended));
+    let met: Vec<FaultKind> =
+        now.filter(|span| judge.meets(ask, &span.what)).map(|span| span.what.kind).collect();
+    if met.iter().any(|kind| matches!(kind, FaultKind::TooMany(_))) && age <= GRANT_MS + LIMIT_MS {
+        return None;
+    }
+    let refused = was_refused(judge, ask, end);
+    if met.iter().any(|kind| is_outage(*kind)) && !revoked && refused.is_none() {
+        return None;
+    }
+    let kind = match (revoked, refused) {
+        (true, _) => "rights/revoked-by-hand",
+        (_, Some(_)) => "rights/refused-and-served",
+        _ if !met.is_empty() => "rights/held-without-outage",
+        _ if truth.faults.iter().any(|span| span.overlaps(begun.saturating_sub(310_000), ended)) => {
+            "rights/outage-of-another"
+        }
+        _ => "rights/after-its-time",
+    };
+    let what = format!("{shown}: {} {} s after the right ended ({refused:?})", ask.reply.status, age / 1_000);
+    Some(violation(kind, ended, what))
+}
+
+/// When the registry refused this caller, after the right had ended and before this was asked.
+fn was_refused(judge: &Judge<'_>, ask: &Ask, end: u64) -> Option<u64> {
+    let history = judge.history;
+    let is_his = |shown: &Option<String>| {
+        let shown = shown.as_deref().unwrap_or_default();
+        // Tokens of the registry are whoever's asked for them; a refusal of any of them is seen in the answers.
+        shown.starts_with("Bearer ") && ask.who != Who::Nobody
+    };
+    let others = history.asks.iter().any(|other| {
+        other.repo == ask.repo && other.who != ask.who && other.begun >= end && other.begun <= ask.begun
+    });
+    if others {
+        return None;
+    }
+    history
+        .seen
+        .iter()
+        .find(|seen| {
+            seen.host == Host::Reg
+                && seen.repo == Some(ask.repo)
+                && seen.fault.is_none()
+                && seen.part != crate::plan::Part::Tags
+                && (end..ask.begun).contains(&seen.at)
+                && matches!(seen.status, 401 | 403)
+                && is_his(&seen.shown)
+        })
+        .map(|seen| seen.at)
+}

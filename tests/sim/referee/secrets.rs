@@ -1,0 +1,68 @@
+//! Credentials and tokens.
+
+use base64::Engine;
+
+use super::{Judge, Violation, violation};
+use crate::plan::{Host, Who};
+
+pub(crate) const SENTENCE: &str = "No credential or token reaches a host that it is not for; no password or token appears in \
+    an answer, a log line, a metric or a file.";
+
+pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
+    let history = judge.history;
+    let mut all = Vec::new();
+    for seen in &history.seen {
+        let Some(shown) = &seen.shown else { continue };
+        let astray = if let Some(token) = shown.strip_prefix("Bearer ") {
+            let issued = history.tokens.iter().find(|(text, _)| text == token);
+            issued.is_none_or(|(_, host)| *host != seen.host)
+        } else {
+            let who = basic(shown);
+            let asked =
+                |who: Who| history.asks.iter().any(|ask| ask.who == who && ask.repo.host() == seen.host);
+            matches!(seen.host, Host::Mirror | Host::Objects) || who.is_none_or(|who| !asked(who))
+        };
+        if astray {
+            let scheme = shown.split(' ').next().unwrap_or_default();
+            let what = format!("{} was shown a {scheme} credential for {}", seen.host.name(), seen.path);
+            all.push(violation("secrets/astray", seen.at, what));
+        }
+    }
+    let ended = history.ended_at;
+    let found = |place: &str, text: &str| {
+        within(text, &history.tokens)
+            .next()
+            .map(|secret| violation(format!("secrets/{place}"), ended, secret))
+    };
+    all.extend(found("log", &history.log));
+    all.extend(history.pages.iter().filter_map(|page| found("metrics", page)));
+    all.extend(history.leaks.iter().map(|leak| violation("secrets/file", ended, leak.clone())));
+    for ask in &history.asks {
+        let headers: String = ask.reply.headers.values().map(|value| format!("{value}\n")).collect();
+        let text = format!(
+            "{headers}{}",
+            String::from_utf8_lossy(&ask.reply.kept[..ask.reply.kept.len().min(4_096)])
+        );
+        all.extend(found("answer", &text).map(|one| violation(one.kind, ask.reply.ended_at, one.what)));
+    }
+    all
+}
+
+fn basic(shown: &str) -> Option<Who> {
+    let plain = base64::engine::general_purpose::STANDARD.decode(shown.strip_prefix("Basic ")?).ok()?;
+    let plain = String::from_utf8(plain).ok()?;
+    [Who::Alice, Who::Bob, Who::Mallory]
+        .into_iter()
+        .find(|who| who.credential().is_some_and(|(user, password)| plain == format!("{user}:{password}")))
+}
+
+/// The secrets that a text holds.
+pub(crate) fn within<'a>(text: &'a str, tokens: &'a [(String, Host)]) -> impl Iterator<Item = String> + 'a {
+    let passwords = [Who::Alice, Who::Bob, Who::Mallory].into_iter().filter_map(Who::credential);
+    let passwords = passwords.flat_map(|(user, password)| {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        [password.to_owned(), encoded]
+    });
+    let tokens = tokens.iter().map(|(token, _)| token.clone());
+    passwords.chain(tokens).filter(move |secret| text.contains(secret.as_str()))
+}

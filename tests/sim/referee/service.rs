@@ -1,0 +1,106 @@
+//! Service.
+
+use super::{Judge, Violation, is_whole_outage, violation};
+use crate::client::Ask;
+use crate::plan::{FaultKind, Part, Repo, What, Who};
+
+pub(crate) const SENTENCE: &str = "A caller who would have succeeded by asking the registry itself succeeds through Larder, \
+    or gets the answer that sends its runtime there, within the time bound; one registry's, repository's or client's \
+    trouble is not another's; after the last fault ends, everything works again within a stated time.";
+
+/// 25 s are promised for the head of an answer; the world's clock moves in steps.
+const HEAD_MS: u64 = 25_000 + 2_000;
+
+pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
+    let history = judge.history;
+    let asks = history.asks.iter().enumerate().filter(|(_, ask)| !judge.was_stopped(ask));
+    let mut all: Vec<Violation> =
+        asks.flat_map(|(at, ask)| look_at(judge, ask, at >= history.calm_from)).collect();
+    for (at, note) in &history.notes {
+        let disk = history.truth.disk.iter().any(|span| span.overlaps(at.saturating_sub(1_000), *at));
+        if note.contains("not start") && !(disk && note.contains("did not start")) {
+            all.push(violation("service/start", *at, note.clone()));
+        }
+        if note.contains("did not stop well") || note.contains("clients still wait") {
+            all.push(violation("service/stop", *at, note.clone()));
+        }
+    }
+    all
+}
+
+fn look_at(judge: &Judge<'_>, ask: &Ask, calm: bool) -> Vec<Violation> {
+    let (reply, shown) = (&ask.reply, judge.shown(ask));
+    let at = reply.ended_at;
+    let mut all = Vec::new();
+    let waited = reply.head_at.unwrap_or(reply.ended_at - ask.begun);
+    if waited > HEAD_MS {
+        let what = format!("{shown}: no head within {} s", waited / 1_000);
+        all.push(violation("service/late", at, what));
+    }
+    let well = reply.is_success() && (reply.complete || reply.left);
+    if well || reply.left {
+        return all;
+    }
+    let answer = format!("{} with {} bytes, complete: {}", reply.status, reply.got, reply.complete);
+    if judge.is_entitled(ask) && judge.faults_met(ask).is_empty() {
+        // A runtime that is refused before any content goes to the registry itself, and gets it there.
+        let sent_away = ask.manner.mirror && !reply.is_success() && reply.complete && reply.status != 0;
+        // A range at or beyond the end.
+        let beyond = reply.status == 416;
+        if !sent_away && !beyond {
+            let how = if reply.is_success() { "cut" } else { "refused" };
+            let around = if calm { "after-calm".to_owned() } else { judge.circumstances(ask) };
+            all.push(violation(format!("service/{how}-{around}"), at, format!("{shown}: {answer}")));
+        }
+    }
+    if let Some(before) = held(judge, ask) {
+        let what = format!("{shown}: {answer}, in an outage, though it was served at {before} ms");
+        all.push(violation("service/held-refused", at, what));
+    }
+    all
+}
+
+/// When this very thing was given to this very caller, if that has to hold now that the registry is away.
+fn held(judge: &Judge<'_>, ask: &Ask) -> Option<u64> {
+    let (history, truth) = (judge.history, &judge.history.truth);
+    let (begun, ended) = (ask.begun, ask.reply.ended_at);
+    let setup = &history.plan.setup;
+    let is_content = matches!(ask.what, What::Tag | What::Manifest | What::Layer(_));
+    if setup.budget_mib.is_some() || setup.no_room || !is_content || ask.who == Who::Mallory {
+        return None;
+    }
+    let outage = truth.faults.iter().find(|span| {
+        span.what.host == ask.repo.host()
+            && is_whole_outage(&span.what)
+            && span.from + 500 <= begun
+            && span.until.is_none_or(|until| until >= ended)
+    })?;
+    let before = history.asks.iter().find(|other| {
+        let same = (other.who, other.repo, other.what) == (ask.who, ask.repo, ask.what)
+            && other.digest == ask.digest;
+        let whole = other.reply.status == 200 && other.reply.complete && !other.head && other.range.is_none();
+        // What it is written to, it has been written to by now.
+        same && whole && other.reply.ended_at + 2_000 < outage.from
+    })?;
+    let since = before.begun;
+    let untouched = truth.removed.iter().all(|(_, repo)| !shares(*repo, ask.repo))
+        && truth.revoked.iter().all(|(at, _)| *at < since)
+        && truth.damage.is_empty()
+        && truth.disk.is_empty()
+        && truth.stops.iter().all(|(_, _, clean)| *clean)
+        && truth.jumps.is_empty();
+    let entitled =
+        judge.principals(ask.who).iter().any(|who| truth.may_throughout(*who, ask.repo, since, ended));
+    // What the registry refused of content in between, it refused.
+    let refused = truth.faults.iter().any(|span| {
+        span.overlaps(since, ended)
+            && span.hit.is_some()
+            && matches!(span.what.kind, FaultKind::Status(300..500) | FaultKind::TooMany(_))
+            && matches!(span.what.part, Part::Any | Part::Manifest | Part::Blob | Part::Token)
+    });
+    (untouched && entitled && !refused).then_some(before.reply.ended_at)
+}
+
+fn shares(one: Repo, other: Repo) -> bool {
+    one.host() == other.host()
+}

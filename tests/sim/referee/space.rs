@@ -1,0 +1,99 @@
+//! Space.
+
+use std::sync::atomic::Ordering;
+
+use super::{Judge, Violation, violation};
+use crate::catalog::catalog;
+use crate::plan::{Act, DamageKind};
+use crate::world::Quiet;
+
+pub(crate) const SENTENCE: &str = "What is on disk is what is counted; the budget holds; what is pinned or read is there; \
+    nothing is evicted that did not need to be; nothing is left behind when all is quiet.";
+
+pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
+    let mut all: Vec<Violation> =
+        judge.history.quiet.iter().flat_map(|quiet| look_at(judge, quiet)).collect();
+    all.extend(evictions(judge));
+    all
+}
+
+fn look_at(judge: &Judge<'_>, quiet: &Quiet) -> Vec<Violation> {
+    let history = judge.history;
+    let mut all = Vec::new();
+    let mut found = |kind: &str, what: String| {
+        all.push(violation(format!("space/{kind}"), quiet.at, format!("{}: {what}", quiet.when)));
+    };
+    let blobs: Vec<(&str, u64)> = quiet.under("blobs/sha256/").collect();
+    let (count, bytes) = (blobs.len() as f64, blobs.iter().map(|(_, size)| *size).sum::<u64>());
+    let (counted, counted_bytes) = (quiet.number("larder_store_blobs"), quiet.number("larder_store_bytes"));
+    let touched =
+        history.truth.damage.iter().any(|(_, damage)| {
+            matches!(damage.how, DamageKind::Cut | DamageKind::Remove | DamageKind::Replace)
+        });
+    if !touched && (count, bytes as f64) != (counted, counted_bytes) {
+        let which =
+            if count > counted || bytes as f64 > counted_bytes { "uncounted" } else { "counted-gone" };
+        found(which, format!("{count} blobs of {bytes} bytes, counted {counted} of {counted_bytes}"));
+    }
+    if let Some(budget) = history.plan.setup.budget_mib
+        && bytes > budget << 20
+    {
+        found("over-budget", format!("{bytes} bytes of {} MiB", budget));
+    }
+    for (name, size) in quiet.under("ingest/") {
+        found("left-in-ingest", format!("{name}, {size} bytes"));
+    }
+    if !quiet.open.is_empty() {
+        found("left-open", quiet.open.join(", "));
+    }
+    for gauge in ["larder_flights", "larder_connections"] {
+        if quiet.number(gauge) != 0.0 {
+            found("left-under-way", format!("{gauge} {}", quiet.number(gauge)));
+        }
+    }
+    if quiet.under("quarantine/").count() > 64 {
+        found("quarantine", "more than 32 blobs in quarantine".to_owned());
+    }
+    let removed: Vec<_> = history.truth.removed.iter().map(|(_, repo)| *repo).collect();
+    for repo in pinned(judge).into_iter().filter(|repo| !removed.contains(repo)) {
+        let image = catalog().image(repo, 0);
+        let gone = image
+            .layers
+            .iter()
+            .find(|layer| !quiet.files.contains_key(&format!("blobs/sha256/{}", layer.hex())));
+        if let (Some(layer), false) = (gone, touched || !history.truth.damage.is_empty()) {
+            found("pinned-gone", format!("{layer} of {}", repo.name()));
+        }
+    }
+    all
+}
+
+/// What was pinned well, while its tag had not moved.
+fn pinned(judge: &Judge<'_>) -> Vec<crate::plan::Repo> {
+    let acts = judge.history.plan.steps.iter();
+    let wanted = acts.filter_map(|step| match step.act {
+        Act::Prefetch { repo, pin: true } => Some(repo),
+        _ => None,
+    });
+    let done = |repo: &crate::plan::Repo| {
+        let name = format!("larder pull {}: Ok(Ok(()))", repo.name());
+        judge.history.notes.iter().any(|(_, note)| note.starts_with(&name) && note.contains("failed: 0"))
+            && judge.history.truth.moved_at(*repo, u64::MAX).is_none()
+    };
+    wanted.filter(done).collect()
+}
+
+/// Whatever has arrived fits: then nothing need have gone.
+fn evictions(judge: &Judge<'_>) -> Option<Violation> {
+    let history = judge.history;
+    let quiet = history.quiet.first()?;
+    let budget = history.plan.setup.budget_mib? << 20;
+    let arrived: u64 = history.seen.iter().map(|seen| seen.sent.load(Ordering::Relaxed)).sum();
+    let evicted = quiet.number("larder_store_evicted_total");
+    let made = history.plan.steps.iter().any(|step| matches!(step.act, Act::MakeRoom | Act::Remove(_)));
+    (evicted > 0.0 && arrived * 10 < budget * 9 && !made).then(|| {
+        let what =
+            format!("{evicted} blobs evicted, though {arrived} bytes in all have arrived for {budget}");
+        violation("space/evicted-in-vain", quiet.at, what)
+    })
+}

@@ -1,0 +1,210 @@
+//! Time: it moves only while every thread of the process is asleep, so that a simulated day takes seconds.
+//!
+//! tokio's paused clock moves by itself as soon as its runtime has nothing to do, but not while a blocking task runs, and
+//! a download has one for as long as it lasts. So a blocking task of ours holds that back for ever, and the clock is
+//! moved here, before the runtime parks: once every other thread sleeps (`shim.c` counts them), in steps that grow while
+//! nothing happens. The one runtime thread and the others share one processor, so that who runs when is
+//! nearly always the same too.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crate::disk::THREADS_AT;
+
+use larder::support::clock::{Clock, Timestamp};
+
+/// The first step, and how much of the time that nothing has happened the next one is.
+const STEP_US: u64 = 1_000;
+const STEP_SHARE: u64 = 4;
+/// The longest steps: while somebody waits for an answer, and while nobody does.
+const STEP_WAITED_US: u64 = 200_000;
+const STEP_IDLE_US: u64 = 5_000_000;
+/// When simulated time begins.
+const START: u64 = 1_700_000_000;
+/// Real time after which a history is given up: a thread that never sleeps.
+const REAL_MAX: Duration = Duration::from_secs(120);
+
+/// The time of one history.
+pub(crate) struct Time {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    now_us: AtomicU64,
+    quiet_us: AtomicU64,
+    /// Counts up with every byte and answer that the world sees.
+    activity: AtomicU64,
+    seen: AtomicU64,
+    /// Requests that somebody waits for.
+    waiting: AtomicUsize,
+    clock: Clock,
+    threads: Threads,
+    root: Mutex<Option<Waker>>,
+    begun: Instant,
+    pub(crate) looks: AtomicU64,
+}
+
+/// A handle for everything in the world.
+#[derive(Clone)]
+pub(crate) struct Now(Arc<Inner>);
+
+impl Now {
+    /// Milliseconds since the history began.
+    pub(crate) fn ms(&self) -> u64 {
+        self.0.now_us.load(Ordering::Relaxed) / 1_000
+    }
+
+    /// Something has happened: time goes slowly again.
+    pub(crate) fn stir(&self) {
+        self.0.activity.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Somebody waits until this is dropped.
+    pub(crate) fn wait(&self) -> Waiting {
+        self.0.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(Arc::clone(&self.0))
+    }
+
+    /// The daemon's clock.
+    pub(crate) fn clock(&self) -> Clock {
+        self.0.clock.clone()
+    }
+}
+
+pub(crate) struct Waiting(Arc<Inner>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs a history to its end in a runtime and a time of its own.
+pub(crate) fn run<F, T>(seed: u64, history: impl FnOnce(Now) -> F) -> T
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    fastrand::seed(seed);
+    let inner = Arc::new(Inner {
+        now_us: AtomicU64::new(0),
+        quiet_us: AtomicU64::new(0),
+        activity: AtomicU64::new(0),
+        seen: AtomicU64::new(0),
+        waiting: AtomicUsize::new(0),
+        clock: Clock::manual(Timestamp(START)),
+        threads: Threads(File::open(crate::preload::control()).unwrap()),
+        root: Mutex::default(),
+        begun: Instant::now(),
+        looks: AtomicU64::new(0),
+    });
+    let time = Time { inner: Arc::clone(&inner) };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .on_thread_park(move || time.park())
+        .build()
+        .unwrap();
+    let (release, held) = mpsc::channel::<()>();
+    let future = history(Now(Arc::clone(&inner)));
+    let done = runtime.block_on(async {
+        tokio::task::spawn_blocking(move || {
+            let _ = held.recv();
+        });
+        Root { inner: Arc::clone(&inner), history: tokio::spawn(future) }.await
+    });
+    drop(release);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    done
+}
+
+/// The future that the runtime blocks on: woken whenever time has moved, so that the runtime looks at its timers.
+struct Root<T> {
+    inner: Arc<Inner>,
+    history: tokio::task::JoinHandle<T>,
+}
+
+impl<T> Future for Root<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        *self.inner.root.lock().unwrap() = Some(cx.waker().clone());
+        match Pin::new(&mut self.history).poll(cx) {
+            Poll::Ready(Ok(done)) => Poll::Ready(done),
+            Poll::Ready(Err(failed)) => std::panic::resume_unwind(failed.into_panic()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Time {
+    /// The runtime has nothing to do.
+    fn park(&self) {
+        let inner = &*self.inner;
+        let metrics = tokio::runtime::Handle::current().metrics();
+        if metrics.global_queue_depth() > 0 {
+            return;
+        }
+        let ran = inner.threads.sleep(inner.begun);
+        if metrics.global_queue_depth() > 0 {
+            return;
+        }
+        inner.looks.fetch_add(1, Ordering::Relaxed);
+        let activity = inner.activity.load(Ordering::Relaxed);
+        if ran || inner.seen.swap(activity, Ordering::Relaxed) != activity {
+            inner.quiet_us.store(0, Ordering::Relaxed);
+        }
+        let quiet = inner.quiet_us.load(Ordering::Relaxed);
+        let waited = inner.waiting.load(Ordering::Relaxed) > 0;
+        let longest = if waited { STEP_WAITED_US } else { STEP_IDLE_US };
+        let step = (quiet / STEP_SHARE / STEP_US * STEP_US).clamp(STEP_US, longest);
+        inner.quiet_us.store(quiet + step, Ordering::Relaxed);
+        let before = inner.now_us.fetch_add(step, Ordering::Relaxed);
+        let seconds = (before + step) / 1_000_000 - before / 1_000_000;
+        inner.clock.advance(Duration::from_secs(seconds));
+        let mut advance = pin!(tokio::time::advance(Duration::from_micros(step)));
+        let _ = advance.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::new(Nobody))));
+        if let Some(root) = &*inner.root.lock().unwrap() {
+            root.wake_by_ref();
+        }
+    }
+}
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// The other threads of this process, as the preloaded library counts them.
+struct Threads(File);
+
+impl Threads {
+    /// Waits until all of them sleep, and says whether any was awake.
+    fn sleep(&self, begun: Instant) -> bool {
+        if self.are_asleep() {
+            return false;
+        }
+        let mut looks = 0_u32;
+        while !self.are_asleep() {
+            std::thread::yield_now();
+            looks += 1;
+            if looks.is_multiple_of(50) {
+                std::thread::sleep(Duration::from_micros(50));
+                assert!(begun.elapsed() < REAL_MAX, "a thread does not come to rest");
+            }
+        }
+        true
+    }
+
+    fn are_asleep(&self) -> bool {
+        let mut bytes = [0; 16];
+        self.0.read_exact_at(&mut bytes, THREADS_AT).unwrap();
+        bytes[..8] == bytes[8..]
+    }
+}
