@@ -98,7 +98,7 @@ impl App {
             pull_metrics,
             Arc::clone(&labels),
         );
-        let list = List::new(settings.prepull.clone(), prepull::metrics::Metrics::register(&registry)?);
+        let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let observer = Arc::new(serve::Observer::new(serve::Metrics::register(&registry)?, labels));
         let connections = listener::Metrics::register(&registry)?;
         let limits = descriptors::within(settings.limits, descriptors::raise_limit());
@@ -170,6 +170,7 @@ impl App {
         let sources = self.sources(&readiness);
         let commands = admin::control::service(self.owned(&sources));
         let data_service = self.data_service()?;
+        let fetcher = self.fetcher();
         // The store is maintained until the last body has left, and the admin plane answers probes while the data plane
         // drains: both stop last.
         let (store_trigger, store_shutdown) = shutdown::channel();
@@ -183,8 +184,6 @@ impl App {
             let options = small(options.clone());
             admin.spawn(listener::run(listener, service, options, admin_shutdown.clone()));
         }
-        let fetcher =
-            Fetcher { puller: self.puller.clone(), store: self.store.clone(), keychain: self.keychain };
         let list = tokio::spawn(self.list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
         let mut data = JoinSet::new();
         for listener in self.data {
@@ -234,7 +233,7 @@ impl App {
     }
 
     fn fetcher(&self) -> Fetcher {
-        Fetcher { puller: self.puller.clone(), store: self.store.clone(), keychain: self.keychain.clone() }
+        Fetcher::new(self.puller.clone(), self.store.clone(), self.keychain.clone())
     }
 
     fn data_service(&self) -> Result<serve::Service, Error> {

@@ -149,8 +149,8 @@ impl Screen {
                 let platforms = platforms.join(", ");
                 self.say(&format!("{image} is {digest} {platforms}"));
             }
-            Event::Blob { image, digest, done, size, state } => {
-                self.blob(image, digest, *done, *size, *state)
+            Event::Blob { image, digest, done_bytes, size_bytes, state } => {
+                self.blob(image, digest, *done_bytes, *size_bytes, *state)
             }
             Event::Pulled { image, bytes, fetched_bytes, pinned, .. } => {
                 self.clear(image);

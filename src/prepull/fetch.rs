@@ -1,297 +1,275 @@
-//! One order: each image resolved, its manifests chosen, its parts fetched.
+//! Fetching an order: each image resolved, its manifests chosen, its blobs fetched, its pin set.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::plan::{Choice, Platforms};
-use super::{BlobState, Event, Order, PinnedFor, Summary, Wanted};
+use super::event::{BlobState, Event, Summary};
+use super::order::{Order, PinOwner, RequestedImage};
+use super::pins::{self, PinChange};
+use super::plan::Platforms;
+use super::tree::{Tree, TreeError};
 use crate::credentials::Keychain;
-use crate::pull::{self, Caller, Fault, ManifestAnswer, ManifestUse, PullContext, Puller};
-use crate::reference::{Child, Digest, Document, Image, Kind, Reference};
-use crate::store::{Pin, Store};
+use crate::pull::{self, Caller, Fault, ManifestUse, PullContext, Puller};
+use crate::reference::{Digest, Image, Reference};
+use crate::store::{self, Store};
 
-/// Parts of one image at a time: as many as containerd asks for.
-const PARTS: usize = 3;
-/// Manifests of one image at most; real ones have a few dozen.
-const MANIFESTS_MAX: usize = 256;
-/// Parts of one image at most.
-const PARTS_MAX: usize = 4_096;
+/// Blobs of one image at a time: as many as containerd asks for.
+const BLOBS_AT_A_TIME: usize = 3;
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    /// The pull.
+    /// The pull failed.
     #[error(transparent)]
     Pull(#[from] pull::Error),
-    /// What it is.
-    #[error("{0}")]
-    Image(String),
+    /// The pins could not be changed.
+    #[error(transparent)]
+    Pins(#[from] store::Error),
+    /// The image itself.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// What is left of a rate limit is for pods that wait.
+    #[error(
+        "the rate limit of its registry is nearly used up, and what is left is kept for pods; try again later"
+    )]
+    RateLimit,
+    /// What came first may have been evicted for what came last, or a disk may have refused it.
+    #[error(
+        "{missing} of its {all} manifests and blobs are not in the store: it has no room for all of them, or its disk failed"
+    )]
+    NotStored { missing: usize, all: usize },
+    /// None of the callers was let in, and none was refused either.
+    #[error("no credential may be used for it")]
+    NoCaller,
 }
 
-/// What came of one image.
+/// Fetches images into the store. Cheap to clone.
+#[derive(Clone)]
+pub struct Fetcher {
+    puller: Puller,
+    store: Store,
+    keychain: Keychain,
+}
+
+impl Fetcher {
+    /// A fetcher that pulls with `puller`, pins in `store`, and finds credentials in `keychain`.
+    pub fn new(puller: Puller, store: Store, keychain: Keychain) -> Self {
+        Self { puller, store, keychain }
+    }
+
+    /// Fetches what is ordered; `events` end with a summary. When no one receives them any more, it ends after the images
+    /// under way.
+    pub async fn run(&self, order: Order, events: mpsc::Sender<Event>) -> Summary {
+        let Order { images, platforms, pin, concurrency } = order;
+        let totals = Mutex::new(Totals::default());
+        let run = Run { fetcher: self, platforms: &platforms, pin, events: &events };
+        stream::iter(images)
+            .for_each_concurrent(concurrency, |requested| {
+                let (run, totals) = (&run, &totals);
+                async move {
+                    if !run.events.is_closed() {
+                        let fetched = run.fetch_and_pin(&requested).await;
+                        let event = totals.lock().add(&requested.image, fetched, pin.is_some());
+                        let _ = run.events.send(event).await;
+                    }
+                }
+            })
+            .await;
+        let summary = totals.into_inner().summary;
+        let _ = events.send(Event::Summary(summary)).await;
+        summary
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// An image that is in the store.
 struct Fetched {
     root: Digest,
+    /// Bytes of each manifest and blob.
     sizes: HashMap<Digest, u64>,
     fetched_bytes: u64,
 }
 
-/// Somebody who wants to know.
-type Ear = mpsc::Sender<Event>;
-
-/// What images are fetched with. Cheap to clone.
-#[derive(Clone)]
-pub struct Fetcher {
-    /// Fetches manifests and blobs.
-    pub puller: Puller,
-    /// Holds what was fetched, and the pins.
-    pub store: Store,
-    /// Says as whom an image may be fetched.
-    pub keychain: Keychain,
+/// The sums over an order.
+#[derive(Default)]
+struct Totals {
+    summary: Summary,
+    seen: HashSet<Digest>,
 }
 
-/// Does what is ordered and tells `ear`; ends with a summary. If nobody listens any more, it stops.
-pub async fn run(fetcher: &Fetcher, order: Order, ear: Ear) -> Summary {
-    let total = Mutex::new((Summary::default(), HashSet::new()));
-    let Order { images, platforms, pin, concurrency } = order;
-    stream::iter(images)
-        .for_each_concurrent(concurrency, |wanted| {
-            let (ear, platforms, total) = (&ear, &platforms, &total);
-            async move {
-                if ear.is_closed() {
-                    return;
-                }
-                let event = one(fetcher, &wanted, platforms, pin, ear, total).await;
-                let _ = ear.send(event).await;
+impl Totals {
+    /// Counts the result of one image, and says it.
+    fn add(&mut self, image: &Image, result: Result<Fetched, Error>, pinned: bool) -> Event {
+        let image = image.to_string();
+        let Fetched { root, sizes, fetched_bytes } = match result {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                self.summary.failed += 1;
+                return Event::Failed { image, error: error.to_string() };
             }
-        })
-        .await;
-    let (summary, _) = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let _ = ear.send(Event::Summary(summary)).await;
-    summary
+        };
+        let bytes = sizes.values().sum();
+        self.summary.pulled += 1;
+        self.summary.bytes += bytes;
+        self.summary.fetched_bytes += fetched_bytes;
+        for (digest, size) in sizes {
+            if !self.seen.insert(digest) {
+                self.summary.shared_bytes += size;
+            }
+        }
+        Event::Pulled { image, digest: root.to_string(), bytes, fetched_bytes, pinned }
+    }
 }
 
-async fn one(
-    fetcher: &Fetcher,
-    wanted: &Wanted,
-    platforms: &Platforms,
-    pin: Option<PinnedFor>,
-    ear: &Ear,
-    total: &Mutex<(Summary, HashSet<Digest>)>,
-) -> Event {
-    let image = wanted.image.to_string();
-    let fetched = image_of(fetcher, wanted, platforms, pin, ear).await;
-    let settled =
-        settle(&fetcher.store, &wanted.image, fetched.as_ref().ok().map(|fetched| fetched.root), pin).await;
-    let fetched = settled.and(fetched);
-    let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    match fetched {
-        Err(error) => {
-            total.0.failed += 1;
-            Event::Failed { image, error: error.to_string() }
-        }
-        Ok(Fetched { root, sizes, fetched_bytes }) => {
-            let bytes = sizes.values().sum();
-            total.0.pulled += 1;
-            total.0.bytes += bytes;
-            total.0.fetched_bytes += fetched_bytes;
-            for (digest, size) in sizes {
-                if !total.1.insert(digest) {
-                    total.0.shared_bytes += size;
+/// One run over an order.
+struct Run<'a> {
+    fetcher: &'a Fetcher,
+    platforms: &'a Platforms,
+    pin: Option<PinOwner>,
+    events: &'a mpsc::Sender<Event>,
+}
+
+impl Run<'_> {
+    async fn fetch_and_pin(&self, requested: &RequestedImage) -> Result<Fetched, Error> {
+        let fetched = self.fetch(requested).await;
+        if let Some(owner) = self.pin {
+            let arrived = fetched.as_ref().ok().map(|fetched| fetched.root);
+            let store = &self.fetcher.store;
+            for change in pins::afterwards(&store.pins(), &requested.image, arrived, owner) {
+                match change {
+                    PinChange::Remove(pin) => store.remove_pin(pin).await?,
+                    PinChange::Write(pin) => store.pin(pin).await?,
                 }
             }
-            Event::Pulled { image, digest: root.to_string(), bytes, fetched_bytes, pinned: pin.is_some() }
         }
+        fetched
     }
-}
 
-/// Once an image is here, what its reference meant before is let go; if it is not, the pin that was made for it is.
-async fn settle(
-    store: &Store,
-    image: &Image,
-    arrived: Option<Digest>,
-    pin: Option<PinnedFor>,
-) -> Result<(), Error> {
-    if pin.is_none() {
-        return Ok(());
-    }
-    let reference = image.reference.to_string();
-    let of_this = |pin: &&Pin| pin.repository == image.repository && pin.reference == reference;
-    let pins = store.pins();
-    let known: Vec<&Pin> = pins.iter().filter(of_this).collect();
-    for pin in known.iter().filter(|pin| arrived.map_or(pin.owner.is_none(), |root| pin.root != root)) {
-        store.remove_pin((*pin).clone()).await.map_err(pull::Error::from)?;
-    }
-    let Some(here) = known.iter().find(|pin| arrived == Some(pin.root)) else { return Ok(()) };
-    // What somebody pinned by hand stays his, whatever the list says.
-    let owner = match (&here.owner, pin) {
-        (None, Some(owner)) => owner.owner(),
-        (_, Some(PinnedFor::Command)) => PinnedFor::Command.owner(),
-        _ => return Ok(()),
-    };
-    let pin = Pin { owner: Some(owner.to_owned()), ..(*here).clone() };
-    Ok(store.pin(pin).await.map_err(pull::Error::from)?)
-}
-
-/// Pins an image that is not all here yet, so that what arrives of it stays. The pin is nobody's until then, and ends
-/// with us if we do not get that far.
-async fn pin_early(store: &Store, image: &Image, root: Digest, digests: Vec<Digest>) -> Result<(), Error> {
-    let (repository, reference) = (image.repository.clone(), image.reference.to_string());
-    let same = |pin: &Pin| pin.repository == repository && pin.reference == reference && pin.root == root;
-    let (mut digests, mut owner) = (digests, None);
-    if let Some(before) = store.pins().into_iter().find(same) {
-        // It may have been pinned for another platform.
-        let more: Vec<Digest> = before.digests.into_iter().filter(|old| !digests.contains(old)).collect();
-        digests.extend(more);
-        owner = before.owner;
-    }
-    let pin = Pin { repository, reference, root, digests, owner };
-    Ok(store.pin(pin).await.map_err(pull::Error::from)?)
-}
-
-/// Fetches an image as whoever of those that may be used is let in.
-async fn image_of(
-    fetcher: &Fetcher,
-    wanted: &Wanted,
-    platforms: &Platforms,
-    pin: Option<PinnedFor>,
-    ear: &Ear,
-) -> Result<Fetched, Error> {
-    let repository = &wanted.image.repository;
-    let mut callers: Vec<Caller> = fetcher
-        .keychain
-        .pull_secret_credentials(&wanted.secrets, repository)
-        .into_iter()
-        .map(Caller::Presented)
-        .collect();
-    if callers.is_empty() {
-        callers.push(Caller::Anonymous);
-    }
-    let mut no = None;
-    for caller in callers {
-        let reference = Some(wanted.image.reference.clone());
-        let context = PullContext::new(repository.clone(), reference, caller).in_background();
-        // What is left of a rate limit is for pods that wait.
-        if fetcher.puller.is_budget_low(&context).await {
-            let why = "the rate limit of its registry is nearly used up, and what is left is kept for pods; try again later";
-            return Err(Error::Image(why.to_owned()));
+    /// Fetches an image as the first caller, of those that may be used, that its registry lets in.
+    async fn fetch(&self, requested: &RequestedImage) -> Result<Fetched, Error> {
+        let RequestedImage { image, secrets } = requested;
+        let credentials = self.fetcher.keychain.pull_secret_credentials(secrets, &image.repository);
+        let mut callers: Vec<Caller> = credentials.into_iter().map(Caller::Presented).collect();
+        if callers.is_empty() {
+            callers.push(Caller::Anonymous);
         }
-        match as_caller(fetcher, &wanted.image, platforms, &context, pin, ear).await {
-            Err(Error::Pull(error)) if matches!(error.fault(), Fault::Refused(_) | Fault::NotFound) => {
-                no = no.or(Some(error));
+        let mut refused = None;
+        for caller in callers {
+            let reference = Some(image.reference.clone());
+            let context = PullContext::new(image.repository.clone(), reference, caller).in_background();
+            if self.fetcher.puller.is_budget_low(&context).await {
+                return Err(Error::RateLimit);
             }
-            done => return done,
-        }
-    }
-    Err(no.map_or_else(|| Error::Image("nobody may read it".to_owned()), Error::Pull))
-}
-
-async fn as_caller(
-    fetcher: &Fetcher,
-    image: &Image,
-    platforms: &Platforms,
-    context: &PullContext,
-    pin: Option<PinnedFor>,
-    ear: &Ear,
-) -> Result<Fetched, Error> {
-    let (puller, Image { repository, reference }) = (&fetcher.puller, image);
-    let root = puller.manifest(context, reference, ManifestUse::Pull).await?;
-    if let Some(stale) = &root.stale {
-        return Err(stale.error.clone().into());
-    }
-    let mut sizes = HashMap::from([(root.digest, root.bytes.len() as u64)]);
-    let mut parts: HashMap<Digest, u64> = HashMap::new();
-    let mut names = Vec::new();
-    let (mut fetched_bytes, mut seen) = (new_bytes(&root), HashSet::from([root.digest]));
-    let (digest, mut manifests) = (root.digest, vec![(root, platforms.clone(), String::new())]);
-    while let Some((answer, platforms, name)) = manifests.pop() {
-        match kind_of(&answer)? {
-            Kind::Index(children) => {
-                for Choice { digest, platforms, name } in platforms.choose(&children).map_err(Error::Image)? {
-                    if !seen.insert(digest) {
-                        continue;
-                    }
-                    if seen.len() > MANIFESTS_MAX {
-                        return Err(Error::Image(format!("it lists more than {MANIFESTS_MAX} manifests")));
-                    }
-                    let reference = Reference::Digest(digest);
-                    let answer = puller.manifest(context, &reference, ManifestUse::Pull).await?;
-                    fetched_bytes += new_bytes(&answer);
-                    sizes.insert(digest, answer.bytes.len() as u64);
-                    manifests.push((answer, platforms, name));
+            match self.fetch_as(&context, image).await {
+                Err(Error::Pull(error)) if matches!(error.fault(), Fault::Refused(_) | Fault::NotFound) => {
+                    refused = refused.or(Some(error));
                 }
+                done => return done,
             }
-            Kind::Image(children) => {
-                names.push(name);
-                parts.extend(children.iter().map(|Child { digest, size, .. }| (*digest, *size)));
-            }
-            Kind::Other => names.push(name),
+        }
+        Err(refused.map_or(Error::NoCaller, Error::Pull))
+    }
+
+    async fn fetch_as(&self, context: &PullContext, image: &Image) -> Result<Fetched, Error> {
+        let (root, mut tree) = self.manifests(context, image).await?;
+        tree.platforms.sort();
+        let resolved = Event::Resolved {
+            image: image.to_string(),
+            digest: root.to_string(),
+            platforms: std::mem::take(&mut tree.platforms),
+        };
+        let _ = self.events.send(resolved).await;
+        if self.pin.is_some() {
+            let store = &self.fetcher.store;
+            store.pin(pins::while_fetching(store.pins(), image, root, tree.digests())).await?;
+        }
+        let Tree { manifests: mut sizes, blobs, mut fetched_bytes, .. } = tree;
+        let coming = stream::iter(blobs)
+            .map(|(digest, size)| self.blob(context, image, digest, size))
+            .buffer_unordered(BLOBS_AT_A_TIME);
+        let arrived: Vec<(Digest, u64, bool)> = coming.try_collect().await?;
+        for (digest, size, fetched) in arrived {
+            fetched_bytes += if fetched { size } else { 0 };
+            sizes.insert(digest, size);
+        }
+        match self.fetcher.puller.missing(&image.repository, sizes.keys().copied()).await? {
+            0 => Ok(Fetched { root, sizes, fetched_bytes }),
+            missing => Err(Error::NotStored { missing, all: sizes.len() }),
         }
     }
-    if parts.len() > PARTS_MAX {
-        return Err(Error::Image(format!("it has more than {PARTS_MAX} parts")));
+
+    async fn manifests(&self, context: &PullContext, image: &Image) -> Result<(Digest, Tree), Error> {
+        let puller = &self.fetcher.puller;
+        let first = puller.manifest(context, &image.reference, ManifestUse::Pull).await?;
+        if let Some(stale) = &first.stale {
+            return Err(stale.error.clone().into());
+        }
+        let root = first.digest;
+        let mut tree = Tree::default();
+        let mut waiting = vec![(first, self.platforms.clone(), String::new())];
+        while let Some((answer, platforms, name)) = waiting.pop() {
+            for choice in tree.add(&answer, &platforms, name)? {
+                let reference = Reference::Digest(choice.digest);
+                let answer = puller.manifest(context, &reference, ManifestUse::Pull).await?;
+                waiting.push((answer, choice.platforms, choice.name));
+            }
+        }
+        Ok((root, tree))
     }
-    names.sort();
-    let _ = ear
-        .send(Event::Resolved { image: image.to_string(), digest: digest.to_string(), platforms: names })
-        .await;
-    if pin.is_some() {
-        let digests = sizes.keys().chain(parts.keys()).copied().collect();
-        pin_early(&fetcher.store, image, digest, digests).await?;
-    }
-    let coming = stream::iter(parts)
-        .map(|(digest, size)| part(puller, context, image, digest, size, ear))
-        .buffer_unordered(PARTS);
-    let arrived: Vec<(Digest, u64, bool)> = coming.try_collect().await?;
-    for (digest, size, fetched) in arrived {
-        fetched_bytes += if fetched { size } else { 0 };
-        sizes.insert(digest, size);
-    }
-    // What came first may have made room for what came last, and a disk may have refused what was handed on.
-    match puller.missing(repository, sizes.keys().copied()).await? {
-        0 => Ok(Fetched { root: digest, sizes, fetched_bytes }),
-        missing => Err(Error::Image(format!(
-            "{missing} of its {} parts are not here any more: the store has no room for all of it, or its disk failed",
-            sizes.len()
-        ))),
+
+    /// Fetches one blob, after the foreground has what it waits for; returns its bytes, and whether they were fetched.
+    /// `size_bytes` is what its manifest says.
+    async fn blob(
+        &self,
+        context: &PullContext,
+        image: &Image,
+        digest: Digest,
+        size_bytes: u64,
+    ) -> Result<(Digest, u64, bool), Error> {
+        self.fetcher.puller.yield_to_foreground().await;
+        let event = |done_bytes: u64, size_bytes: Option<u64>, state| Event::Blob {
+            image: image.to_string(),
+            digest: digest.to_string(),
+            done_bytes,
+            size_bytes,
+            state,
+        };
+        let progress = |done_bytes, known: Option<u64>| {
+            // A slow receiver misses an event in between, and nothing else.
+            let _ = self.events.try_send(event(done_bytes, known.or(Some(size_bytes)), BlobState::Fetching));
+        };
+        let (size, fetched) = self.fetcher.puller.fetch_into_store(context, digest, progress).await?;
+        let state = if fetched { BlobState::Fetched } else { BlobState::Present };
+        let _ = self.events.send(event(size, Some(size), state)).await;
+        Ok((digest, size, fetched))
     }
 }
 
-/// Bytes of a manifest that were not here before.
-fn new_bytes(answer: &ManifestAnswer) -> u64 {
-    if answer.source == pull::AnswerSource::Fill { answer.bytes.len() as u64 } else { 0 }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn kind_of(answer: &ManifestAnswer) -> Result<Kind, Error> {
-    let document = Document::parse(&answer.bytes, Some(&answer.media_type));
-    document.map(|document| document.kind).map_err(|error| Error::Image(error.to_string()))
-}
-
-/// Fetches one part, after pods have what they wait for.
-async fn part(
-    puller: &Puller,
-    context: &PullContext,
-    image: &Image,
-    digest: Digest,
-    claimed: u64,
-    ear: &Ear,
-) -> Result<(Digest, u64, bool), Error> {
-    puller.yield_to_foreground().await;
-    let told = |done: u64, size: Option<u64>, state| Event::Blob {
-        image: image.to_string(),
-        digest: digest.to_string(),
-        done,
-        size,
-        state,
-    };
-    let progress = |done, size: Option<u64>| {
-        // Who is slow to listen misses a step, and nothing else.
-        let _ = ear.try_send(told(done, size.or(Some(claimed)), BlobState::Fetching));
-    };
-    let (size, fetched) = puller.fetch_into_store(context, digest, progress).await?;
-    let state = if fetched { BlobState::Fetched } else { BlobState::Present };
-    let _ = ear.send(told(size, Some(size), state)).await;
-    Ok((digest, size, fetched))
+    #[test]
+    fn bytes_that_images_share_are_counted_as_shared_once_less_than_they_occur() {
+        let image: Image = "nginx".parse().unwrap();
+        let fetched = |blobs: &[(&[u8], u64)], fetched_bytes| Fetched {
+            root: Digest::of(b"root"),
+            sizes: blobs.iter().map(|(blob, size)| (Digest::of(blob), *size)).collect(),
+            fetched_bytes,
+        };
+        let mut totals = Totals::default();
+        totals.add(&image, Ok(fetched(&[(b"base", 100), (b"a", 1)], 101)), false);
+        totals.add(&image, Ok(fetched(&[(b"base", 100), (b"b", 2)], 2)), false);
+        totals.add(&image, Ok(fetched(&[(b"base", 100)], 0)), false);
+        let event = totals.add(&image, Err(Error::RateLimit), true);
+        assert!(matches!(event, Event::Failed { .. }));
+        let expected = Summary { pulled: 3, failed: 1, bytes: 303, shared_bytes: 200, fetched_bytes: 103 };
+        assert_eq!(totals.summary, expected);
+    }
 }

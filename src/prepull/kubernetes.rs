@@ -33,7 +33,7 @@ pub struct KubernetesError {
     pub why: String,
 }
 
-/// An image, and what its pod may show for it.
+/// An image, and the pull secrets of its pod.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The image.
@@ -57,7 +57,7 @@ impl std::fmt::Debug for SecretManifest {
     }
 }
 
-/// What was read.
+/// The documents that were read.
 #[derive(Default)]
 struct Manifests {
     pods: Vec<Pod>,
@@ -66,7 +66,7 @@ struct Manifests {
     accounts: HashMap<(String, String), Vec<String>>,
 }
 
-/// What a pod specification says.
+/// The images and pull secrets of a pod specification.
 struct Pod {
     namespace: String,
     images: Vec<(String, PathBuf)>,
@@ -74,7 +74,7 @@ struct Pod {
     account: String,
 }
 
-/// A Secret.
+/// A Secret, whatever its type.
 struct Secret {
     namespace: String,
     name: String,
@@ -99,7 +99,7 @@ pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
         for document in
             yaml::documents::<Value>(&text).map_err(|at| failed(file, format!("{at}: not YAML")))?
         {
-            manifests.sort(&document, file);
+            manifests.add(&document, file);
         }
     }
     let mut found = Vec::new();
@@ -113,7 +113,7 @@ pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
     Ok(found)
 }
 
-/// Whether it counts in a directory: hidden names are passed over, and files that are not called as manifests are.
+/// Whether an entry of a directory is read: hidden names are passed over, and files without an extension of manifests.
 fn is_ours(entry: Entry<'_>) -> bool {
     match entry {
         Entry::File(name) => {
@@ -125,12 +125,12 @@ fn is_ours(entry: Entry<'_>) -> bool {
 }
 
 impl Manifests {
-    /// Takes a document apart: pods here, Secrets and service accounts there; the items of a List one by one.
-    fn sort(&mut self, document: &Value, path: &Path) {
+    /// Adds the pods, Secrets and service accounts of a document; the items of a List one by one.
+    fn add(&mut self, document: &Value, path: &Path) {
         let Value::Object(object) = document else { return };
         let kind = text_of(object, "kind").unwrap_or_default();
         if let (true, Some(Value::Array(items))) = (kind.ends_with("List"), object.get("items")) {
-            return items.iter().for_each(|item| self.sort(item, path));
+            return items.iter().for_each(|item| self.add(item, path));
         }
         let metadata = object.get("metadata").and_then(Value::as_object);
         let of_metadata = |key| metadata.and_then(|m| text_of(m, key));
@@ -150,7 +150,7 @@ impl Manifests {
         }
     }
 
-    /// Every object that has containers is a pod specification, wherever it is.
+    /// Adds the pods of a document: every object that has containers is a pod specification, wherever it is.
     fn search(&mut self, value: &Value, namespace: &str, path: &Path) {
         match value {
             Value::Array(all) => all.iter().for_each(|value| self.search(value, namespace, path)),

@@ -1,28 +1,36 @@
-//! Which manifests of an index are wanted: pure.
+//! Which manifests of an index are fetched: pure.
 
 use crate::reference::{Child, Digest, Platform};
 
-/// For whom an image is fetched.
+/// The platforms that an image is fetched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Platforms {
-    /// For these, as containerd would choose on such a machine.
+    /// These: for each the manifest that containerd would choose on such a machine.
     Only(Vec<Platform>),
-    /// For all that there are.
+    /// Every platform of the image.
     All,
 }
 
-/// A manifest of an index that is wanted.
+/// A platform that an image does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is not there for {platform}, only for {}", available.join(", "))]
+pub(super) struct NoPlatform {
+    platform: Platform,
+    available: Vec<String>,
+}
+
+/// A manifest of an index that is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) digest: Digest,
-    /// For whom, to choose again if it is an index itself.
+    /// To choose again with, if the manifest is an index itself.
     pub(super) platforms: Platforms,
-    /// As the index calls it; empty if it does not.
+    /// The platform that the index gives; empty if it gives none.
     pub(super) name: String,
 }
 
 impl Platforms {
-    /// Those named, or the node's own where there is none.
+    /// The platforms that are named, or the node's own where none is.
     pub fn of(named: Vec<Platform>) -> Self {
         Self::Only(if named.is_empty() { vec![Platform::host()] } else { named })
     }
@@ -30,10 +38,10 @@ impl Platforms {
     /// The manifests to fetch of an index with these entries.
     ///
     /// # Errors
-    /// The platform for which there is none, and those that there are.
-    pub(super) fn choose(&self, children: &[Child]) -> Result<Vec<Choice>, String> {
+    /// The first platform that the index does not have.
+    pub(super) fn choose(&self, children: &[Child]) -> Result<Vec<Choice>, NoPlatform> {
         let name = |child: &Child| child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-        let wanted = match self {
+        let platforms = match self {
             Self::All => {
                 let all = children.iter().map(|child| Choice {
                     digest: child.digest,
@@ -42,14 +50,14 @@ impl Platforms {
                 });
                 return Ok(all.collect());
             }
-            Self::Only(wanted) => wanted,
+            Self::Only(platforms) => platforms,
         };
         let mut chosen: Vec<Choice> = Vec::new();
-        for platform in wanted {
+        for platform in platforms {
             let best = platform.choose(children.iter().map(|child| child.platform.as_ref()));
             let Some(child) = best.first().and_then(|at| children.get(*at)) else {
-                let there: Vec<String> = children.iter().map(name).collect();
-                return Err(format!("it is not there for {platform}, only for {}", there.join(", ")));
+                let available = children.iter().map(name).collect();
+                return Err(NoPlatform { platform: platform.clone(), available });
             };
             let platforms = Self::Only(vec![platform.clone()]);
             let choice = Choice { digest: child.digest, platforms, name: name(child) };
@@ -81,7 +89,7 @@ mod tests {
             ["linux/arm64", "linux/amd64"]
         );
         assert_eq!(names(&Platforms::All).unwrap().len(), 4);
-        let error = names(&only(&["linux/s390x"])).unwrap_err();
+        let error = names(&only(&["linux/s390x"])).unwrap_err().to_string();
         assert!(error.contains("linux/s390x") && error.contains("linux/arm/v7"), "{error}");
         assert_eq!(Platforms::of(Vec::new()), Platforms::Only(vec![Platform::host()]));
     }

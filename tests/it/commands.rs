@@ -75,7 +75,13 @@ fn samples() -> Vec<Value> {
     };
     let events = [
         Event::Resolved { image: text(), digest: text(), platforms: vec![] },
-        Event::Blob { image: text(), digest: text(), done: 1, size: None, state: BlobState::Present },
+        Event::Blob {
+            image: text(),
+            digest: text(),
+            done_bytes: 1,
+            size_bytes: None,
+            state: BlobState::Present,
+        },
         Event::Pulled { image: text(), digest: text(), bytes: 1, fetched_bytes: 1, pinned: false },
         Event::Failed { image: text(), error: text() },
         Event::Summary(summary),

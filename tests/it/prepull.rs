@@ -228,7 +228,7 @@ async fn a_part_that_is_coming_already_waits_too_unless_a_pod_wants_it() {
     let done = || {
         let events = events.lock().unwrap();
         events.iter().rev().find_map(|event| match event {
-            Event::Blob { digest, done, .. } if *digest == parts[0].to_string() => Some(*done),
+            Event::Blob { digest, done_bytes, .. } if *digest == parts[0].to_string() => Some(*done_bytes),
             _ => None,
         })
     };
@@ -268,12 +268,12 @@ async fn the_rest_of_a_rate_limit_is_left_to_pods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_the_store_has_no_room_for_is_not_said_to_be_here() {
     let scene = scene("[store]\nmax_bytes = \"100KiB\"").await;
-    // More parts than are fetched at a time: what came first makes room for what comes last.
+    // More layers than are fetched at a time: what came first makes room for what comes last.
     let layers: Vec<_> = (0..8).map(|n| noise(20_000, 70 + n)).collect();
     image::push_layers(&scene.registry, "team/big", "v1", &layers);
     let why = scene.failure(&order(&["reg.test/team/big:v1"])).await;
-    assert!(why.contains("no room for all of it") || why.contains("could not be stored"), "{why}");
-    // One of which a single part does not fit.
+    assert!(why.contains("no room for all of them") || why.contains("could not be stored"), "{why}");
+    // One of which a single layer does not fit.
     image::push(&scene.registry, "team/huge", "v1", 200_000);
     assert!(scene.failure(&order(&["reg.test/team/huge:v1"])).await.contains("could not be stored"));
 }

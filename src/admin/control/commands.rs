@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::PullSecrets;
-use crate::prepull::{Order, PinnedFor, Platforms, Wanted, once};
+use crate::prepull::{Order, PinOwner, Platforms, RequestedImage, merge_duplicates};
 use crate::reference::{Image, Platform};
 use crate::support::clock::Timestamp;
 
@@ -224,19 +224,19 @@ impl Pull {
                 Ok(secrets)
             })
             .collect::<Result<_, String>>()?;
-        let mut images: Vec<Wanted> = Vec::new();
+        let mut images: Vec<RequestedImage> = Vec::new();
         for PullImage { image, secrets: used } in &self.images {
             let image: Image = image.parse().map_err(|e| format!("{image:?}: {e}"))?;
             let mut merged = PullSecrets::default();
             for at in used {
                 merged.merge(secrets.get(*at).ok_or("a secret that was not sent")?);
             }
-            images.push(Wanted { image, secrets: merged });
+            images.push(RequestedImage { image, secrets: merged });
         }
         let platforms: Vec<Platform> =
             self.platforms.iter().map(|p| p.parse().map_err(|e| format!("{e}"))).collect::<Result<_, _>>()?;
         let platforms = if self.all_platforms { Platforms::All } else { Platforms::of(platforms) };
-        let images = once(images);
-        Ok(Order { images, platforms, pin: self.pin.then_some(PinnedFor::Command), concurrency })
+        let images = merge_duplicates(images);
+        Ok(Order { images, platforms, pin: self.pin.then_some(PinOwner::Command), concurrency })
     }
 }

@@ -28,7 +28,7 @@ pub use import::{BLOB as IMPORT_BLOB, MANIFEST as IMPORT_MANIFEST};
 use super::{Report, Service, page_of, text};
 use crate::credentials::Keychain;
 use crate::listener::Body;
-use crate::prepull::{self, Event, Fetcher};
+use crate::prepull::{Event, Fetcher};
 use crate::pull::Puller;
 use crate::reference::{Image, Repository};
 use crate::store::Store;
@@ -124,7 +124,7 @@ fn fetch(fetcher: &Fetcher, command: &Pull) -> Result<Response<Body>, Refusal> {
     let order = command.order(CONCURRENCY).map_err(bad)?;
     let (ear, events) = mpsc::channel(EVENTS);
     let fetcher = fetcher.clone();
-    tokio::spawn(async move { prepull::run(&fetcher, order, ear).await });
+    tokio::spawn(async move { fetcher.run(order, ear).await });
     let lines = stream::unfold(events, |mut events: mpsc::Receiver<Event>| async {
         let event = events.recv().await?;
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
