@@ -48,7 +48,7 @@ impl Reload {
         let configured = Configured::new(settings.upstream.clone())?;
         let sources = Sources::read(&settings.credentials)?;
         let gate = settings.serve.gate.as_ref().map(Gate::read).transpose()?;
-        self.upstream.replace(configured);
+        self.upstream.reconfigure(configured);
         self.keychain.replace(sources);
         self.gate.replace(gate);
         self.pull.replace(settings.pull.clone());

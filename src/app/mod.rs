@@ -194,7 +194,10 @@ impl App {
         stop.requested().await;
         readiness.set(false);
         data.join_all().await;
-        self.puller.finish(SETTLE_WAIT).await;
+        let ((), requests) = tokio::join!(self.puller.finish(SETTLE_WAIT), self.upstream.finish(SETTLE_WAIT));
+        if requests > 0 {
+            tracing::warn!(requests, "requests to registries were still under way at the stop");
+        }
         let _ = list.await;
         store_trigger.fire();
         let _ = maintenance.await;

@@ -1,4 +1,6 @@
-//! Bodies of registry responses: bounded in time, and those that are read whole also in size.
+//! Bodies of responses: their chunks counted, small ones read whole under a limit, useless ones drained.
+//!
+//! Deliberately not here: a blob's body, which is bounded by its rate (`download`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,101 +10,21 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use http_body_util::combinators::BoxBody;
+use tokio::time::timeout;
 
-use super::error::{ConnectStage, Error};
-use super::transport::connect::innermost;
-use crate::support::metrics::IntCounter;
+use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
+use crate::upstream::received::ReceivedCounter;
 
-/// Over each such window a body must bring at least [`RATE_MIN`] bytes a second; slower counts as stalled.
-const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// Bytes a second.
-const RATE_MIN: u64 = 1024;
-
-/// The body of a blob, or of a range of it, while it arrives. Dropping it ends the transfer.
-pub struct Download {
-    /// Bytes of the whole blob, where the registry declared them.
-    pub size: Option<u64>,
-    /// Where in the blob this body begins: the requested offset, or 0 if the registry ignored the range.
-    pub offset: u64,
-    /// Whether the registry required no credential for it.
-    pub public: bool,
-    body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>,
-    limits: Option<TransferLimits>,
-    returned: Option<Bytes>,
-}
-
-/// What a body must not fall below.
-struct TransferLimits {
-    host: String,
-    /// The longest wait for the next chunk.
-    idle: Duration,
-    window_start: Instant,
-    window_bytes: u64,
-}
-
-impl Download {
-    /// A download of the chunks that `body` yields; `None` of `body` is the proper end. The chunks are not bounded in
-    /// time.
-    pub fn new(
-        size: Option<u64>,
-        offset: u64,
-        public: bool,
-        body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
-    ) -> Self {
-        Self { size, offset, public, body: Box::pin(body), limits: None, returned: None }
-    }
-
-    /// The same download, which fails with `host` in its error when no chunk comes within `idle`, or when the chunks
-    /// come too slowly.
-    pub(super) fn bounded(self, host: String, idle: Duration) -> Self {
-        let limits = TransferLimits { host, idle, window_start: Instant::now(), window_bytes: 0 };
-        Self { limits: Some(limits), ..self }
-    }
-
-    /// The next chunk; `None` at the proper end of the body.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] at [`ConnectStage::Body`] when the body stalls, is too slow or breaks off.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        if let Some(bytes) = self.returned.take() {
-            return Some(Ok(bytes));
-        }
-        let Some(limits) = &mut self.limits else { return self.body.next().await };
-        match timeout(limits.idle, self.body.next()).await {
-            Ok(Some(Ok(bytes))) => Some(limits.count(bytes.len()).map(|()| bytes)),
-            Ok(end) => end,
-            Err(_) => Some(Err(broke_off(&limits.host, format!("no data for {:?}", limits.idle)))),
-        }
-    }
-
-    /// Gives a chunk back: [`Download::next`] returns it before the rest of the body.
-    pub fn put_back(&mut self, bytes: Bytes) {
-        self.returned = Some(bytes);
-    }
-}
-
-impl TransferLimits {
-    fn count(&mut self, bytes: usize) -> Result<(), Error> {
-        self.window_bytes += bytes as u64;
-        let elapsed = self.window_start.elapsed();
-        if elapsed < RATE_WINDOW {
-            return Ok(());
-        }
-        if self.window_bytes < RATE_MIN * elapsed.as_secs() {
-            return Err(broke_off(&self.host, format!("slower than {RATE_MIN} bytes a second")));
-        }
-        (self.window_start, self.window_bytes) = (Instant::now(), 0);
-        Ok(())
-    }
-}
+/// The body of a response, from a connection or from a test.
+pub(crate) type ResponseBody = BoxBody<Bytes, BoxError>;
 
 /// The chunks of a response body, counted. Trailers are dropped: nothing in them is used.
 pub(super) struct Chunks {
-    pub(super) body: Incoming,
+    pub(super) body: ResponseBody,
+    /// `host:port` of the sender, for errors.
     pub(super) host: String,
-    pub(super) received: IntCounter,
+    pub(super) received: ReceivedCounter,
 }
 
 impl Stream for Chunks {
@@ -113,42 +35,64 @@ impl Stream for Chunks {
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => {
-                    return Poll::Ready(Some(Err(broke_off(&self.host, innermost(&error)))));
+                    return Poll::Ready(Some(Err(interrupted(&self.host, root_cause(&*error)))));
                 }
                 Some(Ok(frame)) => frame,
             };
             let Ok(bytes) = frame.into_data() else { continue };
-            self.received.inc_by(bytes.len() as u64);
+            self.received.add(bytes.len());
             return Poll::Ready(Some(Ok(bytes)));
         }
     }
 }
 
-fn broke_off(host: &str, why: String) -> Error {
+/// The error of a body of `host` that did not come to its proper end.
+pub(super) fn interrupted(host: &str, why: String) -> Error {
     Error::Unreachable { host: host.to_owned(), stage: ConnectStage::Body, why }
 }
 
-/// All of a body of at most `limit` bytes.
-pub(super) async fn whole(mut chunks: Chunks, limit: usize, idle: Duration) -> Result<Bytes, Error> {
-    let mut all = BytesMut::new();
+/// All of a body of at most `bytes_max` bytes, when no chunk takes longer than `idle`.
+///
+/// # Errors
+/// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off.
+pub(super) async fn read_whole(mut chunks: Chunks, bytes_max: usize, idle: Duration) -> Result<Bytes, Error> {
+    let mut whole = BytesMut::new();
     loop {
         match timeout(idle, chunks.next()).await {
-            Err(_) => return Err(broke_off(&chunks.host, format!("no data for {idle:?}"))),
-            Ok(None) => return Ok(all.freeze()),
+            Err(_) => return Err(interrupted(&chunks.host, format!("no data for {idle:?}"))),
+            Ok(None) => return Ok(whole.freeze()),
             Ok(Some(Err(error))) => return Err(error),
             Ok(Some(Ok(bytes))) => {
-                if all.len() + bytes.len() > limit {
-                    let why = format!("a body larger than {limit} bytes");
+                if whole.len() + bytes.len() > bytes_max {
+                    let why = format!("a body larger than {bytes_max} bytes");
                     return Err(Error::Invalid { host: chunks.host, why });
                 }
-                all.extend_from_slice(&bytes);
+                whole.extend_from_slice(&bytes);
             }
         }
     }
 }
 
-/// Reads the rest of a body that is of no use, so that its connection can be used again; gives up early.
-pub(super) async fn drain(mut body: Incoming) {
+/// All of a body of at most `bytes_max` bytes; the caller bounds the time.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn read_small(mut body: ResponseBody, bytes_max: usize) -> Result<Bytes, String> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| root_cause(&*error))?;
+        let Ok(bytes) = frame.into_data() else { continue };
+        if whole.len() + bytes.len() > bytes_max {
+            return Err(format!("a body larger than {bytes_max} bytes"));
+        }
+        whole.extend_from_slice(&bytes);
+    }
+    Ok(whole.freeze())
+}
+
+/// Reads the rest of a body that is of no use, so that its connection can be used again; gives up after 64 KiB or half
+/// a second, when a new connection is cheaper.
+pub(super) async fn drain(mut body: ResponseBody) {
     const BYTES_MAX: usize = 64 * 1024;
     const WAIT: Duration = Duration::from_millis(500);
     let mut read = 0;
@@ -165,44 +109,47 @@ pub(super) async fn drain(mut body: Incoming) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
 
     use super::*;
+    use crate::upstream::metrics::Recorder;
+    use crate::upstream::received::ReceivedBytes;
 
-    fn chunk(text: &'static str) -> Result<Bytes, Error> {
-        Ok(Bytes::from_static(text.as_bytes()))
+    fn chunks(body: ResponseBody) -> (Chunks, ReceivedBytes) {
+        let received = ReceivedBytes::new(Recorder::for_test());
+        let counter = received.counter_for(&"reg.test".parse().unwrap());
+        (Chunks { body, host: "reg.test:443".to_owned(), received: counter }, received)
+    }
+
+    fn full(text: &'static str) -> ResponseBody {
+        Full::from(text).map_err(|never| match never {}).boxed()
     }
 
     #[tokio::test]
-    async fn a_chunk_that_is_put_back_is_not_lost() {
-        let mut download = Download::new(Some(6), 0, true, stream::iter([chunk("abc"), chunk("def")]));
-        let first = download.next().await.unwrap().unwrap();
-        download.put_back(first.slice(1..));
-        let mut rest = Vec::new();
-        while let Some(bytes) = download.next().await {
-            rest.extend_from_slice(&bytes.unwrap());
-        }
-        assert_eq!(rest, b"bcdef");
+    async fn a_body_over_its_limit_is_an_error_and_what_came_is_counted() {
+        let (idle, (body, received)) = (Duration::from_secs(1), chunks(full("12345")));
+        assert_eq!(read_whole(body, 5, idle).await.unwrap(), "12345");
+        assert_eq!(received.total(), 5);
+        let error = read_whole(chunks(full("123456")).0, 5, idle).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_broken_body_is_not_taken_for_a_short_one() {
+        let frames = [Ok(Frame::data(Bytes::from_static(b"12"))), Err(io::Error::other("reset").into())];
+        let body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
+        let error = read_whole(chunks(body).0, 5, Duration::from_secs(1)).await.unwrap_err();
+        assert!(error.to_string().contains("reset"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_stalls_or_crawls_does_not_hold_its_reader_for_ever() {
-        let idle = Duration::from_secs(30);
-        let stalled = stream::iter([chunk("abc")]).chain(stream::pending());
-        let mut download = Download::new(None, 0, true, stalled).bounded("reg.test:443".to_owned(), idle);
-        assert_eq!(download.next().await.unwrap().unwrap(), "abc");
-        let error = download.next().await.unwrap().unwrap_err();
-        assert!(error.to_string().contains("no data for 30s"), "{error}");
-
-        let slow = stream::repeat(()).then(|()| async {
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            chunk("abc")
-        });
-        let mut download = Download::new(None, 0, true, slow).bounded("reg.test:443".to_owned(), idle);
-        let mut error = None;
-        for _ in 0..4 {
-            error = download.next().await.unwrap().err().or(error);
-        }
-        assert!(error.unwrap().to_string().contains("slower than 1024 bytes a second"));
+    async fn draining_an_endless_body_ends() {
+        let frames = stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[0; 1024]))));
+        drain(BodyExt::boxed(StreamBody::new(frames))).await;
+        drain(BodyExt::boxed(StreamBody::new(stream::pending()))).await;
     }
 }

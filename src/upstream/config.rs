@@ -1,4 +1,4 @@
-//! What the operator decides about upstreams.
+//! The settings of `upstream`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -12,23 +12,23 @@ use crate::upstream::transport::network::Reach;
 /// Everything that `upstream` is built from.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Which registries may be asked besides those in `registries`.
+    /// Which registries are permitted besides those in `registries`.
     pub allow: Allow,
     /// Registries with settings of their own.
     pub registries: HashMap<Registry, RegistryConfig>,
-    /// How long upstream may take.
+    /// Bounds on waits.
     pub timeouts: Timeouts,
     /// Proxies, as the environment names them.
     pub proxy: Proxy,
-    /// `host:port` of token servers that may be private or of another domain.
+    /// `host:port` of token servers that may have private addresses or another domain than their registry.
     pub trusted_realms: HashSet<String>,
-    /// `host:port` of redirect targets that may be private.
+    /// `host:port` of redirect targets that may have private addresses.
     pub trusted_redirects: HashSet<String>,
-    /// What connections are made of; no setting of the operator.
+    /// The network that connections are opened through; not a setting of the configuration.
     pub reach: Reach,
 }
 
-/// Which registries may be asked without a `[[registry]]` entry.
+/// Which registries are permitted without a `[[registry]]` entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Allow {
     /// Any public DNS name, over TLS.
@@ -40,15 +40,15 @@ pub enum Allow {
 /// One `[[registry]]` entry.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryConfig {
-    /// Where to ask, in order; empty for the registry itself over TLS.
+    /// Endpoints in order; empty for the registry itself over TLS.
     pub endpoints: Vec<EndpointConfig>,
     /// PEM file of certificate authorities to trust besides the system's.
     pub ca: Option<PathBuf>,
-    /// What we show where a registry asks who we are in the TLS handshake.
+    /// The certificate that is presented to a registry that requests one in the TLS handshake.
     pub client: Option<ClientCertificate>,
 }
 
-/// A certificate of our own, for registries that ask for one. CredentialUse to hosts that the operator named, to no other.
+/// A client certificate. Presented to hosts that the configuration names, and to no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// PEM file of the certificate and its chain.
@@ -60,12 +60,11 @@ pub struct ClientCertificate {
 /// One endpoint of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointConfig {
-    /// Where.
+    /// Its URL; the `/v2` of the registry API is appended unless it is there.
     pub url: Url,
-    /// Whose credentials it is shown; `None`: everybody's if it stands for the registry, else nobody's.
+    /// Which credentials are presented to it; `None`: all of them if it is authoritative by default, else none.
     pub credentials: Option<CredentialUse>,
-    /// Whether its word proves a right; `None`: if it stands for the registry, which is so for the registry's own
-    /// host and for an endpoint that is the only one.
+    /// Whether its responses prove rights; `None`: if it is the registry's own host, or the only endpoint.
     pub authoritative: Option<bool>,
 }
 
@@ -75,19 +74,19 @@ impl From<Url> for EndpointConfig {
     }
 }
 
-/// Whose credentials an endpoint is shown.
+/// Which credentials are presented to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CredentialUse {
-    /// Nobody's.
+    /// None.
     None,
-    /// The node's, and the plugins'.
+    /// Those of the node and of the plugins.
     Node,
-    /// Those and the callers'.
+    /// Those, and those of callers.
     Caller,
 }
 
 impl CredentialUse {
-    /// As configuration has it.
+    /// The names in the configuration.
     pub const NAMES: [(&'static str, Self); 3] =
         [("none", Self::None), ("node", Self::Node), ("caller", Self::Caller)];
 }
@@ -95,11 +94,11 @@ impl CredentialUse {
 /// Bounds on every wait. Their sum stays below the 30 s after which containerd gives up.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// TCP connection, each address.
+    /// For a TCP connection to one address.
     pub connect: Duration,
-    /// From the request to the head of the response, connecting included.
+    /// From sending a request to the head of its response, connecting included.
     pub header: Duration,
-    /// Between two pieces of a body.
+    /// Between two chunks of a body.
     pub idle: Duration,
 }
 
@@ -113,7 +112,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Values of the proxy environment variables; empty where unset.
+/// The proxy environment variables; empty where unset.
 #[derive(Clone, Default)]
 pub struct Proxy {
     /// `HTTP_PROXY`.

@@ -1,103 +1,108 @@
-//! What can go wrong upstream, and whose fault it is. No variant carries a URL's query, a header or a body: those
-//! may hold a token.
+//! What can go wrong upstream, and whose fault it is.
+//!
+//! No variant carries a URL's query, a header or a body: those may hold a token.
 
+use std::error::Error as StdError;
 use std::time::Duration;
 
 use crate::reference::Registry;
 
-/// A failure to get something from a registry. Cloneable, because one failure answers every coalesced caller.
+pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A request to a registry that failed. Cloneable, because every caller that waits for one request gets its error. `host`
+/// is the `host:port` that failed, which may be that of a token server or of a redirect target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A rule of this node forbids the registry, before anything was asked.
+    /// A rule of this node forbids the registry; no request was sent.
     #[error("registry {registry} is declined: {why}")]
     Declined {
-        /// Which.
+        /// The registry.
         registry: Registry,
         /// The rule, and what to configure.
         why: String,
     },
-    /// No answer: the name, the connection, TLS or time failed.
+    /// No response: the name, the connection, TLS or the time failed.
     #[error("{host} cannot be reached: {why}")]
     Unreachable {
-        /// Who was asked.
+        /// What failed.
         host: String,
-        /// At which step.
+        /// At which stage.
         stage: ConnectStage,
-        /// What happened.
+        /// The cause.
         why: String,
     },
-    /// 5xx.
+    /// 5xx or 408; also 401 and 403 of a redirect target, whose signed URL may have expired.
     #[error("{host} answered {status}")]
     ServerError {
-        /// Who answered.
+        /// The sender of the response.
         host: String,
-        /// What.
+        /// Its status.
         status: u16,
     },
     /// 429.
-    #[error("{host} answered 429: its rate limit is used up{}", again(retry_after))]
+    #[error("{host} answered 429: its rate limit is used up{}", next_request(retry_after))]
     RateLimited {
-        /// Who answered.
+        /// The sender of the response.
         host: String,
-        /// When it is asked again.
+        /// How long no such request is sent.
         retry_after: Option<Duration>,
     },
-    /// 401 or 403, after the challenge was answered as well as we can.
+    /// 401 or 403, after the challenge was answered as well as the credential allows.
     #[error("{host} refused access ({status}): {why}")]
     Refused {
-        /// Who answered.
+        /// The sender of the response.
         host: String,
         /// 401 or 403.
         status: u16,
-        /// Why nothing more was tried.
+        /// Why no other authentication was tried.
         why: String,
     },
-    /// 404.
+    /// 404 or 410.
     #[error("{host} does not have it")]
     NotFound {
-        /// Who answered.
+        /// The sender of the response.
         host: String,
-        /// Whether it said that it knows no repository of that name, which ends every right to it.
+        /// Whether the response says that there is no repository of that name, which revokes every right to it.
         repository_unknown: bool,
-        /// Whether it said so without ever asking for a credential: then none would help.
+        /// Whether the response came without any credential: then none would help.
         public: bool,
     },
     /// 405: the registry does not know the method there; some refuse `HEAD`.
     #[error("{host} does not allow the method")]
     MethodNotAllowed {
-        /// Who answered.
+        /// The sender of the response.
         host: String,
     },
-    /// An answer that breaks the protocol or contradicts itself.
+    /// A response that breaks the protocol or contradicts itself.
     #[error("{host} sent an invalid answer: {why}")]
     Invalid {
-        /// Who answered.
+        /// The sender of the response.
         host: String,
         /// What is wrong with it.
         why: String,
     },
 }
 
-fn again(retry_after: &Option<Duration>) -> String {
-    let seconds = |wait: &Duration| Duration::from_secs(wait.as_secs_f64().ceil() as u64);
-    let shown = |wait| format!("; it is asked again in {}", humantime::format_duration(seconds(wait)));
-    retry_after.as_ref().map(shown).unwrap_or_default()
+fn next_request(retry_after: &Option<Duration>) -> String {
+    let whole = |wait: &Duration| Duration::from_secs(wait.as_secs_f64().ceil() as u64);
+    let text = |wait| format!("; it is asked again in {}", humantime::format_duration(whole(wait)));
+    retry_after.as_ref().map(text).unwrap_or_default()
 }
 
-/// The step at which an upstream could not be reached.
+/// The stage at which a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectStage {
-    /// DNS.
+    /// The name did not resolve.
     Dns,
-    /// The address is none that may be connected to.
+    /// The address must not be connected to.
     Address,
-    /// TCP or the proxy.
+    /// TCP, or the proxy.
     Connect,
-    /// TLS.
+    /// The TLS handshake.
     Tls,
-    /// The connection broke before the response head.
+    /// The connection broke before the head of the response.
     Head,
-    /// No answer in time.
+    /// No response in time.
     Timeout,
     /// The body stalled or broke off.
     Body,
@@ -126,12 +131,12 @@ impl Error {
         }
     }
 
-    /// Whether upstream is in an outage, as opposed to having said no or nonsense.
+    /// Whether the registry could not answer now, as opposed to having denied access or sent an invalid response.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::ServerError { .. } | Self::RateLimited { .. })
     }
 
-    /// Whether the same question may be asked again at once: it failed quickly and may have been bad luck.
+    /// Whether the same request may succeed at once: it failed quickly, and the cause may have passed.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Unreachable { stage, .. } => matches!(stage, ConnectStage::Connect | ConnectStage::Head),
@@ -140,19 +145,28 @@ impl Error {
         }
     }
 
-    /// Whether it is a no to this principal that says nothing about another: a registry may hide what it does not
-    /// show, so 404 is one too.
+    /// Whether access is denied to this principal, which says nothing about another one. A registry may hide what it
+    /// denies, so 404 counts.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NotFound { .. })
     }
 
-    /// Whether it ends the right of the principal that was asked with: a 404 of one reference does not.
+    /// Whether the right of this principal to the repository ends: a 404 of one reference does not end it.
     pub fn revokes_access(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NotFound { repository_unknown: true, .. })
     }
 
-    /// Whether another endpoint of the same registry may know better.
+    /// Whether another endpoint of the same registry may still deliver.
     pub(super) fn is_worth_another_endpoint(&self) -> bool {
         !matches!(self, Self::Declined { .. })
     }
+}
+
+/// The text of the last cause: the outer ones only say that sending failed.
+pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
 }

@@ -1,4 +1,4 @@
-//! Reading the headers of answers, which may say anything.
+//! Reads the headers of responses, which may hold anything. Pure.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER};
 
 use crate::support::clock::Timestamp;
 
-/// A header as text.
+/// A header as text; `None` if it is absent or not ASCII.
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// `Content-Length`.
+/// `Content-Length`, in bytes.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     header(headers, CONTENT_LENGTH.as_str())?.parse().ok()
 }
 
-/// The total that `Content-Range` names.
-pub(super) fn total_of(headers: &HeaderMap) -> Option<u64> {
+/// The size of the whole resource in `Content-Range`.
+pub(super) fn content_range_total(headers: &HeaderMap) -> Option<u64> {
     header(headers, CONTENT_RANGE.as_str()).and_then(parse_content_range)?.1
 }
 
-/// `bytes 5-9/10` or `bytes 5-9/*`: the first byte and the total.
+/// `bytes 5-9/10` or `bytes 5-9/*`: the first byte and the size of the whole.
 pub(super) fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, end) = range.split_once('-')?;
@@ -43,7 +43,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     }
 }
 
-/// The query of `<...?query>; rel="next"` (RFC 8288); the rest of the URL is ours to write.
+/// The query of `<...?query>; rel="next"` (RFC 8288); the rest of the URL is not used.
 pub(super) fn next_query(link: &str) -> Option<String> {
     let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
     if !parameters.replace('"', "").to_ascii_lowercase().contains("rel=next") {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_to_come_back_is_a_number_or_a_date() {
+    fn a_retry_after_is_a_number_or_a_date() {
         let now = Timestamp(784_111_777);
         for (text, expected) in [
             ("0", Some(0)),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_page_is_found_in_any_link() {
+    fn the_next_page_is_found_in_any_form_of_link() {
         assert_eq!(next_query(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#).as_deref(), Some("n=2&last=b"));
         assert_eq!(next_query("<https://x/y?last=b>;rel=next").as_deref(), Some("last=b"));
         for other in ["", "</x?y>", r#"</x?y>; rel="prev""#, "</x>; rel=next", "x"] {

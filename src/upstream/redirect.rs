@@ -1,42 +1,60 @@
 //! Where a redirect may lead: a pure decision.
 //!
-//! Blobs and, on some registries, manifests are redirected to object stores. The target is upstream's choice, so it
-//! gets no credential (the exchange sends a token to the origin it was made for and nowhere else), never weaker
-//! transport, and no private address unless the operator listed it.
+//! Blobs and, on some registries, manifests are redirected to object stores. The target is the registry's choice: it
+//! gets no credential (the exchange sends a token to the origin that it was issued for and to no other), no weaker
+//! transport, and no private address unless the configuration lists it.
 
 use url::Url;
 
-/// Hops at most; real registries take one, sometimes two.
-pub(super) const HOPS_MAX: usize = 5;
+/// Redirects that are followed at most; real registries send one, sometimes two.
+pub(super) const REDIRECTS_MAX: usize = 5;
 
-/// The next URL after `from` answered with `location`.
+/// Why a redirect is not followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RedirectError {
+    #[error("too many redirects")]
+    TooMany,
+    #[error("a redirect without a Location")]
+    NoLocation,
+    #[error("a redirect to something that is not a URL: {0}")]
+    Url(#[from] url::ParseError),
+    #[error("a redirect from https to http")]
+    Downgrade,
+    #[error("a redirect to something that is not HTTP")]
+    NotHttp,
+    #[error("a redirect with a user name in it")]
+    UserName,
+    #[error("a redirect without a host")]
+    NoHost,
+}
+
+/// The next URL, after `from` answered with `location`.
 ///
 /// # Errors
-/// Why the redirect is not followed.
-pub(super) fn next(from: &Url, location: Option<&str>) -> Result<Url, &'static str> {
-    let location = location.ok_or("a redirect without a Location")?;
-    let mut next = from.join(location).map_err(|_| "a redirect to something that is no URL")?;
-    next.set_fragment(None);
-    match (from.scheme(), next.scheme()) {
+/// [`RedirectError`].
+pub(super) fn target(from: &Url, location: Option<&str>) -> Result<Url, RedirectError> {
+    let mut target = from.join(location.ok_or(RedirectError::NoLocation)?)?;
+    target.set_fragment(None);
+    match (from.scheme(), target.scheme()) {
         (_, "https") | ("http", "http") => {}
-        ("https", "http") => return Err("a redirect from https to http"),
-        _ => return Err("a redirect to something that is not HTTP"),
+        ("https", "http") => return Err(RedirectError::Downgrade),
+        _ => return Err(RedirectError::NotHttp),
     }
-    if !next.username().is_empty() || next.password().is_some() {
-        return Err("a redirect with a user name in it");
+    if !target.username().is_empty() || target.password().is_some() {
+        return Err(RedirectError::UserName);
     }
-    if next.host_str().is_none_or(str::is_empty) {
-        return Err("a redirect without a host");
+    if target.host_str().is_none_or(str::is_empty) {
+        return Err(RedirectError::NoHost);
     }
-    Ok(next)
+    Ok(target)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn to(location: &str) -> Result<String, &'static str> {
-        next(&"https://reg.test/v2/a/blobs/x".parse().unwrap(), Some(location)).map(|u| u.to_string())
+    fn to(location: &str) -> Result<String, RedirectError> {
+        target(&"https://reg.test/v2/a/blobs/x".parse().unwrap(), Some(location)).map(|u| u.to_string())
     }
 
     #[test]
@@ -47,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn weaker_or_stranger_targets_are_not() {
+    fn a_redirect_to_a_weaker_transport_or_with_a_user_name_is_not_followed() {
         for location in [
             "http://reg.test/x",
             "ftp://x/y",
@@ -60,7 +78,7 @@ mod tests {
             assert!(to(location).is_err(), "{location}");
         }
         let plain: Url = "http://reg.test/x".parse().unwrap();
-        assert!(next(&plain, Some("http://other.test/")).is_ok());
-        assert!(next(&plain, None).is_err());
+        assert!(target(&plain, Some("http://other.test/")).is_ok());
+        assert!(target(&plain, None).is_err());
     }
 }

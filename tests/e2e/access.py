@@ -202,7 +202,7 @@ class Tenants(Access):
         metrics = run("curl", "-sf", f"http://{self.larder.admin}/metrics")
         status = run("curl", "-sf", f"http://{self.larder.admin}/v1/status")
         log = self.world.log(self.larder.name)
-        self.assertIn("asked upstream", log, "the log is a talkative one")
+        self.assertIn("sent a request upstream", log, "the log is a talkative one")
         for text in (metrics, status, log):
             for marker in ("marker-secret", "bWFya2VyLXNlY3JldC", "Bearer ey"):
                 self.assertNotIn(marker, text)

@@ -1,43 +1,54 @@
-//! Challenges of registries (RFC 9110 §11.6.1), as they come: several headers, several challenges in one header,
-//! any case, quoted or not.
-
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+//! Challenges of registries (RFC 9110 section 11.6.1): several headers, several challenges in one header, any case,
+//! quoted or not. Pure.
+//!
+//! Promises: no scope is requested that allows more than pulling, whatever the registry offers.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
-use url::Origin;
 
 use crate::reference::Repository;
 
-/// Bytes at most of one header that are looked at.
-const HEADER_MAX: usize = 8 * 1024;
+/// Bytes of one header at most; a longer one is ignored.
+const HEADER_BYTES_MAX: usize = 8 * 1024;
 
-/// What a registry asks for before it answers.
+/// What a registry requires before it answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
     /// A token of this realm.
-    Bearer(Bearer),
-    /// User name and password with every request (RFC 7617).
+    Bearer(BearerChallenge),
+    /// A user name and password with every request (RFC 7617).
     Basic,
-    /// A scheme that we do not speak.
+    /// A scheme that is not supported.
     Other,
 }
 
 /// The parameters of a Bearer challenge (distribution, "Token Authentication Specification").
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Bearer {
+pub(crate) struct BearerChallenge {
+    /// The URL of the token server, unchecked.
     pub(crate) realm: String,
     pub(crate) service: Option<String>,
-    /// What to ask for, space separated: the registry's wish reduced to pulling.
+    /// Scopes to request, separated by spaces: what the registry offers, reduced to pulling.
     pub(crate) scope: String,
 }
 
-/// The challenge to answer, Bearer before all others; `None` where there is none.
-pub(crate) fn read(headers: &HeaderMap, repository: &Repository) -> Option<Challenge> {
+impl BearerChallenge {
+    /// The challenge that the same registry gives for `repository`, if it names its scopes in the usual way.
+    pub(crate) fn for_repository(&self, repository: &Repository) -> Self {
+        Self { scope: pull_scope(repository), ..self.clone() }
+    }
+
+    /// Whether its scope is the usual one: pulling from `repository`, and nothing else.
+    pub(crate) fn has_usual_scope(&self, repository: &Repository) -> bool {
+        self.scope == pull_scope(repository)
+    }
+}
+
+/// The challenge to answer: Bearer before Basic before any other; `None` where there is none.
+pub(crate) fn parse(headers: &HeaderMap, repository: &Repository) -> Option<Challenge> {
     let mut found = None;
     for header in headers.get_all(WWW_AUTHENTICATE) {
-        let Some(text) = header.to_str().ok().filter(|text| text.len() <= HEADER_MAX) else {
+        let Some(text) = header.to_str().ok().filter(|text| text.len() <= HEADER_BYTES_MAX) else {
             continue;
         };
         let Ok(challenges) = http_auth::parse_challenges(text) else {
@@ -56,62 +67,28 @@ pub(crate) fn read(headers: &HeaderMap, repository: &Repository) -> Option<Chall
     found
 }
 
-fn bearer(challenge: &http_auth::ChallengeRef<'_>, repository: &Repository) -> Option<Bearer> {
+fn bearer(challenge: &http_auth::ChallengeRef<'_>, repository: &Repository) -> Option<BearerChallenge> {
     let parameter = |name: &str| {
         let (_, value) = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
         Some(value.to_unescaped()).filter(|value| !value.is_empty())
     };
-    Some(Bearer {
+    Some(BearerChallenge {
         realm: parameter("realm")?,
         service: parameter("service"),
-        scope: pull_scope(parameter("scope").as_deref(), repository),
+        scope: reduced_scope(parameter("scope").as_deref(), repository),
     })
 }
 
-/// Challenges of origins seen before, so that a new repository there need not be challenged first.
-#[derive(Debug, Default)]
-pub(crate) struct Remembered(Mutex<HashMap<Origin, Challenge>>);
-
-/// Origins remembered at most; beyond that they are all forgotten, which costs one round trip each.
-const REMEMBERED_MAX: usize = 256;
-
-impl Remembered {
-    /// Keeps a challenge. One whose scope is not the usual one cannot be carried over to another repository.
-    pub(crate) fn remember(&self, origin: Origin, challenge: &Challenge, repository: &Repository) {
-        match challenge {
-            Challenge::Bearer(bearer) if bearer.scope != own_scope(repository) => return,
-            Challenge::Other => return,
-            _ => {}
-        }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED_MAX && !known.contains_key(&origin) {
-            known.clear();
-        }
-        known.insert(origin, challenge.clone());
-    }
-
-    /// The challenge that `origin` will give for `repository`, if it is like the last one.
-    pub(crate) fn recall(&self, origin: &Origin, repository: &Repository) -> Option<Challenge> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(origin).map(|challenge| match challenge {
-            Challenge::Bearer(bearer) => {
-                Challenge::Bearer(Bearer { scope: own_scope(repository), ..bearer.clone() })
-            }
-            other => other.clone(),
-        })
-    }
-}
-
-fn own_scope(repository: &Repository) -> String {
+fn pull_scope(repository: &Repository) -> String {
     format!("repository:{}:pull", repository.path())
 }
 
-/// Asks for no more than pulling, whatever the registry offers, and for our own repository too where it does not name it
-/// (as containerd does): some name a placeholder, or nothing. What the registry offers comes first, since some token
-/// servers look no further.
-fn pull_scope(offered: Option<&str>, repository: &Repository) -> String {
+/// What the registry offers, reduced to pulling, and the scope of `repository` where the offer does not name it (as
+/// containerd does): some registries name a placeholder, or nothing. The offer comes first, since some token servers read
+/// only the first scope.
+fn reduced_scope(offered: Option<&str>, repository: &Repository) -> String {
     let Some(offered) = offered else {
-        return own_scope(repository);
+        return pull_scope(repository);
     };
     let reduced = offered.split_ascii_whitespace().map(|scope| match scope.strip_prefix("repository:") {
         // The name itself may hold a colon (a port), the actions do not.
@@ -119,7 +96,7 @@ fn pull_scope(offered: Option<&str>, repository: &Repository) -> String {
         None => scope.to_owned(),
     });
     let mut scopes: Vec<String> = reduced.collect();
-    let own = own_scope(repository);
+    let own = pull_scope(repository);
     if !scopes.contains(&own) {
         scopes.push(own);
     }
@@ -136,12 +113,12 @@ mod tests {
             headers.append(WWW_AUTHENTICATE, line.parse().unwrap());
         }
         let repository = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
-        read(&headers, &repository)
+        super::parse(&headers, &repository)
     }
 
     fn bearer(realm: &str, service: Option<&str>, scope: &str) -> Option<Challenge> {
         let service = service.map(str::to_owned);
-        Some(Challenge::Bearer(Bearer { realm: realm.to_owned(), service, scope: scope.to_owned() }))
+        Some(Challenge::Bearer(BearerChallenge { realm: realm.to_owned(), service, scope: scope.to_owned() }))
     }
 
     #[test]

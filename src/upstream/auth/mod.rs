@@ -1,5 +1,10 @@
-//! Answering a registry's challenge: reading it, judging its realm, fetching and keeping tokens.
+//! Authentication to registries: challenges, the realms that they name, and the tokens that token servers issue.
 
+pub(crate) mod authenticator;
+pub(crate) mod authorization;
 pub(crate) mod challenge;
+pub(crate) mod challenge_cache;
 pub(crate) mod realm;
-pub(crate) mod token;
+pub(crate) mod token_cache;
+pub(crate) mod token_request;
+pub(crate) mod tokens;

@@ -1,104 +1,121 @@
-//! Whether a token realm may be asked, and whether a credential may be shown to it: a pure decision.
+//! Whether a token is requested from a realm, and whether with a credential: a pure decision.
 //!
-//! The realm is a URL of upstream's choosing. A request for an anonymous token carries no secret, so a foreign host is
-//! tolerable; a weaker transport, a user name in the URL, or an address inside the node's network is not. A credential
-//! goes only to the registry's own host and port, to a host of the same registrable domain (public suffix list,
-//! private section included, since tenants of one hosting domain are strangers to each other), to the realms that well
-//! known registries have, or to one that the operator listed (CVE-2020-15157, CVE-2026-33540).
+//! The realm is a URL that the registry chose. A request for an anonymous token carries no secret, so a foreign host is
+//! permitted; a weaker transport, a user name in the URL, or an address inside the node's network is not. A credential
+//! goes only to the registry's own host and port, to a host of the same registrable domain (by the public suffix list
+//! with its private section, since the tenants of a hosting domain do not trust each other), to the token servers of
+//! well-known registries, or to one that the configuration lists (CVE-2020-15157, CVE-2026-33540).
 
 use std::collections::HashSet;
 
 use url::{Host, Url};
 
-use crate::upstream::endpoint::select::authority;
-use crate::upstream::transport::address::Trust;
+use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::authority::authority;
 
-/// Registries whose token server is of another registrable domain than they are.
-const PAIRS: &[(&str, &str)] = &[
+/// Registries whose token server has another registrable domain, with that server.
+const TOKEN_SERVERS: &[(&str, &str)] = &[
     ("registry-1.docker.io:443", "auth.docker.io:443"),
     ("index.docker.io:443", "auth.docker.io:443"),
     ("docker.io:443", "auth.docker.io:443"),
     ("registry.freedesktop.org:443", "gitlab.freedesktop.org:443"),
 ];
 
-/// The realm as a URL to ask, and how far it is trusted. With `secret` a credential would be shown to it.
+/// Why no token is requested from a realm.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RealmError {
+    #[error("its token realm is not an absolute URL: {0}")]
+    Url(#[from] url::ParseError),
+    #[error("its token realm is plain http")]
+    PlainHttp,
+    #[error("its token realm is not HTTP")]
+    NotHttp,
+    #[error("its token realm has a user name in it")]
+    UserName,
+    #[error("its token realm has no host")]
+    NoHost,
+    #[error("its token realm is another IP address or localhost; list it in [upstream] trusted_realms")]
+    Address,
+    #[error(
+        "its token realm is of another domain, to which no credential is sent; list it in [upstream] trusted_realms"
+    )]
+    ForeignDomain,
+}
+
+/// The URL of the token server, and how far its host is trusted. `challenged_by` is the URL whose response named the
+/// realm, `trust` the trust in its host, `trusted_realms` the listed hosts as `host:port`. With `secret` a credential
+/// would be sent.
 ///
 /// # Errors
-/// Why it is not asked.
+/// [`RealmError`].
 pub(crate) fn check(
     realm: &str,
-    asked: &Url,
-    trust: Trust,
-    trusted: &HashSet<String>,
+    challenged_by: &Url,
+    trust: HostTrust,
+    trusted_realms: &HashSet<String>,
     secret: bool,
-) -> Result<(Url, Trust), &'static str> {
-    let realm = Url::parse(realm).map_err(|_| "its token realm is no absolute URL")?;
-    match (asked.scheme(), realm.scheme()) {
+) -> Result<(Url, HostTrust), RealmError> {
+    let realm = Url::parse(realm)?;
+    match (challenged_by.scheme(), realm.scheme()) {
         (_, "https") | ("http", "http") => {}
-        (_, "http") => return Err("its token realm is plain http"),
-        _ => return Err("its token realm is not HTTP"),
+        (_, "http") => return Err(RealmError::PlainHttp),
+        _ => return Err(RealmError::NotHttp),
     }
     if !realm.username().is_empty() || realm.password().is_some() {
-        return Err("its token realm has a user name in it");
+        return Err(RealmError::UserName);
     }
-    let at = authority(&realm);
-    if at == authority(asked) {
+    let host = authority(&realm);
+    if host == authority(challenged_by) {
         return Ok((realm, trust));
     }
-    if trusted.contains(&at) {
-        return Ok((realm, Trust::Operator));
+    if trusted_realms.contains(&host) {
+        return Ok((realm, HostTrust::Configured));
     }
     match realm.host() {
         Some(Host::Domain(name)) if !name.eq_ignore_ascii_case("localhost") => {}
-        Some(_) => {
-            return Err(
-                "its token realm is another IP address or localhost; list it in [upstream] trusted_realms",
-            );
-        }
-        None => return Err("its token realm has no host"),
+        Some(_) => return Err(RealmError::Address),
+        None => return Err(RealmError::NoHost),
     }
-    if secret && !is_of_the_same_owner(&realm, asked) {
-        return Err(
-            "its token realm is of another domain, to which no credential is shown; list it in [upstream] trusted_realms",
-        );
+    if secret && !has_same_owner(&realm, challenged_by) {
+        return Err(RealmError::ForeignDomain);
     }
-    Ok((realm, Trust::Stranger))
+    Ok((realm, HostTrust::Untrusted))
 }
 
-fn is_of_the_same_owner(realm: &Url, asked: &Url) -> bool {
-    // Over plain HTTP anybody on the way could have written the realm.
+fn has_same_owner(realm: &Url, challenged_by: &Url) -> bool {
+    // Over plain HTTP, any host on the path could have written the realm.
     if realm.scheme() != "https" {
         return false;
     }
-    let (to, from) = (authority(realm), authority(asked));
-    if PAIRS.iter().any(|(registry, server)| from == *registry && to == *server) {
+    let (to, from) = (authority(realm), authority(challenged_by));
+    if TOKEN_SERVERS.iter().any(|(registry, server)| from == *registry && to == *server) {
         return true;
     }
     let registrable = |url: &Url| match url.host() {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.').to_ascii_lowercase();
             let domain = psl::domain(name.as_bytes())?;
-            // A suffix that the list does not know may be anything.
+            // Below a suffix that the list does not know, names may belong to different owners.
             domain.suffix().is_known().then(|| domain.as_bytes().to_vec())
         }
         _ => None,
     };
-    matches!((registrable(realm), registrable(asked)), (Some(a), Some(b)) if a == b)
+    matches!((registrable(realm), registrable(challenged_by)), (Some(a), Some(b)) if a == b)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn checked(realm: &str, asked: &str) -> Result<Trust, &'static str> {
+    fn checked(realm: &str, asked: &str) -> Result<HostTrust, RealmError> {
         let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
-        check(realm, &asked.parse().unwrap(), Trust::Operator, &trusted, false).map(|(_, trust)| trust)
+        check(realm, &asked.parse().unwrap(), HostTrust::Configured, &trusted, false).map(|(_, trust)| trust)
     }
 
     #[test]
-    fn a_credential_is_shown_to_the_registrys_owner_alone() {
+    fn a_credential_is_sent_to_the_registrys_owner_alone() {
         let hub = "https://registry-1.docker.io/v2/";
-        for (realm, asked, shown) in [
+        for (realm, asked, sent) in [
             ("https://auth.docker.io/token", hub, true),
             ("https://auth.docker.io:8443/token", hub, true),
             ("http://auth.docker.io/token", hub, false),
@@ -124,23 +141,23 @@ mod tests {
             ("https://auth.example.com/t", "http://reg.example.com/v2/", true),
         ] {
             let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
-            let checked = check(realm, &asked.parse().unwrap(), Trust::Stranger, &trusted, true);
-            assert_eq!(checked.is_ok(), shown, "{realm} of {asked}");
+            let checked = check(realm, &asked.parse().unwrap(), HostTrust::Untrusted, &trusted, true);
+            assert_eq!(checked.is_ok(), sent, "{realm} of {asked}");
         }
     }
 
     #[test]
-    fn each_kind_of_realm_has_its_verdict() {
+    fn each_kind_of_realm_is_trusted_as_far_as_it_should_be() {
         let (tls, plain) = ("https://reg.corp/v2/", "http://10.0.0.1:5000/v2/");
         for (realm, asked, expected) in [
-            ("https://reg.corp/token", tls, Some(Trust::Operator)),
-            ("https://reg.corp:443/token", tls, Some(Trust::Operator)),
-            ("https://auth.docker.io/token", tls, Some(Trust::Stranger)),
-            ("https://10.0.0.5/token", tls, Some(Trust::Operator)),
-            ("http://10.0.0.1:5000/token", plain, Some(Trust::Operator)),
-            ("https://auth.test/token", plain, Some(Trust::Stranger)),
+            ("https://reg.corp/token", tls, Some(HostTrust::Configured)),
+            ("https://reg.corp:443/token", tls, Some(HostTrust::Configured)),
+            ("https://auth.docker.io/token", tls, Some(HostTrust::Untrusted)),
+            ("https://10.0.0.5/token", tls, Some(HostTrust::Configured)),
+            ("http://10.0.0.1:5000/token", plain, Some(HostTrust::Configured)),
+            ("https://auth.test/token", plain, Some(HostTrust::Untrusted)),
             ("http://reg.corp/token", tls, None),
-            ("https://reg.corp:8443/token", tls, Some(Trust::Stranger)),
+            ("https://reg.corp:8443/token", tls, Some(HostTrust::Untrusted)),
             ("https://u:p@reg.corp/token", tls, None),
             ("https://127.0.0.1/token", tls, None),
             ("https://localhost/token", tls, None),

@@ -1,203 +1,194 @@
-//! Which endpoints do not answer, so that not everybody has to find out by himself.
+//! Which endpoints fail, so that not every request has to find out.
 //!
-//! An endpoint that cannot be reached or fails is left alone for a moment, longer each time, while another one of its
-//! registry is asked instead; when the moment is over, one question tries it again and the others go on as before.
-//! Where there is no other, an endpoint that kept us waiting is left alone too; one that failed quickly may be asked, a
-//! few times a second and without repeating: a registry in trouble must not get more questions than a sound one.
+//! An endpoint that cannot be reached or answers 5xx is left alone for a moment, longer each time, while another endpoint
+//! of its registry is used; after that one request tries it again and the others go on as before. Where there is no other
+//! endpoint, one that failed slowly is left alone too; one that failed quickly gets a few requests a second without
+//! retries: a failing registry must not get more requests than a healthy one.
 //!
-//! Deliberately not here: what counts as failing (`error`), and rate limits, which are no failure.
+//! Deliberately not here: which errors count as failing beyond their kind (`error`), and rate limits, which are no failure.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::reference::Registry;
-use crate::support::metrics::RegistryLabels;
+use crate::support::bounded_map::BoundedMap;
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{ConnectStage, Error};
-use crate::upstream::metrics::Metrics;
+use crate::upstream::metrics::Recorder;
 
 /// The first pause; then twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest: a registry that is back is asked again within seconds.
+/// The longest pause: a registry that is back is used again within seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
-/// A failure that took this long is not to be had by everybody.
-const COSTLY: Duration = Duration::from_secs(1);
-/// How often an only endpoint in trouble may be asked in a second.
-const ASKED_MAX: u32 = 10;
-/// A question that was given up after this long was given up because of the endpoint; before that, its asker may have
-/// had reasons of his own.
+/// A failure that took this long is not repeated for every caller.
+const SLOW_FAILURE: Duration = Duration::from_secs(1);
+/// Requests a second to a failing endpoint that has no alternative.
+const REQUESTS_MAX: u32 = 10;
+/// A request that was cancelled after this long was cancelled because of the endpoint; before that, its caller may have
+/// had other reasons.
 const HUNG: Duration = Duration::from_secs(10);
-/// An endpoint that nobody has asked for so long is not known to be in trouble any more.
-const KEPT: Duration = Duration::from_secs(3_600);
-/// Endpoints in trouble that are remembered; when there are more, it begins anew.
+/// An endpoint that no request was sent to for this long is not reported as failing any more.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
+/// Failing endpoints at most; one that is forgotten counts as healthy until it fails again.
 const ENDPOINTS_MAX: usize = 1_024;
 
-/// The endpoints in trouble, by their `host:port` and path. Cheap to clone.
+/// The failing endpoints of all registries. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Health(Arc<Inner>);
 
 struct Inner {
-    troubles: Mutex<HashMap<String, Trouble>>,
-    metrics: Arc<Metrics>,
-    labels: Arc<RegistryLabels>,
+    /// By the URL of the endpoint.
+    failing: Mutex<BoundedMap<String, Failure>>,
+    recorder: Recorder,
 }
 
-/// An endpoint in trouble, for an operator.
+/// An endpoint that fails, for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailingEndpoint {
-    /// Of which registry.
+    /// The registry that it belongs to.
     pub registry: Registry,
     /// `host:port`.
     pub endpoint: String,
-    /// How it failed last.
+    /// Its last failure.
     pub error: Error,
-    /// How often in a row.
+    /// Failures in a row.
     pub failures: u32,
-    /// For how long it has been in trouble, as far as that is known.
+    /// Time since the first of them.
     pub failing_for: Duration,
-    /// How long ago it was last asked.
+    /// Time since the last request to it.
     pub last_request_ago: Duration,
 }
 
 #[derive(Debug, Clone)]
-struct Trouble {
+struct Failure {
     registry: Registry,
     host: String,
-    since: Instant,
-    failed_at: Instant,
-    failures: u32,
-    until: Instant,
-    tried_again: bool,
-    costly: bool,
     error: Error,
-    /// In the second that began then, it was asked so often.
-    asked: (Instant, u32),
+    failures: u32,
+    first: Instant,
+    last: Instant,
+    /// Whether the last failure took at least [`SLOW_FAILURE`].
+    slow: bool,
+    retry_at: Instant,
+    /// Whether a request tries it again already.
+    retrying: bool,
+    /// Requests that found it failing, in the second that began then.
+    requests: (Instant, u32),
 }
 
 /// What to do with an endpoint.
-pub(crate) enum Turn {
-    /// Nothing is known against it.
-    Ask,
-    /// It is in trouble, and it is time to try it again: by whoever holds this, and nobody else meanwhile.
-    Try(UnderWay),
-    /// It is in trouble: how it failed, and whether finding that out again would take long, or was done often enough.
-    Leave(Error, bool),
+pub(crate) enum Availability {
+    /// Not known to fail.
+    Healthy,
+    /// Failing, and due for a retry: by the holder of this, and by no other request meanwhile.
+    RetryDue(TrackedRequest),
+    /// Failing.
+    Failing {
+        /// Its last failure.
+        error: Error,
+        /// Whether no request should be sent even where there is no alternative: the last failure was slow, or there
+        /// were enough requests in this second.
+        skip: bool,
+    },
 }
 
 impl Health {
-    pub(crate) fn new(metrics: Arc<Metrics>, labels: Arc<RegistryLabels>) -> Self {
-        Self(Arc::new(Inner { troubles: Mutex::default(), metrics, labels }))
+    pub(crate) fn new(recorder: Recorder) -> Self {
+        Self(Arc::new(Inner { failing: Mutex::new(BoundedMap::new(ENDPOINTS_MAX)), recorder }))
     }
 
-    /// All that are in trouble, for an operator. Of what nobody asks any more nothing is known after a while.
-    pub(crate) fn status(&self) -> Vec<FailingEndpoint> {
-        let shown = |trouble: &Trouble| FailingEndpoint {
-            registry: trouble.registry.clone(),
-            endpoint: trouble.host.clone(),
-            error: trouble.error.clone(),
-            failures: trouble.failures,
-            failing_for: trouble.since.elapsed(),
-            last_request_ago: trouble.failed_at.elapsed(),
+    /// All failing endpoints, by registry and host; none that no request was sent to for an hour.
+    pub(crate) fn failing_endpoints(&self) -> Vec<FailingEndpoint> {
+        let report = |failure: &Failure| FailingEndpoint {
+            registry: failure.registry.clone(),
+            endpoint: failure.host.clone(),
+            error: failure.error.clone(),
+            failures: failure.failures,
+            failing_for: failure.first.elapsed(),
+            last_request_ago: failure.last.elapsed(),
         };
-        let mut troubles = self.lock();
-        troubles.retain(|_, trouble| trouble.failed_at.elapsed() < KEPT);
-        let mut all: Vec<_> = troubles.values().map(shown).collect();
-        drop(troubles);
+        let mut failing = self.0.failing.lock();
+        failing.retain(|_, failure| failure.last.elapsed() < FORGOTTEN_AFTER);
+        let mut all: Vec<_> = failing.iter().map(|(_, failure)| report(failure)).collect();
+        drop(failing);
         all.sort_by(|a, b| (&a.registry, &a.endpoint).cmp(&(&b.registry, &b.endpoint)));
         all
     }
 
-    /// `endpoint` is none of the registry's any more.
+    /// The endpoint is not one of the registry's any more.
     pub(crate) fn forget(&self, registry: &Registry, endpoint: &Endpoint) {
-        self.lock().remove(endpoint.name());
-        // An endpoint that was never asked has no metric.
-        let _ = self.0.metrics.endpoint_up.remove_label_values(&[registry.as_str(), &endpoint.host()]);
+        self.0.failing.lock().remove(endpoint.base_url());
+        self.0.recorder.endpoint_removed(registry, &endpoint.host_and_port());
     }
 
-    /// Whose turn it is.
-    pub(crate) fn turn(&self, endpoint: &Endpoint) -> Turn {
-        let mut all = self.lock();
-        let Some(trouble) = all.get_mut(endpoint.name()) else { return Turn::Ask };
-        if !trouble.tried_again && Instant::now() >= trouble.until {
-            trouble.tried_again = true;
-            return Turn::Try(self.under_way(endpoint, &trouble.registry));
+    /// Whether a request may be sent to `endpoint`.
+    pub(crate) fn availability(&self, endpoint: &Endpoint) -> Availability {
+        let (now, mut failing) = (Instant::now(), self.0.failing.lock());
+        let Some(failure) = failing.get(endpoint.base_url()) else { return Availability::Healthy };
+        if !failure.retrying && now >= failure.retry_at {
+            failure.retrying = true;
+            return Availability::RetryDue(self.track(endpoint, &failure.registry));
         }
-        let now = Instant::now();
-        if now - trouble.asked.0 >= Duration::from_secs(1) {
-            trouble.asked = (now, 0);
+        if now - failure.requests.0 >= Duration::from_secs(1) {
+            failure.requests = (now, 0);
         }
-        trouble.asked.1 = trouble.asked.1.saturating_add(1);
-        Turn::Leave(trouble.error.clone(), trouble.costly || trouble.asked.1 > ASKED_MAX)
+        failure.requests.1 = failure.requests.1.saturating_add(1);
+        let skip = failure.slow || failure.requests.1 > REQUESTS_MAX;
+        Availability::Failing { error: failure.error.clone(), skip }
     }
 
-    /// A question to `endpoint`, whose end is to be noted.
-    pub(crate) fn under_way(&self, endpoint: &Endpoint, registry: &Registry) -> UnderWay {
-        let (name, host, registry) = (endpoint.name().to_owned(), endpoint.host(), registry.clone());
-        UnderWay { health: self.clone(), registry, name, host, begun: None, ended: false }
-    }
-
-    /// It answered, whatever it said.
-    fn answered(&self, registry: &Registry, endpoint: &str, host: &str) {
-        let was = self.lock().remove(endpoint);
-        self.show(registry, host, true);
-        if let Some(trouble) = was {
-            tracing::info!(endpoint, failures = trouble.failures, "an endpoint answers again");
-        }
-    }
-
-    /// It failed after so long.
-    fn failed(&self, under_way: &UnderWay, error: &Error, took: Duration) {
-        let UnderWay { registry, name: endpoint, host, .. } = under_way;
-        self.show(registry, host, false);
-        let mut all = self.lock();
-        if all.len() >= ENDPOINTS_MAX && !all.contains_key(endpoint) {
-            all.clear();
-        }
-        let before = all.get(endpoint);
-        let failures = before.map_or(0, |trouble| trouble.failures).saturating_add(1);
-        let since = before.map_or_else(Instant::now, |trouble| trouble.since);
-        let asked = before.map_or_else(|| (Instant::now(), 0), |trouble| trouble.asked);
-        if failures == 1 {
-            tracing::warn!(endpoint, %error, "an endpoint is in trouble");
-        }
-        let now = Instant::now();
-        let trouble = Trouble {
+    /// Follows a request to `endpoint`, whose outcome is to be recorded.
+    pub(crate) fn track(&self, endpoint: &Endpoint, registry: &Registry) -> TrackedRequest {
+        TrackedRequest {
+            health: self.clone(),
             registry: registry.clone(),
-            host: host.clone(),
-            since,
-            failed_at: now,
-            failures,
-            until: now + pause(failures),
-            tried_again: false,
-            costly: took >= COSTLY,
-            error: error.clone(),
-            asked,
-        };
-        all.insert(endpoint.clone(), trouble);
-    }
-
-    /// Nobody waited for how it would end.
-    fn given_up(&self, endpoint: &str) {
-        if let Some(trouble) = self.lock().get_mut(endpoint) {
-            trouble.tried_again = false;
-            trouble.until = Instant::now() + pause(trouble.failures);
+            url: endpoint.base_url().to_owned(),
+            host: endpoint.host_and_port(),
+            started: None,
+            finished: false,
         }
     }
 
-    /// Of registries that are known by name only, so that strangers' inventions do not grow the metrics.
-    fn show(&self, registry: &Registry, host: &str, up: bool) {
-        self.0.labels.with(registry.as_str(), |label| {
-            if label == registry.as_str() {
-                self.0.metrics.endpoint_up.with_label_values(&[label, host]).set(i64::from(up));
-            }
-        });
+    fn record_response(&self, request: &TrackedRequest) {
+        let before = self.0.failing.lock().remove(&request.url);
+        self.0.recorder.endpoint_up(&request.registry, &request.host, true);
+        if let Some(failure) = before {
+            tracing::info!(endpoint = request.url, failures = failure.failures, "an endpoint answers again");
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Trouble>> {
-        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn record_failure(&self, request: &TrackedRequest, error: &Error, took: Duration) {
+        self.0.recorder.endpoint_up(&request.registry, &request.host, false);
+        let (now, mut failing) = (Instant::now(), self.0.failing.lock());
+        let before = failing.peek(&request.url);
+        let failures = before.map_or(0, |failure| failure.failures).saturating_add(1);
+        if failures == 1 {
+            tracing::warn!(endpoint = request.url, %error, "an endpoint fails");
+        }
+        let failure = Failure {
+            registry: request.registry.clone(),
+            host: request.host.clone(),
+            error: error.clone(),
+            failures,
+            first: before.map_or(now, |failure| failure.first),
+            last: now,
+            slow: took >= SLOW_FAILURE,
+            retry_at: now + pause(failures),
+            retrying: false,
+            requests: before.map_or((now, 0), |failure| failure.requests),
+        };
+        failing.insert(request.url.clone(), failure);
+    }
+
+    /// The outcome of a request is not known: another one may try.
+    fn record_cancelled(&self, request: &TrackedRequest) {
+        if let Some(failure) = self.0.failing.lock().get(&request.url) {
+            failure.retrying = false;
+            failure.retry_at = Instant::now() + pause(failure.failures);
+        }
     }
 }
 
@@ -205,55 +196,55 @@ fn pause(failures: u32) -> Duration {
     PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(PAUSE_MAX)
 }
 
-/// A question that is under way, or about to be; if it is dropped, somebody else's may try.
-pub(crate) struct UnderWay {
+/// A request that is sent to an endpoint, or about to be. Dropped before it has finished, it counts as cancelled.
+pub(crate) struct TrackedRequest {
     health: Health,
     registry: Registry,
-    name: String,
+    url: String,
     host: String,
-    begun: Option<Instant>,
-    ended: bool,
+    started: Option<Instant>,
+    finished: bool,
 }
 
-impl UnderWay {
-    /// It is asked now.
-    pub(crate) fn begin(&mut self) {
-        self.begun = Some(Instant::now());
+impl TrackedRequest {
+    /// The request is sent now.
+    pub(crate) fn start(&mut self) {
+        self.started = Some(Instant::now());
     }
 
-    /// How it ended. Whoever it was redirected to, and its token server, are not the endpoint.
-    pub(crate) fn end<T>(mut self, said: &Result<T, Error>) {
-        self.ended = true;
-        match said {
+    /// Records the outcome. A failing redirect target or token server is not a failing endpoint.
+    pub(crate) fn finish<T>(mut self, result: &Result<T, Error>) {
+        self.finished = true;
+        match result {
             Err(error @ (Error::Unreachable { host, .. } | Error::ServerError { host, .. }))
                 if *host == self.host =>
             {
-                self.health.failed(&self, error, self.lasted());
+                self.health.record_failure(&self, error, self.running_for());
             }
-            // Not asked at all.
-            Err(Error::Declined { .. }) => self.health.given_up(&self.name),
-            _ => self.health.answered(&self.registry, &self.name, &self.host),
+            // No request was sent.
+            Err(Error::Declined { .. }) => self.health.record_cancelled(&self),
+            _ => self.health.record_response(&self),
         }
     }
 
-    fn lasted(&self) -> Duration {
-        self.begun.map_or(Duration::ZERO, |begun| begun.elapsed())
+    fn running_for(&self) -> Duration {
+        self.started.map_or(Duration::ZERO, |started| started.elapsed())
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for TrackedRequest {
     fn drop(&mut self) {
-        if self.ended {
+        if self.finished {
             return;
         }
-        let lasted = self.lasted();
-        if lasted >= HUNG {
-            // Whoever was waiting has had enough: that is what an endpoint that hangs looks like from here.
-            let why = format!("no answer within {lasted:.1?}");
+        let elapsed = self.running_for();
+        if elapsed >= HUNG {
+            // The caller ran out of time: from here, an endpoint that hangs looks like that.
+            let why = format!("no answer within {elapsed:.1?}");
             let error = Error::Unreachable { host: self.host.clone(), stage: ConnectStage::Timeout, why };
-            self.health.failed(self, &error, lasted);
+            self.health.record_failure(self, &error, elapsed);
         } else {
-            self.health.given_up(&self.name);
+            self.health.record_cancelled(self);
         }
     }
 }
@@ -263,15 +254,14 @@ mod tests {
     use super::*;
 
     fn health() -> Health {
-        let metrics = Metrics::register(&crate::support::metrics::Registry::new()).unwrap();
-        Health::new(Arc::new(metrics), Arc::default())
+        Health::new(Recorder::for_test())
     }
 
     fn registry() -> Registry {
         "reg.test".parse().unwrap()
     }
 
-    fn at() -> Endpoint {
+    fn endpoint() -> Endpoint {
         Endpoint::for_test("https://reg.test")
     }
 
@@ -284,72 +274,81 @@ mod tests {
     }
 
     async fn fail(health: &Health, after: Duration) {
-        let mut asked = health.under_way(&at(), &registry());
-        asked.begin();
+        let mut request = health.track(&endpoint(), &registry());
+        request.start();
         tokio::time::advance(after).await;
-        asked.end(&Err::<(), _>(down()));
+        request.finish(&Err::<(), _>(down()));
     }
 
-    fn left(health: &Health) -> Option<(Error, bool)> {
-        match health.turn(&at()) {
-            Turn::Leave(error, costly) => Some((error, costly)),
-            Turn::Ask | Turn::Try(_) => None,
+    fn failing(health: &Health) -> Option<(Error, bool)> {
+        match health.availability(&endpoint()) {
+            Availability::Failing { error, skip } => Some((error, skip)),
+            Availability::Healthy | Availability::RetryDue(_) => None,
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_fails_is_left_alone_longer_each_time_and_tried_by_one() {
+    async fn a_failing_endpoint_is_left_alone_longer_each_time_and_retried_by_one_request() {
         let health = health();
-        assert!(matches!(health.turn(&at()), Turn::Ask));
+        assert!(matches!(health.availability(&endpoint()), Availability::Healthy));
         for seconds in [1, 2, 4, 8, 8] {
             fail(&health, Duration::ZERO).await;
             tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
-            assert_eq!(left(&health), Some((down(), false)), "{seconds}");
+            assert_eq!(failing(&health), Some((down(), false)), "{seconds}");
             tokio::time::advance(Duration::from_millis(1)).await;
-            let Turn::Try(_held) = health.turn(&at()) else { panic!("it is time") };
-            assert_eq!(left(&health), Some((down(), false)), "one tries");
+            let Availability::RetryDue(_held) = health.availability(&endpoint()) else {
+                panic!("it is time")
+            };
+            assert_eq!(failing(&health), Some((down(), false)), "one tries");
         }
-        let said = Err::<(), _>(Error::MethodNotAllowed { host: String::new() });
-        health.under_way(&at(), &registry()).end(&said);
-        assert!(matches!(health.turn(&at()), Turn::Ask), "an answer is an answer");
+        let result = Err::<(), _>(Error::MethodNotAllowed { host: String::new() });
+        health.track(&endpoint(), &registry()).finish(&result);
+        assert!(matches!(health.availability(&endpoint()), Availability::Healthy), "an answer is an answer");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_try_that_is_never_made_or_given_up_is_somebody_elses() {
+    async fn a_retry_that_is_never_sent_or_cancelled_does_not_block_the_next_one() {
         let health = health();
         fail(&health, Duration::from_secs(15)).await;
-        assert_eq!(left(&health), Some((down(), true)), "to find out took long");
+        assert_eq!(failing(&health), Some((down(), true)), "the failure was slow");
         tokio::time::advance(PAUSE).await;
-        let Turn::Try(never_made) = health.turn(&at()) else { panic!("it is time") };
+        let Availability::RetryDue(never_sent) = health.availability(&endpoint()) else {
+            panic!("it is time")
+        };
         tokio::time::advance(2 * HUNG).await;
-        drop(never_made);
-        assert_eq!(left(&health), Some((down(), true)), "nothing new is known");
+        drop(never_sent);
+        assert_eq!(failing(&health), Some((down(), true)), "nothing new is known");
         tokio::time::advance(PAUSE).await;
-        let Turn::Try(mut asked) = health.turn(&at()) else { panic!("it is time") };
-        asked.begin();
+        let Availability::RetryDue(mut request) = health.availability(&endpoint()) else {
+            panic!("it is time")
+        };
+        request.start();
         tokio::time::advance(Duration::from_secs(20)).await;
-        drop(asked);
-        let Some((error, true)) = left(&health) else { panic!("it hung") };
+        drop(request);
+        let Some((error, true)) = failing(&health) else { panic!("it hung") };
         assert!(error.to_string().contains("no answer within 20"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_not_asked_any_more_is_not_in_trouble_for_ever() {
+    async fn an_endpoint_that_gets_no_requests_is_not_reported_as_failing_for_ever() {
         let health = health();
         fail(&health, Duration::ZERO).await;
-        tokio::time::advance(KEPT / 2).await;
+        tokio::time::advance(FORGOTTEN_AFTER / 2).await;
         fail(&health, Duration::ZERO).await;
-        tokio::time::advance(KEPT - PAUSE).await;
-        let [status] = &health.status()[..] else { panic!("an hour has not passed") };
-        assert_eq!((status.last_request_ago, status.failing_for), (KEPT - PAUSE, KEPT + KEPT / 2 - PAUSE));
+        tokio::time::advance(FORGOTTEN_AFTER - PAUSE).await;
+        let [status] = &health.failing_endpoints()[..] else { panic!("an hour has not passed") };
+        assert_eq!(
+            (status.last_request_ago, status.failing_for),
+            (FORGOTTEN_AFTER - PAUSE, FORGOTTEN_AFTER + FORGOTTEN_AFTER / 2 - PAUSE)
+        );
         tokio::time::advance(PAUSE).await;
-        assert!(health.status().is_empty());
+        assert!(health.failing_endpoints().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_it_redirects_to_is_not_the_endpoint() {
+    async fn a_failing_redirect_target_is_not_a_failing_endpoint() {
         let health = health();
-        health.under_way(&at(), &registry()).end(&Err::<(), _>(down_at("cdn.test:443")));
-        assert!(matches!(health.turn(&at()), Turn::Ask));
+        health.track(&endpoint(), &registry()).finish(&Err::<(), _>(down_at("cdn.test:443")));
+        assert!(matches!(health.availability(&endpoint()), Availability::Healthy));
     }
 }

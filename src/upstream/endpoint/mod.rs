@@ -1,4 +1,4 @@
-//! Where a registry is asked: the endpoints in order, their health, and their rate limits.
+//! The endpoints of a registry: their order, which of them fail, and their rate limits.
 
 pub(crate) mod health;
 pub(crate) mod rate_limit;

@@ -1,26 +1,30 @@
-//! Where a registry is asked, or why it is not.
+//! The endpoints of a registry, or why no request is sent to it. Pure.
+//!
+//! Promises: a registry without an entry in the configuration has a public DNS name and is reached over TLS. A mirror
+//! gets no caller's credential and proves no right unless the configuration says so.
 
 use url::Url;
 
 use crate::reference::{DOCKER_HUB, PrincipalKind, Registry, Repository};
 use crate::upstream::config::{Allow, Config, CredentialUse, EndpointConfig};
 use crate::upstream::error::Error;
-use crate::upstream::transport::address::Trust;
+use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::authority::authority;
 
-/// One place to ask.
+/// One endpoint of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
+    /// Ends with `/v2`, or has it in its path.
     base: Url,
-    /// Who chose the host.
-    pub(crate) trust: Trust,
-    shown: CredentialUse,
-    /// Whether its word proves a right.
+    pub(crate) trust: HostTrust,
+    credentials: CredentialUse,
+    /// Whether its responses prove rights.
     pub(crate) authoritative: bool,
 }
 
 impl Endpoint {
     /// `/v2` is appended as containerd does it, unless the path has it already (a mirror under a prefix).
-    fn new(url: &Url, trust: Trust, shown: CredentialUse, authoritative: bool) -> Self {
+    fn new(url: &Url, trust: HostTrust, credentials: CredentialUse, authoritative: bool) -> Self {
         let mut base = url.clone();
         let path = url.path().trim_end_matches('/');
         let path = if path.split('/').any(|segment| segment == "v2") {
@@ -31,69 +35,64 @@ impl Endpoint {
         base.set_path(&path);
         base.set_query(None);
         base.set_fragment(None);
-        Self { base, trust, shown, authoritative }
+        Self { base, trust, credentials, authoritative }
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(url: &str) -> Self {
-        Self::origin(&url.parse().expect("a URL"), Trust::Operator)
+        Self::origin(&url.parse().expect("a URL"), HostTrust::Configured)
     }
 
     /// The registry itself.
-    fn origin(url: &Url, trust: Trust) -> Self {
+    fn origin(url: &Url, trust: HostTrust) -> Self {
         Self::new(url, trust, CredentialUse::Caller, true)
     }
 
-    /// What the operator named. A mirror saves the transfer and never the proof: unless it is marked, only the
-    /// registry's own host, or an endpoint that is the only one, stands for the registry.
+    /// An endpoint of the configuration. A mirror saves the transfer and not the proof: unless it is marked, only the
+    /// registry's own host, or an endpoint that is the only one, is authoritative.
     fn configured(config: &EndpointConfig, registry: &Registry, only_one: bool) -> Self {
-        let stands_for_it = only_one || is_host_of(&config.url, registry);
-        let default = if stands_for_it { CredentialUse::Caller } else { CredentialUse::None };
-        let authoritative = config.authoritative.unwrap_or(stands_for_it);
-        Self::new(&config.url, Trust::Operator, config.credentials.unwrap_or(default), authoritative)
+        let is_registry = only_one || is_host_of(&config.url, registry);
+        let default = if is_registry { CredentialUse::Caller } else { CredentialUse::None };
+        let authoritative = config.authoritative.unwrap_or(is_registry);
+        Self::new(&config.url, HostTrust::Configured, config.credentials.unwrap_or(default), authoritative)
     }
 
-    /// Where a client begins (distribution-spec, "Determining Support").
-    pub(crate) fn root(&self) -> Url {
+    /// The URL that says whether the endpoint is there at all (distribution-spec, "Determining Support").
+    pub(crate) fn version_url(&self) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/", self.base.path()));
         url
     }
 
-    /// `host:port`, as errors name who failed.
-    pub(crate) fn host(&self) -> String {
+    /// `host:port`, as errors name it.
+    pub(crate) fn host_and_port(&self) -> String {
         authority(&self.base)
     }
 
-    /// Its name, to tell it from others.
-    pub(crate) fn name(&self) -> &str {
+    /// Its URL, which tells it from other endpoints.
+    pub(crate) fn base_url(&self) -> &str {
         self.base.as_str()
     }
 
-    /// Whether it may see a credential of this kind.
-    pub(crate) fn may_see(&self, kind: PrincipalKind) -> bool {
+    /// Whether a credential of this kind may be presented to it.
+    pub(crate) fn accepts(&self, kind: PrincipalKind) -> bool {
         match kind {
-            PrincipalKind::Caller => self.shown >= CredentialUse::Caller,
-            PrincipalKind::Node | PrincipalKind::Provider => self.shown >= CredentialUse::Node,
+            PrincipalKind::Caller => self.credentials >= CredentialUse::Caller,
+            PrincipalKind::Node | PrincipalKind::Provider => self.credentials >= CredentialUse::Node,
             PrincipalKind::Anonymous => true,
         }
     }
 
-    /// The URL of something in `repository`: `rest` is what follows the name, parsed parts only.
-    pub(crate) fn url(&self, repository: &Repository, rest: &str, query: Option<&str>) -> Url {
+    /// The URL of a resource of `repository`: `path` is what follows the repository's name, made of parsed values only.
+    pub(crate) fn resource_url(&self, repository: &Repository, path: &str, query: Option<&str>) -> Url {
         let mut url = self.base.clone();
-        url.set_path(&format!("{}/{}/{rest}", self.base.path(), repository.path()));
+        url.set_path(&format!("{}/{}/{path}", self.base.path(), repository.path()));
         url.set_query(query);
         url
     }
 }
 
-/// `host:port` with the port spelled out: how operators list hosts and how we compare them.
-pub(crate) fn authority(url: &Url) -> String {
-    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(0))
-}
-
-/// Whether any of these endpoints stands for `registry`.
+/// Whether any of these endpoints proves rights to `registry`.
 pub fn has_authoritative_endpoint(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
     let only_one = endpoints.len() == 1;
     endpoints.iter().any(|e| Endpoint::configured(e, registry, only_one).authoritative)
@@ -110,10 +109,10 @@ fn is_host_of(url: &Url, registry: &Registry) -> bool {
     names.iter().any(|name| at.eq_ignore_ascii_case(name) || authority(url).eq_ignore_ascii_case(name))
 }
 
-/// The endpoints of `registry`, in order.
+/// The endpoints of `registry`, in the order in which they are tried.
 ///
 /// # Errors
-/// [`Error::Declined`], with what the operator may do about it.
+/// [`Error::Declined`], with the setting that would permit the registry.
 pub(crate) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endpoint>, Error> {
     let configured = config.registries.get(registry);
     if let Some(configured) = configured.filter(|c| !c.endpoints.is_empty()) {
@@ -125,7 +124,7 @@ pub(crate) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endp
     let host = if registry.as_str() == DOCKER_HUB { "registry-1.docker.io" } else { registry.as_str() };
     let url = Url::parse(&format!("https://{host}/")).map_err(|e| declined(e.to_string()))?;
     if configured.is_some() {
-        return Ok(vec![Endpoint::origin(&url, Trust::Operator)]);
+        return Ok(vec![Endpoint::origin(&url, HostTrust::Configured)]);
     }
     match &config.allow {
         Allow::Only(listed) if listed.contains(registry) => {}
@@ -141,7 +140,7 @@ pub(crate) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endp
             )));
         }
     }
-    Ok(vec![Endpoint::origin(&url, Trust::Stranger)])
+    Ok(vec![Endpoint::origin(&url, HostTrust::Untrusted)])
 }
 
 fn is_public_name(registry: &Registry) -> bool {
@@ -158,25 +157,28 @@ mod tests {
     use super::*;
     use crate::upstream::config::RegistryConfig;
 
-    fn asked(config: &Config, registry: &str) -> Result<Vec<String>, Error> {
+    fn urls(config: &Config, registry: &str) -> Result<Vec<String>, Error> {
         let repository = Repository::new(registry.parse().unwrap(), "a/b".parse().unwrap()).unwrap();
         let endpoints = endpoints(config, repository.registry())?;
-        Ok(endpoints.iter().map(|e| e.url(&repository, "tags/list", Some("n=5")).to_string()).collect())
+        Ok(endpoints
+            .iter()
+            .map(|e| e.resource_url(&repository, "tags/list", Some("n=5")).to_string())
+            .collect())
     }
 
     #[test]
-    fn any_public_name_is_asked_over_tls() {
+    fn any_public_name_is_reached_over_tls() {
         let config = Config::default();
-        assert_eq!(asked(&config, "quay.io").unwrap(), ["https://quay.io/v2/a/b/tags/list?n=5"]);
+        assert_eq!(urls(&config, "quay.io").unwrap(), ["https://quay.io/v2/a/b/tags/list?n=5"]);
         assert_eq!(
-            asked(&config, "docker.io").unwrap(),
+            urls(&config, "docker.io").unwrap(),
             ["https://registry-1.docker.io/v2/a/b/tags/list?n=5"]
         );
-        assert_eq!(asked(&config, "reg.test:5000").unwrap(), ["https://reg.test:5000/v2/a/b/tags/list?n=5"]);
+        assert_eq!(urls(&config, "reg.test:5000").unwrap(), ["https://reg.test:5000/v2/a/b/tags/list?n=5"]);
     }
 
     #[test]
-    fn what_is_no_public_name_is_declined_with_the_line_to_add() {
+    fn a_name_that_is_not_public_is_declined_with_the_line_to_add() {
         for registry in [
             "localhost",
             "localhost:10250",
@@ -191,7 +193,7 @@ mod tests {
             "a.localhost",
             "printer.local",
         ] {
-            let error = asked(&Config::default(), registry).unwrap_err();
+            let error = urls(&Config::default(), registry).unwrap_err();
             assert!(error.to_string().contains(&format!("host = \"{registry}\"")), "{error}");
         }
     }
@@ -200,19 +202,19 @@ mod tests {
     fn a_closed_list_is_closed() {
         let only = Allow::Only(["quay.io".parse().unwrap()].into());
         let config = Config { allow: only, ..Config::default() };
-        assert!(asked(&config, "quay.io").is_ok());
-        assert!(asked(&config, "docker.io").is_err());
+        assert!(urls(&config, "quay.io").is_ok());
+        assert!(urls(&config, "docker.io").is_err());
     }
 
     #[test]
-    fn configured_endpoints_are_asked_in_order_under_their_own_path() {
-        let urls = ["http://127.0.0.1:5000", "https://mirror.corp/v2/hub/", "https://mirror.corp/cache"];
-        let endpoints = urls.iter().map(|u| u.parse::<Url>().unwrap().into()).collect();
+    fn configured_endpoints_are_tried_in_order_under_their_own_path() {
+        let listed = ["http://127.0.0.1:5000", "https://mirror.corp/v2/hub/", "https://mirror.corp/cache"];
+        let endpoints = listed.iter().map(|u| u.parse::<Url>().unwrap().into()).collect();
         let entry = RegistryConfig { endpoints, ..RegistryConfig::default() };
         let registries = [("docker.io".parse().unwrap(), entry)].into();
         let config = Config { registries, ..Config::default() };
         assert_eq!(
-            asked(&config, "docker.io").unwrap(),
+            urls(&config, "docker.io").unwrap(),
             [
                 "http://127.0.0.1:5000/v2/a/b/tags/list?n=5",
                 "https://mirror.corp/v2/hub/a/b/tags/list?n=5",
@@ -222,15 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_proves_nothing_and_sees_no_credential_unless_it_is_marked() {
+    fn a_mirror_proves_nothing_and_gets_no_credential_unless_it_is_marked() {
         let of = |registry: &str, endpoints: Vec<EndpointConfig>| {
             let registry: Registry = registry.parse().unwrap();
             let registries =
                 [(registry.clone(), RegistryConfig { endpoints, ..RegistryConfig::default() })].into();
             let config = Config { registries, ..Config::default() };
             let kinds = [PrincipalKind::Caller, PrincipalKind::Node, PrincipalKind::Anonymous];
-            let told = |e: Endpoint| (e.authoritative, kinds.map(|kind| e.may_see(kind)));
-            super::endpoints(&config, &registry).unwrap().into_iter().map(told).collect::<Vec<_>>()
+            let summary = |e: Endpoint| (e.authoritative, kinds.map(|kind| e.accepts(kind)));
+            super::endpoints(&config, &registry).unwrap().into_iter().map(summary).collect::<Vec<_>>()
         };
         let url = |text: &str| EndpointConfig::from(text.parse::<Url>().unwrap());
         let (all, none) = ((true, [true, true, true]), (false, [false, false, true]));

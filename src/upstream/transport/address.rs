@@ -1,25 +1,27 @@
 //! Which addresses may be connected to: a pure classification of every special range (RFC 6890 and later).
 //!
-//! A registry that nobody configured, a redirect and a token realm are all names chosen by a stranger. They may
-//! lead to public addresses only, judged on the very address that is then connected to. Cloud metadata services are
-//! never a registry, whoever configured them.
+//! A registry without an entry in the configuration, a redirect target and a token realm are names that a client or a
+//! registry chose. They may lead to public addresses only; the address that is checked is the one that is connected to.
+//! A cloud's metadata service is never a registry, even if the configuration names it.
+//!
+//! Deliberately not here: resolving names (`dial`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Who chose a host, and so where it may lead.
+/// Where the name of a host comes from, and so which addresses it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Trust {
-    /// The operator named it: private addresses are fine.
-    Operator,
-    /// A stranger named it: public addresses only.
-    Stranger,
+pub(crate) enum HostTrust {
+    /// The configuration names it: private addresses are permitted.
+    Configured,
+    /// A client, a redirect or a challenge names it: public addresses only.
+    Untrusted,
 }
 
-impl Trust {
-    /// Whether a host of this trust may be at `ip`.
+impl HostTrust {
+    /// Whether a host of this trust may have the address `ip`.
     pub(crate) fn permits(self, ip: IpAddr) -> bool {
         let ip = unmapped(ip);
-        !is_metadata(ip) && (self == Self::Operator || is_public(ip))
+        !is_metadata(ip) && (self == Self::Configured || is_public(ip))
     }
 }
 
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_lead_to_public_addresses_only() {
+    fn an_untrusted_name_leads_to_public_addresses_only() {
         for public in [
             "1.1.1.1",
             "100.63.0.1",
@@ -98,7 +100,7 @@ mod tests {
             "64:ff9b::101:101",
             "::ffff:8.8.8.8",
         ] {
-            assert!(Trust::Stranger.permits(public.parse().unwrap()), "{public}");
+            assert!(HostTrust::Untrusted.permits(public.parse().unwrap()), "{public}");
         }
         for special in [
             "0.0.0.0",
@@ -139,19 +141,19 @@ mod tests {
             "fec0::1",
             "ff02::1",
         ] {
-            assert!(!Trust::Stranger.permits(special.parse().unwrap()), "{special}");
+            assert!(!HostTrust::Untrusted.permits(special.parse().unwrap()), "{special}");
         }
     }
 
     #[test]
-    fn the_operator_may_name_private_addresses_but_no_metadata_service() {
+    fn a_configured_name_may_be_private_but_never_a_metadata_service() {
         for private in ["10.1.2.3", "127.0.0.1", "::1", "fd12::1", "192.168.1.1", "100.64.0.1"] {
-            assert!(Trust::Operator.permits(private.parse().unwrap()), "{private}");
+            assert!(HostTrust::Configured.permits(private.parse().unwrap()), "{private}");
         }
         for metadata in
             ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200", "fe80::1"]
         {
-            assert!(!Trust::Operator.permits(metadata.parse().unwrap()), "{metadata}");
+            assert!(!HostTrust::Configured.permits(metadata.parse().unwrap()), "{metadata}");
         }
     }
 }

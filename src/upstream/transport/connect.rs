@@ -1,42 +1,46 @@
-//! The one HTTP client: pooled connections, TLS, and the time until a response head.
+//! Sends requests over pooled connections.
 //!
-//! Two clients share the TLS settings of a registry: one for hosts that the operator named, one for hosts that a
-//! stranger named; the second cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a
-//! connection is what fills best, and a whole class of attacks stays away.
+//! The TLS settings of a registry are shared by two clients: one for hosts that the configuration names, one for all
+//! others, which cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a connection fills fastest,
+//! and the attacks that multiplexing makes possible do not exist.
+//!
+//! Deliberately not here: redirects and challenges (`exchange`).
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
-use http::{Method, Request, Response, Uri};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use futures_util::future::BoxFuture;
+use http::header::{AUTHORIZATION, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
+use http::uri::InvalidUri;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tower::Service;
 use url::{Host, Url};
 
 use crate::reference::Registry;
-use crate::upstream::config::{ClientCertificate, Config};
-use crate::upstream::endpoint::select::authority;
-use crate::upstream::error::{ConnectStage, Error};
-use crate::upstream::transport::address::Trust;
-use crate::upstream::transport::dial::{AddressRefused, BoxError, Dialer, NameFailed, Stream, proxies};
+use crate::upstream::body::ResponseBody;
+use crate::upstream::config::Config;
+use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
+use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, Stream, proxies};
+use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
+use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_roots};
 
-/// Idle connections kept a host, and for how long: registries close theirs after about a minute.
+/// Idle connections to one host that stay open.
 const IDLE_CONNECTIONS_MAX: usize = 8;
+/// How long an idle connection stays open: registries close theirs after about a minute.
 const IDLE_TIME: Duration = Duration::from_secs(50);
 /// Fields of a response head at most.
 const HEADERS_MAX: usize = 128;
@@ -45,116 +49,72 @@ const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 type Pool = Client<Connector, Full<Bytes>>;
 
-/// Why the client could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// A certificate authority file.
-    #[error("cannot use the certificate authorities in {}: {why}", path.display())]
-    Authorities {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A certificate of our own, or its key.
-    #[error("cannot use the client certificate or key in {}: {why}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The TLS library.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
-}
-
-/// Sends requests and waits for response heads.
+/// The connections to all registries.
 pub(crate) struct Transport {
-    common: Pair,
-    own: HashMap<Registry, Pair>,
+    common: Pools,
+    /// Of registries with certificates of their own.
+    own: HashMap<Registry, Pools>,
     proxies: Arc<Matcher>,
     header_wait: Duration,
 }
 
-struct Pair {
-    operator: Pool,
-    stranger: Pool,
+struct Pools {
+    configured: Pool,
+    untrusted: Pool,
 }
 
 impl Transport {
+    /// Blocks while certificate files are read.
+    ///
+    /// # Errors
+    /// A certificate or key file that cannot be used.
     pub(crate) fn new(config: &Config) -> Result<Self, BuildError> {
         let (proxies, roots) = (proxies(config), system_roots());
         let mut own = HashMap::new();
         for (registry, settings) in &config.registries {
-            if settings.ca.is_none() && settings.client.is_none() {
-                continue;
+            if settings.ca.is_some() || settings.client.is_some() {
+                let tls = TlsConfigs::new(&roots, Some(settings))?;
+                own.insert(registry.clone(), Pools::new(config, tls, &proxies));
             }
-            let mut roots = roots.clone();
-            if let Some(ca) = &settings.ca {
-                add_authorities(&mut roots, ca)?;
-            }
-            let identity = settings.client.as_ref().map(identity).transpose()?;
-            own.insert(registry.clone(), Pair::new(config, &roots, identity, &proxies)?);
         }
-        let common = Pair::new(config, &roots, None, &proxies)?;
+        let common = Pools::new(config, TlsConfigs::new(&roots, None)?, &proxies);
         Ok(Self { common, own, proxies, header_wait: config.timeouts.header })
     }
 
-    /// Sends one request on behalf of `registry` and waits for the head of the answer.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`], saying at which step.
-    pub(crate) async fn send(
-        &self,
-        registry: &Registry,
-        trust: Trust,
-        method: Method,
-        url: &Url,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, Error> {
-        let host = authority(url);
+    async fn send_request(&self, request: OutgoingRequest<'_>) -> Result<Response<ResponseBody>, Error> {
+        let host = authority(request.url);
         let unreachable = |stage, why: String| Error::Unreachable { host: host.clone(), stage, why };
-        let literal: Option<IpAddr> = match url.host() {
-            Some(Host::Ipv4(v4)) => Some(v4.into()),
-            Some(Host::Ipv6(v6)) => Some(v6.into()),
-            _ => None,
-        };
-        if let Some(ip) = literal.filter(|&ip| !trust.permits(ip)) {
+        if let Some(ip) = literal_address(request.url).filter(|&ip| !request.trust.permits(ip)) {
             return Err(unreachable(ConnectStage::Address, format!("{ip} may not be connected to")));
         }
-        let request = self
-            .request(method, url, headers, body)
-            .map_err(|why| unreachable(ConnectStage::Connect, why))?;
-        let pair = self.own.get(registry).unwrap_or(&self.common);
-        let pool = if trust == Trust::Operator { &pair.operator } else { &pair.stranger };
-        match tokio::time::timeout(self.header_wait, pool.request(request)).await {
-            Ok(Ok(response)) => Ok(response),
+        let pools = self.own.get(request.registry).unwrap_or(&self.common);
+        let pool = match request.trust {
+            HostTrust::Configured => &pools.configured,
+            HostTrust::Untrusted => &pools.untrusted,
+        };
+        let sending =
+            self.http_request(request).map_err(|e| unreachable(ConnectStage::Connect, e.to_string()))?;
+        match tokio::time::timeout(self.header_wait, pool.request(sending)).await {
+            Ok(Ok(response)) => Ok(response.map(|body| body.map_err(BoxError::from).boxed())),
             Ok(Err(error)) => {
                 let stage = stage_of(&error, error.is_connect());
-                Err(unreachable(stage, innermost(&error)))
+                Err(unreachable(stage, root_cause(&error)))
             }
             Err(_) => {
-                Err(unreachable(ConnectStage::Timeout, format!("no answer within {:?}", self.header_wait)))
+                let why = format!("no response within {:?}", self.header_wait);
+                Err(unreachable(ConnectStage::Timeout, why))
             }
         }
     }
 
-    fn request(
-        &self,
-        method: Method,
-        url: &Url,
-        mut headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, String> {
+    fn http_request(&self, outgoing: OutgoingRequest<'_>) -> Result<Request<Full<Bytes>>, InvalidUri> {
+        let mut request = Request::new(Full::new(outgoing.body));
+        *request.method_mut() = outgoing.method;
+        *request.uri_mut() = outgoing.url.as_str().parse()?;
+        *request.headers_mut() = outgoing.headers;
         let own = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
-        headers.entry(USER_AGENT).or_insert(own);
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = url.as_str().parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
-        *request.headers_mut() = headers;
-        if url.scheme() == "http"
+        request.headers_mut().entry(USER_AGENT).or_insert(own);
+        if outgoing.url.scheme() == "http"
             && let Some(proxy) = self.proxies.intercept(request.uri())
             && let Some(auth) = proxy.basic_auth()
         {
@@ -167,20 +127,17 @@ impl Transport {
     }
 }
 
-impl Pair {
-    fn new(
-        config: &Config,
-        roots: &RootCertStore,
-        identity: Option<Identity>,
-        proxies: &Arc<Matcher>,
-    ) -> Result<Self, BuildError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = || {
-            let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
-                .map_err(|e| BuildError::Tls(e.to_string()))?;
-            Ok(versions.with_root_certificates(roots.clone()))
-        };
+impl SendRequest for Transport {
+    fn send<'a>(
+        &'a self,
+        request: OutgoingRequest<'a>,
+    ) -> BoxFuture<'a, Result<Response<ResponseBody>, Error>> {
+        Box::pin(self.send_request(request))
+    }
+}
+
+impl Pools {
+    fn new(config: &Config, tls: TlsConfigs, proxies: &Arc<Matcher>) -> Self {
         let pool = |trust, tls: ClientConfig| {
             let plain = Dialer::new(config, trust, Arc::clone(proxies));
             let connector = HttpsConnectorBuilder::new()
@@ -197,18 +154,14 @@ impl Pair {
                 .http1_max_buf_size(BUFFER_BYTES_MAX)
                 .build(connector)
         };
-        let stranger = tls()?.with_no_client_auth();
-        let operator = match identity {
-            None => stranger.clone(),
-            Some(Identity { chain, key, file }) => tls()?
-                .with_client_auth_cert(chain, key)
-                .map_err(|e| BuildError::Certificate { path: file, why: e.to_string() })?,
-        };
-        Ok(Self { operator: pool(Trust::Operator, operator), stranger: pool(Trust::Stranger, stranger) })
+        Self {
+            configured: pool(HostTrust::Configured, tls.configured),
+            untrusted: pool(HostTrust::Untrusted, tls.untrusted),
+        }
     }
 }
 
-/// TLS for `https`, and none where connections are taken as they are.
+/// TLS for `https`, except through a network of a test, whose connections are used as they are.
 #[derive(Clone)]
 struct Connector {
     plain: Option<Dialer>,
@@ -235,52 +188,13 @@ impl Service<Uri> for Connector {
     }
 }
 
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "a system certificate store could not be read");
+/// The address that a URL has in the place of a name.
+fn literal_address(url: &Url) -> Option<IpAddr> {
+    match url.host() {
+        Some(Host::Ipv4(v4)) => Some(v4.into()),
+        Some(Host::Ipv6(v6)) => Some(v6.into()),
+        _ => None,
     }
-    let (added, ignored) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        tracing::warn!(
-            ignored,
-            "no system certificate authority was found: install ca-certificates to reach registries over TLS"
-        );
-    }
-    roots
-}
-
-fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), BuildError> {
-    let failed = |why: String| BuildError::Authorities { path: path.to_owned(), why };
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
-    let mut count = 0;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|e| failed(e.to_string()))?;
-        roots.add(certificate).map_err(|e| failed(e.to_string()))?;
-        count += 1;
-    }
-    if count == 0 { Err(failed("there is no certificate in it".to_owned())) } else { Ok(()) }
-}
-
-/// A certificate of our own.
-struct Identity {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    file: PathBuf,
-}
-
-fn identity(client: &ClientCertificate) -> Result<Identity, BuildError> {
-    let failed = |path: &Path, why: String| BuildError::Certificate { path: path.to_owned(), why };
-    let certificate = &client.certificate;
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| failed(certificate, e.to_string()))?;
-    if chain.is_empty() {
-        return Err(failed(certificate, "there is no certificate in it".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_file(&client.key).map_err(|e| failed(&client.key, e.to_string()))?;
-    Ok(Identity { chain, key, file: certificate.clone() })
 }
 
 fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage {
@@ -303,13 +217,4 @@ fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage 
 fn holds_tls(error: &(dyn StdError + 'static)) -> bool {
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     inner.is_some_and(|inner| inner.is::<rustls::Error>() || holds_tls(inner))
-}
-
-/// The last cause: the outer ones only say that sending failed.
-pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
-    let mut last = error;
-    while let Some(next) = last.source() {
-        last = next;
-    }
-    last.to_string()
 }

@@ -1,5 +1,10 @@
-//! Opening connections: names are resolved and every address is judged here, and the judged address is the one that
-//! is connected to, so that a name cannot change its mind in between. Proxies are the operator's and are trusted.
+//! Opens connections.
+//!
+//! Promises: every address of a resolved name is checked, and the checked address is the one that is connected to, so
+//! that a second answer of DNS cannot lead elsewhere; each wait is bounded. Proxies are the operator's: their addresses
+//! may be private.
+//!
+//! Deliberately not here: TLS and pooling (`connect`).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -22,12 +27,11 @@ use tokio::net::TcpStream;
 use tower::Service;
 
 use crate::upstream::config::Config;
-use crate::upstream::transport::address::Trust;
+use crate::upstream::error::BoxError;
+use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::network::{Io, Network, Reach};
 
-pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
-
-/// A name that takes longer is not coming.
+/// The longest wait for DNS.
 const NAME_WAIT: Duration = Duration::from_secs(3);
 /// After this long the other address family is tried beside the first (RFC 8305).
 const OTHER_FAMILY_AFTER: Duration = Duration::from_millis(300);
@@ -60,7 +64,7 @@ impl StdError for AddressRefused {}
 /// Resolves names to the addresses that `trust` permits.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolver {
-    trust: Trust,
+    trust: HostTrust,
     reach: Reach,
 }
 
@@ -117,7 +121,7 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(config: &Config, trust: Trust, proxies: Arc<Matcher>) -> Self {
+    pub(crate) fn new(config: &Config, trust: HostTrust, proxies: Arc<Matcher>) -> Self {
         let resolver = |trust| Resolver { trust, reach: config.reach.clone() };
         let connector = |trust| {
             let mut connector = HttpConnector::new_with_resolver(resolver(trust));
@@ -128,7 +132,7 @@ impl Dialer {
             connector.set_keepalive(Some(KEEP_ALIVE));
             connector
         };
-        let (direct, to_proxy) = (connector(trust), connector(Trust::Operator));
+        let (direct, to_proxy) = (connector(trust), connector(HostTrust::Configured));
         Self { direct, to_proxy, proxies, resolver: resolver(trust), wait: config.timeouts.connect }
     }
 
@@ -268,12 +272,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_strangers_name_that_leads_into_the_node_leads_nowhere() {
+    async fn an_untrusted_name_that_leads_into_the_node_is_not_connected_to() {
         let localhost: Name = "localhost".parse().unwrap();
         let resolver = |trust| Resolver { trust, reach: Reach::default() };
-        let refused = resolver(Trust::Stranger).call(localhost.clone()).await.unwrap_err();
+        let refused = resolver(HostTrust::Untrusted).call(localhost.clone()).await.unwrap_err();
         assert!(refused.downcast_ref::<AddressRefused>().is_some(), "{refused}");
-        let permitted = resolver(Trust::Operator).call(localhost).await.unwrap();
+        let permitted = resolver(HostTrust::Configured).call(localhost).await.unwrap();
         assert!(permitted.count() > 0);
     }
 }

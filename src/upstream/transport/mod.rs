@@ -1,6 +1,11 @@
-//! One HTTP request to one URL: connecting, TLS, proxies, and which addresses may be connected to.
+//! One HTTP request: names resolved, addresses checked, connections pooled, TLS, the wait for a response head.
 
 pub(crate) mod address;
+pub(crate) mod authority;
+pub(crate) mod client;
+pub(crate) mod configured;
 pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod network;
+pub(crate) mod send;
+pub(crate) mod tls;

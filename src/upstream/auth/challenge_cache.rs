@@ -1,0 +1,70 @@
+//! The challenges that origins gave before, so that a repository that is new there need not be challenged first.
+//!
+//! Bounded; a challenge that is forgotten costs one more round trip.
+
+use parking_lot::Mutex;
+use url::Origin;
+
+use crate::reference::Repository;
+use crate::support::bounded_map::BoundedMap;
+use crate::upstream::auth::challenge::Challenge;
+
+/// Origins at most: registries, mirrors and redirect targets that a node pulls from at the same time.
+const ORIGINS_MAX: usize = 256;
+
+/// The last challenge of each origin.
+pub(crate) struct ChallengeCache(Mutex<BoundedMap<Origin, Challenge>>);
+
+impl Default for ChallengeCache {
+    fn default() -> Self {
+        Self(Mutex::new(BoundedMap::new(ORIGINS_MAX)))
+    }
+}
+
+impl ChallengeCache {
+    /// Remembers the challenge that `origin` gave for `repository`, unless it would not hold for another repository.
+    pub(crate) fn remember(&self, origin: Origin, challenge: &Challenge, repository: &Repository) {
+        let carries_over = match challenge {
+            Challenge::Bearer(bearer) => bearer.has_usual_scope(repository),
+            Challenge::Basic => true,
+            Challenge::Other => false,
+        };
+        if carries_over {
+            self.0.lock().insert(origin, challenge.clone());
+        }
+    }
+
+    /// The challenge that `origin` is expected to give for `repository`.
+    pub(crate) fn expected(&self, origin: &Origin, repository: &Repository) -> Option<Challenge> {
+        self.0.lock().get(origin).map(|challenge| match challenge {
+            Challenge::Bearer(bearer) => Challenge::Bearer(bearer.for_repository(repository)),
+            other => other.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+    use crate::upstream::auth::challenge::BearerChallenge;
+
+    fn bearer(scope: &str) -> Challenge {
+        let realm = "https://auth.test/token".to_owned();
+        Challenge::Bearer(BearerChallenge { realm, service: None, scope: scope.to_owned() })
+    }
+
+    #[test]
+    fn a_challenge_carries_over_to_another_repository_only_with_the_usual_scope() {
+        let (cache, origin) = (ChallengeCache::default(), Url::parse("https://reg.test/").unwrap().origin());
+        let (app, other) = ("reg.test/team/app".parse().unwrap(), "reg.test/team/other".parse().unwrap());
+        cache.remember(origin.clone(), &bearer("aws repository:team/app:pull"), &app);
+        cache.remember(origin.clone(), &Challenge::Other, &app);
+        assert_eq!(cache.expected(&origin, &other), None);
+        cache.remember(origin.clone(), &bearer("repository:team/app:pull"), &app);
+        assert_eq!(cache.expected(&origin, &other), Some(bearer("repository:team/other:pull")));
+        cache.remember(origin.clone(), &Challenge::Basic, &app);
+        assert_eq!(cache.expected(&origin, &other), Some(Challenge::Basic));
+    }
+}

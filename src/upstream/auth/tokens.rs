@@ -1,0 +1,165 @@
+//! Tokens of token servers: requested when a challenge names one, and used while they last.
+//!
+//! Promises: equal requests are sent once; a token request follows no redirect and is bounded in time and size.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::credentials::{Credential, PresentedCredential};
+use crate::reference::Registry;
+use crate::support::clock::Clock;
+use crate::support::live::Live;
+use crate::support::singleflight::Singleflight;
+use crate::upstream::auth::authorization::AuthorizationHeader;
+use crate::upstream::auth::challenge::BearerChallenge;
+use crate::upstream::auth::realm;
+use crate::upstream::auth::token_cache::{TokenCache, TokenKey};
+use crate::upstream::auth::token_request::{self, TokenRequest};
+use crate::upstream::body::read_small;
+use crate::upstream::error::{ConnectStage, Error};
+use crate::upstream::headers::retry_after;
+use crate::upstream::metrics::RequestKind;
+use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::client::HttpClient;
+use crate::upstream::transport::configured::Configured;
+use crate::upstream::transport::send::OutgoingRequest;
+
+/// The longest time for a token request, body included.
+const WAIT: Duration = Duration::from_secs(10);
+/// Bytes of a token server's response at most.
+const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The tokens of all registries. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Tokens(Arc<Inner>);
+
+struct Inner {
+    http: HttpClient,
+    configured: Live<Configured>,
+    clock: Clock,
+    cache: TokenCache,
+    requests: Singleflight<TokenKey, Result<AuthorizationHeader, Error>>,
+}
+
+/// Which token is needed.
+pub(crate) struct WantedToken<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) challenge: &'a BearerChallenge,
+    /// The URL whose response was the challenge, and the trust in its host.
+    pub(crate) challenged_by: &'a Url,
+    pub(crate) trust: HostTrust,
+    pub(crate) presented: &'a PresentedCredential,
+    /// For a proof: the token is younger than this.
+    pub(crate) age_max: Option<Duration>,
+    /// The cached token was refused.
+    pub(crate) renew: bool,
+}
+
+/// A token, and whether it was issued for this request: then no newer one would fare better.
+pub(crate) struct IssuedToken {
+    pub(crate) authorization: AuthorizationHeader,
+    pub(crate) fresh: bool,
+}
+
+impl Tokens {
+    pub(crate) fn new(http: HttpClient, configured: Live<Configured>, clock: Clock) -> Self {
+        let (cache, requests) = (TokenCache::default(), Singleflight::default());
+        Self(Arc::new(Inner { http, configured, clock, cache, requests }))
+    }
+
+    /// A cached token, or one that is requested now.
+    ///
+    /// # Errors
+    /// The realm must not be asked, or the token server does not answer with a token.
+    pub(crate) async fn token(&self, wanted: WantedToken<'_>) -> Result<IssuedToken, Error> {
+        let (challenge, presented) = (wanted.challenge, wanted.presented);
+        let refused = |why: realm::RealmError| Error::Refused {
+            host: authority(wanted.challenged_by),
+            status: 401,
+            why: why.to_string(),
+        };
+        let (realm, trust) = realm::check(
+            &challenge.realm,
+            wanted.challenged_by,
+            wanted.trust,
+            &self.0.configured.current().config.trusted_realms,
+            presented.credential.is_some(),
+        )
+        .map_err(refused)?;
+        let key = TokenKey {
+            realm,
+            service: challenge.service.clone(),
+            scope: challenge.scope.clone(),
+            principal: presented.principal,
+        };
+        if !wanted.renew
+            && let Some(authorization) = self.0.cache.valid_token(&key, wanted.age_max)
+        {
+            return Ok(IssuedToken { authorization, fresh: false });
+        }
+        let (this, registry, credential) =
+            (self.clone(), wanted.registry.clone(), presented.credential.clone());
+        let fetch = || {
+            let key = key.clone();
+            async move { this.0.fetch(&registry, key, trust, credential.as_ref()).await }
+        };
+        let issued = self.0.requests.run(key.clone(), fetch).await.unwrap_or_else(|| {
+            let why = "the token request ended in a defect of Larder".to_owned();
+            let host = authority(wanted.challenged_by);
+            Err(Error::Unreachable { host, stage: ConnectStage::Head, why })
+        });
+        issued.map(|authorization| IssuedToken { authorization, fresh: true })
+    }
+}
+
+impl Inner {
+    /// Requests a token within [`WAIT`] and caches it.
+    async fn fetch(
+        &self,
+        registry: &Registry,
+        key: TokenKey,
+        trust: HostTrust,
+        credential: Option<&Credential>,
+    ) -> Result<AuthorizationHeader, Error> {
+        let sending = self.send(registry, &key, trust, credential);
+        let (authorization, lifetime) = tokio::time::timeout(WAIT, sending).await.unwrap_or_else(|_| {
+            let why = format!("no token within {WAIT:?}");
+            Err(Error::Unreachable { host: authority(&key.realm), stage: ConnectStage::Head, why })
+        })?;
+        self.cache.store(key, authorization.clone(), lifetime);
+        Ok(authorization)
+    }
+
+    async fn send(
+        &self,
+        registry: &Registry,
+        key: &TokenKey,
+        trust: HostTrust,
+        credential: Option<&Credential>,
+    ) -> Result<(AuthorizationHeader, Duration), Error> {
+        let TokenRequest { method, url, headers, body } = TokenRequest::new(key, credential);
+        let request = OutgoingRequest { registry, trust, method, url: &url, headers, body };
+        let response = self.http.send(RequestKind::Token, request).await?;
+        let host = authority(&url);
+        match response.status().as_u16() {
+            200 => {}
+            429 => {
+                let retry_after = retry_after(response.headers(), self.clock.now());
+                return Err(Error::RateLimited { host, retry_after });
+            }
+            status @ 500.. => return Err(Error::ServerError { host, status }),
+            status => {
+                let why = format!("its token server answered {status}");
+                return Err(Error::Refused { host, status: 401, why });
+            }
+        }
+        let invalid = |why: String| Error::Invalid { host, why: format!("token answer: {why}") };
+        match read_small(response.into_body(), RESPONSE_BYTES_MAX).await {
+            Ok(body) => token_request::parse(&body).map_err(invalid),
+            Err(why) => Err(invalid(why)),
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The interface of this room: one method for each kind of resource that Larder requests from registries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK};
+use http::{Method, StatusCode};
+
+use crate::credentials::PresentedCredential;
+use crate::reference::{
+    Digest, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Registry, Repository, Tag,
+};
+use crate::support::clock::Clock;
+use crate::support::live::Live;
+use crate::support::metrics::RegistryLabels;
+use crate::support::tasks::Tasks;
+use crate::upstream::attempts::Attempts;
+use crate::upstream::auth::authenticator::Authenticator;
+use crate::upstream::auth::tokens::Tokens;
+use crate::upstream::body::{Chunks, drain, read_whole};
+use crate::upstream::download::Download;
+use crate::upstream::endpoint::health::{FailingEndpoint, Health};
+use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
+use crate::upstream::endpoint::select;
+use crate::upstream::error::Error;
+use crate::upstream::exchange::Exchange;
+use crate::upstream::headers::{
+    content_length, content_range_total, header, next_query, parse_content_range,
+};
+use crate::upstream::metrics::{Metrics, Recorder};
+use crate::upstream::received::ReceivedBytes;
+use crate::upstream::request::{AuthContext, Listing, RegistryRequest};
+use crate::upstream::response::{Allowed, RegistryResponse};
+use crate::upstream::transport::client::HttpClient;
+use crate::upstream::transport::configured::Configured;
+
+/// All registries. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    attempts: Attempts,
+    configured: Live<Configured>,
+    health: Health,
+    rate_limits: Arc<RateLimits>,
+    received: ReceivedBytes,
+    recorder: Recorder,
+    tasks: Tasks,
+}
+
+/// A manifest as the registry sent it: unverified.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The document.
+    pub bytes: Bytes,
+    /// `Content-Type`, where it was a media type.
+    pub media_type: Option<MediaType>,
+    /// `host:port` of the sender, for error texts.
+    pub host: String,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The JSON document as the registry sent it.
+    pub bytes: Bytes,
+    /// Its `Content-Type`, where it was a media type.
+    pub media_type: Option<MediaType>,
+    /// The query of the next page, from `Link`.
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied`.
+    pub filters_applied: Option<String>,
+}
+
+impl Upstream {
+    /// The registries as `configured` says. `anonymous` is presented where no credential may be.
+    pub fn new(
+        configured: Configured,
+        anonymous: PresentedCredential,
+        metrics: Metrics,
+        labels: Arc<RegistryLabels>,
+        clock: Clock,
+    ) -> Self {
+        let (configured, recorder) = (Live::new(configured), Recorder::new(metrics, labels));
+        let health = Health::new(recorder.clone());
+        let rate_limits = Arc::new(RateLimits::new(recorder.clone(), clock.clone()));
+        let http = HttpClient::new(configured.clone(), recorder.clone());
+        let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone());
+        let exchange = Exchange {
+            http,
+            authenticator: Authenticator::new(tokens),
+            rate_limits: Arc::clone(&rate_limits),
+            configured: configured.clone(),
+            anonymous,
+            clock,
+        };
+        let tasks = Tasks::default();
+        let attempts = Attempts {
+            exchange: Arc::new(exchange),
+            health: health.clone(),
+            rate_limits: Arc::clone(&rate_limits),
+            configured: configured.clone(),
+            recorder: recorder.clone(),
+            tasks: tasks.clone(),
+        };
+        let received = ReceivedBytes::new(recorder.clone());
+        Self(Arc::new(Inner { attempts, configured, health, rate_limits, received, recorder, tasks }))
+    }
+
+    /// From now on requests are sent as `configured` says. A request that is under way ends as it began.
+    pub fn reconfigure(&self, configured: Configured) {
+        let before = self.0.configured.current();
+        self.0.recorder.label_registries(configured.config.registries.keys());
+        for registry in before.config.registries.keys().chain(configured.config.registries.keys()) {
+            let of = |config| select::endpoints(config, registry).unwrap_or_default();
+            let now = of(&configured.config);
+            for gone in of(&before.config) {
+                if now.iter().all(|endpoint| endpoint.base_url() != gone.base_url()) {
+                    self.0.health.forget(registry, &gone);
+                }
+            }
+        }
+        self.0.configured.replace(configured);
+    }
+
+    /// The digest that `tag` means now, by `HEAD`; `None` if the registry has the tag but does not say.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn resolve(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        auth: &AuthContext,
+    ) -> Result<Allowed<Option<Digest>>, Error> {
+        let request = RegistryRequest::manifest(Method::HEAD, repository, &tag.clone().into(), auth);
+        match self.0.attempts.send_and_read(&request, headers_of).await {
+            // Where HEAD is unknown, the caller fetches the manifest by its tag.
+            Err(Error::MethodNotAllowed { .. }) => {
+                let Allowed { value: (), public } = self.confirm_with_get(&request).await?;
+                Ok(Allowed { value: None, public })
+            }
+            Ok(Allowed { value: headers, public }) => {
+                let digest = header(&headers, "docker-content-digest").and_then(|text| text.parse().ok());
+                Ok(Allowed { value: digest, public })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A manifest by tag or digest.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; a body over 4 MiB is [`Error::Invalid`].
+    pub async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        auth: &AuthContext,
+    ) -> Result<Allowed<Manifest>, Error> {
+        let request = RegistryRequest::manifest(Method::GET, repository, reference, auth);
+        let read = |response: RegistryResponse| async move {
+            let media_type = media_type(response.response.headers());
+            let host = response.host.clone();
+            let bytes = self.whole_body(repository.registry(), response).await?;
+            Ok(Manifest { bytes, media_type, host })
+        };
+        self.0.attempts.send_and_read(&request, read).await
+    }
+
+    /// Whether `repository` has a manifest, by `HEAD` of its digest; by `GET` at a registry that refuses `HEAD`.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn confirm_manifest(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        auth: &AuthContext,
+    ) -> Result<Allowed<()>, Error> {
+        let request = RegistryRequest::manifest(Method::HEAD, repository, &digest.into(), auth);
+        match self.0.attempts.send_and_read(&request, |_| std::future::ready(Ok(()))).await {
+            Err(Error::MethodNotAllowed { .. }) => self.confirm_with_get(&request).await,
+            result => result,
+        }
+    }
+
+    async fn confirm_with_get(&self, request: &RegistryRequest<'_>) -> Result<Allowed<()>, Error> {
+        let read = |response: RegistryResponse| async move {
+            drain(response.response.into_body()).await;
+            Ok(())
+        };
+        self.0.attempts.send_and_read(&request.with_get(), read).await
+    }
+
+    /// Whether `repository` has a blob, by `HEAD`, and its size in bytes where the registry declares it. A registry that
+    /// refuses `HEAD` of blobs (ECR Public) is asked for the first byte instead.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn confirm_blob(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        auth: &AuthContext,
+    ) -> Result<Allowed<Option<u64>>, Error> {
+        let request = RegistryRequest::blob(Method::HEAD, repository, digest, auth);
+        match self.0.attempts.send_and_read(&request, headers_of).await {
+            Ok(Allowed { value: headers, public }) => {
+                return Ok(Allowed { value: content_length(&headers), public });
+            }
+            Err(Error::Refused { .. } | Error::MethodNotAllowed { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let first_byte = request.with_get().with_range(0, Some(1));
+        let Allowed { value: headers, public } =
+            self.0.attempts.send_and_read(&first_byte, headers_of).await?;
+        let size = content_range_total(&headers).or_else(|| content_length(&headers));
+        Ok(Allowed { value: size, public })
+    }
+
+    /// Begins to download a blob at byte `from`, up to, not including, byte `until`, or to its end. A registry may ignore
+    /// the range; see [`Download::offset`].
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub async fn download(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        from: u64,
+        until: Option<u64>,
+        auth: &AuthContext,
+    ) -> Result<Download, Error> {
+        let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
+        let RegistryResponse { response, host, public } = self.0.attempts.send(&request).await?;
+        let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
+            match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
+                Some((start, total)) if start == from => (total, start),
+                _ => {
+                    let why = format!("a range that does not begin at {from} as asked");
+                    return Err(Error::Invalid { host, why });
+                }
+            }
+        } else {
+            (content_length(response.headers()), 0)
+        };
+        let received = self.0.received.counter_for(repository.registry());
+        let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
+        Ok(Download::new(size, offset, public, chunks).bounded(host, self.idle()))
+    }
+
+    /// One page of a list; `query` is that of the client's request, checked.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; a body over 4 MiB is [`Error::Invalid`].
+    pub async fn list(
+        &self,
+        repository: &Repository,
+        listing: &Listing,
+        query: Option<String>,
+        auth: &AuthContext,
+    ) -> Result<Allowed<Page>, Error> {
+        let request = RegistryRequest::list(repository, listing, query, auth);
+        let read = |response: RegistryResponse| async move {
+            let headers = response.response.headers().clone();
+            let bytes = self.whole_body(repository.registry(), response).await?;
+            Ok(Page {
+                bytes,
+                media_type: media_type(&headers),
+                next: header(&headers, LINK.as_str()).and_then(next_query),
+                filters_applied: header(&headers, "oci-filters-applied").map(str::to_owned),
+            })
+        };
+        self.0.attempts.send_and_read(&request, read).await
+    }
+
+    /// Whether the rate limit of a registry is nearly used up for `principal`: requests that can wait should.
+    pub fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {
+        self.0.rate_limits.is_low(registry, principal)
+    }
+
+    /// Body bytes of manifests, lists and blobs received since the start.
+    pub fn received_bytes(&self) -> u64 {
+        self.0.received.total()
+    }
+
+    /// What registries said about their rate limits in the last ten minutes.
+    pub fn rate_limits(&self) -> Vec<RateLimitStatus> {
+        self.0.rate_limits.statuses()
+    }
+
+    /// The endpoints whose last request failed.
+    pub fn failing_endpoints(&self) -> Vec<FailingEndpoint> {
+        self.0.health.failing_endpoints()
+    }
+
+    /// Waits until no background task is left, but no longer than `wait`; returns how many are still running.
+    pub async fn finish(&self, wait: Duration) -> usize {
+        self.0.tasks.finish(wait).await
+    }
+
+    async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {
+        let RegistryResponse { response, host, .. } = response;
+        let received = self.0.received.counter_for(registry);
+        let chunks = Chunks { body: response.into_body(), host, received };
+        read_whole(chunks, MANIFEST_BYTES_MAX, self.idle()).await
+    }
+
+    fn idle(&self) -> Duration {
+        self.0.configured.current().config.timeouts.idle
+    }
+}
+
+/// The headers of a response, whose body is drained.
+async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, Error> {
+    let (head, body) = response.response.into_parts();
+    drain(body).await;
+    Ok(head.headers)
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    header(headers, CONTENT_TYPE.as_str()).and_then(|text| text.parse().ok())
+}

@@ -1,0 +1,172 @@
+//! What the response of a registry means: the resource, or one of the errors.
+
+use std::time::Duration;
+
+use http::Response;
+use http::header::CONTENT_ENCODING;
+use serde::Deserialize;
+
+use crate::credentials::PresentedCredential;
+use crate::support::clock::Timestamp;
+use crate::upstream::body::{ResponseBody, read_small};
+use crate::upstream::error::Error;
+use crate::upstream::headers::retry_after;
+
+/// The longest time for an error document.
+const ERROR_DOCUMENT_WAIT: Duration = Duration::from_secs(2);
+/// Bytes of an error document at most.
+const ERROR_DOCUMENT_BYTES_MAX: usize = 64 * 1024;
+
+/// What a registry granted.
+#[derive(Debug, Clone)]
+pub struct Allowed<T> {
+    /// The resource.
+    pub value: T,
+    /// Whether the registry required no credential: then the right that the response proves is everyone's.
+    pub public: bool,
+}
+
+/// The head of a response of status 200 or 206, with the body to come.
+pub(super) struct RegistryResponse {
+    pub(super) response: Response<ResponseBody>,
+    /// `host:port` of the sender, for errors.
+    pub(super) host: String,
+    /// Whether the request had nothing that could be a credential.
+    pub(super) public: bool,
+}
+
+/// How a response came about.
+pub(super) struct ResponseContext<'a> {
+    /// `host:port` of the sender.
+    pub(super) host: String,
+    /// Whether the sender is the endpoint, and not a redirect target.
+    pub(super) from_endpoint: bool,
+    pub(super) presented: &'a PresentedCredential,
+    /// Whether the request had nothing that could be a credential.
+    pub(super) public: bool,
+    pub(super) now: Timestamp,
+}
+
+impl ResponseContext<'_> {
+    /// The response, if it has the resource.
+    ///
+    /// # Errors
+    /// What its status means.
+    pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<RegistryResponse, Error> {
+        let Self { host, from_endpoint, public, .. } = self;
+        let status = response.status().as_u16();
+        let credential = || match &self.presented.credential {
+            Some(credential) => format!("the credential of {:?}", credential.username()),
+            None => "an anonymous caller".to_owned(),
+        };
+        match status {
+            200 | 206 if is_encoded(&response) => {
+                let why = "a Content-Encoding that was not asked for".to_owned();
+                Err(Error::Invalid { host, why })
+            }
+            200 | 206 => Ok(RegistryResponse { response, host, public }),
+            // A redirect target does not speak for the registry: the signed URL may have expired.
+            401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),
+            401 => Err(Error::Refused { host, status, why: format!("it refuses {}", credential()) }),
+            403 => {
+                Err(Error::Refused { host, status, why: format!("it forbids access to {}", credential()) })
+            }
+            404 | 410 => {
+                // Only the registry itself knows its repositories.
+                let repository_unknown = from_endpoint && says_name_unknown(response).await;
+                Err(Error::NotFound { host, repository_unknown, public })
+            }
+            405 => Err(Error::MethodNotAllowed { host }),
+            408 | 500..=599 => Err(Error::ServerError { host, status }),
+            429 => {
+                let retry_after = retry_after(response.headers(), self.now);
+                Err(Error::RateLimited { host, retry_after })
+            }
+            _ => Err(Error::Invalid { host, why: format!("status {status}") }),
+        }
+    }
+}
+
+fn is_encoded(response: &Response<ResponseBody>) -> bool {
+    let encoding = response.headers().get(CONTENT_ENCODING);
+    encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether the body is an error document that says that there is no repository of that name. A body that is slow, large
+/// or no such document says nothing.
+async fn says_name_unknown(response: Response<ResponseBody>) -> bool {
+    #[derive(Deserialize)]
+    struct ErrorDocument {
+        errors: Vec<ErrorEntry>,
+    }
+    #[derive(Deserialize)]
+    struct ErrorEntry {
+        code: String,
+    }
+    let body = read_small(response.into_body(), ERROR_DOCUMENT_BYTES_MAX);
+    let body =
+        tokio::time::timeout(ERROR_DOCUMENT_WAIT, body).await.ok().and_then(Result::ok).unwrap_or_default();
+    serde_json::from_slice::<ErrorDocument>(&body)
+        .is_ok_and(|document| document.errors.iter().any(|error| error.code == "NAME_UNKNOWN"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+    use crate::reference::{Principal, PrincipalKind};
+
+    async fn classified(from_endpoint: bool, status: u16, body: &'static str) -> Result<(), Error> {
+        let presented = PresentedCredential {
+            principal: Principal::new(PrincipalKind::Anonymous, [0; 16]),
+            credential: None,
+            headers: Arc::default(),
+        };
+        let (host, now) = ("reg.test:443".to_owned(), Timestamp(0));
+        let context = ResponseContext { host, from_endpoint, presented: &presented, public: true, now };
+        let body = Full::from(body).map_err(|never| match never {}).boxed();
+        let response = Response::builder().status(status).body(body).unwrap();
+        context.classify(response).await.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn a_redirect_target_neither_revokes_access_nor_forgets_a_repository() {
+        let unknown = r#"{"errors": [{"code": "NAME_UNKNOWN"}]}"#;
+        for (status, body) in [(401, ""), (403, ""), (404, unknown), (410, unknown)] {
+            let error = classified(true, status, body).await.unwrap_err();
+            assert!(error.revokes_access(), "{status}: {error}");
+            let error = classified(false, status, body).await.unwrap_err();
+            assert!(!error.revokes_access(), "{status}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_reference_does_not_revoke_the_repository() {
+        for body in ["", "<html>", r#"{"errors": [{"code": "MANIFEST_UNKNOWN"}]}"#, r#"{"errors": 5}"#] {
+            let error = classified(true, 404, body).await.unwrap_err();
+            assert!(!error.revokes_access() && error.is_denied(), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_told_from_a_refusal_and_from_nonsense() {
+        for (status, outage, denied) in [
+            (200, None, None),
+            (206, None, None),
+            (204, Some(false), Some(false)),
+            (400, Some(false), Some(false)),
+            (401, Some(false), Some(true)),
+            (405, Some(false), Some(false)),
+            (408, Some(true), Some(false)),
+            (429, Some(true), Some(false)),
+            (503, Some(true), Some(false)),
+        ] {
+            let error = classified(true, status, "").await.err();
+            assert_eq!(error.as_ref().map(Error::is_outage), outage, "{status}");
+            assert_eq!(error.as_ref().map(Error::is_denied), denied, "{status}");
+        }
+    }
+}

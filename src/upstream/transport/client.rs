@@ -1,0 +1,51 @@
+//! The client that sends one HTTP request: counted, timed and logged.
+
+use http::Response;
+use tokio::time::Instant;
+
+use crate::support::live::Live;
+use crate::upstream::body::ResponseBody;
+use crate::upstream::error::Error;
+use crate::upstream::metrics::{Recorder, RequestKind};
+use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::configured::Configured;
+use crate::upstream::transport::send::OutgoingRequest;
+
+/// Sends requests through the transport in effect. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct HttpClient {
+    configured: Live<Configured>,
+    recorder: Recorder,
+}
+
+impl HttpClient {
+    pub(crate) fn new(configured: Live<Configured>, recorder: Recorder) -> Self {
+        Self { configured, recorder }
+    }
+
+    /// Sends `request` and waits for the head of the response.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], with the stage at which the request failed.
+    pub(crate) async fn send(
+        &self,
+        kind: RequestKind,
+        request: OutgoingRequest<'_>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        let (registry, method, url) = (request.registry, request.method.clone(), request.url);
+        let start = Instant::now();
+        let result = self.configured.current().transport.send(request).await;
+        let status = result.as_ref().ok().map(|response| response.status().as_u16());
+        self.recorder.request_sent(registry, kind, status, start.elapsed());
+        // Never the query: it may hold a signature.
+        tracing::debug!(
+            %method,
+            host = %authority(url),
+            path = url.path(),
+            status,
+            elapsed_ms = start.elapsed().as_millis() as u64,
+            "sent a request upstream"
+        );
+        result
+    }
+}
