@@ -7,7 +7,7 @@
 //! Deliberately not here: reading configuration files (`config`), and the signal (`cli::serve`).
 
 use crate::config::Settings;
-use crate::credentials::{Keychain, ProviderConfigError, Sources};
+use crate::credentials::{Keychain, ProviderConfigError};
 use crate::prepull::List;
 use crate::pull;
 use crate::serve::{Gate, GateError};
@@ -46,10 +46,10 @@ impl Reload {
     /// The first file that cannot be used; then nothing has changed.
     pub fn apply(&self, settings: &Settings) -> Result<(), ReloadError> {
         let configured = Configured::new(settings.upstream.clone())?;
-        let sources = Sources::read(&settings.credentials)?;
+        let sources = self.keychain.read_sources(&settings.credentials)?;
         let gate = settings.serve.gate.as_ref().map(Gate::read).transpose()?;
         self.upstream.reconfigure(configured);
-        self.keychain.replace(sources);
+        self.keychain.reconfigure(sources);
         self.gate.replace(gate);
         self.pull.replace(settings.pull.clone());
         self.list.replace(settings.prepull.clone());

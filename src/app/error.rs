@@ -1,6 +1,6 @@
 //! Why the daemon cannot be built.
 
-use crate::credentials::{KeychainError, KeysError};
+use crate::credentials::{KeysError, ProviderConfigError};
 use crate::listener::ListenError;
 use crate::serve::GateError;
 use crate::support::metrics::MetricsError;
@@ -26,7 +26,7 @@ pub enum Error {
     Keys(#[from] KeysError),
     /// Read the node's credentials.
     #[error(transparent)]
-    Keychain(#[from] KeychainError),
+    Providers(#[from] ProviderConfigError),
     /// Read the gate's secret.
     #[error("[server] gate_file: {0}")]
     Gate(#[from] GateError),

@@ -1,4 +1,4 @@
-//! What is presented to a registry: a user name with a password, or an identity token.
+//! A credential for a registry: a user name with a password, or an identity token.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::secret::Secret;
 
-/// As Go reads it: padded or not, stray bits ignored.
+/// Base64 as Go reads it: padded or not, stray bits ignored.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -20,9 +20,9 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 pub enum Credential {
     /// A user name and a password, or a token in the password's place.
     Password {
-        /// Who.
+        /// The user name.
         username: String,
-        /// The proof.
+        /// The password.
         password: Secret,
     },
     /// An OAuth2 refresh token (`docker login` of some registries).
@@ -49,8 +49,8 @@ impl Credential {
         Some((username.to_owned(), password.to_owned().into()))
     }
 
-    /// Base64 of `user:password`; `None` for an identity token, which is never sent that way.
-    pub fn encode(&self) -> Option<Zeroizing<String>> {
+    /// Base64 of `user:password` (RFC 7617); `None` for an identity token, which is never sent that way.
+    pub fn to_basic(&self) -> Option<Zeroizing<String>> {
         match self {
             Self::Password { username, password } => {
                 let plain = Zeroizing::new(format!("{username}:{}", password.reveal()));
@@ -60,7 +60,7 @@ impl Credential {
         }
     }
 
-    /// Whose it is, as far as it says.
+    /// The user name; `<token>` for an identity token.
     pub fn username(&self) -> &str {
         match self {
             Self::Password { username, .. } => username,
@@ -89,12 +89,12 @@ mod tests {
             let shown = decoded.as_ref().map(|(u, p)| (u.as_str(), p.reveal()));
             assert_eq!(shown, expected, "{encoded}");
         }
-        let there = Credential::password("u", "p:q").unwrap();
-        assert_eq!(there.encode().unwrap().as_str(), "dTpwOnE=");
+        let credential = Credential::password("u", "p:q").unwrap();
+        assert_eq!(credential.to_basic().unwrap().as_str(), "dTpwOnE=");
     }
 
     #[test]
-    fn no_secret_is_ever_shown() {
+    fn no_secret_is_in_debug_output() {
         let shown = format!(
             "{:?} {:?}",
             Credential::password("ada", "marker-secret").unwrap(),

@@ -1,8 +1,8 @@
 //! Docker configs in both formats: `config.json` (`.dockerconfigjson`) and the legacy `.dockercfg`.
 //!
 //! Read as kubelet reads them: `auth` overrides user name and password, one bad `auth` spoils the whole document, an
-//! empty entry is an entry too and means an anonymous attempt. Beyond kubelet, identity tokens and `HttpHeaders` are
-//! kept, and where credentials lie with a helper the entry says so.
+//! empty entry is an entry too and means an anonymous attempt. Beyond kubelet, identity tokens and `HttpHeaders` are read,
+//! and an entry names the helper that has its credential.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use super::secret::Secret;
 /// Bytes of a docker config at most.
 pub(super) const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Fields of `HttpHeaders` that are never sent: they are the protocol's own, or would replace a credential, or would
-/// change what is asked for.
+/// Headers of `HttpHeaders` that are never sent: they belong to the protocol, would replace a credential, or would change
+/// what is requested.
 const RESERVED_HEADERS: &[&str] = &[
     "accept",
     "accept-encoding",
@@ -43,24 +43,24 @@ const RESERVED_HEADERS: &[&str] = &[
     "upgrade",
 ];
 
-/// Extra fields for requests to the registries of a docker config. Their values may be secret.
+/// Extra headers for requests to the registries of a docker config. Their values may be secret.
 pub type HttpHeaders = Vec<(HeaderName, HeaderValue)>;
 
-/// Where the credential of an entry is.
+/// What an entry has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Held {
-    /// Here; `None` is an empty entry.
-    Here(Option<Credential>),
-    /// With a docker credential helper, asked for this server.
-    ByHelper { name: String, server: String },
+pub(super) enum StoredCredential {
+    /// The credential itself; `None` is an empty entry, which means an anonymous attempt.
+    Inline(Option<Credential>),
+    /// The name of the docker credential helper that has it, for this server.
+    Helper { name: String, server: String },
 }
 
-impl Held {
-    /// Whose it is, as far as the file says.
+impl StoredCredential {
+    /// The user name, where the file says it.
     pub(super) fn username(&self) -> &str {
         match self {
-            Self::Here(credential) => credential.as_ref().map_or("", Credential::username),
-            Self::ByHelper { .. } => "(from a credential helper)",
+            Self::Inline(credential) => credential.as_ref().map_or("", Credential::username),
+            Self::Helper { .. } => "(from a credential helper)",
         }
     }
 }
@@ -68,35 +68,34 @@ impl Held {
 /// A docker config.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DockerConfig {
-    /// Raw keys and what is under them, sorted by key: where two keys mean the same, Go's order is random and ours is
-    /// this one.
-    pub(super) entries: Vec<(String, Held)>,
+    /// By raw key, sorted: where two keys mean the same registry, Go's order is random and this one is not.
+    pub(super) entries: Vec<(String, StoredCredential)>,
     pub(super) headers: HttpHeaders,
 }
 
-/// Why a document is no docker config. Says nothing of its content.
+/// Why a document is not a docker config. Quotes none of its content but keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DockerConfigError {
     /// Not JSON, or not of the expected shape.
     #[error("not a docker config: line {line}, column {column}")]
     Json {
-        /// Where, from 1.
+        /// From 1.
         line: usize,
-        /// Where in the line.
+        /// From 1.
         column: usize,
     },
     /// An `auth` that is not base64 of `user:password`.
     #[error("the entry {key:?} has an auth field that is not base64 of user:password")]
     Auth {
-        /// Whose.
+        /// The key of the entry.
         key: String,
     },
 }
 
 #[derive(Deserialize)]
-struct File {
+struct ConfigFile {
     #[serde(default)]
-    auths: Option<BTreeMap<String, Entry>>,
+    auths: Option<BTreeMap<String, AuthEntry>>,
     #[serde(default, rename = "HttpHeaders")]
     headers: Option<BTreeMap<String, String>>,
     #[serde(default, rename = "credsStore")]
@@ -107,7 +106,7 @@ struct File {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Entry {
+struct AuthEntry {
     username: Option<String>,
     password: Option<String>,
     auth: Option<String>,
@@ -124,21 +123,21 @@ pub(super) fn read_current(content: &[u8]) -> Result<DockerConfig, DockerConfigE
     if !is_object {
         return Err(DockerConfigError::Json { line: 1, column: 1 });
     }
-    let file: File = serde_json::from_slice(content).map_err(|e| json(&e))?;
+    let file: ConfigFile = serde_json::from_slice(content).map_err(|e| json(&e))?;
     let mut config = entries(file.auths.unwrap_or_default())?;
     config.headers = headers(file.headers.unwrap_or_default());
     let store = file.store.filter(|name| !name.is_empty());
-    for (key, held) in &mut config.entries {
-        if let (Held::Here(None), Some(name)) = (&held, &store) {
-            *held = Held::ByHelper { name: name.clone(), server: key.clone() };
+    for (key, stored) in &mut config.entries {
+        if let (StoredCredential::Inline(None), Some(name)) = (&stored, &store) {
+            *stored = StoredCredential::Helper { name: name.clone(), server: key.clone() };
         }
     }
     for (server, name) in file.helpers.unwrap_or_default() {
-        let held = Held::ByHelper { name, server: server.clone() };
+        let stored = StoredCredential::Helper { name, server: server.clone() };
         match config.entries.iter_mut().find(|(key, _)| *key == server) {
-            // The helper of one host goes before whatever else the file says of it, as in docker.
-            Some(entry) => entry.1 = held,
-            None => config.entries.push((server, held)),
+            // As in docker, the helper of one host precedes all else that the file has for that host.
+            Some(entry) => entry.1 = stored,
+            None => config.entries.push((server, stored)),
         }
     }
     config.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -157,18 +156,20 @@ fn json(error: &serde_json::Error) -> DockerConfigError {
     DockerConfigError::Json { line: error.line(), column: error.column() }
 }
 
-fn entries(auths: BTreeMap<String, Entry>) -> Result<DockerConfig, DockerConfigError> {
+fn entries(auths: BTreeMap<String, AuthEntry>) -> Result<DockerConfig, DockerConfigError> {
     let mut entries = Vec::with_capacity(auths.len());
     for (key, entry) in auths {
-        let held = Held::Here(credential(entry).ok_or_else(|| DockerConfigError::Auth { key: key.clone() })?);
-        entries.push((key, held));
+        let stored = StoredCredential::Inline(
+            credential(entry).ok_or_else(|| DockerConfigError::Auth { key: key.clone() })?,
+        );
+        entries.push((key, stored));
     }
     Ok(DockerConfig { entries, headers: Vec::new() })
 }
 
-/// The outer `None` is a malformed `auth`.
+/// `None` for a malformed `auth`; `Some(None)` for an empty entry.
 #[allow(clippy::option_option, reason = "malformed and empty are two things")]
-fn credential(entry: Entry) -> Option<Option<Credential>> {
+fn credential(entry: AuthEntry) -> Option<Option<Credential>> {
     let (mut username, mut password) =
         (entry.username.unwrap_or_default(), Secret::from(entry.password.unwrap_or_default()));
     if let Some(auth) = entry.auth.filter(|auth| !auth.is_empty()) {
@@ -203,11 +204,11 @@ fn headers(given: BTreeMap<String, String>) -> HttpHeaders {
 mod tests {
     use super::*;
 
-    fn password(username: &str, password: &str) -> Held {
-        Held::Here(Credential::password(username, password))
+    fn password(username: &str, password: &str) -> StoredCredential {
+        StoredCredential::Inline(Credential::password(username, password))
     }
 
-    fn entries_of(text: &str) -> Vec<(String, Held)> {
+    fn entries_of(text: &str) -> Vec<(String, StoredCredential)> {
         read_current(text.as_bytes()).unwrap().entries
     }
 
@@ -227,11 +228,11 @@ mod tests {
             ("a", password("u", "p")),
             ("b", password("u", "p")),
             ("c", password("u", "p")),
-            ("d", Held::Here(Some(Credential::IdentityToken("t".to_owned().into())))),
-            ("e", Held::Here(None)),
-            ("f", Held::Here(None)),
+            ("d", StoredCredential::Inline(Some(Credential::IdentityToken("t".to_owned().into())))),
+            ("e", StoredCredential::Inline(None)),
+            ("f", StoredCredential::Inline(None)),
         ];
-        assert_eq!(found, expected.map(|(key, held)| (key.to_owned(), held)));
+        assert_eq!(found, expected.map(|(key, stored)| (key.to_owned(), stored)));
         assert_eq!(entries_of("{}"), []);
         assert_eq!(
             read_legacy(br#"{"https://quay.io": {"auth": "dTpw"}}"#).unwrap().entries,
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_auth_spoils_the_document_and_no_secret_is_told() {
+    fn one_bad_auth_spoils_the_document_and_no_secret_is_quoted() {
         let bad =
             read_current(br#"{"auths": {"a": {"auth": "dTpw"}, "b": {"auth": "bWFya2Vy"}}}"#).unwrap_err();
         assert_eq!(bad, DockerConfigError::Auth { key: "b".to_owned() });
@@ -264,12 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_lie_with_a_helper_say_so() {
+    fn an_entry_whose_credential_a_helper_has_names_the_helper() {
         let found = entries_of(
             r#"{"auths": {"a": {}, "b": {"auth": "dTpw"}}, "credsStore": "desktop", "credHelpers": {"c": "ecr", "b": "gcr"}}"#,
         );
-        let helper = |name: &str, server: &str| Held::ByHelper { name: name.into(), server: server.into() };
+        let helper =
+            |name: &str, server: &str| StoredCredential::Helper { name: name.into(), server: server.into() };
         let expected = [("a", helper("desktop", "a")), ("b", helper("gcr", "b")), ("c", helper("ecr", "c"))];
-        assert_eq!(found, expected.map(|(key, held)| (key.to_owned(), held)));
+        assert_eq!(found, expected.map(|(key, stored)| (key.to_owned(), stored)));
     }
 }

@@ -1,5 +1,7 @@
-//! Running the programs that know credentials: plugins and helpers. Bounded in time and output; what they print goes
-//! to nobody else, and what they complain about is logged shortly.
+//! Runs the programs that have credentials: provider plugins and docker credential helpers.
+//!
+//! Promises: time and output are bounded; standard output, which holds secrets, is in no error and no log; the beginning of
+//! standard error is.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,13 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
-/// Bytes of output that are read.
+/// Bytes of standard output at most.
 const OUTPUT_BYTES_MAX: u64 = 256 * 1024;
-/// Bytes of complaint that are logged.
-const COMPLAINT_BYTES_MAX: u64 = 512;
+/// Bytes of standard error that are logged.
+const ERROR_OUTPUT_BYTES_MAX: u64 = 512;
 
-/// What to run.
-pub(super) struct Run<'a> {
+/// A program to run, with its input and the longest time that it may take.
+pub(super) struct Invocation<'a> {
     pub(super) program: &'a Path,
     pub(super) args: &'a [String],
     pub(super) env: &'a [(String, String)],
@@ -23,51 +25,54 @@ pub(super) struct Run<'a> {
     pub(super) wait: Duration,
 }
 
-/// Runs it and returns what it printed.
+/// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// Why there is none. Never quotes standard output; standard error is quoted, shortened.
-pub(super) async fn run(run: Run<'_>) -> Result<Zeroizing<Vec<u8>>, String> {
-    let mut command = Command::new(run.program);
-    command.args(run.args).envs(run.env.iter().map(|(name, value)| (name, value)));
+/// Why there is none: with the beginning of standard error, and nothing of standard output.
+pub(super) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut command = Command::new(invocation.program);
+    command.args(invocation.args).envs(invocation.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|e| format!("cannot be started: {e}"))?;
-    let (input, output, complaint) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let work = async {
         let feed = async {
-            if let Some(mut stdin) = input {
-                // A program that does not read its input may be right all the same.
-                let _ = stdin.write_all(&run.input).await;
+            if let Some(mut stdin) = stdin {
+                // A program may succeed without reading its input.
+                let _ = stdin.write_all(&invocation.input).await;
             }
         };
-        let mut printed = Zeroizing::new(Vec::new());
-        let take = async {
-            match output {
-                Some(output) => output.take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut printed).await.map(|_| ()),
+        let mut output = Zeroizing::new(Vec::new());
+        let read = async {
+            match stdout {
+                Some(stdout) => stdout.take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut output).await.map(|_| ()),
                 None => Ok(()),
             }
         };
-        let mut said = Vec::new();
-        let listen = async {
-            if let Some(mut complaint) = complaint {
-                let _ = (&mut complaint).take(COMPLAINT_BYTES_MAX).read_to_end(&mut said).await;
-                // The rest is read and thrown away, so that the program does not block on it.
-                let _ = tokio::io::copy(&mut complaint, &mut tokio::io::sink()).await;
+        let mut error_output = Vec::new();
+        let drain = async {
+            if let Some(mut stderr) = stderr {
+                let _ = (&mut stderr).take(ERROR_OUTPUT_BYTES_MAX).read_to_end(&mut error_output).await;
+                // The rest is read and dropped, so that the program does not block on it.
+                let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
             }
         };
-        let ((), taken, ()) = tokio::join!(feed, take, listen);
-        taken.map_err(|e| format!("its output cannot be read: {e}"))?;
-        let over = printed.len() as u64 > OUTPUT_BYTES_MAX;
+        let ((), read, ()) = tokio::join!(feed, read, drain);
+        read.map_err(|e| format!("its output cannot be read: {e}"))?;
+        let over = output.len() as u64 > OUTPUT_BYTES_MAX;
         if over {
             return Err(format!("its output is larger than {OUTPUT_BYTES_MAX} bytes"));
         }
         let status = child.wait().await.map_err(|e| e.to_string())?;
         if !status.success() {
-            return Err(format!("{status}: {}", String::from_utf8_lossy(&said).trim().escape_debug()));
+            return Err(format!(
+                "{status}: {}",
+                String::from_utf8_lossy(&error_output).trim().escape_debug()
+            ));
         }
-        Ok(printed)
+        Ok(output)
     };
-    tokio::time::timeout(run.wait, work)
+    tokio::time::timeout(invocation.wait, work)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer within {:?}", run.wait)))
+        .unwrap_or_else(|_| Err(format!("no answer within {:?}", invocation.wait)))
 }

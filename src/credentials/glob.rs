@@ -4,13 +4,13 @@
 /// Whether `pattern` matches the whole of `text`.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let Some(parts) = parse(&pattern) else {
+    let Some(tokens) = parse(&pattern) else {
         return false;
     };
-    run(&parts, &text)
+    run(&tokens, &text)
 }
 
-enum Part {
+enum Token {
     /// `*`
     Any,
     /// `?`
@@ -24,27 +24,27 @@ enum Part {
 
 /// `None` for a malformed pattern. Go finds a mistake only when it gets that far; refusing it outright only ever
 /// matches less.
-fn parse(pattern: &[char]) -> Option<Vec<Part>> {
-    let mut parts = Vec::new();
+fn parse(pattern: &[char]) -> Option<Vec<Token>> {
+    let mut tokens = Vec::new();
     let mut rest = pattern;
     while let [first, tail @ ..] = rest {
         rest = tail;
-        parts.push(match first {
-            '*' => Part::Any,
-            '?' => Part::One,
+        tokens.push(match first {
+            '*' => Token::Any,
+            '?' => Token::One,
             '\\' => {
                 let (escaped, tail) = rest.split_first()?;
                 rest = tail;
-                Part::Literal(*escaped)
+                Token::Literal(*escaped)
             }
             '[' => class(&mut rest)?,
-            other => Part::Literal(*other),
+            other => Token::Literal(*other),
         });
     }
-    Some(parts)
+    Some(tokens)
 }
 
-fn class(rest: &mut &[char]) -> Option<Part> {
+fn class(rest: &mut &[char]) -> Option<Token> {
     let negated = rest.first() == Some(&'^');
     if negated {
         *rest = &rest[1..];
@@ -53,7 +53,7 @@ fn class(rest: &mut &[char]) -> Option<Part> {
     loop {
         if let (Some(']'), false) = (rest.first(), ranges.is_empty()) {
             *rest = &rest[1..];
-            return Some(Part::Class { negated, ranges });
+            return Some(Token::Class { negated, ranges });
         }
         let low = member(rest)?;
         let mut high = low;
@@ -80,18 +80,18 @@ fn member(rest: &mut &[char]) -> Option<char> {
 }
 
 /// Matches with at most one point to go back to: linear in practice, quadratic at worst.
-fn run(parts: &[Part], text: &[char]) -> bool {
-    let (mut part, mut at) = (0, 0);
+fn run(tokens: &[Token], text: &[char]) -> bool {
+    let (mut token, mut at) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     loop {
-        match parts.get(part) {
-            Some(Part::Any) => {
-                star = Some((part, at));
-                part += 1;
+        match tokens.get(token) {
+            Some(Token::Any) => {
+                star = Some((token, at));
+                token += 1;
                 continue;
             }
             Some(one) if text.get(at).is_some_and(|&c| fits(one, c)) => {
-                part += 1;
+                token += 1;
                 at += 1;
                 continue;
             }
@@ -102,7 +102,7 @@ fn run(parts: &[Part], text: &[char]) -> bool {
             // A star never crosses a slash.
             Some((back, from)) if from < text.len() && text[from] != '/' => {
                 star = Some((back, from + 1));
-                part = back + 1;
+                token = back + 1;
                 at = from + 1;
             }
             _ => return false,
@@ -110,12 +110,12 @@ fn run(parts: &[Part], text: &[char]) -> bool {
     }
 }
 
-fn fits(part: &Part, c: char) -> bool {
-    match part {
-        Part::Any => false,
-        Part::One => c != '/',
-        Part::Literal(expected) => *expected == c,
-        Part::Class { negated, ranges } => {
+fn fits(token: &Token, c: char) -> bool {
+    match token {
+        Token::Any => false,
+        Token::One => c != '/',
+        Token::Literal(expected) => *expected == c,
+        Token::Class { negated, ranges } => {
             c != '/' && ranges.iter().any(|&(low, high)| low <= c && c <= high) != *negated
         }
     }

@@ -11,63 +11,69 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::credential::Credential;
-use super::exec::{self, Run};
+use super::exec::{self, Invocation};
 use crate::support::singleflight::Singleflight;
+use crate::support::tasks::Tasks;
 
-/// A helper that takes longer waits for a person.
+/// The longest time for a helper: one that takes longer waits for a person.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Runs helpers.
+/// The docker credential helpers of one directory.
 pub(super) struct Helpers {
+    /// `None`: no helper is run.
     directory: Option<PathBuf>,
     running: Singleflight<(String, String), Option<Arc<Credential>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HelperOutput {
     username: String,
     secret: Zeroizing<String>,
 }
 
 impl Helpers {
-    pub(super) fn new(directory: Option<PathBuf>) -> Self {
-        Self { directory, running: Singleflight::default() }
+    pub(super) fn new(directory: Option<PathBuf>, tasks: &Tasks) -> Self {
+        Self { directory, running: Singleflight::tracked(tasks.clone()) }
     }
 
-    /// What the helper `name` has for `server`; `None` if that is nothing, or if helpers are switched off.
+    /// The credential that the helper `name` has for `server`; `None` if it has none, fails, or if no helper is run.
     pub(super) async fn get(&self, name: &str, server: &str) -> Option<Credential> {
         let directory = self.directory.clone()?;
         let (name, server) = (name.to_owned(), server.to_owned());
         let work = || {
             let (name, server) = (name.clone(), server.clone());
             async move {
-                let got = run(directory, &name, &server).await;
+                let result = run(directory, &name, &server).await;
                 let failed = |why| {
                     tracing::warn!(helper = name, server, why, "a credential helper gave no credential")
                 };
-                got.map_err(failed).ok().map(Arc::new)
+                result.map_err(failed).ok().map(Arc::new)
             }
         };
-        let got = self.running.run((name.clone(), server.clone()), work).await.flatten();
-        got.map(|credential| (*credential).clone())
+        let credential = self.running.run((name.clone(), server.clone()), work).await.flatten();
+        credential.map(|credential| (*credential).clone())
     }
 }
 
 async fn run(directory: PathBuf, name: &str, server: &str) -> Result<Credential, String> {
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     {
-        return Err("its name is none of a program".to_owned());
+        return Err("its name is not that of a program".to_owned());
     }
     let program = directory.join(format!("docker-credential-{name}"));
     let (args, input) = (["get".to_owned()], server.as_bytes().to_vec());
-    let output = exec::run(Run { program: &program, args: &args, env: &[], input, wait: WAIT }).await?;
-    let answer: Answer =
-        serde_json::from_slice(&output).map_err(|_| "its output is not the expected JSON".to_owned())?;
-    if answer.username == "<token>" && !answer.secret.is_empty() {
-        return Ok(Credential::IdentityToken(answer.secret.as_str().to_owned().into()));
+    let output =
+        exec::run(Invocation { program: &program, args: &args, env: &[], input, wait: WAIT }).await?;
+    let output: HelperOutput = serde_json::from_slice(&output)
+        // The parser's own message may quote a secret.
+        .map_err(|e| {
+            format!("its output is not the expected JSON at line {}, column {}", e.line(), e.column())
+        })?;
+    if output.username == "<token>" && !output.secret.is_empty() {
+        return Ok(Credential::IdentityToken(output.secret.as_str().to_owned().into()));
     }
-    Credential::password(&answer.username, &answer.secret)
+    Credential::password(&output.username, &output.secret)
         .ok_or_else(|| "it has an empty credential".to_owned())
 }
 
@@ -84,11 +90,11 @@ mod tests {
         let script = "#!/bin/sh\n[ \"$1\" = get ] || exit 1\nread s\necho \"{\\\"ServerURL\\\":\\\"$s\\\",\\\"Username\\\":\\\"of $s\\\",\\\"Secret\\\":\\\"p\\\"}\"\n";
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let on = Helpers::new(Some(directory.path().to_owned()));
-        assert_eq!(on.get("x", "reg.test\n").await, Credential::password("of reg.test", "p"));
+        let helpers = Helpers::new(Some(directory.path().to_owned()), &Tasks::default());
+        assert_eq!(helpers.get("x", "reg.test\n").await, Credential::password("of reg.test", "p"));
         for name in ["../x", "", "y", "x y", "/bin/sh"] {
-            assert_eq!(on.get(name, "reg.test").await, None, "{name}");
+            assert_eq!(helpers.get(name, "reg.test").await, None, "{name}");
         }
-        assert_eq!(Helpers::new(None).get("x", "reg.test").await, None);
+        assert_eq!(Helpers::new(None, &Tasks::default()).get("x", "reg.test").await, None);
     }
 }

@@ -1,78 +1,36 @@
 //! Which credentials there are for a repository, in kubelet's order: the node's docker config, then the plugins.
 //!
-//! Pull secrets of pods are not here: a runtime's request brings the pod's own. Those that an operator lists in files
-//! are for commands and pre-pull, and only for them.
+//! Pull secrets of pods are not here: a runtime's request brings the pod's own credential. Those that the configuration
+//! lists are for commands and pre-pull, and only for them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::credential::Credential;
-use super::docker_config::{Held, HttpHeaders};
-use super::helper::Helpers;
-use super::keyring::Keyring;
-use super::keys::{Keys, KeysError};
-use super::node::{Entry, Node, NodeFiles};
-use super::provider::{self, ProviderConfigError, Providers};
+use super::docker_config::{HttpHeaders, StoredCredential};
+use super::keys::Keys;
+use super::node::ConfigEntry;
+use super::presented::PresentedCredential;
+use super::provider::ProviderConfigError;
 use super::pull_secrets::{PullSecretError, PullSecrets};
+use super::sources::{Config, CredentialSources};
 use crate::reference::{Principal, PrincipalKind, Repository};
 use crate::support::live::Live;
+use crate::support::tasks::Tasks;
 
-/// Where credentials are.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The node's docker config.
-    pub node: NodeFiles,
-    /// Kubelet's `--image-credential-provider-config` and `--image-credential-provider-bin-dir`.
-    pub providers: Option<ProviderFiles>,
-    /// Where docker credential helpers are; `None`: none is run.
-    pub helper_dir: Option<PathBuf>,
-    /// Pull secrets as files or directories, for commands and pre-pull.
-    pub pull_secrets: Vec<PathBuf>,
-}
-
-/// Where the plugins are.
-#[derive(Debug, Clone)]
-pub struct ProviderFiles {
-    /// Their configuration.
-    pub config: PathBuf,
-    /// The programs.
-    pub bin_dir: PathBuf,
-}
-
-/// Why there is no keychain.
-#[derive(Debug, thiserror::Error)]
-pub enum KeychainError {
-    /// The plugins' configuration.
-    #[error(transparent)]
-    Providers(#[from] ProviderConfigError),
-    /// Our own keys.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-}
-
-/// What is shown to a registry, and whose it is.
-#[derive(Debug, Clone)]
-pub struct PresentedCredential {
-    /// Whose.
-    pub principal: Principal,
-    /// The credential; `None` asks anonymously.
-    pub credential: Option<Credential>,
-    /// `HttpHeaders` of the docker config that the entry is from.
-    pub headers: Arc<HttpHeaders>,
-}
-
-/// One match, as a person is shown it.
+/// A credential that matches a repository, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CredentialMatch {
     /// `pull-secret`, `node` or `provider`.
     pub source: &'static str,
-    /// The docker config, Secret or plugin that it is from.
+    /// The docker config, Secret or plugin that has it.
     pub file: PathBuf,
     /// The key that matched, normalised.
     pub key: String,
-    /// Whose; empty for an entry without a credential, which means an anonymous attempt.
+    /// The user name; empty for an entry without a credential, which means an anonymous attempt.
     pub username: String,
 }
 
@@ -81,57 +39,40 @@ pub struct CredentialMatch {
 pub struct Keychain(Arc<Inner>);
 
 struct Inner {
-    /// Whoever asks without a credential; asked for at every request.
+    /// The principal of requests without a credential; needed by every request.
     anonymous: Principal,
     keys: Arc<Keys>,
-    sources: Live<Sources>,
-    none: Arc<HttpHeaders>,
-}
-
-/// Where the node's credentials come from, read and checked.
-pub struct Sources {
-    node: Arc<Node>,
-    helpers: Helpers,
-    providers: Option<Providers>,
-}
-
-impl Sources {
-    /// Reads the plugins' configuration. Docker configs are read later, when they are needed. Blocks for a moment.
-    ///
-    /// # Errors
-    /// A provider configuration that kubelet would refuse too.
-    pub fn read(config: &Config) -> Result<Self, ProviderConfigError> {
-        let providers = match &config.providers {
-            None => None,
-            Some(files) => Some(Providers::new(provider::read(&files.config)?, &files.bin_dir)),
-        };
-        let node = Arc::new(Node::new(config.node.clone()));
-        Ok(Self { node, helpers: Helpers::new(config.helper_dir.clone()), providers })
-    }
+    sources: Live<CredentialSources>,
+    no_headers: Arc<HttpHeaders>,
+    /// Plugins, helpers and reads of files that no request waits for any more.
+    tasks: Tasks,
 }
 
 impl Keychain {
-    /// Builds it. Blocks for a moment.
+    /// A keychain with the sources of `config`. Blocks while files are read.
     ///
     /// # Errors
     /// A provider configuration that kubelet would refuse too.
-    pub fn build(config: &Config, keys: Arc<Keys>) -> Result<Self, KeychainError> {
-        let sources = Live::new(Sources::read(config)?);
+    pub fn build(config: &Config, keys: Arc<Keys>) -> Result<Self, ProviderConfigError> {
+        let tasks = Tasks::default();
+        let sources = Live::new(CredentialSources::read(config, &tasks)?);
         let anonymous = keys.principal(PrincipalKind::Anonymous, &[]);
-        Ok(Self(Arc::new(Inner { anonymous, keys, sources, none: Arc::default() })))
+        Ok(Self(Arc::new(Inner { anonymous, keys, sources, no_headers: Arc::default(), tasks })))
     }
 
-    /// From now on the node's credentials come from `sources`. What is remembered of a source that stays as it was is
-    /// kept: the last good content of a docker config that is half written just now, and what plugins have answered.
-    pub fn replace(&self, mut sources: Sources) {
+    /// Reads what `config` names, for [`Keychain::reconfigure`]. Blocks while files are read.
+    ///
+    /// # Errors
+    /// A provider configuration that kubelet would refuse too.
+    pub fn read_sources(&self, config: &Config) -> Result<CredentialSources, ProviderConfigError> {
+        CredentialSources::read(config, &self.0.tasks)
+    }
+
+    /// From now on the node's credentials come from `sources`. What is remembered of a source that has not changed is
+    /// kept.
+    pub fn reconfigure(&self, sources: CredentialSources) {
         let before = self.0.sources.current();
-        if before.node.files() == sources.node.files() {
-            sources.node = Arc::clone(&before.node);
-        }
-        if before.providers == sources.providers {
-            sources.providers.clone_from(&before.providers);
-        }
-        self.0.sources.replace(sources);
+        self.0.sources.replace(sources.inherit(&before));
     }
 
     /// The node's own keys.
@@ -146,60 +87,57 @@ impl Keychain {
             Credential::IdentityToken(token) => ["", token.reveal()],
         };
         let principal = self.0.keys.principal(PrincipalKind::Caller, &parts);
-        PresentedCredential { principal, credential: Some(credential), headers: Arc::clone(&self.0.none) }
+        self.presented(principal, Some(credential))
     }
 
-    /// Whom pull secrets stand for, in the order in which kubelet would try them. An entry without a credential stands
-    /// for nobody in particular, who is asked as in any case.
+    /// The credentials of pull secrets, in the order in which kubelet tries them. An entry without a credential is left
+    /// out: the anonymous attempt is made in any case.
     pub fn pull_secret_credentials(
         &self,
         secrets: &PullSecrets,
         repository: &Repository,
     ) -> Vec<PresentedCredential> {
         let found = secrets.ring.lookup(&repository.to_string());
-        let credentials = found.into_iter().filter_map(|(_, entry)| match entry.held {
-            Held::Here(credential) => credential,
+        let credentials = found.into_iter().filter_map(|(_, entry)| match entry.stored {
+            StoredCredential::Inline(credential) => credential,
             // Kubelet ignores helpers named in a secret.
-            Held::ByHelper { .. } => None,
+            StoredCredential::Helper { .. } => None,
         });
         credentials.map(|credential| self.caller_credential(credential)).collect()
     }
 
     /// No credential.
     pub fn anonymous(&self) -> PresentedCredential {
-        PresentedCredential {
-            principal: self.anonymous_principal(),
-            credential: None,
-            headers: Arc::clone(&self.0.none),
-        }
+        self.presented(self.0.anonymous, None)
     }
 
-    /// Who asks without a credential.
+    /// The principal of requests without a credential.
     pub fn anonymous_principal(&self) -> Principal {
         self.0.anonymous
     }
 
-    /// Whom the node's docker config knows for `repository`, without asking any helper.
+    /// The principals that the node's docker config has for `repository`, without running a helper.
     pub async fn node_principals(&self, repository: &Repository) -> Vec<Principal> {
-        let ring = Node::ring(&self.0.sources.current().node).await;
+        let ring = self.0.sources.current().node.ring().await;
         let matches = ring.lookup(&repository.to_string());
         matches.iter().map(|(key, entry)| self.node_principal(key, entry)).collect()
     }
 
-    /// Whether plugins may know somebody for `repository`; does not run them.
+    /// Whether a plugin may have a credential for `repository`; runs none.
     pub fn has_provider_for(&self, repository: &Repository) -> bool {
         let sources = self.0.sources.current();
         sources.providers.as_ref().is_some_and(|p| p.is_responsible_for(&repository.to_string()))
     }
 
-    /// What the node has for `repository`, in the order in which it is tried. Runs plugins and helpers where it must.
+    /// The node's credentials for `repository`, in the order in which they are tried. Runs plugins and helpers where their
+    /// last result does not count any more.
     pub async fn node_credentials(&self, repository: &Repository) -> Vec<PresentedCredential> {
         let image = repository.to_string();
         let (sources, mut found) = (self.0.sources.current(), Vec::new());
-        for (key, entry) in Node::ring(&sources.node).await.lookup(&image) {
-            let credential = match &entry.held {
-                Held::Here(credential) => credential.clone(),
-                Held::ByHelper { name, server } => match sources.helpers.get(name, server).await {
+        for (key, entry) in sources.node.ring().await.lookup(&image) {
+            let credential = match &entry.stored {
+                StoredCredential::Inline(credential) => credential.clone(),
+                StoredCredential::Helper { name, server } => match sources.helpers.get(name, server).await {
                     None => continue,
                     credential => credential,
                 },
@@ -208,17 +146,17 @@ impl Keychain {
             found.push(PresentedCredential { principal, credential, headers: Arc::clone(&entry.headers) });
         }
         if let Some(providers) = &sources.providers {
-            for (key, given) in providers.ring(&image).await.lookup(&image) {
-                let username = given.credential.as_ref().map_or("", Credential::username);
-                let principal = self.0.keys.principal(PrincipalKind::Provider, &[&given.name, key, username]);
-                let headers = Arc::clone(&self.0.none);
-                found.push(PresentedCredential { principal, credential: given.credential, headers });
+            for (key, provided) in providers.ring(&image).await.lookup(&image) {
+                let username = provided.credential.as_ref().map_or("", Credential::username);
+                let parts = [&*provided.provider, key, username];
+                let principal = self.0.keys.principal(PrincipalKind::Provider, &parts);
+                found.push(self.presented(principal, provided.credential));
             }
         }
         found
     }
 
-    /// A plugin's credential was refused: it is asked for anew next time.
+    /// Forgets what a plugin returned, because its credential was refused: the plugin is run again for the next request.
     pub fn forget_refused(&self, repository: &Repository, presented: &PresentedCredential) {
         let sources = self.0.sources.current();
         if let (PrincipalKind::Provider, Some(providers)) = (presented.principal.kind, &sources.providers) {
@@ -226,12 +164,13 @@ impl Keychain {
         }
     }
 
-    /// The docker configs in use, for people. Blocks for a moment.
+    /// The docker configs that are used, for people. Blocks while files are read.
     pub fn files_in_use(&self) -> Vec<PathBuf> {
         self.0.sources.current().node.in_use()
     }
 
-    /// All that matches `repository`, `pull_secrets` before the node's own, in the order in which it would be tried.
+    /// All that matches `repository`, for people: `pull_secrets` before the node's own, in the order in which they are
+    /// tried. Runs plugins.
     ///
     /// # Errors
     /// A pull secret that cannot be used.
@@ -242,35 +181,44 @@ impl Keychain {
     ) -> Result<Vec<CredentialMatch>, PullSecretError> {
         let image = repository.to_string();
         let of_file = |source| {
-            move |(key, entry): (&str, Entry)| CredentialMatch {
+            move |(key, entry): (&str, ConfigEntry)| CredentialMatch {
                 source,
                 file: entry.file.to_path_buf(),
                 key: key.to_owned(),
-                username: entry.held.username().to_owned(),
+                username: entry.stored.username().to_owned(),
             }
         };
-        let secrets: Keyring<Entry> = PullSecrets::read(pull_secrets)?.ring;
+        let secrets = PullSecrets::read(pull_secrets)?.ring;
         let sources = self.0.sources.current();
         let mut found: Vec<CredentialMatch> =
             secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
-        found.extend(Node::ring(&sources.node).await.lookup(&image).into_iter().map(of_file("node")));
+        found.extend(sources.node.ring().await.lookup(&image).into_iter().map(of_file("node")));
         if let Some(providers) = &sources.providers {
             let ring = providers.ring(&image).await;
-            found.extend(ring.lookup(&image).into_iter().map(|(key, given)| CredentialMatch {
+            found.extend(ring.lookup(&image).into_iter().map(|(key, provided)| CredentialMatch {
                 source: "provider",
-                file: Path::new(&*given.program).to_owned(),
+                file: Path::new(&*provided.program).to_owned(),
                 key: key.to_owned(),
-                username: given.credential.as_ref().map_or("", Credential::username).to_owned(),
+                username: provided.credential.as_ref().map_or("", Credential::username).to_owned(),
             }));
         }
         Ok(found)
     }
 
-    /// An entry without a credential is an anonymous attempt, and what it proves is everybody's all the same.
-    fn node_principal(&self, key: &str, entry: &Entry) -> Principal {
-        match &entry.held {
-            Held::Here(None) => self.anonymous_principal(),
-            held => self.0.keys.principal(PrincipalKind::Node, &[key, held.username()]),
+    /// Waits until no plugin, helper or read of a file is running, but no longer than `wait`; returns how many still are.
+    pub async fn finish(&self, wait: Duration) -> usize {
+        self.0.tasks.finish(wait).await
+    }
+
+    /// An entry without a credential is an anonymous attempt, and proves the rights of the anonymous principal.
+    fn node_principal(&self, key: &str, entry: &ConfigEntry) -> Principal {
+        match &entry.stored {
+            StoredCredential::Inline(None) => self.0.anonymous,
+            stored => self.0.keys.principal(PrincipalKind::Node, &[key, stored.username()]),
         }
+    }
+
+    fn presented(&self, principal: Principal, credential: Option<Credential>) -> PresentedCredential {
+        PresentedCredential { principal, credential, headers: Arc::clone(&self.0.no_headers) }
     }
 }

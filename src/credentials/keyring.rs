@@ -12,7 +12,7 @@ const DEFAULT_REGISTRY_KEY: &str = "index.docker.io";
 /// Entries under normalised keys.
 #[derive(Debug, Clone)]
 pub(super) struct Keyring<T> {
-    /// Reverse byte order; each key once.
+    /// In reverse byte order of the keys; each key once.
     index: Vec<(String, Vec<T>)>,
 }
 
@@ -30,7 +30,7 @@ impl<T: Clone> Keyring<T> {
             tracing::warn!("an entry of a docker config has a key that is no host, and is ignored");
             return;
         };
-        match self.index.binary_search_by(|(there, _)| key.as_bytes().cmp(there.as_bytes())) {
+        match self.index.binary_search_by(|(existing, _)| key.as_bytes().cmp(existing.as_bytes())) {
             Ok(at) => self.index[at].1.push(entry),
             Err(at) => self.index.insert(at, (key, vec![entry])),
         }

@@ -1,8 +1,8 @@
-//! The node's own secrets: one key seals the tokens that Larder issues, one makes the fingerprints of principals.
+//! The node's own keys: one seals the tokens that Larder issues, one makes the fingerprints of principals.
 //!
 //! Two files of 32 random bytes in `keys/` of the state directory, readable by their owner alone. They are made once and
-//! outlive restarts; deleting them makes every token and every caller's grant worthless, and nothing else. All
-//! cryptography of our own is here, and all of it is ring's.
+//! survive restarts; deleting them invalidates every token and every caller's grant, and nothing else. All cryptography
+//! that is not TLS is here, and all of it is ring's.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::error::Unspecified;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
@@ -24,18 +25,18 @@ const KEY_BYTES: usize = 32;
 /// Why the keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// The disk.
+    /// A key file cannot be read or made.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
         /// What was tried.
         what: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What happened.
+        /// The cause.
         source: io::Error,
     },
-    /// Not what this program wrote.
-    #[error("{} is no key: {why}", path.display())]
+    /// A key file that Larder did not write, or that others can read.
+    #[error("{} is not a key: {why}", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -74,24 +75,24 @@ impl Keys {
         Self::new(&seal, &fingerprint, random)
     }
 
-    /// Keys that are gone when the process is: for commands that issue nothing.
+    /// Keys that are not written down: for commands that issue no tokens.
     ///
     /// # Errors
     /// [`KeysError::Random`].
     pub fn ephemeral() -> Result<Self, KeysError> {
         let random = SystemRandom::new();
         let mut both = Zeroizing::new([0; 2 * KEY_BYTES]);
-        random.fill(&mut both[..]).map_err(|_| KeysError::Random)?;
+        random.fill(&mut both[..]).map_err(|Unspecified| KeysError::Random)?;
         Self::new(&both[..KEY_BYTES], &both[KEY_BYTES..], random)
     }
 
     fn new(seal: &[u8], fingerprint: &[u8], random: SystemRandom) -> Result<Self, KeysError> {
-        let seal = UnboundKey::new(&CHACHA20_POLY1305, seal).map_err(|_| KeysError::Random)?;
+        let seal = UnboundKey::new(&CHACHA20_POLY1305, seal).map_err(|Unspecified| KeysError::Random)?;
         let fingerprint = hmac::Key::new(hmac::HMAC_SHA256, fingerprint);
         Ok(Self { seal: LessSafeKey::new(seal), fingerprint, random })
     }
 
-    /// The principal of `kind` that these parts stand for. Equal parts give equal principals, on this node alone.
+    /// The principal of `kind` that `parts` identify. Equal parts give equal principals, on this node alone.
     pub(super) fn principal(&self, kind: PrincipalKind, parts: &[&str]) -> Principal {
         let mut hash = hmac::Context::with_key(&self.fingerprint);
         for part in [kind.label()].iter().chain(parts) {
@@ -105,22 +106,22 @@ impl Keys {
         Principal::new(kind, fingerprint)
     }
 
-    /// Whether two secrets are equal, in a time that says nothing about where they differ.
+    /// Whether two secrets are equal, in a time that does not depend on where they differ.
     pub fn equal(&self, a: &[u8], b: &[u8]) -> bool {
         let tag = hmac::sign(&self.fingerprint, a);
         hmac::verify(&self.fingerprint, b, tag.as_ref()).is_ok()
     }
 
-    /// Seals a text so that only this node can read it again; the result is safe in a header.
+    /// Encrypts and authenticates a text with this node's key; the result is safe in a header.
     pub(super) fn seal(&self, purpose: &'static str, plain: &[u8]) -> Result<String, KeysError> {
         // 96 random bits: after 2^32 tokens, a hundred years at one a second, a repetition is still unlikely.
         let mut nonce = [0; NONCE_LEN];
-        self.random.fill(&mut nonce).map_err(|_| KeysError::Random)?;
+        self.random.fill(&mut nonce).map_err(|Unspecified| KeysError::Random)?;
         let mut sealed = Vec::with_capacity(plain.len() + CHACHA20_POLY1305.tag_len());
         sealed.extend_from_slice(plain);
         let aad = Aad::from(purpose.as_bytes());
         let done = self.seal.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed);
-        done.map_err(|_| KeysError::Random)?;
+        done.map_err(|Unspecified| KeysError::Random)?;
         let mut whole = nonce.to_vec();
         whole.append(&mut sealed);
         Ok(URL_SAFE_NO_PAD.encode(whole))
@@ -146,7 +147,7 @@ fn key(path: &Path, random: &SystemRandom) -> Result<Zeroizing<Vec<u8>>, KeysErr
         return Ok(found);
     }
     let mut fresh = Zeroizing::new(vec![0; KEY_BYTES]);
-    random.fill(&mut fresh).map_err(|_| KeysError::Random)?;
+    random.fill(&mut fresh).map_err(|Unspecified| KeysError::Random)?;
     let temporary = path.with_extension(format!("{:016x}", fastrand::u64(..)));
     let written =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut f| {
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_outlive_the_process_and_are_their_owners_alone() {
+    fn keys_survive_the_process_and_only_their_owner_reads_them() {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().join("keys");
         let first = Keys::open(&at).unwrap();
@@ -216,15 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_tampered_with_or_sealed_for_another_purpose_does_not_open() {
+    fn a_token_that_was_changed_or_sealed_for_another_purpose_does_not_open() {
         let keys = Keys::ephemeral().unwrap();
         let sealed = keys.seal("a", b"text").unwrap();
         assert!(keys.unseal("b", &sealed).is_none());
         assert_ne!(sealed, keys.seal("a", b"text").unwrap());
         for at in 0..sealed.len() {
-            let mut bent = sealed.clone().into_bytes();
-            bent[at] = if bent[at] == b'A' { b'B' } else { b'A' };
-            assert!(keys.unseal("a", std::str::from_utf8(&bent).unwrap()).is_none(), "{at}");
+            let mut changed = sealed.clone().into_bytes();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            assert!(keys.unseal("a", std::str::from_utf8(&changed).unwrap()).is_none(), "{at}");
         }
         for bad in ["", "AAAA", "AAAAAAAAAAAAAAAAAAAA", "ö", " "] {
             assert!(keys.unseal("a", bad).is_none(), "{bad}");

@@ -1,8 +1,10 @@
-//! Credentials: where they are, which of them match a repository, and in which order; exactly as kubelet has it.
+//! Credentials: which of them match a repository, and in which order; exactly as kubelet finds them. Also the node's own
+//! keys and the tokens that Larder issues with them.
 //!
-//! Promises: kubelet's search path, formats, matching, order and plugins; files are read again when they change, and
-//! one that is broken keeps what it held before; no secret in any `Debug`, log or error. Deliberately not here: what a
-//! credential opens (`pull`), and how it is shown to a registry (`upstream`).
+//! Promises: kubelet's search path, formats, matching, order and plugins; files are read again when they change, and a file
+//! that has become invalid keeps its old content; no secret in any `Debug`, log or error.
+//!
+//! Deliberately not here: what a credential may read (`pull`), and how it is sent to a registry (`upstream`).
 
 mod credential;
 mod docker_config;
@@ -13,26 +15,28 @@ mod keychain;
 mod keyring;
 mod keys;
 mod node;
+mod presented;
 mod provider;
 mod pull_secrets;
 mod search;
 mod secret;
+mod sources;
 mod token;
 
 pub use credential::Credential;
 pub use docker_config::HttpHeaders;
-pub use keychain::{
-    Config, CredentialMatch, Keychain, KeychainError, PresentedCredential, ProviderFiles, Sources,
-};
+pub use keychain::{CredentialMatch, Keychain};
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;
+pub use presented::PresentedCredential;
 pub use provider::ProviderConfigError;
 pub use pull_secrets::{PullSecretError, PullSecrets, pull_secret_files};
 pub use search::KubeletDirectories;
 pub use secret::Secret;
+pub use sources::{Config, CredentialSources, ProviderFiles};
 pub use token::{CallerToken, IssueError, TOKEN_LIFE, TokenError};
 
-/// For the fuzzers: what strangers' bytes are read by. Whatever comes, nothing may panic, hang or grow.
+/// For the fuzzers: what reads bytes from outside. Whatever the bytes, nothing may panic, hang or grow.
 #[cfg(fuzzing)]
 pub mod fuzzing {
     use super::keyring::Keyring;
@@ -51,15 +55,15 @@ pub mod fuzzing {
         let _ = (ring.lookup("docker.io/library/nginx"), ring.lookup("reg.test:5000/a/b"));
     }
 
-    /// A plugin's answer.
+    /// A plugin's output.
     pub fn plugin_response(bytes: &[u8]) {
         provider::response::fuzz(bytes);
     }
 
-    /// A token that a client brings.
+    /// A token that a client sends.
     pub fn token(keys: &Keys, bytes: &[u8]) {
         if let Ok(text) = std::str::from_utf8(bytes) {
-            assert!(CallerToken::open(keys, text, Timestamp(0)).is_err(), "nobody can make a token");
+            assert!(CallerToken::open(keys, text, Timestamp(0)).is_err(), "a forged token was accepted");
         }
     }
 

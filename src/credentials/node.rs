@@ -1,22 +1,28 @@
-//! The node's docker config: found where kubelet finds it, or where the operator says, and read again when it changes.
+//! The node's docker config: found where kubelet finds it, or where the configuration says, and read again when it
+//! changes.
 //!
-//! Of kubelet's eight places the first file that is valid wins, and nothing is merged. Files that the operator names
-//! are all used, in their order. A file that was good and is now broken keeps its old content until it is good again:
-//! half a write must not lock a node out.
+//! Of kubelet's eight files the first valid one is used, and nothing is merged. Files that the configuration names are all
+//! used, in their order. A file that was valid and is now invalid keeps its old content until it is valid again: a write
+//! that is under way must not lock a node out.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::docker_config::{BYTES_MAX, DockerConfig, Held, HttpHeaders, read_current, read_legacy};
+use parking_lot::Mutex;
+
+use super::docker_config::{
+    BYTES_MAX, DockerConfig, HttpHeaders, StoredCredential, read_current, read_legacy,
+};
 use super::keyring::Keyring;
 use super::search::KubeletDirectories;
+use crate::support::tasks::Tasks;
 
-/// How often the files are looked at, at most.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The files are checked for changes at most this often.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where the node's credentials are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,118 +33,124 @@ pub enum NodeFiles {
     Named(Vec<PathBuf>),
 }
 
-/// One entry of a docker config, with the file it came from.
+/// One entry of a docker config, with the file that it is from.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct ConfigEntry {
     pub(super) file: Arc<Path>,
-    pub(super) held: Held,
+    pub(super) stored: StoredCredential,
     pub(super) headers: Arc<HttpHeaders>,
 }
 
-/// The node's keyring, kept in step with its files.
+/// The keyring of the node's docker config. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct NodeConfig(Arc<Inner>);
+
 #[derive(Debug)]
-pub(super) struct Node {
+struct Inner {
     files: NodeFiles,
     state: Mutex<State>,
+    tasks: Tasks,
 }
 
 #[derive(Debug)]
 struct State {
-    looked_at: Option<Instant>,
+    checked: Option<Instant>,
     stamps: Vec<Stamp>,
-    read: Vec<(Arc<Path>, DockerConfig)>,
-    ring: Arc<Keyring<Entry>>,
+    configs: Vec<(Arc<Path>, DockerConfig)>,
+    ring: Arc<Keyring<ConfigEntry>>,
 }
 
-/// What tells a file from what it was before; a symbolic link counts as what it leads to.
+/// Device, inode, time of change and size: what tells a file from its former content. A symbolic link has those of its
+/// target.
 type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
-impl Node {
-    pub(super) fn new(files: NodeFiles) -> Self {
-        let state = State { looked_at: None, stamps: Vec::new(), read: Vec::new(), ring: Arc::default() };
-        Self { files, state: Mutex::new(state) }
+impl NodeConfig {
+    pub(super) fn new(files: NodeFiles, tasks: Tasks) -> Self {
+        let state = State { checked: None, stamps: Vec::new(), configs: Vec::new(), ring: Arc::default() };
+        Self(Arc::new(Inner { files, state: Mutex::new(state), tasks }))
     }
 
-    /// Where it looks.
+    /// The files that are read.
     pub(super) fn files(&self) -> &NodeFiles {
-        &self.files
+        &self.0.files
     }
 
-    /// The keyring as the files are now, or were a moment ago.
-    pub(super) async fn ring(node: &Arc<Self>) -> Arc<Keyring<Entry>> {
+    /// The keyring as the files are now, or were a second ago.
+    pub(super) async fn ring(&self) -> Arc<Keyring<ConfigEntry>> {
         {
-            let state = node.lock();
-            if state.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            let state = self.0.state.lock();
+            if state.checked.is_some_and(|at| at.elapsed() < CHECK_INTERVAL) {
                 return Arc::clone(&state.ring);
             }
         }
-        let looking = Arc::clone(node);
-        let looked = tokio::task::spawn_blocking(move || looking.look_again()).await;
-        looked.unwrap_or_else(|_| Arc::clone(&node.lock().ring))
+        let this = self.clone();
+        let refreshed = self.0.tasks.spawn_blocking(move || this.refresh()).await;
+        refreshed.unwrap_or_else(|error| {
+            tracing::error!(%error, "reading the docker config ended in a defect of Larder");
+            Arc::clone(&self.0.state.lock().ring)
+        })
     }
 
-    /// The files that are in use, for people. Blocks.
+    /// The files that are used, for people. Blocks.
     pub(super) fn in_use(&self) -> Vec<PathBuf> {
-        self.look_again();
-        self.lock().read.iter().map(|(path, _)| path.to_path_buf()).collect()
+        self.refresh();
+        self.0.state.lock().configs.iter().map(|(path, _)| path.to_path_buf()).collect()
     }
 
-    /// Blocks.
-    fn look_again(&self) -> Arc<Keyring<Entry>> {
-        let mut state = self.lock();
-        state.looked_at = Some(Instant::now());
-        self.look(&mut state);
+    /// The keyring as the files are now. Blocks.
+    fn refresh(&self) -> Arc<Keyring<ConfigEntry>> {
+        let mut state = self.0.state.lock();
+        state.checked = Some(Instant::now());
+        let (candidates, only_first) = match &self.0.files {
+            NodeFiles::Kubelet(directories) => (directories.docker_configs(), true),
+            NodeFiles::Named(files) => (files.clone(), false),
+        };
+        let stamps: Vec<Stamp> = candidates.iter().map(|path| stamp(path)).collect();
+        if stamps != state.stamps {
+            state.stamps = stamps;
+            state.configs = read_configs(candidates, only_first, &state.configs);
+            state.ring = Arc::new(merged(&state.configs));
+        }
         Arc::clone(&state.ring)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn candidates(&self) -> Vec<PathBuf> {
-        match &self.files {
-            NodeFiles::Kubelet(places) => places.candidates(),
-            NodeFiles::Named(files) => files.clone(),
-        }
-    }
-
-    fn look(&self, state: &mut State) {
-        let candidates = self.candidates();
-        let stamps: Vec<Stamp> = candidates.iter().map(|path| stamp(path)).collect();
-        if stamps == state.stamps {
-            return;
-        }
-        state.stamps = stamps;
-        let mut read: Vec<(Arc<Path>, DockerConfig)> = Vec::new();
-        for path in candidates {
-            let kept = || state.read.iter().find(|(old, _)| **old == *path).cloned();
-            let found = match read_file(&path) {
-                Ok(None) => None,
-                Ok(Some(config)) => Some((Arc::from(path.as_path()), config)),
-                Err(why) => {
-                    let old = kept();
-                    let keeps = old.is_some();
-                    tracing::warn!(path = %path.display(), why, keeps, "a docker config cannot be used");
-                    old
-                }
-            };
-            read.extend(found);
-            if matches!(self.files, NodeFiles::Kubelet(_)) && !read.is_empty() {
-                break;
+/// The valid files of `candidates`, or only the first of them. One that has become invalid keeps what it had in `before`.
+fn read_configs(
+    candidates: Vec<PathBuf>,
+    only_first: bool,
+    before: &[(Arc<Path>, DockerConfig)],
+) -> Vec<(Arc<Path>, DockerConfig)> {
+    let mut configs = Vec::new();
+    for path in candidates {
+        let found = match read_file(&path) {
+            Ok(found) => found.map(|config| (Arc::from(path.as_path()), config)),
+            Err(why) => {
+                let old = before.iter().find(|(old, _)| **old == *path).cloned();
+                let keeps = old.is_some();
+                tracing::warn!(path = %path.display(), why, keeps, "a docker config cannot be used");
+                old
             }
+        };
+        configs.extend(found);
+        if only_first && !configs.is_empty() {
+            break;
         }
-        let mut ring = Keyring::default();
-        for (file, config) in &read {
-            let headers = Arc::new(config.headers.clone());
-            for (key, held) in &config.entries {
-                let entry =
-                    Entry { file: Arc::clone(file), held: held.clone(), headers: Arc::clone(&headers) };
-                ring.add(key, entry);
-            }
-            tracing::info!(path = %file.display(), entries = config.entries.len(), "docker config in use");
-        }
-        (state.read, state.ring) = (read, Arc::new(ring));
     }
+    configs
+}
+
+fn merged(configs: &[(Arc<Path>, DockerConfig)]) -> Keyring<ConfigEntry> {
+    let mut ring = Keyring::default();
+    for (file, config) in configs {
+        let headers = Arc::new(config.headers.clone());
+        for (key, stored) in &config.entries {
+            let (file, headers) = (Arc::clone(file), Arc::clone(&headers));
+            ring.add(key, ConfigEntry { file, stored: stored.clone(), headers });
+        }
+        tracing::info!(path = %file.display(), entries = config.entries.len(), "docker config in use");
+    }
+    ring
 }
 
 fn stamp(path: &Path) -> Stamp {
@@ -146,8 +158,11 @@ fn stamp(path: &Path) -> Stamp {
     Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
 }
 
-/// A docker config; `None` where there is no file.
-pub(super) fn read_file(path: &Path) -> Result<Option<DockerConfig>, String> {
+/// A docker config; `None` where there is no file. Blocks.
+///
+/// # Errors
+/// Why the file cannot be used; never quotes a secret.
+fn read_file(path: &Path) -> Result<Option<DockerConfig>, String> {
     let Some(content) = read_bounded(path)? else {
         return Ok(None);
     };
@@ -156,7 +171,10 @@ pub(super) fn read_file(path: &Path) -> Result<Option<DockerConfig>, String> {
     config.map(Some).map_err(|error| error.to_string())
 }
 
-/// The content of a regular file of a sensible size.
+/// The content of a regular file of at most [`BYTES_MAX`] bytes; `None` where there is none. Blocks.
+///
+/// # Errors
+/// Why the file cannot be read.
 pub(super) fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, String> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => return Ok(None),
@@ -181,18 +199,22 @@ mod tests {
     const ONE: &str = r#"{"auths": {"reg.test": {"auth": "b25lOnA="}}}"#;
     const TWO: &str = r#"{"auths": {"reg.test": {"auth": "dHdvOnA="}}}"#;
 
-    fn names(node: &Node) -> Vec<String> {
-        // Look again at once: what is tested is what is seen, not when.
-        let ring = node.look_again();
-        let name = |entry: &Entry| match &entry.held {
-            Held::Here(Some(Credential::Password { username, .. })) => username.clone(),
+    fn names(node: &NodeConfig) -> Vec<String> {
+        // Without the interval: the tests are about what is read, not when.
+        let ring = node.refresh();
+        let name = |entry: &ConfigEntry| match &entry.stored {
+            StoredCredential::Inline(Some(Credential::Password { username, .. })) => username.clone(),
             other => format!("{other:?}"),
         };
         ring.lookup("reg.test/app").iter().map(|(_, entry)| name(entry)).collect()
     }
 
-    fn kubelet(directory: &Path) -> Node {
-        let places = KubeletDirectories {
+    fn node(files: NodeFiles) -> NodeConfig {
+        NodeConfig::new(files, Tasks::default())
+    }
+
+    fn kubelet(directory: &Path) -> NodeConfig {
+        let directories = KubeletDirectories {
             kubelet_root: directory.join("root"),
             kubelet_cwd: directory.join("cwd"),
             home: Some(directory.join("home")),
@@ -200,11 +222,11 @@ mod tests {
         for sub in ["root", "cwd", "home/.docker"] {
             fs::create_dir_all(directory.join(sub)).unwrap();
         }
-        Node::new(NodeFiles::Kubelet(places))
+        node(NodeFiles::Kubelet(directories))
     }
 
     #[test]
-    fn the_first_valid_file_wins_and_nothing_is_merged() {
+    fn the_first_valid_file_is_used_and_nothing_is_merged() {
         let directory = tempfile::tempdir().unwrap();
         let node = kubelet(directory.path());
         assert!(names(&node).is_empty());
@@ -216,7 +238,7 @@ mod tests {
         fs::write(directory.path().join("root/config.json"), "{broken").unwrap();
         assert_eq!(names(&node), ["two"], "an invalid file is passed over");
         fs::write(directory.path().join("cwd/config.json"), r#"{"auths": {}}"#).unwrap();
-        assert!(names(&node).is_empty(), "a valid file without entries wins too");
+        assert!(names(&node).is_empty(), "a valid file without entries counts too");
         fs::write(directory.path().join("root/config.json"), ONE).unwrap();
         assert_eq!(names(&node), ["one"]);
         fs::remove_file(directory.path().join("root/config.json")).unwrap();
@@ -225,7 +247,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "this is how others replace the file")]
-    fn a_change_is_seen_and_a_broken_one_keeps_what_was() {
+    fn a_change_is_read_and_an_invalid_file_keeps_its_old_content() {
         let directory = tempfile::tempdir().unwrap();
         let node = kubelet(directory.path());
         let file = directory.path().join("root/config.json");
@@ -251,7 +273,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("v1", at("..data")).unwrap();
         std::os::unix::fs::symlink("..data/config.json", at("config.json")).unwrap();
-        let node = Node::new(NodeFiles::Named(vec![at("config.json")]));
+        let node = node(NodeFiles::Named(vec![at("config.json")]));
         assert_eq!(names(&node), ["one"]);
         std::os::unix::fs::symlink("v2", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
@@ -264,7 +286,7 @@ mod tests {
         let (a, b) = (directory.path().join("a.json"), directory.path().join("b.json"));
         fs::write(&a, ONE).unwrap();
         fs::write(&b, TWO).unwrap();
-        let node = Node::new(NodeFiles::Named(vec![b, directory.path().join("missing"), a]));
+        let node = node(NodeFiles::Named(vec![b, directory.path().join("missing"), a]));
         assert_eq!(names(&node), ["two", "one"]);
         assert_eq!(node.in_use().len(), 2);
     }

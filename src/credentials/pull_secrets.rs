@@ -1,24 +1,24 @@
-//! Pull secrets as files: what `imagePullSecrets` of a pod are in a cluster, for pre-pull and for showing what matches.
+//! Pull secrets in files: what `imagePullSecrets` of a pod are in a cluster, for pre-pull and for showing what matches.
 //!
-//! A file is a docker config in either format, or a whole Secret manifest (YAML or JSON, any number of documents). A
-//! directory stands for all such files in it and in its own directories, in the order of their names; a Secret mounted as a
-//! volume is such a directory. All are merged into one keyring, as kubelet merges the secrets of a pod, and as with
-//! kubelet one that is broken spoils them all.
+//! A file is a docker config in either format, or a Secret manifest (YAML or JSON, any number of documents). A directory
+//! stands for all such files in it and in its subdirectories, in the order of their names; a Secret mounted as a volume is
+//! such a directory. All are merged into one keyring, as kubelet merges the secrets of a pod, and as with kubelet one
+//! invalid secret makes all of them unusable.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine};
 use serde::Deserialize;
 
 use super::docker_config::{DockerConfig, read_current, read_legacy};
 use super::keyring::Keyring;
-use super::node::{Entry, read_bounded};
+use super::node::{ConfigEntry, read_bounded};
 use crate::support::{directory, yaml};
 
-/// Directories within directories at most.
+/// Levels of subdirectories at most.
 const DEPTH_MAX: usize = 4;
 
 /// A pull secret that cannot be used.
@@ -27,13 +27,13 @@ const DEPTH_MAX: usize = 4;
 pub struct PullSecretError {
     /// The file.
     pub path: PathBuf,
-    /// Why not, without its content.
+    /// Why not; quotes no content.
     pub why: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Manifest {
+struct SecretManifest {
     #[serde(default)]
     kind: String,
     #[serde(default, rename = "type")]
@@ -43,15 +43,15 @@ struct Manifest {
     #[serde(default)]
     string_data: BTreeMap<String, String>,
     #[serde(default)]
-    items: Vec<Manifest>,
+    items: Vec<SecretManifest>,
 }
 
 /// Pull secrets, merged as kubelet merges those of a pod.
 #[derive(Clone, Default)]
 pub struct PullSecrets {
-    pub(super) ring: Keyring<Entry>,
-    /// In the order in which they came, to be merged with others.
-    entries: Vec<(String, Entry)>,
+    pub(super) ring: Keyring<ConfigEntry>,
+    /// In their order, to be merged with those of others.
+    entries: Vec<(String, ConfigEntry)>,
 }
 
 impl std::fmt::Debug for PullSecrets {
@@ -73,31 +73,32 @@ impl PullSecrets {
         Ok(secrets)
     }
 
-    /// Adds a docker config or Secret manifest that is in memory; `file` is what people know it by.
+    /// Adds a docker config or Secret manifest that is in memory; `file` is its name for people.
     ///
     /// # Errors
-    /// It is neither, or broken.
+    /// It is neither of the two, or invalid.
     pub fn add(&mut self, file: &Path, content: &[u8]) -> Result<(), PullSecretError> {
         let named = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let shared: Arc<Path> = file.into();
         let configs = read(named, content).map_err(|why| PullSecretError { path: file.to_owned(), why })?;
         for config in configs {
             let headers = Arc::new(config.headers);
-            for (key, held) in config.entries {
-                self.entry(key, Entry { file: Arc::clone(&shared), held, headers: Arc::clone(&headers) });
+            for (key, stored) in config.entries {
+                let (file, headers) = (Arc::clone(&shared), Arc::clone(&headers));
+                self.add_entry(key, ConfigEntry { file, stored, headers });
             }
         }
         Ok(())
     }
 
-    /// Adds what others hold, after what is there.
+    /// Adds the entries of `others`, after those that are there.
     pub fn merge(&mut self, others: &Self) {
         for (key, entry) in &others.entries {
-            self.entry(key.clone(), entry.clone());
+            self.add_entry(key.clone(), entry.clone());
         }
     }
 
-    fn entry(&mut self, key: String, entry: Entry) {
+    fn add_entry(&mut self, key: String, entry: ConfigEntry) {
         self.ring.add(&key, entry.clone());
         self.entries.push((key, entry));
     }
@@ -110,7 +111,7 @@ impl PullSecrets {
 pub fn pull_secret_files(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, PullSecretError> {
     let mut all = Vec::new();
     for path in paths {
-        let files = directory::files(path, DEPTH_MAX, is_ours)
+        let files = directory::files(path, DEPTH_MAX, counts)
             .map_err(|e| PullSecretError { path: path.clone(), why: e.to_string() })?;
         for file in files {
             let failed = |why| PullSecretError { path: file.clone(), why };
@@ -121,20 +122,23 @@ pub fn pull_secret_files(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, P
     Ok(all)
 }
 
-/// Whether it counts in a directory: hidden names are passed over but for the two that secrets have.
-fn is_ours(entry: directory::Entry<'_>) -> bool {
+/// Whether an entry of a directory counts: hidden ones do not, but for the two names that secrets have.
+fn counts(entry: directory::Entry<'_>) -> bool {
     let (directory::Entry::File(name) | directory::Entry::Directory(name)) = entry;
     !name.starts_with('.') || matches!(name, ".dockerconfigjson" | ".dockercfg")
 }
 
-/// What a file holds, by its name or by what it looks like. The reasons never quote the content.
+/// The docker configs in a file, which is recognised by its name or its content.
+///
+/// # Errors
+/// Why there are none; never quotes the content.
 pub(super) fn read(name: &str, content: &[u8]) -> Result<Vec<DockerConfig>, String> {
     match name {
         ".dockercfg" => return read_legacy(content).map(|c| vec![c]).map_err(|e| e.to_string()),
         ".dockerconfigjson" => return read_current(content).map(|c| vec![c]).map_err(|e| e.to_string()),
         _ => {}
     }
-    let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
+    let text = std::str::from_utf8(content).map_err(|e| format!("it is not text: {e}"))?;
     if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(text)
         && !object.contains_key("kind")
     {
@@ -143,8 +147,8 @@ pub(super) fn read(name: &str, content: &[u8]) -> Result<Vec<DockerConfig>, Stri
         let config = if current || object.is_empty() { read_current(content) } else { read_legacy(content) };
         return config.map(|c| vec![c]).map_err(|e| e.to_string());
     }
-    let documents: Vec<Manifest> =
-        yaml::documents(text).map_err(|_| "it is neither a docker config nor a Secret".to_owned())?;
+    let documents: Vec<SecretManifest> =
+        yaml::documents(text).map_err(|at| format!("{at}: it is neither a docker config nor a Secret"))?;
     let mut configs = Vec::new();
     for document in documents {
         of_manifest(document, &mut configs)?;
@@ -152,8 +156,8 @@ pub(super) fn read(name: &str, content: &[u8]) -> Result<Vec<DockerConfig>, Stri
     Ok(configs)
 }
 
-/// A Secret's docker config; other kinds and types are none of ours, as in kubelet.
-fn of_manifest(manifest: Manifest, configs: &mut Vec<DockerConfig>) -> Result<(), String> {
+/// Adds the docker config of a Secret; other kinds and types are ignored, as kubelet does it.
+fn of_manifest(manifest: SecretManifest, configs: &mut Vec<DockerConfig>) -> Result<(), String> {
     for item in manifest.items {
         of_manifest(item, configs)?;
     }
@@ -165,18 +169,28 @@ fn of_manifest(manifest: Manifest, configs: &mut Vec<DockerConfig>) -> Result<()
         "kubernetes.io/dockercfg" => (".dockercfg", false),
         _ => return Ok(()),
     };
-    // The API server lets stringData go before data.
+    // As in the API server, stringData precedes data.
     let content = match (manifest.string_data.get(key), manifest.data.get(key)) {
         (Some(text), _) => text.clone().into_bytes(),
         (None, Some(encoded)) => {
             let compact: String = encoded.split_ascii_whitespace().collect();
-            STANDARD.decode(compact).map_err(|_| format!("{key} is not base64"))?
+            STANDARD.decode(compact).map_err(|e| format!("{key} is not base64: {}", place(&e)))?
         }
         (None, None) => return Ok(()),
     };
     let config = if current { read_current(&content) } else { read_legacy(&content) };
     configs.push(config.map_err(|e| format!("{key}: {e}"))?);
     Ok(())
+}
+
+/// Where base64 is wrong, without the character that is there.
+fn place(error: &DecodeError) -> String {
+    match error {
+        DecodeError::InvalidByte(offset, _) | DecodeError::InvalidLastSymbol(offset, _) => {
+            format!("a wrong character at offset {offset}")
+        }
+        DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_read_in_every_form_that_it_comes_in() {
+    fn a_secret_is_read_in_every_form_that_it_has() {
         let legacy = r#"{"old.test": {"auth": "dTpw"}}"#;
         let two = format!("{}---\n{}", secret(CURRENT), secret(r#"{"auths": {"b.test": {"auth": "dTpw"}}}"#));
         let json = format!(
@@ -227,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_one_is_named_and_not_quoted() {
+    fn an_invalid_secret_is_named_and_not_quoted() {
         for content in ["{\"auths\": {\"a\": {\"auth\": \"!marker\"}}}", "marker: [", &secret("{\"marker")] {
             let why = keys("x", content).unwrap_err();
             assert!(!why.contains("marker"), "{why}");

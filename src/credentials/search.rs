@@ -2,20 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-/// The directories that the search path is made of.
+/// The directories that kubelet's search path is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubeletDirectories {
     /// Kubelet's `--root-dir`.
     pub kubelet_root: PathBuf,
     /// Kubelet's working directory.
     pub kubelet_cwd: PathBuf,
-    /// `$HOME`, where there is one.
+    /// `$HOME`, where it is set.
     pub home: Option<PathBuf>,
 }
 
 impl KubeletDirectories {
-    /// All eight places in kubelet's order: `config.json` first, the legacy `.dockercfg` only after all of those.
-    pub(super) fn candidates(&self) -> Vec<PathBuf> {
+    /// The eight files in kubelet's order: every `config.json` first, then every legacy `.dockercfg`.
+    pub(super) fn docker_configs(&self) -> Vec<PathBuf> {
         let root = Path::new("/");
         let home = self.home.as_deref();
         let current = [
@@ -41,13 +41,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_eight_places_are_kubelets_and_in_its_order() {
-        let places = KubeletDirectories {
+    fn the_eight_files_are_kubelets_and_in_its_order() {
+        let directories = KubeletDirectories {
             kubelet_root: "/k".into(),
             kubelet_cwd: "/w".into(),
             home: Some("/h".into()),
         };
-        let shown: Vec<_> = places.candidates().iter().map(|p| p.display().to_string()).collect();
+        let shown: Vec<_> = directories.docker_configs().iter().map(|p| p.display().to_string()).collect();
         assert_eq!(
             shown,
             [

@@ -1,4 +1,4 @@
-//! A text that must not be seen: wiped from memory when it is dropped, and absent from every `Debug`.
+//! A secret text: wiped from memory when it is dropped, and absent from every `Debug`.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// The text itself. Whoever asks for it must send it to the one place that it is meant for, and nowhere else.
+    /// The text, to be sent to the one place that it is meant for, and nowhere else.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is none.
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

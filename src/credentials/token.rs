@@ -1,7 +1,8 @@
-//! Tokens that Larder issues itself: what a client showed at `/token`, sealed, for it to bring along.
+//! Tokens that Larder issues: the credential that a client sent to `/token`, sealed, for the client to send with its
+//! requests.
 //!
-//! A token holds the credential (or that there was none), the repositories that it is for, and when it was issued. It
-//! is no handle: nothing is kept, so it outlives restarts. Nobody but this node can read or make one.
+//! A token holds the credential (or that there was none), the repositories that it is for, and when it was issued. There is
+//! no table of tokens, so a token survives restarts. Only this node can read or make one.
 
 use std::time::Duration;
 
@@ -13,55 +14,55 @@ use super::keys::{Keys, KeysError};
 use crate::reference::Repository;
 use crate::support::clock::Timestamp;
 
-/// Clients are told that a token lives this long: longer than any pull, since older containerd versions cannot renew
-/// one within a pull.
+/// The lifetime that a token declares: longer than any pull, since older containerd versions cannot renew one within a
+/// pull.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(12 * 3_600);
-/// It is taken for twice as long, for clients that do not look.
+/// A token is accepted for twice as long, for clients that ignore its lifetime.
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Repositories of one token at most.
 const REPOSITORIES_MAX: usize = 8;
-/// Bytes of a credential at most: what fits into a request head with room to spare. A JSON key of a Google service
-/// account has about 2,400.
+/// Bytes of a credential at most, so that the token fits into a request head. A JSON key of a Google service account has
+/// about 2,400.
 const CREDENTIAL_BYTES_MAX: usize = 7 * 1024;
 const PURPOSE: &str = "larder token 1";
 
-/// What a token says.
+/// The content of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerToken {
-    /// What it may be used for.
+    /// What the token may be used for.
     pub repositories: Vec<Repository>,
-    /// What the client showed; `None` if nothing.
+    /// The credential of the client; `None` if it sent none.
     pub credential: Option<Credential>,
-    /// When.
+    /// When the token was sealed.
     pub issued_at: Timestamp,
 }
 
-/// A token that is worth nothing.
+/// Why a token is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not one of ours, or tampered with.
-    #[error("the token is not one of this node")]
+    /// Not sealed by this node, or changed since.
+    #[error("the token was not issued by this node")]
     Foreign,
-    /// Too old.
+    /// Older than 24 hours.
     #[error("the token has expired")]
     Expired,
 }
 
-/// A token that cannot be made.
+/// Why no token can be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// Does not fit a header.
+    /// The credential does not fit a header.
     #[error("the credential is longer than {CREDENTIAL_BYTES_MAX} bytes")]
     TooLong,
-    /// Nobody pulls that many at once.
+    /// More repositories than a pull needs.
     #[error("a token is for at most {REPOSITORIES_MAX} repositories")]
     TooMany,
-    /// The keys.
+    /// The operating system gives no random bytes.
     #[error(transparent)]
     Keys(#[from] KeysError),
 }
 
-/// What is sealed. Never written anywhere else.
+/// What is sealed; never written anywhere else.
 #[derive(Serialize, Deserialize)]
 struct Plain {
     r: Vec<String>,
@@ -73,7 +74,7 @@ struct Plain {
 }
 
 impl CallerToken {
-    /// Seals it.
+    /// Seals the token.
     ///
     /// # Errors
     /// [`IssueError`].
@@ -98,13 +99,16 @@ impl CallerToken {
         Ok(keys.seal(PURPOSE, &Zeroizing::new(plain))?)
     }
 
-    /// Opens one.
+    /// Opens a token that a client sent.
     ///
     /// # Errors
     /// [`TokenError`].
     pub fn open(keys: &Keys, token: &str, now: Timestamp) -> Result<Self, TokenError> {
         let plain = keys.unseal(PURPOSE, token).ok_or(TokenError::Foreign)?;
-        let Plain { r, u, p, at } = serde_json::from_slice(&plain).map_err(|_| TokenError::Foreign)?;
+        // The seal is intact, so another version of Larder wrote this; the parser's message could quote the secret.
+        let Ok(Plain { r, u, p, at }) = serde_json::from_slice(&plain) else {
+            return Err(TokenError::Foreign);
+        };
         if at.age_at(now) > TOKEN_LIFE_MAX {
             return Err(TokenError::Expired);
         }
@@ -116,8 +120,9 @@ impl CallerToken {
             (None, Some(token)) => Some(Credential::IdentityToken(token.as_str().to_owned().into())),
             (Some(_), None) => return Err(TokenError::Foreign),
         };
-        let repositories = r.iter().map(|name| name.parse()).collect::<Result<_, _>>();
-        let repositories = repositories.map_err(|_| TokenError::Foreign)?;
+        let Ok(repositories) = r.iter().map(|name| name.parse()).collect() else {
+            return Err(TokenError::Foreign);
+        };
         Ok(Self { repositories, credential, issued_at: at })
     }
 }
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_was_put_into_it_and_only_to_us() {
+    fn a_token_gives_its_content_back_and_only_to_this_node() {
         let (keys, others) = (Keys::ephemeral().unwrap(), Keys::ephemeral().unwrap());
         let long = "x".repeat(2_400);
         for credential in [
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_lives_through_the_longest_pull_and_not_for_ever() {
+    fn a_token_is_valid_through_the_longest_pull_and_not_for_ever() {
         let keys = Keys::ephemeral().unwrap();
         let sealed = token(None).seal(&keys).unwrap();
         let at = |seconds| CallerToken::open(&keys, &sealed, Timestamp(seconds)).map(|_| ());
@@ -162,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_a_header_is_refused_at_once() {
+    fn a_token_that_would_not_fit_a_header_is_not_issued() {
         let keys = Keys::ephemeral().unwrap();
         let huge = token(Credential::password("u", &"x".repeat(CREDENTIAL_BYTES_MAX)));
         assert!(matches!(huge.seal(&keys), Err(IssueError::TooLong)));

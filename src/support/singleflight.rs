@@ -6,25 +6,38 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
+
+use super::tasks::Tasks;
 
 type Running<K, V> = HashMap<K, watch::Receiver<Option<V>>>;
 
 /// Coalesces equal questions `K` into one answer `V`.
 #[derive(Debug)]
-pub struct Singleflight<K, V>(Arc<Mutex<Running<K, V>>>);
+pub struct Singleflight<K, V> {
+    running: Arc<Mutex<Running<K, V>>>,
+    tasks: Tasks,
+}
 
 impl<K, V> Default for Singleflight<K, V> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self::tracked(Tasks::default())
     }
 }
 
 impl<K, V> Clone for Singleflight<K, V> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { running: Arc::clone(&self.running), tasks: self.tasks.clone() }
+    }
+}
+
+impl<K, V> Singleflight<K, V> {
+    /// Each run becomes one of `tasks`, so that a stop waits for it.
+    pub fn tracked(tasks: Tasks) -> Self {
+        Self { running: Arc::default(), tasks }
     }
 }
 
@@ -45,7 +58,7 @@ where
                 vacant.insert(receiver.clone());
                 let seat = Seat { running: self.clone(), key };
                 let work = make();
-                tokio::spawn(async move {
+                self.tasks.spawn(async move {
                     let value = work.await;
                     drop(seat);
                     sender.send_replace(Some(value));
@@ -57,7 +70,7 @@ where
     }
 
     fn lock(&self) -> MutexGuard<'_, Running<K, V>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock()
     }
 }
 

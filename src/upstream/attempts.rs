@@ -208,3 +208,7 @@ impl LastError {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "attempts_tests.rs"]
+mod tests;

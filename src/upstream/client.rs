@@ -82,11 +82,12 @@ impl Upstream {
         labels: Arc<RegistryLabels>,
         clock: Clock,
     ) -> Self {
-        let (configured, recorder) = (Live::new(configured), Recorder::new(metrics, labels));
+        let (configured, tasks) = (Live::new(configured), Tasks::default());
+        let recorder = Recorder::new(metrics, labels);
         let health = Health::new(recorder.clone());
         let rate_limits = Arc::new(RateLimits::new(recorder.clone(), clock.clone()));
         let http = HttpClient::new(configured.clone(), recorder.clone());
-        let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone());
+        let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone(), tasks.clone());
         let exchange = Exchange {
             http,
             authenticator: Authenticator::new(tokens),
@@ -95,7 +96,6 @@ impl Upstream {
             anonymous,
             clock,
         };
-        let tasks = Tasks::default();
         let attempts = Attempts {
             exchange: Arc::new(exchange),
             health: health.clone(),
@@ -296,7 +296,8 @@ impl Upstream {
         self.0.health.failing_endpoints()
     }
 
-    /// Waits until no background task is left, but no longer than `wait`; returns how many are still running.
+    /// Waits until no request for a token and no probe of an endpoint is under way, but no longer than `wait`; returns how
+    /// many still are.
     pub async fn finish(&self, wait: Duration) -> usize {
         self.0.tasks.finish(wait).await
     }
@@ -323,3 +324,7 @@ async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, Error> {
 fn media_type(headers: &HeaderMap) -> Option<MediaType> {
     header(headers, CONTENT_TYPE.as_str()).and_then(|text| text.parse().ok())
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -219,3 +219,7 @@ impl Exchange {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

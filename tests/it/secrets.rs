@@ -250,5 +250,8 @@ async fn no_secret_is_in_a_log_at_trace_an_error_a_metric_or_a_file() {
     }
     let log = log.0.lock().unwrap().clone();
     clean("the log", &log);
-    assert!(!mine || String::from_utf8_lossy(&log).contains("sent a request upstream"), "the log is a talkative one");
+    assert!(
+        !mine || String::from_utf8_lossy(&log).contains("sent a request upstream"),
+        "the log is a talkative one"
+    );
 }

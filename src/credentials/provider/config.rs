@@ -1,7 +1,7 @@
 //! `CredentialProviderConfig`, as kubelet's `--image-credential-provider-config` names it: a file or a directory of them.
 //!
 //! Read strictly, as kubelet does: an unknown field, a missing one or a name given twice is an error that stops the
-//! start, because a provider that is silently not there looks like a registry that refuses.
+//! start, because a provider that is missing without a word looks like a registry that refuses access.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,11 @@ use super::response::{ApiVersion, duration};
 pub struct ProviderConfigError {
     /// The file or directory.
     pub path: PathBuf,
-    /// What is wrong.
+    /// What is wrong; quotes no value.
     pub why: String,
 }
 
-/// One plugin.
+/// A plugin, and how it is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::credentials) struct Provider {
     pub(super) name: String,
@@ -37,16 +37,16 @@ pub(in crate::credentials) struct Provider {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct File {
+struct ConfigFile {
     api_version: String,
     kind: String,
     #[serde(default)]
-    providers: Vec<Entry>,
+    providers: Vec<ProviderEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Entry {
+struct ProviderEntry {
     name: String,
     #[serde(default)]
     match_images: Vec<String>,
@@ -99,9 +99,9 @@ pub(in crate::credentials) fn read(path: &Path) -> Result<Vec<Provider>, Provide
 }
 
 fn parse(content: &[u8]) -> Result<Vec<Provider>, String> {
-    let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
+    let text = std::str::from_utf8(content).map_err(|e| format!("it is not text: {e}"))?;
     // JSON is YAML. The parser's message may quote the line, and `env` may hold a secret.
-    let file: File = yaml::document(text).map_err(|at| {
+    let file: ConfigFile = yaml::document(text).map_err(|at| {
         format!("{at}: not a CredentialProviderConfig (an unknown field, a missing one, or no YAML)")
     })?;
     let known = ["v1", "v1beta1", "v1alpha1"].map(|v| format!("kubelet.config.k8s.io/{v}"));
@@ -119,8 +119,8 @@ fn parse(content: &[u8]) -> Result<Vec<Provider>, String> {
     Ok(providers)
 }
 
-/// `None` for a plugin that wants a pod's service-account token: only kubelet can have one.
-fn provider(entry: Entry) -> Result<Option<Provider>, String> {
+/// `None` for a plugin that needs a pod's service-account token, which only kubelet has.
+fn provider(entry: ProviderEntry) -> Result<Option<Provider>, String> {
     let bad_name = entry.name.is_empty()
         || matches!(entry.name.as_str(), "." | "..")
         || entry.name.contains(|c: char| c == '/' || c.is_whitespace());

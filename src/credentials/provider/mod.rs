@@ -1,41 +1,42 @@
-//! Kubelet's credential-provider plugins: run unchanged, answers kept as long as they say.
+//! Kubelet's credential-provider plugins: run unchanged, and their responses cached for as long as they say.
 //!
-//! Promises: kubelet's matching, protocol, time limit and cache keys; equal questions run a plugin once; a plugin
-//! that fails means no credential and a line in the log, never a failed pull. Deliberately not here: plugins that
-//! want a pod's service-account token, which only kubelet can ask for.
+//! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once; a plugin
+//! that fails means no credential and a line in the log, never a failed pull.
+//!
+//! Deliberately not here: plugins that need a pod's service-account token, which only kubelet has.
 
+mod cache;
 mod config;
 pub(super) mod response;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
 
 pub use config::ProviderConfigError;
 pub(super) use config::{Provider, read};
 
 use super::credential::Credential;
-use super::exec::{self, Run};
+use super::exec::{self, Invocation};
 use super::keyring::{Keyring, urls_match};
 use crate::support::singleflight::Singleflight;
-use response::{CacheKey, Response};
+use crate::support::tasks::Tasks;
+use cache::{ProviderFailed, ResponseCache};
+use response::Response;
 
-/// What kubelet gives a plugin.
+/// The time that kubelet gives a plugin.
 const WAIT: Duration = Duration::from_secs(60);
-/// A plugin that failed is not run again for the same image before this: a pull asks many questions.
-const FAILURE_KEPT: Duration = Duration::from_secs(10);
-/// Answers kept at most; beyond that the expired ones go, then all.
-const KEPT_MAX: usize = 1_024;
 
-/// An entry of a plugin's answer.
+/// A credential that a plugin returned.
 #[derive(Debug, Clone)]
-pub(super) struct Given {
+pub(super) struct ProvidedCredential {
+    /// The path of the plugin.
     pub(super) program: Arc<Path>,
-    pub(super) name: Arc<str>,
+    /// The name of the plugin.
+    pub(super) provider: Arc<str>,
+    /// `None` for an entry without a user name or password.
     pub(super) credential: Option<Credential>,
 }
 
@@ -44,26 +45,14 @@ pub(super) struct Given {
 pub(super) struct Providers(Arc<Inner>);
 
 struct Inner {
+    /// With the paths of their programs.
     providers: Vec<(Provider, Arc<Path>)>,
-    kept: Mutex<HashMap<Key, Kept>>,
-    running: Singleflight<(usize, String), Option<Response>>,
+    cache: ResponseCache,
+    /// By the position of the plugin, and the image.
+    running: Singleflight<(usize, String), Result<Response, ProviderFailed>>,
 }
 
-/// Which plugin, and for what its answer holds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Image(usize, String),
-    Registry(usize, String),
-    Global(usize),
-}
-
-struct Kept {
-    /// `None`: it failed.
-    response: Option<Response>,
-    until: Instant,
-}
-
-/// The same programs, asked in the same way.
+/// The same programs, run in the same way.
 impl PartialEq for Providers {
     fn eq(&self, other: &Self) -> bool {
         self.0.providers == other.0.providers
@@ -71,13 +60,15 @@ impl PartialEq for Providers {
 }
 
 impl Providers {
-    pub(super) fn new(providers: Vec<Provider>, bin_dir: &Path) -> Self {
+    /// The plugins of `bin_dir`; each run of one becomes one of `tasks`.
+    pub(super) fn new(providers: Vec<Provider>, bin_dir: &Path, tasks: &Tasks) -> Self {
         let with_path = |provider: Provider| {
-            let path: PathBuf = bin_dir.join(&provider.name);
-            (provider, Arc::from(path))
+            let program = Arc::from(bin_dir.join(&provider.name));
+            (provider, program)
         };
         let providers = providers.into_iter().map(with_path).collect();
-        Self(Arc::new(Inner { providers, kept: Mutex::default(), running: Singleflight::default() }))
+        let running = Singleflight::tracked(tasks.clone());
+        Self(Arc::new(Inner { providers, cache: ResponseCache::default(), running }))
     }
 
     /// Whether any plugin is responsible for `image`.
@@ -85,109 +76,61 @@ impl Providers {
         self.0.providers.iter().any(|(provider, _)| matches(provider, image))
     }
 
-    /// What the responsible plugins say, as one keyring in their order.
-    pub(super) async fn ring(&self, image: &str) -> Keyring<Given> {
+    /// What the responsible plugins return, as one keyring in their order.
+    pub(super) async fn ring(&self, image: &str) -> Keyring<ProvidedCredential> {
         let responsible = self.0.providers.iter().enumerate().filter(|(_, (p, _))| matches(p, image));
-        let asked = responsible.map(|(at, (provider, program))| async move {
-            (self.ask(at, image).await, Arc::from(provider.name.as_str()), Arc::clone(program))
+        let responses = responsible.map(|(position, (provider, program))| async move {
+            let name: Arc<str> = Arc::from(provider.name.as_str());
+            (self.response(position, image).await, name, Arc::clone(program))
         });
         let mut ring = Keyring::default();
-        for (response, name, program) in join_all(asked).await {
-            let name: Arc<str> = name;
-            for (key, credential) in response.map(|r| r.auth).unwrap_or_default() {
-                ring.add(&key, Given { program: Arc::clone(&program), name: Arc::clone(&name), credential });
+        for (response, provider, program) in join_all(responses).await {
+            for (key, credential) in response.map(|response| response.auth).unwrap_or_default() {
+                let (program, provider) = (Arc::clone(&program), Arc::clone(&provider));
+                ring.add(&key, ProvidedCredential { program, provider, credential });
             }
         }
         ring
     }
 
-    /// Forgets what the plugins said of `image`, because upstream refused it: it may have been withdrawn early.
+    /// Forgets what the plugins returned for `image`: it may have been withdrawn before its time.
     pub(super) fn forget(&self, image: &str) {
-        let keys: Vec<Key> = (0..self.0.providers.len()).flat_map(|at| keys(at, image)).collect();
-        self.kept().retain(|key, _| !keys.contains(key));
+        for position in 0..self.0.providers.len() {
+            self.0.cache.forget(position, image);
+        }
     }
 
-    async fn ask(&self, at: usize, image: &str) -> Option<Response> {
-        if let Some(kept) = self.known(at, image) {
-            return kept;
+    /// The cached response of the plugin at `position`, or that of a run.
+    async fn response(&self, position: usize, image: &str) -> Result<Response, ProviderFailed> {
+        if let Some(cached) = self.0.cache.lookup(position, image) {
+            return cached;
         }
         let (this, image) = (self.clone(), image.to_owned());
         let work = || {
             let (this, image) = (this.clone(), image.clone());
-            async move { this.run(at, &image).await }
+            async move { this.run(position, &image).await }
         };
-        this.0.running.run((at, image.clone()), work).await.flatten()
+        this.0.running.run((position, image.clone()), work).await.unwrap_or(Err(ProviderFailed))
     }
 
-    /// What is remembered; the outer `None` if nothing is.
-    #[allow(clippy::option_option, reason = "nothing known, and known to have failed, are two things")]
-    fn known(&self, at: usize, image: &str) -> Option<Option<Response>> {
-        let (kept, now) = (self.kept(), Instant::now());
-        let live = |key| kept.get(&key).filter(|kept: &&Kept| kept.until > now);
-        keys(at, image).into_iter().find_map(live).map(|kept| kept.response.clone())
-    }
-
-    async fn run(&self, at: usize, image: &str) -> Option<Response> {
-        let (provider, program) = self.0.providers.get(at)?;
+    async fn run(&self, position: usize, image: &str) -> Result<Response, ProviderFailed> {
+        let (provider, program) = self.0.providers.get(position).ok_or(ProviderFailed)?;
+        let (args, env) = (&provider.args, &provider.env);
         let input = response::request(provider.api, image);
-        let run = Run { program, args: &provider.args, env: &provider.env, input, wait: WAIT };
-        let said = match exec::run(run).await {
-            Ok(output) => response::read(provider.api, &output).map_err(str::to_owned),
-            Err(why) => Err(why),
-        };
-        let (response, life, key) = match said {
-            Ok(response) => {
-                let life = response.cache.unwrap_or(provider.default_cache);
-                let [image, registry, global] = keys(at, image);
-                let key = match response.reach {
-                    CacheKey::Image => image,
-                    CacheKey::Registry => registry,
-                    CacheKey::Global => global,
-                };
-                (Some(response), life, key)
-            }
-            Err(why) => {
-                tracing::warn!(
-                    provider = provider.name,
-                    image,
-                    why,
-                    "a credential provider gave no credential"
-                );
-                (None, FAILURE_KEPT, Key::Image(at, image.to_owned()))
-            }
-        };
-        self.keep(key, Kept { response: response.clone(), until: Instant::now() + life });
-        response
-    }
-
-    fn keep(&self, key: Key, fresh: Kept) {
-        let now = Instant::now();
-        if fresh.until <= now {
-            return;
-        }
-        let mut kept = self.kept();
-        if kept.len() >= KEPT_MAX {
-            kept.retain(|_, kept| kept.until > now);
-        }
-        if kept.len() >= KEPT_MAX {
-            kept.clear();
-        }
-        kept.insert(key, fresh);
-    }
-
-    fn kept(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        let output = exec::run(Invocation { program, args, env, input, wait: WAIT }).await;
+        let response = output.and_then(|output| response::read(provider.api, &output));
+        let result = response.map_err(|why| {
+            let provider = &provider.name;
+            tracing::warn!(provider, image, why, "a credential provider gave no credential");
+            ProviderFailed
+        });
+        self.0.cache.store(position, image, result.clone(), provider.default_cache);
+        result
     }
 }
 
 fn matches(provider: &Provider, image: &str) -> bool {
     provider.match_images.iter().any(|pattern| urls_match(pattern, image))
-}
-
-/// Under which keys an answer for `image` may be remembered, in kubelet's order.
-fn keys(at: usize, image: &str) -> [Key; 3] {
-    let registry = image.split('/').next().unwrap_or_default().to_owned();
-    [Key::Image(at, image.to_owned()), Key::Registry(at, registry), Key::Global(at)]
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a plugin is asked and what it answers (`credentialprovider.kubelet.k8s.io`): the texts, not the running.
+//! What is written to a plugin and what it prints (`credentialprovider.kubelet.k8s.io`). Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::super::credential::Credential;
 
 const GROUP: &str = "credentialprovider.kubelet.k8s.io/";
 
-/// The versions of the protocol; they differ in name only, as far as a node is concerned.
+/// The versions of the protocol; for a node, they differ in name only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ApiVersion {
     V1,
@@ -37,38 +37,38 @@ impl ApiVersion {
     }
 }
 
-/// How far an answer reaches.
+/// For which images a response counts (`cacheKeyType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) enum CacheKey {
+pub(super) enum CacheKeyType {
     Image,
     Registry,
     Global,
 }
 
-/// An answer.
+/// What a plugin returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Response {
-    pub(super) reach: CacheKey,
-    /// `None`: as long as the configuration says.
-    pub(super) cache: Option<Duration>,
+    pub(super) cache_key_type: CacheKeyType,
+    /// How long it counts; `None`: as long as the configuration says.
+    pub(super) cache_duration: Option<Duration>,
     /// By key as in a docker config; `None` is an entry without user name or password.
     pub(super) auth: Vec<(String, Option<Credential>)>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct ResponseDocument {
     kind: String,
     api_version: String,
-    cache_key_type: CacheKey,
+    cache_key_type: CacheKeyType,
     #[serde(default)]
     cache_duration: Option<String>,
     #[serde(default)]
-    auth: Option<BTreeMap<String, Auth>>,
+    auth: Option<BTreeMap<String, AuthEntry>>,
 }
 
 #[derive(Deserialize)]
-struct Auth {
+struct AuthEntry {
     #[serde(default)]
     username: String,
     #[serde(default)]
@@ -82,26 +82,29 @@ pub(super) fn request(api: ApiVersion, image: &str) -> Vec<u8> {
     request.to_string().into_bytes()
 }
 
-/// Reads what came from its standard output.
+/// Reads what the plugin printed.
 ///
 /// # Errors
-/// Why it is no answer; never quotes it.
-pub(super) fn read(api: ApiVersion, content: &[u8]) -> Result<Response, &'static str> {
-    let answer: Answer =
-        serde_json::from_slice(content).map_err(|_| "its output is no CredentialProviderResponse")?;
-    if answer.kind != "CredentialProviderResponse" {
-        return Err("its output is of another kind");
+/// Why it is not a response; never quotes it.
+pub(super) fn read(api: ApiVersion, content: &[u8]) -> Result<Response, String> {
+    let document: ResponseDocument = serde_json::from_slice(content).map_err(|e| {
+        // The parser's own message may quote a secret.
+        let (line, column) = (e.line(), e.column());
+        format!("its output is not a CredentialProviderResponse at line {line}, column {column}")
+    })?;
+    if document.kind != "CredentialProviderResponse" {
+        return Err("its output is of another kind".to_owned());
     }
-    if ApiVersion::parse(&answer.api_version) != Some(api) {
-        return Err("it answers in another apiVersion than the configured one");
+    if ApiVersion::parse(&document.api_version) != Some(api) {
+        return Err("it answers in another apiVersion than the configured one".to_owned());
     }
-    let cache = match answer.cache_duration {
+    let cache_duration = match document.cache_duration {
         None => None,
-        Some(text) => Some(duration(&text).ok_or("its cacheDuration is no duration")?),
+        Some(text) => Some(duration(&text).ok_or("its cacheDuration is not a duration")?),
     };
-    let auth = answer.auth.unwrap_or_default().into_iter();
+    let auth = document.auth.unwrap_or_default().into_iter();
     let auth = auth.map(|(key, a)| (key, Credential::password(&a.username, &a.password))).collect();
-    Ok(Response { reach: answer.cache_key_type, cache, auth })
+    Ok(Response { cache_key_type: document.cache_key_type, cache_duration, auth })
 }
 
 /// A duration as Go writes it (`time.ParseDuration`): `1h30m`, `1.5h`, `300ms`, `0`. `None` for a negative one too.
@@ -170,17 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_and_any_other_text_is_not() {
+    fn a_response_is_read_and_any_other_text_is_not() {
         let good = r#"{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Registry","cacheDuration":"6h0m0s","auth":{"reg.test":{"username":"u","password":"p"},"e":{"username":"","password":""}}}"#;
         let read = |text: &str| read(ApiVersion::V1, text.as_bytes());
         let found = read(good).unwrap();
-        assert_eq!((found.reach, found.cache), (CacheKey::Registry, Some(Duration::from_secs(21_600))));
+        assert_eq!(
+            (found.cache_key_type, found.cache_duration),
+            (CacheKeyType::Registry, Some(Duration::from_secs(21_600)))
+        );
         assert_eq!(
             found.auth,
             [("e".to_owned(), None), ("reg.test".to_owned(), Credential::password("u", "p"))]
         );
-        assert_eq!(read(&good.replace("\"6h0m0s\"", "null")).unwrap().cache, None);
-        assert_eq!(read(&good.replace("6h0m0s", "0s")).unwrap().cache, Some(Duration::ZERO));
+        assert_eq!(read(&good.replace("\"6h0m0s\"", "null")).unwrap().cache_duration, None);
+        assert_eq!(read(&good.replace("6h0m0s", "0s")).unwrap().cache_duration, Some(Duration::ZERO));
         for (from, to) in [
             ("/v1\"", "/v1beta1\""),
             ("Registry", "Cluster"),

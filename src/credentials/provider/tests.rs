@@ -1,6 +1,8 @@
-//! Real programs in the place of a cloud's plugin.
+//! Real programs take the place of a cloud's plugin.
 
 use std::os::unix::fs::PermissionsExt;
+
+use tokio::time::Instant;
 
 use super::*;
 
@@ -23,7 +25,7 @@ fn plugin(script: &str) -> Plugin {
         "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"*.test\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [one, two]\n  env: [{name: MARK, value: m}]\n",
     )
     .unwrap();
-    let providers = Providers::new(read(&config).unwrap(), directory.path());
+    let providers = Providers::new(read(&config).unwrap(), directory.path(), &Tasks::default());
     Plugin { directory, providers }
 }
 
@@ -34,22 +36,23 @@ impl Plugin {
 
     async fn users(&self, image: &str) -> Vec<String> {
         let ring = self.providers.ring(image).await;
-        let name =
-            |given: &Given| given.credential.as_ref().map_or("-".to_owned(), |c| c.username().to_owned());
-        ring.lookup(image).iter().map(|(_, given)| name(given)).collect()
+        let name = |provided: &ProvidedCredential| {
+            provided.credential.as_ref().map_or("-".to_owned(), |c| c.username().to_owned())
+        };
+        ring.lookup(image).iter().map(|(_, provided)| name(provided)).collect()
     }
 }
 
-fn answer(reach: &str, duration: &str, auth: &str) -> String {
+fn answer(cache_key_type: &str, duration: &str, auth: &str) -> String {
     format!(
-        r#"echo '{{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"{reach}","cacheDuration":{duration},"auth":{auth}}}'"#
+        r#"echo '{{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"{cache_key_type}","cacheDuration":{duration},"auth":{auth}}}'"#
     )
 }
 
 const ANY: &str = r#"{"*.test":{"username":"u","password":"p"}}"#;
 
 #[tokio::test]
-async fn a_plugin_is_asked_as_kubelet_asks_it() {
+async fn a_plugin_is_run_as_kubelet_runs_it() {
     let plugin =
         plugin(&format!("cat > %/stdin; echo \"$@ $MARK $PATH\" > %/args; {}", answer("Image", "null", ANY)));
     assert_eq!(plugin.users("a.test/team/app").await, ["u"]);
@@ -69,30 +72,30 @@ async fn a_plugin_is_asked_as_kubelet_asks_it() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_for_as_much_as_it_says() {
-    for (reach, images, runs) in [
+async fn a_response_is_cached_for_the_images_that_it_names() {
+    for (cache_key_type, images, runs) in [
         ("Image", ["a.test/x", "a.test/x", "a.test/y"], 2),
         ("Registry", ["a.test/x", "a.test/y", "b.test/x"], 2),
         ("Global", ["a.test/x", "a.test/y", "b.test/x"], 1),
     ] {
-        let plugin = plugin(&answer(reach, "\"1h\"", ANY));
+        let plugin = plugin(&answer(cache_key_type, "\"1h\"", ANY));
         for image in images {
-            assert_eq!(plugin.users(image).await, ["u"], "{reach} {image}");
+            assert_eq!(plugin.users(image).await, ["u"], "{cache_key_type} {image}");
         }
-        assert_eq!(plugin.runs(), runs, "{reach}");
+        assert_eq!(plugin.runs(), runs, "{cache_key_type}");
         plugin.providers.forget("a.test/x");
         plugin.users("a.test/x").await;
-        assert_eq!(plugin.runs(), runs + 1, "{reach}: what was forgotten is asked again");
+        assert_eq!(plugin.runs(), runs + 1, "{cache_key_type}: a forgotten response is requested again");
     }
-    let not_kept = plugin(&answer("Global", "\"0s\"", ANY));
+    let not_cached = plugin(&answer("Global", "\"0s\"", ANY));
     for _ in 0..2 {
-        not_kept.users("a.test/x").await;
+        not_cached.users("a.test/x").await;
     }
-    assert_eq!(not_kept.runs(), 2);
+    assert_eq!(not_cached.runs(), 2);
 }
 
 #[tokio::test]
-async fn equal_questions_at_the_same_time_run_it_once() {
+async fn equal_requests_at_the_same_time_run_a_plugin_once() {
     let plugin =
         plugin(&format!("while [ ! -e %/go ]; do sleep 0.01; done; {}", answer("Image", "\"0s\"", ANY)));
     let all = join_all((0..20).map(|_| plugin.users("a.test/x")));
@@ -108,7 +111,7 @@ async fn equal_questions_at_the_same_time_run_it_once() {
 }
 
 #[tokio::test]
-async fn whatever_goes_wrong_means_no_credential_and_a_short_memory() {
+async fn a_plugin_that_fails_gives_no_credential_and_is_not_run_at_once_again() {
     for script in [
         "exit 1".to_owned(),
         "echo oops >&2; kill -9 $$".to_owned(),

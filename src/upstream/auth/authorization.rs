@@ -11,7 +11,7 @@ pub(crate) struct AuthorizationHeader(HeaderValue);
 impl AuthorizationHeader {
     /// A user name and password (RFC 7617); `None` for an identity token, which is never sent that way.
     pub(crate) fn basic(credential: &Credential) -> Option<Self> {
-        Self::sensitive(&format!("Basic {}", *credential.encode()?))
+        Self::sensitive(&format!("Basic {}", *credential.to_basic()?))
     }
 
     /// A bearer token (RFC 6750); `None` if it is empty or does not fit a header.

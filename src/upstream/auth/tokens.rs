@@ -12,6 +12,7 @@ use crate::reference::Registry;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
+use crate::support::tasks::Tasks;
 use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::challenge::BearerChallenge;
 use crate::upstream::auth::realm;
@@ -65,8 +66,9 @@ pub(crate) struct IssuedToken {
 }
 
 impl Tokens {
-    pub(crate) fn new(http: HttpClient, configured: Live<Configured>, clock: Clock) -> Self {
-        let (cache, requests) = (TokenCache::default(), Singleflight::default());
+    /// Each request for a token becomes one of `tasks`.
+    pub(crate) fn new(http: HttpClient, configured: Live<Configured>, clock: Clock, tasks: Tasks) -> Self {
+        let (cache, requests) = (TokenCache::default(), Singleflight::tracked(tasks));
         Self(Arc::new(Inner { http, configured, clock, cache, requests }))
     }
 

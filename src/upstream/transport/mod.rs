@@ -7,5 +7,7 @@ pub(crate) mod configured;
 pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod network;
+#[cfg(test)]
+pub(crate) mod scripted;
 pub(crate) mod send;
 pub(crate) mod tls;

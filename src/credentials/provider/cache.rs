@@ -1,0 +1,116 @@
+//! What plugins returned, for as long as it counts.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::response::{CacheKeyType, Response};
+use crate::support::bounded_map::BoundedMap;
+
+/// Responses at most; a plugin whose response is forgotten is run again.
+const RESPONSES_MAX: usize = 1_024;
+/// A plugin that failed is not run again for the same image before this: one pull needs a credential many times.
+const FAILURE_LIFETIME: Duration = Duration::from_secs(10);
+
+/// A plugin failed; the cause is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProviderFailed;
+
+/// Which plugin, by its position in the configuration, and for which images the response counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum CacheKey {
+    Image(usize, String),
+    Registry(usize, String),
+    Global(usize),
+}
+
+struct CachedResponse {
+    result: Result<Response, ProviderFailed>,
+    expires: Instant,
+}
+
+/// The responses of all plugins.
+pub(super) struct ResponseCache(Mutex<BoundedMap<CacheKey, CachedResponse>>);
+
+impl Default for ResponseCache {
+    fn default() -> Self {
+        Self(Mutex::new(BoundedMap::new(RESPONSES_MAX)))
+    }
+}
+
+impl ResponseCache {
+    /// What a plugin returned for `image`, if that still counts.
+    pub(super) fn lookup(&self, provider: usize, image: &str) -> Option<Result<Response, ProviderFailed>> {
+        let (now, mut responses) = (Instant::now(), self.0.lock());
+        keys(provider, image).iter().find_map(|key| {
+            let cached = responses.get(key).filter(|cached| cached.expires > now)?;
+            Some(cached.result.clone())
+        })
+    }
+
+    /// Keeps a response for as long as it says, else for `default_lifetime`.
+    pub(super) fn store(
+        &self,
+        provider: usize,
+        image: &str,
+        result: Result<Response, ProviderFailed>,
+        default_lifetime: Duration,
+    ) {
+        let [by_image, by_registry, global] = keys(provider, image);
+        let (key, lifetime) = match &result {
+            Err(ProviderFailed) => (by_image, FAILURE_LIFETIME),
+            Ok(response) => {
+                let key = match response.cache_key_type {
+                    CacheKeyType::Image => by_image,
+                    CacheKeyType::Registry => by_registry,
+                    CacheKeyType::Global => global,
+                };
+                (key, response.cache_duration.unwrap_or(default_lifetime))
+            }
+        };
+        if !lifetime.is_zero() {
+            self.0.lock().insert(key, CachedResponse { result, expires: Instant::now() + lifetime });
+        }
+    }
+
+    /// Forgets what a plugin returned for `image`.
+    pub(super) fn forget(&self, provider: usize, image: &str) {
+        let mut responses = self.0.lock();
+        for key in &keys(provider, image) {
+            responses.remove(key);
+        }
+    }
+}
+
+/// The keys under which a response for `image` may be, in kubelet's order.
+fn keys(provider: usize, image: &str) -> [CacheKey; 3] {
+    let registry = image.split('/').next().unwrap_or_default().to_owned();
+    [
+        CacheKey::Image(provider, image.to_owned()),
+        CacheKey::Registry(provider, registry),
+        CacheKey::Global(provider),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_response_and_that_of_another_plugin_do_not_count() {
+        let (cache, hour) = (ResponseCache::default(), Duration::from_secs(3_600));
+        let response = |cache_key_type| Response { cache_key_type, cache_duration: None, auth: Vec::new() };
+        cache.store(0, "a.test/x", Ok(response(CacheKeyType::Registry)), hour);
+        assert!(cache.lookup(0, "a.test/y").is_some());
+        assert!(cache.lookup(0, "b.test/x").is_none() && cache.lookup(1, "a.test/x").is_none());
+        tokio::time::advance(hour).await;
+        assert!(cache.lookup(0, "a.test/y").is_none());
+
+        cache.store(0, "a.test/x", Err(ProviderFailed), hour);
+        assert_eq!(cache.lookup(0, "a.test/x"), Some(Err(ProviderFailed)));
+        assert_eq!(cache.lookup(0, "a.test/y"), None, "a failure for one image says nothing of another");
+        tokio::time::advance(FAILURE_LIFETIME).await;
+        assert_eq!(cache.lookup(0, "a.test/x"), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! Where the node's credentials come from: its docker config, credential helpers and provider plugins.
+
+use std::path::PathBuf;
+
+use super::helper::Helpers;
+use super::node::{NodeConfig, NodeFiles};
+use super::provider::{self, ProviderConfigError, Providers};
+use crate::support::tasks::Tasks;
+
+/// The settings of `credentials`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's docker config.
+    pub node: NodeFiles,
+    /// Kubelet's `--image-credential-provider-config` and `--image-credential-provider-bin-dir`.
+    pub providers: Option<ProviderFiles>,
+    /// The directory of docker credential helpers; `None`: none is run.
+    pub helper_dir: Option<PathBuf>,
+    /// Pull secrets as files or directories, for commands and pre-pull.
+    pub pull_secrets: Vec<PathBuf>,
+}
+
+/// The provider plugins.
+#[derive(Debug, Clone)]
+pub struct ProviderFiles {
+    /// Their configuration: a file, or a directory of files.
+    pub config: PathBuf,
+    /// The directory of the programs.
+    pub bin_dir: PathBuf,
+}
+
+/// The sources of the node's credentials, configured.
+pub struct CredentialSources {
+    pub(super) node: NodeConfig,
+    pub(super) helpers: Helpers,
+    pub(super) providers: Option<Providers>,
+}
+
+impl CredentialSources {
+    /// Reads the configuration of the provider plugins. Docker configs are read when they are needed. Work that outlives
+    /// the request that began it becomes one of `tasks`. Blocks while files are read.
+    ///
+    /// # Errors
+    /// A provider configuration that kubelet would refuse too.
+    pub(super) fn read(config: &Config, tasks: &Tasks) -> Result<Self, ProviderConfigError> {
+        let providers = match &config.providers {
+            None => None,
+            Some(files) => Some(Providers::new(provider::read(&files.config)?, &files.bin_dir, tasks)),
+        };
+        let node = NodeConfig::new(config.node.clone(), tasks.clone());
+        Ok(Self { node, helpers: Helpers::new(config.helper_dir.clone(), tasks), providers })
+    }
+
+    /// Keeps what `before` remembers of a source that has not changed: the last valid content of a docker config, and what
+    /// plugins returned.
+    pub(super) fn inherit(mut self, before: &Self) -> Self {
+        if before.node.files() == self.node.files() {
+            self.node = before.node.clone();
+        }
+        if before.providers == self.providers {
+            self.providers.clone_from(&before.providers);
+        }
+        self
+    }
+}

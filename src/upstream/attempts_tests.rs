@@ -1,0 +1,140 @@
+//! Endpoints in order, retries and the time limit, over a transport that answers what the test says.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::*;
+use crate::support::clock::Clock;
+use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
+use crate::upstream::request::AuthContext;
+use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
+
+/// A mirror, and then the registry itself.
+fn config() -> Config {
+    let urls = ["https://mirror.example.net", "https://reg.example.com"];
+    let endpoints = urls.iter().map(|url| EndpointConfig::from(url.parse::<url::Url>().unwrap())).collect();
+    let entry = RegistryConfig { endpoints, ..RegistryConfig::default() };
+    Config { registries: [("reg.example.com".parse().unwrap(), entry)].into(), ..Config::default() }
+}
+
+struct World {
+    transport: Arc<Scripted>,
+    attempts: Attempts,
+}
+
+impl World {
+    fn new(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> Self {
+        let (transport, configured) = Scripted::new(config(), respond);
+        let recorder = Recorder::for_test();
+        let attempts = Attempts {
+            exchange: Arc::new(Exchange::for_test(configured.clone())),
+            health: Health::new(recorder.clone()),
+            rate_limits: Arc::new(RateLimits::new(recorder.clone(), Clock::system())),
+            configured,
+            recorder,
+            tasks: Tasks::default(),
+        };
+        Self { transport, attempts }
+    }
+
+    /// Requests a tag; returns the host that answered.
+    async fn request(&self, proof: Option<Duration>) -> Result<String, Error> {
+        let repository = "reg.example.com/a".parse().unwrap();
+        let auth = AuthContext { proof, ..AuthContext::for_test(None) };
+        let tag: crate::reference::Tag = "latest".parse().unwrap();
+        let request = RegistryRequest::manifest(Method::HEAD, &repository, &tag.into(), &auth);
+        self.attempts.send(&request).await.map(|response| response.host)
+    }
+
+    /// How often each endpoint got a request: the mirror, and the registry.
+    fn counts(&self) -> (usize, usize) {
+        let sent = self.transport.sent();
+        let of = |host: &str| sent.iter().filter(|request| request.host == host).count();
+        (of("mirror.example.net:443"), of("reg.example.com:443"))
+    }
+}
+
+fn is_mirror(request: &SentRequest) -> bool {
+    request.host == "mirror.example.net:443"
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_endpoint_answers_and_a_failing_one_is_probed_before_it_is_used_again() {
+    let down = Arc::new(AtomicBool::new(true));
+    let is_down = Arc::clone(&down);
+    let world = World::new(move |request| {
+        if is_mirror(request) && is_down.load(Ordering::SeqCst) { Outcome::Unreachable } else { status(200) }
+    });
+    assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443");
+    assert_eq!(world.counts(), (1 + RETRIES_MAX, 1), "the mirror may only have had bad luck");
+    assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443");
+    assert_eq!(world.counts(), (1 + RETRIES_MAX, 2), "every request finds out that the mirror is down");
+
+    down.store(false, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443", "a request waits for the probe");
+    assert_eq!(world.attempts.tasks.finish(Duration::from_secs(1)).await, 0);
+    assert_eq!(world.request(None).await.unwrap(), "mirror.example.net:443");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_proves_nothing() {
+    let world = World::new(|_| status(200));
+    assert_eq!(world.request(None).await.unwrap(), "mirror.example.net:443");
+    assert_eq!(world.request(Some(Duration::from_secs(60))).await.unwrap(), "reg.example.com:443");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_mirror_does_not_undo_the_registrys_denial() {
+    let down = AtomicBool::new(false);
+    let world = World::new(move |request| match is_mirror(request) {
+        true if !down.swap(true, Ordering::SeqCst) => status(503),
+        true => Outcome::Unreachable,
+        false => status(403),
+    });
+    for _ in 0..2 {
+        let error = world.request(None).await.unwrap_err();
+        assert!(error.revokes_access(), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_429_the_registry_gets_no_request_before_its_time() {
+    let world =
+        World::new(
+            |request| {
+                if is_mirror(request) { status(404) } else { respond(429, &[("retry-after", "30")], "") }
+            },
+        );
+    for _ in 0..3 {
+        let error = world.request(None).await.unwrap_err();
+        let Error::RateLimited { retry_after: Some(wait), .. } = &error else { panic!("{error}") };
+        assert!((30..=33).contains(&wait.as_secs()), "{wait:?}");
+    }
+    assert_eq!(world.counts(), (3, 1));
+    tokio::time::advance(Duration::from_secs(34)).await;
+    world.request(None).await.unwrap_err();
+    assert_eq!(world.counts(), (4, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_hangs_does_not_hold_a_caller_longer_than_its_runtime_waits() {
+    let world = World::new(|_| Outcome::Hang);
+    let start = Instant::now();
+    let error = world.request(None).await.unwrap_err();
+    assert!(error.is_outage() && start.elapsed() == RESPONSE_WAIT, "{error} after {:?}", start.elapsed());
+    let failing = world.attempts.health.failing_endpoints();
+    assert_eq!(failing.len(), 1, "a request that ran out of time says nothing of its endpoint");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_registry_gets_few_requests_and_none_is_repeated() {
+    let world = World::new(|_| Outcome::Unreachable);
+    for _ in 0..100 {
+        world.request(None).await.unwrap_err();
+    }
+    let (mirror, registry) = world.counts();
+    assert!(mirror < 20 && registry < 20, "{mirror} and {registry} requests in a moment");
+}

@@ -1,0 +1,192 @@
+//! One request to one endpoint, over a transport that answers what the test says.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Method;
+use http::header::{HeaderName, HeaderValue};
+
+use super::*;
+use crate::credentials::Credential;
+use crate::reference::{PrincipalKind, Repository};
+use crate::support::tasks::Tasks;
+use crate::upstream::auth::tokens::Tokens;
+use crate::upstream::config::{Config, CredentialUse, EndpointConfig, RegistryConfig};
+use crate::upstream::endpoint::select;
+use crate::upstream::metrics::Recorder;
+use crate::upstream::request::AuthContext;
+use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
+
+const TOKEN_CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;
+
+impl Exchange {
+    /// An exchange over the transport of `configured`.
+    pub(in crate::upstream) fn for_test(configured: Live<Configured>) -> Self {
+        let (recorder, clock) = (Recorder::for_test(), Clock::system());
+        let http = HttpClient::new(configured.clone(), recorder.clone());
+        let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone(), Tasks::default());
+        Self {
+            http,
+            authenticator: Authenticator::new(tokens),
+            rate_limits: Arc::new(RateLimits::new(recorder, clock.clone())),
+            configured,
+            anonymous: AuthContext::for_test(None).presented,
+            clock,
+        }
+    }
+}
+
+impl AuthContext {
+    /// A caller with this user name and password, or an anonymous one.
+    pub(in crate::upstream) fn for_test(credential: Option<(&str, &str)>) -> Self {
+        let (kind, credential) = match credential {
+            None => (PrincipalKind::Anonymous, None),
+            Some((username, password)) => (PrincipalKind::Caller, Credential::password(username, password)),
+        };
+        let fingerprint = credential.as_ref().map_or(0, |credential| credential.username().len() as u8);
+        let principal = Principal::new(kind, [fingerprint; 16]);
+        let presented = PresentedCredential { principal, credential, headers: Arc::default() };
+        Self { presented, proof: None }
+    }
+}
+
+fn repository(path: &str) -> Repository {
+    format!("reg.example.com/{path}").parse().unwrap()
+}
+
+async fn blob(
+    exchange: &Exchange,
+    endpoint: &Endpoint,
+    repository: &Repository,
+    auth: &AuthContext,
+) -> Result<RegistryResponse, Error> {
+    let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+    exchange.send(endpoint, &RegistryRequest::blob(Method::GET, repository, digest, auth)).await
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint::for_test("https://reg.example.com")
+}
+
+/// A token server that issues the tokens `t1`, `t2` and so on.
+fn token_server(issued: &AtomicUsize) -> Outcome {
+    let n = issued.fetch_add(1, Ordering::SeqCst) + 1;
+    respond(200, &[], &format!(r#"{{"token": "t{n}"}}"#))
+}
+
+fn requires_token(request: &SentRequest, accepted: &str) -> Outcome {
+    if request.header("authorization") == accepted {
+        status(200)
+    } else {
+        respond(401, &[("www-authenticate", TOKEN_CHALLENGE)], "")
+    }
+}
+
+#[tokio::test]
+async fn no_credential_and_no_token_follows_a_redirect_to_another_origin() {
+    let issued = AtomicUsize::new(0);
+    let (transport, configured) =
+        Scripted::new(Config::default(), move |request| match request.host.as_str() {
+            "auth.reg.example.com:443" => token_server(&issued),
+            "cdn.example.net:443" => status(200),
+            _ if request.header("authorization").is_empty() => {
+                respond(401, &[("www-authenticate", TOKEN_CHALLENGE)], "")
+            }
+            _ => respond(307, &[("location", "https://cdn.example.net/blob?signature=x")], ""),
+        });
+    let mut auth = AuthContext::for_test(Some(("u", "p")));
+    let extra = (HeaderName::from_static("x-meta"), HeaderValue::from_static("secret"));
+    auth.presented.headers = Arc::new(vec![extra]);
+    let exchange = Exchange::for_test(configured);
+    let response = blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
+    assert_eq!((response.host.as_str(), response.public), ("cdn.example.net:443", false));
+
+    let sent = transport.sent();
+    let hosts: Vec<_> = sent.iter().map(|request| request.host.as_str()).collect();
+    let (registry, auth, cdn) = ("reg.example.com:443", "auth.reg.example.com:443", "cdn.example.net:443");
+    assert_eq!(hosts, [registry, auth, registry, cdn]);
+    let authorizations: Vec<_> = sent.iter().map(|request| request.header("authorization")).collect();
+    assert_eq!(authorizations, ["", "Basic dTpw", "Bearer t1", ""]);
+    let extra: Vec<_> = sent.iter().map(|request| request.header("x-meta")).collect();
+    assert_eq!(extra, ["secret", "", "secret", ""]);
+    let trust: Vec<_> = sent.iter().map(|request| request.trust).collect();
+    let (configured, untrusted) = (HostTrust::Configured, HostTrust::Untrusted);
+    assert_eq!(trust, [configured, untrusted, configured, untrusted], "a redirect into the node's network");
+}
+
+#[tokio::test]
+async fn only_the_first_repository_of_a_registry_pays_for_being_challenged() {
+    let issued = AtomicUsize::new(0);
+    let (transport, configured) =
+        Scripted::new(Config::default(), move |request| match request.host.as_str() {
+            "auth.reg.example.com:443" => token_server(&issued),
+            _ if request.header("authorization").is_empty() => requires_token(request, "any"),
+            _ => status(200),
+        });
+    let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(None));
+    for path in ["a", "b"] {
+        blob(&exchange, &endpoint(), &repository(path), &auth).await.unwrap();
+    }
+    let registry = transport.sent().into_iter().filter(|request| request.host == "reg.example.com:443");
+    let authorizations: Vec<_> = registry.map(|r| r.header("authorization").to_owned()).collect();
+    assert_eq!(authorizations, ["", "Bearer t1", "Bearer t2"]);
+}
+
+#[tokio::test]
+async fn an_expired_token_is_renewed_and_a_refused_one_is_not_renewed_for_ever() {
+    let issued = AtomicUsize::new(0);
+    let (transport, configured) =
+        Scripted::new(Config::default(), move |request| match request.host.as_str() {
+            "auth.reg.example.com:443" => token_server(&issued),
+            _ if request.url.contains("/closed/") => requires_token(request, "never"),
+            _ => requires_token(request, &format!("Bearer t{}", issued.load(Ordering::SeqCst))),
+        });
+    let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(Some(("u", "p"))));
+    let (open, closed) = (repository("open"), repository("closed"));
+    blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
+    let error = blob(&exchange, &endpoint(), &closed, &auth).await.map(|_| ()).unwrap_err();
+    assert!(error.revokes_access() && error.to_string().contains("the credential of \"u\""), "{error}");
+    // The token of the first repository is not the newest any more.
+    blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
+    let tokens = transport.sent().iter().filter(|request| request.url.contains("/token")).count();
+    assert!(tokens <= 4, "{tokens} tokens for three requests");
+}
+
+#[tokio::test]
+async fn a_mirror_gets_no_callers_credential_and_its_answer_counts_as_anonymous() {
+    let (transport, configured) = Scripted::new(Config::default(), |_| status(200));
+    let mut mirror = EndpointConfig::from("https://mirror.example.net".parse::<Url>().unwrap());
+    mirror.credentials = Some(CredentialUse::None);
+    let entry = RegistryConfig { endpoints: vec![mirror], ..RegistryConfig::default() };
+    let registries = [("reg.example.com".parse().unwrap(), entry)].into();
+    let config = Config { registries, ..Config::default() };
+    let repository = repository("a");
+    let endpoints = select::endpoints(&config, repository.registry()).unwrap();
+
+    let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(Some(("u", "p"))));
+    let request = RegistryRequest::list(&repository, &crate::upstream::Listing::Tags, None, &auth);
+    assert_eq!(exchange.principal(&endpoints[0], &request).kind, PrincipalKind::Anonymous);
+    assert!(exchange.send(&endpoints[0], &request).await.unwrap().public);
+    assert_eq!(transport.sent()[0].header("authorization"), "");
+}
+
+#[tokio::test]
+async fn a_redirect_loop_ends_and_a_redirect_out_of_tls_is_not_followed() {
+    for (location, sent) in [("/again", 1 + REDIRECTS_MAX), ("http://reg.example.com/", 1)] {
+        let (transport, configured) =
+            Scripted::new(Config::default(), move |_| respond(302, &[("location", location)], ""));
+        let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(None));
+        let error = blob(&exchange, &endpoint(), &repository("a"), &auth).await.map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        assert_eq!(transport.sent().len(), sent, "{location}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_tells_a_failing_endpoint_from_one_that_requires_a_credential() {
+    for (code, answers) in [(200, true), (401, true), (404, true), (503, false)] {
+        let (_, configured) = Scripted::new(Config::default(), move |_| status(code));
+        let exchange = Exchange::for_test(configured);
+        let result = exchange.probe(repository("a").registry(), &endpoint()).await;
+        assert_eq!(result.is_ok(), answers, "{code}");
+    }
+}

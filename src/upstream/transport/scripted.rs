@@ -1,0 +1,111 @@
+//! A transport for tests: a function answers every request, and what was sent is kept.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, Response};
+use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
+
+use crate::support::live::Live;
+use crate::upstream::body::ResponseBody;
+use crate::upstream::config::Config;
+use crate::upstream::error::{ConnectStage, Error};
+use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::configured::Configured;
+use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
+
+/// A request that was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct SentRequest {
+    pub(crate) method: Method,
+    pub(crate) url: String,
+    /// `host:port`.
+    pub(crate) host: String,
+    pub(crate) trust: HostTrust,
+    pub(crate) headers: HeaderMap,
+}
+
+impl SentRequest {
+    /// The value of a header, empty if it is absent.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
+    }
+}
+
+/// What becomes of a request.
+pub(crate) enum Outcome {
+    Response(Response<String>),
+    /// The host cannot be reached.
+    Unreachable,
+    /// No response ever comes.
+    Hang,
+}
+
+/// Answers requests with a function, without a network.
+pub(crate) struct Scripted {
+    respond: Box<dyn Fn(&SentRequest) -> Outcome + Send + Sync>,
+    sent: Mutex<Vec<SentRequest>>,
+}
+
+impl Scripted {
+    /// A transport that answers with `respond`, and settings that use it.
+    pub(crate) fn new(
+        config: Config,
+        respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static,
+    ) -> (Arc<Self>, Live<Configured>) {
+        let this = Arc::new(Self { respond: Box::new(respond), sent: Mutex::default() });
+        let transport: Arc<dyn SendRequest> = Arc::<Self>::clone(&this);
+        (this, Live::new(Configured { config, transport }))
+    }
+
+    /// Every request so far, oldest first.
+    pub(crate) fn sent(&self) -> Vec<SentRequest> {
+        self.sent.lock().clone()
+    }
+}
+
+impl SendRequest for Scripted {
+    fn send<'a>(
+        &'a self,
+        request: OutgoingRequest<'a>,
+    ) -> BoxFuture<'a, Result<Response<ResponseBody>, Error>> {
+        let sent = SentRequest {
+            method: request.method,
+            url: request.url.to_string(),
+            host: authority(request.url),
+            trust: request.trust,
+            headers: request.headers,
+        };
+        self.sent.lock().push(sent.clone());
+        Box::pin(async move {
+            match (self.respond)(&sent) {
+                Outcome::Response(response) => {
+                    Ok(response
+                        .map(|text| Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()))
+                }
+                Outcome::Unreachable => {
+                    let why = "connection refused".to_owned();
+                    Err(Error::Unreachable { host: sent.host, stage: ConnectStage::Connect, why })
+                }
+                Outcome::Hang => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// A response without headers.
+pub(crate) fn status(status: u16) -> Outcome {
+    respond(status, &[], "")
+}
+
+/// A response.
+pub(crate) fn respond(status: u16, headers: &[(&str, &str)], body: &str) -> Outcome {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    Outcome::Response(response.body(body.to_owned()).expect("a valid response"))
+}
