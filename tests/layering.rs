@@ -1,170 +1,155 @@
-//! The arrows: lower layers never see upper ones, and each outside crate has one door.
+//! The arrows: lower layers never see upper ones, between rooms and within them, and each outside crate has one door.
 //!
 //! Reads the sources as text. A wrong import is named with its file and line.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "layering/imports.rs"]
+mod imports;
+#[path = "layering/rows.rs"]
+mod rows;
 
-/// Modules of `src/`, lowest layer first; those in one row do not see each other.
-const LAYERS: &[&[&str]] = &[
-    &["support"],
-    &["reference"],
-    &["listener", "credentials", "store"],
-    &["upstream"],
-    &["pull"],
-    &["serve", "prepull"],
-    &["admin"],
-    &["config"],
-    &["reload"],
-    &["app"],
-    &["cli", "fuzzing"],
-];
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Outside crates that are used in one place only.
-const DOORS: &[(&str, &str)] = &[
-    ("sled", "store/table.rs"),
-    ("sha2", "reference/digest.rs"),
-    ("toml_edit", "config/file.rs"),
-    ("strsim", "config/variables.rs"),
-    ("prometheus", "support/metrics.rs"),
-    ("hyper_rustls", "upstream/transport/connect.rs"),
-    ("http_auth", "upstream/auth/challenge.rs"),
-    ("clap", "cli/"),
-    ("indicatif", "cli/"),
-    ("tar", "cli/import.rs"),
-    ("toml_edit", "cli/"),
-    ("similar", "cli/setup/"),
-    ("listenfd", "cli/service.rs"),
-    ("sd_notify", "cli/service.rs"),
-    ("tracing_subscriber", "cli/"),
-    ("serde_saphyr", "support/yaml.rs"),
-    ("lru", "support/bounded_map.rs"),
-    ("arc_swap", "support/live.rs"),
-    ("tokio_util", "support/tasks.rs"),
-    ("psl", "upstream/auth/realm.rs"),
-];
-
-/// Pairs that the rows above would allow and the design does not.
-const NEVER: &[(&str, &str)] = &[("upstream", "store"), ("upstream", "listener"), ("pull", "listener")];
+use imports::{Source, calls, imports, methods, sources, uses};
+use rows::{DOORS, NEVER, ROOMS, WITHIN, WITHOUT_CIRCLES};
 
 #[test]
-fn no_module_looks_upwards() {
+fn no_room_looks_upwards() {
+    let layer_of = |room: &str| ROOMS.iter().position(|row| row.contains(&room));
     let mut wrong = Vec::new();
-    for (file, text) in sources() {
-        let from = module_of(&file);
-        let Some(from_layer) = layer_of(&from) else {
-            assert!(matches!(from.as_str(), "lib" | "main"), "{from} is in no layer: name it in this test");
+    for source in sources() {
+        let from = source.room();
+        let Some(from_layer) = layer_of(from) else {
+            assert!(
+                matches!(from, "lib" | "main"),
+                "{from} is in no layer: name it in tests/layering/rows.rs"
+            );
             continue;
         };
-        for (line, to) in imports(&text) {
-            let Some(to_layer) = layer_of(&to) else { continue };
+        for import in imports(&source) {
+            let to = import.path.split("::").next().unwrap();
+            let Some(to_layer) = layer_of(to) else { continue };
             let upwards = to != from && to_layer >= from_layer;
-            let never = NEVER.contains(&(from.as_str(), to.as_str()));
-            if upwards || never {
-                wrong.push(format!("src/{}:{line}: {from} must not use {to}", file.display()));
+            if upwards || NEVER.contains(&(from, to)) {
+                wrong.push(format!("{}:{}: {from} must not use {to}", source.path, import.line));
             }
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_of_a_room_looks_upwards() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    for (room, rows) in WITHIN {
+        let row_of = |file: &str| rows.iter().position(|row| row.contains(&file));
+        let files: BTreeMap<String, &Source> =
+            sources.iter().filter(|s| s.room() == *room).map(|s| (s.file(), s)).collect();
+        for named in rows.iter().flat_map(|row| row.iter()) {
+            assert!(files.contains_key(*named), "{room}/{named} is in a row and not in src");
+        }
+        for (file, source) in &files {
+            let Some(from) = row_of(file) else {
+                wrong.push(format!(
+                    "{}: it is in no row of {room}: name it in tests/layering/rows.rs",
+                    source.path
+                ));
+                continue;
+            };
+            for import in imports(source) {
+                let Some(to) = target(&import.path, room, &files).filter(|to| to != file) else { continue };
+                if row_of(&to).is_some_and(|to| to >= from) {
+                    wrong.push(format!("{}:{}: {file} must not use {to}", source.path, import.line));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_of_a_room_reaches_a_file_that_reaches_it_back() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    for room in WITHOUT_CIRCLES {
+        let files: BTreeMap<String, &Source> =
+            sources.iter().filter(|s| s.room() == *room).map(|s| (s.file(), s)).collect();
+        let arrows = arrows(room, &files);
+        for file in files.keys() {
+            let circle: Vec<_> =
+                reached(file, &arrows).into_iter().filter(|to| reached(to, &arrows).contains(file)).collect();
+            if !circle.is_empty() {
+                wrong.push(format!("src/{room}: {file} reaches {} and is reached back", circle.join(", ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// From each file to those that it imports, or of which it calls a method that no other file of the room defines.
+fn arrows(room: &str, files: &BTreeMap<String, &Source>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut defined: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+    for (file, source) in files {
+        for method in methods(source) {
+            defined.entry(method).or_default().insert(file);
+        }
+    }
+    let only_definer = |method: &str| match defined.get(method) {
+        Some(files) if files.len() == 1 => files.first().map(|file| (*file).clone()),
+        _ => None,
+    };
+    let arrows = files.iter().map(|(file, source)| {
+        let imported = imports(source).into_iter().filter_map(|import| target(&import.path, room, files));
+        let called = calls(source).into_iter().filter_map(only_definer);
+        (file.clone(), imported.chain(called).filter(|to| to != file).collect())
+    });
+    arrows.collect()
+}
+
+fn reached(from: &String, arrows: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<&String> = arrows[from].iter().collect();
+    while let Some(file) = open.pop() {
+        if seen.insert(file.clone()) {
+            open.extend(&arrows[file]);
+        }
+    }
+    seen
+}
+
+/// The file of a room that a path leads to: the longest module path that is a file.
+fn target(path: &str, room: &str, files: &BTreeMap<String, &Source>) -> Option<String> {
+    let mut parts: Vec<&str> = path.split("::").collect();
+    if parts.first() != Some(&room) {
+        return None;
+    }
+    while parts.len() > 1 {
+        let file = parts[1..].join("/");
+        if files.contains_key(&file) {
+            return Some(file);
+        }
+        parts.pop();
+    }
+    Some("mod".to_owned())
 }
 
 #[test]
 fn each_outside_crate_has_one_door() {
     let mut wrong = Vec::new();
-    for (file, text) in sources() {
+    for source in sources() {
         for (name, door) in DOORS {
-            let path = file.to_str().unwrap();
-            // A crate may have several doors.
-            let mut doors = DOORS.iter().filter(|(other, _)| other == name);
-            let through_it =
-                doors.any(|(_, door)| path == *door || door.ends_with('/') && path.starts_with(door));
-            for (number, line) in text.lines().enumerate() {
+            let path = source.path.strip_prefix("src/").unwrap();
+            let through_it = path == *door || door.ends_with('/') && path.starts_with(door);
+            for (number, line) in source.text.lines().enumerate() {
                 let uses = uses(line, name) && !line.trim_start().starts_with("//");
-                // `crate::metrics` and the like are ours.
+                // `crate::support::metrics` and the like are ours.
                 if uses && !through_it && !line.contains(&format!("crate::support::{name}::")) {
-                    wrong.push(format!("src/{path}:{}: {name} is used through {door} only", number + 1));
+                    wrong.push(format!("{}:{}: {name} is used through {door} only", source.path, number + 1));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-}
-
-/// Whether a line has `name::` as a word of its own: `Ordering::` is no use of ring.
-fn uses(line: &str, name: &str) -> bool {
-    line.match_indices(&format!("{name}::"))
-        .any(|(at, _)| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'))
-}
-
-#[test]
-fn the_reader_of_imports_sees_what_is_there() {
-    let text = "use crate::store::Store;\nuse crate::{\n    pull, serve::respond,\n};\nfn f() { crate::cli::run() }\n// crate::app is prose";
-    let found: Vec<(usize, String)> = imports(text);
-    let expected = [(1, "store"), (2, "pull"), (2, "serve"), (5, "cli")];
-    assert_eq!(found, expected.map(|(line, name)| (line, name.to_owned())));
-    assert!(layer_of("cli") > layer_of("store"));
-}
-
-fn layer_of(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|row| row.contains(&module))
-}
-
-fn module_of(file: &Path) -> String {
-    let first = file.components().next().unwrap().as_os_str().to_str().unwrap();
-    first.trim_end_matches(".rs").to_owned()
-}
-
-/// Line and first name of everything reached through `crate::`, groups opened at their top level.
-fn imports(text: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    let code: String = text
-        .lines()
-        .map(|line| if line.trim_start().starts_with("//") { "\n".to_owned() } else { format!("{line}\n") })
-        .collect();
-    for (at, _) in code.match_indices("crate::") {
-        let line = code[..at].matches('\n').count() + 1;
-        let rest = &code[at + "crate::".len()..];
-        if let Some(group) = rest.strip_prefix('{') {
-            let (mut depth, mut name) = (0, String::new());
-            let mut names = Vec::new();
-            for c in group.chars() {
-                match c {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => names.push(std::mem::take(&mut name)),
-                    _ if depth == 0 => name.push(c),
-                    _ => {}
-                }
-            }
-            names.push(name);
-            let first = |name: &String| name.trim().split("::").next().unwrap_or_default().to_owned();
-            found.extend(names.iter().map(first).filter(|name| !name.is_empty()).map(|name| (line, name)));
-        } else {
-            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            found.push((line, name));
-        }
-    }
-    found
-}
-
-fn sources() -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut directories = vec![root.clone()];
-    let mut files = Vec::new();
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                files
-                    .push((path.strip_prefix(&root).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
-            }
-        }
-    }
-    assert!(files.len() > 30, "the sources were not found");
-    files
 }

@@ -1,9 +1,12 @@
-//! What the operator decides about rights and freshness.
+//! The operator's terms: who may read what is cached, and how fresh the meaning of a tag has to be.
+//!
+//! Plain values. The decisions that they feed are in [`super::access::rights`] and [`super::manifest::freshness`].
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::manifest::freshness::Rules;
+use globset::{GlobBuilder, GlobMatcher};
+
 use crate::reference::Registry;
 
 /// Everything that `pull` is built from.
@@ -15,13 +18,13 @@ pub struct Config {
     pub registries: HashMap<Registry, Terms>,
     /// Architectures that registries have as suffixes of names.
     pub arch_suffixes: HashMap<Registry, Vec<String>>,
-    /// How fresh what a tag means has to be.
+    /// How fresh the meaning of a tag has to be.
     pub freshness: Rules,
-    /// How long a no is remembered, for the same question of the same principal.
+    /// How long a denial is remembered, for the same question of the same principal.
     pub negative_ttl: Duration,
 }
 
-/// The terms on which cached content is handed out.
+/// The terms on which cached content is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// Whether rights are checked at all.
@@ -78,4 +81,67 @@ impl Config {
     pub fn terms(&self, registry: &Registry) -> Terms {
         self.registries.get(registry).copied().unwrap_or(self.access)
     }
+}
+
+/// How long upstream's answer about a tag is used without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagTtl {
+    /// For this long; zero: upstream is asked every time.
+    For(Duration),
+    /// For ever: this tag never moves.
+    Immutable,
+}
+
+/// How fresh the meaning of a tag has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// How long upstream's answer counts.
+    pub tag_ttl: TagTtl,
+    /// For how long after that the last answer is still served, while upstream is asked in the background (RFC 5861
+    /// section 3).
+    pub stale_while_revalidate: Duration,
+    /// How long into an outage the last answer is served (RFC 5861 section 4, counted from the start of the outage).
+    pub stale_if_error: Duration,
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self {
+            tag_ttl: TagTtl::For(Duration::ZERO),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::from_secs(30 * 86_400),
+        }
+    }
+}
+
+/// A rule for the tags that its pattern matches; what the rule leaves out is as for the registry.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// Of `registry/repository:tag`; `*` stays within a segment, `**` stands for any number of them.
+    pub matches: GlobMatcher,
+    /// Replaces the registry's [`Freshness::tag_ttl`].
+    pub tag_ttl: Option<TagTtl>,
+    /// Replaces [`Freshness::stale_while_revalidate`].
+    pub stale_while_revalidate: Option<Duration>,
+    /// Replaces [`Freshness::stale_if_error`].
+    pub stale_if_error: Option<Duration>,
+}
+
+/// The operator's rules for the freshness of tags.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// For registries that are not in `registries`.
+    pub freshness: Freshness,
+    /// For single registries.
+    pub registries: HashMap<Registry, Freshness>,
+    /// The first rule that matches a tag counts.
+    pub rules: Vec<Rule>,
+}
+
+/// Reads the pattern of a rule.
+///
+/// # Errors
+/// The pattern is malformed.
+pub fn pattern_of(text: &str) -> Result<GlobMatcher, globset::Error> {
+    Ok(GlobBuilder::new(text).literal_separator(true).build()?.compile_matcher())
 }

@@ -40,12 +40,11 @@ use std::time::Duration;
 pub use answer::{AnswerSource, ManifestAnswer, Stale};
 pub use blob::follow::BlobBody;
 pub use blob::{BlobAnswer, BlobRange, BlobSize};
-pub use config::{Config, Policy, Terms};
+pub use config::{Config, Freshness, Policy, Rule, Rules, TagTtl, Terms, pattern_of};
 pub use context::{Caller, Priority, PullContext, RequestId};
 pub use error::{ChallengeReason, Error, Fault};
 pub use import::Importer;
 pub use manifest::ManifestUse;
-pub use manifest::freshness::{Freshness, Rule, Rules, TagTtl, pattern_of};
 
 use crate::credentials::Keychain;
 use crate::reference::{Digest, Reference, Registry, Repository};

@@ -1,15 +1,29 @@
 //! What the unit tests of `pull` share: a store in a temporary directory, and a registry that answers what the test says.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use super::access::Access;
+use super::blob::Blobs;
+use super::config::Config;
+use super::context::{Caller, PullContext};
+use super::manifest::Manifests;
 use super::metrics::Metrics;
-use crate::reference::{Digest, MediaType};
+use super::registry_client::{Answer, RegistryClient};
+use crate::credentials::{self, Credential, Keychain, Keys, NodeFiles};
+use crate::reference::{Digest, MediaType, Principal, Reference, Registry, Repository, Tag};
 use crate::store::{self, Amount, Budget, Member, Store};
 use crate::support::clock::{Clock, Timestamp};
+use crate::support::live::Live;
 use crate::support::metrics::{Registry as MetricsRegistry, RegistryLabels};
+use crate::support::tasks::Tasks;
+use crate::upstream::{Allowed, AuthContext, Download, Error, Listing, Manifest, Page};
 
 /// An image manifest without layers.
 pub(crate) const MANIFEST: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
@@ -44,4 +58,245 @@ pub(crate) async fn remember_manifest(store: &Store, repository: &str) -> Digest
     let repository = repository.parse().unwrap();
     store.put(&repository, digest, Bytes::from_static(MANIFEST), member).await.unwrap();
     digest
+}
+
+/// A keychain without any credential of the node's.
+pub(crate) fn keychain(directory: &TempDir) -> Keychain {
+    let config = credentials::Config {
+        node: NodeFiles::Named(Vec::new()),
+        providers: None,
+        helper_dir: None,
+        pull_secrets: Vec::new(),
+    };
+    let keys = Keys::open(&directory.path().join("keys")).unwrap();
+    Keychain::build(&config, Arc::new(keys)).unwrap()
+}
+
+/// A registry in memory that answers as the test set it up, and counts what it is asked.
+#[derive(Default)]
+pub(crate) struct FakeRegistry(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    tags: HashMap<(Repository, Tag), Digest>,
+    content: HashMap<(Repository, Digest), Bytes>,
+    readers: HashMap<Repository, Vec<&'static str>>,
+    failure: Option<Error>,
+    /// How long each manifest takes.
+    delay: Duration,
+    asked: Vec<String>,
+}
+
+impl FakeRegistry {
+    /// Pushes content to a repository, and a tag if one is given.
+    pub(crate) fn push(&self, repository: &Repository, tag: Option<&str>, bytes: &'static [u8]) -> Digest {
+        let mut state = self.0.lock();
+        let digest = Digest::of(bytes);
+        state.content.insert((repository.clone(), digest), Bytes::from_static(bytes));
+        if let Some(tag) = tag {
+            state.tags.insert((repository.clone(), tag.parse().unwrap()), digest);
+        }
+        digest
+    }
+
+    /// Serves other bytes under a digest.
+    pub(crate) fn damage(&self, repository: &Repository, digest: Digest, bytes: &'static [u8]) {
+        self.0.lock().content.insert((repository.clone(), digest), Bytes::from_static(bytes));
+    }
+
+    /// From now on only these users read a repository.
+    pub(crate) fn allow(&self, repository: &Repository, users: &[&'static str]) {
+        self.0.lock().readers.insert(repository.clone(), users.to_vec());
+    }
+
+    /// From now on every question fails like this, or none does.
+    pub(crate) fn fail(&self, failure: Option<Error>) {
+        self.0.lock().failure = failure;
+    }
+
+    /// From now on manifests take this long.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.0.lock().delay = delay;
+    }
+
+    /// The questions since the last call, each with the user that was asked as (`-` without a credential).
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().asked)
+    }
+
+    /// Whether the user may read the repository; returns whether anyone may.
+    fn check(&self, what: &str, repository: &Repository, auth: &AuthContext) -> Result<bool, Error> {
+        let mut state = self.0.lock();
+        let user = auth.presented.credential.as_ref().map_or("-", Credential::username).to_owned();
+        state.asked.push(format!("{what} as {user}"));
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        match state.readers.get(repository) {
+            None => Ok(true),
+            Some(users) if users.contains(&user.as_str()) => Ok(false),
+            Some(_) => {
+                Err(Error::Refused { host: "reg.test".to_owned(), status: 401, why: "denied".to_owned() })
+            }
+        }
+    }
+
+    fn content(&self, repository: &Repository, digest: Digest) -> Result<Bytes, Error> {
+        let found = self.0.lock().content.get(&(repository.clone(), digest)).cloned();
+        found.ok_or_else(not_found)
+    }
+
+    fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Digest, Error> {
+        self.0.lock().tags.get(&(repository.clone(), tag.clone())).copied().ok_or_else(not_found)
+    }
+}
+
+fn not_found() -> Error {
+    Error::NotFound { host: "reg.test".to_owned(), repository_unknown: false, public: false }
+}
+
+impl RegistryClient for FakeRegistry {
+    fn resolve<'a>(
+        &'a self,
+        repository: &'a Repository,
+        tag: &'a Tag,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Option<Digest>> {
+        Box::pin(async move {
+            let public = self.check(&format!("resolve {tag}"), repository, auth)?;
+            Ok(Allowed { value: Some(self.tag(repository, tag)?), public })
+        })
+    }
+
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        reference: &'a Reference,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Manifest> {
+        Box::pin(async move {
+            let public = self.check("manifest", repository, auth)?;
+            let delay = self.0.lock().delay;
+            tokio::time::sleep(delay).await;
+            let digest = match reference {
+                Reference::Digest(digest) => *digest,
+                Reference::Tag(tag) => self.tag(repository, tag)?,
+            };
+            let bytes = self.content(repository, digest)?;
+            let value = Manifest { bytes, media_type: None, host: "reg.test".to_owned() };
+            Ok(Allowed { value, public })
+        })
+    }
+
+    fn confirm_manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let public = self.check("confirm manifest", repository, auth)?;
+            self.content(repository, digest)?;
+            Ok(Allowed { value: (), public })
+        })
+    }
+
+    fn confirm_blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Option<u64>> {
+        Box::pin(async move {
+            let public = self.check("confirm blob", repository, auth)?;
+            let size = self.content(repository, digest)?.len() as u64;
+            Ok(Allowed { value: Some(size), public })
+        })
+    }
+
+    fn download<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        from: u64,
+        until: Option<u64>,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Download> {
+        Box::pin(async move {
+            let public = self.check("download", repository, auth)?;
+            let bytes = self.content(repository, digest)?;
+            let size = bytes.len();
+            let body = bytes.slice(from as usize..until.map_or(size, |until| size.min(until as usize)));
+            let chunks: Vec<_> = body.chunks(10_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+            let value = Download::new(Some(size as u64), from, public, stream::iter(chunks));
+            Ok(Allowed { value, public })
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        repository: &'a Repository,
+        _listing: &'a Listing,
+        _query: Option<String>,
+        auth: &'a AuthContext,
+    ) -> Answer<'a, Page> {
+        Box::pin(async move {
+            let public = self.check("list", repository, auth)?;
+            let value = Page {
+                bytes: Bytes::from_static(b"{}"),
+                media_type: None,
+                next: None,
+                filters_applied: None,
+            };
+            Ok(Allowed { value, public })
+        })
+    }
+
+    fn is_budget_low(&self, _registry: &Registry, _principal: Principal) -> bool {
+        false
+    }
+}
+
+/// The parts of `pull` over a [`FakeRegistry`] and an empty store, each to be tested by itself.
+pub(crate) struct Parts {
+    pub(crate) registry: Arc<FakeRegistry>,
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) keychain: Keychain,
+    pub(crate) access: Access,
+    pub(crate) manifests: Manifests,
+    pub(crate) blobs: Blobs,
+    _directory: TempDir,
+}
+
+impl Parts {
+    pub(crate) fn new() -> Self {
+        let (store, clock, directory) = store();
+        let (metrics, labels) = metrics();
+        let (keychain, registry) = (keychain(&directory), Arc::<FakeRegistry>::default());
+        let client = || Arc::clone(&registry) as Arc<dyn RegistryClient>;
+        let (config, tasks) = (Live::<Config>::default(), Tasks::default());
+        let (keys, ticking) = (keychain.clone(), tasks.clone());
+        let access = Access::new(config.clone(), &store, keys, client(), ticking, &metrics, labels);
+        let manifests = Manifests::new(config, access.clone(), client(), store.clone(), tasks.clone());
+        let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks, metrics);
+        Self { registry, store, clock, keychain, access, manifests, blobs, _directory: directory }
+    }
+
+    /// A pull by a user with a credential.
+    pub(crate) fn pull_as(&self, user: &str, repository: &Repository) -> PullContext {
+        let credential = Credential::password(user, "secret").unwrap();
+        let caller = Caller::Presented(self.keychain.caller_credential(credential));
+        PullContext::new(repository.clone(), None, caller)
+    }
+}
+
+/// A pull by a client that was not asked for a credential.
+pub(crate) fn pull(repository: &Repository) -> PullContext {
+    PullContext::new(repository.clone(), None, Caller::Unidentified)
+}
+
+/// What upstream answers while it is in an outage.
+pub(crate) fn outage() -> Error {
+    Error::ServerError { host: "reg.test".to_owned(), status: 503 }
 }

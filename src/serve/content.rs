@@ -91,7 +91,7 @@ impl RequestContext<'_> {
         self.mark_stale(&mut response, answer.stale.as_ref());
         match range {
             RangeAnswer::Unsatisfiable => return Ok((response, answer.source)),
-            RangeAnswer::Range { start, end } => answer.body.slice(start, end),
+            RangeAnswer::Range { start, end } => answer.body.narrow(start, end),
             RangeAnswer::Whole => {}
         }
         let observer = self.body_observer(RouteLabel::Blob, answer.source);

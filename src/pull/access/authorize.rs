@@ -374,3 +374,7 @@ impl Access {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "authorize_tests.rs"]
+mod tests;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::segments::SEGMENT;
-
+/// Bytes that one connection of a segmented download fetches at a time.
+pub(crate) const SEGMENT: u64 = 4 * 1024 * 1024;
 /// Connections for one blob at most.
 pub(crate) const CONNECTIONS_MAX: usize = 6;
 /// Rates are measured over this time.

@@ -102,7 +102,7 @@ impl BlobBody {
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
-    pub fn slice(&mut self, start: u64, end: u64) {
+    pub fn narrow(&mut self, start: u64, end: u64) {
         self.at = start;
         self.end = Some(self.end.map_or(end, |size| size.min(end)));
     }

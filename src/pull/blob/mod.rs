@@ -327,3 +327,6 @@ fn concerns_leader_only(error: &Error) -> bool {
             | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. })
     )
 }
+
+#[cfg(test)]
+mod tests;

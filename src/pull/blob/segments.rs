@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::concurrency::{Concurrency, WINDOW};
+use super::concurrency::{Concurrency, SEGMENT, WINDOW};
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -24,8 +24,6 @@ use crate::reference::Digest;
 use crate::store::GrowingBlob;
 use crate::support::tasks::Tasks;
 
-/// Bytes that one connection fetches at a time.
-pub(crate) const SEGMENT: u64 = 4 * 1024 * 1024;
 /// Connections beside the first, for all blobs together.
 const EXTRA_MAX: usize = 16;
 /// Bytes that readers have fetched out of order must be this many: skipping them costs a new connection.

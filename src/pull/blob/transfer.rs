@@ -10,10 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::concurrency::is_slow;
+use super::concurrency::{SEGMENT, is_slow};
 use super::flight::Flight;
 use super::priority::Foreground;
-use super::segments::{Begun, Received, SEGMENT, SegmentedDownload, Segments, worth_skipping};
+use super::segments::{Begun, Received, SegmentedDownload, Segments, worth_skipping};
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;

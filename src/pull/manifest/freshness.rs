@@ -4,38 +4,15 @@
 //! named is served. A denial is never overridden by a record, and signatures and attestations are never served from a
 //! record without asking upstream first.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use globset::{GlobBuilder, GlobMatcher};
-
-use crate::reference::{Digest, Registry, Repository, Tag};
+use crate::pull::config::{Freshness, Rules, TagTtl};
+use crate::reference::{Digest, Repository, Tag};
 use crate::store::TagRecord;
 use crate::upstream;
 
 /// How long into an outage a signature or attestation is served: an old one may have been withdrawn.
 const ATTACHED_STALE_MAX: Duration = Duration::from_secs(3_600);
-
-/// How long upstream's answer about a tag is used without asking again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TagTtl {
-    /// For this long; zero: upstream is asked every time.
-    For(Duration),
-    /// For ever: this tag never moves.
-    Immutable,
-}
-
-/// How fresh the meaning of a tag has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Freshness {
-    /// How long upstream's answer counts.
-    pub tag_ttl: TagTtl,
-    /// For how long after that the last answer is still served, while upstream is asked in the background (RFC 5861
-    /// section 3).
-    pub stale_while_revalidate: Duration,
-    /// How long into an outage the last answer is served (RFC 5861 section 4, counted from the start of the outage).
-    pub stale_if_error: Duration,
-}
 
 /// Whether upstream has to be asked what a tag names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,48 +37,6 @@ impl Freshness {
             TagTtl::For(_) => Revalidation::First,
         }
     }
-}
-
-impl Default for Freshness {
-    fn default() -> Self {
-        Self {
-            tag_ttl: TagTtl::For(Duration::ZERO),
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::from_secs(30 * 86_400),
-        }
-    }
-}
-
-/// A rule for the tags that its pattern matches; what the rule leaves out is as for the registry.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    /// Of `registry/repository:tag`; `*` stays within a segment, `**` stands for any number of them.
-    pub matches: GlobMatcher,
-    /// Replaces the registry's [`Freshness::tag_ttl`].
-    pub tag_ttl: Option<TagTtl>,
-    /// Replaces [`Freshness::stale_while_revalidate`].
-    pub stale_while_revalidate: Option<Duration>,
-    /// Replaces [`Freshness::stale_if_error`].
-    pub stale_if_error: Option<Duration>,
-}
-
-/// The operator's rules for the freshness of tags.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {
-    /// For registries that are not in `registries`.
-    pub freshness: Freshness,
-    /// For single registries.
-    pub registries: HashMap<Registry, Freshness>,
-    /// The first rule that matches a tag counts.
-    pub rules: Vec<Rule>,
-}
-
-/// Reads the pattern of a rule.
-///
-/// # Errors
-/// The pattern is malformed.
-pub fn pattern_of(text: &str) -> Result<GlobMatcher, globset::Error> {
-    Ok(GlobBuilder::new(text).literal_separator(true).build()?.compile_matcher())
 }
 
 impl Rules {
@@ -168,6 +103,7 @@ pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pull::config::{Rule, pattern_of};
     use crate::support::clock::Timestamp;
     use crate::upstream::{ConnectStage, Error};
 

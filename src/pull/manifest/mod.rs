@@ -135,3 +135,6 @@ impl Manifests {
         self.stored.forget();
     }
 }
+
+#[cfg(test)]
+mod tests;

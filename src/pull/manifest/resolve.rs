@@ -12,12 +12,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::confirmed::{ConfirmedTags, Refreshes};
 use super::fetch::ManifestFetcher;
-use super::freshness::{self, Decision, Freshness, Revalidation};
+use super::freshness::{self, Decision, Revalidation};
 use super::stored::StoredManifests;
 use crate::pull::access::rights::Use;
 use crate::pull::access::{Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
-use crate::pull::config::Config;
+use crate::pull::config::{Config, Freshness};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
 use crate::pull::registry_client::RegistryClient;

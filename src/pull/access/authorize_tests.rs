@@ -1,0 +1,76 @@
+//! Access against a registry of the tests' own.
+
+use super::*;
+use crate::pull::testing::{self, Parts};
+
+async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
+    parts.access.confirm_blob(context, Digest::of(b"layer")).await
+}
+
+#[tokio::test]
+async fn one_tenants_right_is_no_other_tenants_and_its_denial_ends_no_other_right() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    parts.registry.allow(&app, &["alice"]);
+    let [alice, bob] = ["alice", "bob"].map(|user| parts.pull_as(user, &app));
+    confirm(&parts, &alice).await.unwrap();
+    assert!(confirm(&parts, &bob).await.unwrap_err().is_denied());
+    assert!(parts.access.known().fresh(&alice, Use::Read).await.is_some());
+    assert!(parts.access.known().fresh(&bob, Use::Read).await.is_none());
+
+    parts.registry.allow(&app, &[]);
+    assert!(confirm(&parts, &alice).await.unwrap_err().is_denied());
+    assert!(parts.access.known().fresh(&alice, Use::Read).await.is_none(), "a right outlived its denial");
+}
+
+#[tokio::test]
+async fn a_client_without_a_credential_is_challenged_and_then_at_once() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    parts.registry.allow(&app, &["alice"]);
+    for asked in [vec!["confirm blob as -"], vec![]] {
+        let error = confirm(&parts, &testing::pull(&app)).await.unwrap_err();
+        let Error::AuthenticationRequired { why, .. } = error else { panic!("{error}") };
+        assert_eq!((why, parts.registry.asked()), (ChallengeReason::Refused, to_strings(&asked)));
+    }
+}
+
+#[tokio::test]
+async fn a_denied_client_that_repeats_its_request_costs_upstream_nothing() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.allow(&app, &["alice"]);
+    let bob = parts.pull_as("bob", &app);
+    for asked in [vec!["confirm blob as bob"], vec![], vec![]] {
+        assert!(confirm(&parts, &bob).await.unwrap_err().is_denied());
+        assert_eq!(parts.registry.asked(), to_strings(&asked));
+    }
+}
+
+#[tokio::test]
+async fn what_upstream_gives_without_a_credential_is_every_callers_right() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    confirm(&parts, &parts.pull_as("alice", &app)).await.unwrap();
+    assert!(parts.access.known().fresh(&testing::pull(&app), Use::Read).await.is_some());
+}
+
+#[tokio::test]
+async fn a_right_holds_in_an_outage_for_its_own_caller_only() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    parts.registry.allow(&app, &["alice"]);
+    let [alice, bob] = ["alice", "bob"].map(|user| parts.pull_as(user, &app));
+    confirm(&parts, &alice).await.unwrap();
+    parts.registry.fail(Some(testing::outage()));
+    parts.clock.advance(Duration::from_secs(3_600));
+    let error = confirm(&parts, &alice).await.unwrap_err();
+    assert!(parts.access.known().held_since(&alice, &error).await.is_some());
+    assert!(parts.access.known().held_since(&bob, &error).await.is_none());
+    assert_eq!(parts.access.outages().len(), 1);
+    let error = confirm(&parts, &testing::pull(&app)).await.unwrap_err();
+    assert!(matches!(error, Error::AuthenticationRequired { why: ChallengeReason::Unreachable, .. }));
+}
+
+fn to_strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}

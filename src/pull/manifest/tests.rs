@@ -1,0 +1,82 @@
+//! Manifests against a registry of the tests' own.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::pull::testing::{self, MANIFEST, Parts};
+
+/// Another image manifest.
+const MOVED: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[],"annotations":{"v":"2"}}"#;
+
+async fn pull(parts: &Parts, context: &PullContext) -> Result<ManifestAnswer, Error> {
+    parts.manifests.find(context, &"v1".parse().unwrap(), ManifestUse::Pull).await
+}
+
+#[tokio::test]
+async fn any_number_of_equal_requests_fetch_a_manifest_once() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, Some("v1"), MANIFEST);
+    let context = testing::pull(&app);
+    let answers = join_all((0..10).map(|_| pull(&parts, &context))).await;
+    assert!(answers.into_iter().all(|answer| answer.unwrap().bytes == MANIFEST));
+    let asked = parts.registry.asked();
+    assert_eq!(asked.iter().filter(|question| question.starts_with("manifest")).count(), 1, "{asked:?}");
+    assert_eq!(pull(&parts, &context).await.unwrap().source, AnswerSource::Revalidated);
+    assert_eq!(parts.registry.asked(), ["resolve v1 as -"]);
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_neither_served_nor_stored() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, Some("v1"), MANIFEST);
+    parts.registry.damage(&app, digest, MOVED);
+    assert!(matches!(pull(&parts, &testing::pull(&app)).await, Err(Error::Mismatch { .. })));
+    assert!(parts.store.blob(digest).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, Some("v1"), MANIFEST);
+    parts.registry.allow(&app, &["alice"]);
+    let [alice, bob] = ["alice", "bob"].map(|user| parts.pull_as(user, &app));
+    pull(&parts, &alice).await.unwrap();
+    parts.registry.fail(Some(testing::outage()));
+    assert_eq!(pull(&parts, &alice).await.unwrap().source, AnswerSource::Stale);
+    assert!(pull(&parts, &bob).await.is_err());
+}
+
+#[tokio::test]
+async fn a_tag_that_is_gone_is_not_served_from_its_record() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, Some("v1"), MANIFEST);
+    let context = testing::pull(&app);
+    pull(&parts, &context).await.unwrap();
+    let gone = crate::upstream::Error::NotFound {
+        host: "reg.test".to_owned(),
+        repository_unknown: false,
+        public: true,
+    };
+    parts.registry.fail(Some(gone));
+    assert!(matches!(pull(&parts, &context).await, Err(Error::Upstream(_))));
+    parts.registry.fail(Some(testing::outage()));
+    assert!(pull(&parts, &context).await.is_err(), "its record outlived it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moved_tag_whose_manifest_is_slow_is_served_as_it_was_before_the_client_gives_up() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let before = parts.registry.push(&app, Some("v1"), MANIFEST);
+    let context = || testing::pull(&app).answered_within(Duration::from_secs(25));
+    pull(&parts, &context()).await.unwrap();
+    let after = parts.registry.push(&app, Some("v1"), MOVED);
+    parts.registry.delay(Duration::from_secs(60));
+    let stale = pull(&parts, &context()).await.unwrap();
+    assert_eq!((stale.digest, stale.source), (before, AnswerSource::Stale));
+    assert!(parts.access.outages().is_empty(), "a slow manifest passed for an outage");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    parts.registry.delay(Duration::ZERO);
+    assert_eq!(pull(&parts, &context()).await.unwrap().digest, after);
+}
