@@ -10,8 +10,8 @@ pub(crate) const ROOMS: &[&[&str]] = &[
     &["serve", "prepull"],
     &["admin"],
     &["config"],
-    &["app"],
     &["reload"],
+    &["app"],
     &["cli", "fuzzing"],
 ];
 
