@@ -26,13 +26,13 @@ mod config;
 mod content;
 mod context;
 mod error;
+#[cfg(test)]
+mod for_tests;
 mod import;
 mod manifest;
 pub mod metrics;
 mod prefetch;
 mod registry_client;
-#[cfg(test)]
-mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -49,7 +49,7 @@ pub(crate) fn sources() -> Vec<Source> {
             let name = path.file_name().unwrap().to_str().unwrap();
             if path.is_dir() {
                 directories.push(path);
-            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") && name != "testing.rs" {
+            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
                 found.push(Source { path, text: without_tests(&text) });

@@ -2,7 +2,7 @@
 //!
 //! Promises: each answer is that principal's own, one credential never answers for another; a denial ends the grant of
 //! the principal that was asked with, and no other; a caller that showed no credential is challenged where a credential
-//! may make the difference. Whoever asks says whether the answer is to prove a right: then only authoritative endpoints
+//! may make the difference. The asking part says whether the answer is to prove a right: then only authoritative endpoints
 //! count, with a token no older than `grant_ttl`.
 //!
 //! Deliberately not here: what is asked for (the caller passes the request as a closure), and content.

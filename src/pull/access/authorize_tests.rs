@@ -1,7 +1,7 @@
 //! Access against a registry of the tests' own.
 
 use super::*;
-use crate::pull::testing::{self, Parts};
+use crate::pull::for_tests::{self, Parts};
 
 async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
     parts.access.confirm_blob(context, Digest::of(b"layer")).await
@@ -29,7 +29,7 @@ async fn a_client_without_a_credential_is_challenged_and_then_at_once() {
     parts.registry.push(&app, None, b"layer");
     parts.registry.allow(&app, &["alice"]);
     for asked in [vec!["confirm blob as -"], vec![]] {
-        let error = confirm(&parts, &testing::pull(&app)).await.unwrap_err();
+        let error = confirm(&parts, &for_tests::pull(&app)).await.unwrap_err();
         let Error::AuthenticationRequired { why, .. } = error else { panic!("{error}") };
         assert_eq!((why, parts.registry.asked()), (ChallengeReason::Refused, to_strings(&asked)));
     }
@@ -51,7 +51,7 @@ async fn what_upstream_gives_without_a_credential_is_every_callers_right() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     parts.registry.push(&app, None, b"layer");
     confirm(&parts, &parts.pull_as("alice", &app)).await.unwrap();
-    assert!(parts.access.known().fresh(&testing::pull(&app), Use::Read).await.is_some());
+    assert!(parts.access.known().fresh(&for_tests::pull(&app), Use::Read).await.is_some());
 }
 
 #[tokio::test]
@@ -61,13 +61,13 @@ async fn a_right_holds_in_an_outage_for_its_own_caller_only() {
     parts.registry.allow(&app, &["alice"]);
     let [alice, bob] = ["alice", "bob"].map(|user| parts.pull_as(user, &app));
     confirm(&parts, &alice).await.unwrap();
-    parts.registry.fail(Some(testing::outage()));
+    parts.registry.fail(Some(for_tests::outage()));
     parts.clock.advance(Duration::from_secs(3_600));
     let error = confirm(&parts, &alice).await.unwrap_err();
     assert!(parts.access.known().held_since(&alice, &error).await.is_some());
     assert!(parts.access.known().held_since(&bob, &error).await.is_none());
     assert_eq!(parts.access.outages().len(), 1);
-    let error = confirm(&parts, &testing::pull(&app)).await.unwrap_err();
+    let error = confirm(&parts, &for_tests::pull(&app)).await.unwrap_err();
     assert!(matches!(error, Error::AuthenticationRequired { why: ChallengeReason::Unreachable, .. }));
 }
 

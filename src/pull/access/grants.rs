@@ -143,12 +143,12 @@ fn proofs_of<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pull::testing;
+    use crate::pull::for_tests;
     use crate::reference::PrincipalKind;
 
     #[tokio::test]
     async fn a_grant_outlives_a_restart_and_a_revoked_one_does_not() {
-        let (store, clock, _directory) = testing::store();
+        let (store, clock, _directory) = for_tests::store();
         let app: Repository = "reg.test/app".parse().unwrap();
         let [one, two] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
         let grants = Grants::new(store.clone());
@@ -170,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn invented_principals_push_out_the_oldest_grant_and_grow_nothing() {
-        let (store, _clock, _directory) = testing::store();
+        let (store, _clock, _directory) = for_tests::store();
         let app: Repository = "reg.test/app".parse().unwrap();
         let grants = Grants::new(store);
         for n in 0..=PRINCIPALS_MAX {

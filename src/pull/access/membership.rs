@@ -42,12 +42,12 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pull::testing;
+    use crate::pull::for_tests;
 
     #[tokio::test]
     async fn a_confirmation_by_a_registry_that_never_delivered_the_bytes_proves_nothing() {
-        let (store, _clock, _directory) = testing::store();
-        let digest = testing::remember_blob(&store, "reg.test/app", b"layer").await;
+        let (store, _clock, _directory) = for_tests::store();
+        let digest = for_tests::remember_blob(&store, "reg.test/app", b"layer").await;
         let membership = Membership::new(store);
         let [app, other, elsewhere]: [Repository; 3] =
             ["reg.test/app", "reg.test/other", "evil.test/app"].map(|name| name.parse().unwrap());

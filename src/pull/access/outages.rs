@@ -92,15 +92,15 @@ impl Outages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pull::testing;
+    use crate::pull::for_tests;
 
     #[tokio::test]
     async fn an_outage_is_counted_from_its_start_and_ends_with_the_first_answer() {
-        let (store, clock, _directory) = testing::store();
-        let (metrics, labels) = testing::metrics();
+        let (store, clock, _directory) = for_tests::store();
+        let (metrics, labels) = for_tests::metrics();
         let outages = Outages::new(store.clone(), Arc::clone(&metrics), Arc::clone(&labels));
         let registry: Registry = "reg.test".parse().unwrap();
-        testing::remember_blob(&store, "reg.test/app", b"x").await;
+        for_tests::remember_blob(&store, "reg.test/app", b"x").await;
 
         assert_eq!(outages.record(&registry).await, Duration::ZERO);
         clock.advance(Duration::from_secs(60));

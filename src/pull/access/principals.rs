@@ -1,4 +1,4 @@
-//! As whom a caller may read: its own credential, the node's, the plugins', or nobody's.
+//! As whom a caller may read: its own credential, the node's, the plugins', or none.
 //!
 //! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously only where none
 //! of them matches.

@@ -105,12 +105,12 @@ impl AliasRecords {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pull::testing;
+    use crate::pull::for_tests;
     use crate::upstream;
 
     #[tokio::test]
     async fn a_name_is_absent_in_an_outage_only_if_upstream_said_so_before() {
-        let (store, _clock, _directory) = testing::store();
+        let (store, _clock, _directory) = for_tests::store();
         let records = AliasRecords::new(store);
         let (app, tag): (Repository, Tag) = ("reg.test/app".parse().unwrap(), "v1".parse().unwrap());
         let host = || "reg.test:443".to_owned();

@@ -253,7 +253,7 @@ impl Blobs {
         }
     }
 
-    /// Whether a blob is on disk, whoever may read it.
+    /// Whether a blob is on disk; says nothing about who may read it.
     ///
     /// # Errors
     /// The disk.

@@ -61,7 +61,7 @@ impl StoredBlobs {
         }
     }
 
-    /// Whether a blob is on disk, whoever may read it.
+    /// Whether a blob is on disk; says nothing about who may read it.
     ///
     /// # Errors
     /// The disk.

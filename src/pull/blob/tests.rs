@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::pull::testing::{self, Parts};
+use crate::pull::for_tests::{self, Parts};
 use crate::support::body_chunk::BodyChunk;
 
 /// Larger than the tail that is withheld.
@@ -37,7 +37,7 @@ fn downloads(asked: &[String]) -> usize {
 async fn any_number_of_readers_cost_one_download_and_the_next_none() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     let digest = parts.registry.push(&app, None, &LAYER);
-    let context = testing::pull(&app);
+    let context = for_tests::pull(&app);
     let read_all = join_all((0..10).map(|_| pull(&parts, &context, digest))).await;
     assert!(read_all.into_iter().all(|content| content.unwrap() == LAYER));
     assert_eq!(downloads(&parts.registry.asked()), 1);
@@ -54,7 +54,7 @@ async fn wrong_bytes_never_make_a_complete_body_and_are_not_stored() {
     let digest = parts.registry.push(&app, None, &LAYER);
     static WRONG: [u8; 300_000] = [8; 300_000];
     parts.registry.damage(&app, digest, &WRONG);
-    assert!(pull(&parts, &testing::pull(&app), digest).await.is_err());
+    assert!(pull(&parts, &for_tests::pull(&app), digest).await.is_err());
     assert!(!parts.blobs.has(digest).await.unwrap());
 }
 
@@ -78,16 +78,16 @@ async fn bytes_on_disk_from_another_registry_prove_nothing() {
     let [ours, evil]: [crate::reference::Repository; 2] =
         ["reg.test/app", "evil.test/app"].map(|name| name.parse().unwrap());
     let digest = parts.registry.push(&ours, None, &LAYER);
-    pull(&parts, &testing::pull(&ours), digest).await.unwrap();
+    pull(&parts, &for_tests::pull(&ours), digest).await.unwrap();
     parts.blobs.settle(Duration::from_secs(10)).await;
-    assert!(pull(&parts, &testing::pull(&evil), digest).await.is_err());
+    assert!(pull(&parts, &for_tests::pull(&evil), digest).await.is_err());
 }
 
 #[tokio::test]
 async fn a_blob_is_fetched_into_the_store_once() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     let digest = parts.registry.push(&app, None, &LAYER);
-    let context = testing::pull(&app).in_background();
+    let context = for_tests::pull(&app).in_background();
     for downloaded in [true, false] {
         let fetched = parts.blobs.fetch_into_store(&context, digest, |_, _| {}).await.unwrap();
         assert_eq!(fetched, (LAYER.len() as u64, downloaded));

@@ -71,12 +71,12 @@ impl StoredManifests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pull::testing;
+    use crate::pull::for_tests;
 
     #[tokio::test]
     async fn a_manifest_is_found_in_its_own_repository_only() {
-        let (store, _clock, _directory) = testing::store();
-        let digest = testing::remember_manifest(&store, "reg.test/app").await;
+        let (store, _clock, _directory) = for_tests::store();
+        let digest = for_tests::remember_manifest(&store, "reg.test/app").await;
         let stored = StoredManifests::new(store.clone(), Membership::new(store));
         let [app, other]: [Repository; 2] =
             ["reg.test/app", "reg.test/other"].map(|name| name.parse().unwrap());

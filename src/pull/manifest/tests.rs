@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::pull::testing::{self, MANIFEST, Parts};
+use crate::pull::for_tests::{self, MANIFEST, Parts};
 
 /// Another image manifest.
 const MOVED: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[],"annotations":{"v":"2"}}"#;
@@ -18,7 +18,7 @@ async fn pull(parts: &Parts, context: &PullContext) -> Result<ManifestAnswer, Er
 async fn any_number_of_equal_requests_fetch_a_manifest_once() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     parts.registry.push(&app, Some("v1"), MANIFEST);
-    let context = testing::pull(&app);
+    let context = for_tests::pull(&app);
     let answers = join_all((0..10).map(|_| pull(&parts, &context))).await;
     assert!(answers.into_iter().all(|answer| answer.unwrap().bytes == MANIFEST));
     let asked = parts.registry.asked();
@@ -32,7 +32,7 @@ async fn wrong_bytes_are_neither_served_nor_stored() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     let digest = parts.registry.push(&app, Some("v1"), MANIFEST);
     parts.registry.damage(&app, digest, MOVED);
-    assert!(matches!(pull(&parts, &testing::pull(&app)).await, Err(Error::Mismatch { .. })));
+    assert!(matches!(pull(&parts, &for_tests::pull(&app)).await, Err(Error::Mismatch { .. })));
     assert!(parts.store.blob(digest).await.unwrap().is_none());
 }
 
@@ -43,7 +43,7 @@ async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
     parts.registry.allow(&app, &["alice"]);
     let [alice, bob] = ["alice", "bob"].map(|user| parts.pull_as(user, &app));
     pull(&parts, &alice).await.unwrap();
-    parts.registry.fail(Some(testing::outage()));
+    parts.registry.fail(Some(for_tests::outage()));
     assert_eq!(pull(&parts, &alice).await.unwrap().source, AnswerSource::Stale);
     assert!(pull(&parts, &bob).await.is_err());
 }
@@ -52,7 +52,7 @@ async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
 async fn a_tag_that_is_gone_is_not_served_from_its_record() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     parts.registry.push(&app, Some("v1"), MANIFEST);
-    let context = testing::pull(&app);
+    let context = for_tests::pull(&app);
     pull(&parts, &context).await.unwrap();
     let gone = crate::upstream::Error::NotFound {
         host: "reg.test".to_owned(),
@@ -61,7 +61,7 @@ async fn a_tag_that_is_gone_is_not_served_from_its_record() {
     };
     parts.registry.fail(Some(gone));
     assert!(matches!(pull(&parts, &context).await, Err(Error::Upstream(_))));
-    parts.registry.fail(Some(testing::outage()));
+    parts.registry.fail(Some(for_tests::outage()));
     assert!(pull(&parts, &context).await.is_err(), "its record outlived it");
 }
 
@@ -69,7 +69,7 @@ async fn a_tag_that_is_gone_is_not_served_from_its_record() {
 async fn a_moved_tag_whose_manifest_is_slow_is_served_as_it_was_before_the_client_gives_up() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     let before = parts.registry.push(&app, Some("v1"), MANIFEST);
-    let context = || testing::pull(&app).answered_within(Duration::from_secs(25));
+    let context = || for_tests::pull(&app).answered_within(Duration::from_secs(25));
     pull(&parts, &context()).await.unwrap();
     let after = parts.registry.push(&app, Some("v1"), MOVED);
     parts.registry.delay(Duration::from_secs(60));
