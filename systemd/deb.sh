@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a package for Debian 12 and Ubuntu from a program that is already built: deb.sh PROGRAM DIRECTORY
+# Builds a package for Debian 12 and Ubuntu from a program that was built before: deb.sh PROGRAM DIRECTORY
 set -euo pipefail
 program=$1 directory=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -47,10 +47,10 @@ Recommends: systemd (>= 252)
 Section: admin
 Priority: optional
 Description: node-local pull-through registry cache
- Container runtimes pull through it; it fetches what it lacks from any upstream
- registry with the credentials that kubelet would have used, lets a workload
- read only what its own credentials may read, and serves everything else from
- one deduplicated, verified store on disk.
+ Container runtimes pull images through Larder. It fetches what it does not
+ have from any upstream registry, with the credentials that kubelet would use,
+ and stores it in one deduplicated, verified store on disk. A workload reads
+ only what its own credentials may read.
 CONTROL
 mkdir -p "$directory"
 package="$directory/larder_${version}_${architecture}.deb"
