@@ -70,8 +70,8 @@ fn main() {
         more_is_better: false,
         values: peak,
     });
-    // A part of it is for looking at while working.
-    if only.is_empty() {
+    // Parts of it, and comparisons with an earlier build, are for the developer's eyes and not committed.
+    if only.is_empty() && std::env::var_os("BENCH_BEFORE").is_none() {
         table.write();
     }
 }
@@ -161,7 +161,9 @@ fn cold(servers: &mut Servers, table: &mut Table) {
     let _reno = Congestion::reno();
     for _ in 0..COLD_ROUNDS {
         let (digest, bytes) = servers.push_fresh(256);
-        for kind in std::iter::once(Kind::Registry).chain(Kind::CACHES) {
+        let running = |kind: &Kind| servers.all.iter().any(|server| server.kind == *kind);
+        let caches: Vec<Kind> = Kind::CACHES.into_iter().filter(running).collect();
+        for kind in std::iter::once(Kind::Registry).chain(caches) {
             let server = servers.of(kind);
             // Not while the disk still writes down what came before.
             rustix::fs::sync();

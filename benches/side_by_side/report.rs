@@ -64,13 +64,15 @@ impl Table {
             "Blobs of {} MiB (cold: 256 MiB) on loopback, everything in one run, taking turns, medians. The ratio is\nLarder against the best nginx that hands out files (docker-registry where there is none); above 1 Larder is better.\nCold blobs come from docker-registry with reno: a sender that paces settles on one of two rates on loopback.\nThe clients compare every byte and share the cores with the servers.\n",
             self.mib
         );
-        let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        let took_part = |kind: &Kind| self.rows.iter().any(|row| row.values.contains_key(kind));
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(took_part).collect();
+        let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
         let _ = writeln!(text, "| Work | {} | Ratio |", names.join(" | "));
         let _ = writeln!(text, "| --- |{} --- |", " --- |".repeat(names.len()));
         for row in &self.rows {
             let cell =
                 |kind: &Kind| row.values.get(kind).map_or("–".to_owned(), |value| format!("{value:.2}"));
-            let cells: Vec<_> = Kind::ALL.iter().map(cell).collect();
+            let cells: Vec<_> = kinds.iter().map(cell).collect();
             let ratio = row.ratio().map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
             let _ = writeln!(text, "| {} ({}) | {} | {ratio} |", row.what, row.unit, cells.join(" | "));
         }

@@ -16,6 +16,8 @@ use crate::shaper::{Limit, Shaper};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Larder,
+    /// An earlier build, from `BENCH_BEFORE`.
+    LarderBefore,
     NginxSendfile,
     NginxReno,
     NginxBuffers,
@@ -25,8 +27,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Larder,
+        Self::LarderBefore,
         Self::NginxSendfile,
         Self::NginxReno,
         Self::NginxBuffers,
@@ -37,11 +40,13 @@ impl Kind {
     /// Those that hand out files and know nothing else.
     pub(crate) const STATIC: [Self; 3] = [Self::NginxSendfile, Self::NginxReno, Self::NginxBuffers];
     /// Those that fetch what they do not have.
-    pub(crate) const CACHES: [Self; 3] = [Self::Larder, Self::NginxCache, Self::RegistryCache];
+    pub(crate) const CACHES: [Self; 4] =
+        [Self::Larder, Self::LarderBefore, Self::NginxCache, Self::RegistryCache];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Larder => "Larder",
+            Self::LarderBefore => "Larder before",
             Self::NginxSendfile => "nginx, sendfile on",
             Self::NginxReno => "nginx, sendfile on, reno",
             Self::NginxBuffers => "nginx, sendfile off",
@@ -121,7 +126,11 @@ impl Servers {
             throttled: Shaper::start(&registry, Limit::Each(20e6)),
             slow: Shaper::start(&registry, Limit::Together(8e6)),
         };
-        all.push(larder(directory.path(), &registry, &shaped));
+        let program = env!("CARGO_BIN_EXE_larder");
+        all.push(larder(Kind::Larder, program, &at("larder"), &registry, &shaped));
+        if let Ok(program) = std::env::var("BENCH_BEFORE") {
+            all.push(larder(Kind::LarderBefore, &program, &at("larder-before"), &registry, &shaped));
+        }
         all.sort_by_key(|server| server.kind);
         let large_bytes = content(mib, 1);
         let large = push(&registry, &large_bytes);
@@ -151,7 +160,8 @@ fn registry_server(kind: Kind, address: &str, directory: &Path, more: &str) -> S
     Server::run(kind, address, "docker-registry", &["serve", config.to_str().unwrap()])
 }
 
-fn larder(directory: &Path, registry: &str, shaped: &Shaped) -> Server {
+fn larder(kind: Kind, program: &str, directory: &Path, registry: &str, shaped: &Shaped) -> Server {
+    fs::create_dir_all(directory).unwrap();
     let (address, admin) = (free(), free());
     let mut config = format!(
         "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"100%\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n",
@@ -167,8 +177,7 @@ fn larder(directory: &Path, registry: &str, shaped: &Shaped) -> Server {
     }
     let path = directory.join("larder.toml");
     fs::write(&path, config).unwrap();
-    let program = env!("CARGO_BIN_EXE_larder");
-    Server::run(Kind::Larder, &address, program, &["serve", "--config", path.to_str().unwrap()])
+    Server::run(kind, &address, program, &["serve", "--config", path.to_str().unwrap()])
 }
 
 /// Larder alone over a store of so many small blobs: seconds until it is ready, and its anonymous memory when all is
