@@ -43,7 +43,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["config", "error", "metrics"],
             &["answer", "context", "registry_client"],
             &[
-                "access/challenge",
+                "access/refused_repositories",
                 "access/grants",
                 "access/membership",
                 "access/negative_cache",
@@ -58,7 +58,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["manifest/fetch", "manifest/stored"],
             &["manifest/resolve"],
             &["manifest"],
-            &["blob/concurrency", "blob/flight", "blob/source", "blob/stored", "blob/tail"],
+            &["blob/concurrency", "blob/flight", "blob/source", "blob/stored", "blob/withheld_tail"],
             &["blob/byte_range", "blob/passthrough", "blob/priority", "blob/segments"],
             &["blob/transfer"],
             &["blob/fill"],

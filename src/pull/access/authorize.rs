@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::challenge::{AnonymousAccess, RefusedRepositories};
 use super::grants::Grants;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
@@ -19,6 +18,7 @@ use super::negative_cache::{NegativeCache, Question, Subject};
 use super::outages::Outages;
 use super::principals::Principals;
 pub(crate) use super::principals::Purpose;
+use super::refused_repositories::{AnonymousAccess, RefusedRepositories};
 use super::rights::{Trouble, Use};
 use crate::credentials::{Keychain, PresentedCredential};
 use crate::pull::config::Config;

@@ -5,16 +5,27 @@
 //! delivered these bytes, or confirmed them under a live right ([`membership`]). **That a manifest names a digest proves
 //! nothing**: anyone can publish an index that lists other people's digests.
 //!
+//! ```text
+//! authorize             asks upstream as one principal after the other, and records what each answer proves
+//! known_rights          what is known without asking: grants, principals and terms, by the rules of rights (pure)
+//! grants                when upstream last let a principal read a repository
+//! principals            as whom a caller may read, and the credentials to ask with
+//! membership            which digests a repository may hand out
+//! negative_cache        denials of a moment ago
+//! refused_repositories  where callers without a credential are challenged at once
+//! outages               which registries cannot be asked, and since when
+//! ```
+//!
 //! [`authorize::Access`] is what the rest of `pull` uses. It does not know manifests, blobs or HTTP.
 
 pub(crate) mod authorize;
-pub(crate) mod challenge;
 pub(crate) mod grants;
 pub(crate) mod known_rights;
 pub(crate) mod membership;
 pub(crate) mod negative_cache;
 pub(crate) mod outages;
 pub(crate) mod principals;
+pub(crate) mod refused_repositories;
 pub(crate) mod rights;
 
 pub(crate) use authorize::{Access, Purpose};

@@ -23,8 +23,8 @@ pub(crate) mod priority;
 pub(crate) mod segments;
 pub(crate) mod source;
 pub(crate) mod stored;
-pub(crate) mod tail;
 pub(crate) mod transfer;
+pub(crate) mod withheld_tail;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +50,8 @@ use priority::Foreground;
 use segments::Segments;
 use source::UpstreamBlobs;
 use stored::{StoredBlob, StoredBlobs};
-use tail::TAIL;
 use transfer::Transfers;
+use withheld_tail::TAIL;
 
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
 /// caller.

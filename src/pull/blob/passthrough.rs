@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::source::UpstreamBody;
-use super::tail::TAIL;
+use super::withheld_tail::TAIL;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
 use crate::store;

@@ -265,7 +265,9 @@ impl<'a> SegmentedDownload<'a> {
                 return;
             }
             let (from, until) = (self.next, (self.next + SEGMENT).min(self.size));
-            let (segments, context, digest) = (self.segments.clone(), self.context.clone(), self.digest);
+            let segments = self.segments.clone();
+            let context = self.context.clone();
+            let digest = self.digest;
             let body = async move { segments.open(&context, digest, from, until).await };
             let tasks = self.segments.tasks();
             self.running.push_back(Segment::download(body, until, &self.received, permit, tasks));

@@ -1,5 +1,11 @@
 //! Manifests: the document of a digest, and the manifest that a tag names now.
 //!
+//! ```text
+//! stored     a digest that is here: in memory (memory_cache), else in the store
+//! fetch      a digest or tag from upstream: once for all equal requests, verified, stored
+//! resolve    what a tag names now: asked, or by its record (confirmed), as freshness (pure) decides
+//! ```
+//!
 //! Promises: every manifest that leaves was verified as a whole, and its caller has a right to it. Deliberately not
 //! here: blobs, prefetching, and arch aliases, which use [`Manifests`].
 

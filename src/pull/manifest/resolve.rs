@@ -137,7 +137,9 @@ impl Tags {
 
     fn refresh_in_background(&self, context: &PullContext, tag: &Tag) {
         let Some(refresh) = self.0.refreshes.begin(context.repository(), tag) else { return };
-        let (tags, context, tag) = (self.clone(), context.clone(), tag.clone());
+        let tags = self.clone();
+        let context = context.clone();
+        let tag = tag.clone();
         self.0.tasks.spawn(async move {
             if let Err(error) = tags.resolve(&context, &tag).await {
                 let repository = context.repository();
