@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "layering/documents.rs"]
+mod documents;
 #[path = "layering/imports.rs"]
 mod imports;
 #[path = "layering/rows.rs"]
