@@ -75,7 +75,7 @@ install_missing() {
   if [[ $1 == *python3* ]]; then
     /usr/bin/python3 -c 'import grpc' 2>/dev/null || add python3-grpcio "grpc: asks containerd as kubelet does"
   fi
-  [ ${#missing[@]} -gt 0 ] || return 0
+  [ ${#missing[@]} -gt 0 ] || policy_is_left || return 0
   command -v apt-get >/dev/null ||
     fail "there is no apt-get here: install the programs above by hand, then run this again"
   local as_root=()
@@ -97,8 +97,12 @@ fail() {
   exit 1
 }
 
-# As root.
+# As root, one run at a time.
 install_packages() {
+  exec 9>/run/lock/larder-tests-tools
+  flock 9
+  allow_services
+  [ $# -gt 0 ] || return 0
   local before after log new
   before=$(mktemp) after=$(mktemp) log=$(mktemp)
   # Ubuntu's needrestart would restart services of the machine after the installation.
@@ -125,13 +129,12 @@ installed() {
 }
 
 policy=/usr/sbin/policy-rc.d
-# What was there before; and how a file of ours is recognised if a run was killed before it could be taken away.
+# What was there before; and how a policy of ours is recognised that a killed run has left.
 policy_before=$policy.before-larder-tests
 policy_mark="# Written by tests/tools.sh of Larder"
 
 # Package scripts ask this program before they start, stop or restart a service; 101 means no.
 forbid_services() {
-  allow_services
   trap allow_services EXIT
   trap 'exit 1' INT TERM HUP
   [ ! -e "$policy" ] && [ ! -L "$policy" ] || mv "$policy" "$policy_before"
@@ -139,8 +142,10 @@ forbid_services() {
   chmod 755 "$policy"
 }
 
+policy_is_left() { grep -qs "^$policy_mark" "$policy"; }
+
 allow_services() {
-  if grep -qs "^$policy_mark" "$policy"; then rm "$policy"; fi
+  if policy_is_left; then rm "$policy"; fi
   if [ -e "$policy_before" ] || [ -L "$policy_before" ]; then mv "$policy_before" "$policy"; fi
 }
 
