@@ -1,4 +1,5 @@
-//! What a pull is made of, one piece at a time: digests, checksums, reading requests and ranges, choosing what to evict.
+//! What a pull is made of, one operation at a time: digests, checksums, requests and ranges, opening and reading a blob,
+//! choosing what to evict.
 //!
 //! `cargo bench --bench micro`. The checksums that the store does not use are here because the choice was made by this.
 
@@ -8,6 +9,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io::IoSliceMut;
+use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{Method, Request, Uri};
@@ -15,7 +17,9 @@ use larder::listener::Hosts;
 use larder::reference::{Digest, Registry};
 use larder::serve::{range, route};
 use larder::store::evict::{self, Candidate};
-use larder::support::clock::Timestamp;
+use larder::store::{self, Amount, Budget, Member, Store};
+use larder::support::clock::{Clock, Timestamp};
+use larder::support::metrics::Registry as MetricsRegistry;
 use rustix::io::{ReadWriteFlags, preadv2};
 
 const CHUNK: usize = 64 * 1024;
@@ -93,6 +97,43 @@ fn requests(c: &mut Criterion) {
     });
 }
 
+/// A hit: a blob opened while others read it, opened for the first time, and read with every chunk checked.
+fn blobs(c: &mut Criterion) {
+    const LAYER: usize = 64 * 1024 * 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let budget = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
+    let config = store::Config { path: directory.path().to_owned(), budget };
+    let metrics = store::metrics::Metrics::register(&MetricsRegistry::new()).unwrap();
+    let store = Store::open(&config, Clock::system(), Arc::new(metrics)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let repository = "reg.test/app".parse().unwrap();
+    let put = |content: Vec<u8>| {
+        let digest = Digest::of(&content);
+        runtime.block_on(store.put(&repository, digest, content.into(), Member::Blob)).unwrap();
+        digest
+    };
+    let (layer, manifest) = (put(noise(LAYER)), put(noise(2_000)));
+    let open = |digest| runtime.block_on(store.blob(digest)).unwrap().unwrap();
+    let mut group = c.benchmark_group("a blob");
+    group.bench_function("is opened for the first time", |b| b.iter(|| open(layer)));
+    let blob = open(layer);
+    group.bench_function("is opened while it is read", |b| b.iter(|| open(layer)));
+    group.bench_function("of 2 kB is opened and read", |b| {
+        b.iter(|| runtime.block_on(open(manifest).read_all(1 << 20)).unwrap());
+    });
+    group.throughput(Throughput::Bytes(LAYER as u64)).sample_size(20);
+    group.bench_function("of 64 MiB is read and checked", |b| {
+        b.iter(|| {
+            let mut at = 0;
+            while at < LAYER as u64 {
+                at += runtime.block_on(blob.read(at, LAYER as u64)).unwrap().len() as u64;
+            }
+        });
+    });
+    group.finish();
+    runtime.block_on(store.close());
+}
+
 /// Choosing a tenth of the bytes of so many blobs.
 fn eviction(c: &mut Criterion) {
     let mut group = c.benchmark_group("choose what to evict");
@@ -112,5 +153,5 @@ fn eviction(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hashes, reads, requests, eviction);
+criterion_group!(benches, hashes, reads, requests, blobs, eviction);
 criterion_main!(benches);

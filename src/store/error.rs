@@ -6,29 +6,29 @@ use std::sync::Arc;
 
 use crate::reference::Digest;
 
-/// A failure of the store. Cloneable, because one failure is told to every reader of a flight.
+/// A failure of the store. Cloneable, because every follower of a download receives the same one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused; the disk's or the installation's fault.
+    /// The operating system refused; the fault of the disk or of the installation.
     #[error("cannot {what} {}", path.display())]
     Io {
         /// What was tried, as a verb.
         what: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The answer of the operating system.
         source: Arc<io::Error>,
     },
-    /// There is no room for it within the budget, and nothing more can be evicted.
-    #[error("no room in the store for {needed} bytes")]
+    /// The bytes do not fit into the budget, and nothing more can be evicted.
+    #[error("no space in the store for {needed} bytes")]
     Full {
         /// Bytes that were wanted.
         needed: u64,
     },
-    /// The disk failed a moment ago; it is left alone for a while.
-    #[error("the store's disk failed a moment ago and is left alone for a while")]
+    /// The disk failed a moment ago, and nothing is written until a pause has passed.
+    #[error("the disk of the store failed a moment ago; writing is paused")]
     Paused,
-    /// Another daemon has the store.
+    /// Another daemon holds the lock of the store.
     #[error("the store {} is in use by another larder; stop it or set another [store] path", .0.display())]
     Locked(PathBuf),
     /// The tree was written by a version that this one does not know.
@@ -37,45 +37,45 @@ pub enum Error {
         path.display()
     )]
     Format {
-        /// The store.
+        /// The root of the store.
         path: PathBuf,
-        /// What its `format` file says.
+        /// Content of its `format` file.
         found: String,
-        /// What this version writes.
+        /// Content that this version writes.
         known: &'static str,
     },
-    /// The bytes are not those of the digest; upstream's fault.
+    /// The bytes are not those of the digest; the fault of upstream.
     #[error("content of {expected} arrived with digest {actual}")]
     Mismatch {
-        /// What was asked for.
+        /// The digest that was asked for.
         expected: Digest,
-        /// What came.
+        /// The digest of the bytes that arrived.
         actual: Digest,
     },
-    /// More bytes than declared or allowed; upstream's fault.
+    /// More bytes than declared or allowed; the fault of upstream.
     #[error("content of {digest} is longer than {limit} bytes")]
     TooLong {
-        /// What was asked for.
+        /// The digest that was asked for.
         digest: Digest,
-        /// The declared size or the limit.
+        /// The declared size or the limit, in bytes.
         limit: u64,
     },
-    /// Fewer bytes than declared; upstream's fault.
+    /// Fewer bytes than declared; the fault of upstream.
     #[error("content of {digest} ended after {got} of {expected} bytes")]
     TooShort {
-        /// What was asked for.
+        /// The digest that was asked for.
         digest: Digest,
         /// Bytes declared.
         expected: u64,
         /// Bytes received.
         got: u64,
     },
-    /// Bytes on disk failed their check; the blob has been set aside.
+    /// Bytes on disk failed their check.
     #[error("cached content of {digest} is damaged: {reason}")]
     Damaged {
         /// The blob.
         digest: Digest,
-        /// How it shows.
+        /// The check that failed, and where.
         reason: String,
     },
 }
@@ -86,7 +86,8 @@ impl Error {
         move |source| Self::Io { what, path: path.to_owned(), source: Arc::new(source) }
     }
 
-    /// Whether it is the fault of our disk or its lack of room: reason to pass content through instead of storing it.
+    /// Whether the cause lies on this node, in its disk or its budget: a reason to pass content through to clients
+    /// instead of storing it.
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Io { .. } | Self::Full { .. } | Self::Paused)
     }
@@ -94,6 +95,12 @@ impl Error {
     /// Whether the filesystem is mounted read-only.
     pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
+    /// The answer of the operating system for a log line, since `Display` leaves it to [`std::error::Error::source`];
+    /// empty for other errors.
+    pub fn cause(&self) -> String {
+        std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
     }
 
     /// The value of the `reason` label.

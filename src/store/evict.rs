@@ -1,4 +1,4 @@
-//! Which blobs make room: a pure choice. Least recently used, with sizes in mind.
+//! Which blobs to evict: a pure choice. Least recently used, weighted by size.
 //!
 //! A manifest or config is needed by every pull of its image and frees next to nothing, so an idle second of a large
 //! blob weighs more than one of a small blob: by the logarithm of its size, so that size alone never decides.
@@ -8,37 +8,37 @@ use std::time::Duration;
 use crate::reference::Digest;
 use crate::support::clock::Timestamp;
 
-/// Below this many bytes a blob is as small as it gets.
-const SMALL: u64 = 4 * 1024;
+/// Bytes up to which every blob weighs the same.
+const SMALL_BYTES: u64 = 4 * 1024;
 
-/// A blob that nobody is using.
+/// A blob that is neither pinned nor being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Which.
+    /// The blob.
     pub digest: Digest,
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// When it was last used.
+    /// Its last access.
     pub used_at: Timestamp,
 }
 
-/// The blobs to remove so that `wanted` bytes are freed, or as many as there are.
+/// The blobs to evict so that `wanted` bytes are freed, or all candidates if they have fewer.
 pub fn choose(mut candidates: Vec<Candidate>, now: Timestamp, wanted: u64) -> Vec<Candidate> {
     candidates.sort_by_key(|c| (std::cmp::Reverse(weight(c.used_at.age_at(now), c.size)), c.digest));
     let mut freed = 0;
     candidates
         .into_iter()
         .take_while(|candidate| {
-            let more = freed < wanted;
+            let is_needed = freed < wanted;
             freed += candidate.size;
-            more
+            is_needed
         })
         .collect()
 }
 
-/// How dispensable a blob is.
+/// The heavier, the sooner evicted.
 fn weight(idle: Duration, size: u64) -> u64 {
-    let by_size = u64::from((size / SMALL).max(2).ilog2());
+    let by_size = u64::from((size / SMALL_BYTES).max(2).ilog2());
     idle.as_secs().saturating_add(1).saturating_mul(by_size)
 }
 
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_been_idle_longest_goes_first_and_no_more_than_needed() {
+    fn the_longest_idle_blobs_are_evicted_first_and_no_more_than_needed() {
         for (blobs, wanted, expected) in [
             (vec![(MIB, 10), (MIB, 30), (MIB, 20)], 1, vec![1]),
             (vec![(MIB, 10), (MIB, 30), (MIB, 20)], MIB + 1, vec![1, 2]),
@@ -71,7 +71,7 @@ mod tests {
             // A manifest stays while a layer of the same age goes, and goes when it has been idle for far longer.
             (vec![(2_000, 100), (100 * MIB, 100)], 1, vec![1]),
             (vec![(2_000, 10_000), (100 * MIB, 100)], 1, vec![0]),
-            // Size alone does not decide: a gigabyte that is in use all the time outlives a forgotten megabyte.
+            // Size alone does not decide: a gigabyte in constant use stays before a megabyte idle for an hour.
             (vec![(1_024 * MIB, 60), (MIB, 3_600)], 1, vec![1]),
         ] {
             assert_eq!(chosen(&blobs, wanted), expected, "{blobs:?} {wanted}");

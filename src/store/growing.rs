@@ -1,148 +1,108 @@
-//! Reading file content from async code without holding up the runtime.
+//! The content of an ingest while it grows.
 //!
-//! What the page cache holds is read in place (`preadv2` with `RWF_NOWAIT`: no hop to another thread, which would
-//! cost 40 % of the throughput); what it does not is read on a blocking thread.
+//! The download writes from the start on, up to its watermark. A reader far ahead of the watermark may fetch a range from
+//! upstream by itself and write it here, out of order; the download adopts that range when it arrives there. No byte is
+//! verified before the ingest as a whole is: until then it is upstream's word.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use parking_lot::Mutex;
 
-use crate::store::buffers::Buffer;
 use crate::store::integrity::CHUNK;
+use crate::store::page_cache::{read_cached, read_exact_at};
 use crate::support::body_chunk::{BodyChunk, FileRange};
 
-/// No more bytes than this are copied through our memory.
-const COPIED_MAX: usize = 16 * 1024;
+/// Longest read that is copied through memory; longer ones are left in the file for the kernel to send.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 
-/// Reads exactly `len` bytes at `offset`, at most a chunk.
-///
-/// # Errors
-/// The disk, or the file ending early (`UnexpectedEof`).
-pub(crate) async fn read_exact_at(file: &Arc<File>, offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut buffer = Buffer::new(len);
-    let have = read_cached(file, offset, buffer.bytes())?;
-    if have == len {
-        return Ok(buffer.freeze());
-    }
-    let file = Arc::clone(file);
-    let read = move || {
-        file.read_exact_at(&mut buffer.bytes()[have..], offset + have as u64)?;
-        Ok(buffer.freeze())
-    };
-    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
-}
-
-/// Fills as much of `buffer` as can be had at once.
-pub(crate) fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut have = 0;
-    while have < buffer.len() {
-        let into = &mut [IoSliceMut::new(&mut buffer[have..])];
-        match preadv2(file, into, offset + have as u64, ReadWriteFlags::NOWAIT) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => have += n,
-            Err(Errno::INTR) => {}
-            // Not in memory, or a filesystem that cannot tell: a blocking thread will do.
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL) => break,
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(have)
-}
-
-/// The content of an ingest while it grows. What it returns is upstream's word until the ingest is verified.
+/// A handle to the content of an ingest. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct GrowingBlob {
     file: Arc<File>,
-    kept: Arc<Kept>,
+    out_of_order: Arc<OutOfOrder>,
 }
 
-/// Parts beyond the watermark that somebody fetched by himself.
+/// The ranges beyond the watermark that were written out of order.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(Mutex<Parts>);
+pub(super) struct OutOfOrder(Mutex<Ranges>);
 
 #[derive(Debug, Default)]
-struct Parts {
-    /// What is before this has been hashed or will be written by the fill: nobody else writes there any more.
-    taken: u64,
-    /// From where to where, apart from each other.
-    all: BTreeMap<u64, u64>,
+struct Ranges {
+    /// Bytes before this offset belong to the download, which has hashed them or is about to write them.
+    claimed_until: u64,
+    /// Start to end, none adjacent to another.
+    written: BTreeMap<u64, u64>,
 }
 
-impl Kept {
-    /// The fill has, or is about to have, everything before `until`.
-    pub(crate) fn take(&self, until: u64) {
-        self.lock().taken = until;
-    }
-
-    fn until(&self, at: u64) -> Option<u64> {
-        self.lock().until(at)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Parts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl OutOfOrder {
+    /// The download has, or is about to have, every byte before `until`: no other writer may write there any more.
+    pub(super) fn claim(&self, until: u64) {
+        self.0.lock().claimed_until = until;
     }
 }
 
-impl Parts {
+impl Ranges {
     fn add(&mut self, mut start: u64, mut end: u64) {
-        // What it touches becomes one with it.
-        while let Some((from, to)) = self.all.range(..=end).next_back().map(|(from, to)| (*from, *to))
+        // A range that overlaps or is adjacent is merged.
+        while let Some((from, to)) = self.written.range(..=end).next_back().map(|(from, to)| (*from, *to))
             && to >= start
         {
-            self.all.remove(&from);
-            (start, end) = (start.min(from), end.max(to));
+            self.written.remove(&from);
+            start = start.min(from);
+            end = end.max(to);
         }
-        self.all.insert(start, end);
+        self.written.insert(start, end);
     }
 
-    fn until(&self, at: u64) -> Option<u64> {
-        self.all.range(..=at).next_back().map(|(_, end)| *end).filter(|end| *end > at)
+    fn end_of_range_at(&self, offset: u64) -> Option<u64> {
+        self.written.range(..=offset).next_back().map(|(_, end)| *end).filter(|end| *end > offset)
     }
 }
 
 impl GrowingBlob {
-    pub(crate) fn new(file: Arc<File>, kept: Arc<Kept>) -> Self {
-        Self { file, kept }
+    pub(super) fn new(file: Arc<File>, out_of_order: Arc<OutOfOrder>) -> Self {
+        Self { file, out_of_order }
     }
 
-    /// Keeps bytes that were fetched ahead of the watermark, for the fill to take over when it gets there.
+    /// Writes bytes that were fetched ahead of the watermark, for the download to adopt. Bytes that the download has
+    /// claimed meanwhile are dropped.
     ///
     /// # Errors
-    /// The disk; then they are not kept, and nothing else has happened.
+    /// The disk; then the range does not count as written.
     pub async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
         let this = self.clone();
         let write = move || {
-            // Locked while it is written: the fill must not get here meanwhile.
-            let mut parts = this.kept.lock();
-            if offset >= parts.taken {
+            // Locked during the write: the download must not claim this range meanwhile.
+            let mut ranges = this.out_of_order.0.lock();
+            if offset >= ranges.claimed_until {
                 this.file.write_all_at(&bytes, offset)?;
-                parts.add(offset, offset + bytes.len() as u64);
+                ranges.add(offset, offset + bytes.len() as u64);
             }
             Ok(())
         };
         tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
-    /// Up to where the bytes from `at` on have been kept.
-    pub fn out_of_order_until(&self, at: u64) -> Option<u64> {
-        self.kept.until(at)
+    /// The end of the range at `offset` that was written out of order; `None` if there is none.
+    pub fn out_of_order_until(&self, offset: u64) -> Option<u64> {
+        self.out_of_order.0.lock().end_of_range_at(offset)
     }
 
-    /// Up to `len` bytes at `offset`, which must have been written. What memory does not hold any more is
-    /// read on a blocking thread, so that sending it waits for no disk.
+    /// Up to `len` bytes at `offset`, which must have been written. Bytes that have left the page cache are read on a
+    /// blocking thread, so that sending them waits for no disk.
     ///
     /// # Errors
     /// The disk.
     pub async fn read(&self, offset: u64, len: usize) -> io::Result<BodyChunk> {
-        if len <= COPIED_MAX {
+        if len <= COPIED_BYTES_MAX {
             return read_exact_at(&self.file, offset, len).await.map(BodyChunk::Memory);
         }
-        // A look at both ends: what leaves memory leaves it in runs.
+        // Both ends are probed: pages leave the cache in runs.
         let mut probe = [0];
         for at in [offset, offset + len as u64 - 1] {
             if read_cached(&self.file, at, &mut probe)? == 0 {
@@ -159,39 +119,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_parts_that_touch_become_one() {
-        let mut kept = Parts::default();
+    fn adjacent_ranges_are_merged() {
+        let mut ranges = Ranges::default();
         for (start, end) in [(10, 20), (30, 40), (50, 60), (0, 5)] {
-            kept.add(start, end);
+            ranges.add(start, end);
         }
-        let found = [10, 19, 20, 9, 0].map(|at| kept.until(at));
+        let found = [10, 19, 20, 9, 0].map(|at| ranges.end_of_range_at(at));
         assert_eq!(found, [Some(20), Some(20), None, None, Some(5)]);
-        kept.add(20, 30);
-        assert_eq!([10, 39, 40].map(|at| kept.until(at)), [Some(40), Some(40), None]);
-        kept.add(3, 55);
-        assert_eq!((kept.until(0), kept.all.len()), (Some(60), 1));
-        kept.add(5, 6);
-        assert_eq!(kept.until(7), Some(60));
+        ranges.add(20, 30);
+        assert_eq!([10, 39, 40].map(|at| ranges.end_of_range_at(at)), [Some(40), Some(40), None]);
+        ranges.add(3, 55);
+        assert_eq!((ranges.end_of_range_at(0), ranges.written.len()), (Some(60), 1));
+        ranges.add(5, 6);
+        assert_eq!(ranges.end_of_range_at(7), Some(60));
     }
 
     #[tokio::test]
-    async fn what_the_fill_has_is_not_written_by_anybody_else() {
+    async fn bytes_that_the_download_has_hashed_are_not_overwritten() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let growing = GrowingBlob::new(Arc::clone(&file), Arc::default());
         file.write_all_at(b"rightright", 0).unwrap();
-        growing.kept.take(5);
+        growing.out_of_order.claim(5);
         for offset in [0, 4, 5] {
             growing.write_out_of_order(offset, Bytes::from_static(b"wrong")).await.unwrap();
         }
         let mut content = [0; 10];
         file.read_exact_at(&mut content, 0).unwrap();
-        assert_eq!(
-            (&content, growing.out_of_order_until(5), growing.out_of_order_until(4)),
-            (b"rightwrong", Some(10), None)
-        );
-        growing.kept.take(u64::MAX);
+        assert_eq!(&content, b"rightwrong");
+        assert_eq!((growing.out_of_order_until(5), growing.out_of_order_until(4)), (Some(10), None));
+        growing.out_of_order.claim(u64::MAX);
         growing.write_out_of_order(7, Bytes::from_static(b"x")).await.unwrap();
         file.read_exact_at(&mut content, 0).unwrap();
-        assert_eq!(&content, b"rightwrong", "a finished blob is nobody's to write");
+        assert_eq!(&content, b"rightwrong", "a finished blob takes no more writes");
     }
 }

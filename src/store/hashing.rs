@@ -1,114 +1,127 @@
-//! The digest and the checksums of content as it is received: on a thread of its own once there is much of it.
+//! The digest and the checksums of content as it is received: on a thread of their own once there is much of it.
 //!
 //! SHA-256 and the write each take as long as the other where upstream is fast; one after the other they would halve
-//! what a cold pull gets. Small content is not worth a thread.
+//! the throughput of a cold pull. Small content is not worth a thread.
 
+use std::mem;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use super::integrity::{Builder, Checks};
 use crate::reference::{Digest, Hasher};
+use crate::store::integrity::{Checksums, ChecksumsBuilder};
 
 /// Bytes after which a thread takes over.
-const HERE_MAX: u64 = 1024 * 1024;
-/// Pieces that may wait for it.
+const INLINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Body chunks that may wait for the thread.
 const QUEUE: usize = 8;
 
-/// What has been seen of some content.
+/// The hashes of the content so far.
 #[derive(Default)]
-struct Seen {
+struct Running {
     hasher: Hasher,
-    checks: Builder,
+    checksums: ChecksumsBuilder,
 }
 
-impl Seen {
+impl Running {
     fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
-        self.checks.update(bytes);
+        self.checksums.update(bytes);
     }
 }
 
-/// Takes in content, in order.
-pub(super) struct Hashing(Place);
+/// Hashes content that arrives in order.
+pub(super) struct ContentHasher(State);
 
-enum Place {
-    Here(Seen, u64),
-    There(SyncSender<Bytes>, JoinHandle<Seen>),
-    /// The thread is gone without a result: nothing can be said of the content.
+enum State {
+    /// On the caller's thread, with the bytes so far.
+    Inline(Running, u64),
+    /// On a thread, which ends when the queue is dropped.
+    Thread(SyncSender<Bytes>, JoinHandle<Running>),
+    /// The thread ended without a result: the digest of the content is unknown.
     Lost,
 }
 
-impl Hashing {
+impl ContentHasher {
     pub(super) fn new() -> Self {
-        Self(Place::Here(Seen::default(), 0))
+        Self(State::Inline(Running::default(), 0))
     }
 
     /// The next bytes. Blocks while the thread is behind.
     pub(super) fn update(&mut self, bytes: &Bytes) {
         match &mut self.0 {
-            Place::Here(seen, count) => {
-                seen.update(bytes);
+            State::Inline(running, count) => {
+                running.update(bytes);
                 *count += bytes.len() as u64;
-                if *count > HERE_MAX {
-                    self.move_out();
+                if *count > INLINE_BYTES_MAX {
+                    self.move_to_thread();
                 }
             }
-            Place::There(queue, _) => {
+            State::Thread(queue, _) => {
                 if queue.send(bytes.clone()).is_err() {
-                    self.0 = Place::Lost;
+                    self.0 = State::Lost;
                 }
             }
-            Place::Lost => {}
+            State::Lost => {}
         }
     }
 
-    fn move_out(&mut self) {
-        let (queue, pieces) = sync_channel(QUEUE);
-        let Place::Here(seen, count) = std::mem::replace(&mut self.0, Place::Lost) else { return };
-        // What has been seen is handed over once the thread is there, and stays here if there is none to be had.
-        let (hand_over, take_over) = sync_channel(1);
+    /// The digest and the checksums of all content. `None` if the thread was lost.
+    pub(super) fn finish(mut self) -> Option<(Digest, Checksums)> {
+        self.running().map(|running| (running.hasher.finish(), running.checksums.finish()))
+    }
+
+    /// The running digest, to be continued elsewhere. `None` if the thread was lost.
+    pub(super) fn into_hasher(mut self) -> Option<Hasher> {
+        self.running().map(|running| running.hasher)
+    }
+
+    fn move_to_thread(&mut self) {
+        let State::Inline(running, count) = mem::replace(&mut self.0, State::Lost) else { return };
+        let (queue, chunks) = sync_channel(QUEUE);
+        // Handed over once the thread runs, and left here if none can be started.
+        let (hand_over, receive) = sync_channel(1);
         let thread = std::thread::Builder::new().name("larder-hash".to_owned()).spawn(move || {
-            let seen = take_over.recv().unwrap_or_default();
-            go_on(seen, &pieces)
+            let running = receive.recv().unwrap_or_default();
+            update_all(running, &chunks)
         });
         self.0 = match thread {
             Ok(thread) => {
-                let _ = hand_over.send(seen);
-                Place::There(queue, thread)
+                let _ = hand_over.send(running);
+                State::Thread(queue, thread)
             }
-            Err(_) => Place::Here(seen, count),
+            Err(error) => {
+                tracing::debug!(%error, "no thread for hashing; it goes on beside the write");
+                State::Inline(running, count)
+            }
         };
     }
 
-    fn finish(self) -> Option<Seen> {
-        match self.0 {
-            Place::Here(seen, _) => Some(seen),
-            Place::There(queue, thread) => {
+    fn running(&mut self) -> Option<Running> {
+        match mem::replace(&mut self.0, State::Lost) {
+            State::Inline(running, _) => Some(running),
+            State::Thread(queue, thread) => {
                 drop(queue);
                 thread.join().ok()
             }
-            Place::Lost => None,
+            State::Lost => None,
         }
-    }
-
-    /// The digest and the checksums of all that came. `None` if a thread was lost.
-    pub(super) fn all(self) -> Option<(Digest, Checks)> {
-        self.finish().map(|seen| (seen.hasher.finish(), seen.checks.finish()))
-    }
-
-    /// The running hash, for somebody who goes on with it. `None` if a thread was lost.
-    pub(super) fn hasher(self) -> Option<Hasher> {
-        self.finish().map(|seen| seen.hasher)
     }
 }
 
-fn go_on(mut seen: Seen, pieces: &Receiver<Bytes>) -> Seen {
-    while let Ok(bytes) = pieces.recv() {
-        seen.update(&bytes);
+impl Drop for ContentHasher {
+    /// Waits for the thread, which has a few chunks left at most.
+    fn drop(&mut self) {
+        self.running();
     }
-    seen
+}
+
+fn update_all(mut running: Running, chunks: &Receiver<Bytes>) -> Running {
+    while let Ok(bytes) = chunks.recv() {
+        running.update(&bytes);
+    }
+    running
 }
 
 #[cfg(test)]
@@ -116,17 +129,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn here_or_there_the_result_is_the_same() {
-        for size in [0, 1, HERE_MAX as usize, 3 * HERE_MAX as usize + 17] {
+    fn inline_or_on_a_thread_the_result_is_the_same() {
+        for size in [0, 1, INLINE_BYTES_MAX as usize, 3 * INLINE_BYTES_MAX as usize + 17] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let (mut one, mut other) = (Hashing::new(), Hashing::new());
-            for piece in content.chunks(100_000) {
-                one.update(&Bytes::copy_from_slice(piece));
-                other.update(&Bytes::copy_from_slice(piece));
+            let mut finished = ContentHasher::new();
+            let mut continued = ContentHasher::new();
+            for chunk in content.chunks(100_000) {
+                finished.update(&Bytes::copy_from_slice(chunk));
+                continued.update(&Bytes::copy_from_slice(chunk));
             }
-            let (digest, checks) = one.all().unwrap();
-            assert_eq!((digest, checks.size()), (Digest::of(&content), size as u64));
-            assert_eq!(other.hasher().unwrap().finish(), digest);
+            let (digest, checksums) = finished.finish().unwrap();
+            assert_eq!((digest, checksums.size()), (Digest::of(&content), size as u64));
+            assert_eq!(continued.into_hasher().unwrap().finish(), digest);
         }
     }
 }

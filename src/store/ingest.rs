@@ -1,8 +1,8 @@
-//! The way in: `Ingest -> Verified -> committed`, each step consuming the one before.
+//! Receiving content: `Ingest -> Verified -> committed`, each step consuming the one before.
 //!
-//! A write is a transaction. Bytes are hashed, checksummed and bounded as they come; only content whose digest is
-//! right becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file.
-//! Everything here blocks and belongs on a blocking thread.
+//! A write is a transaction. Bytes are hashed, checksummed and bounded as they come; only content whose digest is right
+//! becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file and gives the
+//! reserved bytes back. Everything here blocks and belongs on a blocking thread.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -11,23 +11,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::Error;
-use super::failpoints;
-use super::growing::{GrowingBlob, Kept};
-use super::hashing::Hashing;
-use super::integrity::Checks;
-use super::layout::{self, Layout};
-use super::reserve::Reservation;
 use crate::reference::{Digest, Hasher};
+use crate::store::error::Error;
+use crate::store::failpoints;
+use crate::store::growing::{GrowingBlob, OutOfOrder};
+use crate::store::hashing::ContentHasher;
+use crate::store::integrity::Checksums;
+use crate::store::layout::{self, Layout};
+use crate::store::reserve::Reservation;
 
-/// Bytes that are reserved at a time for content of unknown size.
-const STEP: u64 = 16 * 1024 * 1024;
+/// Bytes of one blob at most, whatever upstream declares: 1 TiB.
+const BLOB_BYTES_MAX: u64 = 1 << 40;
+/// Bytes that are reserved at a time for content of undeclared size.
+const RESERVED_AT_ONCE: u64 = 16 * 1024 * 1024;
+/// Bytes that are adopted at a time, so that readers see the watermark move.
+const ADOPTED_AT_ONCE: usize = 256 * 1024;
 
-/// Bytes that are taken over at a time.
-const TAKEN_OVER_MAX: usize = 256 * 1024;
-
-/// Gets bytes promised.
-pub(super) type Room = Box<dyn Fn(u64) -> Result<Reservation, Error> + Send + Sync>;
+/// Reserves bytes within the budget. Blocks.
+pub(super) type Reserve = Box<dyn Fn(u64) -> Result<Reservation, Error> + Send + Sync>;
 
 /// Content being received.
 pub struct Ingest {
@@ -36,19 +37,19 @@ pub struct Ingest {
     limit: u64,
     declared: Option<u64>,
     written: u64,
-    hashing: Hashing,
+    hashing: ContentHasher,
     file: Arc<File>,
-    kept: Arc<Kept>,
+    out_of_order: Arc<OutOfOrder>,
     path: Temporary,
-    room: Room,
+    reserve: Reserve,
     reserved: Reservation,
 }
 
-/// Content that is what its digest says, not yet durable.
+/// Content that has the digest that was asked for, not yet durable.
 pub struct Verified {
     layout: Layout,
     digest: Digest,
-    checks: Checks,
+    checksums: Checksums,
     file: Arc<File>,
     path: Temporary,
     reserved: Reservation,
@@ -66,80 +67,83 @@ impl Drop for Temporary {
 }
 
 impl Ingest {
+    /// Begins to receive the content of `expected`, of `declared` bytes where upstream said so.
+    ///
+    /// # Errors
+    /// A declared size beyond 1 TiB; the error of `reserve`; the disk.
     pub(super) fn begin(
         layout: &Layout,
         expected: Digest,
         declared: Option<u64>,
-        limit: u64,
-        room: Room,
+        reserve: Reserve,
     ) -> Result<Self, Error> {
-        let limit = declared.map_or(limit, |size| size.min(limit));
-        let reserved = room(declared.unwrap_or(0))?;
+        if declared.is_some_and(|size| size > BLOB_BYTES_MAX) {
+            return Err(Error::TooLong { digest: expected, limit: BLOB_BYTES_MAX });
+        }
+        let reserved = reserve(declared.unwrap_or(0))?;
         layout.make_directory(&layout.ingest())?;
         let path = layout.temporary(&expected.hex());
         let file = Arc::new(layout::create(&path)?);
-        failpoints::reached("content begun");
+        failpoints::reached("ingest begun");
         Ok(Self {
             layout: layout.clone(),
             expected,
-            limit,
+            limit: declared.unwrap_or(BLOB_BYTES_MAX),
             declared,
             written: 0,
-            hashing: Hashing::new(),
+            hashing: ContentHasher::new(),
             file,
-            kept: Arc::default(),
+            out_of_order: Arc::default(),
             path: Temporary(Some(path)),
-            room,
+            reserve,
             reserved,
         })
     }
 
-    /// The bytes written so far, for those who follow.
+    /// The bytes written so far, for followers.
     pub fn growing(&self) -> GrowingBlob {
-        GrowingBlob::new(Arc::clone(&self.file), Arc::clone(&self.kept))
+        GrowingBlob::new(Arc::clone(&self.file), Arc::clone(&self.out_of_order))
     }
 
-    /// Takes bytes in and returns how many there are now. They can be read by followers from here on.
+    /// Writes the next bytes and returns how many there are now. Followers can read them from here on.
     ///
     /// # Errors
-    /// More bytes than declared or allowed; no room; the disk. After an error the ingest is worth nothing.
+    /// More bytes than declared or allowed; no space; the disk. After an error the ingest can only be detached or
+    /// dropped.
     pub fn write(&mut self, bytes: &Bytes) -> Result<u64, Error> {
         let after = self.written + bytes.len() as u64;
         if after > self.limit {
             return Err(Error::TooLong { digest: self.expected, limit: self.limit });
         }
         if after > self.reserved.bytes() {
-            self.reserved.add((self.room)(STEP.max(after - self.reserved.bytes()))?);
+            let more = RESERVED_AT_ONCE.max(after - self.reserved.bytes());
+            self.reserved.merge((self.reserve)(more)?);
         }
-        self.kept.take(after);
+        self.out_of_order.claim(after);
         self.file.write_all_at(bytes, self.written).map_err(self.io("write"))?;
         failpoints::reached("content written");
         self.written = after;
         Ok(after)
     }
 
-    /// Hashes bytes that were written, in order. Apart from [`Ingest::write`] so that readers need not wait for it.
+    /// Hashes bytes that were written, in order. Apart from [`Ingest::write`], so that readers need not wait for it.
     pub fn hash(&mut self, bytes: &Bytes) {
         self.hashing.update(bytes);
     }
 
-    /// Takes over the next bytes that were kept ahead of what is written, up to `until` at most, hashes them, and returns
-    /// how many there are now. Fewer than there could be at a time, so that readers hear of them.
+    /// Adopts the next bytes that were written out of order, up to `until` at most, hashes them, and returns how many
+    /// bytes there are now: 256 KiB more per call, so that readers see the watermark move.
     ///
     /// # Errors
-    /// The disk. None are there, which is a defect of the caller's.
+    /// The disk; that no such bytes are there, which is a defect of the caller.
     pub fn adopt_out_of_order(&mut self, until: u64) -> Result<u64, Error> {
-        let until = self
-            .growing()
-            .out_of_order_until(self.written)
-            .unwrap_or(self.written)
-            .min(until)
-            .min(self.limit);
-        let len = usize::try_from(until - self.written).unwrap_or(usize::MAX).min(TAKEN_OVER_MAX);
+        let end = self.growing().out_of_order_until(self.written).unwrap_or(self.written);
+        let end = end.min(until).min(self.limit);
+        let len = usize::try_from(end - self.written).unwrap_or(usize::MAX).min(ADOPTED_AT_ONCE);
         if len == 0 {
-            return Err(self.io("take over a part of")(std::io::ErrorKind::NotFound.into()));
+            return Err(self.io("adopt a range of")(std::io::ErrorKind::NotFound.into()));
         }
-        self.kept.take(self.written + len as u64);
+        self.out_of_order.claim(self.written + len as u64);
         let mut bytes = vec![0; len];
         self.file.read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
         self.hashing.update(&bytes.into());
@@ -147,30 +151,30 @@ impl Ingest {
         Ok(self.written)
     }
 
-    /// Gives up storing: what was written so far, how much that is, and its running hash, `None` if that was lost.
-    /// The file has no name any more and goes with its last reader.
+    /// Gives up storing: returns the bytes written so far, how many they are, and their running hash, `None` if that was
+    /// lost. The file has no name any more and is gone with its last reader.
     pub fn detach(self) -> (GrowingBlob, u64, Option<Hasher>) {
-        (self.growing(), self.written, self.hashing.hasher())
+        (self.growing(), self.written, self.hashing.into_hasher())
     }
 
-    /// The end of the content: proves that all of it came and that it is what was asked for.
+    /// Proves that the content is complete and has the digest that was asked for.
     ///
     /// # Errors
     /// Too few bytes, or another digest.
     pub fn verify(self) -> Result<Verified, Error> {
-        self.kept.take(u64::MAX);
+        self.out_of_order.claim(u64::MAX);
         if let Some(expected) = self.declared.filter(|&size| size != self.written) {
             return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
         }
-        let lost = self.io("hash")(std::io::Error::other("its thread is gone"));
-        let (actual, checks) = self.hashing.all().ok_or(lost)?;
-        if actual != self.expected || checks.size() != self.written {
+        let lost = self.io("hash")(std::io::Error::other("the hashing thread ended early"));
+        let (actual, checksums) = self.hashing.finish().ok_or(lost)?;
+        if actual != self.expected || checksums.size() != self.written {
             return Err(Error::Mismatch { expected: self.expected, actual });
         }
         Ok(Verified {
             layout: self.layout,
             digest: actual,
-            checks,
+            checksums,
             file: self.file,
             path: self.path,
             reserved: self.reserved,
@@ -185,12 +189,16 @@ impl Ingest {
 impl Verified {
     /// Bytes of the content.
     pub fn size(&self) -> u64 {
-        self.checks.size()
+        self.checksums.size()
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// Makes the content durable and gives it its name: data, checksums, names, directories, in that order. Then, and
-    /// only then, a blob exists. If it exists already, this one takes its place; they are equal. Returns the bytes
-    /// that were promised, to be given back once the blob is counted.
+    /// only then, a blob exists. An existing blob is replaced by this equal one. Returns the reservation, to end once
+    /// the blob is counted.
     ///
     /// # Errors
     /// The disk. Nothing is left behind but what was there before.
@@ -201,14 +209,94 @@ impl Verified {
         failpoints::reached("content verified");
         self.file.sync_data().map_err(Error::io("sync", &path))?;
         failpoints::reached("content synced");
-        self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checks.encode())?;
+        self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checksums.encode())?;
         self.layout.make_directory(&self.layout.blobs())?;
         layout::publish(&path, &self.layout.blob(&self.digest))?;
         self.path.0 = None;
         Ok(self.reserved)
     }
+}
 
-    pub(super) fn digest(&self) -> Digest {
-        self.digest
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::reserve::Reservations;
+
+    struct World {
+        _directory: tempfile::TempDir,
+        layout: Layout,
+        reservations: Reservations,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let layout = Layout::new(directory.path());
+            Self { _directory: directory, layout, reservations: Reservations::default() }
+        }
+
+        /// Receives content of `digest` with `limit` bytes to be had.
+        fn begin(&self, digest: Digest, declared: Option<u64>, limit: u64) -> Result<Ingest, Error> {
+            let reservations = self.reservations.clone();
+            let reserve = move |wanted| {
+                let fits = reservations.bytes() + wanted <= limit;
+                if fits { Ok(reservations.reserve(wanted)) } else { Err(Error::Full { needed: wanted }) }
+            };
+            Ingest::begin(&self.layout, digest, declared, Box::new(reserve))
+        }
+
+        fn files(&self) -> usize {
+            fs::read_dir(self.layout.ingest()).map_or(0, Iterator::count)
+        }
+    }
+
+    #[test]
+    fn an_abandoned_ingest_leaves_neither_a_file_nor_a_reservation() {
+        let world = World::new();
+        let digest = Digest::of(b"right");
+        let mut ingest = world.begin(digest, Some(5), 5).unwrap();
+        ingest.write(&Bytes::from_static(b"rig")).unwrap();
+        assert_eq!((world.files(), world.reservations.bytes()), (1, 5));
+        drop(ingest);
+        assert_eq!((world.files(), world.reservations.bytes()), (0, 0));
+        assert!(world.begin(digest, Some(5), 4).is_err());
+        assert_eq!((world.files(), world.reservations.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn content_of_undeclared_size_reserves_bytes_as_they_arrive() {
+        let world = World::new();
+        let mut ingest = world.begin(Digest::of(b"x"), None, RESERVED_AT_ONCE).unwrap();
+        assert_eq!(world.reservations.bytes(), 0, "nothing is reserved for a claim alone");
+        let chunk = Bytes::from(vec![0; 1024 * 1024]);
+        for _ in 0..16 {
+            ingest.write(&chunk).unwrap();
+        }
+        assert_eq!(world.reservations.bytes(), RESERVED_AT_ONCE);
+        assert!(matches!(ingest.write(&chunk), Err(Error::Full { .. })));
+        let (growing, written, hasher) = ingest.detach();
+        assert_eq!((written, hasher.is_some(), world.files()), (RESERVED_AT_ONCE, true, 0));
+        drop(growing);
+    }
+
+    #[test]
+    fn adopted_bytes_are_hashed_like_written_ones() {
+        let world = World::new();
+        let mut ingest = world.begin(Digest::of(b"0123456789"), Some(10), 10).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let growing = ingest.growing();
+        let ahead = growing.write_out_of_order(4, Bytes::from_static(b"45678"));
+        runtime.block_on(ahead).unwrap();
+        assert!(ingest.adopt_out_of_order(9).is_err(), "there is a gap before them");
+        let first = Bytes::from_static(b"0123");
+        ingest.write(&first).unwrap();
+        ingest.hash(&first);
+        assert_eq!(ingest.adopt_out_of_order(7).unwrap(), 7);
+        assert_eq!(ingest.adopt_out_of_order(10).unwrap(), 9);
+        let last = Bytes::from_static(b"9");
+        ingest.write(&last).unwrap();
+        ingest.hash(&last);
+        ingest.verify().unwrap().commit().unwrap();
+        assert_eq!(fs::read(world.layout.blob(&Digest::of(b"0123456789"))).unwrap(), b"0123456789");
     }
 }

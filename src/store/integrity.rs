@@ -1,40 +1,41 @@
-//! Checksums of a blob, one per chunk, so that every byte can be checked on its way out without hashing it all.
+//! Checksums of a blob, one per chunk, so that every byte is checked when it is served without hashing the whole blob.
 //!
-//! File format, little endian: `LDRCHK1\n`, chunk size (u32), blob size (u64), one CRC-32C per chunk (u32 each),
-//! CRC-32C of everything before (u32). They are computed in the same pass as the SHA-256. A checksum file that is
-//! missing or fails its own check is made anew, after the blob has been hashed again.
+//! File format, little endian: `LDRCHK1\n`, chunk size (u32), blob size (u64), one CRC-32C per chunk (u32 each), and
+//! the CRC-32C of everything before (u32). The checksums are computed in the same pass as the SHA-256. A checksum file
+//! that is missing or fails its own check is made again, after the blob has been hashed again.
 
-/// Bytes a chunk: also what one read takes, so a chunk is checked in the memory that is then sent.
-pub(crate) const CHUNK: usize = 64 * 1024;
+/// Bytes of a chunk, and of one read: a chunk is checked in the memory that is then sent.
+pub(super) const CHUNK: usize = 64 * 1024;
 const MAGIC: &[u8; 8] = b"LDRCHK1\n";
 const HEADER: usize = MAGIC.len() + 4 + 8;
 
 /// The checksums of one blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Checks {
+pub(super) struct Checksums {
     size: u64,
     chunks: Vec<u32>,
 }
 
-impl Checks {
+impl Checksums {
     /// Bytes of the blob.
-    pub(crate) fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Where chunk number `at` begins, and its bytes.
-    pub(crate) fn place_of(&self, at: u64) -> (u64, usize) {
-        let start = at * CHUNK as u64;
+    /// Where chunk number `chunk` begins, and how many bytes it has.
+    pub(super) fn range_of(&self, chunk: u64) -> (u64, usize) {
+        let start = chunk * CHUNK as u64;
         (start, self.size.saturating_sub(start).min(CHUNK as u64) as usize)
     }
 
-    /// Whether `bytes` are chunk number `at`.
-    pub(crate) fn hold(&self, at: u64, bytes: &[u8]) -> bool {
-        usize::try_from(at).ok().and_then(|at| self.chunks.get(at)) == Some(&crc32c::crc32c(bytes))
+    /// Whether `bytes` are chunk number `chunk`.
+    pub(super) fn matches(&self, chunk: u64, bytes: &[u8]) -> bool {
+        let expected = usize::try_from(chunk).ok().and_then(|chunk| self.chunks.get(chunk));
+        expected == Some(&crc32c::crc32c(bytes))
     }
 
-    /// The file's content.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The content of the checksum file.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER + self.chunks.len() * 4 + 4);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&(CHUNK as u32).to_le_bytes());
@@ -47,8 +48,8 @@ impl Checks {
         out
     }
 
-    /// Reads a file's content; `None` if it is not whole or of another kind.
-    pub(crate) fn decode(content: &[u8]) -> Option<Self> {
+    /// Reads the content of a checksum file; `None` if it is damaged or of another format.
+    pub(super) fn decode(content: &[u8]) -> Option<Self> {
         let (body, own) = content.split_last_chunk::<4>()?;
         if crc32c::crc32c(body) != u32::from_le_bytes(*own) {
             return None;
@@ -66,16 +67,17 @@ impl Checks {
     }
 }
 
-/// Computes checksums as bytes go by.
+/// Computes the checksums of content as it arrives.
 #[derive(Debug, Default)]
-pub(crate) struct Builder {
+pub(super) struct ChecksumsBuilder {
     size: u64,
     chunks: Vec<u32>,
     running: u32,
 }
 
-impl Builder {
-    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
+impl ChecksumsBuilder {
+    /// The next bytes, in order and of any length.
+    pub(super) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let filled = (self.size % CHUNK as u64) as usize;
             let (now, later) = bytes.split_at(bytes.len().min(CHUNK - filled));
@@ -88,11 +90,11 @@ impl Builder {
         }
     }
 
-    pub(crate) fn finish(mut self) -> Checks {
+    pub(super) fn finish(mut self) -> Checksums {
         if !self.size.is_multiple_of(CHUNK as u64) {
             self.chunks.push(self.running);
         }
-        Checks { size: self.size, chunks: self.chunks }
+        Checksums { size: self.size, chunks: self.chunks }
     }
 }
 
@@ -102,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    fn of(bytes: &[u8]) -> Checks {
-        let mut builder = Builder::default();
+    fn of(bytes: &[u8]) -> Checksums {
+        let mut builder = ChecksumsBuilder::default();
         builder.update(bytes);
         builder.finish()
     }
@@ -112,31 +114,31 @@ mod tests {
         #[test]
         fn however_the_bytes_arrive_each_chunk_has_its_own_checksum(len in 0..4 * CHUNK, step in 1..100_000usize) {
             let bytes: Vec<u8> = (0..len).map(|n| (n * 7 % 251) as u8).collect();
-            let mut builder = Builder::default();
-            bytes.chunks(step).for_each(|part| builder.update(part));
-            let checks = builder.finish();
-            prop_assert_eq!(&checks, &of(&bytes));
-            for (at, chunk) in bytes.chunks(CHUNK).enumerate() {
-                prop_assert!(checks.hold(at as u64, chunk));
+            let mut builder = ChecksumsBuilder::default();
+            bytes.chunks(step).for_each(|slice| builder.update(slice));
+            let checksums = builder.finish();
+            prop_assert_eq!(&checksums, &of(&bytes));
+            for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
+                prop_assert!(checksums.matches(number as u64, chunk));
             }
-            prop_assert_eq!(Checks::decode(&checks.encode()), Some(checks));
+            prop_assert_eq!(Checksums::decode(&checksums.encode()), Some(checksums));
         }
 
         #[test]
         fn no_flipped_bit_of_the_file_goes_unnoticed(bit in 0..(HEADER + 3 * 4 + 4) * 8) {
             let mut content = of(&vec![5; 3 * CHUNK - 1]).encode();
             content[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(Checks::decode(&content), None);
+            prop_assert_eq!(Checksums::decode(&content), None);
         }
     }
 
     #[test]
     fn a_flipped_byte_fails_its_chunk_and_no_other() {
         let mut bytes = vec![1; 2 * CHUNK];
-        let checks = of(&bytes);
+        let checksums = of(&bytes);
         bytes[CHUNK + 5] ^= 1;
-        assert!(checks.hold(0, &bytes[..CHUNK]));
-        assert!(!checks.hold(1, &bytes[CHUNK..]));
-        assert!(!checks.hold(2, b""));
+        assert!(checksums.matches(0, &bytes[..CHUNK]));
+        assert!(!checksums.matches(1, &bytes[CHUNK..]));
+        assert!(!checksums.matches(2, b""));
     }
 }

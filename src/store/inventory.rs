@@ -1,152 +1,87 @@
-//! What is here, by name: for an operator who looks, and for one who cleans up.
+//! The images in the store by name: listed for an operator, and removed.
 //!
-//! Read from the files each time; nothing that serves waits for it. A manifest that is damaged counts as not there: the
-//! next pull finds that out properly.
+//! Read from the files each time; no request of a runtime waits for it. A damaged manifest counts as absent here: the
+//! next pull finds and replaces it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::sync::Arc;
 
-use super::error::Error;
-use super::layout::{self, Layout};
-use super::{Inner, Pin, Store, blocking, records::tags, records::walk};
-use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX, Reference, Repository, Tag};
+use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX, Reference, Repository};
+use crate::store::blobs::Blobs;
+use crate::store::blocking;
+use crate::store::error::Error;
+use crate::store::layout::{self, Layout};
+use crate::store::pins::Pins;
+use crate::store::records::Records;
+use crate::store::records::tags;
 use crate::support::clock::Timestamp;
 
-/// Indexes within indexes that are looked into.
+/// How deep indexes within indexes are followed.
 const DEPTH_MAX: usize = 4;
 
-/// An image by one of its names.
+/// An image in the store, by one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedImage {
-    /// Its name with its tag, or with its digest if that is how it was pinned.
+    /// The repository with a tag, or with the digest that the image was pinned by.
     pub image: Image,
-    /// What that last meant.
+    /// The digest that the reference last had.
     pub digest: Digest,
-    /// When upstream last said so, to the hour; a digest needs nobody to say it.
+    /// When upstream last confirmed the tag, to the hour; `None` for a digest, which needs no confirmation.
     pub confirmed_at: Option<Timestamp>,
-    /// Bytes of it that are here, shared ones included.
+    /// Bytes of the image that are in the store, those shared with other images included.
     pub bytes: u64,
-    /// The platforms of which everything is here; one without a name for an image that names none.
+    /// The platforms that are complete; an empty name for an image without a platform.
     pub platforms: Vec<String>,
-    /// Whether it is pinned.
+    /// Whether the image is pinned.
     pub pinned: bool,
 }
 
-/// What was removed.
+/// What was removed of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RemovedImage {
-    /// Names.
+    /// Tags.
     pub tags: usize,
     /// Pins.
     pub pins: usize,
-    /// Blobs that nothing else needs.
+    /// Blobs that no other tag or pin needs.
     pub blobs: usize,
-    /// Their bytes.
+    /// Bytes of these blobs.
     pub bytes: u64,
 }
 
-/// The digests of an image that are here, and the platforms that are complete.
-#[derive(Default)]
-struct Tree {
-    sizes: HashMap<Digest, u64>,
-    platforms: BTreeSet<String>,
+/// Lists and removes images. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Inventory {
+    layout: Layout,
+    records: Records,
+    pins: Pins,
+    blobs: Arc<Blobs>,
 }
 
-impl Store {
-    /// Every tag, and every image that is pinned by its digest.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn inventory(&self) -> Result<Vec<CachedImage>, Error> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || Ok(inner.inventory())).await
+impl Inventory {
+    pub(super) fn new(layout: Layout, records: Records, pins: Pins, blobs: Arc<Blobs>) -> Self {
+        Self { layout, records, pins, blobs }
     }
 
-    /// Removes a name, its pin, and what nothing else that has a name or a pin needs. Blobs that are being read stay
-    /// until they are evicted.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn remove_image(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-    ) -> Result<RemovedImage, Error> {
-        let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.clone());
-        blocking(move || inner.remove_image(&repository, &reference)).await
-    }
-
-    /// Keeps an image: nothing of it is evicted from now on.
-    ///
-    /// # Errors
-    /// The disk; an image of too many parts.
-    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.space.pins().add(&inner.layout, pin)).await
-    }
-
-    /// Lets an image go; returns how many pins that ended.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, Error> {
-        let (inner, repository, reference) = (Arc::clone(&self.0), repository.clone(), reference.to_string());
-        blocking(move || {
-            let pins = inner.space.pins().matching(&repository, &reference);
-            pins.iter().try_for_each(|pin| inner.space.pins().remove(&inner.layout, pin))?;
-            Ok(pins.len())
-        })
-        .await
-    }
-
-    /// Lets one pin go.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.space.pins().remove(&inner.layout, &pin)).await
-    }
-
-    /// The images that are kept.
-    pub fn pins(&self) -> Vec<Pin> {
-        self.0.space.pins().all()
-    }
-
-    /// Makes room now, as far as the budget wants it; returns how many bytes that freed.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn enforce_budget(&self) -> Result<u64, Error> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || {
-            let before = inner.metrics.bytes.get();
-            inner.evict_what_is_missing(0);
-            Ok(u64::try_from(before - inner.metrics.bytes.get()).unwrap_or(0))
-        })
-        .await
-    }
-}
-
-impl Inner {
-    fn inventory(&self) -> Vec<CachedImage> {
-        let pins = self.space.pins().all();
+    /// Every tag, and every image that is pinned by its digest. Blocks.
+    pub(super) fn list(&self) -> Vec<CachedImage> {
+        let pins = self.pins.list();
         let pinned: HashSet<(&Repository, Digest)> =
             pins.iter().map(|pin| (&pin.repository, pin.root)).collect();
         let cached = |image: Image, digest, confirmed_at| {
-            let tree = Tree::of(&self.layout, &digest);
+            let content = Content::of(&self.layout, &digest);
             CachedImage {
                 digest,
                 confirmed_at,
-                bytes: tree.sizes.values().sum(),
-                platforms: tree.platforms.into_iter().collect(),
+                bytes: content.sizes.values().sum(),
+                platforms: content.platforms.into_iter().collect(),
                 pinned: pinned.contains(&(&image.repository, digest)),
                 image,
             }
         };
-        let tags = self.tags().into_iter().map(|(repository, tag, record)| {
+        let tags = tags::all(&self.layout).into_iter().map(|(repository, tag, record)| {
             let image = Image { repository, reference: Reference::Tag(tag) };
             cached(image, record.digest, Some(record.confirmed_at))
         });
@@ -157,101 +92,96 @@ impl Inner {
         tags.chain(by_digest).collect()
     }
 
-    fn tags(&self) -> Vec<(Repository, Tag, tags::TagRecord)> {
-        let mut found = Vec::new();
-        for repository in walk::repositories_with(&self.layout, layout::TAGS) {
-            let mut tags: Vec<Tag> =
-                walk::files(&self.layout.tags(&repository)).iter().filter_map(|t| t.parse().ok()).collect();
-            tags.sort();
-            for tag in tags {
-                if let Some(record) = tags::tag(&self.layout, &repository, &tag) {
-                    found.push((repository.clone(), tag, record));
-                }
-            }
-        }
-        found
-    }
-
-    fn remove_image(&self, repository: &Repository, reference: &Reference) -> Result<RemovedImage, Error> {
+    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
+    /// stay until they are evicted.
+    ///
+    /// # Errors
+    /// The disk; parts of the image may have been removed before.
+    pub(super) async fn remove(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<RemovedImage, Error> {
         let mut removed = RemovedImage::default();
         let root = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(tag) => {
-                let record = tags::tag(&self.layout, repository, tag);
+                let record = self.records.tag(repository, tag).await;
                 if record.is_some() {
-                    tags::remove_tag(&self.layout, repository, tag)?;
-                    self.tags_changed.notify_one();
+                    self.records.remove_tag(repository, tag).await?;
                     removed.tags = 1;
                 }
                 record.map(|record| record.digest)
             }
         };
-        for pin in self.space.pins().matching(repository, &reference.to_string()) {
-            self.space.pins().remove(&self.layout, &pin)?;
-            removed.pins += 1;
-        }
-        let Some(root) = root else { return Ok(removed) };
-        let mut needed = self.space.pins().digests();
-        for (_, _, record) in self.tags() {
-            needed.extend(Tree::of(&self.layout, &record.digest).sizes.into_keys());
-        }
-        for (digest, size) in Tree::of(&self.layout, &root).sizes {
-            if !needed.contains(&digest) && !self.space.is_used(&digest) {
-                self.remove_blob(&digest)?;
-                (removed.blobs, removed.bytes) = (removed.blobs + 1, removed.bytes + size);
+        let this = self.clone();
+        let repository = repository.clone();
+        let reference = reference.to_string();
+        blocking::run(move || {
+            removed.pins = this.pins.remove_matching(&repository, &reference)?;
+            if let Some(root) = root {
+                this.remove_unneeded(&root, &mut removed)?;
             }
-        }
-        Ok(removed)
+            Ok(removed)
+        })
+        .await
     }
 
-    /// The index first, so that no row speaks of a blob that is gone.
-    fn remove_blob(&self, digest: &Digest) -> Result<(), Error> {
-        self.opens.forget(digest);
-        self.index.remove(*digest);
-        let path = self.layout.blob(digest);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
-            _ => {}
+    /// Removes the blobs of `root` that neither a tag nor a pin needs. Blocks.
+    fn remove_unneeded(&self, root: &Digest, removed: &mut RemovedImage) -> Result<(), Error> {
+        let mut needed = self.pins.digests();
+        for (_, _, record) in tags::all(&self.layout) {
+            needed.extend(Content::of(&self.layout, &record.digest).sizes.into_keys());
         }
-        let _ = fs::remove_file(self.layout.checks_of(digest));
+        for (digest, size) in Content::of(&self.layout, root).sizes {
+            if !needed.contains(&digest) && self.blobs.remove_idle(&digest)? {
+                removed.blobs += 1;
+                removed.bytes += size;
+            }
+        }
         Ok(())
     }
 }
 
-impl Tree {
+/// The manifests and blobs of an image that are in the store, and the platforms that are complete.
+#[derive(Default)]
+struct Content {
+    sizes: HashMap<Digest, u64>,
+    platforms: BTreeSet<String>,
+}
+
+impl Content {
     fn of(layout: &Layout, root: &Digest) -> Self {
-        let mut tree = Self::default();
-        tree.add(layout, root, "", DEPTH_MAX);
-        tree
+        let mut content = Self::default();
+        content.add(layout, root, "", DEPTH_MAX);
+        content
     }
 
-    /// Adds a manifest and what it needs; whether all of an image is here.
-    fn add(&mut self, layout: &Layout, digest: &Digest, platform: &str, depth: usize) -> bool {
-        let Some((size, bytes)) = manifest(layout, digest) else { return false };
+    /// Adds a manifest or index and everything it names.
+    fn add(&mut self, layout: &Layout, digest: &Digest, platform: &str, depth: usize) {
+        let Some((size, bytes)) = manifest(layout, digest) else { return };
         self.sizes.insert(*digest, size);
-        let Ok(document) = Document::parse(&bytes, None) else { return false };
+        let Ok(document) = Document::parse(&bytes, None) else { return };
         match document.kind {
             Kind::Index(children) if depth > 0 => {
                 for child in children {
                     let platform = child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
                     self.add(layout, &child.digest, &platform, depth - 1);
                 }
-                false
             }
             Kind::Image(children) => {
-                let mut complete = true;
+                let mut is_complete = true;
                 for child in children {
                     match fs::metadata(layout.blob(&child.digest)) {
                         Ok(found) => drop(self.sizes.insert(child.digest, found.len())),
-                        Err(_) => complete = false,
+                        Err(_) => is_complete = false,
                     }
                 }
-                if complete {
+                if is_complete {
                     self.platforms.insert(platform.to_owned());
                 }
-                complete
             }
-            _ => false,
+            _ => {}
         }
     }
 }

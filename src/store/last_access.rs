@@ -1,32 +1,35 @@
-//! Last uses, told to the index once a minute: a hit must not wake another thread.
+//! The last access of each blob, passed on to the index once a minute at most: a hit must not wake another thread.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use crate::reference::Digest;
+use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
 
-/// Seconds within which further uses say nothing new.
-pub(crate) const SECONDS: u64 = 60;
-/// Blobs that are remembered; when there are more, it begins anew, which costs a message each.
+/// Seconds within which further accesses of a blob are not passed on: eviction needs no finer order.
+pub(super) const INTERVAL_SECONDS: u64 = 60;
+/// Blobs that are remembered. The accesses of further ones cost a message each.
 const BLOBS_MAX: usize = 16 * 1024;
 
-/// When each blob's use was last passed on.
-#[derive(Debug, Default)]
-pub(crate) struct Touched(Mutex<HashMap<Digest, Timestamp>>);
+/// When the last access of each blob was passed on.
+#[derive(Debug)]
+pub(super) struct LastAccess(Mutex<BoundedMap<Digest, Timestamp>>);
 
-impl Touched {
-    /// Whether a use at `now` is worth telling.
-    pub(crate) fn is_news(&self, digest: Digest, now: Timestamp) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that was set back is news too.
-        if told.get(&digest).is_some_and(|at| (at.0..at.0.saturating_add(SECONDS)).contains(&now.0)) {
+impl LastAccess {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(BoundedMap::new(BLOBS_MAX)))
+    }
+
+    /// Notes an access; whether it has to be passed on.
+    pub(super) fn is_due(&self, digest: Digest, now: Timestamp) -> bool {
+        let mut passed_on = self.0.lock();
+        // An access before the one that was passed on means that the clock was set back.
+        if let Some(at) = passed_on.get(&digest)
+            && (at.0..at.0.saturating_add(INTERVAL_SECONDS)).contains(&now.0)
+        {
             return false;
         }
-        if told.len() >= BLOBS_MAX {
-            told.clear();
-        }
-        told.insert(digest, now);
+        passed_on.insert(digest, now);
         true
     }
 }
@@ -36,13 +39,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_use_is_told_once_a_minute_and_when_the_clock_went_back() {
-        let (touched, digest) = (Touched::default(), Digest::of(b"x"));
-        for (now, news) in
+    fn an_access_is_passed_on_once_a_minute_and_when_the_clock_was_set_back() {
+        let accesses = LastAccess::new();
+        let digest = Digest::of(b"x");
+        for (now, due) in
             [(1_000, true), (1_000, false), (1_059, false), (1_060, true), (900, true), (901, false)]
         {
-            assert_eq!(touched.is_news(digest, Timestamp(now)), news, "{now}");
+            assert_eq!(accesses.is_due(digest, Timestamp(now)), due, "{now}");
         }
-        assert!(touched.is_news(Digest::of(b"y"), Timestamp(901)));
+        assert!(accesses.is_due(Digest::of(b"y"), Timestamp(901)));
     }
 }

@@ -1,39 +1,40 @@
-//! Where everything is on disk: the only file that builds paths, and the only one that publishes by rename.
+//! The directory tree of the store: the only file that builds its paths, and the only one that publishes by rename.
 //!
 //! ```text
 //! <store>/format                      version of this tree
-//!         LOCK                        held while a daemon runs
-//!         oci-layout, index.json      so that skopeo, crane and oras read the cache directly
+//!         LOCK                        locked while a daemon runs
+//!         oci-layout, index.json      for skopeo, crane and oras, which read the store directly
 //!         blobs/sha256/<hex>          committed, immutable
 //!         checks/sha256/<hex>         one checksum per chunk of that blob
-//!         refs/<registry>/_received/<hex>            this registry itself sent these bytes
-//!         refs/<registry>/_outage                    since when it cannot be asked
-//!         refs/<registry>/<repository>/_tags/<tag>   what a tag last meant
-//!         refs/<registry>/<repository>/_members/<hex>  what this repository may hand out
-//!         refs/<registry>/<repository>/_pins/<hex>     images of which nothing is evicted
-//!         refs/<registry>/<repository>/_absent/<tag>   upstream has no such name; another form answers for it
-//!         refs/<registry>/<repository>/_composed/<hex>  an index made of such forms
-//!         refs/<registry>/<repository>/_grants/<principal>     whom upstream let read this repository, and when
+//!         refs/<registry>/_received/<hex>              this registry itself sent these bytes
+//!         refs/<registry>/_outage                      when it became unreachable
+//!         refs/<registry>/<repository>/_tags/<tag>     the digest that the tag last had
+//!         refs/<registry>/<repository>/_members/<hex>  a digest that this repository may serve
+//!         refs/<registry>/<repository>/_pins/<hex>     an image of which nothing is evicted
+//!         refs/<registry>/<repository>/_absent/<tag>   upstream has no such tag; an arch alias answers for it
+//!         refs/<registry>/<repository>/_composed/<hex> an index synthesized from arch aliases
+//!         refs/<registry>/<repository>/_grants/<principal>  upstream let this principal read the repository, and when
 //!         ingest/                     being written; emptied at start
-//!         quarantine/                 what failed a check, with the reason
-//!         index/                      sled: sizes, last use. Derived
+//!         quarantine/                 blobs that failed a check, each with the reason
+//!         index/                      sled: sizes, last access. Derived
 //! ```
-//! No component of a repository begins with an underscore, so the marker directories cannot be mistaken for one.
-//! Paths are built from parsed types alone; nothing that a stranger sent can leave the tree.
+//! No component of a repository's name begins with an underscore, so none can be mistaken for a marker directory. Paths
+//! are built from parsed types alone: no name that a client or a registry sends leads out of the tree.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::error::Error;
-use super::failpoints;
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::store::error::Error;
+use crate::store::failpoints;
 use crate::support::clock::Timestamp;
 
-/// Written to `format`; a store with another one is refused, never converted silently.
+/// Content of `format`; a store with another content is refused, never converted silently.
 pub(super) const FORMAT: &str = "larder store 1\n";
 /// The directory of a repository's grants.
 pub(super) const GRANTS: &str = "_grants";
@@ -41,24 +42,24 @@ pub(super) const GRANTS: &str = "_grants";
 pub(super) const TAGS: &str = "_tags";
 /// The directory of a repository's pins.
 pub(super) const PINS: &str = "_pins";
-/// The directory of what a repository may hand out.
+/// The directory of the digests that a repository may serve.
 pub(super) const MEMBERS: &str = "_members";
-/// The directory of names that upstream does not have.
+/// The directory of the tags that upstream does not have.
 pub(super) const ABSENT: &str = "_absent";
-/// The directory of indexes composed for a repository.
-pub(super) const COMPOSED: &str = "_composed";
-/// Bytes at most of a small file (a tag, a membership); ours have about a hundred.
-const SMALL_MAX: u64 = 64 * 1024;
+/// The directory of the indexes synthesized for a repository.
+pub(super) const SYNTHESIZED: &str = "_composed";
+/// Bytes read of a small file (a tag, a membership). A pin, the largest of them, has 60 KiB at most.
+const SMALL_BYTES_MAX: u64 = 64 * 1024;
 
-/// The tree under one root.
+/// The tree under one root. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
-    root: PathBuf,
+    root: Arc<Path>,
 }
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.into() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -89,33 +90,42 @@ impl Layout {
         self.blobs().join(digest.hex())
     }
 
-    pub(super) fn checks_of(&self, digest: &Digest) -> PathBuf {
-        self.checks().join(digest.hex())
-    }
-
     pub(super) fn checks(&self) -> PathBuf {
         self.root.join("checks/sha256")
+    }
+
+    pub(super) fn checks_of(&self, digest: &Digest) -> PathBuf {
+        self.checks().join(digest.hex())
     }
 
     pub(super) fn refs(&self) -> PathBuf {
         self.root.join("refs")
     }
 
-    fn repository(&self, repository: &Repository) -> PathBuf {
-        self.refs().join(repository.registry().as_str()).join(repository.path().as_str())
+    pub(super) fn received_from(&self, registry: &Registry) -> PathBuf {
+        self.refs().join(registry.as_str()).join("_received")
     }
 
-    pub(super) fn tag(&self, repository: &Repository, tag: &Tag) -> PathBuf {
-        self.tags(repository).join(tag.as_str())
+    pub(super) fn received(&self, registry: &Registry, digest: &Digest) -> PathBuf {
+        self.received_from(registry).join(digest.hex())
+    }
+
+    pub(super) fn outage(&self, registry: &Registry) -> PathBuf {
+        self.refs().join(registry.as_str()).join("_outage")
     }
 
     /// The directory `marker` of a repository.
     pub(super) fn marked(&self, repository: &Repository, marker: &str) -> PathBuf {
-        self.repository(repository).join(marker)
+        let registry = self.refs().join(repository.registry().as_str());
+        registry.join(repository.path().as_str()).join(marker)
     }
 
     pub(super) fn tags(&self, repository: &Repository) -> PathBuf {
         self.marked(repository, TAGS)
+    }
+
+    pub(super) fn tag(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.tags(repository).join(tag.as_str())
     }
 
     pub(super) fn pins(&self, repository: &Repository) -> PathBuf {
@@ -134,8 +144,8 @@ impl Layout {
         self.marked(repository, ABSENT).join(tag.as_str())
     }
 
-    pub(super) fn composed(&self, repository: &Repository, digest: &Digest) -> PathBuf {
-        self.marked(repository, COMPOSED).join(digest.hex())
+    pub(super) fn synthesized(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.marked(repository, SYNTHESIZED).join(digest.hex())
     }
 
     pub(super) fn grants(&self, repository: &Repository) -> PathBuf {
@@ -144,18 +154,6 @@ impl Layout {
 
     pub(super) fn grant(&self, repository: &Repository, principal: &Principal) -> PathBuf {
         self.grants(repository).join(principal.to_string())
-    }
-
-    pub(super) fn received(&self, registry: &Registry, digest: &Digest) -> PathBuf {
-        self.received_of(registry).join(digest.hex())
-    }
-
-    pub(super) fn received_of(&self, registry: &Registry) -> PathBuf {
-        self.refs().join(registry.as_str()).join("_received")
-    }
-
-    pub(super) fn outage(&self, registry: &Registry) -> PathBuf {
-        self.refs().join(registry.as_str()).join("_outage")
     }
 
     pub(super) fn ingest(&self) -> PathBuf {
@@ -175,7 +173,7 @@ impl Layout {
         self.root.join("index")
     }
 
-    /// Writes a small file so that after a crash it is either whole or as it was.
+    /// Writes a small file so that after a crash it is either complete or as it was.
     pub(super) fn write_small(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         let temporary = self.temporary("small");
         let written = self.write_and_publish(&temporary, path, content);
@@ -198,12 +196,12 @@ impl Layout {
         publish(temporary, path)
     }
 
-    /// Makes a directory and its missing parents durably. Someone else making them at the same time is fine.
+    /// Makes a directory and its missing parents durably. Another thread may make them at the same time.
     pub(super) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
         if directory.is_dir() {
             return Ok(());
         }
-        if let Some(parent) = directory.parent().filter(|_| directory != self.root) {
+        if let Some(parent) = directory.parent().filter(|_| directory != self.root()) {
             self.make_directory(parent)?;
         }
         match fs::DirBuilder::new().mode(0o700).create(directory) {
@@ -234,19 +232,28 @@ pub(super) fn create(path: &Path) -> Result<File, Error> {
     reason = "the one place that renames, with the directory's sync beside it"
 )]
 pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
-    failpoints::reached("before a name");
+    failpoints::reached("before the rename");
     fs::rename(from, to).map_err(Error::io("publish", to))?;
-    failpoints::reached("name given");
+    failpoints::reached("renamed");
     to.parent().map_or(Ok(()), sync_directory)?;
-    failpoints::reached("name synced");
+    failpoints::reached("rename synced");
     Ok(())
+}
+
+/// Removes a file; `false` if there was none. The removal may be undone by a power cut.
+pub(super) fn remove(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("remove", path)(e)),
+    }
 }
 
 pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {
     File::open(directory).and_then(|f| f.sync_all()).map_err(Error::io("sync directory", directory))
 }
 
-/// Opens a regular file for reading: no symlink is followed and no FIFO waited for. `None` if there is none.
+/// Opens a regular file for reading: follows no symlink and waits for no FIFO. `None` if there is no file.
 ///
 /// # Errors
 /// Anything else under that name is an error of kind `InvalidData`.
@@ -270,10 +277,11 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Dates a record that was of use, if it is there; whether it is. Nothing waits for the disk to have it.
-pub(super) fn renew(path: &Path, now: Timestamp) -> bool {
+/// Sets the modification time of a record that was used again; `false` if there is no such record. Not synced: the
+/// time is only used to expire records, and a lost one expires its record early at worst.
+pub(super) fn refresh(path: &Path, now: Timestamp) -> bool {
     let Ok(Some(file)) = open_regular(path) else { return false };
-    // On a filesystem that takes no writes it is as good as before.
+    // A filesystem that takes no writes keeps the old time, and expires nothing either.
     let _ = file.set_modified(now.to_system_time());
     true
 }
@@ -284,6 +292,6 @@ pub(super) fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     };
     let mut content = Vec::new();
-    file.take(SMALL_MAX).read_to_end(&mut content)?;
+    file.take(SMALL_BYTES_MAX).read_to_end(&mut content)?;
     Ok(Some(content))
 }

@@ -1,27 +1,18 @@
-//! What the store counts.
+//! The store's metrics. Each mirrors a state or an event of the component that owns it; none is ever read back.
 
 use crate::support::metrics::{IntCounter, IntGauge, MetricsError, Registry};
 
 /// The store's metrics.
 pub struct Metrics {
-    /// Committed blobs.
-    pub blobs: IntGauge,
-    /// Their bytes.
-    pub bytes: IntGauge,
-    /// Blobs set aside because they failed a check.
-    pub quarantined: IntCounter,
-    /// Bytes found intact by the background scrub.
-    pub scrubbed: IntCounter,
-    /// Blobs evicted.
-    pub evicted: IntCounter,
-    /// Their bytes.
-    pub evicted_bytes: IntCounter,
-    /// Whether what is fetched is stored.
-    pub caching: IntGauge,
-    /// Bytes that the blobs may occupy now.
-    pub capacity: IntGauge,
-    /// Times the index was set aside and made anew.
-    pub index_rebuilds: IntCounter,
+    pub(super) blobs: IntGauge,
+    pub(super) bytes: IntGauge,
+    pub(super) capacity: IntGauge,
+    pub(super) caching: IntGauge,
+    pub(super) evicted: IntCounter,
+    pub(super) evicted_bytes: IntCounter,
+    pub(super) index_rebuilds: IntCounter,
+    pub(super) quarantined: IntCounter,
+    pub(super) scrubbed_bytes: IntCounter,
 }
 
 impl Metrics {
@@ -33,39 +24,27 @@ impl Metrics {
         Ok(Self {
             blobs: registry.gauge("store_blobs", "Blobs in the store.")?,
             bytes: registry.gauge("store_bytes", "Bytes of all blobs in the store.")?,
-            quarantined: registry
-                .counter("store_quarantined_total", "Blobs set aside because their bytes failed a check.")?,
-            scrubbed: registry.counter(
-                "store_scrubbed_bytes_total",
-                "Bytes of blobs that the background scrub hashed again and found intact.",
-            )?,
-            evicted: registry.counter("store_evicted_total", "Blobs evicted.")?,
-            evicted_bytes: registry
-                .counter("store_evicted_bytes_total", "Bytes of evicted blobs.")?,
-            caching: registry.gauge(
-                "store_caching",
-                "1 while what is fetched is stored; 0 for a while after the disk failed.",
-            )?,
             capacity: registry.gauge(
                 "store_capacity_bytes",
                 "Bytes that the blobs may occupy now: the budget, or less if other files fill the filesystem.",
             )?,
+            caching: registry.gauge(
+                "store_caching",
+                "1 while fetched content is stored; 0 after the disk failed, until a write is tried again.",
+            )?,
+            evicted: registry.counter("store_evicted_total", "Blobs evicted.")?,
+            evicted_bytes: registry.counter("store_evicted_bytes_total", "Bytes of evicted blobs.")?,
             index_rebuilds: registry.counter(
                 "store_index_rebuilds_total",
                 "Times the index was set aside and rebuilt from the files.",
             )?,
+            quarantined: registry
+                .counter("store_quarantined_total", "Blobs moved to quarantine because their bytes failed a check.")?,
+            scrubbed_bytes: registry.counter(
+                "store_scrubbed_bytes_total",
+                "Bytes of blobs that the background scrub hashed again and found intact.",
+            )?,
         })
-    }
-
-    /// A blob of `before` bytes became one of `after`; absent is absent.
-    pub(super) fn replaced(&self, before: Option<u64>, after: Option<u64>) {
-        self.blobs.add(i64::from(after.is_some()) - i64::from(before.is_some()));
-        self.bytes.add(signed(after.unwrap_or(0)) - signed(before.unwrap_or(0)));
-    }
-
-    pub(super) fn reset(&self, blobs: usize, bytes: u64) {
-        self.blobs.set(signed(blobs as u64));
-        self.bytes.set(signed(bytes));
     }
 }
 
@@ -75,6 +54,7 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-fn signed(value: u64) -> i64 {
+/// The value of a gauge; what does not fit into one becomes the largest.
+pub(super) fn gauge_value(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,20 +1,28 @@
-//! The store: an OCI image layout on disk that never hands out a wrong byte.
+//! The store: an OCI image layout on disk that never serves a wrong byte.
 //!
-//! Promises: a blob exists only after its digest was proved and its bytes are durable; every chunk is checked before
-//! it leaves; a crash at any instant loses nothing committed and leaves nothing half done that the next start does
-//! not sweep; the files are the truth and the index is derived from them; it stays within its budget.
+//! Promises: a blob exists only after its digest was proved and its bytes are durable; every chunk is checked before it
+//! leaves; a crash at any instant loses nothing committed and leaves nothing half done that the next start does not
+//! remove; the files are the truth and the index is derived from them; the store stays within its budget.
 //!
-//! Deliberately not here: where bytes come from, and who may read them (it records memberships and grants, `pull`
-//! judges them).
+//! [`Store`] owns its components and moves their blocking work off the async threads: `records` (which digests a
+//! repository may serve), `blobs` (receiving and reading content), `admission` (the budget), `index` (sizes and last
+//! access), `health` (the disk), `pins`, `inventory` and `maintenance`. Each is constructed from what it needs.
+//!
+//! Not here: where bytes come from, and who may read them (`pull` decides by the records).
 
 mod admission;
 mod blob;
+mod blobs;
+mod blocking;
+mod budget;
 mod buffers;
 mod error;
 pub mod evict;
 mod failpoints;
 mod growing;
 mod hashing;
+mod health;
+mod in_use;
 mod index;
 mod ingest;
 mod integrity;
@@ -24,100 +32,141 @@ mod layout;
 mod maintenance;
 pub mod metrics;
 mod open;
+mod open_blobs;
+mod page_cache;
 mod pins;
+mod quarantine;
 mod records;
 mod reserve;
-mod table;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::sync::Notify;
+use bytes::Bytes;
 
 pub use blob::Blob;
+pub use budget::{Amount, Budget, StoreLimits};
 pub use error::Error;
 pub use growing::GrowingBlob;
+pub use index::totals::Totals;
 pub use ingest::{Ingest, Verified};
 pub use inventory::{CachedImage, RemovedImage};
-pub use maintenance::scrub::{Finding, Verifier};
+pub use maintenance::verify::{Finding, Verifier};
 pub use pins::Pin;
+pub use records::Records;
 pub use records::aliases::SynthesizedIndex;
-pub use records::tags::{Member, TagRecord};
-pub use reserve::{Amount, Budget, StoreLimits, Totals};
+pub use records::members::Member;
+pub use records::tags::TagRecord;
 
-use crate::reference::{Digest, Repository};
-use crate::support::clock::{Clock, Moment};
+use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
+use crate::support::clock::{Clock, Timestamp};
+use crate::support::shutdown::Shutdown;
+use admission::Admission;
+use blobs::Blobs;
+use budget::Disk;
+use health::Health;
+use in_use::InUse;
 use index::Index;
+use inventory::Inventory;
 use layout::Layout;
+use maintenance::Maintenance;
+use maintenance::scrub::Scrubber;
 use metrics::Metrics;
-use reserve::Space;
+use pins::Pins;
 
-/// Bytes at most of one blob whose size upstream did not declare.
-const BLOB_BYTES_MAX: u64 = 1 << 40;
-/// How long the disk is left alone after it failed.
-const DISK_PAUSE: Duration = Duration::from_secs(10);
-/// How often the log says that there is no room.
-const NO_ROOM_SAID_EVERY: Duration = Duration::from_secs(60);
-
-/// Where the store is.
+/// Where the store is, and how large.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its root directory; made if it is missing.
+    /// Its root directory; created if it is missing.
     pub path: PathBuf,
-    /// How large it may get.
+    /// Its limits.
     pub budget: Budget,
 }
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<Components>);
 
-struct Inner {
-    layout: Layout,
+struct Components {
     clock: Clock,
-    metrics: Arc<Metrics>,
+    records: Records,
+    pins: Pins,
     index: Index,
-    tags_changed: Notify,
-    failed_at: Mutex<Option<Moment>>,
-    no_room_said: Mutex<Option<Moment>>,
-    budget: Budget,
-    space: Space,
-    opens: blob::Opens,
-    touched: last_access::Touched,
-    /// Held while room is made, so that two do not count the same bytes. Nothing else is locked under it.
-    making_room: Mutex<()>,
+    admission: Arc<Admission>,
+    blobs: Arc<Blobs>,
+    health: Health,
+    inventory: Inventory,
+    maintenance: Maintenance,
     _lock: open::Lock,
 }
 
 impl Store {
-    /// Takes possession of the store at `config.path`. Blocks for a moment; serves while the index is rebuilt.
+    /// Locks and opens the store at `config.path`. Blocks for a moment; serves while the index is rebuilt.
     ///
     /// # Errors
-    /// Another daemon has it, its format is unknown, or the disk refuses.
+    /// Another daemon holds it, its format is unknown, or the disk refuses.
     pub fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let layout = Layout::new(&config.path);
-        let lock = open::take_possession(&layout)?;
-        let space = Space::default();
-        let index = Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics), space.clone())?;
-        let tags_changed = Notify::new();
-        tags_changed.notify_one();
-        metrics.caching.set(1);
-        Ok(Self(Arc::new(Inner {
+        let lock = open::lock_and_prepare(&layout)?;
+        let records = Records::new(layout.clone(), clock.clone());
+        let pins = Pins::new(layout.clone());
+        let in_use = InUse::default();
+        let index =
+            Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics), in_use.clone(), pins.clone())?;
+        let filesystem = layout.clone();
+        let probe_disk = Box::new(move || Disk::of(filesystem.root()));
+        let admission = Arc::new(Admission::new(config.budget, probe_disk, index.clone()));
+        let blobs = Arc::new(Blobs::new(
+            layout.clone(),
+            clock.clone(),
+            index.clone(),
+            Arc::clone(&admission),
+            in_use,
+            metrics.quarantined.clone(),
+        ));
+        let inventory = Inventory::new(layout.clone(), records.clone(), pins.clone(), Arc::clone(&blobs));
+        let scrubbed = metrics.scrubbed_bytes.clone();
+        let scrubber = Scrubber::new(layout.clone(), blobs.quarantine().clone(), scrubbed);
+        let maintenance = Maintenance::new(
             layout,
+            clock.clone(),
+            records.clone(),
+            Arc::clone(&admission),
+            scrubber,
+            metrics.capacity.clone(),
+        );
+        let health = Health::new(clock.clone(), metrics.caching.clone());
+        Ok(Self(Arc::new(Components {
             clock,
-            metrics,
+            records,
+            pins,
             index,
-            tags_changed,
-            failed_at: Mutex::default(),
-            no_room_said: Mutex::default(),
-            budget: config.budget,
-            space,
-            opens: blob::Opens::default(),
-            touched: last_access::Touched::default(),
-            making_room: Mutex::default(),
+            admission,
+            blobs,
+            health,
+            inventory,
+            maintenance,
             _lock: lock,
         })))
+    }
+
+    /// Enforces the budget, keeps `index.json` in step with the tags, scrubs blobs and expires records, until `shutdown`,
+    /// then closes the index.
+    pub async fn maintain(self, shutdown: Shutdown) {
+        self.0.maintenance.run(shutdown).await;
+        self.close().await;
+    }
+
+    /// Closes the index cleanly, so that the next start need not rebuild it.
+    pub async fn close(&self) {
+        let index = self.0.index.clone();
+        let closed = blocking::run(move || {
+            index.close();
+            Ok(())
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(%error, cause = error.cause(), "the index could not be closed");
+        }
     }
 
     /// The clock that its records are dated by.
@@ -125,214 +174,305 @@ impl Store {
         &self.0.clock
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &std::path::Path {
-        self.0.layout.root()
-    }
-
-    /// Blobs and their bytes, as far as the index knows.
+    /// What the blobs occupy, as far as the index has counted them.
     pub fn totals(&self) -> Totals {
-        let positive = |n: i64| u64::try_from(n).unwrap_or(0);
-        Totals { blobs: positive(self.0.metrics.blobs.get()), bytes: positive(self.0.metrics.bytes.get()) }
+        self.0.index.totals()
     }
 
-    /// How much it may hold; `None` if its filesystem does not say how large that is.
+    /// What the blobs may occupy; `None` if the size of its filesystem is unknown.
     pub fn limits(&self) -> Option<StoreLimits> {
-        let disk = reserve::Disk::of(self.0.layout.root())?;
-        Some(StoreLimits {
-            max_bytes: self.0.budget.max.of(disk.total),
-            free_bytes: disk.free,
-            capacity_bytes: self.capacity(Some(disk)),
-        })
+        self.0.admission.limits()
     }
 
-    fn capacity(&self, disk: Option<reserve::Disk>) -> u64 {
-        reserve::capacity(&self.0.budget, disk, self.totals().bytes)
-    }
-
-    /// Whether what is fetched is stored: not for a while after the disk failed.
-    pub fn is_caching(&self) -> bool {
-        self.0.metrics.caching.get() == 1
-    }
-
-    /// Opens a blob; `None` if it is not there. A damaged one is set aside and counts as not there.
+    /// Evicts what exceeds the budget; returns how many bytes that freed.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
-        if let Some(blob) = self.0.opens.find(&digest) {
-            self.record_access(digest);
-            return Ok(Some(blob));
-        }
-        let inner = Arc::clone(&self.0);
-        let opened = blocking(move || match Blob::open(&inner.layout, &digest, &inner.space) {
-            Err(Error::Damaged { digest, reason }) => inner.set_aside(&digest, &reason).map(|()| None),
-            opened => opened,
-        })
-        .await?;
-        match &opened {
-            Some(blob) => {
-                self.0.opens.keep(blob);
-                self.record_access(digest);
-            }
-            // Whoever took it from outside did not tell the index.
-            None => self.0.index.forget(digest),
-        }
-        Ok(opened)
+    /// A panic of the eviction.
+    pub async fn enforce_budget(&self) -> Result<u64, Error> {
+        let admission = Arc::clone(&self.0.admission);
+        blocking::run(move || Ok(admission.enforce_budget())).await
     }
 
-    /// A blob is in use, though not read from here. Never blocks.
-    pub fn record_access(&self, digest: Digest) {
-        if self.0.touched.is_news(digest, self.0.clock.now()) {
-            self.0.index.touch(digest);
-        }
+    /// Whether fetched content is stored: not for a while after the disk failed.
+    pub fn is_caching(&self) -> bool {
+        self.0.health.is_caching()
     }
 
-    /// Sets a blob aside that failed a check while it was read; the next reader fetches it anew.
-    ///
-    /// Those who read it together find the damage one after the other: only the first sets it aside, or the last would do
-    /// so with what was fetched anew.
-    pub async fn quarantine(&self, blob: &Blob, reason: String) {
-        let (inner, digest) = (Arc::clone(&self.0), blob.digest());
-        if !inner.opens.take(blob) {
-            return;
-        }
-        let done = blocking(move || inner.set_aside(&digest, &reason)).await;
-        if let Err(error) = done {
-            tracing::error!(%digest, %error, "a damaged blob could not be set aside");
-        }
+    /// Takes note of a failure to store something: if the disk failed, nothing is written for a while.
+    pub fn record_failure(&self, error: &Error) {
+        self.0.health.record_failure(error);
     }
 
+    /// Whether a failure to store something is worth a line in the log: not during the pause after a failure of the disk,
+    /// and once a minute for a full store, because each blob that is passed through fails anew.
+    pub fn should_log(&self, error: &Error) -> bool {
+        self.0.health.should_log(error)
+    }
+}
+
+/// Blobs.
+impl Store {
     /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so.
     ///
     /// # Errors
-    /// A declared size beyond 1 TiB; no room; the disk, or that it failed a moment ago.
+    /// A declared size beyond 1 TiB; no space; the disk, or that it failed a moment ago.
     pub async fn begin(&self, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
-        if self.is_paused() {
+        if self.0.health.is_paused() {
             return Err(Error::Paused);
         }
-        let inner = Arc::clone(&self.0);
-        let begun = blocking(move || inner.begin(digest, declared)).await;
-        if let Err(error) = &begun {
-            self.record_failure(error);
-        }
-        begun
+        let blobs = Arc::clone(&self.0.blobs);
+        let begun = blocking::run(move || blobs.begin(digest, declared)).await;
+        begun.inspect_err(|error| self.record_failure(error))
     }
 
-    /// Takes note that storing something failed: if the disk did, it is left alone for a while.
-    pub fn record_failure(&self, error: &Error) {
-        if let Error::Io { .. } = error {
-            *self.failed_at() = Some(Moment::recorded(self.0.clock.now()));
-            self.0.metrics.caching.set(0);
-        }
-    }
-
-    /// Whether a failure to store something is worth a line in the log: not while the disk is left alone after one that
-    /// was, and a lack of room once in a while only, because it lasts and each blob that is passed through finds it anew.
-    pub fn should_log(&self, error: &Error) -> bool {
-        match error {
-            Error::Paused => false,
-            Error::Full { .. } => {
-                let (mut said, now) = (locked(&self.0.no_room_said), self.0.clock.now());
-                let silent = said.is_some_and(|at| at.age_at(now) < NO_ROOM_SAID_EVERY);
-                if !silent {
-                    *said = Some(Moment::recorded(now));
-                }
-                !silent
-            }
-            _ => true,
-        }
-    }
-
-    fn failed_at(&self) -> MutexGuard<'_, Option<Moment>> {
-        locked(&self.0.failed_at)
-    }
-
-    fn is_paused(&self) -> bool {
-        let mut failed = self.failed_at();
-        if failed.is_some_and(|at| at.age_at(self.0.clock.now()) < DISK_PAUSE) {
-            return true;
-        }
-        if failed.take().is_some() {
-            tracing::info!("the store's disk is tried again");
-            self.0.metrics.caching.set(1);
-        }
-        false
-    }
-
-    /// Commits verified content that `repository`'s own upstream delivered, and remembers that it did: first the right
-    /// to hand it out, then the bytes, so that nobody finds a blob whose right is still being written and asks upstream
-    /// for it. A right without bytes is what an eviction leaves, too: it opens nothing. Blocks.
+    /// Commits verified content that `repository`'s own upstream delivered: first the membership, then the bytes, so that
+    /// no request finds a blob whose membership is still being written and asks upstream for it. A membership without
+    /// bytes is what an eviction leaves too: it opens nothing. Blocks.
     ///
     /// # Errors
     /// The disk.
     pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
-        let (digest, size) = (verified.digest(), verified.size());
-        let reserved = records::tags::add_member(&self.0.layout, repository, &digest, member)
-            .and_then(|()| {
-                records::tags::add_received(
-                    &self.0.layout,
-                    repository.registry(),
-                    &digest,
-                    self.0.clock.now(),
-                )
-            })
-            .and_then(|()| verified.commit())
-            .inspect_err(|error| self.record_failure(error))?;
-        self.0.index.put(digest, size, reserved);
-        Ok(())
+        let recorded = self.0.records.add_received(repository, &verified.digest(), member);
+        let committed = recorded.and_then(|()| self.0.blobs.commit(verified));
+        committed.inspect_err(|error| self.record_failure(error))
     }
 
-    /// Stores small content that is already in memory and proved, such as a manifest.
+    /// Stores small content that is complete in memory, such as a manifest.
     ///
     /// # Errors
-    /// Content that is not `digest`'s; the disk.
+    /// Content that is not `digest`'s; no space; the disk.
     pub async fn put(
         &self,
         repository: &Repository,
         digest: Digest,
-        content: bytes::Bytes,
+        content: Bytes,
         member: Member,
     ) -> Result<(), Error> {
-        let (store, repository) = (self.clone(), repository.clone());
-        blocking(move || {
+        let store = self.clone();
+        let repository = repository.clone();
+        blocking::run(move || {
             let declared = Some(content.len() as u64);
-            let mut ingest = store.0.begin(digest, declared)?;
+            let mut ingest = store.0.blobs.begin(digest, declared)?;
             ingest.write(&content)?;
             ingest.hash(&content);
             store.commit(ingest.verify()?, &repository, &member)
         })
         .await
     }
-}
 
-impl Inner {
-    fn set_aside(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
-        self.opens.forget(digest);
-        if maintenance::quarantine::set_aside(&self.layout, digest, reason, self.clock.now())? {
-            self.index.remove(*digest);
-            self.metrics.quarantined.inc();
-        }
-        Ok(())
+    /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+        self.0.blobs.lookup(digest).await
+    }
+
+    /// Notes that a blob was used without being opened. Never blocks.
+    pub fn record_access(&self, digest: Digest) {
+        self.0.blobs.record_access(digest);
+    }
+
+    /// Moves a blob that failed a check while it was read to quarantine; the next reader fetches it anew.
+    pub async fn quarantine(&self, blob: &Blob, reason: String) {
+        self.0.blobs.quarantine_read(blob, reason).await;
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Images: what is in the store by name, and pins.
+impl Store {
+    /// Every tag, and every image that is pinned by its digest.
+    ///
+    /// # Errors
+    /// A panic of the listing.
+    pub async fn inventory(&self) -> Result<Vec<CachedImage>, Error> {
+        let inventory = self.0.inventory.clone();
+        blocking::run(move || Ok(inventory.list())).await
+    }
+
+    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
+    /// stay until they are evicted.
+    ///
+    /// # Errors
+    /// The disk; parts of the image may have been removed before.
+    pub async fn remove_image(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<RemovedImage, Error> {
+        self.0.inventory.remove(repository, reference).await
+    }
+
+    /// Pins an image: nothing of it is evicted from now on.
+    ///
+    /// # Errors
+    /// The disk; an image with more than 800 manifests and blobs.
+    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
+        let pins = self.0.pins.clone();
+        blocking::run(move || pins.add(pin)).await
+    }
+
+    /// Ends the pins that were made for a reference, or for the digest it had; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk; some pins may have ended before.
+    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, Error> {
+        let pins = self.0.pins.clone();
+        let repository = repository.clone();
+        let reference = reference.to_string();
+        blocking::run(move || pins.remove_matching(&repository, &reference)).await
+    }
+
+    /// Ends one pin.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
+        let pins = self.0.pins.clone();
+        blocking::run(move || pins.remove(&pin)).await
+    }
+
+    /// The images that are pinned.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.0.pins.list()
+    }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
-        Err(Error::Io {
-            what: "work on",
-            path: PathBuf::from("the store"),
-            source: Arc::new(std::io::Error::other(panic.to_string())),
-        })
-    })
+/// Records: see the method of the same name of [`Records`].
+impl Store {
+    /// The records alone, for a caller that needs neither bytes nor budget.
+    pub fn records(&self) -> &Records {
+        &self.0.records
+    }
+
+    /// See [`Records::member`].
+    pub async fn member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        self.0.records.member(repository, digest).await
+    }
+
+    /// See [`Records::add_member`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn add_member(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        member: Member,
+    ) -> Result<(), Error> {
+        self.0.records.add_member(repository, digest, member).await
+    }
+
+    /// See [`Records::received_from`].
+    pub async fn received_from(&self, registry: &Registry, digest: Digest) -> bool {
+        self.0.records.received_from(registry, digest).await
+    }
+
+    /// See [`Records::grants`].
+    pub async fn grants(&self, repository: &Repository) -> Vec<(Principal, Timestamp)> {
+        self.0.records.grants(repository).await
+    }
+
+    /// See [`Records::set_grant`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_grant(
+        &self,
+        repository: &Repository,
+        principal: Principal,
+        proved_at: Timestamp,
+    ) -> Result<(), Error> {
+        self.0.records.set_grant(repository, principal, proved_at).await
+    }
+
+    /// See [`Records::remove_grant`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
+        self.0.records.remove_grant(repository, principal).await
+    }
+
+    /// See [`Records::revoke`].
+    ///
+    /// # Errors
+    /// The disk; some grants may have ended before.
+    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
+        self.0.records.revoke(repository).await
+    }
+
+    /// See [`Records::outage`].
+    pub async fn outage(&self, registry: &Registry) -> Option<Timestamp> {
+        self.0.records.outage(registry).await
+    }
+
+    /// See [`Records::set_outage`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_outage(&self, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
+        self.0.records.set_outage(registry, since).await
+    }
+
+    /// See [`Records::tag`].
+    pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
+        self.0.records.tag(repository, tag).await
+    }
+
+    /// See [`Records::confirm_tag`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
+        self.0.records.confirm_tag(repository, tag, digest).await
+    }
+
+    /// See [`Records::remove_tag`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        self.0.records.remove_tag(repository, tag).await
+    }
+
+    /// See [`Records::is_absent_upstream`].
+    pub async fn is_absent_upstream(&self, repository: &Repository, tag: &Tag) -> bool {
+        self.0.records.is_absent_upstream(repository, tag).await
+    }
+
+    /// See [`Records::set_absent_upstream`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_absent_upstream(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        self.0.records.set_absent_upstream(repository, tag).await
+    }
+
+    /// See [`Records::synthesized_index`].
+    pub async fn synthesized_index(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Option<SynthesizedIndex> {
+        self.0.records.synthesized_index(repository, digest).await
+    }
+
+    /// See [`Records::set_synthesized_index`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_synthesized_index(
+        &self,
+        repository: &Repository,
+        index: &SynthesizedIndex,
+    ) -> Result<(), Error> {
+        self.0.records.set_synthesized_index(repository, index).await
+    }
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! The store against a twin in memory: whatever is done to it in whatever order, what it holds is right, it stays
-//! within its budget, and what somebody is reading is not taken away.
+//! The store against a model in memory: whatever operations come in whatever order, its content is right, it stays within
+//! its budget, and no blob is evicted under its reader.
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -16,11 +18,11 @@ const BUDGET: u64 = 300_000;
 enum Op {
     /// Store content number `n`.
     Put(u8),
-    /// Read it, if it is there.
+    /// Read it, if it is in the store.
     Read(u8),
     /// Open it and keep it open.
     Hold(u8),
-    /// Close everything that is kept open.
+    /// Close all blobs that are held open.
     Release,
     /// Damage it on disk.
     Damage(u8),
@@ -49,15 +51,15 @@ fn content(n: u8) -> Bytes {
     (0..len).map(|at: u32| (at.wrapping_mul(31) >> 3) as u8 ^ n).collect::<Vec<u8>>().into()
 }
 
-struct Twin {
+struct Model {
     directory: tempfile::TempDir,
     store: Option<Store>,
-    /// What may be there: eviction may have taken it.
+    /// What may be in the store: some of it may have been evicted.
     stored: HashMap<u8, Bytes>,
     held: Vec<(u8, Blob)>,
 }
 
-impl Twin {
+impl Model {
     fn store(&self) -> &Store {
         self.store.as_ref().unwrap()
     }
@@ -76,7 +78,7 @@ impl Twin {
                     Ok(()) => drop(self.stored.insert(n, content)),
                     Err(Error::Full { .. }) => {
                         let held: u64 = self.held.iter().map(|(_, blob)| blob.size()).sum();
-                        prop_assert!(held + content.len() as u64 > BUDGET, "there was room for {n}");
+                        prop_assert!(held + content.len() as u64 > BUDGET, "there was space for {n}");
                     }
                     Err(error) => prop_assert!(false, "{error}"),
                 }
@@ -101,16 +103,18 @@ impl Twin {
             }
             Op::Hold(n) => {
                 let blob = self.store().blob(Digest::of(&content(n))).await.unwrap();
-                // A damaged one is set aside by whoever notices, its readers have what they opened.
+                // A damaged blob is not held: the first reader who finds the damage moves it to quarantine.
                 self.held.extend(blob.filter(|_| self.stored.contains_key(&n)).map(|blob| (n, blob)));
             }
             Op::Release => self.held.clear(),
             Op::Damage(n) => {
-                // A held one keeps its file; what is damaged is what the next reader would open.
+                // A held blob is left intact: its readers share the open file.
                 let held = self.held.iter().any(|(held, _)| *held == n);
                 let flipped: Vec<u8> = content(n).iter().map(|byte| !byte).collect();
                 if self.blob_file(n).exists() && !held && !flipped.is_empty() {
-                    fs::write(self.blob_file(n), flipped).unwrap();
+                    // In place: the index may be counting the file just now.
+                    let file = fs::OpenOptions::new().write(true).open(self.blob_file(n)).unwrap();
+                    file.write_all_at(&flipped, 0).unwrap();
                     self.stored.remove(&n);
                 }
             }
@@ -135,7 +139,7 @@ impl Twin {
 
     fn check(&self) -> Result<(), TestCaseError> {
         for (n, _) in &self.held {
-            prop_assert!(self.blob_file(*n).exists(), "{n} was taken from under its reader");
+            prop_assert!(self.blob_file(*n).exists(), "{n} was evicted under its reader");
         }
         let on_disk: u64 = fs::read_dir(self.directory.path().join("blobs/sha256"))
             .unwrap()
@@ -155,15 +159,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_done_it_holds_what_is_right_and_no_more_than_it_may(ops in proptest::collection::vec(op(), 1..40)) {
+    fn whatever_is_done_the_content_is_right_and_within_the_budget(ops in proptest::collection::vec(op(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let directory = tempfile::tempdir().unwrap();
             let store = Some(open_within(directory.path(), budget()).unwrap());
-            let mut twin = Twin { directory, store, stored: HashMap::new(), held: Vec::new() };
+            let mut model = Model { directory, store, stored: HashMap::new(), held: Vec::new() };
             for op in &ops {
-                twin.apply(op).await?;
-                twin.check()?;
+                model.apply(op).await?;
+                model.check()?;
             }
             Ok::<(), TestCaseError>(())
         })?;

@@ -1,8 +1,7 @@
-//! Taking possession of a store at start: one path, whatever happened before.
+//! Opening the directory tree of a store: one path, however the last process ended.
 //!
-//! There is no "clean" and "unclean" start of the tree itself: the directories are made, the format is checked, the
-//! lock is taken, `ingest/` is emptied. Whatever an earlier process left half done lies in `ingest/` and nowhere
-//! else.
+//! The directories are made, the lock is taken, the format is checked and `ingest/` is emptied. Whatever an earlier
+//! process left half done lies in `ingest/` and nowhere else, so a clean stop is never needed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,13 +12,16 @@ use crate::store::layout::{self, FORMAT, Layout};
 
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Keeps other daemons out while it lives.
+/// The exclusive lock of a store, held as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Lock(#[allow(dead_code, reason = "held, not read: the lock ends with the file")] File);
+pub(super) struct Lock(#[allow(dead_code, reason = "held, not read: the lock ends with the file")] File);
 
-/// Prepares the tree under `layout` and locks it.
-pub(crate) fn take_possession(layout: &Layout) -> Result<Lock, Error> {
-    // What is cached may be private: nobody else on the node reads it around us.
+/// Locks the tree under `layout` and prepares it for use. Blocks.
+///
+/// # Errors
+/// Another daemon holds the lock; the format is unknown; the disk.
+pub(super) fn lock_and_prepare(layout: &Layout) -> Result<Lock, Error> {
+    // Cached content may be private: other users of the node must not read it past the access checks.
     let root = fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root());
     root.map_err(Error::io("make directory", layout.root()))?;
     let lock = lock(layout)?;
@@ -36,12 +38,23 @@ pub(crate) fn take_possession(layout: &Layout) -> Result<Lock, Error> {
     Ok(lock)
 }
 
+/// Refuses a tree that is no store of this version. Blocks.
+///
+/// # Errors
+/// There is no store; the format is unknown; the disk.
+pub(super) fn require_format(layout: &Layout) -> Result<(), Error> {
+    if has_format(layout)? {
+        return Ok(());
+    }
+    Err(Error::io("find a store at", layout.root())(std::io::ErrorKind::NotFound.into()))
+}
+
 fn lock(layout: &Layout) -> Result<Lock, Error> {
     let path = layout.lock();
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = match file.map_err(Error::io("open", &path)) {
         Err(error) if error.is_read_only() => {
-            tracing::warn!(store = %layout.root().display(), "the store is on a read-only filesystem: what is cached is served, and nothing is added");
+            tracing::warn!(store = %layout.root().display(), "the store is on a read-only filesystem: cached content is served and nothing is added");
             File::open(&path).map_err(Error::io("open", &path))?
         }
         opened => opened?,
@@ -54,33 +67,28 @@ fn lock(layout: &Layout) -> Result<Lock, Error> {
 }
 
 fn check_format(layout: &Layout) -> Result<(), Error> {
-    if format(layout)?.is_some() {
+    if has_format(layout)? {
         return Ok(());
     }
     layout.make_directory(&layout.ingest())?;
     layout.write_small(&layout.format(), FORMAT.as_bytes())
 }
 
-/// Whether there is a store, and one that this version knows.
-pub(crate) fn known_format(layout: &Layout) -> Result<(), Error> {
-    let missing = || Error::io("find a store at", layout.root())(std::io::ErrorKind::NotFound.into());
-    format(layout)?.ok_or_else(missing)
-}
-
-fn format(layout: &Layout) -> Result<Option<()>, Error> {
+/// Whether the tree has the format of this version; `false` if it has none yet.
+fn has_format(layout: &Layout) -> Result<bool, Error> {
     let path = layout.format();
     match layout::read_small(&path).map_err(Error::io("read", &path))? {
-        Some(found) if found == FORMAT.as_bytes() => Ok(Some(())),
+        Some(found) if found == FORMAT.as_bytes() => Ok(true),
         Some(found) => Err(Error::Format {
             path: layout.root().to_owned(),
             found: String::from_utf8_lossy(&found).trim().to_owned(),
             known: FORMAT.trim(),
         }),
-        None => Ok(None),
+        None => Ok(false),
     }
 }
 
-/// Removes what an earlier process was writing; whatever it is.
+/// Removes everything in a directory, if it exists.
 fn empty(directory: &Path) -> Result<(), Error> {
     let entries = match fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -93,10 +101,46 @@ fn empty(directory: &Path) -> Result<(), Error> {
             _ => fs::remove_file(&path),
         };
         match removed.map_err(Error::io("remove", &path)) {
-            // What is there can be served all the same.
+            // The blobs of a read-only store can be served all the same.
             Err(error) if error.is_read_only() => {}
             removed => removed?,
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_one_process_holds_a_store_and_none_holds_an_unknown_format() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&directory.path().join("store"));
+        assert!(require_format(&layout).is_err(), "there is no store yet");
+        let lock = lock_and_prepare(&layout).unwrap();
+        assert!(require_format(&layout).is_ok());
+        assert!(matches!(lock_and_prepare(&layout), Err(Error::Locked(_))));
+        drop(lock);
+        fs::write(layout.format(), "larder store 99\n").unwrap();
+        let refused = lock_and_prepare(&layout);
+        assert!(matches!(refused, Err(Error::Format { found, .. }) if found == "larder store 99"));
+        assert!(require_format(&layout).is_err());
+    }
+
+    #[test]
+    fn half_written_content_is_removed_and_links_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(layout.ingest()).unwrap();
+        fs::write(layout.ingest().join("half"), b"half").unwrap();
+        fs::create_dir(layout.ingest().join("directory")).unwrap();
+        symlink(outside.path(), layout.ingest().join("link")).unwrap();
+        let _lock = lock_and_prepare(&layout).unwrap();
+        assert_eq!(fs::read_dir(layout.ingest()).unwrap().count(), 0);
+        assert!(outside.path().exists());
+    }
 }

@@ -1,38 +1,38 @@
-//! Pins: images of which nothing is evicted, however long nobody pulls them.
+//! Pins: images of which nothing is evicted, however long they are not pulled.
 //!
-//! A pin is a file of the repository it was made for, one for each reference and what it meant, with every digest that
-//! belongs to it. What is pinned is known in memory once the files have been read, before anything is
-//! evicted. Bytes alone are kept: a pin opens nothing to anybody.
+//! A pin is a file in the repository that it was made for: one for each reference and the digest it had, with every
+//! digest that belongs to the image. All pins are in memory once their files have been read, which is before anything
+//! is evicted. A pin retains bytes and gives no right to read them.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::error::Error;
-use super::layout::{self, Layout};
-use super::{records::tags, records::walk};
 use crate::reference::{Digest, Repository};
+use crate::store::error::Error;
+use crate::store::layout::{self, Layout};
+use crate::store::records::{file, walk};
 
-/// Digests of one pin at most, so that its file stays one that is read: an index with 80 platforms of 10 layers.
+/// Digests of one pin at most, so that its file stays within what is read of it: an index with 80 platforms of 10
+/// layers.
 const DIGESTS_MAX: usize = 800;
 
-/// An image that is kept.
+/// An image of which nothing is evicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
-    /// Whose.
+    /// The repository of the image.
     pub repository: Repository,
-    /// As it was asked for: a tag or a digest.
+    /// The tag or the digest that it was pinned by.
     pub reference: String,
-    /// What that meant.
+    /// The digest of its manifest or index.
     pub root: Digest,
-    /// All that belongs to it, itself included.
+    /// All digests that belong to it, the root included.
     pub digests: Vec<Digest>,
-    /// Who pinned it: a word that means something to whoever did. A pin that is nobody's is made while its image is still
-    /// coming, and does not outlive a restart.
+    /// What pinned it: the command or the list of images, by a name of their own. A pin without an owner is made while
+    /// its image is still being downloaded, and ends with the process.
     pub owner: Option<String>,
 }
 
@@ -44,95 +44,125 @@ struct PinFile {
     owner: Option<String>,
 }
 
-/// What is pinned.
-#[derive(Debug, Default)]
-pub(super) struct Pins(Mutex<HashMap<PathBuf, Pin>>);
+/// All pins, by the path of their file. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Pins {
+    layout: Layout,
+    all: Arc<Mutex<HashMap<PathBuf, Pin>>>,
+}
 
 impl Pins {
-    /// Reads all that were made before.
-    pub(super) fn load(&self, layout: &Layout) {
-        let mut all = self.lock();
-        for repository in walk::repositories_with(layout, layout::PINS) {
-            for name in walk::files(&layout.pins(&repository)) {
-                let path = layout.pins(&repository).join(name);
-                let Some(PinFile { reference, root, digests, owner }) = tags::read(&path) else { continue };
+    /// No pins: those on disk are read by [`Pins::restore`].
+    pub(super) fn new(layout: Layout) -> Self {
+        Self { layout, all: Arc::default() }
+    }
+
+    /// Reads the pins that an earlier process made. Blocks.
+    pub(super) fn restore(&self) {
+        for repository in walk::repositories_with(&self.layout, layout::PINS) {
+            for name in walk::files(&self.layout.pins(&repository)) {
+                let path = self.layout.pins(&repository).join(name);
+                let Some(PinFile { reference, root, digests, owner }) = file::read(&path) else { continue };
                 let Ok(root) = root.parse() else { continue };
                 if owner.is_none() {
-                    let _ = fs::remove_file(&path);
+                    if let Err(error) = layout::remove(&path) {
+                        tracing::debug!(%error, cause = error.cause(), "an unfinished pin stays on disk");
+                    }
                     continue;
                 }
                 let digests = digests.iter().filter_map(|text| text.parse().ok()).collect();
                 let pin = Pin { repository: repository.clone(), reference, root, digests, owner };
-                // A file under another name is none of ours.
-                if path_of(layout, &pin) == path {
-                    all.entry(path).or_insert(pin);
+                // A file under another name than its content gives was not written by this store.
+                if self.path_of(&pin) == path {
+                    self.all.lock().entry(path).or_insert(pin);
                 }
             }
         }
     }
 
-    /// Pins an image, beside what the same reference meant before.
-    pub(super) fn add(&self, layout: &Layout, pin: Pin) -> Result<(), Error> {
-        let path = path_of(layout, &pin);
+    /// Pins an image, beside the digest that the same reference had before. Blocks.
+    ///
+    /// # Errors
+    /// The disk; more than [`DIGESTS_MAX`] digests.
+    pub(super) fn add(&self, pin: Pin) -> Result<(), Error> {
+        let path = self.path_of(&pin);
         if pin.digests.len() > DIGESTS_MAX {
-            let many = std::io::Error::other(format!("an image with more than {DIGESTS_MAX} parts"));
+            let many =
+                std::io::Error::other(format!("the image has more than {DIGESTS_MAX} manifests and blobs"));
             return Err(Error::io("pin", &path)(many));
         }
-        let digests = pin.digests.iter().map(ToString::to_string).collect();
-        let (reference, root, owner) = (pin.reference.clone(), pin.root.to_string(), pin.owner.clone());
-        tags::write(layout, &path, &PinFile { reference, root, digests, owner })?;
-        self.lock().insert(path, pin);
-        Ok(())
-    }
-
-    /// Lets an image go.
-    pub(super) fn remove(&self, layout: &Layout, pin: &Pin) -> Result<(), Error> {
-        let path = path_of(layout, pin);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
-            _ => {}
-        }
-        self.lock().remove(&path);
-        Ok(())
-    }
-
-    /// The pins of a repository that were made for a reference, or for what it means.
-    pub(super) fn matching(&self, repository: &Repository, reference: &str) -> Vec<Pin> {
-        let fits = |pin: &&Pin| {
-            pin.repository == *repository && (pin.reference == reference || pin.root.to_string() == reference)
+        let record = PinFile {
+            reference: pin.reference.clone(),
+            root: pin.root.to_string(),
+            digests: pin.digests.iter().map(ToString::to_string).collect(),
+            owner: pin.owner.clone(),
         };
-        self.lock().values().filter(fits).cloned().collect()
+        file::write(&self.layout, &path, &record)?;
+        self.all.lock().insert(path, pin);
+        Ok(())
     }
 
-    /// All of them, in the order of their names.
-    pub(super) fn all(&self) -> Vec<Pin> {
-        let mut all: Vec<Pin> = self.lock().values().cloned().collect();
+    /// Ends a pin. Blocks.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn remove(&self, pin: &Pin) -> Result<(), Error> {
+        let path = self.path_of(pin);
+        layout::remove(&path)?;
+        self.all.lock().remove(&path);
+        Ok(())
+    }
+
+    /// Ends the pins of a repository that were made for a reference or for the digest it had; returns how many. Blocks.
+    ///
+    /// # Errors
+    /// The disk; some pins may have ended before.
+    pub(super) fn remove_matching(&self, repository: &Repository, reference: &str) -> Result<usize, Error> {
+        let pins = self.matching(repository, reference);
+        pins.iter().try_for_each(|pin| self.remove(pin))?;
+        Ok(pins.len())
+    }
+
+    /// All pins, in the order of their names.
+    pub(super) fn list(&self) -> Vec<Pin> {
+        let mut all: Vec<Pin> = self.all.lock().values().cloned().collect();
         all.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
         all
     }
 
-    /// Every digest that must stay.
+    /// Every digest that must not be evicted.
     pub(super) fn digests(&self) -> HashSet<Digest> {
-        self.lock().values().flat_map(|pin| pin.digests.iter().copied()).collect()
+        self.all.lock().values().flat_map(|pin| pin.digests.iter().copied()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Pin>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn matching(&self, repository: &Repository, reference: &str) -> Vec<Pin> {
+        let matches = |pin: &&Pin| {
+            pin.repository == *repository && (pin.reference == reference || pin.root.to_string() == reference)
+        };
+        self.all.lock().values().filter(matches).cloned().collect()
     }
-}
 
-/// A reference may be longer than a file name, and hold a colon.
-fn path_of(layout: &Layout, pin: &Pin) -> PathBuf {
-    let name = Digest::of(format!("{} {}", pin.reference, pin.root).as_bytes());
-    layout.pin(&pin.repository, &name)
+    /// Named by a hash, because a reference may be longer than a file name and contains colons.
+    fn path_of(&self, pin: &Pin) -> PathBuf {
+        let name = Digest::of(format!("{} {}", pin.reference, pin.root).as_bytes());
+        self.layout.pin(&pin.repository, &name)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
+    fn restored(layout: &Layout) -> Pins {
+        let pins = Pins::new(layout.clone());
+        pins.restore();
+        pins
+    }
+
     #[test]
-    fn a_pin_outlives_a_restart() {
+    fn a_pin_survives_a_restart_unless_its_image_was_unfinished() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(directory.path());
         layout.make_directory(&layout.ingest()).unwrap();
@@ -144,34 +174,31 @@ mod tests {
             digests: vec![Digest::of(root), Digest::of(b"shared")],
             owner: Some("command".to_owned()),
         };
-        let pins = Pins::default();
-        pins.add(&layout, pin(b"old", "v1")).unwrap();
-        pins.add(&layout, pin(b"other", "v2")).unwrap();
-        pins.add(&layout, pin(b"other", "v3")).unwrap();
-        pins.add(&layout, pin(b"new", "v1")).unwrap();
-        assert_eq!(pins.matching(&repository, "v1").len(), 2, "until the new one is all there");
-        pins.remove(&layout, &pin(b"old", "v1")).unwrap();
+        let pins = Pins::new(layout.clone());
+        pins.add(pin(b"old", "v1")).unwrap();
+        pins.add(pin(b"other", "v2")).unwrap();
+        pins.add(pin(b"other", "v3")).unwrap();
+        pins.add(pin(b"new", "v1")).unwrap();
+        assert_eq!(pins.matching(&repository, "v1").len(), 2, "until the new image is complete");
+        pins.remove(&pin(b"old", "v1")).unwrap();
         let unfinished = Pin { owner: None, ..pin(b"unfinished", "v4") };
-        pins.add(&layout, unfinished.clone()).unwrap();
+        pins.add(unfinished.clone()).unwrap();
         fs::write(layout.pins(&repository).join("rubbish"), "x").unwrap();
         fs::write(layout.pin(&repository, &Digest::of(b"broken")), "{").unwrap();
-        let again = Pins::default();
-        again.load(&layout);
-        assert!(pins.all().contains(&unfinished) && !path_of(&layout, &unfinished).exists());
-        assert_eq!(again.all(), [pin(b"new", "v1"), pin(b"other", "v2"), pin(b"other", "v3")]);
+        let again = restored(&layout);
+        assert!(pins.list().contains(&unfinished) && !pins.path_of(&unfinished).exists());
+        assert_eq!(again.list(), [pin(b"new", "v1"), pin(b"other", "v2"), pin(b"other", "v3")]);
         let other = Digest::of(b"other").to_string();
-        assert_eq!(again.matching(&repository, &other).len(), 2, "by what it means too");
+        assert_eq!(again.matching(&repository, &other).len(), 2, "by the digest of the root too");
         assert!(
             again.digests().contains(&Digest::of(b"shared"))
                 && !again.digests().contains(&Digest::of(b"old"))
         );
-        again.remove(&layout, &pin(b"other", "v2")).unwrap();
-        again.remove(&layout, &pin(b"other", "v2")).unwrap();
-        let left = Pins::default();
-        left.load(&layout);
-        assert_eq!(left.all(), [pin(b"new", "v1"), pin(b"other", "v3")]);
-        assert!(
-            pins.add(&layout, Pin { digests: vec![Digest::of(b"x"); 801], ..pin(b"huge", "v3") }).is_err()
-        );
+        again.remove(&pin(b"other", "v2")).unwrap();
+        again.remove(&pin(b"other", "v2")).unwrap();
+        assert_eq!(restored(&layout).list(), [pin(b"new", "v1"), pin(b"other", "v3")]);
+        assert_eq!(again.remove_matching(&repository, "v1").unwrap(), 1);
+        assert_eq!(restored(&layout).list(), [pin(b"other", "v3")]);
+        assert!(pins.add(Pin { digests: vec![Digest::of(b"x"); 801], ..pin(b"huge", "v3") }).is_err());
     }
 }

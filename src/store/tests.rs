@@ -1,7 +1,9 @@
-//! The store's promises: nothing unverified is a blob, nothing damaged leaves, nothing half done survives a start.
+//! The store as a whole: nothing unverified is a blob, no damaged byte leaves, nothing half written survives a start.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,21 +16,25 @@ use crate::support::metrics::Registry as MetricsRegistry;
 struct World {
     directory: tempfile::TempDir,
     store: Store,
+    metrics: Arc<Metrics>,
 }
 
 impl World {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path()).unwrap();
-        Self { directory, store }
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    fn at(directory: tempfile::TempDir) -> Self {
+        let metrics = metrics();
+        let store = open_with(directory.path(), unlimited(), Arc::clone(&metrics)).unwrap();
+        Self { directory, store, metrics }
     }
 
     /// Closes the store and opens it again, as a restart does.
     fn restarted(self) -> Self {
         self.store.0.index.close();
         drop(self.store);
-        let store = open(self.directory.path()).unwrap();
-        Self { directory: self.directory, store }
+        Self::at(self.directory)
     }
 
     async fn put(&self, repository: &Repository, content: &[u8]) -> Digest {
@@ -51,14 +57,24 @@ impl World {
     }
 }
 
-pub(super) fn open(path: &std::path::Path) -> Result<Store, Error> {
-    let budget = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
-    open_within(path, budget)
+pub(super) fn open(path: &Path) -> Result<Store, Error> {
+    open_within(path, unlimited())
 }
 
-pub(super) fn open_within(path: &std::path::Path, budget: Budget) -> Result<Store, Error> {
-    let metrics = Arc::new(Metrics::register(&MetricsRegistry::new()).unwrap());
+pub(super) fn open_within(path: &Path, budget: Budget) -> Result<Store, Error> {
+    open_with(path, budget, metrics())
+}
+
+fn open_with(path: &Path, budget: Budget, metrics: Arc<Metrics>) -> Result<Store, Error> {
     Store::open(&Config { path: path.to_owned(), budget }, Clock::manual(Timestamp(1_000)), metrics)
+}
+
+fn unlimited() -> Budget {
+    Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) }
+}
+
+fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::register(&MetricsRegistry::new()).unwrap())
 }
 
 pub(super) fn repository(name: &str) -> Repository {
@@ -83,12 +99,12 @@ async fn content_survives_a_restart_byte_for_byte() {
     assert_eq!(world.store.totals(), Totals { blobs: 2, bytes: 200_000 });
 }
 
-fn content_of(piece: BodyChunk) -> Vec<u8> {
-    match piece {
+fn content_of(chunk: BodyChunk) -> Vec<u8> {
+    match chunk {
         BodyChunk::Memory(bytes) => bytes.to_vec(),
-        BodyChunk::File(extent) => {
-            let mut bytes = vec![0; extent.len];
-            extent.file.read_exact_at(&mut bytes, extent.offset).unwrap();
+        BodyChunk::File(range) => {
+            let mut bytes = vec![0; range.len];
+            range.file.read_exact_at(&mut bytes, range.offset).unwrap();
             bytes
         }
     }
@@ -111,7 +127,7 @@ async fn any_range_is_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn what_is_not_what_it_says_never_becomes_a_blob() {
+async fn content_with_another_digest_or_size_never_becomes_a_blob() {
     let world = World::new();
     let digest = Digest::of(b"right");
     for (declared, sent) in [(None, &b"wrong"[..]), (Some(5), b"righ"), (Some(5), b"wrong"), (None, b"")] {
@@ -149,7 +165,7 @@ async fn bytes_give_no_membership_and_membership_gives_no_bytes() {
 }
 
 #[tokio::test]
-async fn a_tag_outlives_a_restart_and_the_loss_of_the_index() {
+async fn a_tag_survives_a_restart_and_the_loss_of_the_index() {
     let world = World::new();
     let (repository, tag) = (repository("reg.test/a/b"), "v1".parse().unwrap());
     let digest = world.put(&repository, b"manifest").await;
@@ -167,7 +183,7 @@ async fn a_tag_outlives_a_restart_and_the_loss_of_the_index() {
 }
 
 #[tokio::test]
-async fn a_flipped_byte_is_noticed_and_does_not_leave() {
+async fn a_flipped_byte_is_found_and_does_not_leave() {
     let world = World::new();
     let content = bytes(200_000);
     let digest = world.put(&repository("reg.test/a"), &content).await;
@@ -175,31 +191,31 @@ async fn a_flipped_byte_is_noticed_and_does_not_leave() {
     damaged[150_000] ^= 1;
     fs::write(world.blob_file(digest), damaged).unwrap();
     let blob = world.store.blob(digest).await.unwrap().unwrap();
-    let sound = content_of(blob.read(0, 100).await.unwrap());
-    assert_eq!(sound, content[..100], "the sound chunks may leave");
+    let intact = content_of(blob.read(0, 100).await.unwrap());
+    assert_eq!(intact, content[..100], "intact chunks may leave");
     assert!(matches!(blob.read(140_000, 200_000).await, Err(Error::Damaged { .. })));
     let another = blob.clone();
     world.store.quarantine(&blob, "test".into()).await;
     assert_eq!(world.content(digest).await, None);
     assert_eq!(fs::read_dir(world.file("quarantine")).unwrap().count(), 2, "the bytes and the reason");
-    // Somebody who read it at the same time finds the damage when it has been fetched anew already.
+    // Another reader of the damaged blob finds the damage when the blob has been fetched anew already.
     world.put(&repository("reg.test/a"), &content).await;
     world.store.quarantine(&another, "test".into()).await;
-    assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]), "what was fetched anew stays");
+    assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]), "the new blob stays");
 }
 
 #[tokio::test]
-async fn whatever_stands_in_a_blobs_place_is_not_served_and_does_not_hang() {
+async fn a_file_of_another_kind_in_place_of_a_blob_is_not_served_and_does_not_hang() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     fs::write(secret.path(), b"secret of another file").unwrap();
     for kind in ["empty", "longer", "directory", "symlink", "fifo", "other"] {
         let world = World::new();
-        let digest = world.put(&repository("reg.test/a"), b"sound").await;
+        let digest = world.put(&repository("reg.test/a"), b"intact").await;
         let file = world.blob_file(digest);
         fs::remove_file(&file).unwrap();
         match kind {
             "empty" => fs::write(&file, b"").unwrap(),
-            "longer" => fs::write(&file, b"sound and more").unwrap(),
+            "longer" => fs::write(&file, b"intact and more").unwrap(),
             "directory" => fs::create_dir(&file).unwrap(),
             "symlink" => symlink(secret.path(), &file).unwrap(),
             "fifo" => rustix::fs::mknodat(
@@ -217,7 +233,7 @@ async fn whatever_stands_in_a_blobs_place_is_not_served_and_does_not_hang() {
 }
 
 #[tokio::test]
-async fn lost_checksums_are_made_anew_only_for_sound_bytes() {
+async fn lost_checksums_are_made_again_only_for_intact_bytes() {
     let world = World::new();
     let content = bytes(100_000);
     let digest = world.put(&repository("reg.test/a"), &content).await;
@@ -244,14 +260,14 @@ fn a_second_daemon_is_refused_and_an_unknown_format_too() {
 }
 
 #[test]
-fn what_an_earlier_process_was_writing_is_swept() {
+fn content_that_an_earlier_process_was_receiving_is_removed() {
     let world = World::new();
     fs::write(world.file("ingest/half"), b"half").unwrap();
     fs::create_dir(world.file("ingest/directory")).unwrap();
     symlink("/etc", world.file("ingest/link")).unwrap();
     let world = world.restarted();
     assert_eq!(fs::read_dir(world.file("ingest")).unwrap().count(), 0);
-    assert!(std::path::Path::new("/etc").exists());
+    assert!(Path::new("/etc").exists());
 }
 
 #[tokio::test]
@@ -262,7 +278,7 @@ async fn other_tools_find_the_tags_in_index_json() {
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
     world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
     world.store.confirm_tag(&repository, &tag, digest).await.unwrap();
-    world.store.write_oci_index().await;
+    maintenance::oci_index::write(&Layout::new(world.directory.path())).unwrap();
     let index: serde_json::Value =
         serde_json::from_slice(&fs::read(world.file("index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"][0]["digest"], digest.to_string());
@@ -271,7 +287,7 @@ async fn other_tools_find_the_tags_in_index_json() {
 }
 
 #[tokio::test]
-async fn a_look_at_everything_finds_what_reading_would_miss_and_sets_it_aside() {
+async fn the_scrub_finds_damage_that_no_reader_has_met_and_moves_it_to_quarantine() {
     let world = World::new();
     let repository = repository("a.test/r");
     let (good, bad) = (world.put(&repository, b"good").await, world.put(&repository, &[7; 100_000]).await);
@@ -282,17 +298,19 @@ async fn a_look_at_everything_finds_what_reading_would_miss_and_sets_it_aside() 
     assert_eq!(verifier.digests().len(), 2);
     assert_eq!(verifier.verify(&good, false).unwrap(), Finding::Intact(4));
     assert!(matches!(verifier.verify(&bad, false).unwrap(), Finding::Damaged(_)));
-    assert!(world.blob_file(bad).exists(), "it only looks");
-    world.store.look_at(bad).await;
-    world.store.look_at(good).await;
+    assert!(world.blob_file(bad).exists(), "without repair it stays");
+    let scrubber = world.store.0.maintenance.scrubber();
+    scrubber.verify_all(&|| true);
+    assert!(world.blob_file(bad).exists(), "a scrub that is stopped does nothing");
+    scrubber.verify_all(&|| false);
     assert!(!world.blob_file(bad).exists() && world.blob_file(good).exists());
-    assert_eq!(world.store.0.metrics.scrubbed.get(), 4);
+    assert_eq!(world.metrics.scrubbed_bytes.get(), 4);
     assert_eq!(verifier.verify(&bad, true).unwrap(), Finding::Absent);
     assert!(Verifier::open(&world.file("nowhere")).is_err());
 }
 
 #[tokio::test]
-async fn the_quarantine_of_a_dying_disk_does_not_fill_it() {
+async fn the_quarantine_of_a_failing_disk_does_not_fill_it() {
     let world = World::new();
     let digest = Digest::of(b"x");
     for n in 0..40 {
@@ -301,12 +319,12 @@ async fn the_quarantine_of_a_dying_disk_does_not_fill_it() {
         let blob = world.store.blob(digest).await.unwrap().unwrap();
         world.store.quarantine(&blob, "a reason".to_owned()).await;
     }
-    let kept = fs::read_dir(world.file("quarantine")).unwrap().count();
-    assert_eq!(kept, 2 * 32, "each with its reason");
+    let files = fs::read_dir(world.file("quarantine")).unwrap().count();
+    assert_eq!(files, 2 * 32, "each with its reason");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_committed_a_moment_ago_makes_room_too() {
+async fn a_blob_that_was_committed_a_moment_ago_can_be_evicted_for_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let budget = Budget { max: Amount::Bytes(300_000), min_free: Amount::Bytes(0) };
     let store = open_within(directory.path(), budget).unwrap();
@@ -318,7 +336,7 @@ async fn what_was_committed_a_moment_ago_makes_room_too() {
     };
     put(bytes(200_000)).await.unwrap();
     let second = tokio::spawn(put(bytes(200_001)));
-    // Time to be refused in; it waits for the count instead.
+    // Time in which it could be refused; it waits for the index instead.
     tokio::time::sleep(Duration::from_millis(50)).await;
     busy.recv().unwrap();
     second.await.unwrap().unwrap();
@@ -327,13 +345,67 @@ async fn what_was_committed_a_moment_ago_makes_room_too() {
 }
 
 #[tokio::test]
-async fn a_lack_of_room_is_said_once_in_a_while_and_a_failing_disk_each_time() {
+async fn a_stop_leaves_index_json_in_step_with_the_tags_and_the_index_closed() {
     let world = World::new();
-    let full = Error::Full { needed: 1 };
-    assert!(world.store.should_log(&full));
-    assert!(!world.store.should_log(&full) && !world.store.should_log(&Error::Paused));
-    world.store.clock().advance(NO_ROOM_SAID_EVERY);
-    assert!(world.store.should_log(&full) && !world.store.should_log(&full));
-    let disk = Error::io("write", &world.file("x"))(std::io::ErrorKind::StorageFull.into());
-    assert!(world.store.should_log(&disk) && world.store.should_log(&disk));
+    let repository = repository("reg.test/a/b");
+    let digest = Digest::of(b"{}");
+    let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
+    world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
+    world.store.confirm_tag(&repository, &"v1".parse().unwrap(), digest).await.unwrap();
+    let (trigger, shutdown) = crate::support::shutdown::channel();
+    trigger.fire();
+    world.store.clone().maintain(shutdown).await;
+    let index = fs::read_to_string(world.file("index.json")).unwrap();
+    assert!(index.contains("reg.test/a/b:v1"), "{index}");
+    assert!(world.file("index/clean").exists());
+}
+
+/// An image of one layer: puts its config and manifest and returns the manifest's digest.
+async fn put_image(world: &World, repository: &Repository, config: &[u8], layer: Digest) -> Digest {
+    let config = world.put(repository, config).await;
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": MediaType::OCI_MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.to_string(), "size": 1},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.to_string(), "size": 1}],
+    });
+    world.put(repository, manifest.to_string().as_bytes()).await
+}
+
+#[tokio::test]
+async fn removing_an_image_leaves_the_blobs_that_another_tag_or_a_pin_needs() {
+    let world = World::new();
+    let app = repository("reg.test/team/app");
+    let layer = world.put(&app, b"layer").await;
+    let first = put_image(&world, &app, b"first", layer).await;
+    let second = put_image(&world, &app, b"second", layer).await;
+    for (tag, digest) in [("v1", first), ("v2", second)] {
+        world.store.confirm_tag(&app, &tag.parse().unwrap(), digest).await.unwrap();
+    }
+    let remove = async |tag: &str| {
+        world.store.remove_image(&app, &Reference::Tag(tag.parse().unwrap())).await.unwrap()
+    };
+    let removed = remove("v1").await;
+    assert_eq!((removed.tags, removed.pins, removed.blobs), (1, 0, 2), "manifest and config");
+    assert!(!world.blob_file(first).exists() && world.blob_file(layer).exists());
+    let images = world.store.inventory().await.unwrap();
+    assert_eq!(images.len(), 1);
+    assert_eq!((images[0].digest, &images[0].platforms), (second, &vec![String::new()]));
+
+    let pin = Pin {
+        repository: app.clone(),
+        reference: second.to_string(),
+        root: second,
+        digests: vec![second, Digest::of(b"second"), layer],
+        owner: Some("test".to_owned()),
+    };
+    world.store.pin(pin).await.unwrap();
+    assert_eq!(remove("v2").await, RemovedImage { tags: 1, ..RemovedImage::default() });
+    let images = world.store.inventory().await.unwrap();
+    assert!(images.len() == 1 && images[0].pinned && images[0].confirmed_at.is_none());
+    let reader = world.store.blob(layer).await.unwrap();
+    let removed = world.store.remove_image(&app, &Reference::Digest(second)).await.unwrap();
+    assert_eq!((removed.pins, removed.blobs), (1, 2), "the layer is being read");
+    drop(reader);
+    assert!(world.blob_file(layer).exists() && !world.blob_file(second).exists());
 }

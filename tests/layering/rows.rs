@@ -38,6 +38,31 @@ pub(crate) const WITHOUT_CIRCLES: &[&str] = &[
 /// The files of a room; `mod` is the room's own front.
 pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
+        "store",
+        &[
+            &["error", "evict", "failpoints", "in_use", "integrity", "last_access", "metrics", "reserve"],
+            &["blocking", "budget", "buffers", "hashing", "health", "layout"],
+            &["page_cache", "records/file", "records/walk"],
+            &["growing", "pins", "records/grants", "records/members", "records/outages", "records/tags"],
+            &["records/aliases"],
+            &["records/expire"],
+            &["records"],
+            &["index/table", "index/totals"],
+            &["index/worker"],
+            &["index"],
+            &["admission", "ingest"],
+            &["blob"],
+            &["open_blobs"],
+            &["quarantine"],
+            &["blobs"],
+            &["inventory", "open"],
+            &["maintenance/low_priority", "maintenance/oci_index", "maintenance/verify"],
+            &["maintenance/scrub"],
+            &["maintenance"],
+            &["mod"],
+        ],
+    ),
+    (
         "pull",
         &[
             &["config", "error", "metrics"],
@@ -113,7 +138,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
 
 /// Outside crates that are used in one place only.
 pub(crate) const DOORS: &[(&str, &str)] = &[
-    ("sled", "store/table.rs"),
+    ("sled", "store/index/table.rs"),
     ("sha2", "reference/digest.rs"),
     ("strsim", "config/variables.rs"),
     ("prometheus", "support/metrics.rs"),

@@ -1,6 +1,143 @@
-//! What the store does by itself while it is open: its budget, checking every blob again, `index.json`, quarantine.
+//! What the store does by itself while it is open: it stays within its budget, keeps `index.json` in step with the tags,
+//! scrubs its blobs and expires records.
+//!
+//! Promises: every task and thread has ended when [`Maintenance::run`] returns. A failure of one of these tasks is logged
+//! and tried again at its next time; no pull depends on any of them.
 
-pub(crate) mod oci_index;
-pub(crate) mod quarantine;
-pub(crate) mod run;
-pub(crate) mod scrub;
+pub(super) mod low_priority;
+pub(super) mod oci_index;
+pub(super) mod scrub;
+pub(super) mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::store::admission::Admission;
+use crate::store::blocking;
+use crate::store::layout::Layout;
+use crate::store::maintenance::scrub::Scrubber;
+use crate::store::metrics::gauge_value;
+use crate::store::records::{Records, expire};
+use crate::support::clock::Clock;
+use crate::support::metrics::IntGauge;
+use crate::support::shutdown::Shutdown;
+
+/// When the first scrub begins after a start, and how long after it has ended the next one begins.
+const SCRUB_AFTER: Duration = Duration::from_secs(10 * 60);
+const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
+/// How often the budget is enforced, besides before each download: other files fill the filesystem too, and a restart
+/// may have made the budget smaller.
+const BUDGET_INTERVAL: Duration = Duration::from_secs(10);
+/// How long `index.json` may lag behind the tags.
+const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
+
+/// The background work of a store.
+#[derive(Clone)]
+pub(super) struct Maintenance {
+    layout: Layout,
+    clock: Clock,
+    records: Records,
+    admission: Arc<Admission>,
+    scrubber: Scrubber,
+    capacity: IntGauge,
+}
+
+impl Maintenance {
+    /// `capacity` mirrors [`Admission::capacity`].
+    pub(super) fn new(
+        layout: Layout,
+        clock: Clock,
+        records: Records,
+        admission: Arc<Admission>,
+        scrubber: Scrubber,
+        capacity: IntGauge,
+    ) -> Self {
+        Self { layout, clock, records, admission, scrubber, capacity }
+    }
+
+    /// Verifies every blob at the pace of the scrub.
+    #[cfg(test)]
+    pub(super) fn scrubber(&self) -> &Scrubber {
+        &self.scrubber
+    }
+
+    /// Does all of it until `shutdown`.
+    pub(super) async fn run(&self, shutdown: Shutdown) {
+        tokio::join!(
+            self.enforce_budget(shutdown.clone()),
+            self.follow_tags(shutdown.clone()),
+            self.scrub_and_expire(shutdown)
+        );
+    }
+
+    async fn enforce_budget(&self, mut shutdown: Shutdown) {
+        let mut ticks = tokio::time::interval(BUDGET_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.requested() => return,
+            }
+            let admission = Arc::clone(&self.admission);
+            let enforced = blocking::run(move || {
+                admission.enforce_budget();
+                Ok(admission.capacity())
+            });
+            match enforced.await {
+                Ok(capacity) => self.capacity.set(gauge_value(capacity)),
+                Err(error) => {
+                    tracing::error!(%error, cause = error.cause(), "the budget could not be enforced")
+                }
+            }
+        }
+    }
+
+    async fn follow_tags(&self, mut shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                // First: a tag that changed just before the stop is written too.
+                biased;
+                () = self.records.tags_changed() => {}
+                () = shutdown.requested() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(OCI_INDEX_DELAY) => {}
+                () = shutdown.requested() => {}
+            }
+            let layout = self.layout.clone();
+            if let Err(error) = blocking::run(move || oci_index::write(&layout)).await {
+                tracing::warn!(%error, cause = error.cause(), "index.json could not be written; only other tools read it");
+            }
+        }
+    }
+
+    async fn scrub_and_expire(&self, mut shutdown: Shutdown) {
+        let mut wait = SCRUB_AFTER;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.requested() => return,
+            }
+            let this = self.clone();
+            let stop = shutdown.clone();
+            let done = low_priority::run(move || {
+                this.expire_records();
+                this.scrubber.verify_all(&|| stop.is_requested());
+                Ok(())
+            });
+            if let Err(error) = done.await {
+                tracing::error!(%error, cause = error.cause(), "the store could not be scrubbed");
+            }
+            wait = SCRUB_INTERVAL;
+        }
+    }
+
+    fn expire_records(&self) {
+        let count = expire::remove(&self.layout, self.clock.now());
+        if count > 0 {
+            tracing::info!(count, "expired records of content that has left the store were removed");
+        }
+    }
+}

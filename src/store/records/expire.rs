@@ -1,65 +1,68 @@
-//! Records that have outlived what they speak of: who might hand out content that is not here any more, and names of it.
+//! Expiry of records whose content has left the store: memberships, receipts, tags, and those of arch aliases.
 //!
-//! Content comes and goes with the budget; without an end to them, two small files for every blob that was ever pulled
-//! would fill the disk beside it. One goes if what it speaks of is not here and it has not been written for a month. What
-//! follows from a missing record is a question to upstream, which has to be asked for the content anyway.
+//! Content is evicted by the budget; without an end to its records, two small files for every blob that was ever pulled
+//! would fill the disk. A record expires if its content is absent and the record has not been written or used for a
+//! month. A missing record costs one request to upstream, which is needed for the content anyway.
 //!
-//! Deliberately not here: grants and pins. Those are bounded, and somebody may count on them.
+//! Not here: grants and pins, which are bounded and must not end by themselves.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::{aliases, tags, walk};
 use crate::reference::{Digest, Repository, Tag};
 use crate::store::layout::{self, Layout};
-use crate::store::{records::aliases, records::tags, records::walk};
 use crate::support::clock::Timestamp;
 
-/// How long a record is kept after it was written or of use.
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// How long a record stays after it was last written or used.
+const LIFE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Removes them and returns how many there were. Blocks. What cannot be removed stays, and is tried again the next time.
+/// Removes expired records and returns how many there were. Blocks. A record that cannot be removed stays until the next
+/// time.
 pub(crate) fn remove(layout: &Layout, now: Timestamp) -> usize {
-    let gone = |digest: &Digest| !layout.blob(digest).exists();
-    let gone_by_name = |name: &str| Digest::from_hex(name).is_ok_and(|digest| gone(&digest));
-    let of = |marker, outlived: &dyn Fn(&Repository, &str) -> bool| -> usize {
+    let is_absent = |digest: &Digest| !layout.blob(digest).exists();
+    let names_absent = |name: &str| Digest::from_hex(name).is_ok_and(|digest| is_absent(&digest));
+    let remove_marked = |marker, is_obsolete: &dyn Fn(&Repository, &str) -> bool| -> usize {
         let remove = |repository: Repository| {
-            remove_from(&layout.marked(&repository, marker), now, |name| outlived(&repository, name))
+            remove_from(&layout.marked(&repository, marker), now, |name| is_obsolete(&repository, name))
         };
         walk::repositories_with(layout, marker).into_iter().map(remove).sum()
     };
-    let received = walk::registries(layout);
-    let received = received.iter().map(|r| remove_from(&layout.received_of(r), now, gone_by_name));
-    received.sum::<usize>()
-        + of(layout::MEMBERS, &|_, name| gone_by_name(name))
-        + of(layout::TAGS, &|repository, name| {
-            let tag = name.parse::<Tag>();
-            tag.is_ok_and(|tag| tags::tag(layout, repository, &tag).is_none_or(|record| gone(&record.digest)))
+    let registries = walk::registries(layout);
+    let received =
+        registries.iter().map(|r| remove_from(&layout.received_from(r), now, names_absent)).sum::<usize>();
+    let members = remove_marked(layout::MEMBERS, &|_, name| names_absent(name));
+    let tags = remove_marked(layout::TAGS, &|repository, name| {
+        let tag = name.parse::<Tag>();
+        tag.is_ok_and(|tag| {
+            tags::find(layout, repository, &tag).is_none_or(|record| is_absent(&record.digest))
         })
-        // Of use is what was answered by another form of the name.
-        + of(layout::ABSENT, &|_, name| name.parse::<Tag>().is_ok())
-        + of(layout::COMPOSED, &|repository, name| {
-            let composed = Digest::from_hex(name).map(|digest| aliases::read(layout, repository, &digest));
-            composed.is_ok_and(|known| {
-                known.is_none_or(|known| known.images.iter().all(|(_, digest)| gone(digest)))
-            })
+    });
+    // A tag that upstream does not have has no content; its record is refreshed with every use of the alias.
+    let absent = remove_marked(layout::ABSENT, &|_, name| name.parse::<Tag>().is_ok());
+    let synthesized = remove_marked(layout::SYNTHESIZED, &|repository, name| {
+        let index = Digest::from_hex(name).map(|digest| aliases::synthesized(layout, repository, &digest));
+        index.is_ok_and(|index| {
+            index.is_none_or(|index| index.images.iter().all(|(_, digest)| is_absent(digest)))
         })
+    });
+    received + members + tags + absent + synthesized
 }
 
-fn remove_from(directory: &Path, now: Timestamp, outlived: impl Fn(&str) -> bool) -> usize {
+fn remove_from(directory: &Path, now: Timestamp, is_obsolete: impl Fn(&str) -> bool) -> usize {
     let names = walk::files(directory).into_iter();
     let removed = names.filter(|name| {
         let path = directory.join(name);
-        is_old(&path, now) && outlived(name) && fs::remove_file(path).is_ok()
+        is_old(&path, now) && is_obsolete(name) && fs::remove_file(path).is_ok()
     });
     removed.count()
 }
 
-/// Whether it was neither written nor of use for long.
 fn is_old(path: &Path, now: Timestamp) -> bool {
     let written = fs::symlink_metadata(path).ok().and_then(|found| u64::try_from(found.mtime()).ok());
-    written.is_some_and(|at| Timestamp(at).age_at(now) >= KEPT)
+    written.is_some_and(|at| Timestamp(at).age_at(now) >= LIFE)
 }
 
 #[cfg(test)]
@@ -70,110 +73,134 @@ mod tests {
 
     use super::*;
     use crate::reference::MediaType;
-    use crate::store::tests::{open, repository};
-    use crate::store::{Member, Store, SynthesizedIndex};
+    use crate::store::records::aliases::SynthesizedIndex;
+    use crate::store::records::members::{self, Member};
+    use crate::store::records::outages;
+    use crate::store::records::tags::TagRecord;
 
     const DAY: Duration = Duration::from_secs(86_400);
+    const START: Timestamp = Timestamp(1_000);
 
-    fn records(store: &Store) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut directories = vec![store.0.layout.refs()];
-        while let Some(directory) = directories.pop() {
-            for entry in fs::read_dir(directory).unwrap().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    directories.push(path);
-                } else {
-                    found.push(path.strip_prefix(store.0.layout.refs()).unwrap().display().to_string());
+    /// Records of one repository, and blobs as files without content.
+    struct World {
+        _directory: tempfile::TempDir,
+        layout: Layout,
+        app: Repository,
+        tag: Tag,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let layout = Layout::new(directory.path());
+            layout.make_directory(&layout.ingest()).unwrap();
+            layout.make_directory(&layout.blobs()).unwrap();
+            let app = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
+            Self { _directory: directory, layout, app, tag: "v1".parse().unwrap() }
+        }
+
+        /// A blob with its membership and receipt.
+        fn put(&self, content: &[u8], now: Timestamp) -> Digest {
+            let digest = Digest::of(content);
+            fs::write(self.layout.blob(&digest), content).unwrap();
+            members::add(&self.layout, &self.app, &digest, &Member::Blob).unwrap();
+            members::add_received(&self.layout, self.app.registry(), &digest, now).unwrap();
+            digest
+        }
+
+        fn evict(&self, digest: &Digest) {
+            fs::remove_file(self.layout.blob(digest)).unwrap();
+        }
+
+        fn set_tag(&self, tag: &str, digest: Digest) {
+            let record = TagRecord { digest, confirmed_at: START };
+            tags::set(&self.layout, &self.app, &tag.parse().unwrap(), record).unwrap();
+        }
+
+        fn index_of(&self, image: Digest) -> SynthesizedIndex {
+            SynthesizedIndex {
+                bytes: Bytes::from(format!("of {image}")),
+                media_type: MediaType::OCI_INDEX.parse().unwrap(),
+                images: vec![(self.app.clone(), image)],
+            }
+        }
+
+        fn records(&self) -> Vec<String> {
+            let mut found = Vec::new();
+            let mut directories = vec![self.layout.refs()];
+            while let Some(directory) = directories.pop() {
+                for entry in fs::read_dir(directory).unwrap().flatten() {
+                    let path = entry.path();
+                    if path.is_dir() {
+                        directories.push(path);
+                    } else {
+                        found.push(path.strip_prefix(self.layout.refs()).unwrap().display().to_string());
+                    }
                 }
             }
+            found.sort();
+            found
         }
-        found.sort();
-        found
-    }
 
-    /// Dates every record by the store's clock.
-    fn date(store: &Store) {
-        for record in records(store) {
-            let file = File::open(store.0.layout.refs().join(record)).unwrap();
-            file.set_modified(store.clock().now().to_system_time()).unwrap();
-        }
-    }
-
-    fn removed(store: &Store) -> usize {
-        remove(&store.0.layout, store.clock().now())
-    }
-
-    #[tokio::test]
-    async fn what_speaks_of_content_that_has_gone_goes_too_after_a_month_and_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path()).unwrap();
-        let (app, tag) = (repository("reg.test/team/app"), "v1".parse::<Tag>().unwrap());
-        let put = |content: &'static [u8]| {
-            let (store, app) = (store.clone(), app.clone());
-            async move {
-                let digest = Digest::of(content);
-                store.put(&app, digest, Bytes::from_static(content), Member::Blob).await.unwrap();
-                digest
+        /// Sets the modification time of every record, which is the machine's where it was written.
+        fn date_all(&self, now: Timestamp) {
+            for record in self.records() {
+                let file = File::open(self.layout.refs().join(record)).unwrap();
+                file.set_modified(now.to_system_time()).unwrap();
             }
-        };
-        let (stays, goes) = (put(b"stays").await, put(b"goes").await);
-        store.confirm_tag(&app, &tag, goes).await.unwrap();
-        store.confirm_tag(&app, &"stays".parse().unwrap(), stays).await.unwrap();
-        store.set_absent_upstream(&app, &tag).await.unwrap();
-        store.set_outage(app.registry(), Some(Timestamp(1))).await.unwrap();
-        let compose = |part| SynthesizedIndex {
-            bytes: Bytes::from(format!("of {part}")),
-            media_type: MediaType::OCI_INDEX.parse().unwrap(),
-            images: vec![(app.clone(), part)],
-        };
-        for part in [stays, goes] {
-            store.set_synthesized_index(&app, &compose(part)).await.unwrap();
         }
-        date(&store);
-        let before = records(&store);
-        fs::remove_file(store.0.layout.blob(&goes)).unwrap();
-        fs::write(store.0.layout.marked(&app, layout::MEMBERS).join("not-ours"), "").unwrap();
-        assert_eq!(removed(&store), 0, "it may be being written");
-        store.clock().advance(KEPT - DAY);
-        assert_eq!(removed(&store), 0);
-        store.clock().advance(DAY);
-        assert_eq!(removed(&store), 5, "{:?}", records(&store));
-        let left: Vec<_> = records(&store).into_iter().filter(|r| !r.ends_with("not-ours")).collect();
-        let composed = Digest::of(&compose(goes).bytes);
+    }
+
+    fn after(days: u64) -> Timestamp {
+        Timestamp(START.0 + days * DAY.as_secs())
+    }
+
+    #[test]
+    fn only_records_of_evicted_content_expire_and_only_after_a_month() {
+        let world = World::new();
+        let stays = world.put(b"stays", START);
+        let goes = world.put(b"goes", START);
+        world.set_tag("v1", goes);
+        world.set_tag("stays", stays);
+        aliases::set_absent(&world.layout, &world.app, &world.tag, START).unwrap();
+        outages::set(&world.layout, world.app.registry(), Some(Timestamp(1))).unwrap();
+        for image in [stays, goes] {
+            aliases::set_synthesized(&world.layout, &world.app, &world.index_of(image), START).unwrap();
+        }
+        world.date_all(START);
+        let before = world.records();
+        world.evict(&goes);
+        fs::write(world.layout.marked(&world.app, layout::MEMBERS).join("not-ours"), "").unwrap();
+        assert_eq!(remove(&world.layout, after(0)), 0, "it may be being written");
+        assert_eq!(remove(&world.layout, after(29)), 0);
+        assert_eq!(remove(&world.layout, after(30)), 5, "{:?}", world.records());
+        let left: Vec<_> = world.records().into_iter().filter(|r| !r.ends_with("not-ours")).collect();
+        let index = Digest::of(&world.index_of(goes).bytes);
         let expected: Vec<_> = before
             .into_iter()
             .filter(|r| !r.contains("_absent/") && !r.ends_with("_tags/v1"))
-            .filter(|r| !r.contains(&goes.hex()) && !r.contains(&composed.hex()))
+            .filter(|r| !r.contains(&goes.hex()) && !r.contains(&index.hex()))
             .collect();
         assert_eq!(left, expected);
-        assert_eq!(put(b"goes").await, goes, "and all begins anew");
-        assert!(store.member(&app, goes).await.is_some() && store.received_from(app.registry(), goes).await);
+        world.put(b"goes", after(30));
+        assert!(members::find(&world.layout, &world.app, &goes).is_some());
+        assert!(members::is_received(&world.layout, world.app.registry(), &goes), "all of it begins anew");
     }
 
-    #[tokio::test]
-    async fn what_is_of_use_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path()).unwrap();
-        let (app, tag) = (repository("reg.test/team/app"), "v1".parse::<Tag>().unwrap());
-        let digest = Digest::of(b"evicted");
-        let put = || store.put(&app, digest, Bytes::from_static(b"evicted"), Member::Blob);
-        let composed = SynthesizedIndex {
-            bytes: Bytes::from_static(b"index"),
-            media_type: MediaType::OCI_INDEX.parse().unwrap(),
-            images: vec![(app.clone(), digest)],
-        };
+    #[test]
+    fn records_that_are_used_do_not_expire() {
+        let world = World::new();
         for round in 0..4 {
-            // What is written anew at each use, or dated anew.
-            put().await.unwrap();
-            store.set_absent_upstream(&app, &tag).await.unwrap();
-            store.set_synthesized_index(&app, &composed).await.unwrap();
-            fs::remove_file(store.0.layout.blob(&digest)).unwrap();
+            // Each is written again or refreshed at every use.
+            let now = after(29 * round);
+            let digest = world.put(b"evicted", now);
+            aliases::set_absent(&world.layout, &world.app, &world.tag, now).unwrap();
+            aliases::set_synthesized(&world.layout, &world.app, &world.index_of(digest), now).unwrap();
+            world.evict(&digest);
             if round == 0 {
-                date(&store);
+                world.date_all(START);
             }
-            store.clock().advance(KEPT - DAY);
-            assert_eq!(removed(&store), 0, "{:?}", records(&store));
+            assert_eq!(remove(&world.layout, after(29 * (round + 1))), 0, "{:?}", world.records());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Grants as files: whom upstream let read a repository, and when it last said so. No secret is in them: a principal
-//! is known by a keyed hash.
+//! Grants: which principals upstream let read a repository, and when it last did. A principal is known by a keyed hash;
+//! no secret is in a grant.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::file;
 use crate::reference::{Principal, Repository};
 use crate::store::error::Error;
 use crate::store::layout::{self, GRANTS, Layout};
-use crate::store::records::tags::{read, write};
 use crate::support::clock::Timestamp;
 
-/// Grants of one repository at most: with more, the one that was proved longest ago makes room. Short-lived tokens
-/// make a new principal with each.
+/// Grants of one repository at most; a further one replaces the one that was proved longest ago. Every short-lived
+/// token is a new principal.
 const GRANTS_MAX: usize = 256;
-/// Directories within directories at most: a repository's name has 255 bytes.
+/// Components of a repository's name at most: it has 255 bytes.
 const DEPTH_MAX: usize = 130;
 
 #[derive(Serialize, Deserialize)]
@@ -30,8 +30,8 @@ pub(crate) fn all(layout: &Layout, repository: &Repository) -> Vec<(Principal, T
     };
     let of_entry = |entry: fs::DirEntry| {
         let principal: Principal = entry.file_name().to_str()?.parse().ok()?;
-        let file: GrantFile = read(&entry.path())?;
-        Some((principal, file.proved_at))
+        let record: GrantFile = file::read(&entry.path())?;
+        Some((principal, record.proved_at))
     };
     entries.flatten().filter_map(of_entry).collect()
 }
@@ -44,38 +44,37 @@ pub(crate) fn set(
 ) -> Result<(), Error> {
     let path = layout.grant(repository, principal);
     if matches!(layout::open_regular(&path), Ok(None)) {
-        let mut there = all(layout, repository);
-        if there.len() >= GRANTS_MAX {
-            there.sort_by_key(|(_, at)| *at);
-            for (oldest, _) in &there[..=there.len() - GRANTS_MAX] {
+        let mut grants = all(layout, repository);
+        if grants.len() >= GRANTS_MAX {
+            grants.sort_by_key(|(_, at)| *at);
+            for (oldest, _) in &grants[..=grants.len() - GRANTS_MAX] {
                 remove(layout, repository, oldest)?;
             }
         }
     }
-    write(layout, &path, &GrantFile { proved_at })
+    file::write(layout, &path, &GrantFile { proved_at })
 }
 
+/// Ends a grant durably: a revoked one must not return after a power cut.
 pub(crate) fn remove(layout: &Layout, repository: &Repository, principal: &Principal) -> Result<(), Error> {
-    let path = layout.grant(repository, principal);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
-        // A right that has ended must not come back after a power cut.
-        Ok(()) => layout::sync_directory(&layout.grants(repository)),
-        Err(_) => Ok(()),
+    if layout::remove(&layout.grant(repository, principal))? {
+        layout::sync_directory(&layout.grants(repository))?;
     }
+    Ok(())
 }
 
-/// Ends all rights to a repository; returns how many there were.
+/// Ends all grants of a repository; returns how many there were.
 pub(crate) fn remove_of(layout: &Layout, repository: &Repository) -> Result<usize, Error> {
     empty(&layout.grants(repository))
 }
 
-/// Ends all rights to all repositories.
+/// Ends all grants of all repositories; returns how many there were.
 pub(crate) fn remove_all(layout: &Layout) -> Result<usize, Error> {
-    walk(&layout.refs(), DEPTH_MAX)
+    remove_below(&layout.refs(), DEPTH_MAX)
 }
 
-fn walk(directory: &Path, depth: usize) -> Result<usize, Error> {
+/// Every directory of grants, of names that are no valid repository too: a grant that cannot be listed must not survive.
+fn remove_below(directory: &Path, depth: usize) -> Result<usize, Error> {
     let mut count = 0;
     for entry in fs::read_dir(directory).map_err(Error::io("list", directory))?.flatten() {
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -86,7 +85,7 @@ fn walk(directory: &Path, depth: usize) -> Result<usize, Error> {
         if name == GRANTS {
             count += empty(&entry.path())?;
         } else if !name.to_string_lossy().starts_with('_') {
-            count += walk(&entry.path(), depth - 1)?;
+            count += remove_below(&entry.path(), depth - 1)?;
         }
     }
     Ok(count)
@@ -113,13 +112,14 @@ mod tests {
     use crate::reference::PrincipalKind;
 
     #[test]
-    fn rights_are_remembered_bounded_and_ended() {
+    fn grants_are_recorded_bounded_and_revoked() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(directory.path());
         layout.make_directory(&layout.ingest()).unwrap();
         let at = |name: &str| Repository::new("reg.test".parse().unwrap(), name.parse().unwrap()).unwrap();
         let who = |n: u8| Principal::new(PrincipalKind::Caller, [n; 16]);
-        let (app, deep) = (at("team/app"), at("team/app/deeper"));
+        let app = at("team/app");
+        let deep = at("team/app/deeper");
         set(&layout, &app, &who(1), Timestamp(5)).unwrap();
         set(&layout, &app, &who(1), Timestamp(9)).unwrap();
         set(&layout, &deep, &who(2), Timestamp(7)).unwrap();

@@ -1,8 +1,322 @@
-//! Records: small files beside the blobs that say what a repository may hand out, to whom, and what its tags mean.
+//! Records: small files that say which digests a repository may serve and to whom, which digest a tag has, and which
+//! registry is unreachable.
+//!
+//! They are the truth: no index stands between them and a request. They are read and written on blocking threads, each as
+//! a whole, so that a crash leaves a record as it was or as it became. An unreadable record counts as absent, and
+//! upstream is asked again.
+//!
+//! Not here: the bytes, and the decision whether a request may have them (`pull` decides).
 
-pub(crate) mod access;
-pub(crate) mod aliases;
-pub(crate) mod expire;
-pub(crate) mod grants;
-pub(crate) mod tags;
-pub(crate) mod walk;
+pub(super) mod aliases;
+pub(super) mod expire;
+pub(super) mod file;
+pub(super) mod grants;
+pub(super) mod members;
+pub(super) mod outages;
+pub(super) mod tags;
+pub(super) mod walk;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::store::blocking;
+use crate::store::error::Error;
+use crate::store::layout::Layout;
+use crate::store::records::aliases::SynthesizedIndex;
+use crate::store::records::members::Member;
+use crate::store::records::tags::TagRecord;
+use crate::support::clock::{Clock, Timestamp};
+
+/// How old the record of a tag must be to be written again with the same digest: a pull must not cost a sync.
+const TAG_RENEWAL: Duration = Duration::from_secs(3_600);
+
+/// The records of a store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Records {
+    layout: Layout,
+    clock: Clock,
+    tags_changed: Arc<Notify>,
+}
+
+impl Records {
+    /// The records under `layout`, which must have been prepared.
+    pub(super) fn new(layout: Layout, clock: Clock) -> Self {
+        let tags_changed = Arc::new(Notify::new());
+        // An earlier process may have stopped before it wrote index.json.
+        tags_changed.notify_one();
+        Self { layout, clock, tags_changed }
+    }
+
+    /// What `digest` is in `repository`; `None` if the repository may not serve it. Says nothing about the bytes.
+    pub async fn member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        let (this, repository) = (self.clone(), repository.clone());
+        blocking::find(move || members::find(&this.layout, &repository, &digest)).await
+    }
+
+    /// Records that `repository` may serve `digest`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn add_member(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        member: Member,
+    ) -> Result<(), Error> {
+        let (this, repository) = (self.clone(), repository.clone());
+        blocking::run(move || members::add(&this.layout, &repository, &digest, &member)).await
+    }
+
+    /// Records that `repository` may serve `digest`, and that its registry has sent the bytes. Blocks.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn add_received(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        member: &Member,
+    ) -> Result<(), Error> {
+        members::add(&self.layout, repository, digest, member)?;
+        members::add_received(&self.layout, repository.registry(), digest, self.clock.now())
+    }
+
+    /// Whether `registry` itself has sent the bytes of `digest`.
+    pub async fn received_from(&self, registry: &Registry, digest: Digest) -> bool {
+        let (this, registry) = (self.clone(), registry.clone());
+        let found = move || members::is_received(&this.layout, &registry, &digest).then_some(());
+        blocking::find(found).await.is_some()
+    }
+
+    /// The principals that upstream let read `repository`, and when it last did.
+    pub async fn grants(&self, repository: &Repository) -> Vec<(Principal, Timestamp)> {
+        let (this, repository) = (self.clone(), repository.clone());
+        blocking::find(move || Some(grants::all(&this.layout, &repository))).await.unwrap_or_default()
+    }
+
+    /// Records that upstream let `principal` read `repository` at `proved_at`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_grant(
+        &self,
+        repository: &Repository,
+        principal: Principal,
+        proved_at: Timestamp,
+    ) -> Result<(), Error> {
+        let (this, repository) = (self.clone(), repository.clone());
+        blocking::run(move || grants::set(&this.layout, &repository, &principal, proved_at)).await
+    }
+
+    /// Ends the grant of `principal` on `repository`, durably.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
+        let (this, repository) = (self.clone(), repository.clone());
+        blocking::run(move || grants::remove(&this.layout, &repository, &principal)).await
+    }
+
+    /// Ends every grant on `repository`, or on all repositories; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk; some grants may have ended before.
+    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
+        let (this, repository) = (self.clone(), repository.cloned());
+        blocking::run(move || match repository {
+            Some(repository) => grants::remove_of(&this.layout, &repository),
+            None => grants::remove_all(&this.layout),
+        })
+        .await
+    }
+
+    /// Since when `registry` has been unreachable, if that was recorded.
+    pub async fn outage(&self, registry: &Registry) -> Option<Timestamp> {
+        let (this, registry) = (self.clone(), registry.clone());
+        blocking::find(move || outages::find(&this.layout, &registry)).await
+    }
+
+    /// Records since when `registry` has been unreachable, or with `None` that it is reachable.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_outage(&self, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
+        let (this, registry) = (self.clone(), registry.clone());
+        blocking::run(move || outages::set(&this.layout, &registry, since)).await
+    }
+
+    /// The digest that `tag` last had.
+    pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
+        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking::find(move || tags::find(&this.layout, &repository, &tag)).await
+    }
+
+    /// Records that upstream has confirmed `digest` as that of `tag`, just now.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
+        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking::run(move || {
+            let now = this.clock.now();
+            let is_recent = tags::find(&this.layout, &repository, &tag)
+                .is_some_and(|r| r.digest == digest && r.confirmed_at.age_at(now) < TAG_RENEWAL);
+            if is_recent {
+                return Ok(());
+            }
+            tags::set(&this.layout, &repository, &tag, TagRecord { digest, confirmed_at: now })?;
+            this.tags_changed.notify_one();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a tag that upstream does not have any more.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking::run(move || {
+            tags::remove(&this.layout, &repository, &tag)?;
+            this.tags_changed.notify_one();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until tags have changed since the last call; returns at once the first time.
+    pub(super) async fn tags_changed(&self) {
+        self.tags_changed.notified().await;
+    }
+
+    /// Whether upstream was last known not to have `tag`, and no digest of the tag is known either.
+    pub async fn is_absent_upstream(&self, repository: &Repository, tag: &Tag) -> bool {
+        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        let found = move || aliases::is_absent(&this.layout, &repository, &tag).then_some(());
+        blocking::find(found).await.is_some()
+    }
+
+    /// Records that upstream does not have `tag`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_absent_upstream(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking::run(move || aliases::set_absent(&this.layout, &repository, &tag, this.clock.now())).await
+    }
+
+    /// The index `digest` that was synthesized for `repository`.
+    pub async fn synthesized_index(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Option<SynthesizedIndex> {
+        let (this, repository) = (self.clone(), repository.clone());
+        blocking::find(move || aliases::synthesized(&this.layout, &repository, &digest)).await
+    }
+
+    /// Records an index that was synthesized for `repository`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn set_synthesized_index(
+        &self,
+        repository: &Repository,
+        index: &SynthesizedIndex,
+    ) -> Result<(), Error> {
+        let (this, repository, index) = (self.clone(), repository.clone(), index.clone());
+        blocking::run(move || aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now()))
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::MediaType;
+
+    fn records(directory: &tempfile::TempDir) -> Records {
+        let layout = Layout::new(directory.path());
+        layout.make_directory(&layout.ingest()).unwrap();
+        Records::new(layout, Clock::manual(Timestamp(1_000)))
+    }
+
+    fn repository() -> Repository {
+        Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_one_repository_may_serve_no_other_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records(&directory);
+        let app = repository();
+        let other = Repository::new(app.registry().clone(), "team/other".parse().unwrap()).unwrap();
+        let digest = Digest::of(b"x");
+        let manifest = Member::Manifest(MediaType::OCI_INDEX.parse().unwrap());
+        records.add_member(&app, digest, manifest.clone()).await.unwrap();
+        assert_eq!(records.member(&app, digest).await, Some(manifest));
+        assert_eq!(records.member(&other, digest).await, None);
+        assert!(!records.received_from(app.registry(), digest).await, "a confirmed digest brought no bytes");
+        records.add_received(&other, &digest, &Member::Blob).unwrap();
+        assert_eq!(records.member(&other, digest).await, Some(Member::Blob));
+        assert!(records.received_from(app.registry(), digest).await);
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_keeps_its_digest_is_written_again_after_an_hour_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records(&directory);
+        let app = repository();
+        let tag: Tag = "v1".parse().unwrap();
+        let confirmed_at = async |digest| {
+            records.confirm_tag(&app, &tag, digest).await.unwrap();
+            records.tag(&app, &tag).await.unwrap().confirmed_at
+        };
+        let first = Digest::of(b"first");
+        assert_eq!(confirmed_at(first).await, Timestamp(1_000));
+        records.clock.advance(TAG_RENEWAL - Duration::from_secs(1));
+        assert_eq!(confirmed_at(first).await, Timestamp(1_000));
+        records.clock.advance(Duration::from_secs(1));
+        assert_eq!(confirmed_at(first).await, Timestamp(4_600));
+        records.clock.advance(Duration::from_secs(1));
+        assert_eq!(
+            confirmed_at(Digest::of(b"second")).await,
+            Timestamp(4_601),
+            "a new digest is written at once"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_record_counts_as_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records(&directory);
+        let app = repository();
+        let tag: Tag = "v1".parse().unwrap();
+        let digest = Digest::of(b"x");
+        records.confirm_tag(&app, &tag, digest).await.unwrap();
+        records.add_member(&app, digest, Member::Blob).await.unwrap();
+        for path in [records.layout.tag(&app, &tag), records.layout.member(&app, &digest)] {
+            std::fs::write(path, "{").unwrap();
+        }
+        assert_eq!(records.tag(&app, &tag).await, None);
+        assert_eq!(records.member(&app, digest).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_outage_of_a_registry_that_never_delivered_anything_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records(&directory);
+        let app = repository();
+        records.set_outage(app.registry(), Some(Timestamp(5))).await.unwrap();
+        assert_eq!(records.outage(app.registry()).await, None);
+        records.add_member(&app, Digest::of(b"x"), Member::Blob).await.unwrap();
+        records.set_outage(app.registry(), Some(Timestamp(5))).await.unwrap();
+        assert_eq!(records.outage(app.registry()).await, Some(Timestamp(5)));
+        records.set_outage(app.registry(), None).await.unwrap();
+        assert_eq!(records.outage(app.registry()).await, None);
+    }
+}

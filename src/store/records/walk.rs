@@ -1,4 +1,4 @@
-//! Walking the names: which repositories have something under `refs/`.
+//! The repositories and registries that have records, found in the directories under `refs/`.
 
 use std::fs;
 use std::path::Path;
@@ -6,16 +6,16 @@ use std::path::Path;
 use crate::reference::{Registry, Repository};
 use crate::store::layout::Layout;
 
-/// Components of a repository's name at most, and its registry.
+/// Components of a repository's name at most: it has 255 bytes.
 const DEPTH_MAX: usize = 130;
 
-/// The registries that anything is known of.
+/// The registries of which there are records.
 pub(crate) fn registries(layout: &Layout) -> Vec<Registry> {
     directories(&layout.refs()).iter().filter_map(|name| name.parse().ok()).collect()
 }
 
-/// The repositories that have a directory `marker` (`_tags`, `_pins`), in the order of their names. What is no name is
-/// passed over.
+/// The repositories that have the directory `marker` (`_tags`, `_pins`), in the order of their names. Directories that
+/// are not named like a repository are skipped.
 pub(crate) fn repositories_with(layout: &Layout, marker: &str) -> Vec<Repository> {
     let mut found = Vec::new();
     for registry in directories(&layout.refs()) {
@@ -23,6 +23,11 @@ pub(crate) fn repositories_with(layout: &Layout, marker: &str) -> Vec<Repository
     }
     found.sort();
     found
+}
+
+/// The names of the files in a directory; none if there is no directory.
+pub(crate) fn files(path: &Path) -> Vec<String> {
+    names(path, fs::FileType::is_file)
 }
 
 fn collect(
@@ -45,11 +50,6 @@ fn collect(
 
 fn directories(path: &Path) -> Vec<String> {
     names(path, fs::FileType::is_dir)
-}
-
-/// The names of the files in a directory; none if there is no directory.
-pub(crate) fn files(path: &Path) -> Vec<String> {
-    names(path, fs::FileType::is_file)
 }
 
 fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> Vec<String> {

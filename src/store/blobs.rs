@@ -1,0 +1,148 @@
+//! The blobs of the store: receiving, opening, removing and quarantining them, each change passed on to the index.
+//!
+//! Promises: a blob is opened once for all its readers; a damaged blob is quarantined by the first reader that finds the
+//! damage and by no other; a blob that is being read is not removed.
+
+use std::sync::Arc;
+
+use crate::reference::Digest;
+use crate::store::admission::Admission;
+use crate::store::blob::Blob;
+use crate::store::blocking;
+use crate::store::error::Error;
+use crate::store::in_use::InUse;
+use crate::store::index::Index;
+use crate::store::ingest::{Ingest, Verified};
+use crate::store::last_access::LastAccess;
+use crate::store::layout::{self, Layout};
+use crate::store::open_blobs::OpenBlobs;
+use crate::store::quarantine::Quarantine;
+use crate::support::clock::Clock;
+use crate::support::metrics::IntCounter;
+
+/// Receives and opens blobs.
+pub(super) struct Blobs {
+    layout: Layout,
+    clock: Clock,
+    index: Index,
+    admission: Arc<Admission>,
+    quarantine: Quarantine,
+    open_blobs: Arc<OpenBlobs>,
+    in_use: InUse,
+    last_access: LastAccess,
+}
+
+impl Blobs {
+    /// The blobs under `layout`. `in_use` is what eviction respects.
+    pub(super) fn new(
+        layout: Layout,
+        clock: Clock,
+        index: Index,
+        admission: Arc<Admission>,
+        in_use: InUse,
+        quarantined: IntCounter,
+    ) -> Self {
+        let open_blobs = Arc::new(OpenBlobs::default());
+        let quarantine = Quarantine::new(
+            layout.clone(),
+            clock.clone(),
+            index.clone(),
+            Arc::clone(&open_blobs),
+            quarantined,
+        );
+        let last_access = LastAccess::new();
+        Self { layout, clock, index, admission, quarantine, open_blobs, in_use, last_access }
+    }
+
+    /// Where damaged blobs go.
+    pub(super) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so. Blocks.
+    ///
+    /// # Errors
+    /// A declared size beyond 1 TiB; no space; the disk.
+    pub(super) fn begin(&self, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
+        let admission = Arc::clone(&self.admission);
+        Ingest::begin(&self.layout, digest, declared, Box::new(move |bytes| admission.reserve(bytes)))
+    }
+
+    /// Commits verified content. Blocks.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn commit(&self, verified: Verified) -> Result<(), Error> {
+        let digest = verified.digest();
+        let size = verified.size();
+        let reserved = verified.commit()?;
+        self.index.add(digest, size, reserved);
+        Ok(())
+    }
+
+    /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) async fn lookup(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+        if let Some(blob) = self.open_blobs.find(&digest) {
+            self.record_access(digest);
+            return Ok(Some(blob));
+        }
+        let layout = self.layout.clone();
+        let in_use = self.in_use.clone();
+        let quarantine = self.quarantine.clone();
+        let opened = blocking::run(move || match Blob::open(&layout, &digest, &in_use) {
+            Err(Error::Damaged { digest, reason }) => quarantine.add(&digest, &reason).map(|()| None),
+            opened => opened,
+        })
+        .await?;
+        match &opened {
+            Some(blob) => {
+                self.open_blobs.insert(blob);
+                self.record_access(digest);
+            }
+            None => self.index.recheck(digest),
+        }
+        Ok(opened)
+    }
+
+    /// Notes that a blob was used. Never blocks.
+    pub(super) fn record_access(&self, digest: Digest) {
+        if self.last_access.is_due(digest, self.clock.now()) {
+            self.index.record_access(digest);
+        }
+    }
+
+    /// Moves a blob that failed a check while it was read to quarantine.
+    ///
+    /// All its readers find the damage, one after the other. Only the first moves it: the last would move the blob that
+    /// has been fetched anew meanwhile.
+    pub(super) async fn quarantine_read(&self, blob: &Blob, reason: String) {
+        let digest = blob.digest();
+        if !self.open_blobs.remove(blob) {
+            return;
+        }
+        let quarantine = self.quarantine.clone();
+        if let Err(error) = blocking::run(move || quarantine.add(&digest, &reason)).await {
+            tracing::error!(%digest, %error, cause = error.cause(), "a damaged blob could not be moved to quarantine");
+        }
+    }
+
+    /// Removes a blob, unless it is being read; `false` if it is. Blocks.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn remove_idle(&self, digest: &Digest) -> Result<bool, Error> {
+        if self.in_use.contains(digest) {
+            return Ok(false);
+        }
+        self.open_blobs.forget(digest);
+        // First, so that no row is left of a blob that is gone.
+        self.index.remove(*digest);
+        layout::remove(&self.layout.blob(digest))?;
+        // Checksums without their blob do no harm; the next commit replaces them.
+        let _ = layout::remove(&self.layout.checks_of(digest));
+        Ok(true)
+    }
+}

@@ -1,0 +1,134 @@
+//! The budget: how many bytes the blobs may occupy, and how many the filesystem must keep free.
+//!
+//! Pure functions of the budget, the filesystem and the bytes in use; [`Disk::of`] alone asks the operating system.
+
+use std::path::Path;
+
+use rustix::fs::statvfs;
+
+/// A number of bytes, or a share of the filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    /// Bytes.
+    Bytes(u64),
+    /// Percent of the filesystem's size.
+    Percent(u8),
+}
+
+impl Amount {
+    /// In bytes, on a filesystem of `total` bytes.
+    pub(super) fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(share) => total / 100 * u64::from(share),
+        }
+    }
+}
+
+/// The limits of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// What all blobs together may occupy.
+    pub max: Amount,
+    /// What stays free on the filesystem. Above kubelet's image-filesystem thresholds, so that kubelet does not evict
+    /// pods because of the store.
+    pub min_free: Amount,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { max: Amount::Percent(20), min_free: Amount::Percent(20) }
+    }
+}
+
+/// How many bytes the blobs may occupy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// By the budget alone.
+    pub max_bytes: u64,
+    /// Free on the filesystem.
+    pub free_bytes: u64,
+    /// Now: the budget, or less if other files fill the filesystem.
+    pub capacity_bytes: u64,
+}
+
+/// Size and free bytes of a filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Disk {
+    pub(super) total: u64,
+    pub(super) free: u64,
+}
+
+impl Disk {
+    /// The filesystem of `path`. `None` if its size is unknown: then a budget in bytes alone counts.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let found = statvfs(path).ok()?;
+        let unit = found.f_frsize.max(1);
+        Some(Self { total: found.f_blocks.saturating_mul(unit), free: found.f_bavail.saturating_mul(unit) })
+    }
+}
+
+/// How many bytes the blobs may occupy now, if all of them could be evicted. `used` bytes are committed.
+pub(super) fn capacity(budget: &Budget, disk: Option<Disk>, used: u64) -> u64 {
+    let Some(Disk { total, free }) = disk else { return budget.max.of(u64::MAX) };
+    let left = free.saturating_add(used).saturating_sub(budget.min_free.of(total));
+    left.min(budget.max.of(total))
+}
+
+/// How many bytes have to be evicted before `wanted` more fit. `used` bytes are committed, `reserved` bytes belong to
+/// downloads under way.
+pub(super) fn missing(budget: &Budget, disk: Option<Disk>, used: u64, reserved: u64, wanted: u64) -> u64 {
+    let occupied = used.saturating_add(reserved).saturating_add(wanted);
+    // A filesystem of unknown size counts as never full.
+    let Some(Disk { total, free }) = disk else { return occupied.saturating_sub(budget.max.of(u64::MAX)) };
+    let over_budget = occupied.saturating_sub(budget.max.of(total));
+    let must_be_free = budget.min_free.of(total).saturating_add(reserved).saturating_add(wanted);
+    over_budget.max(must_be_free.saturating_sub(free))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_limits_count_and_reserved_bytes_count_as_used() {
+        let budget = Budget { max: Amount::Bytes(1_000), min_free: Amount::Percent(10) };
+        let disk = |free| Some(Disk { total: 10_000, free });
+        for (disk, used, reserved, wanted, expected) in [
+            (disk(9_000), 0, 0, 1_000, 0),
+            (disk(9_000), 0, 0, 1_001, 1),
+            (disk(9_000), 600, 300, 100, 0),
+            (disk(9_000), 600, 300, 200, 100),
+            (disk(1_500), 0, 0, 500, 0),
+            (disk(1_500), 0, 100, 500, 100),
+            (disk(500), 100, 0, 0, 500),
+            (None, 600, 300, 200, 100),
+            (None, 0, 0, u64::MAX, u64::MAX - 1_000),
+        ] {
+            assert_eq!(
+                missing(&budget, disk, used, reserved, wanted),
+                expected,
+                "{disk:?} {used} {reserved} {wanted}"
+            );
+        }
+        let all = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
+        assert_eq!(missing(&all, None, 5, 5, 5), 0);
+    }
+
+    #[test]
+    fn other_files_reduce_the_capacity() {
+        let budget = Budget { max: Amount::Percent(20), min_free: Amount::Percent(20) };
+        let disk = |free| Some(Disk { total: 10_000, free });
+        for (disk, used, expected) in [
+            (disk(9_000), 0, 2_000),
+            (disk(7_000), 2_000, 2_000),
+            (disk(2_500), 1_000, 1_500),
+            (disk(3_500), 0, 1_500),
+            (disk(2_000), 0, 0),
+            (disk(100), 500, 0),
+            (None, 7, u64::MAX / 100 * 20),
+        ] {
+            assert_eq!(capacity(&budget, disk, used), expected, "{disk:?} {used}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! A process that stops at any failpoint of any write loses nothing that was committed and leaves nothing half written.
+//!
+//! The process under test is this test binary, started again with one ignored test; its environment names the failpoint
+//! at which it aborts.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the process of a test, whose environment names the failpoint at which it aborts"
+)]
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use bytes::Bytes;
+
+use super::failpoints::{DIRECTORY, STOP_AT};
+use super::tests::{open, repository};
+use super::{Member, Store};
+use crate::reference::{Digest, MediaType, Principal, PrincipalKind, Repository, Tag};
+use crate::support::clock::Timestamp;
+
+/// What is written: an image with its records.
+struct Image {
+    repository: Repository,
+    layer: Bytes,
+    manifest: Bytes,
+    media_type: MediaType,
+    tag: Tag,
+    principal: Principal,
+}
+
+impl Image {
+    fn new() -> Self {
+        let layer: Vec<u8> = (0..150_000).map(|n| (n * 31 % 253) as u8).collect();
+        Self {
+            repository: repository("reg.test/team/app"),
+            layer: layer.into(),
+            manifest: Bytes::from_static(br#"{"schemaVersion":2}"#),
+            media_type: MediaType::OCI_MANIFEST.parse().unwrap(),
+            tag: "v1".parse().unwrap(),
+            principal: Principal::new(PrincipalKind::Caller, [7; 16]),
+        }
+    }
+
+    /// Does every kind of write, and calls `done` with its name after the store has reported it as done.
+    async fn write(&self, store: &Store, done: &mut impl FnMut(&str)) {
+        let Self { repository, layer, manifest, media_type, tag, principal } = self;
+        let kinds = [(layer, Member::Blob), (manifest, Member::Manifest(media_type.clone()))];
+        for (content, member) in kinds {
+            store.put(repository, Digest::of(content), content.clone(), member).await.unwrap();
+            done(if content == layer { "layer" } else { "manifest" });
+        }
+        store.confirm_tag(repository, tag, Digest::of(manifest)).await.unwrap();
+        done("tag");
+        store.set_grant(repository, *principal, Timestamp(900)).await.unwrap();
+        done("grant");
+        store.remove_grant(repository, *principal).await.unwrap();
+        done("no grant");
+        // Once more over an existing blob.
+        store.put(repository, Digest::of(layer), layer.clone(), Member::Blob).await.unwrap();
+        done("layer again");
+    }
+
+    /// Checks what must hold after a crash, given the writes that were done before.
+    async fn check(&self, store: &Store, done: &[String]) -> Result<(), String> {
+        let was_done = |name: &str| done.iter().any(|one| one == name);
+        for (name, content) in [("layer", &self.layer), ("manifest", &self.manifest)] {
+            let digest = Digest::of(content);
+            let found = match store.blob(digest).await.map_err(|e| e.to_string())? {
+                Some(blob) => Some(blob.read_all(1 << 20).await.map_err(|e| e.to_string())?),
+                None => None,
+            };
+            let member = store.member(&self.repository, digest).await;
+            let registry = self.repository.registry();
+            if found.as_ref().is_some_and(|found| found != content) {
+                return Err(format!("the {name} has other bytes"));
+            }
+            if found.is_none() && was_done(name) {
+                return Err(format!("the {name} is lost"));
+            }
+            // A request that finds the bytes must find the membership too, and not ask upstream for it.
+            let may_be_served = member.is_some() && store.received_from(registry, digest).await;
+            if found.is_some() && !may_be_served {
+                return Err(format!("the {name} is there without its membership"));
+            }
+        }
+        let tagged = store.tag(&self.repository, &self.tag).await.map(|record| record.digest);
+        let manifest = Digest::of(&self.manifest);
+        if tagged.is_some_and(|digest| digest != manifest) || tagged.is_none() && was_done("tag") {
+            return Err("the tag is lost".to_owned());
+        }
+        if was_done("no grant") && !store.grants(&self.repository).await.is_empty() {
+            return Err("a revoked grant is back".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn log(directory: &Path, name: &str) -> fs::File {
+    OpenOptions::new().append(true).create(true).open(directory.join(name)).unwrap()
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test below"]
+fn a_process_that_is_stopped() {
+    let Ok(directory) = std::env::var(DIRECTORY) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    runtime.block_on(async {
+        let store = open(&Path::new(&directory).join("store")).unwrap();
+        let mut done = log(Path::new(&directory), "done");
+        Image::new().write(&store, &mut |name| writeln!(done, "{name}").unwrap()).await;
+        store.0.index.close();
+    });
+}
+
+/// Runs the process, stopped at a failpoint. `None` if it ended by itself.
+fn run(directory: &Path, stop_at: usize) -> Option<Output> {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::crash_tests::a_process_that_is_stopped", "--ignored"])
+        .env(STOP_AT, stop_at.to_string())
+        .env(DIRECTORY, directory)
+        .output()
+        .unwrap();
+    let aborted = output.status.signal().is_some();
+    assert!(aborted || output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    aborted.then_some(output)
+}
+
+#[tokio::test]
+async fn a_process_that_stops_at_any_failpoint_loses_nothing_and_leaves_nothing_half_written() {
+    let image = Image::new();
+    for stop_at in 0.. {
+        let directory = tempfile::tempdir().unwrap();
+        let stopped = run(directory.path(), stop_at).is_some();
+        let reached = lines(&directory.path().join("failpoints"));
+        let done = lines(&directory.path().join("done"));
+        let store = open(&directory.path().join("store")).unwrap();
+        let at = reached.last().cloned().unwrap_or_default();
+        let found = image.check(&store, &done).await;
+        assert_eq!(found, Ok(()), "stopped at failpoint {stop_at}, {at:?}, after {done:?}");
+        let left = fs::read_dir(directory.path().join("store/ingest")).unwrap().count();
+        assert_eq!(left, 0, "left behind by failpoint {stop_at}, {at:?}");
+        let mut again = Vec::new();
+        image.write(&store, &mut |name| again.push(name.to_owned())).await;
+        assert_eq!(image.check(&store, &again).await, Ok(()), "after failpoint {stop_at}, {at:?}");
+        store.0.index.close();
+        if !stopped {
+            assert!(stop_at > 40, "only {stop_at} failpoints: {reached:?}");
+            return;
+        }
+    }
+}

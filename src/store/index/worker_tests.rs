@@ -1,0 +1,168 @@
+//! The index may be destroyed in any way: its rows are rebuilt from the files. And what it must not evict, it does not.
+
+use super::*;
+use crate::store::reserve::Reservations;
+use crate::support::metrics::Registry;
+
+struct World {
+    directory: tempfile::TempDir,
+    totals: Arc<SharedTotals>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    in_use: InUse,
+    pins: Pins,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        for directory in [layout.blobs(), layout.index(), layout.ingest()] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+        Self {
+            directory,
+            totals: Arc::new(SharedTotals::new(Arc::clone(&metrics))),
+            metrics,
+            clock: Clock::manual(Timestamp(1_000_000)),
+            in_use: InUse::default(),
+            pins: Pins::new(layout),
+        }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::new(self.directory.path())
+    }
+
+    fn worker(&self) -> Worker {
+        Worker::open(Context {
+            layout: self.layout(),
+            clock: self.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+            totals: Arc::clone(&self.totals),
+            in_use: self.in_use.clone(),
+            pins: self.pins.clone(),
+        })
+    }
+
+    fn blob(&self, content: &[u8]) -> Digest {
+        let digest = Digest::of(content);
+        fs::write(self.layout().blob(&digest), content).unwrap();
+        digest
+    }
+
+    fn totals(&self) -> (u64, u64) {
+        let Totals { blobs, bytes } = self.totals.current();
+        (blobs, bytes)
+    }
+}
+
+fn add(content: &[u8], size: u64) -> Operation {
+    Operation::Add(Digest::of(content), size, Reservations::default().reserve(size))
+}
+
+#[test]
+fn a_clean_stop_keeps_the_rows_and_anything_else_rebuilds_them() {
+    let world = World::new();
+    let digest = world.blob(b"12345");
+    let mut worker = world.worker();
+    assert_eq!(world.totals(), (1, 5), "found by scanning");
+    assert!(worker.apply(&Operation::Close).is_ok());
+    drop(worker);
+
+    world.clock.advance(std::time::Duration::from_secs(3_600));
+    let worker = world.worker();
+    let row = worker.table.row(digest).ok().flatten().unwrap();
+    assert_eq!(row.used_at, Timestamp(1_000_000), "the last access survived the stop");
+    drop(worker);
+
+    let worker = world.worker();
+    let row = worker.table.row(digest).ok().flatten().unwrap();
+    assert_eq!(row.used_at, Timestamp(1_003_600), "no clean stop: made anew");
+    assert_eq!(world.totals(), (1, 5));
+}
+
+#[test]
+fn a_database_damaged_at_rest_never_stops_the_start() {
+    for damage in 0..6_u8 {
+        let world = World::new();
+        world.blob(b"12345");
+        let mut worker = world.worker();
+        assert!(worker.apply(&Operation::Close).is_ok());
+        drop(worker);
+        let database = world.layout().index().join("sled/db");
+        let mut bytes = fs::read(&database).unwrap();
+        match damage {
+            0 => bytes.clear(),
+            1 => bytes.truncate(bytes.len() / 2),
+            2 => bytes.fill(0),
+            3 => bytes.fill(0xff),
+            4 => bytes.iter_mut().step_by(97).for_each(|b| *b ^= 1),
+            _ => bytes.iter_mut().skip(512).for_each(|b| *b = b.wrapping_add(1)),
+        }
+        fs::write(&database, bytes).unwrap();
+        let mut worker = world.worker();
+        assert!(worker.apply(&add(b"x", 1)).is_ok(), "damage {damage}");
+    }
+}
+
+#[test]
+fn a_file_in_place_of_the_database_leaves_the_rows_in_memory() {
+    let world = World::new();
+    world.blob(b"12345");
+    fs::write(world.layout().index().join("sled"), b"not a directory").unwrap();
+    fs::write(world.layout().index().join("clean"), CLEAN).unwrap();
+    let mut worker = world.worker();
+    assert_eq!(world.totals(), (1, 5));
+    assert!(worker.apply(&add(b"x", 7)).is_ok());
+    assert_eq!(world.totals(), (2, 12));
+    assert!(worker.apply(&Operation::Remove(Digest::of(b"x"))).is_ok());
+    assert_eq!(world.totals(), (1, 5));
+}
+
+#[test]
+fn junk_in_the_blob_directory_is_not_counted() {
+    let world = World::new();
+    world.blob(b"12345");
+    fs::write(world.layout().blobs().join("lost+found"), b"junk").unwrap();
+    fs::create_dir(world.layout().blobs().join(Digest::of(b"directory").hex())).unwrap();
+    let _worker = world.worker();
+    assert_eq!(world.totals(), (1, 5));
+}
+
+#[test]
+fn pinned_blobs_and_blobs_being_read_are_not_evicted() {
+    let world = World::new();
+    let pinned = world.blob(b"pinned");
+    let read = world.blob(b"being read");
+    let idle = world.blob(b"idle");
+    let pin = crate::store::pins::Pin {
+        repository: "reg.test/app".parse().unwrap(),
+        reference: "v1".to_owned(),
+        root: pinned,
+        digests: vec![pinned],
+        owner: Some("test".to_owned()),
+    };
+    world.pins.add(pin).unwrap();
+    let _mark = world.in_use.mark(read);
+    let mut worker = world.worker();
+    let (done, _wait) = std::sync::mpsc::sync_channel(1);
+    assert!(worker.apply(&Operation::Evict(u64::MAX, done)).is_ok());
+    let exists = |digest| world.layout().blob(&digest).exists();
+    assert!(exists(pinned) && exists(read) && !exists(idle));
+    assert_eq!(world.totals(), (2, 16));
+    assert_eq!((world.metrics.evicted.get(), world.metrics.evicted_bytes.get()), (1, 4));
+}
+
+#[test]
+fn a_blob_that_was_not_found_is_forgotten_unless_it_has_been_fetched_again() {
+    let world = World::new();
+    let digest = world.blob(b"12345");
+    let mut worker = world.worker();
+    assert!(worker.apply(&Operation::Recheck(digest)).is_ok());
+    assert_eq!(world.totals(), (1, 5), "it is there");
+    fs::remove_file(world.layout().blob(&digest)).unwrap();
+    assert!(worker.apply(&Operation::Recheck(digest)).is_ok());
+    assert_eq!(world.totals(), (0, 0));
+}

@@ -1,0 +1,25 @@
+//! Outages: since when a registry has been unreachable, so that a restart during an outage does not begin it anew.
+
+use std::path::Path;
+
+use super::file;
+use crate::reference::Registry;
+use crate::store::error::Error;
+use crate::store::layout::{self, Layout};
+use crate::support::clock::Timestamp;
+
+pub(crate) fn find(layout: &Layout, registry: &Registry) -> Option<Timestamp> {
+    file::read(&layout.outage(registry))
+}
+
+/// Records the start of an outage, or its end with `None`.
+pub(crate) fn set(layout: &Layout, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
+    let path = layout.outage(registry);
+    match since {
+        // A registry that never delivered anything has no directory and gets none: nothing of it can be served during an
+        // outage, and clients may ask for ever new registries.
+        Some(_) if !path.parent().is_some_and(Path::is_dir) => Ok(()),
+        Some(since) => file::write(layout, &path, &since),
+        None => layout::remove(&path).map(drop),
+    }
+}
