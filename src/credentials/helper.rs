@@ -34,7 +34,7 @@ struct HelperOutput {
 
 impl Helpers {
     pub(super) fn new(directory: Option<PathBuf>, tasks: &Tasks) -> Self {
-        Self { directory, running: Singleflight::tracked(tasks.clone()) }
+        Self { directory, running: Singleflight::new(tasks.clone()) }
     }
 
     /// The credential that the helper `name` has for `server`; `None` if it has none, fails, or if no helper is run.

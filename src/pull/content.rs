@@ -1,13 +1,18 @@
 //! Manifests and blobs under their own names, with what a pull sets off besides: prefetching, and the priority of
 //! runtimes over background work.
 
+use std::sync::Arc;
+
+use super::access::{Access, Purpose, Subject};
 use super::answer::{AnswerSource, ManifestAnswer};
 use super::blob::{BlobAnswer, BlobRange, BlobSize, Blobs};
 use super::context::{Priority, PullContext};
 use super::error::Error;
 use super::manifest::{ManifestUse, Manifests};
 use super::prefetch::Prefetch;
+use super::registry_client::RegistryClient;
 use crate::reference::{Digest, Reference};
+use crate::upstream::{AuthContext, Listing, Page};
 
 /// What repositories hold. Cheap to clone.
 #[derive(Clone)]
@@ -15,11 +20,19 @@ pub(crate) struct Content {
     manifests: Manifests,
     blobs: Blobs,
     prefetch: Prefetch,
+    access: Access,
+    upstream: Arc<dyn RegistryClient>,
 }
 
 impl Content {
-    pub(crate) fn new(manifests: Manifests, blobs: Blobs, prefetch: Prefetch) -> Self {
-        Self { manifests, blobs, prefetch }
+    pub(crate) fn new(
+        manifests: Manifests,
+        blobs: Blobs,
+        prefetch: Prefetch,
+        access: Access,
+        upstream: Arc<dyn RegistryClient>,
+    ) -> Self {
+        Self { manifests, blobs, prefetch, access, upstream }
     }
 
     /// A manifest by tag or digest.
@@ -67,5 +80,23 @@ impl Content {
     /// Any of [`Error`].
     pub(crate) async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
         self.blobs.size(context, digest).await
+    }
+
+    /// A page of tags or referrers, always upstream's own.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub(crate) async fn list(
+        &self,
+        context: &PullContext,
+        listing: &Listing,
+        query: Option<String>,
+    ) -> Result<Page, Error> {
+        let (upstream, repository) = (&self.upstream, context.repository());
+        let query = &query;
+        let request = |auth: AuthContext| async move {
+            Ok(upstream.list(repository, listing, query.clone(), &auth).await?)
+        };
+        Ok(self.access.ask(context, &Subject::List, Purpose::Prove, request).await?.0)
     }
 }

@@ -106,6 +106,12 @@ impl PullContext {
         self.change(|inner| inner.priority = Priority::Background)
     }
 
+    /// The same pull, that goes on after its client was answered.
+    #[must_use]
+    pub(crate) fn after_the_answer(&self) -> Self {
+        self.clone().change(|inner| inner.deadline = None)
+    }
+
     /// The same pull, of another repository: an arch alias, say.
     #[must_use]
     pub(crate) fn in_repository(&self, repository: Repository) -> Self {

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinError;
+
 use crate::reference::{Digest, DocumentError, Registry};
 use crate::{store, upstream};
 
@@ -88,10 +90,12 @@ pub enum Error {
     #[error("the blob could not be stored; the daemon's log says why")]
     NotStored,
     /// The task that did the work ended in a panic or was stopped with the daemon.
-    #[error("the task that {work} ended without a result: a defect of Larder, or a stop")]
+    #[error("the task that {work} ended without a result: {cause}")]
     TaskEnded {
         /// What the task did.
         work: &'static str,
+        /// How it ended.
+        cause: Arc<str>,
     },
     /// The download that this request joined ended without a result.
     #[error("the download ended without a result: a defect of Larder, or a stop")]
@@ -133,6 +137,16 @@ pub enum Fault {
 }
 
 impl Error {
+    /// For a task whose answer was shared, and that ended in a panic or was stopped with the daemon.
+    pub(crate) fn panicked(work: &'static str) -> Self {
+        Self::TaskEnded { work, cause: "a defect of Larder, or a stop".into() }
+    }
+
+    /// For a task that was waited for.
+    pub(crate) fn task_ended(work: &'static str, cause: &JoinError) -> Self {
+        Self::TaskEnded { work, cause: cause.to_string().into() }
+    }
+
     /// For a caller that showed no credential; `cause` is what upstream said, if it was asked.
     pub(crate) fn authentication_required(why: ChallengeReason, cause: Option<&upstream::Error>) -> Self {
         let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));

@@ -5,13 +5,13 @@
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use tokio::task::spawn_blocking;
 
 use super::access::Access;
 use super::error::Error;
 use super::manifest::Manifests;
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, Principal, Repository, Tag};
 use crate::store::{self, Member, Store};
+use crate::support::tasks::Tasks;
 
 /// Imports images. Cheap to clone.
 #[derive(Clone)]
@@ -19,11 +19,12 @@ pub struct Importer {
     store: Store,
     access: Access,
     manifests: Manifests,
+    tasks: Tasks,
 }
 
 impl Importer {
-    pub(crate) fn new(store: Store, access: Access, manifests: Manifests) -> Self {
-        Self { store, access, manifests }
+    pub(crate) fn new(store: Store, access: Access, manifests: Manifests, tasks: Tasks) -> Self {
+        Self { store, access, manifests, tasks }
     }
 
     /// Imports a blob of `size` bytes.
@@ -37,12 +38,12 @@ impl Importer {
         size: u64,
         bytes: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<(), Error> {
-        let ended = |_| Error::TaskEnded { work: "wrote a blob" };
+        let ended = |cause| Error::task_ended("wrote a blob", &cause);
         let mut bytes = std::pin::pin!(bytes);
         let mut ingest = self.store.begin(digest, Some(size)).await?;
         while let Some(next) = bytes.next().await {
             let next = next.map_err(|error| Error::ImportCutOff(error.to_string()))?;
-            let written = spawn_blocking(move || {
+            let written = self.tasks.spawn_blocking(move || {
                 ingest.write(&next)?;
                 ingest.hash(&next);
                 Ok::<_, store::Error>(ingest)
@@ -50,7 +51,8 @@ impl Importer {
             ingest = written.await.map_err(ended)??;
         }
         let (store, repository) = (self.store.clone(), repository.clone());
-        let done = spawn_blocking(move || store.commit(ingest.verify()?, &repository, &Member::Blob));
+        let done =
+            self.tasks.spawn_blocking(move || store.commit(ingest.verify()?, &repository, &Member::Blob));
         Ok(done.await.map_err(ended)??)
     }
 

@@ -37,6 +37,8 @@ mod registry_client;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 pub use answer::{AnswerSource, ManifestAnswer, Stale};
 pub use blob::follow::BlobBody;
 pub use blob::{BlobAnswer, BlobRange, BlobSize};
@@ -53,8 +55,8 @@ use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::support::tasks::Tasks;
-use crate::upstream::{AuthContext, Listing, Page, Upstream};
-use access::{Access, Purpose, Subject};
+use crate::upstream::{Listing, Page, Upstream};
+use access::Access;
 use arch_alias::ArchAliases;
 use blob::Blobs;
 use content::Content;
@@ -65,11 +67,10 @@ use registry_client::RegistryClient;
 
 /// Pulls. Cheap to clone.
 #[derive(Clone)]
-pub struct Puller(Arc<Parts>);
+pub struct Puller(Arc<Components>);
 
-struct Parts {
+struct Components {
     config: Live<Config>,
-    upstream: Arc<dyn RegistryClient>,
     access: Access,
     manifests: Manifests,
     blobs: Blobs,
@@ -108,20 +109,10 @@ impl Puller {
             Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
         let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks.clone(), metrics);
         let prefetch = Prefetch::new(access.clone(), blobs.clone(), tasks.clone());
-        let content = Content::new(manifests.clone(), blobs.clone(), prefetch);
+        let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.clone());
-        let importer = Importer::new(store, access.clone(), manifests.clone());
-        Self(Arc::new(Parts {
-            config,
-            upstream,
-            access,
-            manifests,
-            blobs,
-            content,
-            aliases,
-            importer,
-            tasks,
-        }))
+        let importer = Importer::new(store, access.clone(), manifests.clone(), tasks.clone());
+        Self(Arc::new(Components { config, access, manifests, blobs, content, aliases, importer, tasks }))
     }
 
     /// A manifest by tag or digest.
@@ -134,7 +125,7 @@ impl Puller {
         reference: &Reference,
         wanted: ManifestUse,
     ) -> Result<ManifestAnswer, Error> {
-        let Parts { config, content, aliases, .. } = &*self.0;
+        let Components { config, content, aliases, .. } = &*self.0;
         match config.current().archs_of(context.repository().registry()) {
             None => content.manifest(context, reference, wanted).await,
             Some(archs) => Box::pin(aliases.of(archs).manifest(context, reference, wanted)).await,
@@ -152,7 +143,7 @@ impl Puller {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
-        let Parts { config, content, aliases, .. } = &*self.0;
+        let Components { config, content, aliases, .. } = &*self.0;
         match config.current().archs_of(context.repository().registry()) {
             None => content.blob(context, digest, wanted).await,
             Some(archs) => Box::pin(aliases.of(archs).blob(context, digest, wanted)).await,
@@ -164,7 +155,7 @@ impl Puller {
     /// # Errors
     /// Any of [`Error`].
     pub async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
-        let Parts { config, content, aliases, .. } = &*self.0;
+        let Components { config, content, aliases, .. } = &*self.0;
         match config.current().archs_of(context.repository().registry()) {
             None => content.blob_size(context, digest).await,
             Some(archs) => Box::pin(aliases.of(archs).blob_size(context, digest)).await,
@@ -181,12 +172,7 @@ impl Puller {
         listing: &Listing,
         query: Option<String>,
     ) -> Result<Page, Error> {
-        let (upstream, repository) = (&self.0.upstream, context.repository());
-        let query = &query;
-        let request = |auth: AuthContext| async move {
-            Ok(upstream.list(repository, listing, query.clone(), &auth).await?)
-        };
-        Ok(self.0.access.ask(context, &Subject::List, Purpose::Prove, request).await?.0)
+        self.0.content.list(context, listing, query).await
     }
 
     /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
@@ -235,12 +221,7 @@ impl Puller {
     /// # Errors
     /// The disk.
     pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
-        let count = self.0.access.revoke(repository).await?;
-        match repository {
-            Some(repository) => tracing::warn!(%repository, count, "the operator revoked grants"),
-            None => tracing::warn!(count, "the operator revoked all grants"),
-        }
-        Ok(count)
+        Ok(self.0.access.revoke(repository).await?)
     }
 
     /// Forgets what is in memory of an image that was removed from the store.
@@ -270,8 +251,9 @@ impl Puller {
     /// Waits until downloads and everything else that was begun in the background is over, but no longer than `wait`:
     /// what has been received is worth keeping.
     pub async fn finish(&self, wait: Duration) {
+        let deadline = Instant::now() + wait;
         self.0.blobs.settle(wait).await;
-        let running = self.0.tasks.finish(Duration::ZERO).await;
+        let running = self.0.tasks.finish(deadline.saturating_duration_since(Instant::now())).await;
         if running > 0 {
             tracing::debug!(running, "background work is ended by the stop");
         }

@@ -137,7 +137,9 @@ impl Handler {
             Err(error) => {
                 let answer = ErrorResponse::of_pull(&error, client, resource);
                 let status = answer.status.as_u16();
-                tracing::info!(route = route.label(), %registry, status, %error, "not served");
+                let (request, reference) = (context.pull.request_id(), context.pull.reference());
+                let reference = reference.map(ToString::to_string).unwrap_or_default();
+                tracing::info!(%request, route = route.label(), %repository, reference, status, %error, "not served");
                 self.observer.count_error(error.reason());
                 self.refuse(route, Some(registry), error.fault().into(), &answer, challenge())
             }

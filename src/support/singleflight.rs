@@ -1,7 +1,7 @@
-//! One run for any number of equal questions.
+//! Singleflight: one run for any number of equal requests.
 //!
-//! The work runs on a task of its own, so that a caller that goes away neither cancels it nor strands the others.
-//! Nothing is remembered after the answer: this is no cache.
+//! The work runs on a task of its own, which a stop waits for, so that a caller that goes away neither cancels it nor
+//! strands the others. Nothing is remembered after the answer: this is no cache.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,17 +15,11 @@ use super::tasks::Tasks;
 
 type Running<K, V> = HashMap<K, watch::Receiver<Option<V>>>;
 
-/// Coalesces equal questions `K` into one answer `V`.
+/// Turns equal requests `K` into one run with one answer `V`. Cheap to clone; clones share the runs.
 #[derive(Debug)]
 pub struct Singleflight<K, V> {
     running: Arc<Mutex<Running<K, V>>>,
     tasks: Tasks,
-}
-
-impl<K, V> Default for Singleflight<K, V> {
-    fn default() -> Self {
-        Self::tracked(Tasks::default())
-    }
 }
 
 impl<K, V> Clone for Singleflight<K, V> {
@@ -36,7 +30,7 @@ impl<K, V> Clone for Singleflight<K, V> {
 
 impl<K, V> Singleflight<K, V> {
     /// Each run becomes one of `tasks`, so that a stop waits for it.
-    pub fn tracked(tasks: Tasks) -> Self {
+    pub fn new(tasks: Tasks) -> Self {
         Self { running: Arc::default(), tasks }
     }
 }
@@ -56,11 +50,11 @@ where
             Entry::Vacant(vacant) => {
                 let (sender, receiver) = watch::channel(None);
                 vacant.insert(receiver.clone());
-                let seat = Seat { running: self.clone(), key };
+                let key = RunningKey { running: self.clone(), key };
                 let work = make();
                 self.tasks.spawn(async move {
                     let value = work.await;
-                    drop(seat);
+                    drop(key);
                     sender.send_replace(Some(value));
                 });
                 receiver
@@ -75,7 +69,7 @@ where
 }
 
 /// Frees the key when the work ends, in a panic too.
-struct Seat<K, V>
+struct RunningKey<K, V>
 where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
@@ -84,7 +78,7 @@ where
     key: K,
 }
 
-impl<K, V> Drop for Seat<K, V>
+impl<K, V> Drop for RunningKey<K, V>
 where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
@@ -104,17 +98,17 @@ mod tests {
 
     #[tokio::test]
     async fn equal_questions_are_asked_once_and_a_caller_that_leaves_cancels_nobody() {
-        let coalesce: Singleflight<&str, usize> = Singleflight::default();
+        let singleflight: Singleflight<&str, usize> = Singleflight::new(Tasks::default());
         let (runs, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let ask = || {
-            let (coalesce, runs, gate) = (coalesce.clone(), Arc::clone(&runs), Arc::clone(&gate));
+            let (singleflight, runs, gate) = (singleflight.clone(), Arc::clone(&runs), Arc::clone(&gate));
             async move {
                 let make = || async move {
                     let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
                     gate.notified().await;
                     run
                 };
-                coalesce.run("key", make).await
+                singleflight.run("key", make).await
             }
         };
         let leaver = tokio::spawn(ask());
@@ -131,8 +125,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_frees_the_key() {
-        let coalesce: Singleflight<u8, u8> = Singleflight::default();
-        assert_eq!(coalesce.run(1, || async { panic!("on purpose") }).await, None);
-        assert_eq!(coalesce.run(1, || async { 7 }).await, Some(7));
+        let singleflight: Singleflight<u8, u8> = Singleflight::new(Tasks::default());
+        assert_eq!(singleflight.run(1, || async { panic!("on purpose") }).await, None);
+        assert_eq!(singleflight.run(1, || async { 7 }).await, Some(7));
     }
 }

@@ -1,7 +1,7 @@
 //! Work that goes on when the request that began it has ended: every such task is tracked, and a stop waits for it.
 //!
-//! Promises: no task outlives [`Tasks::finish`] by more than the wait that it was given; what is still running then is
-//! counted for the log. A panic of a task ends that task alone.
+//! Promises: [`Tasks::finish`] waits for every task, up to the wait that it was given, and counts those still running
+//! then. A panic of a task ends that task alone.
 //!
 //! Deliberately not here: cancelling. A task that must end early listens to [`super::shutdown::Shutdown`].
 

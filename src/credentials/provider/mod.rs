@@ -67,7 +67,7 @@ impl Providers {
             (provider, program)
         };
         let providers = providers.into_iter().map(with_path).collect();
-        let running = Singleflight::tracked(tasks.clone());
+        let running = Singleflight::new(tasks.clone());
         Self(Arc::new(Inner { providers, cache: ResponseCache::default(), running }))
     }
 

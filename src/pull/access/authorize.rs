@@ -84,7 +84,7 @@ impl Access {
             denials: NegativeCache::default(),
             outages: Outages::new(store.clone(), Arc::clone(metrics), labels),
             refused: RefusedRepositories::default(),
-            confirmations: Singleflight::default(),
+            confirmations: Singleflight::new(tasks.clone()),
             tasks,
             metrics: Arc::clone(metrics),
         }))
@@ -254,6 +254,7 @@ impl Access {
 
     /// Records that `principal` may read `repository`: upstream said so, or the owner of the store.
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
+        self.0.outages.end(repository.registry()).await;
         self.0.grants.record(repository, principal).await;
         if principal.kind.is_shared() {
             self.0.refused.forget(repository);
@@ -275,7 +276,7 @@ impl Access {
                 upstream.confirm_blob(&asked, digest, &auth).await.map_err(Error::from)
             })
         };
-        let ended = || Err(Error::TaskEnded { work: "confirmed a blob upstream" });
+        let ended = || Err(Error::panicked("confirmed a blob upstream"));
         let request = |auth| async { request(auth).await.unwrap_or_else(ended) };
         self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
         self.0.membership.confirm_blob(repository, digest).await;
@@ -309,7 +310,12 @@ impl Access {
     /// # Errors
     /// The disk.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
-        self.0.grants.revoke(repository).await
+        let count = self.0.grants.revoke(repository).await?;
+        match repository {
+            Some(repository) => tracing::warn!(%repository, count, "the operator revoked grants"),
+            None => tracing::warn!(count, "the operator revoked all grants"),
+        }
+        Ok(count)
     }
 
     /// A caller without a credential is challenged at once where anonymous access was refused before.

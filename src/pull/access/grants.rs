@@ -54,7 +54,9 @@ impl Grants {
         if let Some(found) = self.in_memory(repository, now) {
             return found;
         }
-        let loaded = self.store.grants(repository).await;
+        let mut loaded = self.store.grants(repository).await;
+        // The oldest first, so that a full map loses the oldest, as the disk does.
+        loaded.sort_by_key(|(_, at)| *at);
         {
             let mut repositories = self.repositories.lock();
             let proofs = proofs_of(&mut repositories, repository);
@@ -103,17 +105,23 @@ impl Grants {
 
     /// Ends the grant of `principal`; returns whether there was one.
     pub(crate) async fn end(&self, repository: &Repository, principal: Principal) -> bool {
-        if !self.of(repository).await.iter().any(|grant| grant.principal == principal) {
+        let grants = self.of(repository).await;
+        let known = grants.iter().any(|grant| grant.principal == principal);
+        // A full map may have lost a grant that the disk still has.
+        if !known && grants.len() < PRINCIPALS_MAX {
             return false;
         }
         if let Some(proofs) = self.repositories.lock().get(repository) {
             proofs.remove(&principal);
         }
-        tracing::info!(%repository, principal = principal.kind.label(), "upstream refused access: the grant has ended");
+        if known {
+            let principal = principal.kind.label();
+            tracing::info!(%repository, principal, "upstream refused access: the grant has ended");
+        }
         if let Err(error) = self.store.remove_grant(repository, principal).await {
             tracing::error!(%repository, %error, "a grant that ended could not be removed from disk");
         }
-        true
+        known
     }
 
     /// Ends every grant of a repository, or of all; returns how many there were.

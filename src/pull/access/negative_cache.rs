@@ -1,7 +1,7 @@
 //! Denials that upstream gave a moment ago, so that a client that repeats a refused request costs no request upstream.
 //!
 //! Promises: a denial answers only the same question of the same principal, and only for `negative_ttl`. Bounded: the
-//! denial that was used longest ago goes first, which costs one request.
+//! denial that was recorded longest ago goes first, which costs one request.
 
 use std::time::Duration;
 

@@ -92,8 +92,8 @@ impl OfRegistry<'_> {
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
         let content = &self.aliases.content;
-        if let Some(holder) = self.holder(context.repository(), digest).await
-            && let Ok(answer) = content.blob(&context.in_repository(holder), digest, wanted).await
+        if let Some(alias) = self.alias_with(context.repository(), digest).await
+            && let Ok(answer) = content.blob(&context.in_repository(alias), digest, wanted).await
         {
             return Ok(answer);
         }
@@ -150,10 +150,10 @@ impl OfRegistry<'_> {
             let source = AnswerSource::Hit;
             return may_read_all.then_some(ManifestAnswer { digest, media_type, bytes, source, stale: None });
         }
-        let holder = self.holder(repository, digest).await?;
-        let context_there = context.in_repository(holder.clone());
+        let alias = self.alias_with(repository, digest).await?;
+        let context_there = context.in_repository(alias.clone());
         let answer = content.manifest(&context_there, &digest.into(), wanted).await.ok()?;
-        records.came_from(repository, holder);
+        records.came_from(repository, alias);
         Some(answer)
     }
 
@@ -263,7 +263,7 @@ impl OfRegistry<'_> {
     }
 
     /// The alias of which `digest` is a member, where it is none of the name itself.
-    async fn holder(&self, repository: &Repository, digest: Digest) -> Option<Repository> {
+    async fn alias_with(&self, repository: &Repository, digest: Digest) -> Option<Repository> {
         let membership = &self.aliases.membership;
         let aliases = self.likely_aliases(repository);
         if aliases.is_empty() || membership.of(repository, digest).await.is_some() {

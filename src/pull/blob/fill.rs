@@ -126,7 +126,7 @@ impl Filler {
         let transferred = self.transfers.run(body, flight, digest, &growing, &queue).await;
         drop(queue);
         match (transferred, writer.await) {
-            (_, Err(_panicked)) => Err(Error::TaskEnded { work: "wrote a blob" }),
+            (_, Err(ended)) => Err(Error::task_ended("wrote a blob", &ended)),
             (_, Ok(Err(error))) => Err(error.into()),
             (_, Ok(Ok(Written::Detached(error)))) => {
                 self.log_detached(flight, digest, &error);
@@ -135,7 +135,7 @@ impl Filler {
             }
             (Ok(()), Ok(Ok(Written::Verified(verified)))) => Ok(Filled::Verified(verified)),
             (Err(error), Ok(Ok(_))) => Err(error),
-            (Ok(()), Ok(Ok(Written::Incomplete))) => Err(Error::TaskEnded { work: "transferred a blob" }),
+            (Ok(()), Ok(Ok(Written::Incomplete))) => Err(Error::panicked("transferred a blob")),
         }
     }
 

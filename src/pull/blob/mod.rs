@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 use super::access::{Access, Purpose, Subject};
 use super::answer::{AnswerSource, Stale};
-use super::context::PullContext;
+use super::context::{Priority, PullContext};
 use super::error::Error;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
@@ -158,7 +158,9 @@ impl Blobs {
                 let source = AnswerSource::Passthrough;
                 return Ok(BlobAnswer { size: Some(size), body, source, stale: None });
             }
-            self.foreground.record();
+            if context.priority() == Priority::Foreground {
+                self.foreground.record();
+            }
             let (source, progress) = match self.downloads.join_or_lead(context, digest, looked_up_at).await? {
                 Download::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
                 Download::Following(source, progress) => (source, progress),

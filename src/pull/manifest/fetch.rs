@@ -15,6 +15,7 @@ use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Document, MediaType, Principal, Reference, Repository};
 use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
+use crate::support::tasks::Tasks;
 use crate::upstream::{Allowed, AuthContext};
 
 /// A verified manifest, fresh from upstream.
@@ -46,8 +47,8 @@ pub(crate) struct ManifestFetcher {
 }
 
 impl ManifestFetcher {
-    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, store: Store) -> Self {
-        Self { access, upstream, store, running: Singleflight::default() }
+    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, store: Store, tasks: Tasks) -> Self {
+        Self { access, upstream, store, running: Singleflight::new(tasks) }
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one.
@@ -71,7 +72,7 @@ impl ManifestFetcher {
             let fetched = self
                 .running
                 .run(key, move || async move { fetcher.fetch_as(&repository, &reference, &auth).await });
-            async move { fetched.await.unwrap_or(Err(Error::TaskEnded { work: "fetched a manifest" })) }
+            async move { fetched.await.unwrap_or(Err(Error::panicked("fetched a manifest"))) }
         };
         Ok(self.access.ask(context, &subject, purpose, request).await?.0)
     }

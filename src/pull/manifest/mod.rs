@@ -63,7 +63,8 @@ impl Manifests {
         tasks: Tasks,
     ) -> Self {
         let stored = StoredManifests::new(store.clone(), access.membership().clone());
-        let fetcher = ManifestFetcher::new(access.clone(), Arc::clone(&upstream), store.clone());
+        let fetcher =
+            ManifestFetcher::new(access.clone(), Arc::clone(&upstream), store.clone(), tasks.clone());
         let tags = Tags::new(
             config,
             access.clone(),

@@ -78,7 +78,7 @@ impl Tags {
             fetcher,
             confirmed: ConfirmedTags::default(),
             refreshes: Refreshes::default(),
-            resolutions: Singleflight::default(),
+            resolutions: Singleflight::new(tasks.clone()),
             tasks,
         }))
     }
@@ -138,7 +138,7 @@ impl Tags {
     fn refresh_in_background(&self, context: &PullContext, tag: &Tag) {
         let Some(refresh) = self.0.refreshes.begin(context.repository(), tag) else { return };
         let tags = self.clone();
-        let context = context.clone();
+        let context = context.after_the_answer();
         let tag = tag.clone();
         self.0.tasks.spawn(async move {
             if let Err(error) = tags.resolve(&context, &tag).await {
@@ -194,7 +194,7 @@ impl Tags {
             let resolved = self.0.resolutions.run(key, move || async move {
                 upstream.resolve(&repository, &tag, &auth).await.map_err(Error::from)
             });
-            async move { resolved.await.unwrap_or(Err(Error::TaskEnded { work: "resolved a tag" })) }
+            async move { resolved.await.unwrap_or(Err(Error::panicked("resolved a tag"))) }
         };
         let subject = Subject::Tag(tag.clone());
         let (digest, presented) = self.0.access.ask(context, &subject, Purpose::Prove, request).await?;
@@ -220,10 +220,23 @@ impl Tags {
                 return Ok(answer);
             }
         }
-        match self.fetch_in_time(context, tag, missing).await {
+        let fetched = if self.may_serve_record(context, tag, record).await {
+            self.fetch_in_time(context, tag, missing).await
+        } else {
+            self.fetch(context, tag, missing).await
+        };
+        match fetched {
             Err(error) if error.fault() == Fault::Outage => self.stale(context, tag, record, error).await,
             fetched => fetched,
         }
+    }
+
+    /// Whether the manifest of a record is here and may be served stale, should the one that the tag names now be slow.
+    /// The caller's right was proved just now.
+    async fn may_serve_record(&self, context: &PullContext, tag: &Tag, record: TagRecord) -> bool {
+        let repository = context.repository();
+        !self.freshness(repository, tag).stale_if_error.is_zero()
+            && self.0.stored.find(repository, record.digest).await.is_some()
     }
 
     /// Fetches the manifest, and gives up while the client still waits: there is a record to serve.

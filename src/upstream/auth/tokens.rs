@@ -68,7 +68,7 @@ pub(crate) struct IssuedToken {
 impl Tokens {
     /// Each request for a token becomes one of `tasks`.
     pub(crate) fn new(http: HttpClient, configured: Live<Configured>, clock: Clock, tasks: Tasks) -> Self {
-        let (cache, requests) = (TokenCache::default(), Singleflight::tracked(tasks));
+        let (cache, requests) = (TokenCache::default(), Singleflight::new(tasks));
         Self(Arc::new(Inner { http, configured, clock, cache, requests }))
     }
 
