@@ -64,7 +64,7 @@ fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usiz
     let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(|e| failed(e.to_string()))?;
     let done = run_async(async {
         let store = Store::open(&settings.store, Clock::system(), Arc::new(metrics))?;
-        let revoked = store.revoke(repository).await;
+        let revoked = store.records().revoke(repository).await;
         store.close().await;
         revoked
     })?;

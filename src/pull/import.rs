@@ -83,7 +83,7 @@ impl Importer {
         readers: &[Principal],
     ) -> Result<(), Error> {
         if let Some((tag, digest)) = tag {
-            self.store.confirm_tag(repository, tag, digest).await?;
+            self.store.records().confirm_tag(repository, tag, digest).await?;
             self.manifests.forget(repository, Some(tag));
         }
         for principal in readers {

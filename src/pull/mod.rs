@@ -104,13 +104,13 @@ impl Puller {
     ) -> Self {
         let (metrics, tasks) = (Arc::new(metrics), Tasks::default());
         let client = || Arc::clone(&upstream);
-        let access = Access::new(config.clone(), &store, keychain, client(), tasks.clone(), &metrics, labels);
+        let access = Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics, labels);
         let manifests =
             Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
         let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks.clone(), metrics);
         let prefetch = Prefetch::new(access.clone(), blobs.clone(), tasks.clone());
         let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
-        let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.clone());
+        let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());
         let importer = Importer::new(store, access.clone(), manifests.clone(), tasks.clone());
         Self(Arc::new(Components { config, access, manifests, blobs, content, aliases, importer, tasks }))
     }

@@ -84,19 +84,13 @@ impl Blobs {
     ///
     /// # Errors
     /// The disk.
-    pub(super) async fn lookup(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+    pub(super) async fn lookup(self: &Arc<Self>, digest: Digest) -> Result<Option<Blob>, Error> {
         if let Some(blob) = self.open_blobs.find(&digest) {
             self.record_access(digest);
             return Ok(Some(blob));
         }
-        let layout = self.layout.clone();
-        let in_use = self.in_use.clone();
-        let quarantine = self.quarantine.clone();
-        let opened = blocking::run(move || match Blob::open(&layout, &digest, &in_use) {
-            Err(Error::Damaged { digest, reason }) => quarantine.add(&digest, &reason).map(|()| None),
-            opened => opened,
-        })
-        .await?;
+        let this = Arc::clone(self);
+        let opened = blocking::run(move || this.open_or_quarantine(digest)).await?;
         match &opened {
             Some(blob) => {
                 self.open_blobs.insert(blob);
@@ -118,13 +112,13 @@ impl Blobs {
     ///
     /// All its readers find the damage, one after the other. Only the first moves it: the last would move the blob that
     /// has been fetched anew meanwhile.
-    pub(super) async fn quarantine_read(&self, blob: &Blob, reason: String) {
+    pub(super) async fn quarantine_damaged(self: &Arc<Self>, blob: &Blob, reason: String) {
         let digest = blob.digest();
         if !self.open_blobs.remove(blob) {
             return;
         }
-        let quarantine = self.quarantine.clone();
-        if let Err(error) = blocking::run(move || quarantine.add(&digest, &reason)).await {
+        let this = Arc::clone(self);
+        if let Err(error) = blocking::run(move || this.quarantine.add(&digest, &reason)).await {
             tracing::error!(%digest, %error, cause = error.cause(), "a damaged blob could not be moved to quarantine");
         }
     }
@@ -144,5 +138,14 @@ impl Blobs {
         // Checksums without their blob do no harm; the next commit replaces them.
         let _ = layout::remove(&self.layout.checks_of(digest));
         Ok(true)
+    }
+    fn open_or_quarantine(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+        match Blob::open(&self.layout, &digest, &self.in_use) {
+            Err(Error::Damaged { digest, reason }) => {
+                self.quarantine.add(&digest, &reason)?;
+                Ok(None)
+            }
+            opened => opened,
+        }
     }
 }

@@ -53,11 +53,11 @@ impl Image {
             store.put(repository, Digest::of(content), content.clone(), member).await.unwrap();
             done(if content == layer { "layer" } else { "manifest" });
         }
-        store.confirm_tag(repository, tag, Digest::of(manifest)).await.unwrap();
+        store.records().confirm_tag(repository, tag, Digest::of(manifest)).await.unwrap();
         done("tag");
-        store.set_grant(repository, *principal, Timestamp(900)).await.unwrap();
+        store.records().set_grant(repository, *principal, Timestamp(900)).await.unwrap();
         done("grant");
-        store.remove_grant(repository, *principal).await.unwrap();
+        store.records().remove_grant(repository, *principal).await.unwrap();
         done("no grant");
         // Once more over an existing blob.
         store.put(repository, Digest::of(layer), layer.clone(), Member::Blob).await.unwrap();
@@ -73,7 +73,7 @@ impl Image {
                 Some(blob) => Some(blob.read_all(1 << 20).await.map_err(|e| e.to_string())?),
                 None => None,
             };
-            let member = store.member(&self.repository, digest).await;
+            let member = store.records().member(&self.repository, digest).await;
             let registry = self.repository.registry();
             if found.as_ref().is_some_and(|found| found != content) {
                 return Err(format!("the {name} has other bytes"));
@@ -82,17 +82,17 @@ impl Image {
                 return Err(format!("the {name} is lost"));
             }
             // A request that finds the bytes must find the membership too, and not ask upstream for it.
-            let may_be_served = member.is_some() && store.received_from(registry, digest).await;
+            let may_be_served = member.is_some() && store.records().received_from(registry, digest).await;
             if found.is_some() && !may_be_served {
                 return Err(format!("the {name} is there without its membership"));
             }
         }
-        let tagged = store.tag(&self.repository, &self.tag).await.map(|record| record.digest);
+        let tagged = store.records().tag(&self.repository, &self.tag).await.map(|record| record.digest);
         let manifest = Digest::of(&self.manifest);
         if tagged.is_some_and(|digest| digest != manifest) || tagged.is_none() && was_done("tag") {
             return Err("the tag is lost".to_owned());
         }
-        if was_done("no grant") && !store.grants(&self.repository).await.is_empty() {
+        if was_done("no grant") && !store.records().grants(&self.repository).await.is_empty() {
             return Err("a revoked grant is back".to_owned());
         }
         Ok(())

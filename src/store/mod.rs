@@ -58,8 +58,8 @@ pub use records::aliases::SynthesizedIndex;
 pub use records::members::Member;
 pub use records::tags::TagRecord;
 
-use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
-use crate::support::clock::{Clock, Timestamp};
+use crate::reference::{Digest, Reference, Repository};
+use crate::support::clock::Clock;
 use crate::support::shutdown::Shutdown;
 use admission::Admission;
 use blobs::Blobs;
@@ -88,7 +88,6 @@ pub struct Config {
 pub struct Store(Arc<Components>);
 
 struct Components {
-    clock: Clock,
     records: Records,
     pins: Pins,
     index: Index,
@@ -137,7 +136,6 @@ impl Store {
         );
         let health = Health::new(clock.clone(), metrics.caching.clone());
         Ok(Self(Arc::new(Components {
-            clock,
             records,
             pins,
             index,
@@ -169,9 +167,14 @@ impl Store {
         }
     }
 
+    /// What its repositories may serve, for a caller that needs neither bytes nor budget.
+    pub fn records(&self) -> &Records {
+        &self.0.records
+    }
+
     /// The clock that its records are dated by.
     pub fn clock(&self) -> &Clock {
-        &self.0.clock
+        self.0.records.clock()
     }
 
     /// What the blobs occupy, as far as the index has counted them.
@@ -275,7 +278,7 @@ impl Store {
 
     /// Moves a blob that failed a check while it was read to quarantine; the next reader fetches it anew.
     pub async fn quarantine(&self, blob: &Blob, reason: String) {
-        self.0.blobs.quarantine_read(blob, reason).await;
+        self.0.blobs.quarantine_damaged(blob, reason).await;
     }
 }
 
@@ -335,139 +338,6 @@ impl Store {
     /// The images that are pinned.
     pub fn pins(&self) -> Vec<Pin> {
         self.0.pins.list()
-    }
-}
-
-/// Records: see the method of the same name of [`Records`].
-impl Store {
-    /// The records alone, for a caller that needs neither bytes nor budget.
-    pub fn records(&self) -> &Records {
-        &self.0.records
-    }
-
-    /// See [`Records::member`].
-    pub async fn member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
-        self.0.records.member(repository, digest).await
-    }
-
-    /// See [`Records::add_member`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn add_member(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        member: Member,
-    ) -> Result<(), Error> {
-        self.0.records.add_member(repository, digest, member).await
-    }
-
-    /// See [`Records::received_from`].
-    pub async fn received_from(&self, registry: &Registry, digest: Digest) -> bool {
-        self.0.records.received_from(registry, digest).await
-    }
-
-    /// See [`Records::grants`].
-    pub async fn grants(&self, repository: &Repository) -> Vec<(Principal, Timestamp)> {
-        self.0.records.grants(repository).await
-    }
-
-    /// See [`Records::set_grant`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn set_grant(
-        &self,
-        repository: &Repository,
-        principal: Principal,
-        proved_at: Timestamp,
-    ) -> Result<(), Error> {
-        self.0.records.set_grant(repository, principal, proved_at).await
-    }
-
-    /// See [`Records::remove_grant`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
-        self.0.records.remove_grant(repository, principal).await
-    }
-
-    /// See [`Records::revoke`].
-    ///
-    /// # Errors
-    /// The disk; some grants may have ended before.
-    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
-        self.0.records.revoke(repository).await
-    }
-
-    /// See [`Records::outage`].
-    pub async fn outage(&self, registry: &Registry) -> Option<Timestamp> {
-        self.0.records.outage(registry).await
-    }
-
-    /// See [`Records::set_outage`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn set_outage(&self, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
-        self.0.records.set_outage(registry, since).await
-    }
-
-    /// See [`Records::tag`].
-    pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
-        self.0.records.tag(repository, tag).await
-    }
-
-    /// See [`Records::confirm_tag`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
-        self.0.records.confirm_tag(repository, tag, digest).await
-    }
-
-    /// See [`Records::remove_tag`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
-        self.0.records.remove_tag(repository, tag).await
-    }
-
-    /// See [`Records::is_absent_upstream`].
-    pub async fn is_absent_upstream(&self, repository: &Repository, tag: &Tag) -> bool {
-        self.0.records.is_absent_upstream(repository, tag).await
-    }
-
-    /// See [`Records::set_absent_upstream`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn set_absent_upstream(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
-        self.0.records.set_absent_upstream(repository, tag).await
-    }
-
-    /// See [`Records::synthesized_index`].
-    pub async fn synthesized_index(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-    ) -> Option<SynthesizedIndex> {
-        self.0.records.synthesized_index(repository, digest).await
-    }
-
-    /// See [`Records::set_synthesized_index`].
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn set_synthesized_index(
-        &self,
-        repository: &Repository,
-        index: &SynthesizedIndex,
-    ) -> Result<(), Error> {
-        self.0.records.set_synthesized_index(repository, index).await
     }
 }
 

@@ -152,15 +152,15 @@ async fn bytes_give_no_membership_and_membership_gives_no_bytes() {
     let world = World::new();
     let (a, b) = (repository("reg.test/a"), repository("reg.test/b"));
     let digest = world.put(&a, b"shared").await;
-    assert_eq!(world.store.member(&a, digest).await, Some(Member::Blob));
-    assert_eq!(world.store.member(&b, digest).await, None);
-    assert!(world.store.received_from(a.registry(), digest).await);
-    assert!(!world.store.received_from(&"evil.test".parse().unwrap(), digest).await);
+    assert_eq!(world.store.records().member(&a, digest).await, Some(Member::Blob));
+    assert_eq!(world.store.records().member(&b, digest).await, None);
+    assert!(world.store.records().received_from(a.registry(), digest).await);
+    assert!(!world.store.records().received_from(&"evil.test".parse().unwrap(), digest).await);
 
     let absent = Digest::of(b"absent");
     let manifest = Member::Manifest(MediaType::OCI_INDEX.parse().unwrap());
-    world.store.add_member(&b, absent, manifest.clone()).await.unwrap();
-    assert_eq!(world.store.member(&b, absent).await, Some(manifest));
+    world.store.records().add_member(&b, absent, manifest.clone()).await.unwrap();
+    assert_eq!(world.store.records().member(&b, absent).await, Some(manifest));
     assert_eq!(world.content(absent).await, None);
 }
 
@@ -169,17 +169,17 @@ async fn a_tag_survives_a_restart_and_the_loss_of_the_index() {
     let world = World::new();
     let (repository, tag) = (repository("reg.test/a/b"), "v1".parse().unwrap());
     let digest = world.put(&repository, b"manifest").await;
-    world.store.confirm_tag(&repository, &tag, digest).await.unwrap();
+    world.store.records().confirm_tag(&repository, &tag, digest).await.unwrap();
     let world = world.restarted();
     world.store.0.index.close();
     fs::remove_dir_all(world.file("index")).unwrap();
     let world = world.restarted();
     let expected = TagRecord { digest, confirmed_at: Timestamp(1_000) };
-    assert_eq!(world.store.tag(&repository, &tag).await, Some(expected));
+    assert_eq!(world.store.records().tag(&repository, &tag).await, Some(expected));
     assert_eq!(world.content(digest).await.as_deref(), Some(&b"manifest"[..]));
-    world.store.remove_tag(&repository, &tag).await.unwrap();
-    world.store.remove_tag(&repository, &tag).await.unwrap();
-    assert_eq!(world.store.tag(&repository, &tag).await, None);
+    world.store.records().remove_tag(&repository, &tag).await.unwrap();
+    world.store.records().remove_tag(&repository, &tag).await.unwrap();
+    assert_eq!(world.store.records().tag(&repository, &tag).await, None);
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn other_tools_find_the_tags_in_index_json() {
     let digest = Digest::of(b"{}");
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
     world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
-    world.store.confirm_tag(&repository, &tag, digest).await.unwrap();
+    world.store.records().confirm_tag(&repository, &tag, digest).await.unwrap();
     maintenance::oci_index::write(&Layout::new(world.directory.path())).unwrap();
     let index: serde_json::Value =
         serde_json::from_slice(&fs::read(world.file("index.json")).unwrap()).unwrap();
@@ -351,7 +351,7 @@ async fn a_stop_leaves_index_json_in_step_with_the_tags_and_the_index_closed() {
     let digest = Digest::of(b"{}");
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
     world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
-    world.store.confirm_tag(&repository, &"v1".parse().unwrap(), digest).await.unwrap();
+    world.store.records().confirm_tag(&repository, &"v1".parse().unwrap(), digest).await.unwrap();
     let (trigger, shutdown) = crate::support::shutdown::channel();
     trigger.fire();
     world.store.clone().maintain(shutdown).await;
@@ -380,7 +380,7 @@ async fn removing_an_image_leaves_the_blobs_that_another_tag_or_a_pin_needs() {
     let first = put_image(&world, &app, b"first", layer).await;
     let second = put_image(&world, &app, b"second", layer).await;
     for (tag, digest) in [("v1", first), ("v2", second)] {
-        world.store.confirm_tag(&app, &tag.parse().unwrap(), digest).await.unwrap();
+        world.store.records().confirm_tag(&app, &tag.parse().unwrap(), digest).await.unwrap();
     }
     let remove = async |tag: &str| {
         world.store.remove_image(&app, &Reference::Tag(tag.parse().unwrap())).await.unwrap()

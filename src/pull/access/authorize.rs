@@ -27,7 +27,7 @@ use crate::pull::error::{ChallengeReason, Error};
 use crate::pull::metrics::Metrics;
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
-use crate::store::{self, Store};
+use crate::store::{self, Records};
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
@@ -57,17 +57,17 @@ struct Inner {
 }
 
 impl Access {
-    /// Access over the grants of `store`, the credentials of `keychain` and the registries of `upstream`.
+    /// Access over the grants of `records`, the credentials of `keychain` and the registries of `upstream`.
     pub(crate) fn new(
         config: Live<Config>,
-        store: &Store,
+        records: &Records,
         keychain: Keychain,
         upstream: Arc<dyn RegistryClient>,
         tasks: Tasks,
         metrics: &Arc<Metrics>,
         labels: Arc<RegistryLabels>,
     ) -> Self {
-        let grants = Arc::new(Grants::new(store.clone()));
+        let grants = Arc::new(Grants::new(records.clone()));
         let principals = Principals::new(keychain);
         Self(Arc::new(Inner {
             known: KnownRights::new(
@@ -80,9 +80,9 @@ impl Access {
             upstream,
             principals,
             grants,
-            membership: Membership::new(store.clone()),
+            membership: Membership::new(records.clone()),
             denials: NegativeCache::default(),
-            outages: Outages::new(store.clone(), Arc::clone(metrics), labels),
+            outages: Outages::new(records.clone(), Arc::clone(metrics), labels),
             refused: RefusedRepositories::default(),
             confirmations: Singleflight::new(tasks.clone()),
             tasks,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::reference::{Principal, Repository};
-use crate::store::{self, Store};
+use crate::store::{self, Records};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Moment, Timestamp};
 
@@ -39,22 +39,22 @@ type Proofs = BoundedMap<Principal, Proof>;
 
 /// The grants of a store.
 pub(crate) struct Grants {
-    store: Store,
+    records: Records,
     repositories: Mutex<BoundedMap<Repository, Proofs>>,
 }
 
 impl Grants {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, repositories: Mutex::new(BoundedMap::new(REPOSITORIES_MAX)) }
+    pub(crate) fn new(records: Records) -> Self {
+        Self { records, repositories: Mutex::new(BoundedMap::new(REPOSITORIES_MAX)) }
     }
 
     /// The grants of `repository`.
     pub(crate) async fn of(&self, repository: &Repository) -> Vec<Grant> {
-        let now = self.store.clock().now();
+        let now = self.records.clock().now();
         if let Some(found) = self.in_memory(repository, now) {
             return found;
         }
-        let mut loaded = self.store.grants(repository).await;
+        let mut loaded = self.records.grants(repository).await;
         // The oldest first, so that a full map loses the oldest, as the disk does.
         loaded.sort_by_key(|(_, at)| *at);
         {
@@ -84,7 +84,7 @@ impl Grants {
     pub(crate) async fn record(&self, repository: &Repository, principal: Principal) {
         // What is on disk has to be known before it can be renewed.
         self.of(repository).await;
-        let now = self.store.clock().now();
+        let now = self.records.clock().now();
         let write = {
             let mut repositories = self.repositories.lock();
             let fresh = Proof { proved: Moment::recorded(now), written_at: None };
@@ -98,7 +98,7 @@ impl Grants {
             }
             write
         };
-        if write && let Err(error) = self.store.set_grant(repository, principal, now).await {
+        if write && let Err(error) = self.records.set_grant(repository, principal, now).await {
             tracing::error!(%repository, %error, "a grant could not be written to disk; it holds until the next start");
         }
     }
@@ -118,7 +118,7 @@ impl Grants {
             let principal = principal.kind.label();
             tracing::info!(%repository, principal, "upstream refused access: the grant has ended");
         }
-        if let Err(error) = self.store.remove_grant(repository, principal).await {
+        if let Err(error) = self.records.remove_grant(repository, principal).await {
             tracing::error!(%repository, %error, "a grant that ended could not be removed from disk");
         }
         known
@@ -134,7 +134,7 @@ impl Grants {
             None => self.repositories.lock().clear(),
         };
         clear();
-        let count = self.store.revoke(repository).await?;
+        let count = self.records.revoke(repository).await?;
         // A request that read the files just before they went must not have brought them back.
         clear();
         Ok(count)
@@ -159,28 +159,28 @@ mod tests {
         let (store, clock, _directory) = for_tests::store();
         let app: Repository = "reg.test/app".parse().unwrap();
         let [one, two] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
-        let grants = Grants::new(store.clone());
+        let grants = Grants::new(store.records().clone());
         grants.record(&app, one).await;
         grants.record(&app, two).await;
         clock.advance(Duration::from_secs(60));
-        let ages: Vec<_> = Grants::new(store.clone()).of(&app).await.iter().map(|grant| grant.age).collect();
+        let ages: Vec<_> = Grants::new(store.records().clone()).of(&app).await.iter().map(|grant| grant.age).collect();
         assert_eq!(ages, [Duration::from_secs(60); 2]);
 
         assert!(grants.end(&app, one).await);
         assert!(!grants.end(&app, one).await, "ended twice");
-        for grants in [&grants, &Grants::new(store.clone())] {
+        for grants in [&grants, &Grants::new(store.records().clone())] {
             let left: Vec<_> = grants.of(&app).await.iter().map(|grant| grant.principal).collect();
             assert_eq!(left, [two]);
         }
         assert_eq!(grants.revoke(Some(&app)).await.unwrap(), 1);
-        assert!(grants.of(&app).await.is_empty() && Grants::new(store).of(&app).await.is_empty());
+        assert!(grants.of(&app).await.is_empty() && Grants::new(store.records().clone()).of(&app).await.is_empty());
     }
 
     #[tokio::test]
     async fn invented_principals_push_out_the_oldest_grant_and_grow_nothing() {
         let (store, _clock, _directory) = for_tests::store();
         let app: Repository = "reg.test/app".parse().unwrap();
-        let grants = Grants::new(store);
+        let grants = Grants::new(store.records().clone());
         for n in 0..=PRINCIPALS_MAX {
             let mut key = [0; 16];
             key[..8].copy_from_slice(&n.to_le_bytes());

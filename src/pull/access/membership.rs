@@ -5,15 +5,15 @@
 //! bytes itself proves nothing: anyone can run a registry that confirms everything.
 
 use crate::reference::{Digest, Repository};
-use crate::store::{Member, Store};
+use crate::store::{Member, Records};
 
 /// The membership records of a store.
 #[derive(Clone)]
-pub(crate) struct Membership(Store);
+pub(crate) struct Membership(Records);
 
 impl Membership {
-    pub(crate) fn new(store: Store) -> Self {
-        Self(store)
+    pub(crate) fn new(records: Records) -> Self {
+        Self(records)
     }
 
     /// What `digest` is in `repository`, if it is a member and the repository's registry delivered the bytes.
@@ -48,7 +48,7 @@ mod tests {
     async fn a_confirmation_by_a_registry_that_never_delivered_the_bytes_proves_nothing() {
         let (store, _clock, _directory) = for_tests::store();
         let digest = for_tests::remember_blob(&store, "reg.test/app", b"layer").await;
-        let membership = Membership::new(store);
+        let membership = Membership::new(store.records().clone());
         let [app, other, elsewhere]: [Repository; 3] =
             ["reg.test/app", "reg.test/other", "evil.test/app"].map(|name| name.parse().unwrap());
         assert_eq!(membership.of(&app, digest).await, Some(Member::Blob));

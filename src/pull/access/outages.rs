@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::pull::metrics::Metrics;
 use crate::reference::Registry;
-use crate::store::Store;
+use crate::store::Records;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::RegistryLabels;
@@ -28,29 +28,29 @@ enum State {
 
 /// The registries that were asked since the start of the daemon.
 pub(crate) struct Outages {
-    store: Store,
+    records: Records,
     states: Mutex<BoundedMap<Registry, State>>,
     metrics: Arc<Metrics>,
     labels: Arc<RegistryLabels>,
 }
 
 impl Outages {
-    pub(crate) fn new(store: Store, metrics: Arc<Metrics>, labels: Arc<RegistryLabels>) -> Self {
-        Self { store, states: Mutex::new(BoundedMap::new(REGISTRIES_MAX)), metrics, labels }
+    pub(crate) fn new(records: Records, metrics: Arc<Metrics>, labels: Arc<RegistryLabels>) -> Self {
+        Self { records, states: Mutex::new(BoundedMap::new(REGISTRIES_MAX)), metrics, labels }
     }
 
     /// Records that `registry` cannot be asked; returns how long that has lasted, restarts included.
     pub(crate) async fn record(&self, registry: &Registry) -> Duration {
-        let now = self.store.clock().now();
+        let now = self.records.clock().now();
         let known = self.states.lock().get(registry).copied();
         let since = match known {
             Some(State::OutSince(since)) => return since.age_at(now),
             Some(State::Answers) => now,
             // It was not asked since the start of the daemon: the outage may be older than that.
-            None => self.store.outage(registry).await.filter(|since| *since <= now).unwrap_or(now),
+            None => self.records.outage(registry).await.filter(|since| *since <= now).unwrap_or(now),
         };
         self.states.lock().insert(registry.clone(), State::OutSince(since));
-        if let Err(error) = self.store.set_outage(registry, Some(since)).await {
+        if let Err(error) = self.records.set_outage(registry, Some(since)).await {
             tracing::debug!(%registry, %error, "the start of an outage could not be written to the store");
         }
         self.show(registry, i64::try_from(since.0).unwrap_or(i64::MAX));
@@ -67,7 +67,7 @@ impl Outages {
             states.insert(registry.clone(), State::Answers);
         }
         self.show(registry, 0);
-        if let Err(error) = self.store.set_outage(registry, None).await {
+        if let Err(error) = self.records.set_outage(registry, None).await {
             tracing::debug!(%registry, %error, "the end of an outage could not be written to the store");
         }
     }
@@ -98,7 +98,7 @@ mod tests {
     async fn an_outage_is_counted_from_its_start_and_ends_with_the_first_answer() {
         let (store, clock, _directory) = for_tests::store();
         let (metrics, labels) = for_tests::metrics();
-        let outages = Outages::new(store.clone(), Arc::clone(&metrics), Arc::clone(&labels));
+        let outages = Outages::new(store.records().clone(), Arc::clone(&metrics), Arc::clone(&labels));
         let registry: Registry = "reg.test".parse().unwrap();
         for_tests::remember_blob(&store, "reg.test/app", b"x").await;
 
@@ -106,7 +106,7 @@ mod tests {
         clock.advance(Duration::from_secs(60));
         assert_eq!(outages.record(&registry).await, Duration::from_secs(60));
         assert_eq!(outages.list().len(), 1);
-        let restarted = Outages::new(store.clone(), metrics, labels);
+        let restarted = Outages::new(store.records().clone(), metrics, labels);
         assert_eq!(restarted.record(&registry).await, Duration::from_secs(60), "forgotten by a restart");
         restarted.end(&registry).await;
         clock.advance(Duration::from_secs(60));

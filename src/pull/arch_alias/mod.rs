@@ -22,7 +22,7 @@ use super::context::PullContext;
 use super::error::{Error, Fault};
 use super::manifest::ManifestUse;
 use crate::reference::{Digest, Reference, Repository, Tag};
-use crate::store::{Store, SynthesizedIndex};
+use crate::store::{Records, SynthesizedIndex};
 use names::{Entry, entry_for, synthesized_index, with_arch, without_arch};
 use records::AliasRecords;
 
@@ -40,8 +40,8 @@ pub(crate) struct OfRegistry<'a> {
 }
 
 impl ArchAliases {
-    pub(crate) fn new(content: Content, membership: Membership, store: Store) -> Self {
-        Self { content, membership, records: AliasRecords::new(store) }
+    pub(crate) fn new(content: Content, membership: Membership, records: Records) -> Self {
+        Self { content, membership, records: AliasRecords::new(records) }
     }
 
     /// For a registry with these architectures.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::pull::error::{Error, Fault};
 use crate::reference::{Digest, Repository, Tag};
-use crate::store::{Store, SynthesizedIndex};
+use crate::store::{Records, SynthesizedIndex};
 use crate::support::bounded_map::BoundedMap;
 
 /// Entries of each kind in memory at most.
@@ -17,7 +17,7 @@ const ENTRIES_MAX: usize = 1_024;
 
 /// The records, in memory and in the store.
 pub(crate) struct AliasRecords {
-    store: Store,
+    records: Records,
     indexes: Mutex<BoundedMap<(Repository, Digest), SynthesizedIndex>>,
     absent: Mutex<BoundedMap<(Repository, Tag), ()>>,
     /// The alias that the last manifest of a name came from: its blobs are there too.
@@ -25,9 +25,9 @@ pub(crate) struct AliasRecords {
 }
 
 impl AliasRecords {
-    pub(crate) fn new(store: Store) -> Self {
+    pub(crate) fn new(records: Records) -> Self {
         Self {
-            store,
+            records,
             indexes: Mutex::new(BoundedMap::new(ENTRIES_MAX)),
             absent: Mutex::new(BoundedMap::new(ENTRIES_MAX)),
             last: Mutex::new(BoundedMap::new(ENTRIES_MAX)),
@@ -45,9 +45,9 @@ impl AliasRecords {
             Fault::Refused(_) | Fault::AuthenticationRequired => true,
             Fault::Outage => {
                 let known = self.is_known_absent(repository, tag);
-                self.store.is_absent_upstream(repository, tag).await
+                self.records.is_absent_upstream(repository, tag).await
                     // Not if the tag was pulled since.
-                    || known && self.store.tag(repository, tag).await.is_none()
+                    || known && self.records.tag(repository, tag).await.is_none()
             }
             Fault::Declined | Fault::Invalid | Fault::Ours => false,
         }
@@ -60,7 +60,7 @@ impl AliasRecords {
     /// An alias answered for a name: that upstream does not have the name is written down, if upstream said so.
     pub(crate) async fn answered(&self, repository: &Repository, tag: &Tag) {
         if self.is_known_absent(repository, tag)
-            && let Err(error) = self.store.set_absent_upstream(repository, tag).await
+            && let Err(error) = self.records.set_absent_upstream(repository, tag).await
         {
             tracing::error!(%repository, %tag, %error, "an absent name could not be recorded");
         }
@@ -71,14 +71,14 @@ impl AliasRecords {
         let known = self.indexes.lock().get(&(repository.clone(), digest)).cloned();
         match known {
             Some(known) => Some(known),
-            None => self.store.synthesized_index(repository, digest).await,
+            None => self.records.synthesized_index(repository, digest).await,
         }
     }
 
     /// Records an index that was synthesized for a repository, and returns its digest.
     pub(crate) async fn record_index(&self, repository: &Repository, index: SynthesizedIndex) -> Digest {
         let digest = Digest::of(&index.bytes);
-        if let Err(error) = self.store.set_synthesized_index(repository, &index).await {
+        if let Err(error) = self.records.set_synthesized_index(repository, &index).await {
             tracing::error!(%repository, %digest, %error, "a synthesized index could not be recorded");
         }
         self.indexes.lock().insert((repository.clone(), digest), index);
@@ -111,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_absent_in_an_outage_only_if_upstream_said_so_before() {
         let (store, _clock, _directory) = for_tests::store();
-        let records = AliasRecords::new(store);
+        let records = AliasRecords::new(store.records().clone());
         let (app, tag): (Repository, Tag) = ("reg.test/app".parse().unwrap(), "v1".parse().unwrap());
         let host = || "reg.test:443".to_owned();
         let outage = Error::Upstream(upstream::Error::ServerError { host: host(), status: 503 });

@@ -39,7 +39,7 @@ impl StoredBlobs {
     ) -> Result<Option<StoredBlob>, Error> {
         let Self { store, access } = self;
         let repository = context.repository();
-        if !store.received_from(repository.registry(), digest).await {
+        if !store.records().received_from(repository.registry(), digest).await {
             return Ok(None);
         }
         let Some(blob) = store.blob(digest).await? else { return Ok(None) };

@@ -94,7 +94,7 @@ impl ManifestFetcher {
         let document = Document::parse(&manifest.bytes, manifest.media_type.as_ref())
             .map_err(|source| Error::Document { host, source })?;
         // The type that a digest was first received with stays: the same bytes are never two things.
-        let media_type = match self.store.member(repository, actual).await {
+        let media_type = match self.store.records().member(repository, actual).await {
             Some(Member::Manifest(first)) => first,
             _ => document.media_type,
         };

@@ -69,7 +69,7 @@ impl Manifests {
             config,
             access.clone(),
             Arc::clone(&upstream),
-            store,
+            store.records().clone(),
             stored.clone(),
             fetcher.clone(),
             tasks,

@@ -22,7 +22,7 @@ use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Repository, Tag};
-use crate::store::{Store, TagRecord};
+use crate::store::{Records, TagRecord};
 use crate::support::clock::Moment;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
@@ -42,7 +42,7 @@ struct Inner {
     config: Live<Config>,
     access: Access,
     upstream: Arc<dyn RegistryClient>,
-    store: Store,
+    records: Records,
     stored: StoredManifests,
     fetcher: ManifestFetcher,
     confirmed: ConfirmedTags,
@@ -64,7 +64,7 @@ impl Tags {
         config: Live<Config>,
         access: Access,
         upstream: Arc<dyn RegistryClient>,
-        store: Store,
+        records: Records,
         stored: StoredManifests,
         fetcher: ManifestFetcher,
         tasks: Tasks,
@@ -73,7 +73,7 @@ impl Tags {
             config,
             access,
             upstream,
-            store,
+            records,
             stored,
             fetcher,
             confirmed: ConfirmedTags::default(),
@@ -111,13 +111,13 @@ impl Tags {
         let (digest, confirmed) = match inner.confirmed.find(repository, tag) {
             Some(found) => found,
             None => {
-                let record = inner.store.tag(repository, tag).await?;
+                let record = inner.records.tag(repository, tag).await?;
                 let confirmed = Moment::recorded(record.confirmed_at);
                 inner.confirmed.record(repository, tag, record.digest, confirmed);
                 (record.digest, confirmed)
             }
         };
-        let revalidation = freshness.revalidation(confirmed.age_at(inner.store.clock().now()));
+        let revalidation = freshness.revalidation(confirmed.age_at(inner.records.clock().now()));
         if revalidation == Revalidation::First
             || !inner.access.known().open_cached(context, Use::Resolve).await
         {
@@ -160,7 +160,7 @@ impl Tags {
             Err(Error::Upstream(error)) => (Err(error), None),
             Err(other) => return self.record_if_open_to_all(context, tag, other).await,
         };
-        let record = inner.store.tag(repository, tag).await;
+        let record = inner.records.tag(repository, tag).await;
         match freshness::decide(answer, record) {
             Decision::Current(digest) => {
                 if let Some(answer) = inner.stored.find(repository, digest).await {
@@ -175,7 +175,7 @@ impl Tags {
             Decision::Stale(record, error) => self.stale(context, tag, record, error.into()).await,
             Decision::Forget(error) => {
                 inner.confirmed.forget(repository, tag);
-                if had_right && let Err(error) = inner.store.remove_tag(repository, tag).await {
+                if had_right && let Err(error) = inner.records.remove_tag(repository, tag).await {
                     tracing::error!(%repository, %tag, %error, "the record of a tag that is gone could not be removed");
                 }
                 Err(error.into())
@@ -307,7 +307,7 @@ impl Tags {
         tag: &Tag,
         error: Error,
     ) -> Result<ManifestAnswer, Error> {
-        let Inner { access, store, stored, .. } = &*self.0;
+        let Inner { access, records, stored, .. } = &*self.0;
         let repository = context.repository();
         let refused = matches!(
             &error,
@@ -316,7 +316,7 @@ impl Tags {
         if !refused || !access.known().is_open_to_all(repository) {
             return Err(error);
         }
-        let Some(record) = store.tag(repository, tag).await else { return Err(error) };
+        let Some(record) = records.tag(repository, tag).await else { return Err(error) };
         match stored.find(repository, record.digest).await {
             Some(answer) => Ok(answer.stale(record.confirmed_at, error)),
             None => Err(error),
@@ -325,9 +325,9 @@ impl Tags {
 
     /// Records that upstream says now what the tag names.
     async fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest) {
-        let now = Moment::recorded(self.0.store.clock().now());
+        let now = Moment::recorded(self.0.records.clock().now());
         self.0.confirmed.record(repository, tag, digest, now);
-        if let Err(error) = self.0.store.confirm_tag(repository, tag, digest).await {
+        if let Err(error) = self.0.records.confirm_tag(repository, tag, digest).await {
             tracing::error!(%repository, %tag, %error, "a tag could not be recorded");
         }
     }

@@ -77,7 +77,7 @@ mod tests {
     async fn a_manifest_is_found_in_its_own_repository_only() {
         let (store, _clock, _directory) = for_tests::store();
         let digest = for_tests::remember_manifest(&store, "reg.test/app").await;
-        let stored = StoredManifests::new(store.clone(), Membership::new(store));
+        let stored = StoredManifests::new(store.clone(), Membership::new(store.records().clone()));
         let [app, other]: [Repository; 2] =
             ["reg.test/app", "reg.test/other"].map(|name| name.parse().unwrap());
         for _ in ["from disk", "from memory"] {

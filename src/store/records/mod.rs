@@ -50,6 +50,11 @@ impl Records {
         Self { layout, clock, tags_changed }
     }
 
+    /// The clock that records are dated by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// What `digest` is in `repository`; `None` if the repository may not serve it. Says nothing about the bytes.
     pub async fn member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
         let (this, repository) = (self.clone(), repository.clone());
