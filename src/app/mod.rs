@@ -194,9 +194,17 @@ impl App {
         stop.requested().await;
         readiness.set(false);
         data.join_all().await;
-        let ((), requests) = tokio::join!(self.puller.finish(SETTLE_WAIT), self.upstream.finish(SETTLE_WAIT));
-        if requests > 0 {
-            tracing::warn!(requests, "requests to registries were still under way at the stop");
+        let ((), requests, programs) = tokio::join!(
+            self.puller.finish(SETTLE_WAIT),
+            self.upstream.finish(SETTLE_WAIT),
+            self.keychain.finish(SETTLE_WAIT)
+        );
+        if requests + programs > 0 {
+            tracing::info!(
+                requests,
+                programs,
+                "requests to registries and credential programs are ended by the stop"
+            );
         }
         let _ = list.await;
         store_trigger.fire();

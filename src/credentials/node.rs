@@ -127,8 +127,8 @@ fn read_configs(
             Ok(found) => found.map(|config| (Arc::from(path.as_path()), config)),
             Err(why) => {
                 let old = before.iter().find(|(old, _)| **old == *path).cloned();
-                let keeps = old.is_some();
-                tracing::warn!(path = %path.display(), why, keeps, "a docker config cannot be used");
+                let keeps_old_content = old.is_some();
+                tracing::warn!(path = %path.display(), why, keeps_old_content, "a docker config cannot be used");
                 old
             }
         };

@@ -27,6 +27,7 @@ struct World {
 impl World {
     fn new(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> Self {
         let (transport, configured) = Scripted::new(config(), respond);
+        let configured = Live::new(configured);
         let recorder = Recorder::for_test();
         let attempts = Attempts {
             exchange: Arc::new(Exchange::for_test(configured.clone())),

@@ -18,7 +18,7 @@ use crate::credentials::PresentedCredential;
 use crate::reference::{Principal, Registry};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-use crate::upstream::auth::authenticator::{Authenticator, OriginAuthorization, Unauthenticated};
+use crate::upstream::auth::authenticator::{AuthRequest, Authenticator, OriginAuthorization};
 use crate::upstream::auth::challenge;
 use crate::upstream::body::{ResponseBody, drain};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
@@ -45,11 +45,11 @@ pub(super) struct Exchange {
     pub(super) clock: Clock,
 }
 
-/// A request on its way from the endpoint over redirects.
-struct Hop<'a> {
+/// How far a request has come: the endpoint at first, then one redirect target after the other.
+struct ExchangeState<'a> {
     endpoint: &'a Endpoint,
     request: &'a RegistryRequest<'a>,
-    /// Of the endpoint.
+    /// The origin of the endpoint.
     home: Origin,
     url: Url,
     trust: HostTrust,
@@ -57,7 +57,7 @@ struct Hop<'a> {
     authorizations: HashMap<Origin, OriginAuthorization>,
 }
 
-impl Hop<'_> {
+impl ExchangeState<'_> {
     fn is_at_endpoint(&self) -> bool {
         self.url.origin() == self.home
     }
@@ -78,7 +78,7 @@ impl Exchange {
         request: &RegistryRequest<'_>,
     ) -> Result<RegistryResponse, Error> {
         let url = endpoint.resource_url(request.repository, &request.path, request.query.as_deref());
-        let mut hop = Hop {
+        let mut state = ExchangeState {
             endpoint,
             request,
             home: url.origin(),
@@ -87,19 +87,21 @@ impl Exchange {
             redirects: 0,
             authorizations: HashMap::new(),
         };
-        if let Some(authorization) = self.authenticator.expected(self.unauthenticated(&hop)).await? {
-            hop.authorizations.insert(hop.home.clone(), authorization);
+        if let Some(authorization) = self.authenticator.expected(self.auth_request(&state)).await? {
+            state.authorizations.insert(state.home.clone(), authorization);
         }
         loop {
-            let response = self.send_once(&hop).await?;
+            let response = self.send_once(&state).await?;
             match response.status().as_u16() {
                 status @ (400 | 401)
-                    if hop.authorization().map_or(status == 401, |sent| sent.is_renewable_after(status)) =>
+                    if state
+                        .authorization()
+                        .map_or(status == 401, |sent| sent.is_renewable_after(status)) =>
                 {
-                    self.authenticate(&mut hop, response).await?;
+                    self.authenticate(&mut state, response).await?;
                 }
-                301 | 302 | 303 | 307 | 308 => self.follow_redirect(&mut hop, response).await?,
-                _ => return self.context(&hop).classify(response).await,
+                301 | 302 | 303 | 307 | 308 => self.follow_redirect(&mut state, response).await?,
+                _ => return self.context(&state).classify(response).await,
             }
         }
     }
@@ -132,55 +134,59 @@ impl Exchange {
         Some(&request.auth.presented).filter(|presented| endpoint.accepts(presented.principal.kind))
     }
 
-    /// What is presented at the URL of a hop.
-    fn presented<'a>(&'a self, hop: &Hop<'a>) -> &'a PresentedCredential {
-        let credential = self.credential_for(hop.endpoint, hop.request);
-        credential.filter(|_| hop.is_at_endpoint()).unwrap_or(&self.anonymous)
+    /// What is presented at the current URL.
+    fn presented<'a>(&'a self, state: &ExchangeState<'a>) -> &'a PresentedCredential {
+        let credential = self.credential_for(state.endpoint, state.request);
+        credential.filter(|_| state.is_at_endpoint()).unwrap_or(&self.anonymous)
     }
 
-    async fn send_once(&self, hop: &Hop<'_>) -> Result<Response<ResponseBody>, Error> {
-        let (request, presented) = (hop.request, self.presented(hop));
+    async fn send_once(&self, state: &ExchangeState<'_>) -> Result<Response<ResponseBody>, Error> {
+        let (request, presented) = (state.request, self.presented(state));
         let registry = request.repository.registry();
-        let authorization = hop.authorization().map(OriginAuthorization::header_value);
+        let authorization = state.authorization().map(OriginAuthorization::header_value);
         let outgoing = OutgoingRequest {
             registry,
-            trust: hop.trust,
+            trust: state.trust,
             method: request.method.clone(),
-            url: &hop.url,
+            url: &state.url,
             headers: request.http_headers(authorization, &presented.headers),
             body: Bytes::new(),
         };
         let response = self.http.send(request.kind, outgoing).await?;
-        if hop.is_at_endpoint() && response.status() != StatusCode::UNAUTHORIZED {
-            let (endpoint, principal) = (hop.endpoint.base_url(), presented.principal);
+        if state.is_at_endpoint() && response.status() != StatusCode::UNAUTHORIZED {
+            let (endpoint, principal) = (state.endpoint.base_url(), presented.principal);
             self.rate_limits.record_headers(Account { registry, endpoint, principal }, response.headers());
         }
         Ok(response)
     }
 
-    async fn authenticate(&self, hop: &mut Hop<'_>, response: Response<ResponseBody>) -> Result<(), Error> {
-        let challenge = challenge::parse(response.headers(), hop.request.repository);
+    async fn authenticate(
+        &self,
+        state: &mut ExchangeState<'_>,
+        response: Response<ResponseBody>,
+    ) -> Result<(), Error> {
+        let challenge = challenge::parse(response.headers(), state.request.repository);
         drain(response.into_body()).await;
-        let request = self.unauthenticated(hop);
-        let authorization = self.authenticator.answer(challenge, hop.authorization(), request).await?;
-        hop.authorizations.insert(hop.url.origin(), authorization);
+        let request = self.auth_request(state);
+        let authorization = self.authenticator.answer(challenge, state.authorization(), request).await?;
+        state.authorizations.insert(state.url.origin(), authorization);
         Ok(())
     }
 
     async fn follow_redirect(
         &self,
-        hop: &mut Hop<'_>,
+        state: &mut ExchangeState<'_>,
         response: Response<ResponseBody>,
     ) -> Result<(), Error> {
-        let host = authority(&hop.url);
+        let host = authority(&state.url);
         let invalid = |why: RedirectError| Error::Invalid { host: host.clone(), why: why.to_string() };
-        hop.redirects += 1;
-        if hop.redirects > REDIRECTS_MAX {
+        state.redirects += 1;
+        if state.redirects > REDIRECTS_MAX {
             return Err(invalid(RedirectError::TooMany));
         }
         let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-        hop.url = redirect::target(&hop.url, location).map_err(invalid)?;
-        hop.trust = self.trust_in_redirect(&hop.url, hop.endpoint);
+        state.url = redirect::target(&state.url, location).map_err(invalid)?;
+        state.trust = self.trust_in_redirect(&state.url, state.endpoint);
         drain(response.into_body()).await;
         Ok(())
     }
@@ -196,25 +202,25 @@ impl Exchange {
         }
     }
 
-    fn unauthenticated<'a>(&'a self, hop: &'a Hop<'a>) -> Unauthenticated<'a> {
-        Unauthenticated {
-            repository: hop.request.repository,
-            url: &hop.url,
-            trust: hop.trust,
-            presented: self.presented(hop),
-            age_max: hop.request.auth.proof,
+    fn auth_request<'a>(&'a self, state: &'a ExchangeState<'a>) -> AuthRequest<'a> {
+        AuthRequest {
+            repository: state.request.repository,
+            url: &state.url,
+            trust: state.trust,
+            presented: self.presented(state),
+            age_max: state.request.auth.proof,
         }
     }
 
-    fn context<'a>(&'a self, hop: &Hop<'a>) -> ResponseContext<'a> {
+    fn context<'a>(&'a self, state: &ExchangeState<'a>) -> ResponseContext<'a> {
         // The extra headers of a docker config may be what opened the repository.
-        let credential = self.credential_for(hop.endpoint, hop.request);
+        let credential = self.credential_for(state.endpoint, state.request);
         let bare = credential.is_none_or(|presented| presented.headers.is_empty());
         ResponseContext {
-            host: authority(&hop.url),
-            from_endpoint: hop.is_at_endpoint(),
-            presented: self.presented(hop),
-            public: bare && hop.authorizations.is_empty(),
+            host: authority(&state.url),
+            from_endpoint: state.is_at_endpoint(),
+            presented: self.presented(state),
+            public: bare && state.authorizations.is_empty(),
             now: self.clock.now(),
         }
     }

@@ -96,7 +96,7 @@ async fn no_credential_and_no_token_follows_a_redirect_to_another_origin() {
     let mut auth = AuthContext::for_test(Some(("u", "p")));
     let extra = (HeaderName::from_static("x-meta"), HeaderValue::from_static("secret"));
     auth.presented.headers = Arc::new(vec![extra]);
-    let exchange = Exchange::for_test(configured);
+    let exchange = Exchange::for_test(Live::new(configured));
     let response = blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
     assert_eq!((response.host.as_str(), response.public), ("cdn.example.net:443", false));
 
@@ -122,7 +122,7 @@ async fn only_the_first_repository_of_a_registry_pays_for_being_challenged() {
             _ if request.header("authorization").is_empty() => requires_token(request, "any"),
             _ => status(200),
         });
-    let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(None));
+    let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
     for path in ["a", "b"] {
         blob(&exchange, &endpoint(), &repository(path), &auth).await.unwrap();
     }
@@ -140,7 +140,8 @@ async fn an_expired_token_is_renewed_and_a_refused_one_is_not_renewed_for_ever()
             _ if request.url.contains("/closed/") => requires_token(request, "never"),
             _ => requires_token(request, &format!("Bearer t{}", issued.load(Ordering::SeqCst))),
         });
-    let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(Some(("u", "p"))));
+    let (exchange, auth) =
+        (Exchange::for_test(Live::new(configured)), AuthContext::for_test(Some(("u", "p"))));
     let (open, closed) = (repository("open"), repository("closed"));
     blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
     let error = blob(&exchange, &endpoint(), &closed, &auth).await.map(|_| ()).unwrap_err();
@@ -162,7 +163,8 @@ async fn a_mirror_gets_no_callers_credential_and_its_answer_counts_as_anonymous(
     let repository = repository("a");
     let endpoints = select::endpoints(&config, repository.registry()).unwrap();
 
-    let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(Some(("u", "p"))));
+    let (exchange, auth) =
+        (Exchange::for_test(Live::new(configured)), AuthContext::for_test(Some(("u", "p"))));
     let request = RegistryRequest::list(&repository, &crate::upstream::Listing::Tags, None, &auth);
     assert_eq!(exchange.principal(&endpoints[0], &request).kind, PrincipalKind::Anonymous);
     assert!(exchange.send(&endpoints[0], &request).await.unwrap().public);
@@ -174,7 +176,7 @@ async fn a_redirect_loop_ends_and_a_redirect_out_of_tls_is_not_followed() {
     for (location, sent) in [("/again", 1 + REDIRECTS_MAX), ("http://reg.example.com/", 1)] {
         let (transport, configured) =
             Scripted::new(Config::default(), move |_| respond(302, &[("location", location)], ""));
-        let (exchange, auth) = (Exchange::for_test(configured), AuthContext::for_test(None));
+        let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
         let error = blob(&exchange, &endpoint(), &repository("a"), &auth).await.map(|_| ()).unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
         assert_eq!(transport.sent().len(), sent, "{location}");
@@ -185,7 +187,7 @@ async fn a_redirect_loop_ends_and_a_redirect_out_of_tls_is_not_followed() {
 async fn a_probe_tells_a_failing_endpoint_from_one_that_requires_a_credential() {
     for (code, answers) in [(200, true), (401, true), (404, true), (503, false)] {
         let (_, configured) = Scripted::new(Config::default(), move |_| status(code));
-        let exchange = Exchange::for_test(configured);
+        let exchange = Exchange::for_test(Live::new(configured));
         let result = exchange.probe(repository("a").registry(), &endpoint()).await;
         assert_eq!(result.is_ok(), answers, "{code}");
     }

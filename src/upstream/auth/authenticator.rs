@@ -8,7 +8,7 @@ use url::Url;
 use crate::credentials::PresentedCredential;
 use crate::reference::Repository;
 use crate::upstream::auth::authorization::AuthorizationHeader;
-use crate::upstream::auth::challenge::Challenge;
+use crate::upstream::auth::challenge::{BearerChallenge, Challenge};
 use crate::upstream::auth::challenge_cache::ChallengeCache;
 use crate::upstream::auth::tokens::{IssuedToken, Tokens, WantedToken};
 use crate::upstream::error::Error;
@@ -23,7 +23,7 @@ pub(crate) struct Authenticator {
 
 /// A request that needs authentication.
 #[derive(Clone, Copy)]
-pub(crate) struct Unauthenticated<'a> {
+pub(crate) struct AuthRequest<'a> {
     pub(crate) repository: &'a Repository,
     pub(crate) url: &'a Url,
     pub(crate) trust: HostTrust,
@@ -65,7 +65,7 @@ impl Authenticator {
     /// The token server is in an outage: without a token, the origin would only refer to it again.
     pub(crate) async fn expected(
         &self,
-        request: Unauthenticated<'_>,
+        request: AuthRequest<'_>,
     ) -> Result<Option<OriginAuthorization>, Error> {
         let Some(challenge) = self.challenges.expected(&request.url.origin(), request.repository) else {
             return Ok(None);
@@ -92,7 +92,7 @@ impl Authenticator {
         &self,
         challenge: Option<Challenge>,
         refused: Option<&OriginAuthorization>,
-        request: Unauthenticated<'_>,
+        request: AuthRequest<'_>,
     ) -> Result<OriginAuthorization, Error> {
         let unanswerable =
             |why: &str| Error::Refused { host: authority(request.url), status: 401, why: why.to_owned() };
@@ -120,11 +120,7 @@ impl Authenticator {
     }
 }
 
-fn wanted<'a>(
-    request: Unauthenticated<'a>,
-    challenge: &'a crate::upstream::auth::challenge::BearerChallenge,
-    renew: bool,
-) -> WantedToken<'a> {
+fn wanted<'a>(request: AuthRequest<'a>, challenge: &'a BearerChallenge, renew: bool) -> WantedToken<'a> {
     WantedToken {
         registry: request.repository.registry(),
         challenge,

@@ -107,15 +107,16 @@ fn has_same_owner(realm: &Url, challenged_by: &Url) -> bool {
 mod tests {
     use super::*;
 
-    fn checked(realm: &str, asked: &str) -> Result<HostTrust, RealmError> {
+    fn checked(realm: &str, challenged_by: &str) -> Result<HostTrust, RealmError> {
         let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
-        check(realm, &asked.parse().unwrap(), HostTrust::Configured, &trusted, false).map(|(_, trust)| trust)
+        check(realm, &challenged_by.parse().unwrap(), HostTrust::Configured, &trusted, false)
+            .map(|(_, trust)| trust)
     }
 
     #[test]
     fn a_credential_is_sent_to_the_registrys_owner_alone() {
         let hub = "https://registry-1.docker.io/v2/";
-        for (realm, asked, sent) in [
+        for (realm, challenged_by, sent) in [
             ("https://auth.docker.io/token", hub, true),
             ("https://auth.docker.io:8443/token", hub, true),
             ("http://auth.docker.io/token", hub, false),
@@ -141,15 +142,15 @@ mod tests {
             ("https://auth.example.com/t", "http://reg.example.com/v2/", true),
         ] {
             let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
-            let checked = check(realm, &asked.parse().unwrap(), HostTrust::Untrusted, &trusted, true);
-            assert_eq!(checked.is_ok(), sent, "{realm} of {asked}");
+            let checked = check(realm, &challenged_by.parse().unwrap(), HostTrust::Untrusted, &trusted, true);
+            assert_eq!(checked.is_ok(), sent, "{realm} of {challenged_by}");
         }
     }
 
     #[test]
     fn each_kind_of_realm_is_trusted_as_far_as_it_should_be() {
         let (tls, plain) = ("https://reg.corp/v2/", "http://10.0.0.1:5000/v2/");
-        for (realm, asked, expected) in [
+        for (realm, challenged_by, expected) in [
             ("https://reg.corp/token", tls, Some(HostTrust::Configured)),
             ("https://reg.corp:443/token", tls, Some(HostTrust::Configured)),
             ("https://auth.docker.io/token", tls, Some(HostTrust::Untrusted)),
@@ -167,7 +168,7 @@ mod tests {
             ("/token", tls, None),
             ("", tls, None),
         ] {
-            assert_eq!(checked(realm, asked).ok(), expected, "{realm} of {asked}");
+            assert_eq!(checked(realm, challenged_by).ok(), expected, "{realm} of {challenged_by}");
         }
     }
 }

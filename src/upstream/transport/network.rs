@@ -1,7 +1,7 @@
 //! What connections are made of: the machine's resolver and TCP, or what a test puts in their place.
 //!
 //! Names are judged and waits are bounded above this, the same for both. A connection that a test opens is taken as it
-//! is for `https` too: whoever opens it in this process is who was meant, so there is no TLS on it.
+//! is for `https` too, without TLS: the test that opens it in this process decides what is behind it.
 
 use std::fmt;
 use std::future::Future;

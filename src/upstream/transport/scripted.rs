@@ -8,7 +8,6 @@ use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
 
-use crate::support::live::Live;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::Config;
 use crate::upstream::error::{ConnectStage, Error};
@@ -55,10 +54,10 @@ impl Scripted {
     pub(crate) fn new(
         config: Config,
         respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static,
-    ) -> (Arc<Self>, Live<Configured>) {
+    ) -> (Arc<Self>, Configured) {
         let this = Arc::new(Self { respond: Box::new(respond), sent: Mutex::default() });
         let transport: Arc<dyn SendRequest> = Arc::<Self>::clone(&this);
-        (this, Live::new(Configured { config, transport }))
+        (this, Configured { config, transport })
     }
 
     /// Every request so far, oldest first.
