@@ -1,8 +1,8 @@
 //! New settings for a daemon that is running.
 //!
-//! Promises: all or nothing. Whatever can fail (a certificate file, the plugins' configuration, the gate's file) is read
-//! first; only then are the parts given their new settings, and none of that can fail. A request that is under way ends
-//! as it began.
+//! Promises: all or nothing. Whatever can fail (a certificate file, the plugins' configuration, the gate's file) is
+//! read first; only then are the parts given their new settings, and none of that can fail. A request that is under way
+//! ends as it began.
 //!
 //! Deliberately not here: reading configuration files (`config`), and the signal (`cli::serve`).
 
@@ -39,8 +39,8 @@ pub enum ReloadError {
 }
 
 impl Reload {
-    /// From now on the daemon works by `settings`, as far as they can change while it runs. The files that they name are
-    /// read again even if the settings are as before. Blocks for a moment.
+    /// From now on the daemon works by `settings`, as far as they can change while it runs. The files that they name
+    /// are read again even if the settings are as before. Blocks for a moment.
     ///
     /// # Errors
     /// The first file that cannot be used; then nothing has changed.
@@ -50,6 +50,12 @@ impl Reload {
         let gate = settings.serve.gate.as_ref().map(Gate::read).transpose()?;
         self.upstream.reconfigure(configured);
         self.keychain.reconfigure(sources);
+        // The settings may be as before: the value is in a file.
+        if *self.gate.current() != gate {
+            tracing::info!(
+                "the gate's header or value changed: clients with the old one are refused from now on"
+            );
+        }
         self.gate.replace(gate);
         self.pull.replace(settings.pull.clone());
         self.list.replace(settings.prepull.clone());

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::Failure;
-use crate::config::{self, Environment, Loaded};
+use crate::config::{self, Environment, Loaded, Mistake};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -24,8 +24,7 @@ pub(super) fn run(command: &Command, file: Option<&Path>, environment: &Environm
     let loaded = config::load(file, environment);
     if let (Command::Check { json: true }, Err(config::Error::Mistaken { mistakes, .. })) = (command, &loaded)
     {
-        let list: Vec<_> =
-            mistakes.iter().map(|m| serde_json::json!({"key": m.key, "problem": m.problem})).collect();
+        let list: Vec<_> = mistakes.iter().map(json_of).collect();
         println!("{}", serde_json::json!({"ok": false, "mistakes": list}));
     }
     let Loaded { settings, from } = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
@@ -35,4 +34,10 @@ pub(super) fn run(command: &Command, file: Option<&Path>, environment: &Environm
         Command::Print => print!("# in effect, from {from}\n{}", config::print_with_sources(&settings)),
     }
     Ok(())
+}
+
+fn json_of(mistake: &Mistake) -> serde_json::Value {
+    let Mistake { key, problem, source } = mistake;
+    let source = source.as_ref().map(ToString::to_string);
+    serde_json::json!({"key": key, "problem": problem, "source": source})
 }

@@ -1,7 +1,7 @@
 //! SIGHUP: the configuration is read again, and what can change while the daemon runs changes.
 //!
-//! Promises: a configuration that cannot be used changes nothing, and the log says why; every key that changed is named,
-//! with whether it counts from now on or from the next start.
+//! Promises: a configuration that cannot be used changes nothing, and the log says why; every key that changed is
+//! named, with whether it counts from now on or from the next start.
 
 use std::path::PathBuf;
 

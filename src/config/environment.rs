@@ -34,7 +34,7 @@ const PREFIX: &str = "LARDER_";
 const CONFIG: &str = "LARDER_CONFIG";
 
 impl Environment {
-    /// Reads it.
+    /// Reads the environment of this process, and looks whether systemd brought a docker config. Blocks for a moment.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn of_process() -> Self {
         let path = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);

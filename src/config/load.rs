@@ -1,7 +1,7 @@
 //! Finding the configuration's files.
 //!
-//! `--config FILE`, else `$LARDER_CONFIG`, else `/etc/larder/larder.toml` if it is there; after it every `*.toml` in the
-//! directory beside it that has its name with `.d` (`larder.toml.d`), in the order of their names; after those the
+//! `--config FILE`, else `$LARDER_CONFIG`, else `/etc/larder/larder.toml` if it is there; after it every `*.toml` in
+//! the directory beside it that has its name with `.d` (`larder.toml.d`), in the order of their names; after those the
 //! environment. A later one stands in place of an earlier one, key by key.
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! Configuration: what the operator wrote, and what it means for each domain.
 //!
-//! Each key is declared once, in [`section`](self): its type, kind and bounds, default, sentence, and whether a reload
+//! Each key is declared once, in `section/`: its type, kind and bounds, default, sentence, and whether a reload
 //! applies it. From that follow reading, `larder config print`, `config/larder.toml`, the tables of
 //! `docs/configuration.md`, environment variables, and what a reload does.
 //!

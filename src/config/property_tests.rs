@@ -134,7 +134,7 @@ fn distinct(tables: Vec<Table>) -> ArrayOfTables {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn what_is_printed_is_accepted_and_means_the_same(file in any_file()) {

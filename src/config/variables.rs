@@ -4,8 +4,8 @@
 //! whole `LARDER_FRESHNESS_RULE`. A text is written without quotes, a list as TOML has it or with commas between its
 //! entries, and a list of sections as TOML has it: `[{ host = "docker.io", endpoints = ["https://mirror"] }]`.
 //!
-//! Promises: a variable that is no setting is refused with the name of the nearest one, except those that Kubernetes puts
-//! into every container beside a Service that is called `larder`.
+//! Promises: a variable that is no setting is refused with the name of the nearest one, except those that Kubernetes
+//! puts into every container beside a Service that is called `larder`.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub(super) fn read(variables: &BTreeMap<String, String>, blocks: &[Block], repor
             Some(target) => put(&mut tree, &target.path, value(text, target.shape.as_ref()), &source),
             None => {
                 let place = report.whole().key(name, None);
-                place.mistake(format!("no setting has this name{}; unset it", nearest(name, &targets)));
+                place.mistake(format!("no setting has this name; {}", remedy(name, &targets)));
             }
         }
     }
@@ -104,16 +104,16 @@ fn value(text: &str, shape: Option<&Shape>) -> Value {
     }
 }
 
-/// `; did you mean LARDER_SERVER_LISTEN?`, if any name is near.
-fn nearest(name: &str, targets: &BTreeMap<String, Target>) -> String {
+/// What to do about a variable that is no setting.
+fn remedy(name: &str, targets: &BTreeMap<String, Target>) -> String {
     let likeness = |known: &String| strsim::normalized_damerau_levenshtein(name, known);
     let near = targets.keys().map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     let near = near.filter(|(likeness, _)| *likeness >= LIKENESS_MIN);
-    near.map_or(String::new(), |(_, near)| format!("; did you mean {near}?"))
+    near.map_or("unset it".to_owned(), |(_, near)| format!("did you mean {near}? If not, unset it"))
 }
 
-/// Kubernetes describes the Services beside a pod to its containers (`enableServiceLinks`), in variables that begin with
-/// the name of the Service.
+/// Kubernetes describes the Services beside a pod to its containers (`enableServiceLinks`), in variables that begin
+/// with the name of the Service.
 fn is_of_kubernetes(name: &str) -> bool {
     let ends = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];
     let protocols = ["_TCP", "_UDP", "_SCTP"];

@@ -222,3 +222,83 @@ impl Keychain {
         PresentedCredential { principal, credential, headers: Arc::clone(&self.0.no_headers) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::credentials::{NodeFiles, ProviderFiles};
+
+    const GOOD: &str = r#"{"auths": {"reg.test": {"auth": "b25lOnA="}}}"#;
+
+    struct Scene {
+        directory: tempfile::TempDir,
+        config: Config,
+        keychain: Keychain,
+    }
+
+    /// A node with a docker config, and with a plugin that counts its runs.
+    fn scene() -> Scene {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().to_owned();
+        fs::write(at.join("config.json"), GOOD).unwrap();
+        let answer = r#"{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Registry","cacheDuration":"1h","auth":{"reg.test":{"username":"u","password":"p"}}}"#;
+        let script = format!("#!/bin/sh\ncat >/dev/null\necho x >> {}/runs\necho '{answer}'\n", at.display());
+        fs::write(at.join("plugin"), script).unwrap();
+        fs::set_permissions(at.join("plugin"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(at.join("plugins.yaml"), plugins("12h")).unwrap();
+        let config = Config {
+            node: NodeFiles::Named(vec![at.join("config.json")]),
+            providers: Some(ProviderFiles { config: at.join("plugins.yaml"), bin_dir: at.clone() }),
+            helper_dir: None,
+            pull_secrets: Vec::new(),
+        };
+        let keys = Arc::new(Keys::open(&at.join("keys")).unwrap());
+        let keychain = Keychain::build(&config, keys).unwrap();
+        Scene { directory, config, keychain }
+    }
+
+    fn plugins(cache: &str) -> String {
+        format!(
+            "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"reg.test\"]\n  defaultCacheDuration: {cache}\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n"
+        )
+    }
+
+    impl Scene {
+        async fn count(&self) -> usize {
+            self.keychain.node_credentials(&"reg.test/app".parse().unwrap()).await.len()
+        }
+
+        fn replace(&self) {
+            self.keychain.reconfigure(self.keychain.read_sources(&self.config).unwrap());
+        }
+
+        fn runs(&self) -> usize {
+            fs::read_to_string(self.directory.path().join("runs")).unwrap_or_default().lines().count()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_docker_config_that_is_half_written_at_a_reload_locks_no_pod_out() {
+        let scene = scene();
+        assert_eq!(scene.count().await, 2, "the node's and the plugin's");
+        fs::write(scene.directory.path().join("config.json"), "{half").unwrap();
+        scene.replace();
+        // Look again at once: what is tested is what is seen, not when.
+        assert_eq!(scene.keychain.files_in_use().len(), 1);
+        assert_eq!(scene.count().await, 2, "what was good before counts");
+    }
+
+    #[tokio::test]
+    async fn a_reload_runs_a_plugin_again_only_if_its_configuration_changed() {
+        let scene = scene();
+        assert_eq!((scene.count().await, scene.runs()), (2, 1));
+        scene.replace();
+        assert_eq!((scene.count().await, scene.runs()), (2, 1), "what it said still holds");
+        fs::write(scene.directory.path().join("plugins.yaml"), plugins("1h")).unwrap();
+        scene.replace();
+        assert_eq!((scene.count().await, scene.runs()), (2, 2));
+    }
+}

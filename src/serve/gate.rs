@@ -25,7 +25,7 @@ pub struct GateConfig {
 }
 
 /// A gate whose value has been read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
     header: HeaderName,
     value: Secret,

@@ -1,7 +1,7 @@
 """A disk that is full, has no inodes left, turns read-only, fails a system call, or loses its power; a daemon that is
 killed. Real filesystems on tmpfs and loop devices; the system calls are made to fail by strace.
 
-Short by default; LARDER_LONG=N makes the loops N times as long (`make test-long`).
+Short by default; E2E_LONG=N makes the loops N times as long (`make test-long`).
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from programs import PROGRAM, Larder, World, run
 
-LONG = int(os.environ.get("LARDER_LONG", "1"))
+LONG = int(os.environ.get("E2E_LONG", "1"))
 MIB = 1024 * 1024
 
 

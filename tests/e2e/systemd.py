@@ -19,7 +19,7 @@ import image
 from programs import PROGRAM, ROOT, Registry, World, answers, free_port, run
 
 REPOSITORY = "team/app"
-RESTARTS = int(os.environ.get("LARDER_RESTARTS", "100"))
+RESTARTS = int(os.environ.get("E2E_RESTARTS", "100"))
 
 
 class Load:

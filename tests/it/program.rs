@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A running daemon with a configuration file. It is killed when it is dropped.
 pub(crate) struct Program {
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     config: PathBuf,
     log: Arc<Mutex<String>>,
     child: Child,
@@ -43,14 +44,19 @@ impl Program {
             }
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.find_map(|line| {
-            let line = line.unwrap();
-            Some(line.strip_prefix("registry")?.trim().trim_start_matches("http://").parse().unwrap())
-        });
-        let address = address.unwrap_or_else(|| panic!("{}", log.lock().unwrap()));
+        // Both are printed once they are bound: `registry     http://127.0.0.1:5050`.
+        let mut printed = |what: &str| {
+            let found = lines.find_map(|line| {
+                let line = line.unwrap();
+                let rest = line.strip_prefix(what)?.trim().trim_start_matches("http://");
+                Some(rest.split(' ').next().unwrap().parse().unwrap())
+            });
+            found.unwrap_or_else(|| panic!("{}", log.lock().unwrap()))
+        };
+        let (address, admin) = (printed("registry"), printed("admin"));
         // What else it prints must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { address, config, log, child }
+        Self { address, admin, config, log, child }
     }
 
     /// Another configuration from now on.

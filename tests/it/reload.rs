@@ -67,6 +67,14 @@ async fn a_registry_that_moved_is_asked_where_it_is_now() {
     old.0.forget_seen();
     assert_eq!(program.pull("team/other").await.status, 404);
     assert!(old.0.seen().is_empty(), "the old place is asked nothing any more");
+    let metrics = client::get(program.admin, "/metrics").await;
+    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+    let is_shown = |registry: &FakeRegistry| {
+        metrics.lines().any(|line| {
+            line.starts_with("larder_upstream_endpoint_up") && line.contains(&registry.address.to_string())
+        })
+    };
+    assert_eq!((is_shown(&old.0), is_shown(&new.0)), (false, true), "no alert about a place that is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,8 +146,11 @@ async fn a_configuration_that_cannot_be_used_changes_nothing_of_what_was() {
         assert!(said.contains(named), "{named} is not in {said}");
         let headers = [("X-Node-Key", "the-first-value-of-it"), client::ANONYMOUS];
         let path = "/v2/team/app/manifests/v1?ns=reg.test";
+        old.forget_seen();
         let reply = client::send(program.address, Method::GET, path, &headers).await;
         assert_eq!(reply.body, image.index_bytes, "after {named}");
+        // What is cached would be served in an outage of the wrong place too.
+        assert_eq!(old.count(Method::HEAD, "/manifests/v1"), 1, "the old place is asked after {named}");
     }
     std::fs::write(&file, "short").unwrap();
     program.write(&good(&old.url(), ""));

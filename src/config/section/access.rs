@@ -13,7 +13,8 @@ section! {
     /// "verify": a cached image is for those to whom its registry shows it. "open": it is for every pod.
     reload policy: Policy = policy(), |_| Terms::default().policy;
 
-    /// How long a proof of a right lasts; "0s" checks at every resolve, as the AlwaysPullImages admission plugin means it.
+    /// How long a proof of a right lasts; "0s" checks at every resolve, as the AlwaysPullImages admission plugin means
+    /// it.
     reload grant_ttl: Duration = time(), |_| Terms::default().grant_ttl;
 
     /// How long a pod's own right holds when upstream cannot be asked, since it was last proved.

@@ -13,9 +13,9 @@ section! {
     /// Where the node's credentials are, which every pod may use, and where pull secrets are, which no pod may use.
     Credentials = "credentials";
 
-    /// The node's docker config: "kubelet" for kubelet's search path, a list of files, or [] for none. Every pod may use
-    /// these credentials. This is the default as root; without root it is [], so that a developer's `docker login` does
-    /// not open private images to every local user.
+    /// The node's docker config: "kubelet" for kubelet's search path, a list of files, or [] for none. Every pod may
+    /// use these credentials. This is the default as root; without root it is [], so that a developer's `docker login`
+    /// does not open private images to every local user.
     reload node: Node = NodeKind, |context| node(context.environment);
 
     /// Kubelet's --root-dir, a directory of its search path.

@@ -18,8 +18,8 @@ section! {
     /// Where it is.
     reload url: Option<Url> = url(), |_| None;
 
-    /// Whose credentials it is shown: none, the node's, or the caller's too. Without it, the caller's where it stands for
-    /// the registry, else none.
+    /// Whose credentials it is shown: none, the node's, or the caller's too. Without it, the caller's where it stands
+    /// for the registry, else none.
     reload credentials: Option<CredentialUse> = choice(&CredentialUse::NAMES), |_| None;
 
     /// Whether its word proves a right. Without it, if it is on the registry's own host, or is the only endpoint.

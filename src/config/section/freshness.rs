@@ -16,8 +16,8 @@ section! {
     Freshness = "freshness";
 
     /// How long what upstream said about a tag is taken as true without asking again, for those with a right to the
-    /// repository: "0s" asks at every resolve, "immutable" is for ever. Signatures and attestations (sha256-... tags) are
-    /// always asked for.
+    /// repository: "0s" asks at every resolve, "immutable" is for ever. Signatures and attestations (sha256-... tags)
+    /// are always asked for.
     reload tag_ttl: TagTtl = TagTtlKind, |_| pull::Freshness::default().tag_ttl;
 
     /// For how long after that the tag is served once more while upstream is asked in the background.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::schema::section;
-use crate::config::value::{DAY, flag, list, number, parsed, path, span};
+use crate::config::value::{DAY, Text, flag, list, number, parsed, path, span};
 use crate::prepull;
 use crate::reference::{Image, Platform};
 
@@ -20,15 +20,13 @@ section! {
     Prepull = "prepull";
 
     /// The images.
-    reload images: Vec<Image> = list(parsed::<Image>("image", &["docker.io/library/busybox:latest", "reg.corp:5000/a/b:v1"])),
-        |_| prepull::Config::default().images;
+    reload images: Vec<Image> = list(image()), |_| prepull::Config::default().images;
 
     /// The images of Kubernetes manifests of any kind too: a file, or a directory of YAML and JSON files.
     reload manifests: Option<PathBuf> = path(), |_| None, example "\"/etc/kubernetes/manifests\"";
 
     /// Platforms such as "linux/arm64"; [] is the node's own.
-    reload platforms: Vec<Platform> = list(parsed::<Platform>("platform", &["linux/arm64", "linux/arm/v7"])),
-        |_| prepull::Config::default().platforms;
+    reload platforms: Vec<Platform> = list(platform()), |_| prepull::Config::default().platforms;
 
     /// How often they are looked at again; SIGHUP does so at once.
     reload interval: Duration = span(INTERVAL_MIN..=INTERVAL_MAX), |_| prepull::Config::default().interval;
@@ -47,6 +45,14 @@ impl Prepull {
         let (concurrency, pull_secrets) = (concurrency as usize, pull_secrets.to_owned());
         prepull::Config { images, manifests, platforms, interval, concurrency, pin, pull_secrets }
     }
+}
+
+fn image() -> Text<Image> {
+    parsed("image", &["docker.io/library/busybox:latest", "reg.corp:5000/a/b:v1"])
+}
+
+fn platform() -> Text<Platform> {
+    parsed("platform", &["linux/arm64", "linux/arm/v7"])
 }
 
 fn concurrency() -> u32 {

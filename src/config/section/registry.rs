@@ -69,7 +69,8 @@ impl Registry {
             && !self.endpoints.is_empty()
             && !has_authoritative_endpoint(&self.endpoints, host)
         {
-            let problem = "none of them stands for the registry, so that there is none to ask who may read what; mark one: { url = \"...\", credentials = \"caller\", authoritative = true }";
+            let problem = "none of them stands for the registry, so that there is none to ask who may read what; \
+                mark one: { url = \"...\", credentials = \"caller\", authoritative = true }";
             place.known_key("endpoints").mistake(problem);
         }
         match (&self.client_cert, &self.client_key) {

@@ -51,7 +51,8 @@ section! {
     /// The local users (numbers) whose processes may connect; empty for all. [0] lets only root's connect.
     restart allow_uids: Vec<u32> = list(number(0..=u32::MAX)), |_| Vec::new();
 
-    /// A header that every request must carry, except those for /token. `larder setup` writes it into root's hosts.toml.
+    /// A header that every request must carry, except those for /token. `larder setup` writes it into root's
+    /// hosts.toml.
     reload gate_header: Option<HeaderName> = header(), |_| None, example "\"X-Node-Key\"";
 
     /// The file that holds the value of `gate_header`: 16 to 1024 visible ASCII characters. A reload reads it again.

@@ -14,11 +14,12 @@ section! {
     /// The directory of blobs: an OCI image layout. This is the default as root; otherwise it is <state>/store.
     restart path: PathBuf = path(), |context| context.state.join("store");
 
-    /// How large it may get: a size such as "50GiB", or a part of its filesystem. What has been idle longest makes room.
+    /// How large it may get: a size such as "50GiB", or a part of its filesystem. What has been idle longest makes
+    /// room.
     restart max_bytes: Amount = amount(), |_| Budget::default().max;
 
-    /// What stays free on its filesystem, whichever program fills it. The default is above kubelet's thresholds, so that
-    /// no pod is evicted because of this cache.
+    /// What stays free on its filesystem, whichever program fills it. The default is above kubelet's thresholds, so
+    /// that no pod is evicted because of this cache.
     restart min_free: Amount = amount(), |_| Budget::default().min_free;
 }
 

@@ -20,8 +20,7 @@ section! {
 
     /// ["public"]: any registry with a public DNS name, over TLS. Or a closed list: ["docker.io", "quay.io"]. A
     /// [[registry]] section permits its host in any case.
-    reload allow: Vec<Allowed> = list(parsed::<Allowed>("registry or \"public\"", &["quay.io", "ghcr.io"])),
-        |_| vec![Allowed::Public];
+    reload allow: Vec<Allowed> = list(allowed()), |_| vec![Allowed::Public];
 
     /// How long one address may take to connect.
     reload connect_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().connect;
@@ -91,6 +90,10 @@ impl fmt::Display for Allowed {
             Self::Registry(registry) => registry.fmt(f),
         }
     }
+}
+
+fn allowed() -> Text<Allowed> {
+    parsed("registry or \"public\"", &["quay.io", "ghcr.io"])
 }
 
 fn authority() -> Text<String> {
