@@ -5,6 +5,7 @@ use std::fs;
 
 use super::resolve::{Layer, resolve_layers};
 use super::*;
+use crate::{credentials, pull, store};
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
     let overrides = variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));

@@ -8,10 +8,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Settings;
 use super::environment::Environment;
 use super::report::Mistake;
 use super::resolve::{Layer, resolve_layers};
+use super::settings::Settings;
 use crate::serve::Gate;
 
 /// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.

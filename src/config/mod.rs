@@ -16,10 +16,9 @@ mod report;
 mod resolve;
 mod schema;
 mod section;
+mod settings;
 mod value;
 mod variables;
-
-use std::path::PathBuf;
 
 pub use document::{reference, template};
 pub use environment::Environment;
@@ -28,49 +27,7 @@ pub use print::{print, print_with_sources};
 pub use report::{Mistake, Source};
 pub use resolve::resolve;
 pub use section::{Change, LogConfig, LogFormat, LogLevel};
-
-use crate::listener::{ConnectionLimits, Listen};
-use crate::{admin, credentials, prepull, pull, serve, store, upstream};
-
-/// Everything that the daemon is built from.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where the data plane listens.
-    pub listen: Vec<Listen>,
-    /// Bounds of its connections.
-    pub limits: ConnectionLimits,
-    /// The data plane.
-    pub serve: serve::Config,
-    /// The admin plane.
-    pub admin: admin::Config,
-    /// The store.
-    pub store: store::Config,
-    /// Registries.
-    pub upstream: upstream::Config,
-    /// The images that are kept without being asked for.
-    pub prepull: prepull::Config,
-    /// The log.
-    pub log: LogConfig,
-    /// Where credentials are.
-    pub credentials: credentials::Config,
-    /// The directory of the node's own keys.
-    pub keys: PathBuf,
-    /// Rights and freshness.
-    pub pull: pull::Config,
-    /// The local users that may connect; `None`: all.
-    pub uids: Option<Vec<u32>>,
-    /// Whether the process is root.
-    pub root: bool,
-    sections: section::Sections,
-    sources: report::Sources,
-}
-
-impl Settings {
-    /// What is not as in `before`, key by key.
-    pub fn changes(&self, before: &Self) -> Vec<Change> {
-        self.sections.changes(&before.sections)
-    }
-}
+pub use settings::Settings;
 
 #[cfg(test)]
 mod layer_tests;

@@ -1,9 +1,9 @@
 //! The effective configuration as a file that means the same.
 
-use super::Settings;
 use super::file::{ArrayOfTables, DocumentMut, Item, Table, Value};
 use super::report::Sources;
 use super::section::{Block, Entries};
+use super::settings::Settings;
 
 /// Writes every key with its effective value, in a form that is read as the same settings.
 pub fn print(settings: &Settings) -> String {

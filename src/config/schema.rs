@@ -230,8 +230,8 @@ macro_rules! section {
     ) => {
         $(#[doc = $about])+
         #[derive(Debug, Clone, PartialEq)]
-        pub(in crate::config) struct $Section {
-            $($(#[doc = $what])+ pub(in crate::config) $key: $Type,)+
+        pub(crate) struct $Section {
+            $($(#[doc = $what])+ pub(crate) $key: $Type,)+
         }
 
         impl $crate::config::schema::Section for $Section {

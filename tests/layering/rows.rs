@@ -134,6 +134,33 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["mod"],
         ],
     ),
+    (
+        "config",
+        &[
+            &["environment", "report"],
+            &["file"],
+            &["value"],
+            &["schema"],
+            &[
+                "section/access",
+                "section/admin",
+                "section/credentials",
+                "section/endpoint",
+                "section/log",
+                "section/prepull",
+                "section/server",
+                "section/store",
+                "section/upstream",
+            ],
+            &["section/freshness"],
+            &["section/registry"],
+            &["section"],
+            &["document", "settings", "variables"],
+            &["print", "resolve"],
+            &["load"],
+            &["mod"],
+        ],
+    ),
 ];
 
 /// Outside crates that are used in one place only.

@@ -23,7 +23,7 @@ section! {
 
 impl Access {
     /// The terms for registries that have none of their own.
-    pub(in crate::config) fn terms(&self) -> Terms {
+    pub(crate) fn terms(&self) -> Terms {
         Terms { policy: self.policy, grant_ttl: self.grant_ttl, outage_grace: self.outage_grace }
     }
 }

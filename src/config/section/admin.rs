@@ -25,7 +25,7 @@ section! {
 
 impl Admin {
     /// What the admin plane is built from.
-    pub(in crate::config) fn config(&self) -> admin::Config {
+    pub(crate) fn config(&self) -> admin::Config {
         let Self { listen, socket, metrics_listen } = self.clone();
         admin::Config { listen, metrics_listen, socket }
     }

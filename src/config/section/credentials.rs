@@ -45,7 +45,7 @@ section! {
 
 /// Which docker configs are the node's.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::config) enum Node {
+pub(crate) enum Node {
     /// Those on kubelet's search path.
     Kubelet,
     /// These files.
@@ -54,7 +54,7 @@ pub(in crate::config) enum Node {
 
 impl Credentials {
     /// Notes what does not fit together.
-    pub(in crate::config) fn check(&self, place: &Place<'_>) {
+    pub(crate) fn check(&self, place: &Place<'_>) {
         match (&self.provider_config, &self.provider_bin_dir) {
             (Some(_), None) => {
                 let problem = "needed with provider_config: where the plugins are";
@@ -69,7 +69,7 @@ impl Credentials {
     }
 
     /// What the keychain is built from.
-    pub(in crate::config) fn config(&self) -> credentials::Config {
+    pub(crate) fn config(&self) -> credentials::Config {
         let providers = self.provider_config.clone().zip(self.provider_bin_dir.clone());
         credentials::Config {
             node: match &self.node {

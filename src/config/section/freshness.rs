@@ -49,7 +49,7 @@ section! {
 
 impl Freshness {
     /// For registries without settings of their own.
-    pub(in crate::config) fn freshness(&self) -> pull::Freshness {
+    pub(crate) fn freshness(&self) -> pull::Freshness {
         let Self { tag_ttl, stale_while_revalidate, stale_if_error, .. } = *self;
         pull::Freshness { tag_ttl, stale_while_revalidate, stale_if_error }
     }
@@ -57,7 +57,7 @@ impl Freshness {
 
 impl Rule {
     /// Notes a rule that says nothing.
-    pub(in crate::config) fn check(&self, place: &Place<'_>) {
+    pub(crate) fn check(&self, place: &Place<'_>) {
         let Self { r#match, tag_ttl, stale_while_revalidate, stale_if_error } = self;
         let is_empty = tag_ttl.is_none() && stale_while_revalidate.is_none() && stale_if_error.is_none();
         if r#match.is_none() || is_empty {
@@ -68,7 +68,7 @@ impl Rule {
     }
 
     /// The rule; `None` if it has no pattern, which is a mistake.
-    pub(in crate::config) fn rule(&self) -> Option<pull::Rule> {
+    pub(crate) fn rule(&self) -> Option<pull::Rule> {
         let Self { r#match, tag_ttl, stale_while_revalidate, stale_if_error } = self.clone();
         let Pattern(matches) = r#match?;
         Some(pull::Rule { matches, tag_ttl, stale_while_revalidate, stale_if_error })
@@ -77,7 +77,7 @@ impl Rule {
 
 /// A pattern of names with tags.
 #[derive(Debug, Clone)]
-pub(in crate::config) struct Pattern(GlobMatcher);
+pub(crate) struct Pattern(GlobMatcher);
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {

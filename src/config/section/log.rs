@@ -16,7 +16,7 @@ section! {
 
 impl Log {
     /// What the log is begun with.
-    pub(in crate::config) fn config(&self) -> LogConfig {
+    pub(crate) fn config(&self) -> LogConfig {
         LogConfig { level: self.level, format: self.format }
     }
 }

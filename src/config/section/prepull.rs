@@ -40,7 +40,7 @@ section! {
 
 impl Prepull {
     /// What pre-pull is built from, with these pull secrets.
-    pub(in crate::config) fn config(&self, pull_secrets: &[PathBuf]) -> prepull::Config {
+    pub(crate) fn config(&self, pull_secrets: &[PathBuf]) -> prepull::Config {
         let Self { images, manifests, platforms, interval, concurrency, pin } = self.clone();
         let (concurrency, pull_secrets) = (concurrency as usize, pull_secrets.to_owned());
         prepull::Config { images, manifests, platforms, interval, concurrency, pin, pull_secrets }

@@ -61,7 +61,7 @@ section! {
 
 impl Registry {
     /// Notes what does not fit together.
-    pub(in crate::config) fn check(&self, place: &Place<'_>) {
+    pub(crate) fn check(&self, place: &Place<'_>) {
         if self.host.is_none() {
             place.known_key("host").mistake("which registry is this about? host = \"registry.corp\"");
         }
@@ -85,7 +85,7 @@ impl Registry {
     }
 
     /// Where it is asked.
-    pub(in crate::config) fn config(&self) -> RegistryConfig {
+    pub(crate) fn config(&self) -> RegistryConfig {
         let client = self.client_cert.clone().zip(self.client_key.clone());
         RegistryConfig {
             endpoints: self.endpoints.clone(),
@@ -95,7 +95,7 @@ impl Registry {
     }
 
     /// Its terms; what it does not say is as in `before`.
-    pub(in crate::config) fn terms(&self, before: Terms) -> Terms {
+    pub(crate) fn terms(&self, before: Terms) -> Terms {
         Terms {
             policy: self.access.unwrap_or(before.policy),
             grant_ttl: self.grant_ttl.unwrap_or(before.grant_ttl),
@@ -104,7 +104,7 @@ impl Registry {
     }
 
     /// The freshness of its tags; what it does not say is as in `before`.
-    pub(in crate::config) fn freshness(&self, before: pull::Freshness) -> pull::Freshness {
+    pub(crate) fn freshness(&self, before: pull::Freshness) -> pull::Freshness {
         pull::Freshness {
             tag_ttl: self.tag_ttl.unwrap_or(before.tag_ttl),
             stale_while_revalidate: self.stale_while_revalidate.unwrap_or(before.stale_while_revalidate),

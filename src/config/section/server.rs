@@ -61,7 +61,7 @@ section! {
 
 impl Server {
     /// Notes what does not fit together.
-    pub(in crate::config) fn check(&self, place: &Place<'_>) {
+    pub(crate) fn check(&self, place: &Place<'_>) {
         if self.listen.is_empty() {
             place.known_key("listen").mistake("at least one address is needed");
         }
@@ -81,13 +81,13 @@ impl Server {
     }
 
     /// What connections are bounded by.
-    pub(in crate::config) fn limits(&self) -> ConnectionLimits {
+    pub(crate) fn limits(&self) -> ConnectionLimits {
         let connections_max = self.connections_max as usize;
         ConnectionLimits { connections_max, drain_wait: self.drain_wait, ..ConnectionLimits::default() }
     }
 
     /// What the data plane is built from.
-    pub(in crate::config) fn serve(&self) -> serve::Config {
+    pub(crate) fn serve(&self) -> serve::Config {
         let gate = self.gate_header.clone().zip(self.gate_file.clone());
         serve::Config {
             default_registry: self.default_registry.clone(),
@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// The local users that may connect; `None` for all.
-    pub(in crate::config) fn uids(&self) -> Option<Vec<u32>> {
+    pub(crate) fn uids(&self) -> Option<Vec<u32>> {
         (!self.allow_uids.is_empty()).then(|| self.allow_uids.clone())
     }
 }

@@ -25,7 +25,7 @@ section! {
 
 impl Store {
     /// What the store is built from.
-    pub(in crate::config) fn config(&self) -> store::Config {
+    pub(crate) fn config(&self) -> store::Config {
         let budget = Budget { max: self.max_bytes, min_free: self.min_free };
         store::Config { path: self.path.clone(), budget }
     }

@@ -41,7 +41,7 @@ section! {
 
 /// An entry of `allow`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::config) enum Allowed {
+pub(crate) enum Allowed {
     /// Every public registry.
     Public,
     /// This one.
@@ -50,7 +50,7 @@ pub(in crate::config) enum Allowed {
 
 impl Upstream {
     /// Notes what does not fit together.
-    pub(in crate::config) fn check(&self, place: &Place<'_>) {
+    pub(crate) fn check(&self, place: &Place<'_>) {
         if self.allow.contains(&Allowed::Public) && self.allow.len() > 1 {
             let problem = "\"public\" already permits every public registry; list it alone";
             place.known_key("allow").mistake(problem);
@@ -58,7 +58,7 @@ impl Upstream {
     }
 
     /// Which registries may be asked.
-    pub(in crate::config) fn allow(&self) -> Allow {
+    pub(crate) fn allow(&self) -> Allow {
         let listed = self.allow.iter().map(|allowed| match allowed {
             Allowed::Public => None,
             Allowed::Registry(registry) => Some(registry.clone()),
@@ -67,7 +67,7 @@ impl Upstream {
     }
 
     /// How long they may take.
-    pub(in crate::config) fn timeouts(&self) -> Timeouts {
+    pub(crate) fn timeouts(&self) -> Timeouts {
         Timeouts { connect: self.connect_timeout, header: self.header_timeout, idle: self.idle_timeout }
     }
 }

@@ -1,0 +1,48 @@
+//! What the configuration comes to: what each domain is built from, and the sections that this was read from.
+
+use std::path::PathBuf;
+
+use super::report::Sources;
+use super::section::{Change, LogConfig, Sections};
+use crate::listener::{ConnectionLimits, Listen};
+use crate::{admin, credentials, prepull, pull, serve, store, upstream};
+
+/// Everything that the daemon is built from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the data plane listens.
+    pub listen: Vec<Listen>,
+    /// Bounds of its connections.
+    pub limits: ConnectionLimits,
+    /// The data plane.
+    pub serve: serve::Config,
+    /// The admin plane.
+    pub admin: admin::Config,
+    /// The store.
+    pub store: store::Config,
+    /// Registries.
+    pub upstream: upstream::Config,
+    /// The images that are kept without being asked for.
+    pub prepull: prepull::Config,
+    /// The log.
+    pub log: LogConfig,
+    /// Where credentials are.
+    pub credentials: credentials::Config,
+    /// The directory of the node's own keys.
+    pub keys: PathBuf,
+    /// Rights and freshness.
+    pub pull: pull::Config,
+    /// The local users that may connect; `None`: all.
+    pub uids: Option<Vec<u32>>,
+    /// Whether the process is root.
+    pub root: bool,
+    pub(super) sections: Sections,
+    pub(super) sources: Sources,
+}
+
+impl Settings {
+    /// What is not as in `before`, key by key.
+    pub fn changes(&self, before: &Self) -> Vec<Change> {
+        self.sections.changes(&before.sections)
+    }
+}
