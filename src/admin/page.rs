@@ -1,15 +1,16 @@
 //! `GET /`: the numbers of `/v1/status` as a page for people. No framework, nothing from elsewhere, no name of any
-//! repository or registry; without JavaScript it is as it was when it was loaded, with it it keeps itself fresh.
+//! repository or registry. With JavaScript the page reloads its numbers; without, it stays as it was loaded.
 
 use std::fmt::Write as _;
 
 use http::Response;
 use http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 
-use super::{Status, page_of};
+use super::respond::page_of;
+use super::status::DaemonStatus;
 use crate::listener::Body;
 
-/// Nothing is loaded from anywhere but this address, and nobody frames the page.
+/// Nothing is loaded from anywhere but this address, and no other page may frame this one.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -40,7 +41,7 @@ document.querySelector("main").replaceWith(page.querySelector("main"))}catch{}},
 "#;
 
 /// The page.
-pub(super) fn answer(status: &Status) -> Response<Body> {
+pub(super) fn answer(status: &DaemonStatus) -> Response<Body> {
     let mut html = HEAD.to_owned();
     // Writing to a String cannot fail.
     let _ = write_main(&mut html, status);
@@ -53,8 +54,8 @@ pub(super) fn answer(status: &Status) -> Response<Body> {
     response
 }
 
-fn write_main(html: &mut String, status: &Status) -> std::fmt::Result {
-    let Status { version, uptime_seconds, ready, store, served, flights, requests, outages } = status;
+fn write_main(html: &mut String, status: &DaemonStatus) -> std::fmt::Result {
+    let DaemonStatus { version, uptime_seconds, ready, store, served, downloads, requests, outages } = status;
     let up = humantime::format_duration(std::time::Duration::from_secs(*uptime_seconds));
     let state = if *ready { "ready" } else { "not ready" };
     writeln!(html, "<h1>Larder</h1><p>version {version}, {state}, up for {up}</p>")?;
@@ -75,10 +76,10 @@ fn write_main(html: &mut String, status: &Status) -> std::fmt::Result {
     let ratio = served.hit_ratio.map_or("–".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
     tile(html, &ratio, "of the bytes without upstream", served.hit_ratio)?;
     tile(html, &bytes(served.saved_bytes), "not fetched, since the start", None)?;
-    let part = store.max_bytes.filter(|max| *max > 0).map(|max| part(store.bytes, max));
+    let full = store.max_bytes.filter(|max| *max > 0).map(|max| fraction(store.bytes, max));
     let of = store.max_bytes.map_or_else(String::new, |max| format!(" of {}", bytes(max)));
-    tile(html, &bytes(store.bytes), &format!("in {} blobs{of}", store.blobs), part)?;
-    tile(html, &flights.to_string(), "downloads under way", None)?;
+    tile(html, &bytes(store.bytes), &format!("in {} blobs{of}", store.blobs), full)?;
+    tile(html, &downloads.to_string(), "downloads under way", None)?;
     tile(html, &store.pins.to_string(), "images pinned", None)?;
     let free = store.free_bytes.map_or("–".to_owned(), bytes);
     tile(html, &free, "free on its filesystem", None)?;
@@ -90,14 +91,14 @@ fn write_main(html: &mut String, status: &Status) -> std::fmt::Result {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "the length of a bar")]
-fn part(of: u64, all: u64) -> f64 {
+fn fraction(of: u64, all: u64) -> f64 {
     (of as f64 / all as f64).min(1.0)
 }
 
-fn tile(html: &mut String, number: &str, what: &str, part: Option<f64>) -> std::fmt::Result {
-    write!(html, "<div class=\"tile\"><b>{number}</b><span>{what}</span>")?;
-    if let Some(part) = part {
-        write!(html, "<div class=\"bar\"><i style=\"width:{:.1}%\"></i></div>", part * 100.0)?;
+fn tile(html: &mut String, number: &str, caption: &str, bar: Option<f64>) -> std::fmt::Result {
+    write!(html, "<div class=\"tile\"><b>{number}</b><span>{caption}</span>")?;
+    if let Some(fraction) = bar {
+        write!(html, "<div class=\"bar\"><i style=\"width:{:.1}%\"></i></div>", fraction * 100.0)?;
     }
     writeln!(html, "</div>")
 }

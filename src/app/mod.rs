@@ -5,6 +5,7 @@
 mod addresses;
 mod descriptors;
 mod error;
+mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use tokio::task::JoinSet;
 
 pub use error::Error;
 
-use crate::admin::control::Owned;
-use crate::admin::{self, Readiness, Report, Served, Sources, Status, StoreStatus};
+use crate::admin::control::Control;
+use crate::admin::{self, Readiness, Sources};
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
 use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen, Listener};
@@ -28,9 +29,11 @@ use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::metrics::{Registry, RegistryLabels};
 use crate::support::shutdown::{self, Shutdown};
+use crate::support::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::{prepull, pull, serve, store, upstream};
 use addresses::Addresses;
+use status::StatusSources;
 
 /// How long a stop waits for downloads that no client waits for any more.
 const SETTLE_WAIT: Duration = Duration::from_secs(3);
@@ -167,22 +170,38 @@ impl App {
         let transfer = listener::file_transfer(&self.connections).await;
         let options = ConnectionOptions { limits: self.limits, transfer, metrics: self.connections.clone() };
         let readiness = Readiness::default();
-        let sources = self.sources(&readiness);
-        let commands = admin::control::service(self.owned(&sources));
+        let status = StatusSources {
+            store: self.store.clone(),
+            puller: self.puller.clone(),
+            upstream: self.upstream.clone(),
+            observer: Arc::clone(&self.observer),
+            list: self.list.clone(),
+            readiness: readiness.clone(),
+            since: Instant::now(),
+        };
         let data_service = self.data_service()?;
         let fetcher = self.fetcher();
-        // The store is maintained until the last body has left, and the admin plane answers probes while the data plane
-        // drains: both stop last.
+        // Commands end when the data plane has; the store is maintained until then, and probes and metrics are answered
+        // until the end.
         let (store_trigger, store_shutdown) = shutdown::channel();
-        let maintenance = tokio::spawn(self.store.clone().maintain(store_shutdown));
+        let (control_trigger, control_shutdown) = shutdown::channel();
         let (admin_trigger, admin_shutdown) = shutdown::channel();
-        let hosts = Hosts::new(&addresses::ports(&[self.admin_address()?]), &self.settings.serve.hosts);
-        let mut pages = vec![(self.admin, admin::service(sources.clone(), hosts)), (self.control, commands)];
+        let maintenance = tokio::spawn(self.store.clone().maintain(store_shutdown));
+        let commands = Tasks::default();
+        let control = self.control(&status, commands.clone(), control_shutdown.clone());
+        let control = admin::control::service(control);
+        let control = tokio::spawn(listener::run(self.control, control, small(&options), control_shutdown));
+        let sources = Sources {
+            metrics: self.registry.clone(),
+            readiness: readiness.clone(),
+            status: Arc::new(move || status.status()),
+        };
+        let hosts = Hosts::new(&addresses::ports(&[self.admin.address()?]), &self.settings.serve.hosts);
+        let mut pages = vec![(self.admin, admin::service(sources.clone(), hosts))];
         pages.extend(self.metrics.map(|metrics| (metrics, admin::metrics_service(sources))));
         let mut admin = JoinSet::new();
         for (listener, service) in pages {
-            let options = small(options.clone());
-            admin.spawn(listener::run(listener, service, options, admin_shutdown.clone()));
+            admin.spawn(listener::run(listener, service, small(&options), admin_shutdown.clone()));
         }
         let list = tokio::spawn(self.list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
         let mut data = JoinSet::new();
@@ -207,6 +226,9 @@ impl App {
             );
         }
         let _ = list.await;
+        control_trigger.fire();
+        let _ = control.await;
+        commands.finish(ADMIN_DRAIN_WAIT).await;
         store_trigger.fire();
         let _ = maintenance.await;
         admin_trigger.fire();
@@ -225,21 +247,16 @@ impl App {
         }
     }
 
-    fn owned(&self, sources: &Sources) -> Owned {
-        let (puller, upstream) = (self.puller.clone(), self.upstream.clone());
-        let (list, numbers) = (self.list.clone(), Arc::clone(&sources.status));
-        let clock = self.store.clock().clone();
-        let report = move || Report {
-            numbers: numbers(),
-            registries: admin::registries(&puller, &upstream, clock.now()),
-            prepull: list.status(),
-        };
-        Owned {
+    fn control(&self, status: &StatusSources, tasks: Tasks, shutdown: Shutdown) -> Control {
+        let status = status.clone();
+        Control {
             puller: self.puller.clone(),
             store: self.store.clone(),
             keychain: self.keychain.clone(),
             fetcher: self.fetcher(),
-            report: Arc::new(report),
+            report: Arc::new(move || status.report()),
+            tasks,
+            shutdown,
         }
     }
 
@@ -258,45 +275,14 @@ impl App {
         let ports = addresses::ports(&self.data_addresses()?);
         Ok(serve::service(&self.settings.serve, &ports, components))
     }
-
-    fn sources(&self, readiness: &Readiness) -> Sources {
-        let (store, puller, upstream) = (self.store.clone(), self.puller.clone(), self.upstream.clone());
-        let observer = Arc::clone(&self.observer);
-        let (since, ready) = (Instant::now(), readiness.clone());
-        let status = Arc::new(move || {
-            let answered = observer.totals();
-            let totals = store.totals();
-            let limits = store.limits();
-            let (caching, pins) = (store.is_caching(), store.pins().len());
-            Status {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                uptime_seconds: since.elapsed().as_secs(),
-                ready: ready.get(),
-                store: StoreStatus {
-                    blobs: totals.blobs,
-                    bytes: totals.bytes,
-                    max_bytes: limits.map(|limits| limits.max_bytes),
-                    free_bytes: limits.map(|limits| limits.free_bytes),
-                    capacity_bytes: limits.map(|limits| limits.capacity_bytes),
-                    caching,
-                    pins,
-                },
-                served: Served::new(&answered.bytes, upstream.received_bytes()),
-                flights: puller.downloads() as u64,
-                requests: answered.requests.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
-                outages: puller.outages().len(),
-            }
-        });
-        Sources { metrics: self.registry.clone(), readiness: readiness.clone(), status }
-    }
 }
 
 /// The connections of the admin plane: few, and cut off soon at a stop.
-fn small(options: ConnectionOptions) -> ConnectionOptions {
+fn small(options: &ConnectionOptions) -> ConnectionOptions {
     let limits = ConnectionLimits {
         connections_max: ADMIN_CONNECTIONS_MAX,
         drain_wait: ADMIN_DRAIN_WAIT,
         ..options.limits
     };
-    ConnectionOptions { limits, ..options }
+    ConnectionOptions { limits, ..options.clone() }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::{Failure, ago, ask, print_json, settings};
-use crate::admin::control::{ImageRow, ListImages, MakeRoom, Remove, Unpin};
+use crate::admin::control::{CollectGarbage, ImageRow, ListImages, Remove, Unpin};
 use crate::config::Environment;
 use crate::reference::Image;
 use crate::support::clock::Clock;
@@ -107,7 +107,7 @@ pub(super) fn make_room(
     file: Option<&Path>,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    let done = ask(&settings(file, environment)?, &MakeRoom {})?;
+    let done = ask(&settings(file, environment)?, &CollectGarbage {})?;
     if arguments.json {
         return print_json(&done);
     }

@@ -30,9 +30,9 @@ pub(super) struct Arguments {
     /// Its name, where the layout does not say or says it otherwise
     #[arg(long = "as", value_name = "IMAGE")]
     name: Option<Image>,
-    /// Whoever asks may read it
+    /// Every caller may read it
     #[arg(long, group = "readers")]
-    anybody: bool,
+    public: bool,
     /// Whoever may use the node's credentials may read it: every pod, as long as the node has one for it
     #[arg(long, group = "readers")]
     node: bool,
@@ -69,14 +69,14 @@ pub(super) fn run(
 }
 
 fn readers(arguments: &Arguments) -> Result<Readers, Failure> {
-    if arguments.anybody {
-        return Ok(Readers::Anybody);
+    if arguments.public {
+        return Ok(Readers::Public);
     }
     if arguments.node {
         return Ok(Readers::Node);
     }
     if arguments.pull_secrets.is_empty() {
-        let why = "who may read it? Say --anybody, --node, or --pull-secret FILE: no registry can be asked";
+        let why = "who may read it? Say --public, --node, or --pull-secret FILE: no registry can be asked";
         return Err(Failure::Usage(why.to_owned()));
     }
     let contents =

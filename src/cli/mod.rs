@@ -125,7 +125,7 @@ fn settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, 
 }
 
 /// Asks the running daemon.
-fn ask<C: control::Command>(settings: &Settings, command: &C) -> Result<C::Answer, Failure> {
+fn ask<C: control::ControlCommand>(settings: &Settings, command: &C) -> Result<C::Reply, Failure> {
     run_async(control::send(&settings.admin.socket, command))?.map_err(|e| Failure::Failed(e.to_string()))
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, ago, ask, print_json, settings};
-use crate::admin::Report;
-use crate::admin::control::AskReport;
+use crate::admin::StatusReport;
+use crate::admin::control::GetReport;
 use crate::config::Environment;
 use crate::support::clock::Clock;
 use crate::support::size;
@@ -26,7 +26,7 @@ pub(super) fn run(
     file: Option<&Path>,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    let report = ask(&settings(file, environment)?, &AskReport {})?;
+    let report = ask(&settings(file, environment)?, &GetReport {})?;
     if arguments.json {
         return print_json(&report);
     }
@@ -37,8 +37,8 @@ pub(super) fn run(
 }
 
 /// What a person is told.
-fn lines(report: &Report) -> Vec<(&'static str, String)> {
-    let Report { numbers, registries, prepull } = report;
+fn lines(report: &StatusReport) -> Vec<(&'static str, String)> {
+    let StatusReport { numbers, registries, prepull } = report;
     let (store, served) = (&numbers.store, &numbers.served);
     let state = if numbers.ready { "ready" } else { "not ready" };
     let up = ago(Duration::from_secs(numbers.uptime_seconds));
@@ -73,7 +73,7 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         )),
         _ => {}
     }
-    lines.push(("downloads", numbers.flights.to_string()));
+    lines.push(("downloads", numbers.downloads.to_string()));
     lines.push(("pinned", format!("{} image(s)", store.pins)));
     if prepull.images > 0 || prepull.problem.is_some() {
         lines.push(("pre-pull", list(prepull)));
@@ -86,10 +86,10 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         lines.push(("registries", "nothing to report".to_owned()));
     }
     for (at, registry) in registries.iter().enumerate() {
-        for (n, words) in registry.words.iter().enumerate() {
+        for (n, message) in registry.messages.iter().enumerate() {
             let name = if n == 0 { registry.registry.as_str() } else { "" };
             let title = if at == 0 && n == 0 { "registries" } else { "" };
-            lines.push((title, format!("{name:<20} {words}")));
+            lines.push((title, format!("{name:<20} {message}")));
         }
     }
     lines

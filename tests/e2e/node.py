@@ -178,7 +178,7 @@ class Offline(unittest.TestCase):
             containerd.cri_pull(NAME)
         self.assertEqual(containerd.cri_pull(NAME, ("ann", "ann-password")), pushed["config amd64"])
         other = Larder(world, {"reg.test": registry.url})
-        said = other.command("import", f"{directory}/oci", "--anybody", "--as", "reg.test/renamed:v2")
+        said = other.command("import", f"{directory}/oci", "--public", "--as", "reg.test/renamed:v2")
         self.assertIn("reg.test/renamed:v2 is here", said)
         self.assertEqual(Containerd(world, other).cri_pull("reg.test/renamed:v2"), pushed["config amd64"])
         # A byte that is not what its digest says is refused.
@@ -187,7 +187,7 @@ class Offline(unittest.TestCase):
         with open(blob, "r+b") as file:
             file.seek(100)
             file.write(b"\xff\x00")
-        code, said = attempt(PROGRAM, "--config", other.config, "import", f"{directory}/oci", "--anybody", "--as",
+        code, said = attempt(PROGRAM, "--config", other.config, "import", f"{directory}/oci", "--public", "--as",
                              "reg.test/broken:v1")
         self.assertEqual(code, 1, said)
         self.assertIn("digest", said)

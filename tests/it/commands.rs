@@ -1,7 +1,9 @@
 //! What the commands print as JSON is what docs/commands.md says.
 
-use larder::admin::control::{ImageRow, Removed, Revoked, Room, Unpinned};
-use larder::admin::{EndpointReport, LimitReport, RegistryReport, Report, Served, Status, StoreStatus};
+use larder::admin::control::{Collected, ImageRow, Removed, Revoked, Unpinned};
+use larder::admin::{
+    DaemonStatus, EndpointReport, RateLimitReport, RegistryReport, ServedStatus, StatusReport, StoreStatus,
+};
 use larder::prepull::{BlobState, Event, ListStatus, Summary};
 use larder::support::clock::Timestamp;
 use serde_json::Value;
@@ -44,24 +46,24 @@ fn samples() -> Vec<Value> {
             endpoint: text(),
             error: text(),
             failures: 1,
-            seconds: 1,
-            asked_seconds_ago: 1,
+            failing_seconds: 1,
+            last_request_seconds_ago: 1,
         }],
-        limits: vec![LimitReport {
+        rate_limits: vec![RateLimitReport {
             principal: text(),
             limit: Some(1),
             remaining: Some(1),
             retry_after_seconds: Some(1),
         }],
-        words: vec![text()],
+        messages: vec![text()],
     };
-    let numbers = Status {
+    let numbers = DaemonStatus {
         version: text(),
         uptime_seconds: 1,
         ready: true,
         store: store(),
-        served: Served::new(&[(larder::pull::AnswerSource::Hit, 1)], 0),
-        flights: 0,
+        served: ServedStatus::new(&[(larder::pull::AnswerSource::Hit, 1)], 0),
+        downloads: 0,
         requests: [("hit".to_owned(), 1)].into(),
         outages: 0,
     };
@@ -96,11 +98,11 @@ fn samples() -> Vec<Value> {
     };
     let mut all: Vec<Value> = events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
     all.extend([
-        serde_json::to_value(Report { numbers, registries: vec![registry], prepull }).unwrap(),
+        serde_json::to_value(StatusReport { numbers, registries: vec![registry], prepull }).unwrap(),
         serde_json::to_value(row).unwrap(),
         serde_json::to_value(Removed { tags: 1, pins: 1, blobs: 1, bytes: 1 }).unwrap(),
         serde_json::to_value(Unpinned { unpinned: 1 }).unwrap(),
-        serde_json::to_value(Room { freed_bytes: 1 }).unwrap(),
+        serde_json::to_value(Collected { freed_bytes: 1 }).unwrap(),
         serde_json::to_value(Revoked { revoked: 1 }).unwrap(),
     ]);
     all

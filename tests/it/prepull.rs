@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use larder::admin::control::{self, ListImages, MakeRoom, Pull, PullImage, PullSecret, Remove, Unpin};
+use larder::admin::control::{self, CollectGarbage, ListImages, Pull, PullImage, PullSecret, Remove, Unpin};
 use larder::prepull::{Event, Summary};
 use larder::reference::{Digest, MediaType};
 use tokio::sync::Semaphore;
@@ -342,7 +342,7 @@ async fn an_image_is_removed_with_what_nothing_else_needs() {
     let none =
         control::send(&scene.socket(), &Remove { image: "reg.test/team/none:v1".into() }).await.unwrap();
     assert_eq!((none.tags, none.blobs), (0, 0));
-    assert_eq!(control::send(&scene.socket(), &MakeRoom {}).await.unwrap().freed_bytes, 0);
+    assert_eq!(control::send(&scene.socket(), &CollectGarbage {}).await.unwrap().freed_bytes, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,7 +379,7 @@ async fn the_list_is_fetched_at_the_start_pinned_and_let_go_when_it_is_on_it_no_
     };
     let larder = scene(with(&format!("\"{APP}\"")));
     becomes(&[APP, "reg.test/team/other:v1"]).await;
-    let report = control::send(&socket, &control::AskReport {}).await.unwrap();
+    let report = control::send(&socket, &control::GetReport {}).await.unwrap();
     assert_eq!(report.prepull.images, 2);
     let mut pinned_by_hand = order(&["reg.test/team/app:v1"]);
     pinned_by_hand.pin = true;

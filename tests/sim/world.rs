@@ -163,7 +163,7 @@ impl World {
                 self.upstreams.truth(|truth, at| truth.removed.push((at, *repo)));
                 self.command(&control::Remove { image: format!("{}:v1", repo.name()) }).await;
             }
-            Act::MakeRoom => self.command(&control::MakeRoom {}).await,
+            Act::MakeRoom => self.command(&control::CollectGarbage {}).await,
             Act::Prefetch { repo, pin } => self.prefetch(*repo, *pin).await,
             Act::Verify { repair } => self.verify(*repair).await,
             Act::Restart => self.restart().await,
@@ -207,9 +207,9 @@ impl World {
         self.asks.spawn(async move { pull_image(&now, &dialer, &pull, number).await });
     }
 
-    async fn command<C: control::Command>(&mut self, command: &C)
+    async fn command<C: control::ControlCommand>(&mut self, command: &C)
     where
-        C::Answer: std::fmt::Debug,
+        C::Reply: std::fmt::Debug,
     {
         let Some(daemon) = &self.daemon else { return };
         let said = control::send(&daemon.control, command).await;

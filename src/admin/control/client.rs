@@ -1,7 +1,9 @@
 //! The program's own end of the control socket.
 
+use std::error::Error as StdError;
+use std::io;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,70 +14,110 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::UnixStream;
 
-use super::commands::{Command, Pull};
+use super::commands::{ControlCommand, Pull};
+use super::error::place;
 use crate::prepull::Event;
 
-/// Bytes of an answer at most: a list of a hundred thousand images.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of a reply at most: a list of a hundred thousand images.
+const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long a command may take.
 const WAIT: Duration = Duration::from_secs(60);
+/// Bytes of a blob that are read and sent together.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Chunks of a blob that may wait to be sent.
+const CHUNKS_MAX: usize = 4;
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Nobody listens.
-    #[error("no daemon listens on {0}: is it running, and with the same configuration?")]
-    NoDaemon(String),
-    /// It is not ours to open.
-    #[error("{0} may be opened by the daemon's own user only: try it as root")]
-    Forbidden(String),
-    /// It said no.
+    /// No daemon listens on the socket.
+    #[error("no daemon listens on {}: is it running, and with the same configuration?", .0.display())]
+    NoDaemon(PathBuf),
+    /// The socket is not ours to open.
+    #[error("{} may be opened by the daemon's own user only: try it as root", .0.display())]
+    Forbidden(PathBuf),
+    /// The daemon refused, or failed; its own text.
     #[error("{0}")]
     Refused(String),
+    /// The socket cannot be connected to.
+    #[error("cannot connect to {}: {source}", socket.display())]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the daemon broke off ({0}): look at its log")]
+    BrokeOff(Box<dyn StdError + Send + Sync>),
+    /// The command cannot be written.
+    #[error("the command cannot be sent: {0}")]
+    Unsendable(Box<dyn StdError + Send + Sync>),
+    /// The reply cannot be read.
+    #[error("the daemon sent something unexpected ({0}): is it of another version?")]
+    Unexpected(String),
+    /// No reply within a minute.
+    #[error("the daemon did not answer within {WAIT:?}")]
+    TimedOut,
+    /// A stream of events without its summary.
+    #[error("the daemon stopped before it was done")]
+    Unfinished,
+}
+
+impl ControlError {
+    fn broke_off(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::BrokeOff(error.into())
+    }
+
+    fn unsendable(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Unsendable(error.into())
+    }
+
+    fn unexpected(error: &serde_json::Error) -> Self {
+        Self::Unexpected(place(error))
+    }
 }
 
 /// Sends a command to the daemon behind `socket`.
 ///
 /// # Errors
 /// [`ControlError`].
-pub async fn send<C: Command>(socket: &Path, command: &C) -> Result<C::Answer, ControlError> {
-    let refused = ControlError::Refused;
+pub async fn send<C: ControlCommand>(socket: &Path, command: &C) -> Result<C::Reply, ControlError> {
     let work = async {
-        let response = ask(socket, C::PATH, command).await?;
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        body.map(|body| body.to_bytes()).map_err(|e| refused(e.to_string()))
+        let response = post(socket, C::PATH, command).await?;
+        let body = Limited::new(response.into_body(), REPLY_BYTES_MAX).collect().await;
+        Ok(body.map_err(ControlError::BrokeOff)?.to_bytes())
     };
-    let done = tokio::time::timeout(WAIT, work).await;
-    let body = done.map_err(|_| refused(format!("the daemon did not answer within {WAIT:?}")))??;
-    serde_json::from_slice(&body).map_err(|_| refused("the daemon sent something unexpected".to_owned()))
+    let body = tokio::time::timeout(WAIT, work).await.unwrap_or(Err(ControlError::TimedOut))?;
+    serde_json::from_slice(&body).map_err(|error| ControlError::unexpected(&error))
 }
 
-/// Orders images, and hears what becomes of them until the end.
+/// Orders images, and hands each event on until the end.
 ///
 /// # Errors
 /// [`ControlError`]; a stream that ends before its summary.
-pub async fn pull(socket: &Path, command: &Pull, mut heard: impl FnMut(Event)) -> Result<(), ControlError> {
-    let refused = |why: &str| ControlError::Refused(why.to_owned());
-    let mut body = ask(socket, Pull::PATH, command).await?.into_body();
+pub async fn pull(
+    socket: &Path,
+    command: &Pull,
+    mut on_event: impl FnMut(Event),
+) -> Result<(), ControlError> {
+    let mut body = post(socket, Pull::PATH, command).await?.into_body();
     let (mut buffer, mut ended) = (BytesMut::new(), false);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| refused("the daemon broke off: look at its log"))?;
+        let frame = frame.map_err(ControlError::broke_off)?;
         buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line = buffer.split_to(end + 1);
             let event: Event =
-                serde_json::from_slice(&line).map_err(|_| refused("the daemon sent something unexpected"))?;
+                serde_json::from_slice(&line).map_err(|error| ControlError::unexpected(&error))?;
             ended |= matches!(event, Event::Summary(_));
-            heard(event);
+            on_event(event);
         }
     }
-    if ended { Ok(()) } else { Err(refused("the daemon stopped before it was done")) }
+    if ended { Ok(()) } else { Err(ControlError::Unfinished) }
 }
 
-/// Bytes that are read and sent together.
-const CHUNK: usize = 256 * 1024;
-
-/// Sends `len` bytes to where parts of images are put.
+/// Sends `len` bytes to where manifests and blobs of images are put.
 ///
 /// # Errors
 /// [`ControlError`].
@@ -85,10 +127,10 @@ pub async fn put(
     mut bytes: Box<dyn Read + Send>,
     len: u64,
 ) -> Result<(), ControlError> {
-    let (queue, chunks) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(4);
+    let (queue, chunks) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(CHUNKS_MAX);
     let reading = tokio::task::spawn_blocking(move || {
         loop {
-            let mut chunk = BytesMut::zeroed(CHUNK);
+            let mut chunk = BytesMut::zeroed(CHUNK_BYTES);
             let read = match bytes.read(&mut chunk) {
                 Ok(0) => return,
                 Ok(read) => Ok(chunk.split_to(read).freeze()),
@@ -106,47 +148,45 @@ pub async fn put(
     });
     let body = http_body_util::StreamBody::new(Box::pin(frames));
     let request = Request::put(path).header(http::header::CONTENT_LENGTH, len).body(body);
-    let sent = exchange(socket, request.map_err(|e| ControlError::Refused(e.to_string()))?).await;
+    let sent = exchange(socket, request.map_err(ControlError::unsendable)?).await;
     let _ = reading.await;
     sent.map(drop)
 }
 
-/// Posts a command and waits for a yes.
-async fn ask(
+/// Posts a command; returns the response if it is 200.
+async fn post(
     socket: &Path,
     path: &str,
     command: &impl Serialize,
 ) -> Result<Response<Incoming>, ControlError> {
-    let refused = ControlError::Refused;
-    let body = serde_json::to_vec(command).map_err(|error| refused(error.to_string()))?;
+    let body = serde_json::to_vec(command).map_err(ControlError::unsendable)?;
     let request = Request::post(path).body(Full::new(Bytes::from(body)));
-    exchange(socket, request.map_err(|e| refused(e.to_string()))?).await
+    exchange(socket, request.map_err(ControlError::unsendable)?).await
 }
 
-/// Sends a request and waits for a yes.
+/// Sends a request; returns the response if it is 200.
 async fn exchange<B>(socket: &Path, mut request: Request<B>) -> Result<Response<Incoming>, ControlError>
 where
     B: http_body::Body + Send + Unpin + 'static,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let refused = ControlError::Refused;
-    let at = || socket.display().to_string();
-    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => ControlError::NoDaemon(at()),
-        std::io::ErrorKind::PermissionDenied => ControlError::Forbidden(at()),
-        _ => refused(format!("cannot connect to {}: {error}", at())),
+    let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NoDaemon(socket.to_owned())
+        }
+        io::ErrorKind::PermissionDenied => ControlError::Forbidden(socket.to_owned()),
+        _ => ControlError::Connect { socket: socket.to_owned(), source },
     })?;
-    let broken = |error: hyper::Error| refused(error.to_string());
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ControlError::broke_off)?;
     tokio::spawn(connection);
     request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("larder"));
-    let response = sender.send_request(request).await.map_err(broken)?;
+    let response = sender.send_request(request).await.map_err(ControlError::broke_off)?;
     if response.status() == StatusCode::OK {
         return Ok(response);
     }
-    let said = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let said = said.map(|said| said.to_bytes()).unwrap_or_default();
-    Err(refused(String::from_utf8_lossy(&said).trim().to_owned()))
+    let body = Limited::new(response.into_body(), REPLY_BYTES_MAX).collect().await;
+    let text = body.map_err(ControlError::BrokeOff)?.to_bytes();
+    Err(ControlError::Refused(String::from_utf8_lossy(&text).trim().to_owned()))
 }

@@ -11,8 +11,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::{Findings, Level};
-use crate::admin::Report;
-use crate::admin::control::{self, AskReport, ControlError};
+use crate::admin::StatusReport;
+use crate::admin::control::{self, ControlError, GetReport};
 use crate::cli::Failure;
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
@@ -29,7 +29,7 @@ const WAIT: Duration = Duration::from_secs(5);
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 pub(super) fn look(settings: &Settings, findings: &mut Findings) {
-    let report = super::super::run_async(control::send(&settings.admin.socket, &AskReport {}));
+    let report = super::super::run_async(control::send(&settings.admin.socket, &GetReport {}));
     let running = match report {
         Ok(Ok(report)) => {
             findings.ok(ABOUT, format!("version {} is running", report.numbers.version));
@@ -40,7 +40,7 @@ pub(super) fn look(settings: &Settings, findings: &mut Findings) {
             findings.add(
                 Level::Warning,
                 ABOUT,
-                format!("{at} may not be opened"),
+                format!("{} may not be opened", at.display()),
                 "run it as root, or as the daemon's own user",
             );
             true
@@ -68,7 +68,7 @@ pub(super) fn look(settings: &Settings, findings: &mut Findings) {
     credentials(settings, findings);
 }
 
-fn of_report(report: &Report, findings: &mut Findings) {
+fn of_report(report: &StatusReport, findings: &mut Findings) {
     let store = &report.numbers.store;
     if !store.caching {
         findings.add(
@@ -103,9 +103,9 @@ fn of_report(report: &Report, findings: &mut Findings) {
         _ => {}
     }
     for registry in &report.registries {
-        for words in &registry.words {
+        for message in &registry.messages {
             let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
-            findings.add(level, ABOUT, format!("{}: {words}", registry.registry), "");
+            findings.add(level, ABOUT, format!("{}: {message}", registry.registry), "");
         }
     }
     for (image, error) in &report.prepull.failed {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::super::setup::{CONFIG, config_of};
 use super::{Findings, Level, read};
-use crate::admin::control::{self, AskReport};
+use crate::admin::control::{self, GetReport};
 use crate::config::Settings;
 use crate::reference::Image;
 
@@ -13,7 +13,7 @@ const ABOUT: &str = "canary";
 
 pub(super) fn look(root: &Path, socket: &Path, image: &Image, settings: &Settings, findings: &mut Findings) {
     let asked = || {
-        let report = super::super::run_async(control::send(&settings.admin.socket, &AskReport {}));
+        let report = super::super::run_async(control::send(&settings.admin.socket, &GetReport {}));
         let report = report.ok().and_then(Result::ok)?;
         Some(report.numbers.requests.values().sum::<u64>())
     };

@@ -1,0 +1,116 @@
+//! The two services of the admin address: everything that names no repository, and `/metrics` alone.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{ALLOW, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tower::util::{BoxCloneSyncService, service_fn};
+
+use super::page;
+use super::readiness::Readiness;
+use super::respond::{page_of, text};
+use super::status::DaemonStatus;
+use crate::listener::{Body, Hosts};
+use crate::support::metrics::Registry;
+
+/// The admin plane as a service for a [`crate::listener`].
+pub type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub struct Sources {
+    /// What `/metrics` shows.
+    pub metrics: Registry,
+    /// What `/readyz` says.
+    pub readiness: Readiness,
+    /// What `/v1/status` and the page show.
+    pub status: Arc<dyn Fn() -> DaemonStatus + Send + Sync>,
+}
+
+/// Every path, for clients that address us by one of `hosts`.
+pub fn service(sources: Sources, hosts: Hosts) -> Service {
+    BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+        let answer = match hosts.check(&request) {
+            Ok(_) => answer(&sources, request.method(), request.uri().path()),
+            Err(error) => text(StatusCode::MISDIRECTED_REQUEST, &format!("{error}\n")),
+        };
+        std::future::ready(Ok(answer))
+    }))
+}
+
+/// `/metrics` alone, for every client that reaches the address.
+pub fn metrics_service(sources: Sources) -> Service {
+    BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+        let answer = match request.uri().path() {
+            path @ "/metrics" => answer(&sources, request.method(), path),
+            _ => text(StatusCode::NOT_FOUND, "only /metrics is here\n"),
+        };
+        std::future::ready(Ok(answer))
+    }))
+}
+
+fn answer(sources: &Sources, method: &Method, path: &str) -> Response<Body> {
+    if method != Method::GET && method != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/" => page::answer(&(sources.status)()),
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if sources.readiness.is_ready() => text(StatusCode::OK, "ok\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
+        "/metrics" => match sources.metrics.render() {
+            Ok(page) => page_of(Registry::content_type(), page),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        "/v1/status" => match serde_json::to_vec_pretty(&(sources.status)()) {
+            Ok(page) => page_of("application/json", page),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        _ => text(StatusCode::NOT_FOUND, "here are /, /metrics, /livez, /readyz and /v1/status\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::status::{ServedStatus, StoreStatus};
+
+    #[test]
+    fn a_daemon_that_drains_is_alive_and_not_ready_and_nothing_is_changed_by_a_post() {
+        let readiness = Readiness::default();
+        let ready = readiness.clone();
+        let status = move || DaemonStatus {
+            version: "1".to_owned(),
+            uptime_seconds: 1,
+            ready: ready.is_ready(),
+            store: StoreStatus {
+                blobs: 0,
+                bytes: 0,
+                max_bytes: None,
+                free_bytes: None,
+                capacity_bytes: None,
+                caching: true,
+                pins: 0,
+            },
+            served: ServedStatus::default(),
+            downloads: 0,
+            requests: Default::default(),
+            outages: 0,
+        };
+        let sources =
+            Sources { metrics: Registry::new(), readiness: readiness.clone(), status: Arc::new(status) };
+        let asked = |method: Method, path: &str| answer(&sources, &method, path).status().as_u16();
+        readiness.set(true);
+        assert_eq!(asked(Method::GET, "/readyz"), 200);
+        readiness.set(false);
+        assert_eq!((asked(Method::GET, "/readyz"), asked(Method::GET, "/livez")), (503, 200));
+        for path in ["/", "/metrics", "/v1/status"] {
+            assert_eq!((asked(Method::HEAD, path), asked(Method::POST, path)), (200, 405), "{path}");
+        }
+        assert_eq!(asked(Method::GET, "/v1/images"), 404);
+    }
+}

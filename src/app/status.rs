@@ -1,0 +1,70 @@
+//! How the daemon shows its state: read from its parts, never from the metrics.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::admin::{self, DaemonStatus, Readiness, ServedStatus, StatusReport, StoreStatus};
+use crate::prepull::List;
+use crate::pull::Puller;
+use crate::serve::Observer;
+use crate::store::Store;
+use crate::upstream::Upstream;
+
+/// The parts whose state is shown. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct StatusSources {
+    pub(super) store: Store,
+    pub(super) puller: Puller,
+    pub(super) upstream: Upstream,
+    pub(super) observer: Arc<Observer>,
+    pub(super) list: List,
+    pub(super) readiness: Readiness,
+    /// When the daemon began to serve.
+    pub(super) since: Instant,
+}
+
+impl StatusSources {
+    /// The numbers, without any name.
+    pub(super) fn status(&self) -> DaemonStatus {
+        let answered = self.observer.totals();
+        let requests = answered.requests.into_iter().map(|(name, count)| (name.to_owned(), count));
+        DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.since.elapsed().as_secs(),
+            ready: self.readiness.is_ready(),
+            store: self.store_status(),
+            served: ServedStatus::new(&answered.bytes, self.upstream.received_bytes()),
+            downloads: self.puller.downloads(),
+            requests: requests.collect(),
+            outages: self.puller.outages().len(),
+        }
+    }
+
+    /// The numbers, the registries and the pre-pull list.
+    pub(super) fn report(&self) -> StatusReport {
+        StatusReport {
+            numbers: self.status(),
+            registries: admin::registries(
+                self.puller.outages(),
+                self.upstream.failing_endpoints(),
+                self.upstream.rate_limits(),
+                self.store.clock().now(),
+            ),
+            prepull: self.list.status(),
+        }
+    }
+
+    fn store_status(&self) -> StoreStatus {
+        let totals = self.store.totals();
+        let limits = self.store.limits();
+        StoreStatus {
+            blobs: totals.blobs,
+            bytes: totals.bytes,
+            max_bytes: limits.map(|limits| limits.max_bytes),
+            free_bytes: limits.map(|limits| limits.free_bytes),
+            capacity_bytes: limits.map(|limits| limits.capacity_bytes),
+            caching: self.store.is_caching(),
+            pins: self.store.pins().len(),
+        }
+    }
+}
