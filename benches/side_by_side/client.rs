@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::servers::Server;
 
-/// When bytes came.
+/// When the bytes arrived.
 pub(crate) struct Reply {
     pub(crate) first_byte: Duration,
     pub(crate) total: Duration,
@@ -17,7 +17,7 @@ pub(crate) fn fetch(server: &Server, path: &str, expected: &[u8]) -> Reply {
     fetch_from(&server.address, path, expected)
 }
 
-/// The same from any address.
+/// The same, from this address.
 pub(crate) fn fetch_from(address: &str, path: &str, expected: &[u8]) -> Reply {
     let begun = Instant::now();
     let (mut stream, body) = head(address, path);

@@ -1,11 +1,11 @@
-//! What is on the registry, and how it gets there.
+//! The content of the registry, and its upload.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use larder::reference::Digest;
 
-/// Bytes that do not repeat within a pipe's reach.
+/// Bytes that do not repeat within the size of a socket buffer.
 pub(crate) fn content(mib: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(mib << 20);

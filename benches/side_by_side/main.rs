@@ -1,4 +1,4 @@
-//! Larder beside nginx and docker-registry: the same files, on loopback, in one run, taking turns.
+//! Compares Larder with nginx and docker-registry: the same files, on loopback, in one run, in turns.
 //!
 //! `make bench`. Needs nginx, docker-registry and wrk (`make tools` installs them). Writes `benches/RESULTS.md`,
 //! `benches/results.json` and `benches/results.svg`. Read the ratios: the figures are this machine's.
@@ -21,11 +21,11 @@ use report::{Row, Table};
 use servers::{Congestion, Kind, Servers};
 use shaper::Shaper;
 
-/// docker-registry shows an OCI manifest only to those who ask for one.
+/// docker-registry sends an OCI manifest only to clients that accept one.
 const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
-/// Times that everything is measured; the median counts.
+/// How often each row is measured; the median counts.
 const ROUNDS: usize = 5;
-/// The same for cold blobs: what the disk is busy with varies more than anything else.
+/// The same for cold blobs, which vary more because of the disk.
 const COLD_ROUNDS: usize = 9;
 
 fn main() {
@@ -81,7 +81,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A large blob that is in everybody's page cache, by so many readers at once; every byte is compared.
+/// A large blob that is in the page cache, read by this many readers at once; every byte is compared.
 fn warm(servers: &Servers, table: &mut Table, readers: usize) {
     let mut rates: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
     let mut cpu: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
@@ -154,10 +154,10 @@ fn manifests(servers: &Servers, table: &mut Table) {
     });
 }
 
-/// A blob that no cache has seen, from docker-registry, beside asking docker-registry itself.
+/// A blob that no cache has stored, from docker-registry; compared with docker-registry itself.
 fn cold(servers: &mut Servers, table: &mut Table) {
     let (mut rates, mut firsts): (BTreeMap<Kind, Vec<f64>>, BTreeMap<Kind, Vec<f64>>) = Default::default();
-    // An origin that paces, as BBR does, settles on one of two rates on loopback, and what a cache makes of it is luck.
+    // A sender that paces, as BBR does, settles on one of two rates on loopback, so that results with it vary by chance.
     let _reno = Congestion::reno();
     for _ in 0..COLD_ROUNDS {
         let (digest, bytes) = servers.push_fresh(256);
@@ -165,7 +165,7 @@ fn cold(servers: &mut Servers, table: &mut Table) {
         let caches: Vec<Kind> = Kind::CACHES.into_iter().filter(running).collect();
         for kind in std::iter::once(Kind::Registry).chain(caches) {
             let server = servers.of(kind);
-            // Not while the disk still writes down what came before.
+            // Waits until the disk has written what earlier runs left.
             rustix::fs::sync();
             let Reply { first_byte, total } = fetch(server, &server.blob_path(&digest), &bytes);
             rates.entry(kind).or_default().push(bytes.len() as f64 / 1e9 / total.as_secs_f64());
@@ -187,7 +187,7 @@ fn cold(servers: &mut Servers, table: &mut Table) {
     });
 }
 
-/// A fresh blob through a slower way to the registry: directly, and through Larder in megabytes a second.
+/// A new blob through a shaped proxy to the registry: directly, and through Larder, in megabytes a second.
 fn through(
     servers: &mut Servers,
     shaper: impl Fn(&Servers) -> &Shaper,

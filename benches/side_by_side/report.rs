@@ -1,4 +1,4 @@
-//! What was measured, as Markdown, JSON and a picture.
+//! The results as Markdown, JSON and a chart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use plotters::prelude::*;
 
 use crate::servers::Kind;
 
-/// One kind of work.
+/// One row: a kind of work.
 pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) unit: &'static str,
@@ -24,7 +24,7 @@ pub(crate) struct Table {
 }
 
 impl Row {
-    /// How Larder does against the better nginx, or against docker-registry where no nginx took part: above 1 is better.
+    /// Larder against the best nginx, or against docker-registry where no nginx took part; above 1 Larder is better.
     fn ratio(&self) -> Option<f64> {
         let larder = *self.values.get(&Kind::Larder)?;
         let of = |kinds: &[Kind]| {

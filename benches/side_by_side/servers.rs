@@ -12,7 +12,7 @@ use larder::reference::Digest;
 use crate::content::{content, push, push_manifest};
 use crate::shaper::{Limit, Shaper};
 
-/// Who is measured.
+/// The servers that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Larder,
@@ -37,9 +37,9 @@ impl Kind {
         Self::Registry,
         Self::RegistryCache,
     ];
-    /// Those that hand out files and know nothing else.
+    /// The servers that serve files and cannot fetch them.
     pub(crate) const STATIC: [Self; 3] = [Self::NginxSendfile, Self::NginxReno, Self::NginxBuffers];
-    /// Those that fetch what they do not have.
+    /// The servers that fetch what they do not have.
     pub(crate) const CACHES: [Self; 4] =
         [Self::Larder, Self::LarderBefore, Self::NginxCache, Self::RegistryCache];
 
@@ -57,14 +57,14 @@ impl Kind {
     }
 }
 
-/// One of them, running.
+/// A running server.
 pub(crate) struct Server {
     pub(crate) kind: Kind,
     pub(crate) address: String,
     process: Child,
 }
 
-/// The slower ways to the registry, each a registry of its own to Larder.
+/// The shaped proxies to the registry; each is a registry of its own to Larder.
 pub(crate) struct Shaped {
     /// 1 Gbit/s.
     pub(crate) gigabit: Shaper,
@@ -74,7 +74,7 @@ pub(crate) struct Shaped {
     pub(crate) slow: Shaper,
 }
 
-/// All of them, and what is on them.
+/// All servers, and their content.
 pub(crate) struct Servers {
     pub(crate) all: Vec<Server>,
     pub(crate) shaped: Shaped,
@@ -138,7 +138,7 @@ impl Servers {
         Self { all, shaped, large, large_bytes, manifest, registry, fresh: 1, _directory: directory }
     }
 
-    /// A blob that nobody has seen.
+    /// Uploads a blob that no cache has stored.
     pub(crate) fn push_fresh(&mut self, mib: usize) -> (Digest, Vec<u8>) {
         self.fresh += 1;
         let bytes = content(mib, self.fresh);
@@ -180,8 +180,7 @@ fn larder(kind: Kind, program: &str, directory: &Path, registry: &str, shaped: &
     Server::run(kind, &address, program, &["serve", "--config", path.to_str().unwrap()])
 }
 
-/// Larder alone over a store of so many small blobs: seconds until it is ready, and its anonymous memory when all is
-/// quiet.
+/// Larder alone over a store of this many small blobs: seconds until it is ready, and its anonymous memory when idle.
 pub(crate) fn idle(blobs: usize) -> (f64, f64) {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("store/blobs/sha256");
@@ -208,8 +207,8 @@ pub(crate) fn idle(blobs: usize) -> (f64, f64) {
     (ready, server.anonymous_mib())
 }
 
-/// Another congestion control while this lives, where we may change it: accepted connections get what the machine has
-/// just then, unless their server chose for itself, as Larder does.
+/// Sets another congestion control until it is dropped, where the system permits that. A connection gets the one that is
+/// set when it is accepted, unless its server chooses one, as Larder does.
 pub(crate) struct Congestion(String);
 
 impl Congestion {
@@ -262,7 +261,7 @@ impl Server {
         }
     }
 
-    /// Of the server and its workers, since they started.
+    /// CPU seconds of the server and its workers since they started.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         let ticks: u64 = self.processes().iter().map(|pid| ticks(*pid)).sum();
         // USER_HZ is 100 on every Linux.
@@ -275,7 +274,7 @@ impl Server {
         kib as f64 / 1024.0
     }
 
-    /// The most memory that it ever had, files that it mapped included.
+    /// The peak of the resident memory, mapped files included.
     pub(crate) fn peak_mib(&self) -> f64 {
         let kib: u64 = self.processes().iter().map(|pid| kib_of(*pid, "VmHWM:")).sum();
         kib as f64 / 1024.0
@@ -309,7 +308,7 @@ fn kib_of(pid: u32, field: &str) -> u64 {
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// What the kernel holds for all TCP sockets of the machine.
+/// The memory that the kernel uses for all TCP sockets of the machine.
 pub(crate) fn socket_mib() -> f64 {
     let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A way to the registry that is slower than loopback: so many bytes a second for each connection, or for all of them.
+//! A proxy to the registry that is slower than loopback: it limits the bytes a second of each connection or of all.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 /// What is limited.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
-    /// Bytes a second of all connections together, as a network does it.
+    /// Bytes a second of all connections together, as a network limits them.
     Together(f64),
-    /// Bytes a second of each connection, as registries and their networks do it.
+    /// Bytes a second of each connection, as registries and their networks limit them.
     Each(f64),
 }
 
@@ -58,11 +58,11 @@ impl Shaper {
     }
 }
 
-/// Takes the line for so many seconds.
+/// Occupies the line for this many seconds.
 fn wait(line: &Line, seconds: f64) {
     let until = {
         let mut busy = line.lock().unwrap();
-        // A line that was idle does not make up for it, but for what a sleep took too long.
+        // Idle time is not made up for; the time that a sleep took too long is.
         let from = (*busy).max(Instant::now() - Duration::from_millis(5));
         *busy = from + Duration::from_secs_f64(seconds);
         *busy

@@ -21,7 +21,7 @@ use support::registry::FakeRegistry;
 const LAYER_BYTES: usize = 16 * 1024 * 1024;
 const REPOSITORY: &str = "library/demo";
 
-/// What one pull cost.
+/// The figures of one pull.
 struct Pull {
     what: &'static str,
     bytes: usize,
@@ -91,7 +91,7 @@ async fn fetch(address: SocketAddr, path: &str, bytes: &mut usize) -> bytes::Byt
 }
 
 fn start_daemon(directory: &Path, registry: &FakeRegistry) -> (Child, SocketAddr) {
-    // A port that was free a moment ago; nobody else is in a hurry for it.
+    // A port that was free a moment ago; that another program takes it meanwhile is unlikely.
     let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (data, admin) = (free(), free());
     let config = directory.join("larder.toml");

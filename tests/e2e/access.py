@@ -14,7 +14,7 @@ import image
 from programs import Containerd, Docker, Larder, Registry, World, run
 from tokens import TokenServer
 
-# Markers: none of them may be found anywhere afterwards.
+# Secrets that can be searched for: none may be in a log, a file or a metric afterwards.
 ADMIN, A, B = ("admin", "marker-secret-admin"), ("tenant-a", "marker-secret-a"), ("tenant-b", "marker-secret-b")
 NODE, PLUGIN = ("node", "marker-secret-node"), ("plugin", "marker-secret-plugin")
 REPOSITORIES = {"a/app": A, "b/app": B, "node/app": NODE, "plugin/app": PLUGIN, "public/app": None}
@@ -51,7 +51,7 @@ def plugin(directory, match, account):
 
 
 class Access(unittest.TestCase):
-    """Helpers."""
+    """What the tests of access share."""
 
     def can_pull(self, name, account, config, containerd=None):
         puller = containerd or Containerd(self.world, self.larder)
@@ -65,7 +65,7 @@ class Access(unittest.TestCase):
 
 
 class Tenants(Access):
-    """One story, told in order: a node with two tenants, the node's own credential, a plugin, and strangers."""
+    """A node with two tenants, the node's own credential, a plugin, and unknown users. The tests run in order."""
 
     @classmethod
     def setUpClass(cls):
@@ -126,15 +126,15 @@ class Tenants(Access):
         self.can_pull(self.name("a/app"), A, self.config("a/app"))
         self.assertTrue(any(user == A[0] for user, _ in self.tokens.seen))
         others = {user for user, _ in self.tokens.seen} - {A[0], None}
-        self.assertEqual(others, set(), "one tenant's pull shows nobody else's credential")
+        self.assertEqual(others, set(), "one tenant's pull sends no other credential")
 
-    def test_02_what_is_cached_is_not_for_another_tenant_nor_for_a_stranger(self):
+    def test_02_what_is_cached_is_not_served_to_another_tenant_nor_to_an_unknown_user(self):
         self.tokens.seen.clear()
         for account in (B, None, (A[0], "wrong"), (B[0], A[1])):
             self.cannot_pull(self.name("a/app"), account)
             self.cannot_pull(f"reg.test/a/app@{self.pushed['a/app']['index']}", account)
             self.cannot_pull(f"reg.test/a/app@{self.pushed['a/app']['manifest arm64']}", account)
-        self.assertNotIn((A[0], "repository:a/app:pull"), self.tokens.seen, "nobody borrowed the owner's credential")
+        self.assertNotIn((A[0], "repository:a/app:pull"), self.tokens.seen, "no request used the owner's credential")
 
     def test_03_each_tenant_reads_its_own_and_a_pod_without_secrets_what_is_public(self):
         self.can_pull(self.name("b/app"), B, self.config("b/app"))
@@ -142,7 +142,7 @@ class Tenants(Access):
         self.can_pull(self.name("public/app"), None, self.config("public/app"))
         self.can_pull(self.name("public/app"), B, self.config("public/app"))
 
-    def test_04_an_index_that_lists_anothers_digests_opens_nothing(self):
+    def test_04_an_index_that_lists_another_tenants_digests_gives_no_access(self):
         for account in (B, None):
             self.cannot_pull("evil.test/b/app:v1", account)
 
@@ -176,7 +176,7 @@ class Tenants(Access):
         self.assertNotIn("marker-secret", shown + self.larder.command("credentials", "reg.test/plugin/app"))
         self.assertIn("anonymously", self.larder.command("credentials", "reg.test/a/app"))
 
-    def test_09_in_an_outage_after_a_restart_each_reads_what_was_its_own_before(self):
+    def test_09_in_an_outage_after_a_restart_each_tenant_reads_its_own(self):
         self.tokens.stop()
         self.registry.stop()
         self.larder.restart()
@@ -186,7 +186,7 @@ class Tenants(Access):
         for account in (B, None, (A[0], "wrong")):
             self.cannot_pull(self.name("a/app"), account)
 
-    def test_10_revoked_by_hand_it_is_gone_in_the_outage_too(self):
+    def test_10_a_right_that_was_revoked_by_hand_ends_in_an_outage_too(self):
         self.assertIn("1 right(s) to reg.test/a/app ended", self.larder.command("revoke", "reg.test/a/app"))
         self.cannot_pull(self.name("a/app"), A)
         self.can_pull(self.name("b/app"), B, self.config("b/app"))
@@ -212,9 +212,9 @@ class Tenants(Access):
 
 
 class DockerLogins(Access):
-    """Docker shows its user's login to a mirror that asks on `/v2/`, as Larder does."""
+    """Docker sends its user's login to a mirror that challenges on `/v2/`, as Larder does."""
 
-    def test_private_images_of_docker_hub_are_for_those_who_are_logged_in(self):
+    def test_private_images_of_docker_hub_are_served_to_users_who_are_logged_in(self):
         world = World()
         self.addCleanup(world.end)
         tokens = TokenServer(world, accounts(), ["public/app"])
@@ -232,7 +232,7 @@ class DockerLogins(Access):
         self.assertEqual(docker.pull("public/app:v1"), pushed["public/app"]["config amd64"])
         self.assertEqual(docker.pull("a/app:v1", logins[A]), pushed["a/app"]["config amd64"])
         docker("rmi", "a/app:v1")
-        # It is cached, and still nobody else's.
+        # The image is cached, and still served to that user alone.
         for login in (logins[B], None):
             with self.assertRaises(AssertionError):
                 docker.pull("a/app:v1", login)
@@ -288,7 +288,7 @@ class KubernetesUseCases(Access):
         tokens.stop()
 
     def test_4_a_multi_tenant_cluster_where_each_tenant_has_its_own_private_registry(self):
-        """Each pod brings its own pull secret; what one tenant pulled is not the other's."""
+        """Each pod has its own pull secret; what one tenant pulled is not served to the other."""
         (one, config_a), (two, config_b) = self.private_registry(A), self.private_registry(B)
         self.larder = Larder(self.world, {"a.test": one.url, "b.test": two.url})
         self.can_pull("a.test/team/app:v1", A, config_a)

@@ -58,7 +58,7 @@ class Upstream:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        # A daemon that is killed resets its connections; that is the point.
+        # A daemon that is killed resets its connections; that is expected.
         self.server.handle_error = lambda *_: None
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -80,13 +80,13 @@ class Disk(unittest.TestCase):
         self.addCleanup(self.upstream.server.shutdown)
 
     def on(self, *mount):
-        """A daemon whose store is on a filesystem that is mounted like this."""
+        """A daemon whose store is on a filesystem that is mounted with these arguments."""
         self.at = self.world.directory("disk")
         run("mount", *mount, self.at)
         return self.daemon()
 
     def daemon(self):
-        # Rights are proved anew after five minutes otherwise, and the long runs take longer.
+        # By default rights are proved anew after five minutes, and long runs take longer.
         larder = Larder(self.world, {"reg.test": self.upstream.url},
                         f'[store]\npath = "{self.at}/store"\nmin_free = "0%"\nmax_bytes = "100%"\n'
                         '[access]\ngrant_ttl = "1d"\n')
@@ -94,7 +94,7 @@ class Disk(unittest.TestCase):
         return larder
 
     def get(self, larder, digest):
-        """The blob through the daemon, checked; how curl ended if it is not whole."""
+        """Pulls the blob and checks it; returns curl's exit code if the body is not complete."""
         path = f"http://{larder.address}/v2/team/app/blobs/{digest}?ns=reg.test"
         done = subprocess.run(["curl", "-sf", "--max-time", "60", path], capture_output=True, check=False)
         if done.returncode == 0:
@@ -120,16 +120,16 @@ class Disk(unittest.TestCase):
         self.assertEqual(found["damaged"], [])
         return found["sound"]
 
-    # -- a disk that takes nothing more ---------------------------------------------------------------------------------
+    # -- a disk that stores nothing more --------------------------------------------------------------------------------
 
-    def test_a_full_disk_costs_nobody_a_pull(self):
+    def test_a_full_disk_fails_no_pull(self):
         larder = self.on("-t", "tmpfs", "-o", "size=16m", "tmpfs")
         small, large = self.upstream.put(2 * MIB), self.upstream.put(8 * MIB)
         self.is_pulled(larder, small)
         self.becomes(larder, "larder_flights", 0)
         with open(f"{self.at}/filler", "wb") as file:
             file.write(bytes(10 * MIB))
-        # What the filesystem says it has is gone by the time that it is written.
+        # The free space that the filesystem reports is used up before the blob is written.
         filler = open(f"{self.at}/late", "wb")
         self.addCleanup(filler.close)
         self.is_pulled(larder, large)
@@ -145,7 +145,7 @@ class Disk(unittest.TestCase):
         self.assertTrue(os.path.exists(f"{larder.store}/blobs/sha256/{large[7:]}"), "caching goes on by itself")
         self.verified(larder)
 
-    def test_a_disk_that_fills_up_within_a_blob_costs_nobody_a_pull(self):
+    def test_a_disk_that_fills_up_within_a_blob_fails_no_pull(self):
         # The kernel counts inodes and pages of the tree too, so that the last bytes do not fit.
         larder = self.on("-t", "tmpfs", "-o", "size=8m", "tmpfs")
         os.makedirs(f"{larder.store}/index", exist_ok=True)
@@ -155,7 +155,7 @@ class Disk(unittest.TestCase):
         self.becomes(larder, "larder_flights", 0)
         self.assertEqual(os.listdir(f"{larder.store}/ingest"), [])
 
-    def test_without_inodes_pulls_go_on(self):
+    def test_without_inodes_no_pull_fails(self):
         larder = self.on("-t", "tmpfs", "-o", "size=64m,nr_inodes=60", "tmpfs")
         for _ in range(60):
             self.is_pulled(larder, self.upstream.put(1000))
@@ -187,7 +187,7 @@ class Disk(unittest.TestCase):
             self.upstream_is_not_asked_for(larder, {warm})
             self.is_pulled(larder, cold)
 
-    def test_system_calls_that_fail_cost_nobody_a_pull_and_leave_nothing_half_done(self):
+    def test_system_calls_that_fail_fail_no_pull_and_leave_nothing_half_done(self):
         for call, error in (("fdatasync", "EIO"), ("fsync", "EIO"), ("rename", "ENOSPC"), ("rename", "EXDEV")):
             with self.subTest(call=call, error=error):
                 larder = self.on("-t", "tmpfs", "-o", "size=64m", "tmpfs")
@@ -199,7 +199,7 @@ class Disk(unittest.TestCase):
                 digests = [self.upstream.put(300_000) for _ in range(4)]
                 for digest in digests:
                     self.is_pulled(larder, digest)
-                # They are stored after they were handed out.
+                # Blobs are stored after they were sent.
                 self.becomes(larder, "larder_flights", 0)
                 trace.terminate()
                 trace.wait(timeout=15)
@@ -254,7 +254,7 @@ class Disk(unittest.TestCase):
     def power_cut(self, kind):
         disk = f"{self.world.root}/{kind}.img"
         with open(disk, "wb") as file:
-            # Room for all that is pulled: nothing is to be evicted.
+            # Large enough for every blob, so that none is evicted.
             file.truncate((400 + 40 * LONG) * MIB)
         run(f"mkfs.{kind}", "-q", disk)
         larder, stored = self.on("-o", "loop", disk), set()
@@ -263,7 +263,7 @@ class Disk(unittest.TestCase):
                 digest = self.upstream.put(random.randint(1, MIB))
                 self.is_pulled(larder, digest)
                 stored.add(digest)
-            # What is durable is what the daemon has stopped working on.
+            # A blob is durable once the daemon has no download under way.
             self.becomes(larder, "larder_flights", 0)
             pulls = [threading.Thread(target=self.get, args=(larder, self.upstream.put(2 * MIB))) for _ in range(4)]
             for pull in pulls:

@@ -1,4 +1,4 @@
-"""What an operator touches: the commands, and the programs that they are about."""
+"""The commands for operators, and the programs that they configure."""
 
 import json
 import os
@@ -15,13 +15,13 @@ NAME = f"reg.test/{REPOSITORY}:v1"
 
 
 def attempt(*command):
-    """A command that may fail: its exit code and all that it said."""
+    """A command that may fail; returns its exit code and its output."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 class Commands(unittest.TestCase):
-    """One story, told in order: pull, look, serve offline, tidy up."""
+    """Pull, list, serve without upstream, remove. The tests run in order."""
 
     @classmethod
     def setUpClass(cls):
@@ -34,7 +34,7 @@ class Commands(unittest.TestCase):
     def tearDownClass(cls):
         cls.world.end()
 
-    def test_1_pull_says_what_it_does_and_its_exit_code_tells(self):
+    def test_1_pull_shows_what_it_does_and_its_exit_code_is_right(self):
         said = self.larder.command("pull", "--pin", NAME)
         self.assertRegex(said, r"reg.test/team/app:v1 is sha256:[0-9a-f]{64} linux/amd64")
         self.assertRegex(said, r"is here: .* of it fetched, pinned")
@@ -85,7 +85,7 @@ class Commands(unittest.TestCase):
         self.assertRegex(status, r"reg.test +cannot be asked since .*; what was pulled before is served as it was")
         self.assertRegex(status, r"its endpoint 127.0.0.1:\d+ has been failing for .*: .*cannot be reached")
 
-    def test_6_doctor_sees_what_is_wrong(self):
+    def test_6_doctor_finds_what_is_wrong(self):
         root = self.world.directory("machine")
         os.makedirs(f"{root}/etc/containerd")
         doctor = (PROGRAM, "--config", self.larder.config, "doctor", "--root", root)
@@ -100,7 +100,7 @@ class Commands(unittest.TestCase):
         self.assertRegex(said, r"WARNING +cache +reg.test: cannot be asked")
         self.assertRegex(said, r"PROBLEM +cache +reg.test: 127.0.0.1:\d+ cannot be reached")
 
-    def test_6b_doctor_is_content_with_a_runtime_that_really_pulls_through_it(self):
+    def test_6b_doctor_accepts_a_runtime_that_pulls_through_it(self):
         registry = Registry(self.world)
         image.push(self.world, registry, REPOSITORY, "v1")
         larder = Larder(self.world, {"reg.test": registry.url})
@@ -108,7 +108,7 @@ class Commands(unittest.TestCase):
         os.makedirs(f"{root}/etc/containerd")
         run(PROGRAM, "--config", larder.config, "setup", "containerd", "--root", root)
         containerd = Containerd(self.world, larder, certs=f"{root}/etc/containerd/certs.d")
-        # The canary has containerd itself look the hosts up, in the directory that its configuration names.
+        # With --canary, containerd itself reads hosts.toml in the directory that its configuration names.
         config = f"{root}/etc/containerd/config.toml"
         with open(config, encoding="utf-8") as file:
             text = file.read().replace("/etc/containerd/certs.d", f"{root}/etc/containerd/certs.d")
@@ -130,7 +130,7 @@ class Commands(unittest.TestCase):
         for config, expected in (("containerd config default > /etc/containerd/config.toml", "it has no config_path"),
                                  (f"{PROGRAM} --config {self.larder.config} setup containerd", "_default leads here"),
                                  (other, "config_path is /elsewhere, though config.toml says /etc/containerd/certs.d")):
-            # A machine of its own, as far as containerd's directory goes.
+            # Another directory in place of the machine's /etc/containerd.
             _, said = attempt("unshare", "-m", "sh", "-c", f"mount --bind {root} /etc/containerd && {config} >&2 && "
                               f"{PROGRAM} --config {self.larder.config} doctor")
             self.assertRegex(said, f"containerd +.*{expected}")
@@ -153,9 +153,9 @@ class Commands(unittest.TestCase):
 
 
 class Offline(unittest.TestCase):
-    """An image that is brought in where no registry can be reached."""
+    """An image that is imported where no registry can be reached."""
 
-    def test_an_archive_is_imported_and_pulled_by_those_who_may(self):
+    def test_an_archive_is_imported_and_pulled_by_callers_that_may_read_it(self):
         world = World()
         self.addCleanup(world.end)
         registry = Registry(world)
@@ -181,7 +181,7 @@ class Offline(unittest.TestCase):
         said = other.command("import", f"{directory}/oci", "--public", "--as", "reg.test/renamed:v2")
         self.assertIn("reg.test/renamed:v2 is here", said)
         self.assertEqual(Containerd(world, other).cri_pull("reg.test/renamed:v2"), pushed["config amd64"])
-        # A byte that is not what its digest says is refused.
+        # A blob with a byte that does not match its digest is refused.
         blob = max((os.path.join(f"{directory}/oci/blobs/sha256", n) for n in os.listdir(f"{directory}/oci/blobs/sha256")),
                    key=os.path.getsize)
         with open(blob, "r+b") as file:
@@ -194,7 +194,7 @@ class Offline(unittest.TestCase):
 
 
 class Setup(unittest.TestCase):
-    """The wiring, read by the programs that it is for."""
+    """What `larder setup` writes, read by the runtimes themselves."""
 
     def setUp(self):
         self.world = World()
@@ -210,7 +210,7 @@ class Setup(unittest.TestCase):
         for strict in ([], ["--strict"]):
             root = self.world.directory("machine")
             os.makedirs(f"{root}/etc/containerd")
-            # By hand, and as kubeadm's guides have it made.
+            # A configuration that was written by hand, and one that kubeadm's guides describe.
             before = (run("containerd", "config", "default") + "\n" if strict else
                       'version = 2\n# mine\n[plugins."io.containerd.grpc.v1.cri"]\n  stream_server_port = "0"\n')
             with open(f"{root}/etc/containerd/config.toml", "w", encoding="utf-8") as file:
@@ -221,7 +221,7 @@ class Setup(unittest.TestCase):
                 self.assertEqual(file.read(), before, "a dry run changes nothing")
             self.assertIn("systemctl restart containerd", self.setup(root, "containerd", *strict))
             self.assertIn("nothing to change", self.setup(root, "containerd", *strict))
-            # What containerd makes of it: its own dump of the configuration that is in force.
+            # containerd's own dump of the configuration that is in effect.
             dumped = run("containerd", "--config", f"{root}/etc/containerd/config.toml", "config", "dump")
             self.assertIn('config_path = "/etc/containerd/certs.d"', dumped)
             containerd = Containerd(self.world, self.larder, certs=f"{root}/etc/containerd/certs.d")
@@ -290,7 +290,7 @@ class Setup(unittest.TestCase):
         self.assertEqual(docker("run", "--rm", "--network=none", f"{REPOSITORY}:v1", "/bin/busybox", "echo", "hi"), "hi")
         docker.pull("app:v1")
         self.assertIn("/v2/library/app/", "\n".join(self.registry.requests()))
-        # Once more without upstream: Docker has nobody else to ask.
+        # Once more without upstream, so that Docker can pull from Larder alone.
         self.registry.stop()
         docker("rmi", f"{REPOSITORY}:v1")
         self.assertEqual(docker.pull(f"{REPOSITORY}:v1"), self.pushed["config amd64"])
@@ -316,7 +316,7 @@ class Browser(unittest.TestCase):
         drawn = f"{world.directory('shots')}/page.png"
         run(*browser, f"--screenshot={drawn}", f"http://{larder.admin}/")
         self.assertGreater(os.path.getsize(drawn), 10_000)
-        # It fetches itself every five seconds; what changed meanwhile is shown.
+        # The page reloads every five seconds and shows what changed.
         fresh = run(*browser, "--virtual-time-budget=20000", "--dump-dom", f"http://{larder.admin}/")
         self.assertEqual(fresh.count("<h1>Larder</h1>"), 1)
 

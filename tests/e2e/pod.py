@@ -1,5 +1,5 @@
-"""The DaemonSet's container, with the rights that its manifest gives it and no others. There is no cluster here: podman
-starts it, from the same configuration."""
+"""The DaemonSet's container, with exactly the rights that its manifest gives it. podman starts it with the same
+configuration, because the tests have no cluster."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import image
 from programs import PROGRAM, ROOT, Registry, World, run
 
 REPOSITORY = "team/app"
-# What the manifest says, and what that is to podman.
+# What the manifest states, and the podman arguments for it.
 RIGHTS = {
     "hostNetwork: true": ["--network=host"],
     "args: [serve, --config, /etc/larder/larder.toml]": [],
@@ -31,7 +31,7 @@ RIGHTS = {
 class Pod(unittest.TestCase):
     """One container, in a network of its own, with a registry beside it."""
 
-    def test_it_does_its_work_with_the_rights_that_the_daemonset_gives_it(self):
+    def test_it_pulls_with_the_rights_that_the_daemonset_gives_it(self):
         world = World()
         self.addCleanup(world.end)
         registry = Registry(world)
@@ -62,7 +62,7 @@ class Pod(unittest.TestCase):
 
         def answers(url):
             return subprocess.run([*curl, url], capture_output=True, check=False).returncode == 0
-        # Its network is there from when it answers.
+        # The network exists once the container answers.
         world.wait_for(lambda: answers("http://127.0.0.1:506/readyz"), "pod")
         world.start("registry-inside", *inside, "docker-registry", "serve", registry.config)
         world.wait_for(lambda: answers(f"{registry.url}/v2/"), "registry-inside")

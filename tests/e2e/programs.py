@@ -32,7 +32,7 @@ def free_port():
 
 
 def answers(url):
-    """Whether somebody answers there, and says yes."""
+    """Whether a server answers at this URL with a success."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status == 200
@@ -93,7 +93,7 @@ class World:
 
 
 class Registry:
-    """Debian's docker-registry; `auth` is its configuration of who may do what."""
+    """Debian's docker-registry; `auth` is the section of its configuration with that name."""
 
     def __init__(self, world, auth=""):
         self.world, self.port = world, free_port()
@@ -171,7 +171,7 @@ class Larder:
 
 class Containerd:
     """Debian's containerd with its CRI, pulling through Larder; `upstreams` are what it may fall back to, and
-    `certs` a directory of hosts.toml that somebody else wrote."""
+    `certs` a directory of hosts.toml files that `larder setup` or the test wrote."""
 
     def __init__(self, world, larder, upstreams=None, certs=None):
         directory = world.directory("containerd")
@@ -224,13 +224,13 @@ class Containerd:
 
 
 class Docker:
-    """Debian's Docker with a directory as its `/etc/docker`, in mounts of its own and without a network: it leaves the
-    machine's alone."""
+    """Debian's Docker with a directory as its `/etc/docker`, in a mount namespace of its own and without a network, so
+    that it does not change the machine's Docker."""
 
     def __init__(self, world, etc):
         directory = world.directory("docker")
         self.name, self.socket = os.path.basename(directory), f"unix://{directory}/docker.sock"
-        self.nobody = world.directory("nobody")
+        self.no_login = world.directory("no-login")
         world.start(self.name, "unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/docker && exec dockerd "$@"', etc,
                     "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "--pidfile", f"{directory}/pid",
                     "--host", self.socket, "--iptables=false", "--ip6tables=false", "--bridge=none",
@@ -243,6 +243,6 @@ class Docker:
         return run("docker", "--host", self.socket, *words)
 
     def pull(self, name, login=None):
-        """Pulls an image, as whoever is logged in in the directory `login`, and returns its identifier."""
-        self("--config", login or self.nobody, "pull", "--quiet", name)
+        """Pulls an image with the login in the directory `login`, if any, and returns its identifier."""
+        self("--config", login or self.no_login, "pull", "--quiet", name)
         return self("image", "inspect", "--format", "{{.Id}}", name)

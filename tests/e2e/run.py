@@ -3,9 +3,9 @@
 
 docker-registry is the upstream, filled by skopeo with a multi-arch image of a static busybox. containerd pulls through
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
-all of it again with the registry stopped and the daemon restarted. Who may read what is in access.py, what a
-disk can do is in disk.py, what bad networks do in weather.py, what an operator touches in node.py and systemd.py, the
-DaemonSet's container in pod.py. Everything listens on loopback, in directories that are removed afterwards.
+all of it again with the registry stopped and the daemon restarted. access.py tests who
+may read what, disk.py faults of the disk, bad_network.py faults of the network, node.py and systemd.py the commands, the
+units and the package, pod.py the DaemonSet's container. Everything listens on loopback, in directories that are removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
 """
@@ -19,7 +19,7 @@ if os.geteuid() != 0:
 # The interpreter that has Debian's grpc module.
 if sys.executable != "/usr/bin/python3" and os.path.exists("/usr/bin/python3"):
     os.execv("/usr/bin/python3", ["/usr/bin/python3", *sys.argv])
-# Docker's own client fits its own daemon; another one that the machine has may not.
+# Docker's client and daemon must fit: another client on the machine may not.
 UNPACKED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../target/tools/unpacked/usr")
 if os.path.isdir(UNPACKED):
     os.environ["PATH"] = f"{UNPACKED}/bin:{UNPACKED}/sbin:" + os.environ["PATH"]
@@ -33,14 +33,14 @@ from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F40
 from pod import Pod  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402
 from systemd import Package, Restarts, Units  # noqa: E402,F401
-from weather import Weather  # noqa: E402,F401
+from bad_network import BadNetwork  # noqa: E402,F401
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
 
 
 class Pulls(unittest.TestCase):
-    """One story, told in order: cold, warm, then without upstream."""
+    """Cold pulls, warm pulls, then pulls without upstream. The tests run in order."""
 
     @classmethod
     def setUpClass(cls):
@@ -90,7 +90,7 @@ class Pulls(unittest.TestCase):
         tags = run("curl", "-sf", f"http://{self.larder.address}/v2/{REPOSITORY}/tags/list")
         self.assertEqual(tags, '{"name":"team/app","tags":["v1"]}')
 
-    def test_7_promtool_has_nothing_to_say(self):
+    def test_7_promtool_finds_nothing_wrong(self):
         metrics = run("curl", "-sf", f"http://{self.larder.admin}/metrics")
         said = run("promtool", "check", "metrics", stdin=metrics + "\n")
         self.assertEqual(said, "")
@@ -106,7 +106,7 @@ class Pulls(unittest.TestCase):
 
     # -- upstream off, daemon restarted -------------------------------------------------------------------------------
 
-    def test_9_all_of_it_again_without_upstream_after_a_restart(self):
+    def test_9_the_same_pulls_without_upstream_after_a_restart(self):
         self.registry.stop()
         self.larder.restart()
         fresh = Containerd(self.world, self.larder)
@@ -133,7 +133,7 @@ class Pulls(unittest.TestCase):
 
 
 class Wiring(unittest.TestCase):
-    """What happens around the edges of a real runtime."""
+    """How a real runtime behaves when Larder is down, refuses or is killed."""
 
     def setUp(self):
         self.world = World()
@@ -141,7 +141,7 @@ class Wiring(unittest.TestCase):
         self.registry = Registry(self.world)
         self.pushed = image.push(self.world, self.registry, REPOSITORY, "v1")
 
-    def test_a_runtime_falls_back_to_upstream_when_larder_is_down_or_says_no(self):
+    def test_a_runtime_falls_back_to_upstream_when_larder_is_down_or_refuses(self):
         larder = Larder(self.world, {})
         containerd = Containerd(self.world, larder, {"reg.test": self.registry.url})
         self.assertEqual(containerd.cri_pull(NAME), self.pushed["config amd64"], "larder declines, upstream serves")

@@ -23,7 +23,7 @@ RESTARTS = int(os.environ.get("E2E_RESTARTS", "100"))
 
 
 class Load:
-    """Clients that ask for one thing again and again; every answer has to be whole."""
+    """Clients that request one path repeatedly; every answer must be complete."""
 
     def __init__(self, address, path, size):
         self.address, self.path, self.size = address, path, size
@@ -58,7 +58,7 @@ class Load:
                 self.take(connection)
                 reused = True
             except Exception as error:  # noqa: BLE001
-                # A server may close an idle connection at any time: every client asks again on a new one then.
+                # A server may close an idle connection at any time; every client then retries on a new one.
                 closed = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
                 if not (reused and isinstance(error, closed)):
                     self.lost.append(repr(error))
@@ -76,7 +76,7 @@ class Load:
 
 
 class Restarts(unittest.TestCase):
-    """A socket that somebody else holds, as systemd does, and a daemon that is restarted under load."""
+    """A socket that another process holds, as systemd does, and a daemon that is restarted under load."""
 
     def test_a_hundred_restarts_under_load_lose_no_request(self):
         world = World()
@@ -88,7 +88,7 @@ class Restarts(unittest.TestCase):
         port, admin, directory = held.getsockname()[1], free_port(), world.directory("larder")
         config = f"{directory}/larder.toml"
         with open(config, "w", encoding="utf-8") as file:
-            # What is configured does not count: the socket that is handed over does.
+            # The configured address is not used: the socket that is handed over is.
             file.write(f'[server]\nlisten = ["127.0.0.1:{free_port()}"]\nstate = "{directory}"\n'
                        f'[admin]\nlisten = "127.0.0.1:{admin}"\nsocket = "{directory}/larder.sock"\n'
                        f'[store]\nmin_free = "0%"\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n')
@@ -112,7 +112,7 @@ class Restarts(unittest.TestCase):
                               timeout=60, check=True).stdout
         load = Load(("127.0.0.1", port), path, len(body))
         for _ in range(RESTARTS):
-            # Before it has begun a signal only kills it, as it would any program.
+            # Before the daemon handles signals, a signal would kill it.
             world.wait_for(lambda: answers(f"http://127.0.0.1:{admin}/readyz"), "larder")
             time.sleep(0.05)
             daemon.send_signal(signal.SIGTERM)
@@ -126,7 +126,7 @@ class Restarts(unittest.TestCase):
 class Units(unittest.TestCase):
     """The units by themselves."""
 
-    def test_the_service_is_as_little_exposed_as_it_says(self):
+    def test_the_exposure_of_the_service_is_as_documented(self):
         run("systemd-analyze", "security", "--offline=true", "--threshold=15", f"{ROOT}/systemd/larder.service")
 
 
@@ -135,7 +135,7 @@ set -e
 R=$1/root
 mount --make-rprivate /
 mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $R
-# What a Larder that was run here by hand has left behind.
+# Files of a Larder that was run on this machine by hand.
 rm -rf $R/var/lib/larder $R/var/lib/private/larder $R/etc/larder
 mount -t proc proc $R/proc
 mount -t sysfs sysfs $R/sys
@@ -165,8 +165,8 @@ class Package(unittest.TestCase):
                               capture_output=True, text=True, timeout=30, check=False)
         if able.returncode != 0:
             cls.world.end()
-            raise unittest.SkipTest(f"this machine lets nobody boot a systemd of his own: {able.stderr.strip()}")
-        # On a filesystem of its own: an overlay cannot lie on an overlay.
+            raise unittest.SkipTest(f"this machine does not permit a second systemd: {able.stderr.strip()}")
+        # A filesystem of its own: an overlay cannot be mounted on an overlay.
         run("mount", "-t", "tmpfs", "tmpfs", directory)
         for name in ("upper", "work", "root"):
             os.makedirs(f"{directory}/{name}")
@@ -211,22 +211,22 @@ class Package(unittest.TestCase):
                                   timeout=30, check=False).stdout
             raise AssertionError(f"{failed}\n{said}") from None
 
-    def tell(self):
-        """For a failure: what the daemon said."""
+    def log(self):
+        """The daemon's log, for the message of a failure."""
         return self.do("systemctl status larder --no-pager -l || true; journalctl -u larder -n 50 --no-pager || true")
 
-    def test_1_it_is_installed_and_runs_as_hardened_as_it_is_shipped(self):
+    def test_1_it_is_installed_and_runs_with_the_shipped_hardening(self):
         self.do("mkdir -p /var/lib/kubelet && umask 077 && "
                 "echo '{\"auths\":{\"reg.test\":{\"username\":\"node\",\"password\":\"p\"}}}' > /var/lib/kubelet/config.json")
         self.do("dpkg -i /root/larder.deb")
         self.assertEqual(self.do("systemctl is-active larder.service larder.socket larder-credentials.path"),
-                         "active\nactive\nactive", self.tell())
+                         "active\nactive\nactive", self.log())
         self.assertEqual(self.do("systemctl is-enabled larder.service larder.socket"), "enabled\nenabled")
         self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"))
         status = self.do("larder status")
         self.assertIn("ready", status)
-        # The node's docker config came through systemd, and no other user reads what is kept.
-        self.assertIn("/run/credentials/larder.service/docker-config.json", self.tell())
+        # The node's docker config came through systemd, and no other user can read the state.
+        self.assertIn("/run/credentials/larder.service/docker-config.json", self.log())
         self.assertNotIn("root", self.do("ps -o user= -p $(systemctl show -p MainPID --value larder)"))
         self.assertEqual(self.do("stat -c %a /var/lib/larder/keys /run/larder/larder.sock"), "700\n600")
         self.assertIn("larder", self.do("ls /usr/share/bash-completion/completions/larder"))
@@ -251,7 +251,7 @@ class Package(unittest.TestCase):
         self.assertEqual(said.strip(), "0 lost, True")
         until = time.monotonic() + 30
         while self.do("systemctl show -p MainPID --value larder") in (pid, "0"):
-            self.assertLess(time.monotonic(), until, "it is not started anew by itself\n" + self.tell())
+            self.assertLess(time.monotonic(), until, "it is not started anew by itself\n" + self.log())
             time.sleep(0.2)
 
     def test_3_reload_takes_the_list_of_images_and_keeps_the_process(self):
@@ -260,12 +260,12 @@ class Package(unittest.TestCase):
                 "systemctl reload larder")
         until = time.monotonic() + 30
         while "pre-pull" not in self.do("larder status"):
-            self.assertLess(time.monotonic(), until, self.tell())
+            self.assertLess(time.monotonic(), until, self.log())
             time.sleep(0.2)
         self.assertEqual(self.do("systemctl show -p MainPID --value larder"), pid)
         self.do("echo 'nonsense = [' >> /etc/larder/larder.toml && systemctl reload larder")
         self.assertEqual(self.do("systemctl is-active larder"), "active", "a broken file changes nothing")
-        self.assertIn("not read again", self.tell())
+        self.assertIn("not read again", self.log())
         self.do("sed -i '/^nonsense/d; /^images = /d' /etc/larder/larder.toml")
 
     def test_3b_a_plugin_runs_unchanged_and_an_image_is_pulled_under_the_hardening(self):
@@ -285,21 +285,21 @@ class Package(unittest.TestCase):
                 "sed -i 's|^#min_free = .*|min_free = \"0%\"|' /etc/larder/larder.toml; "
                 "larder config check && systemctl restart larder")
         said = self.do(f"larder pull --pin reg.test/{REPOSITORY}:v1 2>&1 || true")
-        self.assertIn("pinned", said, self.do("journalctl -u registry -n 5 --no-pager") + self.tell())
+        self.assertIn("pinned", said, self.do("journalctl -u registry -n 5 --no-pager") + self.log())
         self.assertIn(f"reg.test/{REPOSITORY}:v1", self.do("larder ls"))
         # Every pod may use what a plugin's credential opened.
         code = self.do("curl -s -o /dev/null -w '%{http_code}' "
                        f"'http://127.0.0.1:5050/v2/{REPOSITORY}/manifests/{self.pushed['index']}?ns=reg.test'")
-        self.assertEqual(code, "200", self.tell())
+        self.assertEqual(code, "200", self.log())
 
     def test_3c_containerd_is_set_up_as_the_reference_deployment_says(self):
-        # An overlay cannot lie on an overlay, and containerd needs one to unpack into.
+        # containerd unpacks into an overlay, which cannot be mounted on an overlay.
         self.do("mkdir -p /var/lib/containerd && mount -t tmpfs tmpfs /var/lib/containerd && systemctl restart containerd")
         said = self.do("larder doctor || true")
         self.assertRegex(said, "PROBLEM +containerd +it has no config_path")
         self.assertIn("config_path", self.do("larder setup containerd --dry-run"))
         self.do("larder setup containerd && systemctl restart containerd")
-        # Nothing but this cache leads to that image: its name is in no DNS, and its registry wants the plugin's credential.
+        # The image can be pulled through this cache alone: its host is in no DNS, and its registry requires the plugin's credential.
         said = self.do(f"larder doctor --canary reg.test/{REPOSITORY}:v1")
         self.assertRegex(said, "ok +containerd +/etc/containerd/certs.d/_default leads here")
         self.assertRegex(said, r"ok +canary +reg.test/team/app:v1: containerd asked this cache \d+ times")
@@ -307,7 +307,7 @@ class Package(unittest.TestCase):
         self.do("larder setup containerd --undo && systemctl restart containerd")
         self.assertRegex(self.do("larder doctor || true"), "PROBLEM +containerd +it has no config_path")
 
-    def test_4_a_daemon_that_is_stuck_is_started_anew(self):
+    def test_4_a_daemon_that_is_stuck_is_restarted(self):
         pid = self.do("systemctl show -p MainPID --value larder")
         self.do("mkdir -p /run/systemd/system/larder.service.d && printf '[Service]\\nWatchdogSec=2\\n' > "
                 "/run/systemd/system/larder.service.d/w.conf && systemctl daemon-reload && systemctl restart larder")
@@ -315,7 +315,7 @@ class Package(unittest.TestCase):
         self.do(f"kill -STOP {pid}")
         until = time.monotonic() + 30
         while self.do("systemctl show -p MainPID --value larder") in (pid, "0"):
-            self.assertLess(time.monotonic(), until, self.tell())
+            self.assertLess(time.monotonic(), until, self.log())
             time.sleep(0.2)
         self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"))
 

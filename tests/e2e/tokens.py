@@ -21,7 +21,7 @@ def b64(data):
 
 
 class TokenServer:
-    """`accounts` maps a user name to (password, list of repositories or "*"); `public` is for everybody."""
+    """`accounts` maps a user name to (password, list of repositories or "*"); anonymous callers may read `public`."""
 
     def __init__(self, world, accounts, public):
         self.accounts, self.public, self.seen = accounts, public, []

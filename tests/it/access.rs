@@ -1,5 +1,5 @@
-//! Who may read what: tenants, the node's credential, strangers; cold, warm, in flight, in an outage. How rights end is in
-//! `rights`.
+//! Who may read what: tenants, the node's credential, unknown users; cold, warm, in flight, in an outage. `rights` has the
+//! tests of how rights end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(super) struct Scene {
     more: String,
 }
 
-/// A registry where A reads a/app, B reads b/app, the node's account reads node/app, and everybody reads open/app.
+/// A registry where A reads a/app, B reads b/app, the node's account reads node/app, and open/app is public.
 pub(super) async fn scene(more: &str) -> Scene {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "a/app", "v1", 100_000);
@@ -68,12 +68,12 @@ impl Scene {
         self.larder.settled().await;
     }
 
-    /// Nobody but A gets anything of a/app, in any way of auth.
+    /// Only A gets content of a/app, whichever way others authenticate.
     async fn is_refused_to_others(&self, when: &str) {
         self.is_refused(when, 1).await;
     }
 
-    /// The same for each `step`th thing: asking a registry that is down takes a moment each time.
+    /// The same for each `step`th path: a request to a registry that is down takes a moment each time.
     async fn is_refused(&self, when: &str, step: usize) {
         let (wrong, none) = (client::basic(A.0, "wrong"), ANONYMOUS.1.to_owned());
         let more = ["tags/list".to_owned(), format!("referrers/{}", self.image.index)];
@@ -100,7 +100,7 @@ impl Scene {
                     .unwrap()
                     .starts_with("authentication required: ")
             );
-            // The same layers through repositories that the asker may read.
+            // The same layers through repositories that the caller may read.
             if what.starts_with("blobs/") && !what.ends_with(&self.image.platforms[0].config.hex()) {
                 for (repository, user) in [("b/app", B), ("open/app", B), ("open/app", ("", ""))] {
                     let reply = self.get(repository, what, user).await;
@@ -155,10 +155,10 @@ async fn basic_registries_work_like_token_registries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_of_ones_own_that_lists_anothers_digests_opens_nothing() {
+async fn an_index_that_lists_another_tenants_digests_gives_no_access() {
     let scene = scene("").await;
     scene.pull_as_a().await;
-    // B publishes A's index in its own repository, and on a registry of its own where everything is public.
+    // B publishes A's index in B's repository, and on a registry of B's where everything is public.
     scene.registry.put_manifest("b/app", Some("mine"), MediaType::OCI_INDEX, scene.image.index_bytes.clone());
     let evil = FakeRegistry::start().await;
     evil.put_manifest("b/app", Some("mine"), MediaType::OCI_INDEX, scene.image.index_bytes.clone());
@@ -184,7 +184,7 @@ async fn an_index_of_ones_own_that_lists_anothers_digests_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_download_under_way_is_joined_only_by_those_who_may_read_it() {
+async fn a_download_under_way_is_joined_only_by_callers_that_may_read_it() {
     let scene = scene("").await;
     let bytes = Bytes::from(noise(1_000_000, 3));
     let digest = scene.registry.put_blob("a/app", bytes.clone());
@@ -221,7 +221,7 @@ async fn a_download_under_way_is_joined_only_by_those_who_may_read_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_node_credential_opens_a_repository_to_every_pod_and_no_other() {
+async fn the_node_credential_opens_its_repository_to_every_pod_and_no_other_repository() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.json");
     let encoded = client::basic(NODE.0, NODE.1).replace("Basic ", "");
@@ -255,7 +255,7 @@ async fn the_node_credential_opens_a_repository_to_every_pod_and_no_other() {
     let in_outage = scene.larder.get_unasked(&Scene::path("node/app", "manifests/v1")).await;
     assert_eq!(in_outage.status, StatusCode::OK, "every pod's right holds in an outage");
     assert!(in_outage.header("warning").contains("stale"), "{:?}", in_outage.headers);
-    // Taken out of the docker config, it opens nothing any more.
+    // A credential that was removed from the docker config gives no access any more.
     std::fs::write(&config, r#"{"auths": {}}"#).unwrap();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let gone = scene.larder.get(&Scene::path("node/app", "manifests/v1")).await;
@@ -290,7 +290,7 @@ async fn credentials_are_tried_in_kubelets_order_and_never_mixed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_an_open_policy_what_is_cached_is_every_pods_and_what_is_not_is_asked_for() {
+async fn under_an_open_policy_every_pod_reads_what_is_cached_and_upstream_is_asked_for_the_rest() {
     let directory_of = |scene: &Scene| scene.directory.path().to_owned();
     let closed = scene("").await;
     closed.pull_as_a().await;
@@ -310,7 +310,7 @@ async fn under_an_open_policy_what_is_cached_is_every_pods_and_what_is_not_is_as
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_cannot_make_larder_forget_a_tag() {
+async fn a_caller_without_a_right_cannot_make_larder_forget_a_tag() {
     let scene = scene("").await;
     scene.registry.change(false, |accounts| accounts.denial = 404);
     scene.pull_as_a().await;
@@ -332,7 +332,7 @@ async fn a_tag_that_is_gone_is_forgotten_however_long_ago_it_was_pulled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_anybody_may_read_is_nobodys_right_in_particular() {
+async fn what_is_public_leaves_no_grant_for_a_caller() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "open/app", "v1", 10_000);
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
@@ -343,11 +343,11 @@ async fn what_anybody_may_read_is_nobodys_right_in_particular() {
     }
     let grants =
         std::fs::read_dir(directory.path().join("larder/store/refs/reg.test/open/app/_grants")).unwrap();
-    assert_eq!(grants.count(), 1, "invented callers leave nothing behind");
+    assert_eq!(grants.count(), 1, "unknown users leave no grants");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mirror_saves_the_transfer_and_never_the_proof() {
+async fn a_mirror_delivers_bytes_and_never_proves_a_right() {
     let scene = scene("").await;
     let mirror = FakeRegistry::start().await;
     let copy = image::push(&mirror, "a/app", "v1", 100_000);
@@ -361,7 +361,7 @@ async fn a_mirror_saves_the_transfer_and_never_the_proof() {
     larder.stop().await;
     let larder = Larder::start(directory.path(), &[], &more);
     let scene = Scene { registry, larder, directory, image, more };
-    scene.is_refused_to_others("a mirror would show it to anybody").await;
+    scene.is_refused_to_others("with a mirror that is public").await;
     assert!(mirror.seen().is_empty());
     scene.registry.forget_seen();
     scene.pull_as_a().await;
@@ -372,7 +372,7 @@ async fn a_mirror_saves_the_transfer_and_never_the_proof() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_anonymous_budget_that_is_nearly_spent_is_kept_for_those_who_have_no_account() {
+async fn an_anonymous_rate_limit_that_is_nearly_used_up_is_left_to_callers_without_an_account() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "open/app", "v1", 10_000);
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
@@ -384,5 +384,5 @@ async fn an_anonymous_budget_that_is_nearly_spent_is_kept_for_those_who_have_no_
     larder.get(path).await;
     let reply = larder.get_unasked(path).await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "authentication required");
-    assert_eq!(larder.get(path).await.status, StatusCode::OK, "nobody in particular is served all the same");
+    assert_eq!(larder.get(path).await.status, StatusCode::OK, "the anonymous caller is served all the same");
 }

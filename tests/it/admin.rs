@@ -1,4 +1,4 @@
-//! Metrics, probes and numbers; and the documentation that must agree with them.
+//! Metrics, probes and `/v1/status`, and the documents and rules that name metrics.
 
 use http::StatusCode;
 
@@ -39,7 +39,7 @@ async fn probes_and_numbers_are_there_and_name_no_repository() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_metrics_page_does_not_grow_with_what_strangers_ask_for() {
+async fn the_metrics_page_does_not_grow_with_what_clients_ask_for() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "");
     let lines =

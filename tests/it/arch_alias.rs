@@ -1,4 +1,4 @@
-//! Names with an architecture in them, both ways: `arch_suffix`.
+//! Arch aliases and synthesized indexes: `arch_suffix`.
 
 use http::{Method, StatusCode};
 use larder::reference::{Digest, MediaType};
@@ -19,7 +19,7 @@ struct Scene {
     directory: tempfile::TempDir,
 }
 
-/// `app` has an index; of `old` there is an image for each architecture.
+/// `app` has an index; `old` has an image for each architecture.
 async fn scene() -> (Scene, Image, Image) {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let app = image::push(&registry, "team/app", "v1", 1_000);
@@ -59,7 +59,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suffixed_name_that_is_not_there_is_the_entry_of_the_index() {
+async fn an_arch_alias_that_upstream_lacks_is_the_entry_of_the_index() {
     let (scene, app, _) = scene().await;
     let arm = &app.platforms[1];
     for _ in 0..2 {
@@ -85,7 +85,7 @@ async fn a_suffixed_name_that_is_not_there_is_the_entry_of_the_index() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_name_that_is_not_there_is_an_index_of_the_suffixed_ones() {
+async fn a_name_that_upstream_lacks_is_an_index_synthesized_from_arch_aliases() {
     let (scene, _, old) = scene().await;
     let resolved = scene.larder.head("/v2/team/old/manifests/v1?ns=reg.test").await;
     let digest = resolved.header("docker-content-digest").to_owned();
@@ -110,20 +110,20 @@ async fn a_plain_name_that_is_not_there_is_an_index_of_the_suffixed_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_upstream_has_is_never_answered_otherwise() {
+async fn a_name_that_upstream_has_is_never_answered_by_an_alias() {
     let (scene, app, old) = scene().await;
     assert_eq!(scene.get("app/manifests/v1").await.body, app.index_bytes, "byte for byte");
     assert_eq!(scene.get("old-arm64/manifests/v1").await.digest(), old.platforms[1].manifest);
     copy(&scene.registry, old.platforms[1].manifest, "team/app-arm64", "v1");
     assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), old.platforms[1].manifest);
-    // What is not known to be missing is not answered from elsewhere because upstream is away.
+    // A name that may exist upstream is not answered by an alias while upstream is away.
     scene.get("app/manifests/v1").await;
     scene.registry.wrong_at("/v2/team/app-amd64/", Fault::Status(503, vec![]));
     assert_eq!(scene.get("app-amd64/manifests/v1").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_an_outage_both_forms_are_served_as_they_were() {
+async fn in_an_outage_aliases_and_synthesized_indexes_are_served_stale() {
     let (scene, app, _) = scene().await;
     let arm = app.platforms[1].manifest;
     assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), arm);
@@ -136,7 +136,7 @@ async fn in_an_outage_both_forms_are_served_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_restart_both_forms_are_still_known() {
+async fn after_a_restart_aliases_and_synthesized_indexes_are_still_known() {
     let (scene, app, old) = scene().await;
     let arm = app.platforms[1].manifest;
     assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), arm);
@@ -159,14 +159,14 @@ async fn after_a_restart_both_forms_are_still_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_to_be_under_its_own_name_is_not_answered_by_the_other_in_an_outage() {
+async fn a_name_that_upstream_got_meanwhile_is_not_answered_by_an_alias_in_an_outage() {
     let (scene, app, old) = scene().await;
     assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), app.platforms[1].manifest);
     copy(&scene.registry, old.platforms[1].manifest, "team/app-arm64", "v1");
     assert_eq!(scene.get("app-arm64/manifests/v1").await.digest(), old.platforms[1].manifest);
     let scene = scene.restart().await;
     scene.registry.wrong_at("/v2/team/app-arm64/", Fault::Status(503, vec![]));
-    // Long enough for nothing stale to be served of its own.
+    // Longer than stale_if_error, so that no stale record is served.
     scene.larder.get("/v2/team/app-arm64/manifests/v1?ns=reg.test").await;
     scene.larder.clock.advance(std::time::Duration::from_secs(400 * 86_400));
     let answer = scene.get("app-arm64/manifests/v1").await;
@@ -174,14 +174,14 @@ async fn what_came_to_be_under_its_own_name_is_not_answered_by_the_other_in_an_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_lacks_nothing_only_because_it_could_not_be_asked_for() {
+async fn an_index_is_not_synthesized_without_an_image_that_could_not_be_asked_for() {
     let (scene, ..) = scene().await;
     scene.registry.wrong_at("/v2/team/old-arm64/", Fault::Status(503, vec![]));
     assert_eq!(scene.get("old/manifests/v1").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_not_read_a_part_gets_nothing_of_the_whole() {
+async fn a_caller_that_may_not_read_one_image_gets_no_index_with_it() {
     let (scene, app, old) = scene().await;
     let all: &[&str] = &["team/app", "team/old-amd64", "team/old-arm64"];
     scene
@@ -204,8 +204,8 @@ async fn whoever_may_not_read_a_part_gets_nothing_of_the_whole() {
     ] {
         assert_eq!(get(&what, BOB).await.status, StatusCode::NOT_FOUND, "{what}");
     }
-    // What Bob may read makes an index of its own.
-    let his = get("old/manifests/v1", BOB).await;
-    assert_eq!(his.json()["manifests"].as_array().unwrap().len(), 1);
+    // The index for Bob has the one image that Bob may read.
+    let readable = get("old/manifests/v1", BOB).await;
+    assert_eq!(readable.json()["manifests"].as_array().unwrap().len(), 1);
     assert_eq!(scene.registry.count(Method::PUT, ""), 0);
 }

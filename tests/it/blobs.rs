@@ -1,4 +1,4 @@
-//! Blobs: ranges, one download for many readers, and readers that neither hurry nor stop it.
+//! Blobs: ranges, one download for many readers, and readers that stall or leave.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,8 +76,8 @@ async fn fifty_clients_of_one_cold_blob_cost_one_upstream_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_readers_of_one_cold_blob_cost_one_transfer_and_the_slowest_holds_up_nobody() {
-    // Both ends of every connection are in this process.
+async fn a_thousand_readers_of_one_cold_blob_cost_one_transfer_and_the_slowest_delays_no_other() {
+    // This process has both ends of every connection.
     let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let all = rustix::process::Rlimit { current: nofile.maximum, ..nofile };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
@@ -126,7 +126,7 @@ async fn bytes_are_passed_on_while_upstream_is_still_sending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tail_stays_until_the_digest_is_verified() {
+async fn the_tail_is_withheld_until_the_digest_is_verified() {
     let scene = scene().await;
     let (bytes, path) = scene.blob(1_000_000);
     let gate = scene.hold_after(999_999);
@@ -152,7 +152,7 @@ async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_f
     drop(leaver);
     gate.add_permits(1);
     let reply = scene.larder.get(&path).await;
-    assert!(reply.complete && reply.body == bytes, "the sleeper holds up nobody");
+    assert!(reply.complete && reply.body == bytes, "the stalled reader delays no other");
     scene.larder.settled().await;
     let late = sleeper.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(late, bytes, "and gets its own bytes when it wakes");
@@ -165,7 +165,7 @@ async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_f
     gate.add_permits(1);
     scene.larder.settled().await;
     scene.registry.stop().await;
-    assert_eq!(scene.larder.get(&path).await.body, bytes, "nobody waited for it and it is there");
+    assert_eq!(scene.larder.get(&path).await.body, bytes, "it was stored although no client waited for it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +184,7 @@ async fn ranges_are_the_same_bytes_cold_in_flight_and_warm() {
         let path = path.clone();
         let ask = async move { client::send(address, Method::GET, &path, &[("range", range)]).await };
         in_flight.push((tokio::spawn(ask), start, end));
-        // The first one takes off; a small part that came before it would be asked for by itself.
+        // The download must have begun: a small range that came before it would be fetched alone.
         while scene.registry.count(Method::GET, "/blobs/") == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -266,6 +266,6 @@ async fn three_hundred_stalled_downloads_leave_the_daemon_answering() {
         held.push(asked.await.unwrap());
     }
     let turned_away = held.iter().filter(|r| r.status() == StatusCode::SERVICE_UNAVAILABLE).count();
-    assert_eq!(turned_away, 300 - 256, "the rest is told so at once");
+    assert_eq!(turned_away, 300 - 256, "the rest get 503 at once");
     assert_eq!(scene.larder.get(&warm).await.body, bytes, "and what is here is served all the same");
 }

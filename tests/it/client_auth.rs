@@ -1,4 +1,4 @@
-//! How a caller says who it is: challenges, `/token` in both forms, tokens, Basic, the gate.
+//! How clients authenticate: challenges, `/token` by GET and POST, tokens, Basic, the gate.
 
 use http::{Method, StatusCode};
 
@@ -25,7 +25,7 @@ async fn with_token(larder: &Larder, path: &str, token: &str) -> client::Reply {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_challenge_leads_to_a_token_that_opens_the_repository_in_both_forms_and_over_a_restart() {
+async fn a_challenge_leads_to_a_token_that_opens_the_repository_by_get_and_post_and_after_a_restart() {
     let (registry, larder, directory) = scene("").await;
     let challenged = larder.get_unasked(PATH).await;
     assert_eq!(
@@ -71,7 +71,7 @@ async fn a_challenge_leads_to_a_token_that_opens_the_repository_in_both_forms_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_anonymous_token_is_one_too_and_opens_what_is_open() {
+async fn an_anonymous_token_opens_what_is_public() {
     let (registry, larder, _directory) = scene("").await;
     registry.change(false, |accounts| accounts.public = vec!["team/other".into()]);
     let token = |scope: &str| {
@@ -83,7 +83,7 @@ async fn an_anonymous_token_is_one_too_and_opens_what_is_open() {
     assert_eq!(
         larder.get_unasked(other).await.status,
         StatusCode::OK,
-        "nobody is asked who it is for nothing"
+        "a caller is challenged only where a credential may help"
     );
     assert_eq!(with_token(&larder, other, &token("team/other").await).await.status, StatusCode::OK);
     let closed = with_token(&larder, PATH, &token("team/app").await).await;
@@ -92,11 +92,11 @@ async fn an_anonymous_token_is_one_too_and_opens_what_is_open() {
     let reply = client::get(larder.address, "/token?scope=repository:reg.test/team/app:pull").await;
     let token = reply.json()["token"].as_str().unwrap().to_owned();
     let direct = with_token(&larder, by_path, &token).await;
-    assert_eq!(direct.status, StatusCode::UNAUTHORIZED, "and anybody else is told how it is");
+    assert_eq!(direct.status, StatusCode::UNAUTHORIZED, "and a direct client gets the status itself");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_how_to_authenticate_is_told_and_is_welcome_with_any_answer() {
+async fn a_client_that_asks_how_to_authenticate_is_challenged_and_any_credential_is_accepted() {
     let (registry, larder, _directory) = scene("").await;
     let asked = larder.get_unasked("/v2/").await;
     assert_eq!((asked.status, asked.error_code().as_str()), (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"));
@@ -107,18 +107,14 @@ async fn who_asks_how_to_authenticate_is_told_and_is_welcome_with_any_answer() {
     assert_eq!(
         with_token(&larder, "/v2/", &token).await.status,
         StatusCode::OK,
-        "somebody without a credential"
+        "a caller without a credential"
     );
-    assert_eq!(
-        larder.get_as("/v2/", ("ada", "x")).await.status,
-        StatusCode::OK,
-        "which is nobody's proof of anything"
-    );
+    assert_eq!(larder.get_as("/v2/", ("ada", "x")).await.status, StatusCode::OK, "which proves no right");
     assert!(registry.seen().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_token_is_told_so_and_goes_nowhere() {
+async fn an_invalid_token_is_refused_and_never_sent_upstream() {
     let (registry, larder, _directory) = scene("").await;
     for header in
         ["Bearer", "Bearer x", "Basic", "Basic !!", "Basic dQ==", "Digest x", "bearer  ", "Bearer a b"]
@@ -138,7 +134,7 @@ async fn what_is_no_token_is_told_so_and_goes_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_token_request_is_named() {
+async fn a_malformed_token_request_is_refused_with_the_reason() {
     let (_registry, larder, _directory) = scene("").await;
     let at = larder.address;
     for (path, form) in [
@@ -166,7 +162,7 @@ async fn a_malformed_token_request_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_identity_token_is_handed_on_by_post_and_never_as_a_password() {
+async fn an_identity_token_is_sent_upstream_by_post_and_never_as_a_password() {
     let (registry, larder, _directory) = scene("").await;
     let form = "grant_type=refresh_token&refresh_token=marker-identity&scope=repository:team/app:pull";
     let token = post_form(larder.address, "/token?ns=reg.test", form).await.json()["token"]
@@ -181,7 +177,7 @@ async fn an_identity_token_is_handed_on_by_post_and_never_as_a_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_gate_nobody_is_answered_who_does_not_know_the_secret() {
+async fn behind_a_gate_a_request_without_the_secret_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gate");
     std::fs::write(&file, "0123456789abcdef\n").unwrap();

@@ -1,4 +1,4 @@
-//! What the commands print as JSON is what docs/commands.md says.
+//! docs/commands.md has every field that the commands print as JSON; the Kubernetes manifests can be read.
 
 use larder::admin::control::{Collected, ImageRow, Removed, Revoked, Unpinned};
 use larder::admin::{
@@ -8,7 +8,7 @@ use larder::prepull::{BlobState, Event, ListStatus, Summary};
 use larder::support::clock::Timestamp;
 use serde_json::Value;
 
-/// Every field name in a document. The keys of maps that hold data and no fields are left out.
+/// Every field name in a document, without the keys of maps whose keys are data.
 fn fields(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(object) => {

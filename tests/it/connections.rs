@@ -1,4 +1,4 @@
-//! Connections: crooked requests, too many of them, and a stop in the middle.
+//! Connections: malformed requests, too many of them, and a stop while they are open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::support::image::noise;
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
-/// Of somebody who has said that it has no credential.
-const WELCOME: &str = "Authorization: Basic Og==\r\n";
+/// The header of a client that stated that it has no credential.
+const AUTHORIZED: &str = "Authorization: Basic Og==\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tls_hello_is_answered_in_plain_http() {
@@ -28,11 +28,11 @@ async fn a_tls_hello_is_answered_in_plain_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset() {
+async fn malformed_requests_get_one_answer_and_the_connection_ends_without_a_reset() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "");
-    // Somebody who would be welcome.
-    let host = format!("Host: {}\r\n{WELCOME}", larder.address);
+    // A request that would be served.
+    let host = format!("Host: {}\r\n{AUTHORIZED}", larder.address);
     let smuggled = format!("GET /v2/ HTTP/1.1\r\n{host}\r\n");
     for (what, request) in [
         (
@@ -63,9 +63,9 @@ async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset
             ),
         ),
         ("upgrade", format!("CONNECT evil.com:443 HTTP/1.1\r\n{host}\r\n")),
-        ("no host", format!("GET /v2/ HTTP/1.1\r\n{WELCOME}\r\n")),
+        ("no host", format!("GET /v2/ HTTP/1.1\r\n{AUTHORIZED}\r\n")),
         ("two hosts", format!("GET /v2/ HTTP/1.1\r\n{host}Host: evil.com\r\n\r\n")),
-        ("another host", format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: evil.com\r\n\r\n")),
+        ("another host", format!("GET /v2/ HTTP/1.1\r\n{AUTHORIZED}Host: evil.com\r\n\r\n")),
         ("absolute form", format!("GET http://evil.com/v2/ HTTP/1.1\r\n{host}\r\n")),
         ("a long path", format!("GET /v2/{} HTTP/1.1\r\n{host}\r\n", "a".repeat(65_000))),
         ("many fields", format!("GET /v2/ HTTP/1.1\r\n{host}{}\r\n", "X: y\r\n".repeat(200))),
@@ -85,10 +85,10 @@ async fn crooked_requests_get_one_answer_and_the_connection_ends_without_a_reset
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_in_one_go_and_old_clients_are_served_in_order() {
+async fn pipelined_requests_and_http_1_0_clients_are_served_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "");
-    let one = format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: {}\r\n\r\n", larder.address);
+    let one = format!("GET /v2/ HTTP/1.1\r\n{AUTHORIZED}Host: {}\r\n\r\n", larder.address);
     let last = one.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let answer = client::raw(larder.address, format!("{one}{one}{last}").as_bytes()).await.unwrap();
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
@@ -98,13 +98,13 @@ async fn requests_in_one_go_and_old_clients_are_served_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
+async fn the_connection_over_the_limit_gets_503_and_the_others_continue() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "[server]\nconnections_max = 16");
     let mut held = Vec::new();
     for _ in 0..16 {
         let mut stream = TcpStream::connect(larder.address).await.unwrap();
-        let request = format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: {}\r\n\r\n", larder.address);
+        let request = format!("GET /v2/ HTTP/1.1\r\n{AUTHORIZED}Host: {}\r\n\r\n", larder.address);
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = [0; 15];
         stream.read_exact(&mut answer).await.unwrap();
@@ -116,9 +116,9 @@ async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop(held);
     for _ in 0..200 {
-        // A place is free again as soon as a connection is gone.
+        // A connection that has ended does not count any more.
         let request =
-            format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: {}\r\nConnection: close\r\n\r\n", larder.address);
+            format!("GET /v2/ HTTP/1.1\r\n{AUTHORIZED}Host: {}\r\nConnection: close\r\n\r\n", larder.address);
         if client::raw(larder.address, request.as_bytes()).await.is_ok_and(|a| a.starts_with("HTTP/1.1 200"))
         {
             return;
@@ -129,7 +129,7 @@ async fn the_connection_over_the_limit_is_told_so_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_request_over_the_limit_is_told_so_at_once() {
+async fn the_request_over_the_limit_gets_503_at_once() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder =
         Larder::start(directory.path(), &[("reg.test", registry.url())], "[server]\nrequests_max = 2");
@@ -153,11 +153,11 @@ async fn a_short_body_ends_with_fin_and_never_with_a_reset() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let digest = registry.put_blob("a", Bytes::from(noise(1_000_000, 2)));
-    // More lies unread when the first body fails than hyper takes up: a plain close would be a reset.
+    // When the first body fails, more bytes are unread than hyper reads: closing the socket at once would reset it.
     let request =
         format!("GET /v2/a/blobs/{digest}?ns=reg.test HTTP/1.1\r\nHost: {}\r\n\r\n", larder.address);
     for _ in 0..5 {
-        // A download that has failed already is an error and no short body: it fails once the head is here.
+        // The download must fail after the head has arrived: before that the answer is an error and not a short body.
         let gate = Arc::new(Semaphore::new(0));
         registry.behave();
         registry.wrong_at("/blobs/", Fault::CorruptAfter(400_000, Arc::clone(&gate)));
@@ -195,7 +195,7 @@ async fn a_stop_lets_bodies_finish_turns_idle_clients_away_and_then_ends() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(TcpStream::connect(address).await.is_err(), "nobody new is let in");
+    assert!(TcpStream::connect(address).await.is_err(), "no new connection is accepted");
     assert_eq!(client::get(admin, "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(client::get(admin, "/livez").await.status, StatusCode::OK);
     gate.add_permits(1);
@@ -231,7 +231,8 @@ async fn a_unix_socket_serves_the_same() {
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     stream
         .write_all(
-            format!("GET /v2/ HTTP/1.1\r\n{WELCOME}Host: whatever\r\nConnection: close\r\n\r\n").as_bytes(),
+            format!("GET /v2/ HTTP/1.1\r\n{AUTHORIZED}Host: whatever\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
         )
         .await
         .unwrap();

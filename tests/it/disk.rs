@@ -1,4 +1,4 @@
-//! Our disk does wrong: damage is repaired within the answer, and a disk that takes nothing costs nobody a pull.
+//! Faults of the store's disk: damage is repaired within the answer, and a disk that stores nothing fails no pull.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Scene {
         std::fs::write(self.store(&format!("blobs/sha256/{}", self.digest.hex())), damaged).unwrap();
     }
 
-    /// Why images could not be fetched.
+    /// The reasons why images could not be fetched.
     async fn failures(&self, order: &Pull) -> Vec<String> {
         let mut said = Vec::new();
         let socket = self.directory.path().join("larder/larder.sock");
@@ -60,7 +60,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_chunk_never_leaves_and_the_answer_goes_on_from_upstream() {
+async fn a_damaged_chunk_never_leaves_and_the_answer_continues_from_upstream() {
     let scene = scene().await;
     for (n, (at, range)) in [
         (300_000, None),
@@ -91,14 +91,14 @@ async fn a_damaged_chunk_never_leaves_and_the_answer_goes_on_from_upstream() {
         assert_eq!(scene.larder.get(&scene.path).await.body, scene.bytes);
         assert!(scene.registry.seen().is_empty(), "and it is whole on disk again");
     }
-    // What lies beyond the range is nobody's concern now.
+    // Damage outside the range does not matter to this request.
     scene.damage(499_999);
     let reply = scene.larder.get_range(&scene.path, "bytes=0-1000").await;
     assert_eq!(reply.body, scene.bytes.slice(..1_001));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_upstream_away_a_damaged_blob_ends_short_and_not_one_wrong_byte_leaves() {
+async fn with_upstream_away_a_damaged_blob_ends_short_and_no_wrong_byte_leaves() {
     let scene = scene().await;
     scene.damage(300_000);
     scene.registry.stop().await;
@@ -111,7 +111,7 @@ async fn with_upstream_away_a_damaged_blob_ends_short_and_not_one_wrong_byte_lea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_itself() {
+async fn a_disk_that_stores_nothing_fails_no_pull_and_caching_resumes_by_itself() {
     let scene = scene().await;
     let ingest = scene.store("ingest");
     std::fs::remove_dir_all(&ingest).unwrap();
@@ -129,7 +129,7 @@ async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_it
     assert_eq!(scene.larder.metric("larder_store_caching").await, 0.0);
     assert_eq!(scene.larder.metric(r#"larder_passthrough_bytes_total{reason="disk"}"#).await, 1_600_000.0);
 
-    // A broken body is resumed, a wrong one never ends well.
+    // A body that breaks off is resumed, a wrong one never ends complete.
     scene.registry.wrong_once("/blobs/", Fault::CloseAfter(10));
     scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
     let resumed = scene.larder.get(&path).await;
@@ -150,7 +150,7 @@ async fn a_disk_that_takes_nothing_costs_nobody_a_pull_and_caching_goes_on_by_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pre_pull_that_cannot_be_stored_says_so() {
+async fn a_pre_pull_that_cannot_be_stored_fails_with_the_reason() {
     let scene = scene().await;
     let image = image::push(&scene.registry, "team/whole", "v1", 10_000);
     let order: Pull = serde_json::from_value(serde_json::json!({
@@ -164,7 +164,7 @@ async fn a_pre_pull_that_cannot_be_stored_says_so() {
     let said = scene.failures(&order).await;
     assert!(matches!(&said[..], [error] if error.contains("could not be stored")), "{said:?}");
 
-    // A disk that takes the bytes and refuses them their name, once they have been handed on.
+    // The disk takes the bytes and fails the rename, after the bytes were sent to the client.
     std::fs::remove_file(&ingest).unwrap();
     std::fs::create_dir(&ingest).unwrap();
     scene.larder.clock.advance(Duration::from_secs(11));

@@ -1,4 +1,4 @@
-//! Several endpoints, and endpoints in trouble: nobody waits twice for what is known not to answer.
+//! Several endpoints, and endpoints that fail: no request waits for an endpoint that is known not to answer.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::support::image::{self, Image};
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
-/// A second and more is what counts as a costly failure.
+/// A failure that takes a second or more counts as a hang.
 const LIMITS: &str = "[upstream]\nheader_timeout = \"1200ms\"\n";
 
 struct Scene {
@@ -19,7 +19,7 @@ struct Scene {
     _directory: tempfile::TempDir,
 }
 
-/// Two registries with the same image, each of which stands for `reg.test`.
+/// Two registries with the same image, both endpoints of `reg.test`.
 async fn scene() -> Scene {
     let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let image = image::push(&first, "team/app", "v1", 1_000);
@@ -48,9 +48,9 @@ async fn a_first_endpoint_that_hangs_is_waited_for_once_and_used_again_when_it_i
     for _ in 0..20 {
         scene.resolve().await;
     }
-    assert_eq!(scene.first.count(Method::HEAD, "/manifests/"), 1, "nobody else waits for it");
+    assert_eq!(scene.first.count(Method::HEAD, "/manifests/"), 1, "no other request waits for it");
     scene.first.behave();
-    // It is tried behind the back of a request, and asked first again from then on.
+    // The endpoint is tried in the background, and asked first again once it answers.
     for _ in 0..200 {
         scene.resolve().await;
         if scene.first.count(Method::HEAD, "/manifests/") > 1 {
@@ -65,7 +65,7 @@ async fn a_first_endpoint_that_hangs_is_waited_for_once_and_used_again_when_it_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_only_endpoint_that_hangs_is_waited_for_by_one_at_a_time() {
+async fn an_only_endpoint_that_hangs_is_waited_for_by_one_request_at_a_time() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], LIMITS);
@@ -93,7 +93,7 @@ async fn an_only_endpoint_that_hangs_is_waited_for_by_one_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_no_of_the_registry_is_not_undone_by_an_endpoint_that_is_away() {
+async fn a_denial_of_the_registry_is_not_overridden_by_an_endpoint_that_is_away() {
     let scene = scene().await;
     scene.resolve().await;
     scene.first.remove_manifest("team/app", "v1");
@@ -105,7 +105,7 @@ async fn a_no_of_the_registry_is_not_undone_by_an_endpoint_that_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_in_trouble_gets_no_more_questions_than_it_can_bear() {
+async fn a_failing_registry_gets_a_bounded_number_of_requests() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     registry.wrong_at("/v2/", Fault::Status(503, vec![]));
@@ -115,6 +115,6 @@ async fn a_registry_in_trouble_gets_no_more_questions_than_it_can_bear() {
         assert_eq!(larder.get(&path(n)).await.status, http::StatusCode::SERVICE_UNAVAILABLE);
     }
     let seconds = begun.elapsed().as_secs() as usize + 1;
-    // The first one is repeated twice; then ten a second, and one that tries whether it is back.
+    // The first request is retried twice; then ten requests a second, and one probe.
     assert!(registry.seen().len() <= 3 + 12 * seconds, "{} in {seconds} s", registry.seen().len());
 }

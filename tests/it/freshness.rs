@@ -1,4 +1,4 @@
-//! How long a tag needs no new word of upstream: the operator's rules.
+//! How long a tag is served without asking upstream: the operator's `[freshness]` rules.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::registry::{Accounts, FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Rights are not what these tests are about.
+/// Every caller has a right in these tests.
 const RULES: &str = r#"
 [access]
 grant_ttl = "30d"
@@ -25,7 +25,7 @@ match = "reg.test/**/*:latest"
 tag_ttl = "0s"
 "#;
 
-const BEHIND: &str = r#"
+const REVALIDATING: &str = r#"
 [access]
 grant_ttl = "30d"
 [freshness]
@@ -50,7 +50,7 @@ impl Scene {
         image::push(&self.registry, "team/app", tag, size)
     }
 
-    /// Pulls a tag and says how many questions that cost.
+    /// Pulls a tag and returns the number of requests to upstream.
     async fn pull(&self, tag: &str, expected: &Image) -> usize {
         self.registry.forget_seen();
         let reply = self.larder.get(&format!("/v2/team/app/manifests/{tag}?ns=reg.test")).await;
@@ -60,7 +60,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_is_asked_for_again_after_its_time_and_an_immutable_one_never() {
+async fn a_tag_is_asked_for_again_after_tag_ttl_and_an_immutable_one_never() {
     let scene = scene(RULES).await;
     let old = ["v1", "release-1", "latest"].map(|tag| scene.push(tag, 1_000));
     for (tag, image) in ["v1", "release-1", "latest"].into_iter().zip(&old) {
@@ -111,7 +111,7 @@ async fn a_signature_is_asked_for_every_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_that_needs_no_new_word_is_still_only_for_those_who_may_read_it() {
+async fn a_fresh_tag_is_served_only_to_callers_that_may_read_it() {
     let scene = scene("[freshness]\ntag_ttl = \"immutable\"").await;
     let image = scene.push("v1", 1_000);
     scene.registry.know(Accounts::new(&[("ann", "secret", &["team/app"])]));
@@ -131,13 +131,13 @@ async fn a_tag_that_needs_no_new_word_is_still_only_for_those_who_may_read_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn within_its_second_time_a_tag_is_served_at_once_and_asked_about_once_behind() {
-    let scene = scene(BEHIND).await;
+async fn within_stale_while_revalidate_a_tag_is_served_at_once_and_asked_for_once_in_the_background() {
+    let scene = scene(REVALIDATING).await;
     let old = scene.push("v1", 1_000);
     assert!(scene.pull("v1", &old).await > 0);
     scene.push("v1", 2_000);
     scene.larder.clock.advance(11 * MINUTE);
-    // Nobody waits, not even for an upstream that never answers; and only one question is put.
+    // No client waits, not even for an upstream that never answers; upstream gets one request.
     scene.registry.wrong_at("/manifests/", Fault::Hang);
     scene.registry.forget_seen();
     for _ in 0..20 {
@@ -150,8 +150,8 @@ async fn within_its_second_time_a_tag_is_served_at_once_and_asked_about_once_beh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_upstream_says_behind_the_callers_backs_is_served_from_then_on() {
-    let scene = scene(BEHIND).await;
+async fn what_a_background_request_finds_is_served_from_then_on() {
+    let scene = scene(REVALIDATING).await;
     let old = scene.push("v1", 1_000);
     assert!(scene.pull("v1", &old).await > 0);
     let new = scene.push("v1", 2_000);
@@ -174,11 +174,11 @@ async fn what_upstream_says_behind_the_callers_backs_is_served_from_then_on() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("what upstream said behind the callers' backs is never served");
+    panic!("the tag that was refreshed in the background is never served");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_may_have_a_time_of_its_own_and_an_outage_its_bound() {
+async fn a_registry_may_have_a_tag_ttl_of_its_own_and_stale_if_error_bounds_an_outage() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let more = format!(
@@ -202,7 +202,7 @@ async fn a_registry_may_have_a_time_of_its_own_and_an_outage_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_has_begun_when_it_began_however_often_the_daemon_is_restarted() {
+async fn the_start_of_an_outage_survives_restarts() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let more = "[freshness]\nstale_if_error = \"2h\"";
@@ -219,7 +219,7 @@ async fn an_outage_has_begun_when_it_began_however_often_the_daemon_is_restarted
         assert_eq!(larder.get(path).await.status.as_u16(), status, "after {hours} hours");
         larder.stop().await;
     }
-    // While nobody looked it was back; the next outage is another one.
+    // The registry answered between two pulls; the next outage is a new one.
     registry.restart().await;
     let larder = start();
     larder.clock.advance(MINUTE * 60 * 4);
@@ -235,7 +235,7 @@ async fn a_tag_that_moves_in_mid_pull_never_mixes_two_images() {
     let resolved = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(resolved.header("docker-content-digest"), old.index.to_string());
     let new = scene.push("v1", 2_000);
-    // A second pod resolves the new one while the first goes on with what it was told.
+    // A second pod resolves the new digest while the first continues with the old one.
     let second = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(second.header("docker-content-digest"), new.index.to_string());
     for image in [&old, &new] {
@@ -250,7 +250,7 @@ async fn a_tag_that_moves_in_mid_pull_never_mixes_two_images() {
             }
         }
     }
-    // A GET by tag says in one answer what it is and what it holds.
+    // A GET by tag has digest and content in one answer.
     let whole = scene.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(whole.header("docker-content-digest"), whole.digest().to_string());
 }

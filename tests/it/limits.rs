@@ -1,4 +1,5 @@
-//! Rate limits: whoever says 429 is left alone, what is cached is served, and what is left is kept for what is not.
+//! Rate limits: after a 429 no request is sent, what is cached is served, and the last requests of a limit are left to
+//! images that are not cached.
 
 use http::{Method, StatusCode};
 
@@ -56,7 +57,7 @@ async fn a_429_is_a_503_with_its_reason_and_time_and_no_storm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_429_that_says_nothing_counts_a_moment() {
+async fn a_429_without_a_time_counts_for_a_moment() {
     let scene = scene().await;
     scene.registry.wrong_once("/manifests/", limited(Some("garbage")));
     assert_eq!(scene.larder.get(TAG).await.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -93,7 +94,7 @@ async fn what_is_cached_is_served_stale_while_the_limit_is_used_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_that_moved_while_its_new_manifest_is_refused_is_what_it_was() {
+async fn a_tag_that_moved_while_its_new_manifest_is_refused_keeps_its_old_one() {
     let scene = scene().await;
     assert_eq!(scene.larder.get(TAG).await.body, scene.image.index_bytes);
     image::push(&scene.registry, "team/app", "v1", 2_000);
@@ -106,12 +107,12 @@ async fn a_tag_that_moved_while_its_new_manifest_is_refused_is_what_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_of_a_budget_is_kept_for_images_that_are_not_cached() {
+async fn the_last_requests_of_a_rate_limit_are_left_to_images_that_are_not_cached() {
     let scene = scene().await;
     assert_eq!(scene.larder.get(TAG).await.status, StatusCode::OK);
     let moved = image::push(&scene.registry, "team/app", "v1", 2_000);
     image::push(&scene.registry, "team/other", "v1", 1_000);
-    // Every HEAD tells what is left; that of an unknown tag brings nothing else.
+    // The answer to every HEAD says how many requests are left; the HEAD of an unknown tag is one too.
     scene.registry.wrong(|seen| seen.path.ends_with("/nothing").then(|| Fault::Status(404, left(3))));
     scene.larder.get("/v2/team/app/manifests/nothing?ns=reg.test").await;
     let gauge = |what: &str| {
@@ -133,7 +134,7 @@ async fn the_last_of_a_budget_is_kept_for_images_that_are_not_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_limit_of_one_credential_is_nobody_elses() {
+async fn the_limit_of_one_credential_does_not_stop_another() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     registry.know(Accounts::new(&[

@@ -1,4 +1,4 @@
-//! Tags and referrers: handed through, with links that lead back to us.
+//! Lists of tags and of referrers: passed through, with links that lead back to Larder.
 
 use http::StatusCode;
 use larder::reference::MediaType;
@@ -8,7 +8,7 @@ use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_are_upstreams_own_and_the_next_page_is_asked_of_us() {
+async fn tags_are_those_of_upstream_and_the_link_to_the_next_page_leads_to_larder() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     image::push(&registry, "team/app", "v1", 100);
@@ -32,7 +32,7 @@ async fn tags_are_upstreams_own_and_the_next_page_is_asked_of_us() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn referrers_are_handed_through_and_so_is_their_absence() {
+async fn referrers_and_their_absence_are_passed_through() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 100);

@@ -1,4 +1,4 @@
-//! Integration tests: a whole daemon in this process against a registry that can misbehave.
+//! Integration tests: a whole daemon in this process, against a registry that makes faults on demand.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 

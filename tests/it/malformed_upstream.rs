@@ -1,4 +1,4 @@
-//! An upstream that speaks raw bytes: lengths that contradict themselves, endless heads, encodings that lie.
+//! An upstream that sends raw bytes: contradictory lengths, endless heads, wrong encodings.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn answer(headers: &str, body: &[u8]) -> Vec<u8> {
     [format!("HTTP/1.1 200 OK\r\n{headers}\r\n").as_bytes(), body].concat()
 }
 
-/// What a blob of such an answer is to a client.
+/// What a client gets of a blob that is answered with these bytes.
 async fn blob(answer: Vec<u8>, never_ending: &[u8]) -> (StatusCode, bool, Vec<u8>) {
     let at = raw(answer, never_ending.to_vec()).await;
     let directory = tempfile::tempdir().unwrap();
@@ -55,7 +55,7 @@ async fn blob(answer: Vec<u8>, never_ending: &[u8]) -> (StatusCode, bool, Vec<u8
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lengths_that_lie_never_end_well_and_honest_ones_do() {
+async fn bodies_with_wrong_lengths_never_end_complete_and_correct_ones_do() {
     let len = BODY.len();
     let chunked = format!("{len:x}\r\n{}\r\n0\r\n\r\n", String::from_utf8_lossy(BODY)).into_bytes();
     for (what, bytes, well) in [
@@ -82,7 +82,7 @@ async fn lengths_that_lie_never_end_well_and_honest_ones_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encoding_that_nobody_asked_for_is_refused() {
+async fn an_encoding_that_was_not_requested_is_refused() {
     for encoding in ["gzip", "GZIP", "zstd", "identity, gzip", "br"] {
         let headers = format!("content-encoding: {encoding}\r\ncontent-length: {}\r\n", BODY.len());
         let (status, ..) = blob(answer(&headers, BODY), &[]).await;
@@ -93,7 +93,7 @@ async fn an_encoding_that_nobody_asked_for_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heads_without_end_are_cut_off_and_fields_of_theirs_go_nowhere() {
+async fn heads_without_end_are_cut_off_and_none_of_their_headers_are_passed_on() {
     let fields: String = (0..1_000).map(|n| format!("x-{n}: y\r\n")).collect();
     let (status, ..) = blob(answer(&format!("{fields}content-length: {}\r\n", BODY.len()), BODY), &[]).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "a thousand fields");

@@ -30,7 +30,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_lists_another_registrys_digests_opens_nothing() {
+async fn an_index_that_lists_another_registrys_digests_gives_no_access() {
     let scene = scene().await;
     let secret = image::push(&scene.victim, "team/app", "v1", 100_000);
     let private = &secret.platforms[0];
@@ -39,7 +39,7 @@ async fn an_index_that_lists_another_registrys_digests_opens_nothing() {
     let layer = scene.get("victim.test", &format!("blobs/{}", private.layers[0])).await;
     assert_eq!(layer.status, StatusCode::OK);
 
-    // The attacker's own registry publishes the victim's index, and even claims to have everything in it.
+    // The attacker's registry publishes the victim's index, and claims to have every blob in it.
     scene.evil.put_manifest("team/app", Some("mine"), MediaType::OCI_INDEX, secret.index_bytes.clone());
     let index = scene.get("evil.test", "manifests/mine").await;
     assert_eq!(index.status, StatusCode::OK, "its own index is its own");
@@ -66,7 +66,7 @@ async fn a_registry_that_confirms_everything_still_has_to_deliver() {
     let digest = scene.victim.put_blob("team/app", secret.clone());
     assert_eq!(scene.get("victim.test", &format!("blobs/{digest}")).await.body, secret);
 
-    // It answers every HEAD with 200, and every GET with bytes of its own.
+    // The registry answers every HEAD with 200, and every GET with other bytes.
     scene.evil.put_blob("team/app", secret.clone());
     scene.evil.wrong(|seen| {
         (seen.method == Method::GET && seen.path.contains("/blobs/"))
@@ -78,13 +78,13 @@ async fn a_registry_that_confirms_everything_still_has_to_deliver() {
     assert!(!reply.is_well(), "{:?}", reply.status);
     assert_ne!(reply.body, secret);
 
-    // Once it really delivers the bytes, they are its own too.
+    // Once the registry delivers the bytes, its repository may hand them out.
     scene.evil.behave();
     assert_eq!(scene.get("evil.test", &format!("blobs/{digest}")).await.body, secret);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_repository_of_the_same_registry_saves_the_transfer_only_after_upstream_said_yes() {
+async fn another_repository_of_the_same_registry_saves_the_transfer_only_after_upstream_confirmed_it() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(100_000, 6));
@@ -92,7 +92,7 @@ async fn another_repository_of_the_same_registry_saves_the_transfer_only_after_u
     let at = |repository: &str| format!("/v2/{repository}/blobs/{digest}?ns=reg.test");
     assert_eq!(larder.get(&at("team/base")).await.body, bytes);
 
-    assert_eq!(larder.get(&at("team/other")).await.status, StatusCode::NOT_FOUND, "upstream says no");
+    assert_eq!(larder.get(&at("team/other")).await.status, StatusCode::NOT_FOUND, "upstream denies it");
     registry.put_blob("team/app", bytes.clone());
     registry.forget_seen();
     assert_eq!(larder.get(&at("team/app")).await.body, bytes);
@@ -105,7 +105,7 @@ async fn another_repository_of_the_same_registry_saves_the_transfer_only_after_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn joining_a_download_from_another_repository_needs_its_own_yes() {
+async fn joining_a_download_from_another_repository_needs_its_own_right() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(1_000_000, 7));
@@ -154,7 +154,7 @@ async fn equal_names_on_two_registries_are_two_images() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_membership_of_bytes_that_the_registry_never_delivered_is_worth_nothing() {
+async fn a_membership_of_bytes_that_the_registry_never_delivered_gives_no_access() {
     let mut scene = scene().await;
     let image = image::push(&scene.victim, "team/app", "v1", 1_000);
     let manifest = format!("manifests/{}", image.index);
@@ -164,7 +164,7 @@ async fn a_membership_of_bytes_that_the_registry_never_delivered_is_worth_nothin
     }
     scene.larder.settled().await;
     scene.larder.stop().await;
-    // As if both had been copied here by hand, or a registry's record of what it sent had been lost.
+    // As after copying by hand, or after a loss of the registry's record of delivered bytes.
     let received = scene.directory.path().join("larder/store/refs/victim.test/_received");
     std::fs::remove_dir_all(received).unwrap();
     let registries = [("victim.test", scene.victim.url()), ("evil.test", scene.evil.url())];

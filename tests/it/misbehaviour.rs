@@ -1,4 +1,5 @@
-//! Upstreams that lie, break off, hang and answer nonsense: a clear answer, nothing wrong stored, nothing disturbed.
+//! Upstreams that send wrong content, break off, hang and answer nonsense: the client gets a clear error, nothing wrong
+//! is stored, and other requests are not affected.
 
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ impl Scene {
         (bytes, format!("/v2/team/app/blobs/{digest}"))
     }
 
-    /// Asks as a mirror client and as a direct one.
+    /// Requests as a mirror client and as a direct client.
     async fn both(&self, path: &str) -> (StatusCode, StatusCode) {
         let mirror = self.larder.get(&format!("{path}?ns=reg.test")).await;
         let strict = [("x-larder-mode", "strict"), client::ANONYMOUS];
@@ -54,7 +55,7 @@ impl Scene {
         files_under(&self.directory.path().join("larder/store/blobs")).len()
     }
 
-    /// Waits for it: a right that was proved meanwhile is written down by itself.
+    /// Waits, because a right that was proved meanwhile is recorded in the background.
     async fn nothing_is_being_written(&self) {
         let ingest = self.directory.path().join("larder/store/ingest");
         for _ in 0..1_000 {
@@ -72,7 +73,7 @@ fn statuses(mirror: u16, direct: u16) -> (StatusCode, StatusCode) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_no_of_upstream_has_its_answer() {
+async fn every_error_of_upstream_has_its_status() {
     let scene = scene(QUICK).await;
     let (_, blob) = scene.blob(10);
     for (status, mirror, direct) in [
@@ -87,7 +88,7 @@ async fn every_no_of_upstream_has_its_answer() {
     ] {
         scene.registry.wrong_at("/v2/", Fault::Status(status, vec![("retry-after", "86400".into())]));
         let paths = ["/v2/team/app/manifests/v1", &blob, "/v2/team/app/tags/list"];
-        // A 5xx is asked for again with a pause each time; once is enough to see it.
+        // A 5xx is retried with a pause each time; one path is enough.
         for path in if status < 500 { &paths[..] } else { &paths[..1] } {
             assert_eq!(scene.both(path).await, statuses(mirror, direct), "{status} for {path}");
         }
@@ -109,7 +110,7 @@ async fn every_no_of_upstream_has_its_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_is_cut_off_by_our_own_bound_even_when_upstream_is_allowed_longer() {
-    // The data plane answers within 25 s whatever upstream does; here upstream's bound is the shorter one.
+    // The data plane answers within 25 s whatever upstream does; here `header_timeout` is shorter.
     let scene = scene(QUICK).await;
     scene.registry.wrong_at("/manifests/", Fault::Hang);
     let reply = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
@@ -133,7 +134,7 @@ async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
         assert_eq!(ranges.len(), 2);
         assert!(ranges[1].as_ref().unwrap().to_str().unwrap().starts_with("bytes=300000-"), "{ranges:?}");
     }
-    // An upstream that ignores the range sends everything again; what is there already is skipped.
+    // An upstream that ignores the range sends the whole blob again; bytes that are stored are skipped.
     let (bytes, path) = scene.blob(1_000_001);
     scene.registry.wrong(|seen| seen.headers.contains_key("range").then_some(Fault::IgnoreRange));
     scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
@@ -142,7 +143,7 @@ async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resume_that_is_answered_with_another_range_or_size_is_not_spliced_in() {
+async fn a_resume_that_is_answered_with_another_range_or_size_is_not_used() {
     let scene = scene(QUICK).await;
     for (content_range, body) in
         [("bytes 0-9/1000000", 10), ("bytes 300000-300009/2000000", 10), ("nonsense", 10)]
@@ -150,21 +151,21 @@ async fn a_resume_that_is_answered_with_another_range_or_size_is_not_spliced_in(
         scene.registry.behave();
         let (bytes, path) = scene.blob(1_000_000);
         let headers = vec![("content-range", content_range.to_owned())];
-        let lie = Fault::Answer(206, headers, Bytes::from(noise(body, 3)));
-        scene.registry.wrong(move |seen| seen.headers.contains_key("range").then(|| lie.clone()));
+        let wrong = Fault::Answer(206, headers, Bytes::from(noise(body, 3)));
+        scene.registry.wrong(move |seen| seen.headers.contains_key("range").then(|| wrong.clone()));
         scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
         scene.registry.forget_seen();
         let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
         assert!(!reply.is_well(), "{content_range}");
         let handed_on = if reply.status.is_success() { reply.body } else { Bytes::new() };
-        assert!(bytes.starts_with(&handed_on), "{content_range}: not one byte of it is handed on");
-        assert_eq!(scene.registry.seen().len(), 2, "{content_range}: one that lies is not asked for more");
+        assert!(bytes.starts_with(&handed_on), "{content_range}: no byte of it is sent to the client");
+        assert_eq!(scene.registry.seen().len(), 2, "{content_range}: a wrong answer is not resumed");
         assert_eq!(scene.blobs_stored(), 0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_bytes_never_end_well_and_are_never_stored() {
+async fn wrong_bytes_never_end_complete_and_are_never_stored() {
     let scene = scene(QUICK).await;
     for len in [10, 60_000, 70_000, 1_000_000] {
         for fault in [
@@ -202,7 +203,7 @@ async fn a_small_wrong_blob_is_an_error_before_any_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn manifests_that_lie_are_refused_and_not_kept() {
+async fn manifests_that_contradict_themselves_are_refused_and_not_stored() {
     let scene = scene(QUICK).await;
     let image = image::push(&scene.registry, "team/app", "v1", 1_000);
     let manifest = image.platforms[0].manifest;
@@ -241,21 +242,21 @@ async fn manifests_that_lie_are_refused_and_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_digest_header_that_lies_decides_nothing() {
+async fn a_wrong_digest_header_decides_nothing() {
     let scene = scene(QUICK).await;
     let image = image::push(&scene.registry, "team/app", "v1", 1_000);
-    for lie in [
-        Digest::of(b"lie").to_string(),
+    for wrong in [
+        Digest::of(b"wrong").to_string(),
         "sha512:00".to_owned(),
         "nonsense".to_owned(),
         format!("SHA256:{}", Digest::of(b"x").hex()),
     ] {
         let headers =
-            vec![("content-type", MediaType::OCI_INDEX.to_owned()), ("docker-content-digest", lie.clone())];
+            vec![("content-type", MediaType::OCI_INDEX.to_owned()), ("docker-content-digest", wrong.clone())];
         scene.registry.behave();
         scene.registry.wrong_at("/manifests/v1", Fault::Answer(200, headers, image.index_bytes.clone()));
         let reply = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
-        assert_eq!(reply.header("docker-content-digest"), image.index.to_string(), "{lie}");
+        assert_eq!(reply.header("docker-content-digest"), image.index.to_string(), "{wrong}");
         assert_eq!(reply.header("content-length"), image.index_bytes.len().to_string());
     }
 }
@@ -285,7 +286,11 @@ async fn redirects_are_followed_without_the_token_and_not_for_ever() {
             .then(|| redirect(target.clone()))
     });
     let refused = scene.larder.get(&format!("{path}?ns=reg.test")).await;
-    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "a private address that nobody listed");
+    assert_eq!(
+        refused.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "a private address that the operator did not list"
+    );
     assert!(!String::from_utf8_lossy(&refused.body).contains("secret"), "{:?}", refused.body);
     assert!(cdn.seen().is_empty(), "not even a connection");
     scene.larder.stop().await;
@@ -308,7 +313,7 @@ async fn redirects_are_followed_without_the_token_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ever_new_registries_that_cannot_be_asked_leave_nothing_on_the_disk() {
+async fn registries_that_cannot_be_asked_leave_nothing_on_the_disk() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "");
     let store = directory.path().join("larder/store");
@@ -320,7 +325,7 @@ async fn ever_new_registries_that_cannot_be_asked_leave_nothing_on_the_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_hiccup_is_retried_and_a_long_one_is_not_hammered() {
+async fn a_short_failure_is_retried_and_a_long_one_is_not_retried_for_ever() {
     let scene = scene(QUICK).await;
     let image = image::push(&scene.registry, "team/app", "v1", 1_000);
     scene.registry.wrong_once("/manifests/", Fault::Status(503, vec![]));
@@ -333,7 +338,7 @@ async fn a_short_hiccup_is_retried_and_a_long_one_is_not_hammered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_of_private_places_are_declined_before_anything_is_asked() {
+async fn names_of_private_addresses_are_declined_before_any_request() {
     let (canary, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[], "");
     let port = canary.address.port();

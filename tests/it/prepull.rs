@@ -1,4 +1,4 @@
-//! Pre-pull: images before anybody asks for them, readable afterwards by exactly those who may read them.
+//! Pre-pull: images are fetched before their pods need them, and only callers with a right read them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_is_there_for_the_nodes_platform_before_anybody_asks() {
+async fn an_image_is_there_for_the_nodes_platform_before_a_pod_asks() {
     let scene = scene("").await;
     let (events, summary) = scene.pull(&order(&[APP])).await;
     assert_eq!((summary.pulled, summary.failed), (1, 0), "{events:?}");
@@ -121,12 +121,12 @@ async fn one_image_that_fails_stops_no_other_and_every_failure_has_a_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_fetched_with_a_secret_is_for_whoever_has_it_and_for_nobody_else() {
+async fn what_was_fetched_with_a_secret_is_served_only_to_callers_that_have_it() {
     let scene = scene("").await;
     scene
         .registry
         .know(Accounts::new(&[("ann", "ann-password", &["team/app"]), ("bob", "bob-password", &[])]));
-    assert!(scene.failure(&order(&[APP])).await.contains("refuse"), "nobody in particular may not");
+    assert!(scene.failure(&order(&[APP])).await.contains("refuse"), "anonymous access is refused");
     let config = r#"{"auths":{"reg.test":{"username":"ann","password":"ann-password"}}}"#;
     let secrets = vec![
         PullSecret { file: "/x/wrong.json".into(), content: config.replace("ann-", "old-") },
@@ -147,7 +147,7 @@ async fn what_was_fetched_with_a_secret_is_for_whoever_has_it_and_for_nobody_els
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_indexes_cost_a_bounded_number_of_questions() {
+async fn malicious_indexes_cost_a_bounded_number_of_requests() {
     let scene = scene("").await;
     let put = |bytes: String, tag: Option<&str>| {
         scene.registry.put_manifest("team/app", tag, MediaType::OCI_INDEX, bytes)
@@ -182,7 +182,7 @@ async fn hostile_indexes_cost_a_bounded_number_of_questions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_go_first() {
+async fn pulls_of_pods_have_priority() {
     let scene = scene("").await;
     let bytes = noise(300_000, 9);
     let waited_for = scene.registry.put_blob("team/pod", bytes);
@@ -211,11 +211,11 @@ async fn pods_go_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_that_is_coming_already_waits_too_unless_a_pod_wants_it() {
+async fn a_blob_that_is_being_fetched_yields_too_unless_a_pod_waits_for_it() {
     let scene = scene("").await;
     let big = image::push_layers(&scene.registry, "team/big", "v1", &[noise(4_000_000, 21)]).remove(0);
     let parts = [big, scene.registry.put_blob("team/pod", noise(4_000_000, 22))];
-    // The pod's blob never ends by itself; the other one takes more than a second.
+    // The download for the pod does not end by itself; the other download takes more than a second.
     let gate = Arc::new(Semaphore::new(0));
     let (held, pod, big) = (Arc::clone(&gate), parts[1].to_string(), parts[0].to_string());
     scene.registry.wrong(move |seen| match &seen.path {
@@ -242,9 +242,9 @@ async fn a_part_that_is_coming_already_waits_too_unless_a_pod_wants_it() {
         let waiting = larder.get(&path);
         let look = async {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
-            // A piece in two seconds is let through, so that its registry does not hang up. By itself it would be here.
+            // One chunk in two seconds is read, so that the registry keeps the connection. Without the pod it would be complete.
             assert!(done() < Some(2_500_000), "{:?} bytes while a pod waits", done());
-            // Another pod wants the very part: it is coming for somebody now.
+            // Another pod asks for the same blob: the download becomes a foreground one.
             let wanted = larder.get(&format!("/v2/team/big/blobs/{}?ns=reg.test", parts[0])).await;
             assert_eq!(wanted.digest(), parts[0]);
             gate.add_permits(1_000);
@@ -266,14 +266,14 @@ async fn the_rest_of_a_rate_limit_is_left_to_pods() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_the_store_has_no_room_for_is_not_said_to_be_here() {
+async fn an_image_that_does_not_fit_into_the_store_is_not_reported_as_present() {
     let scene = scene("[store]\nmax_bytes = \"100KiB\"").await;
-    // More layers than are fetched at a time: what came first makes room for what comes last.
+    // More layers than are fetched at a time: the first ones would be evicted for the last ones.
     let layers: Vec<_> = (0..8).map(|n| noise(20_000, 70 + n)).collect();
     image::push_layers(&scene.registry, "team/big", "v1", &layers);
     let why = scene.failure(&order(&["reg.test/team/big:v1"])).await;
     assert!(why.contains("no room for all of them") || why.contains("could not be stored"), "{why}");
-    // One of which a single layer does not fit.
+    // An image with a layer that does not fit by itself.
     image::push(&scene.registry, "team/huge", "v1", 200_000);
     assert!(scene.failure(&order(&["reg.test/team/huge:v1"])).await.contains("could not be stored"));
 }
@@ -288,7 +288,7 @@ async fn what_is_pinned_is_not_evicted_and_what_is_unpinned_is() {
         for n in 0..8 {
             let digest = scene.registry.put_blob("team/much", noise(100_000, seed + n));
             scene.larder.get(&format!("/v2/team/much/blobs/{digest}?ns=reg.test")).await;
-            // What is still being committed is not evicted.
+            // A blob that is being committed is not evicted.
             scene.larder.settled().await;
         }
     };
@@ -308,7 +308,7 @@ async fn what_is_pinned_is_not_evicted_and_what_is_unpinned_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_pinned_by_its_digest_is_listed_with_what_is_here_of_it() {
+async fn what_is_pinned_by_its_digest_is_listed_with_its_complete_platforms() {
     let scene = scene("").await;
     let name = format!("reg.test/team/app@{}", scene.image.index);
     let (_, summary) = scene.pull(&Pull { pin: true, ..order(&[&name]) }).await;
@@ -346,7 +346,7 @@ async fn an_image_is_removed_with_what_nothing_else_needs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_is_fetched_at_the_start_pinned_and_let_go_when_it_is_on_it_no_more() {
+async fn the_list_is_fetched_and_pinned_at_the_start_and_unpinned_when_it_changes() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "team/app", "v1", 10_000);
     image::push(&registry, "team/other", "v1", 20_000);

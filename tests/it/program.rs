@@ -54,7 +54,7 @@ impl Program {
             found.unwrap_or_else(|| panic!("{}", log.lock().unwrap()))
         };
         let (address, admin) = (printed("registry"), printed("admin"));
-        // What else it prints must not fill the pipe.
+        // Reads on, so that later lines do not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { address, admin, config, log, child }
     }

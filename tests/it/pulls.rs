@@ -8,7 +8,7 @@ use crate::support::image::{self, Image};
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::{Larder, files_under};
 
-/// What containerd asks for, in its order, by `ns`; returns every body.
+/// Sends containerd's requests in containerd's order, with `ns`; returns every body.
 async fn pull(larder: &Larder, image: &Image, repository: &str, tag: &str) -> Vec<bytes::Bytes> {
     let base = format!("/v2/{repository}");
     let resolved = larder.head(&format!("{base}/manifests/{tag}?ns=reg.test")).await;
@@ -184,7 +184,7 @@ async fn writes_are_refused_in_the_form_of_the_specification() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_is_named_and_leaves_no_trace() {
+async fn malformed_requests_are_refused_with_the_reason_and_never_sent_upstream() {
     let registry = FakeRegistry::start().await;
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[("docker.io", registry.url())], "");
@@ -231,7 +231,7 @@ async fn the_store_is_an_image_layout_that_other_tools_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_image_manifest_lists_is_fetched_ahead_once_and_for_nothing_else() {
+async fn what_an_image_manifest_lists_is_prefetched_once_and_what_an_index_lists_is_not() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 100_000);

@@ -1,4 +1,4 @@
-//! Ranges of blobs in flight: near the watermark they wait, far ahead they are asked for by themselves.
+//! Ranges of blobs that are being downloaded: near the readable offset they wait, far ahead they are requested alone.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ struct Scene {
     gate: Arc<Semaphore>,
 }
 
-/// A registry that stops in the middle of a whole body until the gate is opened, with too little left by then for a
-/// second connection: one would be asked for if the gate stayed shut for long.
+/// A registry that stops in the middle of a whole body until the gate is opened. What is left by then is too little for
+/// a second connection, which would be opened if the gate stayed shut for long.
 async fn scene() -> Scene {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
@@ -61,7 +61,7 @@ async fn a_range_far_ahead_does_not_wait_for_the_fill() {
     let whole = leader.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(whole, scene.bytes);
     assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 4);
-    // The last five million bytes were there when the fill got to them.
+    // The last five million bytes were stored before the fill reached them.
     let received = scene.larder.metric(r#"larder_upstream_received_bytes_total{registry="reg.test"}"#).await;
     assert!(received < 21_500_000.0, "{received} bytes were received");
     let warm = scene.larder.get_range(&scene.path, "bytes=14000000-").await;
@@ -128,7 +128,7 @@ async fn a_client_that_fetches_in_parallel_open_ended_chunks_gets_the_right_byte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_small_part_of_a_large_cold_blob_comes_alone_and_larger_ones_bring_all_of_it() {
+async fn a_small_range_of_a_large_cold_blob_comes_alone_and_a_larger_one_downloads_all_of_it() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(33 * 1024 * 1024, 5));
@@ -154,5 +154,5 @@ async fn a_small_part_of_a_large_cold_blob_comes_alone_and_larger_ones_bring_all
     let path = format!("/v2/team/app/blobs/{}?ns=reg.test", registry.put_blob("team/app", small.clone()));
     assert_eq!(larder.get_range(&path, "bytes=5-9").await.body, small.slice(5..10));
     assert!(client::get(larder.address, &path).await.body == small);
-    assert_eq!(registry.count(Method::GET, "/blobs/"), 2, "the part that told its size, and all of it");
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 2, "the range that told the size, and the whole blob");
 }

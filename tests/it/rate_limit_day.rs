@@ -1,4 +1,4 @@
-//! A day in the life of a node: an outage, the recovery, a rate limit, tags that move. The clock is the test's own.
+//! One long history of a node: an outage, the recovery, a rate limit, tags that move. The test sets the clock.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ struct Day {
 }
 
 impl Day {
-    /// Time goes by.
+    /// Moves the clock.
     fn passes(&self, time: Duration) {
         self.larder.clock.advance(time);
         self.registry.forget_seen();
@@ -51,7 +51,7 @@ impl Day {
         assert!(reply.header("warning").is_empty(), "{image} is stale: {:?}", reply.headers);
     }
 
-    /// It is what it last was, and says so.
+    /// The tag keeps its last digest, and the answer is marked as stale.
     async fn was(&self, image: &str, who: Option<(&str, &str)>, expected: &Image, age: Duration) {
         let reply = self.pull(image, who).await;
         assert_eq!(reply.body, expected.index_bytes, "{image} is another image: {:?}", reply.headers);
@@ -63,7 +63,7 @@ impl Day {
         assert_eq!(self.pull(image, who).await.status, StatusCode::SERVICE_UNAVAILABLE, "{image}");
     }
 
-    /// The node notices within moments that the registry is back.
+    /// Waits until the node has found that the registry answers again.
     async fn recovers(&self, image: &str, who: Option<(&str, &str)>) {
         for _ in 0..1_000 {
             let reply = self.pull(image, who).await;
@@ -81,7 +81,7 @@ impl Day {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_day_of_weather() {
+async fn a_day_of_outages_rate_limits_and_moving_tags() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     registry.know(Accounts {
         public: vec!["public/web".to_owned()],
@@ -91,7 +91,7 @@ async fn a_day_of_weather() {
     let day = Day { registry, larder, _directory: directory };
     let registry = &day.registry;
 
-    // 00:00  Pods start. Everything is new, and Bob may not read what Ann may.
+    // 00:00  Pods start. Nothing is stored yet, and Bob may not read what Ann may.
     let web = image::push(registry, "public/web", "v1", 1_000);
     image::push(registry, "public/web", "stable", 1_000);
     let app = image::push(registry, "private/app", "v1", 2_000);
@@ -100,14 +100,14 @@ async fn a_day_of_weather() {
     day.is("private/app:v1", Some(ANN), &app).await;
     assert_eq!(day.pull("private/app:v1", Some(BOB)).await.status, StatusCode::NOT_FOUND);
 
-    // 00:30  A tag moves, and the next pod gets the new image; the stable one need not be asked about.
+    // 00:30  A tag moves, and the next pod gets the new image. Upstream is not asked for the tag `stable`.
     day.passes(HOUR / 2);
     let web2 = image::push(registry, "public/web", "v1", 3_000);
     image::push(registry, "public/web", "stable", 3_000);
     day.is("public/web:v1", None, &web2).await;
     day.is("public/web:stable", None, &web).await;
 
-    // 02:00  The registry answers 503. What was pulled is served as it was; to those who could read it.
+    // 02:00  The registry answers 503. What was pulled is served stale to the callers that could read it.
     day.passes(HOUR * 3 / 2);
     registry.wrong_at("/v2/", Fault::Status(503, vec![]));
     day.was("public/web:v1", None, &web2, HOUR * 3 / 2).await;
@@ -116,13 +116,13 @@ async fn a_day_of_weather() {
     day.is_away("public/web:v9", None).await;
     assert_eq!(day.outage().await, day.larder.clock.now().0 as f64);
 
-    // 09:00  Seven hours later the machine room is dark. Ann's right was proved nine hours ago: longer than the grace.
+    // 09:00  The registry refuses connections. Ann's right was proved nine hours ago: longer than outage_grace.
     day.passes(HOUR * 7);
     registry.stop().await;
     day.was("public/web:v1", None, &web2, HOUR * 17 / 2).await;
     day.is_away("private/app:v1", Some(ANN)).await;
 
-    // 10:00  It is back. A tag moved meanwhile; within moments everybody gets what it means now.
+    // 10:00  The registry is back. A tag moved meanwhile; within moments every caller gets its new digest.
     day.passes(HOUR);
     registry.behave();
     registry.restart().await;
@@ -132,7 +132,7 @@ async fn a_day_of_weather() {
     day.is("private/app:v1", Some(ANN), &app).await;
     assert_eq!(day.outage().await, 0.0);
 
-    // 12:00  The budget of anonymous pulls is used up: HEAD is free, GET is not. The old image is better than none.
+    // 12:00  The anonymous rate limit is used up: HEAD is free, GET is not. The old image is served instead of none.
     day.passes(HOUR * 2);
     let web4 = image::push(registry, "public/web", "v1", 5_000);
     registry.wrong(|seen| {
@@ -145,20 +145,20 @@ async fn a_day_of_weather() {
     day.is("private/app:v1", Some(ANN), &app).await;
     assert_eq!(day.outage().await, 0.0, "a rate limit is no outage");
 
-    // 14:00  The window has moved on.
+    // 14:00  A new window of the rate limit has begun.
     day.passes(HOUR * 2);
     registry.behave();
     day.recovers("public/web:v1", None).await;
     day.is("public/web:v1", None, &web4).await;
 
-    // 16:00  The image is withdrawn. A no is a no, and an outage at 17:00 does not bring it back.
+    // 16:00  The image is withdrawn. The 404 is final: an outage at 17:00 does not bring the image back.
     day.passes(HOUR * 2);
     registry.remove_manifest("public/web", "v1");
     assert_eq!(day.pull("public/web:v1", None).await.status, StatusCode::NOT_FOUND);
     day.passes(HOUR);
     registry.stop().await;
     day.is_away("public/web:v1", None).await;
-    // 18:00  The stable one has not been pulled for a day, and is served within the first twelve hours only.
+    // 18:00  The tag `stable` has not been pulled for a day, and is served within the first twelve hours only.
     day.passes(HOUR);
     assert_eq!(day.pull("public/web:stable", None).await.body, web.index_bytes);
     day.passes(HOUR * 12);

@@ -1,6 +1,6 @@
-//! The registries of this world, each with the habit that sets it apart. What no registry here shares with another is
-//! tested where it belongs: identity tokens by POST (ACR) in `callers`, realms of the same owner (GitLab) in
-//! `upstream::realm`, `docker.io` being `registry-1.docker.io` in `upstream::endpoint`.
+//! Public registries, each with the behaviour in which it differs from the specification. Tested elsewhere: identity
+//! tokens by POST (ACR) in `client_auth`, realms of the same owner (GitLab) in `upstream::auth::realm`, and that
+//! `docker.io` is `registry-1.docker.io` in `upstream::endpoint`.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -31,7 +31,7 @@ fn authorization(seen: &Seen) -> Option<&str> {
     seen.headers.get("authorization").map(|value| value.to_str().unwrap())
 }
 
-/// Asks for a bearer token of `realm` unless `token` is shown.
+/// A challenge for a bearer token of `realm`, unless the request carries `token`.
 fn challenge(seen: &Seen, token: &str, realm: &str, parameters: &str) -> Option<Fault> {
     let shown = authorization(seen) == Some(&format!("Bearer {token}"));
     let value = format!(r#"Bearer realm="{realm}"{parameters}"#);
@@ -55,7 +55,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_hub_has_schema_1_for_those_who_do_not_name_all_types() {
+async fn docker_hub_sends_schema_1_to_clients_that_do_not_accept_all_types() {
     let scene = scene().await;
     scene.registry.wrong(|seen| {
         let accept = seen.headers["accept"].to_str().unwrap();
@@ -70,12 +70,12 @@ async fn docker_hub_has_schema_1_for_those_who_do_not_name_all_types() {
             vec![("content-type", "application/vnd.docker.distribution.manifest.v1+prettyjws".to_owned())];
         (seen.path.contains("/manifests/") && !all).then(|| Fault::Answer(200, old, "{}".into()))
     });
-    // The client's own Accept does not matter.
+    // The client's Accept makes no difference.
     scene.is_pulled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_hub_says_401_of_what_is_not_there() {
+async fn docker_hub_answers_401_for_a_repository_that_does_not_exist() {
     let scene = scene().await;
     let at = scene.registry.url();
     scene.registry.wrong(move |seen| match seen.path.as_str() {
@@ -108,7 +108,7 @@ async fn quay_has_its_token_server_under_v2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ghcr_names_a_scope_of_nobody_and_gcr_names_none() {
+async fn ghcr_challenges_for_a_placeholder_scope_and_gcr_for_none() {
     for parameters in [r#",service="ghcr.io",scope="repository:user/image:pull""#, ""] {
         let scene = scene().await;
         let at = scene.registry.url();
@@ -124,7 +124,7 @@ async fn ghcr_names_a_scope_of_nobody_and_gcr_names_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn artifactory_has_its_token_under_the_other_name_and_says_no_digest() {
+async fn artifactory_calls_its_token_access_token_and_sends_no_digest() {
     let scene = scene().await;
     let at = scene.registry.url();
     let bytes = scene.image.index_bytes.clone();
@@ -141,7 +141,7 @@ async fn artifactory_has_its_token_under_the_other_name_and_says_no_digest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn red_hat_says_no_type_and_the_document_tells() {
+async fn red_hat_sends_no_content_type_and_the_document_names_it() {
     let scene = scene().await;
     let bytes = scene.image.index_bytes.clone();
     for headers in [vec![], vec![("content-type", "text/plain; charset=utf-8".to_owned())]] {
@@ -154,7 +154,7 @@ async fn red_hat_says_no_type_and_the_document_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registry_k8s_io_sends_manifests_elsewhere_too() {
+async fn registry_k8s_io_redirects_manifests_too() {
     let (front, back) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let directory = tempfile::tempdir().unwrap();
     let image = image::push(&back, "k8s-artifacts-prod/team/app", "v1", 1_000);
@@ -170,7 +170,7 @@ async fn registry_k8s_io_sends_manifests_elsewhere_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s3_takes_one_way_of_authenticating_and_its_addresses_expire() {
+async fn s3_refuses_two_authentications_and_its_urls_expire() {
     let scene = scene().await;
     let storage = FakeRegistry::start().await;
     let layer = scene.image.platforms[0].layers[0];
@@ -190,7 +190,7 @@ async fn s3_takes_one_way_of_authenticating_and_its_addresses_expire() {
         if authorization(seen).is_some() {
             return Some(Fault::Status(400, vec![]));
         }
-        // The first address has expired by the time it is used; a fresh one is asked for.
+        // The first URL has expired by the time it is used; a new one is requested.
         (seen.query == "X-Amz-Signature=1").then(|| Fault::Status(403, vec![]))
     });
     let directory = tempfile::tempdir().unwrap();
@@ -201,7 +201,7 @@ async fn s3_takes_one_way_of_authenticating_and_its_addresses_expire() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ecr_public_says_400_of_a_token_that_has_expired() {
+async fn ecr_public_answers_400_to_a_token_that_has_expired() {
     let scene = scene().await;
     let at = scene.registry.url();
     let issued = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(1));
@@ -227,7 +227,7 @@ async fn ecr_public_says_400_of_a_token_that_has_expired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ecr_says_403_of_a_password_that_has_expired_and_the_plugin_is_asked_again() {
+async fn ecr_answers_403_to_a_password_that_has_expired_and_the_plugin_is_run_again() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let password = directory.path().join("password");

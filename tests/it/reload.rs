@@ -1,4 +1,4 @@
-//! SIGHUP: settings that a running daemon takes, and those that it names because it cannot.
+//! SIGHUP: settings that a running daemon applies, and settings that it names because they need a restart.
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ fn gate(file: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_gate_secret_locks_out_those_who_know_the_old_one() {
+async fn a_rotated_gate_secret_locks_out_clients_with_the_old_one() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gate");
     std::fs::write(&file, "the-first-value-of-it\n").unwrap();
@@ -90,7 +90,7 @@ async fn a_renewed_certificate_authority_in_the_same_file_is_trusted_and_the_old
     assert_eq!(program.pull("team/app").await.status, 503);
     std::fs::write(&file, new.pem()).unwrap();
     program.reload(TAKEN).await;
-    // The endpoint was in trouble, and is left alone for a moment.
+    // The endpoint failed, and is not asked for a moment.
     let mut reply = program.pull("team/app").await;
     for _ in 0..100 {
         if reply.status == 200 {
@@ -103,7 +103,7 @@ async fn a_renewed_certificate_authority_in_the_same_file_is_trusted_and_the_old
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_file_of_the_nodes_credentials_opens_what_it_is_for() {
+async fn another_file_of_the_nodes_credentials_is_used_from_the_next_pull() {
     let (upstream, image) = registry_with("node/app").await;
     upstream.know(Accounts::new(&[("node", "secret-node", &["node/app"])]));
     let directory = tempfile::tempdir().unwrap();
@@ -121,7 +121,7 @@ async fn another_file_of_the_nodes_credentials_opens_what_it_is_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_that_cannot_be_used_changes_nothing_of_what_was() {
+async fn a_configuration_that_is_not_valid_changes_nothing() {
     let ((old, image), directory) = (registry_with("team/app").await, tempfile::tempdir().unwrap());
     let file = directory.path().join("gate");
     std::fs::write(&file, "the-first-value-of-it\n").unwrap();
@@ -159,7 +159,7 @@ async fn a_configuration_that_cannot_be_used_changes_nothing_of_what_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_freshness_and_other_terms_count_from_the_next_pull() {
+async fn a_freshness_rule_that_was_added_or_removed_counts_from_the_next_pull() {
     let (upstream, image) = registry_with("team/app").await;
     let directory = tempfile::tempdir().unwrap();
     let rule = "[[freshness.rule]]\nmatch = \"reg.test/**/*:v1\"\ntag_ttl = \"immutable\"\n";
@@ -169,7 +169,7 @@ async fn another_freshness_and_other_terms_count_from_the_next_pull() {
     for lines in [&lines, &format!("{lines}{rule}"), &lines] {
         program.write(lines);
         program.reload(TAKEN).await;
-        // The first pull may still be the one that finds something out.
+        // The first pull may still ask upstream.
         assert_eq!(program.pull("team/app").await.body, image.index_bytes);
         upstream.forget_seen();
         assert_eq!(program.pull("team/app").await.body, image.index_bytes);
@@ -200,7 +200,7 @@ async fn a_change_that_needs_a_restart_is_named_each_time_until_it_is_taken_back
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_changed_is_named_and_the_old_one_goes_on() {
+async fn an_address_that_changed_is_named_and_the_old_one_stays_in_use() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path(), "");
     program.write("[server]\nlisten = [\"127.0.0.1:1\"]\n");

@@ -11,7 +11,7 @@ use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_was_revoked_upstream_ends_with_its_time() {
+async fn a_right_that_was_revoked_upstream_ends_with_grant_ttl() {
     let scene = scene("").await;
     scene.pull_as_a().await;
     let layer = scene.everything().pop().unwrap();
@@ -61,7 +61,7 @@ async fn with_no_time_at_all_every_resolve_is_checked_with_a_fresh_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callers_right_holds_in_an_outage_for_its_grace_and_longer_for_nobody() {
+async fn a_callers_right_holds_in_an_outage_for_outage_grace_and_no_longer() {
     let scene = scene("[access]\noutage_grace = \"1d\"").await;
     scene.pull_as_a().await;
     assert_eq!(scene.get("open/app", "manifests/v1", ("", "")).await.status, StatusCode::OK);
@@ -73,7 +73,7 @@ async fn a_callers_right_holds_in_an_outage_for_its_grace_and_longer_for_nobody(
         assert_eq!(scene.get("a/app", &what, A).await.status, StatusCode::SERVICE_UNAVAILABLE, "{what}");
     }
     let public = scene.get("open/app", "manifests/v1", ("", "")).await;
-    assert_eq!(public.status, StatusCode::OK, "what is everybody's stays so");
+    assert_eq!(public.status, StatusCode::OK, "what is public stays public");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +115,7 @@ async fn rights_revoked_by_hand_end_in_an_outage_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_extra_fields_of_the_nodes_config_opened_is_not_everybodys_for_ever() {
+async fn what_http_headers_of_the_nodes_config_opened_is_not_open_for_ever() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "team/app", "v1", 10_000);
     registry.wrong(|seen| (!seen.headers.contains_key("x-key")).then(|| Fault::Status(404, vec![])));

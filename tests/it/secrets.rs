@@ -1,4 +1,4 @@
-//! No credential goes astray: not to another host, not into a log, an error, a metric or a file.
+//! No credential reaches another host, a log, an error, a metric or a file.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,7 @@ struct Scene {
     image: image::Image,
 }
 
-/// A registry that knows Ada, and another one that must never learn of her.
+/// A registry with the account `ada`, and another registry that must never receive its credential.
 async fn scene(more: &str) -> Scene {
     let (registry, canary) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let directory = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ impl Scene {
     fn canary_knows_nothing(&self) {
         for seen in self.canary.seen() {
             let shown = seen.headers.get("authorization").map(|h| h.to_str().unwrap());
-            // An anonymous token of its own is nobody's secret.
+            // An anonymous token is not a secret.
             assert!(shown.is_none_or(|h| h.starts_with("Bearer tok..")), "{seen:?}");
             assert!(!seen.query.contains("account") && !seen.query.contains("marker"), "{seen:?}");
         }
@@ -113,7 +113,7 @@ async fn a_redirect_takes_no_credential_along_and_one_that_asks_for_it_gets_none
         assert_eq!(scene.canary.count(Method::GET, "/blobs/"), 1 + usize::from(basic));
         scene.canary_knows_nothing();
     }
-    // The storage wants a token of its own: it is asked for anonymously, and at the storage's own realm.
+    // The storage challenges too: its token is requested anonymously, and from the storage's own realm.
     let digest = scene.registry.put_blob("team/app", bytes.slice(7..));
     scene.canary.know(Accounts::new(&[]));
     let to = format!("{}/v2/team/app/blobs/{digest}", scene.canary.url());
@@ -192,7 +192,7 @@ async fn no_secret_is_in_a_log_at_trace_an_error_a_metric_or_a_file() {
     let writer = log.clone();
     let lines =
         tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
-    // Each test has a process of its own under nextest; elsewhere another test may have been first.
+    // Under nextest each test has its own process; otherwise another test may have set the subscriber first.
     let mine = lines.with_ansi(false).try_init().is_ok();
     let keys = tempfile::tempdir().unwrap();
     let node = keys.path().join("config.json");

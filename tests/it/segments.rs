@@ -11,7 +11,7 @@ use crate::support::image::noise;
 use crate::support::registry::{FakeRegistry, Fault, Seen};
 use crate::support::world::Larder;
 
-/// Four seconds at what one connection brings.
+/// Four seconds at the speed of one connection.
 const SIZE: usize = 40 * 1024 * 1024 + 5;
 /// Bytes each hundredth of a second.
 const PACE: usize = 100 * 1024;
@@ -24,7 +24,7 @@ struct Scene {
     _directory: tempfile::TempDir,
 }
 
-/// A registry that treats whole blobs as slow, and parts of them as `part` says.
+/// A registry that sends whole blobs slowly, and ranges of them as `part` says.
 async fn scene(part: impl Fn(&Seen) -> Fault + Send + Sync + 'static) -> Scene {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
@@ -69,10 +69,10 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_connection_gets_company_and_no_byte_is_fetched_twice() {
+async fn a_slow_download_gets_more_connections_and_no_byte_is_fetched_twice() {
     let scene = scene(|_| Fault::Slow(PACE)).await;
     scene.pull().await;
-    // How many come depends on what they bring, and so on the machine too: `Width`, which has tests of its own.
+    // The number of connections depends on their speed, and so on the machine: `pull::blob::concurrency` has tests of it.
     assert!(scene.parts().await >= 1.0);
     let more = scene.received().await / SIZE as f64;
     assert!((1.0..1.01).contains(&more), "{more} times the blob");
@@ -90,7 +90,7 @@ async fn a_registry_that_ignores_or_refuses_ranges_is_asked_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parts_that_break_off_for_good_leave_the_rest_to_one_connection() {
+async fn segments_that_break_off_for_good_leave_the_rest_to_one_connection() {
     let count = AtomicUsize::new(0);
     let scene = scene(move |_| match count.fetch_add(1, Ordering::Relaxed) {
         0..=2 => Fault::Slow(PACE),
@@ -102,7 +102,7 @@ async fn parts_that_break_off_for_good_leave_the_rest_to_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_with_wrong_bytes_is_noticed_by_the_digest() {
+async fn a_segment_with_wrong_bytes_is_found_by_the_digest() {
     let spoilt = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&spoilt);
     let scene = scene(move |_| match count.fetch_add(1, Ordering::Relaxed) {
@@ -111,7 +111,7 @@ async fn a_part_with_wrong_bytes_is_noticed_by_the_digest() {
     })
     .await;
     let reply = client::get(scene.larder.address, &scene.path).await;
-    // A part that comes too late to be of use is thrown away, wrong or not; whatever is used is checked.
+    // A segment that comes too late to be used is dropped, wrong or not; what is used is checked.
     assert!(!reply.is_well() || reply.body == scene.bytes, "a whole body with wrong bytes");
     assert!(spoilt.load(Ordering::Relaxed) > 0);
     scene.registry.wrong(|_| Some(Fault::Slow(SIZE)));

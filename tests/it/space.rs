@@ -34,7 +34,7 @@ async fn a_small_store_evicts_under_load_and_no_reader_notices() {
     for reader in readers.collect::<Vec<_>>() {
         reader.await.unwrap();
     }
-    // On a slow disk all of that was being committed at once, and nothing was there to be evicted.
+    // On a slow disk all blobs were being committed at once, so that none could be evicted.
     for (path, bytes) in &blobs {
         larder.settled().await;
         assert_eq!(larder.get(path).await.body, bytes);
@@ -75,7 +75,7 @@ async fn what_does_not_fit_at_all_is_passed_through_and_evicts_nothing_in_vain()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_filesystem_that_others_have_filled_pulls_go_through_and_everybody_who_looks_is_told() {
+async fn on_a_filesystem_that_other_files_fill_pulls_are_passed_through_and_the_operator_is_told() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let more = "[store]\nmin_free = \"100%\"";
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);

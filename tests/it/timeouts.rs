@@ -1,11 +1,11 @@
-//! Bad networks: nobody waits longer than he would without us, and what broke off goes on.
+//! Bad networks: no client waits longer than its own timeout, and a body that broke off is resumed.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
 use crate::support::image::{self, noise};
-use crate::support::proxy::{FaultProxy, Weather};
+use crate::support::proxy::{FaultProxy, NetworkFault};
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
 
@@ -18,7 +18,7 @@ async fn whatever_upstream_does_the_head_of_an_answer_leaves_in_time() {
     let (silent, token, redirect) =
         (FakeRegistry::start().await, FakeRegistry::start().await, FakeRegistry::start().await);
     let proxy = FaultProxy::start(silent.address).await;
-    proxy.becomes(Weather::Silent);
+    proxy.set_fault(NetworkFault::Silent);
     silent.wrong_at("/v2/", Fault::Hang);
     token.require_token(None, "");
     token.wrong_at("/token", Fault::Hang);
@@ -59,7 +59,7 @@ async fn whatever_upstream_does_the_head_of_an_answer_leaves_in_time() {
         }
     }
     for (path, reply) in futures_util::future::join_all(asked).await {
-        // `body.test` does answer about what it does not have.
+        // `body.test` answers for content that it does not have.
         let expected = if path.contains("body.test") && !path.ends_with("v1") && !path.ends_with("list") {
             StatusCode::NOT_FOUND
         } else {
@@ -73,28 +73,31 @@ async fn whatever_upstream_does_the_head_of_an_answer_leaves_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_breaks_off_in_every_way_goes_on_where_it_stopped() {
-    for weather in [Weather::ClosedAfter(100_000), Weather::ResetAfter(100_000), Weather::StallAfter(100_000)]
-    {
+async fn a_body_that_breaks_off_in_any_way_is_resumed_where_it_stopped() {
+    for fault in [
+        NetworkFault::ClosedAfter(100_000),
+        NetworkFault::ResetAfter(100_000),
+        NetworkFault::StallAfter(100_000),
+    ] {
         let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
         let bytes = noise(1_000_000, 7);
         let digest = registry.put_blob("team/app", bytes.clone());
         let proxy = FaultProxy::start(registry.address).await;
         let quick = "[upstream]\nidle_timeout = \"500ms\"\nheader_timeout = \"2s\"";
         let larder = Larder::start(directory.path(), &[("reg.test", proxy.url())], quick);
-        proxy.becomes(weather);
+        proxy.set_fault(fault);
         let reply = larder.get(&format!("/v2/team/app/blobs/{digest}?ns=reg.test")).await;
-        assert!(reply.complete && reply.body == bytes, "{weather:?}: {} bytes", reply.body.len());
-        assert!(proxy.connections() > 5, "{weather:?}: each connection brings a part");
+        assert!(reply.complete && reply.body == bytes, "{fault:?}: {} bytes", reply.body.len());
+        assert!(proxy.connections() > 5, "{fault:?}: each connection delivers a range");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_dribbles_is_waited_for_within_the_bound() {
+async fn a_head_that_arrives_slowly_is_waited_for_within_the_bound() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let proxy = FaultProxy::start(registry.address).await;
-    proxy.becomes(Weather::Dribble);
+    proxy.set_fault(NetworkFault::SlowBytes);
     let larder = Larder::start(directory.path(), &[("reg.test", proxy.url())], "");
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.body, image.index_bytes, "slow is not broken");
@@ -107,17 +110,22 @@ async fn a_head_that_dribbles_is_waited_for_within_the_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_closed_or_speak_something_else_are_an_outage() {
+async fn connections_that_are_closed_or_do_not_speak_http_are_an_outage() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let proxy = FaultProxy::start(registry.address).await;
     let larder = Larder::start(directory.path(), &[("reg.test", proxy.url())], "");
     let path = "/v2/team/app/manifests/v1?ns=reg.test";
-    for weather in [Weather::Closed, Weather::Garbage, Weather::ClosedAfter(5), Weather::ResetAfter(5)] {
-        proxy.becomes(weather);
+    for fault in [
+        NetworkFault::Closed,
+        NetworkFault::Garbage,
+        NetworkFault::ClosedAfter(5),
+        NetworkFault::ResetAfter(5),
+    ] {
+        proxy.set_fault(fault);
         let reply = larder.get(path).await;
-        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{weather:?}: {:?}", reply.body);
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{fault:?}: {:?}", reply.body);
     }
-    proxy.becomes(Weather::Fair);
+    proxy.set_fault(NetworkFault::None);
     assert_eq!(larder.get(path).await.body, image.index_bytes);
 }

@@ -1,4 +1,4 @@
-//! The anonymous Bearer flow toward upstream.
+//! Bearer challenges of upstream, answered anonymously.
 
 use http::StatusCode;
 
@@ -11,7 +11,7 @@ fn tokens_asked(registry: &FakeRegistry) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_challenge_is_answered_once_and_with_pulling_only() {
+async fn a_challenge_is_answered_once_and_with_the_pull_scope_only() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 1_000);
@@ -26,7 +26,7 @@ async fn a_challenge_is_answered_once_and_with_pulling_only() {
     }
     assert_eq!(tokens_asked(&registry), ["service=fake&scope=repository%3Ateam%2Fapp%3Apull"]);
 
-    // The next repository is not even challenged.
+    // For the next repository the challenge is already known.
     image::push(&registry, "team/two", "v1", 1_000);
     registry.forget_seen();
     assert_eq!(larder.get("/v2/team/two/manifests/v1?ns=reg.test").await.status, StatusCode::OK);
@@ -57,7 +57,7 @@ async fn an_expired_token_is_renewed_once_and_a_refused_one_is_no_loop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_server_that_fails_is_told_apart_from_a_no() {
+async fn a_token_server_that_fails_is_not_a_denial() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     image::push(&registry, "team/app", "v1", 1_000);
@@ -81,7 +81,7 @@ async fn a_token_server_that_fails_is_told_apart_from_a_no() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_realm_inside_the_node_is_asked_only_if_the_operator_listed_it() {
+async fn a_realm_inside_the_nodes_network_is_asked_only_if_the_operator_listed_it() {
     let (registry, realm) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let directory = tempfile::tempdir().unwrap();
     image::push(&registry, "team/app", "v1", 1_000);

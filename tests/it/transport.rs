@@ -19,7 +19,7 @@ use crate::support::proxy::FaultProxy;
 use crate::support::registry::FakeRegistry;
 use crate::support::world::Larder;
 
-/// A private authority, and how TLS is spoken in its name.
+/// A private certificate authority, and the TLS configurations with its certificates.
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -38,7 +38,7 @@ impl Authority {
         self.issue_until(name, 4096)
     }
 
-    /// The same, until a year.
+    /// The same, valid until `year`.
     fn issue_until(&self, name: &str, year: i32) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -46,7 +46,7 @@ impl Authority {
         (params.signed_by(&key, &self.0).unwrap(), key)
     }
 
-    /// A server for `name` that wants certificates of `clients`, if any.
+    /// A server for `name` that requires certificates of the authority `clients`, if any.
     pub(super) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
         self.server_with(self.issue(name), clients)
     }
@@ -151,7 +151,7 @@ async fn a_private_authority_is_trusted_for_its_registry_and_for_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_file_that_is_none_stops_the_start_with_its_name() {
+async fn a_malformed_authority_file_stops_the_start_with_its_name() {
     let directory = tempfile::tempdir().unwrap();
     let ca = directory.path().join("ca.pem");
     std::fs::write(&ca, "no certificate").unwrap();
@@ -232,7 +232,7 @@ async fn a_client_certificate_is_shown_to_its_registry_and_to_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_offers_http_2_is_spoken_to_in_http_1() {
+async fn a_server_that_offers_http_2_gets_http_1_requests() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let (authority, ca) = (Authority::new(), directory.path().join("ca.pem"));
@@ -263,7 +263,7 @@ async fn a_registry_may_be_at_an_ipv6_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_has_expired_is_none() {
+async fn a_certificate_that_has_expired_is_refused() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "team/app", "v1", 1_000);
     let (authority, ca) = (Authority::new(), directory.path().join("ca.pem"));

@@ -1,4 +1,4 @@
-//! Accounts of the fake registry: who may read what, and how it says no.
+//! Accounts of the fake registry: who may read what, and how a request is refused.
 
 use std::collections::HashMap;
 
@@ -10,20 +10,20 @@ use http::header::WWW_AUTHENTICATE;
 
 use super::registry::Seen;
 
-/// Who may read what of a registry that knows its callers.
+/// Who may read what of a registry with accounts.
 #[derive(Clone, Default)]
 pub struct Accounts {
     /// By user name: the password and the repositories.
     pub users: HashMap<String, (String, Vec<String>)>,
-    /// Repositories for everybody.
+    /// Repositories that anonymous callers may read.
     pub public: Vec<String>,
-    /// Asks for user name and password with every request instead of a token.
+    /// Requires user name and password with every request instead of a token.
     pub basic: bool,
-    /// What it says to those who may not: 401, 403 or 404.
+    /// The status for callers that may not read: 401, 403 or 404.
     pub denial: u16,
-    /// Another place for its token server.
+    /// The URL of another token server.
     pub realm: Option<String>,
-    /// Counts up when all tokens become worthless.
+    /// Counts up when all tokens become invalid.
     pub issued: u32,
 }
 
@@ -49,7 +49,7 @@ impl Accounts {
         self.users.get(user).filter(|(right, _)| right == password).map(|_| Some(user.to_owned()))
     }
 
-    /// An answer instead of content, if there is to be one.
+    /// The answer if the request is refused; `None` if it may be served.
     pub fn turn_away(&self, seen: &Seen) -> Option<Response<Bytes>> {
         let header = seen.headers.get("authorization").map(|h| h.to_str().unwrap());
         let answer =

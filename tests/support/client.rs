@@ -1,4 +1,4 @@
-//! A client that says exactly what it got: status, headers, bytes, and whether the body ended properly.
+//! A client that returns exactly what it received: status, headers, bytes, and whether the body was complete.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use larder::reference::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// An empty user name and password: what a client without a credential says when it is asked who it is.
+/// An empty user name and password: what a client without a credential sends after a challenge.
 pub const ANONYMOUS: (&str, &str) = ("authorization", "Basic Og==");
 
 /// An answer, read to its end.
@@ -20,13 +20,13 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Whether the body ended as it should; otherwise `body` is what came before.
+    /// Whether the body was complete; otherwise `body` is what arrived.
     pub complete: bool,
 }
 
 impl Reply {
-    /// Whether it is a whole answer with what was asked for: neither an error nor a body that ends early. Which of the
-    /// two a download that fails turns into depends on how soon it fails.
+    /// Whether the answer is a success with a complete body. A download that fails becomes an error or a short body,
+    /// depending on how soon it fails.
     pub fn is_well(&self) -> bool {
         self.status.is_success() && self.complete
     }
@@ -49,7 +49,7 @@ impl Reply {
     }
 }
 
-/// The status of a [`Reply`] where the connection was closed before any: a body that fails at once takes its head along.
+/// The status of a [`Reply`] if the connection was closed before a head: a body that fails at once can have none.
 pub const NO_ANSWER: u16 = 999;
 
 /// Sends one request on a connection of its own.
@@ -112,7 +112,7 @@ async fn try_open(
     sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await
 }
 
-/// The value of an `Authorization` field.
+/// The value of an `Authorization` header.
 pub fn basic(username: &str, password: &str) -> String {
     use base64::Engine;
     let plain = format!("{username}:{password}");

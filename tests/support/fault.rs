@@ -1,4 +1,4 @@
-//! What a registry may do wrong, and answers that do it.
+//! Faults of a registry, and the answers that make them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,30 +17,30 @@ const PIECE: usize = 16 * 1024;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// What to do instead of answering properly.
+/// What the registry does instead of its normal answer.
 #[derive(Clone)]
 pub enum Fault {
     /// This status, with these headers and no body.
     Status(u16, Vec<(&'static str, String)>),
-    /// A whole answer of the test's own.
+    /// This answer.
     Answer(u16, Vec<(&'static str, String)>, Bytes),
-    /// Never answer.
+    /// No answer, ever.
     Hang,
-    /// Answer properly, then close after this many body bytes.
+    /// The normal answer, closed after this many body bytes.
     CloseAfter(usize),
-    /// Answer properly, then stop after this many body bytes without closing.
+    /// The normal answer, which stops after this many body bytes without closing.
     StallAfter(usize),
-    /// Answer properly, but wait for a permit before the bytes after this many.
+    /// The normal answer, but the bytes after this many wait for a permit.
     HoldAfter(usize, Arc<Semaphore>),
-    /// Answer properly, with no more than this many bytes each hundredth of a second.
+    /// The normal answer, with at most this many bytes each hundredth of a second.
     Slow(usize),
-    /// The right length, one byte wrong.
+    /// A body of the right length with one wrong byte.
     Corrupt,
-    /// The same, but wait for a permit before the bytes after this many, so that a reader can be under way by then.
+    /// The same, but the bytes after this many wait for a permit, so that a reader can have begun by then.
     CorruptAfter(usize, Arc<Semaphore>),
     /// The right bytes without a length.
     Chunked,
-    /// Act as if there had been no `Range`.
+    /// The answer to the same request without `Range`.
     IgnoreRange,
 }
 
@@ -87,7 +87,7 @@ fn corrupted(bytes: &Bytes) -> Bytes {
 }
 
 fn held(bytes: &Bytes, count: usize, gate: Arc<Semaphore>) -> Body {
-    // A part of it may be shorter.
+    // The requested range may be shorter.
     let count = count.min(bytes.len());
     let first = stream::iter(pieces(&bytes.slice(..count))).map(ok);
     let rest = bytes.slice(count..);
@@ -102,7 +102,7 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
     match fault {
         Some(Fault::CloseAfter(count)) => {
             let sent = stream::iter(pieces(&bytes.slice(..count.min(bytes.len())))).map(ok);
-            // The pause lets what was sent leave before the connection is torn down.
+            // The pause lets the bytes that were sent leave before the connection is closed.
             let end = stream::once(async {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 Err(std::io::Error::other("closed on purpose"))

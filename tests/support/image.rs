@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::registry::FakeRegistry;
 
-/// The parts of one platform's image.
+/// The digests of one platform's image.
 pub struct PlatformImage {
     pub platform: &'static str,
     pub manifest: Digest,
@@ -50,7 +50,7 @@ pub fn push(registry: &FakeRegistry, repository: &str, tag: &str, layer_bytes: u
     Image { index, index_bytes, platforms }
 }
 
-/// Uploads an image for no platform in particular that has these layers, and returns their digests.
+/// Uploads an image without a platform that has these layers, and returns their digests.
 pub fn push_layers(registry: &FakeRegistry, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Vec<Digest> {
     let pushed: Vec<Digest> =
         layers.iter().map(|layer| registry.put_blob(repository, layer.clone())).collect();

@@ -1,4 +1,4 @@
-//! The tests' own world: a registry in this process that can misbehave, images to put in it, and a client.
+//! Helpers of the tests: a registry in this process that makes faults on demand, images to put into it, a client.
 //!
 //! Shared by the integration tests and the demonstration. Nothing here is part of the daemon.
 

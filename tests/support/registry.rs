@@ -1,4 +1,4 @@
-//! A registry in this process. It serves what was put into it, remembers every request, and does wrong on demand.
+//! A registry in this process. It serves what was put into it, records every request, and makes faults on demand.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -54,7 +54,7 @@ struct Shared {
     wrong: Mutex<Vec<Wrong>>,
 }
 
-/// The registry. It stops when it is dropped.
+/// The registry. A drop stops it.
 pub struct FakeRegistry {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -93,7 +93,7 @@ impl FakeRegistry {
         *self.server.lock().unwrap() = Some(server);
     }
 
-    /// Switches it off: connections are refused from now on.
+    /// Stops the registry: connections are refused from now on.
     pub async fn stop(&self) {
         let server = self.server.lock().unwrap().take();
         if let Some(server) = server {
@@ -102,7 +102,7 @@ impl FakeRegistry {
         }
     }
 
-    /// Switches it on again, at the same address.
+    /// Starts the registry again, at the same address.
     pub async fn restart(&self) {
         self.serve(TcpListener::bind(self.address).await.unwrap());
     }
@@ -144,7 +144,7 @@ impl FakeRegistry {
         self.shared.content.lock().unwrap().manifests.remove(&(repository.to_owned(), reference.to_owned()));
     }
 
-    /// Has a blob of one repository in another one too.
+    /// Adds a blob of one repository to another one.
     pub fn mount_blob(&self, from: &str, to: &str, digest: Digest) {
         let mut content = self.shared.content.lock().unwrap();
         let bytes = content.blobs[&(from.to_owned(), digest)].clone();
@@ -161,23 +161,23 @@ impl FakeRegistry {
         self.shared.content.lock().unwrap().manifests[&(repository.to_owned(), digest.to_string())].1.len()
     }
 
-    /// Has the referrers API from now on; it answers with an empty index.
+    /// Serves the referrers API from now on, with an empty index.
     pub fn support_referrers(&self) {
         self.shared.content.lock().unwrap().referrers = true;
     }
 
-    /// Wants an anonymous bearer token from now on; `realm` other than its own, `extra` challenge parameters.
+    /// Requires an anonymous bearer token from now on; `realm` overrides its own, `extra` are challenge parameters.
     pub fn require_token(&self, realm: Option<String>, extra: &str) {
         let token = Token { realm, extra: extra.to_owned(), issued: 0 };
         self.shared.content.lock().unwrap().token = Some(token);
     }
 
-    /// Knows its callers from now on.
+    /// Requires one of these accounts from now on.
     pub fn know(&self, accounts: Accounts) {
         self.shared.content.lock().unwrap().accounts = Some(accounts);
     }
 
-    /// Changes who may read what; tokens issued before are worthless if `renew`.
+    /// Changes the accounts; tokens issued before are invalid if `renew`.
     pub fn change(&self, renew: bool, change: impl FnOnce(&mut Accounts)) {
         let mut content = self.shared.content.lock().unwrap();
         let accounts = content.accounts.as_mut().unwrap();
@@ -185,25 +185,25 @@ impl FakeRegistry {
         accounts.issued += u32::from(renew);
     }
 
-    /// Makes every token issued so far worthless.
+    /// Makes every token issued so far invalid.
     pub fn expire_tokens(&self) {
         if let Some(token) = &mut self.shared.content.lock().unwrap().token {
             token.issued += 1;
         }
     }
 
-    /// Does wrong wherever `wrong` says so; the newest rule is asked first.
+    /// Makes the fault that `wrong` returns for a request; the newest rule is asked first.
     pub fn wrong(&self, wrong: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static) {
         self.shared.wrong.lock().unwrap().push(Box::new(wrong));
     }
 
-    /// Does `fault` on paths that contain `part`.
+    /// Makes `fault` on paths that contain `part`.
     pub fn wrong_at(&self, part: &str, fault: Fault) {
         let part = part.to_owned();
         self.wrong(move |seen| seen.path.contains(&part).then(|| fault.clone()));
     }
 
-    /// Does `fault` on the next request only whose path contains `part`.
+    /// Makes `fault` on the next request whose path contains `part`, and only on that one.
     pub fn wrong_once(&self, part: &str, fault: Fault) {
         let (part, fault) = (part.to_owned(), Mutex::new(Some(fault)));
         self.wrong(move |seen| if seen.path.contains(&part) { fault.lock().unwrap().take() } else { None });

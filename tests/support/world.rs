@@ -13,24 +13,24 @@ use tokio::task::JoinHandle;
 
 use super::client::{self, Reply};
 
-/// A daemon. It stops without a drain when it is dropped.
+/// A daemon. A drop stops it without a drain.
 pub struct Larder {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub described: Vec<larder::support::metrics::Described>,
-    /// Moves the time that records are dated by.
+    /// The clock that records are dated by; a test can move it.
     pub clock: Clock,
     trigger: Trigger,
     running: JoinHandle<()>,
 }
 
 impl Larder {
-    /// Starts one over `state` with more lines of configuration; `registries` are (host, endpoint).
+    /// Starts a daemon with the directory `state` and more lines of configuration; `registries` are (host, endpoint).
     pub fn start(state: &Path, registries: &[(&str, String)], more: &str) -> Self {
         Self::start_behind(state, registries, more, Proxy::default())
     }
 
-    /// The same behind a proxy, as the environment would name it.
+    /// The same with the proxy that the environment names.
     pub fn start_behind(state: &Path, registries: &[(&str, String)], more: &str, proxy: Proxy) -> Self {
         let has = |section: &str| more.lines().any(|line| line.trim() == section);
         let sections: String = registries
@@ -76,13 +76,13 @@ impl Larder {
         Self { address, admin, described, clock, trigger, running }
     }
 
-    /// Stops it as SIGTERM does, and waits.
+    /// Stops the daemon as SIGTERM does, and waits.
     pub async fn stop(self) {
         self.trigger.fire();
         self.running.await.unwrap();
     }
 
-    /// Asks for it to stop and does not wait.
+    /// Asks the daemon to stop, and does not wait.
     pub fn begin_stop(&self) {
         self.trigger.fire();
     }
@@ -91,7 +91,7 @@ impl Larder {
         self.running.await.unwrap();
     }
 
-    /// As somebody who has said that it has no credential.
+    /// A GET of a client that stated that it has no credential.
     pub async fn get(&self, path: &str) -> Reply {
         client::send(self.address, http::Method::GET, path, &[client::ANONYMOUS]).await
     }
@@ -104,7 +104,7 @@ impl Larder {
         client::send(self.address, http::Method::GET, path, &[("range", range), client::ANONYMOUS]).await
     }
 
-    /// As this user, with the password shown directly.
+    /// A GET as this user, with the password in a Basic header.
     pub async fn get_as(&self, path: &str, user: (&str, &str)) -> Reply {
         self.send_as(http::Method::GET, path, user).await
     }
@@ -114,17 +114,17 @@ impl Larder {
         client::send(self.address, method, path, &[("authorization", basic.as_str())]).await
     }
 
-    /// Without having been asked who it is.
+    /// A GET without `Authorization`.
     pub async fn get_unasked(&self, path: &str) -> Reply {
         client::get(self.address, path).await
     }
 
-    /// Waits until no download is under way, committed ones included.
+    /// Waits until no download is under way and every commit is done.
     pub async fn settled(&self) {
         self.metric_becomes("larder_flights", 0.0).await;
     }
 
-    /// Waits until a metric has this value; some follow on a thread of their own.
+    /// Waits until a metric has this value; some are updated by another thread.
     pub async fn metric_becomes(&self, line: &str, value: f64) {
         for _ in 0..1_000 {
             if self.metric(line).await == value {

@@ -1,4 +1,4 @@
-"""Bad weather upstream: what a real runtime, and its user, sees of it."""
+"""Bad networks upstream, and how a real runtime pulls then."""
 
 import os
 import socket
@@ -12,12 +12,12 @@ from programs import PROGRAM, Containerd, Larder, Registry, World, run
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
-# What an operator is promised: a pull through Larder takes no longer than this before the runtime's own way is taken.
+# Seconds after which a runtime has pulled from the registry itself, at the latest, if Larder's upstream hangs.
 PULL_WITHIN = 35
 
 
 class Silent:
-    """A server that accepts connections and never says a word."""
+    """A server that accepts connections and sends nothing."""
 
     def __init__(self):
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -38,14 +38,14 @@ class Silent:
             connection.close()
 
 
-class Weather(unittest.TestCase):
+class BadNetwork(unittest.TestCase):
     """An upstream that hangs, and names that do not resolve."""
 
     def setUp(self):
         self.world = World()
         self.addCleanup(self.world.end)
 
-    def test_a_pull_reaches_the_runtimes_own_way_in_time_when_upstream_hangs(self):
+    def test_the_runtime_asks_the_registry_itself_in_time_when_upstream_hangs(self):
         registry = Registry(self.world)
         pushed = image.push(self.world, registry, REPOSITORY, "v1")
         silent = Silent()
@@ -57,14 +57,14 @@ class Weather(unittest.TestCase):
         took = time.monotonic() - begun
         self.assertLess(took, PULL_WITHIN)
         self.assertTrue(silent.held, "larder did ask")
-        self.assertTrue(registry.requests(), "and the runtime went its own way")
+        self.assertTrue(registry.requests(), "and the runtime asked the registry itself")
         metrics = run("curl", "-sf", f"http://{larder.admin}/metrics")
         self.assertRegex(metrics, r'larder_upstream_endpoint_up\{endpoint="127.0.0.1:\d+",registry="reg.test"\} 0')
-        # The next pull does not wait again.
+        # The next pull does not wait a second time.
         fresh = Containerd(self.world, larder, {"reg.test": registry.url})
         self.assertEqual(fresh.cri_pull(NAME), pushed["config amd64"])
 
-    def test_names_that_nobody_answers_for_cost_seconds(self):
+    def test_dns_that_does_not_answer_costs_seconds(self):
         name = f"larder-e2e-{os.getpid()}"
         run("ip", "netns", "add", name)
         self.addCleanup(run, "ip", "netns", "del", name)
