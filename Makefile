@@ -9,12 +9,14 @@ STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
 # containerd, runc and mounts need root; what is built is built by the one who calls.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run demo quick test format lint lint-scripts unit docs tools e2e test-long stall bench deb static image \
+.PHONY: help run demo quick test format lint lint-scripts unit sim simulate mutants-sim docs tools e2e test-long stall bench deb static image \
   deny msrv fuzz
 
 FUZZ_SECONDS ?= 60
 STALL_ROUNDS ?= 3
 E2E_LONG ?= 100
+SEEDS ?= 1-500
+MUTANT_SEEDS ?= 150
 MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
@@ -41,7 +43,7 @@ demo: ## Show a cold and a warm pull, without internet
 quick: format lint ## Format, lints, unit tests, layers: no root, nothing installed, under a minute when warm
 	$(call run_tests,--lib --test layering)
 
-test: format lint tools unit docs e2e ## Format and lints; then installs what the tests use; then all tests
+test: format lint tools unit sim docs e2e ## Format and lints; then installs what the tests use; then all tests
 	@echo "all tests passed"
 
 format: ## Check the format
@@ -56,6 +58,15 @@ lint-scripts: ## Workflows, shell scripts and the Containerfile; installs the li
 
 unit: ## Unit and integration tests
 	$(call run_tests,--lib --test it --test layering)
+
+sim: ## The simulated world for about a minute: kept histories, fixed seeds and fresh ones (docs/testing.md)
+	$(CARGO) test --locked --test sim
+
+simulate: ## The simulated world for SEEDS: 1-5000 are many; 4711 is one, with its story, shrunk
+	$(CARGO) test --locked --test sim -- simulate $(SEEDS)
+
+mutants-sim: ## Break Larder in the ways of tests/sim/mutations.txt; the simulated world must see each (takes an hour)
+	tests/sim/mutants.py $(MUTANT_SEEDS)
 
 docs: ## Documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet

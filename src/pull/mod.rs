@@ -104,7 +104,8 @@ impl Puller {
     ) -> Self {
         let (metrics, tasks) = (Arc::new(metrics), Tasks::default());
         let client = || Arc::clone(&upstream);
-        let access = Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics, labels);
+        let access =
+            Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics, labels);
         let manifests =
             Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
         let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks.clone(), metrics);

@@ -16,7 +16,7 @@ pub(crate) const REPOS: [Repo; 8] =
 const LAYERS: [usize; 10] =
     [3_000, 65_536, 300_000, 1_000_000, 150_001, 2_500_000, 12_000_000, 40_000, 600_000, 5_000_000];
 /// What a hostile manifest says of a layer of which a little comes.
-pub(crate) const CLAIMED: u64 = 64 * 1024 * 1024;
+pub(crate) const CLAIMED: u64 = 24 * 1024 * 1024;
 
 /// An image as one version of a tag.
 #[derive(Debug, Clone)]

@@ -269,11 +269,11 @@ impl Sink {
 /// Reads some bytes, as fast as this client does; empty at the end.
 async fn some(stream: &mut DuplexStream, now: &Now, ask: &Ask, first: bool) -> Option<Vec<u8>> {
     if first && ask.manner.pause_ms > 0 {
-        tokio::time::sleep(Duration::from_millis(ask.manner.pause_ms)).await;
+        now.sleep(Duration::from_millis(ask.manner.pause_ms)).await;
     }
     let mut bytes = vec![0; if ask.manner.pace > 0 { ask.manner.pace } else { 64 * 1024 }];
     if ask.manner.pace > 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        now.sleep(Duration::from_millis(100)).await;
     }
     match tokio::time::timeout(BODY_WAIT, stream.read(&mut bytes)).await {
         Ok(Ok(count)) => {

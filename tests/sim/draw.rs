@@ -123,7 +123,7 @@ impl Draw {
     fn setup(&mut self) -> Setup {
         self.mirror = self.is(Theme::Mirror) || self.rng.chance(10);
         let budget_mib = if self.is(Theme::Hostile) {
-            Some(30)
+            Some(26)
         } else if self.is(Theme::Pressure) {
             Some(2 + self.rng.below(6))
         } else {
@@ -316,7 +316,8 @@ impl Draw {
     fn rights(&mut self) -> Vec<Act> {
         let repo = self.rng.pick(&[Repo::TeamA, Repo::TeamA, Repo::Shared, Repo::TeamB]);
         let who = self.who(repo);
-        match self.rng.below(10) {
+        match self.rng.below(12) {
+            10 | 11 => self.outage_of_another(),
             0..4 => vec![Act::Right { who, repo, may: false }],
             4..6 => vec![Act::Right { who, repo, may: true }],
             6 => vec![Act::Revoke(self.rng.chance(60).then_some(repo))],
@@ -340,6 +341,25 @@ impl Draw {
             }
             _ => vec![Act::Wait { seconds: self.rng.pick(&[30, 200, 320, 700]) }],
         }
+    }
+
+    /// A right has long ended when something of another repository is slow.
+    fn outage_of_another(&mut self) -> Vec<Act> {
+        let get = |who, repo, what| {
+            Act::Get(Get { who, repo, what, head: false, range: None, manner: Manner::default() })
+        };
+        let kind = self.rng.pick(&[FaultKind::Hang, FaultKind::Status(502)]);
+        let mut fault = self.fault(Host::Reg, Part::Tags, Method::Any, kind);
+        (fault.repo, fault.times) = (None, None);
+        let layer = self.rng.below(2) as u8;
+        vec![
+            Act::Right { who: Who::Alice, repo: Repo::TeamA, may: false },
+            Act::Wait { seconds: 320 + self.rng.below(300) },
+            Act::Fault(fault),
+            get(Who::Nobody, Repo::Open, What::Tags),
+            Act::Wait { seconds: self.rng.below(22) },
+            get(Who::Alice, Repo::TeamA, self.rng.pick(&[What::Layer(layer), What::Manifest, What::Tag])),
+        ]
     }
 
     fn lists(&mut self) -> Vec<Act> {

@@ -44,6 +44,17 @@ pub(crate) fn all() -> Vec<Kept> {
     paths.iter().map(|path| read(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))).collect()
 }
 
+/// Whether a kind is among those that are known; `*` stands for anything.
+pub(crate) fn is_known(known: &[String], kind: &str) -> bool {
+    known.iter().any(|pattern| match pattern.split_once('*') {
+        Some((before, after)) => {
+            let rest = kind.strip_prefix(before);
+            rest.is_some_and(|rest| rest.len() >= after.len() && rest.ends_with(after))
+        }
+        None => pattern == kind,
+    })
+}
+
 /// Kinds of violations that are known.
 pub(crate) fn known() -> Vec<String> {
     let all = all().into_iter().filter(|kept| kept.known);

@@ -47,7 +47,9 @@ fn main() -> ExitCode {
         ["seed", seed, rest @ ..] => run::seed(seed, rest),
         ["replay", file, rest @ ..] => run::replay(file, rest),
         ["worker", from, until, cpu] => run::worker(from, until, cpu),
+        ["simulate", which] => run::simulate(which),
         ["seeds", from, until] => run::seeds(from, until),
+        ["hunt", seeds] => run::hunt(seeds),
         ["keep", seed, kind, name] => run::keep(seed, kind, name),
         _ => run::tests(&words),
     };

@@ -15,12 +15,16 @@ pub(crate) struct Plan {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Setup {
     /// MiB that the store may have; plenty if it is not there.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) budget_mib: Option<u64>,
     /// Others have filled the filesystem: nothing may be stored.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) no_room: bool,
     /// reg.corp has a mirror before it.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) mirror: bool,
     /// The blobs of reg.corp lie in an object store, too.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) redirects: bool,
     /// Questions that were refused are asked again at once.
     pub(crate) no_negative: bool,
@@ -30,6 +34,10 @@ impl Default for Setup {
     fn default() -> Self {
         Self { budget_mib: None, no_room: false, mirror: false, redirects: false, no_negative: true }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// An act, begun so long after the one before was begun.
@@ -119,14 +127,19 @@ pub(crate) enum Who {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Manner {
     /// Names the registry by `ns`, as a runtime that goes there by itself if it is refused.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) mirror: bool,
     /// Speaks HTTP/1.0.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) old: bool,
     /// Reads so many bytes each 100 ms; as fast as it can if 0.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) pace: usize,
     /// Pauses so long after the first bytes.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) pause_ms: u64,
     /// Hangs up after so many bytes of a body.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) leaves_after: Option<u64>,
 }
 
@@ -135,6 +148,7 @@ pub(crate) struct Pull {
     pub(crate) who: Who,
     pub(crate) repo: Repo,
     #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) manner: Manner,
 }
 
@@ -144,10 +158,13 @@ pub(crate) struct Get {
     pub(crate) repo: Repo,
     pub(crate) what: What,
     #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) head: bool,
     #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) range: Option<(u64, u64)>,
     #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) manner: Manner,
 }
 
@@ -211,9 +228,11 @@ pub(crate) struct Fault {
     pub(crate) part: Part,
     pub(crate) method: Method,
     #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) repo: Option<Repo>,
     /// How often; always if it is not there.
     #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) times: Option<u32>,
     pub(crate) kind: FaultKind,
 }
@@ -292,6 +311,7 @@ pub(crate) struct DiskFault {
     pub(crate) error: DiskError,
     /// How often; always if it is not there.
     #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) times: Option<u32>,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -149,6 +150,38 @@ pub(crate) fn seeds(from: &str, until: &str) -> Done {
     if news.is_empty() { Ok(()) } else { Err(format!("{} seeds show what is not known", news.len())) }
 }
 
+/// `4711`, with its story, shrunk; or `1-5000`.
+pub(crate) fn simulate(which: &str) -> Done {
+    match which.split_once('-') {
+        Some((from, until)) => {
+            let until = until.parse::<u64>().map_err(|_| format!("{until} is no number"))?;
+            seeds(from, &(until + 1).to_string())
+        }
+        None => seed(which, &["shrink"]),
+    }
+}
+
+/// The first seed of so many that shows what is not known: an error, told in the last line. Kept histories that have
+/// been repaired come first.
+pub(crate) fn hunt(seeds: &str) -> Done {
+    let seeds: u64 = seeds.parse().map_err(|_| "a number of seeds")?;
+    for kept in kept::all().into_iter().filter(|kept| !kept.known) {
+        pin(0);
+        if let Some(found) = history(&kept.plan).1.iter().find(|found| found.kind == kept.kind) {
+            println!("{} is back: {}", kept.name, found.kind);
+            return Err(String::new());
+        }
+    }
+    for from in (1..=seeds).step_by(20) {
+        if let Some((seed, kind)) = many(from..(from + 20).min(seeds + 1)).first() {
+            println!("seed {seed} shows {kind}");
+            return Err(String::new());
+        }
+    }
+    println!("nothing in {seeds} seeds");
+    Ok(())
+}
+
 /// What `make test` runs.
 pub(crate) fn tests(words: &[&str]) -> Done {
     let wanted = |name: &str| {
@@ -202,12 +235,16 @@ fn many(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let share = (seeds.end - seeds.start).div_ceil(processors);
     let known = kept::known();
+    let told: Arc<Mutex<BTreeMap<String, u32>>> = Arc::default();
     let mut children = Vec::new();
     for cpu in 0..processors {
         let from = seeds.start + cpu * share;
         let until = (from + share).min(seeds.end);
         if from < until {
-            children.push(std::thread::spawn(move || run_share(from, until, cpu)));
+            let (known, told) = (known.clone(), Arc::clone(&told));
+            children.push(std::thread::spawn(move || {
+                run_share(from, until, cpu, |outcome| tell_news(outcome, &known, &told))
+            }));
         }
     }
     let mut total = Outcome::default();
@@ -229,13 +266,10 @@ fn many(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
             for (name, times) in outcome.acts {
                 *total.acts.entry(name).or_default() += times;
             }
-            for (kind, at, what) in &outcome.violations {
+            for (kind, ..) in &outcome.violations {
                 let first = kinds.entry(kind.clone()).or_insert((0, outcome.seed));
                 first.0 += 1;
-                if !known.contains(kind) {
-                    if first.0 <= 2 {
-                        println!("seed {}: {kind} at {at} ms: {}", outcome.seed, story::short(what));
-                    }
+                if !kept::is_known(&known, kind) {
                     news.push((outcome.seed, kind.clone()));
                 }
             }
@@ -252,7 +286,7 @@ fn many(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
         total.simulated_ms / 3_600_000
     );
     for (kind, (times, seed)) in &kinds {
-        let told = if known.contains(kind) { "known" } else { "NEW" };
+        let told = if kept::is_known(&known, kind) { "known" } else { "NEW" };
         println!("  {told} {kind}: {times} times, first by seed {seed}");
     }
     let acts: Vec<String> = total.acts.iter().map(|(name, times)| format!("{name} {times}")).collect();
@@ -261,8 +295,20 @@ fn many(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
     news
 }
 
+/// Says at once what is not known, of each kind twice.
+fn tell_news(outcome: &Outcome, known: &[String], told: &Mutex<BTreeMap<String, u32>>) {
+    for (kind, at, what) in outcome.violations.iter().filter(|(kind, ..)| !kept::is_known(known, kind)) {
+        let mut told = told.lock().unwrap();
+        let times = told.entry(kind.clone()).or_default();
+        *times += 1;
+        if *times <= 2 {
+            println!("seed {}: {kind} at {at} ms: {}", outcome.seed, story::short(what));
+        }
+    }
+}
+
 /// Runs seeds in one worker process after the other: a new one after each that did not live to tell.
-fn run_share(from: u64, until: u64, cpu: u64) -> (Vec<Outcome>, Vec<u64>) {
+fn run_share(from: u64, until: u64, cpu: u64, tell: impl Fn(&Outcome)) -> (Vec<Outcome>, Vec<u64>) {
     let (mut outcomes, mut crashed, mut at) = (Vec::new(), Vec::new(), from);
     while at < until {
         let mut command = preload::worker();
@@ -272,6 +318,7 @@ fn run_share(from: u64, until: u64, cpu: u64) -> (Vec<Outcome>, Vec<u64>) {
         for line in lines.map_while(Result::ok) {
             if let Ok(outcome) = serde_json::from_str::<Outcome>(&line) {
                 at = outcome.seed + 1;
+                tell(&outcome);
                 outcomes.push(outcome);
             }
         }

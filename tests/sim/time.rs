@@ -6,6 +6,7 @@
 //! nothing happens. The one runtime thread and the others share one processor, so that who runs when is
 //! nearly always the same too.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::pin::{Pin, pin};
@@ -26,7 +27,7 @@ const STEP_WAITED_US: u64 = 200_000;
 const STEP_IDLE_US: u64 = 5_000_000;
 /// When simulated time begins.
 const START: u64 = 1_700_000_000;
-/// Real time after which a history is given up: a thread that never sleeps.
+/// Real time after which a history is given up: a thread does not come to rest.
 const REAL_MAX: Duration = Duration::from_secs(120);
 
 /// The time of one history.
@@ -43,10 +44,10 @@ struct Inner {
     /// Requests that somebody waits for.
     waiting: AtomicUsize,
     clock: Clock,
+    /// When who sleeps in the world is to be woken, and how many.
+    sleeping: Mutex<BTreeMap<u64, usize>>,
     threads: Threads,
     root: Mutex<Option<Waker>>,
-    begun: Instant,
-    pub(crate) looks: AtomicU64,
 }
 
 /// A handle for everything in the world.
@@ -64,6 +65,16 @@ impl Now {
         self.0.activity.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Waits, and is woken on time: no step of the clock goes further than this.
+    pub(crate) async fn sleep(&self, time: Duration) {
+        let until = self.0.now_us.load(Ordering::Relaxed) + time.as_micros() as u64 + STEP_US;
+        let sleeping = Sleeping { inner: Arc::clone(&self.0), until };
+        *self.0.sleeping.lock().unwrap().entry(until).or_default() += 1;
+        tokio::time::sleep(time).await;
+        drop(sleeping);
+        self.stir();
+    }
+
     /// Somebody waits until this is dropped.
     pub(crate) fn wait(&self) -> Waiting {
         self.0.waiting.fetch_add(1, Ordering::Relaxed);
@@ -73,6 +84,23 @@ impl Now {
     /// The daemon's clock.
     pub(crate) fn clock(&self) -> Clock {
         self.0.clock.clone()
+    }
+}
+
+struct Sleeping {
+    inner: Arc<Inner>,
+    until: u64,
+}
+
+impl Drop for Sleeping {
+    fn drop(&mut self) {
+        let mut all = self.inner.sleeping.lock().unwrap();
+        if let Some(count) = all.get_mut(&self.until) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.until);
+            }
+        }
     }
 }
 
@@ -98,10 +126,9 @@ where
         seen: AtomicU64::new(0),
         waiting: AtomicUsize::new(0),
         clock: Clock::manual(Timestamp(START)),
+        sleeping: Mutex::default(),
         threads: Threads(File::open(crate::preload::control()).unwrap()),
         root: Mutex::default(),
-        begun: Instant::now(),
-        looks: AtomicU64::new(0),
     });
     let time = Time { inner: Arc::clone(&inner) };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -150,11 +177,10 @@ impl Time {
         if metrics.global_queue_depth() > 0 {
             return;
         }
-        let ran = inner.threads.sleep(inner.begun);
+        let ran = inner.threads.sleep();
         if metrics.global_queue_depth() > 0 {
             return;
         }
-        inner.looks.fetch_add(1, Ordering::Relaxed);
         let activity = inner.activity.load(Ordering::Relaxed);
         if ran || inner.seen.swap(activity, Ordering::Relaxed) != activity {
             inner.quiet_us.store(0, Ordering::Relaxed);
@@ -163,6 +189,9 @@ impl Time {
         let waited = inner.waiting.load(Ordering::Relaxed) > 0;
         let longest = if waited { STEP_WAITED_US } else { STEP_IDLE_US };
         let step = (quiet / STEP_SHARE / STEP_US * STEP_US).clamp(STEP_US, longest);
+        let now = inner.now_us.load(Ordering::Relaxed);
+        let next = inner.sleeping.lock().unwrap().keys().find(|until| **until > now).copied();
+        let step = next.map_or(step, |next| step.min(next - now));
         inner.quiet_us.store(quiet + step, Ordering::Relaxed);
         let before = inner.now_us.fetch_add(step, Ordering::Relaxed);
         let seconds = (before + step) / 1_000_000 - before / 1_000_000;
@@ -186,17 +215,17 @@ struct Threads(File);
 
 impl Threads {
     /// Waits until all of them sleep, and says whether any was awake.
-    fn sleep(&self, begun: Instant) -> bool {
+    fn sleep(&self) -> bool {
         if self.are_asleep() {
             return false;
         }
-        let mut looks = 0_u32;
+        let (mut looks, begun) = (0_u32, Instant::now());
         while !self.are_asleep() {
             std::thread::yield_now();
             looks += 1;
             if looks.is_multiple_of(50) {
                 std::thread::sleep(Duration::from_micros(50));
-                assert!(begun.elapsed() < REAL_MAX, "a thread does not come to rest");
+                assert!(begun.elapsed() < REAL_MAX, "a thread does not come to rest: {}", all_threads());
             }
         }
         true
@@ -207,4 +236,15 @@ impl Threads {
         self.0.read_exact_at(&mut bytes, THREADS_AT).unwrap();
         bytes[..8] == bytes[8..]
     }
+}
+
+/// What each thread is called, and whether the kernel says that it sleeps.
+fn all_threads() -> String {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| {
+        let text = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let state = text("stat").rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        format!("{} {state:?} {}; ", text("comm").trim(), text("wchan"))
+    };
+    threads.map(of).collect()
 }

@@ -106,7 +106,7 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
     };
     world.start().await;
     for (number, step) in plan.steps.iter().enumerate() {
-        tokio::time::sleep(Duration::from_millis(step.after_ms)).await;
+        world.now.sleep(Duration::from_millis(step.after_ms)).await;
         world.step(number, &step.act).await;
     }
     world.finish().await
@@ -178,7 +178,7 @@ impl World {
                 self.now.clock().advance(Duration::from_secs(*seconds));
                 self.upstreams.truth(|truth, at| truth.jumps.push((at, *seconds)));
             }
-            Act::Wait { seconds } => tokio::time::sleep(Duration::from_secs(*seconds)).await,
+            Act::Wait { seconds } => self.now.sleep(Duration::from_secs(*seconds)).await,
         }
     }
 

@@ -163,7 +163,8 @@ mod tests {
         grants.record(&app, one).await;
         grants.record(&app, two).await;
         clock.advance(Duration::from_secs(60));
-        let ages: Vec<_> = Grants::new(store.records().clone()).of(&app).await.iter().map(|grant| grant.age).collect();
+        let ages: Vec<_> =
+            Grants::new(store.records().clone()).of(&app).await.iter().map(|grant| grant.age).collect();
         assert_eq!(ages, [Duration::from_secs(60); 2]);
 
         assert!(grants.end(&app, one).await);
@@ -173,7 +174,10 @@ mod tests {
             assert_eq!(left, [two]);
         }
         assert_eq!(grants.revoke(Some(&app)).await.unwrap(), 1);
-        assert!(grants.of(&app).await.is_empty() && Grants::new(store.records().clone()).of(&app).await.is_empty());
+        assert!(
+            grants.of(&app).await.is_empty()
+                && Grants::new(store.records().clone()).of(&app).await.is_empty()
+        );
     }
 
     #[tokio::test]

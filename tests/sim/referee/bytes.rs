@@ -38,7 +38,12 @@ fn look_at(judge: &Judge<'_>, ask: &Ask) -> Option<Violation> {
         return Some(violation("bytes/short-unseen", at, what));
     }
     let wrong = reply.wrong_at.map_or(String::new(), |at| format!(", the first at {at}"));
-    let source = if judge.history.truth.damage.is_empty() { "" } else { "-damaged" };
+    let source = match (lied(judge), judge.history.truth.damage.is_empty()) {
+        (true, true) => "-lied",
+        (true, false) => "-damaged-and-lied",
+        (false, false) => "-damaged",
+        (false, true) => "",
+    };
     let what = format!("{shown}: complete, {} bytes, and wrong{wrong}", reply.got);
     Some(violation(format!("bytes/wrong-whole{source}"), at, what))
 }
@@ -50,11 +55,7 @@ fn range(judge: &Judge<'_>, ask: &Ask, shown: &str) -> Option<Violation> {
     let expected = format!("bytes {start}-{}/{size}", end.min(size - 1));
     let said = reply.header("content-range").unwrap_or_default();
     // A range of what is not here whole is upstream's word.
-    let lied = judge.history.truth.faults.iter().any(|span| {
-        use FaultKind::{Corrupt, LengthOff, Nothing, Page, WrongRange};
-        span.hit.is_some() && matches!(span.what.kind, Corrupt | WrongRange | Page | Nothing | LengthOff(_))
-    });
-    if lied {
+    if lied(judge) {
         return None;
     }
     if said != expected {
@@ -65,4 +66,12 @@ fn range(judge: &Judge<'_>, ask: &Ask, shown: &str) -> Option<Violation> {
         ));
     }
     reply.wrong_at.map(|at| violation("bytes/wrong-range", reply.ended_at, format!("{shown}: wrong at {at}")))
+}
+
+/// Whether any registry sent other bytes than it should have.
+fn lied(judge: &Judge<'_>) -> bool {
+    judge.history.truth.faults.iter().any(|span| {
+        use FaultKind::{Corrupt, LengthOff, Nothing, Page, WrongRange};
+        span.hit.is_some() && matches!(span.what.kind, Corrupt | WrongRange | Page | Nothing | LengthOff(_))
+    })
 }

@@ -96,10 +96,13 @@ impl Judge<'_> {
             What::Tags | What::Referrers => Part::Tags,
         };
         let part = matches!(fault.part, Part::Any | Part::Token) || fault.part == own;
+        // Tokens are fetched for HEAD, too; and who asks for a tag by HEAD is given what GET brings next.
         let method = match fault.method {
             Method::Any => true,
             Method::Head => ask.head,
-            Method::Get => !ask.head || fault.part == Part::Token,
+            Method::Get => {
+                !ask.head || ask.what == What::Tag || matches!(fault.part, Part::Any | Part::Token)
+            }
         };
         let repo = fault.repo.is_none_or(|repo| repo == ask.repo) || fault.host == Host::Objects;
         part && method && repo

@@ -55,7 +55,13 @@ fn look_at(judge: &Judge<'_>, ask: &Ask, calm: bool) -> Vec<Violation> {
     }
     if let Some(before) = held(judge, ask) {
         let what = format!("{shown}: {answer}, in an outage, though it was served at {before} ms");
-        all.push(violation("service/held-refused", at, what));
+        let listed = judge.history.truth.faults.iter().any(|span| {
+            span.what.part == Part::Tags
+                && span.hit.is_some_and(|hit| (before..=at).contains(&hit))
+                && matches!(span.what.kind, FaultKind::Status(300..500))
+        });
+        let kind = if listed { "service/held-refused-after-list" } else { "service/held-refused" };
+        all.push(violation(kind, at, what));
     }
     all
 }
@@ -66,7 +72,8 @@ fn held(judge: &Judge<'_>, ask: &Ask) -> Option<u64> {
     let (begun, ended) = (ask.begun, ask.reply.ended_at);
     let setup = &history.plan.setup;
     let is_content = matches!(ask.what, What::Tag | What::Manifest | What::Layer(_));
-    if setup.budget_mib.is_some() || setup.no_room || !is_content || ask.who == Who::Mallory {
+    let beyond = ask.reply.status == 416;
+    if setup.budget_mib.is_some() || setup.no_room || !is_content || beyond || ask.who == Who::Mallory {
         return None;
     }
     let outage = truth.faults.iter().find(|span| {
