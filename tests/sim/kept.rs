@@ -46,13 +46,17 @@ pub(crate) fn all() -> Vec<Kept> {
 
 /// Whether a kind is among those that are known; `*` stands for anything.
 pub(crate) fn is_known(known: &[String], kind: &str) -> bool {
-    known.iter().any(|pattern| match pattern.split_once('*') {
+    known.iter().any(|pattern| matches(pattern, kind))
+}
+
+fn matches(pattern: &str, kind: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == kind,
         Some((before, after)) => {
             let rest = kind.strip_prefix(before);
-            rest.is_some_and(|rest| rest.len() >= after.len() && rest.ends_with(after))
+            rest.is_some_and(|rest| (0..=rest.len()).any(|at| matches(after, &rest[at..])))
         }
-        None => pattern == kind,
-    })
+    }
 }
 
 /// Kinds of violations that are known.

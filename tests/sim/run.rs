@@ -18,8 +18,8 @@ use crate::{draw, log, preload, shrink, story, time};
 /// What nextest sees.
 pub(crate) const TESTS: [&str; 2] = ["kept_histories", "fresh_histories"];
 /// Seeds that are always run, and fresh ones beside them.
-const FIXED: u64 = 120;
-const FRESH: u64 = 40;
+const FIXED: u64 = 80;
+const FRESH: u64 = 20;
 /// Real time for shrinking what was found.
 const SHRINK_WAIT: Duration = Duration::from_secs(60);
 
