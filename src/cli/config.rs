@@ -1,14 +1,13 @@
 //! `larder config check|print`.
 
-use std::path::Path;
-
 use clap::Subcommand;
 
-use super::Failure;
-use crate::config::{self, Environment, Loaded, Mistake};
+use super::context::Context;
+use super::failure::Failure;
+use crate::config::{self, Loaded, Mistake};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum ConfigCommand {
     /// Report every mistake at once
     Check {
         /// As JSON
@@ -20,18 +19,21 @@ pub(super) enum Command {
 }
 
 #[allow(clippy::print_stdout, reason = "what these commands are for")]
-pub(super) fn run(command: &Command, file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
-    let loaded = config::load(file, environment);
-    if let (Command::Check { json: true }, Err(config::Error::Mistaken { mistakes, .. })) = (command, &loaded)
+pub(super) fn run(command: &ConfigCommand, context: &Context) -> Result<(), Failure> {
+    let loaded = config::load(context.file.as_deref(), &context.environment);
+    if let (ConfigCommand::Check { json: true }, Err(config::Error::Mistaken { mistakes, .. })) =
+        (command, &loaded)
     {
         let list: Vec<_> = mistakes.iter().map(json_of).collect();
         println!("{}", serde_json::json!({"ok": false, "mistakes": list}));
     }
-    let Loaded { settings, from } = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
+    let Loaded { settings, from } = loaded.map_err(Failure::usage)?;
     match command {
-        Command::Check { json: true } => println!("{}", serde_json::json!({"ok": true, "mistakes": []})),
-        Command::Check { json: false } => println!("ok: {from}"),
-        Command::Print => print!("# in effect, from {from}\n{}", config::print_with_sources(&settings)),
+        ConfigCommand::Check { json: true } => {
+            println!("{}", serde_json::json!({"ok": true, "mistakes": []}))
+        }
+        ConfigCommand::Check { json: false } => println!("ok: {from}"),
+        ConfigCommand::Print => print!("# in effect, from {from}\n{}", config::print_with_sources(&settings)),
     }
     Ok(())
 }

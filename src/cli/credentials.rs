@@ -1,12 +1,14 @@
 //! `larder credentials IMAGE`: which credentials match an image, in the order in which they would be tried.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Failure, run_async, settings};
-use crate::config::Environment;
+use super::context::Context;
+use super::failure::Failure;
+use super::output::print_json;
+use super::run_async::run_async;
 use crate::credentials::{Keychain, Keys};
 use crate::reference::Image;
 
@@ -24,23 +26,16 @@ pub(super) struct Arguments {
 }
 
 #[allow(clippy::print_stdout, reason = "what this command is for")]
-pub(super) fn run(
-    arguments: &Arguments,
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<(), Failure> {
-    let settings = settings(file, environment)?;
-    let failed = |error: String| Failure::Failed(error);
-    let keys = Keys::ephemeral().map_err(|e| failed(e.to_string()))?;
-    let keychain =
-        Keychain::build(&settings.credentials, Arc::new(keys)).map_err(|e| Failure::Usage(e.to_string()))?;
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    let settings = context.settings()?;
+    let keys = Keys::ephemeral().map_err(Failure::failed)?;
+    let keychain = Keychain::build(&settings.credentials, Arc::new(keys)).map_err(Failure::usage)?;
     let mut secrets = settings.credentials.pull_secrets;
     secrets.extend(arguments.pull_secrets.iter().cloned());
     let repository = &arguments.image.repository;
-    let matches = run_async(keychain.matches(repository, &secrets))?.map_err(|e| failed(e.to_string()))?;
+    let matches = run_async(keychain.matches(repository, &secrets))?.map_err(Failure::failed)?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&matches).map_err(|e| failed(e.to_string()))?);
-        return Ok(());
+        return print_json(&matches);
     }
     if matches.is_empty() {
         println!("no credential matches {repository}: it is pulled anonymously");

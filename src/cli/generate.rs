@@ -1,12 +1,12 @@
-//! `larder generate DIR`: completions and manual pages, for those who make packages.
+//! `larder generate DIR`: completions and manual pages, for packages.
 
 use std::fs;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::{Shell, generate_to};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -15,11 +15,11 @@ pub(super) struct Arguments {
     directory: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+/// Writes them for `command`, the whole command line.
+pub(super) fn run(arguments: &Arguments, mut command: Command) -> Result<(), Failure> {
     let failed =
-        |error: std::io::Error| Failure::Failed(format!("{}: {error}", arguments.directory.display()));
+        |error: std::io::Error| Failure::failed(format!("{}: {error}", arguments.directory.display()));
     fs::create_dir_all(&arguments.directory).map_err(failed)?;
-    let mut command = super::Arguments::command();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut command, "larder", &arguments.directory).map_err(failed)?;
     }

@@ -3,155 +3,127 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod config;
+mod containerd_config;
+mod context;
 mod credentials;
 mod doctor;
+mod failure;
+mod gc;
 mod generate;
-mod images;
 mod import;
 mod log;
+mod ls;
+mod output;
 mod pull;
 mod reload;
 mod revoke;
+mod rm;
+mod run_async;
 mod serve;
-mod service;
 mod setup;
 mod status;
+mod systemd;
+mod unpin;
 mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser};
 
-use crate::admin::control;
-use crate::config::{Environment, Settings};
+use crate::config::Environment;
+use context::Context;
+use failure::Failure;
 
 /// A node-local pull-through registry cache.
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, about, disable_help_subcommand = true)]
-struct Arguments {
+struct CommandLine {
     /// Configuration file [default: $LARDER_CONFIG, else /etc/larder/larder.toml, else built-in defaults]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
-    command: Command,
+    subcommand: Subcommand,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
+#[derive(Debug, clap::Subcommand)]
+enum Subcommand {
     /// Run the daemon
     Serve,
-    /// Fetch images before anybody asks for them, into this cache and nowhere else
+    /// Fetch images ahead of their pods, into this cache and nowhere else
     Pull(pull::Arguments),
-    /// Bring an image in from a directory or archive, on a machine that reaches no registry
+    /// Import an image from a directory or archive, on a machine that reaches no registry
     Import(import::Arguments),
-    /// List the images that are here
-    Ls(images::Ls),
-    /// Show how the daemon stands: hits, space, registries in trouble, rate limits
+    /// List the images in the store
+    Ls(ls::Arguments),
+    /// Show the state of the daemon: hits, space, registries in trouble, rate limits
     Status(status::Arguments),
-    /// Remove an image, its pin, and what nothing else needs
-    Rm(images::Named),
-    /// Let an image be evicted again
-    Unpin(images::Named),
-    /// Make room now, as far as the configured limits want it
-    Gc(images::Gc),
-    /// Make a runtime pull through this cache, or show or take back how
+    /// Remove an image, its pin, and the blobs that no other image needs
+    Rm(rm::Arguments),
+    /// Unpin an image, so that it may be evicted
+    Unpin(unpin::Arguments),
+    /// Evict blobs now, as far as the configured limits require it
+    Gc(gc::Arguments),
+    /// Make a runtime pull through this cache, show what that would change, or undo it
     Setup(setup::Arguments),
-    /// Look whether every runtime here really pulls through this cache, and whether the cache is well
+    /// Check whether every runtime here really pulls through this cache, and whether the cache works
     Doctor(doctor::Arguments),
     /// Write completions and manual pages
     #[command(hide = true)]
     Generate(generate::Arguments),
     /// Show which credentials match an image, in the order in which they are tried; never the secrets
     Credentials(credentials::Arguments),
-    /// End the rights to a repository: whoever asks next is checked upstream
+    /// End the rights to a repository: the next request is checked upstream
     Revoke(revoke::Arguments),
     /// Hash everything in the store, and set aside what is damaged
     Verify(verify::Arguments),
     /// Check or show the configuration
     #[command(subcommand)]
-    Config(config::Command),
-}
-
-/// What went wrong, and so how the process ends.
-enum Failure {
-    /// 1.
-    Failed(String),
-    /// 2.
-    Usage(String),
+    Config(config::ConfigCommand),
 }
 
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         Err(error) => {
             // Help and version are no errors and go to standard output.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let environment = Environment::of_process();
-    let file = arguments.config.as_deref();
-    let done = match arguments.command {
-        Command::Serve => serve::run(file, &environment),
-        Command::Pull(arguments) => pull::run(&arguments, file, &environment),
-        Command::Import(arguments) => import::run(&arguments, file, &environment),
-        Command::Ls(arguments) => images::list(&arguments, file, &environment),
-        Command::Status(arguments) => status::run(&arguments, file, &environment),
-        Command::Rm(arguments) => images::remove(&arguments, file, &environment),
-        Command::Unpin(arguments) => images::unpin(&arguments, file, &environment),
-        Command::Gc(arguments) => images::make_room(&arguments, file, &environment),
-        Command::Setup(arguments) => setup::run(&arguments, file, &environment),
-        Command::Doctor(arguments) => doctor::run(&arguments, file, &environment),
-        Command::Generate(arguments) => generate::run(&arguments),
-        Command::Credentials(arguments) => credentials::run(&arguments, file, &environment),
-        Command::Revoke(arguments) => revoke::run(&arguments, file, &environment),
-        Command::Verify(arguments) => verify::run(&arguments, file, &environment),
-        Command::Config(command) => config::run(&command, file, &environment),
-    };
-    match done {
+    let context = Context { file: command_line.config, environment: Environment::of_process() };
+    match command_line.subcommand.run(&context) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Failed(why)) => complain(&why, 1),
-        Err(Failure::Usage(why)) => complain(&why, 2),
+        Err(failure) => report(&failure),
     }
 }
 
-/// The configuration, for commands that do not care which file it is from.
-fn settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, Failure> {
-    let loaded = crate::config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(loaded.settings)
+impl Subcommand {
+    fn run(&self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Serve => serve::run(context),
+            Self::Pull(arguments) => pull::run(arguments, context),
+            Self::Import(arguments) => import::run(arguments, context),
+            Self::Ls(arguments) => ls::run(arguments, context),
+            Self::Status(arguments) => status::run(arguments, context),
+            Self::Rm(arguments) => rm::run(arguments, context),
+            Self::Unpin(arguments) => unpin::run(arguments, context),
+            Self::Gc(arguments) => gc::run(arguments, context),
+            Self::Setup(arguments) => setup::run(arguments, context),
+            Self::Doctor(arguments) => doctor::run(arguments, context),
+            Self::Generate(arguments) => generate::run(arguments, CommandLine::command()),
+            Self::Credentials(arguments) => credentials::run(arguments, context),
+            Self::Revoke(arguments) => revoke::run(arguments, context),
+            Self::Verify(arguments) => verify::run(arguments, context),
+            Self::Config(command) => config::run(command, context),
+        }
+    }
 }
 
-/// Asks the running daemon.
-fn ask<C: control::ControlCommand>(settings: &Settings, command: &C) -> Result<C::Reply, Failure> {
-    run_async(control::send(&settings.admin.socket, command))?.map_err(|e| Failure::Failed(e.to_string()))
-}
-
-/// An answer as JSON.
-#[allow(clippy::print_stdout, reason = "what --json is for")]
-fn print_json(answer: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(answer).map_err(|e| Failure::Failed(e.to_string()))?;
-    println!("{text}");
-    Ok(())
-}
-
-/// How long ago something was, for people: its two largest units.
-fn ago(time: std::time::Duration) -> String {
-    let whole = humantime::format_duration(std::time::Duration::from_secs(time.as_secs())).to_string();
-    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
-/// Runs something short to its end.
-fn run_async<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
-    Ok(runtime.block_on(work))
-}
-
-#[allow(clippy::print_stderr, reason = "the last word of a command that failed")]
-fn complain(why: &str, code: u8) -> ExitCode {
-    eprintln!("larder: {why}");
-    ExitCode::from(code)
+#[allow(clippy::print_stderr, reason = "the error text of a command that failed")]
+fn report(failure: &Failure) -> ExitCode {
+    eprintln!("larder: {}", failure.message());
+    ExitCode::from(failure.exit_code())
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 
 use super::log::LogLevelHandle;
-use super::service;
+use super::systemd;
 use crate::config::{self, Change, Environment, Settings};
 use crate::reload::Reload;
 
@@ -28,7 +28,7 @@ impl Hangup {
     pub(super) async fn listen(self, mut hangup: Signal) {
         let mut applied = self.started.clone();
         while hangup.recv().await.is_some() {
-            service::reloading();
+            systemd::reloading();
             match self.read_and_apply().await {
                 Ok(settings) => {
                     tell(&settings.changes(&applied), &settings.changes(&self.started));
@@ -42,7 +42,7 @@ impl Hangup {
                     );
                 }
             }
-            service::ready();
+            systemd::ready();
         }
     }
 

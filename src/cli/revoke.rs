@@ -1,15 +1,16 @@
 //! `larder revoke REPOSITORY|--all`: ends rights by hand, in an outage too.
 //!
-//! Asks the running daemon, which has rights in memory as well; where none runs, the store itself.
+//! Asks the running daemon, which has rights in memory as well; where none runs, the store is changed itself.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Failure, run_async, settings};
+use super::context::Context;
+use super::failure::Failure;
+use super::run_async::run_async;
 use crate::admin::control::{self, ControlError, Revoke};
-use crate::config::{Environment, Settings};
+use crate::config::Settings;
 use crate::reference::{Image, Repository};
 use crate::store::{self, Store};
 use crate::support::clock::Clock;
@@ -30,43 +31,38 @@ pub(super) struct Arguments {
 }
 
 #[allow(clippy::print_stdout, reason = "what this command is for")]
-pub(super) fn run(
-    arguments: &Arguments,
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<(), Failure> {
-    let settings = settings(file, environment)?;
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    let settings = context.settings()?;
     let repository = arguments.repository.as_ref().map(|image| &image.repository);
     let command = Revoke { repository: repository.map(ToString::to_string) };
     let revoked = match run_async(control::send(&settings.admin.socket, &command))? {
         Ok(done) => done.revoked,
         Err(ControlError::NoDaemon(_)) => in_store(&settings, repository)?,
-        Err(error) => return Err(Failure::Failed(error.to_string())),
+        Err(error) => return Err(Failure::failed(error)),
     };
     let of = repository.map_or("all repositories".to_owned(), ToString::to_string);
     if arguments.json {
         println!("{}", serde_json::json!({"repository": command.repository, "revoked": revoked}));
     } else {
-        println!("{revoked} right(s) to {of} ended; whoever asks next is checked upstream");
+        println!("{revoked} right(s) to {of} ended; the next request is checked upstream");
     }
     Ok(())
 }
 
 fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usize, Failure> {
-    let failed = |error: String| Failure::Failed(error);
     if !settings.store.path.is_dir() {
-        return Err(failed(format!(
+        return Err(Failure::failed(format!(
             "no daemon listens on {} and there is no store at {}",
             settings.admin.socket.display(),
             settings.store.path.display()
         )));
     }
-    let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(|e| failed(e.to_string()))?;
+    let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(Failure::failed)?;
     let done = run_async(async {
         let store = Store::open(&settings.store, Clock::system(), Arc::new(metrics))?;
         let revoked = store.records().revoke(repository).await;
         store.close().await;
         revoked
     })?;
-    done.map_err(|error| failed(error.to_string()))
+    done.map_err(Failure::failed)
 }

@@ -1,72 +1,89 @@
 //! `larder serve`: the daemon, in sentences.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
+use super::context::Context;
+use super::failure::Failure;
 use super::log::{self, LogLevelHandle};
 use super::reload::Hangup;
-use super::{Failure, service};
-use crate::app::App;
-use crate::config::{self, Environment, Loaded};
+use super::systemd;
+use crate::app::{self, App};
+use crate::config::Loaded;
 use crate::credentials::NodeFiles;
 use crate::listener::Listen;
 use crate::support::clock::Clock;
-use crate::support::shutdown;
+use crate::support::shutdown::{self, Trigger};
 
-pub(super) fn run(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
-    let loaded = config::load(file, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+pub(super) fn run(context: &Context) -> Result<(), Failure> {
+    let loaded = context.load()?;
     let log = log::start(loaded.settings.log);
     keep_out_of_cores();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
-    let done = runtime.block_on(serve(loaded, file, environment, log));
-    // Fills that nobody waits for any more end here; what they had is swept at the next start.
+    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    let done = runtime.block_on(serve(loaded, context, log));
+    // Downloads that did not finish in time end here; what they had is resumed or removed at the next start.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(
-    loaded: Loaded,
-    file: Option<&Path>,
-    environment: &Environment,
-    log: LogLevelHandle,
-) -> Result<(), Failure> {
-    let failed = |error: crate::app::Error| Failure::Failed(error.to_string());
+async fn serve(loaded: Loaded, context: &Context, log: LogLevelHandle) -> Result<(), Failure> {
     let (trigger, shutdown) = shutdown::channel();
-    // First of all: whoever stops us while we begin is heard when we have begun.
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::Failed(e.to_string()))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::Failed(e.to_string()))?;
-    let hangup = signal(SignalKind::hangup()).map_err(|e| Failure::Failed(e.to_string()))?;
+    // First of all: a signal that comes during the start is heard when the start is over.
+    let signals = StopSignals::new()?;
+    let hangup = signal(SignalKind::hangup()).map_err(Failure::failed)?;
     let introduction = Introduction::of(&loaded);
-    let inherited = service::sockets().map_err(|error| {
-        Failure::Failed(format!("a socket that was handed to us cannot be used: {error}"))
+    let inherited = systemd::sockets().map_err(|error| {
+        Failure::failed(format!("a socket that was handed to us cannot be used: {error}"))
     })?;
-    let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(failed)?;
-    introduction.print(&app).map_err(failed)?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        service::stopping();
-        tracing::info!("stopping: bodies under way may finish");
-        trigger.fire();
-    });
-    tokio::spawn(service::stay_alive());
+    let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(Failure::failed)?;
+    introduction.print(&app).map_err(Failure::failed)?;
     let reload = Hangup {
-        file: file.map(Path::to_owned),
-        environment: environment.clone(),
+        file: context.file.clone(),
+        environment: context.environment.clone(),
         started: loaded.settings,
         parts: app.reload(),
         log,
     };
-    tokio::spawn(reload.listen(hangup));
-    // The sockets are bound: whoever connects from now on is answered.
-    service::ready();
-    app.run(shutdown).await.map_err(failed)?;
+    let mut background = JoinSet::new();
+    background.spawn(signals.fire(trigger));
+    background.spawn(systemd::stay_alive());
+    background.spawn(reload.listen(hangup));
+    // The sockets are bound: a client that connects from now on is answered.
+    systemd::ready();
+    let served = app.run(shutdown).await.map_err(Failure::failed);
+    background.shutdown().await;
+    served?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The signals that stop the daemon.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(Failure::failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Failure::failed)?,
+        })
+    }
+
+    /// Fires the trigger at the first of them.
+    async fn fire(mut self, trigger: Trigger) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        systemd::stopping();
+        tracing::info!("stopping: bodies under way may finish");
+        trigger.fire();
+    }
 }
 
 /// Pods' credentials pass through this process: none of its memory goes into a core file, or to another process of
@@ -78,7 +95,7 @@ fn keep_out_of_cores() {
     }
 }
 
-/// What an operator sees first.
+/// What an operator sees first: the addresses, the store, the credentials.
 struct Introduction {
     config: String,
     store: String,
@@ -112,7 +129,7 @@ impl Introduction {
     }
 
     #[allow(clippy::print_stdout, reason = "the introduction is what a person at the terminal asked for")]
-    fn print(&self, app: &App) -> Result<(), crate::app::Error> {
+    fn print(&self, app: &App) -> Result<(), app::Error> {
         let (data, admin) = (app.data_addresses()?, app.admin_address()?);
         let credentials = self.credentials(&app.credential_files(), app.has_providers());
         println!("larder {} with {}", env!("CARGO_PKG_VERSION"), self.config);

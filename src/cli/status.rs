@@ -1,15 +1,17 @@
-//! `larder status`: how the daemon stands, at a glance.
+//! `larder status`: the state of the daemon at a glance.
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, ago, ask, print_json, settings};
+use super::context::Context;
+use super::failure::Failure;
+use super::output::{print_json, shown_duration};
+use super::run_async::ask_daemon;
 use crate::admin::StatusReport;
 use crate::admin::control::GetReport;
-use crate::config::Environment;
-use crate::support::clock::Clock;
+use crate::prepull::ListStatus;
+use crate::support::clock::{Clock, Timestamp};
 use crate::support::size;
 
 /// What the command takes.
@@ -21,27 +23,23 @@ pub(super) struct Arguments {
 }
 
 #[allow(clippy::print_stdout, reason = "what this command is for")]
-pub(super) fn run(
-    arguments: &Arguments,
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<(), Failure> {
-    let report = ask(&settings(file, environment)?, &GetReport {})?;
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    let report = ask_daemon(&context.settings()?, &GetReport {})?;
     if arguments.json {
         return print_json(&report);
     }
-    for (title, line) in lines(&report) {
+    for (title, line) in lines(&report, Clock::system().now()) {
         println!("{title:<11} {line}");
     }
     Ok(())
 }
 
-/// What a person is told.
-fn lines(report: &StatusReport) -> Vec<(&'static str, String)> {
+/// The lines that a person is shown, each with its title.
+fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
     let StatusReport { numbers, registries, prepull } = report;
     let (store, served) = (&numbers.store, &numbers.served);
     let state = if numbers.ready { "ready" } else { "not ready" };
-    let up = ago(Duration::from_secs(numbers.uptime_seconds));
+    let up = shown_duration(Duration::from_secs(numbers.uptime_seconds));
     let mut lines = vec![("larder", format!("{} {state}, up for {up}", numbers.version))];
     lines.push((
         "served",
@@ -59,24 +57,27 @@ fn lines(report: &StatusReport) -> Vec<(&'static str, String)> {
     let free = store.free_bytes.map_or_else(String::new, |free| format!(", {} free", size::shown(free)));
     lines.push(("store", format!("{} blobs, {}{of}{free}", store.blobs, size::shown(store.bytes))));
     if !store.caching {
-        lines.push(("", "its disk failed; what is fetched is passed through and not kept".to_owned()));
+        lines.push(("", "its disk failed; what is fetched is passed through and not stored".to_owned()));
     }
     match store.capacity_bytes {
         Some(0) => lines.push((
             "",
-            "others have filled its filesystem ([store] min_free): what is fetched is passed through and not kept"
+            "other files fill its filesystem ([store] min_free): what is fetched is passed through and not stored"
                 .to_owned(),
         )),
-        Some(room) if store.max_bytes.is_some_and(|max| room < max) => lines.push((
+        Some(capacity) if store.max_bytes.is_some_and(|max| capacity < max) => lines.push((
             "",
-            format!("room for {} of that: others have filled its filesystem ([store] min_free)", size::shown(room)),
+            format!(
+                "capacity now {}: other files fill its filesystem ([store] min_free)",
+                size::shown(capacity)
+            ),
         )),
         _ => {}
     }
     lines.push(("downloads", numbers.downloads.to_string()));
     lines.push(("pinned", format!("{} image(s)", store.pins)));
     if prepull.images > 0 || prepull.problem.is_some() {
-        lines.push(("pre-pull", list(prepull)));
+        lines.push(("pre-pull", list(prepull, now)));
         if let Some(problem) = &prepull.problem {
             lines.push(("", format!("the list cannot be used: {problem}")));
         }
@@ -95,12 +96,11 @@ fn lines(report: &StatusReport) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn list(prepull: &crate::prepull::ListStatus) -> String {
-    let now = Clock::system().now();
+fn list(prepull: &ListStatus, now: Timestamp) -> String {
     let state = match (prepull.running, prepull.finished_at) {
-        (true, _) => "being looked at now".to_owned(),
-        (false, None) => "not looked at yet".to_owned(),
-        (false, Some(at)) => format!("looked at {} ago", ago(at.age_at(now))),
+        (true, _) => "being checked now".to_owned(),
+        (false, None) => "not checked yet".to_owned(),
+        (false, Some(at)) => format!("checked {} ago", shown_duration(at.age_at(now))),
     };
-    format!("{} of {} image(s) here, {state}", prepull.summary.pulled, prepull.images)
+    format!("{} of {} image(s) in the store, {state}", prepull.summary.pulled, prepull.images)
 }

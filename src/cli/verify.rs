@@ -1,12 +1,11 @@
 //! `larder verify [--repair]`: hashes everything in the store, whether a daemon serves from it or not.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 
 use clap::Args;
 
-use super::{Failure, settings};
-use crate::config::Environment;
+use super::context::Context;
+use super::failure::Failure;
 use crate::store::{Finding, Verifier};
 
 /// What the command takes.
@@ -21,20 +20,20 @@ pub(super) struct Arguments {
 }
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "what this command is for, and its progress")]
-pub(super) fn run(
-    arguments: &Arguments,
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<(), Failure> {
-    let settings = settings(file, environment)?;
-    let failed = |error: crate::store::Error| Failure::Failed(error.to_string());
-    let verifier = Verifier::open(&settings.store.path).map_err(failed)?;
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    let settings = context.settings()?;
+    let verifier = Verifier::open(&settings.store.path).map_err(Failure::failed)?;
     let digests = verifier.digests();
-    let (mut sound, mut bytes, mut damaged) = (0_usize, 0_u64, Vec::new());
+    let mut sound = 0_usize;
+    let mut bytes = 0_u64;
+    let mut damaged = Vec::new();
     let shows_progress = std::io::stderr().is_terminal() && !arguments.json;
     for (at, digest) in digests.iter().enumerate() {
-        match verifier.verify(digest, arguments.repair).map_err(failed)? {
-            Finding::Intact(size) => (sound, bytes) = (sound + 1, bytes + size),
+        match verifier.verify(digest, arguments.repair).map_err(Failure::failed)? {
+            Finding::Intact(size) => {
+                sound += 1;
+                bytes += size;
+            }
             Finding::Damaged(reason) => damaged.push((*digest, reason)),
             Finding::Absent => {}
         }
@@ -76,8 +75,8 @@ pub(super) fn run(
             }
             Ok(())
         }
-        (count, false) => Err(Failure::Failed(format!(
-            "{count} damaged; run it with --repair to set them aside. A running daemon serves none of them wrong"
+        (count, false) => Err(Failure::failed(format!(
+            "{count} damaged; run it with --repair to set them aside. A running daemon serves no damaged byte"
         ))),
     }
 }

@@ -37,8 +37,8 @@ class Commands(unittest.TestCase):
     def test_1_pull_shows_what_it_does_and_its_exit_code_is_right(self):
         said = self.larder.command("pull", "--pin", NAME)
         self.assertRegex(said, r"reg.test/team/app:v1 is sha256:[0-9a-f]{64} linux/amd64")
-        self.assertRegex(said, r"is here: .* of it fetched, pinned")
-        self.assertRegex(said.splitlines()[-1], r"^1 image\(s\) here: .* fetched")
+        self.assertRegex(said, r"is in the store: .* of it fetched, pinned")
+        self.assertRegex(said.splitlines()[-1], r"^1 image\(s\) in the store: .* fetched")
         code, said = attempt(PROGRAM, "--config", self.larder.config, "pull", NAME, "reg.test/team/none:v1")
         self.assertEqual(code, 1, said)
         self.assertIn("reg.test/team/none:v1 failed:", said)
@@ -171,15 +171,15 @@ class Offline(unittest.TestCase):
         larder = Larder(world, {"reg.test": registry.url})
         code, said = attempt(PROGRAM, "--config", larder.config, "import", f"{directory}/oci")
         self.assertEqual(code, 2, said)
-        self.assertIn("who may read it?", said)
-        self.assertIn(f"{NAME} is here", larder.command("import", f"{directory}/oci-archive", "--pull-secret", secret))
+        self.assertIn("say who may read it", said)
+        self.assertIn(f"{NAME} is in the store", larder.command("import", f"{directory}/oci-archive", "--pull-secret", secret))
         containerd = Containerd(world, larder)
         with self.assertRaises(Exception):
             containerd.cri_pull(NAME)
         self.assertEqual(containerd.cri_pull(NAME, ("ann", "ann-password")), pushed["config amd64"])
         other = Larder(world, {"reg.test": registry.url})
         said = other.command("import", f"{directory}/oci", "--public", "--as", "reg.test/renamed:v2")
-        self.assertIn("reg.test/renamed:v2 is here", said)
+        self.assertIn("reg.test/renamed:v2 is in the store", said)
         self.assertEqual(Containerd(world, other).cri_pull("reg.test/renamed:v2"), pushed["config amd64"])
         # A blob with a byte that does not match its digest is refused.
         blob = max((os.path.join(f"{directory}/oci/blobs/sha256", n) for n in os.listdir(f"{directory}/oci/blobs/sha256")),

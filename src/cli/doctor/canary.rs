@@ -3,24 +3,32 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::super::setup::{CONFIG, config_of};
-use super::{Findings, Level, read};
+use super::finding::{Findings, Level};
+use super::machine::Machine;
 use crate::admin::control::{self, GetReport};
+use crate::cli::containerd_config::{CONFIG, config_of};
+use crate::cli::run_async::run_async;
 use crate::config::Settings;
 use crate::reference::Image;
 
 const ABOUT: &str = "canary";
 
-pub(super) fn look(root: &Path, socket: &Path, image: &Image, settings: &Settings, findings: &mut Findings) {
+pub(super) fn check(
+    machine: &Machine<'_>,
+    socket: &Path,
+    image: &Image,
+    settings: &Settings,
+    findings: &mut Findings,
+) {
     let asked = || {
-        let report = super::super::run_async(control::send(&settings.admin.socket, &GetReport {}));
+        let report = run_async(control::send(&settings.admin.socket, &GetReport {}));
         let report = report.ok().and_then(Result::ok)?;
         Some(report.numbers.requests.values().sum::<u64>())
     };
     let Some(before) = asked() else {
         return findings.add(Level::Problem, ABOUT, "without a running cache there is nothing to see", "");
     };
-    let directory = config_of(&read(root, CONFIG)).ok().and_then(|cri| cri.config_path());
+    let directory = config_of(&machine.read(CONFIG)).ok().and_then(|cri| cri.config_path());
     let mut command = if on_path("crictl") {
         let mut command = Command::new("crictl");
         command

@@ -1,12 +1,12 @@
 //! containerd: what its configuration in force leads to, and the traps in it (docs/wiring.md).
 
 use std::fs;
-use std::path::Path;
 
 use toml_edit::{DocumentMut, Item};
 
-use super::super::setup::{CONFIG, config_of};
-use super::{Findings, Level, read};
+use super::finding::{Findings, Level};
+use super::machine::Machine;
+use crate::cli::containerd_config::{CONFIG, config_of};
 
 const ABOUT: &str = "containerd";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
@@ -16,10 +16,10 @@ const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
 const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 
 /// Looks at containerd under `root`; `urls` are where this cache listens.
-pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
-    let cri = match config_of(&in_force(root)) {
+pub(super) fn check(machine: &Machine<'_>, urls: &[String], findings: &mut Findings) {
+    let cri = match config_of(&in_force(machine)) {
         Ok(cri) => cri,
-        Err(error) => return findings.add(Level::Problem, ABOUT, error, "mend it"),
+        Err(error) => return findings.add(Level::Problem, ABOUT, error, "correct it"),
     };
     if cri.is_off() {
         return findings.add(
@@ -35,7 +35,7 @@ pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
             Level::Problem,
             ABOUT,
             format!(
-                "it names registries the old way (registry.{}), and looks at no hosts.toml",
+                "it names registries in the old form (registry.{}), and reads no hosts.toml",
                 old.join(", registry.")
             ),
             "move them to hosts.toml, then larder setup containerd",
@@ -43,12 +43,7 @@ pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
         return;
     }
     let Some(path) = cri.config_path() else {
-        return findings.add(
-            Level::Problem,
-            ABOUT,
-            "it has no config_path: it looks at no hosts.toml",
-            SETUP,
-        );
+        return findings.add(Level::Problem, ABOUT, "it has no config_path: it reads no hosts.toml", SETUP);
     };
     if path.contains(':') {
         findings.add(
@@ -60,7 +55,7 @@ pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
             SETUP,
         );
     }
-    let written = config_of(&read(root, CONFIG)).ok().and_then(|cri| cri.config_path());
+    let written = config_of(&machine.read(CONFIG)).ok().and_then(|cri| cri.config_path());
     if let Some(written) = written.filter(|written| *written != path) {
         findings.add(
             Level::Problem,
@@ -69,24 +64,25 @@ pub(super) fn look(root: &Path, urls: &[String], findings: &mut Findings) {
             format!("set config_path = \"{written}\" in that file too, or remove it there"),
         );
     }
-    directories(root, path.split(':').next().unwrap_or_default().trim_end_matches('/'), urls, findings);
+    directories(machine, path.split(':').next().unwrap_or_default().trim_end_matches('/'), urls, findings);
 }
 
 /// containerd's configuration as it is in force, imports included, if containerd itself can be asked; else its file.
-fn in_force(root: &Path) -> String {
-    let dumped = (root == Path::new("/"))
+fn in_force(machine: &Machine<'_>) -> String {
+    let dumped = machine
+        .is_this_one()
         .then(|| std::process::Command::new("containerd").args(["config", "dump"]).output().ok())
         .flatten()
         .filter(|done| done.status.success());
     match dumped {
         Some(done) => String::from_utf8_lossy(&done.stdout).into_owned(),
-        None => read(root, CONFIG),
+        None => machine.read(CONFIG),
     }
 }
 
 /// Looks at the directory of each registry in the one that containerd looks into.
-fn directories(root: &Path, directory: &str, urls: &[String], findings: &mut Findings) {
-    let entries = fs::read_dir(root.join(directory.trim_start_matches('/'))).into_iter().flatten().flatten();
+fn directories(machine: &Machine<'_>, directory: &str, urls: &[String], findings: &mut Findings) {
+    let entries = fs::read_dir(machine.path(directory)).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter(|entry| entry.path().is_dir())
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -95,7 +91,7 @@ fn directories(root: &Path, directory: &str, urls: &[String], findings: &mut Fin
     let (mut leads_here, mut default) = (Vec::new(), false);
     for name in &names {
         let file = format!("{directory}/{name}/hosts.toml");
-        if hosts(&file, &read(root, &file), urls, findings) {
+        if hosts(&file, &machine.read(&file), urls, findings) {
             default |= name == "_default";
             leads_here.push(name.clone());
         } else if name != "_default" {
@@ -131,7 +127,7 @@ fn hosts(file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bo
                 Level::Problem,
                 ABOUT,
                 format!("{file} is malformed, and not used: {first}"),
-                "mend it",
+                "correct it",
             );
             return false;
         }

@@ -1,21 +1,27 @@
 //! `larder doctor`: is every runtime on this node really pulling through this cache, and is the cache well?
 //!
-//! It reads, asks, and changes nothing; with `--canary` it has a runtime pull one image and looks whether the cache was
-//! asked for it. Every finding has its remedy.
+//! It reads, asks, and changes nothing; with `--canary` it has a runtime pull one image and checks whether the cache was
+//! asked for it. Every problem has its remedy.
 
 mod cache;
 mod canary;
 mod containerd;
+mod finding;
+mod http;
+mod machine;
+mod port;
 mod runtimes;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
 
-use super::{Failure, print_json};
-use crate::config::Environment;
+use super::context::Context;
+use super::failure::Failure;
+use super::output::print_json;
 use crate::reference::Image;
+use finding::{Finding, Findings, Level};
+use machine::Machine;
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -34,67 +40,15 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// How bad something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Level {
-    /// As it should be.
-    Ok,
-    /// Worth knowing.
-    Note,
-    /// It works, and not as well as it could.
-    Warning,
-    /// It does not work.
-    Problem,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
-    level: Level,
-    /// What it is about: `cache`, `containerd`, `docker`.
-    about: &'static str,
-    what: String,
-    /// What to do; empty where nothing is to be done.
-    remedy: String,
-}
-
-/// All that was found.
-#[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(&mut self, level: Level, about: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { level, about, what: what.into(), remedy: remedy.into() });
-    }
-
-    /// How bad it is that Docker does not lead here: beside a runtime that was looked at before and does, it may not be
-    /// meant to.
-    fn astray(&self) -> Level {
-        let leads_here = |finding: &Finding| finding.level == Level::Ok && finding.about != cache::ABOUT;
-        if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }
-    }
-
-    fn ok(&mut self, about: &'static str, what: impl Into<String>) {
-        self.add(Level::Ok, about, what, "");
-    }
-}
-
 #[allow(clippy::print_stdout, reason = "what this command is for")]
-pub(super) fn run(
-    arguments: &Arguments,
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    let settings = context.settings()?;
     let mut findings = Findings::default();
-    let settings = match crate::config::load(file, environment) {
-        Ok(loaded) => loaded.settings,
-        Err(error) => return Err(Failure::Usage(error.to_string())),
-    };
-    cache::look(&settings, &mut findings);
-    runtimes::look(&arguments.root, &settings, &mut findings);
+    let machine = Machine(&arguments.root);
+    cache::check(&settings, &mut findings);
+    runtimes::check(&machine, &settings, &mut findings);
     if let Some(image) = &arguments.canary {
-        canary::look(&arguments.root, &arguments.containerd, image, &settings, &mut findings);
+        canary::check(&machine, &arguments.containerd, image, &settings, &mut findings);
     }
     let problems = findings.0.iter().filter(|finding| finding.level == Level::Problem).count();
     if arguments.json {
@@ -115,11 +69,6 @@ pub(super) fn run(
     }
     match problems {
         0 => Ok(()),
-        count => Err(Failure::Failed(format!("{count} problem(s)"))),
+        count => Err(Failure::failed(format!("{count} problem(s)"))),
     }
-}
-
-/// A file of the machine at `root`; empty if there is none that can be read.
-fn read(root: &Path, path: &str) -> String {
-    std::fs::read_to_string(root.join(path.trim_start_matches('/'))).unwrap_or_default()
 }

@@ -1,43 +1,50 @@
 //! The runtimes: does their own configuration lead to this cache, and do they believe it?
 
 use std::fs;
-use std::path::Path;
 
-use super::{Findings, Level, containerd, read};
+use super::containerd;
+use super::finding::{Findings, Level};
+use super::machine::Machine;
 use crate::config::Settings;
 use crate::listener::Listen;
 use crate::reference::{DOCKER_HUB, Registry};
 
-pub(super) fn look(root: &Path, settings: &Settings, findings: &mut Findings) {
+pub(super) fn check(machine: &Machine<'_>, settings: &Settings, findings: &mut Findings) {
     let urls: Vec<String> =
         settings.listen.iter().filter(|at| matches!(at, Listen::Tcp(_))).map(ToString::to_string).collect();
-    let there = |path: &str| root.join(path.trim_start_matches('/')).exists();
+    let there = |path: &str| machine.has(path);
     let mut none = true;
     if there("/etc/containerd") || there("/usr/bin/containerd") || there("/usr/local/bin/containerd") {
         none = false;
-        containerd::look(root, &urls, findings);
+        containerd::check(machine, &urls, findings);
     }
     for (directory, name) in [("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2")] {
         if there(directory) {
             none = false;
-            rancher(root, directory, name, &urls, findings);
+            rancher(machine, directory, name, &urls, findings);
         }
     }
     if there("/etc/docker") || there("/usr/bin/dockerd") {
         none = false;
-        docker(root, &urls, &settings.serve.default_registry, findings);
+        docker(machine, &urls, &settings.serve.default_registry, findings);
     }
     if there("/etc/containers/registries.conf.d") || there("/usr/bin/crio") {
         none = false;
-        containers(root, &urls, findings);
+        containers(machine, &urls, findings);
     }
     if none {
         findings.add(Level::Note, "runtimes", "no runtime was found on this machine", "");
     }
 }
 
-fn rancher(root: &Path, directory: &str, name: &'static str, urls: &[String], findings: &mut Findings) {
-    let text = read(root, &format!("{directory}/registries.yaml"));
+fn rancher(
+    machine: &Machine<'_>,
+    directory: &str,
+    name: &'static str,
+    urls: &[String],
+    findings: &mut Findings,
+) {
+    let text = machine.read(&format!("{directory}/registries.yaml"));
     if urls.iter().any(|url| text.contains(url.as_str())) {
         findings.ok(name, format!("{directory}/registries.yaml names this cache"));
     } else {
@@ -50,9 +57,9 @@ fn rancher(root: &Path, directory: &str, name: &'static str, urls: &[String], fi
     }
 }
 
-fn docker(root: &Path, urls: &[String], default: &Registry, findings: &mut Findings) {
+fn docker(machine: &Machine<'_>, urls: &[String], default: &Registry, findings: &mut Findings) {
     const ABOUT: &str = "docker";
-    let text = read(root, "/etc/docker/daemon.json");
+    let text = machine.read("/etc/docker/daemon.json");
     let config: serde_json::Value = match serde_json::from_str(if text.is_empty() { "{}" } else { &text }) {
         Ok(config) => config,
         Err(error) => {
@@ -60,7 +67,7 @@ fn docker(root: &Path, urls: &[String], default: &Registry, findings: &mut Findi
                 Level::Problem,
                 ABOUT,
                 format!("/etc/docker/daemon.json is malformed: {error}"),
-                "mend it",
+                "correct it",
             );
         }
     };
@@ -78,7 +85,7 @@ fn docker(root: &Path, urls: &[String], default: &Registry, findings: &mut Findi
         findings.ok(ABOUT, "Docker Hub leads here");
     } else {
         findings.add(
-            findings.astray(),
+            findings.docker_level(),
             ABOUT,
             "registry-mirrors does not name this cache",
             "larder setup docker, then systemctl restart docker",
@@ -86,9 +93,9 @@ fn docker(root: &Path, urls: &[String], default: &Registry, findings: &mut Findi
     }
 }
 
-fn containers(root: &Path, urls: &[String], findings: &mut Findings) {
+fn containers(machine: &Machine<'_>, urls: &[String], findings: &mut Findings) {
     const ABOUT: &str = "podman/crio";
-    let directory = root.join("etc/containers/registries.conf.d");
+    let directory = machine.path("/etc/containers/registries.conf.d");
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let texts: Vec<String> = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
     let authorities: Vec<&str> = urls.iter().filter_map(|url| url.strip_prefix("http://")).collect();
@@ -106,7 +113,7 @@ fn containers(root: &Path, urls: &[String], findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Finding;
+    use super::super::finding::Finding;
     use super::*;
 
     fn found(files: &[(&str, &str)]) -> Vec<Finding> {
@@ -123,7 +130,7 @@ mod tests {
         let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
         let settings = crate::config::resolve(config, &environment).unwrap();
         let mut findings = Findings::default();
-        look(directory.path(), &settings, &mut findings);
+        check(&Machine(directory.path()), &settings, &mut findings);
         findings.0
     }
 
@@ -172,7 +179,7 @@ mod tests {
                     "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"x\"]\nendpoint = [\"y\"]\n",
                 )],
                 Level::Problem,
-                "the old way",
+                "in the old form",
             ),
             (vec![("/etc/docker/daemon.json", "{}")], Level::Problem, "registry-mirrors"),
             (

@@ -1,4 +1,4 @@
-//! One file as it is and as it is to be.
+//! One file as it is now and as it is to be.
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Write};
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use similar::TextDiff;
 
-/// The first line of what is ours in a file that others write too.
-const BEGIN: &str = "# -- larder: begin; written by `larder setup`, taken back by `larder setup --undo`";
-/// And the last.
+/// The first line of Larder's section in a file that others write too.
+const BEGIN: &str = "# -- larder: begin; written by `larder setup`, removed by `larder setup --undo`";
+/// The last line of that section.
 const END: &str = "# -- larder: end";
 
 /// The files of a machine.
@@ -30,7 +30,7 @@ impl Files {
     /// A file as it is; a symbolic link is followed, so that what it leads to is changed.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// The file is there and cannot be read.
     pub(super) fn read(&self, absolute: &str) -> Result<Change, String> {
         let path = self.path(absolute);
         let path = fs::canonicalize(&path).unwrap_or(path);
@@ -68,25 +68,25 @@ pub(super) struct Change {
     pub(super) path: PathBuf,
     pub(super) before: Option<String>,
     pub(super) after: Option<String>,
-    /// Its permissions, as they are to be.
+    /// Its permissions as they are to be.
     pub(super) mode: u32,
-    /// And as they are.
+    /// Its permissions as they are now.
     pub(super) mode_before: Option<u32>,
 }
 
 impl Change {
     /// Whether anything changes.
-    pub(super) fn is_one(&self) -> bool {
+    pub(super) fn changes_anything(&self) -> bool {
         let opened = self.after.is_some() && self.mode_before.is_some_and(|before| before != self.mode);
         self.before != self.after || opened
     }
 
-    /// What is to be there, for somebody who adds to it.
+    /// The text as it is to be.
     pub(super) fn text(&self) -> &str {
         self.after.as_deref().unwrap_or_default()
     }
 
-    /// As a difference, for a person.
+    /// As a difference, for people.
     pub(super) fn shown(&self) -> String {
         let (before, after) = (self.before.as_deref().unwrap_or_default(), self.text());
         let name = |there: bool| if there { self.path.display().to_string() } else { "/dev/null".to_owned() };
@@ -95,8 +95,8 @@ impl Change {
         diff.unified_diff().header(&old, &new).to_string()
     }
 
-    /// What was done, for a person.
-    pub(super) fn done(&self) -> String {
+    /// What was changed, for people.
+    pub(super) fn outcome(&self) -> String {
         let what = match (&self.before, &self.after) {
             (None, _) => "written",
             (_, None) => "removed",
@@ -105,10 +105,10 @@ impl Change {
         format!("{what}: {}", self.path.display())
     }
 
-    /// Does it: the file is as it was, or whole.
+    /// Writes the file: it is either as it was, or whole.
     ///
     /// # Errors
-    /// What the disk said.
+    /// The disk.
     pub(super) fn apply(&self) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("cannot write {}: {error}", self.path.display());
         let Some(text) = &self.after else {
@@ -139,7 +139,7 @@ impl Change {
         written.map_err(failed)
     }
 
-    /// Takes what is ours out of the file; a file without anything else goes.
+    /// Removes Larder's section; a file with nothing else in it is removed.
     pub(super) fn without_ours(mut self) -> Self {
         let Some(text) = &self.after else { return self };
         let Some((head, rest)) = text.split_once(BEGIN) else { return self };
@@ -149,7 +149,7 @@ impl Change {
         self
     }
 
-    /// Puts `ours` before the first line for which `before` is true, instead of what was ours before.
+    /// Puts `ours` before the first line for which `before` is true, in place of the section that is there.
     pub(super) fn with_ours(self, ours: &str, before: impl Fn(&str) -> bool) -> Self {
         let mut change = self.without_ours();
         let text = change.after.take().unwrap_or_default();
@@ -165,7 +165,7 @@ impl Change {
         change
     }
 
-    /// Whether something of ours is in it.
+    /// Whether Larder's section is in it.
     pub(super) fn has_ours(&self) -> bool {
         self.text().contains(BEGIN)
     }
@@ -194,7 +194,7 @@ mod tests {
             assert!(written.contains("[host.ours]"), "{written}");
             assert!(written.find("[host.ours]") < written.find("[host.\"http://b\"]").or(Some(usize::MAX)));
             let twice = files.read("/etc/x.toml").unwrap().with_ours("[host.ours]\n", table);
-            assert!(!twice.is_one(), "{}", twice.shown());
+            assert!(!twice.changes_anything(), "{}", twice.shown());
             let undone = files.read("/etc/x.toml").unwrap().without_ours();
             undone.apply().unwrap();
             let left = fs::read_to_string(&path).unwrap_or_default();

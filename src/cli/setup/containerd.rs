@@ -8,8 +8,8 @@
 use toml_edit::DocumentMut;
 
 use super::change::{Change, Files};
-use super::cri::{CONFIG, config_of};
-use super::{Plan, Wish};
+use super::plan::{SetupPlan, SetupRequest};
+use crate::cli::containerd_config::{CONFIG, config_of};
 
 /// Where hosts are looked up, unless it says otherwise.
 const HOSTS: &str = "/etc/containerd/certs.d";
@@ -17,27 +17,27 @@ const HOSTS: &str = "/etc/containerd/certs.d";
 const RANCHER: [(&str, &str); 2] =
     [("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2-server or rke2-agent")];
 
-pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
-    let mut plan = Plan::default();
+pub(super) fn plan(files: &Files, request: &SetupRequest) -> Result<SetupPlan, String> {
+    let mut plan = SetupPlan::default();
     for (directory, name) in RANCHER {
         if files.path(directory).exists() {
             plan.notes.push(format!(
                 "{name} writes its containerd's configuration itself. In {directory}/registries.yaml put:\n\
                  mirrors:\n  \"*\":\n    endpoint:\n      - \"{}\"\nand restart {name}",
-                wish.url
+                request.url
             ));
         }
     }
     let mut config = files.read(CONFIG)?;
     let mut cri = config_of(config.text())?;
     let before = cri.config_path();
-    if cri.is_off() && !wish.undo {
+    if cri.is_off() && !request.undo {
         plan.notes.push(format!("{CONFIG} has the CRI in disabled_plugins: only ctr and nerdctl pull by this; for Docker: larder setup docker"));
     }
-    if wish.undo {
+    if request.undo {
         let directory = directory_of(before.as_deref());
         if config.after.is_some() {
-            config.after = cri.given_back();
+            config.after = cri.restored();
         }
         for name in files.names(&directory) {
             plan.changes.push(files.read(&format!("{directory}/{name}/hosts.toml"))?.without_ours());
@@ -46,7 +46,7 @@ pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
         let old = cri.old_settings();
         if !old.is_empty() {
             return Err(format!(
-                "{CONFIG} names registries the old way (registry.{}), and containerd's CRI does not start with both. \
+                "{CONFIG} names registries in the old form (registry.{}), and containerd's CRI does not start with both. \
                  Move them to {HOSTS}/<registry>/hosts.toml first: https://github.com/containerd/containerd/blob/main/docs/hosts.md",
                 old.join(", registry.")
             ));
@@ -56,11 +56,11 @@ pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
             cri.set(&directory, config.before.is_some());
             config.after = Some(cri.text());
         }
-        hosts(files, wish, &directory, &mut plan)?;
-        // Whatever was done to it, it is still what containerd can read.
+        hosts(files, request, &directory, &mut plan)?;
+        // After the change it must still be a file that containerd can read.
         config_of(config.text())?;
     }
-    if config.is_one() {
+    if config.changes_anything() {
         plan.restart = Some("systemctl restart containerd");
         plan.changes.insert(0, config);
     }
@@ -73,15 +73,15 @@ fn directory_of(config_path: Option<&str>) -> String {
     first.unwrap_or(HOSTS).trim_end_matches('/').to_owned()
 }
 
-fn hosts(files: &Files, wish: &Wish<'_>, directory: &str, plan: &mut Plan) -> Result<(), String> {
+fn hosts(files: &Files, request: &SetupRequest, directory: &str, plan: &mut SetupPlan) -> Result<(), String> {
     let wanted: Vec<String> =
-        if wish.registries.is_empty() { vec!["_default".to_owned()] } else { wish.registries.clone() };
+        if request.registries.is_empty() { vec!["_default".to_owned()] } else { request.registries.clone() };
     for name in &wanted {
         // A port is written so, since a colon divides paths elsewhere.
         let name = name.rsplit_once(':').map_or(name.clone(), |(host, port)| format!("{host}_{port}_"));
-        plan.changes.push(hosts_of(files, wish, &format!("{directory}/{name}/hosts.toml"))?);
+        plan.changes.push(hosts_of(files, request, &format!("{directory}/{name}/hosts.toml"))?);
     }
-    if wish.registries.is_empty() {
+    if request.registries.is_empty() {
         let hiding: Vec<String> = files
             .names(directory)
             .into_iter()
@@ -98,7 +98,7 @@ fn hosts(files: &Files, wish: &Wish<'_>, directory: &str, plan: &mut Plan) -> Re
     Ok(())
 }
 
-fn hosts_of(files: &Files, wish: &Wish<'_>, path: &str) -> Result<Change, String> {
+fn hosts_of(files: &Files, request: &SetupRequest, path: &str) -> Result<Change, String> {
     let mut change = files.read(path)?;
     let theirs: DocumentMut = change
         .clone()
@@ -107,30 +107,30 @@ fn hosts_of(files: &Files, wish: &Wish<'_>, path: &str) -> Result<Change, String
         .parse()
         .map_err(|error| format!("{path} is malformed, and containerd does not use it: {error}"))?;
     let mut ours = String::new();
-    if wish.strict {
+    if request.strict {
         if theirs.contains_key("server") {
             return Err(format!(
                 "{path} has a server of its own, which --strict would have to replace; remove it first"
             ));
         }
-        ours.push_str(&format!("server = \"{}\"\n", wish.url));
+        ours.push_str(&format!("server = \"{}\"\n", request.url));
     }
     // No ca, no skip_verify, no client: on an http host they make containerd try TLS first. No "referrers": versions that
     // do not know a capability drop the whole file.
     ours.push_str(&format!(
         "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  dial_timeout = \"1s\"\n",
-        wish.url
+        request.url
     ));
-    let gate = wish.gate.as_ref();
-    if wish.strict || gate.is_some() {
-        ours.push_str(&format!("  [host.\"{}\".header]\n", wish.url));
+    let gate = request.gate.as_ref();
+    if request.strict || gate.is_some() {
+        ours.push_str(&format!("  [host.\"{}\".header]\n", request.url));
     }
-    if wish.strict {
+    if request.strict {
         ours.push_str("    X-Larder-Mode = \"strict\"\n");
     }
     if let Some(gate) = gate {
         ours.push_str(&format!("    {} = \"{}\"\n", gate.header(), gate.value().reveal()));
-        // Whoever can read it can speak to the cache.
+        // Every process that can read the file can speak to the cache.
         change.mode = 0o600;
     }
     let change = change.with_ours(&ours, |line| line.trim_start().starts_with('['));
@@ -161,26 +161,22 @@ mod tests {
         (directory, files)
     }
 
-    fn settings() -> crate::config::Settings {
-        let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
-        crate::config::resolve("", &environment).unwrap()
-    }
-
-    fn wish(settings: &crate::config::Settings) -> Wish<'_> {
+    fn request() -> SetupRequest {
         let authority = "127.0.0.1:5050".to_owned();
-        Wish {
+        SetupRequest {
             url: format!("http://{authority}"),
             authority,
             strict: false,
             undo: false,
             registries: Vec::new(),
+            configured: Vec::new(),
+            default_registry: crate::reference::Registry::docker_hub(),
             gate: None,
-            settings,
         }
     }
 
-    fn apply(plan: &Plan) {
-        plan.changes.iter().filter(|c| c.is_one()).for_each(|c| c.apply().unwrap());
+    fn apply(plan: &SetupPlan) {
+        plan.changes.iter().filter(|c| c.changes_anything()).for_each(|c| c.apply().unwrap());
     }
 
     #[test]
@@ -215,8 +211,7 @@ mod tests {
             ),
         ] {
             let (directory, files) = machine(config, &[]);
-            let settings = settings();
-            apply(&plan(&files, &wish(&settings)).unwrap());
+            apply(&plan(&files, &request()).unwrap());
             let text =
                 fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).unwrap_or_default();
             assert_eq!(config_of(&text).unwrap().config_path().as_deref(), Some(expected), "{text}");
@@ -225,9 +220,9 @@ mod tests {
             }
             let hosts = directory.path().join(expected.trim_start_matches('/')).join("_default/hosts.toml");
             assert!(fs::read_to_string(&hosts).unwrap().contains("[host.\"http://127.0.0.1:5050\"]"));
-            let again = plan(&files, &wish(&settings)).unwrap();
-            assert!(again.changes.iter().all(|c| !c.is_one()), "twice is once");
-            let undo = Wish { undo: true, ..wish(&settings) };
+            let again = plan(&files, &request()).unwrap();
+            assert!(again.changes.iter().all(|c| !c.changes_anything()), "twice is once");
+            let undo = SetupRequest { undo: true, ..request() };
             apply(&plan(&files, &undo).unwrap());
             let text = fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).ok();
             assert_eq!(text.as_deref(), config, "as it was, and a file that was not there is gone");
@@ -240,8 +235,7 @@ mod tests {
         let theirs = "server = \"https://registry-1.docker.io\"\n[host.\"https://mirror.corp\"]\n  capabilities = [\"pull\"]\n";
         let (directory, files) =
             machine(None, &[("_default", theirs), ("quay.io", theirs), ("reg.corp_5000_", "")]);
-        let settings = settings();
-        let made = plan(&files, &wish(&settings)).unwrap();
+        let made = plan(&files, &request()).unwrap();
         apply(&made);
         let notes = made.notes.join("\n");
         assert!(
@@ -252,7 +246,7 @@ mod tests {
             fs::read_to_string(directory.path().join("etc/containerd/certs.d/_default/hosts.toml")).unwrap();
         assert!(text.starts_with("server = "), "{text}");
         assert!(text.find("127.0.0.1:5050").unwrap() < text.find("mirror.corp").unwrap(), "{text}");
-        let one = Wish { registries: vec!["quay.io".into(), "reg.corp:5000".into()], ..wish(&settings) };
+        let one = SetupRequest { registries: vec!["quay.io".into(), "reg.corp:5000".into()], ..request() };
         apply(&plan(&files, &one).unwrap());
         for name in ["quay.io", "reg.corp_5000_"] {
             let path = directory.path().join(format!("etc/containerd/certs.d/{name}/hosts.toml"));
@@ -263,7 +257,6 @@ mod tests {
     #[test]
     fn what_would_keep_containerd_from_starting_is_not_written() {
         let old = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\n  endpoint = [\"https://x\"]\n";
-        let settings = settings();
         for (config, hosts, strict, part) in [
             (Some(old), "", false, "registry.mirrors"),
             (Some("version = [\n"), "", false, "malformed"),
@@ -272,7 +265,7 @@ mod tests {
             (None, "server = [", false, "malformed"),
         ] {
             let (directory, files) = machine(config, &[("_default", hosts)]);
-            let error = plan(&files, &Wish { strict, ..wish(&settings) }).err().unwrap();
+            let error = plan(&files, &SetupRequest { strict, ..request() }).err().unwrap();
             assert!(error.contains(part), "{error}");
             let kept = fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).ok();
             assert_eq!(kept.as_deref(), config);

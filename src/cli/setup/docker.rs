@@ -1,13 +1,13 @@
 //! Docker: `registry-mirrors`, which it uses for Docker Hub only, and `hosts.toml` for its containerd image store.
 //!
 //! Docker shows its user's login for Docker Hub to a mirror that asks for it on `/v2/`, as this cache does (seen with
-//! Docker 20.10). Its containerd image store shows a mirror none: through that, this cache serves what the node or anybody
-//! may read.
+//! Docker 20.10). Its containerd image store shows a mirror none: through that, this cache serves what the node's
+//! credentials or anonymous callers may read.
 
 use serde_json::{Map, Value, json};
 
 use super::change::{Change, Files};
-use super::{Plan, Wish};
+use super::plan::{SetupPlan, SetupRequest};
 use crate::reference::DOCKER_HUB;
 
 const CONFIG: &str = "/etc/docker/daemon.json";
@@ -15,37 +15,37 @@ const CONFIG: &str = "/etc/docker/daemon.json";
 const HOSTS: &str = "/etc/docker/certs.d";
 const MIRRORS: &str = "registry-mirrors";
 
-pub(super) fn plan(files: &Files, wish: &Wish<'_>) -> Result<Plan, String> {
-    let mut plan = Plan { restart: Some("systemctl restart docker"), ..Plan::default() };
-    if wish.strict {
+pub(super) fn plan(files: &Files, request: &SetupRequest) -> Result<SetupPlan, String> {
+    let mut plan = SetupPlan { restart: Some("systemctl restart docker"), ..SetupPlan::default() };
+    if request.strict {
         return Err("Docker always turns to Docker Hub itself when a mirror does not have it: --strict is not possible".to_owned());
     }
-    if !wish.undo && wish.settings.serve.default_registry.as_str() != DOCKER_HUB {
+    if !request.undo && request.default_registry.as_str() != DOCKER_HUB {
         return Err(format!(
             "Docker asks its mirrors for images of Docker Hub without saying so, and [server] default_registry is {}",
-            wish.settings.serve.default_registry
+            request.default_registry
         ));
     }
-    plan.changes.push(daemon(files.read(CONFIG)?, wish)?);
-    for name in [DOCKER_HUB.to_owned()].iter().chain(&wish.registries) {
+    plan.changes.push(daemon(files.read(CONFIG)?, request)?);
+    for name in [DOCKER_HUB.to_owned()].iter().chain(&request.registries) {
         let change = files.read(&format!("{HOSTS}/{name}/hosts.toml"))?;
-        plan.changes.push(if wish.undo {
+        plan.changes.push(if request.undo {
             change.without_ours()
         } else {
             let ours = format!(
                 "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  dial_timeout = \"1s\"\n",
-                wish.url
+                request.url
             );
             change.with_ours(&ours, |line| line.trim_start().starts_with('['))
         });
     }
-    if !wish.undo {
+    if !request.undo {
         plan.notes.push("Docker's containerd image store shows no credential to a mirror: private images are served to it only where the node's own docker config may read them; without that store Docker shows its user's login".to_owned());
     }
     Ok(plan)
 }
 
-fn daemon(mut change: Change, wish: &Wish<'_>) -> Result<Change, String> {
+fn daemon(mut change: Change, request: &SetupRequest) -> Result<Change, String> {
     let text = change.text().trim().to_owned();
     let mut config: Map<String, Value> = if text.is_empty() {
         Map::new()
@@ -58,15 +58,16 @@ fn daemon(mut change: Change, wish: &Wish<'_>) -> Result<Change, String> {
         Some(_) => return Err(format!("{MIRRORS} in {CONFIG} is no list")),
     };
     // Docker writes a slash behind it.
-    let is_ours = |mirror: &Value| mirror.as_str().is_some_and(|url| url.trim_end_matches('/') == wish.url);
+    let is_ours =
+        |mirror: &Value| mirror.as_str().is_some_and(|url| url.trim_end_matches('/') == request.url);
     let as_it_should_be =
-        if wish.undo { !mirrors.iter().any(is_ours) } else { mirrors.first().is_some_and(is_ours) };
+        if request.undo { !mirrors.iter().any(is_ours) } else { mirrors.first().is_some_and(is_ours) };
     if as_it_should_be {
         return Ok(change);
     }
     mirrors.retain(|mirror| !is_ours(mirror));
-    if !wish.undo {
-        mirrors.insert(0, json!(wish.url));
+    if !request.undo {
+        mirrors.insert(0, json!(request.url));
     }
     if mirrors.is_empty() {
         config.remove(MIRRORS);
@@ -88,16 +89,15 @@ mod tests {
 
     #[test]
     fn the_mirror_comes_first_and_what_was_there_stays_in_its_order() {
-        let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
-        let settings = crate::config::resolve("", &environment).unwrap();
-        let wish = |undo| Wish {
+        let request = |undo| SetupRequest {
             url: "http://127.0.0.1:5050".into(),
             authority: "127.0.0.1:5050".into(),
             strict: false,
             undo,
             registries: Vec::new(),
+            configured: Vec::new(),
+            default_registry: crate::reference::Registry::docker_hub(),
             gate: None,
-            settings: &settings,
         };
         let file = |text: &str| Change {
             path: CONFIG.into(),
@@ -107,19 +107,19 @@ mod tests {
             mode_before: Some(0o644),
         };
         let before = "{\n  \"storage-driver\": \"overlay2\",\n  \"registry-mirrors\": [\n    \"https://m.corp\"\n  ],\n  \"debug\": true\n}\n";
-        let once = daemon(file(before), &wish(false)).unwrap();
+        let once = daemon(file(before), &request(false)).unwrap();
         let text = once.text();
         assert!(
             text.find("127.0.0.1:5050") < text.find("m.corp")
                 && text.find("storage-driver") < text.find("debug"),
             "{text}"
         );
-        assert_eq!(daemon(file(text), &wish(false)).unwrap().text(), text, "twice is once");
-        assert_eq!(daemon(file(text), &wish(true)).unwrap().text(), before, "and back");
-        let made = daemon(file(""), &wish(false)).unwrap();
+        assert_eq!(daemon(file(text), &request(false)).unwrap().text(), text, "twice is once");
+        assert_eq!(daemon(file(text), &request(true)).unwrap().text(), before, "and back");
+        let made = daemon(file(""), &request(false)).unwrap();
         assert!(made.text().contains("registry-mirrors"));
-        assert_eq!(daemon(file(made.text()), &wish(true)).unwrap().after, None);
-        assert!(daemon(file("{"), &wish(false)).is_err());
-        assert!(daemon(file("{\"registry-mirrors\": 5}"), &wish(false)).is_err());
+        assert_eq!(daemon(file(made.text()), &request(true)).unwrap().after, None);
+        assert!(daemon(file("{"), &request(false)).is_err());
+        assert!(daemon(file("{\"registry-mirrors\": 5}"), &request(false)).is_err());
     }
 }

@@ -1,26 +1,26 @@
 //! `larder setup RUNTIME`: makes a runtime pull through this cache.
 //!
-//! Promises: what was in a file stays in it; a file is either as it was or whole and well formed; doing it twice changes
-//! nothing; `--undo` takes back what was done and no more; `--dry-run` shows all of it first. No runtime is restarted:
-//! that is the operator's hour to choose.
+//! Promises: what was in a file stays in it; a file is either as it was or whole and well formed; a second setup changes
+//! nothing; `--undo` removes what setup wrote and no more; `--dry-run` shows all of it first.
+//!
+//! Deliberately not here: restarting a runtime. The operator chooses when.
 
 mod change;
 mod containerd;
 mod containers;
-mod cri;
 mod docker;
+mod plan;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, settings};
-use crate::config::{Environment, Settings};
+use super::context::Context;
+use super::failure::Failure;
 use crate::listener::Listen;
 use crate::serve::Gate;
 use change::{Change, Files};
-
-pub(super) use cri::{CONFIG, config_of};
+use plan::SetupRequest;
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -30,10 +30,10 @@ pub(super) struct Arguments {
     /// Show what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// No way around this cache: what it cannot give is not pulled
+    /// No way around this cache: what the cache does not have is not pulled
     #[arg(long)]
     strict: bool,
-    /// Take back what an earlier setup did
+    /// Undo an earlier setup
     #[arg(long, conflicts_with = "strict")]
     undo: bool,
     /// For these registries only; may be repeated [default: all for containerd; the configured and best known for podman
@@ -53,77 +53,51 @@ enum Runtime {
     Crio,
 }
 
-/// What a setup is made for.
-struct Wish<'a> {
-    /// `http://127.0.0.1:5050`.
-    url: String,
-    /// `127.0.0.1:5050`.
-    authority: String,
-    strict: bool,
-    undo: bool,
-    /// As asked for; empty for the default of each runtime.
-    registries: Vec<String>,
-    /// The header that the data plane wants from every client.
-    gate: Option<Gate>,
-    settings: &'a Settings,
-}
-
-/// What is to be done, and what has to be said about it.
-#[derive(Default)]
-struct Plan {
-    changes: Vec<Change>,
-    /// What takes effect only when the runtime is restarted.
-    restart: Option<&'static str>,
-    notes: Vec<String>,
-}
-
 #[allow(clippy::print_stdout, reason = "what this command is for")]
-pub(super) fn run(
-    arguments: &Arguments,
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<(), Failure> {
-    let settings = settings(file, environment)?;
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    let settings = context.settings()?;
     let address = settings.listen.iter().find_map(|at| match at {
         Listen::Tcp(at) if at.ip().is_loopback() => Some(*at),
         _ => None,
     });
     let address = address.ok_or_else(|| {
-        let why = "[server] listen has no loopback address: a runtime would send its credentials through the network";
-        Failure::Usage(why.to_owned())
+        Failure::usage(
+            "[server] listen has no loopback address: a runtime would send its credentials through the network",
+        )
     })?;
     let gate = settings.serve.gate.as_ref().map(Gate::read).transpose();
-    let wish = Wish {
+    let request = SetupRequest {
         url: format!("http://{address}"),
         authority: address.to_string(),
         strict: arguments.strict,
         undo: arguments.undo,
         registries: arguments.registries.iter().map(ToString::to_string).collect(),
-        gate: gate.map_err(|error| Failure::Usage(format!("[server] gate_file: {error}")))?,
-        settings: &settings,
+        configured: settings.upstream.registries.keys().map(ToString::to_string).collect(),
+        default_registry: settings.serve.default_registry.clone(),
+        gate: gate.map_err(|error| Failure::usage(format!("[server] gate_file: {error}")))?,
     };
     let files = Files::under(&arguments.root);
     let plan = match arguments.runtime {
-        Runtime::Containerd => containerd::plan(&files, &wish),
-        Runtime::Docker => docker::plan(&files, &wish),
-        Runtime::Podman | Runtime::Crio => containers::plan(&files, &wish),
+        Runtime::Containerd => containerd::plan(&files, &request),
+        Runtime::Docker => docker::plan(&files, &request),
+        Runtime::Podman | Runtime::Crio => containers::plan(&files, &request),
     }
     .map_err(Failure::Failed)?;
-    let changes: Vec<&Change> = plan.changes.iter().filter(|change| change.is_one()).collect();
+    let changes: Vec<&Change> = plan.changes.iter().filter(|change| change.changes_anything()).collect();
     for change in &changes {
         if arguments.dry_run {
-            // The gate's value is for the runtime and nobody's eyes.
-            let gate = wish.gate.as_ref().map_or("", |gate| gate.value().reveal());
+            // The gate's value is for the runtime alone.
+            let gate = request.gate.as_ref().map_or("", |gate| gate.value().reveal());
             let shown = change.shown();
             print!("{}", if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") });
         } else {
             change.apply().map_err(Failure::Failed)?;
-            println!("{}", change.done());
+            println!("{}", change.outcome());
         }
     }
     match (changes.is_empty(), arguments.dry_run) {
-        (true, _) => println!("nothing to change: it is as it should be"),
-        (false, true) => println!("nothing was changed: this is what would be"),
+        (true, _) => println!("nothing to change"),
+        (false, true) => println!("nothing was changed: this is what would change"),
         (false, false) => {
             if let Some(restart) = plan.restart {
                 println!("takes effect with: {restart}");
@@ -143,7 +117,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Whether systemd holds the port for us.
+/// Whether systemd holds the port for the daemon.
 fn is_held(files: &Files) -> bool {
     ["sockets.target.wants", "sockets.target.requires"]
         .iter()

@@ -1,4 +1,4 @@
-//! What systemd and we tell each other: sockets that it holds, that we are ready, that we are alive.
+//! What the daemon and systemd tell each other: the sockets that systemd holds, readiness, reloads, signs of life.
 //!
 //! Outside of systemd nothing of this happens.
 
@@ -13,7 +13,7 @@ use crate::listener::Inherited;
 /// The sockets that were handed to us (`LISTEN_FDS`).
 ///
 /// # Errors
-/// One that is none of a kind that can be listened on.
+/// A socket that cannot be listened on.
 pub(super) fn sockets() -> io::Result<Vec<Inherited>> {
     let mut held = ListenFd::from_env();
     let mut found = Vec::new();
@@ -32,12 +32,12 @@ pub(super) fn sockets() -> io::Result<Vec<Inherited>> {
     Ok(found)
 }
 
-/// Every address is bound.
+/// Tells that every address is bound, or that a reload is done.
 pub(super) fn ready() {
     tell(NotifyState::Ready);
 }
 
-/// The configuration is being read again; [`ready`] ends it.
+/// Tells that the configuration is being read again, until [`ready`].
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => {
@@ -49,7 +49,7 @@ pub(super) fn reloading() {
     }
 }
 
-/// Bodies under way may finish.
+/// Tells that the daemon drains.
 pub(super) fn stopping() {
     tell(NotifyState::Stopping);
 }

@@ -1,30 +1,30 @@
-//! containerd's `config.toml`, as far as it says where mirrors are looked up: read, changed, and given back as it was.
+//! containerd's `config.toml`, as far as it says where mirrors are looked up: read, changed, and restored.
 //!
 //! Promises: all else in the file stays as it is, to the byte. Deliberately not here: files that it imports.
 
 use toml_edit::{DocumentMut, Item, Table, Value};
 
-/// Where it is.
-pub(in crate::cli) const CONFIG: &str = "/etc/containerd/config.toml";
-/// What we write behind a value that we changed.
+/// The path of the file.
+pub(super) const CONFIG: &str = "/etc/containerd/config.toml";
+/// The comment behind a value that Larder has set; the value from before follows.
 const MARK: &str = "# set by larder; before: ";
-/// And what was there if there was not even a table for it.
+/// In place of the value from before: there was no table for it.
 const NO_TABLE: &str = "no table";
-/// Or no file.
+/// In place of the value from before: there was no file.
 const NO_FILE: &str = "no file";
 
 /// The CRI's registry settings in a configuration.
-pub(in crate::cli) struct Cri {
+pub(super) struct Cri {
     document: DocumentMut,
-    /// The tables that lead to it.
+    /// The names of the tables that lead to them.
     path: Vec<String>,
 }
 
 /// Reads a configuration; an empty text is containerd's defaults.
 ///
 /// # Errors
-/// It is no TOML, or of a version that is not known.
-pub(in crate::cli) fn config_of(text: &str) -> Result<Cri, String> {
+/// The text is no TOML, or of a version that is not known.
+pub(super) fn config_of(text: &str) -> Result<Cri, String> {
     let text = if text.trim().is_empty() { "version = 2\n" } else { text };
     let document: DocumentMut = text.parse().map_err(|error| format!("{CONFIG} is malformed: {error}"))?;
     let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
@@ -49,13 +49,13 @@ impl Cri {
 
     /// The directory, or directories, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd up to
     /// 2.1 has and writes down by default, is none.
-    pub(in crate::cli) fn config_path(&self) -> Option<String> {
+    pub(super) fn config_path(&self) -> Option<String> {
         let written = self.registry()?.get("config_path")?.as_str()?;
         (!written.is_empty()).then(|| written.to_owned())
     }
 
     /// Whether the CRI is switched off, as Docker's own packages of containerd have it: then no kubelet pulls here.
-    pub(in crate::cli) fn is_off(&self) -> bool {
+    pub(super) fn is_off(&self) -> bool {
         let off = self.document.get("disabled_plugins").and_then(Item::as_array);
         let plugin = self.path.get(1).map(String::as_str);
         off.is_some_and(|names| {
@@ -64,26 +64,26 @@ impl Cri {
     }
 
     /// The old way of naming mirrors and certificates, which a `config_path` excludes.
-    pub(in crate::cli) fn old_settings(&self) -> Vec<&'static str> {
+    pub(super) fn old_settings(&self) -> Vec<&'static str> {
         let Some(registry) = self.registry() else { return Vec::new() };
         let is_set =
             |key: &str| registry.get(key).and_then(Item::as_table_like).is_some_and(|t| !t.is_empty());
         ["mirrors", "configs"].into_iter().filter(|key| is_set(key)).collect()
     }
 
-    /// The file with what was changed in it.
+    /// The file with its changes.
     pub(super) fn text(&self) -> String {
         self.document.to_string()
     }
 
-    /// The file as it was before [`Cri::set`]; `None` if there was none and nobody has written anything into it since.
-    pub(super) fn given_back(mut self) -> Option<String> {
+    /// The file as it was before [`Cri::set`]; `None` if there was none and nothing else has been written into it since.
+    pub(super) fn restored(mut self) -> Option<String> {
         let made = self.unset();
-        let gone = made && says_nothing(self.document.as_table());
+        let gone = made && is_empty(self.document.as_table());
         (!gone).then(|| self.text())
     }
 
-    /// Sets the directory, and notes behind it what was there.
+    /// Sets the directory, and notes the value from before behind it; `there`: whether there is a file.
     pub(super) fn set(&mut self, directory: &str, there: bool) {
         let none = match self.registry() {
             Some(_) => "none",
@@ -116,7 +116,7 @@ impl Cri {
         at.remove(registry);
     }
 
-    /// Takes that back; whether the file was made by us.
+    /// Restores the value from before; returns whether the file was made by Larder.
     fn unset(&mut self) -> bool {
         let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
         for name in &self.path {
@@ -135,7 +135,7 @@ impl Cri {
                     self.remove_registry();
                 }
             }
-            // As it was written, with what was said behind it.
+            // As it was written, with the comment behind it.
             before => {
                 match format!("it = {before}\n").parse::<DocumentMut>().ok().and_then(|mut d| d.remove("it"))
                 {
@@ -148,7 +148,7 @@ impl Cri {
     }
 }
 
-/// Sets the value in its place, if it has one, as far in as that is.
+/// Sets the value where it was, indented as it was; else at the end.
 fn put(registry: &mut dyn toml_edit::TableLike, value: Value) {
     match registry.get_mut("config_path") {
         Some(there) => *there = Item::Value(value),
@@ -157,6 +157,6 @@ fn put(registry: &mut dyn toml_edit::TableLike, value: Value) {
 }
 
 /// Whether there is nothing but a version, and tables without anything in them.
-fn says_nothing(table: &dyn toml_edit::TableLike) -> bool {
-    table.iter().all(|(key, item)| key == "version" || item.as_table_like().is_some_and(says_nothing))
+fn is_empty(table: &dyn toml_edit::TableLike) -> bool {
+    table.iter().all(|(key, item)| key == "version" || item.as_table_like().is_some_and(is_empty))
 }

@@ -1,0 +1,58 @@
+//! What the checks found, and what to do about it.
+
+use serde::Serialize;
+
+/// What findings about the cache itself are about.
+pub(super) const CACHE: &str = "cache";
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Level {
+    /// As it should be.
+    Ok,
+    /// Worth knowing.
+    Note,
+    /// It works, and not as well as it could.
+    Warning,
+    /// It does not work.
+    Problem,
+}
+
+/// The result of one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    pub(super) level: Level,
+    /// What was checked: `cache`, `containerd`, `docker`.
+    pub(super) about: &'static str,
+    pub(super) what: String,
+    /// What to do; empty where nothing is to be done.
+    pub(super) remedy: String,
+}
+
+/// The results of all checks.
+#[derive(Debug, Default)]
+pub(super) struct Findings(pub(super) Vec<Finding>);
+
+impl Findings {
+    pub(super) fn add(
+        &mut self,
+        level: Level,
+        about: &'static str,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.0.push(Finding { level, about, what: what.into(), remedy: remedy.into() });
+    }
+
+    /// The level of a Docker that does not lead here: with another runtime, checked before, that does, Docker may not be
+    /// meant to.
+    pub(super) fn docker_level(&self) -> Level {
+        let leads_here = |finding: &Finding| finding.level == Level::Ok && finding.about != CACHE;
+        if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }
+    }
+
+    pub(super) fn ok(&mut self, about: &'static str, what: impl Into<String>) {
+        self.add(Level::Ok, about, what, "");
+    }
+}

@@ -1,0 +1,37 @@
+//! Why a command ends with an error, and with which exit code.
+
+/// Why a command was not done.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It failed: exit code 1.
+    Failed(String),
+    /// Wrong usage or configuration: exit code 2.
+    Usage(String),
+}
+
+impl Failure {
+    /// It failed.
+    pub(super) fn failed(why: impl ToString) -> Self {
+        Self::Failed(why.to_string())
+    }
+
+    /// Wrong usage or configuration.
+    pub(super) fn usage(why: impl ToString) -> Self {
+        Self::Usage(why.to_string())
+    }
+
+    /// The exit code of the process.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+        }
+    }
+
+    /// The text for people.
+    pub(super) fn message(&self) -> &str {
+        match self {
+            Self::Failed(why) | Self::Usage(why) => why,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Short asynchronous work within a command that is not asynchronous.
+
+use super::failure::Failure;
+use crate::admin::control::{self, ControlCommand};
+use crate::config::Settings;
+
+/// Runs something short to its end, on a runtime of its own.
+///
+/// # Errors
+/// The operating system has no runtime to give.
+pub(super) fn run_async<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    Ok(runtime.block_on(work))
+}
+
+/// Sends a command to the running daemon.
+///
+/// # Errors
+/// No daemon runs, or it refuses.
+pub(super) fn ask_daemon<C: ControlCommand>(settings: &Settings, command: &C) -> Result<C::Reply, Failure> {
+    run_async(control::send(&settings.admin.socket, command))?.map_err(Failure::failed)
+}
