@@ -33,6 +33,7 @@ pub(crate) const WITHOUT_CIRCLES: &[&str] = &[
     "admin",
     "config",
     "app",
+    "cli",
 ];
 
 /// The files of a room; `mod` is the room's own front.
