@@ -178,12 +178,20 @@ impl RateLimits {
     }
 
     fn with_budget<T>(&self, account: Account<'_>, change: impl FnOnce(&mut Budget) -> T) -> T {
-        let mut budgets = self.budgets.lock();
-        change(budgets.get_or_insert_with(account.key(), || Budget {
+        let (mut budgets, now) = (self.budgets.lock(), Instant::now());
+        let key = account.key();
+        if budgets.len() >= ACCOUNTS_MAX && budgets.peek(&key).is_none() {
+            // An account that is held back stays as long as another one can go: invented accounts must not make it
+            // be asked before its time.
+            let free = budgets.iter().filter(|(_, budget)| budget.held_back_for(now).is_none()).last();
+            let free = free.map(|(key, _)| key.clone());
+            free.and_then(|key| budgets.remove(&key));
+        }
+        change(budgets.get_or_insert_with(key, || Budget {
             registry: account.registry.clone(),
             limit: None,
             remaining: None,
-            updated: Instant::now(),
+            updated: now,
             refused: HashMap::new(),
         }))
     }
@@ -317,5 +325,26 @@ mod tests {
             limits.record_refusal(caller, get(), None);
         }
         assert!(limits.budgets.lock().len() <= ACCOUNTS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invented_accounts_do_not_make_a_held_back_one_be_asked_before_its_time() {
+        let (limits, hub) = (limits(), Registry::docker_hub());
+        let node = account(&hub, PrincipalKind::Node);
+        limits.record_refusal(node, get(), Some(Duration::from_secs(60)));
+        for n in 0..2 * ACCOUNTS_MAX as u64 {
+            let mut fingerprint = [0; 16];
+            fingerprint[..8].copy_from_slice(&n.to_be_bytes());
+            let principal = Principal::new(PrincipalKind::Caller, fingerprint);
+            let caller = Account { principal, ..account(&hub, PrincipalKind::Caller) };
+            limits.with_budget(caller, |budget| budget.remaining = Some(50));
+        }
+        assert!(
+            limits
+                .budgets
+                .lock()
+                .peek(&node.key())
+                .is_some_and(|budget| { budget.held_back_for(Instant::now()).is_some() })
+        );
     }
 }
