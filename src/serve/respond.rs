@@ -53,7 +53,7 @@ pub struct ErrorResponse {
     pub code: &'static str,
     /// The text for people.
     pub message: String,
-    /// When it makes sense to ask again, with a 503; `None`: after [`RETRY_SECONDS`].
+    /// When it makes sense to ask again, with a 503; `None`: after `RETRY_SECONDS`.
     pub retry_after: Option<Duration>,
     /// Whether the connection ends here, because the request was not read as a whole or not meant for us.
     pub close: bool,

@@ -1,7 +1,7 @@
 //! Named points of every write, at which a test stops the process to prove that a crash there loses nothing.
 //!
-//! Outside of tests a failpoint is empty. In a test process, [`STOP_AT`] is the number of the failpoint at which the
-//! process aborts, counted from its start, and [`DIRECTORY`] holds the log of the failpoints reached so far.
+//! Outside of tests a failpoint is empty. In a test process, `STOP_AT` is the number of the failpoint at which the
+//! process aborts, counted from its start, and `DIRECTORY` holds the log of the failpoints reached so far.
 
 /// A write has come this far.
 #[cfg(not(test))]

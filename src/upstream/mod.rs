@@ -4,8 +4,8 @@
 //! token server, a token to the origin that it was issued for, and neither anywhere else; a host named by a client, a
 //! redirect or a challenge is never inside the node's network; errors name the host and the cause and hold no secret.
 //!
-//! A request passes [`client`] (which resource), [`attempts`] (endpoints in order, retries, time), [`exchange`] (one
-//! endpoint: challenges and redirects) and [`transport`] (one HTTP request).
+//! A request passes `client` (which resource), `attempts` (endpoints in order, retries, time), `exchange` (one
+//! endpoint: challenges and redirects) and `transport` (one HTTP request).
 //!
 //! Deliberately not here: the store, caching of content, the choice of the credential (`pull`), and following a
 //! descriptor's `urls`.
