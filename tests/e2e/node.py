@@ -140,7 +140,7 @@ class Commands(unittest.TestCase):
         self.assertIn("may be evicted", self.larder.command("unpin", NAME))
         self.assertEqual(attempt(PROGRAM, "--config", self.larder.config, "unpin", NAME)[0], 1)
         self.assertRegex(self.larder.command("rm", NAME), r"removed: \d+ blobs")
-        self.assertEqual(self.larder.command("ls"), "no image is here")
+        self.assertEqual(self.larder.command("ls"), "no image is in the store")
         self.assertEqual(attempt(PROGRAM, "--config", self.larder.config, "rm", NAME)[0], 1)
         self.assertEqual(self.larder.command("gc"), "0 B freed")
 
