@@ -14,7 +14,7 @@ use crate::store::in_use::InUse;
 use crate::store::index::Index;
 use crate::store::ingest::{Ingest, Verified};
 use crate::store::last_access::LastAccess;
-use crate::store::layout::{self, Layout};
+use crate::store::layout::Layout;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::quarantine::Quarantine;
 use crate::support::clock::Clock;
@@ -75,6 +75,8 @@ impl Blobs {
     pub(super) fn commit(&self, verified: Verified) -> Result<(), Error> {
         let digest = verified.digest();
         let size = verified.size();
+        // Until the blob is counted: the index outlives every change.
+        let _change = self.layout.change()?;
         let reserved = verified.commit()?;
         self.index.add(digest, size, reserved);
         Ok(())
@@ -131,12 +133,13 @@ impl Blobs {
         if self.in_use.contains(digest) {
             return Ok(false);
         }
+        let _change = self.layout.change()?;
         self.open_blobs.forget(digest);
         // First, so that no row is left of a blob that is gone.
         self.index.remove(*digest);
-        layout::remove(&self.layout.blob(digest))?;
+        self.layout.remove(&self.layout.blob(digest))?;
         // Checksums without their blob do no harm; the next commit replaces them.
-        let _ = layout::remove(&self.layout.checks_of(digest));
+        let _ = self.layout.remove(&self.layout.checks_of(digest));
         Ok(true)
     }
     fn open_or_quarantine(&self, digest: Digest) -> Result<Option<Blob>, Error> {

@@ -28,6 +28,9 @@ pub enum Error {
     /// The disk failed a moment ago, and nothing is written until a pause has passed.
     #[error("the disk of the store failed a moment ago; writing is paused")]
     Paused,
+    /// The store was closed: its files belong to the next daemon.
+    #[error("the store is closed")]
+    Closed,
     /// Another daemon holds the lock of the store.
     #[error("the store {} is in use by another larder; stop it or set another [store] path", .0.display())]
     Locked(PathBuf),
@@ -89,7 +92,7 @@ impl Error {
     /// Whether the cause lies on this node, in its disk or its budget: a reason to pass content through to clients
     /// instead of storing it.
     pub fn is_local(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::Full { .. } | Self::Paused)
+        matches!(self, Self::Io { .. } | Self::Full { .. } | Self::Paused | Self::Closed)
     }
 
     /// Whether the filesystem is mounted read-only.
@@ -109,6 +112,7 @@ impl Error {
             Self::Io { .. } => "store_io",
             Self::Full { .. } => "store_full",
             Self::Paused => "store_paused",
+            Self::Closed => "store_closed",
             Self::Locked(_) => "store_locked",
             Self::Format { .. } => "store_format",
             Self::Mismatch { .. } => "digest_mismatch",

@@ -81,6 +81,7 @@ impl Ingest {
             return Err(Error::TooLong { digest: expected, limit: BLOB_BYTES_MAX });
         }
         let reserved = reserve(declared.unwrap_or(0))?;
+        let _change = layout.change()?;
         layout.make_directory(&layout.ingest())?;
         let path = layout.temporary(&expected.hex());
         let file = Arc::new(layout::create(&path)?);

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::store::changes::{Change, Changes};
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::support::clock::Timestamp;
@@ -55,11 +56,25 @@ const SMALL_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     root: Arc<Path>,
+    changes: Changes,
 }
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), changes: Changes::default() }
+    }
+
+    /// Begins a change of the tree, which this and its clones may make until [`Layout::end_changes`].
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub(super) fn change(&self) -> Result<Change<'_>, Error> {
+        self.changes.begin()
+    }
+
+    /// Refuses further changes by this and its clones. Blocks until those under way have ended.
+    pub(super) fn end_changes(&self) {
+        self.changes.end();
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -175,6 +190,7 @@ impl Layout {
 
     /// Writes a small file so that after a crash it is either complete or as it was.
     pub(super) fn write_small(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        let _change = self.change()?;
         let temporary = self.temporary("small");
         let written = self.write_and_publish(&temporary, path, content);
         if written.is_err() {
@@ -196,11 +212,22 @@ impl Layout {
         publish(temporary, path)
     }
 
+    /// Removes a file of the tree; `false` if there was none. The removal may be undone by a power cut.
+    pub(super) fn remove(&self, path: &Path) -> Result<bool, Error> {
+        let _change = self.change()?;
+        match fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io("remove", path)(e)),
+        }
+    }
+
     /// Makes a directory and its missing parents durably. Another thread may make them at the same time.
     pub(super) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
         if directory.is_dir() {
             return Ok(());
         }
+        let _change = self.change()?;
         if let Some(parent) = directory.parent().filter(|_| directory != self.root()) {
             self.make_directory(parent)?;
         }
@@ -238,15 +265,6 @@ pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
     to.parent().map_or(Ok(()), sync_directory)?;
     failpoints::reached("rename synced");
     Ok(())
-}
-
-/// Removes a file; `false` if there was none. The removal may be undone by a power cut.
-pub(super) fn remove(path: &Path) -> Result<bool, Error> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::io("remove", path)(e)),
-    }
 }
 
 pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {

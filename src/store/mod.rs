@@ -16,6 +16,7 @@ mod blobs;
 mod blocking;
 mod budget;
 mod buffers;
+mod changes;
 mod error;
 pub mod evict;
 mod failpoints;
@@ -43,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
@@ -96,7 +98,9 @@ struct Components {
     health: Health,
     inventory: Inventory,
     maintenance: Maintenance,
-    _lock: open::Lock,
+    layout: Layout,
+    /// Until the store is closed.
+    lock: Mutex<Option<open::Lock>>,
 }
 
 impl Store {
@@ -110,8 +114,9 @@ impl Store {
         let records = Records::new(layout.clone(), clock.clone());
         let pins = Pins::new(layout.clone());
         let in_use = InUse::default();
-        let index =
-            Index::start(layout.clone(), clock.clone(), Arc::clone(&metrics), in_use.clone(), pins.clone())?;
+        // A tree of its own: what its thread writes when the store is closed is the last change of all.
+        let tree = Layout::new(&config.path);
+        let index = Index::start(tree, clock.clone(), Arc::clone(&metrics), in_use.clone(), pins.clone())?;
         let filesystem = layout.clone();
         let probe_disk = Box::new(move || Disk::of(filesystem.root()));
         let admission = Arc::new(Admission::new(config.budget, probe_disk, index.clone()));
@@ -127,7 +132,7 @@ impl Store {
         let scrubbed = metrics.scrubbed_bytes.clone();
         let scrubber = Scrubber::new(layout.clone(), blobs.quarantine().clone(), scrubbed);
         let maintenance = Maintenance::new(
-            layout,
+            layout.clone(),
             clock.clone(),
             records.clone(),
             Arc::clone(&admission),
@@ -144,7 +149,8 @@ impl Store {
             health,
             inventory,
             maintenance,
-            _lock: lock,
+            layout,
+            lock: Mutex::new(Some(lock)),
         })))
     }
 
@@ -155,15 +161,18 @@ impl Store {
         self.close().await;
     }
 
-    /// Closes the index cleanly, so that the next start need not rebuild it.
+    /// Closes the index cleanly, so that the next start need not rebuild it, and releases the lock. What outlives this,
+    /// such as a download whose registry hangs, can still read and changes no file any more.
     pub async fn close(&self) {
-        let index = self.0.index.clone();
+        let this = self.clone();
         let closed = blocking::run(move || {
-            index.close();
+            this.0.layout.end_changes();
+            this.0.index.close();
+            drop(this.0.lock.lock().take());
             Ok(())
         });
         if let Err(error) = closed.await {
-            tracing::error!(%error, cause = error.cause(), "the index could not be closed");
+            tracing::error!(%error, cause = error.cause(), "the store could not be closed");
         }
     }
 

@@ -65,7 +65,7 @@ impl Pins {
                 let Some(PinFile { reference, root, digests, owner }) = file::read(&path) else { continue };
                 let Ok(root) = root.parse() else { continue };
                 if owner.is_none() {
-                    if let Err(error) = layout::remove(&path) {
+                    if let Err(error) = self.layout.remove(&path) {
                         tracing::debug!(%error, cause = error.cause(), "an unfinished pin stays on disk");
                     }
                     continue;
@@ -108,7 +108,7 @@ impl Pins {
     /// The disk.
     pub(super) fn remove(&self, pin: &Pin) -> Result<(), Error> {
         let path = self.path_of(pin);
-        layout::remove(&path)?;
+        self.layout.remove(&path)?;
         self.all.lock().remove(&path);
         Ok(())
     }

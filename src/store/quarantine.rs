@@ -43,6 +43,7 @@ impl Quarantine {
     /// # Errors
     /// The disk.
     pub(super) fn add(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
+        let _change = self.layout.change()?;
         self.open_blobs.forget(digest);
         if set_aside(&self.layout, digest, reason, self.clock.now())? {
             self.index.remove(*digest);

@@ -409,3 +409,26 @@ async fn removing_an_image_leaves_the_blobs_that_another_tag_or_a_pin_needs() {
     drop(reader);
     assert!(world.blob_file(layer).exists() && !world.blob_file(second).exists());
 }
+
+#[tokio::test]
+async fn a_download_that_outlives_the_stop_keeps_no_daemon_from_starting_and_changes_none_of_its_files() {
+    let world = World::new();
+    let (app, digest) = (repository("reg.test/team/app"), Digest::of(b"late"));
+    let stored = world.put(&app, b"stored").await;
+    let mut late = world.store.begin(digest, Some(4)).await.unwrap();
+    late.write(&Bytes::from_static(b"late")).unwrap();
+    late.hash(&Bytes::from_static(b"late"));
+    world.store.close().await;
+    let next = open(world.directory.path()).unwrap();
+
+    let store = world.store.clone();
+    let committed = blocking::run(move || store.commit(late.verify()?, &app, &Member::Blob)).await;
+    assert!(matches!(committed, Err(Error::Closed)), "{committed:?}");
+    assert!(matches!(world.store.begin(digest, Some(4)).await, Err(Error::Closed)));
+    let all = world.store.records().clone();
+    assert!(all.revoke(None).await.is_err(), "the grants belong to the next daemon");
+    assert!(next.blob(digest).await.unwrap().is_none());
+    assert!(next.blob(stored).await.unwrap().is_some());
+    next.0.index.catch_up();
+    assert_eq!(next.totals().blobs, 1);
+}

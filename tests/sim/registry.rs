@@ -71,6 +71,8 @@ struct State {
     truth: Truth,
     seen: Vec<Seen>,
     tokens: BTreeMap<String, Token>,
+    /// Tokens that a fault made others on their way: what was really sent.
+    damaged_tokens: Vec<(String, Host)>,
 }
 
 struct Token {
@@ -96,9 +98,11 @@ impl Upstreams {
         self.state().seen.clone()
     }
 
-    /// Every token that was ever issued, with its host.
+    /// Every token that was ever sent, with its host; those that a fault damaged are good for nothing.
     pub(crate) fn tokens(&self) -> Vec<(String, Host)> {
-        self.state().tokens.iter().map(|(text, token)| (text.clone(), token.host)).collect()
+        let state = self.state();
+        let issued = state.tokens.iter().map(|(text, token)| (text.clone(), token.host));
+        issued.chain(state.damaged_tokens.iter().cloned()).collect()
     }
 
     pub(crate) fn begin_fault(&self, fault: &Fault) {
@@ -198,7 +202,15 @@ impl Upstreams {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let asked = Asked { host, repo, rest, range, authorization, query, part };
         let response = self.wrong_or_right(&asked, fault);
-        self.state().seen[number].status = response.status().as_u16();
+        let mut state = self.state();
+        state.seen[number].status = response.status().as_u16();
+        if part == Part::Token
+            && let Ok(sent) = serde_json::from_slice::<serde_json::Value>(response.body())
+            && let Some(token) = sent["token"].as_str().filter(|token| !state.tokens.contains_key(*token))
+        {
+            state.damaged_tokens.push((token.to_owned(), host));
+        }
+        drop(state);
         Ok(self.send(response, head, fault, sent))
     }
 

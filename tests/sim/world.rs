@@ -256,6 +256,8 @@ impl World {
                 self.note(format!("did not stop well: {why}"));
             }
         }
+        // A process that has ended has no connections.
+        self.upstreams.cut_off();
         self.start().await;
         let until = self.now.ms();
         self.upstreams.truth(|truth, _| truth.stops.push((from, until, true)));

@@ -57,7 +57,7 @@ pub(crate) fn set(
 
 /// Ends a grant durably: a revoked one must not return after a power cut.
 pub(crate) fn remove(layout: &Layout, repository: &Repository, principal: &Principal) -> Result<(), Error> {
-    if layout::remove(&layout.grant(repository, principal))? {
+    if layout.remove(&layout.grant(repository, principal))? {
         layout::sync_directory(&layout.grants(repository))?;
     }
     Ok(())
@@ -65,11 +65,13 @@ pub(crate) fn remove(layout: &Layout, repository: &Repository, principal: &Princ
 
 /// Ends all grants of a repository; returns how many there were.
 pub(crate) fn remove_of(layout: &Layout, repository: &Repository) -> Result<usize, Error> {
+    let _change = layout.change()?;
     empty(&layout.grants(repository))
 }
 
 /// Ends all grants of all repositories; returns how many there were.
 pub(crate) fn remove_all(layout: &Layout) -> Result<usize, Error> {
+    let _change = layout.change()?;
     remove_below(&layout.refs(), DEPTH_MAX)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::file;
 use crate::reference::Registry;
 use crate::store::error::Error;
-use crate::store::layout::{self, Layout};
+use crate::store::layout::Layout;
 use crate::support::clock::Timestamp;
 
 pub(crate) fn find(layout: &Layout, registry: &Registry) -> Option<Timestamp> {
@@ -20,6 +20,6 @@ pub(crate) fn set(layout: &Layout, registry: &Registry, since: Option<Timestamp>
         // outage, and clients may ask for ever new registries.
         Some(_) if !path.parent().is_some_and(Path::is_dir) => Ok(()),
         Some(since) => file::write(layout, &path, &since),
-        None => layout::remove(&path).map(drop),
+        None => layout.remove(&path).map(drop),
     }
 }

@@ -55,5 +55,5 @@ pub(crate) fn set(
 }
 
 pub(crate) fn remove(layout: &Layout, repository: &Repository, tag: &Tag) -> Result<(), Error> {
-    layout::remove(&layout.tag(repository, tag)).map(drop)
+    layout.remove(&layout.tag(repository, tag)).map(drop)
 }
