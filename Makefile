@@ -43,7 +43,7 @@ demo: ## Show a cold and a warm pull, without internet
 quick: format lint ## Format, lints, unit tests, layers: no root, nothing installed, under a minute when warm
 	$(call run_tests,--lib --test layering)
 
-test: format lint tools unit docs e2e ## Format and lints; then installs what the tests use; then all tests
+test: format lint tools unit sim docs e2e ## Format and lints; then installs what the tests use; then all tests
 	@echo "all tests passed"
 
 format: ## Check the format
