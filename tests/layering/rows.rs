@@ -42,6 +42,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
         "store",
         &[
             &["error", "evict", "failpoints", "in_use", "integrity", "last_access", "metrics", "reserve"],
+            &["changes"],
             &["blocking", "budget", "buffers", "hashing", "health", "layout"],
             &["page_cache", "records/file", "records/walk"],
             &["growing", "pins", "records/grants", "records/members", "records/outages", "records/tags"],
