@@ -16,9 +16,8 @@ use http::{Method, Request, Uri};
 use larder::listener::Hosts;
 use larder::reference::{Digest, Registry};
 use larder::serve::{range, route};
-use larder::store::evict::{self, Candidate};
 use larder::store::{self, Amount, Budget, Member, Store};
-use larder::support::clock::{Clock, Timestamp};
+use larder::support::clock::Clock;
 use larder::support::metrics::Registry as MetricsRegistry;
 use rustix::io::{ReadWriteFlags, preadv2};
 
@@ -134,24 +133,5 @@ fn blobs(c: &mut Criterion) {
     runtime.block_on(store.close());
 }
 
-/// Choosing a tenth of the bytes of so many blobs.
-fn eviction(c: &mut Criterion) {
-    let mut group = c.benchmark_group("choose what to evict");
-    for count in [1_000, 20_000] {
-        let blobs: Vec<Candidate> = (0..count)
-            .map(|n: u64| Candidate {
-                digest: Digest::of(&n.to_le_bytes()),
-                size: 1_000 + n * 7_919 % 50_000_000,
-                used_at: Timestamp(1_000_000 - n * 104_729 % 900_000),
-            })
-            .collect();
-        let wanted = blobs.iter().map(|blob| blob.size).sum::<u64>() / 10;
-        group.bench_with_input(BenchmarkId::from_parameter(count), &blobs, |b, blobs| {
-            b.iter(|| evict::choose(blobs.clone(), Timestamp(1_000_000), wanted));
-        });
-    }
-    group.finish();
-}
-
-criterion_group!(benches, hashes, reads, requests, blobs, eviction);
+criterion_group!(benches, hashes, reads, requests, blobs);
 criterion_main!(benches);

@@ -40,10 +40,6 @@ impl Admission {
     /// # Errors
     /// [`Error::Full`] if they are not to be had.
     pub(super) fn reserve(&self, wanted: u64) -> Result<Reservation, Error> {
-        // Before the lock, so that all wait for the same count at the start and not one after the other.
-        if !self.index.is_counted() {
-            self.index.catch_up();
-        }
         let _one_at_a_time = self.making_space.lock();
         match self.evict_missing(wanted) {
             0 => Ok(self.reservations.reserve(wanted)),
@@ -77,6 +73,11 @@ impl Admission {
     fn evict_missing(&self, wanted: u64) -> u64 {
         if self.missing(wanted) == 0 {
             return 0;
+        }
+        // Until the blobs are counted, what is free on the filesystem decides alone, and nothing is evicted: no download
+        // waits for the count. What exceeds the budget by then is evicted afterwards.
+        if !self.index.is_counted() {
+            return self.missing(wanted);
         }
         // Blobs that were committed a moment ago count as reserved until the index has them, and can be evicted as well.
         self.index.catch_up();

@@ -135,9 +135,9 @@ impl Blobs {
         }
         let _change = self.layout.change()?;
         self.open_blobs.forget(digest);
-        // First, so that no row is left of a blob that is gone.
-        self.index.remove(*digest);
         self.layout.remove(&self.layout.blob(digest))?;
+        // After its file, so that a file that cannot be removed stays counted.
+        self.index.remove(*digest);
         // Checksums without their blob do no harm; the next commit replaces them.
         let _ = self.layout.remove(&self.layout.checks_of(digest));
         Ok(true)

@@ -10,6 +10,7 @@ pub struct Metrics {
     pub(super) caching: IntGauge,
     pub(super) evicted: IntCounter,
     pub(super) evicted_bytes: IntCounter,
+    pub(super) eviction_failures: IntCounter,
     pub(super) index_rebuilds: IntCounter,
     pub(super) quarantined: IntCounter,
     pub(super) scrubbed_bytes: IntCounter,
@@ -34,6 +35,10 @@ impl Metrics {
             )?,
             evicted: registry.counter("store_evicted_total", "Blobs evicted.")?,
             evicted_bytes: registry.counter("store_evicted_bytes_total", "Bytes of evicted blobs.")?,
+            eviction_failures: registry.counter(
+                "store_eviction_failures_total",
+                "Times a blob could not be evicted because its file could not be removed.",
+            )?,
             index_rebuilds: registry.counter(
                 "store_index_rebuilds_total",
                 "Times the index was set aside and rebuilt from the files.",

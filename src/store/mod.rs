@@ -18,7 +18,7 @@ mod budget;
 mod buffers;
 mod changes;
 mod error;
-pub mod evict;
+mod evict;
 mod failpoints;
 mod growing;
 mod hashing;

@@ -132,6 +132,8 @@ impl Model {
                     thread.join().unwrap();
                 }
                 self.store = Some(open_within(self.directory.path(), budget()).unwrap());
+                // Until the blobs are counted the budget is not known to be used up.
+                self.store().0.index.catch_up();
             }
         }
         Ok(())

@@ -4,8 +4,9 @@
 //! digest that belongs to the image. All pins are in memory once their files have been read, which is before anything
 //! is evicted. A pin retains bytes and gives no right to read them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -48,7 +49,36 @@ struct PinFile {
 #[derive(Debug, Clone)]
 pub(super) struct Pins {
     layout: Layout,
-    all: Arc<Mutex<HashMap<PathBuf, Pin>>>,
+    all: Arc<Mutex<All>>,
+}
+
+/// The pins, and how many of them each digest is in: eviction asks for each blob.
+#[derive(Debug, Default)]
+struct All {
+    pins: HashMap<PathBuf, Pin>,
+    counts: HashMap<Digest, u32>,
+}
+
+impl All {
+    fn insert(&mut self, path: PathBuf, pin: Pin) {
+        self.remove(&path);
+        for digest in &pin.digests {
+            *self.counts.entry(*digest).or_default() += 1;
+        }
+        self.pins.insert(path, pin);
+    }
+
+    fn remove(&mut self, path: &Path) {
+        let Some(pin) = self.pins.remove(path) else { return };
+        for digest in &pin.digests {
+            if let Entry::Occupied(mut count) = self.counts.entry(*digest) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+    }
 }
 
 impl Pins {
@@ -74,7 +104,10 @@ impl Pins {
                 let pin = Pin { repository: repository.clone(), reference, root, digests, owner };
                 // A file under another name than its content gives was not written by this store.
                 if self.path_of(&pin) == path {
-                    self.all.lock().entry(path).or_insert(pin);
+                    let mut all = self.all.lock();
+                    if !all.pins.contains_key(&path) {
+                        all.insert(path, pin);
+                    }
                 }
             }
         }
@@ -125,21 +158,26 @@ impl Pins {
 
     /// All pins, in the order of their names.
     pub(super) fn list(&self) -> Vec<Pin> {
-        let mut all: Vec<Pin> = self.all.lock().values().cloned().collect();
+        let mut all: Vec<Pin> = self.all.lock().pins.values().cloned().collect();
         all.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
         all
     }
 
+    /// Whether a blob belongs to an image that is pinned.
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.all.lock().counts.contains_key(digest)
+    }
+
     /// Every digest that must not be evicted.
     pub(super) fn digests(&self) -> HashSet<Digest> {
-        self.all.lock().values().flat_map(|pin| pin.digests.iter().copied()).collect()
+        self.all.lock().counts.keys().copied().collect()
     }
 
     fn matching(&self, repository: &Repository, reference: &str) -> Vec<Pin> {
         let matches = |pin: &&Pin| {
             pin.repository == *repository && (pin.reference == reference || pin.root.to_string() == reference)
         };
-        self.all.lock().values().filter(matches).cloned().collect()
+        self.all.lock().pins.values().filter(matches).cloned().collect()
     }
 
     /// Named by a hash, because a reference may be longer than a file name and contains colons.

@@ -49,7 +49,9 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["records/aliases"],
             &["records/expire"],
             &["records"],
-            &["index/table", "index/totals"],
+            &["index/totals"],
+            &["index/rows"],
+            &["index/database", "index/scan"],
             &["index/worker"],
             &["index"],
             &["admission", "ingest"],
@@ -167,7 +169,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
 
 /// Outside crates that are used in one place only.
 pub(crate) const DOORS: &[(&str, &str)] = &[
-    ("sled", "store/index/table.rs"),
+    ("sled", "store/index/database.rs"),
     ("sha2", "reference/digest.rs"),
     ("strsim", "config/variables.rs"),
     ("prometheus", "support/metrics.rs"),

@@ -4,7 +4,9 @@
 //! rebuilt from the files. The rows belong to one thread, which also evicts; this is the handle to it. A pull never
 //! waits for that thread unless it needs space, and never fails because of it.
 
-pub(super) mod table;
+pub(super) mod database;
+pub(super) mod rows;
+mod scan;
 pub(super) mod totals;
 pub(super) mod worker;
 

@@ -31,24 +31,10 @@ impl SharedTotals {
         *self.totals.lock()
     }
 
-    /// Counts everything anew.
-    pub(crate) fn recount(&self, totals: Totals) {
-        self.update(|current| *current = totals);
-    }
-
-    /// A blob of `before` bytes became one of `after` bytes; `None` is no blob.
-    pub(crate) fn replace(&self, before: Option<u64>, after: Option<u64>) {
-        self.update(|current| {
-            let blobs = current.blobs + u64::from(after.is_some());
-            let bytes = current.bytes.saturating_add(after.unwrap_or(0));
-            current.blobs = blobs.saturating_sub(u64::from(before.is_some()));
-            current.bytes = bytes.saturating_sub(before.unwrap_or(0));
-        });
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Totals)) {
-        let mut totals = self.totals.lock();
-        change(&mut totals);
+    /// What the blobs occupy from now on.
+    pub(crate) fn set(&self, totals: Totals) {
+        let mut current = self.totals.lock();
+        *current = totals;
         self.metrics.blobs.set(gauge_value(totals.blobs));
         self.metrics.bytes.set(gauge_value(totals.bytes));
     }
@@ -63,17 +49,8 @@ mod tests {
     fn the_gauges_mirror_the_totals() {
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let totals = SharedTotals::new(Arc::clone(&metrics));
-        totals.recount(Totals { blobs: 2, bytes: 30 });
-        for (before, after, expected) in [
-            (None, Some(5), (3, 35)),
-            (Some(5), Some(7), (3, 37)),
-            (Some(7), None, (2, 30)),
-            (None, None, (2, 30)),
-        ] {
-            totals.replace(before, after);
-            let Totals { blobs, bytes } = totals.current();
-            assert_eq!((blobs, bytes), expected);
-            assert_eq!((metrics.blobs.get(), metrics.bytes.get()), (expected.0 as i64, expected.1 as i64));
-        }
+        totals.set(Totals { blobs: 2, bytes: 30 });
+        assert_eq!(totals.current(), Totals { blobs: 2, bytes: 30 });
+        assert_eq!((metrics.blobs.get(), metrics.bytes.get()), (2, 30));
     }
 }

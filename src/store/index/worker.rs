@@ -1,20 +1,21 @@
 //! The thread of the index: owns the rows, applies operations one after the other, and evicts.
 //!
-//! A marker written at a clean stop decides whether the database is opened at all; without it, it is set aside and made
-//! anew from the file names while the daemon serves. The same follows from any failure of the database; after
-//! [`REBUILDS_MAX`] of them the rows stay in memory until the next start.
+//! The rows are in memory and the database follows them. A marker written at a clean stop decides whether the database is
+//! read at a start; without it, it is set aside and the rows are made from the files. A new database is filled between
+//! operations, a few rows at a time, so that no operation waits for it. After [`FAILURES_MAX`] failures of the database
+//! in one process the rows stay in memory until the next start.
 
-use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
 
-use super::table::{Failure, Row, Table};
-use super::totals::{SharedTotals, Totals};
+use super::database::{Database, Failure};
+use super::rows::{Row, Rows};
+use super::scan;
+use super::totals::SharedTotals;
 use crate::reference::Digest;
-use crate::store::evict::{self, Candidate};
 use crate::store::in_use::InUse;
 use crate::store::last_access;
 use crate::store::layout::{self, Layout};
@@ -26,7 +27,13 @@ use crate::support::clock::{Clock, Timestamp};
 /// Written by a clean stop, removed by the next start; the version is that of the rows.
 const CLEAN: &[u8] = b"larder index 1\n";
 /// Failures of the database in one process before its rows stay in memory.
-const REBUILDS_MAX: u32 = 3;
+const FAILURES_MAX: u32 = 3;
+/// Files that cannot be removed before an eviction ends: then it is the disk, not the file.
+const UNLINK_FAILURES_MAX: u32 = 16;
+/// Rows that are written to a new database between two operations: less than a millisecond of work.
+const FILL_ROWS: usize = 64;
+/// How long a stop fills a new database that is not complete yet; without the rest the next start reads the files.
+const FILL_AT_STOP: Duration = Duration::from_secs(3);
 
 /// What the thread is asked to do.
 pub(crate) enum Operation {
@@ -62,181 +69,238 @@ pub(crate) struct Context {
 
 pub(crate) struct Worker {
     context: Context,
-    table: Table,
+    rows: Rows,
+    /// `None` once it has failed too often.
+    database: Option<Database>,
+    /// Blobs whose rows a new database does not have yet, in the order in which they are written, from the end.
+    unwritten: Vec<Digest>,
     failures: u32,
 }
 
 impl Worker {
-    /// Reads the pins, then counts the blobs: from the database of a clean stop, else from the files.
+    /// Reads the pins, then counts the blobs: from the database of a clean stop and the names of the files, else from
+    /// the files alone.
     pub(crate) fn open(context: Context) -> Self {
         // Before anything can be evicted.
         context.pins.restore();
-        let mut worker = Self { context, table: Table::Memory(HashMap::new()), failures: 0 };
+        let mut worker =
+            Self { context, rows: Rows::new(), database: None, unwritten: Vec::new(), failures: 0 };
         let marker = worker.marker();
         let clean = fs::read(&marker).is_ok_and(|content| content == CLEAN);
-        if fs::remove_file(&marker).is_err() && clean {
-            // A marker that cannot be removed would vouch for the rows of this process after a crash.
-            worker.rebuild("the clean-stop marker cannot be removed");
-        } else if !clean {
-            worker.rebuild("no clean stop");
-        } else if let Err(failure) = worker.adopt() {
-            worker.rebuild(&failure.to_string());
+        // A marker that cannot be removed would vouch for the rows of this process after a crash.
+        let vouched_for = fs::remove_file(&marker).is_ok() && clean;
+        let adopted = if vouched_for {
+            worker.adopt().map_err(|failure| failure.to_string())
+        } else {
+            Err("no clean stop".to_owned())
+        };
+        if let Err(why) = adopted {
+            worker.rows = scan::files(&worker.context.layout.blobs(), worker.context.clock.now());
+            worker.renew_database(&why);
         }
+        worker.context.totals.set(worker.rows.totals());
         worker
     }
 
     /// Applies operations until one of them is [`Operation::Close`] or every sender is gone.
     pub(crate) fn run(mut self, operations: &Receiver<Operation>) {
-        while let Ok(operation) = operations.recv() {
-            let close = matches!(operation, Operation::Close);
-            if let Err(failure) = self.apply(&operation) {
-                self.rebuild(&failure.to_string());
-            }
-            // By now the blob is counted, by its row or by the rebuild, and its reservation may end.
-            drop(operation);
-            if close {
-                return;
+        loop {
+            let next = if self.unwritten.is_empty() {
+                operations.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                operations.try_recv()
+            };
+            match next {
+                Ok(operation) => {
+                    let close = matches!(operation, Operation::Close);
+                    self.apply(&operation);
+                    // By now the blob is counted, and its reservation may end.
+                    drop(operation);
+                    if close {
+                        return;
+                    }
+                }
+                Err(TryRecvError::Empty) => self.fill(FILL_ROWS),
+                Err(TryRecvError::Disconnected) => return,
             }
         }
     }
 
-    pub(crate) fn apply(&mut self, operation: &Operation) -> Result<(), Failure> {
+    pub(crate) fn apply(&mut self, operation: &Operation) {
         let now = self.context.clock.now();
         match *operation {
-            Operation::Add(digest, size, _) => {
-                let before = self.table.put(digest, Row { size, used_at: now })?;
-                self.context.totals.replace(before.map(|row| row.size), Some(size));
-            }
+            Operation::Add(digest, size, _) => self.put(digest, Row { size, used_at: now }),
             Operation::Access(digest) => {
-                if let Some(row) = self.table.row(digest)?
+                if let Some(row) = self.rows.row(&digest)
                     && now.0 >= row.used_at.0.saturating_add(last_access::INTERVAL_SECONDS)
                 {
-                    self.table.put(digest, Row { used_at: now, ..row })?;
+                    self.put(digest, Row { used_at: now, ..row });
                 }
             }
-            Operation::Remove(digest) => self.remove(digest)?,
+            Operation::Remove(digest) => self.remove(&digest),
             Operation::Recheck(digest) => {
                 // The blob may have been fetched again meanwhile.
-                if self.table.row(digest)?.is_some() && !self.context.layout.blob(&digest).exists() {
-                    self.remove(digest)?;
+                if self.rows.row(&digest).is_some() && !self.context.layout.blob(&digest).exists() {
+                    self.remove(&digest);
                 }
             }
             Operation::Evict(wanted, ref done) => {
-                self.evict(wanted, now)?;
+                self.evict(wanted, now);
                 let _ = done.send(());
             }
-            Operation::Close => self.close()?,
+            Operation::Close => self.close(),
         }
-        Ok(())
     }
 
-    fn remove(&mut self, digest: Digest) -> Result<(), Failure> {
-        let before = self.table.remove(digest)?;
-        self.context.totals.replace(before.map(|row| row.size), None);
-        Ok(())
+    fn put(&mut self, digest: Digest, row: Row) {
+        self.rows.put(digest, row);
+        self.context.totals.set(self.rows.totals());
+        self.write(|database| database.put(&digest, row));
     }
 
-    /// Evicts blobs: each row first, so that no row is left of a blob that is gone.
-    fn evict(&mut self, wanted: u64, now: Timestamp) -> Result<(), Failure> {
-        if wanted == 0 {
-            return Ok(());
+    fn remove(&mut self, digest: &Digest) {
+        if self.rows.remove(digest).is_some() {
+            self.context.totals.set(self.rows.totals());
+            self.write(|database| database.remove(digest));
         }
-        let pinned = self.context.pins.digests();
-        let is_candidate =
-            |digest: &Digest| !pinned.contains(digest) && !self.context.in_use.contains(digest);
-        let rows = self.table.rows()?.into_iter().filter(|(digest, _)| is_candidate(digest));
-        let candidates =
-            rows.map(|(digest, row)| Candidate { digest, size: row.size, used_at: row.used_at }).collect();
-        for Candidate { digest, size, .. } in evict::choose(candidates, now, wanted) {
-            self.remove(digest)?;
-            match fs::remove_file(self.context.layout.blob(&digest)) {
-                Ok(()) => {
-                    self.context.metrics.evicted.inc();
-                    self.context.metrics.evicted_bytes.inc_by(size);
-                    tracing::debug!(%digest, size, "evicted");
+    }
+
+    /// Evicts blobs: each file first. A blob whose file cannot be removed stays counted and is tried again by the next
+    /// eviction; others go instead.
+    fn evict(&mut self, wanted: u64, now: Timestamp) {
+        let mut search = self.rows.search();
+        let (mut freed, mut failures) = (0_u64, 0);
+        while freed < wanted {
+            let Context { in_use, pins, .. } = &self.context;
+            let may_go = |digest: &Digest| !in_use.contains(digest) && !pins.contains(digest);
+            let Some((digest, Row { size, .. })) = self.rows.next_victim(&mut search, now, may_go) else {
+                return;
+            };
+            match self.context.layout.remove(&self.context.layout.blob(&digest)) {
+                Ok(existed) => {
+                    let _ = self.context.layout.remove(&self.context.layout.checks_of(&digest));
+                    self.remove(&digest);
+                    freed += size;
+                    if existed {
+                        self.context.metrics.evicted.inc();
+                        self.context.metrics.evicted_bytes.inc_by(size);
+                        tracing::debug!(%digest, size, "evicted");
+                    }
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(%digest, %error, "a blob cannot be evicted"),
+                Err(error) => {
+                    self.context.metrics.eviction_failures.inc();
+                    failures += 1;
+                    if failures == 1 {
+                        tracing::warn!(%digest, %error, cause = error.cause(), "a blob cannot be evicted; its bytes stay counted");
+                    }
+                    if failures == UNLINK_FAILURES_MAX {
+                        return;
+                    }
+                }
             }
-            let _ = fs::remove_file(self.context.layout.checks_of(&digest));
         }
-        Ok(())
     }
 
-    /// Opens the database of a clean stop and checks every row.
+    /// Opens the database of a clean stop, checks every row and compares the rows with the files.
     fn adopt(&mut self) -> Result<(), Failure> {
-        let table = Table::open(&self.database())?;
-        let rows = table.rows()?;
-        self.context.totals.recount(totals_of(&rows));
-        self.table = table;
+        let database = Database::open(&self.database_path())?;
+        let mut failure = None;
+        let readable = |row: Result<_, Failure>| row.map_err(|error| failure = Some(error)).ok();
+        let before = Rows::from_unordered(database.rows().map_while(readable));
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let scan::Compared { rows, gone, new } =
+            scan::compare(before, &self.context.layout.blobs(), self.context.clock.now());
+        for digest in &gone {
+            database.remove(digest)?;
+        }
+        self.rows = rows;
+        self.unwritten = new;
+        self.database = Some(database);
         Ok(())
     }
 
-    /// Sets the database aside and makes a new one from the files.
-    fn rebuild(&mut self, why: &str) {
+    /// Writes to the database; after a failure makes a new one.
+    fn write(&mut self, change: impl FnOnce(&Database) -> Result<(), Failure>) {
+        let Some(database) = &self.database else { return };
+        if let Err(failure) = change(database) {
+            self.renew_database(&failure.to_string());
+        }
+    }
+
+    /// Sets the database aside and begins a new one, which [`Worker::fill`] fills.
+    fn renew_database(&mut self, why: &str) {
         // Closes the database before its directory is moved.
-        self.table = Table::Memory(HashMap::new());
-        let existed = self.database().exists();
+        self.database = None;
+        self.unwritten = Vec::new();
+        let existed = self.database_path().exists();
         if existed {
             self.failures += 1;
             self.context.metrics.index_rebuilds.inc();
-            tracing::info!(why, "the index is rebuilt from the files");
+            tracing::info!(why, "the index is rebuilt");
         }
         let aside = self.context.layout.index().join("set-aside");
         let _ = fs::remove_dir_all(&aside);
-        let moved = !existed || layout::publish(&self.database(), &aside).is_ok();
-        let rows = scan(&self.context.layout.blobs(), self.context.clock.now());
-        self.context.totals.recount(totals_of(&rows));
-        if self.failures <= REBUILDS_MAX && moved {
-            match Table::open(&self.database()).and_then(|table| table.fill(&rows).map(|()| table)) {
-                Ok(table) => {
-                    self.table = table;
-                    return;
-                }
-                Err(error) => tracing::warn!(%error, "the index stays in memory until the next start"),
-            }
+        let moved = !existed || layout::publish(&self.database_path(), &aside).is_ok();
+        if self.failures > FAILURES_MAX || !moved {
+            return;
         }
-        self.table = Table::Memory(rows.into_iter().collect());
+        match Database::open(&self.database_path()) {
+            Ok(database) => {
+                self.database = Some(database);
+                self.unwritten = self.rows.iter().map(|(digest, _)| digest).collect();
+                // Neighbours are written together: sled's cache holds a small part of a large store.
+                self.unwritten.sort_unstable();
+            }
+            Err(error) => tracing::warn!(%error, "the index stays in memory until the next start"),
+        }
     }
 
-    fn close(&mut self) -> Result<(), Failure> {
-        if !self.table.flush()? {
-            return Ok(());
+    /// Writes up to `count` of the rows that a new database does not have yet.
+    fn fill(&mut self, count: usize) {
+        let from = self.unwritten.len().saturating_sub(count);
+        for digest in self.unwritten.split_off(from) {
+            if let Some(row) = self.rows.row(&digest) {
+                self.write(|database| database.put(&digest, row));
+            }
+        }
+        if self.unwritten.is_empty() {
+            self.unwritten = Vec::new();
+        }
+    }
+
+    fn close(&mut self) {
+        let until = Instant::now() + FILL_AT_STOP;
+        while !self.unwritten.is_empty() && Instant::now() < until {
+            self.fill(FILL_ROWS);
+        }
+        if !self.unwritten.is_empty() {
+            tracing::info!(
+                rows = self.unwritten.len(),
+                "the index is not complete yet; the next start reads the files"
+            );
+            return;
+        }
+        self.write(Database::flush);
+        // A failure began a new database, which is as good as none.
+        if !self.unwritten.is_empty() || self.database.is_none() {
+            return;
         }
         // Ends sled's own threads before the marker vouches for what they wrote.
-        self.table = Table::Memory(HashMap::new());
-        self.context.layout.write_small(&self.marker(), CLEAN).map_err(Failure::Marker)
+        self.database = None;
+        if let Err(error) = self.context.layout.write_small(&self.marker(), CLEAN) {
+            tracing::warn!(%error, cause = error.cause(), "the clean-stop marker cannot be written; the next start rebuilds the index");
+        }
     }
 
     fn marker(&self) -> PathBuf {
         self.context.layout.index().join("clean")
     }
 
-    fn database(&self) -> PathBuf {
+    fn database_path(&self) -> PathBuf {
         self.context.layout.index().join("sled")
     }
-}
-
-fn totals_of(rows: &[(Digest, Row)]) -> Totals {
-    Totals { blobs: rows.len() as u64, bytes: rows.iter().map(|(_, row)| row.size).sum() }
-}
-
-/// Every blob by its file name; files that are not named by a digest are skipped.
-fn scan(blobs: &Path, now: Timestamp) -> Vec<(Digest, Row)> {
-    let Ok(entries) = fs::read_dir(blobs) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let digest = Digest::from_hex(entry.file_name().to_str()?).ok()?;
-            let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
-            // The filesystem's own times stand in for the last access that was lost.
-            let used = metadata.atime().max(metadata.mtime());
-            let used_at = Timestamp(u64::try_from(used).unwrap_or(0).min(now.0));
-            Some((digest, Row { size: metadata.len(), used_at }))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The index may be destroyed in any way: its rows are rebuilt from the files. And what it must not evict, it does not.
 
 use super::*;
+use crate::store::index::totals::Totals;
 use crate::store::reserve::Reservations;
 use crate::support::metrics::Registry;
 
@@ -68,17 +69,17 @@ fn a_clean_stop_keeps_the_rows_and_anything_else_rebuilds_them() {
     let digest = world.blob(b"12345");
     let mut worker = world.worker();
     assert_eq!(world.totals(), (1, 5), "found by scanning");
-    assert!(worker.apply(&Operation::Close).is_ok());
+    worker.apply(&Operation::Close);
     drop(worker);
 
     world.clock.advance(std::time::Duration::from_secs(3_600));
     let worker = world.worker();
-    let row = worker.table.row(digest).ok().flatten().unwrap();
+    let row = worker.rows.row(&digest).unwrap();
     assert_eq!(row.used_at, Timestamp(1_000_000), "the last access survived the stop");
     drop(worker);
 
     let worker = world.worker();
-    let row = worker.table.row(digest).ok().flatten().unwrap();
+    let row = worker.rows.row(&digest).unwrap();
     assert_eq!(row.used_at, Timestamp(1_003_600), "no clean stop: made anew");
     assert_eq!(world.totals(), (1, 5));
 }
@@ -89,7 +90,7 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         let world = World::new();
         world.blob(b"12345");
         let mut worker = world.worker();
-        assert!(worker.apply(&Operation::Close).is_ok());
+        worker.apply(&Operation::Close);
         drop(worker);
         let database = world.layout().index().join("sled/db");
         let mut bytes = fs::read(&database).unwrap();
@@ -103,7 +104,7 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         }
         fs::write(&database, bytes).unwrap();
         let mut worker = world.worker();
-        assert!(worker.apply(&add(b"x", 1)).is_ok(), "damage {damage}");
+        worker.apply(&add(b"x", 1));
     }
 }
 
@@ -115,9 +116,9 @@ fn a_file_in_place_of_the_database_leaves_the_rows_in_memory() {
     fs::write(world.layout().index().join("clean"), CLEAN).unwrap();
     let mut worker = world.worker();
     assert_eq!(world.totals(), (1, 5));
-    assert!(worker.apply(&add(b"x", 7)).is_ok());
+    worker.apply(&add(b"x", 7));
     assert_eq!(world.totals(), (2, 12));
-    assert!(worker.apply(&Operation::Remove(Digest::of(b"x"))).is_ok());
+    worker.apply(&Operation::Remove(Digest::of(b"x")));
     assert_eq!(world.totals(), (1, 5));
 }
 
@@ -148,7 +149,7 @@ fn pinned_blobs_and_blobs_being_read_are_not_evicted() {
     let _mark = world.in_use.mark(read);
     let mut worker = world.worker();
     let (done, _wait) = std::sync::mpsc::sync_channel(1);
-    assert!(worker.apply(&Operation::Evict(u64::MAX, done)).is_ok());
+    worker.apply(&Operation::Evict(u64::MAX, done));
     let exists = |digest| world.layout().blob(&digest).exists();
     assert!(exists(pinned) && exists(read) && !exists(idle));
     assert_eq!(world.totals(), (2, 16));
@@ -160,9 +161,68 @@ fn a_blob_that_was_not_found_is_forgotten_unless_it_has_been_fetched_again() {
     let world = World::new();
     let digest = world.blob(b"12345");
     let mut worker = world.worker();
-    assert!(worker.apply(&Operation::Recheck(digest)).is_ok());
+    worker.apply(&Operation::Recheck(digest));
     assert_eq!(world.totals(), (1, 5), "it is there");
     fs::remove_file(world.layout().blob(&digest)).unwrap();
-    assert!(worker.apply(&Operation::Recheck(digest)).is_ok());
+    worker.apply(&Operation::Recheck(digest));
     assert_eq!(world.totals(), (0, 0));
+}
+
+#[test]
+fn a_file_that_cannot_be_removed_stays_counted_and_is_tried_again() {
+    let world = World::new();
+    let stuck = world.blob(b"stuck");
+    let mut worker = world.worker();
+    // As old as the other, and before it in the order.
+    let file = world.layout().blob(&stuck);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let other = world.blob(b"other");
+    worker.apply(&add(b"other", 5));
+    let evict = |worker: &mut Worker, wanted| {
+        let (done, _wait) = std::sync::mpsc::sync_channel(1);
+        worker.apply(&Operation::Evict(wanted, done));
+    };
+    evict(&mut worker, 1);
+    assert!(!world.layout().blob(&other).exists(), "the other goes instead");
+    assert_eq!(world.totals(), (1, 5));
+    assert_eq!((world.metrics.evicted.get(), world.metrics.eviction_failures.get()), (1, 1));
+    fs::remove_dir(&file).unwrap();
+    fs::write(&file, b"stuck").unwrap();
+    evict(&mut worker, 1);
+    assert_eq!(world.totals(), (0, 0));
+    assert!(!file.exists());
+}
+
+#[test]
+fn what_an_operator_removed_or_added_while_the_daemon_was_stopped_is_seen_at_a_clean_start() {
+    let world = World::new();
+    let removed = world.blob(b"12345");
+    let kept = world.blob(b"123");
+    world.worker().apply(&Operation::Close);
+    fs::remove_file(world.layout().blob(&removed)).unwrap();
+    let added = world.blob(b"1234567");
+    world.clock.advance(std::time::Duration::from_secs(60));
+    let worker = world.worker();
+    assert_eq!(world.totals(), (2, 10));
+    assert!(worker.rows.row(&removed).is_none() && worker.rows.row(&added).is_some());
+    assert_eq!(worker.rows.row(&kept).unwrap().used_at, Timestamp(1_000_000), "the rows were kept");
+}
+
+#[test]
+fn a_new_database_is_filled_between_operations_and_has_every_row_at_the_next_start() {
+    let world = World::new();
+    let blobs: Vec<Digest> = (0..200_u32).map(|n| world.blob(&n.to_le_bytes())).collect();
+    let mut worker = world.worker();
+    assert_eq!(worker.unwritten.len(), 200);
+    worker.fill(FILL_ROWS);
+    worker.apply(&Operation::Remove(blobs[0]));
+    worker.apply(&add(b"new", 3));
+    world.blob(b"new");
+    fs::remove_file(world.layout().blob(&blobs[0])).unwrap();
+    worker.apply(&Operation::Close);
+    drop(worker);
+    let worker = world.worker();
+    assert_eq!((worker.unwritten.len(), worker.rows.len()), (0, 200));
+    assert_eq!(world.metrics.index_rebuilds.get(), 0);
 }

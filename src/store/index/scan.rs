@@ -1,0 +1,70 @@
+//! Reading the directory of the blobs: which exist, and how large they are.
+//!
+//! Files that are not named by a digest are skipped. A start after a clean stop asks the filesystem for names alone, and
+//! for the size of those blobs that the rows do not have.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::rows::{Row, Rows};
+use crate::reference::Digest;
+use crate::support::clock::Timestamp;
+
+/// Rows that follow the files again.
+pub(crate) struct Compared {
+    pub(crate) rows: Rows,
+    /// Had a row and have no file.
+    pub(crate) gone: Vec<Digest>,
+    /// Had a file and no row.
+    pub(crate) new: Vec<Digest>,
+}
+
+/// Every blob, by the files alone. Blocks.
+pub(crate) fn files(blobs: &Path, now: Timestamp) -> Rows {
+    Rows::from_unordered(entries(blobs).filter_map(|(entry, digest)| Some((digest, row(&entry, now)?))))
+}
+
+/// Compares rows with the files. A directory that cannot be read changes nothing. Blocks.
+pub(crate) fn compare(mut rows: Rows, blobs: &Path, now: Timestamp) -> Compared {
+    // By the place of the row, because a set of a million digests would be half as large as the rows.
+    let mut found = vec![false; rows.len()];
+    let mut new = Vec::new();
+    if fs::read_dir(blobs).is_err() {
+        return Compared { rows, gone: Vec::new(), new: Vec::new() };
+    }
+    for (entry, digest) in entries(blobs) {
+        if rows.row(&digest).is_none()
+            && let Some(row) = row(&entry, now)
+        {
+            new.push((digest, row));
+        }
+        if let Some(found) = rows.place(&digest).and_then(|place| found.get_mut(place)) {
+            *found = true;
+        }
+    }
+    let is_gone = |digest: &Digest| rows.place(digest).is_some_and(|place| !found[place]);
+    let gone: Vec<Digest> = rows.iter().map(|(digest, _)| digest).filter(is_gone).collect();
+    for digest in &gone {
+        rows.remove(digest);
+    }
+    for (digest, row) in &new {
+        rows.put(*digest, *row);
+    }
+    Compared { rows, gone, new: new.into_iter().map(|(digest, _)| digest).collect() }
+}
+
+fn entries(blobs: &Path) -> impl Iterator<Item = (fs::DirEntry, Digest)> {
+    let entries = fs::read_dir(blobs).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let digest = Digest::from_hex(entry.file_name().to_str()?).ok()?;
+        Some((entry, digest))
+    })
+}
+
+/// The row of a blob whose last access was lost: the filesystem's own times stand in for it. `None` if it is no file.
+fn row(entry: &fs::DirEntry, now: Timestamp) -> Option<Row> {
+    let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+    let used = metadata.atime().max(metadata.mtime());
+    Some(Row { size: metadata.len(), used_at: Timestamp(u64::try_from(used).unwrap_or(0).min(now.0)) })
+}
