@@ -6,10 +6,13 @@
 //!
 //! Deliberately not here: reading configuration files (`config`), and the signal (`cli::serve`).
 
+use std::collections::HashSet;
+
 use crate::config::Settings;
 use crate::credentials::{Keychain, ProviderConfigError};
 use crate::prepull::List;
 use crate::pull;
+use crate::reference::Registry;
 use crate::serve::{Gate, GateError};
 use crate::support::live::Live;
 use crate::upstream::{BuildError, Configured, Upstream};
@@ -20,6 +23,7 @@ pub struct Reload {
     pub(crate) upstream: Upstream,
     pub(crate) keychain: Keychain,
     pub(crate) gate: Live<Option<Gate>>,
+    pub(crate) path_logins: Live<HashSet<Registry>>,
     pub(crate) pull: Live<pull::Config>,
     pub(crate) list: List,
 }
@@ -57,6 +61,7 @@ impl Reload {
             );
         }
         self.gate.replace(gate);
+        self.path_logins.replace(settings.serve.path_logins.clone());
         self.pull.replace(settings.pull.clone());
         self.list.replace(settings.prepull.clone());
         Ok(())

@@ -7,6 +7,7 @@ mod descriptors;
 mod error;
 mod status;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ use crate::support::metrics::{Registry, RegistryLabels};
 use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
 use crate::upstream::Upstream;
-use crate::{prepull, pull, serve, store, upstream};
+use crate::{prepull, pull, reference, serve, store, upstream};
 use addresses::Addresses;
 use status::StatusSources;
 
@@ -50,6 +51,7 @@ pub struct App {
     upstream: Upstream,
     keychain: Keychain,
     gate: Live<Option<Gate>>,
+    path_logins: Live<HashSet<reference::Registry>>,
     pull: Live<pull::Config>,
     list: List,
     registry: Registry,
@@ -104,6 +106,7 @@ impl App {
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let observer = Arc::new(serve::Observer::new(serve::Metrics::register(&registry)?, labels));
         let connections = listener::Metrics::register(&registry)?;
+        let path_logins = Live::new(settings.serve.path_logins.clone());
         let limits = descriptors::within(settings.limits, descriptors::raise_limit());
         Ok(Self {
             settings,
@@ -112,6 +115,7 @@ impl App {
             upstream,
             keychain,
             gate: Live::new(gate),
+            path_logins,
             pull,
             list,
             registry,
@@ -242,6 +246,7 @@ impl App {
             upstream: self.upstream.clone(),
             keychain: self.keychain.clone(),
             gate: self.gate.clone(),
+            path_logins: self.path_logins.clone(),
             pull: self.pull.clone(),
             list: self.list.clone(),
         }
@@ -269,6 +274,7 @@ impl App {
             puller: self.puller.clone(),
             keychain: self.keychain.clone(),
             gate: self.gate.clone(),
+            path_logins: self.path_logins.clone(),
             clock: self.store.clock().clone(),
             observer: Arc::clone(&self.observer),
         };

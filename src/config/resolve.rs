@@ -12,6 +12,7 @@ use super::settings::Settings;
 use super::variables;
 use crate::listener::Listen;
 use crate::pull::{self, Rules};
+use crate::reference::Registry;
 use crate::upstream;
 
 /// The text of one configuration file.
@@ -82,7 +83,7 @@ fn settings(sections: Sections, environment: &Environment, report: &Report) -> S
     Settings {
         listen: sections.server.listen.clone(),
         limits: sections.server.limits(),
-        serve: sections.server.serve(),
+        serve: sections.server.serve(path_logins(&sections)),
         admin: sections.admin.config(),
         store: sections.store.config(),
         upstream: upstream(&sections, environment),
@@ -109,6 +110,11 @@ fn upstream(sections: &Sections, environment: &Environment) -> upstream::Config 
         registries: registries.collect(),
         ..upstream::Config::default()
     }
+}
+
+/// The registries to which a login for this cache's own address is sent.
+fn path_logins(sections: &Sections) -> HashSet<Registry> {
+    sections.registries.iter().filter(|r| r.path_logins).filter_map(|r| r.host.clone()).collect()
 }
 
 fn pull(sections: &Sections) -> pull::Config {

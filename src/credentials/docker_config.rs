@@ -56,6 +56,14 @@ pub(super) enum StoredCredential {
 }
 
 impl StoredCredential {
+    /// The user name as it may be shown, where the file says it.
+    pub(super) fn shown_username(&self) -> &str {
+        match self {
+            Self::Inline(credential) => credential.as_ref().map_or("", Credential::shown_username),
+            Self::Helper { .. } => self.username(),
+        }
+    }
+
     /// The user name, where the file says it.
     pub(super) fn username(&self) -> &str {
         match self {
@@ -160,11 +168,23 @@ fn entries(auths: BTreeMap<String, AuthEntry>) -> Result<DockerConfig, DockerCon
     let mut entries = Vec::with_capacity(auths.len());
     for (key, entry) in auths {
         let stored = StoredCredential::Inline(
-            credential(entry).ok_or_else(|| DockerConfigError::Auth { key: key.clone() })?,
+            credential(entry)
+                .ok_or_else(|| DockerConfigError::Auth { key: without_user_information(&key) })?,
         );
         entries.push((key, stored));
     }
     Ok(DockerConfig { entries, headers: Vec::new() })
+}
+
+/// A key as it may be shown: what precedes an `@` in a URL may be a user name and a password.
+pub(super) fn without_user_information(key: &str) -> String {
+    let (scheme, rest) = key.split_once("://").map_or(("", key), |(scheme, rest)| (scheme, rest));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) if scheme.is_empty() => format!("{host}{path}"),
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => key.to_owned(),
+    }
 }
 
 /// `None` for a malformed `auth`; `Some(None)` for an empty entry.
@@ -247,6 +267,10 @@ mod tests {
         assert_eq!(bad, DockerConfigError::Auth { key: "b".to_owned() });
         let broken = read_current(b"{\"auths\": {\"a\": {\"password\": \"marker\"").unwrap_err();
         assert!(!broken.to_string().contains("marker"), "{broken}");
+        let keyed = br#"{"auths": {"https://marker:marker@reg.test/v1/": {"auth": "bWFya2Vy"}}}"#;
+        let keyed = read_current(keyed).unwrap_err();
+        assert_eq!(keyed, DockerConfigError::Auth { key: "https://reg.test/v1/".to_owned() });
+        assert_eq!(without_user_information("marker@reg.test:5000"), "reg.test:5000");
         for text in ["", "[]", "5", r#"{"auths": 5}"#, r#"{"auths": {"a": 5}}"#] {
             assert!(read_current(text.as_bytes()).is_err(), "{text}");
         }

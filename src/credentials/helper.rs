@@ -11,6 +11,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::credential::Credential;
+use super::docker_config::without_user_information;
 use super::exec::{self, Invocation};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
@@ -46,6 +47,7 @@ impl Helpers {
             async move {
                 let result = run(directory, &name, &server).await;
                 let failed = |why| {
+                    let server = without_user_information(&server);
                     tracing::warn!(helper = name, server, why, "a credential helper gave no credential")
                 };
                 result.map_err(failed).ok().map(Arc::new)

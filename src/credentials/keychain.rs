@@ -13,7 +13,7 @@ use super::credential::Credential;
 use super::docker_config::{HttpHeaders, StoredCredential};
 use super::keys::Keys;
 use super::node::ConfigEntry;
-use super::presented::PresentedCredential;
+use super::presented::{CredentialSource, PresentedCredential};
 use super::provider::ProviderConfigError;
 use super::pull_secrets::{PullSecretError, PullSecrets};
 use super::sources::{Config, CredentialSources};
@@ -30,7 +30,7 @@ pub struct CredentialMatch {
     pub file: PathBuf,
     /// The key that matched, normalised.
     pub key: String,
-    /// The user name; empty for an entry without a credential, which means an anonymous attempt.
+    /// The user name, unless it may be a token; empty for an entry without a credential, which means an anonymous attempt.
     pub username: String,
 }
 
@@ -87,7 +87,7 @@ impl Keychain {
             Credential::IdentityToken(token) => ["", token.reveal()],
         };
         let principal = self.0.keys.principal(PrincipalKind::Caller, &parts);
-        self.presented(principal, Some(credential))
+        self.presented(principal, Some(credential), CredentialSource::Caller)
     }
 
     /// The credentials of pull secrets, in the order in which kubelet tries them. An entry without a credential is left
@@ -108,7 +108,7 @@ impl Keychain {
 
     /// No credential.
     pub fn anonymous(&self) -> PresentedCredential {
-        self.presented(self.0.anonymous, None)
+        self.presented(self.0.anonymous, None, CredentialSource::None)
     }
 
     /// The principal of requests without a credential.
@@ -143,14 +143,17 @@ impl Keychain {
                 },
             };
             let principal = self.node_principal(key, &entry);
-            found.push(PresentedCredential { principal, credential, headers: Arc::clone(&entry.headers) });
+            let (headers, source) =
+                (Arc::clone(&entry.headers), CredentialSource::DockerConfig(Arc::clone(&entry.file)));
+            found.push(PresentedCredential { principal, credential, headers, source });
         }
         if let Some(providers) = &sources.providers {
             for (key, provided) in providers.ring(&image).await.lookup(&image) {
                 let username = provided.credential.as_ref().map_or("", Credential::username);
                 let parts = [&*provided.provider, key, username];
                 let principal = self.0.keys.principal(PrincipalKind::Provider, &parts);
-                found.push(self.presented(principal, provided.credential));
+                let source = CredentialSource::Provider(Arc::clone(&provided.program));
+                found.push(self.presented(principal, provided.credential, source));
             }
         }
         found
@@ -185,7 +188,7 @@ impl Keychain {
                 source,
                 file: entry.file.to_path_buf(),
                 key: key.to_owned(),
-                username: entry.stored.username().to_owned(),
+                username: entry.stored.shown_username().to_owned(),
             }
         };
         let secrets = PullSecrets::read(pull_secrets)?.ring;
@@ -199,7 +202,7 @@ impl Keychain {
                 source: "provider",
                 file: Path::new(&*provided.program).to_owned(),
                 key: key.to_owned(),
-                username: provided.credential.as_ref().map_or("", Credential::username).to_owned(),
+                username: provided.credential.as_ref().map_or("", Credential::shown_username).to_owned(),
             }));
         }
         Ok(found)
@@ -218,8 +221,13 @@ impl Keychain {
         }
     }
 
-    fn presented(&self, principal: Principal, credential: Option<Credential>) -> PresentedCredential {
-        PresentedCredential { principal, credential, headers: Arc::clone(&self.0.no_headers) }
+    fn presented(
+        &self,
+        principal: Principal,
+        credential: Option<Credential>,
+        source: CredentialSource,
+    ) -> PresentedCredential {
+        PresentedCredential { principal, credential, headers: Arc::clone(&self.0.no_headers), source }
     }
 }
 

@@ -28,7 +28,7 @@ pub use docker_config::HttpHeaders;
 pub use keychain::{CredentialMatch, Keychain};
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;
-pub use presented::PresentedCredential;
+pub use presented::{CredentialSource, PresentedCredential};
 pub use provider::ProviderConfigError;
 pub use pull_secrets::{PullSecretError, PullSecrets, pull_secret_files};
 pub use search::KubeletDirectories;

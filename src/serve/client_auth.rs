@@ -4,13 +4,15 @@
 //! later then shows the pod's pull secret, and an anonymous pod fetches an anonymous token). A user name and password
 //! may also be sent directly.
 
+use std::collections::HashSet;
+
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
 use super::route::AddressedBy;
 use crate::credentials::{CallerToken, Credential, Keychain, TokenError};
 use crate::pull::Caller;
-use crate::reference::Repository;
+use crate::reference::{Registry, Repository};
 use crate::support::clock::Timestamp;
 
 /// Why a challenge is given again.
@@ -110,6 +112,35 @@ impl Authorization {
     }
 }
 
+/// What becomes of the credential that a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// It counts as it was sent, if there was one.
+    AsSent,
+    /// It was for this cache's own address, and is not for the registry that the path names.
+    Withheld,
+}
+
+impl Login {
+    /// A client that is logged in to this cache's own address sends that login whatever registry the path names, a
+    /// stranger's too. It is for the registries `named`, which the operator has named; at others the client is one
+    /// without a credential. A credential of a mirror client is for the registry that the client names, and one for the
+    /// default registry is for the registry that the operator has set.
+    pub(crate) fn of(
+        caller: Caller,
+        registry: &Registry,
+        addressed_by: AddressedBy,
+        named: &HashSet<Registry>,
+    ) -> (Caller, Self) {
+        let by_path = addressed_by == AddressedBy::Path && matches!(caller, Caller::Presented(_));
+        if by_path && !named.contains(registry) {
+            (Caller::Anonymous, Self::Withheld)
+        } else {
+            (caller, Self::AsSent)
+        }
+    }
+}
+
 /// The challenge. Its realm is under the very name by which the client addressed us, since clients compare the two, and
 /// carries the registry of a mirror client, since scopes do not name one.
 pub(crate) fn challenge(
@@ -139,7 +170,38 @@ pub(crate) fn challenge(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::credentials::{CredentialSource, PresentedCredential};
+    use crate::reference::{Principal, PrincipalKind};
+
+    #[test]
+    fn a_login_for_this_cache_is_for_no_registry_that_the_operator_has_not_named() {
+        let presented = || PresentedCredential {
+            principal: Principal::new(PrincipalKind::Caller, [1; 16]),
+            credential: Credential::password("u", "p"),
+            headers: Arc::default(),
+            source: CredentialSource::Caller,
+        };
+        let named = HashSet::from(["quay.io".parse().unwrap()]);
+        for (registry, addressed_by, sent) in [
+            ("quay.io", AddressedBy::Path, true),
+            ("evil.example", AddressedBy::Path, false),
+            ("docker.io", AddressedBy::Path, false),
+            ("quay.io:443", AddressedBy::Path, false),
+            ("evil.example", AddressedBy::Namespace, true),
+            ("docker.io", AddressedBy::Default, true),
+        ] {
+            let registry = registry.parse().unwrap();
+            let (caller, login) = Login::of(Caller::Presented(presented()), &registry, addressed_by, &named);
+            assert_eq!(matches!(caller, Caller::Presented(_)), sent, "{registry} {addressed_by:?}");
+            assert_eq!(login == Login::AsSent, sent, "{registry} {addressed_by:?}");
+        }
+        let evil = "evil.example".parse().unwrap();
+        let (caller, login) = Login::of(Caller::Unidentified, &evil, AddressedBy::Path, &named);
+        assert!(matches!(caller, Caller::Unidentified) && login == Login::AsSent, "it is challenged as ever");
+    }
 
     #[test]
     fn a_challenge_leads_back_to_us_and_names_what_was_asked_for() {

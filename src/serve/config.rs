@@ -1,5 +1,6 @@
 //! The settings of the data plane.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::gate::GateConfig;
@@ -16,6 +17,8 @@ pub struct Config {
     pub requests_max: usize,
     /// A header that every request must carry, except those for `/token`: older containerd versions leave it out there.
     pub gate: Option<GateConfig>,
+    /// The registries to which a credential that arrives by path is sent: the client gave it for this cache's address.
+    pub path_logins: HashSet<Registry>,
     /// How long a client waits for the head of an answer, whatever upstream does; below the 30 s of containerd.
     pub answer_wait: Duration,
 }
@@ -27,6 +30,7 @@ impl Default for Config {
             hosts: Vec::new(),
             requests_max: 1_024,
             gate: None,
+            path_logins: HashSet::new(),
             answer_wait: Duration::from_secs(25),
         }
     }

@@ -1,5 +1,6 @@
 //! One request: read, authenticated, pulled, answered.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::client_auth::{self, Authorization, InvalidAuthorization};
+use super::client_auth::{self, Authorization, InvalidAuthorization, Login};
 use super::content::RequestContext;
 use super::gate::Gate;
 use super::observe::{Observer, Outcome, RouteLabel};
@@ -31,6 +32,8 @@ pub(super) struct Handler {
     pub(super) hosts: Hosts,
     pub(super) default_registry: Registry,
     pub(super) gate: Live<Option<Gate>>,
+    /// The registries to which a credential that arrives by path is sent.
+    pub(super) path_logins: Live<HashSet<Registry>>,
     /// How long a client waits for the head of an answer.
     pub(super) answer_wait: Duration,
     pub(super) clock: Clock,
@@ -66,8 +69,10 @@ impl Handler {
                 let challenge =
                     |invalid| client_auth::challenge(&host, Some((&repository, addressed_by)), invalid);
                 let caller = authorization.and_then(|shown| shown.caller(&repository, &self.keychain));
-                let caller = match caller {
-                    Ok(caller) => caller,
+                let (caller, login) = match caller {
+                    Ok(caller) => {
+                        Login::of(caller, repository.registry(), addressed_by, &self.path_logins.current())
+                    }
                     Err(invalid) => {
                         let error = ErrorResponse::of_invalid_authorization(invalid);
                         let (route, registry) = (RouteLabel::from(&resource), Some(repository.registry()));
@@ -88,7 +93,7 @@ impl Handler {
                     clock: &self.clock,
                     observer: &self.observer,
                 };
-                self.content(&context, &repository, &resource, client, || challenge(None)).await
+                self.content(&context, &repository, &resource, (client, login), || challenge(None)).await
             }
         }
     }
@@ -125,7 +130,7 @@ impl Handler {
         context: &RequestContext<'_>,
         repository: &Repository,
         resource: &Resource,
-        client: ClientKind,
+        (client, login): (ClientKind, Login),
         challenge: impl FnOnce() -> Option<HeaderValue>,
     ) -> Response<Body> {
         let (route, registry) = (RouteLabel::from(resource), repository.registry());
@@ -135,7 +140,10 @@ impl Handler {
                 response
             }
             Err(error) => {
-                let answer = ErrorResponse::of_pull(&error, client, resource);
+                let mut answer = ErrorResponse::of_pull(&error, client, resource);
+                if login == Login::Withheld {
+                    answer.add_withheld_login(repository.registry());
+                }
                 let status = answer.status.as_u16();
                 let (request, reference) = (context.pull.request_id(), context.pull.reference());
                 let reference = reference.map(ToString::to_string).unwrap_or_default();

@@ -18,6 +18,7 @@ pub mod respond;
 pub mod route;
 mod token;
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub use observe::{Observer, Outcome, Totals};
 use crate::credentials::Keychain;
 use crate::listener::{Body, Hosts};
 use crate::pull::Puller;
+use crate::reference::Registry;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use handler::Handler;
@@ -52,6 +54,8 @@ pub struct Components {
     pub keychain: Keychain,
     /// The header that every request must carry, if any.
     pub gate: Live<Option<Gate>>,
+    /// The registries to which a credential that arrives by path is sent.
+    pub path_logins: Live<HashSet<Registry>>,
     /// The time of day.
     pub clock: Clock,
     /// Counts requests and bytes.
@@ -60,13 +64,14 @@ pub struct Components {
 
 /// Builds the data plane. `ports` are those that it is listening on.
 pub fn service(config: &Config, ports: &[u16], components: Components) -> Service {
-    let Components { puller, keychain, gate, clock, observer } = components;
+    let Components { puller, keychain, gate, path_logins, clock, observer } = components;
     let handler = Arc::new(Handler {
         puller,
         keychain,
         hosts: Hosts::new(ports, &config.hosts),
         default_registry: config.default_registry.clone(),
         gate,
+        path_logins,
         answer_wait: config.answer_wait,
         clock,
         observer: Arc::clone(&observer),

@@ -89,6 +89,17 @@ impl ErrorResponse {
         Self { status, code, message, retry_after, close: false }
     }
 
+    /// Says that the client's login was not sent to `registry`, where a login may have made the difference.
+    pub(super) fn add_withheld_login(&mut self, registry: &Registry) {
+        let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
+        if refused.contains(&self.status) {
+            self.message += &format!(
+                "; the login for this cache was not sent to {registry}: add [[registry]] host = \"{registry}\" \
+                 to the configuration if it may be"
+            );
+        }
+    }
+
     /// For a request that cannot be read.
     pub fn of_route(error: &RouteError) -> Self {
         let (status, code) = match error {

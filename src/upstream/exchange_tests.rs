@@ -6,7 +6,7 @@ use http::Method;
 use http::header::{HeaderName, HeaderValue};
 
 use super::*;
-use crate::credentials::Credential;
+use crate::credentials::{Credential, CredentialSource};
 use crate::reference::{PrincipalKind, Repository};
 use crate::support::tasks::Tasks;
 use crate::upstream::auth::tokens::Tokens;
@@ -44,7 +44,12 @@ impl AuthContext {
         };
         let fingerprint = credential.as_ref().map_or(0, |credential| credential.username().len() as u8);
         let principal = Principal::new(kind, [fingerprint; 16]);
-        let presented = PresentedCredential { principal, credential, headers: Arc::default() };
+        let presented = PresentedCredential {
+            principal,
+            credential,
+            headers: Arc::default(),
+            source: CredentialSource::Caller,
+        };
         Self { presented, proof: None }
     }
 }
@@ -145,7 +150,10 @@ async fn an_expired_token_is_renewed_and_a_refused_one_is_not_renewed_for_ever()
     let (open, closed) = (repository("open"), repository("closed"));
     blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
     let error = blob(&exchange, &endpoint(), &closed, &auth).await.map(|_| ()).unwrap_err();
-    assert!(error.revokes_access() && error.to_string().contains("the credential of \"u\""), "{error}");
+    assert!(
+        error.revokes_access() && error.to_string().contains("refuses the caller's credential"),
+        "{error}"
+    );
     // The token of the first repository is not the newest any more.
     blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
     let tokens = transport.sent().iter().filter(|request| request.url.contains("/token")).count();

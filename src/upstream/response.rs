@@ -7,6 +7,7 @@ use http::header::CONTENT_ENCODING;
 use serde::Deserialize;
 
 use crate::credentials::PresentedCredential;
+use crate::reference::PrincipalKind;
 use crate::support::clock::Timestamp;
 use crate::upstream::body::{ResponseBody, read_small};
 use crate::upstream::error::Error;
@@ -55,9 +56,12 @@ impl ResponseContext<'_> {
     pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<RegistryResponse, Error> {
         let Self { host, from_endpoint, public, .. } = self;
         let status = response.status().as_u16();
-        let credential = || match &self.presented.credential {
-            Some(credential) => format!("the credential of {:?}", credential.username()),
-            None => "an anonymous caller".to_owned(),
+        // Any pod may read this text, so it says nothing of the credential but whose it is.
+        let credential = || match self.presented.principal.kind {
+            PrincipalKind::Caller => "the caller's credential",
+            PrincipalKind::Node => "the node's credential",
+            PrincipalKind::Provider => "the credential of a plugin",
+            PrincipalKind::Anonymous => "an anonymous caller",
         };
         match status {
             200 | 206 if is_encoded(&response) => {
@@ -117,13 +121,15 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
-    use crate::reference::{Principal, PrincipalKind};
+    use crate::credentials::CredentialSource;
+    use crate::reference::Principal;
 
     async fn classified(from_endpoint: bool, status: u16, body: &'static str) -> Result<(), Error> {
         let presented = PresentedCredential {
             principal: Principal::new(PrincipalKind::Anonymous, [0; 16]),
             credential: None,
             headers: Arc::default(),
+            source: CredentialSource::None,
         };
         let (host, now) = ("reg.test:443".to_owned(), Timestamp(0));
         let context = ResponseContext { host, from_endpoint, presented: &presented, public: true, now };

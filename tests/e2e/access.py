@@ -241,6 +241,63 @@ class DockerLogins(Access):
         self.assertNotIn("marker-secret", world.log(larder.name))
 
 
+class PathLogins(unittest.TestCase):
+    """podman with a login for Larder's own address, and a registry that must not see it."""
+
+    def test_a_login_for_larder_reaches_the_named_registry_and_no_stranger(self):
+        world = World()
+        self.addCleanup(world.end)
+        tokens = TokenServer(world, accounts(), ["public/app"])
+        registry, shown = Registry(world, tokens.auth()), []
+        pushed = image.push(world, registry, "a/app", "v1", ADMIN)
+
+        class Stranger(BaseHTTPRequestHandler):
+            """A registry, and a token server, that asks for a credential and notes what it gets."""
+
+            def do_GET(self):
+                shown.append(self.headers.get("Authorization") or "")
+                if self.path.startswith("/token"):
+                    body = b'{"token": "anonymous"}'
+                    self.send_response(200)
+                else:
+                    body = b'{"errors": [{"code": "UNAUTHORIZED"}]}'
+                    self.send_response(401)
+                    realm = f'Bearer realm="http://{self.headers["Host"]}/token",service="s"'
+                    self.send_header("WWW-Authenticate", realm)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        stranger = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        self.addCleanup(stranger.shutdown)
+        # Without a section a registry is reached over TLS and by a public name alone; this key makes it as strange.
+        sections = (f'[[registry]]\nhost = "evil.test"\nendpoints = ["http://127.0.0.1:{stranger.server_port}"]\n'
+                    f'path_logins = false\n[upstream]\ntrusted_realms = ["{tokens.address}"]\n')
+        larder = Larder(world, {"reg.test": registry.url}, sections)
+        root = world.directory("podman")
+        podman = ("podman", "--root", f"{root}/root", "--runroot", f"{root}/run", "--storage-driver", "vfs")
+        for login in (larder.address, f"{larder.address}/reg.test"):
+            auth = f"{root}/auth-{len(login)}.json"
+            run(*podman, "login", "--authfile", auth, "--tls-verify=false", "-u", A[0], "-p", A[1], login)
+            own, other = f"{larder.address}/reg.test/a/app:v1", f"{larder.address}/evil.test/a/app:v1"
+            run(*podman, "pull", "--quiet", "--authfile", auth, "--tls-verify=false", own)
+            self.assertIn(pushed["config amd64"].split(":")[1],
+                          run(*podman, "image", "inspect", own, "--format", "{{.Id}}"))
+            run(*podman, "rmi", "--force", own)
+            refused = subprocess.run([*podman, "pull", "--quiet", "--authfile", auth, "--tls-verify=false", other],
+                                     capture_output=True, text=True, check=False)
+            self.assertNotEqual(refused.returncode, 0)
+        self.assertTrue(shown, "the stranger was asked")
+        self.assertEqual({value for value in shown if value}, {"Bearer anonymous"}, "no login reached the stranger")
+
+
 class KubernetesUseCases(Access):
     """The four use cases of the Kubernetes documentation, "Images", each as an operator would set it up."""
 

@@ -27,7 +27,7 @@ os.environ["PATH"] += ":/usr/sbin:/sbin"
 sys.path.insert(0, os.path.dirname(__file__))
 
 import image  # noqa: E402
-from access import DockerLogins, KubernetesUseCases, Tenants  # noqa: E402,F401
+from access import DockerLogins, KubernetesUseCases, PathLogins, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
 from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from pod import Pod  # noqa: E402,F401

@@ -20,6 +20,7 @@ mod lists;
 mod malformed_upstream;
 mod membership;
 mod misbehaviour;
+mod path_logins;
 mod prepull;
 mod program;
 mod pulls;

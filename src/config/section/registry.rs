@@ -9,7 +9,7 @@ use super::freshness::TagTtlKind;
 use super::server::registry;
 use crate::config::report::Place;
 use crate::config::schema::section;
-use crate::config::value::{Text, list, path};
+use crate::config::value::{Text, flag, list, path};
 use crate::pull::{self, Policy, TagTtl, Terms};
 use crate::reference::Registry as Host;
 use crate::upstream::{ClientCertificate, EndpointConfig, RegistryConfig, has_authoritative_endpoint};
@@ -26,6 +26,11 @@ section! {
     /// { url = "https://mirror.corp/v2/hub", credentials = "none", "node" or "caller", authoritative = true or false }.
     reload endpoints: Vec<EndpointConfig> = list(EndpointKind), |_| Vec::new(),
         example "[\"https://registry.corp:5000\"]";
+
+    /// Whether a client that is logged in to this cache's own address, and names this registry in the path
+    /// (127.0.0.1:5050/registry.corp/app), has its login sent there; it is unless this is false. A login is never sent to a
+    /// registry without a section.
+    reload path_logins: bool = flag(), |_| true, example "true";
 
     /// PEM file of certificate authorities that are trusted besides the system's. A reload reads it again.
     reload ca: Option<PathBuf> = path(), |_| None, example "\"/etc/ssl/certs/corp.pem\"";

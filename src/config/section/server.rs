@@ -1,5 +1,6 @@
 //! `[server]`: the data plane.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,14 +87,15 @@ impl Server {
         ConnectionLimits { connections_max, drain_wait: self.drain_wait, ..ConnectionLimits::default() }
     }
 
-    /// What the data plane is built from.
-    pub(crate) fn serve(&self) -> serve::Config {
+    /// What the data plane is built from; a login by path is sent to the registries `path_logins`.
+    pub(crate) fn serve(&self, path_logins: HashSet<Registry>) -> serve::Config {
         let gate = self.gate_header.clone().zip(self.gate_file.clone());
         serve::Config {
             default_registry: self.default_registry.clone(),
             hosts: self.hosts.clone(),
             requests_max: self.requests_max as usize,
             gate: gate.map(|(header, file)| GateConfig { header, file }),
+            path_logins,
             ..serve::Config::default()
         }
     }

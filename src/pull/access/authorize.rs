@@ -238,7 +238,9 @@ impl Access {
             Err(error) if error.is_denied() => {
                 inner.outages.end(registry).await;
                 if error.revokes_access() {
-                    inner.principals.refused(&question.repository, presented);
+                    let (repository, source) = (&question.repository, &presented.source);
+                    tracing::info!(%repository, %source, %error, "upstream refused a credential");
+                    inner.principals.refused(repository, presented);
                     if proves && inner.grants.end(&question.repository, question.principal).await {
                         inner.metrics.count_right(question.principal, "ended");
                     }
