@@ -23,7 +23,7 @@ use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
 use crate::support::metrics::{Registry as MetricsRegistry, RegistryLabels};
 use crate::support::tasks::Tasks;
-use crate::upstream::{Allowed, AuthContext, Download, Error, Listing, Manifest, Page};
+use crate::upstream::{Allowed, AuthContext, Download, Error, Listing, Manifest, Page, ResolvedTag};
 
 /// An image manifest without layers.
 pub(crate) const MANIFEST: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
@@ -161,10 +161,11 @@ impl RegistryClient for FakeRegistry {
         repository: &'a Repository,
         tag: &'a Tag,
         auth: &'a AuthContext,
-    ) -> Answer<'a, Option<Digest>> {
+    ) -> Answer<'a, ResolvedTag> {
         Box::pin(async move {
             let public = self.check(&format!("resolve {tag}"), repository, auth)?;
-            Ok(Allowed { value: Some(self.tag(repository, tag)?), public })
+            let value = ResolvedTag { digest: self.tag(repository, tag)?, manifest: None };
+            Ok(Allowed { value, public })
         })
     }
 

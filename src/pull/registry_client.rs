@@ -4,20 +4,22 @@
 use futures_util::future::BoxFuture;
 
 use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
-use crate::upstream::{Allowed, AuthContext, Download, Error, Listing, Manifest, Page, Upstream};
+use crate::upstream::{
+    Allowed, AuthContext, Download, Error, Listing, Manifest, Page, ResolvedTag, Upstream,
+};
 
 /// An answer that upstream gave to the principal of an [`AuthContext`].
 pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<Allowed<T>, Error>>;
 
 /// Requests to registries, each bounded in time.
 pub(crate) trait RegistryClient: Send + Sync {
-    /// The digest that a tag names now; `None` if the registry has the tag and does not say.
+    /// What a tag names now.
     fn resolve<'a>(
         &'a self,
         repository: &'a Repository,
         tag: &'a Tag,
         auth: &'a AuthContext,
-    ) -> Answer<'a, Option<Digest>>;
+    ) -> Answer<'a, ResolvedTag>;
 
     /// A manifest, unverified.
     fn manifest<'a>(
@@ -72,7 +74,7 @@ impl RegistryClient for Upstream {
         repository: &'a Repository,
         tag: &'a Tag,
         auth: &'a AuthContext,
-    ) -> Answer<'a, Option<Digest>> {
+    ) -> Answer<'a, ResolvedTag> {
         Box::pin(self.resolve(repository, tag, auth))
     }
 

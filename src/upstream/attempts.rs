@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use http::Method;
 
 use crate::reference::{Registry, Repository};
 use crate::support::live::Live;
@@ -17,12 +17,11 @@ use crate::upstream::exchange::Exchange;
 use crate::upstream::metrics::Recorder;
 use crate::upstream::request::RegistryRequest;
 use crate::upstream::response::{Allowed, RegistryResponse};
+use crate::upstream::retry;
 use crate::upstream::transport::configured::Configured;
 
 /// A request that failed quickly is repeated this often at one endpoint.
-const RETRIES_MAX: usize = 2;
-/// The pause before the first retry; jittered, then doubled.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const RETRIES_MAX: u32 = 2;
 /// The longest time for a request over all endpoints and retries: until a small body has come whole, or the head of a
 /// large one.
 const RESPONSE_WAIT: Duration = Duration::from_secs(20);
@@ -150,22 +149,20 @@ impl Attempts {
         endpoint: &Endpoint,
         mut tracked: TrackedRequest,
         request: &RegistryRequest<'_>,
-        retries: usize,
+        retries: u32,
     ) -> Result<RegistryResponse, Error> {
         let account = Account {
             registry: request.repository.registry(),
             endpoint: endpoint.base_url(),
             principal: self.exchange.principal(endpoint, request),
         };
+        let request = &self.exchange.effective(endpoint, request, retries);
         let class = (request.kind, request.method.clone());
         if let Some(wait) = self.rate_limits.held_back_for(account, &class) {
             return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
         }
-        let pauses =
-            ExponentialBuilder::default().with_min_delay(RETRY_PAUSE).with_max_times(retries).with_jitter();
         tracked.start();
-        let result =
-            (|| self.exchange.send(endpoint, request)).retry(pauses).when(Error::is_worth_a_retry).await;
+        let result = self.send_with_retries(endpoint, request, retries).await;
         tracked.finish(&result);
         match result {
             Err(Error::RateLimited { host, retry_after }) => {
@@ -177,6 +174,28 @@ impl Attempts {
                 result
             }
         }
+    }
+
+    /// A `HEAD` that failed is repeated as the `GET` that can confirm it.
+    async fn send_with_retries(
+        &self,
+        endpoint: &Endpoint,
+        request: &RegistryRequest<'_>,
+        retries: u32,
+    ) -> Result<RegistryResponse, Error> {
+        let mut result = self.exchange.send(endpoint, request).await;
+        let again = request.confirming_if_head();
+        for n in 0..retries {
+            if !result.as_ref().is_err_and(Error::is_worth_a_retry) {
+                break;
+            }
+            tokio::time::sleep(retry::pause(n, fastrand::f64())).await;
+            result = self.exchange.send(endpoint, &again).await;
+            if result.is_ok() && request.method == Method::HEAD {
+                self.exchange.record_failed_head(endpoint, request);
+            }
+        }
+        result
     }
 
     /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them.
@@ -199,11 +218,11 @@ impl LastError {
         Self { error: Error::Declined { registry: registry.clone(), why }, authoritative: false }
     }
 
-    /// Replaces the error, unless an authoritative endpoint denied access and this one only cannot answer: an unreachable
-    /// mirror does not undo a denial.
+    /// Replaces the error, unless an authoritative endpoint sent it: a mirror has no say in what is denied or away. A
+    /// denial stands where another authoritative endpoint only cannot answer.
     fn update(&mut self, error: Error, endpoint: &Endpoint) {
-        let stands = self.authoritative && self.error.is_denied() && error.is_outage();
-        if !stands {
+        let denial_stands = self.error.is_denied() && error.is_outage();
+        if !self.authoritative || endpoint.authoritative && !denial_stands {
             *self = Self { error, authoritative: endpoint.authoritative };
         }
     }

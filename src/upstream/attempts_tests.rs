@@ -26,7 +26,11 @@ struct World {
 
 impl World {
     fn new(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> Self {
-        let (transport, configured) = Scripted::new(config(), respond);
+        Self::of(config(), respond)
+    }
+
+    fn of(config: Config, respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> Self {
+        let (transport, configured) = Scripted::new(config, respond);
         let configured = Live::new(configured);
         let recorder = Recorder::for_test();
         let attempts = Attempts {
@@ -45,7 +49,7 @@ impl World {
         let repository = "reg.example.com/a".parse().unwrap();
         let auth = AuthContext { proof, ..AuthContext::for_test(None) };
         let tag: crate::reference::Tag = "latest".parse().unwrap();
-        let request = RegistryRequest::manifest(Method::HEAD, &repository, &tag.into(), &auth);
+        let request = RegistryRequest::manifest(Method::GET, &repository, &tag.into(), &auth);
         self.attempts.send(&request).await.map(|response| response.host)
     }
 
@@ -69,9 +73,13 @@ async fn the_next_endpoint_answers_and_a_failing_one_is_probed_before_it_is_used
         if is_mirror(request) && is_down.load(Ordering::SeqCst) { Outcome::Unreachable } else { status(200) }
     });
     assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443");
-    assert_eq!(world.counts(), (1 + RETRIES_MAX, 1), "the mirror may only have had bad luck");
+    assert_eq!(world.counts(), (1 + RETRIES_MAX as usize, 1), "the mirror may only have had bad luck");
     assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443");
-    assert_eq!(world.counts(), (1 + RETRIES_MAX, 2), "every request finds out that the mirror is down");
+    assert_eq!(
+        world.counts(),
+        (1 + RETRIES_MAX as usize, 2),
+        "every request finds out that the mirror is down"
+    );
 
     down.store(false, Ordering::SeqCst);
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -98,6 +106,20 @@ async fn an_unreachable_mirror_does_not_undo_the_registrys_denial() {
     for _ in 0..2 {
         let error = world.request(None).await.unwrap_err();
         assert!(error.revokes_access(), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_that_lacks_it_makes_no_denial_of_the_registrys_outage() {
+    for order in [[0, 1], [1, 0]] {
+        let mut config = config();
+        let entry = config.registries.values_mut().next().unwrap();
+        entry.endpoints = order.map(|n| entry.endpoints[n].clone()).to_vec();
+        let world = World::of(config, |request| if is_mirror(request) { status(404) } else { status(503) });
+        for _ in 0..2 {
+            let error = world.request(None).await.unwrap_err();
+            assert!(matches!(error, Error::ServerError { .. }), "{error}");
+        }
     }
 }
 

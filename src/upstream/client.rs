@@ -20,6 +20,7 @@ use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::body::{Chunks, drain, read_whole};
 use crate::upstream::download::Download;
+use crate::upstream::endpoint::head_support::HeadSupport;
 use crate::upstream::endpoint::health::{FailingEndpoint, Health};
 use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
 use crate::upstream::endpoint::select;
@@ -60,6 +61,15 @@ pub struct Manifest {
     pub host: String,
 }
 
+/// What a tag names.
+#[derive(Debug, Clone)]
+pub struct ResolvedTag {
+    /// The digest of the manifest.
+    pub digest: Digest,
+    /// The manifest, where the registry had to be asked for all of it.
+    pub manifest: Option<Manifest>,
+}
+
 /// One page of a list.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -92,6 +102,7 @@ impl Upstream {
             http,
             authenticator: Authenticator::new(tokens),
             rate_limits: Arc::clone(&rate_limits),
+            heads: HeadSupport::default(),
             configured: configured.clone(),
             anonymous,
             clock,
@@ -124,7 +135,7 @@ impl Upstream {
         self.0.configured.replace(configured);
     }
 
-    /// The digest that `tag` means now, by `HEAD`; `None` if the registry has the tag but does not say.
+    /// The digest that `tag` means now, by `HEAD`; where that does not say it, by `GET`, which brings the manifest too.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -133,20 +144,21 @@ impl Upstream {
         repository: &Repository,
         tag: &Tag,
         auth: &AuthContext,
-    ) -> Result<Allowed<Option<Digest>>, Error> {
+    ) -> Result<Allowed<ResolvedTag>, Error> {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &tag.clone().into(), auth);
-        match self.0.attempts.send_and_read(&request, headers_of).await {
-            // Where HEAD is unknown, the caller fetches the manifest by its tag.
-            Err(Error::MethodNotAllowed { .. }) => {
-                let Allowed { value: (), public } = self.confirm_with_get(&request).await?;
-                Ok(Allowed { value: None, public })
+        let read = |response: RegistryResponse| async move {
+            if response.by_get {
+                let manifest = self.read_manifest(repository.registry(), response).await?;
+                return Ok(ResolvedTag { digest: Digest::of(&manifest.bytes), manifest: Some(manifest) });
             }
-            Ok(Allowed { value: headers, public }) => {
-                let digest = header(&headers, "docker-content-digest").and_then(|text| text.parse().ok());
-                Ok(Allowed { value: digest, public })
-            }
-            Err(error) => Err(error),
-        }
+            let host = response.host.clone();
+            let headers = headers_of(response).await?;
+            let digest = header(&headers, "docker-content-digest").and_then(|text| text.parse().ok());
+            let why = || "an answer to HEAD without a digest".to_owned();
+            let digest = digest.ok_or_else(|| Error::Invalid { host, why: why() })?;
+            Ok(ResolvedTag { digest, manifest: None })
+        };
+        self.0.attempts.send_and_read(&request, read).await
     }
 
     /// A manifest by tag or digest.
@@ -160,19 +172,14 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<Manifest>, Error> {
         let request = RegistryRequest::manifest(Method::GET, repository, reference, auth);
-        let read = |response: RegistryResponse| async move {
-            let media_type = media_type(response.response.headers());
-            let host = response.host.clone();
-            let bytes = self.whole_body(repository.registry(), response).await?;
-            Ok(Manifest { bytes, media_type, host })
-        };
+        let read = |response| self.read_manifest(repository.registry(), response);
         self.0.attempts.send_and_read(&request, read).await
     }
 
-    /// Whether `repository` has a manifest, by `HEAD` of its digest; by `GET` at a registry that refuses `HEAD`.
+    /// Whether `repository` has a manifest, by `HEAD` of its digest; by `GET` where `HEAD` does not say yes.
     ///
     /// # Errors
-    /// Any of [`Error`].
+    /// Any of [`Error`]; [`Error::Invalid`] if `GET` brings other content.
     pub async fn confirm_manifest(
         &self,
         repository: &Repository,
@@ -180,22 +187,20 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<()>, Error> {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &digest.into(), auth);
-        match self.0.attempts.send_and_read(&request, |_| std::future::ready(Ok(()))).await {
-            Err(Error::MethodNotAllowed { .. }) => self.confirm_with_get(&request).await,
-            result => result,
-        }
-    }
-
-    async fn confirm_with_get(&self, request: &RegistryRequest<'_>) -> Result<Allowed<()>, Error> {
         let read = |response: RegistryResponse| async move {
-            drain(response.response.into_body()).await;
-            Ok(())
+            if !response.by_get {
+                return Ok(());
+            }
+            let Manifest { bytes, host, .. } = self.read_manifest(repository.registry(), response).await?;
+            let actual = Digest::of(&bytes);
+            let why = || format!("content with digest {actual} for {digest}");
+            if actual == digest { Ok(()) } else { Err(Error::Invalid { host, why: why() }) }
         };
-        self.0.attempts.send_and_read(&request.with_get(), read).await
+        self.0.attempts.send_and_read(&request, read).await
     }
 
-    /// Whether `repository` has a blob, by `HEAD`, and its size in bytes where the registry declares it. A registry that
-    /// refuses `HEAD` of blobs (ECR Public) is asked for the first byte instead.
+    /// Whether `repository` has a blob, by `HEAD`, and its size in bytes where the registry declares it. Where `HEAD` does
+    /// not say both, the first byte is asked for.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -206,18 +211,12 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<Option<u64>>, Error> {
         let request = RegistryRequest::blob(Method::HEAD, repository, digest, auth);
-        match self.0.attempts.send_and_read(&request, headers_of).await {
-            Ok(Allowed { value: headers, public }) => {
-                return Ok(Allowed { value: content_length(&headers), public });
-            }
-            Err(Error::Refused { .. } | Error::MethodNotAllowed { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let first_byte = request.with_get().with_range(0, Some(1));
-        let Allowed { value: headers, public } =
-            self.0.attempts.send_and_read(&first_byte, headers_of).await?;
-        let size = content_range_total(&headers).or_else(|| content_length(&headers));
-        Ok(Allowed { value: size, public })
+        let read = |response: RegistryResponse| async move {
+            let ranged = response.response.status() == StatusCode::PARTIAL_CONTENT;
+            let headers = headers_of(response).await?;
+            Ok(if ranged { content_range_total(&headers) } else { content_length(&headers) })
+        };
+        self.0.attempts.send_and_read(&request, read).await
     }
 
     /// Begins to download a blob at byte `from`, up to, not including, byte `until`, or to its end. A registry may ignore
@@ -234,7 +233,7 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Download, Error> {
         let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
-        let RegistryResponse { response, host, public } = self.0.attempts.send(&request).await?;
+        let RegistryResponse { response, host, public, .. } = self.0.attempts.send(&request).await?;
         let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
             match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
                 Some((start, total)) if start == from => (total, start),
@@ -300,6 +299,17 @@ impl Upstream {
     /// many still are.
     pub async fn finish(&self, wait: Duration) -> usize {
         self.0.tasks.finish(wait).await
+    }
+
+    async fn read_manifest(
+        &self,
+        registry: &Registry,
+        response: RegistryResponse,
+    ) -> Result<Manifest, Error> {
+        let media_type = media_type(response.response.headers());
+        let host = response.host.clone();
+        let bytes = self.whole_body(registry, response).await?;
+        Ok(Manifest { bytes, media_type, host })
     }
 
     async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {

@@ -27,33 +27,103 @@ fn digest() -> Digest {
     format!("sha256:{}", "0".repeat(64)).parse().unwrap()
 }
 
-fn refuses_head(request: &SentRequest, status: u16) -> Outcome {
+/// A registry that answers `HEAD` like this and has content for every `GET`.
+fn with_head(request: &SentRequest, head: impl FnOnce() -> Outcome) -> Outcome {
     match (&request.method, request.header(RANGE.as_str())) {
-        (&Method::HEAD, _) => respond(status, &[], ""),
+        (&Method::HEAD, _) => head(),
         (_, "bytes=0-0") => respond(206, &[("content-range", "bytes 0-0/5")], "1"),
         _ => respond(200, &[], "12345"),
     }
 }
 
-#[tokio::test]
-async fn a_registry_that_refuses_head_is_asked_with_get() {
-    let (upstream, _) = upstream(|request| refuses_head(request, 405));
-    let (repository, auth) = (repository(), anonymous());
-    let resolved = upstream.resolve(&repository, &"latest".parse().unwrap(), &auth).await.unwrap();
-    assert_eq!((resolved.value, resolved.public), (None, true));
-    upstream.confirm_manifest(&repository, digest(), &auth).await.unwrap();
-    assert_eq!(upstream.confirm_blob(&repository, digest(), &auth).await.unwrap().value, Some(5));
+fn methods(transport: &Scripted) -> Vec<String> {
+    transport.sent().iter().map(|request| request.method.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_head_says_but_a_plain_yes_is_confirmed_with_get() {
+    let right = Digest::of(b"12345");
+    for status in [400, 401, 403, 404, 405, 410, 501, 503, 204, 200] {
+        let (upstream, _) = upstream(move |request| with_head(request, || respond(status, &[], "")));
+        let (repository, auth) = (repository(), anonymous());
+        let resolved = upstream.resolve(&repository, &"latest".parse().unwrap(), &auth).await.unwrap();
+        assert_eq!((resolved.value.digest, resolved.public), (right, true), "{status}");
+        assert_eq!(resolved.value.manifest.unwrap().bytes, "12345", "{status}: it would be asked for twice");
+        upstream.confirm_manifest(&repository, right, &auth).await.unwrap();
+        assert_eq!(
+            upstream.confirm_blob(&repository, right, &auth).await.unwrap().value,
+            Some(5),
+            "{status}"
+        );
+        let other = upstream.confirm_manifest(&repository, digest(), &auth).await;
+        assert!(matches!(other, Err(Error::Invalid { .. })), "{status}: other content passes for this one");
+    }
 }
 
 #[tokio::test]
-async fn only_of_a_blob_a_refused_head_is_confirmed_with_get() {
-    let (upstream, transport) = upstream(|request| refuses_head(request, 403));
-    let (repository, auth) = (repository(), anonymous());
-    assert_eq!(upstream.confirm_blob(&repository, digest(), &auth).await.unwrap().value, Some(5));
-    let before = transport.sent().len();
-    let error = upstream.confirm_manifest(&repository, digest(), &auth).await.unwrap_err();
+async fn a_head_with_an_odd_digest_or_without_a_size_is_confirmed_with_get() {
+    let right = Digest::of(b"12345");
+    for headers in [
+        [("content-length", "0"), ("x", "")],
+        [("content-length", "7"), ("docker-content-digest", "sha256:1")],
+        [("content-length", "7"), ("docker-content-digest", &*digest().to_string())],
+    ] {
+        let headers = headers.map(|(name, value)| (name, value.to_owned()));
+        let (upstream, _) = upstream(move |request| {
+            let headers = [0, 1].map(|n| (headers[n].0, headers[n].1.as_str()));
+            with_head(request, || respond(200, &headers, ""))
+        });
+        let size = upstream.confirm_blob(&repository(), right, &anonymous()).await.unwrap().value;
+        assert_eq!(size, Some(5));
+        upstream.confirm_manifest(&repository(), right, &anonymous()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_object_store_that_refuses_head_costs_two_requests_once_and_then_one() {
+    let (upstream, transport) = upstream(|request| match (&request.method, request.host.as_str()) {
+        (_, "reg.example.com:443") => {
+            respond(307, &[("location", "https://store.example.net/x?sig=get")], "")
+        }
+        (&Method::HEAD, _) => respond(403, &[], ""),
+        _ => respond(206, &[("content-range", "bytes 0-0/5")], "1"),
+    });
+    for expected in [vec!["HEAD", "HEAD", "GET", "GET"], vec!["GET", "GET"]] {
+        let before = transport.sent().len();
+        assert_eq!(
+            upstream.confirm_blob(&repository(), digest(), &anonymous()).await.unwrap().value,
+            Some(5)
+        );
+        assert_eq!(methods(&transport)[before..], expected);
+    }
+}
+
+#[tokio::test]
+async fn what_get_refuses_too_is_refused_and_says_nothing_of_head() {
+    let (upstream, transport) = upstream(|_| respond(403, &[], ""));
+    for _ in 0..2 {
+        let before = transport.sent().len();
+        let error = upstream.confirm_manifest(&repository(), digest(), &anonymous()).await.unwrap_err();
+        assert!(error.revokes_access(), "{error}");
+        assert_eq!(methods(&transport)[before..], ["HEAD", "GET"]);
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_was_refused_is_not_repeated_with_get() {
+    let (upstream, transport) = upstream(|_| respond(401, &[("www-authenticate", "Basic realm=\"x\"")], ""));
+    let auth = AuthContext::for_test(Some(("alice", "wrong")));
+    let error = upstream.confirm_manifest(&repository(), digest(), &auth).await.unwrap_err();
     assert!(error.revokes_access(), "{error}");
-    assert_eq!(transport.sent().len(), before + 1);
+    assert_eq!(methods(&transport), ["HEAD", "HEAD"], "the challenge, and one login");
+}
+
+#[tokio::test]
+async fn a_limit_is_not_answered_with_one_more_request() {
+    let (upstream, transport) = upstream(|_| respond(429, &[], ""));
+    let error = upstream.confirm_manifest(&repository(), digest(), &anonymous()).await.unwrap_err();
+    assert!(matches!(error, Error::RateLimited { .. }), "{error}");
+    assert_eq!(methods(&transport), ["HEAD"]);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! Promises: a token is sent to the origin (scheme, host and port) whose challenge it answers and to no other. A redirect
 //! to another origin starts without any, and a challenge there is answered anonymously. Credentials, and the extra headers
-//! of a docker config, are for the endpoint's own origin.
+//! of a docker config, are for the endpoint's own origin. `HEAD` is a hint: whatever it says but a plain yes is confirmed
+//! by `GET`.
 //!
 //! Deliberately not here: other endpoints and retries (`attempts`).
 
@@ -10,8 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::LOCATION;
-use http::{Response, StatusCode};
+use http::header::{LOCATION, WWW_AUTHENTICATE};
+use http::{Method, Response, StatusCode};
 use url::{Origin, Url};
 
 use crate::credentials::PresentedCredential;
@@ -21,6 +22,7 @@ use crate::support::live::Live;
 use crate::upstream::auth::authenticator::{AuthRequest, Authenticator, OriginAuthorization};
 use crate::upstream::auth::challenge;
 use crate::upstream::body::{ResponseBody, drain};
+use crate::upstream::endpoint::head_support::{Contradiction, HeadSupport};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::Error;
@@ -39,6 +41,7 @@ pub(super) struct Exchange {
     pub(super) http: HttpClient,
     pub(super) authenticator: Authenticator,
     pub(super) rate_limits: Arc<RateLimits>,
+    pub(super) heads: HeadSupport,
     pub(super) configured: Live<Configured>,
     /// What is presented where the credential of a request must not be.
     pub(super) anonymous: PresentedCredential,
@@ -55,9 +58,18 @@ struct ExchangeState<'a> {
     trust: HostTrust,
     redirects: usize,
     authorizations: HashMap<Origin, OriginAuthorization>,
+    /// Whether a challenge could not be answered: then the error is not that of the resource.
+    unanswerable: bool,
 }
 
-impl ExchangeState<'_> {
+impl<'a> ExchangeState<'a> {
+    fn new(endpoint: &'a Endpoint, request: &'a RegistryRequest<'a>) -> Self {
+        let url = endpoint.resource_url(request.repository, &request.path, request.query.as_deref());
+        let (home, trust) = (url.origin(), endpoint.trust);
+        let (redirects, authorizations, unanswerable) = (0, HashMap::new(), false);
+        Self { endpoint, request, home, url, trust, redirects, authorizations, unanswerable }
+    }
+
     fn is_at_endpoint(&self) -> bool {
         self.url.origin() == self.home
     }
@@ -77,31 +89,90 @@ impl Exchange {
         endpoint: &Endpoint,
         request: &RegistryRequest<'_>,
     ) -> Result<RegistryResponse, Error> {
-        let url = endpoint.resource_url(request.repository, &request.path, request.query.as_deref());
-        let mut state = ExchangeState {
-            endpoint,
-            request,
-            home: url.origin(),
-            url,
-            trust: endpoint.trust,
-            redirects: 0,
-            authorizations: HashMap::new(),
-        };
+        let mut state = ExchangeState::new(endpoint, request);
         if let Some(authorization) = self.authenticator.expected(self.auth_request(&state)).await? {
             state.authorizations.insert(state.home.clone(), authorization);
         }
+        let answer = self.final_response(&mut state).await;
+        if request.method != Method::HEAD {
+            return self.context(&state).classify(answer?).await;
+        }
+        let host = endpoint.host_and_port();
+        match head_verdict(&state, &answer) {
+            HeadVerdict::Stands => {
+                let response = answer?;
+                if response.status() == StatusCode::OK {
+                    self.heads.record_use(&host, request.kind);
+                }
+                self.context(&state).classify(response).await
+            }
+            HeadVerdict::ToBeConfirmed(contradiction) => {
+                let confirmed = self.confirm(state).await?;
+                self.heads.record_contradiction(&host, request.kind, contradiction);
+                Ok(confirmed)
+            }
+        }
+    }
+
+    /// The same request, or the `GET` that takes its place at an endpoint whose `HEAD` is of no use, and where no retry
+    /// could confirm a `HEAD` that fails.
+    pub(super) fn effective<'a>(
+        &self,
+        endpoint: &Endpoint,
+        request: &RegistryRequest<'a>,
+        retries: u32,
+    ) -> RegistryRequest<'a> {
+        let useless = || self.heads.is_useless(&endpoint.host_and_port(), request.kind);
+        if retries == 0 || useless() { request.confirming_if_head() } else { request.clone() }
+    }
+
+    /// A `HEAD` failed, and the `GET` after it did not.
+    pub(super) fn record_failed_head(&self, endpoint: &Endpoint, head: &RegistryRequest<'_>) {
+        let host = endpoint.host_and_port();
+        self.heads.record_contradiction(&host, head.kind, Contradiction::Passing);
+    }
+
+    /// Asks by `GET` what a `HEAD` did not say, with the tokens that the `HEAD` had.
+    async fn confirm(&self, head: ExchangeState<'_>) -> Result<RegistryResponse, Error> {
+        let ExchangeState { endpoint, request, authorizations, .. } = head;
+        let get = request.confirming();
+        let principal = self.principal(endpoint, request);
+        let registry = request.repository.registry();
+        let account = Account { registry, endpoint: endpoint.base_url(), principal };
+        if let Some(wait) = self.rate_limits.held_back_for(account, &(get.kind, Method::GET)) {
+            return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
+        }
+        let mut state = ExchangeState { authorizations, ..ExchangeState::new(endpoint, &get) };
+        let response = self.final_response(&mut state).await?;
+        if response.status() != StatusCode::TOO_MANY_REQUESTS {
+            self.rate_limits.record_response(account, &(get.kind, Method::GET));
+        }
+        self.context(&state).classify(response).await
+    }
+
+    /// The first response that is neither a challenge that can be answered nor a redirect.
+    async fn final_response(&self, state: &mut ExchangeState<'_>) -> Result<Response<ResponseBody>, Error> {
         loop {
-            let response = self.send_once(&state).await?;
+            let response = self.send_once(state).await?;
             match response.status().as_u16() {
+                // Some registries challenge a `GET` only.
+                401 if state.request.method == Method::HEAD
+                    && state.authorization().is_none()
+                    && !response.headers().contains_key(WWW_AUTHENTICATE) =>
+                {
+                    return Ok(response);
+                }
                 status @ (400 | 401)
                     if state
                         .authorization()
                         .map_or(status == 401, |sent| sent.is_renewable_after(status)) =>
                 {
-                    self.authenticate(&mut state, response).await?;
+                    let answered = self.authenticate(state, response).await;
+                    state.unanswerable = answered.is_err();
+                    answered?;
                 }
-                301 | 302 | 303 | 307 | 308 => self.follow_redirect(&mut state, response).await?,
-                _ => return self.context(&state).classify(response).await,
+                301 | 302 | 303 | 307 | 308 => self.follow_redirect(state, response).await?,
+                _ => return Ok(response),
             }
         }
     }
@@ -221,8 +292,36 @@ impl Exchange {
             from_endpoint: state.is_at_endpoint(),
             presented: self.presented(state),
             public: bare && state.authorizations.is_empty(),
+            by_get: state.request.method == Method::GET,
             now: self.clock.now(),
         }
+    }
+}
+
+/// Whether the answer to a `HEAD` counts.
+enum HeadVerdict {
+    /// It does.
+    Stands,
+    /// A `GET` has to confirm it: registries, and the object stores behind them, refuse `HEAD` where `GET` works. With
+    /// what it means if `GET` does.
+    ToBeConfirmed(Contradiction),
+}
+
+fn head_verdict(state: &ExchangeState<'_>, answer: &Result<Response<ResponseBody>, Error>) -> HeadVerdict {
+    match answer {
+        Err(_) if state.unanswerable => HeadVerdict::Stands,
+        Ok(response) => match response.status().as_u16() {
+            200 if state.request.is_confirmed_by(response.headers()) => HeadVerdict::Stands,
+            // A limit is not lifted by one more request, a login that was refused is not repeated, and what may be a bad
+            // moment is repeated after a pause (`attempts`), by GET.
+            408 | 429 | 500 | 502..=599 => HeadVerdict::Stands,
+            401 if state.authorization().is_some_and(OriginAuthorization::is_login) => HeadVerdict::Stands,
+            404 | 410 => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
+            _ => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
+        },
+        // It redirected to nowhere.
+        Err(Error::Invalid { .. }) => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
+        Err(_) => HeadVerdict::Stands,
     }
 }
 

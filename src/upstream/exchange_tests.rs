@@ -28,6 +28,7 @@ impl Exchange {
             http,
             authenticator: Authenticator::new(tokens),
             rate_limits: Arc::new(RateLimits::new(recorder, clock.clone())),
+            heads: HeadSupport::default(),
             configured,
             anonymous: AuthContext::for_test(None).presented,
             clock,

@@ -25,9 +25,10 @@ mod received;
 mod redirect;
 mod request;
 mod response;
+mod retry;
 mod transport;
 
-pub use client::{Manifest, Page, Upstream};
+pub use client::{Manifest, Page, ResolvedTag, Upstream};
 pub use config::{
     Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,
 };

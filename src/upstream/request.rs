@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use http::Method;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, RANGE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, RANGE};
 
 use crate::credentials::{HttpHeaders, PresentedCredential};
 use crate::reference::{Digest, MediaType, Reference, Repository, UPSTREAM_ACCEPT};
+use crate::upstream::headers::{content_length, header};
 use crate::upstream::metrics::RequestKind;
 
 /// As whom a request is sent, and what its response is for.
@@ -38,6 +39,8 @@ pub(super) struct RegistryRequest<'a> {
     /// What follows the repository's name in the URL.
     pub(super) path: String,
     pub(super) query: Option<String>,
+    /// The digest of the content, where it is asked for by digest.
+    pub(super) digest: Option<Digest>,
     accept: &'static str,
     range: Option<String>,
 }
@@ -50,7 +53,15 @@ impl<'a> RegistryRequest<'a> {
         auth: &'a AuthContext,
     ) -> Self {
         let path = format!("manifests/{reference}");
-        Self { accept: UPSTREAM_ACCEPT, ..Self::new(auth, RequestKind::Manifest, method, repository, path) }
+        let digest = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => None,
+        };
+        Self {
+            digest,
+            accept: UPSTREAM_ACCEPT,
+            ..Self::new(auth, RequestKind::Manifest, method, repository, path)
+        }
     }
 
     pub(super) fn blob(
@@ -59,7 +70,8 @@ impl<'a> RegistryRequest<'a> {
         digest: Digest,
         auth: &'a AuthContext,
     ) -> Self {
-        Self::new(auth, RequestKind::Blob, method, repository, format!("blobs/{digest}"))
+        let path = format!("blobs/{digest}");
+        Self { digest: Some(digest), ..Self::new(auth, RequestKind::Blob, method, repository, path) }
     }
 
     /// `query` as the client sent it, checked.
@@ -83,12 +95,46 @@ impl<'a> RegistryRequest<'a> {
         repository: &'a Repository,
         path: String,
     ) -> Self {
-        Self { auth, kind, method, repository, path, query: None, accept: "*/*", range: None }
+        let (query, digest, range) = (None, None, None);
+        Self { auth, kind, method, repository, path, query, digest, accept: "*/*", range }
     }
 
-    /// The same request with `GET`, for registries that refuse `HEAD`.
-    pub(super) fn with_get(&self) -> Self {
-        Self { method: Method::GET, ..self.clone() }
+    /// The `GET` that finds out what a `HEAD` did not say: of a blob its first byte, of a manifest all of it.
+    pub(super) fn confirming(&self) -> Self {
+        let get = Self { method: Method::GET, ..self.clone() };
+        if self.kind == RequestKind::Blob && !self.is_of_empty_content() {
+            return get.with_range(0, Some(1));
+        }
+        get
+    }
+
+    /// The same request, or the `GET` that confirms it if it is a `HEAD`.
+    pub(super) fn confirming_if_head(&self) -> Self {
+        if self.method == Method::HEAD { self.confirming() } else { self.clone() }
+    }
+
+    /// Whether these headers of a 200 answer a `HEAD` without leaving a doubt: the digest is there and the right one;
+    /// of a blob, which an object store may send, it may be absent, but the size may not.
+    pub(super) fn is_confirmed_by(&self, headers: &HeaderMap) -> bool {
+        if headers
+            .get(CONTENT_ENCODING)
+            .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        {
+            return false;
+        }
+        let said = header(headers, "docker-content-digest").map(str::parse::<Digest>);
+        let is_right = |said: &Digest| self.digest.is_none_or(|digest| digest == *said);
+        match (self.kind, said) {
+            (RequestKind::Blob, None) => {}
+            (_, Some(Ok(said))) if is_right(&said) => {}
+            _ => return false,
+        }
+        let has_size = || content_length(headers).is_some_and(|bytes| bytes > 0);
+        self.kind != RequestKind::Blob || self.is_of_empty_content() || has_size()
+    }
+
+    fn is_of_empty_content(&self) -> bool {
+        self.digest == Some(Digest::of(b""))
     }
 
     /// The same request for the bytes from `from` up to, not including, `until`; without `until`, for all from there on.
@@ -113,5 +159,47 @@ impl<'a> RegistryRequest<'a> {
             headers.insert(AUTHORIZATION, authorization);
         }
         headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_believed_only_where_it_says_the_digest_and_of_a_blob_the_size() {
+        let (repository, auth) = ("reg.test/app".parse().unwrap(), AuthContext::for_test(None));
+        let (right, other) = (Digest::of(b"x"), Digest::of(b"y"));
+        let tag = Reference::Tag("v1".parse().unwrap());
+        let tag = RegistryRequest::manifest(Method::HEAD, &repository, &tag, &auth);
+        let manifest = RegistryRequest::manifest(Method::HEAD, &repository, &right.into(), &auth);
+        let blob = RegistryRequest::blob(Method::HEAD, &repository, right, &auth);
+        let (right, other) = (right.to_string(), other.to_string());
+        let digest =
+            |value: &str| vec![("docker-content-digest", value.to_owned()), ("content-length", "5".into())];
+        let length = |value: &str| vec![("content-length", value.to_owned())];
+        for (headers, by_tag, by_digest, of_blob) in [
+            (digest(&right), true, true, true),
+            (digest(&other), true, false, false),
+            (digest("md5:1"), false, false, false),
+            (length("5"), false, false, true),
+            (length("0"), false, false, false),
+            (vec![], false, false, false),
+        ] {
+            let named = |(name, value): &(&'static str, String)| {
+                (http::HeaderName::from_static(name), value.parse().unwrap())
+            };
+            let map: HeaderMap = headers.iter().map(named).collect();
+            let said = [&tag, &manifest, &blob].map(|request| request.is_confirmed_by(&map));
+            assert_eq!(said, [by_tag, by_digest, of_blob], "{headers:?}");
+        }
+        let empty = RegistryRequest::blob(Method::HEAD, &repository, Digest::of(b""), &auth);
+        assert!(
+            empty.is_confirmed_by(
+                &[(http::header::CONTENT_LENGTH, "0".parse().unwrap())].into_iter().collect()
+            )
+        );
+        assert_eq!(empty.confirming().range, None, "nothing has no first byte");
+        assert_eq!(blob.confirming().range.as_deref(), Some("bytes=0-0"));
     }
 }

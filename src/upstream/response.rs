@@ -34,6 +34,8 @@ pub(super) struct RegistryResponse {
     pub(super) host: String,
     /// Whether the request had nothing that could be a credential.
     pub(super) public: bool,
+    /// Whether this answers a `GET`, which may have taken the place of a `HEAD`.
+    pub(super) by_get: bool,
 }
 
 /// How a response came about.
@@ -45,6 +47,8 @@ pub(super) struct ResponseContext<'a> {
     pub(super) presented: &'a PresentedCredential,
     /// Whether the request had nothing that could be a credential.
     pub(super) public: bool,
+    /// Whether the request was a `GET`.
+    pub(super) by_get: bool,
     pub(super) now: Timestamp,
 }
 
@@ -54,7 +58,7 @@ impl ResponseContext<'_> {
     /// # Errors
     /// What its status means.
     pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<RegistryResponse, Error> {
-        let Self { host, from_endpoint, public, .. } = self;
+        let Self { host, from_endpoint, public, by_get, .. } = self;
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
         let credential = || match self.presented.principal.kind {
@@ -68,7 +72,7 @@ impl ResponseContext<'_> {
                 let why = "a Content-Encoding that was not asked for".to_owned();
                 Err(Error::Invalid { host, why })
             }
-            200 | 206 => Ok(RegistryResponse { response, host, public }),
+            200 | 206 => Ok(RegistryResponse { response, host, public, by_get }),
             // A redirect target does not speak for the registry: the signed URL may have expired.
             401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),
             401 => Err(Error::Refused { host, status, why: format!("it refuses {}", credential()) }),
@@ -132,7 +136,8 @@ mod tests {
             source: CredentialSource::None,
         };
         let (host, now) = ("reg.test:443".to_owned(), Timestamp(0));
-        let context = ResponseContext { host, from_endpoint, presented: &presented, public: true, now };
+        let context =
+            ResponseContext { host, from_endpoint, presented: &presented, public: true, by_get: true, now };
         let body = Full::from(body).map_err(|never| match never {}).boxed();
         let response = Response::builder().status(status).body(body).unwrap();
         context.classify(response).await.map(|_| ())

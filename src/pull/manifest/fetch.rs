@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::pull::access::{Access, Subject};
+use crate::pull::access::{Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -16,7 +16,7 @@ use crate::reference::{Digest, Document, MediaType, Principal, Reference, Reposi
 use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{Allowed, AuthContext};
+use crate::upstream::{Allowed, AuthContext, Manifest};
 
 /// A verified manifest, fresh from upstream.
 #[derive(Debug, Clone)]
@@ -51,7 +51,8 @@ impl ManifestFetcher {
         Self { access, upstream, store, running: Singleflight::new(tasks) }
     }
 
-    /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one.
+    /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names is
+    /// asked of authoritative endpoints only: a mirror may be behind, and nothing but the digest tells.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -60,10 +61,9 @@ impl ManifestFetcher {
         context: &PullContext,
         reference: &Reference,
     ) -> Result<FetchedManifest, Error> {
-        let purpose = self.access.purpose(context).await;
-        let subject = match reference {
-            Reference::Digest(digest) => Subject::Manifest(*digest),
-            Reference::Tag(tag) => Subject::Tag(tag.clone()),
+        let (subject, purpose) = match reference {
+            Reference::Digest(digest) => (Subject::Manifest(*digest), self.access.purpose(context).await),
+            Reference::Tag(tag) => (Subject::Tag(tag.clone()), Purpose::Prove),
         };
         let request = |auth: AuthContext| {
             let (repository, proves) = (context.repository().clone(), auth.proof.is_some());
@@ -84,13 +84,25 @@ impl ManifestFetcher {
         auth: &AuthContext,
     ) -> Result<Allowed<FetchedManifest>, Error> {
         let Allowed { value: manifest, public } = self.upstream.manifest(repository, reference, auth).await?;
-        let host = manifest.host;
         let actual = Digest::of(&manifest.bytes);
         if let Reference::Digest(expected) = reference
             && *expected != actual
         {
-            return Err(Error::Mismatch { host, expected: *expected, actual });
+            return Err(Error::Mismatch { host: manifest.host, expected: *expected, actual });
         }
+        Ok(Allowed { value: self.accept(repository, manifest).await?, public })
+    }
+
+    /// Takes a manifest that upstream sent: reads it and stores it.
+    ///
+    /// # Errors
+    /// [`Error::Document`].
+    pub(crate) async fn accept(
+        &self,
+        repository: &Repository,
+        manifest: Manifest,
+    ) -> Result<FetchedManifest, Error> {
+        let (host, actual) = (manifest.host, Digest::of(&manifest.bytes));
         let document = Document::parse(&manifest.bytes, manifest.media_type.as_ref())
             .map_err(|source| Error::Document { host, source })?;
         // The type that a digest was first received with stays: the same bytes are never two things.
@@ -104,7 +116,6 @@ impl ManifestFetcher {
         {
             tracing::error!(%repository, %error, "a manifest is served but could not be stored");
         }
-        let value = FetchedManifest { digest: actual, media_type, bytes: manifest.bytes };
-        Ok(Allowed { value, public })
+        Ok(FetchedManifest { digest: actual, media_type, bytes: manifest.bytes })
     }
 }

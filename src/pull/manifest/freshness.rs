@@ -71,16 +71,14 @@ fn is_attached(tag: &Tag) -> bool {
     hex.is_some_and(|hex| Digest::from_hex(hex).is_ok())
 }
 
-/// Upstream's answer about a tag: its digest, where the registry says it.
-pub(crate) type TagAnswer = Result<Option<Digest>, upstream::Error>;
+/// Upstream's answer about a tag: its digest.
+pub(crate) type TagAnswer = Result<Digest, upstream::Error>;
 
 /// What to serve for a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// This manifest: upstream names it now.
     Current(Digest),
-    /// The manifest that is fetched by its tag: upstream has the tag and did not say its digest.
-    FetchByTag,
     /// The manifest that the tag last named, marked as stale: upstream cannot be asked.
     Stale(TagRecord, upstream::Error),
     /// This error, and the record is removed: upstream has no such tag.
@@ -92,8 +90,7 @@ pub(crate) enum Decision {
 /// Decides what to serve for a tag.
 pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
     match (answer, record) {
-        (Ok(Some(digest)), _) => Decision::Current(digest),
-        (Ok(None), _) => Decision::FetchByTag,
+        (Ok(digest), _) => Decision::Current(digest),
         (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
         (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),
         (Err(error), _) => Decision::Fail(error),
@@ -185,8 +182,7 @@ mod tests {
         let gone = Error::NotFound { host: host(), repository_unknown: false, public: false };
         let invalid = Error::Invalid { host: host(), why: String::new() };
 
-        assert_eq!(decide(Ok(Some(digest)), Some(record)), Decision::Current(digest));
-        assert_eq!(decide(Ok(None), Some(record)), Decision::FetchByTag);
+        assert_eq!(decide(Ok(digest), Some(record)), Decision::Current(digest));
         for outage in [unreachable, limited, failing] {
             assert_eq!(decide(Err(outage.clone()), Some(record)), Decision::Stale(record, outage.clone()));
             assert_eq!(decide(Err(outage.clone()), None), Decision::Fail(outage));

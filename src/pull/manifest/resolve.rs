@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::confirmed::{ConfirmedTags, Refreshes};
-use super::fetch::ManifestFetcher;
+use super::fetch::{FetchedManifest, ManifestFetcher};
 use super::freshness::{self, Decision, Revalidation};
 use super::stored::StoredManifests;
 use crate::pull::access::rights::Use;
@@ -27,12 +27,12 @@ use crate::support::clock::Moment;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, Allowed, AuthContext};
+use crate::upstream::{self, Allowed, AuthContext, ResolvedTag};
 
 /// Kept free of the time in which a client waits for an answer, so that a record can still be served in it.
 const RECORD_RESERVE: Duration = Duration::from_secs(2);
 
-type Resolutions = Singleflight<(Repository, Tag, Principal), Result<Allowed<Option<Digest>>, Error>>;
+type Resolutions = Singleflight<(Repository, Tag, Principal), Result<Allowed<Named>, Error>>;
 
 /// Resolves tags. Cheap to clone.
 #[derive(Clone)]
@@ -51,11 +51,12 @@ struct Inner {
     tasks: Tasks,
 }
 
-/// Where the manifest comes from that a tag names now and that is not in the store.
-#[derive(Clone, Copy)]
-enum Missing {
-    Digest(Digest),
-    ByTag,
+/// What upstream says that a tag names.
+#[derive(Clone)]
+struct Named {
+    digest: Digest,
+    /// The manifest, where upstream had to be asked for all of it and it is not in the store.
+    fetched: Option<FetchedManifest>,
 }
 
 impl Tags {
@@ -155,22 +156,23 @@ impl Tags {
         let repository = context.repository();
         // Only a caller that could read the repository before learns from a 404 that a tag is gone.
         let had_right = inner.access.known().any(context).await;
-        let (answer, asked_as) = match self.ask(context, tag).await {
-            Ok((digest, principal)) => (Ok(digest), Some(principal)),
-            Err(Error::Upstream(error)) => (Err(error), None),
+        let (answer, fetched, asked_as) = match self.ask(context, tag).await {
+            Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
+            Err(Error::Upstream(error)) => (Err(error), None, None),
             Err(other) => return self.record_if_open_to_all(context, tag, other).await,
         };
         let record = inner.records.tag(repository, tag).await;
         match freshness::decide(answer, record) {
             Decision::Current(digest) => {
+                if let Some(fetched) = fetched {
+                    self.confirm(repository, tag, digest).await;
+                    return Ok(fetched.answer());
+                }
                 if let Some(answer) = inner.stored.find(repository, digest).await {
                     self.confirm(repository, tag, digest).await;
                     return Ok(answer.with_source(AnswerSource::Revalidated));
                 }
-                self.fetch_or_record(context, tag, Missing::Digest(digest), record, asked_as).await
-            }
-            Decision::FetchByTag => {
-                self.fetch_or_record(context, tag, Missing::ByTag, record, asked_as).await
+                self.fetch_or_record(context, tag, digest, record, asked_as).await
             }
             Decision::Stale(record, error) => self.stale(context, tag, record, error.into()).await,
             Decision::Forget(error) => {
@@ -184,21 +186,39 @@ impl Tags {
         }
     }
 
-    /// The digest that upstream says the tag names, and as whom it was asked; one request for equal questions.
-    async fn ask(&self, context: &PullContext, tag: &Tag) -> Result<(Option<Digest>, Principal), Error> {
+    /// What upstream says that the tag names, and as whom it was asked; one request for equal questions. A manifest that
+    /// comes with the answer is verified and stored: what is no manifest proves no right.
+    async fn ask(&self, context: &PullContext, tag: &Tag) -> Result<(Named, Principal), Error> {
         let repository = context.repository();
         let request = |auth: AuthContext| {
-            let upstream = Arc::clone(&self.0.upstream);
+            let tags = self.clone();
             let (repository, tag) = (repository.clone(), tag.clone());
             let key = (repository.clone(), tag.clone(), auth.presented.principal);
-            let resolved = self.0.resolutions.run(key, move || async move {
-                upstream.resolve(&repository, &tag, &auth).await.map_err(Error::from)
-            });
+            let named = move || async move { tags.ask_as(&repository, &tag, &auth).await };
+            let resolved = self.0.resolutions.run(key, named);
             async move { resolved.await.unwrap_or(Err(Error::panicked("resolved a tag"))) }
         };
         let subject = Subject::Tag(tag.clone());
-        let (digest, presented) = self.0.access.ask(context, &subject, Purpose::Prove, request).await?;
-        Ok((digest, presented.principal))
+        let (named, presented) = self.0.access.ask(context, &subject, Purpose::Prove, request).await?;
+        Ok((named, presented.principal))
+    }
+
+    async fn ask_as(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        auth: &AuthContext,
+    ) -> Result<Allowed<Named>, Error> {
+        let Inner { upstream, stored, fetcher, .. } = &*self.0;
+        let Allowed { value, public } = upstream.resolve(repository, tag, auth).await?;
+        let ResolvedTag { digest, manifest } = value;
+        let fetched = match manifest {
+            Some(manifest) if stored.find(repository, digest).await.is_none() => {
+                Some(fetcher.accept(repository, manifest).await?)
+            }
+            _ => None,
+        };
+        Ok(Allowed { value: Named { digest, fetched }, public })
     }
 
     /// A tag names a manifest that is not in the store. The manifest that the tag named before is served instead if the
@@ -208,11 +228,11 @@ impl Tags {
         &self,
         context: &PullContext,
         tag: &Tag,
-        missing: Missing,
+        digest: Digest,
         record: Option<TagRecord>,
         asked_as: Option<Principal>,
     ) -> Result<ManifestAnswer, Error> {
-        let Some(record) = record else { return self.fetch(context, tag, missing).await };
+        let Some(record) = record else { return self.fetch(context, tag, digest).await };
         let registry = context.repository().registry();
         if asked_as.is_some_and(|principal| self.0.upstream.is_budget_low(registry, principal)) {
             let reserved = Error::RateLimitReserved { registry: registry.clone() };
@@ -221,9 +241,9 @@ impl Tags {
             }
         }
         let fetched = if self.may_serve_record(context, tag, record).await {
-            self.fetch_in_time(context, tag, missing).await
+            self.fetch_in_time(context, tag, digest).await
         } else {
-            self.fetch(context, tag, missing).await
+            self.fetch(context, tag, digest).await
         };
         match fetched {
             Err(error) if error.fault() == Fault::Outage => self.stale(context, tag, record, error).await,
@@ -244,9 +264,9 @@ impl Tags {
         &self,
         context: &PullContext,
         tag: &Tag,
-        missing: Missing,
+        digest: Digest,
     ) -> Result<ManifestAnswer, Error> {
-        let fetch = self.fetch(context, tag, missing);
+        let fetch = self.fetch(context, tag, digest);
         let Some(deadline) = context.deadline().and_then(|at| at.checked_sub(RECORD_RESERVE)) else {
             return fetch.await;
         };
@@ -256,22 +276,14 @@ impl Tags {
             .unwrap_or_else(|_elapsed| Err(Error::OutOfTime { seconds: begun.elapsed().as_secs() }))
     }
 
-    async fn fetch(
-        &self,
-        context: &PullContext,
-        tag: &Tag,
-        missing: Missing,
-    ) -> Result<ManifestAnswer, Error> {
+    async fn fetch(&self, context: &PullContext, tag: &Tag, digest: Digest) -> Result<ManifestAnswer, Error> {
         let fetcher = &self.0.fetcher;
-        let fetched = match missing {
-            Missing::ByTag => fetcher.fetch(context, &tag.clone().into()).await?,
-            Missing::Digest(digest) => match fetcher.fetch(context, &digest.into()).await {
-                // Some registries announce a digest under which they do not serve the document.
-                Err(Error::Upstream(upstream::Error::NotFound { .. })) => {
-                    fetcher.fetch(context, &tag.clone().into()).await?
-                }
-                fetched => fetched?,
-            },
+        let fetched = match fetcher.fetch(context, &digest.into()).await {
+            // Some registries announce a digest under which they do not serve the document.
+            Err(Error::Upstream(upstream::Error::NotFound { .. })) => {
+                fetcher.fetch(context, &tag.clone().into()).await?
+            }
+            fetched => fetched?,
         };
         self.confirm(context.repository(), tag, fetched.digest).await;
         Ok(fetched.answer())

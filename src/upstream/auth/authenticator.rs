@@ -47,6 +47,11 @@ impl OriginAuthorization {
         self.authorization.value()
     }
 
+    /// Whether it is a user name and password, which the origin itself checks.
+    pub(crate) fn is_login(&self) -> bool {
+        matches!(self.challenge, Challenge::Basic)
+    }
+
     /// Whether a new one may fare better after a response of this status. ECR Public answers 400 to an expired token.
     pub(crate) fn is_renewable_after(&self, status: u16) -> bool {
         !self.fresh && (status == 401 || status == 400 && matches!(self.challenge, Challenge::Bearer(_)))

@@ -1,0 +1,117 @@
+//! Where `HEAD` is of no use, so that it is not sent before each `GET` that has to answer instead of it.
+//!
+//! Promises: an endpoint whose `HEAD` said something else than its `GET` is asked with `GET` for an hour, for that kind of
+//! content. A status that may be a bad moment (404, 5xx, a closed connection) counts only when it comes twice in a row:
+//! some registries limit `GET`s of manifests and no `HEAD`s. Bounded: what is forgotten costs one request.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::support::bounded_map::BoundedMap;
+use crate::upstream::metrics::RequestKind;
+
+/// How long `HEAD` is left out; then it is tried again.
+const LEFT_OUT_FOR: Duration = Duration::from_secs(3_600);
+/// Pairs of an endpoint and a kind remembered at most.
+const ENTRIES_MAX: usize = 1_024;
+/// So many contradictions that may be a bad moment count like one that is none.
+const PASSING_MAX: u32 = 2;
+
+/// What `HEAD` said where `GET` then brought the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contradiction {
+    /// Something that has no other cause than how the endpoint treats `HEAD`.
+    Lasting,
+    /// Something that may be gone with the next request.
+    Passing,
+}
+
+struct Entry {
+    contradictions: u32,
+    last: Instant,
+}
+
+/// The endpoints whose `HEAD` contradicted their `GET`, by `host:port` and kind of content.
+pub(crate) struct HeadSupport(Mutex<BoundedMap<(String, RequestKind), Entry>>);
+
+impl Default for HeadSupport {
+    fn default() -> Self {
+        Self(Mutex::new(BoundedMap::new(ENTRIES_MAX)))
+    }
+}
+
+impl HeadSupport {
+    /// Whether `GET` is to be sent in the place of `HEAD`.
+    pub(crate) fn is_useless(&self, endpoint: &str, kind: RequestKind) -> bool {
+        let mut entries = self.0.lock();
+        entries
+            .get(&(endpoint.to_owned(), kind))
+            .is_some_and(|entry| entry.contradictions >= PASSING_MAX && entry.last.elapsed() < LEFT_OUT_FOR)
+    }
+
+    /// `GET` brought what `HEAD` did not confirm.
+    pub(crate) fn record_contradiction(
+        &self,
+        endpoint: &str,
+        kind: RequestKind,
+        contradiction: Contradiction,
+    ) {
+        let step = match contradiction {
+            Contradiction::Lasting => PASSING_MAX,
+            Contradiction::Passing => 1,
+        };
+        let mut entries = self.0.lock();
+        let now = Instant::now();
+        let entry = entries
+            .get_or_insert_with((endpoint.to_owned(), kind), || Entry { contradictions: 0, last: now });
+        if entry.last.elapsed() >= LEFT_OUT_FOR {
+            entry.contradictions = 0;
+        }
+        entry.contradictions = entry.contradictions.saturating_add(step);
+        entry.last = now;
+        if entry.contradictions == PASSING_MAX {
+            tracing::info!(endpoint, ?kind, "HEAD is of no use here; GET is sent instead for an hour");
+        }
+    }
+
+    /// `HEAD` was answered as it should be.
+    pub(crate) fn record_use(&self, endpoint: &str, kind: RequestKind) {
+        self.0.lock().remove(&(endpoint.to_owned(), kind));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn head_is_left_out_for_an_hour_where_it_is_refused_and_not_after_one_bad_moment() {
+        let support = HeadSupport::default();
+        let useless = |kind| support.is_useless("reg.test:443", kind);
+        let record = |contradiction| {
+            support.record_contradiction("reg.test:443", RequestKind::Manifest, contradiction);
+        };
+        record(Contradiction::Passing);
+        assert!(!useless(RequestKind::Manifest), "one bad moment costs an hour of GETs");
+        support.record_use("reg.test:443", RequestKind::Manifest);
+        record(Contradiction::Passing);
+        assert!(!useless(RequestKind::Manifest));
+        record(Contradiction::Passing);
+        assert!(useless(RequestKind::Manifest) && !useless(RequestKind::Blob));
+        tokio::time::advance(LEFT_OUT_FOR).await;
+        assert!(!useless(RequestKind::Manifest), "HEAD is never tried again");
+        record(Contradiction::Lasting);
+        assert!(useless(RequestKind::Manifest));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ever_new_endpoints_do_not_grow_it() {
+        let support = HeadSupport::default();
+        for n in 0..2 * ENTRIES_MAX {
+            support.record_contradiction(&format!("{n}"), RequestKind::Blob, Contradiction::Lasting);
+        }
+        assert!(support.0.lock().len() <= ENTRIES_MAX);
+    }
+}
