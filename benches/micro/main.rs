@@ -112,7 +112,7 @@ fn blobs(c: &mut Criterion) {
         digest
     };
     let (layer, manifest) = (put(noise(LAYER)), put(noise(2_000)));
-    let open = |digest| runtime.block_on(store.blob(digest)).unwrap().unwrap();
+    let open = |digest| runtime.block_on(store.blob(digest)).unwrap();
     let mut group = c.benchmark_group("a blob");
     group.bench_function("is opened for the first time", |b| b.iter(|| open(layer)));
     let blob = open(layer);

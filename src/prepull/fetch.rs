@@ -198,7 +198,7 @@ impl Run<'_> {
             fetched_bytes += if fetched { size } else { 0 };
             sizes.insert(digest, size);
         }
-        match self.fetcher.puller.missing(&image.repository, sizes.keys().copied()).await? {
+        match self.fetcher.puller.missing(&image.repository, sizes.keys().copied()).await {
             0 => Ok(Fetched { root, sizes, fetched_bytes }),
             missing => Err(Error::NotStored { missing, all: sizes.len() }),
         }

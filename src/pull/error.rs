@@ -40,8 +40,9 @@ pub enum Error {
     /// Upstream did not answer, or refused.
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
-    /// The store failed, or the bytes that arrived are not those of the digest.
-    #[error(transparent)]
+    /// The store failed, or the bytes that arrived are not those of the digest. Clients are told this text, so that it
+    /// names no file; the log has the source.
+    #[error("{}", .0.without_paths())]
     Store(#[from] store::Error),
     /// A manifest that Larder does not serve.
     #[error("{host} sent a manifest that cannot be served: {source}")]
@@ -90,11 +91,11 @@ pub enum Error {
     #[error("the blob could not be stored; the daemon's log says why")]
     NotStored,
     /// The task that did the work ended in a panic or was stopped with the daemon.
-    #[error("the task that {work} ended without a result: {cause}")]
+    #[error("the task that {work} ended without a result")]
     TaskEnded {
         /// What the task did.
         work: &'static str,
-        /// How it ended.
+        /// How it ended, for the log: a panic may say anything.
         cause: Arc<str>,
     },
     /// The download that this request joined ended without a result.
@@ -109,9 +110,6 @@ pub enum Error {
     /// The registry does not answer ranges, and the request needs one.
     #[error("the registry ignored the requested range")]
     RangeIgnored,
-    /// The file of a download under way cannot be read.
-    #[error("a downloading blob cannot be read from disk: {0}")]
-    Unreadable(Arc<std::io::Error>),
     /// The stream of an import broke off.
     #[error("the import was cut off: {0}")]
     ImportCutOff(String),
@@ -144,6 +142,7 @@ impl Error {
 
     /// For a task that was waited for.
     pub(crate) fn task_ended(work: &'static str, cause: &JoinError) -> Self {
+        tracing::error!(work, %cause, "a task ended without a result");
         Self::TaskEnded { work, cause: cause.to_string().into() }
     }
 
@@ -191,7 +190,6 @@ impl Error {
             | Self::LeaderGone
             | Self::ShortBody { .. }
             | Self::RangeIgnored
-            | Self::Unreadable(_)
             | Self::ImportCutOff(_)
             | Self::TooManyDownloads => Fault::Ours,
         }
@@ -225,7 +223,6 @@ impl Error {
             Self::LeaderGone => "leader_gone",
             Self::ShortBody { .. } => "short_body",
             Self::RangeIgnored => "range_ignored",
-            Self::Unreadable(_) => "store_unreadable",
             Self::ImportCutOff(_) => "import_cut_off",
         }
     }

@@ -1,6 +1,7 @@
 //! What the unit tests of `pull` share: a store in a temporary directory, and a registry that answers what the test says.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -258,6 +259,11 @@ impl RegistryClient for FakeRegistry {
     }
 }
 
+/// A stored blob's file.
+pub(crate) fn blob_file(directory: &TempDir, digest: Digest) -> PathBuf {
+    directory.path().join("store/blobs/sha256").join(digest.hex())
+}
+
 /// The parts of `pull` over a [`FakeRegistry`] and an empty store, each to be tested by itself.
 pub(crate) struct Parts {
     pub(crate) registry: Arc<FakeRegistry>,
@@ -267,7 +273,7 @@ pub(crate) struct Parts {
     pub(crate) access: Access,
     pub(crate) manifests: Manifests,
     pub(crate) blobs: Blobs,
-    _directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 impl Parts {
@@ -281,7 +287,7 @@ impl Parts {
         let access = Access::new(config.clone(), store.records(), keys, client(), ticking, &metrics, labels);
         let manifests = Manifests::new(config, access.clone(), client(), store.clone(), tasks.clone());
         let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks, metrics);
-        Self { registry, store, clock, keychain, access, manifests, blobs, _directory: directory }
+        Self { registry, store, clock, keychain, access, manifests, blobs, directory }
     }
 
     /// A pull by a user with a credential.

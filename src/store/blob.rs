@@ -2,26 +2,20 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
 use crate::reference::{Digest, Hasher};
-use crate::store::blocking;
-use crate::store::buffers::Buffer;
+use crate::store::checked_file::{CheckedFile, Damage};
 use crate::store::error::Error;
+use crate::store::file_identity::FileIdentity;
 use crate::store::in_use::{InUse, InUseMark};
 use crate::store::integrity::{CHUNK, Checksums, ChecksumsBuilder};
 use crate::store::layout::{self, Layout};
-use crate::store::page_cache::{read_cached, read_exact_at};
-use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
+use crate::support::body_chunk::BodyChunk;
 
-/// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were checked.
-const COPIED_BYTES_MAX: u64 = 16 * 1024;
-/// Chunks that are checked and returned together.
-const CHUNKS_AT_ONCE: u64 = 4;
 /// Bytes of a checksum file at most: those of a 1 TiB blob.
 const CHECKSUMS_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
@@ -36,42 +30,74 @@ pub(super) struct WeakBlob(Weak<OpenFile>);
 #[derive(Debug)]
 struct OpenFile {
     digest: Digest,
-    file: Arc<File>,
-    checksums: Checksums,
+    content: Arc<CheckedFile<Checksums>>,
+    identity: FileIdentity,
     _in_use: InUseMark,
 }
 
+/// What lies under the name of a blob.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// The blob.
+    Blob(Blob),
+    /// Nothing, or a file that was refused.
+    Absent,
+    /// A file that cannot be the blob.
+    Damaged {
+        /// Which one.
+        file: FileIdentity,
+        /// The check that failed.
+        reason: String,
+    },
+}
+
 impl Blob {
-    /// Opens a blob; `None` if there is none. Blocks; hashes the whole blob if its checksums are missing or damaged.
+    /// Opens a blob, unless it is a file that `is_refused`. Blocks; hashes the whole blob if its checksums are missing or
+    /// damaged. A blob whose checksums cannot be written is served all the same.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the file cannot be the blob; the disk.
-    pub(super) fn open(layout: &Layout, digest: &Digest, in_use: &InUse) -> Result<Option<Self>, Error> {
+    /// The disk.
+    pub(super) fn open(
+        layout: &Layout,
+        digest: &Digest,
+        in_use: &InUse,
+        is_refused: impl Fn(FileIdentity) -> bool,
+    ) -> Result<Opened, Error> {
         // Before the file is opened, so that it is not evicted in between.
         let in_use = in_use.mark(*digest);
         let path = layout.blob(digest);
         let file = match layout::open_regular(&path) {
             Ok(Some(file)) => file,
-            Ok(None) => return Ok(None),
+            Ok(None) => return Ok(Opened::Absent),
             Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-                return Err(damaged(digest, &e.to_string()));
+                return Ok(match FileIdentity::at(&path).filter(|file| !is_refused(*file)) {
+                    Some(file) => Opened::Damaged { file, reason: e.to_string() },
+                    None => Opened::Absent,
+                });
             }
             Err(e) => return Err(Error::io("open", &path)(e)),
         };
+        let identity = FileIdentity::of(&file).map_err(Error::io("inspect", &path))?;
+        if is_refused(identity) {
+            return Ok(Opened::Absent);
+        }
+        let damaged = |reason| Ok(Opened::Damaged { file: identity, reason });
         let checksums = match read_checksums(&layout.checks_of(digest)) {
             Some(checksums) => checksums,
-            None => {
-                let checksums = hash_again(&file, &path, digest)?;
-                layout.write_small(&layout.checks_of(digest), &checksums.encode())?;
-                checksums
-            }
+            None => match hash_again(&file, digest) {
+                Ok(checksums) => {
+                    write_checksums(layout, digest, &checksums);
+                    checksums
+                }
+                Err(reason) => return damaged(reason),
+            },
         };
-        let size = file.metadata().map_err(Error::io("inspect", &path))?.len();
+        let size = identity.size();
         if size != checksums.size() {
-            return Err(damaged(digest, &format!("{size} bytes instead of {}", checksums.size())));
+            return damaged(format!("{size} bytes instead of {}", checksums.size()));
         }
-        let open = OpenFile { digest: *digest, file: Arc::new(file), checksums, _in_use: in_use };
-        Ok(Some(Self(Arc::new(open))))
+        let content = Arc::new(CheckedFile::new(Arc::new(file), checksums));
+        Ok(Opened::Blob(Self(Arc::new(OpenFile { digest: *digest, content, identity, _in_use: in_use }))))
     }
 
     /// The digest of the content.
@@ -81,7 +107,7 @@ impl Blob {
 
     /// Bytes of the content.
     pub fn size(&self) -> u64 {
-        self.0.checksums.size()
+        self.0.content.checksums().size()
     }
 
     /// The next checked bytes at `offset`, none at or beyond `end`. Empty only at `end`.
@@ -90,15 +116,15 @@ impl Blob {
     /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned.
     pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
         let end = end.min(self.size());
-        if end.saturating_sub(offset) <= COPIED_BYTES_MAX {
-            return self.copy(offset, end).await.map(BodyChunk::Memory);
-        }
-        let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
-        self.check(offset, end).await?;
-        let check: Arc<dyn IntegrityCheck> = self.0.clone();
-        let file = Arc::clone(&self.0.file);
-        let len = (end - offset) as usize;
-        Ok(BodyChunk::File(FileRange { file, offset, len, check: Some(check) }))
+        self.0.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
+    }
+
+    /// The hash of the bytes before `end`.
+    ///
+    /// # Errors
+    /// As [`Blob::read`].
+    pub async fn hash_until(&self, end: u64) -> Result<Hasher, Error> {
+        self.0.content.hash_until(end.min(self.size())).await.map_err(|damage| self.damaged(damage))
     }
 
     /// All of a blob that is known to be small, such as a manifest.
@@ -120,46 +146,21 @@ impl Blob {
         Ok(all.into())
     }
 
+    /// Which file it is read from.
+    pub(super) fn file_identity(&self) -> FileIdentity {
+        self.0.identity
+    }
+
     pub(super) fn downgrade(&self) -> WeakBlob {
         WeakBlob(Arc::downgrade(&self.0))
     }
 
-    /// As [`Blob::read`], in memory, at most to the end of a chunk.
     async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, Error> {
-        if offset >= end {
-            return Ok(Bytes::new());
-        }
-        let OpenFile { digest, file, checksums, .. } = &*self.0;
-        let chunk = offset / CHUNK as u64;
-        let (start, len) = checksums.range_of(chunk);
-        let bytes = read_exact_at(file, start, len).await.map_err(|e| self.0.unreadable(start, &e))?;
-        if !checksums.matches(chunk, &bytes) {
-            return Err(wrong_chunk(digest, start));
-        }
-        let to = (end - start).min(len as u64) as usize;
-        Ok(bytes.slice((offset - start) as usize..to))
+        self.0.content.copy(offset, end).await.map_err(|damage| self.damaged(damage))
     }
 
-    /// Checks every chunk that has bytes from `offset` up to `end`: in place as long as they are in the page cache, and
-    /// the rest on a blocking thread.
-    async fn check(&self, offset: u64, end: u64) -> Result<(), Error> {
-        let mut chunks = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
-        let mut buffer = Buffer::new(CHUNK);
-        while let Some(chunk) = chunks.next() {
-            let (start, len) = self.0.checksums.range_of(chunk);
-            let content = &mut buffer.bytes()[..len];
-            let cached = read_cached(&self.0.file, start, content);
-            if cached.map_err(|e| self.0.unreadable(start, &e))? < len {
-                let open = Arc::clone(&self.0);
-                let rest =
-                    move || (chunk..chunks.end).try_for_each(|chunk| open.check_chunk(chunk, &mut buffer));
-                return blocking::run(rest).await;
-            }
-            if !self.0.checksums.matches(chunk, content) {
-                return Err(wrong_chunk(&self.0.digest, start));
-            }
-        }
-        Ok(())
+    fn damaged(&self, damage: Damage) -> Error {
+        damaged(&self.0.digest, &damage.into_reason())
     }
 }
 
@@ -179,32 +180,6 @@ impl WeakBlob {
     }
 }
 
-impl OpenFile {
-    /// Reads and checks one chunk. Blocks.
-    fn check_chunk(&self, chunk: u64, buffer: &mut Buffer) -> Result<(), Error> {
-        let (start, len) = self.checksums.range_of(chunk);
-        let content = &mut buffer.bytes()[..len];
-        self.file.read_exact_at(content, start).map_err(|e| self.unreadable(start, &e))?;
-        if self.checksums.matches(chunk, content) { Ok(()) } else { Err(wrong_chunk(&self.digest, start)) }
-    }
-
-    fn unreadable(&self, start: u64, error: &std::io::Error) -> Error {
-        damaged(&self.digest, &format!("reading at {start}: {error}"))
-    }
-}
-
-impl IntegrityCheck for OpenFile {
-    fn is_intact(&self, offset: u64, end: u64) -> bool {
-        let mut buffer = Buffer::new(CHUNK);
-        (offset / CHUNK as u64..end.div_ceil(CHUNK as u64))
-            .all(|chunk| self.check_chunk(chunk, &mut buffer).is_ok())
-    }
-}
-
-fn wrong_chunk(digest: &Digest, start: u64) -> Error {
-    damaged(digest, &format!("wrong checksum of the chunk at {start}"))
-}
-
 fn damaged(digest: &Digest, reason: &str) -> Error {
     Error::Damaged { digest: *digest, reason: reason.to_owned() }
 }
@@ -216,13 +191,22 @@ fn read_checksums(path: &Path) -> Option<Checksums> {
     Checksums::decode(&content)
 }
 
+fn write_checksums(layout: &Layout, digest: &Digest, checksums: &Checksums) {
+    if let Err(error) = layout.write_small(&layout.checks_of(digest), &checksums.encode()) {
+        tracing::warn!(%digest, %error, cause = error.cause(), "the checksums of a blob cannot be written; it is hashed again when it is opened next");
+    }
+}
+
 /// The checksums of a blob that has lost them: only if its digest is right.
-fn hash_again(mut file: &File, path: &Path, digest: &Digest) -> Result<Checksums, Error> {
+///
+/// # Errors
+/// Why the file is not the blob.
+fn hash_again(mut file: &File, digest: &Digest) -> Result<Checksums, String> {
     let mut hasher = Hasher::default();
     let mut checksums = ChecksumsBuilder::default();
     let mut buffer = vec![0; CHUNK];
     loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+        match file.read(&mut buffer).map_err(|e| format!("reading at {}: {e}", checksums.size()))? {
             0 => break,
             count => {
                 hasher.update(&buffer[..count]);
@@ -232,6 +216,6 @@ fn hash_again(mut file: &File, path: &Path, digest: &Digest) -> Result<Checksums
     }
     match hasher.finish() {
         actual if actual == *digest => Ok(checksums.finish()),
-        actual => Err(damaged(digest, &format!("its content has digest {actual}"))),
+        actual => Err(format!("its content has digest {actual}")),
     }
 }

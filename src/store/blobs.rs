@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::reference::Digest;
 use crate::store::admission::Admission;
-use crate::store::blob::Blob;
+use crate::store::blob::{Blob, Opened};
 use crate::store::blocking;
 use crate::store::error::Error;
 use crate::store::in_use::InUse;
@@ -15,10 +15,10 @@ use crate::store::index::Index;
 use crate::store::ingest::{Ingest, Verified};
 use crate::store::last_access::LastAccess;
 use crate::store::layout::Layout;
+use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::quarantine::Quarantine;
 use crate::support::clock::Clock;
-use crate::support::metrics::IntCounter;
 
 /// Receives and opens blobs.
 pub(super) struct Blobs {
@@ -40,16 +40,11 @@ impl Blobs {
         index: Index,
         admission: Arc<Admission>,
         in_use: InUse,
-        quarantined: IntCounter,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let open_blobs = Arc::new(OpenBlobs::default());
-        let quarantine = Quarantine::new(
-            layout.clone(),
-            clock.clone(),
-            index.clone(),
-            Arc::clone(&open_blobs),
-            quarantined,
-        );
+        let quarantine =
+            Quarantine::new(layout.clone(), clock.clone(), index.clone(), Arc::clone(&open_blobs), metrics);
         let last_access = LastAccess::new();
         Self { layout, clock, index, admission, quarantine, open_blobs, in_use, last_access }
     }
@@ -82,17 +77,19 @@ impl Blobs {
         Ok(())
     }
 
-    /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(super) async fn lookup(self: &Arc<Self>, digest: Digest) -> Result<Option<Blob>, Error> {
+    /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
+    /// that the disk does not give.
+    pub(super) async fn lookup(self: &Arc<Self>, digest: Digest) -> Option<Blob> {
         if let Some(blob) = self.open_blobs.find(&digest) {
             self.record_access(digest);
-            return Ok(Some(blob));
+            return Some(blob);
         }
         let this = Arc::clone(self);
-        let opened = blocking::run(move || this.open_or_quarantine(digest)).await?;
+        let opened = blocking::run(move || this.open_or_quarantine(digest)).await;
+        let opened = opened.unwrap_or_else(|error| {
+            tracing::error!(%digest, %error, cause = error.cause(), "a cached blob cannot be opened; upstream is asked");
+            None
+        });
         match &opened {
             Some(blob) => {
                 self.open_blobs.insert(blob);
@@ -100,7 +97,7 @@ impl Blobs {
             }
             None => self.index.recheck(digest),
         }
-        Ok(opened)
+        opened
     }
 
     /// Notes that a blob was used. Never blocks.
@@ -119,9 +116,13 @@ impl Blobs {
         if !self.open_blobs.remove(blob) {
             return;
         }
-        let this = Arc::clone(self);
-        if let Err(error) = blocking::run(move || this.quarantine.add(&digest, &reason)).await {
-            tracing::error!(%digest, %error, cause = error.cause(), "a damaged blob could not be moved to quarantine");
+        let (this, file) = (Arc::clone(self), blob.file_identity());
+        let moved = move || {
+            this.quarantine.add(&digest, file, &reason);
+            Ok(())
+        };
+        if let Err(error) = blocking::run(moved).await {
+            tracing::error!(%digest, %error, cause = error.cause(), "moving a damaged blob to quarantine panicked");
         }
     }
 
@@ -142,13 +143,16 @@ impl Blobs {
         let _ = self.layout.remove(&self.layout.checks_of(digest));
         Ok(true)
     }
+
     fn open_or_quarantine(&self, digest: Digest) -> Result<Option<Blob>, Error> {
-        match Blob::open(&self.layout, &digest, &self.in_use) {
-            Err(Error::Damaged { digest, reason }) => {
-                self.quarantine.add(&digest, &reason)?;
+        let is_refused = |file| self.quarantine.remembers(&digest, file);
+        match Blob::open(&self.layout, &digest, &self.in_use, is_refused)? {
+            Opened::Blob(blob) => Ok(Some(blob)),
+            Opened::Absent => Ok(None),
+            Opened::Damaged { file, reason } => {
+                self.quarantine.add(&digest, file, &reason);
                 Ok(None)
             }
-            opened => opened,
         }
     }
 }

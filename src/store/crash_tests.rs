@@ -69,7 +69,7 @@ impl Image {
         let was_done = |name: &str| done.iter().any(|one| one == name);
         for (name, content) in [("layer", &self.layer), ("manifest", &self.manifest)] {
             let digest = Digest::of(content);
-            let found = match store.blob(digest).await.map_err(|e| e.to_string())? {
+            let found = match store.blob(digest).await {
                 Some(blob) => Some(blob.read_all(1 << 20).await.map_err(|e| e.to_string())?),
                 None => None,
             };

@@ -100,6 +100,23 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
     }
 
+    /// The text for a client of the data plane: as `Display`, without any path of this node.
+    pub fn without_paths(&self) -> String {
+        match self {
+            Self::Io { what, source, .. } => format!("the store cannot {what} a file: {}", source.kind()),
+            Self::Locked(_) => "the store is in use by another larder".to_owned(),
+            Self::Format { .. } => "the store has a format that this larder does not know".to_owned(),
+            // A reason may quote the operating system, which names no file.
+            Self::Full { .. }
+            | Self::Paused
+            | Self::Closed
+            | Self::Mismatch { .. }
+            | Self::TooLong { .. }
+            | Self::TooShort { .. }
+            | Self::Damaged { .. } => self.to_string(),
+        }
+    }
+
     /// The answer of the operating system for a log line, since `Display` leaves it to [`std::error::Error::source`];
     /// empty for other errors.
     pub fn cause(&self) -> String {
@@ -119,6 +136,32 @@ impl Error {
             Self::TooLong { .. } => "too_long",
             Self::TooShort { .. } => "too_short",
             Self::Damaged { .. } => "damaged",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_tells_a_client_a_path_of_this_node() {
+        let (digest, path) = (Digest::of(b"x"), Path::new("/var/lib/larder/store/blobs/x"));
+        let failed = || io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+        let errors = [
+            Error::io("open", path)(failed()),
+            Error::Full { needed: 1 },
+            Error::Paused,
+            Error::Closed,
+            Error::Locked(path.to_owned()),
+            Error::Format { path: path.to_owned(), found: "x".to_owned(), known: "y" },
+            Error::Mismatch { expected: digest, actual: digest },
+            Error::TooLong { digest, limit: 1 },
+            Error::TooShort { digest, expected: 2, got: 1 },
+            Error::Damaged { digest, reason: format!("reading at 0: {}", failed()) },
+        ];
+        for error in errors {
+            assert!(!error.without_paths().contains('/'), "{}", error.without_paths());
         }
     }
 }

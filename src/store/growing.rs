@@ -1,8 +1,10 @@
 //! The content of an ingest while it grows.
 //!
-//! The download writes from the start on, up to its watermark. A reader far ahead of the watermark may fetch a range from
-//! upstream by itself and write it here, out of order; the download adopts that range when it arrives there. No byte is
-//! verified before the ingest as a whole is: until then it is upstream's word.
+//! The download writes from the start on, up to its watermark, and each chunk has a checksum from then on: a
+//! reader, also long after the download is complete or was given up, is handed no byte that is not what was received. A
+//! reader far ahead of the watermark may fetch a range from upstream by itself and write it here, out of order; the
+//! download adopts that range when it arrives there. No byte is verified before the ingest as a whole is: until then it
+//! is upstream's word.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,37 +15,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::store::integrity::CHUNK;
-use crate::store::page_cache::{read_cached, read_exact_at};
-use crate::support::body_chunk::{BodyChunk, FileRange};
-
-/// Longest read that is copied through memory; longer ones are left in the file for the kernel to send.
-const COPIED_BYTES_MAX: usize = 16 * 1024;
+use crate::reference::{Digest, Hasher};
+use crate::store::checked_file::{CheckedFile, Damage};
+use crate::store::error::Error;
+use crate::store::integrity::{Checksums, ChecksumsBuilder};
+use crate::support::body_chunk::BodyChunk;
 
 /// A handle to the content of an ingest. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct GrowingBlob {
-    file: Arc<File>,
-    out_of_order: Arc<OutOfOrder>,
+    digest: Digest,
+    content: Arc<CheckedFile<Mutex<ChecksumsBuilder>>>,
+    out_of_order: Arc<Mutex<Ranges>>,
 }
 
 /// The ranges beyond the watermark that were written out of order.
-#[derive(Debug, Default)]
-pub(super) struct OutOfOrder(Mutex<Ranges>);
-
 #[derive(Debug, Default)]
 struct Ranges {
     /// Bytes before this offset belong to the download, which has hashed them or is about to write them.
     claimed_until: u64,
     /// Start to end, none adjacent to another.
     written: BTreeMap<u64, u64>,
-}
-
-impl OutOfOrder {
-    /// The download has, or is about to have, every byte before `until`: no other writer may write there any more.
-    pub(super) fn claim(&self, until: u64) {
-        self.0.lock().claimed_until = until;
-    }
 }
 
 impl Ranges {
@@ -65,8 +57,29 @@ impl Ranges {
 }
 
 impl GrowingBlob {
-    pub(super) fn new(file: Arc<File>, out_of_order: Arc<OutOfOrder>) -> Self {
-        Self { file, out_of_order }
+    /// Content of `digest` that will be written to `file`.
+    pub(super) fn new(digest: Digest, file: Arc<File>) -> Self {
+        let content = Arc::new(CheckedFile::new(file, Mutex::default()));
+        Self { digest, content, out_of_order: Arc::default() }
+    }
+
+    /// The download has, or is about to have, every byte before `until`: no other writer may write there any more.
+    pub(super) fn claim(&self, until: u64) {
+        self.out_of_order.lock().claimed_until = until;
+    }
+
+    /// Takes note of the next bytes of the download, which are in the file by now and may be read from here on.
+    pub(super) fn extend(&self, bytes: &[u8]) {
+        self.content.checksums().lock().update(bytes);
+    }
+
+    /// The checksums of what the download has written.
+    pub(super) fn checksums(&self) -> Checksums {
+        self.content.checksums().lock().clone().finish()
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        self.content.file()
     }
 
     /// Writes bytes that were fetched ahead of the watermark, for the download to adopt. Bytes that the download has
@@ -78,9 +91,9 @@ impl GrowingBlob {
         let this = self.clone();
         let write = move || {
             // Locked during the write: the download must not claim this range meanwhile.
-            let mut ranges = this.out_of_order.0.lock();
+            let mut ranges = this.out_of_order.lock();
             if offset >= ranges.claimed_until {
-                this.file.write_all_at(&bytes, offset)?;
+                this.file().write_all_at(&bytes, offset)?;
                 ranges.add(offset, offset + bytes.len() as u64);
             }
             Ok(())
@@ -90,27 +103,28 @@ impl GrowingBlob {
 
     /// The end of the range at `offset` that was written out of order; `None` if there is none.
     pub fn out_of_order_until(&self, offset: u64) -> Option<u64> {
-        self.out_of_order.0.lock().end_of_range_at(offset)
+        self.out_of_order.lock().end_of_range_at(offset)
     }
 
-    /// Up to `len` bytes at `offset`, which must have been written. Bytes that have left the page cache are read on a
-    /// blocking thread, so that sending them waits for no disk.
+    /// The next bytes at `offset` up to `end` at most, which the download must have written. They were compared with
+    /// what was received; bytes that have left the page cache are read on a blocking thread.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn read(&self, offset: u64, len: usize) -> io::Result<BodyChunk> {
-        if len <= COPIED_BYTES_MAX {
-            return read_exact_at(&self.file, offset, len).await.map(BodyChunk::Memory);
-        }
-        // Both ends are probed: pages leave the cache in runs.
-        let mut probe = [0];
-        for at in [offset, offset + len as u64 - 1] {
-            if read_cached(&self.file, at, &mut probe)? == 0 {
-                let first = len.min(CHUNK);
-                return read_exact_at(&self.file, offset, first).await.map(BodyChunk::Memory);
-            }
-        }
-        Ok(BodyChunk::File(FileRange { file: Arc::clone(&self.file), offset, len, check: None }))
+    /// [`Error::Damaged`] if they cannot be read, or are not what was received.
+    pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
+        self.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
+    }
+
+    /// The hash of the bytes before `end`, which the download must have written.
+    ///
+    /// # Errors
+    /// As [`GrowingBlob::read`].
+    pub async fn hash_until(&self, end: u64) -> Result<Hasher, Error> {
+        self.content.hash_until(end).await.map_err(|damage| self.damaged(damage))
+    }
+
+    fn damaged(&self, damage: Damage) -> Error {
+        Error::Damaged { digest: self.digest, reason: damage.into_reason() }
     }
 }
 
@@ -134,22 +148,53 @@ mod tests {
         assert_eq!(ranges.end_of_range_at(7), Some(60));
     }
 
+    fn growing() -> GrowingBlob {
+        GrowingBlob::new(Digest::of(b"x"), Arc::new(tempfile::tempfile().unwrap()))
+    }
+
     #[tokio::test]
     async fn bytes_that_the_download_has_hashed_are_not_overwritten() {
-        let file = Arc::new(tempfile::tempfile().unwrap());
-        let growing = GrowingBlob::new(Arc::clone(&file), Arc::default());
-        file.write_all_at(b"rightright", 0).unwrap();
-        growing.out_of_order.claim(5);
+        let growing = growing();
+        let content = || {
+            let mut content = [0; 10];
+            growing.file().read_exact_at(&mut content, 0).unwrap();
+            content
+        };
+        growing.file().write_all_at(b"rightright", 0).unwrap();
+        growing.claim(5);
         for offset in [0, 4, 5] {
             growing.write_out_of_order(offset, Bytes::from_static(b"wrong")).await.unwrap();
         }
-        let mut content = [0; 10];
-        file.read_exact_at(&mut content, 0).unwrap();
-        assert_eq!(&content, b"rightwrong");
+        assert_eq!(&content(), b"rightwrong");
         assert_eq!((growing.out_of_order_until(5), growing.out_of_order_until(4)), (Some(10), None));
-        growing.out_of_order.claim(u64::MAX);
+        growing.claim(u64::MAX);
         growing.write_out_of_order(7, Bytes::from_static(b"x")).await.unwrap();
-        file.read_exact_at(&mut content, 0).unwrap();
-        assert_eq!(&content, b"rightwrong", "a finished blob takes no more writes");
+        assert_eq!(&content(), b"rightwrong", "a finished blob takes no more writes");
+    }
+
+    #[tokio::test]
+    async fn no_byte_that_changed_on_disk_since_it_was_received_leaves_a_growing_blob() {
+        let growing = growing();
+        let bytes: Vec<u8> = (0..150_000).map(|n| (n % 251) as u8).collect();
+        for part in bytes.chunks(20_000) {
+            let at = growing.checksums().size();
+            growing.file().write_all_at(part, at).unwrap();
+            growing.extend(part);
+        }
+        let len = bytes.len() as u64;
+        assert_eq!(growing.hash_until(100_000).await.unwrap().finish(), Digest::of(&bytes[..100_000]));
+        for (flipped, at, end) in [(149_999, 131_072, len), (149_999, 140_000, 141_000), (70_000, 0, len)] {
+            assert_eq!(growing.read(at, end).await.unwrap().len() as u64, end - at);
+            growing.file().write_all_at(&[bytes[flipped] ^ 1], flipped as u64).unwrap();
+            let read = growing.read(at, end).await;
+            assert!(matches!(read, Err(Error::Damaged { .. })), "{flipped} {at} {end}");
+            growing.file().write_all_at(&[bytes[flipped]], flipped as u64).unwrap();
+        }
+        growing.file().write_all_at(b"not of the download", len).unwrap();
+        assert_eq!(growing.read(len - 10, len + 10).await.unwrap().len(), 10, "only what was received");
+        assert!(growing.read(len, len + 10).await.is_err());
+        growing.file().set_len(100_000).unwrap();
+        assert!(growing.read(90_000, len).await.is_err() && growing.hash_until(len).await.is_err());
+        assert!(growing.read(0, 65_536).await.is_ok());
     }
 }

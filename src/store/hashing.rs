@@ -1,4 +1,4 @@
-//! The digest and the checksums of content as it is received: on a thread of their own once there is much of it.
+//! The digest of content as it is received: on a thread of their own once there is much of it.
 //!
 //! SHA-256 and the write each take as long as the other where upstream is fast; one after the other they would halve
 //! the throughput of a cold pull. Small content is not worth a thread.
@@ -9,43 +9,28 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use crate::reference::{Digest, Hasher};
-use crate::store::integrity::{Checksums, ChecksumsBuilder};
+use crate::reference::Hasher;
 
 /// Bytes after which a thread takes over.
 const INLINE_BYTES_MAX: u64 = 1024 * 1024;
 /// Body chunks that may wait for the thread.
 const QUEUE: usize = 8;
 
-/// The hashes of the content so far.
-#[derive(Default)]
-struct Running {
-    hasher: Hasher,
-    checksums: ChecksumsBuilder,
-}
-
-impl Running {
-    fn update(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.checksums.update(bytes);
-    }
-}
-
 /// Hashes content that arrives in order.
 pub(super) struct ContentHasher(State);
 
 enum State {
     /// On the caller's thread, with the bytes so far.
-    Inline(Running, u64),
+    Inline(Hasher, u64),
     /// On a thread, which ends when the queue is dropped.
-    Thread(SyncSender<Bytes>, JoinHandle<Running>),
+    Thread(SyncSender<Bytes>, JoinHandle<Hasher>),
     /// The thread ended without a result: the digest of the content is unknown.
     Lost,
 }
 
 impl ContentHasher {
     pub(super) fn new() -> Self {
-        Self(State::Inline(Running::default(), 0))
+        Self(State::Inline(Hasher::default(), 0))
     }
 
     /// The next bytes. Blocks while the thread is behind.
@@ -67,14 +52,9 @@ impl ContentHasher {
         }
     }
 
-    /// The digest and the checksums of all content. `None` if the thread was lost.
-    pub(super) fn finish(mut self) -> Option<(Digest, Checksums)> {
-        self.running().map(|running| (running.hasher.finish(), running.checksums.finish()))
-    }
-
-    /// The running digest, to be continued elsewhere. `None` if the thread was lost.
+    /// The hash of all content so far, to be finished or continued elsewhere. `None` if the thread was lost.
     pub(super) fn into_hasher(mut self) -> Option<Hasher> {
-        self.running().map(|running| running.hasher)
+        self.running()
     }
 
     fn move_to_thread(&mut self) {
@@ -98,7 +78,7 @@ impl ContentHasher {
         };
     }
 
-    fn running(&mut self) -> Option<Running> {
+    fn running(&mut self) -> Option<Hasher> {
         match mem::replace(&mut self.0, State::Lost) {
             State::Inline(running, _) => Some(running),
             State::Thread(queue, thread) => {
@@ -117,7 +97,7 @@ impl Drop for ContentHasher {
     }
 }
 
-fn update_all(mut running: Running, chunks: &Receiver<Bytes>) -> Running {
+fn update_all(mut running: Hasher, chunks: &Receiver<Bytes>) -> Hasher {
     while let Ok(bytes) = chunks.recv() {
         running.update(&bytes);
     }
@@ -127,20 +107,17 @@ fn update_all(mut running: Running, chunks: &Receiver<Bytes>) -> Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Digest;
 
     #[test]
     fn inline_or_on_a_thread_the_result_is_the_same() {
         for size in [0, 1, INLINE_BYTES_MAX as usize, 3 * INLINE_BYTES_MAX as usize + 17] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let mut finished = ContentHasher::new();
-            let mut continued = ContentHasher::new();
+            let mut hashing = ContentHasher::new();
             for chunk in content.chunks(100_000) {
-                finished.update(&Bytes::copy_from_slice(chunk));
-                continued.update(&Bytes::copy_from_slice(chunk));
+                hashing.update(&Bytes::copy_from_slice(chunk));
             }
-            let (digest, checksums) = finished.finish().unwrap();
-            assert_eq!((digest, checksums.size()), (Digest::of(&content), size as u64));
-            assert_eq!(continued.into_hasher().unwrap().finish(), digest);
+            assert_eq!(hashing.into_hasher().unwrap().finish(), Digest::of(&content));
         }
     }
 }

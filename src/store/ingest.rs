@@ -4,7 +4,7 @@
 //! becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file and gives the
 //! reserved bytes back. Everything here blocks and belongs on a blocking thread.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::reference::{Digest, Hasher};
 use crate::store::error::Error;
 use crate::store::failpoints;
-use crate::store::growing::{GrowingBlob, OutOfOrder};
+use crate::store::growing::GrowingBlob;
 use crate::store::hashing::ContentHasher;
 use crate::store::integrity::Checksums;
 use crate::store::layout::{self, Layout};
@@ -38,8 +38,7 @@ pub struct Ingest {
     declared: Option<u64>,
     written: u64,
     hashing: ContentHasher,
-    file: Arc<File>,
-    out_of_order: Arc<OutOfOrder>,
+    growing: GrowingBlob,
     path: Temporary,
     reserve: Reserve,
     reserved: Reservation,
@@ -56,12 +55,12 @@ pub struct Verified {
 }
 
 /// A file in `ingest/`, removed unless it was published.
-struct Temporary(Option<PathBuf>);
+struct Temporary(Option<PathBuf>, Layout);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(path) = self.0.take() {
-            let _ = fs::remove_file(path);
+            self.1.remove_temporary(&path);
         }
     }
 }
@@ -93,9 +92,8 @@ impl Ingest {
             declared,
             written: 0,
             hashing: ContentHasher::new(),
-            file,
-            out_of_order: Arc::default(),
-            path: Temporary(Some(path)),
+            growing: GrowingBlob::new(expected, file),
+            path: Temporary(Some(path), layout.clone()),
             reserve,
             reserved,
         })
@@ -103,7 +101,7 @@ impl Ingest {
 
     /// The bytes written so far, for followers.
     pub fn growing(&self) -> GrowingBlob {
-        GrowingBlob::new(Arc::clone(&self.file), Arc::clone(&self.out_of_order))
+        self.growing.clone()
     }
 
     /// Writes the next bytes and returns how many there are now. Followers can read them from here on.
@@ -120,8 +118,9 @@ impl Ingest {
             let more = RESERVED_AT_ONCE.max(after - self.reserved.bytes());
             self.reserved.merge((self.reserve)(more)?);
         }
-        self.out_of_order.claim(after);
-        self.file.write_all_at(bytes, self.written).map_err(self.io("write"))?;
+        self.growing.claim(after);
+        self.growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
+        self.growing.extend(bytes);
         failpoints::reached("content written");
         self.written = after;
         Ok(after)
@@ -138,15 +137,16 @@ impl Ingest {
     /// # Errors
     /// The disk; that no such bytes are there, which is a defect of the caller.
     pub fn adopt_out_of_order(&mut self, until: u64) -> Result<u64, Error> {
-        let end = self.growing().out_of_order_until(self.written).unwrap_or(self.written);
+        let end = self.growing.out_of_order_until(self.written).unwrap_or(self.written);
         let end = end.min(until).min(self.limit);
         let len = usize::try_from(end - self.written).unwrap_or(usize::MAX).min(ADOPTED_AT_ONCE);
         if len == 0 {
             return Err(self.io("adopt a range of")(std::io::ErrorKind::NotFound.into()));
         }
-        self.out_of_order.claim(self.written + len as u64);
+        self.growing.claim(self.written + len as u64);
         let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
+        self.growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
+        self.growing.extend(&bytes);
         self.hashing.update(&bytes.into());
         self.written += len as u64;
         Ok(self.written)
@@ -163,12 +163,13 @@ impl Ingest {
     /// # Errors
     /// Too few bytes, or another digest.
     pub fn verify(self) -> Result<Verified, Error> {
-        self.out_of_order.claim(u64::MAX);
+        self.growing.claim(u64::MAX);
         if let Some(expected) = self.declared.filter(|&size| size != self.written) {
             return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
         }
         let lost = self.io("hash")(std::io::Error::other("the hashing thread ended early"));
-        let (actual, checksums) = self.hashing.finish().ok_or(lost)?;
+        let actual = self.hashing.into_hasher().ok_or(lost)?.finish();
+        let checksums = self.growing.checksums();
         if actual != self.expected || checksums.size() != self.written {
             return Err(Error::Mismatch { expected: self.expected, actual });
         }
@@ -176,7 +177,7 @@ impl Ingest {
             layout: self.layout,
             digest: actual,
             checksums,
-            file: self.file,
+            file: Arc::clone(self.growing.file()),
             path: self.path,
             reserved: self.reserved,
         })
@@ -220,6 +221,8 @@ impl Verified {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::store::reserve::Reservations;
 

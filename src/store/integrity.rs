@@ -3,11 +3,22 @@
 //! File format, little endian: `LDRCHK1\n`, chunk size (u32), blob size (u64), one CRC-32C per chunk (u32 each), and
 //! the CRC-32C of everything before (u32). The checksums are computed in the same pass as the SHA-256. A checksum file
 //! that is missing or fails its own check is made again, after the blob has been hashed again.
+//!
+//! A blob that is still being received has checksums too ([`ChecksumsBuilder`]): of each whole chunk, and of the part of
+//! the last one that is there.
+
+use parking_lot::Mutex;
 
 /// Bytes of a chunk, and of one read: a chunk is checked in the memory that is then sent.
 pub(super) const CHUNK: usize = 64 * 1024;
 const MAGIC: &[u8; 8] = b"LDRCHK1\n";
 const HEADER: usize = MAGIC.len() + 4 + 8;
+
+/// What the bytes of a file must be, chunk by chunk.
+pub(super) trait ChunkChecksums: Send + Sync {
+    /// How many bytes of chunk number `chunk` are there, and their CRC-32C; `None` if there are none.
+    fn expected(&self, chunk: u64) -> Option<(usize, u32)>;
+}
 
 /// The checksums of one blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,18 +31,6 @@ impl Checksums {
     /// Bytes of the blob.
     pub(super) fn size(&self) -> u64 {
         self.size
-    }
-
-    /// Where chunk number `chunk` begins, and how many bytes it has.
-    pub(super) fn range_of(&self, chunk: u64) -> (u64, usize) {
-        let start = chunk * CHUNK as u64;
-        (start, self.size.saturating_sub(start).min(CHUNK as u64) as usize)
-    }
-
-    /// Whether `bytes` are chunk number `chunk`.
-    pub(super) fn matches(&self, chunk: u64, bytes: &[u8]) -> bool {
-        let expected = usize::try_from(chunk).ok().and_then(|chunk| self.chunks.get(chunk));
-        expected == Some(&crc32c::crc32c(bytes))
     }
 
     /// The content of the checksum file.
@@ -67,8 +66,16 @@ impl Checksums {
     }
 }
 
+impl ChunkChecksums for Checksums {
+    fn expected(&self, chunk: u64) -> Option<(usize, u32)> {
+        let checksum = *self.chunks.get(usize::try_from(chunk).ok()?)?;
+        let len = self.size.saturating_sub(chunk * CHUNK as u64).min(CHUNK as u64);
+        Some((len as usize, checksum))
+    }
+}
+
 /// Computes the checksums of content as it arrives.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ChecksumsBuilder {
     size: u64,
     chunks: Vec<u32>,
@@ -90,11 +97,27 @@ impl ChecksumsBuilder {
         }
     }
 
+    /// Bytes so far.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(super) fn finish(mut self) -> Checksums {
         if !self.size.is_multiple_of(CHUNK as u64) {
             self.chunks.push(self.running);
         }
         Checksums { size: self.size, chunks: self.chunks }
+    }
+}
+
+impl ChunkChecksums for Mutex<ChecksumsBuilder> {
+    fn expected(&self, chunk: u64) -> Option<(usize, u32)> {
+        let builder = self.lock();
+        if let Some(whole) = builder.chunks.get(usize::try_from(chunk).ok()?) {
+            return Some((CHUNK, *whole));
+        }
+        let len = (builder.size % CHUNK as u64) as usize;
+        (chunk == builder.chunks.len() as u64 && len > 0).then_some((len, builder.running))
     }
 }
 
@@ -119,8 +142,10 @@ mod tests {
             let checksums = builder.finish();
             prop_assert_eq!(&checksums, &of(&bytes));
             for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
-                prop_assert!(checksums.matches(number as u64, chunk));
+                let expected = Some((chunk.len(), crc32c::crc32c(chunk)));
+                prop_assert_eq!(checksums.expected(number as u64), expected);
             }
+            prop_assert_eq!(checksums.expected(bytes.len().div_ceil(CHUNK) as u64), None);
             prop_assert_eq!(Checksums::decode(&checksums.encode()), Some(checksums));
         }
 
@@ -133,12 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_byte_fails_its_chunk_and_no_other() {
-        let mut bytes = vec![1; 2 * CHUNK];
-        let checksums = of(&bytes);
-        bytes[CHUNK + 5] ^= 1;
-        assert!(checksums.matches(0, &bytes[..CHUNK]));
-        assert!(!checksums.matches(1, &bytes[CHUNK..]));
-        assert!(!checksums.matches(2, b""));
+    fn what_has_arrived_of_a_chunk_has_a_checksum_before_the_rest_is_there() {
+        let bytes: Vec<u8> = (0..2 * CHUNK).map(|n| (n % 251) as u8).collect();
+        let growing = Mutex::new(ChecksumsBuilder::default());
+        assert_eq!(growing.expected(0), None);
+        for len in [1, 100, CHUNK - 1, CHUNK, CHUNK + 7, 2 * CHUNK] {
+            let arrived = growing.lock().size() as usize;
+            growing.lock().update(&bytes[arrived..len]);
+            let (last, start) = ((len - 1) / CHUNK, (len - 1) / CHUNK * CHUNK);
+            let expected = Some((len - start, crc32c::crc32c(&bytes[start..len])));
+            assert_eq!(growing.expected(last as u64), expected, "{len}");
+            assert_eq!(growing.expected(last as u64 + 1), None, "{len}");
+        }
+        assert_eq!(growing.expected(0), Some((CHUNK, crc32c::crc32c(&bytes[..CHUNK]))));
     }
 }

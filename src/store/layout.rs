@@ -33,6 +33,7 @@ use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 use crate::store::changes::{Change, Changes};
 use crate::store::error::Error;
 use crate::store::failpoints;
+use crate::store::leftovers::Leftovers;
 use crate::support::clock::Timestamp;
 
 /// Content of `format`; a store with another content is refused, never converted silently.
@@ -57,11 +58,12 @@ const SMALL_BYTES_MAX: u64 = 64 * 1024;
 pub(super) struct Layout {
     root: Arc<Path>,
     changes: Changes,
+    leftovers: Leftovers,
 }
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.into(), changes: Changes::default() }
+        Self { root: root.into(), changes: Changes::default(), leftovers: Leftovers::default() }
     }
 
     /// Begins a change of the tree, which this and its clones may make until [`Layout::end_changes`].
@@ -175,6 +177,11 @@ impl Layout {
         self.root.join("ingest")
     }
 
+    /// Removes a file in `ingest/` that is of no use any more; later, if the disk does not remove it now.
+    pub(super) fn remove_temporary(&self, path: &Path) {
+        self.leftovers.remove(path);
+    }
+
     /// A new name in `ingest/`.
     pub(super) fn temporary(&self, stem: &str) -> PathBuf {
         self.ingest().join(format!("{stem}.{:016x}", fastrand::u64(..)))
@@ -191,10 +198,11 @@ impl Layout {
     /// Writes a small file so that after a crash it is either complete or as it was.
     pub(super) fn write_small(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         let _change = self.change()?;
+        self.leftovers.retry();
         let temporary = self.temporary("small");
         let written = self.write_and_publish(&temporary, path, content);
         if written.is_err() {
-            let _ = fs::remove_file(&temporary);
+            self.leftovers.remove(&temporary);
         }
         written
     }
@@ -265,6 +273,14 @@ pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
     to.parent().map_or(Ok(()), sync_directory)?;
     failpoints::reached("rename synced");
     Ok(())
+}
+
+/// As [`publish`], unless the name is taken.
+pub(super) fn publish_new(from: &Path, to: &Path) -> Result<(), Error> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let renamed = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+    renamed.map_err(|error| Error::io("publish", to)(error.into()))?;
+    to.parent().map_or(Ok(()), sync_directory)
 }
 
 pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {

@@ -13,6 +13,7 @@ pub struct Metrics {
     pub(super) eviction_failures: IntCounter,
     pub(super) index_rebuilds: IntCounter,
     pub(super) quarantined: IntCounter,
+    pub(super) quarantine_failures: IntCounter,
     pub(super) scrubbed_bytes: IntCounter,
 }
 
@@ -45,6 +46,10 @@ impl Metrics {
             )?,
             quarantined: registry
                 .counter("store_quarantined_total", "Blobs moved to quarantine because their bytes failed a check.")?,
+            quarantine_failures: registry.counter(
+                "store_quarantine_failures_total",
+                "Damaged blobs that could not be moved to quarantine; they are not used any more.",
+            )?,
             scrubbed_bytes: registry.counter(
                 "store_scrubbed_bytes_total",
                 "Bytes of blobs that the background scrub hashed again and found intact.",

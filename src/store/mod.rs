@@ -17,9 +17,11 @@ mod blocking;
 mod budget;
 mod buffers;
 mod changes;
+mod checked_file;
 mod error;
 mod evict;
 mod failpoints;
+mod file_identity;
 mod growing;
 mod hashing;
 mod health;
@@ -30,6 +32,7 @@ mod integrity;
 mod inventory;
 mod last_access;
 mod layout;
+mod leftovers;
 mod maintenance;
 pub mod metrics;
 mod open;
@@ -126,7 +129,7 @@ impl Store {
             index.clone(),
             Arc::clone(&admission),
             in_use,
-            metrics.quarantined.clone(),
+            Arc::clone(&metrics),
         ));
         let inventory = Inventory::new(layout.clone(), records.clone(), pins.clone(), Arc::clone(&blobs));
         let scrubbed = metrics.scrubbed_bytes.clone();
@@ -272,11 +275,9 @@ impl Store {
         .await
     }
 
-    /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn blob(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+    /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
+    /// that the disk does not give: whatever the disk does, the content can be had from upstream.
+    pub async fn blob(&self, digest: Digest) -> Option<Blob> {
         self.0.blobs.lookup(digest).await
     }
 

@@ -84,7 +84,7 @@ impl Model {
                 }
             }
             Op::Read(n) => {
-                if let Some(blob) = self.store().blob(Digest::of(&content(n))).await.unwrap() {
+                if let Some(blob) = self.store().blob(Digest::of(&content(n))).await {
                     match blob.read_all(1 << 20).await {
                         Ok(bytes) => {
                             prop_assert!(
@@ -102,7 +102,7 @@ impl Model {
                 }
             }
             Op::Hold(n) => {
-                let blob = self.store().blob(Digest::of(&content(n))).await.unwrap();
+                let blob = self.store().blob(Digest::of(&content(n))).await;
                 // A damaged blob is not held: the first reader who finds the damage moves it to quarantine.
                 self.held.extend(blob.filter(|_| self.stored.contains_key(&n)).map(|blob| (n, blob)));
             }

@@ -46,6 +46,7 @@ impl OpenBlobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::blob::Opened;
     use crate::store::in_use::InUse;
     use crate::store::layout::Layout;
 
@@ -59,7 +60,10 @@ mod tests {
         }
         std::fs::write(layout.blob(&digest), b"x").unwrap();
         let in_use = InUse::default();
-        let open = || Blob::open(&layout, &digest, &in_use).unwrap().unwrap();
+        let open = || match Blob::open(&layout, &digest, &in_use, |_| false).unwrap() {
+            Opened::Blob(blob) => blob,
+            other => panic!("{other:?}"),
+        };
         let shared = OpenBlobs::default();
         let old = open();
         shared.insert(&old);

@@ -1,30 +1,41 @@
 //! Quarantine: blobs that failed a check are moved away from their name, with the reason beside them, so that the next
 //! reader fetches them anew and an operator can see what the disk did.
+//!
+//! Promises: the file that failed the check is moved, and never a sound one that has taken its name since. A file that
+//! cannot be moved, on a filesystem that takes no writes, is remembered and not opened again.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::reference::Digest;
 use crate::store::error::Error;
+use crate::store::file_identity::FileIdentity;
 use crate::store::index::Index;
 use crate::store::layout::{self, Layout};
+use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
+use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Timestamp};
-use crate::support::metrics::IntCounter;
 
 /// Blobs in quarantine at most; a further one replaces the oldest, so that a failing disk does not fill itself up.
 const BLOBS_MAX: usize = 32;
+/// Files that are remembered because they could not be moved; of more, the first is opened and checked again.
+const REMEMBERED_MAX: usize = 4_096;
 
 /// Moves damaged blobs out of a store that serves. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Quarantine {
     layout: Layout,
     clock: Clock,
     index: Index,
     open_blobs: Arc<OpenBlobs>,
-    quarantined: IntCounter,
+    metrics: Arc<Metrics>,
+    /// The files that could not be moved, until they are replaced.
+    remembered: Arc<Mutex<BoundedMap<Digest, FileIdentity>>>,
 }
 
 impl Quarantine {
@@ -33,48 +44,88 @@ impl Quarantine {
         clock: Clock,
         index: Index,
         open_blobs: Arc<OpenBlobs>,
-        quarantined: IntCounter,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { layout, clock, index, open_blobs, quarantined }
+        let remembered = Arc::new(Mutex::new(BoundedMap::new(REMEMBERED_MAX)));
+        Self { layout, clock, index, open_blobs, metrics, remembered }
     }
 
-    /// Moves a blob into quarantine; it counts as absent from then on. Blocks.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(super) fn add(&self, digest: &Digest, reason: &str) -> Result<(), Error> {
-        let _change = self.layout.change()?;
+    /// Moves the file that was found damaged into quarantine; it counts as absent from then on, also if it cannot be
+    /// moved. Blocks.
+    pub(super) fn add(&self, digest: &Digest, file: FileIdentity, reason: &str) {
         self.open_blobs.forget(digest);
-        if set_aside(&self.layout, digest, reason, self.clock.now())? {
-            self.index.remove(*digest);
-            self.quarantined.inc();
+        let changed = self.layout.change().and_then(|change| {
+            let moved = set_aside(&self.layout, digest, file, reason, self.clock.now());
+            drop(change);
+            moved
+        });
+        match changed {
+            Ok(true) => {
+                self.index.remove(*digest);
+                self.metrics.quarantined.inc();
+            }
+            Ok(false) => self.index.recheck(*digest),
+            Err(error) => {
+                self.remembered.lock().insert(*digest, file);
+                self.metrics.quarantine_failures.inc();
+                let cause = error.cause();
+                tracing::error!(%digest, reason, %error, cause, "a damaged blob cannot be moved to quarantine; it is not used any more");
+            }
         }
-        Ok(())
+    }
+
+    /// Whether this very file was found damaged and could not be moved.
+    pub(super) fn remembers(&self, digest: &Digest, file: FileIdentity) -> bool {
+        self.remembered.lock().peek(digest) == Some(&file)
     }
 }
 
-/// Moves the file of a blob; `false` if it was gone already. Blocks.
+/// Moves the file of a blob if it is still the one that was found damaged; `false` if it is gone or was replaced. Blocks.
 ///
 /// # Errors
-/// The disk.
+/// The disk; then the file is where it was.
 pub(super) fn set_aside(
     layout: &Layout,
     digest: &Digest,
+    file: FileIdentity,
     reason: &str,
     now: Timestamp,
 ) -> Result<bool, Error> {
+    let from = layout.blob(digest);
+    if FileIdentity::at(&from) != Some(file) {
+        return Ok(false);
+    }
     layout.make_directory(&layout.quarantine())?;
     remove_oldest(layout);
     let name = format!("{}.{}", digest.hex(), now.0);
     let to = layout.quarantine().join(&name);
-    match layout::publish(&layout.blob(digest), &to) {
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(false),
-        moved => moved?,
+    let moved = layout::publish(&from, &to);
+    match FileIdentity::at(&to) {
+        Some(found) if found == file => {}
+        // A sound blob was committed between the look and the move.
+        Some(_) => return put_back(layout, &to, &from).map(|()| false),
+        None => return moved.map(|()| false),
     }
-    let _ = fs::remove_file(layout.checks_of(digest));
+    if !from.exists() {
+        let _ = fs::remove_file(layout.checks_of(digest));
+    }
     tracing::error!(%digest, reason, moved_to = %to.display(), "a damaged blob was moved to quarantine");
-    layout.write_small(&layout.quarantine().join(format!("{name}.reason")), reason.as_bytes())?;
+    let written = moved.and_then(|()| {
+        layout.write_small(&layout.quarantine().join(format!("{name}.reason")), reason.as_bytes())
+    });
+    if let Err(error) = written {
+        tracing::warn!(%digest, %error, cause = error.cause(), "the reason is not recorded beside a blob in quarantine");
+    }
     Ok(true)
+}
+
+/// Gives a blob its name back, unless another has it by now: they are equal.
+fn put_back(layout: &Layout, from: &Path, to: &Path) -> Result<(), Error> {
+    if let Err(error) = layout::publish_new(from, to) {
+        layout.remove(from)?;
+        tracing::debug!(%error, cause = error.cause(), "a blob was replaced twice while it was verified");
+    }
+    Ok(())
 }
 
 /// Leaves space for one more blob.
@@ -92,5 +143,47 @@ fn remove_oldest(layout: &Layout) {
         let mut reason = old.clone().into_os_string();
         reason.push(".reason");
         let _ = fs::remove_file(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sound_blob_that_took_the_name_of_the_damaged_one_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        for directory in [layout.blobs(), layout.quarantine(), layout.ingest()] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        let digest = Digest::of(b"sound");
+        let path = layout.blob(&digest);
+        fs::write(&path, b"bad").unwrap();
+        let damaged = FileIdentity::at(&path).unwrap();
+        let replacement = layout.temporary("new");
+        fs::write(&replacement, b"sound").unwrap();
+        layout::publish(&replacement, &path).unwrap();
+        let set_aside = |file| set_aside(&layout, &digest, file, "a test", Timestamp(1)).unwrap();
+        assert!(!set_aside(damaged));
+        assert_eq!(fs::read(&path).unwrap(), b"sound");
+        assert_eq!(fs::read_dir(layout.quarantine()).unwrap().count(), 0);
+
+        // It came between the look and the move.
+        let moved = layout.quarantine().join("moved");
+        layout::publish(&path, &moved).unwrap();
+        put_back(&layout, &moved, &path).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), moved.exists()), (b"sound".to_vec(), false));
+        fs::write(&moved, b"sound too").unwrap();
+        put_back(&layout, &moved, &path).unwrap();
+        assert_eq!(
+            (fs::read(&path).unwrap(), moved.exists()),
+            (b"sound".to_vec(), false),
+            "the newest stays"
+        );
+
+        assert!(set_aside(FileIdentity::at(&path).unwrap()));
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(layout.quarantine()).unwrap().count(), 2, "the bytes and the reason");
     }
 }

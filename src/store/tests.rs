@@ -44,7 +44,7 @@ impl World {
     }
 
     async fn content(&self, digest: Digest) -> Option<Bytes> {
-        let blob = self.store.blob(digest).await.unwrap()?;
+        let blob = self.store.blob(digest).await?;
         blob.read_all(1 << 20).await.ok()
     }
 
@@ -115,7 +115,7 @@ async fn any_range_is_the_same_bytes() {
     let world = World::new();
     let content = bytes(200_000);
     let digest = world.put(&repository("reg.test/a"), &content).await;
-    let blob = world.store.blob(digest).await.unwrap().unwrap();
+    let blob = world.store.blob(digest).await.unwrap();
     for (start, end) in [(0, 1), (65_535, 65_537), (65_536, 131_072), (70_000, 199_999), (199_999, 200_000)] {
         let mut got = Vec::new();
         while start + (got.len() as u64) < end {
@@ -190,7 +190,7 @@ async fn a_flipped_byte_is_found_and_does_not_leave() {
     let mut damaged = content.clone();
     damaged[150_000] ^= 1;
     fs::write(world.blob_file(digest), damaged).unwrap();
-    let blob = world.store.blob(digest).await.unwrap().unwrap();
+    let blob = world.store.blob(digest).await.unwrap();
     let intact = content_of(blob.read(0, 100).await.unwrap());
     assert_eq!(intact, content[..100], "intact chunks may leave");
     assert!(matches!(blob.read(140_000, 200_000).await, Err(Error::Damaged { .. })));
@@ -245,6 +245,40 @@ async fn lost_checksums_are_made_again_only_for_intact_bytes() {
     fs::remove_file(&checks).unwrap();
     fs::write(world.blob_file(digest), bytes(100_001)).unwrap();
     assert_eq!(world.content(digest).await, None);
+}
+
+#[tokio::test]
+async fn a_sound_blob_whose_checksums_cannot_be_written_is_served() {
+    let world = World::new();
+    let content = bytes(100_000);
+    let digest = world.put(&repository("reg.test/a"), &content).await;
+    fs::remove_dir_all(world.file("checks")).unwrap();
+    fs::write(world.file("checks"), "in the way").unwrap();
+    assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]));
+}
+
+#[tokio::test]
+async fn a_damaged_blob_that_cannot_be_moved_is_not_opened_again_and_not_counted_as_moved() {
+    let world = World::new();
+    let (app, content) = (repository("reg.test/a"), bytes(100_000));
+    let digest = world.put(&app, &content).await;
+    fs::remove_dir(world.file("quarantine")).unwrap();
+    fs::write(world.file("quarantine"), "in the way").unwrap();
+    let mut damaged = content.clone();
+    damaged[70_000] ^= 1;
+    fs::write(world.blob_file(digest), damaged).unwrap();
+    let blob = world.store.blob(digest).await.unwrap();
+    assert!(blob.read(65_536, 100_000).await.is_err());
+    world.store.quarantine(&blob, "a test".to_owned()).await;
+    assert!(world.store.blob(digest).await.is_none());
+    assert_eq!((world.metrics.quarantined.get(), world.metrics.quarantine_failures.get()), (0, 1));
+    // The same file cut off: what is refused is the file, and another one is looked at.
+    fs::write(world.blob_file(digest), &content[..50_000]).unwrap();
+    assert!(world.store.blob(digest).await.is_none());
+    assert_eq!(world.metrics.quarantine_failures.get(), 2);
+    drop(blob);
+    world.put(&app, &content).await;
+    assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]), "the new file");
 }
 
 #[test]
@@ -316,7 +350,7 @@ async fn the_quarantine_of_a_failing_disk_does_not_fill_it() {
     for n in 0..40 {
         world.put(&repository("a.test/r"), b"x").await;
         world.store.clock().advance(Duration::from_secs(1 + n));
-        let blob = world.store.blob(digest).await.unwrap().unwrap();
+        let blob = world.store.blob(digest).await.unwrap();
         world.store.quarantine(&blob, "a reason".to_owned()).await;
     }
     let files = fs::read_dir(world.file("quarantine")).unwrap().count();
@@ -403,7 +437,7 @@ async fn removing_an_image_leaves_the_blobs_that_another_tag_or_a_pin_needs() {
     assert_eq!(remove("v2").await, RemovedImage { tags: 1, ..RemovedImage::default() });
     let images = world.store.inventory().await.unwrap();
     assert!(images.len() == 1 && images[0].pinned && images[0].confirmed_at.is_none());
-    let reader = world.store.blob(layer).await.unwrap();
+    let reader = world.store.blob(layer).await;
     let removed = world.store.remove_image(&app, &Reference::Digest(second)).await.unwrap();
     assert_eq!((removed.pins, removed.blobs), (1, 2), "the layer is being read");
     drop(reader);
@@ -427,8 +461,8 @@ async fn a_download_that_outlives_the_stop_keeps_no_daemon_from_starting_and_cha
     assert!(matches!(world.store.begin(digest, Some(4)).await, Err(Error::Closed)));
     let all = world.store.records().clone();
     assert!(all.revoke(None).await.is_err(), "the grants belong to the next daemon");
-    assert!(next.blob(digest).await.unwrap().is_none());
-    assert!(next.blob(stored).await.unwrap().is_some());
+    assert!(next.blob(digest).await.is_none());
+    assert!(next.blob(stored).await.is_some());
     next.0.index.catch_up();
     assert_eq!(next.totals().blobs, 1);
 }

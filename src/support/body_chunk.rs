@@ -64,7 +64,7 @@ pub struct FileRange {
     pub offset: u64,
     /// Bytes of the range.
     pub len: usize,
-    /// What checks the bytes again when some time has passed; `None` while the file is still growing.
+    /// What checks the bytes again when some time has passed; `None` for a file that no disk has.
     pub check: Option<Arc<dyn IntegrityCheck>>,
 }
 

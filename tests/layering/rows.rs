@@ -41,10 +41,22 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "store",
         &[
-            &["error", "evict", "failpoints", "in_use", "integrity", "last_access", "metrics", "reserve"],
+            &[
+                "error",
+                "evict",
+                "failpoints",
+                "file_identity",
+                "in_use",
+                "integrity",
+                "last_access",
+                "leftovers",
+                "metrics",
+                "reserve",
+            ],
             &["changes"],
             &["blocking", "budget", "buffers", "hashing", "health", "layout"],
             &["page_cache", "records/file", "records/walk"],
+            &["checked_file"],
             &["growing", "pins", "records/grants", "records/members", "records/outages", "records/tags"],
             &["records/aliases"],
             &["records/expire"],

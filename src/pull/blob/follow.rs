@@ -1,9 +1,12 @@
 //! Following: every client reads a blob up to the readable offset; a hit reads a blob that is complete.
 //!
 //! A follower never holds up the fill. Where its bytes come from may change without the client noticing: a damaged blob
-//! is fetched anew and followed from there; a fill whose disk failed is continued past the disk; a range far ahead of
-//! the readable offset is asked for by itself. The end of a body is told exactly once: all bytes, or an error, after
+//! is fetched anew and followed from there; what the disk does not give back is fetched past the disk; a range far ahead
+//! of the readable offset is asked for by itself. The end of a body is told exactly once: all bytes, or an error, after
 //! which the connection must be closed so that the body is seen to be short.
+//!
+//! The end of a whole body is withheld until the whole is right, wherever its parts came from: what goes on past the
+//! store is hashed together with what the client has, which is read back for that from where it was sent from.
 
 use std::sync::Arc;
 
@@ -16,14 +19,12 @@ use super::passthrough::Passthrough;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::stored::StoredBlobs;
 use crate::pull::context::PullContext;
-use crate::pull::error::Error;
+use crate::pull::error::{Error, Fault};
 use crate::pull::metrics::Metrics;
-use crate::reference::Digest;
+use crate::reference::{Digest, Hasher};
 use crate::store::{self, Blob, GrowingBlob};
 use crate::support::body_chunk::BodyChunk;
 
-/// Bytes that one read of a growing file returns at most.
-const CHUNK: u64 = 256 * 1024;
 /// A reader that is further ahead of the readable offset than this does not wait for it: at a slow upstream's 8 MB/s the
 /// fill would take a second to get there.
 const FAR_AHEAD: u64 = 8 * 1024 * 1024;
@@ -57,6 +58,12 @@ pub struct BlobBody {
     source: BodySource,
     at: u64,
     end: Option<u64>,
+    /// Whether the client is sent the blob from its first byte on.
+    from_start: bool,
+    /// Whether the client is sent the blob up to its last byte.
+    to_end: bool,
+    /// The stored blob that it was read from until a chunk was found damaged.
+    damaged: Option<Blob>,
     repairs: u32,
 }
 
@@ -76,7 +83,20 @@ enum BodySource {
 enum Next {
     Chunk(BodyChunk),
     ChangeTo(BodySource),
-    Again,
+}
+
+/// What one look at a flight brought.
+enum Seen {
+    Chunk(BodyChunk),
+    /// The readable offset is far behind.
+    FarBehind,
+    /// The next bytes are not on disk, or damaged there. What is there of a download that was given up, and the hash of
+    /// everything it wrote.
+    NotOnDisk {
+        growing: Option<GrowingBlob>,
+        detached: Option<(u64, Hasher)>,
+        is_complete: bool,
+    },
 }
 
 impl std::fmt::Debug for BlobBody {
@@ -88,22 +108,28 @@ impl std::fmt::Debug for BlobBody {
 impl BlobBody {
     pub(crate) fn stored(reader: Reader, blob: Blob) -> Self {
         let end = Some(blob.size());
-        Self { reader, source: BodySource::Stored(blob), at: 0, end, repairs: 0 }
+        Self::whole(reader, BodySource::Stored(blob), end)
     }
 
     pub(crate) fn following(reader: Reader, progress: watch::Receiver<Progress>, size: Option<u64>) -> Self {
-        Self { reader, source: BodySource::Following(progress, true), at: 0, end: size, repairs: 0 }
+        Self::whole(reader, BodySource::Following(progress, true), size)
     }
 
     /// A range of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it.
     pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Self {
         let source = BodySource::Passthrough(Box::new(Passthrough::range(body)), "byte_range");
-        Self { reader, source, at: 0, end: Some(size), repairs: 0 }
+        Self::whole(reader, source, Some(size))
+    }
+
+    fn whole(reader: Reader, source: BodySource, end: Option<u64>) -> Self {
+        Self { reader, source, at: 0, end, from_start: true, to_end: true, damaged: None, repairs: 0 }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
     pub fn narrow(&mut self, start: u64, end: u64) {
         self.at = start;
+        self.from_start = start == 0;
+        self.to_end = self.end.is_some_and(|size| end >= size);
         self.end = Some(self.end.map_or(end, |size| size.min(end)));
     }
 
@@ -123,7 +149,6 @@ impl BlobBody {
                     return Some(Ok(chunk));
                 }
                 Ok(Next::ChangeTo(source)) => self.source = source,
-                Ok(Next::Again) => {}
                 Err(error) => {
                     self.end = Some(self.at);
                     return Some(Err(error));
@@ -136,19 +161,28 @@ impl BlobBody {
         let (at, end) = (self.at, self.end);
         match &mut self.source {
             BodySource::Stored(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
-                Err(store::Error::Damaged { reason, .. }) if self.repairs < REPAIRS_MAX => {
-                    self.repairs += 1;
+                Ok(chunk) => Ok(Next::Chunk(chunk)),
+                Err(error) => {
                     let damaged = blob.clone();
-                    Box::pin(self.repair(damaged, reason)).await
+                    Box::pin(self.repair(damaged, error)).await
                 }
-                read => Ok(Next::Chunk(read?)),
             },
             BodySource::Following(progress, may_jump) => {
-                match follow(&self.reader, progress, at, end, *may_jump).await? {
-                    Some(next) => Ok(next),
-                    None => {
-                        *may_jump = false;
-                        Ok(Next::Again)
+                let seen = follow(&self.reader, progress, at, end, *may_jump).await?;
+                let progress = progress.clone();
+                match seen {
+                    Seen::Chunk(chunk) => Ok(Next::Chunk(chunk)),
+                    Seen::FarBehind => {
+                        let jumped = Box::pin(self.jump(&progress)).await;
+                        Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
+                    }
+                    Seen::NotOnDisk { growing, detached, is_complete } => {
+                        let from_store = if is_complete { Box::pin(self.from_store()).await } else { None };
+                        let source = match from_store {
+                            Some(source) => source,
+                            None => Box::pin(self.past_the_disk(growing, detached)).await?,
+                        };
+                        Ok(Next::ChangeTo(source))
                     }
                 }
             }
@@ -172,14 +206,29 @@ impl BlobBody {
     }
 
     /// A chunk on disk is damaged: the blob is quarantined and fetched anew, and this answer goes on from there.
-    async fn repair(&self, damaged: Blob, reason: String) -> Result<Next, Error> {
+    async fn repair(&mut self, damaged: Blob, error: store::Error) -> Result<Next, Error> {
+        let reason = match error {
+            store::Error::Damaged { reason, .. } => reason,
+            other => other.to_string(),
+        };
         let Reader { stored, downloads, context, metrics, .. } = &self.reader;
         let (digest, repository) = (damaged.digest(), context.repository());
         stored.quarantine(&damaged, reason.clone()).await;
-        drop(damaged);
-        let download = downloads.join_or_lead(context, digest, None).await.inspect_err(|error| {
-            tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
-        })?;
+        self.damaged = Some(damaged);
+        self.repairs += 1;
+        if self.repairs > REPAIRS_MAX {
+            return self.past_the_disk(None, None).await.map(Next::ChangeTo);
+        }
+        let download = match downloads.join_or_lead(context, digest, None).await {
+            Ok(download) => download,
+            Err(error) => {
+                tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
+                if error.fault() != Fault::Ours {
+                    return Err(error);
+                }
+                return self.past_the_disk(None, None).await.map(Next::ChangeTo);
+            }
+        };
         metrics.repairs.inc();
         tracing::warn!(%repository, %digest, reason, at = self.at, "a damaged blob is fetched anew while it is read");
         Ok(Next::ChangeTo(match download {
@@ -187,20 +236,97 @@ impl BlobBody {
             Download::Following(_, progress) => BodySource::Following(progress, true),
         }))
     }
+
+    /// The blob of a complete download whose file is damaged, if it is in the store by now: it is repaired like any
+    /// stored blob.
+    async fn from_store(&mut self) -> Option<BodySource> {
+        self.repairs += 1;
+        if self.repairs > REPAIRS_MAX {
+            return None;
+        }
+        self.reader.stored.open(self.reader.digest).await.map(BodySource::Stored)
+    }
+
+    /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by the
+    /// hash of what a download wrote, if that is as far as this body is; else of what can be read back; else all of it
+    /// is fetched again.
+    async fn past_the_disk(
+        &self,
+        growing: Option<GrowingBlob>,
+        detached: Option<(u64, Hasher)>,
+    ) -> Result<BodySource, Error> {
+        let (at, digest) = (self.at, self.reader.digest);
+        let written = detached.and_then(|(written, hasher)| (written == at).then_some(hasher));
+        let hasher = match written {
+            Some(hasher) if self.to_end => Some(hasher),
+            _ if self.is_whole() => self.hash_of_sent(growing).await,
+            _ => None,
+        };
+        let passthrough = match hasher {
+            Some(hasher) => Passthrough::rest(self.reader.upstream_from(at).await?, hasher, digest, self.end),
+            None if self.is_whole() => {
+                Passthrough::again(self.reader.upstream_from(0).await?, digest, at, self.end)
+            }
+            None => Passthrough::range(self.reader.upstream_from(at).await?),
+        };
+        Ok(BodySource::Passthrough(Box::new(passthrough), "disk"))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.from_start && self.to_end
+    }
+
+    /// The hash of what the client of a whole body has, read back from where it was sent from; `None` if that cannot be
+    /// read any more. A blob that was damaged further on was right up to here.
+    async fn hash_of_sent(&self, growing: Option<GrowingBlob>) -> Option<Hasher> {
+        if self.at == 0 {
+            return Some(Hasher::default());
+        }
+        if let Some(growing) = growing
+            && let Ok(hasher) = growing.hash_until(self.at).await
+        {
+            return Some(hasher);
+        }
+        self.damaged.as_ref()?.hash_until(self.at).await.ok()
+    }
+
+    /// A range far ahead of the readable offset, asked for by itself; `None` from a registry that does not answer
+    /// ranges, which would send everything before it too, or that does not answer now: the fill gets there. A whole body
+    /// goes on like that only if what its client has can be hashed, and then to its end.
+    async fn jump(&self, progress: &watch::Receiver<Progress>) -> Option<BodySource> {
+        let (at, digest) = (self.at, self.reader.digest);
+        let sent = if self.is_whole() { Some(self.hash_of_sent(None).await?) } else { None };
+        let body = match self.reader.upstream_from(at).await {
+            Ok(body) if body.is_ranged() => body,
+            Ok(_) => return None,
+            Err(error) => {
+                tracing::debug!(%digest, at, %error, "a range cannot be asked for by itself");
+                return None;
+            }
+        };
+        tracing::debug!(%digest, at, "a range far ahead is asked for by itself");
+        Some(match sent {
+            Some(hasher) => {
+                let rest = Passthrough::rest(body, hasher, digest, self.end);
+                BodySource::Passthrough(Box::new(rest), "out_of_order")
+            }
+            None => BodySource::OutOfOrder(Box::new(body), progress.clone()),
+        })
+    }
 }
 
 fn truncate(bytes: &mut Bytes, at: u64, end: Option<u64>) {
     bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
 }
 
-/// The next bytes of a flight, empty at the end of the blob; `None` if a range far ahead cannot be had by itself.
+/// The next bytes of a flight, empty at the end of the blob.
 async fn follow(
     reader: &Reader,
     progress: &mut watch::Receiver<Progress>,
     at: u64,
     end: Option<u64>,
     may_jump: bool,
-) -> Result<Option<Next>, Error> {
+) -> Result<Seen, Error> {
     let is_useful = |progress: &Progress| match progress {
         Progress::Filling { readable, .. } => *readable > at || may_jump && at - readable > FAR_AHEAD,
         other => other.is_over(),
@@ -208,49 +334,30 @@ async fn follow(
     // An error means that the flight is over and gone; its last progress is still there.
     let _ = progress.wait_for(is_useful).await;
     let now = progress.borrow_and_update().clone();
-    let (growing, up_to): (GrowingBlob, u64) = match now {
-        Progress::Filling { readable, .. } if readable <= at => {
-            return Ok(Box::pin(jump(reader, at, progress)).await);
-        }
+    let is_complete = matches!(now, Progress::Complete { .. });
+    let (growing, up_to) = match now {
+        Progress::Filling { readable, .. } if readable <= at => return Ok(Seen::FarBehind),
         Progress::Filling { growing, readable, .. } => (growing, readable),
         Progress::Complete { growing, size } => (growing, size),
         Progress::Detached { growing: Some(growing), written, .. } if at < written => (growing, written),
-        Progress::Detached { written, hasher, .. } => {
-            let body = Box::pin(reader.upstream_from(at)).await?;
-            let passthrough = if at == written {
-                Passthrough::rest(body, hasher, reader.digest)
-            } else {
-                Passthrough::range(body)
-            };
-            return Ok(Some(Next::ChangeTo(BodySource::Passthrough(Box::new(passthrough), "disk"))));
+        Progress::Detached { growing, written, hasher, .. } => {
+            let detached = Some((written, hasher));
+            return Ok(Seen::NotOnDisk { growing, detached, is_complete });
         }
         Progress::Failed(error) => return Err(error),
         Progress::Waiting => return Err(Error::LeaderGone),
     };
-    let up_to = up_to.min(end.unwrap_or(u64::MAX)).min(at + CHUNK);
+    let up_to = up_to.min(end.unwrap_or(u64::MAX));
     if up_to <= at {
-        return Ok(Some(Next::Chunk(Bytes::new().into())));
+        return Ok(Seen::Chunk(Bytes::new().into()));
     }
-    let read = growing.read(at, (up_to - at) as usize).await;
-    read.map(|chunk| Some(Next::Chunk(chunk))).map_err(|error| {
-        tracing::error!(digest = %reader.digest, %error, at, "a growing file cannot be read");
-        Error::Unreadable(Arc::new(error))
-    })
-}
-
-/// A range far ahead of the readable offset, asked for by itself; `None` from a registry that does not answer ranges,
-/// which would send everything before it too, or that does not answer now: the fill gets there.
-async fn jump(reader: &Reader, at: u64, progress: &watch::Receiver<Progress>) -> Option<Next> {
-    let body = match reader.upstream_from(at).await {
-        Ok(body) if body.is_ranged() => body,
-        Ok(_) => return None,
+    Ok(match growing.read(at, up_to).await {
+        Ok(chunk) => Seen::Chunk(chunk),
         Err(error) => {
-            tracing::debug!(digest = %reader.digest, at, %error, "a range cannot be asked for by itself");
-            return None;
+            tracing::error!(digest = %reader.digest, %error, at, "what was received cannot be read back; it is fetched again");
+            Seen::NotOnDisk { growing: Some(growing), detached: None, is_complete }
         }
-    };
-    tracing::debug!(digest = %reader.digest, at, "a range far ahead is asked for by itself");
-    Some(Next::ChangeTo(BodySource::OutOfOrder(Box::new(body), progress.clone())))
+    })
 }
 
 /// The next bytes of a range that was asked for by itself, kept for the fill; back to following once the fill has come up

@@ -219,7 +219,7 @@ impl Blobs {
                 Progress::Complete { size, .. } => {
                     // Until the blob has its name in the store, or the store refused it: readers do not wait for that.
                     while progress.changed().await.is_ok() {}
-                    let stored = self.stored.has(digest).await?;
+                    let stored = self.has(digest).await;
                     return if stored {
                         Ok((size, source == AnswerSource::Fill))
                     } else {
@@ -240,7 +240,7 @@ impl Blobs {
     /// request itself will tell.
     pub(crate) async fn prefetch(&self, context: &PullContext, digest: Digest) {
         // Whether the repository may hand out what is on disk is asked when a client wants it.
-        if !matches!(self.stored.has(digest).await, Ok(false)) {
+        if self.has(digest).await {
             return;
         }
         match self.downloads.join_or_lead(context, digest, None).await {
@@ -256,11 +256,8 @@ impl Blobs {
     }
 
     /// Whether a blob is on disk; says nothing about who may read it.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(crate) async fn has(&self, digest: Digest) -> Result<bool, Error> {
-        self.stored.has(digest).await
+    pub(crate) async fn has(&self, digest: Digest) -> bool {
+        self.stored.open(digest).await.is_some()
     }
 
     /// Blob downloads under way.

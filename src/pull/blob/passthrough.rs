@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::source::UpstreamBody;
 use super::withheld_tail::TAIL;
@@ -19,20 +19,31 @@ pub(crate) struct Passthrough {
     body: UpstreamBody,
     /// The hash of everything up to where the body is, and the digest that it must become; `None` for a range.
     check: Option<(Hasher, Digest)>,
+    /// Bytes that are hashed and not returned, because the client has them.
+    skip: u64,
+    /// Bytes of the blob, where they are known, and its digest: with more it is another blob.
+    size: Option<(u64, Digest)>,
     held: VecDeque<Bytes>,
     held_bytes: u64,
     ended: bool,
 }
 
 impl Passthrough {
-    /// The rest of a blob after bytes that `hasher` has seen, to the end: verified.
-    pub(crate) fn rest(body: UpstreamBody, hasher: Hasher, digest: Digest) -> Self {
-        Self { check: Some((hasher, digest)), ..Self::range(body) }
+    /// The rest of a blob of `size` bytes after those that `hasher` has seen, to the end: verified.
+    pub(crate) fn rest(body: UpstreamBody, hasher: Hasher, digest: Digest, size: Option<u64>) -> Self {
+        let size = size.map(|size| (size, digest));
+        Self { check: Some((hasher, digest)), size, ..Self::range(body) }
+    }
+
+    /// The rest of a blob of `size` bytes for a client that has those before `at`: all of it is fetched again, because
+    /// what the client has cannot be read back, and verified.
+    pub(crate) fn again(body: UpstreamBody, digest: Digest, at: u64, size: Option<u64>) -> Self {
+        Self { skip: at, ..Self::rest(body, Hasher::default(), digest, size) }
     }
 
     /// Bytes that end before the blob does, or begin after bytes that were not seen.
     pub(crate) fn range(body: UpstreamBody) -> Self {
-        Self { body, check: None, held: VecDeque::new(), held_bytes: 0, ended: false }
+        Self { body, check: None, skip: 0, size: None, held: VecDeque::new(), held_bytes: 0, ended: false }
     }
 
     /// The next bytes; `None` at the proper end.
@@ -52,12 +63,23 @@ impl Passthrough {
                 return None;
             }
             match self.body.next().await {
-                Some(Ok(bytes)) => {
+                Some(Ok(mut bytes)) => {
+                    if let Some((size, digest)) = self.size
+                        && self.body.at() > size
+                    {
+                        // What is held back is dropped with the body: nothing asks again after an error.
+                        return Some(Err(store::Error::TooLong { digest, limit: size }.into()));
+                    }
                     if let Some((hasher, _)) = &mut self.check {
                         hasher.update(&bytes);
                     }
-                    self.held_bytes += bytes.len() as u64;
-                    self.held.push_back(bytes);
+                    let skipped = self.skip.min(bytes.len() as u64);
+                    self.skip -= skipped;
+                    bytes.advance(skipped as usize);
+                    if !bytes.is_empty() {
+                        self.held_bytes += bytes.len() as u64;
+                        self.held.push_back(bytes);
+                    }
                 }
                 Some(Err(error)) => return Some(Err(error.into())),
                 None => {

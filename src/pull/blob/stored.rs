@@ -42,7 +42,7 @@ impl StoredBlobs {
         if !store.records().received_from(repository.registry(), digest).await {
             return Ok(None);
         }
-        let Some(blob) = store.blob(digest).await? else { return Ok(None) };
+        let Some(blob) = self.open(digest).await else { return Ok(None) };
         let member = access.membership().of(repository, digest).await.is_some();
         if member && access.known().open_cached(context, Use::Read).await {
             return Ok(Some(StoredBlob { blob, source: AnswerSource::Hit, stale: None }));
@@ -61,12 +61,10 @@ impl StoredBlobs {
         }
     }
 
-    /// Whether a blob is on disk; says nothing about who may read it.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(crate) async fn has(&self, digest: Digest) -> Result<bool, Error> {
-        Ok(self.store.blob(digest).await?.is_some())
+    /// A blob on disk; says nothing about who may read it. One that the disk does not give counts as absent: it comes
+    /// from upstream.
+    pub(crate) async fn open(&self, digest: Digest) -> Option<Blob> {
+        self.store.blob(digest).await
     }
 
     /// Sets a damaged blob aside; the next reader fetches it anew.

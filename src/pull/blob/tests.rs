@@ -55,7 +55,7 @@ async fn wrong_bytes_never_make_a_complete_body_and_are_not_stored() {
     static WRONG: [u8; 300_000] = [8; 300_000];
     parts.registry.damage(&app, digest, &WRONG);
     assert!(pull(&parts, &for_tests::pull(&app), digest).await.is_err());
-    assert!(!parts.blobs.has(digest).await.unwrap());
+    assert!(!parts.blobs.has(digest).await);
 }
 
 #[tokio::test]
@@ -94,4 +94,71 @@ async fn a_blob_is_fetched_into_the_store_once() {
     }
     parts.blobs.prefetch(&context, digest).await;
     assert_eq!(downloads(&parts.registry.asked()), 1);
+}
+
+/// Flips a byte of a stored blob, in the file that its readers have open.
+fn damage(parts: &Parts, digest: Digest, at: usize) {
+    let path = for_tests::blob_file(&parts.directory, digest);
+    let mut content = std::fs::read(&path).unwrap();
+    content[at] ^= 1;
+    std::fs::write(path, content).unwrap();
+}
+
+#[tokio::test]
+async fn a_byte_that_changed_on_disk_after_the_download_is_not_sent_to_its_slow_readers() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, None, &LAYER);
+    let context = for_tests::pull(&app);
+    let slow = parts.blobs.find(&context, digest, BlobRange::Whole).await.unwrap();
+    parts.blobs.settle(Duration::from_secs(10)).await;
+    damage(&parts, digest, LAYER.len() - 1);
+    assert!(read(slow).await.unwrap() == LAYER);
+    assert_eq!(downloads(&parts.registry.asked()), 2, "it was fetched anew");
+    parts.blobs.settle(Duration::from_secs(10)).await;
+    assert!(pull(&parts, &context, digest).await.unwrap() == LAYER);
+    assert!(parts.registry.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_damaged_blob_on_a_disk_that_takes_no_writes_comes_from_upstream_and_is_verified_as_a_whole() {
+    static WRONG: [u8; 300_000] = [8; 300_000];
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, None, &LAYER);
+    let context = for_tests::pull(&app);
+    pull(&parts, &context, digest).await.unwrap();
+    parts.blobs.settle(Duration::from_secs(10)).await;
+    let store = parts.directory.path().join("store");
+    for directory in ["ingest", "quarantine"] {
+        let _ = std::fs::remove_dir_all(store.join(directory));
+        std::fs::write(store.join(directory), "in the way").unwrap();
+    }
+    damage(&parts, digest, 200_000);
+    parts.registry.asked();
+    for _ in 0..2 {
+        assert!(pull(&parts, &context, digest).await.unwrap() == LAYER);
+        let asked = downloads(&parts.registry.asked());
+        assert!((1..=2).contains(&asked), "{asked} downloads");
+    }
+    // The bytes before the damage were right, and those behind it are wrong: only the whole tells.
+    std::fs::remove_file(for_tests::blob_file(&parts.directory, digest)).unwrap();
+    parts.registry.damage(&app, digest, &WRONG);
+    assert!(pull(&parts, &context, digest).await.is_err());
+}
+
+#[tokio::test]
+async fn the_end_of_a_repaired_body_is_withheld_until_it_is_right_together_with_what_was_sent() {
+    static WRONG: [u8; 300_000] = [8; 300_000];
+    for behind in [LAYER.len() - 1, 100_000] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, None, &LAYER);
+        let context = for_tests::pull(&app);
+        pull(&parts, &context, digest).await.unwrap();
+        parts.blobs.settle(Duration::from_secs(10)).await;
+        let store = parts.directory.path().join("store");
+        std::fs::remove_dir_all(store.join("ingest")).unwrap();
+        std::fs::write(store.join("ingest"), "in the way").unwrap();
+        damage(&parts, digest, behind);
+        parts.registry.damage(&app, digest, &WRONG);
+        assert!(pull(&parts, &context, digest).await.is_err(), "{behind}");
+    }
 }

@@ -39,13 +39,7 @@ impl StoredManifests {
         let Member::Manifest(media_type) = self.membership.of(repository, digest).await? else {
             return None;
         };
-        let blob = match self.store.blob(digest).await {
-            Ok(blob) => blob?,
-            Err(error) => {
-                tracing::error!(%repository, %digest, %error, "a cached manifest cannot be opened; upstream is asked");
-                return None;
-            }
-        };
+        let blob = self.store.blob(digest).await?;
         match Box::pin(blob.read_all(MANIFEST_BYTES_MAX)).await {
             Ok(bytes) => {
                 self.memory.insert(repository, digest, &media_type, &bytes);

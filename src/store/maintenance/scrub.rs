@@ -6,13 +6,13 @@ use crate::store::layout::Layout;
 use crate::store::quarantine::Quarantine;
 use crate::support::metrics::IntCounter;
 
-use super::verify::{self, Finding, Pace};
+use super::verify::{self, Finding, Looked, Pace};
 
 /// Bytes a second: about a hundredth of what a disk does.
 const BYTES_PER_SECOND: u64 = 20 * 1024 * 1024;
 
 /// Verifies the blobs of a store that serves. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Scrubber {
     layout: Layout,
     quarantine: Quarantine,
@@ -45,10 +45,13 @@ impl Scrubber {
     /// The disk.
     pub(crate) fn verify(&self, digest: &Digest, is_stopped: &dyn Fn() -> bool) -> Result<(), Error> {
         let pace = Pace { rate: Some(BYTES_PER_SECOND), is_stopped };
-        match verify::verify(&self.layout, digest, &pace)? {
-            Some(Finding::Intact(size)) => self.scrubbed_bytes.inc_by(size),
-            Some(Finding::Damaged(reason)) => self.quarantine.add(digest, &reason)?,
-            Some(Finding::Absent) | None => {}
+        let Some(Looked { finding, file }) = verify::verify(&self.layout, digest, &pace)? else {
+            return Ok(());
+        };
+        match (finding, file) {
+            (Finding::Intact(size), _) => self.scrubbed_bytes.inc_by(size),
+            (Finding::Damaged(reason), Some(file)) => self.quarantine.add(digest, file, &reason),
+            (Finding::Damaged(_) | Finding::Absent, _) => {}
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::reference::{Digest, Hasher};
 use crate::store::error::Error;
+use crate::store::file_identity::FileIdentity;
 use crate::store::layout::{self, Layout};
 use crate::store::{open, quarantine};
 use crate::support::clock::Clock;
@@ -29,6 +30,18 @@ pub enum Finding {
     Absent,
 }
 
+/// The result for one blob, and for which file under its name.
+pub(crate) struct Looked {
+    pub(crate) finding: Finding,
+    pub(crate) file: Option<FileIdentity>,
+}
+
+impl Looked {
+    fn damaged(file: Option<FileIdentity>, reason: String) -> Self {
+        Self { finding: Finding::Damaged(reason), file }
+    }
+}
+
 /// How a blob is read.
 pub(crate) struct Pace<'a> {
     /// Bytes a second at most; `None` for no limit.
@@ -41,16 +54,17 @@ pub(crate) struct Pace<'a> {
 ///
 /// # Errors
 /// The file cannot be opened.
-pub(crate) fn verify(layout: &Layout, digest: &Digest, pace: &Pace<'_>) -> Result<Option<Finding>, Error> {
+pub(crate) fn verify(layout: &Layout, digest: &Digest, pace: &Pace<'_>) -> Result<Option<Looked>, Error> {
     let path = layout.blob(digest);
     let file = match layout::open_regular(&path) {
         Ok(Some(file)) => file,
-        Ok(None) => return Ok(Some(Finding::Absent)),
+        Ok(None) => return Ok(Some(Looked { finding: Finding::Absent, file: None })),
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-            return Ok(Some(Finding::Damaged(e.to_string())));
+            return Ok(Some(Looked::damaged(FileIdentity::at(&path), e.to_string())));
         }
         Err(e) => return Err(Error::io("open", &path)(e)),
     };
+    let identity = Some(FileIdentity::of(&file).map_err(Error::io("inspect", &path))?);
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; READ_BYTES];
     let mut size = 0;
@@ -62,7 +76,7 @@ pub(crate) fn verify(layout: &Layout, digest: &Digest, pace: &Pace<'_>) -> Resul
         let count = match std::io::Read::read(&mut &file, &mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
-            Err(e) => return Ok(Some(Finding::Damaged(format!("reading at {size}: {e}")))),
+            Err(e) => return Ok(Some(Looked::damaged(identity, format!("reading at {size}: {e}")))),
         };
         hasher.update(&buffer[..count]);
         let length = std::num::NonZeroU64::new(count as u64);
@@ -75,9 +89,9 @@ pub(crate) fn verify(layout: &Layout, digest: &Digest, pace: &Pace<'_>) -> Resul
     }
     let actual = hasher.finish();
     if actual == *digest {
-        Ok(Some(Finding::Intact(size)))
+        Ok(Some(Looked { finding: Finding::Intact(size), file: identity }))
     } else {
-        Ok(Some(Finding::Damaged(format!("its content has digest {actual}"))))
+        Ok(Some(Looked::damaged(identity, format!("its content has digest {actual}"))))
     }
 }
 
@@ -109,16 +123,18 @@ impl Verifier {
         digests(&self.layout)
     }
 
-    /// Verifies one blob; with `repair` a damaged one is moved to quarantine, so that the next pull fetches it anew.
-    /// Blocks.
+    /// Verifies one blob; with `repair` the file that was found damaged is moved to quarantine, so that the next pull
+    /// fetches the blob anew. One that has replaced it meanwhile stays. Blocks.
     ///
     /// # Errors
     /// The disk.
     pub fn verify(&self, digest: &Digest, repair: bool) -> Result<Finding, Error> {
         let pace = Pace { rate: None, is_stopped: &|| false };
-        let finding = verify(&self.layout, digest, &pace)?.unwrap_or(Finding::Absent);
-        if let (Finding::Damaged(reason), true) = (&finding, repair) {
-            quarantine::set_aside(&self.layout, digest, reason, Clock::system().now())?;
+        let Some(Looked { finding, file }) = verify(&self.layout, digest, &pace)? else {
+            return Ok(Finding::Absent);
+        };
+        if let (Finding::Damaged(reason), Some(file), true) = (&finding, file, repair) {
+            quarantine::set_aside(&self.layout, digest, file, reason, Clock::system().now())?;
         }
         Ok(finding)
     }
@@ -135,8 +151,11 @@ mod tests {
         fs::create_dir_all(layout.blobs()).unwrap();
         let digest = Digest::of(b"intact");
         fs::write(layout.blob(&digest), b"intact").unwrap();
-        let finding = |is_stopped| verify(&layout, &digest, &Pace { rate: None, is_stopped: &|| is_stopped });
-        assert_eq!(finding(true).unwrap(), None);
-        assert_eq!(finding(false).unwrap(), Some(Finding::Intact(6)));
+        let finding = |is_stopped| {
+            let pace = Pace { rate: None, is_stopped: &|| is_stopped };
+            verify(&layout, &digest, &pace).unwrap().map(|looked| looked.finding)
+        };
+        assert_eq!(finding(true), None);
+        assert_eq!(finding(false), Some(Finding::Intact(6)));
     }
 }

@@ -1,0 +1,171 @@
+//! Reading a file whose chunks have checksums: every byte is compared before it leaves.
+//!
+//! Used for a committed blob and for one that is still being received alike. A chunk of which only a part has arrived is
+//! compared up to where it has. Chunks in the page cache are compared in place, others on a blocking thread.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::reference::Hasher;
+use crate::store::blocking;
+use crate::store::buffers::Buffer;
+use crate::store::error::Error;
+use crate::store::integrity::{CHUNK, ChunkChecksums};
+use crate::store::page_cache::{read_cached, read_exact_at};
+use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
+
+/// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were compared.
+const COPIED_BYTES_MAX: u64 = 16 * 1024;
+/// Chunks that are compared and returned together.
+const CHUNKS_AT_ONCE: u64 = 4;
+
+/// An open file with the checksums of its chunks.
+#[derive(Debug)]
+pub(super) struct CheckedFile<C> {
+    file: Arc<File>,
+    checksums: C,
+}
+
+/// Why bytes do not leave: the chunk that has the byte at an offset cannot be read, or is not what was received.
+#[derive(Debug)]
+pub(super) struct Damage(String);
+
+impl Damage {
+    /// The reason, without the name of the file.
+    pub(super) fn into_reason(self) -> String {
+        self.0
+    }
+
+    fn unreadable(start: u64, error: &std::io::Error) -> Self {
+        Self(format!("reading at {start}: {error}"))
+    }
+
+    fn wrong(start: u64) -> Self {
+        Self(format!("wrong checksum of the chunk at {start}"))
+    }
+}
+
+impl<C: ChunkChecksums + 'static> CheckedFile<C> {
+    pub(super) fn new(file: Arc<File>, checksums: C) -> Self {
+        Self { file, checksums }
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    pub(super) fn checksums(&self) -> &C {
+        &self.checksums
+    }
+
+    /// The next bytes at `offset` up to `end` at most, compared. Empty only at `end`.
+    ///
+    /// # Errors
+    /// A chunk that is damaged: its bytes are not returned.
+    pub(super) async fn read(self: &Arc<Self>, offset: u64, end: u64) -> Result<BodyChunk, Damage> {
+        if end.saturating_sub(offset) <= COPIED_BYTES_MAX {
+            return self.copy(offset, end).await.map(BodyChunk::Memory);
+        }
+        let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
+        self.compare(offset, end).await?;
+        let check: Arc<dyn IntegrityCheck> = self.clone();
+        let file = Arc::clone(&self.file);
+        let len = (end - offset) as usize;
+        Ok(BodyChunk::File(FileRange { file, offset, len, check: Some(check) }))
+    }
+
+    /// As [`CheckedFile::read`], in memory, at most to the end of a chunk.
+    ///
+    /// # Errors
+    /// As [`CheckedFile::read`].
+    pub(super) async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, Damage> {
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        let chunk = offset / CHUNK as u64;
+        let start = chunk * CHUNK as u64;
+        let (len, checksum) = self.expected(chunk, offset + 1)?;
+        let bytes = read_exact_at(&self.file, start, len).await;
+        let bytes = bytes.map_err(|e| Damage::unreadable(start, &e))?;
+        if crc32c::crc32c(&bytes) != checksum {
+            return Err(Damage::wrong(start));
+        }
+        let to = (end - start).min(len as u64) as usize;
+        Ok(bytes.slice((offset - start) as usize..to))
+    }
+
+    /// The hash of the bytes from the first one up to `end`, each compared.
+    ///
+    /// # Errors
+    /// A chunk that is damaged; a panic.
+    pub(super) async fn hash_until(self: &Arc<Self>, end: u64) -> Result<Hasher, Damage> {
+        let this = Arc::clone(self);
+        let hash = move || {
+            let (mut hasher, mut buffer) = (Hasher::default(), Buffer::new(CHUNK));
+            for chunk in 0..end.div_ceil(CHUNK as u64) {
+                let wanted = (end - chunk * CHUNK as u64).min(CHUNK as u64);
+                let content = this.compare_chunk(chunk, end, &mut buffer)?;
+                hasher.update(&content[..wanted as usize]);
+            }
+            Ok(hasher)
+        };
+        flatten(blocking::run(move || Ok(hash())).await)
+    }
+
+    /// Compares every chunk that has bytes from `offset` up to `end`: in place as long as they are in the page cache,
+    /// and the rest on a blocking thread.
+    async fn compare(self: &Arc<Self>, offset: u64, end: u64) -> Result<(), Damage> {
+        let mut chunks = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
+        let mut buffer = Buffer::new(CHUNK);
+        while let Some(chunk) = chunks.next() {
+            let start = chunk * CHUNK as u64;
+            let (len, checksum) = self.expected(chunk, end)?;
+            let content = &mut buffer.bytes()[..len];
+            let cached = read_cached(&self.file, start, content);
+            if cached.map_err(|e| Damage::unreadable(start, &e))? < len {
+                let this = Arc::clone(self);
+                let mut rest = move || {
+                    (chunk..chunks.end)
+                        .try_for_each(|chunk| this.compare_chunk(chunk, end, &mut buffer).map(drop))
+                };
+                return flatten(blocking::run(move || Ok(rest())).await);
+            }
+            if crc32c::crc32c(content) != checksum {
+                return Err(Damage::wrong(start));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and compares one chunk, which must reach up to `end` if `end` is in it. Blocks.
+    fn compare_chunk<'a>(&self, chunk: u64, end: u64, buffer: &'a mut Buffer) -> Result<&'a [u8], Damage> {
+        let start = chunk * CHUNK as u64;
+        let (len, checksum) = self.expected(chunk, end)?;
+        let content = &mut buffer.bytes()[..len];
+        self.file.read_exact_at(content, start).map_err(|e| Damage::unreadable(start, &e))?;
+        if crc32c::crc32c(content) == checksum { Ok(content) } else { Err(Damage::wrong(start)) }
+    }
+
+    /// How many bytes of a chunk there are and their checksum; they must reach up to `end` if `end` is in the chunk.
+    fn expected(&self, chunk: u64, end: u64) -> Result<(usize, u32), Damage> {
+        let start = chunk * CHUNK as u64;
+        let needed = end.saturating_sub(start).min(CHUNK as u64);
+        let expected = self.checksums.expected(chunk).filter(|(len, _)| *len as u64 >= needed);
+        expected.ok_or_else(|| Damage(format!("no checksum of the bytes up to {end}")))
+    }
+}
+
+impl<C: ChunkChecksums + 'static> IntegrityCheck for CheckedFile<C> {
+    fn is_intact(&self, offset: u64, end: u64) -> bool {
+        let mut buffer = Buffer::new(CHUNK);
+        (offset / CHUNK as u64..end.div_ceil(CHUNK as u64))
+            .all(|chunk| self.compare_chunk(chunk, end, &mut buffer).is_ok())
+    }
+}
+
+fn flatten<T>(done: Result<Result<T, Damage>, Error>) -> Result<T, Damage> {
+    done.unwrap_or_else(|panic| Err(Damage(format!("{panic} {}", panic.cause()))))
+}
