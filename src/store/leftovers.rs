@@ -56,7 +56,7 @@ mod tests {
         leftovers.remove(&stuck);
         leftovers.remove(&gone);
         leftovers.retry();
-        assert_eq!(*leftovers.0.lock(), [stuck.clone()]);
+        assert_eq!(*leftovers.0.lock(), std::slice::from_ref(&stuck));
         fs::remove_dir(&stuck).unwrap();
         fs::write(&stuck, "x").unwrap();
         leftovers.retry();

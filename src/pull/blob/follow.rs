@@ -177,7 +177,7 @@ impl BlobBody {
                         Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
                     }
                     Seen::NotOnDisk { growing, detached, is_complete } => {
-                        let from_store = if is_complete { Box::pin(self.from_store()).await } else { None };
+                        let from_store = if is_complete { Box::pin(self.committed()).await } else { None };
                         let source = match from_store {
                             Some(source) => source,
                             None => Box::pin(self.past_the_disk(growing, detached)).await?,
@@ -239,7 +239,7 @@ impl BlobBody {
 
     /// The blob of a complete download whose file is damaged, if it is in the store by now: it is repaired like any
     /// stored blob.
-    async fn from_store(&mut self) -> Option<BodySource> {
+    async fn committed(&mut self) -> Option<BodySource> {
         self.repairs += 1;
         if self.repairs > REPAIRS_MAX {
             return None;
