@@ -12,6 +12,7 @@ use super::bind::{Accepted, Listener};
 use super::connection::{self, Common, HttpService};
 use super::limits::ConnectionLimits;
 use super::metrics::Metrics;
+use super::peer::AdmittedUsers;
 use super::sendfile::FileTransfer;
 use super::socket::Socket;
 use super::timeouts;
@@ -49,6 +50,7 @@ pub async fn run(
         service,
         common: Common { limits, transfer, vectored: true, metrics, closing: Tasks::default() },
         shutdown,
+        admitted: listener.admitted().cloned(),
         places: Arc::new(Semaphore::new(limits.connections_max)),
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         connections: JoinSet::new(),
@@ -63,6 +65,8 @@ struct Server<S> {
     service: S,
     common: Common,
     shutdown: Shutdown,
+    /// `None`: all users.
+    admitted: Option<AdmittedUsers>,
     /// One for each connection, until its socket is closed.
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -80,12 +84,6 @@ impl<S: HttpService> Server<S> {
             match accepted {
                 Ok(Accepted::Client(socket)) => self.serve(socket),
                 Ok(Accepted::NotLoopback) => self.common.metrics.count_turned_away("not_loopback"),
-                Ok(Accepted::Forbidden(socket)) => {
-                    self.common.metrics.count_turned_away("user");
-                    if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
-                        self.common.closing.spawn(connection::forbid(socket, refusal));
-                    }
-                }
                 Err(error) if is_shortage(&error) => {
                     tracing::warn!(%error, "cannot accept connections for the moment");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -111,7 +109,20 @@ impl<S: HttpService> Server<S> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             let (service, common, shutdown) =
                 (self.service.clone(), self.common.clone(), self.shutdown.clone());
-            self.connections.spawn(connection::serve(socket, place, service, common, shutdown));
+            let (admitted, refusals) = (self.admitted.clone(), Arc::clone(&self.refusals));
+            // On the connection's task: what the kernel is asked holds up no other client.
+            self.connections.spawn(async move {
+                match admitted {
+                    Some(users) if !users.admit(&socket).await => {
+                        drop(place);
+                        common.metrics.count_turned_away("user");
+                        if let Ok(refusal) = refusals.try_acquire_owned() {
+                            common.closing.spawn(connection::forbid(socket, refusal));
+                        }
+                    }
+                    _ => connection::serve(socket, place, service, common, shutdown).await,
+                }
+            });
             return;
         }
         self.common.metrics.count_turned_away("too_many");

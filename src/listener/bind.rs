@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::address::{Listen, ListenError};
 use super::memory::MemoryListener;
-use super::peer;
+use super::peer::AdmittedUsers;
 use super::socket::Socket;
 
 /// Connections that may wait to be accepted; a node that starts fifty pods at once must not see a refusal.
@@ -45,8 +45,8 @@ impl Inherited {
 #[derive(Debug)]
 pub struct Listener {
     socket: Bound,
-    /// The users whose processes may connect; `None`: all.
-    uids: Option<Vec<u32>>,
+    /// `None`: all users.
+    admitted: Option<AdmittedUsers>,
 }
 
 #[derive(Debug)]
@@ -65,8 +65,6 @@ pub(super) enum Accepted {
     Client(Socket),
     /// A client on another machine, at a loopback address: closed without an answer.
     NotLoopback,
-    /// A client whose user may not connect.
-    Forbidden(Socket),
 }
 
 impl Listener {
@@ -80,7 +78,7 @@ impl Listener {
             Listen::Unix(path) => bind_unix(path),
         };
         let socket = bound.map_err(|source| ListenError { at: at.clone(), source })?;
-        Ok(Self { socket, uids: None })
+        Ok(Self { socket, admitted: None })
     }
 
     /// Takes over a socket that was bound before this process began. Must be called within a runtime.
@@ -95,7 +93,7 @@ impl Listener {
             Inherited::Memory(connections, path) => Ok(Bound::Memory { connections, path }),
         };
         let socket = adopted.map_err(|source| ListenError { at, source })?;
-        Ok(Self { socket, uids: None })
+        Ok(Self { socket, admitted: None })
     }
 
     /// Where the socket is bound, with the port that was chosen.
@@ -111,34 +109,28 @@ impl Listener {
 
     /// Serves the processes of these users only.
     pub fn admit_only(&mut self, uids: &[u32]) {
-        self.uids = Some(uids.to_owned());
+        self.admitted = Some(AdmittedUsers::new(uids));
+    }
+
+    /// The users whose processes may connect; `None`: all.
+    pub(super) fn admitted(&self) -> Option<&AdmittedUsers> {
+        self.admitted.as_ref()
     }
 
     /// The next connection.
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
-        let (client, uid) = match &self.socket {
+        Ok(Accepted::Client(match &self.socket {
             Bound::Tcp { socket, loopback } => {
                 let (stream, address) = socket.accept().await?;
                 if *loopback && !is_loopback(address.ip()) {
                     return Ok(Accepted::NotLoopback);
                 }
                 stream.set_nodelay(true)?;
-                let uid = self.uids.as_ref().and_then(|_| peer::uid_of(address, stream.local_addr().ok()?));
-                (Socket::Tcp(stream), uid)
+                Socket::Tcp(stream)
             }
-            Bound::Unix { socket, .. } => {
-                let stream = socket.accept().await?.0;
-                let uid = self.uids.as_ref().and_then(|_| stream.peer_cred().ok()).map(|peer| peer.uid());
-                (Socket::Unix(stream), uid)
-            }
-            Bound::Memory { connections, .. } => {
-                return Ok(Accepted::Client(Socket::Memory(connections.accept().await)));
-            }
-        };
-        Ok(match &self.uids {
-            Some(admitted) if !uid.is_some_and(|uid| admitted.contains(&uid)) => Accepted::Forbidden(client),
-            _ => Accepted::Client(client),
-        })
+            Bound::Unix { socket, .. } => Socket::Unix(socket.accept().await?.0),
+            Bound::Memory { connections, .. } => Socket::Memory(connections.accept().await),
+        }))
     }
 }
 

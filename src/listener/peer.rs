@@ -1,13 +1,110 @@
-//! Whose process is at the other end of a loopback connection: read from the kernel's own table of TCP sockets.
+//! Which local users may connect, and whose process is at the other end of a connection: the kernel is asked for that one
+//! socket (sock_diag(7)), or, where it does not answer such questions, its table of all TCP sockets is read.
 
 use std::fmt::Write as _;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+
+use super::socket::Socket;
+
+/// The address family and the protocol of the socket that is asked (linux/netlink.h).
+const AF_NETLINK: i32 = 16;
+const NETLINK_SOCK_DIAG: i32 = 4;
+/// Bytes of an answer at most: a header, a socket and a few attributes.
+const ANSWER_BYTES_MAX: usize = 4 * 1024;
+
+/// The users whose processes may connect. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct AdmittedUsers(Arc<[u32]>);
+
+impl AdmittedUsers {
+    pub(super) fn new(uids: &[u32]) -> Self {
+        Self(uids.into())
+    }
+
+    /// Whether the process at the other end belongs to one of them. A process that nothing is known of does not.
+    pub(super) async fn admit(&self, socket: &Socket) -> bool {
+        let uid = match socket {
+            Socket::Tcp(stream) => match (stream.peer_addr(), stream.local_addr()) {
+                (Ok(peer), Ok(own)) => uid_of(peer, own).await,
+                _ => None,
+            },
+            Socket::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+            // A connection within this process.
+            Socket::Memory(_) => return true,
+        };
+        uid.is_some_and(|uid| self.0.contains(&uid))
+    }
+}
 
 /// The user of the socket that has `peer` as its own address and `own` as the remote one; `None` if the kernel does
-/// not say. Reads `/proc/net/tcp` or `tcp6` in place: some tens of microseconds, once a connection, only where the
-/// operator restricts users.
-pub(super) fn uid_of(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+/// not say.
+async fn uid_of(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
     let (peer, own) = (unmapped(peer), unmapped(own));
+    match ask_kernel(peer, own) {
+        Ok(uid) => uid,
+        // A kernel without inet_diag, or a sandbox that forbids netlink.
+        Err(error) => {
+            tracing::debug!(%error, "the kernel does not answer for one socket; its table is read");
+            tokio::task::spawn_blocking(move || find_in_tables(peer, own)).await.ok().flatten()
+        }
+    }
+}
+
+/// Asks the kernel for one socket. Does not block: the kernel answers before the question has returned. `Ok(None)` if
+/// there is no such socket.
+fn ask_kernel(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
+    let socket =
+        socket2::Socket::new(AF_NETLINK.into(), socket2::Type::DGRAM, Some(NETLINK_SOCK_DIAG.into()))?;
+    socket.set_nonblocking(true)?;
+    socket.send(&question(peer, own))?;
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    let received = rustix::net::recv(&socket, &mut answer[..], rustix::net::RecvFlags::DONTWAIT)?.0;
+    let message =
+        NetlinkMessage::<SockDiagMessage>::deserialize(&answer[..received]).map_err(io::Error::other)?;
+    match message.payload {
+        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(Some(found.header.uid)),
+        NetlinkPayload::Error(error) => {
+            let error = error.to_io();
+            if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn question(peer: SocketAddr, own: SocketAddr) -> Vec<u8> {
+    let request = InetRequest {
+        family: if peer.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port: peer.port(),
+            destination_port: own.port(),
+            source_address: peer.ip(),
+            destination_address: own.ip(),
+            interface_id: 0,
+            // Any socket with these addresses.
+            cookie: [0xff; 8],
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Reads `/proc/net/tcp` or `tcp6`: milliseconds where there are many connections. Blocks.
+fn find_in_tables(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
     // A client may have opened an IPv6 socket for an IPv4 address.
     let tables = if peer.is_ipv4() { ["/proc/net/tcp", "/proc/net/tcp6"] } else { ["/proc/net/tcp6"; 2] };
     tables.iter().find_map(|table| {
@@ -58,14 +155,26 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_kernel_knows_whose_socket_it_is() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (stream, peer) = listener.accept().unwrap();
+    #[tokio::test]
+    async fn the_kernel_knows_whose_socket_it_is_and_both_ways_of_asking_agree() {
         let own = rustix::process::geteuid().as_raw();
-        assert_eq!(uid_of(peer, stream.local_addr().unwrap()), Some(own));
-        assert_eq!(uid_of("127.0.0.1:1".parse().unwrap(), stream.local_addr().unwrap()), None);
+        // The last is an IPv6 socket that connects to an IPv4 address.
+        for (listen, connect) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            ("[::]:0", "127.0.0.1"),
+            ("127.0.0.1:0", "::ffff:127.0.0.1"),
+        ] {
+            let Ok(listener) = TcpListener::bind(listen) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let _client = TcpStream::connect((connect, port)).unwrap();
+            let (stream, peer) = listener.accept().unwrap();
+            let (peer, local) = (unmapped(peer), unmapped(stream.local_addr().unwrap()));
+            assert_eq!(ask_kernel(peer, local).unwrap(), Some(own), "{listen} {connect}");
+            assert_eq!(find_in_tables(peer, local), Some(own), "{listen} {connect}");
+            let other = SocketAddr::new(peer.ip(), 1);
+            assert_eq!(uid_of(other, local).await, None, "{listen} {connect}: no such socket");
+        }
     }
 
     #[test]
