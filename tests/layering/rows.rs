@@ -55,7 +55,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             ],
             &["changes"],
             &["blocking", "budget", "buffers", "hashing", "health", "layout"],
-            &["page_cache", "records/file", "records/walk"],
+            &["page_cache", "records/changed_tags", "records/file", "records/walk"],
             &["checked_file"],
             &["growing", "pins", "records/grants", "records/members", "records/outages", "records/tags"],
             &["records/aliases"],

@@ -12,7 +12,7 @@ pub(super) mod verify;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::store::admission::Admission;
 use crate::store::blocking;
@@ -30,8 +30,10 @@ const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
 /// How often the budget is enforced, besides before each download: other files fill the filesystem too, and a restart
 /// may have made the budget smaller.
 const BUDGET_INTERVAL: Duration = Duration::from_secs(10);
-/// How long `index.json` may lag behind the tags.
+/// How long `index.json` may lag behind the tags, and the share of the time, one in so many, that is spent on writing it:
+/// with very many tags it lags longer.
 const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
+const OCI_INDEX_SHARE: u32 = 50;
 
 /// The background work of a store.
 #[derive(Clone)]
@@ -95,19 +97,25 @@ impl Maintenance {
     }
 
     async fn follow_tags(&self, mut shutdown: Shutdown) {
+        let mut delay = OCI_INDEX_DELAY;
         loop {
             tokio::select! {
                 // First: a tag that changed just before the stop is written too.
                 biased;
-                () = self.records.tags_changed() => {}
+                () = self.records.changed_tags().wait() => {}
                 () = shutdown.requested() => return,
             }
             tokio::select! {
-                () = tokio::time::sleep(OCI_INDEX_DELAY) => {}
+                () = tokio::time::sleep(delay) => {}
                 () = shutdown.requested() => {}
             }
             let layout = self.layout.clone();
-            if let Err(error) = blocking::run(move || oci_index::write(&layout)).await {
+            let changes = self.records.changed_tags().take();
+            let began = Instant::now();
+            let written = blocking::run(move || oci_index::write(&layout, &changes)).await;
+            delay = OCI_INDEX_DELAY.max(began.elapsed() * OCI_INDEX_SHARE);
+            if let Err(error) = written {
+                self.records.changed_tags().forget();
                 tracing::warn!(%error, cause = error.cause(), "index.json could not be written; only other tools read it");
             }
         }

@@ -1,51 +1,114 @@
 //! `index.json`: the cached tags as an OCI image layout, so that other tools read the store directly.
 //!
-//! It follows the records of the tags and is rewritten as a whole a moment after they changed. A tag whose manifest is
-//! not in the store is left out. Larder itself does not read it.
+//! It follows the records of the tags a moment after they changed. A tag whose manifest is not in the store is left out.
+//! Each image is a line of the file, in the order of the names, so that a change of a few tags is merged into the file
+//! that is there, without reading the records of all tags. Larder itself does not read it otherwise.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 
-use oci_spec::image::{Descriptor, DescriptorBuilder, ImageIndexBuilder};
+use oci_spec::image::{Descriptor, DescriptorBuilder};
 
 use crate::reference::{Digest, Repository, Tag};
 use crate::store::error::Error;
 use crate::store::layout::Layout;
+use crate::store::records::changed_tags::TagChanges;
 use crate::store::records::members::{self, Member};
 use crate::store::records::tags;
 
 /// The annotation by which skopeo and crane find an image in a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The lines around those of the images.
+const FIRST_LINE: &str = r#"{"schemaVersion":2,"manifests":["#;
+const LAST_LINE: &str = "]}";
 
-/// Writes `index.json` for the tags as they are now. Blocks.
+/// Writes `index.json` after these changes of tags. Blocks.
 ///
 /// # Errors
 /// The disk.
-pub(crate) fn write(layout: &Layout) -> Result<(), Error> {
+pub(crate) fn write(layout: &Layout, changes: &TagChanges) -> Result<(), Error> {
     let path = layout.index_json();
-    let tags = tags::all(layout);
-    let described = tags
-        .iter()
-        .filter_map(|(repository, tag, record)| descriptor(layout, repository, tag, &record.digest));
-    let mut manifests: Vec<Descriptor> = described.collect();
-    manifests.sort_by_key(|d| d.annotations().as_ref().and_then(|a| a.get(REF_NAME)).cloned());
-    let invalid = |e: oci_spec::OciSpecError| Error::io("encode", &path)(std::io::Error::other(e));
-    let index =
-        ImageIndexBuilder::default().schema_version(2_u32).manifests(manifests).build().map_err(invalid)?;
-    let text = index.to_string().map_err(invalid)?;
+    let merged = match changes {
+        TagChanges::Some(changed) => merge(layout, changed).map_err(Error::io("read", &path))?,
+        TagChanges::Any => None,
+    };
+    let images = merged.unwrap_or_else(|| all(layout));
+    let text = format!("{FIRST_LINE}\n{}\n{LAST_LINE}\n", images.join(",\n"));
     layout.write_small(&path, text.as_bytes())
 }
 
-fn descriptor(layout: &Layout, repository: &Repository, tag: &Tag, digest: &Digest) -> Option<Descriptor> {
+/// The lines of all images, from the records.
+fn all(layout: &Layout) -> Vec<String> {
+    let mut images: Vec<(String, String)> = tags::all(layout)
+        .into_iter()
+        .filter_map(|(repository, tag, record)| {
+            Some((format!("{repository}:{tag}"), line(layout, &repository, &tag, &record.digest)?))
+        })
+        .collect();
+    images.sort();
+    images.into_iter().map(|(_, line)| line).collect()
+}
+
+/// The lines of the file that is there, with those of the tags that changed in their places; without those whose manifest
+/// has left the store. `None` if the file is none that was written here.
+fn merge(layout: &Layout, changed: &BTreeMap<String, (Repository, Tag)>) -> io::Result<Option<Vec<String>>> {
+    let file = match File::open(layout.index_json()) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut lines = file.lines();
+    if lines.next().transpose()?.as_deref() != Some(FIRST_LINE) {
+        return Ok(None);
+    }
+    let mut images = Vec::new();
+    let mut changed = changed.iter().peekable();
+    let current = |(_, (repository, tag)): (&String, &(Repository, Tag))| {
+        line(layout, repository, tag, &tags::find(layout, repository, tag)?.digest)
+    };
+    loop {
+        let Some(text) = lines.next().transpose()? else { return Ok(None) };
+        if text == LAST_LINE {
+            break;
+        }
+        if text.is_empty() {
+            continue;
+        }
+        let text = text.trim_end_matches(',');
+        let Some((name, digest)) = read_line(text) else { return Ok(None) };
+        while let Some(before) = changed.next_if(|(changed, _)| **changed < name) {
+            images.extend(current(before));
+        }
+        match changed.next_if(|(changed, _)| **changed == name) {
+            Some(same) => images.extend(current(same)),
+            None if layout.blob(&digest).exists() => images.push(text.to_owned()),
+            None => {}
+        }
+    }
+    images.extend(changed.filter_map(current));
+    Ok(Some(images))
+}
+
+/// An image as a line.
+fn line(layout: &Layout, repository: &Repository, tag: &Tag, digest: &Digest) -> Option<String> {
     let Some(Member::Manifest(media_type)) = members::find(layout, repository, digest) else { return None };
     let size = fs::metadata(layout.blob(digest)).ok()?.len();
-    DescriptorBuilder::default()
+    let descriptor = DescriptorBuilder::default()
         .media_type(media_type.as_str())
         .digest(digest.to_string().parse::<oci_spec::image::Digest>().ok()?)
         .size(size)
         .annotations(HashMap::from([(REF_NAME.to_owned(), format!("{repository}:{tag}"))]))
         .build()
-        .ok()
+        .ok()?;
+    serde_json::to_string(&descriptor).ok()
+}
+
+/// The name and the digest of an image.
+fn read_line(text: &str) -> Option<(String, Digest)> {
+    let descriptor: Descriptor = serde_json::from_str(text).ok()?;
+    let name = descriptor.annotations().as_ref()?.get(REF_NAME)?.clone();
+    Some((name, descriptor.digest().to_string().parse().ok()?))
 }
 
 #[cfg(test)]
@@ -55,26 +118,96 @@ mod tests {
     use crate::store::records::tags::TagRecord;
     use crate::support::clock::Timestamp;
 
+    struct World {
+        _directory: tempfile::TempDir,
+        layout: Layout,
+        app: Repository,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let layout = Layout::new(directory.path());
+            for directory in [layout.ingest(), layout.blobs()] {
+                layout.make_directory(&directory).unwrap();
+            }
+            let app = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
+            Self { _directory: directory, layout, app }
+        }
+
+        /// A tag whose manifest is in the store.
+        fn tag(&self, tag: &str, content: &[u8]) {
+            let digest = Digest::of(content);
+            fs::write(self.layout.blob(&digest), content).unwrap();
+            let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
+            members::add(&self.layout, &self.app, &digest, &member).unwrap();
+            let record = TagRecord { digest, confirmed_at: Timestamp(1) };
+            tags::set(&self.layout, &self.app, &tag.parse().unwrap(), record).unwrap();
+        }
+
+        fn changes(&self, tags: &[&str]) -> TagChanges {
+            let named =
+                |tag: &&str| (format!("{}:{tag}", self.app), (self.app.clone(), tag.parse().unwrap()));
+            TagChanges::Some(tags.iter().map(named).collect())
+        }
+
+        /// The images of the file: their tags and sizes.
+        fn images(&self) -> Vec<(String, u64)> {
+            let text = fs::read(self.layout.index_json()).unwrap();
+            let index: oci_spec::image::ImageIndex = serde_json::from_slice(&text).unwrap();
+            let image = |descriptor: &Descriptor| {
+                let name = descriptor.annotations().as_ref().unwrap()[REF_NAME].clone();
+                (name.strip_prefix("reg.test/team/app:").unwrap().to_owned(), descriptor.size())
+            };
+            index.manifests().iter().map(image).collect()
+        }
+    }
+
     #[test]
     fn other_tools_find_a_tag_only_while_its_manifest_is_in_the_store() {
-        let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::new(directory.path());
-        for directory in [layout.ingest(), layout.blobs()] {
-            layout.make_directory(&directory).unwrap();
+        let world = World::new();
+        world.tag("v1", b"{}");
+        let record = TagRecord { digest: Digest::of(b"evicted"), confirmed_at: Timestamp(1) };
+        tags::set(&world.layout, &world.app, &"evicted".parse().unwrap(), record).unwrap();
+        write(&world.layout, &TagChanges::Any).unwrap();
+        assert_eq!(world.images(), [("v1".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn changes_are_merged_in_their_order_and_the_records_of_other_tags_are_not_read() {
+        let world = World::new();
+        for (tag, content) in [("b", "{}"), ("d", "{} "), ("f", "{}  ")] {
+            world.tag(tag, content.as_bytes());
         }
-        let app = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
-        let digest = Digest::of(b"{}");
-        fs::write(layout.blob(&digest), b"{}").unwrap();
-        let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
-        members::add(&layout, &app, &digest, &member).unwrap();
-        for (tag, digest) in [("v1", digest), ("evicted", Digest::of(b"evicted"))] {
-            let record = TagRecord { digest, confirmed_at: Timestamp(1) };
-            tags::set(&layout, &app, &tag.parse().unwrap(), record).unwrap();
+        write(&world.layout, &TagChanges::Any).unwrap();
+        for (tag, content) in [("a", "[    ]"), ("d", "[     ]"), ("e", "[      ]"), ("z", "[       ]")] {
+            world.tag(tag, content.as_bytes());
         }
-        write(&layout).unwrap();
-        let text = fs::read(layout.index_json()).unwrap();
-        let index: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
-        assert_eq!(index["manifests"][0]["annotations"][REF_NAME], "reg.test/team/app:v1");
+        tags::remove(&world.layout, &world.app, &"f".parse().unwrap()).unwrap();
+        // A merge that read all records would drop this one.
+        tags::remove(&world.layout, &world.app, &"b".parse().unwrap()).unwrap();
+        write(&world.layout, &world.changes(&["a", "d", "e", "f", "z"])).unwrap();
+        let expected = [("a", 6), ("b", 2), ("d", 7), ("e", 8), ("z", 9)];
+        assert_eq!(world.images(), expected.map(|(tag, size)| (tag.to_owned(), size)));
+
+        fs::remove_file(world.layout.blob(&Digest::of(b"[    ]"))).unwrap();
+        write(&world.layout, &world.changes(&[])).unwrap();
+        assert_eq!(world.images()[0].0, "b", "a manifest that has left the store is left out");
+    }
+
+    #[test]
+    fn a_file_that_was_not_written_here_is_made_anew() {
+        let world = World::new();
+        world.tag("v1", b"{}");
+        for text in [
+            "",
+            "{\"schemaVersion\":2,\"manifests\":[]}",
+            &format!("{FIRST_LINE}\n{{}}\n{LAST_LINE}\n"),
+            &format!("{FIRST_LINE}\n"),
+        ] {
+            fs::write(world.layout.index_json(), text).unwrap();
+            write(&world.layout, &world.changes(&[])).unwrap();
+            assert_eq!(world.images(), [("v1".to_owned(), 2)], "{text}");
+        }
     }
 }

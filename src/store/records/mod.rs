@@ -8,6 +8,7 @@
 //! Not here: the bytes, and the decision whether a request may have them (`pull` decides).
 
 pub(super) mod aliases;
+pub(super) mod changed_tags;
 pub(super) mod expire;
 pub(super) mod file;
 pub(super) mod grants;
@@ -19,13 +20,12 @@ pub(super) mod walk;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
 use crate::store::blocking;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
 use crate::store::records::aliases::SynthesizedIndex;
+use crate::store::records::changed_tags::ChangedTags;
 use crate::store::records::members::Member;
 use crate::store::records::tags::TagRecord;
 use crate::support::clock::{Clock, Timestamp};
@@ -38,16 +38,13 @@ const TAG_RENEWAL: Duration = Duration::from_secs(3_600);
 pub struct Records {
     layout: Layout,
     clock: Clock,
-    tags_changed: Arc<Notify>,
+    changed_tags: Arc<ChangedTags>,
 }
 
 impl Records {
     /// The records under `layout`, which must have been prepared.
     pub(super) fn new(layout: Layout, clock: Clock) -> Self {
-        let tags_changed = Arc::new(Notify::new());
-        // An earlier process may have stopped before it wrote index.json.
-        tags_changed.notify_one();
-        Self { layout, clock, tags_changed }
+        Self { layout, clock, changed_tags: Arc::new(ChangedTags::new()) }
     }
 
     /// The clock that records are dated by.
@@ -173,7 +170,7 @@ impl Records {
                 return Ok(());
             }
             tags::set(&this.layout, &repository, &tag, TagRecord { digest, confirmed_at: now })?;
-            this.tags_changed.notify_one();
+            this.changed_tags.record(&repository, &tag);
             Ok(())
         })
         .await
@@ -187,15 +184,15 @@ impl Records {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         blocking::run(move || {
             tags::remove(&this.layout, &repository, &tag)?;
-            this.tags_changed.notify_one();
+            this.changed_tags.record(&repository, &tag);
             Ok(())
         })
         .await
     }
 
-    /// Waits until tags have changed since the last call; returns at once the first time.
-    pub(super) async fn tags_changed(&self) {
-        self.tags_changed.notified().await;
+    /// The tags that changed since they were last taken.
+    pub(super) fn changed_tags(&self) -> &ChangedTags {
+        &self.changed_tags
     }
 
     /// Whether upstream was last known not to have `tag`, and no digest of the tag is known either.
