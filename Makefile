@@ -9,7 +9,7 @@ STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
 # containerd, runc and mounts need root; what is built is built by the one who calls.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run demo quick test format lint lint-scripts unit sim simulate mutants-sim docs tools e2e test-long stall bench deb static image \
+.PHONY: help run demo quick test format lint lint-scripts unit sim simulate mutants-sim docs tools e2e test-long stall bench bench-scale deb static image \
   deny msrv fuzz
 
 FUZZ_SECONDS ?= 60
@@ -95,6 +95,10 @@ bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; th
 	tests/tools.sh --bench
 	$(CARGO) bench --locked --bench side_by_side
 	$(CARGO) bench --locked --bench micro
+	$(MAKE) --no-print-directory bench-scale
+
+bench-scale: ## Stores of 10,000, 100,000 and 1,000,000 blobs (16 GiB of disk); writes benches/SCALE.md
+	$(CARGO) bench --locked --bench scale
 
 deb: ## A Debian package in target/deb
 	$(CARGO) build --release --locked --bin larder

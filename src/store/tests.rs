@@ -312,7 +312,11 @@ async fn other_tools_find_the_tags_in_index_json() {
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
     world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
     world.store.records().confirm_tag(&repository, &tag, digest).await.unwrap();
-    maintenance::oci_index::write(&Layout::new(world.directory.path()), &records::changed_tags::TagChanges::Any).unwrap();
+    maintenance::oci_index::write(
+        &Layout::new(world.directory.path()),
+        &records::changed_tags::TagChanges::Any,
+    )
+    .unwrap();
     let index: serde_json::Value =
         serde_json::from_slice(&fs::read(world.file("index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"][0]["digest"], digest.to_string());
