@@ -5,38 +5,28 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fixture::{MEDIA_TYPE, cold_blob};
 
 /// A running registry.
 pub(crate) struct Registry {
     pub(crate) address: String,
-    requests: Arc<AtomicU64>,
 }
 
 impl Registry {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let requests = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&requests);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let counted = Arc::clone(&counted);
-                std::thread::spawn(move || serve(stream, &counted));
+                std::thread::spawn(move || serve(stream));
             }
         });
-        Self { address, requests }
-    }
-
-    pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        Self { address }
     }
 }
 
-fn serve(mut stream: TcpStream, requests: &AtomicU64) {
+fn serve(mut stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let Ok(reading) = stream.try_clone() else { return };
     let mut reading = BufReader::new(reading);
@@ -49,7 +39,6 @@ fn serve(mut stream: TcpStream, requests: &AtomicU64) {
         while reading.read_line(&mut line).unwrap_or(0) > 2 {
             line.clear();
         }
-        requests.fetch_add(1, Ordering::Relaxed);
         if stream.write_all(&answer(&first)).is_err() {
             return;
         }
