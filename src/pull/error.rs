@@ -107,6 +107,9 @@ pub enum Error {
         /// Bytes that did not come.
         missing: u64,
     },
+    /// What was sent of a blob came from an endpoint whose content was wrong, and the right content begins otherwise.
+    #[error("an endpoint delivered wrong content, of which a part has been sent")]
+    ContentReplaced,
     /// The registry does not answer ranges, and the request needs one.
     #[error("the registry ignored the requested range")]
     RangeIgnored,
@@ -174,13 +177,16 @@ impl Error {
                 upstream::Error::Declined { .. } => Fault::Declined,
                 upstream::Error::Refused { status, .. } => Fault::Refused(*status),
                 upstream::Error::NotFound { .. } => Fault::NotFound,
-                upstream::Error::Invalid { .. } | upstream::Error::MethodNotAllowed { .. } => Fault::Invalid,
+                upstream::Error::Invalid { .. }
+                | upstream::Error::MethodNotAllowed { .. }
+                | upstream::Error::RangeNotSatisfiable { .. } => Fault::Invalid,
                 _ => Fault::Outage,
             },
             Self::Store(
                 store::Error::Mismatch { .. } | store::Error::TooLong { .. } | store::Error::TooShort { .. },
             )
             | Self::Document { .. }
+            | Self::ContentReplaced
             | Self::Mismatch { .. } => Fault::Invalid,
             Self::AuthenticationRequired { .. } => Fault::AuthenticationRequired,
             Self::RateLimitReserved { .. } | Self::OutOfTime { .. } => Fault::Outage,
@@ -222,6 +228,7 @@ impl Error {
             Self::TaskEnded { .. } => "task_ended",
             Self::LeaderGone => "leader_gone",
             Self::ShortBody { .. } => "short_body",
+            Self::ContentReplaced => "content_replaced",
             Self::RangeIgnored => "range_ignored",
             Self::ImportCutOff(_) => "import_cut_off",
         }

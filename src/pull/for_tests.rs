@@ -24,7 +24,10 @@ use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
 use crate::support::metrics::{Registry as MetricsRegistry, RegistryLabels};
 use crate::support::tasks::Tasks;
-use crate::upstream::{Allowed, AuthContext, Download, Error, Listing, Manifest, Page, ResolvedTag};
+use crate::upstream::{
+    Allowed, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId, Error, Listing, Manifest, Page,
+    ResolvedTag,
+};
 
 /// An image manifest without layers.
 pub(crate) const MANIFEST: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
@@ -83,12 +86,53 @@ struct State {
     content: HashMap<(Repository, Digest), Bytes>,
     readers: HashMap<Repository, Vec<&'static str>>,
     failure: Option<Error>,
+    /// What the endpoint `mirror` delivers, which is asked before the registry itself, the endpoint `registry`.
+    mirrored: HashMap<(Repository, Digest), MirrorBody>,
+    /// What was recorded of endpoints, by their names.
+    faults: Vec<(String, Digest, DeliveryFault)>,
     /// How long each manifest takes.
     delay: Duration,
     asked: Vec<String>,
 }
 
+/// A blob as a mirror has it.
+#[derive(Debug, Clone)]
+pub(crate) struct MirrorBody {
+    /// Bytes of the blob, as it declares them.
+    pub(crate) size: Option<u64>,
+    pub(crate) bytes: Bytes,
+    /// The offset at which each of its bodies breaks off.
+    pub(crate) breaks_at: Option<usize>,
+}
+
+impl MirrorBody {
+    fn download(&self, from: usize, until: usize) -> Download {
+        let until = until.min(self.bytes.len()).min(self.breaks_at.unwrap_or(usize::MAX)).max(from);
+        let mut chunks = chunks(&self.bytes.slice(from.min(self.bytes.len())..until));
+        if self.breaks_at == Some(until) {
+            let (host, stage) = ("mirror".to_owned(), ConnectStage::Body);
+            chunks.push(Err(Error::Unreachable { host, stage, why: "broken off".to_owned() }));
+        }
+        Download::new(self.size, from as u64, true, stream::iter(chunks))
+            .delivered_by(EndpointId::for_test("mirror"))
+    }
+}
+
+fn chunks(bytes: &Bytes) -> Vec<Result<Bytes, Error>> {
+    bytes.chunks(10_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect()
+}
+
 impl FakeRegistry {
+    /// Puts a mirror before the registry, which has `body` under `digest`.
+    pub(crate) fn mirror(&self, repository: &Repository, digest: Digest, body: MirrorBody) {
+        self.0.lock().mirrored.insert((repository.clone(), digest), body);
+    }
+
+    /// The faults of endpoints that were recorded: the endpoint's name, and what it did.
+    pub(crate) fn faults(&self) -> Vec<(String, DeliveryFault)> {
+        self.0.lock().faults.iter().map(|(host, _, fault)| (host.clone(), *fault)).collect()
+    }
+
     /// Pushes content to a repository, and a tag if one is given.
     pub(crate) fn push(&self, repository: &Repository, tag: Option<&str>, bytes: &'static [u8]) -> Digest {
         let mut state = self.0.lock();
@@ -149,6 +193,18 @@ impl FakeRegistry {
 
     fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Digest, Error> {
         self.0.lock().tags.get(&(repository.clone(), tag.clone())).copied().ok_or_else(not_found)
+    }
+}
+
+impl State {
+    fn is_avoided(&self, endpoint: &str, digest: Digest) -> bool {
+        self.faults.iter().any(|(host, wrong, _)| host == endpoint && *wrong == digest)
+    }
+
+    /// What the mirror delivers, if it is asked.
+    fn mirror_of(&self, repository: &Repository, digest: Digest) -> Option<MirrorBody> {
+        let body = self.mirrored.get(&(repository.clone(), digest))?;
+        (!self.is_avoided("mirror", digest)).then(|| body.clone())
     }
 }
 
@@ -226,13 +282,31 @@ impl RegistryClient for FakeRegistry {
     ) -> Answer<'a, Download> {
         Box::pin(async move {
             let public = self.check("download", repository, auth)?;
+            let mirrored = self.0.lock().mirror_of(repository, digest);
+            if let Some(body) = mirrored {
+                let value = body.download(from as usize, until.map_or(usize::MAX, |until| until as usize));
+                return Ok(Allowed { value, public });
+            }
             let bytes = self.content(repository, digest)?;
             let size = bytes.len();
             let body = bytes.slice(from as usize..until.map_or(size, |until| size.min(until as usize)));
-            let chunks: Vec<_> = body.chunks(10_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-            let value = Download::new(Some(size as u64), from, public, stream::iter(chunks));
+            let value = Download::new(Some(size as u64), from, public, stream::iter(chunks(&body)))
+                .delivered_by(EndpointId::for_test("registry"));
             Ok(Allowed { value, public })
         })
+    }
+
+    fn record_wrong_content(
+        &self,
+        _registry: &Registry,
+        digest: Digest,
+        endpoint: &EndpointId,
+        fault: DeliveryFault,
+    ) -> bool {
+        let mut state = self.0.lock();
+        state.faults.push((endpoint.host().to_owned(), digest, fault));
+        let has_mirror = state.mirrored.keys().any(|(_, mirrored)| *mirrored == digest);
+        has_mirror && !state.is_avoided("mirror", digest) || !state.is_avoided("registry", digest)
     }
 
     fn list<'a>(

@@ -5,7 +5,8 @@ use futures_util::future::BoxFuture;
 
 use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
 use crate::upstream::{
-    Allowed, AuthContext, Download, Error, Listing, Manifest, Page, ResolvedTag, Upstream,
+    Allowed, AuthContext, DeliveryFault, Download, EndpointId, Error, Listing, Manifest, Page, ResolvedTag,
+    Upstream,
 };
 
 /// An answer that upstream gave to the principal of an [`AuthContext`].
@@ -54,6 +55,16 @@ pub(crate) trait RegistryClient: Send + Sync {
         until: Option<u64>,
         auth: &'a AuthContext,
     ) -> Answer<'a, Download>;
+
+    /// Records that an endpoint of `registry` did not deliver the content of `digest`: others are asked before it for a
+    /// while. Returns whether one is left that has not failed to.
+    fn record_wrong_content(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        endpoint: &EndpointId,
+        fault: DeliveryFault,
+    ) -> bool;
 
     /// A page of a list.
     fn list<'a>(
@@ -128,6 +139,16 @@ impl RegistryClient for Upstream {
         auth: &'a AuthContext,
     ) -> Answer<'a, Page> {
         Box::pin(self.list(repository, listing, query, auth))
+    }
+
+    fn record_wrong_content(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        endpoint: &EndpointId,
+        fault: DeliveryFault,
+    ) -> bool {
+        self.record_wrong_content(registry, digest, endpoint, fault)
     }
 
     fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {

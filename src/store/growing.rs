@@ -101,6 +101,23 @@ impl GrowingBlob {
         tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
+    /// Whether both are the content of one ingest.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.content, &other.content)
+    }
+
+    /// How many of `bytes` are the same as those at `offset`, from the first on; bytes that were not written, or cannot
+    /// be read, are not the same. Blocks.
+    pub fn common_prefix(&self, offset: u64, bytes: &[u8]) -> u64 {
+        let mut here = vec![0; bytes.len()];
+        let mut read = 0;
+        while let Ok(more @ 1..) = self.file().read_at(&mut here[read..], offset + read as u64) {
+            read += more;
+        }
+        let same = here[..read].iter().zip(bytes).take_while(|(one, other)| one == other);
+        same.count() as u64
+    }
+
     /// The end of the range at `offset` that was written out of order; `None` if there is none.
     pub fn out_of_order_until(&self, offset: u64) -> Option<u64> {
         self.out_of_order.lock().end_of_range_at(offset)

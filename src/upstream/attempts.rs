@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::reference::{Registry, Repository};
+use crate::reference::{Digest, Registry, Repository};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
+use crate::upstream::endpoint::avoided::AvoidedEndpoints;
 use crate::upstream::endpoint::health::{Availability, Health, TrackedRequest};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::{self, Endpoint};
@@ -30,6 +31,7 @@ const RESPONSE_WAIT: Duration = Duration::from_secs(20);
 pub(super) struct Attempts {
     pub(super) exchange: Arc<Exchange>,
     pub(super) health: Health,
+    pub(super) avoided: AvoidedEndpoints,
     pub(super) rate_limits: Arc<RateLimits>,
     pub(super) configured: Live<Configured>,
     pub(super) recorder: Recorder,
@@ -40,8 +42,11 @@ pub(super) struct Attempts {
 /// The endpoints that may get a request, in order.
 struct Candidates {
     healthy: Vec<Endpoint>,
-    /// With what is to be done with each.
-    failing: Vec<(Endpoint, Availability)>,
+    /// Those that fail, then those that delivered wrong content for the digest asked for; with what is to be done with
+    /// each.
+    last: Vec<(Endpoint, Availability)>,
+    /// How many have not delivered wrong content for the digest.
+    not_avoided: usize,
 }
 
 /// The error that is returned when every endpoint has failed.
@@ -52,32 +57,20 @@ struct LastError {
 }
 
 impl Attempts {
-    /// Sends a request and reads the response with `read`, all within [`RESPONSE_WAIT`].
+    /// Sends a request and reads the response with `read`, all within [`RESPONSE_WAIT`]. An endpoint whose response
+    /// cannot be read is followed by the next one, like one that does not answer.
     ///
     /// # Errors
     /// The error of the last endpoint, or that of `read`.
     pub(super) async fn send_and_read<T, F>(
         &self,
         request: &RegistryRequest<'_>,
-        read: impl FnOnce(RegistryResponse) -> F,
+        read: impl Fn(RegistryResponse) -> F,
     ) -> Result<Allowed<T>, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let work = async {
-            let response = self.first_response(request).await?;
-            let public = response.public;
-            Ok(Allowed { value: read(response).await?, public })
-        };
-        self.bounded(request.repository, work).await
-    }
-
-    /// Sends a request and waits for the head of the response, within [`RESPONSE_WAIT`].
-    ///
-    /// # Errors
-    /// The error of the last endpoint.
-    pub(super) async fn send(&self, request: &RegistryRequest<'_>) -> Result<RegistryResponse, Error> {
-        self.bounded(request.repository, self.first_response(request)).await
+        self.bounded(request.repository, self.first_answer(request, &read)).await
     }
 
     async fn bounded<T>(
@@ -97,14 +90,25 @@ impl Attempts {
         result
     }
 
-    /// The response of the first endpoint that has one; else the error of the last. Failing endpoints come last.
-    async fn first_response(&self, request: &RegistryRequest<'_>) -> Result<RegistryResponse, Error> {
+    /// What `read` makes of the response of the first endpoint that has one; else the error of the last. Failing
+    /// endpoints come last.
+    async fn first_answer<T, F>(
+        &self,
+        request: &RegistryRequest<'_>,
+        read: &impl Fn(RegistryResponse) -> F,
+    ) -> Result<Allowed<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let registry = request.repository.registry();
-        let Candidates { healthy, failing } = self.candidates(request)?;
+        let Candidates { healthy, last: failing, not_avoided } = self.candidates(request)?;
         let mut last = LastError::no_endpoint(registry);
+        let mut untried = not_avoided;
         for endpoint in healthy {
+            untried = untried.saturating_sub(1);
             let tracked = self.health.track(&endpoint, registry);
-            match self.try_endpoint(&endpoint, tracked, request, RETRIES_MAX).await {
+            let response = self.try_endpoint(&endpoint, tracked, request, RETRIES_MAX).await;
+            match read_response(response, untried > 0, read).await {
                 Err(error) if error.is_worth_another_endpoint() => last.update(error, &endpoint),
                 result => {
                     self.probe_in_background(failing, registry);
@@ -113,7 +117,8 @@ impl Attempts {
             }
         }
         for (endpoint, availability) in failing {
-            let result = match availability {
+            untried = untried.saturating_sub(1);
+            let response = match availability {
                 Availability::Failing { error, skip: true } => Err(error),
                 // No retries: a failing endpoint would get them from every caller.
                 Availability::RetryDue(tracked) => self.try_endpoint(&endpoint, tracked, request, 0).await,
@@ -122,7 +127,7 @@ impl Attempts {
                     self.try_endpoint(&endpoint, tracked, request, 0).await
                 }
             };
-            match result {
+            match read_response(response, untried > 0, read).await {
                 Err(error) if error.is_worth_another_endpoint() => last.update(error, &endpoint),
                 result => return result,
             }
@@ -133,14 +138,35 @@ impl Attempts {
     fn candidates(&self, request: &RegistryRequest<'_>) -> Result<Candidates, Error> {
         let proves = request.auth.proof.is_some();
         let all = select::endpoints(&self.configured.current().config, request.repository.registry())?;
-        let mut candidates = Candidates { healthy: Vec::new(), failing: Vec::new() };
-        for endpoint in all.into_iter().filter(|endpoint| endpoint.authoritative || !proves) {
+        let all = all.into_iter().filter(|endpoint| endpoint.authoritative || !proves);
+        let is_avoided = |endpoint: &Endpoint| {
+            request.digest.is_some_and(|digest| self.avoided.is_avoided(endpoint, digest))
+        };
+        let (mut avoided, mut first): (Vec<_>, Vec<_>) = all.partition(is_avoided);
+        // Among those that delivered wrong content the registry itself is the one to believe.
+        avoided.sort_by_key(|endpoint| !endpoint.authoritative);
+        let not_avoided = first.len();
+        if first.is_empty() {
+            first = std::mem::take(&mut avoided);
+        }
+        let mut candidates = Candidates { healthy: Vec::new(), last: Vec::new(), not_avoided };
+        for endpoint in first {
             match self.health.availability(&endpoint) {
                 Availability::Healthy => candidates.healthy.push(endpoint),
-                availability => candidates.failing.push((endpoint, availability)),
+                availability => candidates.last.push((endpoint, availability)),
             }
         }
+        for endpoint in avoided {
+            let availability = self.health.availability(&endpoint);
+            candidates.last.push((endpoint, availability));
+        }
         Ok(candidates)
+    }
+
+    /// Whether an endpoint of `registry` is left that has not delivered wrong content for `digest`.
+    pub(super) fn has_alternative(&self, registry: &Registry, digest: Digest) -> bool {
+        let all = select::endpoints(&self.configured.current().config, registry).unwrap_or_default();
+        all.iter().any(|endpoint| !self.avoided.is_avoided(endpoint, digest))
     }
 
     /// Sends a request to one endpoint, again where that may help, and records the outcome.
@@ -210,6 +236,20 @@ impl Attempts {
             });
         }
     }
+}
+
+/// What `read` makes of a response.
+async fn read_response<T, F>(
+    response: Result<RegistryResponse, Error>,
+    has_alternative: bool,
+    read: &impl Fn(RegistryResponse) -> F,
+) -> Result<Allowed<T>, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let response = RegistryResponse { has_alternative, ..response? };
+    let public = response.public;
+    Ok(Allowed { value: read(response).await?, public })
 }
 
 impl LastError {

@@ -36,6 +36,7 @@ impl World {
         let attempts = Attempts {
             exchange: Arc::new(Exchange::for_test(configured.clone())),
             health: Health::new(recorder.clone()),
+            avoided: AvoidedEndpoints::new(recorder.clone()),
             rate_limits: Arc::new(RateLimits::new(recorder.clone(), Clock::system())),
             configured,
             recorder,
@@ -50,7 +51,8 @@ impl World {
         let auth = AuthContext { proof, ..AuthContext::for_test(None) };
         let tag: crate::reference::Tag = "latest".parse().unwrap();
         let request = RegistryRequest::manifest(Method::GET, &repository, &tag.into(), &auth);
-        self.attempts.send(&request).await.map(|response| response.host)
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        self.attempts.send_and_read(&request, host).await.map(|allowed| allowed.value)
     }
 
     /// How often each endpoint got a request: the mirror, and the registry.

@@ -20,10 +20,11 @@ use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::body::{Chunks, drain, read_whole};
 use crate::upstream::download::Download;
+use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
 use crate::upstream::endpoint::head_support::HeadSupport;
 use crate::upstream::endpoint::health::{FailingEndpoint, Health};
 use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
-use crate::upstream::endpoint::select;
+use crate::upstream::endpoint::select::{self, EndpointId};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::Exchange;
 use crate::upstream::headers::{
@@ -36,6 +37,10 @@ use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::transport::client::HttpClient;
 use crate::upstream::transport::configured::Configured;
 
+/// The longest time between two chunks of a body where another endpoint can be asked: all of them have to fit into the
+/// time for which a client waits.
+const IDLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(10);
+
 /// All registries. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstream(Arc<Inner>);
@@ -44,6 +49,7 @@ struct Inner {
     attempts: Attempts,
     configured: Live<Configured>,
     health: Health,
+    avoided: AvoidedEndpoints,
     rate_limits: Arc<RateLimits>,
     received: ReceivedBytes,
     recorder: Recorder,
@@ -95,6 +101,7 @@ impl Upstream {
         let (configured, tasks) = (Live::new(configured), Tasks::default());
         let recorder = Recorder::new(metrics, labels);
         let health = Health::new(recorder.clone());
+        let avoided = AvoidedEndpoints::new(recorder.clone());
         let rate_limits = Arc::new(RateLimits::new(recorder.clone(), clock.clone()));
         let http = HttpClient::new(configured.clone(), recorder.clone());
         let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone(), tasks.clone());
@@ -110,13 +117,15 @@ impl Upstream {
         let attempts = Attempts {
             exchange: Arc::new(exchange),
             health: health.clone(),
+            avoided: avoided.clone(),
             rate_limits: Arc::clone(&rate_limits),
             configured: configured.clone(),
             recorder: recorder.clone(),
             tasks: tasks.clone(),
         };
         let received = ReceivedBytes::new(recorder.clone());
-        Self(Arc::new(Inner { attempts, configured, health, rate_limits, received, recorder, tasks }))
+        let inner = Inner { attempts, configured, health, avoided, rate_limits, received, recorder, tasks };
+        Self(Arc::new(inner))
     }
 
     /// From now on requests are sent as `configured` says. A request that is under way ends as it began.
@@ -148,7 +157,7 @@ impl Upstream {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &tag.clone().into(), auth);
         let read = |response: RegistryResponse| async move {
             if response.by_get {
-                let manifest = self.read_manifest(repository.registry(), response).await?;
+                let manifest = self.read_manifest(repository.registry(), None, response).await?;
                 return Ok(ResolvedTag { digest: Digest::of(&manifest.bytes), manifest: Some(manifest) });
             }
             let host = response.host.clone();
@@ -172,7 +181,11 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<Manifest>, Error> {
         let request = RegistryRequest::manifest(Method::GET, repository, reference, auth);
-        let read = |response| self.read_manifest(repository.registry(), response);
+        let expected = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => None,
+        };
+        let read = |response| self.read_manifest(repository.registry(), expected, response);
         self.0.attempts.send_and_read(&request, read).await
     }
 
@@ -191,10 +204,7 @@ impl Upstream {
             if !response.by_get {
                 return Ok(());
             }
-            let Manifest { bytes, host, .. } = self.read_manifest(repository.registry(), response).await?;
-            let actual = Digest::of(&bytes);
-            let why = || format!("content with digest {actual} for {digest}");
-            if actual == digest { Ok(()) } else { Err(Error::Invalid { host, why: why() }) }
+            self.read_manifest(repository.registry(), Some(digest), response).await.map(|_| ())
         };
         self.0.attempts.send_and_read(&request, read).await
     }
@@ -233,21 +243,39 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Download, Error> {
         let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
-        let RegistryResponse { response, host, public, .. } = self.0.attempts.send(&request).await?;
-        let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
-            match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
-                Some((start, total)) if start == from => (total, start),
-                _ => {
-                    let why = format!("a range that does not begin at {from} as asked");
-                    return Err(Error::Invalid { host, why });
+        let read = |response: RegistryResponse| async move {
+            let RegistryResponse { response, host, public, endpoint, has_alternative, .. } = response;
+            let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
+                match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
+                    Some((start, total)) if start == from => (total, start),
+                    _ => {
+                        self.0.avoided.record(repository.registry(), digest, &endpoint, DeliveryFault::Range);
+                        let why = format!("a range that does not begin at {from} as asked");
+                        return Err(Error::Invalid { host, why });
+                    }
                 }
-            }
-        } else {
-            (content_length(response.headers()), 0)
+            } else {
+                (content_length(response.headers()), 0)
+            };
+            let received = self.0.received.counter_for(repository.registry());
+            let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
+            let download = Download::new(size, offset, public, chunks);
+            Ok(download.delivered_by(endpoint).bounded(host, self.idle(has_alternative)))
         };
-        let received = self.0.received.counter_for(repository.registry());
-        let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
-        Ok(Download::new(size, offset, public, chunks).bounded(host, self.idle()))
+        Ok(self.0.attempts.send_and_read(&request, read).await?.value)
+    }
+
+    /// Records that an endpoint of `registry` did not deliver the content of `digest`: others are asked before it for a
+    /// while. Returns whether one is left that has not failed to.
+    pub fn record_wrong_content(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        endpoint: &EndpointId,
+        fault: DeliveryFault,
+    ) -> bool {
+        self.0.avoided.record(registry, digest, endpoint, fault);
+        self.0.attempts.has_alternative(registry, digest)
     }
 
     /// One page of a list; `query` is that of the client's request, checked.
@@ -301,26 +329,44 @@ impl Upstream {
         self.0.tasks.finish(wait).await
     }
 
+    /// Where a digest is `expected`, content of another one is refused, so that the next endpoint is asked.
     async fn read_manifest(
         &self,
         registry: &Registry,
+        expected: Option<Digest>,
         response: RegistryResponse,
     ) -> Result<Manifest, Error> {
         let media_type = media_type(response.response.headers());
-        let host = response.host.clone();
-        let bytes = self.whole_body(registry, response).await?;
-        Ok(Manifest { bytes, media_type, host })
+        let (host, endpoint) = (response.host.clone(), response.endpoint.clone());
+        let bytes = self.whole_body(registry, response).await;
+        let Some(expected) = expected else { return Ok(Manifest { bytes: bytes?, media_type, host }) };
+        let wrong = |fault| self.0.avoided.record(registry, expected, &endpoint, fault);
+        match bytes {
+            Ok(bytes) if Digest::of(&bytes) == expected => Ok(Manifest { bytes, media_type, host }),
+            Ok(bytes) => {
+                wrong(DeliveryFault::Digest);
+                let why = format!("content with digest {} for {expected}", Digest::of(&bytes));
+                Err(Error::Invalid { host, why })
+            }
+            Err(error) => {
+                let too_long = matches!(error, Error::Invalid { .. });
+                wrong(if too_long { DeliveryFault::Length } else { DeliveryFault::BrokenOff });
+                Err(error)
+            }
+        }
     }
 
     async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {
-        let RegistryResponse { response, host, .. } = response;
+        let RegistryResponse { response, host, has_alternative, .. } = response;
         let received = self.0.received.counter_for(registry);
         let chunks = Chunks { body: response.into_body(), host, received };
-        read_whole(chunks, MANIFEST_BYTES_MAX, self.idle()).await
+        read_whole(chunks, MANIFEST_BYTES_MAX, self.idle(has_alternative)).await
     }
 
-    fn idle(&self) -> Duration {
-        self.0.configured.current().config.timeouts.idle
+    /// How long a body may stand still: not as long where another endpoint can be asked instead.
+    fn idle(&self, has_alternative: bool) -> Duration {
+        let idle = self.0.configured.current().config.timeouts.idle;
+        if has_alternative { idle.min(IDLE_WITH_ALTERNATIVE) } else { idle }
     }
 }
 

@@ -4,11 +4,33 @@ use http::header::RANGE;
 
 use super::*;
 use crate::support::metrics;
-use crate::upstream::config::Config;
+use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
 
 fn upstream(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> (Upstream, Arc<Scripted>) {
-    let (transport, configured) = Scripted::new(Config::default(), respond);
+    upstream_of(Config::default(), respond)
+}
+
+/// A mirror, and then the registry itself.
+fn behind_a_mirror(
+    respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static,
+) -> (Upstream, Arc<Scripted>) {
+    let urls = ["https://mirror.example.net", "https://reg.example.com"];
+    let endpoints = urls.iter().map(|url| EndpointConfig::from(url.parse::<url::Url>().unwrap())).collect();
+    let entry = RegistryConfig { endpoints, ..RegistryConfig::default() };
+    let registries = [("reg.example.com".parse().unwrap(), entry)].into();
+    upstream_of(Config { registries, ..Config::default() }, respond)
+}
+
+fn hosts(transport: &Scripted) -> Vec<String> {
+    transport.sent().into_iter().map(|request| request.host.split('.').next().unwrap().to_owned()).collect()
+}
+
+fn upstream_of(
+    config: Config,
+    respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static,
+) -> (Upstream, Arc<Scripted>) {
+    let (transport, configured) = Scripted::new(config, respond);
     let metrics = Metrics::register(&metrics::Registry::new()).unwrap();
     let anonymous = anonymous().presented;
     let upstream = Upstream::new(configured, anonymous, metrics, Arc::default(), Clock::system());
@@ -147,7 +169,8 @@ async fn a_body_of_another_range_than_the_requested_one_is_not_taken_for_it() {
 async fn what_is_received_is_counted_whatever_it_is() {
     let (upstream, _) = upstream(|_| respond(200, &[], "12345"));
     let (repository, auth) = (repository(), anonymous());
-    let manifest = upstream.manifest(&repository, &digest().into(), &auth).await.unwrap();
+    let tag: Tag = "latest".parse().unwrap();
+    let manifest = upstream.manifest(&repository, &tag.into(), &auth).await.unwrap();
     assert_eq!(manifest.value.bytes, "12345");
     let mut download = upstream.download(&repository, digest(), 0, None, &auth).await.unwrap();
     while let Some(bytes) = download.next().await {
@@ -164,4 +187,93 @@ async fn a_registry_without_an_entry_and_a_public_name_gets_no_request() {
     let error = upstream.confirm_manifest(&repository, digest(), &anonymous()).await.unwrap_err();
     assert!(matches!(error, Error::Declined { .. }), "{error}");
     assert!(transport.sent().is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_manifest_of_a_mirror_is_followed_by_the_registrys_own() {
+    let html = || respond(200, &[("content-type", "text/html")], "<html>sign in</html>");
+    let wrong: [fn() -> Outcome; 3] = [
+        || respond(200, &[], ""),
+        || respond(200, &[("content-encoding", "gzip")], "right"),
+        || respond(200, &[], &"x".repeat(MANIFEST_BYTES_MAX + 1)),
+    ];
+    for wrong in wrong.into_iter().chain([html as fn() -> Outcome]) {
+        let right = Digest::of(b"right");
+        let (upstream, transport) = behind_a_mirror(move |request| {
+            if request.host.starts_with("mirror") { wrong() } else { respond(200, &[], "right") }
+        });
+        let (repository, auth) = (repository(), anonymous());
+        let manifest = upstream.manifest(&repository, &right.into(), &auth).await.unwrap();
+        assert_eq!(
+            (&manifest.value.bytes[..], hosts(&transport)),
+            (&b"right"[..], vec!["mirror".to_owned(), "reg".to_owned()])
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_is_avoided_for_the_digest_that_it_has_wrong_and_for_no_other() {
+    let (upstream, transport) = behind_a_mirror(|request| match request.host.starts_with("mirror") {
+        true => respond(200, &[], "wrong"),
+        false => respond(200, &[], "right"),
+    });
+    let (repository, auth) = (repository(), anonymous());
+    let asked = async |digest: Digest| {
+        let before = transport.sent().len();
+        let _ = upstream.manifest(&repository, &digest.into(), &auth).await;
+        hosts(&transport)[before..].to_vec()
+    };
+    assert_eq!(asked(Digest::of(b"right")).await, ["mirror", "reg"]);
+    assert_eq!(asked(Digest::of(b"right")).await, ["reg"]);
+    assert_eq!(asked(Digest::of(b"wrong")).await, ["mirror"]);
+    // What no endpoint has right is asked of the registry itself first.
+    assert_eq!(asked(digest()).await, ["mirror", "reg"]);
+    assert_eq!(asked(digest()).await, ["reg", "mirror"]);
+    tokio::time::advance(Duration::from_secs(600)).await;
+    assert_eq!(asked(Digest::of(b"right")).await, ["mirror", "reg"]);
+}
+
+#[tokio::test]
+async fn wrong_content_of_a_mirror_does_not_undo_the_registrys_denial() {
+    let (upstream, _) = behind_a_mirror(|request| match request.host.starts_with("mirror") {
+        true => respond(200, &[], "wrong"),
+        false => status(403),
+    });
+    for _ in 0..2 {
+        let error = upstream.manifest(&repository(), &digest().into(), &anonymous()).await.unwrap_err();
+        assert!(error.revokes_access(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn another_range_of_a_mirror_is_followed_by_the_registry() {
+    let (upstream, transport) = behind_a_mirror(|request| match request.host.starts_with("mirror") {
+        true => respond(206, &[("content-range", "bytes 0-2/5")], "123"),
+        false => respond(206, &[("content-range", "bytes 2-4/5")], "345"),
+    });
+    for _ in 0..2 {
+        let download = upstream.download(&repository(), digest(), 2, None, &anonymous()).await.unwrap();
+        assert_eq!(download.endpoint.unwrap().host(), "reg.example.com:443");
+    }
+    assert_eq!(hosts(&transport), ["mirror", "reg", "reg"]);
+}
+
+#[tokio::test]
+async fn a_range_that_is_not_satisfiable_is_told_with_the_size() {
+    for (content_range, expected) in [("bytes */5", Some(5)), ("", None), ("bytes 0-4/5", None)] {
+        let (upstream, _) = upstream(move |_| respond(416, &[("content-range", content_range)], ""));
+        let error = upstream.download(&repository(), digest(), 5, None, &anonymous()).await.err().unwrap();
+        let Error::RangeNotSatisfiable { size, .. } = error else { panic!("{error}") };
+        assert_eq!(size, expected, "{content_range}");
+    }
+}
+
+#[tokio::test]
+async fn the_only_endpoint_is_asked_although_it_delivered_wrong_content() {
+    let (upstream, transport) = upstream(|_| respond(200, &[], "12345"));
+    let endpoint = EndpointId::for_test("reg.example.com");
+    let registry = repository().registry().clone();
+    assert!(!upstream.record_wrong_content(&registry, digest(), &endpoint, DeliveryFault::Digest));
+    upstream.download(&repository(), digest(), 0, None, &anonymous()).await.unwrap();
+    assert_eq!(hosts(&transport), ["reg"]);
 }

@@ -8,6 +8,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, timeout};
 
 use crate::upstream::body::interrupted;
+use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::error::Error;
 
 /// Over each such window a body must bring at least [`RATE_MIN`] bytes a second; slower counts as stalled.
@@ -23,6 +24,8 @@ pub struct Download {
     pub offset: u64,
     /// Whether the registry required no credential for it.
     pub public: bool,
+    /// The endpoint that delivers it; `None` where there is none, in tests.
+    pub endpoint: Option<EndpointId>,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>,
     limits: Option<TransferLimits>,
     returned: Option<Bytes>,
@@ -46,7 +49,14 @@ impl Download {
         public: bool,
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
-        Self { size, offset, public, body: Box::pin(body), limits: None, returned: None }
+        let body = Box::pin(body);
+        Self { size, offset, public, endpoint: None, body, limits: None, returned: None }
+    }
+
+    /// The same download, delivered by `endpoint`.
+    #[must_use]
+    pub fn delivered_by(self, endpoint: EndpointId) -> Self {
+        Self { endpoint: Some(endpoint), ..self }
     }
 
     /// The same download, which fails with `host` in its error when no chunk comes within `idle`, or when the chunks

@@ -73,6 +73,14 @@ pub enum Error {
         /// The sender of the response.
         host: String,
     },
+    /// 416: the registry does not answer this range.
+    #[error("{host} does not answer the requested range")]
+    RangeNotSatisfiable {
+        /// The sender of the response.
+        host: String,
+        /// Bytes of the whole blob, where the response says so.
+        size: Option<u64>,
+    },
     /// A response that breaks the protocol or contradicts itself.
     #[error("{host} sent an invalid answer: {why}")]
     Invalid {
@@ -127,6 +135,7 @@ impl Error {
             Self::Refused { .. } => "upstream_refused",
             Self::NotFound { .. } => "upstream_not_found",
             Self::MethodNotAllowed { .. } => "upstream_method_not_allowed",
+            Self::RangeNotSatisfiable { .. } => "upstream_range_not_satisfiable",
             Self::Invalid { .. } => "upstream_invalid",
         }
     }

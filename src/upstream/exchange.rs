@@ -155,8 +155,8 @@ impl Exchange {
         loop {
             let response = self.send_once(state).await?;
             match response.status().as_u16() {
-                // Some registries challenge a `GET` only.
-                401 if state.request.method == Method::HEAD
+                // Some registries challenge a `GET` only; a redirect target that does not challenge speaks of its signed URL.
+                401 if (state.request.method == Method::HEAD || !state.is_at_endpoint())
                     && state.authorization().is_none()
                     && !response.headers().contains_key(WWW_AUTHENTICATE) =>
                 {
@@ -289,7 +289,9 @@ impl Exchange {
         let bare = credential.is_none_or(|presented| presented.headers.is_empty());
         ResponseContext {
             host: authority(&state.url),
+            endpoint: state.endpoint.id(),
             from_endpoint: state.is_at_endpoint(),
+            is_blob: state.request.kind == RequestKind::Blob,
             presented: self.presented(state),
             public: bare && state.authorizations.is_empty(),
             by_get: state.request.method == Method::GET,

@@ -31,6 +31,11 @@ pub(super) fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     (start <= end && total.is_none_or(|total| end < total)).then_some((start, total))
 }
 
+/// The size of the whole resource in the `Content-Range` of a 416: `bytes */10`.
+pub(super) fn unsatisfied_range_total(headers: &HeaderMap) -> Option<u64> {
+    header(headers, CONTENT_RANGE.as_str())?.strip_prefix("bytes */")?.parse().ok()
+}
+
 /// `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = header(headers, RETRY_AFTER.as_str())?.trim();

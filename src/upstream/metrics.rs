@@ -39,6 +39,7 @@ pub struct Metrics {
     bytes: IntCounterVec,
     errors: IntCounterVec,
     endpoint_up: IntGaugeVec,
+    wrong_content: IntCounterVec,
     limit: IntGaugeVec,
     remaining: IntGaugeVec,
     retry_at: IntGaugeVec,
@@ -75,6 +76,11 @@ impl Metrics {
                 "upstream_endpoint_up",
                 "1 if the endpoint answered the last request that was sent to it, 0 if that failed.",
                 &["registry", "endpoint"],
+            )?,
+            wrong_content: registry.counters(
+                "upstream_wrong_content_total",
+                "Times that an endpoint did not deliver the content of the digest asked for, by reason.",
+                &["registry", "endpoint", "reason"],
             )?,
             limit: registry.gauges(
                 "upstream_ratelimit_limit",
@@ -151,6 +157,15 @@ impl Recorder {
             if label == registry.as_str() {
                 self.metrics.endpoint_up.with_label_values(&[label, endpoint]).set(i64::from(up));
             }
+        });
+    }
+
+    /// Endpoints have a label of their own only where their registry has one, so that invented names do not grow the
+    /// metrics.
+    pub(super) fn wrong_content(&self, registry: &Registry, endpoint: &str, reason: &'static str) {
+        self.labels.with(registry.as_str(), |label| {
+            let endpoint = if label == registry.as_str() { endpoint } else { label };
+            self.metrics.wrong_content.with_label_values(&[label, endpoint, reason]).inc();
         });
     }
 

@@ -33,9 +33,10 @@ pub use config::{
     Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,
 };
 pub use download::Download;
+pub use endpoint::avoided::DeliveryFault;
 pub use endpoint::health::FailingEndpoint;
 pub use endpoint::rate_limit::RateLimitStatus;
-pub use endpoint::select::has_authoritative_endpoint;
+pub use endpoint::select::{EndpointId, has_authoritative_endpoint};
 pub use error::{ConnectStage, Error};
 pub use request::{AuthContext, Listing};
 pub use response::Allowed;

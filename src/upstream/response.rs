@@ -10,8 +10,9 @@ use crate::credentials::PresentedCredential;
 use crate::reference::PrincipalKind;
 use crate::support::clock::Timestamp;
 use crate::upstream::body::{ResponseBody, read_small};
+use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::error::Error;
-use crate::upstream::headers::retry_after;
+use crate::upstream::headers::{retry_after, unsatisfied_range_total};
 
 /// The longest time for an error document.
 const ERROR_DOCUMENT_WAIT: Duration = Duration::from_secs(2);
@@ -36,14 +37,22 @@ pub(super) struct RegistryResponse {
     pub(super) public: bool,
     /// Whether this answers a `GET`, which may have taken the place of a `HEAD`.
     pub(super) by_get: bool,
+    /// The endpoint that the request was sent to; the sender may be a redirect target.
+    pub(super) endpoint: EndpointId,
+    /// Whether another endpoint is left to ask if the body turns out to be wrong.
+    pub(super) has_alternative: bool,
 }
 
 /// How a response came about.
 pub(super) struct ResponseContext<'a> {
     /// `host:port` of the sender.
     pub(super) host: String,
+    /// The endpoint that the request was sent to.
+    pub(super) endpoint: EndpointId,
     /// Whether the sender is the endpoint, and not a redirect target.
     pub(super) from_endpoint: bool,
+    /// Whether a blob was asked for: object stores answer for those behind URLs that expire.
+    pub(super) is_blob: bool,
     pub(super) presented: &'a PresentedCredential,
     /// Whether the request had nothing that could be a credential.
     pub(super) public: bool,
@@ -58,7 +67,7 @@ impl ResponseContext<'_> {
     /// # Errors
     /// What its status means.
     pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<RegistryResponse, Error> {
-        let Self { host, from_endpoint, public, by_get, .. } = self;
+        let Self { host, endpoint, from_endpoint, public, by_get, .. } = self;
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
         let credential = || match self.presented.principal.kind {
@@ -72,9 +81,13 @@ impl ResponseContext<'_> {
                 let why = "a Content-Encoding that was not asked for".to_owned();
                 Err(Error::Invalid { host, why })
             }
-            200 | 206 => Ok(RegistryResponse { response, host, public, by_get }),
+            200 | 206 => {
+                let has_alternative = false;
+                Ok(RegistryResponse { response, host, public, by_get, endpoint, has_alternative })
+            }
             // A redirect target does not speak for the registry: the signed URL may have expired.
             401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),
+            400 | 404 | 410 if !from_endpoint && self.is_blob => Err(Error::ServerError { host, status }),
             401 => Err(Error::Refused { host, status, why: format!("it refuses {}", credential()) }),
             403 => {
                 Err(Error::Refused { host, status, why: format!("it forbids access to {}", credential()) })
@@ -85,6 +98,10 @@ impl ResponseContext<'_> {
                 Err(Error::NotFound { host, repository_unknown, public })
             }
             405 => Err(Error::MethodNotAllowed { host }),
+            416 => {
+                let size = unsatisfied_range_total(response.headers());
+                Err(Error::RangeNotSatisfiable { host, size })
+            }
             408 | 500..=599 => Err(Error::ServerError { host, status }),
             429 => {
                 let retry_after = retry_after(response.headers(), self.now);
@@ -129,6 +146,15 @@ mod tests {
     use crate::reference::Principal;
 
     async fn classified(from_endpoint: bool, status: u16, body: &'static str) -> Result<(), Error> {
+        classified_as(false, from_endpoint, status, body).await
+    }
+
+    async fn classified_as(
+        is_blob: bool,
+        from_endpoint: bool,
+        status: u16,
+        body: &'static str,
+    ) -> Result<(), Error> {
         let presented = PresentedCredential {
             principal: Principal::new(PrincipalKind::Anonymous, [0; 16]),
             credential: None,
@@ -136,8 +162,17 @@ mod tests {
             source: CredentialSource::None,
         };
         let (host, now) = ("reg.test:443".to_owned(), Timestamp(0));
-        let context =
-            ResponseContext { host, from_endpoint, presented: &presented, public: true, by_get: true, now };
+        let endpoint = EndpointId::for_test("reg.test:443");
+        let context = ResponseContext {
+            host,
+            endpoint,
+            from_endpoint,
+            is_blob,
+            presented: &presented,
+            public: true,
+            by_get: true,
+            now,
+        };
         let body = Full::from(body).map_err(|never| match never {}).boxed();
         let response = Response::builder().status(status).body(body).unwrap();
         context.classify(response).await.map(|_| ())
@@ -152,6 +187,18 @@ mod tests {
             let error = classified(false, status, body).await.unwrap_err();
             assert!(!error.revokes_access(), "{status}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_refuses_an_expired_url_does_not_deny_the_blob() {
+        for status in [400, 401, 403, 404, 410] {
+            let error = classified_as(true, false, status, "").await.unwrap_err();
+            assert!(error.is_worth_a_retry() && !error.is_denied(), "{status}: {error}");
+        }
+        let error = classified_as(true, true, 404, "").await.unwrap_err();
+        assert!(error.is_denied(), "the registry itself does not have it");
+        let error = classified_as(false, false, 404, "").await.unwrap_err();
+        assert!(error.is_denied(), "registry.k8s.io redirects manifests to where they are, or are not");
     }
 
     #[tokio::test]

@@ -36,3 +36,4 @@ mod space;
 mod timeouts;
 mod tokens;
 mod transport;
+mod wrong_content;

@@ -81,6 +81,42 @@ pub async fn head(to: SocketAddr, path: &str) -> Reply {
     send(to, Method::HEAD, path, &[]).await
 }
 
+/// An answer that is being read.
+pub struct Begun {
+    status: StatusCode,
+    headers: HeaderMap,
+    incoming: Incoming,
+    body: BytesMut,
+    complete: bool,
+}
+
+/// Sends a GET and returns as soon as the head of the answer is there, to read its body in steps.
+pub async fn begin(to: SocketAddr, path: &str) -> Begun {
+    let (parts, incoming) = open(to, Method::GET, path, &[]).await.into_parts();
+    let (status, headers) = (parts.status, parts.headers);
+    Begun { status, headers, incoming, body: BytesMut::new(), complete: true }
+}
+
+impl Begun {
+    /// Reads until there are at least so many bytes, or the body ends.
+    pub async fn read(&mut self, count: usize) {
+        while self.body.len() < count && self.complete {
+            match self.incoming.frame().await {
+                Some(Ok(frame)) => self.body.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(_)) => self.complete = false,
+                None => return,
+            }
+        }
+    }
+
+    /// Reads the rest.
+    pub async fn finish(mut self) -> Reply {
+        self.read(usize::MAX).await;
+        let Self { status, headers, body, complete, .. } = self;
+        Reply { status, headers, body: body.freeze(), complete }
+    }
+}
+
 /// Sends one request and returns as soon as the head of the answer is there.
 pub async fn open(
     to: SocketAddr,

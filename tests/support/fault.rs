@@ -38,6 +38,10 @@ pub enum Fault {
     Corrupt,
     /// The same, but the bytes after this many wait for a permit, so that a reader can have begun by then.
     CorruptAfter(usize, Arc<Semaphore>),
+    /// A body of the right length whose last byte is wrong.
+    DamagedEnd,
+    /// The same, but the bytes after this many wait for a permit.
+    DamagedEndAfter(usize, Arc<Semaphore>),
     /// The right bytes without a length.
     Chunked,
     /// The answer to the same request without `Range`.
@@ -86,6 +90,14 @@ fn corrupted(bytes: &Bytes) -> Bytes {
     wrong.into()
 }
 
+fn damaged_end(bytes: &Bytes) -> Bytes {
+    let mut wrong = bytes.to_vec();
+    if let Some(last) = wrong.last_mut() {
+        *last ^= 1;
+    }
+    wrong.into()
+}
+
 fn held(bytes: &Bytes, count: usize, gate: Arc<Semaphore>) -> Body {
     // The requested range may be shorter.
     let count = count.min(bytes.len());
@@ -115,6 +127,10 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
         }
         Some(Fault::HoldAfter(count, gate)) => held(&bytes, count, gate),
         Some(Fault::CorruptAfter(count, gate)) => held(&corrupted(&bytes), count, gate),
+        Some(Fault::DamagedEndAfter(count, gate)) => held(&damaged_end(&bytes), count, gate),
+        Some(Fault::DamagedEnd) => {
+            StreamBody::new(stream::iter(pieces(&damaged_end(&bytes))).map(ok)).boxed_unsync()
+        }
         Some(Fault::Slow(count)) => {
             let parts: Vec<Bytes> = (0..bytes.len())
                 .step_by(count)

@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::delivery::{Tries, Way, fault_of};
 use super::flight::{Flight, Leader, Progress};
+use super::flight_content::FlightContent;
 use super::segments::Received;
-use super::source::UpstreamBlobs;
+use super::source::{UpstreamBlobs, UpstreamBody};
 use super::transfer::Transfers;
-use super::withheld_tail::readable;
+use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Hasher};
@@ -97,11 +99,41 @@ impl Filler {
         }
     }
 
+    /// Receives the blob. Wrong content is followed by another try, at another endpoint or in another way, while there is
+    /// one.
     async fn receive(&self, leader: &Arc<Leader>) -> Result<Filled, Error> {
-        let flight = leader.flight();
-        let digest = leader.digest();
-        let body = self.blobs.open(flight.context(), digest, 0, None).await?;
-        let size = body.size();
+        let (context, digest) = (leader.flight().context(), leader.digest());
+        let mut tries = Tries::default();
+        let mut wrong = None;
+        loop {
+            let body = self.blobs.open(context, digest, 0, None).await?;
+            if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
+                return Err(error);
+            }
+            let trail = body.trail().clone();
+            let error = match self.receive_body(leader, body, tries.way()).await {
+                Ok(filled) => return Ok(filled),
+                Err(error) => error,
+            };
+            let Some(fault) = fault_of(&error, &trail) else { return Err(error) };
+            let another = self.blobs.record_wrong_content(context, digest, &trail.suspects(), fault);
+            if !tries.failed(&trail, another) {
+                return Err(error);
+            }
+            let repository = context.repository();
+            tracing::warn!(%repository, %digest, %error, "wrong content: the download begins anew");
+            wrong = Some(error);
+        }
+    }
+
+    async fn receive_body(
+        &self,
+        leader: &Arc<Leader>,
+        body: UpstreamBody,
+        way: Way,
+    ) -> Result<Filled, Error> {
+        let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
+        let withheld = Withheld::of(size, body.endpoint());
         let ingest = match self.store.begin(digest, size).await {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
@@ -117,13 +149,13 @@ impl Filler {
             Err(error) => return Err(error.into()),
         };
         let growing = ingest.growing();
-        leader.publish(Progress::Filling { growing: growing.clone(), size, readable: 0 });
+        let content = leader.publish_filling(growing.clone(), size);
         let (queue, received) = mpsc::channel(QUEUE);
         let writer = self.tasks.spawn_blocking({
             let leader = Arc::clone(leader);
-            move || write(ingest, received, size, &leader)
+            move || write(ingest, received, &withheld, &leader, &content)
         });
-        let transferred = self.transfers.run(body, flight, digest, &growing, &queue).await;
+        let transferred = self.transfers.run(body, flight, digest, &growing, &queue, way).await;
         drop(queue);
         match (transferred, writer.await) {
             (_, Err(ended)) => Err(Error::task_ended("wrote a blob", &ended)),
@@ -155,28 +187,31 @@ impl Filler {
 fn write(
     mut ingest: Ingest,
     mut received: mpsc::Receiver<Received>,
-    size: Option<u64>,
+    withheld: &Withheld,
     leader: &Leader,
+    content: &FlightContent,
 ) -> Result<Written, store::Error> {
     while let Some(next) = received.blocking_recv() {
         let taken = match next {
             Received::End => return ingest.verify().map(Written::Verified),
             Received::Bytes(bytes) => ingest.write(&bytes).map(|written| {
-                leader.publish_readable(readable(written, size));
+                content.compare(written - bytes.len() as u64, &bytes);
+                leader.publish_readable(withheld.readable(written));
                 ingest.hash(&bytes);
             }),
-            Received::InFile(until) => {
-                hash_in_file(&mut ingest, until, |written| leader.publish_readable(readable(written, size)))
-            }
+            Received::InFile(until) => hash_in_file(&mut ingest, until, |written| {
+                leader.publish_readable(withheld.readable(written))
+            }),
         };
         match taken {
             Ok(()) => {}
             Err(error) if error.is_local() => {
-                let (growing, written, hasher) = ingest.detach();
+                let (_, written, hasher) = ingest.detach();
                 // Without the hash no follower could verify the whole.
                 let Some(hasher) = hasher else { return Err(error) };
                 // They go on by themselves from where the disk failed: no pull fails because our disk does.
-                leader.publish(Progress::Detached { growing: Some(growing), written, hasher, size });
+                let (growing, size) = (Some(content.clone()), withheld.size());
+                leader.publish(Progress::Detached { growing, written, hasher, size });
                 return Ok(Written::Detached(error));
             }
             Err(error) => return Err(error),

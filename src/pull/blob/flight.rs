@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::flight_content::FlightContent;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher, Registry, Repository};
@@ -29,7 +30,7 @@ pub(crate) enum Progress {
     /// Bytes are arriving.
     Filling {
         /// The file that they are read from.
-        growing: GrowingBlob,
+        growing: FlightContent,
         /// Bytes of the whole blob, where upstream said so.
         size: Option<u64>,
         /// Bytes that may be served: never the last ones before the digest is verified.
@@ -38,14 +39,14 @@ pub(crate) enum Progress {
     /// All bytes are there and verified.
     Complete {
         /// The file that they are read from.
-        growing: GrowingBlob,
+        growing: FlightContent,
         /// Bytes of the blob.
         size: u64,
     },
     /// The disk failed. What was written can still be read; each follower fetches the rest past the disk.
     Detached {
         /// The file with what was written, if anything was.
-        growing: Option<GrowingBlob>,
+        growing: Option<FlightContent>,
         /// Bytes written.
         written: u64,
         /// The hash of those bytes: it goes on with the rest, so that the whole is verified as a whole.
@@ -200,6 +201,16 @@ impl Leader {
     /// Publishes the progress to all followers.
     pub(crate) fn publish(&self, progress: Progress) {
         self.flight.progress.send_replace(progress);
+    }
+
+    /// Publishes that bytes arrive, in `growing`. What arrived before was wrong, if any did.
+    pub(crate) fn publish_filling(&self, growing: GrowingBlob, size: Option<u64>) -> FlightContent {
+        let content = match &*self.flight.progress.borrow() {
+            Progress::Filling { growing: before, .. } => before.replaced_by(growing),
+            _ => FlightContent::new(growing),
+        };
+        self.publish(Progress::Filling { growing: content.clone(), size, readable: 0 });
+        content
     }
 
     /// Ends the flight and tells all followers why. No request joins it any more by then: a follower that is told may ask

@@ -15,14 +15,16 @@ use tokio::sync::watch;
 
 use super::download::{Download, Downloads};
 use super::flight::Progress;
+use super::flight_content::FlightContent;
 use super::passthrough::Passthrough;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::stored::StoredBlobs;
+use super::withheld_tail::TAIL;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Hasher};
-use crate::store::{self, Blob, GrowingBlob};
+use crate::store::{self, Blob};
 use crate::support::body_chunk::BodyChunk;
 
 /// A reader that is further ahead of the readable offset than this does not wait for it: at a slow upstream's 8 MB/s the
@@ -58,6 +60,7 @@ pub struct BlobBody {
     source: BodySource,
     at: u64,
     end: Option<u64>,
+    sent: Sent,
     /// Whether the client is sent the blob from its first byte on.
     from_start: bool,
     /// Whether the client is sent the blob up to its last byte.
@@ -65,6 +68,38 @@ pub struct BlobBody {
     /// The stored blob that it was read from until a chunk was found damaged.
     damaged: Option<Blob>,
     repairs: u32,
+}
+
+/// What the client was told and sent already, which the content of a flight that begins anew must agree with.
+#[derive(Debug)]
+struct Sent {
+    /// The size of the blob in the head of the answer.
+    size: Option<u64>,
+    /// The content that bytes were sent of.
+    content: Option<FlightContent>,
+}
+
+impl Sent {
+    /// Bytes from `at` on come from `content`, of a blob of `size` bytes.
+    ///
+    /// # Errors
+    /// They do not belong to what was sent before.
+    fn goes_on_with(&mut self, content: &FlightContent, size: Option<u64>, at: u64) -> Result<(), Error> {
+        let same_size = self.size.is_none() || size.is_none() || self.size == size;
+        if !same_size || self.content.as_ref().is_some_and(|before| !content.continues(before, at)) {
+            return Err(Error::ContentReplaced);
+        }
+        if self.content.as_ref().is_none_or(|before| !content.is_same(before)) {
+            self.content = Some(content.clone());
+        }
+        Ok(())
+    }
+
+    /// Up to where bytes of content of unverified `size` may be sent: never all that the head of the answer announced.
+    fn limit(&self, size: Option<u64>) -> u64 {
+        let announced = self.size.filter(|_| size.is_none());
+        announced.map_or(u64::MAX, |announced| announced.saturating_sub(TAIL))
+    }
 }
 
 /// Where the next bytes come from.
@@ -93,7 +128,7 @@ enum Seen {
     /// The next bytes are not on disk, or damaged there. What is there of a download that was given up, and the hash of
     /// everything it wrote.
     NotOnDisk {
-        growing: Option<GrowingBlob>,
+        growing: Option<FlightContent>,
         detached: Option<(u64, Hasher)>,
         is_complete: bool,
     },
@@ -122,7 +157,8 @@ impl BlobBody {
     }
 
     fn whole(reader: Reader, source: BodySource, end: Option<u64>) -> Self {
-        Self { reader, source, at: 0, end, from_start: true, to_end: true, damaged: None, repairs: 0 }
+        let sent = Sent { size: end, content: None };
+        Self { reader, source, at: 0, end, sent, from_start: true, to_end: true, damaged: None, repairs: 0 }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
@@ -168,7 +204,7 @@ impl BlobBody {
                 }
             },
             BodySource::Following(progress, may_jump) => {
-                let seen = follow(&self.reader, progress, at, end, *may_jump).await?;
+                let seen = follow(&self.reader, progress, at, end, &mut self.sent, *may_jump).await?;
                 let progress = progress.clone();
                 match seen {
                     Seen::Chunk(chunk) => Ok(Next::Chunk(chunk)),
@@ -215,6 +251,8 @@ impl BlobBody {
         let (digest, repository) = (damaged.digest(), context.repository());
         stored.quarantine(&damaged, reason.clone()).await;
         self.damaged = Some(damaged);
+        // What was sent was verified: right content begins like that.
+        self.sent.content = None;
         self.repairs += 1;
         if self.repairs > REPAIRS_MAX {
             return self.past_the_disk(None, None).await.map(Next::ChangeTo);
@@ -252,7 +290,7 @@ impl BlobBody {
     /// is fetched again.
     async fn past_the_disk(
         &self,
-        growing: Option<GrowingBlob>,
+        growing: Option<FlightContent>,
         detached: Option<(u64, Hasher)>,
     ) -> Result<BodySource, Error> {
         let (at, digest) = (self.at, self.reader.digest);
@@ -278,7 +316,7 @@ impl BlobBody {
 
     /// The hash of what the client of a whole body has, read back from where it was sent from; `None` if that cannot be
     /// read any more. A blob that was damaged further on was right up to here.
-    async fn hash_of_sent(&self, growing: Option<GrowingBlob>) -> Option<Hasher> {
+    async fn hash_of_sent(&self, growing: Option<FlightContent>) -> Option<Hasher> {
         if self.at == 0 {
             return Some(Hasher::default());
         }
@@ -325,28 +363,42 @@ async fn follow(
     progress: &mut watch::Receiver<Progress>,
     at: u64,
     end: Option<u64>,
+    sent: &mut Sent,
     may_jump: bool,
 ) -> Result<Seen, Error> {
+    // A download that began anew comes to where this reader is by itself, and what was sent is compared on the way.
+    let may_jump = may_jump && sent.content.is_none();
     let is_useful = |progress: &Progress| match progress {
-        Progress::Filling { readable, .. } => *readable > at || may_jump && at - readable > FAR_AHEAD,
+        Progress::Filling { readable, size, .. } => {
+            sent.limit(*size).min(*readable) > at || may_jump && at.saturating_sub(*readable) > FAR_AHEAD
+        }
         other => other.is_over(),
     };
     // An error means that the flight is over and gone; its last progress is still there.
     let _ = progress.wait_for(is_useful).await;
     let now = progress.borrow_and_update().clone();
     let is_complete = matches!(now, Progress::Complete { .. });
-    let (growing, up_to) = match now {
+    let (growing, up_to, size) = match now {
         Progress::Filling { readable, .. } if readable <= at => return Ok(Seen::FarBehind),
-        Progress::Filling { growing, readable, .. } => (growing, readable),
-        Progress::Complete { growing, size } => (growing, size),
-        Progress::Detached { growing: Some(growing), written, .. } if at < written => (growing, written),
+        Progress::Filling { growing, readable, size } => (growing, readable.min(sent.limit(size)), size),
+        Progress::Complete { growing, size } => (growing, size, Some(size)),
+        Progress::Detached { size, .. } if sent.limit(size) < u64::MAX => return Err(Error::ContentReplaced),
+        Progress::Detached { growing: Some(growing), written, size, .. } if at < written => {
+            (growing, written, size)
+        }
         Progress::Detached { growing, written, hasher, .. } => {
+            let goes_on =
+                |before: &FlightContent| growing.as_ref().is_some_and(|now| now.continues(before, at));
+            if sent.content.as_ref().is_some_and(|before| !goes_on(before)) {
+                return Err(Error::ContentReplaced);
+            }
             let detached = Some((written, hasher));
             return Ok(Seen::NotOnDisk { growing, detached, is_complete });
         }
         Progress::Failed(error) => return Err(error),
         Progress::Waiting => return Err(Error::LeaderGone),
     };
+    sent.goes_on_with(&growing, size, at)?;
     let up_to = up_to.min(end.unwrap_or(u64::MAX));
     if up_to <= at {
         return Ok(Seen::Chunk(Bytes::new().into()));

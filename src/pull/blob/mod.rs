@@ -5,6 +5,7 @@
 //! byte_range    a small range of a large blob: alone
 //! download      join the flight, or lead it (flight)
 //!   fill        upstream -> store: bound, write, hash, verify, commit
+//!     delivery  after wrong content: another endpoint, or one connection instead of several
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
 //!       source  upstream's body, resumed where it breaks off
 //! follow        every client reads up to the readable offset; passthrough where the disk failed
@@ -14,9 +15,11 @@
 
 pub(crate) mod byte_range;
 pub(crate) mod concurrency;
+pub(crate) mod delivery;
 pub(crate) mod download;
 pub(crate) mod fill;
 pub(crate) mod flight;
+pub(crate) mod flight_content;
 pub(crate) mod follow;
 pub(crate) mod passthrough;
 pub(crate) mod priority;
@@ -329,3 +332,5 @@ fn concerns_leader_only(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wrong_content_tests;

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, SEGMENT, WINDOW};
+use super::delivery::Trail;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -165,6 +166,8 @@ pub(crate) struct SegmentedDownload<'a> {
     context: &'a PullContext,
     digest: Digest,
     growing: &'a GrowingBlob,
+    /// Records who delivers the bytes.
+    trail: Trail,
     running: VecDeque<Segment>,
     concurrency: Concurrency,
     received: Arc<AtomicU64>,
@@ -185,6 +188,9 @@ impl<'a> SegmentedDownload<'a> {
     ) -> Self {
         let Begun { first, rate, second, permit } = begun;
         let received = Arc::new(AtomicU64::new(0));
+        let trail = first.trail().clone();
+        trail.record_ranges();
+        let second = second.recorded_in(&trail);
         let at = first.at();
         let middle = second.at();
         let next = middle + SEGMENT;
@@ -196,7 +202,7 @@ impl<'a> SegmentedDownload<'a> {
             Segment::download(async { Ok(second) }, next, &received, permit, tasks),
         ]);
         let concurrency = Concurrency::after_one(rate);
-        Self { segments, context, digest, growing, running, concurrency, received, at, next, size }
+        Self { segments, context, digest, growing, trail, running, concurrency, received, at, next, size }
     }
 
     /// Hands everything on, the end included; returns early if the queue is closed.
@@ -239,7 +245,8 @@ impl<'a> SegmentedDownload<'a> {
     async fn rest(mut self, queue: &mpsc::Sender<Received>) -> Result<(), Error> {
         self.running.clear();
         if self.next < self.size {
-            let mut rest = self.segments.blobs.open(self.context, self.digest, self.next, None).await?;
+            let rest = self.segments.blobs.open(self.context, self.digest, self.next, None).await?;
+            let mut rest = rest.recorded_in(&self.trail);
             while let Some(bytes) = rest.next().await {
                 if queue.send(Received::Bytes(bytes?)).await.is_err() {
                     return Ok(());
@@ -267,8 +274,11 @@ impl<'a> SegmentedDownload<'a> {
             let (from, until) = (self.next, (self.next + SEGMENT).min(self.size));
             let segments = self.segments.clone();
             let context = self.context.clone();
-            let digest = self.digest;
-            let body = async move { segments.open(&context, digest, from, until).await };
+            let (digest, trail) = (self.digest, self.trail.clone());
+            let body = async move {
+                let body = segments.open(&context, digest, from, until).await?;
+                Ok(body.recorded_in(&trail))
+            };
             let tasks = self.segments.tasks();
             self.running.push_back(Segment::download(body, until, &self.received, permit, tasks));
             self.next = until;

@@ -1,24 +1,34 @@
 //! The body of a blob from upstream: it survives being broken off, by resuming where it stopped.
 //!
-//! Promises: bytes come in order and once; a body that upstream cuts off is resumed a few times without progress and as
-//! often as it takes with it. What comes is unverified: `fill` and `passthrough` hash it.
+//! Promises: bytes come in order and once; a body that upstream cuts off is resumed at the next endpoint, or at the same
+//! one where there is no other: a few times without progress, as often as it takes with it, and for 20 s while no endpoint
+//! answers. A registry that does not answer the rest as a range is asked for a closed range, then for the whole, of which
+//! the bytes that are here are skipped. What comes is unverified: `fill` and `passthrough` hash it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use super::delivery::Trail;
 use crate::pull::access::{Access, Subject};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Repository};
-use crate::upstream::{self, AuthContext, Download};
+use crate::upstream::{self, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId};
 
 /// Times in a row that a broken body is resumed without a single byte of progress.
 const RESUMES_MAX: u32 = 3;
 /// Before the first resume; then twice as long each time.
 const RESUME_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause between two resumes.
+const RESUME_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// How long a body whose rest no endpoint answers is resumed: about as long as a runtime waits for one.
+const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Times that the bytes before the offset are received once more, because a registry does not answer ranges.
+const SKIPS_MAX: u32 = 3;
 
 /// Opens bodies of blobs as the caller of a pull. Cheap to clone.
 #[derive(Clone)]
@@ -51,7 +61,7 @@ impl UpstreamBlobs {
         };
         let (download, presented) =
             self.access.ask(context, &Subject::Blob(digest), purpose, request).await?;
-        Ok(UpstreamBody {
+        let body = UpstreamBody {
             upstream: Arc::clone(upstream),
             repository: repository.clone(),
             digest,
@@ -60,9 +70,25 @@ impl UpstreamBlobs {
             download,
             at: from,
             until,
-            broke_at: from,
-            resumes: 0,
-        })
+            broken: Broken { at: from, times: 0, since: Instant::now() },
+            skips: 0,
+            trail: Trail::default(),
+        };
+        Ok(body.recorded_in(&Trail::default()))
+    }
+
+    /// Records that `endpoints` delivered content of `digest` that is wrong; returns whether another endpoint is left.
+    pub(crate) fn record_wrong_content(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        endpoints: &[EndpointId],
+        fault: DeliveryFault,
+    ) -> bool {
+        let registry = context.repository().registry();
+        endpoints
+            .iter()
+            .fold(false, |_, endpoint| self.upstream.record_wrong_content(registry, digest, endpoint, fault))
     }
 }
 
@@ -80,9 +106,16 @@ pub(crate) struct UpstreamBody {
     at: u64,
     /// The offset at which it ends, if not at the end of the blob.
     until: Option<u64>,
-    /// The offset of the last break, and how many breaks there were since bytes came.
-    broke_at: u64,
-    resumes: u32,
+    broken: Broken,
+    skips: u32,
+    trail: Trail,
+}
+
+/// The breaks of a body since its last progress.
+struct Broken {
+    at: u64,
+    times: u32,
+    since: Instant,
 }
 
 impl UpstreamBody {
@@ -99,6 +132,22 @@ impl UpstreamBody {
     /// Bytes of the whole blob, where upstream said so.
     pub(crate) fn size(&self) -> Option<u64> {
         self.download.size
+    }
+
+    /// The endpoint that delivers now.
+    pub(crate) fn endpoint(&self) -> Option<&EndpointId> {
+        self.download.endpoint.as_ref()
+    }
+
+    /// Which endpoints have delivered it.
+    pub(crate) fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
+    /// The same body, whose endpoints are recorded in `trail`.
+    pub(crate) fn recorded_in(self, trail: &Trail) -> Self {
+        self.endpoint().into_iter().for_each(|endpoint| trail.record(endpoint));
+        Self { trail: trail.clone(), ..self }
     }
 
     /// Bytes between here and the declared end; zero where upstream declared none.
@@ -120,47 +169,115 @@ impl UpstreamBody {
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, upstream::Error>> {
         if std::mem::take(&mut self.skip_first)
             && let Err(error) = self.skip_to_offset().await
+            && let Err(error) = self.recover(error).await
         {
             return Some(Err(error));
         }
         loop {
-            let error = match self.download.next().await? {
-                Ok(bytes) => {
+            let error = match self.download.next().await {
+                Some(Ok(bytes)) => {
                     self.at += bytes.len() as u64;
                     return Some(Ok(bytes));
                 }
-                Err(error) => error,
+                None if self.missing() == 0 => return None,
+                None => self.interrupted("a body shorter than declared"),
+                // The end of a body of declared length may be lost with its connection.
+                Some(Err(_)) if self.missing() == 0 && self.size().is_some() => return None,
+                Some(Err(error)) => error,
             };
-            self.resumes = if self.at > self.broke_at { 0 } else { self.resumes + 1 };
-            self.broke_at = self.at;
-            if self.resumes >= RESUMES_MAX {
-                return Some(Err(error));
-            }
-            tracing::info!(digest = %self.digest, at = self.at, %error, "upstream broke off a body; it is resumed");
-            tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(self.resumes)).await;
-            if let Err(again) = self.resume().await {
-                tracing::info!(digest = %self.digest, %again, "a body could not be resumed");
-                return Some(Err(error));
+            match self.recover(error).await {
+                Ok(Recovered::Resumed) => {}
+                Ok(Recovered::WasComplete) => return None,
+                Err(error) => return Some(Err(error)),
             }
         }
     }
 
-    async fn resume(&mut self) -> Result<(), upstream::Error> {
-        let Self { upstream, repository, digest, at, until, auth, .. } = &*self;
-        let download = upstream.download(repository, *digest, *at, *until, auth).await?.value;
-        if let (Some(before), Some(now)) = (self.download.size, download.size)
+    /// Goes on after `error`, at another endpoint if there is one.
+    ///
+    /// # Errors
+    /// `error`, if the body cannot be resumed.
+    async fn recover(&mut self, error: upstream::Error) -> Result<Recovered, upstream::Error> {
+        if self.at > self.broken.at || self.broken.times == 0 {
+            self.broken = Broken { at: self.at, times: 0, since: Instant::now() };
+        }
+        let mut another = self.record(DeliveryFault::BrokenOff);
+        let mut pause = RESUME_PAUSE * 2_u32.pow(self.broken.times);
+        self.broken.times += 1;
+        tracing::info!(digest = %self.digest, at = self.at, %error, "upstream broke off a body; it is resumed");
+        loop {
+            if self.broken.times > RESUMES_MAX {
+                return Err(error);
+            }
+            if !std::mem::take(&mut another) {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RESUME_PAUSE_MAX);
+            }
+            let again = match self.resume().await {
+                Ok(recovered) => return Ok(recovered),
+                Err(again) => again,
+            };
+            tracing::info!(digest = %self.digest, %again, "a body could not be resumed");
+            match &again {
+                // It may be back in a moment. A rate limit does not end that soon.
+                upstream::Error::Unreachable { .. } | upstream::Error::ServerError { .. }
+                    if self.broken.since.elapsed() < OUTAGE_WAIT_MAX => {}
+                // What came before is of another blob, or this is.
+                upstream::Error::Invalid { .. } => return Err(again),
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn resume(&mut self) -> Result<Recovered, upstream::Error> {
+        let (at, size) = (self.at, self.size());
+        let download = match self.ask(at, self.until).await {
+            // A body without a declared length broke off after its last byte.
+            Err(upstream::Error::RangeNotSatisfiable { size: Some(whole), .. })
+                if whole == at && size.is_none_or(|size| size == at) =>
+            {
+                return Ok(Recovered::WasComplete);
+            }
+            Err(error @ upstream::Error::RangeNotSatisfiable { .. }) => {
+                let closed = match size.filter(|size| self.until.is_none() && *size > at) {
+                    Some(size) => self.ask(at, Some(size)).await,
+                    None => Err(error),
+                };
+                match closed {
+                    Err(upstream::Error::RangeNotSatisfiable { .. }) => self.ask(0, None).await?,
+                    closed => closed?,
+                }
+            }
+            answered => answered?,
+        };
+        if let (Some(before), Some(now)) = (size, download.size)
             && before != now
         {
             return Err(self.invalid(format!("a size of {now} after one of {before}")));
         }
         self.download = download;
-        self.skip_to_offset().await
+        self.download.size = self.download.size.or(size);
+        self.endpoint().into_iter().for_each(|endpoint| self.trail.record(endpoint));
+        self.trail.record_ranges();
+        self.skip_to_offset().await.map(|()| Recovered::Resumed)
+    }
+
+    async fn ask(&self, from: u64, until: Option<u64>) -> Result<Download, upstream::Error> {
+        let Self { upstream, repository, digest, auth, .. } = self;
+        Ok(upstream.download(repository, *digest, from, until, auth).await?.value)
     }
 
     /// Skips the bytes before the offset, if upstream ignored the range; the digest decides in the end whether they were
     /// the same.
     async fn skip_to_offset(&mut self) -> Result<(), upstream::Error> {
         let mut skip = self.at - self.download.offset;
+        if skip == 0 {
+            return Ok(());
+        }
+        self.skips += 1;
+        if self.skips > SKIPS_MAX {
+            return Err(self.invalid("all of a blob instead of its rest, again".to_owned()));
+        }
         while skip > 0 {
             match self.download.next().await {
                 Some(Ok(bytes)) if bytes.len() as u64 <= skip => skip -= bytes.len() as u64,
@@ -175,7 +292,32 @@ impl UpstreamBody {
         Ok(())
     }
 
-    fn invalid(&self, why: String) -> upstream::Error {
-        upstream::Error::Invalid { host: self.repository.registry().to_string(), why }
+    /// Records that the endpoint did not deliver; returns whether another one is left.
+    fn record(&self, fault: DeliveryFault) -> bool {
+        let registry = self.repository.registry();
+        self.endpoint().is_some_and(|endpoint| {
+            self.upstream.record_wrong_content(registry, self.digest, endpoint, fault)
+        })
     }
+
+    fn host(&self) -> String {
+        let registry = || self.repository.registry().to_string();
+        self.endpoint().map_or_else(registry, |endpoint| endpoint.host().to_owned())
+    }
+
+    fn invalid(&self, why: String) -> upstream::Error {
+        upstream::Error::Invalid { host: self.host(), why }
+    }
+
+    fn interrupted(&self, why: &str) -> upstream::Error {
+        upstream::Error::Unreachable { host: self.host(), stage: ConnectStage::Body, why: why.to_owned() }
+    }
+}
+
+/// How a broken body goes on.
+enum Recovered {
+    /// The next bytes come.
+    Resumed,
+    /// Every byte had come.
+    WasComplete,
 }

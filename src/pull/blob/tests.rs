@@ -9,7 +9,7 @@ use crate::support::body_chunk::BodyChunk;
 /// Larger than the tail that is withheld.
 static LAYER: [u8; 300_000] = [7; 300_000];
 
-async fn read(answer: BlobAnswer) -> Result<Vec<u8>, Error> {
+pub(super) async fn read(answer: BlobAnswer) -> Result<Vec<u8>, Error> {
     let BlobAnswer { mut body, .. } = answer;
     let mut content = Vec::new();
     while let Some(chunk) = body.next().await {
@@ -25,11 +25,11 @@ async fn read(answer: BlobAnswer) -> Result<Vec<u8>, Error> {
     Ok(content)
 }
 
-async fn pull(parts: &Parts, context: &PullContext, digest: Digest) -> Result<Vec<u8>, Error> {
+pub(super) async fn pull(parts: &Parts, context: &PullContext, digest: Digest) -> Result<Vec<u8>, Error> {
     read(parts.blobs.find(context, digest, BlobRange::Whole).await?).await
 }
 
-fn downloads(asked: &[String]) -> usize {
+pub(super) fn downloads(asked: &[String]) -> usize {
     asked.iter().filter(|question| question.starts_with("download")).count()
 }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::concurrency::{SEGMENT, is_slow};
+use super::delivery::Way;
 use super::flight::Flight;
 use super::priority::Foreground;
 use super::segments::{Begun, Received, SegmentedDownload, Segments, worth_skipping};
@@ -63,7 +64,8 @@ impl Transfers {
         Self { blobs, segments, foreground }
     }
 
-    /// Moves the whole body of a flight into `queue`, the end included; returns early if the queue is closed.
+    /// Moves the whole body of a flight into `queue`, the end included; returns early if the queue is closed. How many
+    /// connections it may use, and whether it takes over what readers have fetched, is for `way` to say.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -74,12 +76,14 @@ impl Transfers {
         digest: Digest,
         growing: &GrowingBlob,
         queue: &mpsc::Sender<Received>,
+        way: Way,
     ) -> Result<(), Error> {
         let context = flight.context();
+        let trail = body.trail().clone();
         let mut measured = Measured { begun_at: body.at(), skipped: 0, waited: Duration::ZERO };
         let mut second: Option<SecondConnection> = None;
-        let mut second_tried = false;
-        let mut may_skip = true;
+        let mut second_tried = way == Way::Plain;
+        let mut may_skip = way == Way::Fastest;
         loop {
             self.foreground.yield_before_chunk(flight).await;
             let before = Instant::now();
@@ -95,6 +99,7 @@ impl Transfers {
             }
             if may_skip && let Some(until) = worth_skipping(growing, body.at(), body.size()) {
                 if body.size() == Some(until) {
+                    trail.record_ranges();
                     let _ = queue.send(Received::InFile(until)).await;
                     let _ = queue.send(Received::End).await;
                     return Ok(());
@@ -103,7 +108,8 @@ impl Transfers {
                     Ok(rest) if rest.is_ranged() && rest.size() == body.size() => {
                         let _ = queue.send(Received::InFile(until)).await;
                         measured.skipped += until - body.at();
-                        body = rest;
+                        trail.record_ranges();
+                        body = rest.recorded_in(&trail);
                         second = None;
                     }
                     // The connection that is open brings those bytes too.

@@ -3,6 +3,8 @@
 //! Promises: a registry without an entry in the configuration has a public DNS name and is reached over TLS. A mirror
 //! gets no caller's credential and proves no right unless the configuration says so.
 
+use std::sync::Arc;
+
 use url::Url;
 
 use crate::reference::{DOCKER_HUB, PrincipalKind, Registry, Repository};
@@ -10,6 +12,36 @@ use crate::upstream::config::{Allow, Config, CredentialUse, EndpointConfig};
 use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
+
+/// Names an endpoint that delivered something. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointId {
+    base_url: Arc<str>,
+    host: Arc<str>,
+    authoritative: bool,
+}
+
+impl EndpointId {
+    /// `host:port`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether its responses prove rights: it is the registry itself, and not a mirror.
+    pub fn is_authoritative(&self) -> bool {
+        self.authoritative
+    }
+
+    pub(crate) fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(host: &str) -> Self {
+        let base_url = format!("https://{host}/v2").into();
+        Self { base_url, host: host.into(), authoritative: host != "mirror" }
+    }
+}
 
 /// One endpoint of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +99,12 @@ impl Endpoint {
     /// `host:port`, as errors name it.
     pub(crate) fn host_and_port(&self) -> String {
         authority(&self.base)
+    }
+
+    /// Its name, to be kept with what it delivers.
+    pub(crate) fn id(&self) -> EndpointId {
+        let (base_url, host) = (self.base_url().into(), self.host_and_port().into());
+        EndpointId { base_url, host, authoritative: self.authoritative }
     }
 
     /// Its URL, which tells it from other endpoints.

@@ -1,0 +1,93 @@
+//! The content of a flight that may begin anew: what came before turned out wrong, and bytes of it may have been sent.
+//!
+//! Promises: a reader that was sent bytes of content that was wrong goes on with the new content only if that begins with
+//! the same bytes; it is cut off otherwise. The comparison is made once for all readers, while the new content is written.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::reference::Hasher;
+use crate::store::{self, GrowingBlob};
+use crate::support::body_chunk::BodyChunk;
+
+/// The file that a flight is read from, and those that it was read from before. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct FlightContent {
+    growing: GrowingBlob,
+    replaced: Arc<[Arc<Replaced>]>,
+}
+
+/// Content that was wrong.
+#[derive(Debug)]
+struct Replaced {
+    growing: GrowingBlob,
+    /// Bytes from the start that the content after it has in common with it, as far as that was written.
+    same_until: AtomicU64,
+}
+
+impl FlightContent {
+    pub(crate) fn new(growing: GrowingBlob) -> Self {
+        Self { growing, replaced: Arc::new([]) }
+    }
+
+    /// New content, in the place of this.
+    pub(crate) fn replaced_by(&self, growing: GrowingBlob) -> Self {
+        let before = self.replaced.iter().map(|replaced| &replaced.growing).chain([&self.growing]);
+        let replaced = before
+            .map(|growing| Arc::new(Replaced { growing: growing.clone(), same_until: AtomicU64::new(0) }));
+        Self { growing, replaced: replaced.collect() }
+    }
+
+    /// Compares bytes at `offset`, which are about to become readable, with the content before. Blocks; to be called for
+    /// all bytes in their order.
+    pub(crate) fn compare(&self, offset: u64, bytes: &[u8]) {
+        for replaced in self.replaced.iter() {
+            // One that differs before this offset stays where it is.
+            if replaced.same_until.load(Ordering::Acquire) == offset {
+                let same = replaced.growing.common_prefix(offset, bytes);
+                replaced.same_until.store(offset + same, Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether a reader that was sent the bytes before `at` of `before` can go on here, where they have been written.
+    pub(crate) fn continues(&self, before: &Self, at: u64) -> bool {
+        self.growing.is_same_file(&before.growing)
+            || self.replaced.iter().any(|replaced| {
+                replaced.growing.is_same_file(&before.growing)
+                    && replaced.same_until.load(Ordering::Acquire) >= at
+            })
+    }
+
+    /// Whether both are read from the same file.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.growing.is_same_file(&other.growing)
+    }
+
+    /// As [`GrowingBlob::read`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, store::Error> {
+        self.growing.read(offset, end).await
+    }
+
+    /// As [`GrowingBlob::hash_until`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) async fn hash_until(&self, end: u64) -> Result<Hasher, store::Error> {
+        self.growing.hash_until(end).await
+    }
+
+    /// As [`GrowingBlob::write_out_of_order`].
+    ///
+    /// # Errors
+    /// The disk; then the range does not count as written.
+    pub(crate) async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
+        self.growing.write_out_of_order(offset, bytes).await
+    }
+}
