@@ -7,20 +7,24 @@
 //!
 //! Promises: the placeholder itself is never sent, as long as hyper never copies body bytes: connections ask for
 //! vectored writes, and [`super::sendfile_check`] compares every byte of one body before the first client is served.
-//! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead. A range that had to wait for a slow
-//! client is checked again before the rest of it leaves.
+//! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead. When a slow client has made a range
+//! wait, the rest of it is checked again before it leaves, and so is what the socket's queue may still hold: the kernel
+//! sends the pages as they are then. The check has a thread of its own; other connections do not wait for it.
 //!
 //! Deliberately not here: a way for filesystems without `splice`; since Linux 6.5 the kernel has one, and before that
 //! every filesystem with a page cache could do it.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::socket::Socket;
@@ -30,6 +34,9 @@ use crate::support::body_chunk::FileRange;
 pub(super) const FILE_RANGE_BYTES_MAX: usize = 256 * 1024;
 /// File ranges on their way at the same time on one connection; hyper holds one or two, and never more than 16.
 const SLOTS: usize = 20;
+/// Bytes sent last that are checked again when the client made the next ones wait: the queue of a socket holds at most
+/// about as many, twice its `SO_SNDBUF`.
+const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// A range that has waited this long for its client is checked again: its pages may have left memory, and what the
 /// disk then returns has not been checked.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -54,6 +61,7 @@ pub(super) struct Outgoing {
 struct Slots {
     ranges: [Option<Sending>; SLOTS],
     next: usize,
+    queued: Queued,
 }
 
 /// A file range that hyper holds a slice of the placeholder for.
@@ -62,6 +70,37 @@ struct Sending {
     range: FileRange,
     /// Since when the range waits for the client.
     waiting_since: Option<Instant>,
+    /// The check that it is still what it was, and what is queued before it too.
+    recheck: Option<JoinHandle<bool>>,
+}
+
+/// The ranges that were handed to the socket last, and may still be in its queue.
+#[derive(Debug, Default)]
+struct Queued(VecDeque<FileRange>);
+
+impl Queued {
+    fn add(&mut self, sent: FileRange) {
+        match self.0.back_mut() {
+            Some(last) if last.is_followed_by(&sent) => last.len += sent.len,
+            _ => self.0.push_back(sent),
+        }
+        let mut excess = self.0.iter().map(|range| range.len).sum::<usize>().saturating_sub(QUEUE_BYTES_MAX);
+        while let Some(first) = self.0.front_mut().filter(|_| excess > 0) {
+            let cut = excess.min(first.len);
+            first.offset += cut as u64;
+            first.len -= cut;
+            excess -= cut;
+            if first.len == 0 {
+                self.0.pop_front();
+            }
+        }
+    }
+
+    /// Checks all of it, and `next`. Blocks.
+    fn recheck(&self, next: FileRange) -> impl FnOnce() -> bool + Send + use<> {
+        let ranges: Vec<FileRange> = self.0.iter().cloned().chain([next]).collect();
+        move || ranges.iter().all(FileRange::is_intact)
+    }
 }
 
 /// What a slice of the placeholder stands for.
@@ -107,7 +146,7 @@ impl Outgoing {
         if slots.ranges[slot].is_some() {
             return Err(io::Error::other("too many file ranges at once"));
         }
-        slots.ranges[slot] = Some(Sending { range, waiting_since: None });
+        slots.ranges[slot] = Some(Sending { range, waiting_since: None, recheck: None });
         slots.next = (slot + 1) % SLOTS;
         Ok(Bytes::from_static(&placeholder()[slot * FILE_RANGE_BYTES_MAX..][..len]))
     }
@@ -131,17 +170,22 @@ impl Outgoing {
         let unknown = || io::Error::other("a slice of the placeholder that stands for no file range");
         let Position { slot, sent } = Position::of(slice).ok_or_else(unknown)?;
         let mut slots = self.slots.lock();
-        let slot = &mut slots.ranges[slot];
+        let Slots { ranges, queued, .. } = &mut *slots;
+        let slot = &mut ranges[slot];
         let sending = slot.as_mut().ok_or_else(unknown)?;
-        let offset = sending.range.offset + sent as u64;
+        let rest = sending.range.part(sent, slice.len().min(sending.range.len.saturating_sub(sent)));
         if sending.waiting_since.is_some_and(|since| since.elapsed() > TRUSTED_FOR) {
             sending.waiting_since = None;
-            if !sending.range.is_intact_from(offset) {
+            sending.recheck = Some(tokio::task::spawn_blocking(queued.recheck(rest.clone())));
+        }
+        if let Some(recheck) = &mut sending.recheck {
+            let is_intact = ready!(Pin::new(recheck).poll(cx));
+            sending.recheck = None;
+            if !is_intact.is_ok_and(|is_intact| is_intact) {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }
-        let left = slice.len().min(sending.range.len.saturating_sub(sent));
-        match socket.poll_sendfile(cx, &sending.range.file, offset, left) {
+        match socket.poll_sendfile(cx, &rest.file, rest.offset, rest.len) {
             Poll::Pending => {
                 sending.waiting_since.get_or_insert_with(Instant::now);
                 Poll::Pending
@@ -153,6 +197,7 @@ impl Outgoing {
                 if sent + count >= sending.range.len {
                     *slot = None;
                 }
+                queued.add(rest.part(0, count));
                 Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -171,4 +216,28 @@ fn copy(range: &FileRange) -> io::Result<Bytes> {
     let mut bytes = BytesMut::zeroed(range.len);
     range.file.read_exact_at(&mut bytes, range.offset)?;
     Ok(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_last_is_remembered_and_no_more_than_a_queue_holds() {
+        let files = [(); 2].map(|()| Arc::new(tempfile::tempfile().unwrap()));
+        let range =
+            |file: usize, offset, len| FileRange { file: Arc::clone(&files[file]), offset, len, check: None };
+        let mut queued = Queued::default();
+        queued.add(range(0, 0, 1_000));
+        queued.add(range(0, 1_000, QUEUE_BYTES_MAX - 500));
+        let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
+        assert_eq!(held, [(500, QUEUE_BYTES_MAX)]);
+        queued.add(range(1, 7, 10));
+        queued.add(range(1, 17, 10));
+        let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
+        assert_eq!(held, [(520, QUEUE_BYTES_MAX - 20), (7, 20)]);
+        queued.add(range(0, 5_000, 2 * QUEUE_BYTES_MAX));
+        let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
+        assert_eq!(held, [(5_000 + QUEUE_BYTES_MAX as u64, QUEUE_BYTES_MAX)]);
+    }
 }

@@ -111,6 +111,7 @@ mod tests {
     use crate::store::in_use::InUse;
     use crate::store::layout::Layout;
     use crate::store::metrics::Metrics;
+    use crate::store::open_blobs::OpenBlobs;
     use crate::store::pins::Pins;
     use crate::support::clock::{Clock, Timestamp};
     use crate::support::metrics::Registry;
@@ -134,7 +135,8 @@ mod tests {
             let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
             let clock = Clock::manual(Timestamp(1_000));
             let pins = Pins::new(layout.clone());
-            let index = Index::start(layout.clone(), clock, metrics, InUse::default(), pins).unwrap();
+            let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
+            let index = Index::start(layout.clone(), clock, metrics, open_blobs, pins).unwrap();
             let free = Arc::new(AtomicU64::new(9_000));
             let probed = Arc::clone(&free);
             let probe: ProbeDisk =

@@ -11,7 +11,7 @@ use crate::reference::{Digest, Hasher};
 use crate::store::checked_file::{CheckedFile, Damage};
 use crate::store::error::Error;
 use crate::store::file_identity::FileIdentity;
-use crate::store::in_use::{InUse, InUseMark};
+use crate::store::in_use::InUseMark;
 use crate::store::integrity::{CHUNK, Checksums, ChecksumsBuilder};
 use crate::store::layout::{self, Layout};
 use crate::support::body_chunk::BodyChunk;
@@ -21,25 +21,32 @@ const CHECKSUMS_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// A committed blob, open for reading. It stays readable even if it is removed meanwhile. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Blob(Arc<OpenFile>);
+pub struct Blob {
+    file: SharedFile,
+    _in_use: Arc<InUseMark>,
+}
 
-/// A blob that is open as long as one of its readers lives.
+/// A blob's file, open for any number of readers. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct WeakBlob(Weak<OpenFile>);
+pub(super) struct SharedFile(Arc<OpenFile>);
 
+/// A blob's file that is open as long as it is kept or one of its readers lives.
+#[derive(Debug, Clone)]
+pub(super) struct WeakFile(Weak<OpenFile>);
+
+/// A blob's file, whose size is right.
 #[derive(Debug)]
-struct OpenFile {
+pub(super) struct OpenFile {
     digest: Digest,
     content: Arc<CheckedFile<Checksums>>,
     identity: FileIdentity,
-    _in_use: InUseMark,
 }
 
 /// What lies under the name of a blob.
 #[derive(Debug)]
 pub(super) enum Opened {
     /// The blob.
-    Blob(Blob),
+    File(OpenFile),
     /// Nothing, or a file that was refused.
     Absent,
     /// A file that cannot be the blob.
@@ -51,7 +58,7 @@ pub(super) enum Opened {
     },
 }
 
-impl Blob {
+impl OpenFile {
     /// Opens a blob, unless it is a file that `is_refused`. Blocks; hashes the whole blob if its checksums are missing or
     /// damaged. A blob whose checksums cannot be written is served all the same.
     ///
@@ -60,11 +67,8 @@ impl Blob {
     pub(super) fn open(
         layout: &Layout,
         digest: &Digest,
-        in_use: &InUse,
         is_refused: impl Fn(FileIdentity) -> bool,
     ) -> Result<Opened, Error> {
-        // Before the file is opened, so that it is not evicted in between.
-        let in_use = in_use.mark(*digest);
         let path = layout.blob(digest);
         let file = match layout::open_regular(&path) {
             Ok(Some(file)) => file,
@@ -97,17 +101,69 @@ impl Blob {
             return damaged(format!("{size} bytes instead of {}", checksums.size()));
         }
         let content = Arc::new(CheckedFile::new(Arc::new(file), checksums));
-        Ok(Opened::Blob(Self(Arc::new(OpenFile { digest: *digest, content, identity, _in_use: in_use }))))
+        Ok(Opened::File(Self { digest: *digest, content, identity }))
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl SharedFile {
+    pub(super) fn new(file: OpenFile) -> Self {
+        Self(Arc::new(file))
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.0.digest
+    }
+
+    /// Bytes that its checksums take in memory.
+    pub(super) fn checksum_bytes(&self) -> u64 {
+        self.0.content.checksums().bytes()
+    }
+
+    /// Whether the file still has a name, and is as it was when it was opened. Asks the kernel and no disk: the file is
+    /// open.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.0.identity.is_that_of(self.0.content.file())
+    }
+
+    pub(super) fn downgrade(&self) -> WeakFile {
+        WeakFile(Arc::downgrade(&self.0))
+    }
+}
+
+impl WeakFile {
+    /// The file, if it is still open.
+    pub(super) fn upgrade(&self) -> Option<SharedFile> {
+        self.0.upgrade().map(SharedFile)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Whether this is the same open file, and not one of the same digest that was opened at another time.
+    pub(super) fn is_same(&self, file: &SharedFile) -> bool {
+        self.0.as_ptr() == Arc::as_ptr(&file.0)
+    }
+}
+
+impl Blob {
+    /// A reader of an open file, which is not evicted while the mark lives.
+    pub(super) fn new(file: SharedFile, in_use: InUseMark) -> Self {
+        Self { file, _in_use: Arc::new(in_use) }
     }
 
     /// The digest of the content.
     pub fn digest(&self) -> Digest {
-        self.0.digest
+        self.file.0.digest
     }
 
     /// Bytes of the content.
     pub fn size(&self) -> u64 {
-        self.0.content.checksums().size()
+        self.file.0.content.checksums().size()
     }
 
     /// The next checked bytes at `offset`, none at or beyond `end`. Empty only at `end`.
@@ -116,7 +172,7 @@ impl Blob {
     /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned.
     pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
         let end = end.min(self.size());
-        self.0.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
+        self.file.0.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
     }
 
     /// The hash of the bytes before `end`.
@@ -124,7 +180,7 @@ impl Blob {
     /// # Errors
     /// As [`Blob::read`].
     pub async fn hash_until(&self, end: u64) -> Result<Hasher, Error> {
-        self.0.content.hash_until(end.min(self.size())).await.map_err(|damage| self.damaged(damage))
+        self.file.0.content.hash_until(end.min(self.size())).await.map_err(|damage| self.damaged(damage))
     }
 
     /// All of a blob that is known to be small, such as a manifest.
@@ -148,35 +204,19 @@ impl Blob {
 
     /// Which file it is read from.
     pub(super) fn file_identity(&self) -> FileIdentity {
-        self.0.identity
+        self.file.0.identity
     }
 
-    pub(super) fn downgrade(&self) -> WeakBlob {
-        WeakBlob(Arc::downgrade(&self.0))
+    pub(super) fn file(&self) -> &SharedFile {
+        &self.file
     }
 
     async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, Error> {
-        self.0.content.copy(offset, end).await.map_err(|damage| self.damaged(damage))
+        self.file.0.content.copy(offset, end).await.map_err(|damage| self.damaged(damage))
     }
 
     fn damaged(&self, damage: Damage) -> Error {
-        damaged(&self.0.digest, &damage.into_reason())
-    }
-}
-
-impl WeakBlob {
-    /// The blob, if it still has a reader.
-    pub(super) fn upgrade(&self) -> Option<Blob> {
-        self.0.upgrade().map(Blob)
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.0.strong_count() > 0
-    }
-
-    /// Whether this is the same open file, and not one of the same digest that was opened at another time.
-    pub(super) fn is_same(&self, blob: &Blob) -> bool {
-        self.0.as_ptr() == Arc::as_ptr(&blob.0)
+        damaged(&self.file.0.digest, &damage.into_reason())
     }
 }
 

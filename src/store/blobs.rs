@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use crate::reference::Digest;
 use crate::store::admission::Admission;
-use crate::store::blob::{Blob, Opened};
+use crate::store::blob::{Blob, OpenFile, Opened};
 use crate::store::blocking;
 use crate::store::error::Error;
-use crate::store::in_use::InUse;
 use crate::store::index::Index;
 use crate::store::ingest::{Ingest, Verified};
 use crate::store::last_access::LastAccess;
@@ -28,25 +27,23 @@ pub(super) struct Blobs {
     admission: Arc<Admission>,
     quarantine: Quarantine,
     open_blobs: Arc<OpenBlobs>,
-    in_use: InUse,
     last_access: LastAccess,
 }
 
 impl Blobs {
-    /// The blobs under `layout`. `in_use` is what eviction respects.
+    /// The blobs under `layout`. `open_blobs` is what eviction respects, and forgets.
     pub(super) fn new(
         layout: Layout,
         clock: Clock,
         index: Index,
         admission: Arc<Admission>,
-        in_use: InUse,
+        open_blobs: Arc<OpenBlobs>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let open_blobs = Arc::new(OpenBlobs::default());
         let quarantine =
             Quarantine::new(layout.clone(), clock.clone(), index.clone(), Arc::clone(&open_blobs), metrics);
         let last_access = LastAccess::new();
-        Self { layout, clock, index, admission, quarantine, open_blobs, in_use, last_access }
+        Self { layout, clock, index, admission, quarantine, open_blobs, last_access }
     }
 
     /// Where damaged blobs go.
@@ -91,10 +88,7 @@ impl Blobs {
             None
         });
         match &opened {
-            Some(blob) => {
-                self.open_blobs.insert(blob);
-                self.record_access(digest);
-            }
+            Some(_) => self.record_access(digest),
             None => self.index.recheck(digest),
         }
         opened
@@ -131,7 +125,7 @@ impl Blobs {
     /// # Errors
     /// The disk.
     pub(super) fn remove_idle(&self, digest: &Digest) -> Result<bool, Error> {
-        if self.in_use.contains(digest) {
+        if self.open_blobs.is_in_use(digest) {
             return Ok(false);
         }
         let _change = self.layout.change()?;
@@ -146,8 +140,8 @@ impl Blobs {
 
     fn open_or_quarantine(&self, digest: Digest) -> Result<Option<Blob>, Error> {
         let is_refused = |file| self.quarantine.remembers(&digest, file);
-        match Blob::open(&self.layout, &digest, &self.in_use, is_refused)? {
-            Opened::Blob(blob) => Ok(Some(blob)),
+        match OpenFile::open(&self.layout, &digest, is_refused)? {
+            Opened::File(file) => Ok(Some(self.open_blobs.insert(file))),
             Opened::Absent => Ok(None),
             Opened::Damaged { file, reason } => {
                 self.quarantine.add(&digest, file, &reason);

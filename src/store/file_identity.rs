@@ -30,6 +30,11 @@ impl FileIdentity {
         fs::symlink_metadata(path).ok().map(|metadata| Self::from_metadata(&metadata))
     }
 
+    /// Whether an open file is the one, as it was, and still has a name.
+    pub(super) fn is_that_of(self, file: &File) -> bool {
+        file.metadata().is_ok_and(|now| now.nlink() > 0 && Self::from_metadata(&now) == self)
+    }
+
     /// Bytes of the file.
     pub(super) fn size(&self) -> u64 {
         self.size

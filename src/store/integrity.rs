@@ -33,6 +33,11 @@ impl Checksums {
         self.size
     }
 
+    /// Bytes that they take in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.chunks.len() as u64 * 4
+    }
+
     /// The content of the checksum file.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER + self.chunks.len() * 4 + 4);

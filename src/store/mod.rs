@@ -77,6 +77,7 @@ use layout::Layout;
 use maintenance::Maintenance;
 use maintenance::scrub::Scrubber;
 use metrics::Metrics;
+use open_blobs::OpenBlobs;
 use pins::Pins;
 
 /// Where the store is, and how large.
@@ -116,10 +117,11 @@ impl Store {
         let lock = open::lock_and_prepare(&layout)?;
         let records = Records::new(layout.clone(), clock.clone());
         let pins = Pins::new(layout.clone());
-        let in_use = InUse::default();
+        let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
         // A tree of its own: what its thread writes when the store is closed is the last change of all.
         let tree = Layout::new(&config.path);
-        let index = Index::start(tree, clock.clone(), Arc::clone(&metrics), in_use.clone(), pins.clone())?;
+        let index =
+            Index::start(tree, clock.clone(), Arc::clone(&metrics), Arc::clone(&open_blobs), pins.clone())?;
         let filesystem = layout.clone();
         let probe_disk = Box::new(move || Disk::of(filesystem.root()));
         let admission = Arc::new(Admission::new(config.budget, probe_disk, index.clone()));
@@ -128,7 +130,7 @@ impl Store {
             clock.clone(),
             index.clone(),
             Arc::clone(&admission),
-            in_use,
+            open_blobs,
             Arc::clone(&metrics),
         ));
         let inventory = Inventory::new(layout.clone(), records.clone(), pins.clone(), Arc::clone(&blobs));
@@ -136,7 +138,6 @@ impl Store {
         let scrubber = Scrubber::new(layout.clone(), blobs.quarantine().clone(), scrubbed);
         let maintenance = Maintenance::new(
             layout.clone(),
-            clock.clone(),
             records.clone(),
             Arc::clone(&admission),
             scrubber,

@@ -1,80 +1,206 @@
-//! The blobs that are being read: each opened once, with one copy of its checksums, for all its readers.
+//! The open blobs: each opened once, with one copy of its checksums, for all its readers and those that come soon after.
+//!
+//! What was opened a moment ago is kept open, within bounds, so that the next reader of a small blob costs no trip to
+//! another thread. A blob that is kept open is not in use: it may be evicted, and then is closed. One whose file was
+//! removed, replaced or written to by another program is opened anew.
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
 use crate::reference::Digest;
-use crate::store::blob::{Blob, WeakBlob};
+use crate::store::blob::{Blob, OpenFile, SharedFile, WeakFile};
+use crate::store::in_use::InUse;
+use crate::support::bounded_map::BoundedMap;
 
-/// Open blobs by digest. Entries without readers are dropped when the map would grow, so that it holds at most twice as
-/// many as are being read.
-#[derive(Debug, Default)]
-pub(super) struct OpenBlobs(Mutex<HashMap<Digest, WeakBlob>>);
+/// Blobs that are kept open: a quarter of the descriptors that are reserved for what is not a client.
+const KEPT_MAX: usize = 64;
+/// Bytes of the checksums of those: of a blob of 1 GiB they are 64 KiB.
+const KEPT_CHECKSUM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-impl OpenBlobs {
-    /// A blob that is being read.
-    pub(super) fn find(&self, digest: &Digest) -> Option<Blob> {
-        self.0.lock().get(digest)?.upgrade()
+/// Open blobs by digest.
+#[derive(Debug)]
+pub(super) struct OpenBlobs {
+    in_use: InUse,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// Those that are being read. Entries that are closed are dropped when there are as many as `shared_max`, twice as
+    /// many as were open at the last time.
+    shared: HashMap<Digest, WeakFile>,
+    shared_max: usize,
+    kept: BoundedMap<Digest, SharedFile>,
+    kept_checksum_bytes: u64,
+}
+
+impl Open {
+    fn keep(&mut self, file: SharedFile) {
+        self.kept_checksum_bytes += file.checksum_bytes();
+        if let Some((_, before)) = self.kept.insert(file.digest(), file) {
+            self.kept_checksum_bytes -= before.checksum_bytes();
+        }
+        while self.kept_checksum_bytes > KEPT_CHECKSUM_BYTES_MAX {
+            let Some((_, oldest)) = self.kept.remove_oldest() else { return };
+            self.kept_checksum_bytes -= oldest.checksum_bytes();
+        }
     }
 
-    /// Shares a blob with the readers to come.
-    pub(super) fn insert(&self, blob: &Blob) {
-        let mut open = self.0.lock();
-        if open.len() == open.capacity() {
-            open.retain(|_, blob| blob.is_open());
+    fn forget(&mut self, digest: &Digest) {
+        self.shared.remove(digest);
+        if let Some(kept) = self.kept.remove(digest) {
+            self.kept_checksum_bytes -= kept.checksum_bytes();
         }
-        open.insert(blob.digest(), blob.downgrade());
+    }
+
+    fn is_shared(&self, file: &SharedFile) -> bool {
+        self.shared.get(&file.digest()).is_some_and(|shared| shared.is_same(file))
+    }
+}
+
+impl OpenBlobs {
+    /// No blobs; each that is handed out is marked in `in_use`.
+    pub(super) fn new(in_use: InUse) -> Self {
+        let open = Open {
+            shared: HashMap::new(),
+            shared_max: KEPT_MAX,
+            kept: BoundedMap::new(KEPT_MAX),
+            kept_checksum_bytes: 0,
+        };
+        Self { in_use, open: Mutex::new(open) }
+    }
+
+    /// Whether a blob is being read.
+    pub(super) fn is_in_use(&self, digest: &Digest) -> bool {
+        self.in_use.contains(digest)
+    }
+
+    /// A blob that is open, and still the file that was opened.
+    pub(super) fn find(&self, digest: &Digest) -> Option<Blob> {
+        // Before the file is looked at, so that it is not evicted in between.
+        let in_use = self.in_use.mark(*digest);
+        let file = {
+            let mut open = self.open.lock();
+            open.kept.get(digest).cloned().or_else(|| open.shared.get(digest)?.upgrade())?
+        };
+        if file.is_unchanged() {
+            return Some(Blob::new(file, in_use));
+        }
+        let mut open = self.open.lock();
+        if open.is_shared(&file) {
+            open.forget(digest);
+        }
+        None
+    }
+
+    /// Shares a blob with the readers to come, and keeps it open for a while.
+    pub(super) fn insert(&self, file: OpenFile) -> Blob {
+        let in_use = self.in_use.mark(file.digest());
+        let file = SharedFile::new(file);
+        let mut open = self.open.lock();
+        if open.shared.len() >= open.shared_max {
+            open.shared.retain(|_, file| file.is_open());
+            open.shared_max = 2 * open.shared.len().max(KEPT_MAX);
+        }
+        open.shared.insert(file.digest(), file.downgrade());
+        open.keep(file.clone());
+        drop(open);
+        Blob::new(file, in_use)
     }
 
     /// Shares this blob with no further reader; `false` if that had ended before.
     pub(super) fn remove(&self, blob: &Blob) -> bool {
-        let mut open = self.0.lock();
-        let is_shared = open.get(&blob.digest()).is_some_and(|shared| shared.is_same(blob));
+        let mut open = self.open.lock();
+        let is_shared = open.is_shared(blob.file());
         if is_shared {
-            open.remove(&blob.digest());
+            open.forget(&blob.digest());
         }
         is_shared
     }
 
     /// Shares no blob of that digest with further readers: they open the file that is there by then.
     pub(super) fn forget(&self, digest: &Digest) {
-        self.0.lock().remove(digest);
+        self.open.lock().forget(digest);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::store::blob::Opened;
-    use crate::store::in_use::InUse;
     use crate::store::layout::Layout;
 
-    #[test]
-    fn a_blob_is_shared_while_it_is_read_and_not_after_it_was_replaced() {
-        let directory = tempfile::tempdir().unwrap();
+    fn layout(directory: &tempfile::TempDir) -> Layout {
         let layout = Layout::new(directory.path());
-        let digest = Digest::of(b"x");
         for directory in [layout.blobs(), layout.ingest()] {
             std::fs::create_dir_all(directory).unwrap();
         }
-        std::fs::write(layout.blob(&digest), b"x").unwrap();
-        let in_use = InUse::default();
-        let open = || match Blob::open(&layout, &digest, &in_use, |_| false).unwrap() {
-            Opened::Blob(blob) => blob,
+        layout
+    }
+
+    fn open(layout: &Layout, content: &[u8]) -> OpenFile {
+        let digest = Digest::of(content);
+        std::fs::write(layout.blob(&digest), content).unwrap();
+        match OpenFile::open(layout, &digest, |_| false).unwrap() {
+            Opened::File(file) => file,
             other => panic!("{other:?}"),
-        };
-        let shared = OpenBlobs::default();
-        let old = open();
-        shared.insert(&old);
+        }
+    }
+
+    #[test]
+    fn a_blob_is_shared_until_it_is_replaced_and_one_that_no_reader_has_may_be_evicted() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let digest = Digest::of(b"x");
+        let in_use = InUse::default();
+        let shared = OpenBlobs::new(in_use.clone());
+        let old = shared.insert(open(&layout, b"x"));
         assert_eq!(shared.find(&digest).map(|blob| blob.size()), Some(1));
-        let new = open();
-        shared.insert(&new);
+        let new = shared.insert(open(&layout, b"x"));
         assert!(!shared.remove(&old), "an old reader does not end the sharing of what replaced its blob");
-        assert!(shared.find(&digest).is_some());
-        assert!(shared.remove(&new) && !shared.remove(&new));
-        shared.insert(&new);
+        assert!(in_use.contains(&digest));
         drop((old, new));
-        assert!(shared.find(&digest).is_none() && !in_use.contains(&digest));
+        assert!(!in_use.contains(&digest));
+        let again = shared.find(&digest).unwrap();
+        assert!(in_use.contains(&digest));
+        assert!(shared.remove(&again) && !shared.remove(&again));
+        assert!(shared.find(&digest).is_none() && in_use.contains(&digest));
+        drop(again);
+        assert!(!in_use.contains(&digest), "a search in vain leaves no mark");
+    }
+
+    #[test]
+    fn a_file_that_was_removed_or_written_to_since_is_opened_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let shared = OpenBlobs::new(InUse::default());
+        let changes: [fn(PathBuf); 2] =
+            [|path| std::fs::remove_file(path).unwrap(), |path| std::fs::write(path, b"longer").unwrap()];
+        for change in changes {
+            let digest = shared.insert(open(&layout, b"x")).digest();
+            assert!(shared.find(&digest).is_some());
+            change(layout.blob(&digest));
+            assert!(shared.find(&digest).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_open_is_bounded_in_files_and_in_checksums() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let shared = OpenBlobs::new(InUse::default());
+        for n in 0..2 * KEPT_MAX {
+            drop(shared.insert(open(&layout, &n.to_le_bytes())));
+        }
+        let found = (0..2 * KEPT_MAX).filter(|n| shared.find(&Digest::of(&n.to_le_bytes())).is_some());
+        assert_eq!(found.count(), KEPT_MAX);
+        let bytes = shared.open.lock().kept_checksum_bytes;
+        assert_eq!(bytes, 4 * KEPT_MAX as u64);
+        shared.open.lock().kept_checksum_bytes += KEPT_CHECKSUM_BYTES_MAX;
+        drop(shared.insert(open(&layout, b"one more")));
+        assert!(shared.find(&Digest::of(b"one more")).is_none(), "none is kept beyond the bound");
     }
 }

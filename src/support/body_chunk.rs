@@ -69,10 +69,20 @@ pub struct FileRange {
 }
 
 impl FileRange {
-    /// Whether the bytes from `offset` on are still intact; without a check they count as intact. Blocks for a read.
-    pub fn is_intact_from(&self, offset: u64) -> bool {
+    /// `len` bytes of the range, after the first `skip`.
+    pub fn part(&self, skip: usize, len: usize) -> Self {
+        Self { offset: self.offset + skip as u64, len, ..self.clone() }
+    }
+
+    /// Whether `next` begins where this ends, in the same file.
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        Arc::ptr_eq(&self.file, &next.file) && self.offset + self.len as u64 == next.offset
+    }
+
+    /// Whether the bytes are still intact; without a check they count as intact. Blocks for a read.
+    pub fn is_intact(&self) -> bool {
         let end = self.offset + self.len as u64;
-        self.check.as_ref().is_none_or(|check| check.is_intact(offset, end))
+        self.check.as_ref().is_none_or(|check| check.is_intact(self.offset, end))
     }
 }
 

@@ -20,11 +20,11 @@ use parking_lot::Mutex;
 
 use crate::reference::Digest;
 use crate::store::error::Error;
-use crate::store::in_use::InUse;
 use crate::store::index::totals::{SharedTotals, Totals};
 use crate::store::index::worker::{Context, Operation, Worker};
 use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
+use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
 use crate::support::clock::Clock;
@@ -55,14 +55,14 @@ impl Index {
         layout: Layout,
         clock: Clock,
         metrics: Arc<Metrics>,
-        in_use: InUse,
+        open_blobs: Arc<OpenBlobs>,
         pins: Pins,
     ) -> Result<Self, Error> {
         let path = layout.index();
         let totals = Arc::new(SharedTotals::new(Arc::clone(&metrics)));
         let is_counted = Arc::new(AtomicBool::new(false));
         let (queue, operations) = sync_channel(QUEUE);
-        let context = Context { layout, clock, metrics, totals: Arc::clone(&totals), in_use, pins };
+        let context = Context { layout, clock, metrics, totals: Arc::clone(&totals), open_blobs, pins };
         let counted = Arc::clone(&is_counted);
         let thread = std::thread::Builder::new()
             .name("larder-index".to_owned())

@@ -16,10 +16,10 @@ use super::rows::{Row, Rows};
 use super::scan;
 use super::totals::SharedTotals;
 use crate::reference::Digest;
-use crate::store::in_use::InUse;
 use crate::store::last_access;
 use crate::store::layout::{self, Layout};
 use crate::store::metrics::Metrics;
+use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
 use crate::support::clock::{Clock, Timestamp};
@@ -61,8 +61,8 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) totals: Arc<SharedTotals>,
-    /// Blobs that are not evicted because they are read.
-    pub(crate) in_use: InUse,
+    /// Blobs that are not evicted because they are read, and others that are open, to be closed when they are.
+    pub(crate) open_blobs: Arc<OpenBlobs>,
     /// Blobs that are not evicted because they are pinned.
     pub(crate) pins: Pins,
 }
@@ -171,13 +171,14 @@ impl Worker {
         let mut search = self.rows.search();
         let (mut freed, mut failures) = (0_u64, 0);
         while freed < wanted {
-            let Context { in_use, pins, .. } = &self.context;
-            let may_go = |digest: &Digest| !in_use.contains(digest) && !pins.contains(digest);
+            let Context { open_blobs, pins, .. } = &self.context;
+            let may_go = |digest: &Digest| !open_blobs.is_in_use(digest) && !pins.contains(digest);
             let Some((digest, Row { size, .. })) = self.rows.next_victim(&mut search, now, may_go) else {
                 return;
             };
             match self.context.layout.remove(&self.context.layout.blob(&digest)) {
                 Ok(existed) => {
+                    self.context.open_blobs.forget(&digest);
                     let _ = self.context.layout.remove(&self.context.layout.checks_of(&digest));
                     self.remove(&digest);
                     freed += size;

@@ -1,6 +1,7 @@
 //! The index may be destroyed in any way: its rows are rebuilt from the files. And what it must not evict, it does not.
 
 use super::*;
+use crate::store::in_use::InUse;
 use crate::store::index::totals::Totals;
 use crate::store::reserve::Reservations;
 use crate::support::metrics::Registry;
@@ -42,7 +43,7 @@ impl World {
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
             totals: Arc::clone(&self.totals),
-            in_use: self.in_use.clone(),
+            open_blobs: Arc::new(OpenBlobs::new(self.in_use.clone())),
             pins: self.pins.clone(),
         })
     }

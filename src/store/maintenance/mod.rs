@@ -19,8 +19,7 @@ use crate::store::blocking;
 use crate::store::layout::Layout;
 use crate::store::maintenance::scrub::Scrubber;
 use crate::store::metrics::gauge_value;
-use crate::store::records::{Records, expire};
-use crate::support::clock::Clock;
+use crate::store::records::Records;
 use crate::support::metrics::IntGauge;
 use crate::support::shutdown::Shutdown;
 
@@ -39,7 +38,6 @@ const OCI_INDEX_SHARE: u32 = 50;
 #[derive(Clone)]
 pub(super) struct Maintenance {
     layout: Layout,
-    clock: Clock,
     records: Records,
     admission: Arc<Admission>,
     scrubber: Scrubber,
@@ -50,13 +48,12 @@ impl Maintenance {
     /// `capacity` mirrors [`Admission::capacity`].
     pub(super) fn new(
         layout: Layout,
-        clock: Clock,
         records: Records,
         admission: Arc<Admission>,
         scrubber: Scrubber,
         capacity: IntGauge,
     ) -> Self {
-        Self { layout, clock, records, admission, scrubber, capacity }
+        Self { layout, records, admission, scrubber, capacity }
     }
 
     /// Verifies every blob at the pace of the scrub.
@@ -143,7 +140,7 @@ impl Maintenance {
     }
 
     fn expire_records(&self) {
-        let count = expire::remove(&self.layout, self.clock.now());
+        let count = self.records.expire();
         if count > 0 {
             tracing::info!(count, "expired records of content that has left the store were removed");
         }

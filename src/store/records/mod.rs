@@ -8,6 +8,7 @@
 //! Not here: the bytes, and the decision whether a request may have them (`pull` decides).
 
 pub(super) mod aliases;
+pub(super) mod cache;
 pub(super) mod changed_tags;
 pub(super) mod expire;
 pub(super) mod file;
@@ -25,6 +26,7 @@ use crate::store::blocking;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
 use crate::store::records::aliases::SynthesizedIndex;
+use crate::store::records::cache::RecordsCache;
 use crate::store::records::changed_tags::ChangedTags;
 use crate::store::records::members::Member;
 use crate::store::records::tags::TagRecord;
@@ -39,12 +41,13 @@ pub struct Records {
     layout: Layout,
     clock: Clock,
     changed_tags: Arc<ChangedTags>,
+    cache: Arc<RecordsCache>,
 }
 
 impl Records {
     /// The records under `layout`, which must have been prepared.
     pub(super) fn new(layout: Layout, clock: Clock) -> Self {
-        Self { layout, clock, changed_tags: Arc::new(ChangedTags::new()) }
+        Self { layout, clock, changed_tags: Arc::new(ChangedTags::new()), cache: Arc::default() }
     }
 
     /// The clock that records are dated by.
@@ -54,8 +57,17 @@ impl Records {
 
     /// What `digest` is in `repository`; `None` if the repository may not serve it. Says nothing about the bytes.
     pub async fn member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        if let Some(member) = self.cache.member(repository, digest) {
+            return Some(member);
+        }
         let (this, repository) = (self.clone(), repository.clone());
-        blocking::find(move || members::find(&this.layout, &repository, &digest)).await
+        let find = move || {
+            let read_at = this.cache.age();
+            let member = members::find(&this.layout, &repository, &digest)?;
+            this.cache.add_member(repository, digest, member.clone(), read_at);
+            Some(member)
+        };
+        blocking::find(find).await
     }
 
     /// Records that `repository` may serve `digest`.
@@ -69,7 +81,12 @@ impl Records {
         member: Member,
     ) -> Result<(), Error> {
         let (this, repository) = (self.clone(), repository.clone());
-        blocking::run(move || members::add(&this.layout, &repository, &digest, &member)).await
+        let add = move || {
+            let added = members::add(&this.layout, &repository, &digest, &member);
+            this.cache.forget_member(&repository, &digest);
+            added
+        };
+        blocking::run(add).await
     }
 
     /// Records that `repository` may serve `digest`, and that its registry has sent the bytes. Blocks.
@@ -82,15 +99,33 @@ impl Records {
         digest: &Digest,
         member: &Member,
     ) -> Result<(), Error> {
-        members::add(&self.layout, repository, digest, member)?;
+        let added = members::add(&self.layout, repository, digest, member);
+        self.cache.forget_member(repository, digest);
+        added?;
         members::add_received(&self.layout, repository.registry(), digest, self.clock.now())
     }
 
     /// Whether `registry` itself has sent the bytes of `digest`.
     pub async fn received_from(&self, registry: &Registry, digest: Digest) -> bool {
+        if self.cache.is_received(registry, digest) {
+            return true;
+        }
         let (this, registry) = (self.clone(), registry.clone());
-        let found = move || members::is_received(&this.layout, &registry, &digest).then_some(());
-        blocking::find(found).await.is_some()
+        let find = move || {
+            let read_at = this.cache.age();
+            members::is_received(&this.layout, &registry, &digest)
+                .then(|| this.cache.add_received(registry, digest, read_at))
+        };
+        blocking::find(find).await.is_some()
+    }
+
+    /// Removes expired records and returns how many there were. Blocks.
+    pub(super) fn expire(&self) -> usize {
+        let removed = expire::remove(&self.layout, self.clock.now());
+        if removed > 0 {
+            self.cache.forget_all();
+        }
+        removed
     }
 
     /// The principals that upstream let read `repository`, and when it last did.
