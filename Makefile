@@ -9,7 +9,7 @@ STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
 # containerd, runc and mounts need root; what is built is built by the one who calls.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run demo quick test format lint lint-scripts unit sim simulate mutants-sim docs tools e2e test-long stall bench bench-scale deb static image \
+.PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim docs tools e2e test-long stall bench bench-scale deb static image \
   deny msrv fuzz
 
 FUZZ_SECONDS ?= 60
@@ -43,7 +43,7 @@ demo: ## Show a cold and a warm pull, without internet
 quick: format lint ## Format, lints, unit tests, layers: no root, nothing installed, under a minute when warm
 	$(call run_tests,--lib --test layering)
 
-test: format lint tools unit sim docs e2e ## Format and lints; then installs what the tests use; then all tests
+test: format lint tools unit model sim docs e2e ## Format and lints; then installs what the tests use; then all tests
 	@echo "all tests passed"
 
 format: ## Check the format
@@ -52,12 +52,16 @@ format: ## Check the format
 lint: ## Clippy, warnings as errors; and what only the fuzzers are built with
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) rustc --locked --lib --profile check -- --cfg fuzzing
+	$(CARGO) clippy --locked --lib --tests --features model -- -D warnings
 
 lint-scripts: ## Workflows, shell scripts and the Containerfile; installs the linters below target/
 	@.ci/lint-scripts
 
 unit: ## Unit and integration tests
 	$(call run_tests,--lib --test it --test layering)
+
+model: ## What threads share, run by shuttle in thousands of orders (docs/testing.md)
+	$(call run_tests,--lib --features model schedule_tests)
 
 sim: ## The simulated world for about a minute: kept histories, fixed seeds and fresh ones (docs/testing.md)
 	$(CARGO) test --locked --test sim

@@ -3,12 +3,11 @@
 //! Content that would not fit into an empty store evicts nothing. The decision is pure and lies in `budget`; here it
 //! meets the filesystem, the index that counts and evicts, and the reservations of other downloads.
 
-use parking_lot::Mutex;
-
 use crate::store::budget::{self, Budget, Disk, StoreLimits};
 use crate::store::error::Error;
 use crate::store::index::Index;
 use crate::store::reserve::{Reservation, Reservations};
+use crate::support::sync::Mutex;
 
 /// The filesystem of the store, asked anew each time.
 pub(super) type ProbeDisk = Box<dyn Fn() -> Option<Disk> + Send + Sync>;

@@ -4,40 +4,70 @@
 //! the stop all the same, so that the next daemon can start, and from then on the files belong to that one: a change that
 //! is begun later is refused, and [`Changes::end`] waits for those under way. Reading is never refused.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use parking_lot::{RwLock, RwLockReadGuard};
-
 use crate::store::error::Error;
+use crate::support::sync::Mutex;
+use crate::support::sync::mpsc::{SyncSender, sync_channel};
 
 /// Whether files may be changed. Cheap to clone; clones share the state.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Changes(Arc<RwLock<State>>);
+pub(super) struct Changes(Arc<Mutex<State>>);
 
-#[derive(Debug, Default, PartialEq, Eq)]
-enum State {
-    #[default]
-    Allowed,
-    Ended,
+#[derive(Debug, Default)]
+struct State {
+    under_way: usize,
+    /// Only while nothing is under way: a change that is begun within another is never refused.
+    ended: bool,
+    /// Dropped at the end, which is what their receivers wait for.
+    waiting: Vec<SyncSender<Infallible>>,
 }
 
 /// A change under way: from the first file to the last one that belongs together.
-pub(super) struct Change<'a>(#[allow(dead_code, reason = "held, not read")] RwLockReadGuard<'a, State>);
+#[derive(Debug)]
+pub(super) struct Change<'a>(&'a Changes);
 
 impl Changes {
-    /// Begins a change. One that is begun within another, by the same thread, never waits.
+    /// Begins a change; one may be begun within another.
     ///
     /// # Errors
     /// [`Error::Closed`].
     pub(super) fn begin(&self) -> Result<Change<'_>, Error> {
-        // Recursive: a commit makes directories and small files, each of which is a change too.
-        let state = self.0.read_recursive();
-        if *state == State::Ended { Err(Error::Closed) } else { Ok(Change(state)) }
+        let mut state = self.0.lock();
+        if state.ended {
+            return Err(Error::Closed);
+        }
+        state.under_way += 1;
+        Ok(Change(self))
     }
 
-    /// Refuses further changes. Blocks until those under way have ended.
+    /// Refuses changes as soon as none is under way. Blocks until then.
     pub(super) fn end(&self) {
-        *self.0.write() = State::Ended;
+        let (sender, ended) = sync_channel(0);
+        {
+            let mut state = self.0.lock();
+            state.waiting.push(sender);
+            state.end_if_idle();
+        }
+        let _ = ended.recv();
+    }
+}
+
+impl State {
+    fn end_if_idle(&mut self) {
+        if self.under_way == 0 && !self.waiting.is_empty() {
+            self.ended = true;
+            self.waiting.clear();
+        }
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock();
+        state.under_way -= 1;
+        state.end_if_idle();
     }
 }
 

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::reference::Digest;
+use crate::support::sync::Mutex;
 
 /// How many handles each blob has that is being read. Bounded by the handles. Cheap to clone.
 #[derive(Debug, Clone, Default)]

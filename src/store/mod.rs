@@ -357,4 +357,7 @@ mod crash_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+#[cfg(feature = "model")]
+mod schedule_tests;
+#[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@
 //! itself is counted. That the bytes are to be had is decided in `admission`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::support::sync::atomic::{AtomicU64, Ordering};
 
 /// The reserved bytes of all downloads. Cheap to clone.
 #[derive(Debug, Clone, Default)]

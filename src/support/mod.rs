@@ -8,8 +8,11 @@ pub mod clock;
 pub mod directory;
 pub mod live;
 pub mod metrics;
+#[cfg(feature = "model")]
+pub(crate) mod model_channel;
 pub mod shutdown;
 pub mod singleflight;
 pub mod size;
+pub(crate) mod sync;
 pub mod tasks;
 pub mod yaml;

@@ -8,9 +8,9 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
+use super::sync::{Mutex, MutexGuard};
 use super::tasks::Tasks;
 
 type Running<K, V> = HashMap<K, watch::Receiver<Option<V>>>;
@@ -52,7 +52,7 @@ where
                 vacant.insert(receiver.clone());
                 let key = RunningKey { running: self.clone(), key };
                 let work = make();
-                self.tasks.spawn(async move {
+                self.tasks.spawn_detached(async move {
                     let value = work.await;
                     drop(key);
                     sender.send_replace(Some(value));
@@ -130,3 +130,8 @@ mod tests {
         assert_eq!(singleflight.run(1, || async { 7 }).await, Some(7));
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "model")]
+#[path = "schedule_tests.rs"]
+mod schedule_tests;

@@ -20,6 +20,14 @@ impl Tasks {
         self.0.spawn(task)
     }
 
+    /// Runs `task` on the runtime of the caller; how it ends is told by what it does alone.
+    pub fn spawn_detached(&self, task: impl Future<Output = ()> + Send + 'static) {
+        #[cfg(not(feature = "model"))]
+        drop(self.0.spawn(task));
+        #[cfg(feature = "model")]
+        drop(shuttle::future::spawn(self.0.track_future(task)));
+    }
+
     /// Runs `work` on a thread that may block.
     pub fn spawn_blocking<T: Send + 'static>(
         &self,

@@ -10,9 +10,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::flight_content::FlightContent;
@@ -21,6 +19,8 @@ use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher, Registry, Repository};
 use crate::store::GrowingBlob;
 use crate::support::metrics::IntGauge;
+use crate::support::sync::Mutex;
+use crate::support::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How far a download is.
 #[derive(Debug, Clone)]
@@ -325,3 +325,8 @@ mod tests {
         assert!(leader.flight().is_foreground() && flights.any_foreground());
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "model")]
+#[path = "schedule_tests.rs"]
+mod schedule_tests;

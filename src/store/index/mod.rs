@@ -11,12 +11,7 @@ pub(super) mod totals;
 pub(super) mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::reference::Digest;
 use crate::store::error::Error;
@@ -28,6 +23,10 @@ use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
 use crate::support::clock::Clock;
+use crate::support::sync::Mutex;
+use crate::support::sync::atomic::{AtomicBool, Ordering};
+use crate::support::sync::mpsc::{SyncSender, sync_channel};
+use crate::support::sync::thread::{self, JoinHandle};
 
 /// Operations that may wait for the thread; an access beyond that is dropped, because only its time is lost.
 const QUEUE: usize = 16 * 1024;
@@ -64,7 +63,7 @@ impl Index {
         let (queue, operations) = sync_channel(QUEUE);
         let context = Context { layout, clock, metrics, totals: Arc::clone(&totals), open_blobs, pins };
         let counted = Arc::clone(&is_counted);
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("larder-index".to_owned())
             .spawn(move || {
                 let worker = Worker::open(context);
@@ -131,7 +130,7 @@ impl Index {
 
     /// Keeps the thread busy until a value is received from the other end, for a test of what happens meanwhile.
     #[cfg(test)]
-    pub(super) fn hold_up(&self) -> std::sync::mpsc::Receiver<()> {
+    pub(super) fn hold_up(&self) -> crate::support::sync::mpsc::Receiver<()> {
         let (done, wait) = sync_channel(0);
         self.0.queue.send(Operation::Evict(0, done)).unwrap();
         wait

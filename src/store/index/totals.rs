@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::store::metrics::{Metrics, gauge_value};
+use crate::support::sync::Mutex;
 
 /// What the blobs occupy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,7 +8,6 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use super::database::{Database, Failure};
@@ -23,6 +22,7 @@ use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
 use crate::support::clock::{Clock, Timestamp};
+use crate::support::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
 /// Written by a clean stop, removed by the next start; the version is that of the rows.
 const CLEAN: &[u8] = b"larder index 1\n";
@@ -36,6 +36,7 @@ const FILL_ROWS: usize = 64;
 const FILL_AT_STOP: Duration = Duration::from_secs(3);
 
 /// What the thread is asked to do.
+#[derive(Debug)]
 pub(crate) enum Operation {
     /// A blob exists. Its reservation ends once the blob is counted.
     Add(

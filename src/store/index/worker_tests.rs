@@ -149,7 +149,7 @@ fn pinned_blobs_and_blobs_being_read_are_not_evicted() {
     world.pins.add(pin).unwrap();
     let _mark = world.in_use.mark(read);
     let mut worker = world.worker();
-    let (done, _wait) = std::sync::mpsc::sync_channel(1);
+    let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
     worker.apply(&Operation::Evict(u64::MAX, done));
     let exists = |digest| world.layout().blob(&digest).exists();
     assert!(exists(pinned) && exists(read) && !exists(idle));

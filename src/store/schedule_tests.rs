@@ -1,0 +1,185 @@
+//! Reservations, the index's thread and the end of changes under many orders of the threads that use them (`make model`).
+
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::store::reserve::Reservation;
+use crate::support::clock::Timestamp;
+use crate::support::metrics::{IntCounter, Registry};
+use crate::support::sync::{explore, thread};
+
+/// Orders of each check.
+const ORDERS: usize = 500;
+/// Bytes that the store may have.
+const MAX: u64 = 1_000;
+
+/// A store of [`MAX`] bytes without sled, whose own threads no schedule rules: a file lies where its directory would be,
+/// so that the rows stay in memory.
+struct World {
+    directory: tempfile::TempDir,
+    layout: Layout,
+    index: Index,
+    admission: Arc<Admission>,
+    in_use: InUse,
+    /// Bytes that are reserved and not committed.
+    under_way: AtomicU64,
+    count: AtomicU64,
+}
+
+impl World {
+    /// With a blob of so many bytes from before.
+    fn new(before: usize) -> Arc<Self> {
+        // In memory: nothing is proved here by what reaches a disk.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let layout = Layout::new(directory.path());
+        for directory in [layout.blobs(), layout.checks(), layout.ingest()] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        fs::write(layout.index(), "no directory").unwrap();
+        if before > 0 {
+            let content = vec![0xff; before];
+            fs::write(layout.blob(&Digest::of(&content)), content).unwrap();
+        }
+        let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+        let (clock, tree) = (Clock::manual(Timestamp(1_000)), Layout::new(directory.path()));
+        let (in_use, pins) = (InUse::default(), Pins::new(tree.clone()));
+        let index = Index::start(tree, clock, metrics, in_use.clone(), pins).unwrap();
+        let budget = Budget { max: Amount::Bytes(MAX), min_free: Amount::Bytes(0) };
+        let disk = Box::new(|| Some(Disk { total: 10 * MAX, free: 9 * MAX }));
+        let admission = Arc::new(Admission::new(budget, disk, index.clone()));
+        let (under_way, count) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { directory, layout, index, admission, in_use, under_way, count })
+    }
+
+    fn stored(&self) -> Vec<u64> {
+        fs::read_dir(self.layout.blobs())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .collect()
+    }
+
+    /// Reserves, as a download does; nothing runs between the answer and the look at the disk.
+    fn reserve(&self, bytes: u64) -> Option<Reservation> {
+        let reserved = self.admission.reserve(bytes).ok()?;
+        let under_way = self.under_way.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let stored = self.stored().iter().sum::<u64>();
+        assert!(under_way + stored <= MAX, "{under_way} bytes under way and {stored} stored");
+        Some(reserved)
+    }
+
+    fn abandon(&self, reserved: Reservation) {
+        self.under_way.fetch_sub(reserved.bytes(), Ordering::SeqCst);
+        drop(reserved);
+    }
+
+    fn commit(&self, reserved: Reservation) {
+        let number = self.count.fetch_add(1, Ordering::SeqCst) as u8;
+        let content = vec![number; reserved.bytes() as usize];
+        let digest = Digest::of(&content);
+        self.under_way.fetch_sub(reserved.bytes(), Ordering::SeqCst);
+        fs::write(self.layout.blob(&digest), &content).unwrap();
+        self.index.add(digest, content.len() as u64, reserved);
+    }
+
+    fn blobs(&self) -> Blobs {
+        let (clock, quarantined) =
+            (Clock::manual(Timestamp(1_000)), IntCounter::new("quarantined", "x").unwrap());
+        let (index, admission) = (self.index.clone(), Arc::clone(&self.admission));
+        Blobs::new(self.layout.clone(), clock, index, admission, self.in_use.clone(), quarantined)
+    }
+}
+
+fn side_by_side(world: &Arc<World>, work: Vec<fn(&World)>) {
+    let threads: Vec<_> = work
+        .into_iter()
+        .map(|work| {
+            let world = Arc::clone(world);
+            thread::spawn(move || work(&world))
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn in_no_order_do_downloads_exceed_the_budget_or_is_a_reservation_left() {
+    explore(ORDERS, || {
+        let world = World::new(0);
+        let download: fn(&World) = |world| {
+            for bytes in [400, 300] {
+                if let Some(reserved) = world.reserve(bytes) {
+                    thread::yield_now();
+                    if bytes == 400 { world.commit(reserved) } else { world.abandon(reserved) }
+                }
+            }
+        };
+        side_by_side(&world, vec![download, download, download]);
+        world.index.catch_up();
+        let (stored, counted) = (world.stored(), world.index.totals());
+        assert_eq!(counted, Totals { blobs: stored.len() as u64, bytes: stored.iter().sum() });
+        // Everything is to be had again, and nothing is reserved any more.
+        assert!(world.reserve(MAX).is_some());
+        world.index.close();
+    });
+}
+
+#[test]
+fn in_no_order_is_a_download_admitted_before_what_was_there_is_counted() {
+    explore(ORDERS, || {
+        let world = World::new(900);
+        let download: fn(&World) = |world| {
+            let reserved = world.reserve(500).unwrap();
+            world.abandon(reserved);
+        };
+        side_by_side(&world, vec![download, download]);
+        assert_eq!(world.stored().len(), 0, "it was evicted for the first of them");
+        world.index.close();
+    });
+}
+
+#[test]
+fn in_no_order_does_the_stop_of_the_index_leave_a_download_waiting() {
+    explore(ORDERS, || {
+        let world = World::new(900);
+        let download: fn(&World) = |world| {
+            if let Ok(reserved) = world.admission.reserve(50) {
+                world.index.add(Digest::of(b"x"), 50, reserved);
+            }
+            world.index.evict(10);
+            world.index.remove(Digest::of(b"x"));
+        };
+        side_by_side(&world, vec![download, |world| world.index.close(), |world| world.index.close()]);
+    });
+}
+
+#[test]
+fn in_no_order_does_a_commit_change_the_store_after_it_was_closed_or_leave_a_blob_uncounted() {
+    explore(ORDERS, || {
+        let world = World::new(0);
+        let download: fn(&World) = |world| {
+            for content in [b"first", b"other"] {
+                let blobs = world.blobs();
+                let Ok(mut ingest) = blobs.begin(Digest::of(content), Some(5)) else { return };
+                ingest.write(&Bytes::from_static(content)).unwrap();
+                ingest.hash(&Bytes::from_static(content));
+                let _ = blobs.commit(ingest.verify().unwrap());
+            }
+        };
+        let close: fn(&World) = |world| {
+            world.layout.end_changes();
+            world.index.close();
+            let (stored, counted) = (world.stored(), world.index.totals());
+            assert_eq!(counted, Totals { blobs: stored.len() as u64, bytes: stored.iter().sum() });
+            // As the next daemon does.
+            fs::remove_dir_all(world.layout.ingest()).unwrap();
+            fs::create_dir(world.layout.ingest()).unwrap();
+            world.count.store(stored.len() as u64, Ordering::SeqCst);
+        };
+        side_by_side(&world, vec![download, close]);
+        assert_eq!(world.stored().len() as u64, world.count.load(Ordering::SeqCst));
+        assert_eq!(fs::read_dir(world.layout.ingest()).unwrap().count(), 0);
+        assert!(world.directory.path().exists());
+    });
+}
