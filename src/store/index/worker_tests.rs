@@ -181,7 +181,7 @@ fn a_file_that_cannot_be_removed_stays_counted_and_is_tried_again() {
     let other = world.blob(b"other");
     worker.apply(&add(b"other", 5));
     let evict = |worker: &mut Worker, wanted| {
-        let (done, _wait) = std::sync::mpsc::sync_channel(1);
+        let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
         worker.apply(&Operation::Evict(wanted, done));
     };
     evict(&mut worker, 1);
