@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use parking_lot::Mutex;
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use super::access::Access;
 use super::blob::Blobs;
@@ -90,6 +91,8 @@ struct State {
     mirrored: HashMap<(Repository, Digest), MirrorBody>,
     /// What was recorded of endpoints, by their names.
     faults: Vec<(String, Digest, DeliveryFault)>,
+    /// What downloads from a repository wait for, and how they fail then.
+    failing_downloads: HashMap<Repository, (Arc<Semaphore>, Error)>,
     /// How long each manifest takes.
     delay: Duration,
     asked: Vec<String>,
@@ -126,6 +129,20 @@ impl FakeRegistry {
     /// Puts a mirror before the registry, which has `body` under `digest`.
     pub(crate) fn mirror(&self, repository: &Repository, digest: Digest, body: MirrorBody) {
         self.0.lock().mirrored.insert((repository.clone(), digest), body);
+    }
+
+    /// From now on downloads from a repository fail, each after a permit of what is returned.
+    pub(crate) fn fail_download(&self, repository: &Repository, failure: Error) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.0.lock().failing_downloads.insert(repository.clone(), (Arc::clone(&gate), failure));
+        gate
+    }
+
+    /// Waits until a question that begins like this has been asked.
+    pub(crate) async fn is_asked(&self, question: &str) {
+        while !self.0.lock().asked.iter().any(|asked| asked.starts_with(question)) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The faults of endpoints that were recorded: the endpoint's name, and what it did.
@@ -286,6 +303,11 @@ impl RegistryClient for FakeRegistry {
             if let Some(body) = mirrored {
                 let value = body.download(from as usize, until.map_or(usize::MAX, |until| until as usize));
                 return Ok(Allowed { value, public });
+            }
+            let failing = self.0.lock().failing_downloads.get(repository).cloned();
+            if let Some((gate, failure)) = failing {
+                drop(gate.acquire().await);
+                return Err(failure);
             }
             let bytes = self.content(repository, digest)?;
             let size = bytes.len();

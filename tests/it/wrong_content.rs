@@ -256,3 +256,25 @@ async fn a_registry_that_is_away_for_a_moment_fails_no_pull_in_mid_body() {
     let reply = reply.finish().await;
     assert!(reply.complete && reply.body == bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_passed_through_past_the_store_goes_on_at_the_next_endpoint_too() {
+    let scene = scene("[store]\nmax_bytes = \"1MiB\"").await;
+    for (seed, fault, whole) in [
+        (1, Fault::DamagedEnd, true),
+        (2, Fault::CloseAfter(300_000), true),
+        (3, Fault::Answer(200, vec![], Bytes::from(noise(10, 9))), true),
+        (4, Fault::Corrupt, false),
+    ] {
+        let (bytes, path) = scene.blob(LARGE, seed).await;
+        scene.mirror.behave();
+        scene.mirror.wrong_at("/blobs/", fault);
+        let reply = scene.larder.get(&path).await;
+        assert_eq!(is_whole(&reply, &bytes), whole, "{seed}: {} bytes", reply.body.len());
+        assert!(whole || !reply.complete, "a whole body of wrong content");
+        // The mirror is not asked for it any more.
+        let mirror_before = scene.asked().0;
+        assert!(is_whole(&scene.larder.get(&path).await, &bytes), "{seed}: the next pull");
+        assert_eq!(scene.asked().0, mirror_before, "{seed}");
+    }
+}

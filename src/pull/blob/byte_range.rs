@@ -1,7 +1,9 @@
 //! A small byte range of a large blob that is neither stored nor being downloaded: fetched alone.
 //!
 //! Snapshotters that pull lazily read a little of many layers, and would otherwise have all of them downloaded. Such a
-//! range is unverified, like every range of a blob that is not in the store, and is not stored.
+//! range is unverified, like every range of a blob that is not in the store, and is not stored: any endpoint may deliver
+//! it, the mirror first, except that one that delivered wrong content for this blob is asked last. What breaks off is
+//! resumed at the next endpoint.
 
 use super::flight::Flights;
 use super::source::{UpstreamBlobs, UpstreamBody};

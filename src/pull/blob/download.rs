@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use super::fill::Filler;
-use super::flight::{Flight, Flights, Leader, Progress, Role};
+use super::flight::{Flight, Flights, Leader, Progress, Role, Sharing};
 use super::stored::{StoredBlob, StoredBlobs};
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
@@ -26,8 +26,17 @@ const DOWNLOADS_MAX: u32 = 256;
 pub(crate) enum Download {
     /// From the store: it was completed in the meantime.
     Stored(Box<StoredBlob>),
-    /// By following a flight, as [`AnswerSource::Fill`] or [`AnswerSource::Join`].
-    Following(AnswerSource, watch::Receiver<Progress>),
+    /// By following a flight.
+    Following(Followed),
+}
+
+/// A flight, for one of its followers.
+pub(crate) struct Followed {
+    /// [`AnswerSource::Fill`] or [`AnswerSource::Join`].
+    pub(crate) source: AnswerSource,
+    /// Whether upstream's answer to the leader is an answer to this follower.
+    pub(crate) is_own_answer: bool,
+    pub(crate) progress: watch::Receiver<Progress>,
 }
 
 /// Downloads under way. Cheap to clone.
@@ -68,8 +77,9 @@ impl Downloads {
         context: &PullContext,
         digest: Digest,
         looked_up_at: Option<u64>,
+        sharing: Sharing,
     ) -> Result<Download, Error> {
-        match self.flights.join_or_lead(context, digest) {
+        match self.flights.join_or_lead(context, digest, sharing) {
             Role::Lead(leader) => {
                 // The flight before this one may have completed after the look into the store.
                 if looked_up_at != Some(self.ended())
@@ -77,14 +87,17 @@ impl Downloads {
                 {
                     return Ok(Download::Stored(Box::new(stored)));
                 }
-                Ok(Download::Following(AnswerSource::Fill, self.lead(leader)?))
+                let (source, progress) = (AnswerSource::Fill, self.lead(leader)?);
+                Ok(Download::Following(Followed { source, is_own_answer: true, progress }))
             }
             Role::Follow(flight) => {
                 let progress = flight.follow();
                 if !self.answer_counts_for(&flight, context, digest).await {
                     self.access.confirm_blob(context, digest).await?;
                 }
-                Ok(Download::Following(AnswerSource::Join, progress))
+                let (source, is_own_answer) = (AnswerSource::Join, flight.is_same_question(context));
+                flight.add_alternate(context);
+                Ok(Download::Following(Followed { source, is_own_answer, progress }))
             }
         }
     }
@@ -93,10 +106,10 @@ impl Downloads {
     /// allowed it in this repository already. Other callers need an answer of their own.
     async fn answer_counts_for(&self, flight: &Flight, context: &PullContext, digest: Digest) -> bool {
         let repository = context.repository();
-        let same = flight.is_for(repository);
-        if same && flight.asked_as(context.caller()) {
+        if flight.is_same_question(context) {
             return true;
         }
+        let same = flight.is_for(repository);
         // The bytes come from this very registry, so that its answer about another of its repositories counts.
         (same || self.access.membership().is_confirmed(repository, digest).await)
             && self.access.known().fresh(context, Use::Read).await.is_some()

@@ -1,6 +1,7 @@
 //! Flights: one download of a blob under way, and every request that waits for it (singleflight).
 //!
-//! A flight belongs to (registry, digest). The first request leads: it gets an owned permit ([`Leader`]), and if that is
+//! A flight belongs to (registry, digest), and is shared by all who ask the registry for the blob; after one that failed for
+//! reasons of its leader, to a repository and a credential besides. The first request leads: it gets an owned permit ([`Leader`]), and if that is
 //! dropped without an outcome the flight has failed and the next request leads anew. Every other request follows, and
 //! so does the leader's own client. Different registries never share a flight, so that none can stall or spoil
 //! another's download.
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use super::flight_content::FlightContent;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
-use crate::reference::{Digest, Hasher, Registry, Repository};
+use crate::reference::{Digest, Hasher, Principal, Registry, Repository};
 use crate::store::GrowingBlob;
 use crate::support::metrics::IntGauge;
 use crate::support::sync::Mutex;
@@ -73,6 +74,9 @@ pub(crate) struct Flight {
     context: PullContext,
     /// Whether a runtime waits for it; a pre-pull does not.
     foreground: AtomicBool,
+    /// Pulls of followers whose own question was answered yes: one of them may be used to go on where the leader's
+    /// repository or credential fails in mid-body.
+    alternates: Mutex<Vec<PullContext>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -92,6 +96,28 @@ impl Flight {
         self.context.caller().has_same_credential_as(caller)
     }
 
+    /// Whether upstream's answer to the leader is an answer to this pull: it would ask the same.
+    pub(crate) fn is_same_question(&self, context: &PullContext) -> bool {
+        self.is_for(context.repository()) && self.asked_as(context.caller())
+    }
+
+    /// Adds the pull of a follower whose own question was answered yes.
+    pub(crate) fn add_alternate(&self, context: &PullContext) {
+        let is_same = |other: &PullContext| {
+            other.repository() == context.repository()
+                && other.caller().has_same_credential_as(context.caller())
+        };
+        let mut alternates = self.alternates.lock();
+        if alternates.len() < ALTERNATES_MAX && !is_same(&self.context) && !alternates.iter().any(is_same) {
+            alternates.push(context.after_the_answer());
+        }
+    }
+
+    /// A pull as which upstream may be asked for the rest, each once.
+    pub(crate) fn take_alternate(&self) -> Option<PullContext> {
+        self.alternates.lock().pop()
+    }
+
     /// Whether a runtime waits for it.
     pub(crate) fn is_foreground(&self) -> bool {
         self.foreground.load(Ordering::Relaxed)
@@ -103,7 +129,20 @@ impl Flight {
     }
 }
 
-type Key = (Registry, Digest);
+/// Flights that a follower may continue for are bounded: a blob has a few repositories.
+const ALTERNATES_MAX: usize = 4;
+
+/// With whom a request shares a flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// With all who may read the blob of that registry.
+    All,
+    /// With those who ask in the same repository with the same credential: the answer to another did not help.
+    SameQuestion,
+}
+
+/// The registry and the digest; for [`Sharing::SameQuestion`] the repository and the caller's principal too.
+type Key = (Registry, Digest, Option<(Repository, Option<Principal>)>);
 
 #[derive(Debug)]
 struct Shared {
@@ -143,7 +182,7 @@ impl Flights {
 
     /// Whether `digest` is being downloaded from `registry`.
     pub(crate) fn has(&self, registry: &Registry, digest: Digest) -> bool {
-        self.0.flights.lock().contains_key(&(registry.clone(), digest))
+        self.0.flights.lock().contains_key(&(registry.clone(), digest, None))
     }
 
     /// Whether there is a flight that a runtime waits for.
@@ -152,8 +191,10 @@ impl Flights {
     }
 
     /// Joins the flight for `digest` from the registry of the pull's repository, or leads a new one.
-    pub(crate) fn join_or_lead(&self, context: &PullContext, digest: Digest) -> Role {
-        let key = (context.repository().registry().clone(), digest);
+    pub(crate) fn join_or_lead(&self, context: &PullContext, digest: Digest, sharing: Sharing) -> Role {
+        let question = || (context.repository().clone(), context.caller().principal());
+        let question = (sharing == Sharing::SameQuestion).then(question);
+        let key = (context.repository().registry().clone(), digest, question);
         let foreground = context.priority() == Priority::Foreground;
         let mut flights = self.0.flights.lock();
         let role = match flights.entry(key.clone()) {
@@ -165,6 +206,7 @@ impl Flights {
                 let flight = Arc::new(Flight {
                     context: context.clone(),
                     foreground: AtomicBool::new(foreground),
+                    alternates: Mutex::default(),
                     progress: watch::Sender::new(Progress::Waiting),
                 });
                 vacant.insert(Arc::clone(&flight));
@@ -273,7 +315,7 @@ mod tests {
 
     fn ask(flights: &Flights, repository: &str) -> Role {
         let context = PullContext::new(repository.parse().unwrap(), None, Caller::Anonymous);
-        flights.join_or_lead(&context, Digest::of(b"x"))
+        flights.join_or_lead(&context, Digest::of(b"x"), Sharing::All)
     }
 
     #[test]
@@ -317,11 +359,12 @@ mod tests {
         let flights = flights();
         let context = PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
         let digest = Digest::of(b"x");
-        let Role::Lead(leader) = flights.join_or_lead(&context.clone().in_background(), digest) else {
+        let Role::Lead(leader) = flights.join_or_lead(&context.clone().in_background(), digest, Sharing::All)
+        else {
             panic!()
         };
         assert!(!leader.flight().is_foreground() && !flights.any_foreground());
-        drop(flights.join_or_lead(&context, digest));
+        drop(flights.join_or_lead(&context, digest, Sharing::All));
         assert!(leader.flight().is_foreground() && flights.any_foreground());
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::download::{Download, Downloads};
-use super::flight::Progress;
+use super::flight::{Progress, Sharing};
 use super::flight_content::FlightContent;
 use super::passthrough::Passthrough;
 use super::source::{UpstreamBlobs, UpstreamBody};
@@ -257,7 +257,7 @@ impl BlobBody {
         if self.repairs > REPAIRS_MAX {
             return self.past_the_disk(None, None).await.map(Next::ChangeTo);
         }
-        let download = match downloads.join_or_lead(context, digest, None).await {
+        let download = match downloads.join_or_lead(context, digest, None, Sharing::All).await {
             Ok(download) => download,
             Err(error) => {
                 tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
@@ -271,7 +271,7 @@ impl BlobBody {
         tracing::warn!(%repository, %digest, reason, at = self.at, "a damaged blob is fetched anew while it is read");
         Ok(Next::ChangeTo(match download {
             Download::Stored(stored) => BodySource::Stored(stored.blob),
-            Download::Following(_, progress) => BodySource::Following(progress, true),
+            Download::Following(followed) => BodySource::Following(followed.progress, true),
         }))
     }
 

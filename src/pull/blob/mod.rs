@@ -41,13 +41,13 @@ use super::error::Error;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
 use crate::reference::Digest;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, AuthContext};
 use byte_range::SingleRanges;
-use download::{Download, Downloads};
+use download::{Download, Downloads, Followed};
 use fill::Filler;
-use flight::{Flights, Progress};
+use flight::{Flights, Progress, Sharing};
 use follow::{BlobBody, Reader};
 use priority::Foreground;
 use segments::Segments;
@@ -59,6 +59,9 @@ use withheld_tail::TAIL;
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
 /// caller.
 const ATTEMPTS_MAX: usize = 3;
+/// How long a caller that upstream has answered yes waits for upstream's answer to the leader that it joined: less than a
+/// registry may take in all, so that a download of its own still begins before its runtime gives up.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How often the progress of a download into the store is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
@@ -149,7 +152,11 @@ impl Blobs {
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
         let mut last = Error::LeaderGone;
-        for _ in 0..ATTEMPTS_MAX {
+        let mut sharing = Sharing::All;
+        for attempt in 1..=ATTEMPTS_MAX {
+            if attempt == ATTEMPTS_MAX {
+                sharing = Sharing::SameQuestion;
+            }
             let looked_up_at = Some(self.downloads.ended());
             if let Some(stored) = self.stored.find(context, digest).await? {
                 return Ok(self.stored_answer(context, stored));
@@ -164,16 +171,25 @@ impl Blobs {
             if context.priority() == Priority::Foreground {
                 self.foreground.record();
             }
-            let (source, progress) = match self.downloads.join_or_lead(context, digest, looked_up_at).await? {
-                Download::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
-                Download::Following(source, progress) => (source, progress),
-            };
+            let downloads = &self.downloads;
+            let Followed { source, is_own_answer, mut progress } =
+                match downloads.join_or_lead(context, digest, looked_up_at, sharing).await? {
+                    Download::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
+                    Download::Following(followed) => followed,
+                };
+            if !is_own_answer && !has_answer_soon(&mut progress).await {
+                // Upstream does not answer the leader; it has answered this caller.
+                sharing = Sharing::SameQuestion;
+                continue;
+            }
             match first_bytes(progress, wanted != BlobRange::Whole).await {
                 Ok((progress, size)) => {
                     let body = BlobBody::following(self.reader(context, digest), progress, size);
                     return Ok(BlobAnswer { size, body, source, stale: None });
                 }
-                Err(error) if source == AnswerSource::Join && concerns_leader_only(&error) => last = error,
+                Err(error) if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) => {
+                    last = error;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -210,9 +226,10 @@ impl Blobs {
         if let Some(stored) = self.stored.find(context, digest).await? {
             return Ok((stored.blob.size(), false));
         }
-        let (source, mut progress) = match self.downloads.join_or_lead(context, digest, looked_up_at).await? {
+        let joined = self.downloads.join_or_lead(context, digest, looked_up_at, Sharing::All).await?;
+        let Followed { source, mut progress, .. } = match joined {
             Download::Stored(stored) => return Ok((stored.blob.size(), false)),
-            Download::Following(source, progress) => (source, progress),
+            Download::Following(followed) => followed,
         };
         loop {
             let now = progress.borrow_and_update().clone();
@@ -246,9 +263,9 @@ impl Blobs {
         if self.has(digest).await {
             return;
         }
-        match self.downloads.join_or_lead(context, digest, None).await {
-            Ok(Download::Following(_, mut progress)) => {
-                let _ = progress.wait_for(Progress::is_over).await;
+        match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {
+            Ok(Download::Following(mut followed)) => {
+                let _ = followed.progress.wait_for(Progress::is_over).await;
             }
             Ok(Download::Stored(_)) => {}
             Err(error) => {
@@ -319,17 +336,26 @@ async fn first_bytes(
     Ok((progress, size))
 }
 
-/// Whether a failure of the leader says nothing about a caller that joined from another repository.
-fn concerns_leader_only(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::LeaderGone
-            | Error::TaskEnded { .. }
-            | Error::AuthenticationRequired { .. }
-            | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. })
-    )
+/// Whether upstream has answered the leader, within [`LEADER_WAIT`].
+async fn has_answer_soon(progress: &mut watch::Receiver<Progress>) -> bool {
+    let answered = progress.wait_for(|progress| !matches!(progress, Progress::Waiting));
+    tokio::time::timeout(LEADER_WAIT, answered).await.is_ok()
 }
 
+/// Whether a failure of the leader says nothing about a caller that joined. What upstream answered to another repository
+/// or credential, a hang and a rate limit included, does not.
+fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
+    match error {
+        Error::LeaderGone | Error::TaskEnded { .. } => true,
+        Error::AuthenticationRequired { .. }
+        | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. }) => true,
+        Error::Upstream(_) | Error::Store(store::Error::Mismatch { .. }) => !is_own_answer,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod leader_failure_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //!
 //! A whole body is still never complete and wrong: its bytes are hashed as they pass, on from the hash of what the fill
 //! had written, and the last of them are withheld until the digest is verified. A range is not verified, like every
-//! range of a blob that is not in the store.
+//! range of a blob that is not in the store. Wrong content is followed by the next endpoint's, if that begins with what
+//! the client has.
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
+use super::delivery::{Tries, fault_of};
 use super::source::UpstreamBody;
 use super::withheld_tail::TAIL;
 use crate::pull::error::Error;
@@ -19,11 +21,18 @@ pub(crate) struct Passthrough {
     body: UpstreamBody,
     /// The hash of everything up to where the body is, and the digest that it must become; `None` for a range.
     check: Option<(Hasher, Digest)>,
-    /// Bytes that are hashed and not returned, because the client has them.
-    skip: u64,
+    /// The client has the bytes before this offset: they are hashed and not returned.
+    skip_until: u64,
+    /// The hash of everything before the next byte that is returned, as long as it is checked; where content begins anew,
+    /// it must come to the same there.
+    returned: Option<Hasher>,
+    /// The offset of that byte.
+    returned_until: u64,
+    tries: Tries,
     /// Bytes of the blob, where they are known, and its digest: with more it is another blob.
     size: Option<(u64, Digest)>,
-    held: VecDeque<Bytes>,
+    /// Bytes to be returned, each with the hash of everything up to its end.
+    held: VecDeque<(Bytes, Option<Hasher>)>,
     held_bytes: u64,
     ended: bool,
 }
@@ -32,18 +41,34 @@ impl Passthrough {
     /// The rest of a blob of `size` bytes after those that `hasher` has seen, to the end: verified.
     pub(crate) fn rest(body: UpstreamBody, hasher: Hasher, digest: Digest, size: Option<u64>) -> Self {
         let size = size.map(|size| (size, digest));
-        Self { check: Some((hasher, digest)), size, ..Self::range(body) }
+        Self { returned: Some(hasher.clone()), check: Some((hasher, digest)), size, ..Self::range(body) }
     }
 
     /// The rest of a blob of `size` bytes for a client that has those before `at`: all of it is fetched again, because
     /// what the client has cannot be read back, and verified.
     pub(crate) fn again(body: UpstreamBody, digest: Digest, at: u64, size: Option<u64>) -> Self {
-        Self { skip: at, ..Self::rest(body, Hasher::default(), digest, size) }
+        Self {
+            returned: None,
+            skip_until: at,
+            returned_until: at,
+            ..Self::rest(body, Hasher::default(), digest, size)
+        }
     }
 
     /// Bytes that end before the blob does, or begin after bytes that were not seen.
     pub(crate) fn range(body: UpstreamBody) -> Self {
-        Self { body, check: None, skip: 0, size: None, held: VecDeque::new(), held_bytes: 0, ended: false }
+        Self {
+            skip_until: body.at(),
+            returned_until: body.at(),
+            body,
+            check: None,
+            returned: None,
+            tries: Tries::default(),
+            size: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            ended: false,
+        }
     }
 
     /// The next bytes; `None` at the proper end.
@@ -52,50 +77,118 @@ impl Passthrough {
     /// Upstream, or content that is not what the digest says; then the last bytes have not been returned.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         loop {
-            let withheld = if self.check.is_some() && !self.ended { TAIL } else { 0 };
-            if let Some(first) = self.held.front()
-                && self.held_bytes - first.len() as u64 >= withheld
-            {
-                self.held_bytes -= first.len() as u64;
-                return self.held.pop_front().map(Ok);
+            if let Some(bytes) = self.releasable() {
+                return Some(Ok(bytes));
             }
             if self.ended {
                 return None;
             }
-            match self.body.next().await {
-                Some(Ok(mut bytes)) => {
-                    if let Some((size, digest)) = self.size
-                        && self.body.at() > size
-                    {
-                        // What is held back is dropped with the body: nothing asks again after an error.
-                        return Some(Err(store::Error::TooLong { digest, limit: size }.into()));
-                    }
-                    if let Some((hasher, _)) = &mut self.check {
-                        hasher.update(&bytes);
-                    }
-                    let skipped = self.skip.min(bytes.len() as u64);
-                    self.skip -= skipped;
-                    bytes.advance(skipped as usize);
-                    if !bytes.is_empty() {
-                        self.held_bytes += bytes.len() as u64;
-                        self.held.push_back(bytes);
-                    }
-                }
-                Some(Err(error)) => return Some(Err(error.into())),
-                None => {
-                    if let Some(error) = self.mismatch() {
-                        self.held.clear();
-                        return Some(Err(error.into()));
-                    }
-                    self.ended = true;
-                }
+            let taken = match self.body.next().await {
+                Some(Ok(bytes)) => self.take(bytes),
+                Some(Err(error)) => Err(error.into()),
+                None => self.end(),
+            };
+            if let Err(error) = taken
+                && let Err(error) = self.begin_anew(error).await
+            {
+                // What is held back is dropped with the body: nothing asks again after an error.
+                self.held.clear();
+                return Some(Err(error));
             }
         }
     }
 
-    fn mismatch(&self) -> Option<store::Error> {
-        let (hasher, expected) = self.check.as_ref()?;
-        let actual = hasher.clone().finish();
-        (actual != *expected).then_some(store::Error::Mismatch { expected: *expected, actual })
+    /// The next bytes that may be returned now.
+    fn releasable(&mut self) -> Option<Bytes> {
+        let withheld = if self.check.is_some() && !self.ended { TAIL } else { 0 };
+        let first = self.held.front()?.0.len() as u64;
+        if self.held_bytes - first < withheld {
+            return None;
+        }
+        let (bytes, hasher) = self.held.pop_front()?;
+        self.held_bytes -= first;
+        self.returned_until += first;
+        self.returned = hasher;
+        Some(bytes)
+    }
+
+    fn take(&mut self, mut bytes: Bytes) -> Result<(), Error> {
+        let (begin, end) = (self.body.at() - bytes.len() as u64, self.body.at());
+        if let Some((size, digest)) = self.size
+            && end > size
+        {
+            return Err(store::Error::TooLong { digest, limit: size }.into());
+        }
+        let had = bytes.split_to(self.skip_until.clamp(begin, end).saturating_sub(begin) as usize);
+        if let Some((hasher, _)) = &mut self.check {
+            hasher.update(&had);
+        }
+        if !had.is_empty() && end >= self.skip_until {
+            self.compare_with_returned()?;
+        }
+        if let Some((hasher, _)) = &mut self.check {
+            hasher.update(&bytes);
+        }
+        if !bytes.is_empty() {
+            self.held_bytes += bytes.len() as u64;
+            self.held.push_back((bytes, self.check.as_ref().map(|(hasher, _)| hasher.clone())));
+        }
+        Ok(())
+    }
+
+    /// Content that began anew has come to where the client is: what it has must be the same.
+    fn compare_with_returned(&mut self) -> Result<(), Error> {
+        let Some((hasher, _)) = &self.check else { return Ok(()) };
+        let hash = |hasher: &Hasher| hasher.clone().finish();
+        match &self.returned {
+            Some(returned) if hash(returned) != hash(hasher) => Err(Error::ContentReplaced),
+            _ => {
+                self.returned = Some(hasher.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.ended = true;
+        let Some((hasher, expected)) = &self.check else { return Ok(()) };
+        let (expected, actual) = (*expected, hasher.clone().finish());
+        if actual == expected {
+            return Ok(());
+        }
+        self.ended = false;
+        Err(store::Error::Mismatch { expected, actual }.into())
+    }
+
+    /// Begins anew after wrong content, from an endpoint that has not delivered it.
+    ///
+    /// # Errors
+    /// `error`, if there is none, or if content was not why it failed.
+    async fn begin_anew(&mut self, error: Error) -> Result<(), Error> {
+        let trail = self.body.trail().clone();
+        let (Some((hasher, _)), Some(fault)) = (&mut self.check, fault_of(&error, &trail)) else {
+            return Err(error);
+        };
+        if self.body.begun_at() > 0 {
+            // Only the rest is of these endpoints.
+            trail.record_ranges();
+        }
+        let another = self.body.record_wrong_content(fault);
+        if !self.tries.failed(&trail, another) {
+            return Err(error);
+        }
+        let body = match self.body.begin_anew().await {
+            Ok(body) if !self.tries.is_repeated_by(body.endpoint()) => body,
+            Ok(_) => return Err(error),
+            Err(failed) => {
+                tracing::info!(%failed, "wrong content cannot be had from elsewhere");
+                return Err(error);
+            }
+        };
+        *hasher = Hasher::default();
+        self.body = body;
+        self.held.clear();
+        (self.held_bytes, self.skip_until) = (0, self.returned_until);
+        Ok(())
     }
 }

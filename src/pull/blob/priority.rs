@@ -65,7 +65,7 @@ impl Foreground {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pull::blob::flight::Role;
+    use crate::pull::blob::flight::{Role, Sharing};
     use crate::pull::context::{Caller, PullContext};
     use crate::reference::Digest;
     use crate::support::metrics::IntGauge;
@@ -83,7 +83,9 @@ mod tests {
         assert!(begun.elapsed() >= MORE_TO_COME);
 
         let context = PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
-        let Role::Lead(leader) = flights.join_or_lead(&context, Digest::of(b"x")) else { panic!() };
+        let Role::Lead(leader) = flights.join_or_lead(&context, Digest::of(b"x"), Sharing::All) else {
+            panic!()
+        };
         let begun = Instant::now();
         foreground.yield_before_start().await;
         assert_eq!(begun.elapsed(), YIELD_WAIT_MAX);

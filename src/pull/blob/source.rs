@@ -68,6 +68,7 @@ impl UpstreamBlobs {
             auth: AuthContext { presented, proof: None },
             skip_first: download.offset != from,
             download,
+            from,
             at: from,
             until,
             broken: Broken { at: from, times: 0, since: Instant::now() },
@@ -102,6 +103,8 @@ pub(crate) struct UpstreamBody {
     download: Download,
     /// Whether upstream ignored the range, and bytes before `at` come first.
     skip_first: bool,
+    /// The offset at which it began.
+    from: u64,
     /// The next byte's offset in the blob.
     at: u64,
     /// The offset at which it ends, if not at the end of the blob.
@@ -137,6 +140,42 @@ impl UpstreamBody {
     /// The endpoint that delivers now.
     pub(crate) fn endpoint(&self) -> Option<&EndpointId> {
         self.download.endpoint.as_ref()
+    }
+
+    /// The offset at which it began.
+    pub(crate) fn begun_at(&self) -> u64 {
+        self.from
+    }
+
+    /// Asks for the whole blob again, as whom this body was asked for.
+    ///
+    /// # Errors
+    /// Any of [`upstream::Error`].
+    pub(crate) async fn begin_anew(&self) -> Result<Self, upstream::Error> {
+        let download = self.ask(0, None).await?;
+        let body = Self {
+            upstream: Arc::clone(&self.upstream),
+            repository: self.repository.clone(),
+            digest: self.digest,
+            auth: self.auth.clone(),
+            skip_first: false,
+            download,
+            from: 0,
+            at: 0,
+            until: None,
+            broken: Broken { at: 0, times: 0, since: Instant::now() },
+            skips: 0,
+            trail: Trail::default(),
+        };
+        Ok(body.recorded_in(&Trail::default()))
+    }
+
+    /// Records that what was delivered is wrong; returns whether an endpoint is left that has not delivered wrong content.
+    pub(crate) fn record_wrong_content(&self, fault: DeliveryFault) -> bool {
+        let registry = self.repository.registry();
+        self.trail.suspects().iter().fold(false, |_, endpoint| {
+            self.upstream.record_wrong_content(registry, self.digest, endpoint, fault)
+        })
     }
 
     /// Which endpoints have delivered it.

@@ -93,7 +93,16 @@ impl Transfers {
                 let _ = queue.send(Received::End).await;
                 return Ok(());
             };
-            if queue.send(Received::Bytes(bytes?)).await.is_err() {
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    body = self.go_on_as_follower(flight, digest, &body, error.into()).await?;
+                    trail.record_ranges();
+                    body = body.recorded_in(&trail);
+                    continue;
+                }
+            };
+            if queue.send(Received::Bytes(bytes)).await.is_err() {
                 // The writer is gone only after an error of its own, which is the one that counts.
                 return Ok(());
             }
@@ -135,6 +144,30 @@ impl Transfers {
                 second = self.ask_second(context, digest, body.at() + SEGMENT);
             }
         }
+    }
+
+    /// The rest of a body that the leader of a flight cannot have: asked for as one of its followers whose own question
+    /// upstream has answered yes.
+    ///
+    /// # Errors
+    /// `error`, if there is no follower that has it.
+    async fn go_on_as_follower(
+        &self,
+        flight: &Flight,
+        digest: Digest,
+        body: &UpstreamBody,
+        error: Error,
+    ) -> Result<UpstreamBody, Error> {
+        while let Some(context) = flight.take_alternate() {
+            let repository = context.repository();
+            tracing::info!(%repository, %digest, %error, "a download goes on in the repository of a follower");
+            match self.blobs.open(&context, digest, body.at(), None).await {
+                Ok(rest) if rest.size() == body.size() => return Ok(rest),
+                Ok(_) => tracing::info!(%repository, %digest, "a repository has another size for a digest"),
+                Err(error) => tracing::info!(%repository, %digest, %error, "nor can a follower have it"),
+            }
+        }
+        Err(error)
     }
 
     fn ask_second(&self, context: &PullContext, digest: Digest, from: u64) -> Option<SecondConnection> {
