@@ -71,7 +71,9 @@ pub fn registries(
             .messages
             .push(format!("cannot be asked since {ago}; what was pulled before is served as it was"));
     }
-    for FailingEndpoint { registry, endpoint, error, failures, failing_for, last_request_ago } in endpoints {
+    for FailingEndpoint { registry, endpoint, repository, error, failures, failing_for, last_request_ago } in
+        endpoints
+    {
         let report = reports.of(&registry);
         let error = error.to_string();
         let asked = if last_request_ago < LATELY {
@@ -80,7 +82,10 @@ pub fn registries(
             format!(", and was last asked {}", ago(last_request_ago))
         };
         let since = shown(failing_for);
-        report.messages.push(format!("its endpoint {endpoint} has been failing for {since}{asked}: {error}"));
+        let whom = repository.map_or_else(String::new, |repository| format!(" requests for {repository}"));
+        report
+            .messages
+            .push(format!("its endpoint {endpoint} has been failing{whom} for {since}{asked}: {error}"));
         report.endpoints.push(EndpointReport {
             endpoint,
             error,
@@ -150,6 +155,7 @@ mod tests {
     fn one_registry_in_every_trouble_is_one_report_that_an_operator_can_read() {
         let registry: Registry = "reg.test".parse().unwrap();
         let endpoint = |last: u64| FailingEndpoint {
+            repository: None,
             registry: registry.clone(),
             endpoint: "mirror.test:443".to_owned(),
             error: Error::Unreachable {

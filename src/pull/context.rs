@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::credentials::PresentedCredential;
 use crate::reference::{Principal, Reference, Repository};
+use crate::upstream::Patience;
 
 /// The client that sent a request.
 #[derive(Debug, Clone)]
@@ -84,6 +85,7 @@ struct Inner {
     caller: Caller,
     priority: Priority,
     deadline: Option<Instant>,
+    patience: Patience,
 }
 
 impl PullContext {
@@ -91,7 +93,8 @@ impl PullContext {
     pub fn new(repository: Repository, reference: Option<Reference>, caller: Caller) -> Self {
         let request_id = RequestId::next();
         let priority = Priority::Foreground;
-        Self(Arc::new(Inner { request_id, repository, reference, caller, priority, deadline: None }))
+        let (deadline, patience) = (None, Patience::Wait);
+        Self(Arc::new(Inner { request_id, repository, reference, caller, priority, deadline, patience }))
     }
 
     /// The same pull; its client waits for the head of an answer for so long.
@@ -104,6 +107,13 @@ impl PullContext {
     #[must_use]
     pub fn in_background(self) -> Self {
         self.change(|inner| inner.priority = Priority::Background)
+    }
+
+    /// The same pull, for which upstream is not waited for while it refuses connections: its client asks the registry
+    /// itself, or there is something older to serve.
+    #[must_use]
+    pub fn without_patience(&self) -> Self {
+        self.clone().change(|inner| inner.patience = Patience::None)
     }
 
     /// The same pull, that goes on after its client was answered.
@@ -152,6 +162,11 @@ impl PullContext {
     /// How urgent it is.
     pub fn priority(&self) -> Priority {
         self.0.priority
+    }
+
+    /// Whether it is worth waiting for an upstream that refuses connections.
+    pub(crate) fn patience(&self) -> Patience {
+        self.0.patience
     }
 
     /// Until when the client waits for the head of an answer; `None` if no client waits.

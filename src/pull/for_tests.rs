@@ -353,6 +353,10 @@ impl RegistryClient for FakeRegistry {
     fn is_budget_low(&self, _registry: &Registry, _principal: Principal) -> bool {
         false
     }
+
+    fn is_in_outage(&self, _registry: &Registry) -> bool {
+        matches!(self.0.lock().failure, Some(Error::Unreachable { .. }))
+    }
 }
 
 /// A stored blob's file.
@@ -399,7 +403,8 @@ pub(crate) fn pull(repository: &Repository) -> PullContext {
     PullContext::new(repository.clone(), None, Caller::Unidentified)
 }
 
-/// What upstream answers while it is in an outage.
+/// How a request fails while the registry cannot be connected to.
 pub(crate) fn outage() -> Error {
-    Error::ServerError { host: "reg.test".to_owned(), status: 503 }
+    let why = "connection refused".to_owned();
+    Error::Unreachable { host: "reg.test".to_owned(), stage: ConnectStage::Connect, why }
 }

@@ -77,6 +77,10 @@ pub(crate) trait RegistryClient: Send + Sync {
 
     /// Whether the rate limit of a registry is nearly used up for a principal.
     fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool;
+
+    /// Whether no authoritative endpoint of a registry answers anything: none can be connected to, or several
+    /// repositories fail and no request was answered since.
+    fn is_in_outage(&self, registry: &Registry) -> bool;
 }
 
 impl RegistryClient for Upstream {
@@ -153,5 +157,9 @@ impl RegistryClient for Upstream {
 
     fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {
         self.is_budget_low(registry, principal)
+    }
+
+    fn is_in_outage(&self, registry: &Registry) -> bool {
+        self.is_in_outage(registry)
     }
 }

@@ -82,6 +82,8 @@ impl Handler {
                 };
                 let pull = PullContext::new(repository.clone(), resource.reference(), caller)
                     .answered_within(self.answer_wait);
+                // A mirror client asks the registry itself.
+                let pull = if client == ClientKind::Mirror { pull.without_patience() } else { pull };
                 let context = RequestContext {
                     method: parts.method,
                     headers: parts.headers,

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use tokio::time::Instant;
 
 use crate::reference::{Digest, Registry, Repository};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::endpoint::avoided::AvoidedEndpoints;
-use crate::upstream::endpoint::health::{Availability, Health, TrackedRequest};
+use crate::upstream::endpoint::health::{Availability, Health, Question, Retry, TrackedRequest};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::{self, Endpoint};
-use crate::upstream::error::{ConnectStage, Error};
+use crate::upstream::error::{ConnectStage, Error, Failure};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::metrics::Recorder;
-use crate::upstream::request::RegistryRequest;
+use crate::upstream::request::{Patience, RegistryRequest};
 use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::retry;
 use crate::upstream::transport::configured::Configured;
@@ -27,7 +28,8 @@ const RETRIES_MAX: u32 = 2;
 /// large one.
 const RESPONSE_WAIT: Duration = Duration::from_secs(20);
 
-/// Tries requests at the endpoints of their registry.
+/// Tries requests at the endpoints of their registry. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Attempts {
     pub(super) exchange: Arc<Exchange>,
     pub(super) health: Health,
@@ -90,8 +92,8 @@ impl Attempts {
         result
     }
 
-    /// What `read` makes of the response of the first endpoint that has one; else the error of the last. Failing
-    /// endpoints come last.
+    /// What `read` makes of the response of the first endpoint that has one. While none can be connected to, they are tried
+    /// again and again if the request has the patience, unless that has been so for longer than any request waits.
     async fn first_answer<T, F>(
         &self,
         request: &RegistryRequest<'_>,
@@ -100,18 +102,53 @@ impl Attempts {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        let begun = Instant::now();
+        let waits = request.auth.patience == Patience::Wait && !self.is_long_gone(request)?;
+        for n in RETRIES_MAX.. {
+            let result = self.one_round(request, read).await;
+            let pause = retry::pause(n, fastrand::f64());
+            let in_vain = begun.elapsed() + pause >= RESPONSE_WAIT;
+            match result {
+                Err(error) if error.is_refused_connection() && waits && !in_vain => {
+                    tokio::time::sleep(pause).await;
+                }
+                result => return result,
+            }
+        }
+        Err(LastError::no_endpoint(request.repository.registry()).error)
+    }
+
+    /// Whether no endpoint could be connected to for as long as a request waits.
+    fn is_long_gone(&self, request: &RegistryRequest<'_>) -> Result<bool, Error> {
+        let gone = |endpoint: &Endpoint| {
+            self.health.unreachable_for(endpoint).is_some_and(|unreachable| unreachable >= RESPONSE_WAIT)
+        };
+        Ok(self.endpoints(request)?.iter().all(gone))
+    }
+
+    /// What `read` makes of the response of the first endpoint that has one; else the error of the last. Failing
+    /// endpoints come last.
+    async fn one_round<T, F>(
+        &self,
+        request: &RegistryRequest<'_>,
+        read: &impl Fn(RegistryResponse) -> F,
+    ) -> Result<Allowed<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let registry = request.repository.registry();
-        let Candidates { healthy, last: failing, not_avoided } = self.candidates(request)?;
+        let question = || Question { repository: request.repository.clone(), kind: request.kind };
+        let Candidates { healthy, last: failing, not_avoided } = self.candidates(request, &question())?;
         let mut last = LastError::no_endpoint(registry);
         let mut untried = not_avoided;
         for endpoint in healthy {
             untried = untried.saturating_sub(1);
-            let tracked = self.health.track(&endpoint, registry);
+            let tracked = self.health.track(&endpoint, question());
             let response = self.try_endpoint(&endpoint, tracked, request, RETRIES_MAX).await;
             match read_response(response, untried > 0, read).await {
                 Err(error) if error.is_worth_another_endpoint() => last.update(error, &endpoint),
                 result => {
-                    self.probe_in_background(failing, registry);
+                    self.probe_in_background(failing, request);
                     return result;
                 }
             }
@@ -121,9 +158,11 @@ impl Attempts {
             let response = match availability {
                 Availability::Failing { error, skip: true } => Err(error),
                 // No retries: a failing endpoint would get them from every caller.
-                Availability::RetryDue(tracked) => self.try_endpoint(&endpoint, tracked, request, 0).await,
+                Availability::RetryDue(retry) => {
+                    self.try_endpoint(&endpoint, retry.tracked, request, 0).await
+                }
                 Availability::Failing { .. } | Availability::Healthy => {
-                    let tracked = self.health.track(&endpoint, registry);
+                    let tracked = self.health.track(&endpoint, question());
                     self.try_endpoint(&endpoint, tracked, request, 0).await
                 }
             };
@@ -135,14 +174,20 @@ impl Attempts {
         Err(last.error)
     }
 
-    fn candidates(&self, request: &RegistryRequest<'_>) -> Result<Candidates, Error> {
+    /// The endpoints that may get a request, in order.
+    fn endpoints(&self, request: &RegistryRequest<'_>) -> Result<Vec<Endpoint>, Error> {
         let proves = request.auth.proof.is_some();
-        let all = select::endpoints(&self.configured.current().config, request.repository.registry())?;
-        let all = all.into_iter().filter(|endpoint| endpoint.authoritative || !proves);
+        let mut all = select::endpoints(&self.configured.current().config, request.repository.registry())?;
+        all.retain(|endpoint| endpoint.authoritative || !proves);
+        Ok(all)
+    }
+
+    fn candidates(&self, request: &RegistryRequest<'_>, question: &Question) -> Result<Candidates, Error> {
         let is_avoided = |endpoint: &Endpoint| {
             request.digest.is_some_and(|digest| self.avoided.is_avoided(endpoint, digest))
         };
-        let (mut avoided, mut first): (Vec<_>, Vec<_>) = all.partition(is_avoided);
+        let (mut avoided, mut first): (Vec<_>, Vec<_>) =
+            self.endpoints(request)?.into_iter().partition(is_avoided);
         // Among those that delivered wrong content the registry itself is the one to believe.
         avoided.sort_by_key(|endpoint| !endpoint.authoritative);
         let not_avoided = first.len();
@@ -151,13 +196,13 @@ impl Attempts {
         }
         let mut candidates = Candidates { healthy: Vec::new(), last: Vec::new(), not_avoided };
         for endpoint in first {
-            match self.health.availability(&endpoint) {
+            match self.health.availability(&endpoint, question) {
                 Availability::Healthy => candidates.healthy.push(endpoint),
                 availability => candidates.last.push((endpoint, availability)),
             }
         }
         for endpoint in avoided {
-            let availability = self.health.availability(&endpoint);
+            let availability = self.health.availability(&endpoint, question);
             candidates.last.push((endpoint, availability));
         }
         Ok(candidates)
@@ -177,42 +222,40 @@ impl Attempts {
         request: &RegistryRequest<'_>,
         retries: u32,
     ) -> Result<RegistryResponse, Error> {
+        let repository = request.repository;
         let account = Account {
-            registry: request.repository.registry(),
+            registry: repository.registry(),
             endpoint: endpoint.base_url(),
             principal: self.exchange.principal(endpoint, request),
         };
         let request = &self.exchange.effective(endpoint, request, retries);
         let class = (request.kind, request.method.clone());
-        if let Some(wait) = self.rate_limits.held_back_for(account, &class) {
+        if let Some(wait) = self.rate_limits.held_back_for(account, repository, &class) {
             return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
         }
         tracked.start();
         let result = self.send_with_retries(endpoint, request, retries).await;
         tracked.finish(&result);
-        match result {
-            Err(Error::RateLimited { host, retry_after }) => {
-                let wait = self.rate_limits.record_refusal(account, class, retry_after);
-                Err(Error::RateLimited { host, retry_after: Some(wait) })
-            }
-            result => {
-                self.rate_limits.record_response(account, &class);
-                result
-            }
-        }
+        let result = self.rate_limits.record_result(account, repository, &class, result);
+        result.map_err(|failure| failure.error)
     }
 
-    /// A `HEAD` that failed is repeated as the `GET` that can confirm it.
+    /// A `HEAD` that failed is repeated as the `GET` that can confirm it. A connection that was refused is tried again
+    /// only with the patience for that.
     async fn send_with_retries(
         &self,
         endpoint: &Endpoint,
         request: &RegistryRequest<'_>,
         retries: u32,
-    ) -> Result<RegistryResponse, Error> {
+    ) -> Result<RegistryResponse, Failure> {
         let mut result = self.exchange.send(endpoint, request).await;
         let again = request.confirming_if_head();
+        let patient = request.auth.patience == Patience::Wait;
         for n in 0..retries {
-            if !result.as_ref().is_err_and(Error::is_worth_a_retry) {
+            let worth = |Failure { error, .. }: &Failure| {
+                error.is_worth_a_retry() && (patient || !error.is_refused_connection())
+            };
+            if !result.as_ref().is_err_and(worth) {
                 break;
             }
             tokio::time::sleep(retry::pause(n, fastrand::f64())).await;
@@ -224,15 +267,26 @@ impl Attempts {
         result
     }
 
-    /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them.
-    fn probe_in_background(&self, failing: Vec<(Endpoint, Availability)>, registry: &Registry) {
+    /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them: whether
+    /// they can be reached, or where something else failed, what they answer to the same question.
+    fn probe_in_background(&self, failing: Vec<(Endpoint, Availability)>, request: &RegistryRequest<'_>) {
         for (endpoint, availability) in failing {
-            let Availability::RetryDue(mut tracked) = availability else { continue };
-            let (exchange, registry) = (Arc::clone(&self.exchange), registry.clone());
+            let Availability::RetryDue(Retry { mut tracked, is_of_host }) = availability else { continue };
+            let (this, question) = (self.clone(), request.to_probe());
             self.tasks.spawn(async move {
+                let question = question.as_request();
+                if !is_of_host {
+                    // Its outcome is recorded, whatever it is.
+                    let _ = tokio::time::timeout(
+                        RESPONSE_WAIT,
+                        this.try_endpoint(&endpoint, tracked, &question, 0),
+                    )
+                    .await;
+                    return;
+                }
                 tracked.start();
-                let result = exchange.probe(&registry, &endpoint).await;
-                tracked.finish(&result);
+                let result = this.exchange.probe(question.repository.registry(), &endpoint).await;
+                tracked.finish_probe(&result);
             });
         }
     }

@@ -2,9 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::Method;
-use tokio::time::Instant;
-
 use super::*;
 use crate::support::clock::Clock;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
@@ -47,8 +44,16 @@ impl World {
 
     /// Requests a tag; returns the host that answered.
     async fn request(&self, proof: Option<Duration>) -> Result<String, Error> {
-        let repository = "reg.example.com/a".parse().unwrap();
-        let auth = AuthContext { proof, ..AuthContext::for_test(None) };
+        self.request_as(AuthContext { proof, ..AuthContext::for_test(None) }, "a").await
+    }
+
+    /// The same for a client that cannot ask the registry itself.
+    async fn patient_request(&self) -> Result<String, Error> {
+        self.request_as(AuthContext { patience: Patience::Wait, ..AuthContext::for_test(None) }, "a").await
+    }
+
+    async fn request_as(&self, auth: AuthContext, repository: &str) -> Result<String, Error> {
+        let repository = format!("reg.example.com/{repository}").parse().unwrap();
         let tag: crate::reference::Tag = "latest".parse().unwrap();
         let request = RegistryRequest::manifest(Method::GET, &repository, &tag.into(), &auth);
         let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
@@ -74,9 +79,9 @@ async fn the_next_endpoint_answers_and_a_failing_one_is_probed_before_it_is_used
     let world = World::new(move |request| {
         if is_mirror(request) && is_down.load(Ordering::SeqCst) { Outcome::Unreachable } else { status(200) }
     });
-    assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443");
+    assert_eq!(world.patient_request().await.unwrap(), "reg.example.com:443");
     assert_eq!(world.counts(), (1 + RETRIES_MAX as usize, 1), "the mirror may only have had bad luck");
-    assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443");
+    assert_eq!(world.patient_request().await.unwrap(), "reg.example.com:443");
     assert_eq!(
         world.counts(),
         (1 + RETRIES_MAX as usize, 2),
@@ -85,9 +90,13 @@ async fn the_next_endpoint_answers_and_a_failing_one_is_probed_before_it_is_used
 
     down.store(false, Ordering::SeqCst);
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(world.request(None).await.unwrap(), "reg.example.com:443", "a request waits for the probe");
+    assert_eq!(
+        world.patient_request().await.unwrap(),
+        "reg.example.com:443",
+        "a request waits for the probe"
+    );
     assert_eq!(world.attempts.tasks.finish(Duration::from_secs(1)).await, 0);
-    assert_eq!(world.request(None).await.unwrap(), "mirror.example.net:443");
+    assert_eq!(world.patient_request().await.unwrap(), "mirror.example.net:443");
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,4 +171,67 @@ async fn a_failing_registry_gets_few_requests_and_none_is_repeated() {
     }
     let (mirror, registry) = world.counts();
     assert!(mirror < 20 && registry < 20, "{mirror} and {registry} requests in a moment");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_is_gone_for_a_moment_fails_no_pull_that_cannot_go_elsewhere() {
+    let back_at = Instant::now() + Duration::from_millis(1_500);
+    let respond = move |_: &SentRequest| {
+        if Instant::now() < back_at { Outcome::Unreachable } else { status(200) }
+    };
+    let world = World::new(respond);
+    let error = world.request(None).await.unwrap_err();
+    assert!(error.is_refused_connection() && Instant::now() < back_at - Duration::from_secs(1), "{error}");
+    assert_eq!(world.counts(), (1, 1), "a client that asks the registry itself is sent there at once");
+    world.patient_request().await.unwrap();
+    assert!(Instant::now() < back_at + Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_stays_away_is_waited_for_once_and_with_few_requests() {
+    let world = World::new(|_| Outcome::Unreachable);
+    let begun = Instant::now();
+    let error = world.patient_request().await.unwrap_err();
+    assert!(error.is_refused_connection(), "{error}");
+    let waited = begun.elapsed();
+    assert!(waited > RESPONSE_WAIT / 2 && waited < RESPONSE_WAIT, "{waited:?}");
+    assert!(world.counts().1 < 20, "{:?}", world.counts());
+    tokio::time::advance(RESPONSE_WAIT).await;
+    let begun = Instant::now();
+    world.patient_request().await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(1), "every request of an outage is waited with");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_that_hangs_on_content_is_waited_for_once_by_a_repository_and_twice_by_all() {
+    let world = World::new(|request| {
+        let is_content = !request.url.ends_with("/v2/");
+        if is_mirror(request) && is_content { Outcome::Hang } else { status(200) }
+    });
+    for (repository, waits) in
+        [("a", true), ("a", false), ("b", true), ("a", false), ("b", false), ("c", false)]
+    {
+        // The mirror answers the version check, and every retry is due.
+        tokio::time::advance(Duration::from_secs(9)).await;
+        let begun = Instant::now();
+        let request = world.request_as(AuthContext::for_test(None), repository);
+        let answer = tokio::time::timeout(Duration::from_secs(15), request).await;
+        assert_eq!(answer.is_err(), waits, "{repository} after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redirect_target_that_limits_requests_holds_back_no_other_repository() {
+    let world = World::new(|request| match request.host.as_str() {
+        "cdn.example.net:443" => respond(429, &[("retry-after", "60")], ""),
+        _ if request.url.contains("/a/") => respond(307, &[("location", "https://cdn.example.net/x")], ""),
+        _ => status(200),
+    });
+    for _ in 0..2 {
+        let error = world.request(Some(Duration::ZERO)).await.unwrap_err();
+        assert!(matches!(error, Error::RateLimited { .. }), "{error}");
+    }
+    assert_eq!(world.counts(), (0, 1), "the question itself is held back");
+    let auth = AuthContext { proof: Some(Duration::ZERO), ..AuthContext::for_test(None) };
+    world.request_as(auth, "b").await.unwrap();
 }

@@ -308,6 +308,15 @@ impl Upstream {
         self.0.rate_limits.is_low(registry, principal)
     }
 
+    /// Whether no authoritative endpoint of a registry answers anything: none can be connected to, or several
+    /// repositories fail and no request was answered since.
+    pub fn is_in_outage(&self, registry: &Registry) -> bool {
+        let endpoints = select::endpoints(&self.0.configured.current().config, registry);
+        let mut authoritative =
+            endpoints.iter().flatten().filter(|endpoint| endpoint.authoritative).peekable();
+        authoritative.peek().is_some() && authoritative.all(|endpoint| self.0.health.is_in_outage(endpoint))
+    }
+
     /// Body bytes of manifests, lists and blobs received since the start.
     pub fn received_bytes(&self) -> u64 {
         self.0.received.total()

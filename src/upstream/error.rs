@@ -116,6 +116,39 @@ pub enum ConnectStage {
     Body,
 }
 
+impl ConnectStage {
+    /// Whether no request was sent: the host itself cannot be reached.
+    pub(super) fn is_before_the_request(self) -> bool {
+        matches!(self, Self::Dns | Self::Address | Self::Connect | Self::Tls)
+    }
+}
+
+/// Who failed in an exchange with an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Party {
+    /// The endpoint.
+    Endpoint,
+    /// A host that the endpoint redirected to.
+    RedirectTarget,
+    /// The token server, or what may be presented is no answer to a challenge.
+    TokenServer,
+}
+
+/// An exchange with an endpoint that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) party: Party,
+    /// Whether a 429 was recorded already: it answered another request than the one that was to be sent.
+    pub(super) is_recorded: bool,
+}
+
+impl Failure {
+    pub(super) fn new(error: Error, party: Party) -> Self {
+        Self { error, party, is_recorded: false }
+    }
+}
+
 impl Error {
     /// The value of the `reason` label.
     pub fn reason(&self) -> &'static str {
@@ -143,6 +176,11 @@ impl Error {
     /// Whether the registry could not answer now, as opposed to having denied access or sent an invalid response.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::ServerError { .. } | Self::RateLimited { .. })
+    }
+
+    /// Whether no connection could be opened, to a host whose name resolves: it may be there again in a moment.
+    pub(super) fn is_refused_connection(&self) -> bool {
+        matches!(self, Self::Unreachable { stage: ConnectStage::Connect, .. })
     }
 
     /// Whether the same request may succeed at once: it failed quickly, and the cause may have passed.

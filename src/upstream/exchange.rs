@@ -25,7 +25,7 @@ use crate::upstream::body::{ResponseBody, drain};
 use crate::upstream::endpoint::head_support::{Contradiction, HeadSupport};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::Endpoint;
-use crate::upstream::error::Error;
+use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::metrics::RequestKind;
 use crate::upstream::redirect::{self, REDIRECTS_MAX, RedirectError};
 use crate::upstream::request::RegistryRequest;
@@ -88,23 +88,24 @@ impl Exchange {
         &self,
         endpoint: &Endpoint,
         request: &RegistryRequest<'_>,
-    ) -> Result<RegistryResponse, Error> {
+    ) -> Result<RegistryResponse, Failure> {
         let mut state = ExchangeState::new(endpoint, request);
-        if let Some(authorization) = self.authenticator.expected(self.auth_request(&state)).await? {
-            state.authorizations.insert(state.home.clone(), authorization);
+        match self.authenticator.expected(self.auth_request(&state)).await {
+            Ok(None) => {}
+            Ok(Some(authorization)) => drop(state.authorizations.insert(state.home.clone(), authorization)),
+            Err(error) => return Err(Failure::new(error, Party::TokenServer)),
         }
         let answer = self.final_response(&mut state).await;
-        if request.method != Method::HEAD {
-            return self.context(&state).classify(answer?).await;
-        }
+        let verdict =
+            if request.method == Method::HEAD { head_verdict(&state, &answer) } else { HeadVerdict::Stands };
         let host = endpoint.host_and_port();
-        match head_verdict(&state, &answer) {
+        match verdict {
             HeadVerdict::Stands => {
-                let response = answer?;
-                if response.status() == StatusCode::OK {
+                let is_yes = answer.as_ref().is_ok_and(|response| response.status() == StatusCode::OK);
+                if request.method == Method::HEAD && is_yes {
                     self.heads.record_use(&host, request.kind);
                 }
-                self.context(&state).classify(response).await
+                self.classify(&state, answer).await
             }
             HeadVerdict::ToBeConfirmed(contradiction) => {
                 let confirmed = self.confirm(state).await?;
@@ -112,6 +113,23 @@ impl Exchange {
                 Ok(confirmed)
             }
         }
+    }
+
+    async fn classify(
+        &self,
+        state: &ExchangeState<'_>,
+        answer: Result<Response<ResponseBody>, Error>,
+    ) -> Result<RegistryResponse, Failure> {
+        let party = match state {
+            ExchangeState { unanswerable: true, .. } => Party::TokenServer,
+            state if state.is_at_endpoint() => Party::Endpoint,
+            _ => Party::RedirectTarget,
+        };
+        let classified = match answer {
+            Ok(response) => self.context(state).classify(response).await,
+            Err(error) => Err(error),
+        };
+        classified.map_err(|error| Failure::new(error, party))
     }
 
     /// The same request, or the `GET` that takes its place at an endpoint whose `HEAD` is of no use, and where no retry
@@ -133,21 +151,21 @@ impl Exchange {
     }
 
     /// Asks by `GET` what a `HEAD` did not say, with the tokens that the `HEAD` had.
-    async fn confirm(&self, head: ExchangeState<'_>) -> Result<RegistryResponse, Error> {
+    async fn confirm(&self, head: ExchangeState<'_>) -> Result<RegistryResponse, Failure> {
         let ExchangeState { endpoint, request, authorizations, .. } = head;
         let get = request.confirming();
         let principal = self.principal(endpoint, request);
         let registry = request.repository.registry();
         let account = Account { registry, endpoint: endpoint.base_url(), principal };
-        if let Some(wait) = self.rate_limits.held_back_for(account, &(get.kind, Method::GET)) {
-            return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
+        let class = (get.kind, Method::GET);
+        if let Some(wait) = self.rate_limits.held_back_for(account, request.repository, &class) {
+            let error = Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) };
+            return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
         }
         let mut state = ExchangeState { authorizations, ..ExchangeState::new(endpoint, &get) };
-        let response = self.final_response(&mut state).await?;
-        if response.status() != StatusCode::TOO_MANY_REQUESTS {
-            self.rate_limits.record_response(account, &(get.kind, Method::GET));
-        }
-        self.context(&state).classify(response).await
+        let answer = self.final_response(&mut state).await;
+        let result = self.classify(&state, answer).await;
+        self.rate_limits.record_result(account, request.repository, &class, result)
     }
 
     /// The first response that is neither a challenge that can be answered nor a redirect.

@@ -13,7 +13,7 @@ use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::config::{Config, CredentialUse, EndpointConfig, RegistryConfig};
 use crate::upstream::endpoint::select;
 use crate::upstream::metrics::Recorder;
-use crate::upstream::request::AuthContext;
+use crate::upstream::request::{AuthContext, Patience};
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
 
 const TOKEN_CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;
@@ -51,7 +51,7 @@ impl AuthContext {
             headers: Arc::default(),
             source: CredentialSource::Caller,
         };
-        Self { presented, proof: None }
+        Self { presented, proof: None, patience: Patience::None }
     }
 }
 
@@ -66,7 +66,8 @@ async fn blob(
     auth: &AuthContext,
 ) -> Result<RegistryResponse, Error> {
     let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
-    exchange.send(endpoint, &RegistryRequest::blob(Method::GET, repository, digest, auth)).await
+    let request = RegistryRequest::blob(Method::GET, repository, digest, auth);
+    exchange.send(endpoint, &request).await.map_err(|failure| failure.error)
 }
 
 fn endpoint() -> Endpoint {

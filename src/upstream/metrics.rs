@@ -14,7 +14,8 @@ use crate::support::metrics::{
 pub(super) enum RequestKind {
     Manifest,
     Blob,
-    List,
+    Tags,
+    Referrers,
     Token,
     /// Finds out whether an endpoint that failed answers again.
     Probe,
@@ -25,7 +26,7 @@ impl RequestKind {
         match self {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
-            Self::List => "list",
+            Self::Tags | Self::Referrers => "list",
             Self::Token => "token",
             Self::Probe => "probe",
         }

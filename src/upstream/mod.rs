@@ -38,7 +38,7 @@ pub use endpoint::health::FailingEndpoint;
 pub use endpoint::rate_limit::RateLimitStatus;
 pub use endpoint::select::{EndpointId, has_authoritative_endpoint};
 pub use error::{ConnectStage, Error};
-pub use request::{AuthContext, Listing};
+pub use request::{AuthContext, Listing, Patience};
 pub use response::Allowed;
 pub use transport::configured::Configured;
 pub use transport::network::{Io, Network, Pending, Reach};

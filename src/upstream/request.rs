@@ -18,6 +18,17 @@ pub struct AuthContext {
     /// Set if the response is to prove a right: then only authoritative endpoints get the request, with a token no older
     /// than this. Without it, any endpoint may deliver.
     pub proof: Option<Duration>,
+    /// Whether it is worth waiting for an endpoint that refuses connections.
+    pub patience: Patience,
+}
+
+/// What is done when no endpoint can be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Patience {
+    /// The request fails at once: its client can ask the registry itself, or there is something older to serve.
+    None,
+    /// Connecting is tried again for as long as a client waits: an upstream that is gone for a moment fails no pull.
+    Wait,
 }
 
 /// A list that is handed to the client as the registry sends it.
@@ -81,11 +92,13 @@ impl<'a> RegistryRequest<'a> {
         query: Option<String>,
         auth: &'a AuthContext,
     ) -> Self {
-        let (path, accept) = match listing {
-            Listing::Tags => ("tags/list".to_owned(), "application/json"),
-            Listing::Referrers(digest) => (format!("referrers/{digest}"), MediaType::OCI_INDEX),
+        let (kind, path, accept) = match listing {
+            Listing::Tags => (RequestKind::Tags, "tags/list".to_owned(), "application/json"),
+            Listing::Referrers(digest) => {
+                (RequestKind::Referrers, format!("referrers/{digest}"), MediaType::OCI_INDEX)
+            }
         };
-        Self { query, accept, ..Self::new(auth, RequestKind::List, Method::GET, repository, path) }
+        Self { query, accept, ..Self::new(auth, kind, Method::GET, repository, path) }
     }
 
     fn new(
@@ -106,6 +119,14 @@ impl<'a> RegistryRequest<'a> {
             return get.with_range(0, Some(1));
         }
         get
+    }
+
+    /// The same question, asked by itself: of a blob its first byte is enough.
+    pub(super) fn to_probe(&self) -> OwnedRequest {
+        let Self { kind, path, query, digest, accept, .. } = self.clone();
+        let range = self.confirming().range;
+        let (auth, repository) = (self.auth.clone(), self.repository.clone());
+        OwnedRequest { auth, repository, kind, path, query, digest, accept, range }
     }
 
     /// The same request, or the `GET` that confirms it if it is a `HEAD`.
@@ -159,6 +180,35 @@ impl<'a> RegistryRequest<'a> {
             headers.insert(AUTHORIZATION, authorization);
         }
         headers
+    }
+}
+
+/// A `GET` that outlives the request that it was made from.
+pub(super) struct OwnedRequest {
+    auth: AuthContext,
+    repository: Repository,
+    kind: RequestKind,
+    path: String,
+    query: Option<String>,
+    digest: Option<Digest>,
+    accept: &'static str,
+    range: Option<String>,
+}
+
+impl OwnedRequest {
+    pub(super) fn as_request(&self) -> RegistryRequest<'_> {
+        let Self { auth, repository, kind, path, query, digest, accept, range } = self;
+        RegistryRequest {
+            auth,
+            kind: *kind,
+            method: Method::GET,
+            repository,
+            path: path.clone(),
+            query: query.clone(),
+            digest: *digest,
+            accept,
+            range: range.clone(),
+        }
     }
 }
 

@@ -36,4 +36,5 @@ mod space;
 mod timeouts;
 mod tokens;
 mod transport;
+mod trouble;
 mod wrong_content;

@@ -26,7 +26,7 @@ use crate::pull::context::PullContext;
 use crate::pull::error::{ChallengeReason, Error};
 use crate::pull::metrics::Metrics;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::store::{self, Records};
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
@@ -164,7 +164,8 @@ impl Access {
             let result = match inner.denials.find(&question, self.negative_ttl()) {
                 Some(error) => Err(error),
                 None => {
-                    let result = request(AuthContext { presented: presented.clone(), proof }).await;
+                    let patience = context.patience();
+                    let result = request(AuthContext { presented: presented.clone(), proof, patience }).await;
                     self.record(question, &presented, proof.is_some(), &result).await;
                     result
                 }
@@ -226,7 +227,10 @@ impl Access {
         let registry = question.repository.registry();
         match result {
             Ok(allowed) => {
-                inner.outages.end(registry).await;
+                // A mirror's delivery is no answer of the registry.
+                if !inner.upstream.is_in_outage(registry) {
+                    inner.outages.end(registry).await;
+                }
                 if proves {
                     // What upstream gives without a credential is every caller's right, whatever was shown.
                     let principal =
@@ -247,7 +251,10 @@ impl Access {
                 }
                 inner.denials.record(question, error.clone(), self.negative_ttl());
             }
-            Err(Error::Upstream(error)) if Trouble::of(error) == Some(Trouble::Outage) => {
+            // Trouble with one question is no outage of the registry.
+            Err(Error::Upstream(error))
+                if Trouble::of(error) == Some(Trouble::Outage) && inner.upstream.is_in_outage(registry) =>
+            {
                 inner.outages.record(registry).await;
             }
             Err(_) => {}
@@ -269,6 +276,8 @@ impl Access {
     /// # Errors
     /// As for [`Self::ask`].
     pub(crate) async fn confirm_blob(&self, context: &PullContext, digest: Digest) -> Result<(), Error> {
+        // The bytes are here: what was proved before may hold without an answer.
+        let context = &context.without_patience();
         let repository = context.repository();
         let request = |auth: AuthContext| {
             let upstream = Arc::clone(&self.0.upstream);
@@ -295,16 +304,11 @@ impl Access {
         candidates.first().is_some_and(low)
     }
 
-    /// Whether what a tag last named may be served although upstream failed with `error`: an outage must not have
-    /// lasted longer than the operator allows.
-    pub(crate) async fn may_serve_stale(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
-        let lasted = match error {
-            Error::Upstream(error) if Trouble::of(error) == Some(Trouble::Outage) => {
-                self.0.outages.record(repository.registry()).await
-            }
-            _ => Duration::ZERO,
-        };
-        lasted < self.0.config.current().freshness.of(repository, tag).stale_if_error
+    /// How long the registry has been in an outage, if that is why upstream failed with `error`; restarts included.
+    pub(crate) async fn outage_lasted(&self, registry: &Registry, error: &Error) -> Option<Duration> {
+        let Error::Upstream(error) = error else { return None };
+        let is_outage = Trouble::of(error) == Some(Trouble::Outage) && self.0.upstream.is_in_outage(registry);
+        if is_outage { Some(self.0.outages.record(registry).await) } else { None }
     }
 
     /// Ends every grant of a repository, or of all; returns how many there were.

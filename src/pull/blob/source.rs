@@ -17,7 +17,7 @@ use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Repository};
-use crate::upstream::{self, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId};
+use crate::upstream::{self, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId, Patience};
 
 /// Times in a row that a broken body is resumed without a single byte of progress.
 const RESUMES_MAX: u32 = 3;
@@ -65,7 +65,7 @@ impl UpstreamBlobs {
             upstream: Arc::clone(upstream),
             repository: repository.clone(),
             digest,
-            auth: AuthContext { presented, proof: None },
+            auth: AuthContext { presented, proof: None, patience: Patience::Wait },
             skip_first: download.offset != from,
             download,
             from,

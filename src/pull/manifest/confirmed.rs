@@ -1,16 +1,19 @@
 //! When upstream last said what a tag names, as precisely as the freshness rules need it: the store's records may lag an
-//! hour. And which tags are being asked about in the background.
+//! hour; since when it has been served from its record because upstream could not say; and which tags are being asked
+//! about in the background.
 //!
-//! Bounded; a tag that is forgotten costs one request.
+//! Bounded; a tag that is forgotten costs one request, or is served stale for as long as if that began now. Nothing here
+//! outlives a restart.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::reference::{Digest, Repository, Tag};
 use crate::support::bounded_map::BoundedMap;
-use crate::support::clock::Moment;
+use crate::support::clock::{Moment, Timestamp};
 
 /// Tags remembered at most.
 const TAGS_MAX: usize = 4_096;
@@ -20,25 +23,44 @@ const REFRESHES_MAX: usize = 64;
 type TagName = (Repository, Tag);
 
 /// What each tag named, and when upstream said so.
-pub(crate) struct ConfirmedTags(Mutex<BoundedMap<TagName, (Digest, Moment)>>);
+pub(crate) struct ConfirmedTags {
+    confirmed: Mutex<BoundedMap<TagName, (Digest, Moment)>>,
+    stale_since: Mutex<BoundedMap<TagName, Timestamp>>,
+}
 
 impl Default for ConfirmedTags {
     fn default() -> Self {
-        Self(Mutex::new(BoundedMap::new(TAGS_MAX)))
+        let (confirmed, stale_since) = (BoundedMap::new(TAGS_MAX), BoundedMap::new(TAGS_MAX));
+        Self { confirmed: Mutex::new(confirmed), stale_since: Mutex::new(stale_since) }
     }
 }
 
 impl ConfirmedTags {
     pub(crate) fn find(&self, repository: &Repository, tag: &Tag) -> Option<(Digest, Moment)> {
-        self.0.lock().get(&(repository.clone(), tag.clone())).copied()
+        self.confirmed.lock().get(&(repository.clone(), tag.clone())).copied()
     }
 
     pub(crate) fn record(&self, repository: &Repository, tag: &Tag, digest: Digest, at: Moment) {
-        self.0.lock().insert((repository.clone(), tag.clone()), (digest, at));
+        self.confirmed.lock().insert((repository.clone(), tag.clone()), (digest, at));
+    }
+
+    /// Records that upstream says now what the tag names, and that this is served.
+    pub(crate) fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest, now: Timestamp) {
+        self.record(repository, tag, digest, Moment::recorded(now));
+        self.stale_since.lock().remove(&(repository.clone(), tag.clone()));
+    }
+
+    /// How long the tag has been served from its record because upstream could not say what it names, or did not deliver
+    /// that: from now on, if it was not until now.
+    pub(crate) fn stale_for(&self, repository: &Repository, tag: &Tag, now: Timestamp) -> Duration {
+        let name = (repository.clone(), tag.clone());
+        self.stale_since.lock().get_or_insert_with(name, || now).age_at(now)
     }
 
     pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
-        self.0.lock().remove(&(repository.clone(), tag.clone()));
+        let name = (repository.clone(), tag.clone());
+        self.confirmed.lock().remove(&name);
+        self.stale_since.lock().remove(&name);
     }
 }
 
@@ -71,6 +93,19 @@ impl Drop for Refresh {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_stale_from_the_first_time_until_upstream_says_what_it_names() {
+        let (tags, app, tag) =
+            (ConfirmedTags::default(), "reg.test/app".parse().unwrap(), "v1".parse().unwrap());
+        let at = |seconds| tags.stale_for(&app, &tag, Timestamp(seconds)).as_secs();
+        assert_eq!([at(100), at(160)], [0, 60]);
+        assert_eq!(tags.stale_for(&app, &"v2".parse().unwrap(), Timestamp(160)).as_secs(), 0, "another tag");
+        tags.confirm(&app, &tag, Digest::of(b"x"), Timestamp(200));
+        assert_eq!([at(300), at(310)], [0, 10]);
+        tags.forget(&app, &tag);
+        assert_eq!(at(400), 0);
+    }
 
     #[test]
     fn a_tag_is_refreshed_once_at_a_time_and_again_afterwards() {

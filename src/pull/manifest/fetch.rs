@@ -16,7 +16,7 @@ use crate::reference::{Digest, Document, MediaType, Principal, Reference, Reposi
 use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{Allowed, AuthContext, Manifest};
+use crate::upstream::{Allowed, AuthContext, Manifest, Patience};
 
 /// A verified manifest, fresh from upstream.
 #[derive(Debug, Clone)]
@@ -34,8 +34,8 @@ impl FetchedManifest {
 }
 
 /// What requests are equal: the reference, whether the answer proves a right (a mirror's delivery must not pass for a
-/// proof), and the principal.
-type Key = (Repository, Reference, bool, Principal);
+/// proof), the principal, and how long they wait.
+type Key = (Repository, Reference, bool, Principal, Patience);
 
 /// Fetches manifests. Cheap to clone.
 #[derive(Clone)]
@@ -67,7 +67,8 @@ impl ManifestFetcher {
         };
         let request = |auth: AuthContext| {
             let (repository, proves) = (context.repository().clone(), auth.proof.is_some());
-            let key = (repository.clone(), reference.clone(), proves, auth.presented.principal);
+            let principal = auth.presented.principal;
+            let key = (repository.clone(), reference.clone(), proves, principal, auth.patience);
             let (fetcher, reference) = (self.clone(), reference.clone());
             let fetched = self
                 .running

@@ -126,6 +126,8 @@ impl Manifests {
     }
 
     async fn confirm(&self, context: &PullContext, digest: Digest) -> Result<(), Error> {
+        // The manifest is here: what was proved before may hold without an answer.
+        let context = &context.without_patience();
         let (upstream, repository) = (&self.upstream, context.repository());
         let request = |auth: AuthContext| async move {
             Ok(upstream.confirm_manifest(repository, digest, &auth).await?)

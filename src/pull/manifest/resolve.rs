@@ -27,12 +27,12 @@ use crate::support::clock::Moment;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, Allowed, AuthContext, ResolvedTag};
+use crate::upstream::{self, Allowed, AuthContext, Patience, ResolvedTag};
 
 /// Kept free of the time in which a client waits for an answer, so that a record can still be served in it.
 const RECORD_RESERVE: Duration = Duration::from_secs(2);
 
-type Resolutions = Singleflight<(Repository, Tag, Principal), Result<Allowed<Named>, Error>>;
+type Resolutions = Singleflight<(Repository, Tag, Principal, Patience), Result<Allowed<Named>, Error>>;
 
 /// Resolves tags. Cheap to clone.
 #[derive(Clone)]
@@ -156,12 +156,17 @@ impl Tags {
         let repository = context.repository();
         // Only a caller that could read the repository before learns from a 404 that a tag is gone.
         let had_right = inner.access.known().any(context).await;
-        let (answer, fetched, asked_as) = match self.ask(context, tag).await {
+        let record = inner.records.tag(repository, tag).await;
+        let has_record = match record {
+            Some(record) => self.may_serve_record(context, tag, record).await,
+            None => false,
+        };
+        let asking = if has_record { &context.without_patience() } else { context };
+        let (answer, fetched, asked_as) = match self.ask(asking, tag).await {
             Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
             Err(Error::Upstream(error)) => (Err(error), None, None),
             Err(other) => return self.record_if_open_to_all(context, tag, other).await,
         };
-        let record = inner.records.tag(repository, tag).await;
         match freshness::decide(answer, record) {
             Decision::Current(digest) => {
                 if let Some(fetched) = fetched {
@@ -193,7 +198,7 @@ impl Tags {
         let request = |auth: AuthContext| {
             let tags = self.clone();
             let (repository, tag) = (repository.clone(), tag.clone());
-            let key = (repository.clone(), tag.clone(), auth.presented.principal);
+            let key = (repository.clone(), tag.clone(), auth.presented.principal, auth.patience);
             let named = move || async move { tags.ask_as(&repository, &tag, &auth).await };
             let resolved = self.0.resolutions.run(key, named);
             async move { resolved.await.unwrap_or(Err(Error::panicked("resolved a tag"))) }
@@ -289,7 +294,9 @@ impl Tags {
         Ok(fetched.answer())
     }
 
-    /// The manifest that the tag last named, for a caller whose right holds although upstream cannot be asked.
+    /// The manifest that the tag last named, for a caller whose right holds although upstream cannot be asked, and not for
+    /// longer than the operator allows: counted from the start of an outage of the registry, else from when the tag was
+    /// served so first.
     async fn stale(
         &self,
         context: &PullContext,
@@ -299,7 +306,11 @@ impl Tags {
     ) -> Result<ManifestAnswer, Error> {
         let Inner { access, stored, .. } = &*self.0;
         let (repository, known) = (context.repository(), access.known());
-        let young = access.may_serve_stale(repository, tag, &error).await;
+        let lasted = match access.outage_lasted(repository.registry(), &error).await {
+            Some(lasted) => lasted,
+            None => self.0.confirmed.stale_for(repository, tag, self.0.records.clock().now()),
+        };
+        let young = lasted < self.freshness(repository, tag).stale_if_error;
         let may_read = known.is_open_to_all(repository)
             || known.held_since(context, &error).await.is_some()
             || known.open_cached(context, Use::Read).await;
@@ -337,8 +348,7 @@ impl Tags {
 
     /// Records that upstream says now what the tag names.
     async fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest) {
-        let now = Moment::recorded(self.0.records.clock().now());
-        self.0.confirmed.record(repository, tag, digest, now);
+        self.0.confirmed.confirm(repository, tag, digest, self.0.records.clock().now());
         if let Err(error) = self.0.records.confirm_tag(repository, tag, digest).await {
             tracing::error!(%repository, %tag, %error, "a tag could not be recorded");
         }

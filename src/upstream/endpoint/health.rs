@@ -1,11 +1,16 @@
-//! Which endpoints fail, so that not every request has to find out.
+//! Which endpoints fail, and for what, so that not every request has to find out.
 //!
-//! An endpoint that cannot be reached or answers 5xx is left alone for a moment, longer each time, while another endpoint
-//! of its registry is used; after that one request tries it again and the others go on as before. Where there is no other
-//! endpoint, one that failed slowly is left alone too; one that failed quickly gets a few requests a second without
-//! retries: a failing registry must not get more requests than a healthy one.
+//! Promises: a failure counts for what was asked. A host that cannot be connected to (name, address, TCP, TLS) fails for
+//! every request. What fails above that fails for one repository and kind of question; where a second such question hangs,
+//! the endpoint is asked after the others for that kind, and still asked where there is no other. An answer to a question
+//! ends its failures; a probe of the version check ends those of the host alone.
 //!
-//! Deliberately not here: which errors count as failing beyond their kind (`error`), and rate limits, which are no failure.
+//! What fails is left alone for a moment, longer each time, while another endpoint of its registry is used; after that one
+//! request tries it again and the others go on as before. Where there is no other endpoint, one that failed slowly a moment
+//! ago is left alone too; one that failed quickly gets a few requests a second without retries: a failing registry must not
+//! get more requests than a healthy one.
+//!
+//! Deliberately not here: rate limits, which are no failure, and token servers: what they answer concerns one credential.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +18,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::reference::Registry;
+use crate::reference::{Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::upstream::endpoint::select::Endpoint;
-use crate::upstream::error::{ConnectStage, Error};
-use crate::upstream::metrics::Recorder;
+use crate::upstream::error::{ConnectStage, Error, Failure, Party};
+use crate::upstream::metrics::{Recorder, RequestKind};
 
 /// The first pause; then twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -25,6 +30,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// A failure that took this long is not repeated for every caller.
 const SLOW_FAILURE: Duration = Duration::from_secs(1);
+/// A slow failure keeps callers away for this long at most: longer than a pause and a retry that fails slowly too take
+/// together, so that in an outage one request at a time waits; and no caller is refused for what was long ago.
+const SLOW_FAILURE_COUNTS_FOR: Duration = Duration::from_secs(30);
+/// A retry is over after this long: every request is.
+const RETRY_LASTS_MAX: Duration = Duration::from_secs(30);
 /// Requests a second to a failing endpoint that has no alternative.
 const REQUESTS_MAX: u32 = 10;
 /// A request that was cancelled after this long was cancelled because of the endpoint; before that, its caller may have
@@ -32,17 +42,49 @@ const REQUESTS_MAX: u32 = 10;
 const HUNG: Duration = Duration::from_secs(10);
 /// An endpoint that no request was sent to for this long is not reported as failing any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
-/// Failing endpoints at most; one that is forgotten counts as healthy until it fails again.
-const ENDPOINTS_MAX: usize = 1_024;
+/// Questions that hung, of one kind and without an answer between them, after which an endpoint is asked last for the kind.
+const HUNG_MAX: u32 = 2;
+/// Failing hosts at most; one that is forgotten counts as healthy until it fails again.
+const HOSTS_MAX: usize = 1_024;
+/// Failing questions at most, in a map of their own, so that a registry with many does not push out failing hosts.
+const QUESTIONS_MAX: usize = 4_096;
+
+/// What is asked of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Question {
+    pub(crate) repository: Repository,
+    pub(crate) kind: RequestKind,
+}
+
+/// What a failure is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Scope {
+    /// Every request: no connection.
+    Host,
+    /// One question.
+    Question(Question),
+    /// Questions of one kind.
+    Kind(RequestKind),
+}
 
 /// The failing endpoints of all registries. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Health(Arc<Inner>);
 
 struct Inner {
-    /// By the URL of the endpoint.
-    failing: Mutex<BoundedMap<String, Failure>>,
+    failing: Mutex<Failing>,
     recorder: Recorder,
+}
+
+/// By the URL of the endpoint.
+struct Failing {
+    hosts: BoundedMap<String, Record>,
+    /// Never [`Scope::Host`].
+    questions: BoundedMap<(String, Scope), Record>,
+    /// Questions that hung since the last answer to one of the kind.
+    hung: BoundedMap<(String, RequestKind), u32>,
+    /// When a question was answered last.
+    answered: BoundedMap<String, Instant>,
 }
 
 /// An endpoint that fails, for an operator.
@@ -52,6 +94,8 @@ pub struct FailingEndpoint {
     pub registry: Registry,
     /// `host:port`.
     pub endpoint: String,
+    /// The repository that it fails for; `None` if it fails for all.
+    pub repository: Option<Repository>,
     /// Its last failure.
     pub error: Error,
     /// Failures in a row.
@@ -63,7 +107,7 @@ pub struct FailingEndpoint {
 }
 
 #[derive(Debug, Clone)]
-struct Failure {
+struct Record {
     registry: Registry,
     host: String,
     error: Error,
@@ -73,8 +117,8 @@ struct Failure {
     /// Whether the last failure took at least [`SLOW_FAILURE`].
     slow: bool,
     retry_at: Instant,
-    /// Whether a request tries it again already.
-    retrying: bool,
+    /// Since when a request tries it again.
+    retrying_since: Option<Instant>,
     /// Requests that found it failing, in the second that began then.
     requests: (Instant, u32),
 }
@@ -84,7 +128,7 @@ pub(crate) enum Availability {
     /// Not known to fail.
     Healthy,
     /// Failing, and due for a retry: by the holder of this, and by no other request meanwhile.
-    RetryDue(TrackedRequest),
+    RetryDue(Retry),
     /// Failing.
     Failing {
         /// Its last failure.
@@ -95,56 +139,113 @@ pub(crate) enum Availability {
     },
 }
 
+/// A retry that is due.
+pub(crate) struct Retry {
+    pub(crate) tracked: TrackedRequest,
+    /// Whether a connection is enough to end the failure; otherwise the question itself has to be answered.
+    pub(crate) is_of_host: bool,
+}
+
 impl Health {
     pub(crate) fn new(recorder: Recorder) -> Self {
-        Self(Arc::new(Inner { failing: Mutex::new(BoundedMap::new(ENDPOINTS_MAX)), recorder }))
+        let failing = Failing {
+            hosts: BoundedMap::new(HOSTS_MAX),
+            questions: BoundedMap::new(QUESTIONS_MAX),
+            hung: BoundedMap::new(HOSTS_MAX),
+            answered: BoundedMap::new(HOSTS_MAX),
+        };
+        Self(Arc::new(Inner { failing: Mutex::new(failing), recorder }))
     }
 
-    /// All failing endpoints, by registry and host; none that no request was sent to for an hour.
+    /// All failing endpoints, by registry and host, each once; none that no request was sent to for an hour.
     pub(crate) fn failing_endpoints(&self) -> Vec<FailingEndpoint> {
-        let report = |failure: &Failure| FailingEndpoint {
-            registry: failure.registry.clone(),
-            endpoint: failure.host.clone(),
-            error: failure.error.clone(),
-            failures: failure.failures,
-            failing_for: failure.first.elapsed(),
-            last_request_ago: failure.last.elapsed(),
+        let report = |record: &Record, repository: Option<&Repository>| FailingEndpoint {
+            registry: record.registry.clone(),
+            endpoint: record.host.clone(),
+            repository: repository.cloned(),
+            error: record.error.clone(),
+            failures: record.failures,
+            failing_for: record.first.elapsed(),
+            last_request_ago: record.last.elapsed(),
         };
         let mut failing = self.0.failing.lock();
-        failing.retain(|_, failure| failure.last.elapsed() < FORGOTTEN_AFTER);
-        let mut all: Vec<_> = failing.iter().map(|(_, failure)| report(failure)).collect();
+        failing.hosts.retain(|_, record| record.last.elapsed() < FORGOTTEN_AFTER);
+        failing.questions.retain(|_, record| record.last.elapsed() < FORGOTTEN_AFTER);
+        let hosts = failing.hosts.iter().map(|(_, record)| report(record, None));
+        let questions = failing.questions.iter().map(|((_, scope), record)| match scope {
+            Scope::Question(question) => report(record, Some(&question.repository)),
+            Scope::Host | Scope::Kind(_) => report(record, None),
+        });
+        let mut all: Vec<_> = hosts.chain(questions).collect();
         drop(failing);
-        all.sort_by(|a, b| (&a.registry, &a.endpoint).cmp(&(&b.registry, &b.endpoint)));
+        // What fails for all comes before what fails for one repository, and stands for it.
+        all.sort_by(|a, b| {
+            let key = |f: &FailingEndpoint| (f.registry.clone(), f.endpoint.clone(), f.repository.is_some());
+            key(a).cmp(&key(b)).then(b.failures.cmp(&a.failures))
+        });
+        all.dedup_by(|a, b| a.registry == b.registry && a.endpoint == b.endpoint);
         all
+    }
+
+    /// For how long no connection to the endpoint could be opened; `None` if the last one could.
+    pub(crate) fn unreachable_for(&self, endpoint: &Endpoint) -> Option<Duration> {
+        let failing = self.0.failing.lock();
+        failing.hosts.peek(endpoint.base_url()).map(|record| record.first.elapsed())
+    }
+
+    /// Whether the endpoint fails as a whole: it cannot be connected to, or several repositories fail and no question was
+    /// answered since. One repository makes no outage.
+    pub(crate) fn is_in_outage(&self, endpoint: &Endpoint) -> bool {
+        let (url, failing) = (endpoint.base_url(), self.0.failing.lock());
+        if failing.hosts.peek(url).is_some() {
+            return true;
+        }
+        let answered = failing.answered.peek(url);
+        let mut repositories = failing.questions.iter().filter_map(|((of, scope), record)| match scope {
+            Scope::Question(question) if of == url && answered.is_none_or(|at| record.last > *at) => {
+                Some(&question.repository)
+            }
+            _ => None,
+        });
+        let first = repositories.next();
+        first.is_some() && repositories.any(|other| Some(other) != first)
     }
 
     /// The endpoint is not one of the registry's any more.
     pub(crate) fn forget(&self, registry: &Registry, endpoint: &Endpoint) {
-        self.0.failing.lock().remove(endpoint.base_url());
+        let mut failing = self.0.failing.lock();
+        failing.hosts.remove(endpoint.base_url());
+        failing.questions.retain(|(url, _), _| url != endpoint.base_url());
+        failing.hung.retain(|(url, _), _| url != endpoint.base_url());
+        drop(failing);
         self.0.recorder.endpoint_removed(registry, &endpoint.host_and_port());
     }
 
-    /// Whether a request may be sent to `endpoint`.
-    pub(crate) fn availability(&self, endpoint: &Endpoint) -> Availability {
-        let (now, mut failing) = (Instant::now(), self.0.failing.lock());
-        let Some(failure) = failing.get(endpoint.base_url()) else { return Availability::Healthy };
-        if !failure.retrying && now >= failure.retry_at {
-            failure.retrying = true;
-            return Availability::RetryDue(self.track(endpoint, &failure.registry));
+    /// Whether a question may be sent to `endpoint`.
+    pub(crate) fn availability(&self, endpoint: &Endpoint, question: &Question) -> Availability {
+        let (now, url) = (Instant::now(), endpoint.base_url().to_owned());
+        let mut failing = self.0.failing.lock();
+        let Some((scope, record)) = failing.first_of(&url, question) else { return Availability::Healthy };
+        if !record.is_being_retried() && now >= record.retry_at {
+            record.retrying_since = Some(now);
+            let tracked = self.track(endpoint, question.clone());
+            return Availability::RetryDue(Retry { tracked, is_of_host: scope == Scope::Host });
         }
-        if now - failure.requests.0 >= Duration::from_secs(1) {
-            failure.requests = (now, 0);
+        if now - record.requests.0 >= Duration::from_secs(1) {
+            record.requests = (now, 0);
         }
-        failure.requests.1 = failure.requests.1.saturating_add(1);
-        let skip = failure.slow || failure.requests.1 > REQUESTS_MAX;
-        Availability::Failing { error: failure.error.clone(), skip }
+        record.requests.1 = record.requests.1.saturating_add(1);
+        let slow = record.slow && record.last.elapsed() < SLOW_FAILURE_COUNTS_FOR;
+        // Other questions of a kind say where to ask first, and not that this one would fail.
+        let skip = (slow || record.requests.1 > REQUESTS_MAX) && !matches!(scope, Scope::Kind(_));
+        Availability::Failing { error: record.error.clone(), skip }
     }
 
     /// Follows a request to `endpoint`, whose outcome is to be recorded.
-    pub(crate) fn track(&self, endpoint: &Endpoint, registry: &Registry) -> TrackedRequest {
+    pub(crate) fn track(&self, endpoint: &Endpoint, question: Question) -> TrackedRequest {
         TrackedRequest {
             health: self.clone(),
-            registry: registry.clone(),
+            question,
             url: endpoint.base_url().to_owned(),
             host: endpoint.host_and_port(),
             started: None,
@@ -153,42 +254,116 @@ impl Health {
     }
 
     fn record_response(&self, request: &TrackedRequest) {
-        let before = self.0.failing.lock().remove(&request.url);
-        self.0.recorder.endpoint_up(&request.registry, &request.host, true);
-        if let Some(failure) = before {
-            tracing::info!(endpoint = request.url, failures = failure.failures, "an endpoint answers again");
+        let before = self.0.failing.lock().end(&request.url, &request.question);
+        self.0.recorder.endpoint_up(request.question.repository.registry(), &request.host, true);
+        if let Some(failures) = before {
+            tracing::info!(endpoint = request.url, failures, "an endpoint answers again");
         }
     }
 
-    fn record_failure(&self, request: &TrackedRequest, error: &Error, took: Duration) {
-        self.0.recorder.endpoint_up(&request.registry, &request.host, false);
-        let (now, mut failing) = (Instant::now(), self.0.failing.lock());
-        let before = failing.peek(&request.url);
-        let failures = before.map_or(0, |failure| failure.failures).saturating_add(1);
-        if failures == 1 {
-            tracing::warn!(endpoint = request.url, %error, "an endpoint fails");
+    fn record_connection(&self, request: &TrackedRequest) {
+        if self.0.failing.lock().hosts.remove(&request.url).is_some() {
+            tracing::info!(endpoint = request.url, "an endpoint can be reached again");
         }
-        let failure = Failure {
-            registry: request.registry.clone(),
-            host: request.host.clone(),
-            error: error.clone(),
-            failures,
-            first: before.map_or(now, |failure| failure.first),
-            last: now,
-            slow: took >= SLOW_FAILURE,
-            retry_at: now + pause(failures),
-            retrying: false,
-            requests: before.map_or((now, 0), |failure| failure.requests),
-        };
-        failing.insert(request.url.clone(), failure);
+    }
+
+    fn record_failure(&self, request: &TrackedRequest, error: &Error, of_host: bool) {
+        let (registry, took) = (request.question.repository.registry(), request.running_for());
+        self.0.recorder.endpoint_up(registry, &request.host, false);
+        let mut failing = self.0.failing.lock();
+        // A host that could not be reached before still cannot, as far as is known.
+        if of_host || failing.hosts.peek(&request.url).is_some() {
+            let before = failing.hosts.peek(&request.url);
+            let record = Record::after(before, request, error, took);
+            failing.hosts.insert(request.url.clone(), record);
+            return;
+        }
+        let mut scopes = vec![Scope::Question(request.question.clone())];
+        if took >= SLOW_FAILURE {
+            let key = (request.url.clone(), request.question.kind);
+            let hung = failing.hung.get_or_insert_with(key, || 0);
+            *hung = hung.saturating_add(1);
+            if *hung >= HUNG_MAX {
+                scopes.push(Scope::Kind(request.question.kind));
+            }
+        }
+        for scope in scopes {
+            let key = (request.url.clone(), scope);
+            let record = Record::after(failing.questions.peek(&key), request, error, took);
+            failing.questions.insert(key, record);
+        }
+        let of_kind = (request.url.clone(), Scope::Kind(request.question.kind));
+        if let Some(record) = failing.questions.get(&of_kind) {
+            record.retry_later();
+        }
     }
 
     /// The outcome of a request is not known: another one may try.
     fn record_cancelled(&self, request: &TrackedRequest) {
-        if let Some(failure) = self.0.failing.lock().get(&request.url) {
-            failure.retrying = false;
-            failure.retry_at = Instant::now() + pause(failure.failures);
+        let mut failing = self.0.failing.lock();
+        if let Some((_, record)) = failing.first_of(&request.url, &request.question) {
+            record.retry_later();
         }
+    }
+}
+
+impl Failing {
+    /// The failure that concerns a question most: of the host, of the question itself, of its kind.
+    fn first_of(&mut self, url: &str, question: &Question) -> Option<(Scope, &mut Record)> {
+        if self.hosts.peek(url).is_some() {
+            return self.hosts.get(url).map(|record| (Scope::Host, record));
+        }
+        let of_question = (url.to_owned(), Scope::Question(question.clone()));
+        let of_kind = (url.to_owned(), Scope::Kind(question.kind));
+        let key = if self.questions.peek(&of_question).is_some() { of_question } else { of_kind };
+        let scope = key.1.clone();
+        self.questions.get(&key).map(|record| (scope, record))
+    }
+
+    /// The question was answered: neither the host nor the question nor its kind fails. Returns how often the question
+    /// had failed.
+    fn end(&mut self, url: &str, question: &Question) -> Option<u32> {
+        let of_host = self.hosts.remove(url);
+        let of_question = self.questions.remove(&(url.to_owned(), Scope::Question(question.clone())));
+        self.questions.remove(&(url.to_owned(), Scope::Kind(question.kind)));
+        self.hung.remove(&(url.to_owned(), question.kind));
+        self.answered.insert(url.to_owned(), Instant::now());
+        of_host.or(of_question).map(|record| record.failures)
+    }
+}
+
+impl Record {
+    fn after(before: Option<&Self>, request: &TrackedRequest, error: &Error, took: Duration) -> Self {
+        let now = Instant::now();
+        let failures = before.map_or(0, |record| record.failures).saturating_add(1);
+        let registry = request.question.repository.registry();
+        if failures == 1 {
+            tracing::warn!(endpoint = request.url, %registry, %error, "an endpoint fails");
+        }
+        Self {
+            registry: registry.clone(),
+            host: request.host.clone(),
+            error: error.clone(),
+            failures,
+            first: before.map_or(now, |record| record.first),
+            last: now,
+            slow: took >= SLOW_FAILURE,
+            retry_at: now + pause(failures),
+            retrying_since: None,
+            requests: before.map_or((now, 0), |record| record.requests),
+        }
+    }
+}
+
+impl Record {
+    /// A retry whose outcome went to another record does not hold up the next one for ever.
+    fn is_being_retried(&self) -> bool {
+        self.retrying_since.is_some_and(|since| since.elapsed() < RETRY_LASTS_MAX)
+    }
+
+    fn retry_later(&mut self) {
+        self.retrying_since = None;
+        self.retry_at = Instant::now() + pause(self.failures);
     }
 }
 
@@ -199,7 +374,7 @@ fn pause(failures: u32) -> Duration {
 /// A request that is sent to an endpoint, or about to be. Dropped before it has finished, it counts as cancelled.
 pub(crate) struct TrackedRequest {
     health: Health,
-    registry: Registry,
+    question: Question,
     url: String,
     host: String,
     started: Option<Instant>,
@@ -212,18 +387,30 @@ impl TrackedRequest {
         self.started = Some(Instant::now());
     }
 
-    /// Records the outcome. A failing redirect target or token server is not a failing endpoint.
-    pub(crate) fn finish<T>(mut self, result: &Result<T, Error>) {
+    /// Records the outcome. A redirect target that fails concerns the question, and a token server nothing here.
+    pub(crate) fn finish<T>(mut self, result: &Result<T, Failure>) {
+        self.finished = true;
+        let Err(Failure { error, party, .. }) = result else { return self.health.record_response(&self) };
+        match (party, error) {
+            // No request was sent, or none whose answer says something of the endpoint.
+            (_, Error::Declined { .. }) | (Party::TokenServer, _) => self.health.record_cancelled(&self),
+            (Party::Endpoint, Error::Unreachable { stage, .. }) => {
+                self.health.record_failure(&self, error, stage.is_before_the_request());
+            }
+            (Party::RedirectTarget, Error::Unreachable { .. }) | (_, Error::ServerError { .. }) => {
+                self.health.record_connection(&self);
+                self.health.record_failure(&self, error, false);
+            }
+            _ => self.health.record_response(&self),
+        }
+    }
+
+    /// Records the outcome of a request that only tests whether the endpoint answers at all.
+    pub(crate) fn finish_probe<T>(mut self, result: &Result<T, Error>) {
         self.finished = true;
         match result {
-            Err(error @ (Error::Unreachable { host, .. } | Error::ServerError { host, .. }))
-                if *host == self.host =>
-            {
-                self.health.record_failure(&self, error, self.running_for());
-            }
-            // No request was sent.
-            Err(Error::Declined { .. }) => self.health.record_cancelled(&self),
-            _ => self.health.record_response(&self),
+            Err(error @ Error::Unreachable { .. }) => self.health.record_failure(&self, error, true),
+            _ => self.health.record_connection(&self),
         }
     }
 
@@ -242,7 +429,7 @@ impl Drop for TrackedRequest {
             // The caller ran out of time: from here, an endpoint that hangs looks like that.
             let why = format!("no answer within {elapsed:.1?}");
             let error = Error::Unreachable { host: self.host.clone(), stage: ConnectStage::Timeout, why };
-            self.health.record_failure(self, &error, elapsed);
+            self.health.record_failure(self, &error, false);
         } else {
             self.health.record_cancelled(self);
         }
@@ -250,105 +437,5 @@ impl Drop for TrackedRequest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn health() -> Health {
-        Health::new(Recorder::for_test())
-    }
-
-    fn registry() -> Registry {
-        "reg.test".parse().unwrap()
-    }
-
-    fn endpoint() -> Endpoint {
-        Endpoint::for_test("https://reg.test")
-    }
-
-    fn down_at(host: &str) -> Error {
-        Error::Unreachable { host: host.into(), stage: ConnectStage::Connect, why: String::new() }
-    }
-
-    fn down() -> Error {
-        down_at("reg.test:443")
-    }
-
-    async fn fail(health: &Health, after: Duration) {
-        let mut request = health.track(&endpoint(), &registry());
-        request.start();
-        tokio::time::advance(after).await;
-        request.finish(&Err::<(), _>(down()));
-    }
-
-    fn failing(health: &Health) -> Option<(Error, bool)> {
-        match health.availability(&endpoint()) {
-            Availability::Failing { error, skip } => Some((error, skip)),
-            Availability::Healthy | Availability::RetryDue(_) => None,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failing_endpoint_is_left_alone_longer_each_time_and_retried_by_one_request() {
-        let health = health();
-        assert!(matches!(health.availability(&endpoint()), Availability::Healthy));
-        for seconds in [1, 2, 4, 8, 8] {
-            fail(&health, Duration::ZERO).await;
-            tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
-            assert_eq!(failing(&health), Some((down(), false)), "{seconds}");
-            tokio::time::advance(Duration::from_millis(1)).await;
-            let Availability::RetryDue(_held) = health.availability(&endpoint()) else {
-                panic!("it is time")
-            };
-            assert_eq!(failing(&health), Some((down(), false)), "one tries");
-        }
-        let result = Err::<(), _>(Error::MethodNotAllowed { host: String::new() });
-        health.track(&endpoint(), &registry()).finish(&result);
-        assert!(matches!(health.availability(&endpoint()), Availability::Healthy), "an answer is an answer");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_retry_that_is_never_sent_or_cancelled_does_not_block_the_next_one() {
-        let health = health();
-        fail(&health, Duration::from_secs(15)).await;
-        assert_eq!(failing(&health), Some((down(), true)), "the failure was slow");
-        tokio::time::advance(PAUSE).await;
-        let Availability::RetryDue(never_sent) = health.availability(&endpoint()) else {
-            panic!("it is time")
-        };
-        tokio::time::advance(2 * HUNG).await;
-        drop(never_sent);
-        assert_eq!(failing(&health), Some((down(), true)), "nothing new is known");
-        tokio::time::advance(PAUSE).await;
-        let Availability::RetryDue(mut request) = health.availability(&endpoint()) else {
-            panic!("it is time")
-        };
-        request.start();
-        tokio::time::advance(Duration::from_secs(20)).await;
-        drop(request);
-        let Some((error, true)) = failing(&health) else { panic!("it hung") };
-        assert!(error.to_string().contains("no answer within 20"), "{error}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_endpoint_that_gets_no_requests_is_not_reported_as_failing_for_ever() {
-        let health = health();
-        fail(&health, Duration::ZERO).await;
-        tokio::time::advance(FORGOTTEN_AFTER / 2).await;
-        fail(&health, Duration::ZERO).await;
-        tokio::time::advance(FORGOTTEN_AFTER - PAUSE).await;
-        let [status] = &health.failing_endpoints()[..] else { panic!("an hour has not passed") };
-        assert_eq!(
-            (status.last_request_ago, status.failing_for),
-            (FORGOTTEN_AFTER - PAUSE, FORGOTTEN_AFTER + FORGOTTEN_AFTER / 2 - PAUSE)
-        );
-        tokio::time::advance(PAUSE).await;
-        assert!(health.failing_endpoints().is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failing_redirect_target_is_not_a_failing_endpoint() {
-        let health = health();
-        health.track(&endpoint(), &registry()).finish(&Err::<(), _>(down_at("cdn.test:443")));
-        assert!(matches!(health.availability(&endpoint()), Availability::Healthy));
-    }
-}
+#[path = "health_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Promises: a request that was answered 429 is not repeated by the same principal before the time that the registry
 //! named (or a few seconds, longer each time), and then by one request first; the limit of one principal does not hold
-//! back another. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
+//! back another, and a 429 of a redirect target or token server holds back the question that led there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
 //! draft-ietf-httpapi-ratelimit-headers as Docker Hub has it) counts for ten minutes: the window may have moved on.
 //!
 //! Deliberately not here: what is done about it (`pull`), and outages (`health`): a registry that limits requests is
@@ -15,9 +15,10 @@ use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::reference::{Principal, Registry};
+use crate::reference::{Principal, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Timestamp};
+use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::headers::header;
 use crate::upstream::metrics::{Recorder, RequestKind};
 
@@ -52,9 +53,14 @@ pub(crate) struct Account<'a> {
 pub(crate) struct RateLimits {
     /// By the URL of the endpoint and the principal.
     budgets: Mutex<BoundedMap<(String, Principal), Budget>>,
+    /// What a redirect target or token server answered 429: it limits that question, and not the endpoint's account.
+    elsewhere: Mutex<BoundedMap<Elsewhere, Refusal>>,
     recorder: Recorder,
     clock: Clock,
 }
+
+/// By the URL of the endpoint.
+type Elsewhere = (String, Principal, Repository, RequestClass);
 
 /// What one endpoint grants to one principal.
 struct Budget {
@@ -89,7 +95,9 @@ pub struct RateLimitStatus {
 
 impl RateLimits {
     pub(crate) fn new(recorder: Recorder, clock: Clock) -> Self {
-        Self { budgets: Mutex::new(BoundedMap::new(ACCOUNTS_MAX)), recorder, clock }
+        let budgets = Mutex::new(BoundedMap::new(ACCOUNTS_MAX));
+        let elsewhere = Mutex::new(BoundedMap::new(ACCOUNTS_MAX));
+        Self { budgets, elsewhere, recorder, clock }
     }
 
     /// Records what the headers of a response say of the limit; headers that say nothing change nothing.
@@ -107,18 +115,72 @@ impl RateLimits {
 
     /// How long a request is held back; `None` if it may be sent now, which then is the one that finds out whether the
     /// limit is over.
-    pub(crate) fn held_back_for(&self, account: Account<'_>, class: &RequestClass) -> Option<Duration> {
-        let (now, mut budgets) = (Instant::now(), self.budgets.lock());
-        let refusal = budgets.get(&account.key())?.refused.get_mut(class)?;
-        if refusal.until > now {
-            return Some(refusal.until - now);
-        }
-        refusal.until = now + TRIAL;
-        None
+    pub(crate) fn held_back_for(
+        &self,
+        account: Account<'_>,
+        repository: &Repository,
+        class: &RequestClass,
+    ) -> Option<Duration> {
+        let now = Instant::now();
+        let own = {
+            let mut budgets = self.budgets.lock();
+            let refusal = budgets.get(&account.key()).and_then(|budget| budget.refused.get_mut(class));
+            refusal.and_then(|refusal| refusal.held_back_for(now))
+        };
+        let elsewhere = || {
+            let mut elsewhere = self.elsewhere.lock();
+            elsewhere.get(&account.elsewhere(repository, class))?.held_back_for(now)
+        };
+        own.or_else(elsewhere)
+    }
+
+    /// Records what a request says of the limit, and puts into a 429 for how long such requests are held back now.
+    ///
+    /// # Errors
+    /// The failure in `result`.
+    pub(crate) fn record_result<T>(
+        &self,
+        account: Account<'_>,
+        repository: &Repository,
+        class: &RequestClass,
+        result: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let (host, retry_after, party) = match result {
+            Err(Failure { is_recorded: true, .. }) => return result,
+            Err(Failure { error: Error::RateLimited { host, retry_after }, party, .. }) => {
+                (host, retry_after, party)
+            }
+            _ => {
+                self.record_response(account, repository, class);
+                return result;
+            }
+        };
+        let wait = match party {
+            Party::Endpoint => self.record_refusal(account, class.clone(), retry_after),
+            Party::RedirectTarget | Party::TokenServer => {
+                self.record_refusal_elsewhere(account, repository, class, retry_after)
+            }
+        };
+        let error = Error::RateLimited { host, retry_after: Some(wait) };
+        Err(Failure { error, party, is_recorded: true })
+    }
+
+    /// Records that a redirect target or token server answered 429 to this question; returns for how long such a question
+    /// is held back.
+    fn record_refusal_elsewhere(
+        &self,
+        account: Account<'_>,
+        repository: &Repository,
+        class: &RequestClass,
+        retry_after: Option<Duration>,
+    ) -> Duration {
+        let (now, mut elsewhere) = (Instant::now(), self.elsewhere.lock());
+        let key = account.elsewhere(repository, class);
+        elsewhere.get_or_insert_with(key, || Refusal { until: now, times: 0 }).repeat(now, retry_after)
     }
 
     /// Records a 429; returns for how long such requests are held back.
-    pub(crate) fn record_refusal(
+    fn record_refusal(
         &self,
         account: Account<'_>,
         class: RequestClass,
@@ -127,9 +189,7 @@ impl RateLimits {
         let wait = self.with_budget(account, |budget| {
             let now = Instant::now();
             let refusal = budget.refused.entry(class).or_insert(Refusal { until: now, times: 0 });
-            let wait = pause(refusal.times, retry_after);
-            *refusal = Refusal { until: now + wait, times: refusal.times.saturating_add(1) };
-            wait
+            refusal.repeat(now, retry_after)
         });
         let Account { registry, endpoint, principal } = account;
         tracing::warn!(
@@ -142,7 +202,8 @@ impl RateLimits {
     }
 
     /// Records any other response: such requests are not held back any more.
-    pub(crate) fn record_response(&self, account: Account<'_>, class: &RequestClass) {
+    fn record_response(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) {
+        self.elsewhere.lock().remove(&account.elsewhere(repository, class));
         if let Some(budget) = self.budgets.lock().get(&account.key()) {
             budget.refused.remove(class);
         }
@@ -201,6 +262,28 @@ impl Account<'_> {
     fn key(self) -> (String, Principal) {
         (self.endpoint.to_owned(), self.principal)
     }
+
+    fn elsewhere(self, repository: &Repository, class: &RequestClass) -> Elsewhere {
+        (self.endpoint.to_owned(), self.principal, repository.clone(), class.clone())
+    }
+}
+
+impl Refusal {
+    /// How long a request is held back; `None` if it is the one that finds out.
+    fn held_back_for(&mut self, now: Instant) -> Option<Duration> {
+        if self.until > now {
+            return Some(self.until - now);
+        }
+        self.until = now + TRIAL;
+        None
+    }
+
+    /// Another 429; returns for how long requests are held back now.
+    fn repeat(&mut self, now: Instant, retry_after: Option<Duration>) -> Duration {
+        let wait = pause(self.times, retry_after);
+        *self = Self { until: now + wait, times: self.times.saturating_add(1) };
+        wait
+    }
 }
 
 impl Budget {
@@ -247,6 +330,10 @@ mod tests {
         Account { registry, endpoint: "https://registry-1.docker.io/v2", principal }
     }
 
+    fn app() -> Repository {
+        "docker.io/library/app".parse().unwrap()
+    }
+
     fn get() -> RequestClass {
         (RequestKind::Manifest, Method::GET)
     }
@@ -291,27 +378,50 @@ mod tests {
             let wait = limits.record_refusal(anonymous, get(), named.map(Duration::from_secs));
             let least = Duration::from_secs(least);
             assert!(wait >= least && wait <= least.mul_f64(1.1), "{named:?} {wait:?}");
-            assert_eq!(limits.held_back_for(anonymous, &get()), Some(wait));
+            assert_eq!(limits.held_back_for(anonymous, &app(), &get()), Some(wait));
             assert_eq!(
-                limits.held_back_for(anonymous, &(RequestKind::Manifest, Method::HEAD)),
+                limits.held_back_for(anonymous, &app(), &(RequestKind::Manifest, Method::HEAD)),
                 None,
                 "another kind of request"
             );
             assert_eq!(
-                limits.held_back_for(account(&hub, PrincipalKind::Node), &get()),
+                limits.held_back_for(account(&hub, PrincipalKind::Node), &app(), &get()),
                 None,
                 "another principal"
             );
             assert!(limits.is_low(&hub, anonymous.principal));
             tokio::time::advance(wait).await;
-            assert_eq!(limits.held_back_for(anonymous, &get()), None, "one finds out");
-            assert_eq!(limits.held_back_for(anonymous, &get()), Some(TRIAL), "and the others wait for it");
+            assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None, "one finds out");
+            assert_eq!(
+                limits.held_back_for(anonymous, &app(), &get()),
+                Some(TRIAL),
+                "and the others wait for it"
+            );
         }
-        limits.record_response(anonymous, &get());
-        assert_eq!(limits.held_back_for(anonymous, &get()), None);
+        limits.record_response(anonymous, &app(), &get());
+        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None);
         assert!(!limits.is_low(&hub, anonymous.principal));
         let wait = limits.record_refusal(anonymous, get(), None);
         assert!(wait < 2 * PAUSE, "it begins anew: {wait:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_429_of_a_redirect_target_or_token_server_holds_back_that_question_alone() {
+        let (limits, hub) = (limits(), Registry::docker_hub());
+        let anonymous = account(&hub, PrincipalKind::Anonymous);
+        let other: Repository = "docker.io/library/other".parse().unwrap();
+        let wait = limits.record_refusal_elsewhere(anonymous, &app(), &get(), None);
+        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), Some(wait));
+        assert_eq!(limits.held_back_for(anonymous, &other, &get()), None);
+        assert!(
+            !limits.is_low(&hub, anonymous.principal),
+            "callers are challenged for a limit of another host"
+        );
+        tokio::time::advance(wait).await;
+        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None, "one finds out");
+        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), Some(TRIAL));
+        limits.record_response(anonymous, &app(), &get());
+        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,204 @@
+//! Which endpoints fail, and for what.
+
+use super::*;
+
+fn health() -> Health {
+    Health::new(Recorder::for_test())
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint::for_test("https://reg.test")
+}
+
+fn of(repository: &str, kind: RequestKind) -> Question {
+    Question { repository: format!("reg.test/{repository}").parse().unwrap(), kind }
+}
+
+fn question() -> Question {
+    of("a", RequestKind::Manifest)
+}
+
+fn failure(party: Party, stage: ConnectStage) -> Failure {
+    let error = Error::Unreachable { host: "reg.test:443".into(), stage, why: String::new() };
+    Failure::new(error, party)
+}
+
+fn refused() -> Failure {
+    failure(Party::Endpoint, ConnectStage::Connect)
+}
+
+fn hangs() -> Failure {
+    failure(Party::Endpoint, ConnectStage::Timeout)
+}
+
+fn unwell() -> Failure {
+    let error = Error::ServerError { host: "reg.test:443".into(), status: 502 };
+    Failure::new(error, Party::Endpoint)
+}
+
+async fn outcome(health: &Health, question: Question, result: Result<(), Failure>, after: Duration) {
+    let mut request = health.track(&endpoint(), question);
+    request.start();
+    tokio::time::advance(after).await;
+    request.finish(&result);
+}
+
+async fn fail(health: &Health, after: Duration) {
+    outcome(health, question(), Err(refused()), after).await;
+}
+
+fn failing(health: &Health, question: &Question) -> Option<(Error, bool)> {
+    match health.availability(&endpoint(), question) {
+        Availability::Failing { error, skip } => Some((error, skip)),
+        Availability::Healthy | Availability::RetryDue(_) => None,
+    }
+}
+
+fn is_healthy(health: &Health, question: &Question) -> bool {
+    matches!(health.availability(&endpoint(), question), Availability::Healthy)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_endpoint_is_left_alone_longer_each_time_and_retried_by_one_request() {
+    let health = health();
+    assert!(is_healthy(&health, &question()));
+    for seconds in [1, 2, 4, 8, 8] {
+        fail(&health, Duration::ZERO).await;
+        tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
+        assert_eq!(failing(&health, &question()), Some((refused().error, false)), "{seconds}");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let Availability::RetryDue(_held) = health.availability(&endpoint(), &question()) else {
+            panic!("it is time")
+        };
+        assert_eq!(failing(&health, &question()), Some((refused().error, false)), "one tries");
+    }
+    let error = Error::MethodNotAllowed { host: String::new() };
+    let answer = Failure::new(error, Party::Endpoint);
+    health.track(&endpoint(), question()).finish(&Err::<(), _>(answer));
+    assert!(is_healthy(&health, &question()), "an answer is an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_refuses_connections_fails_for_all_and_a_question_for_itself() {
+    let (health, none) = (health(), Duration::ZERO);
+    let (mine, other) = (question(), of("b", RequestKind::Manifest));
+    let other_kind = of("a", RequestKind::Tags);
+    for of_question in [unwell(), hangs(), failure(Party::RedirectTarget, ConnectStage::Connect)] {
+        outcome(&health, mine.clone(), Err(of_question.clone()), Duration::from_secs(15)).await;
+        assert_eq!(failing(&health, &mine), Some((of_question.error, true)));
+        assert!(is_healthy(&health, &other) && is_healthy(&health, &other_kind), "a neighbour's trouble");
+        outcome(&health, mine.clone(), Ok(()), none).await;
+        assert!(is_healthy(&health, &mine));
+    }
+    for of_all in [ConnectStage::Dns, ConnectStage::Connect, ConnectStage::Tls] {
+        outcome(&health, mine.clone(), Err(failure(Party::Endpoint, of_all)), none).await;
+        assert!(failing(&health, &mine).is_some() && failing(&health, &other_kind).is_some(), "{of_all:?}");
+        outcome(&health, other.clone(), Ok(()), none).await;
+        assert!(is_healthy(&health, &mine), "{of_all:?}: it can be reached");
+    }
+    outcome(&health, mine.clone(), Err(failure(Party::TokenServer, ConnectStage::Connect)), none).await;
+    assert!(is_healthy(&health, &mine), "what a token server does concerns one credential");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_second_question_hangs_others_of_its_kind_are_asked_elsewhere_first_and_never_refused() {
+    let (health, slowly) = (health(), Duration::from_secs(15));
+    let blob = |repository| of(repository, RequestKind::Blob);
+    outcome(&health, blob("a"), Err(hangs()), slowly).await;
+    outcome(&health, of("a", RequestKind::Manifest), Ok(()), Duration::ZERO).await;
+    assert!(is_healthy(&health, &blob("c")), "after one");
+    outcome(&health, blob("b"), Err(hangs()), slowly).await;
+    assert_eq!(failing(&health, &blob("c")), Some((hangs().error, false)), "one more waits for it");
+    assert_eq!(failing(&health, &blob("b")), Some((hangs().error, true)));
+    assert!(is_healthy(&health, &of("c", RequestKind::Manifest)), "another kind");
+
+    let mut probe = health.track(&endpoint(), blob("a"));
+    probe.start();
+    probe.finish_probe(&Ok::<(), _>(()));
+    assert!(!is_healthy(&health, &blob("c")), "/v2/ answered, which no blob did");
+    outcome(&health, blob("c"), Ok(()), Duration::ZERO).await;
+    assert!(is_healthy(&health, &blob("d")) && !is_healthy(&health, &blob("b")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_repository_makes_no_outage_and_none_outlives_an_answer() {
+    let (health, second) = (health(), Duration::from_secs(1));
+    let down = || health.is_in_outage(&endpoint());
+    for kind in [RequestKind::Manifest, RequestKind::Blob] {
+        outcome(&health, of("a", kind), Err(unwell()), second).await;
+        assert!(!down(), "one repository's trouble");
+    }
+    outcome(&health, of("b", RequestKind::Manifest), Err(unwell()), second).await;
+    assert!(down(), "nothing is answered");
+    outcome(&health, of("c", RequestKind::Manifest), Ok(()), second).await;
+    assert!(!down(), "a healthy repository");
+    outcome(&health, of("b", RequestKind::Manifest), Err(unwell()), second).await;
+    assert!(!down(), "what failed before the answer");
+    fail(&health, second).await;
+    assert!(down());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_refused_for_a_slow_failure_of_minutes_ago() {
+    let health = health();
+    fail(&health, Duration::from_secs(15)).await;
+    tokio::time::advance(Duration::from_secs(120)).await;
+    let Availability::RetryDue(_held) = health.availability(&endpoint(), &question()) else {
+        panic!("it is time")
+    };
+    assert_eq!(failing(&health, &question()), Some((refused().error, false)), "the second caller");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_never_sent_or_cancelled_does_not_block_the_next_one() {
+    let health = health();
+    fail(&health, Duration::from_secs(15)).await;
+    assert_eq!(failing(&health, &question()), Some((refused().error, true)), "the failure was slow");
+    tokio::time::advance(PAUSE).await;
+    let Availability::RetryDue(never_sent) = health.availability(&endpoint(), &question()) else {
+        panic!("it is time")
+    };
+    tokio::time::advance(2 * HUNG).await;
+    drop(never_sent);
+    assert_eq!(failing(&health, &question()), Some((refused().error, true)), "nothing new is known");
+    tokio::time::advance(PAUSE).await;
+    let Availability::RetryDue(mut retry) = health.availability(&endpoint(), &question()) else {
+        panic!("it is time")
+    };
+    retry.tracked.start();
+    tokio::time::advance(Duration::from_secs(20)).await;
+    drop(retry);
+    let Some((error, true)) = failing(&health, &question()) else { panic!("it hung") };
+    assert!(error.to_string().contains("no answer within 20"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_gets_no_requests_is_not_reported_as_failing_for_ever() {
+    let health = health();
+    outcome(&health, of("b", RequestKind::Blob), Err(unwell()), Duration::ZERO).await;
+    let [status] = &health.failing_endpoints()[..] else { panic!("once") };
+    assert_eq!(status.repository.as_ref().map(ToString::to_string).as_deref(), Some("reg.test/b"));
+    fail(&health, Duration::ZERO).await;
+    tokio::time::advance(FORGOTTEN_AFTER / 2).await;
+    fail(&health, Duration::ZERO).await;
+    tokio::time::advance(FORGOTTEN_AFTER - PAUSE).await;
+    let [status] = &health.failing_endpoints()[..] else { panic!("an hour has not passed") };
+    assert_eq!(
+        (status.last_request_ago, status.failing_for, &status.repository),
+        (FORGOTTEN_AFTER - PAUSE, FORGOTTEN_AFTER + FORGOTTEN_AFTER / 2 - PAUSE, &None)
+    );
+    tokio::time::advance(PAUSE).await;
+    assert!(health.failing_endpoints().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ever_new_failing_repositories_neither_grow_it_nor_hide_a_failing_host() {
+    let health = health();
+    let away = Endpoint::for_test("https://away.test");
+    health.track(&away, question()).finish(&Err::<(), _>(refused()));
+    for n in 0..2 * QUESTIONS_MAX {
+        outcome(&health, of(&format!("r{n}"), RequestKind::Manifest), Err(unwell()), Duration::ZERO).await;
+    }
+    assert!(health.0.failing.lock().questions.len() <= QUESTIONS_MAX);
+    assert!(health.unreachable_for(&away).is_some());
+}
