@@ -137,21 +137,24 @@ impl Drop for Daemon {
 }
 
 /// A connection that is kept.
-pub(crate) struct Connection(BufReader<TcpStream>);
+pub(crate) struct Connection {
+    stream: BufReader<TcpStream>,
+    host: String,
+}
 
 impl Connection {
     fn new(address: &str) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self(BufReader::new(stream))
+        Self { stream: BufReader::new(stream), host: address.to_owned() }
     }
 
     /// The status and the body.
     pub(crate) fn get(&mut self, path: &str) -> (u16, Vec<u8>) {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
-        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
+        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
         let (mut line, mut status, mut length) = (String::new(), 0, 0);
-        while self.0.read_line(&mut line).unwrap() > 2 {
+        while self.stream.read_line(&mut line).unwrap() > 2 {
             if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
                 status = rest[..3].parse().unwrap();
             }
@@ -162,7 +165,7 @@ impl Connection {
             line.clear();
         }
         let mut body = vec![0; length];
-        self.0.read_exact(&mut body).unwrap();
+        self.stream.read_exact(&mut body).unwrap();
         (status, body)
     }
 }
