@@ -142,3 +142,6 @@ impl Index {
         self.0.thread.lock().take()
     }
 }
+
+#[cfg(test)]
+mod policy_tests;
