@@ -1,13 +1,17 @@
 //! Which blob to evict first: a pure order. Least recently used, weighted by size.
 //!
 //! A manifest or config is needed by every pull of its image and frees next to nothing, so an idle second of a large
-//! blob weighs more than one of a small blob: by the logarithm of its size, so that size alone never decides. Blobs with
-//! the same logarithm are a class; within a class the order is that of the last access.
+//! blob weighs more than one of a small blob: by the logarithm of its size, so that size alone never decides. What one
+//! pull used and no later one weighs more than what was used again, so that images which are pulled once do not push out
+//! those that many pulls share. Blobs with the same logarithm are a class; within a class the order is that of the last
+//! access. docs/on-disk-format.md has this order beside others on a trace of pulls.
 
 use std::time::Duration;
 
 /// Bytes up to which every blob weighs the same.
 const SMALL_BYTES: u64 = 4 * 1024;
+/// How much more an idle second of a blob weighs that was used by one pull only.
+const USED_ONCE: u64 = 4;
 /// Classes of size: one for each power of two.
 pub(super) const CLASSES: usize = 64;
 
@@ -17,8 +21,9 @@ pub(super) fn class(size: u64) -> usize {
 }
 
 /// The heavier, the sooner evicted.
-pub(super) fn weight(idle: Duration, class: usize) -> u64 {
-    idle.as_secs().saturating_add(1).saturating_mul(class as u64)
+pub(super) fn weight(idle: Duration, class: usize, reused: bool) -> u64 {
+    let by_use = if reused { 1 } else { USED_ONCE };
+    idle.as_secs().saturating_add(1).saturating_mul(class as u64).saturating_mul(by_use)
 }
 
 #[cfg(test)]
@@ -30,12 +35,14 @@ mod tests {
     #[test]
     fn the_longest_idle_goes_first_and_size_weighs_but_does_not_decide() {
         for (why, sooner, later) in [
-            ("the longest idle", (MIB, 30), (MIB, 20)),
-            ("a layer before a manifest of the same age", (100 * MIB, 100), (2_000, 100)),
-            ("a manifest that has been idle for far longer", (2_000, 10_000), (100 * MIB, 100)),
-            ("a megabyte that is idle for an hour before a gigabyte in use", (MIB, 3_600), (1_024 * MIB, 60)),
+            ("the longest idle", (MIB, 30, false), (MIB, 20, false)),
+            ("a layer before a manifest of the same age", (100 * MIB, 100, false), (2_000, 100, false)),
+            ("a manifest that has been idle for far longer", (2_000, 10_000, false), (100 * MIB, 100, false)),
+            ("idle for an hour before a gigabyte in use", (MIB, 3_600, false), (1_024 * MIB, 60, false)),
+            ("used by one pull before one that was used again", (MIB, 100, false), (MIB, 300, true)),
+            ("but not for ever", (MIB, 2_000, true), (MIB, 100, false)),
         ] {
-            let weight = |(size, idle)| weight(Duration::from_secs(idle), class(size));
+            let weight = |(size, idle, reused)| weight(Duration::from_secs(idle), class(size), reused);
             assert!(weight(sooner) > weight(later), "{why}");
         }
         assert!(class(u64::MAX) < CLASSES);

@@ -13,7 +13,7 @@ use crate::support::clock::Timestamp;
 /// Bytes of sled's page cache.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of an encoded row.
-const ROW_BYTES: usize = 20;
+const ROW_BYTES: usize = 21;
 
 /// The database of the rows.
 pub(crate) struct Database(sled::Db);
@@ -75,13 +75,14 @@ impl Database {
     }
 }
 
-/// Little endian: size, last access, and the CRC-32C of both.
+/// Little endian: size, last access, whether it was used again (one byte), and the CRC-32C of these.
 fn encode(row: Row) -> [u8; ROW_BYTES] {
     let mut out = [0; ROW_BYTES];
     out[..8].copy_from_slice(&row.size.to_le_bytes());
     out[8..16].copy_from_slice(&row.used_at.0.to_le_bytes());
-    let own = crc32c::crc32c(&out[..16]);
-    out[16..].copy_from_slice(&own.to_le_bytes());
+    out[16] = row.reused.into();
+    let own = crc32c::crc32c(&out[..17]);
+    out[17..].copy_from_slice(&own.to_le_bytes());
     out
 }
 
@@ -89,11 +90,11 @@ fn encode(row: Row) -> [u8; ROW_BYTES] {
 fn decode(value: &[u8]) -> Result<Row, Failure> {
     let Ok(value) = <&[u8; ROW_BYTES]>::try_from(value) else { return Err(Failure::Row) };
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| value[at + n]));
-    let own = u32::from_le_bytes(std::array::from_fn(|n| value[16 + n]));
-    if crc32c::crc32c(&value[..16]) != own {
+    let own = u32::from_le_bytes(std::array::from_fn(|n| value[17 + n]));
+    if crc32c::crc32c(&value[..17]) != own {
         return Err(Failure::Row);
     }
-    Ok(Row { size: word(0), used_at: Timestamp(word(8)) })
+    Ok(Row { size: word(0), used_at: Timestamp(word(8)), reused: value[16] != 0 })
 }
 
 /// Calls sled so that neither its errors nor its panics reach the caller's thread.
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_row_with_a_flipped_bit_is_not_believed() {
-        let row = Row { size: 5, used_at: Timestamp(7) };
+        let row = Row { size: 5, used_at: Timestamp(7), reused: true };
         let good = encode(row);
         assert!(matches!(decode(&good), Ok(found) if found == row));
         for bit in 0..good.len() * 8 {
@@ -125,7 +126,7 @@ mod tests {
     fn what_was_set_last_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let digest = Digest::of(b"x");
-        let row = |size| Row { size, used_at: Timestamp(7) };
+        let row = |size| Row { size, used_at: Timestamp(7), reused: false };
         let database = Database::open(&directory.path().join("sled")).unwrap();
         let rows = || database.rows().collect::<Result<Vec<_>, _>>().unwrap();
         database.put(&digest, row(1)).unwrap();

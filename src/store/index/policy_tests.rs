@@ -6,7 +6,7 @@
 //! days, as kubelet's image garbage collection leaves it, so that Larder sees the rest. Once a week a batch job pulls 80
 //! images that nothing else needs, and once in ten days a layer of 6 GiB is pulled.
 //!
-//! `cargo nextest run --lib policy_tests --no-capture` prints the table that docs/operations.md has.
+//! `cargo nextest run --lib policy_tests --no-capture` prints the figures of docs/on-disk-format.md, "Eviction".
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -137,8 +137,9 @@ impl Ordered {
 impl Policy for Ordered {
     fn request(&mut self, Request { at, blob, size }: Request) -> bool {
         let (digest, now) = (Digest::of(&blob.to_le_bytes()), Timestamp(at));
-        let row = Row { size: if self.by_size { size } else { 1 }, used_at: now };
         let hit = self.sizes.contains_key(&digest);
+        let (shown, reused) = if self.by_size { (size, hit) } else { (1, false) };
+        let row = Row { size: shown, used_at: now, reused };
         if !hit {
             let mut search = self.rows.search();
             while self.used + size > self.budget {

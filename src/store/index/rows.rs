@@ -16,6 +16,9 @@ use crate::support::clock::Timestamp;
 /// No slot: the end of a list.
 const NONE: u32 = u32::MAX;
 
+/// A list for each class of size of blobs that were used once, and one of those that were used again.
+const LISTS: usize = 2 * CLASSES;
+
 /// What is known of one blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -23,6 +26,15 @@ pub(crate) struct Row {
     pub(crate) size: u64,
     /// Its last access.
     pub(crate) used_at: Timestamp,
+    /// Whether it was used again after the pull that stored it.
+    pub(crate) reused: bool,
+}
+
+impl Row {
+    /// The list that the row is in.
+    fn list(self) -> usize {
+        evict::class(self.size) + if self.reused { CLASSES } else { 0 }
+    }
 }
 
 /// All rows. At most 2³² - 1 of them.
@@ -32,7 +44,7 @@ pub(crate) struct Rows {
     /// With a key of its own, so that digests cannot be chosen to collide.
     hasher: RandomState,
     /// The list of each class of size, then the list of free slots.
-    lists: [List; CLASSES],
+    lists: [List; LISTS],
     free: u32,
     totals: Totals,
 }
@@ -52,7 +64,7 @@ struct List {
 }
 
 /// Where a search for victims has got to: blobs that may not be evicted are passed once, not once for each victim.
-pub(crate) struct Search([u32; CLASSES]);
+pub(crate) struct Search([u32; LISTS]);
 
 impl Rows {
     pub(crate) fn new() -> Self {
@@ -60,7 +72,7 @@ impl Rows {
             slots: Vec::new(),
             by_digest: HashTable::new(),
             hasher: RandomState::new(),
-            lists: [List { first: NONE, last: NONE }; CLASSES],
+            lists: [List { first: NONE, last: NONE }; LISTS],
             free: NONE,
             totals: Totals::default(),
         }
@@ -151,16 +163,17 @@ impl Rows {
         may_go: impl Fn(&Digest) -> bool,
     ) -> Option<(Digest, Row)> {
         let mut best: Option<(u64, usize)> = None;
-        for (class, at) in search.0.iter_mut().enumerate() {
+        for (list, at) in search.0.iter_mut().enumerate() {
             while *at != NONE && !may_go(&self.slots[*at as usize].digest) {
                 *at = self.slots[*at as usize].after;
             }
             if *at == NONE {
                 continue;
             }
-            let weight = evict::weight(self.slots[*at as usize].row.used_at.age_at(now), class);
+            let Row { size, used_at, reused } = self.slots[*at as usize].row;
+            let weight = evict::weight(used_at.age_at(now), evict::class(size), reused);
             if best.is_none_or(|(most, _)| weight >= most) {
-                best = Some((weight, class));
+                best = Some((weight, list));
             }
         }
         let at = &mut search.0[best?.1];
@@ -194,7 +207,7 @@ impl Rows {
 
     /// Appends a slot to the list of its class.
     fn link(&mut self, slot: u32) {
-        let list = &mut self.lists[evict::class(self.slots[slot as usize].row.size)];
+        let list = &mut self.lists[self.slots[slot as usize].row.list()];
         let last = std::mem::replace(&mut list.last, slot);
         if last == NONE {
             list.first = slot;
@@ -207,12 +220,12 @@ impl Rows {
 
     fn unlink(&mut self, slot: u32) {
         let Slot { row, before, after, .. } = self.slots[slot as usize];
-        let list = &mut self.lists[evict::class(row.size)];
+        let list = &mut self.lists[row.list()];
         match before {
             NONE => list.first = after,
             _ => self.slots[before as usize].after = after,
         }
-        let list = &mut self.lists[evict::class(row.size)];
+        let list = &mut self.lists[row.list()];
         match after {
             NONE => list.last = before,
             _ => self.slots[after as usize].before = before,
@@ -241,7 +254,7 @@ mod tests {
 
     #[test]
     fn rows_that_were_read_in_any_order_are_evicted_in_the_order_of_their_last_access() {
-        let row = |used_at| Row { size: 10_000, used_at: Timestamp(used_at) };
+        let row = |used_at| Row { size: 10_000, used_at: Timestamp(used_at), reused: false };
         let rows = [(digest(1), row(30)), (digest(2), row(10)), (digest(3), row(20)), (digest(2), row(40))];
         let rows = Rows::from_unordered(rows);
         assert_eq!(victims(&rows, 100, |_| true), [3, 1, 2]);
@@ -251,14 +264,14 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Change {
-        Put(u8, u64),
+        Put(u8, u64, bool),
         Remove(u8),
         Evict,
     }
 
     fn change() -> impl Strategy<Value = Change> {
         prop_oneof![
-            4 => (0..20_u8, 0..40_u32).prop_map(|(n, bits)| Change::Put(n, 1 << bits)),
+            4 => (0..20_u8, 0..40_u32, any::<bool>()).prop_map(|(n, bits, reused)| Change::Put(n, 1 << bits, reused)),
             1 => (0..20_u8).prop_map(Change::Remove),
             1 => Just(Change::Evict),
         ]
@@ -274,13 +287,13 @@ mod tests {
             for (n, change) in changes.into_iter().enumerate() {
                 let now = Timestamp(n as u64 * 100);
                 match change {
-                    Change::Put(n, size) => {
-                        rows.put(digest(n), Row { size, used_at: now });
-                        model.insert(n, Row { size, used_at: now });
+                    Change::Put(n, size, reused) => {
+                        rows.put(digest(n), Row { size, used_at: now, reused });
+                        model.insert(n, Row { size, used_at: now, reused });
                     }
                     Change::Remove(n) => prop_assert_eq!(rows.remove(&digest(n)), model.remove(&n)),
                     Change::Evict => {
-                        let weight = |row: &Row| evict::weight(row.used_at.age_at(now), evict::class(row.size));
+                        let weight = |row: &Row| evict::weight(row.used_at.age_at(now), evict::class(row.size), row.reused);
                         let heaviest = model.values().map(weight).max();
                         let victim = rows.next_victim(&mut rows.search(), now, |_| true);
                         prop_assert_eq!(victim.map(|(_, row)| weight(&row)), heaviest);

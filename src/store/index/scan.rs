@@ -66,5 +66,6 @@ fn entries(blobs: &Path) -> impl Iterator<Item = (fs::DirEntry, Digest)> {
 fn row(entry: &fs::DirEntry, now: Timestamp) -> Option<Row> {
     let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
     let used = metadata.atime().max(metadata.mtime());
-    Some(Row { size: metadata.len(), used_at: Timestamp(u64::try_from(used).unwrap_or(0).min(now.0)) })
+    let used_at = Timestamp(u64::try_from(used).unwrap_or(0).min(now.0));
+    Some(Row { size: metadata.len(), used_at, reused: false })
 }

@@ -25,7 +25,7 @@ use crate::support::clock::{Clock, Timestamp};
 use crate::support::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
 /// Written by a clean stop, removed by the next start; the version is that of the rows.
-const CLEAN: &[u8] = b"larder index 1\n";
+const CLEAN: &[u8] = b"larder index 2\n";
 /// Failures of the database in one process before its rows stay in memory.
 const FAILURES_MAX: u32 = 3;
 /// Files that cannot be removed before an eviction ends: then it is the disk, not the file.
@@ -130,12 +130,12 @@ impl Worker {
     pub(crate) fn apply(&mut self, operation: &Operation) {
         let now = self.context.clock.now();
         match *operation {
-            Operation::Add(digest, size, _) => self.put(digest, Row { size, used_at: now }),
+            Operation::Add(digest, size, _) => self.put(digest, Row { size, used_at: now, reused: false }),
             Operation::Access(digest) => {
                 if let Some(row) = self.rows.row(&digest)
                     && now.0 >= row.used_at.0.saturating_add(last_access::INTERVAL_SECONDS)
                 {
-                    self.put(digest, Row { used_at: now, ..row });
+                    self.put(digest, Row { used_at: now, reused: true, ..row });
                 }
             }
             Operation::Remove(digest) => self.remove(&digest),
