@@ -94,7 +94,7 @@ impl Trace {
             if at >= application.next {
                 application.own = version(&mut trace, &mut random);
                 application.versions += 1;
-                if application.versions % 5 == 0 {
+                if application.versions.is_multiple_of(5) {
                     application.dependencies = trace.blob(between(&mut random, 10, 150) * MIB);
                 }
                 application.next = at + between(&mut random, DAY, 14 * DAY);
