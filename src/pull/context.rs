@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::credentials::PresentedCredential;
 use crate::reference::{Principal, Reference, Repository};
-use crate::upstream::Patience;
+use crate::upstream::{self, ConnectStage, Patience};
+
+/// Kept free of the time in which a client waits for an answer, so that a record can still be served in it.
+const RECORD_RESERVE: Duration = Duration::from_secs(2);
 
 /// The client that sent a request.
 #[derive(Debug, Clone)]
@@ -172,6 +175,21 @@ impl PullContext {
     /// Until when the client waits for the head of an answer; `None` if no client waits.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline
+    }
+
+    /// Waits for `work` while there is time to serve something older instead; `None` when that time has come.
+    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.deadline().and_then(|at| at.checked_sub(RECORD_RESERVE)) {
+            Some(deadline) => timeout_at(deadline, work).await.ok(),
+            None => Some(work.await),
+        }
+    }
+
+    /// The error of a question to upstream that took too long for the client that waits.
+    pub(crate) fn too_slow(&self) -> upstream::Error {
+        let host = self.repository().registry().to_string();
+        let why = "no answer in the time in which the client waits".to_owned();
+        upstream::Error::Unreachable { host, stage: ConnectStage::Timeout, why }
     }
 }
 

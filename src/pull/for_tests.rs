@@ -95,6 +95,8 @@ struct State {
     failing_downloads: HashMap<Repository, (Arc<Semaphore>, Error)>,
     /// How long each manifest takes.
     delay: Duration,
+    /// How long each other question about a manifest takes.
+    answer_delay: Duration,
     asked: Vec<String>,
 }
 
@@ -181,6 +183,11 @@ impl FakeRegistry {
         self.0.lock().delay = delay;
     }
 
+    /// From now on the other questions about manifests take this long.
+    pub(crate) fn delay_answers(&self, delay: Duration) {
+        self.0.lock().answer_delay = delay;
+    }
+
     /// The questions since the last call, each with the user that was asked as (`-` without a credential).
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().asked)
@@ -238,6 +245,8 @@ impl RegistryClient for FakeRegistry {
     ) -> Answer<'a, ResolvedTag> {
         Box::pin(async move {
             let public = self.check(&format!("resolve {tag}"), repository, auth)?;
+            let delay = self.0.lock().answer_delay;
+            tokio::time::sleep(delay).await;
             let value = ResolvedTag { digest: self.tag(repository, tag)?, manifest: None };
             Ok(Allowed { value, public })
         })
@@ -271,6 +280,8 @@ impl RegistryClient for FakeRegistry {
     ) -> Answer<'a, ()> {
         Box::pin(async move {
             let public = self.check("confirm manifest", repository, auth)?;
+            let delay = self.0.lock().answer_delay;
+            tokio::time::sleep(delay).await;
             self.content(repository, digest)?;
             Ok(Allowed { value: (), public })
         })

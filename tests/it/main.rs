@@ -15,6 +15,7 @@ mod connections;
 mod disk;
 mod endpoints;
 mod freshness;
+mod frozen;
 mod head;
 mod limits;
 mod lists;

@@ -116,7 +116,8 @@ impl Manifests {
         if may_read {
             return Ok(answer);
         }
-        match Box::pin(self.confirm(context, digest)).await {
+        let confirmed = Box::pin(context.in_time(self.confirm(context, digest))).await;
+        match confirmed.unwrap_or_else(|| Err(context.too_slow().into())) {
             Ok(()) => Ok(answer.with_source(AnswerSource::Revalidated)),
             Err(error) => match self.access.known().held_since(context, &error).await {
                 Some(since) => Ok(answer.stale(since, error)),

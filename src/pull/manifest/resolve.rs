@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::confirmed::{ConfirmedTags, Refreshes};
 use super::fetch::{FetchedManifest, ManifestFetcher};
@@ -28,9 +28,6 @@ use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, Patience, ResolvedTag};
-
-/// Kept free of the time in which a client waits for an answer, so that a record can still be served in it.
-const RECORD_RESERVE: Duration = Duration::from_secs(2);
 
 type Resolutions = Singleflight<(Repository, Tag, Principal, Patience), Result<Allowed<Named>, Error>>;
 
@@ -161,8 +158,13 @@ impl Tags {
             Some(record) => self.may_serve_record(context, tag, record).await,
             None => false,
         };
-        let asking = if has_record { &context.without_patience() } else { context };
-        let (answer, fetched, asked_as) = match self.ask(asking, tag).await {
+        let asked = if has_record {
+            let context = context.without_patience();
+            context.in_time(self.ask(&context, tag)).await.unwrap_or_else(|| Err(context.too_slow().into()))
+        } else {
+            self.ask(context, tag).await
+        };
+        let (answer, fetched, asked_as) = match asked {
             Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
             Err(Error::Upstream(error)) => (Err(error), None, None),
             Err(other) => return self.record_if_open_to_all(context, tag, other).await,
@@ -271,14 +273,9 @@ impl Tags {
         tag: &Tag,
         digest: Digest,
     ) -> Result<ManifestAnswer, Error> {
-        let fetch = self.fetch(context, tag, digest);
-        let Some(deadline) = context.deadline().and_then(|at| at.checked_sub(RECORD_RESERVE)) else {
-            return fetch.await;
-        };
         let begun = Instant::now();
-        timeout_at(deadline, fetch)
-            .await
-            .unwrap_or_else(|_elapsed| Err(Error::OutOfTime { seconds: begun.elapsed().as_secs() }))
+        let fetched = context.in_time(self.fetch(context, tag, digest)).await;
+        fetched.unwrap_or_else(|| Err(Error::OutOfTime { seconds: begun.elapsed().as_secs() }))
     }
 
     async fn fetch(&self, context: &PullContext, tag: &Tag, digest: Digest) -> Result<ManifestAnswer, Error> {

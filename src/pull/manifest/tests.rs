@@ -80,3 +80,24 @@ async fn a_moved_tag_whose_manifest_is_slow_is_served_as_it_was_before_the_clien
     parts.registry.delay(Duration::ZERO);
     assert_eq!(pull(&parts, &context()).await.unwrap().digest, after);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_too_long_is_served_as_it_was_to_those_who_could_read_it() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, Some("v1"), MANIFEST);
+    parts.registry.allow(&app, &["alice"]);
+    let [alice, bob] = ["alice", "bob"].map(|user| parts.pull_as(user, &app));
+    pull(&parts, &alice).await.unwrap();
+    parts.clock.advance(Duration::from_secs(3_600));
+    // Two principals that are asked one after the other take longer than each may.
+    parts.registry.delay_answers(Duration::from_secs(40));
+    let within = |context: &PullContext| context.clone().answered_within(Duration::from_secs(25));
+    for reference in ["v1".parse().unwrap(), digest.into()] {
+        let begun = tokio::time::Instant::now();
+        let stale = parts.manifests.find(&within(&alice), &reference, ManifestUse::Pull).await.unwrap();
+        assert_eq!((stale.digest, stale.source), (digest, AnswerSource::Stale));
+        assert!(begun.elapsed() < Duration::from_secs(25), "the client has given up");
+        assert!(parts.manifests.find(&within(&bob), &reference, ManifestUse::Pull).await.is_err());
+    }
+    assert!(parts.access.outages().is_empty(), "a slow answer passed for an outage of the registry");
+}

@@ -4,12 +4,15 @@
 //! others, which cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a connection fills fastest,
 //! and the attacks that multiplexing makes possible do not exist.
 //!
-//! Deliberately not here: redirects and challenges (`exchange`).
+//! A connection that was used before and does not answer may have been forgotten by what is between: the idle ones to its
+//! host are closed, and the request is sent once more over a new one.
+//!
+//! Deliberately not here: redirects and challenges (`exchange`), and other retries (`attempts`).
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,36 +21,30 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use http::uri::InvalidUri;
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::proxy::matcher::Matcher;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
 use tower::Service;
 use url::{Host, Url};
 
 use crate::reference::Registry;
 use crate::upstream::body::ResponseBody;
-use crate::upstream::config::Config;
+use crate::upstream::config::{Config, Timeouts};
 use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, Stream, proxies};
+use crate::upstream::transport::names::Names;
+use crate::upstream::transport::pool::{HostPools, Used, WatchedBody};
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
 use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_roots};
 
-/// Idle connections to one host that stay open.
-const IDLE_CONNECTIONS_MAX: usize = 8;
-/// How long an idle connection stays open: registries close theirs after about a minute.
-const IDLE_TIME: Duration = Duration::from_secs(50);
-/// Fields of a response head at most.
-const HEADERS_MAX: usize = 128;
-/// Bytes of a response head at most, and of one read of a body.
-const BUFFER_BYTES_MAX: usize = 256 * 1024;
-
-type Pool = Client<Connector, Full<Bytes>>;
+type Pool = HostPools<Connector>;
 
 /// The connections to all registries.
 pub(crate) struct Transport {
@@ -56,6 +53,15 @@ pub(crate) struct Transport {
     own: HashMap<Registry, Pools>,
     proxies: Arc<Matcher>,
     header_wait: Duration,
+    idle_wait: Duration,
+}
+
+/// What became of a request that was sent once.
+enum Sent {
+    Response(Box<Response<ResponseBody>>),
+    Failed(Error),
+    /// A connection that had been used before did not answer, and may be dead: another one may.
+    Frozen(Error),
 }
 
 struct Pools {
@@ -70,15 +76,17 @@ impl Transport {
     /// A certificate or key file that cannot be used.
     pub(crate) fn new(config: &Config) -> Result<Self, BuildError> {
         let (proxies, roots) = (proxies(config), system_roots());
+        let names = Names::new(config.reach.clone());
         let mut own = HashMap::new();
         for (registry, settings) in &config.registries {
             if settings.ca.is_some() || settings.client.is_some() {
                 let tls = TlsConfigs::new(&roots, Some(settings))?;
-                own.insert(registry.clone(), Pools::new(config, tls, &proxies));
+                own.insert(registry.clone(), Pools::new(config, tls, &proxies, &names));
             }
         }
-        let common = Pools::new(config, TlsConfigs::new(&roots, None)?, &proxies);
-        Ok(Self { common, own, proxies, header_wait: config.timeouts.header })
+        let common = Pools::new(config, TlsConfigs::new(&roots, None)?, &proxies, &names);
+        let Timeouts { header, idle, .. } = config.timeouts;
+        Ok(Self { common, own, proxies, header_wait: header, idle_wait: idle })
     }
 
     async fn send_request(&self, request: OutgoingRequest<'_>) -> Result<Response<ResponseBody>, Error> {
@@ -92,19 +100,71 @@ impl Transport {
             HostTrust::Configured => &pools.configured,
             HostTrust::Untrusted => &pools.untrusted,
         };
+        // What changes something at the server is not sent twice.
+        let repeatable = matches!(request.method, Method::GET | Method::HEAD);
         let sending =
             self.http_request(request).map_err(|e| unreachable(ConnectStage::Connect, e.to_string()))?;
-        match tokio::time::timeout(self.header_wait, pool.request(sending)).await {
-            Ok(Ok(response)) => Ok(response.map(|body| body.map_err(BoxError::from).boxed())),
+        let first = if repeatable { self.header_wait / 2 } else { self.header_wait };
+        match self.send_once(pool, &host, sending.clone(), first).await {
+            Sent::Response(response) => Ok(*response),
+            // Once: the connections that were idle are closed, so that this one is new.
+            Sent::Frozen(_) if repeatable => {
+                match self.send_once(pool, &host, sending, self.header_wait).await {
+                    Sent::Response(response) => Ok(*response),
+                    Sent::Failed(error) | Sent::Frozen(error) => Err(error),
+                }
+            }
+            Sent::Failed(error) | Sent::Frozen(error) => Err(error),
+        }
+    }
+
+    /// Sends a request; over a connection that was used before it is waited for `reused_wait` only.
+    async fn send_once(
+        &self,
+        pool: &Pool,
+        host: &str,
+        mut request: Request<Full<Bytes>>,
+        reused_wait: Duration,
+    ) -> Sent {
+        let url = request.uri();
+        let scheme = url.scheme_str().unwrap_or_default();
+        let key = format!("{scheme}://{}", url.authority().map_or("", |authority| authority.as_str()));
+        let unreachable = |stage, why: String| Error::Unreachable { host: host.to_owned(), stage, why };
+        let (client, begun) = (pool.client(&key), Instant::now());
+        let captured = capture_connection(&mut request);
+        let mut answer = pin!(client.request(request));
+        let mut answered = timeout_at(begun + reused_wait, &mut answer).await;
+        let reused = || Used::before(&captured) == Some(true);
+        if answered.is_err() && !reused() {
+            answered = timeout_at(begun + self.header_wait, &mut answer).await;
+        }
+        let failed = match answered {
+            Ok(Ok(response)) => {
+                Used::record(&captured);
+                let (pools, client) = (pool.clone(), Arc::clone(&client));
+                let watched = |body: Incoming| {
+                    let body = body.map_err(BoxError::from).boxed();
+                    WatchedBody::new(body, pools, key, client, self.idle_wait).boxed()
+                };
+                return Sent::Response(Box::new(response.map(watched)));
+            }
             Ok(Err(error)) => {
                 let stage = stage_of(&error, error.is_connect());
-                Err(unreachable(stage, root_cause(&error)))
+                Sent::Failed(unreachable(stage, root_cause(&error)))
             }
             Err(_) => {
-                let why = format!("no response within {:?}", self.header_wait);
-                Err(unreachable(ConnectStage::Timeout, why))
+                let why = format!("no response within {:?}", begun.elapsed());
+                match Used::before(&captured) {
+                    None => Sent::Failed(unreachable(ConnectStage::Tls, format!("no connection: {why}"))),
+                    Some(false) => Sent::Failed(unreachable(ConnectStage::Timeout, why)),
+                    Some(true) => Sent::Frozen(unreachable(ConnectStage::Timeout, why)),
+                }
             }
+        };
+        if reused() {
+            pool.close_idle(&key, &client);
         }
+        failed
     }
 
     fn http_request(&self, outgoing: OutgoingRequest<'_>) -> Result<Request<Full<Bytes>>, InvalidUri> {
@@ -137,22 +197,16 @@ impl SendRequest for Transport {
 }
 
 impl Pools {
-    fn new(config: &Config, tls: TlsConfigs, proxies: &Arc<Matcher>) -> Self {
+    fn new(config: &Config, tls: TlsConfigs, proxies: &Arc<Matcher>, names: &Names) -> Self {
         let pool = |trust, tls: ClientConfig| {
-            let plain = Dialer::new(config, trust, Arc::clone(proxies));
+            let plain = Dialer::new(config, trust, Arc::clone(proxies), names.clone());
             let connector = HttpsConnectorBuilder::new()
                 .with_tls_config(tls)
                 .https_or_http()
                 .enable_http1()
                 .wrap_connector(plain.clone());
             let connector = Connector { plain: plain.needs_no_tls().then_some(plain), tls: connector };
-            Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(IDLE_TIME)
-                .pool_timer(TokioTimer::new())
-                .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-                .http1_max_headers(HEADERS_MAX)
-                .http1_max_buf_size(BUFFER_BYTES_MAX)
-                .build(connector)
+            HostPools::new(connector)
         };
         Self {
             configured: pool(HostTrust::Configured, tls.configured),

@@ -29,7 +29,9 @@ use tower::Service;
 use crate::upstream::config::Config;
 use crate::upstream::error::BoxError;
 use crate::upstream::transport::address::HostTrust;
-use crate::upstream::transport::network::{Io, Network, Reach};
+use crate::upstream::transport::names::Names;
+use crate::upstream::transport::network::{Io, Network};
+use crate::upstream::transport::pool::Used;
 
 /// The longest wait for DNS.
 const NAME_WAIT: Duration = Duration::from_secs(3);
@@ -62,10 +64,10 @@ impl StdError for NameFailed {}
 impl StdError for AddressRefused {}
 
 /// Resolves names to the addresses that `trust` permits.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Resolver {
     trust: HostTrust,
-    reach: Reach,
+    names: Names,
 }
 
 impl Service<Name> for Resolver {
@@ -78,10 +80,10 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let Self { trust, reach } = self.clone();
+        let Self { trust, names } = self.clone();
         Box::pin(async move {
             let name = name.as_str();
-            let looked_up = tokio::time::timeout(NAME_WAIT, look_up(&reach, name)).await;
+            let looked_up = tokio::time::timeout(NAME_WAIT, names.look_up(name, trust)).await;
             let all: Vec<SocketAddr> = match looked_up {
                 Err(_) => {
                     return Err(NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")).into());
@@ -103,13 +105,6 @@ impl Service<Name> for Resolver {
     }
 }
 
-async fn look_up(reach: &Reach, name: &str) -> io::Result<Vec<SocketAddr>> {
-    match reach.other() {
-        Some(network) => network.resolve(name).await,
-        None => Ok(tokio::net::lookup_host((name, 0)).await?.collect()),
-    }
-}
-
 /// Connects to hosts of one trust, directly or through the operator's proxies.
 #[derive(Clone)]
 pub(crate) struct Dialer {
@@ -121,8 +116,8 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(config: &Config, trust: HostTrust, proxies: Arc<Matcher>) -> Self {
-        let resolver = |trust| Resolver { trust, reach: config.reach.clone() };
+    pub(crate) fn new(config: &Config, trust: HostTrust, proxies: Arc<Matcher>, names: Names) -> Self {
+        let resolver = |trust| Resolver { trust, names: names.clone() };
         let connector = |trust| {
             let mut connector = HttpConnector::new_with_resolver(resolver(trust));
             connector.enforce_http(false);
@@ -138,7 +133,7 @@ impl Dialer {
 
     /// Whether connections are taken as they are, `https` or not.
     pub(crate) fn needs_no_tls(&self) -> bool {
-        self.resolver.reach.other().is_some()
+        self.resolver.names.reach().other().is_some()
     }
 }
 
@@ -161,7 +156,7 @@ impl Service<Uri> for Dialer {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let (mut direct, mut to_proxy) = (self.direct.clone(), self.to_proxy.clone());
-        if let Some(network) = self.resolver.reach.other() {
+        if let Some(network) = self.resolver.names.reach().other() {
             let opening = open(Arc::clone(network), self.resolver.clone(), to, self.wait);
             return Box::pin(opening);
         }
@@ -225,8 +220,8 @@ enum Kind {
 impl Connection for Stream {
     fn connected(&self) -> Connected {
         match &self.io {
-            Kind::Tcp(io) => io.connected().proxy(self.proxied),
-            Kind::Other(_) => Connected::new(),
+            Kind::Tcp(io) => io.connected().proxy(self.proxied).extra(Used::default()),
+            Kind::Other(_) => Connected::new().extra(Used::default()),
         }
     }
 }
@@ -270,11 +265,12 @@ impl Write for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::transport::network::Reach;
 
     #[tokio::test]
     async fn an_untrusted_name_that_leads_into_the_node_is_not_connected_to() {
         let localhost: Name = "localhost".parse().unwrap();
-        let resolver = |trust| Resolver { trust, reach: Reach::default() };
+        let resolver = |trust| Resolver { trust, names: Names::new(Reach::default()) };
         let refused = resolver(HostTrust::Untrusted).call(localhost.clone()).await.unwrap_err();
         assert!(refused.downcast_ref::<AddressRefused>().is_some(), "{refused}");
         let permitted = resolver(HostTrust::Configured).call(localhost).await.unwrap();

@@ -6,7 +6,9 @@ pub(crate) mod client;
 pub(crate) mod configured;
 pub(crate) mod connect;
 pub(crate) mod dial;
+mod names;
 pub(crate) mod network;
+mod pool;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub(crate) mod send;

@@ -1,0 +1,218 @@
+//! Names to addresses, so that a name whose DNS does not answer holds up that name alone.
+//!
+//! Promises: the resolver of the machine, which blocks and cannot be cancelled, runs on threads of its own, so that none
+//! that the store or the runtime needs waits for DNS. A name is looked up once at a time, whoever asks; names of one
+//! domain have a share of the threads, and hosts that the configuration names have threads for themselves.
+//!
+//! Deliberately not here: which addresses may be connected to (`dial`), and a cache, which is the machine's.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::support::singleflight::Singleflight;
+use crate::support::tasks::Tasks;
+use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::network::Reach;
+
+/// Names that the configuration leads to, looked up at once.
+const CONFIGURED_MAX: usize = 16;
+/// Other names, looked up at once: a thread that waits for DNS costs little, and DNS answers within milliseconds.
+const OTHERS_MAX: usize = 32;
+/// Of those, names of one domain.
+const DOMAIN_MAX: usize = 4;
+
+type LookedUp = Result<Vec<SocketAddr>, Arc<str>>;
+
+/// Looks names up. Cheap to clone; clones share the threads.
+#[derive(Clone)]
+pub(crate) struct Names {
+    reach: Reach,
+    places: Places,
+    running: Singleflight<(String, bool), LookedUp>,
+}
+
+impl Names {
+    pub(crate) fn new(reach: Reach) -> Self {
+        // No stop waits for DNS.
+        Self { reach, places: Places::default(), running: Singleflight::new(Tasks::default()) }
+    }
+
+    /// The network that names are looked up in, and connections are opened through.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// The addresses of a name, all with port 0 or any other. Takes as long as DNS does: the caller bounds the wait.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub(crate) async fn look_up(&self, name: &str, trust: HostTrust) -> LookedUp {
+        let configured = trust == HostTrust::Configured;
+        let (this, wanted) = (self.clone(), name.to_owned());
+        let work = move || async move {
+            let Some(place) = this.places.take(&wanted, configured) else {
+                return Err("too many names wait for DNS".into());
+            };
+            let found = this.ask(wanted, place).await;
+            found.map_err(|error| error.to_string().into())
+        };
+        let ended = || Err("the look-up ended in a defect of Larder".into());
+        self.running.run((name.to_owned(), configured), work).await.unwrap_or_else(ended)
+    }
+
+    /// The place is free again when DNS has answered or given up, however long its asker waited.
+    async fn ask(&self, name: String, place: Place) -> io::Result<Vec<SocketAddr>> {
+        if let Some(network) = self.reach.other() {
+            let found = network.resolve(&name).await;
+            drop(place);
+            return found;
+        }
+        let (sender, receiver) = oneshot::channel();
+        std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
+            let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
+            drop(place);
+            // An asker that has left needs no answer.
+            let _ = sender.send(found);
+        })?;
+        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the look-up ended without a result")))
+    }
+}
+
+/// How many names are being looked up.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<Taken>>);
+
+#[derive(Default)]
+struct Taken {
+    configured: usize,
+    others: usize,
+    /// Of the others, by domain.
+    domains: HashMap<String, usize>,
+}
+
+/// One of them, until it is dropped.
+struct Place {
+    places: Places,
+    /// `None` for a name that the configuration leads to.
+    domain: Option<String>,
+}
+
+impl Places {
+    fn take(&self, name: &str, configured: bool) -> Option<Place> {
+        let mut taken = self.0.lock();
+        if configured {
+            if taken.configured >= CONFIGURED_MAX {
+                return None;
+            }
+            taken.configured += 1;
+            return Some(Place { places: self.clone(), domain: None });
+        }
+        let domain = domain_of(name);
+        let of_domain = taken.domains.get(&domain).copied().unwrap_or(0);
+        if taken.others >= OTHERS_MAX || of_domain >= DOMAIN_MAX {
+            return None;
+        }
+        taken.others += 1;
+        taken.domains.insert(domain.clone(), of_domain + 1);
+        Some(Place { places: self.clone(), domain: Some(domain) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock();
+        let Some(domain) = &self.domain else {
+            taken.configured -= 1;
+            return;
+        };
+        taken.others -= 1;
+        let left = taken.domains.get(domain).map_or(0, |count| count - 1);
+        if left == 0 {
+            taken.domains.remove(domain);
+        } else {
+            taken.domains.insert(domain.clone(), left);
+        }
+    }
+}
+
+/// The last two labels: whoever answers for one name below them most often answers for all.
+fn domain_of(name: &str) -> String {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let labels: Vec<&str> = name.rsplit('.').take(2).collect();
+    labels.into_iter().rev().collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::upstream::transport::network::{Io, Network, Pending};
+
+    /// DNS that never answers for names with `hangs` in them.
+    struct Dns;
+
+    impl Network for Dns {
+        fn resolve(&self, name: &str) -> Pending<Vec<SocketAddr>> {
+            let hangs = name.contains("hangs");
+            Box::pin(async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                Ok(vec![([127, 0, 0, 1], 0).into()])
+            })
+        }
+
+        fn connect(&self, _: SocketAddr, _: &str) -> Pending<Box<dyn Io>> {
+            Box::pin(async { Err(io::Error::other("not here")) })
+        }
+    }
+
+    /// Whether DNS answers in time.
+    async fn is_found(names: &Names, name: &str, trust: HostTrust) -> bool {
+        let waiting = timeout(Duration::from_secs(3), names.look_up(name, trust)).await;
+        waiting.is_ok_and(|found| found.is_ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_whose_dns_hangs_holds_no_place_that_others_need() {
+        let names = Names::new(Reach::through(Arc::new(Dns)));
+        for n in 0..100 {
+            assert!(!is_found(&names, &format!("n{n}.hangs.test"), HostTrust::Untrusted).await);
+            assert!(!is_found(&names, "one.hangs.example", HostTrust::Untrusted).await);
+        }
+        assert_eq!(names.places.0.lock().others, DOMAIN_MAX + 1, "a hang for each request");
+        assert!(is_found(&names, "reg.test", HostTrust::Untrusted).await);
+        for n in 0..100 {
+            assert!(!is_found(&names, &format!("reg.hangs{n}.test"), HostTrust::Untrusted).await);
+        }
+        assert!(!is_found(&names, "reg.test", HostTrust::Untrusted).await, "there is a limit");
+        assert!(is_found(&names, "mirror.corp", HostTrust::Configured).await, "a stranger's names");
+    }
+
+    #[test]
+    fn places_are_free_again_and_counted_by_domain() {
+        let places = Places::default();
+        let take = |name: &str| places.take(name, false);
+        let held: Vec<_> = (0..DOMAIN_MAX).map(|n| take(&format!("a{n}.b.example.com")).unwrap()).collect();
+        assert!(take("c.EXAMPLE.com.").is_none() && take("example.org").is_some() && take("com").is_some());
+        drop(held);
+        assert!(take("c.example.com").is_some());
+        let taken = places.0.lock();
+        assert_eq!((taken.others, taken.domains.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_machine_resolves_its_own_name() {
+        let names = Names::new(Reach::default());
+        let found = names.look_up("localhost", HostTrust::Configured).await.unwrap();
+        assert!(found.iter().all(|at| at.ip().is_loopback()) && !found.is_empty());
+    }
+}

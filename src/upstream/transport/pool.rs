@@ -1,0 +1,176 @@
+//! Connections that stay open between requests, kept by host, so that all idle ones to a host can be closed together.
+//!
+//! A NAT or a firewall that forgets its connections leaves all of them open at both ends and dead between: the first that
+//! does not answer says that of the others. Deliberately not here: which requests are repeated (`connect`).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use http_body_util::combinators::BoxBody;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{CaptureConnection, Connect};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::support::bounded_map::BoundedMap;
+use crate::upstream::error::BoxError;
+
+/// Idle connections to one host that stay open.
+const IDLE_CONNECTIONS_MAX: usize = 8;
+/// How long an idle connection stays open: registries close theirs after about a minute.
+const IDLE_TIME: Duration = Duration::from_secs(50);
+/// Hosts with idle connections at most; those of one that is forgotten are closed.
+const HOSTS_MAX: usize = 1_024;
+/// Fields of a response head at most.
+const HEADERS_MAX: usize = 128;
+/// Bytes of a response head at most, and of one read of a body.
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// The client of one host, with its connections.
+pub(super) type HostClient<C> = Arc<Client<C, Full<Bytes>>>;
+
+/// The connections to all hosts of one trust. Cheap to clone.
+pub(super) struct HostPools<C> {
+    connector: C,
+    /// By scheme, host and port.
+    clients: Arc<Mutex<BoundedMap<String, HostClient<C>>>>,
+}
+
+impl<C: Clone> Clone for HostPools<C> {
+    fn clone(&self) -> Self {
+        Self { connector: self.connector.clone(), clients: Arc::clone(&self.clients) }
+    }
+}
+
+impl<C: Connect + Clone> HostPools<C> {
+    pub(super) fn new(connector: C) -> Self {
+        Self { connector, clients: Arc::new(Mutex::new(BoundedMap::new(HOSTS_MAX))) }
+    }
+
+    /// The client for a host.
+    pub(super) fn client(&self, host: &str) -> HostClient<C> {
+        let new = || {
+            let client = Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(IDLE_TIME)
+                .pool_timer(TokioTimer::new())
+                .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+                .http1_max_headers(HEADERS_MAX)
+                .http1_max_buf_size(BUFFER_BYTES_MAX)
+                .build(self.connector.clone());
+            Arc::new(client)
+        };
+        Arc::clone(self.clients.lock().get_or_insert_with(host.to_owned(), new))
+    }
+}
+
+impl<C> HostPools<C> {
+    /// Closes the idle connections to a host, unless that happened since `client` was given out. Requests that are under
+    /// way go on.
+    pub(super) fn close_idle(&self, host: &str, client: &HostClient<C>) {
+        let mut clients = self.clients.lock();
+        if clients.peek(host).is_some_and(|current| Arc::ptr_eq(current, client)) {
+            clients.remove(host);
+            tracing::debug!(host, "idle connections are closed: one of them did not answer");
+        }
+    }
+}
+
+/// Travels with a connection: whether a request was sent over it before.
+#[derive(Clone, Default)]
+pub(super) struct Used(Arc<AtomicBool>);
+
+impl Used {
+    /// Whether the connection of a request had been used before it; `None` while there is no connection.
+    pub(super) fn before(captured: &CaptureConnection) -> Option<bool> {
+        let connection = captured.connection_metadata();
+        let mut extras = http::Extensions::new();
+        connection.as_ref()?.get_extras(&mut extras);
+        Some(extras.get::<Self>().is_some_and(|used| used.0.load(Ordering::Relaxed)))
+    }
+
+    /// Records that a request was answered over its connection.
+    pub(super) fn record(captured: &CaptureConnection) {
+        let connection = captured.connection_metadata();
+        let mut extras = http::Extensions::new();
+        if let Some(connection) = connection.as_ref() {
+            connection.get_extras(&mut extras);
+        }
+        if let Some(used) = extras.get::<Self>() {
+            used.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The body of a response. When it has brought nothing for almost as long as its reader waits, the host's idle connections
+/// are closed, so that what is asked for next is asked over a new one.
+pub(super) struct WatchedBody<C> {
+    body: BoxBody<Bytes, BoxError>,
+    pools: HostPools<C>,
+    host: String,
+    client: HostClient<C>,
+    wait: Duration,
+    /// Since when the next frame is waited for.
+    waiting_since: Option<Instant>,
+    /// When that is looked at next; not moved with each frame.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl<C> WatchedBody<C> {
+    /// Watches a body that came over a connection of `client`; its reader waits for `idle` for each frame.
+    pub(super) fn new(
+        body: BoxBody<Bytes, BoxError>,
+        pools: HostPools<C>,
+        host: String,
+        client: HostClient<C>,
+        idle: Duration,
+    ) -> Self {
+        let wait = idle.mul_f64(0.9);
+        Self { body, pools, host, client, wait, waiting_since: None, alarm: None }
+    }
+
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(since + self.wait)));
+        while alarm.as_mut().poll(cx).is_ready() {
+            if since.elapsed() >= self.wait {
+                self.pools.close_idle(&self.host, &self.client);
+                alarm.as_mut().reset(Instant::now() + self.wait);
+            } else {
+                alarm.as_mut().reset(since + self.wait);
+            }
+        }
+    }
+}
+
+impl<C: Unpin> Body for WatchedBody<C> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_pending() {
+            self.poll_alarm(cx);
+        } else {
+            self.waiting_since = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
