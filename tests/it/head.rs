@@ -188,3 +188,18 @@ async fn a_page_for_people_proves_no_right_and_is_no_manifest() {
     let grants = scene.larder.metric(r#"larder_access_rights_total{event="proved",principal="anonymous"}"#);
     assert_eq!(grants.await, 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_that_a_registry_says_to_head_is_not_believed_where_a_manifest_says_it() {
+    let scene = scene("").await;
+    let image = &scene.image.platforms[0];
+    let manifest = format!("manifests/{}", image.manifest);
+    let reply = scene.larder.head(&format!("/v2/open/app/{manifest}?ns=reg.test")).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    scene.refuse("/blobs/", Fault::Status(200, vec![("content-length", "7".into())]));
+    let head = scene.send(Method::HEAD, "open/app", &format!("blobs/{}", image.layers[1])).await;
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&scene.registry.manifest("open/app", image.manifest)).unwrap();
+    let size = manifest["layers"][1]["size"].as_u64().unwrap();
+    assert_eq!((head.status, head.header("content-length")), (StatusCode::OK, &*size.to_string()));
+}

@@ -4,27 +4,52 @@
 //! for another repository and confirmed the digest for this one. A confirmation by a registry that never delivered the
 //! bytes itself proves nothing: anyone can run a registry that confirms everything.
 
-use crate::reference::{Digest, Repository};
-use crate::store::{Member, Records};
+use std::sync::Arc;
 
-/// The membership records of a store.
+use parking_lot::Mutex;
+
+use crate::reference::{Child, Digest, Repository};
+use crate::store::{Member, Records};
+use crate::support::bounded_map::BoundedMap;
+
+/// Sizes remembered at most; one that is forgotten is asked of the registry.
+const SIZES_MAX: usize = 16_384;
+
+/// The membership records of a store, and what manifests say of sizes. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Membership(Records);
+pub(crate) struct Membership {
+    records: Records,
+    /// Bytes of the content that a manifest of the repository lists.
+    sizes: Arc<Mutex<BoundedMap<(Repository, Digest), u64>>>,
+}
 
 impl Membership {
     pub(crate) fn new(records: Records) -> Self {
-        Self(records)
+        Self { records, sizes: Arc::new(Mutex::new(BoundedMap::new(SIZES_MAX))) }
+    }
+
+    /// Records the sizes that a manifest of `repository` states. They prove nothing about who may read what.
+    pub(crate) fn declare_sizes(&self, repository: &Repository, listed: &[Child]) {
+        let mut sizes = self.sizes.lock();
+        for Child { digest, size, .. } in listed {
+            sizes.insert((repository.clone(), *digest), *size);
+        }
+    }
+
+    /// The size in bytes that a manifest of `repository` states for `digest`.
+    pub(crate) fn declared_size(&self, repository: &Repository, digest: Digest) -> Option<u64> {
+        self.sizes.lock().get(&(repository.clone(), digest)).copied()
     }
 
     /// What `digest` is in `repository`, if it is a member and the repository's registry delivered the bytes.
     pub(crate) async fn of(&self, repository: &Repository, digest: Digest) -> Option<Member> {
-        let member = self.0.member(repository, digest).await?;
-        self.0.received_from(repository.registry(), digest).await.then_some(member)
+        let member = self.records.member(repository, digest).await?;
+        self.records.received_from(repository.registry(), digest).await.then_some(member)
     }
 
     /// Whether `repository` was confirmed to have `digest`, whatever became of the bytes.
     pub(crate) async fn is_confirmed(&self, repository: &Repository, digest: Digest) -> bool {
-        self.0.member(repository, digest).await.is_some()
+        self.records.member(repository, digest).await.is_some()
     }
 
     /// Records that upstream confirmed a blob for `repository`. The caller makes sure that the same registry delivers,
@@ -33,7 +58,7 @@ impl Membership {
         if self.is_confirmed(repository, digest).await {
             return;
         }
-        if let Err(error) = self.0.add_member(repository, digest, Member::Blob).await {
+        if let Err(error) = self.records.add_member(repository, digest, Member::Blob).await {
             tracing::error!(%repository, %digest, %error, "a confirmed blob could not be recorded");
         }
     }

@@ -12,7 +12,7 @@ use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Document, MediaType, Principal, Reference, Repository};
+use crate::reference::{Digest, Document, Kind, MediaType, Principal, Reference, Repository};
 use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
@@ -106,6 +106,9 @@ impl ManifestFetcher {
         let (host, actual) = (manifest.host, Digest::of(&manifest.bytes));
         let document = Document::parse(&manifest.bytes, manifest.media_type.as_ref())
             .map_err(|source| Error::Document { host, source })?;
+        if let Kind::Index(listed) | Kind::Image(listed) = &document.kind {
+            self.access.membership().declare_sizes(repository, listed);
+        }
         // The type that a digest was first received with stays: the same bytes are never two things.
         let media_type = match self.store.records().member(repository, actual).await {
             Some(Member::Manifest(first)) => first,
