@@ -114,6 +114,9 @@ async fn a_segment_with_wrong_bytes_is_found_by_the_digest() {
     // A segment that comes too late to be used is dropped, wrong or not; what is used is checked.
     assert!(!reply.is_well() || reply.body == scene.bytes, "a whole body with wrong bytes");
     assert!(spoilt.load(Ordering::Relaxed) > 0);
+    // The same registry is asked once more, over one connection from the start.
+    scene.larder.settled().await;
+    scene.pull().await;
     scene.registry.wrong(|_| Some(Fault::Slow(SIZE)));
     scene.pull().await;
 }

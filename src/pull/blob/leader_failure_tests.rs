@@ -144,3 +144,25 @@ async fn a_download_that_its_leader_cannot_go_on_with_goes_on_in_a_followers_rep
     let (led, followed) = tokio::join!(scene.lead(), follow);
     assert_eq!((led.unwrap(), followed.unwrap()), (LAYER.to_vec(), LAYER.to_vec()));
 }
+
+#[tokio::test]
+async fn a_pre_pull_that_joins_a_download_does_not_fail_with_its_leader() {
+    for failure in failures() {
+        let scene = scene();
+        let gate = scene.parts.registry.fail_download(&scene.bad, failure.clone());
+        let let_it_fail = async {
+            scene.parts.registry.is_asked("confirm blob").await;
+            gate.add_permits(1);
+        };
+        let fetch = async {
+            while scene.parts.blobs.downloads() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let context = for_tests::pull(&scene.good).in_background();
+            scene.parts.blobs.fetch_into_store(&context, scene.digest, |_, _| {}).await
+        };
+        let (led, fetched, ()) = tokio::join!(scene.lead(), fetch, let_it_fail);
+        assert!(led.is_err(), "{failure}");
+        assert_eq!(fetched.unwrap(), (LAYER.len() as u64, true), "{failure}");
+    }
+}

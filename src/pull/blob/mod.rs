@@ -105,6 +105,16 @@ pub enum BlobRange {
     },
 }
 
+/// What became of a blob that was to be downloaded into the store.
+enum Fetched {
+    Stored {
+        size: u64,
+        downloaded: bool,
+    },
+    /// The download that was joined failed for a reason of its leader.
+    LeaderFailed(Error),
+}
+
 /// Blobs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Blobs {
@@ -224,13 +234,33 @@ impl Blobs {
         digest: Digest,
         report: impl Fn(u64, Option<u64>),
     ) -> Result<(u64, bool), Error> {
-        let looked_up_at = Some(self.downloads.ended());
-        if let Some(stored) = self.stored.find(context, digest).await? {
-            return Ok((stored.blob.size(), false));
+        match self.fetch_sharing(context, digest, &report, Sharing::All).await? {
+            Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
+            // Upstream has answered this caller, if not the leader that it joined.
+            Fetched::LeaderFailed(error) => {
+                match self.fetch_sharing(context, digest, &report, Sharing::SameQuestion).await? {
+                    Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
+                    Fetched::LeaderFailed(_) => Err(error),
+                }
+            }
         }
-        let joined = self.downloads.join_or_lead(context, digest, looked_up_at, Sharing::All).await?;
-        let Followed { source, mut progress, .. } = match joined {
-            Download::Stored(stored) => return Ok((stored.blob.size(), false)),
+    }
+
+    async fn fetch_sharing(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        report: &impl Fn(u64, Option<u64>),
+        sharing: Sharing,
+    ) -> Result<Fetched, Error> {
+        let stored = |size, downloaded| Ok(Fetched::Stored { size, downloaded });
+        let looked_up_at = Some(self.downloads.ended());
+        if let Some(found) = self.stored.find(context, digest).await? {
+            return stored(found.blob.size(), false);
+        }
+        let joined = self.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
+        let Followed { source, is_own_answer, mut progress } = match joined {
+            Download::Stored(found) => return stored(found.blob.size(), false),
             Download::Following(followed) => followed,
         };
         loop {
@@ -241,14 +271,17 @@ impl Blobs {
                 Progress::Complete { size, .. } => {
                     // Until the blob has its name in the store, or the store refused it: readers do not wait for that.
                     while progress.changed().await.is_ok() {}
-                    let stored = self.has(digest).await;
-                    return if stored {
-                        Ok((size, source == AnswerSource::Fill))
-                    } else {
-                        Err(Error::NotStored)
-                    };
+                    if !self.has(digest).await {
+                        return Err(Error::NotStored);
+                    }
+                    return stored(size, source == AnswerSource::Fill);
                 }
                 Progress::Detached { .. } => return Err(Error::NotStored),
+                Progress::Failed(error)
+                    if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) =>
+                {
+                    return Ok(Fetched::LeaderFailed(error));
+                }
                 Progress::Failed(error) => return Err(error),
             }
             let changed = tokio::time::timeout(REPORT_EVERY, progress.changed()).await;
