@@ -16,7 +16,7 @@ FUZZ_SECONDS ?= 60
 STALL_ROUNDS ?= 3
 E2E_LONG ?= 100
 SEEDS ?= 1-500
-MUTANT_SEEDS ?= 150
+MUTANT_SEEDS ?= 1-60
 MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 

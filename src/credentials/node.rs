@@ -10,9 +10,10 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::docker_config::{
     BYTES_MAX, DockerConfig, HttpHeaders, StoredCredential, read_current, read_legacy,

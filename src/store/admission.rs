@@ -94,7 +94,8 @@ impl Admission {
         let disk = (self.probe_disk)();
         // In this order: a blob that is counted in between counts twice for a moment, and not for nothing.
         let reserved = self.reservations.bytes();
-        let used = self.index.totals().bytes;
+        // The totals are there a moment before the index says so; a download that sees them by then is not refused.
+        let used = if self.index.is_counted() { self.index.totals().bytes } else { 0 };
         budget::missing(&self.budget, disk, used, reserved, wanted)
     }
 }

@@ -70,6 +70,8 @@ impl Blobs {
         // Until the blob is counted: the index outlives every change.
         let _change = self.layout.change()?;
         let reserved = verified.commit()?;
+        // An equal blob that was there has been replaced: its file is on disk for as long as it is open.
+        self.open_blobs.forget(&digest);
         self.index.add(digest, size, reserved);
         Ok(())
     }

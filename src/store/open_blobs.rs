@@ -106,6 +106,13 @@ impl OpenBlobs {
         open.shared.insert(file.digest(), file.downgrade());
         open.keep(file.clone());
         drop(open);
+        // Removed or replaced since it was opened, and forgotten before it was kept: it would stay on disk.
+        if !file.is_unchanged() {
+            let mut open = self.open.lock();
+            if open.is_shared(&file) {
+                open.forget(&file.digest());
+            }
+        }
         Blob::new(file, in_use)
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::store::open_blobs::OpenBlobs;
 use crate::store::reserve::Reservation;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry;
@@ -21,7 +22,7 @@ struct World {
     layout: Layout,
     index: Index,
     admission: Arc<Admission>,
-    in_use: InUse,
+    open_blobs: Arc<OpenBlobs>,
     metrics: Arc<Metrics>,
     /// Bytes that are reserved and not committed.
     under_way: AtomicU64,
@@ -44,13 +45,13 @@ impl World {
         }
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let (clock, tree) = (Clock::manual(Timestamp(1_000)), Layout::new(directory.path()));
-        let (in_use, pins) = (InUse::default(), Pins::new(tree.clone()));
-        let index = Index::start(tree, clock, Arc::clone(&metrics), in_use.clone(), pins).unwrap();
+        let (open_blobs, pins) = (Arc::new(OpenBlobs::new(InUse::default())), Pins::new(tree.clone()));
+        let index = Index::start(tree, clock, Arc::clone(&metrics), Arc::clone(&open_blobs), pins).unwrap();
         let budget = Budget { max: Amount::Bytes(MAX), min_free: Amount::Bytes(0) };
         let disk = Box::new(|| Some(Disk { total: 10 * MAX, free: 9 * MAX }));
         let admission = Arc::new(Admission::new(budget, disk, index.clone()));
         let (under_way, count) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { directory, layout, index, admission, in_use, metrics, under_way, count })
+        Arc::new(Self { directory, layout, index, admission, open_blobs, metrics, under_way, count })
     }
 
     fn stored(&self) -> Vec<u64> {
@@ -86,7 +87,7 @@ impl World {
     fn blobs(&self) -> Blobs {
         let (clock, metrics) = (Clock::manual(Timestamp(1_000)), Arc::clone(&self.metrics));
         let (index, admission) = (self.index.clone(), Arc::clone(&self.admission));
-        Blobs::new(self.layout.clone(), clock, index, admission, self.in_use.clone(), metrics)
+        Blobs::new(self.layout.clone(), clock, index, admission, Arc::clone(&self.open_blobs), metrics)
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// Seconds since 1970-01-01 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,6 +67,14 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         if let Some(seconds) = &self.0 {
             seconds.fetch_add(by.as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets a manual clock back; the machine's clock stays as it is.
+    pub fn set_back(&self, by: Duration) {
+        if let Some(seconds) = &self.0 {
+            let back = |now: u64| Some(now.saturating_sub(by.as_secs()));
+            let _ = seconds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
         }
     }
 

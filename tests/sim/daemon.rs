@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use larder::app::App;
-use larder::config::{Environment, resolve};
+use larder::config::{Environment, Settings, resolve};
 use larder::listener::Inherited;
 use larder::listener::memory::{Dialer, MemoryListener};
+use larder::reload::Reload;
 use larder::support::metrics::Registry;
 use larder::support::shutdown::{self, Trigger};
 use larder::upstream::Reach;
@@ -21,23 +22,33 @@ pub(crate) struct Daemon {
     pub(crate) dialer: Dialer,
     pub(crate) metrics: Registry,
     pub(crate) control: PathBuf,
+    reload: Reload,
     trigger: Trigger,
     running: JoinHandle<Result<(), larder::app::Error>>,
 }
 
 /// What the daemon is configured with.
-pub(crate) fn configuration(setup: &Setup) -> String {
+fn configuration(setup: &Setup, disk: &Disk) -> String {
     let budget = setup.budget_mib.map_or("1TiB".to_owned(), |mib| format!("{mib}MiB"));
     let free = if setup.no_room { "1024TiB" } else { "0%" };
     let mirror = if setup.mirror { "\"http://mirror.corp\", " } else { "" };
+    let node = if setup.node { format!("{:?}", disk.node_config()) } else { String::new() };
     let negative = if setup.no_negative { "0s" } else { "3s" };
     format!(
         "[server]\nlisten = [\"unix:/memory\"]\ndrain_wait = \"20s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
          [store]\nmax_bytes = \"{budget}\"\nmin_free = \"{free}\"\n[freshness]\nnegative_ttl = \"{negative}\"\n\
-         [credentials]\nnode = []\n[[registry]]\nhost = \"reg.corp\"\n\
+         [credentials]\nnode = [{node}]\n[[registry]]\nhost = \"reg.corp\"\n\
          endpoints = [{mirror}\"http://reg.corp\"]\n[[registry]]\nhost = \"store.corp\"\n\
          endpoints = [\"http://store.corp\"]\n"
     )
+}
+
+fn settings(disk: &Disk, upstreams: &Upstreams, setup: &Setup) -> Result<Settings, String> {
+    let environment = Environment { state_home: Some(disk.state()), ..Environment::default() };
+    let resolved = resolve(&configuration(setup, disk), &environment);
+    let mut settings = resolved.map_err(|mistakes| format!("{mistakes:?}"))?;
+    settings.upstream.reach = Reach::through(upstreams.network());
+    Ok(settings)
 }
 
 impl Daemon {
@@ -51,18 +62,30 @@ impl Daemon {
         now: &Now,
         setup: &Setup,
     ) -> Result<Self, String> {
-        let environment = Environment { state_home: Some(disk.state()), ..Environment::default() };
-        let mut settings =
-            resolve(&configuration(setup), &environment).map_err(|mistakes| format!("{mistakes:?}"))?;
-        settings.upstream.reach = Reach::through(upstreams.network());
+        let settings = settings(disk, upstreams, setup)?;
         let control = settings.admin.socket.clone();
         let (listener, dialer) = MemoryListener::new();
         let inherited = vec![Inherited::Memory(listener, Path::new("/memory").to_owned())];
         let app = App::build(settings, now.clock(), inherited).map_err(|error| error.to_string())?;
-        let metrics = app.metrics().clone();
+        let (metrics, reload) = (app.metrics().clone(), app.reload());
         let (trigger, shutdown) = shutdown::channel();
         let running = tokio::spawn(app.run(shutdown));
-        Ok(Self { dialer, metrics, control, trigger, running })
+        Ok(Self { dialer, metrics, control, reload, trigger, running })
+    }
+
+    /// Gives it new settings, as SIGHUP does.
+    ///
+    /// # Errors
+    /// Why it keeps the old ones.
+    pub(crate) async fn reload(
+        &self,
+        disk: &Disk,
+        upstreams: &Upstreams,
+        setup: &Setup,
+    ) -> Result<(), String> {
+        let (reload, settings) = (self.reload.clone(), settings(disk, upstreams, setup)?);
+        let applied = tokio::task::spawn_blocking(move || reload.apply(&settings)).await;
+        applied.map_err(|panic| panic.to_string())?.map_err(|error| error.to_string())
     }
 
     /// Stops it as SIGTERM does.

@@ -43,6 +43,11 @@ impl Disk {
         self.root.join(self.epoch.to_string())
     }
 
+    /// The node's docker config.
+    pub(crate) fn node_config(&self) -> PathBuf {
+        self.root.join("node.json")
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.state().join("larder/store")
     }

@@ -28,11 +28,21 @@ pub(crate) struct Setup {
     pub(crate) redirects: bool,
     /// Questions that were refused are asked again at once.
     pub(crate) no_negative: bool,
+    /// The node has a docker config with a login for reg.corp, which may read what both tenants may.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) node: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { budget_mib: None, no_room: false, mirror: false, redirects: false, no_negative: true }
+        Self {
+            budget_mib: None,
+            no_room: false,
+            mirror: false,
+            redirects: false,
+            no_negative: true,
+            node: false,
+        }
     }
 }
 
@@ -85,6 +95,12 @@ pub(crate) enum Act {
     Damage(Damage),
     /// The wall clock is set forward.
     ClockJump { seconds: u64 },
+    /// The wall clock is set back.
+    ClockBack { seconds: u64 },
+    /// A reload: from now on reg.corp has a mirror before it, or none.
+    Reload { mirror: bool },
+    /// The node's docker config changes.
+    NodeLogin(NodeLogin),
     /// Nothing for a while.
     Wait { seconds: u64 },
 }
@@ -120,6 +136,19 @@ pub(crate) enum Who {
     Bob,
     /// Alice with a wrong password.
     Mallory,
+    /// The node's own login: no client's, and every client's to use.
+    Node,
+}
+
+/// What the node's docker config says of reg.corp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NodeLogin {
+    Right,
+    WrongPassword,
+    Nothing,
+    /// Half of the file is written: what it said before holds.
+    HalfWritten,
 }
 
 /// What a client is like.

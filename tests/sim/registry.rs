@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine;
@@ -17,24 +14,22 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use larder::reference::{Digest, MediaType};
-use larder::upstream::{Io, Network, Pending};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use larder::upstream::Network;
 
 use crate::catalog::{CLAIMED, REPOS, catalog};
+use crate::network::Reach;
 use crate::plan::{Fault, FaultKind, Host, Part, Repo, Setup, Who};
 use crate::time::Now;
 use crate::truth::{Span, Truth, is_of_the_host, matches};
 
-/// Bytes of one frame, and of what waits on a connection.
+/// Bytes of one frame.
 const FRAME: usize = 16 * 1024;
-const BUFFER: usize = 64 * 1024;
 /// How long a token and a signed URL are good for.
 const TOKEN_MS: u64 = 300_000;
 const URL_MS: u64 = 60_000;
 
-type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A request that arrived somewhere upstream.
 #[derive(Debug, Clone)]
@@ -128,7 +123,12 @@ impl Upstreams {
 
     /// The network, as the daemon that is about to start sees it.
     pub(crate) fn network(&self) -> Arc<dyn Network> {
-        Arc::new(Reach { upstreams: self.clone(), epoch: self.0.epoch.load(Ordering::SeqCst) })
+        Arc::new(Reach::new(self.clone(), self.epoch()))
+    }
+
+    /// Counts the daemons that have gone.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.0.epoch.load(Ordering::SeqCst)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,7 +154,8 @@ impl Upstreams {
         Some(span.what.kind)
     }
 
-    fn host_fault(&self, host: Host, kinds: &[FaultKind]) -> Option<FaultKind> {
+    /// What is wrong with the machine, if it is one of these kinds; counted.
+    pub(crate) fn host_fault(&self, host: Host, kinds: &[FaultKind]) -> Option<FaultKind> {
         let at = self.0.now.ms();
         let mut state = self.state();
         let span =
@@ -165,7 +166,15 @@ impl Upstreams {
         Some(span.what.kind)
     }
 
-    async fn answer(&self, host: Host, request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// The connection ends without an answer.
+    pub(crate) async fn answer(
+        &self,
+        host: Host,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, io::Error> {
         self.0.now.stir();
         if self.host_fault(host, &[FaultKind::Refuse]).is_some() {
             return Err(io::ErrorKind::ConnectionReset.into());
@@ -517,101 +526,4 @@ fn drip(bytes: Bytes, count: usize, every_ms: u64) -> stream::BoxStream<'static,
         Ok(part)
     });
     paced.boxed()
-}
-
-/// The network of one daemon.
-struct Reach {
-    upstreams: Upstreams,
-    epoch: u32,
-}
-
-impl Network for Reach {
-    fn resolve(&self, name: &str) -> Pending<Vec<SocketAddr>> {
-        let (upstreams, name) = (self.upstreams.clone(), name.to_owned());
-        Box::pin(async move {
-            let Some(host) = Host::ALL.into_iter().find(|host| host.name() == name) else {
-                return Err(io::Error::other("no such name"));
-            };
-            match upstreams.host_fault(host, &[FaultKind::NoName, FaultKind::NameHangs]) {
-                Some(FaultKind::NoName) => Err(io::Error::other("no such name")),
-                Some(_) => std::future::pending().await,
-                None => Ok(vec![address(host)]),
-            }
-        })
-    }
-
-    fn connect(&self, to: SocketAddr, _: &str) -> Pending<Box<dyn Io>> {
-        let (upstreams, epoch) = (self.upstreams.clone(), self.epoch);
-        Box::pin(async move {
-            let host = Host::ALL.into_iter().find(|host| address(*host).ip() == to.ip());
-            let host = host.ok_or(io::ErrorKind::HostUnreachable)?;
-            match upstreams.host_fault(host, &[FaultKind::Refuse, FaultKind::ConnectHangs]) {
-                Some(FaultKind::Refuse) => return Err(io::ErrorKind::ConnectionRefused.into()),
-                Some(_) => std::future::pending().await,
-                None => {}
-            }
-            let (client, server) = duplex(BUFFER);
-            let served = upstreams.clone();
-            tokio::spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let upstreams = served.clone();
-                    async move { upstreams.answer(host, request).await }
-                });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(server), service)
-                    .await;
-            });
-            let connection: Box<dyn Io> = Box::new(Connection { io: client, upstreams, epoch });
-            Ok(connection)
-        })
-    }
-}
-
-fn address(host: Host) -> SocketAddr {
-    let number = Host::ALL.iter().position(|one| *one == host).unwrap_or(0) as u8;
-    let private = host.is_configured() && host != Host::Objects;
-    if private { ([10, 0, 0, number + 1], 80).into() } else { ([20, 1, 1, number + 1], 443).into() }
-}
-
-/// A connection that ends with the daemon that opened it.
-struct Connection {
-    io: DuplexStream,
-    upstreams: Upstreams,
-    epoch: u32,
-}
-
-impl Connection {
-    fn is_cut(&self) -> bool {
-        self.upstreams.0.epoch.load(Ordering::SeqCst) != self.epoch
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.is_cut() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        Pin::new(&mut self.io).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.is_cut() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

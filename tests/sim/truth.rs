@@ -3,7 +3,7 @@
 use larder::reference::Digest;
 
 use crate::catalog::catalog;
-use crate::plan::{Damage, DiskFault, Fault, FaultKind, Host, Method, Part, Repo, What, Who};
+use crate::plan::{Damage, DiskFault, Fault, FaultKind, Host, Method, NodeLogin, Part, Repo, What, Who};
 
 /// Everything that the acts of the plan have changed, with when.
 #[derive(Default)]
@@ -19,6 +19,10 @@ pub(crate) struct Truth {
     pub(crate) removed: Vec<(u64, Repo)>,
     pub(crate) revoked: Vec<(u64, Option<Repo>)>,
     pub(crate) jumps: Vec<(u64, u64)>,
+    /// When the wall clock was set back.
+    pub(crate) set_back: Vec<u64>,
+    /// What the node's docker config said, from when on.
+    pub(crate) logins: Vec<(u64, NodeLogin)>,
 }
 
 /// Something that held for a while.
@@ -44,11 +48,14 @@ impl Who {
             Self::Alice => Some(("alice-user-7c1", "alice-secret-90d2")),
             Self::Bob => Some(("bob-user-55e", "bob-secret-1f77")),
             Self::Mallory => Some(("alice-user-7c1", "wrong-secret-ab34")),
+            Self::Node => Some(("node-user-3f0", "node-secret-62be")),
         }
     }
 
     pub(crate) fn of(user: &str, password: &str) -> Option<Self> {
-        [Self::Alice, Self::Bob].into_iter().find(|who| who.credential() == Some((user, password)))
+        [Self::Alice, Self::Bob, Self::Node]
+            .into_iter()
+            .find(|who| who.credential() == Some((user, password)))
     }
 }
 
@@ -72,6 +79,10 @@ impl Truth {
         if repo.is_public() {
             return true;
         }
+        if who == Who::Node {
+            let login = self.logins.iter().rev().find(|(t, _)| *t <= at);
+            return repo == Repo::Shared && login.is_some_and(|(_, login)| *login == NodeLogin::Right);
+        }
         let first = matches!(
             (who, repo),
             (Who::Alice, Repo::TeamA | Repo::Shared) | (Who::Bob, Repo::TeamB | Repo::Shared)
@@ -82,6 +93,10 @@ impl Truth {
 
     /// When the right that `who` has not at that time ended; `None` if there never was one.
     pub(crate) fn ended_at(&self, who: Who, repo: Repo, at: u64) -> Option<u64> {
+        if who == Who::Node {
+            let changed = self.logins.iter().map(|(t, _)| *t).filter(|t| *t <= at);
+            return changed.rev().find(|t| *t > 0 && self.may(who, repo, t - 1) && !self.may(who, repo, *t));
+        }
         let ended = self.rights.iter().filter(|(t, w, r, may)| *t <= at && *w == who && *r == repo && !may);
         ended.map(|(t, ..)| *t).rfind(|t| *t == 0 || self.may(who, repo, t - 1))
     }

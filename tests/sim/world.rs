@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
 use larder::admin::control;
 use larder::listener::memory::Dialer;
 use larder::reference::Digest;
@@ -17,7 +17,8 @@ use crate::catalog::catalog;
 use crate::client::{self, Ask, Reply};
 use crate::daemon::Daemon;
 use crate::disk::Disk;
-use crate::plan::{Act, Damage, DamageKind, Get, Host, Manner, Plan, Pull, Repo, What, Who};
+use crate::files::{damaged, leaks, sizes};
+use crate::plan::{Act, Damage, Get, Host, Manner, NodeLogin, Plan, Pull, Repo, Setup, What, Who};
 use crate::registry::{Seen, Upstreams};
 use crate::time::Now;
 use crate::truth::{Span, Truth};
@@ -74,6 +75,8 @@ impl Quiet {
 struct World {
     now: Now,
     plan: Plan,
+    /// The plan's, as reloads have changed it.
+    setup: Setup,
     disk: Disk,
     upstreams: Upstreams,
     daemon: Option<Daemon>,
@@ -93,6 +96,7 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
     let mut world = World {
         now,
         plan: plan.clone(),
+        setup: plan.setup.clone(),
         disk,
         upstreams,
         daemon: None,
@@ -104,6 +108,9 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
         pages: Vec::new(),
         disk_hits: 0,
     };
+    if plan.setup.node {
+        world.log_in(NodeLogin::Right);
+    }
     world.start().await;
     for (number, step) in plan.steps.iter().enumerate() {
         world.now.sleep(Duration::from_millis(step.after_ms)).await;
@@ -118,7 +125,7 @@ impl World {
     }
 
     async fn start(&mut self) {
-        let started = Daemon::start(&self.disk, &self.upstreams, &self.now, &self.plan.setup);
+        let started = Daemon::start(&self.disk, &self.upstreams, &self.now, &self.setup);
         match started {
             Ok(daemon) => {
                 *self.dialer.lock().unwrap() = Some(daemon.dialer.clone());
@@ -128,7 +135,7 @@ impl World {
                 self.note(format!("did not start: {why}"));
                 self.heal_disk();
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                match Daemon::start(&self.disk, &self.upstreams, &self.now, &self.plan.setup) {
+                match Daemon::start(&self.disk, &self.upstreams, &self.now, &self.setup) {
                     Ok(daemon) => {
                         *self.dialer.lock().unwrap() = Some(daemon.dialer.clone());
                         self.daemon = Some(daemon);
@@ -178,6 +185,12 @@ impl World {
                 self.now.clock().advance(Duration::from_secs(*seconds));
                 self.upstreams.truth(|truth, at| truth.jumps.push((at, *seconds)));
             }
+            Act::ClockBack { seconds } => {
+                self.now.clock().set_back(Duration::from_secs(*seconds));
+                self.upstreams.truth(|truth, at| truth.set_back.push(at));
+            }
+            Act::Reload { mirror } => self.reload(*mirror).await,
+            Act::NodeLogin(login) => self.log_in(*login),
             Act::Wait { seconds } => self.now.sleep(Duration::from_secs(*seconds)).await,
         }
     }
@@ -246,6 +259,34 @@ impl World {
         });
         let found = looked.await.unwrap_or_default();
         self.note(format!("larder verify: {found}"));
+    }
+
+    async fn reload(&mut self, mirror: bool) {
+        self.setup.mirror = mirror;
+        let Some(daemon) = &self.daemon else { return };
+        if let Err(why) = daemon.reload(&self.disk, &self.upstreams, &self.setup).await {
+            self.note(format!("did not reload: {why}"));
+        }
+    }
+
+    /// Writes the node's docker config anew.
+    fn log_in(&mut self, login: NodeLogin) {
+        let Some((user, password)) = Who::Node.credential() else { return };
+        let entry = |password: &str| {
+            let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+            format!(r#"{{"auths":{{"reg.corp":{{"auth":"{auth}"}}}}}}"#)
+        };
+        let text = match login {
+            NodeLogin::Right => entry(password),
+            NodeLogin::WrongPassword => entry("wrong-secret-77c0"),
+            NodeLogin::Nothing => r#"{"auths":{}}"#.to_owned(),
+            NodeLogin::HalfWritten => entry(password)[..20].to_owned(),
+        };
+        let path = self.disk.node_config();
+        self.disk.as_another(|| fs::write(&path, text).unwrap());
+        if login != NodeLogin::HalfWritten {
+            self.upstreams.truth(|truth, at| truth.logins.push((at, login)));
+        }
     }
 
     async fn restart(&mut self) {
@@ -462,68 +503,4 @@ async fn pull_image(now: &Now, dialer: &Arc<Mutex<Option<Dialer>>>, pull: &Pull,
     }
     done.extend(parts.join_all().await);
     done
-}
-
-fn damaged(path: Option<&Path>, store: &Path, digest: Digest, how: DamageKind) -> bool {
-    if how == DamageKind::LoseChecks {
-        return fs::remove_file(store.join("checks/sha256").join(digest.hex())).is_ok();
-    }
-    let Some(path) = path else { return false };
-    let Ok(size) = fs::metadata(path).map(|found| found.len()) else { return false };
-    if size == 0 {
-        return false;
-    }
-    match how {
-        DamageKind::Flip(thousandths) => {
-            let Ok(file) = fs::OpenOptions::new().read(true).write(true).open(path) else { return false };
-            let at = (size - 1) * u64::from(thousandths.min(1_000)) / 1_000;
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at).is_ok() && file.write_all_at(&[byte[0] ^ 0x40], at).is_ok()
-        }
-        DamageKind::Cut => {
-            let file = fs::OpenOptions::new().write(true).open(path);
-            file.and_then(|file| file.set_len(size / 2)).is_ok()
-        }
-        DamageKind::Remove => fs::remove_file(path).is_ok(),
-        DamageKind::Replace => {
-            let aside = path.with_extension("aside");
-            fs::write(&aside, vec![7; size as usize]).is_ok() && {
-                #[allow(clippy::disallowed_methods, reason = "it is the operator's hand, not the store's")]
-                let done = fs::rename(&aside, path);
-                done.is_ok()
-            }
-        }
-        DamageKind::LoseChecks => false,
-    }
-}
-
-fn sizes(root: &Path, directory: &Path, found: &mut BTreeMap<String, u64>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => sizes(root, &path, found),
-            Ok(metadata) => {
-                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-                found.insert(name, metadata.len());
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// Files that hold a password or a token.
-fn leaks(state: &Path, tokens: &[(String, Host)]) -> Vec<String> {
-    let mut files = BTreeMap::new();
-    sizes(state, state, &mut files);
-    let mut found = Vec::new();
-    for (name, size) in files {
-        if size > 256 * 1024 || name.contains("/blobs/") {
-            continue;
-        }
-        let bytes = fs::read(state.join(&name)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        found
-            .extend(crate::referee::secrets::within(&text, tokens).map(|secret| format!("{name}: {secret}")));
-    }
-    found
 }

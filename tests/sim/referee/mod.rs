@@ -144,10 +144,14 @@ impl Judge<'_> {
 
     /// With which names the registry may be asked for this caller.
     pub(crate) fn principals(&self, who: Who) -> Vec<Who> {
-        match who {
-            Who::Nobody | Who::Mallory => vec![Who::Nobody],
+        let mut all = match who {
+            Who::Nobody | Who::Mallory | Who::Node => vec![Who::Nobody],
             who => vec![who, Who::Nobody],
+        };
+        if self.history.plan.setup.node {
+            all.push(Who::Node);
         }
+        all
     }
 
     /// Whether the registry would give this to this caller at every moment of the request and a little before.
@@ -170,6 +174,8 @@ impl Judge<'_> {
             && self
                 .principals(ask.who)
                 .iter()
+                // The docker config is read again a moment after it changes.
+                .filter(|who| **who != Who::Node)
                 .any(|who| truth.may_throughout(*who, ask.repo, since, ask.reply.ended_at))
     }
 

@@ -5,8 +5,8 @@ use base64::Engine;
 use super::{Judge, Violation, violation};
 use crate::plan::{Host, Who};
 
-pub(crate) const SENTENCE: &str = "No credential or token reaches a host that it is not for; no password or token appears in \
-    an answer, a log line, a metric or a file.";
+pub(crate) const SENTENCE: &str = "No credential or token reaches a host that it is not for; no user name, password or token \
+    appears in an answer to another caller, a log line, a metric or a file.";
 
 pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
     let history = judge.history;
@@ -20,7 +20,10 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
             let who = basic(shown);
             let asked =
                 |who: Who| history.asks.iter().any(|ask| ask.who == who && ask.repo.host() == seen.host);
-            matches!(seen.host, Host::Mirror | Host::Objects) || who.is_none_or(|who| !asked(who))
+            match who {
+                Some(Who::Node) => seen.host != Host::Reg,
+                _ => matches!(seen.host, Host::Mirror | Host::Objects) || who.is_none_or(|who| !asked(who)),
+            }
         };
         if astray {
             let scheme = shown.split(' ').next().unwrap_or_default();
@@ -43,7 +46,9 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
             "{headers}{}",
             String::from_utf8_lossy(&ask.reply.kept[..ask.reply.kept.len().min(4_096)])
         );
-        all.extend(found("answer", &text).map(|one| violation(one.kind, ask.reply.ended_at, one.what)));
+        let own = ask.who.credential().map(|(user, _)| user);
+        let secret = within(&text, &history.tokens).find(|secret| Some(secret.as_str()) != own);
+        all.extend(secret.map(|secret| violation("secrets/answer", ask.reply.ended_at, secret)));
     }
     all
 }
@@ -51,17 +56,24 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
 fn basic(shown: &str) -> Option<Who> {
     let plain = base64::engine::general_purpose::STANDARD.decode(shown.strip_prefix("Basic ")?).ok()?;
     let plain = String::from_utf8(plain).ok()?;
-    [Who::Alice, Who::Bob, Who::Mallory]
+    // The node's wrong password is the node's too.
+    if plain == "node-user-3f0:wrong-secret-77c0" {
+        return Some(Who::Node);
+    }
+    LOGINS
         .into_iter()
         .find(|who| who.credential().is_some_and(|(user, password)| plain == format!("{user}:{password}")))
 }
 
-/// The secrets that a text holds.
+/// Who has a login.
+const LOGINS: [Who; 4] = [Who::Alice, Who::Bob, Who::Mallory, Who::Node];
+
+/// The secrets and user names that a text holds.
 pub(crate) fn within<'a>(text: &'a str, tokens: &'a [(String, Host)]) -> impl Iterator<Item = String> + 'a {
-    let passwords = [Who::Alice, Who::Bob, Who::Mallory].into_iter().filter_map(Who::credential);
+    let passwords = LOGINS.into_iter().filter_map(Who::credential);
     let passwords = passwords.flat_map(|(user, password)| {
         let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        [password.to_owned(), encoded]
+        [password.to_owned(), encoded, user.to_owned()]
     });
     let tokens = tokens.iter().map(|(token, _)| token.clone());
     passwords.chain(tokens).filter(move |secret| text.contains(secret.as_str()))

@@ -10,6 +10,9 @@ use crate::world::Quiet;
 pub(crate) const SENTENCE: &str = "What is on disk is what is counted; the budget holds; what is pinned or read is there; \
     nothing is evicted that did not need to be; nothing is left behind when all is quiet.";
 
+/// Blobs that may be kept open while nobody reads them.
+const KEPT_OPEN_MAX: usize = 64;
+
 pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
     let mut all: Vec<Violation> =
         judge.history.quiet.iter().flat_map(|quiet| look_at(judge, quiet)).collect();
@@ -43,8 +46,16 @@ fn look_at(judge: &Judge<'_>, quiet: &Quiet) -> Vec<Violation> {
     for (name, size) in quiet.under("ingest/") {
         found("left-in-ingest", format!("{name}, {size} bytes"));
     }
-    if !quiet.open.is_empty() {
-        found("left-open", quiet.open.join(", "));
+    // A stored blob that was read a moment ago is kept open, within bounds.
+    let kept = |path: &&String| {
+        quiet.files.contains_key(path.trim_start_matches('/')) && path.starts_with("/blobs/")
+    };
+    let left: Vec<&str> = quiet.open.iter().filter(|path| !kept(path)).map(String::as_str).collect();
+    if !left.is_empty() {
+        found("left-open", left.join(", "));
+    }
+    if quiet.open.len() > KEPT_OPEN_MAX {
+        found("left-open", format!("{} files", quiet.open.len()));
     }
     for gauge in ["larder_flights", "larder_connections"] {
         if quiet.number(gauge) != 0.0 {

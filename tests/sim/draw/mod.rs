@@ -1,8 +1,9 @@
 //! From a seed to a plan. Each history is about a few things only, drawn first, so that rare ones meet.
 
+mod acts;
+
 use crate::plan::{
-    Act, Damage, DamageKind, DiskCall, DiskError, DiskFault, Fault, FaultKind, Get, Host, Manner, Method,
-    Part, Plan, Pull, Repo, Setup, Step, What, Who,
+    Act, Fault, FaultKind, Get, Host, Manner, Method, Part, Plan, Pull, Repo, Setup, Step, What, Who,
 };
 use crate::rng::Rng;
 
@@ -28,9 +29,12 @@ enum Theme {
     Pins,
     Lazy,
     Tags,
+    Node,
+    Reload,
+    Clock,
 }
 
-const THEMES: [(u64, Theme); 19] = [
+const THEMES: [(u64, Theme); 22] = [
     (6, Theme::Upstream),
     (6, Theme::Rights),
     (4, Theme::Lists),
@@ -50,6 +54,9 @@ const THEMES: [(u64, Theme); 19] = [
     (3, Theme::Pins),
     (4, Theme::Lazy),
     (3, Theme::Tags),
+    (4, Theme::Node),
+    (3, Theme::Reload),
+    (3, Theme::Clock),
 ];
 
 /// The plan of a seed.
@@ -109,6 +116,9 @@ impl Draw {
             self.repos.retain(|repo| repo.host() == Host::Reg);
             self.repos.push(Repo::TeamA);
         }
+        if self.is(Theme::Node) {
+            self.repos.push(Repo::Shared);
+        }
         if self.is(Theme::Big) {
             self.repos = vec![Repo::Big];
         }
@@ -135,6 +145,7 @@ impl Draw {
             mirror: self.mirror,
             redirects: self.rng.chance(15),
             no_negative: self.rng.chance(70),
+            node: self.is(Theme::Node),
         }
     }
 
@@ -230,9 +241,13 @@ impl Draw {
             })],
             Theme::Mirror => self.mirror_fault(),
             Theme::Head => self.head(),
-            Theme::Restart => vec![if self.rng.chance(70) { Act::Restart } else { self.pull() }],
+            // While the pull is under way.
+            Theme::Restart => vec![self.pull(), Act::Restart],
             Theme::Kill => vec![Act::Kill { after_calls: 1 + self.rng.below(120) }],
             Theme::Pins => self.pins(),
+            Theme::Node => self.node(),
+            Theme::Reload => vec![Act::Reload { mirror: self.rng.chance(50) }, self.pull()],
+            Theme::Clock => self.clock(),
             Theme::Tags => {
                 let (repo, version) = (self.repo(), self.rng.below(2) as u8);
                 vec![Act::Move { repo, version }, self.pull()]
@@ -360,186 +375,5 @@ impl Draw {
             Act::Wait { seconds: self.rng.below(22) },
             get(Who::Alice, Repo::TeamA, self.rng.pick(&[What::Layer(layer), What::Manifest, What::Tag])),
         ]
-    }
-
-    fn lists(&mut self) -> Vec<Act> {
-        let repo = self.repo();
-        let get = Act::Get(Get {
-            who: self.who(repo),
-            repo,
-            what: self.rng.pick(&[What::Tags, What::Tags, What::Referrers]),
-            head: false,
-            range: None,
-            manner: Manner::default(),
-        });
-        match self.rng.below(4) {
-            0 => vec![get],
-            1 | 2 => {
-                let kind = self.rng.pick(&[
-                    FaultKind::Status(403),
-                    FaultKind::Status(401),
-                    FaultKind::Hang,
-                    FaultKind::Status(500),
-                    FaultKind::Slow(1),
-                ]);
-                let mut fault = self.fault(Host::Reg, Part::Tags, Method::Any, kind);
-                fault.repo = None;
-                vec![Act::Fault(fault), get]
-            }
-            _ => self.outage(),
-        }
-    }
-
-    fn outage(&mut self) -> Vec<Act> {
-        if self.rng.chance(40) {
-            return vec![self.heal()];
-        }
-        let kind = self.rng.pick(&[
-            FaultKind::Refuse,
-            FaultKind::ConnectHangs,
-            FaultKind::NoName,
-            FaultKind::Status(503),
-            FaultKind::Hang,
-        ]);
-        let host = self.repo().host();
-        let mut fault = self.fault(host, Part::Any, Method::Any, kind);
-        (fault.repo, fault.times) = (None, None);
-        vec![Act::Fault(fault), self.pull(), self.pull()]
-    }
-
-    fn damage(&mut self) -> Act {
-        let (repo, layer) = (self.repo(), self.rng.below(2) as u8);
-        let at = self.rng.below(1_000) as u32;
-        let how = self.rng.weighted(&[
-            (12, DamageKind::Flip(at)),
-            (2, DamageKind::Cut),
-            (2, DamageKind::Remove),
-            (2, DamageKind::Replace),
-            (2, DamageKind::LoseChecks),
-        ]);
-        Act::Damage(Damage { repo, layer, how })
-    }
-
-    fn disk(&mut self) -> Vec<Act> {
-        if self.rng.chance(35) {
-            return vec![Act::HealAll];
-        }
-        let call = self.rng.pick(&[
-            DiskCall::Create,
-            DiskCall::Write,
-            DiskCall::Write,
-            DiskCall::Sync,
-            DiskCall::Rename,
-            DiskCall::Unlink,
-            DiskCall::UnlinkBlob,
-            DiskCall::MakeDirectory,
-            DiskCall::Open,
-            DiskCall::Read,
-        ]);
-        let error = match call {
-            DiskCall::Write => self.rng.pick(&[DiskError::NoSpace, DiskError::Io, DiskError::Short]),
-            DiskCall::Create | DiskCall::MakeDirectory => {
-                self.rng.pick(&[DiskError::NoSpace, DiskError::Io, DiskError::ReadOnly])
-            }
-            _ => DiskError::Io,
-        };
-        let times = self.rng.chance(50).then(|| 1 + self.rng.below(5) as u32);
-        vec![Act::Disk(DiskFault { call, error, times }), self.pull()]
-    }
-
-    fn read_only(&mut self) -> Vec<Act> {
-        if self.rng.chance(25) {
-            return vec![Act::HealAll];
-        }
-        let fault = DiskFault { call: DiskCall::Change, error: DiskError::ReadOnly, times: None };
-        vec![self.damage(), Act::Disk(fault), self.pull()]
-    }
-
-    fn pressure(&mut self) -> Vec<Act> {
-        match self.rng.below(6) {
-            0 => {
-                let times = self.rng.chance(60).then(|| 1 + self.rng.below(3) as u32);
-                vec![
-                    Act::Disk(DiskFault { call: DiskCall::UnlinkBlob, error: DiskError::Io, times }),
-                    self.pull(),
-                ]
-            }
-            1 => vec![Act::MakeRoom],
-            2 => vec![Act::Remove(self.repo())],
-            _ => vec![Act::Pull(Pull {
-                who: Who::Nobody,
-                repo: self.rng.pick(&[Repo::Hub, Repo::Open, Repo::Proj]),
-                manner: self.manner(),
-            })],
-        }
-    }
-
-    fn big(&mut self) -> Vec<Act> {
-        let get = |manner| {
-            Act::Get(Get {
-                who: Who::Nobody,
-                repo: Repo::Big,
-                what: What::Layer(0),
-                head: false,
-                range: None,
-                manner,
-            })
-        };
-        match self.rng.below(5) {
-            0 => vec![get(self.manner())],
-            1 => {
-                let at = 500 + self.rng.below(500) as u32;
-                vec![
-                    Act::Damage(Damage { repo: Repo::Big, layer: 0, how: DamageKind::Flip(at) }),
-                    get(Manner::default()),
-                ]
-            }
-            2 => {
-                let kind =
-                    self.rng.pick(&[FaultKind::Corrupt, FaultKind::WrongRange, FaultKind::Slow(20_000)]);
-                let mut fault = self.fault(Host::Hub, Part::Blob, Method::Get, kind);
-                fault.repo = None;
-                vec![Act::Fault(fault)]
-            }
-            3 => self.upstream(),
-            _ => vec![self.get()],
-        }
-    }
-
-    fn mirror_fault(&mut self) -> Vec<Act> {
-        if self.rng.chance(25) {
-            return vec![self.heal()];
-        }
-        let kind = self.kind();
-        let part = self.rng.pick(&[Part::Blob, Part::Blob, Part::Manifest, Part::Any]);
-        let method = self.rng.pick(&[Method::Any, Method::Get]);
-        vec![Act::Fault(self.fault(Host::Mirror, part, method, kind)), self.pull()]
-    }
-
-    fn head(&mut self) -> Vec<Act> {
-        let host = self.rng.pick(&[Host::Objects, Host::Store, Host::Reg]);
-        let kind = self.rng.pick(&[
-            FaultKind::Status(403),
-            FaultKind::Status(404),
-            FaultKind::Status(405),
-            FaultKind::Status(501),
-            FaultKind::NoDigest,
-            FaultKind::LengthOff(-1_000_000_000),
-        ]);
-        let part = self.rng.pick(&[Part::Blob, Part::Manifest, Part::Any]);
-        let mut fault = self.fault(host, part, Method::Head, kind);
-        fault.times = None;
-        vec![Act::Fault(fault), self.pull()]
-    }
-
-    fn pins(&mut self) -> Vec<Act> {
-        match self.rng.below(4) {
-            0 => vec![Act::Prefetch { repo: self.rng.pick(&[Repo::Open, Repo::Hub, Repo::Proj]), pin: true }],
-            1 => {
-                vec![Act::Prefetch { repo: self.rng.pick(&[Repo::Open, Repo::Hub, Repo::Proj]), pin: false }]
-            }
-            2 => vec![Act::Verify { repair: self.rng.chance(60) }],
-            _ => vec![Act::Remove(self.repo())],
-        }
     }
 }
