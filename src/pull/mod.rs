@@ -192,6 +192,8 @@ impl Puller {
 
     /// How many of these digests of an image are neither in the store nor synthesized.
     pub async fn missing(&self, repository: &Repository, digests: impl IntoIterator<Item = Digest>) -> usize {
+        // Manifests are written after their answer.
+        self.0.blobs.flush().await;
         let mut missing = 0;
         for digest in digests {
             let here = self.0.blobs.has(digest).await || self.0.aliases.has_index(repository, digest).await;

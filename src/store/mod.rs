@@ -42,9 +42,11 @@ mod pins;
 mod quarantine;
 mod records;
 mod reserve;
+mod write_behind;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -79,6 +81,9 @@ use maintenance::scrub::Scrubber;
 use metrics::Metrics;
 use open_blobs::OpenBlobs;
 use pins::Pins;
+
+/// How long a stop waits for what is to be written: a manifest is fetched again if it was lost.
+const FLUSH_WAIT: Duration = Duration::from_secs(5);
 
 /// Where the store is, and how large.
 #[derive(Debug, Clone)]
@@ -168,6 +173,9 @@ impl Store {
     /// Closes the index cleanly, so that the next start need not rebuild it, and releases the lock. What outlives this,
     /// such as a download whose registry hangs, can still read and changes no file any more.
     pub async fn close(&self) {
+        if tokio::time::timeout(FLUSH_WAIT, self.flush()).await.is_err() {
+            tracing::warn!("the disk is too slow: not everything that was fetched last is stored");
+        }
         let this = self.clone();
         let closed = blocking::run(move || {
             this.0.layout.end_changes();
@@ -264,16 +272,63 @@ impl Store {
         content: Bytes,
         member: Member,
     ) -> Result<(), Error> {
-        let store = self.clone();
-        let repository = repository.clone();
-        blocking::run(move || {
-            let declared = Some(content.len() as u64);
-            let mut ingest = store.0.blobs.begin(digest, declared)?;
-            ingest.write(&content)?;
-            ingest.hash(&content);
-            store.commit(ingest.verify()?, &repository, &member)
-        })
-        .await
+        let (store, repository) = (self.clone(), repository.clone());
+        blocking::run(move || store.write(&repository, digest, &content, &member)).await
+    }
+
+    /// As [`Store::put`], for an answer that does not wait for the disk: behind what is being written already, so that a
+    /// record that is written later never names content that is not durable. The caller keeps the content until then.
+    /// `done` is told whether it is stored.
+    pub async fn put_later(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let (store, repository) = (self.clone(), repository.clone());
+        let write = move || {
+            let written = store.write(&repository, digest, &content, &member);
+            done(written.is_ok());
+            if let Err(error) = written
+                && store.should_log(&error)
+            {
+                let cause = error.cause();
+                tracing::error!(%repository, %digest, %error, cause, "a manifest is served but could not be stored");
+            }
+        };
+        self.0.records.writes().later(write).await;
+    }
+
+    /// Waits until everything is durable that was to be written later.
+    pub async fn flush(&self) {
+        self.0.records.writes().flush().await;
+    }
+
+    /// Nothing that is written later is written before the sender is dropped.
+    #[cfg(test)]
+    pub(crate) async fn hold_writes(&self) -> std::sync::mpsc::Sender<()> {
+        let (held, release) = std::sync::mpsc::channel();
+        let wait = move || {
+            let _ = release.recv();
+        };
+        self.0.records.writes().later(wait).await;
+        held
+    }
+
+    /// Blocks.
+    fn write(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: &Bytes,
+        member: &Member,
+    ) -> Result<(), Error> {
+        let mut ingest = self.0.blobs.begin(digest, Some(content.len() as u64))?;
+        ingest.write(content)?;
+        ingest.hash(content);
+        self.commit(ingest.verify()?, repository, member)
     }
 
     /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
@@ -300,6 +355,7 @@ impl Store {
     /// # Errors
     /// A panic of the listing.
     pub async fn inventory(&self) -> Result<Vec<CachedImage>, Error> {
+        self.flush().await;
         let inventory = self.0.inventory.clone();
         blocking::run(move || Ok(inventory.list())).await
     }
@@ -314,6 +370,7 @@ impl Store {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<RemovedImage, Error> {
+        self.flush().await;
         self.0.inventory.remove(repository, reference).await
     }
 

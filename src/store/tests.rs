@@ -398,6 +398,35 @@ async fn a_stop_leaves_index_json_in_step_with_the_tags_and_the_index_closed() {
     assert!(world.file("index/clean").exists());
 }
 
+#[tokio::test]
+async fn what_is_written_after_its_answer_is_seen_at_once_and_kept_by_a_stop_the_content_before_its_tag() {
+    let world = World::new();
+    let (app, tag) = (repository("reg.test/a"), "v1".parse().unwrap());
+    let content = Bytes::from(bytes(100));
+    let digest = Digest::of(&content);
+    let records = world.store.records();
+    let (blob_file, written) = (world.blob_file(digest), Arc::new(Mutex::new(None)));
+    records.writes().later(|| std::thread::sleep(Duration::from_millis(50))).await;
+    world.store.put_later(&app, digest, content.clone(), Member::Blob, |_| {}).await;
+    let seen = Arc::clone(&written);
+    records.writes().later(move || *seen.lock() = Some(blob_file.exists())).await;
+    records.confirm_tag_later(&app, &tag, digest).await;
+    assert_eq!(records.tag(&app, &tag).await.map(|record| record.digest), Some(digest));
+    records.confirm_tag_later(&app, &"gone".parse().unwrap(), digest).await;
+    records.remove_tag(&app, &"gone".parse().unwrap()).await.unwrap();
+    assert_eq!(*written.lock(), Some(true), "the content is durable when its tag is written");
+    world.store.put_later(&app, Digest::of(b"last"), Bytes::from_static(b"last"), Member::Blob, |_| {}).await;
+    world.store.close().await;
+    let next = open(world.directory.path()).unwrap();
+    assert_eq!(next.records().tag(&app, &tag).await.map(|record| record.digest), Some(digest));
+    assert_eq!(
+        next.records().tag(&app, &"gone".parse().unwrap()).await,
+        None,
+        "it was removed after it was set"
+    );
+    assert!(next.blob(digest).await.is_some() && next.blob(Digest::of(b"last")).await.is_some());
+}
+
 /// An image of one layer: puts its config and manifest and returns the manifest's digest.
 async fn put_image(world: &World, repository: &Repository, config: &[u8], layer: Digest) -> Digest {
     let config = world.put(repository, config).await;

@@ -269,9 +269,15 @@ async fn the_type_that_a_digest_first_came_with_stays() {
     let path = format!("/v2/team/app/manifests/{digest}?ns=reg.test");
     assert_eq!(scene.larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
     scene.registry.put_manifest("team/app", None, "application/vnd.second.v1+json", odd);
-    std::fs::remove_file(scene.directory.path().join(format!("larder/store/blobs/sha256/{}", digest.hex())))
+    // It is in memory too, which a restart forgets.
+    let Scene { registry, larder, directory } = scene;
+    larder.stop().await;
+    std::fs::remove_file(directory.path().join(format!("larder/store/blobs/sha256/{}", digest.hex())))
         .unwrap();
-    assert_eq!(scene.larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
+    registry.forget_seen();
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], QUICK);
+    assert_eq!(larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
+    assert_eq!(registry.count(http::Method::GET, "/manifests/"), 1, "it was fetched again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -315,6 +315,11 @@ impl Blobs {
         self.stored.open(digest).await.is_some()
     }
 
+    /// Waits until what was to be written after its answer is on disk.
+    pub(crate) async fn flush(&self) {
+        self.stored.flush().await;
+    }
+
     /// Blob downloads under way.
     pub(crate) fn downloads(&self) -> usize {
         self.flights.count()

@@ -67,6 +67,11 @@ impl StoredBlobs {
         self.store.blob(digest).await
     }
 
+    /// Waits until what was to be written later is on disk.
+    pub(crate) async fn flush(&self) {
+        self.store.flush().await;
+    }
+
     /// Sets a damaged blob aside; the next reader fetches it anew.
     pub(crate) async fn quarantine(&self, blob: &Blob, reason: String) {
         self.store.quarantine(blob, reason).await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::kept::KeptManifests;
 use crate::pull::access::{Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::context::PullContext;
@@ -43,12 +44,20 @@ pub(crate) struct ManifestFetcher {
     access: Access,
     upstream: Arc<dyn RegistryClient>,
     store: Store,
+    kept: KeptManifests,
     running: Singleflight<Key, Result<Allowed<FetchedManifest>, Error>>,
 }
 
 impl ManifestFetcher {
-    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, store: Store, tasks: Tasks) -> Self {
-        Self { access, upstream, store, running: Singleflight::new(tasks) }
+    /// What it fetches is in `kept` at once, and in `store` soon after.
+    pub(crate) fn new(
+        access: Access,
+        upstream: Arc<dyn RegistryClient>,
+        store: Store,
+        kept: KeptManifests,
+        tasks: Tasks,
+    ) -> Self {
+        Self { access, upstream, store, kept, running: Singleflight::new(tasks) }
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names is
@@ -94,7 +103,7 @@ impl ManifestFetcher {
         Ok(Allowed { value: self.accept(repository, manifest).await?, public })
     }
 
-    /// Takes a manifest that upstream sent: reads it and stores it.
+    /// Takes a manifest that upstream sent: reads it, keeps it in memory and stores it; a large one before it returns.
     ///
     /// # Errors
     /// [`Error::Document`].
@@ -114,12 +123,7 @@ impl ManifestFetcher {
             Some(Member::Manifest(first)) => first,
             _ => document.media_type,
         };
-        let member = Member::Manifest(media_type.clone());
-        if let Err(error) = self.store.put(repository, actual, manifest.bytes.clone(), member).await
-            && self.store.should_log(&error)
-        {
-            tracing::error!(%repository, %error, "a manifest is served but could not be stored");
-        }
+        self.kept.add_fetched(repository, actual, &media_type, &manifest.bytes).await;
         Ok(FetchedManifest { digest: actual, media_type, bytes: manifest.bytes })
     }
 }

@@ -20,8 +20,22 @@ const MANIFESTS_MAX: usize = 8_192;
 pub(crate) struct MemoryCache(Mutex<Cached>);
 
 struct Cached {
-    manifests: BoundedMap<(Repository, Digest), (MediaType, Bytes)>,
+    manifests: BoundedMap<(Repository, Digest), Manifest>,
     bytes: usize,
+}
+
+struct Manifest {
+    media_type: MediaType,
+    bytes: Bytes,
+    on_disk: OnDisk,
+}
+
+/// Whether a manifest is on disk too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDisk {
+    No,
+    BeingWritten,
+    Yes,
 }
 
 impl Default for MemoryCache {
@@ -33,31 +47,54 @@ impl Default for MemoryCache {
 impl MemoryCache {
     /// A manifest of a repository.
     pub(crate) fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
-        self.0.lock().manifests.get(&(repository.clone(), digest)).cloned()
+        let mut cached = self.0.lock();
+        let found = cached.manifests.get(&(repository.clone(), digest))?;
+        Some((found.media_type.clone(), found.bytes.clone()))
     }
 
-    /// Adds a manifest, unless it is too large.
+    /// Whether a manifest is to be written to disk, by the caller: it is not there, and is not being written.
+    pub(crate) fn begin_write(&self, repository: &Repository, digest: Digest) -> bool {
+        let mut cached = self.0.lock();
+        let Some(found) = cached.manifests.get(&(repository.clone(), digest)) else { return false };
+        let begins = found.on_disk == OnDisk::No;
+        if begins {
+            found.on_disk = OnDisk::BeingWritten;
+        }
+        begins
+    }
+
+    /// A manifest was written to disk, or could not be.
+    pub(crate) fn end_write(&self, repository: &Repository, digest: Digest, is_stored: bool) {
+        if let Some(found) = self.0.lock().manifests.get(&(repository.clone(), digest)) {
+            found.on_disk = if is_stored { OnDisk::Yes } else { OnDisk::No };
+        }
+    }
+
+    /// Adds a manifest that is not on disk as far as is known; `false` if it is too large.
     pub(crate) fn insert(
         &self,
         repository: &Repository,
         digest: Digest,
         media_type: &MediaType,
         bytes: &Bytes,
-    ) {
+    ) -> bool {
         if bytes.len() > ONE_BYTES_MAX {
-            return;
+            return false;
         }
         // A copy of its own: a slice would keep a whole read buffer from being used again.
-        let value = (media_type.clone(), Bytes::copy_from_slice(bytes));
+        let bytes = Bytes::copy_from_slice(bytes);
+        let len = bytes.len();
+        let value = Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No };
         let mut cached = self.0.lock();
-        cached.bytes += bytes.len();
-        if let Some((_, (_, replaced))) = cached.manifests.insert((repository.clone(), digest), value) {
-            cached.bytes -= replaced.len();
+        cached.bytes += len;
+        if let Some((_, replaced)) = cached.manifests.insert((repository.clone(), digest), value) {
+            cached.bytes -= replaced.bytes.len();
         }
         while cached.bytes > BYTES_MAX {
-            let Some((_, (_, oldest))) = cached.manifests.remove_oldest() else { break };
-            cached.bytes -= oldest.len();
+            let Some((_, oldest)) = cached.manifests.remove_oldest() else { break };
+            cached.bytes -= oldest.bytes.len();
         }
+        true
     }
 
     /// Removes all manifests.
@@ -90,5 +127,19 @@ mod tests {
         assert_eq!(cache.0.lock().bytes, bytes, "a manifest that is inserted again is counted twice");
         cache.clear();
         assert_eq!(cache.0.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_manifest_that_could_not_be_written_is_to_be_written_again_and_one_that_was_is_not() {
+        let (cache, digest) = (MemoryCache::default(), Digest::of(b"x"));
+        let (app, media_type) = ("a.test/r".parse().unwrap(), MediaType::OCI_MANIFEST.parse().unwrap());
+        assert!(!cache.begin_write(&app, digest));
+        cache.insert(&app, digest, &media_type, &Bytes::from_static(b"x"));
+        for is_stored in [false, true] {
+            assert!(cache.begin_write(&app, digest));
+            assert!(!cache.begin_write(&app, digest), "it is being written");
+            cache.end_write(&app, digest, is_stored);
+        }
+        assert!(!cache.begin_write(&app, digest));
     }
 }

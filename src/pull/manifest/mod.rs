@@ -1,7 +1,7 @@
 //! Manifests: the document of a digest, and the manifest that a tag names now.
 //!
 //! ```text
-//! stored     a digest that is here: in memory (memory_cache), else in the store
+//! stored     a digest that is here: in memory (kept, memory_cache), else in the store
 //! fetch      a digest or tag from upstream: once for all equal requests, verified, stored
 //! resolve    what a tag names now: asked, or by its record (confirmed), as freshness (pure) decides
 //! ```
@@ -12,6 +12,7 @@
 pub(crate) mod confirmed;
 pub(crate) mod fetch;
 pub(crate) mod freshness;
+pub(crate) mod kept;
 pub(crate) mod memory_cache;
 pub(crate) mod resolve;
 pub(crate) mod stored;
@@ -31,6 +32,7 @@ use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::AuthContext;
 use fetch::ManifestFetcher;
+use kept::KeptManifests;
 use resolve::Tags;
 use stored::StoredManifests;
 
@@ -62,9 +64,10 @@ impl Manifests {
         store: Store,
         tasks: Tasks,
     ) -> Self {
-        let stored = StoredManifests::new(store.clone(), access.membership().clone());
+        let kept = KeptManifests::new(store.clone());
+        let stored = StoredManifests::new(store.clone(), access.membership().clone(), kept.clone());
         let fetcher =
-            ManifestFetcher::new(access.clone(), Arc::clone(&upstream), store.clone(), tasks.clone());
+            ManifestFetcher::new(access.clone(), Arc::clone(&upstream), store.clone(), kept, tasks.clone());
         let tags = Tags::new(
             config,
             access.clone(),

@@ -346,8 +346,6 @@ impl Tags {
     /// Records that upstream says now what the tag names.
     async fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         self.0.confirmed.confirm(repository, tag, digest, self.0.records.clock().now());
-        if let Err(error) = self.0.records.confirm_tag(repository, tag, digest).await {
-            tracing::error!(%repository, %tag, %error, "a tag could not be recorded");
-        }
+        self.0.records.confirm_tag_later(repository, tag, digest).await;
     }
 }

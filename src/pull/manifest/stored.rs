@@ -2,9 +2,7 @@
 //!
 //! A damaged manifest is quarantined, an unreadable one is logged; both count as absent, so that upstream is asked.
 
-use std::sync::Arc;
-
-use super::memory_cache::MemoryCache;
+use super::kept::KeptManifests;
 use crate::pull::access::membership::Membership;
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::reference::{Digest, MANIFEST_BYTES_MAX, Repository};
@@ -15,12 +13,12 @@ use crate::store::{self, Member, Store};
 pub(crate) struct StoredManifests {
     store: Store,
     membership: Membership,
-    memory: Arc<MemoryCache>,
+    kept: KeptManifests,
 }
 
 impl StoredManifests {
-    pub(crate) fn new(store: Store, membership: Membership) -> Self {
-        Self { store, membership, memory: Arc::default() }
+    pub(crate) fn new(store: Store, membership: Membership, kept: KeptManifests) -> Self {
+        Self { store, membership, kept }
     }
 
     /// A manifest that is here, sound, and a member of `repository`.
@@ -32,8 +30,7 @@ impl StoredManifests {
             source: AnswerSource::Hit,
             stale: None,
         };
-        if let Some((media_type, bytes)) = self.memory.find(repository, digest) {
-            self.store.record_access(digest);
+        if let Some((media_type, bytes)) = self.kept.find(repository, digest).await {
             return Some(hit(media_type, bytes));
         }
         let Member::Manifest(media_type) = self.membership.of(repository, digest).await? else {
@@ -42,7 +39,7 @@ impl StoredManifests {
         let blob = self.store.blob(digest).await?;
         match Box::pin(blob.read_all(MANIFEST_BYTES_MAX)).await {
             Ok(bytes) => {
-                self.memory.insert(repository, digest, &media_type, &bytes);
+                self.kept.add_stored(repository, digest, &media_type, &bytes);
                 Some(hit(media_type, bytes))
             }
             Err(store::Error::Damaged { reason, .. }) => {
@@ -58,7 +55,7 @@ impl StoredManifests {
 
     /// Forgets what is in memory: an image was removed.
     pub(crate) fn forget(&self) {
-        self.memory.clear();
+        self.kept.forget();
     }
 }
 
@@ -71,7 +68,11 @@ mod tests {
     async fn a_manifest_is_found_in_its_own_repository_only() {
         let (store, _clock, _directory) = for_tests::store();
         let digest = for_tests::remember_manifest(&store, "reg.test/app").await;
-        let stored = StoredManifests::new(store.clone(), Membership::new(store.records().clone()));
+        let stored = StoredManifests::new(
+            store.clone(),
+            Membership::new(store.records().clone()),
+            KeptManifests::new(store.clone()),
+        );
         let [app, other]: [Repository; 2] =
             ["reg.test/app", "reg.test/other"].map(|name| name.parse().unwrap());
         for _ in ["from disk", "from memory"] {

@@ -101,3 +101,23 @@ async fn what_is_asked_for_too_long_is_served_as_it_was_to_those_who_could_read_
     }
     assert!(parts.access.outages().is_empty(), "a slow answer passed for an outage of the registry");
 }
+
+#[tokio::test]
+async fn a_disk_that_takes_its_time_holds_up_no_cold_manifest_and_loses_none() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, Some("v1"), MANIFEST);
+    let context = for_tests::pull(&app);
+    let held = parts.store.hold_writes().await;
+    assert_eq!(pull(&parts, &context).await.unwrap().bytes, MANIFEST);
+    assert!(parts.store.blob(digest).await.is_none(), "the disk has not written it");
+    let again = parts.manifests.find(&context, &digest.into(), ManifestUse::Pull).await.unwrap();
+    assert_eq!((again.source, &again.bytes[..]), (AnswerSource::Hit, MANIFEST));
+    parts.registry.fail(Some(for_tests::outage()));
+    assert!(pull(&parts, &context).await.unwrap().stale.is_some(), "the tag is known too");
+    drop(held);
+    parts.store.flush().await;
+    assert!(parts.store.blob(digest).await.is_some());
+    let tag = parts.store.records().tag(&app, &"v1".parse().unwrap()).await;
+    assert_eq!(tag.map(|record| record.digest), Some(digest));
+    assert_eq!(parts.store.records().grants(&app).await.len(), 1);
+}

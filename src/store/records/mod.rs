@@ -15,6 +15,7 @@ pub(super) mod file;
 pub(super) mod grants;
 pub(super) mod members;
 pub(super) mod outages;
+pub(super) mod pending_tags;
 pub(super) mod tags;
 pub(super) mod walk;
 
@@ -29,7 +30,9 @@ use crate::store::records::aliases::SynthesizedIndex;
 use crate::store::records::cache::RecordsCache;
 use crate::store::records::changed_tags::ChangedTags;
 use crate::store::records::members::Member;
+use crate::store::records::pending_tags::PendingTags;
 use crate::store::records::tags::TagRecord;
+use crate::store::write_behind::WriteBehind;
 use crate::support::clock::{Clock, Timestamp};
 
 /// How old the record of a tag must be to be written again with the same digest: a pull must not cost a sync.
@@ -42,12 +45,21 @@ pub struct Records {
     clock: Clock,
     changed_tags: Arc<ChangedTags>,
     cache: Arc<RecordsCache>,
+    pending_tags: Arc<PendingTags>,
+    writes: WriteBehind,
 }
 
 impl Records {
     /// The records under `layout`, which must have been prepared.
     pub(super) fn new(layout: Layout, clock: Clock) -> Self {
-        Self { layout, clock, changed_tags: Arc::new(ChangedTags::new()), cache: Arc::default() }
+        Self {
+            layout,
+            clock,
+            changed_tags: Arc::new(ChangedTags::new()),
+            cache: Arc::default(),
+            pending_tags: Arc::default(),
+            writes: WriteBehind::default(),
+        }
     }
 
     /// The clock that records are dated by.
@@ -148,13 +160,26 @@ impl Records {
         blocking::run(move || grants::set(&this.layout, &repository, &principal, proved_at)).await
     }
 
+    /// As [`Records::set_grant`], behind what is being written already: the answer does not wait for the disk. A grant that
+    /// is ended later does not return.
+    pub async fn set_grant_later(&self, repository: &Repository, principal: Principal, proved_at: Timestamp) {
+        let (this, repository) = (self.clone(), repository.clone());
+        let write = move || {
+            if let Err(error) = grants::set(&this.layout, &repository, &principal, proved_at) {
+                let cause = error.cause();
+                tracing::error!(%repository, %error, cause, "a grant could not be written to disk; it holds until the next start");
+            }
+        };
+        self.writes.later(write).await;
+    }
+
     /// Ends the grant of `principal` on `repository`, durably.
     ///
     /// # Errors
     /// The disk.
     pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
         let (this, repository) = (self.clone(), repository.clone());
-        blocking::run(move || grants::remove(&this.layout, &repository, &principal)).await
+        self.writes.run(move || grants::remove(&this.layout, &repository, &principal)).await
     }
 
     /// Ends every grant on `repository`, or on all repositories; returns how many there were.
@@ -163,11 +188,11 @@ impl Records {
     /// The disk; some grants may have ended before.
     pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
         let (this, repository) = (self.clone(), repository.cloned());
-        blocking::run(move || match repository {
+        let remove = move || match repository {
             Some(repository) => grants::remove_of(&this.layout, &repository),
             None => grants::remove_all(&this.layout),
-        })
-        .await
+        };
+        self.writes.run(remove).await
     }
 
     /// Since when `registry` has been unreachable, if that was recorded.
@@ -187,6 +212,9 @@ impl Records {
 
     /// The digest that `tag` last had.
     pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
+        if let Some(pending) = self.pending_tags.find(repository, tag) {
+            return Some(pending);
+        }
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         blocking::find(move || tags::find(&this.layout, &repository, &tag)).await
     }
@@ -197,18 +225,47 @@ impl Records {
     /// The disk.
     pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
-        blocking::run(move || {
-            let now = this.clock.now();
-            let is_recent = tags::find(&this.layout, &repository, &tag)
-                .is_some_and(|r| r.digest == digest && r.confirmed_at.age_at(now) < TAG_RENEWAL);
-            if is_recent {
-                return Ok(());
+        let now = this.clock.now();
+        self.writes.run(move || this.write_tag(&repository, &tag, digest, now)).await
+    }
+
+    /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk. Readers
+    /// see the record at once.
+    pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
+        let record = TagRecord { digest, confirmed_at: self.clock.now() };
+        let pending = self.pending_tags.add(repository, tag, record);
+        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        let write = move || {
+            if let Err(error) = this.write_tag(&repository, &tag, digest, record.confirmed_at) {
+                let cause = error.cause();
+                tracing::error!(%repository, %tag, %error, cause, "a tag could not be recorded");
             }
-            tags::set(&this.layout, &repository, &tag, TagRecord { digest, confirmed_at: now })?;
-            this.changed_tags.record(&repository, &tag);
-            Ok(())
-        })
-        .await
+            this.pending_tags.remove(&pending);
+        };
+        self.writes.later(write).await;
+    }
+
+    /// Blocks.
+    fn write_tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        digest: Digest,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let is_recent = tags::find(&self.layout, repository, tag)
+            .is_some_and(|r| r.digest == digest && r.confirmed_at.age_at(now) < TAG_RENEWAL);
+        if is_recent {
+            return Ok(());
+        }
+        tags::set(&self.layout, repository, tag, TagRecord { digest, confirmed_at: now })?;
+        self.changed_tags.record(repository, tag);
+        Ok(())
+    }
+
+    /// The writes that answers do not wait for.
+    pub(super) fn writes(&self) -> &WriteBehind {
+        &self.writes
     }
 
     /// Removes a tag that upstream does not have any more.
@@ -217,12 +274,12 @@ impl Records {
     /// The disk.
     pub async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
-        blocking::run(move || {
+        let remove = move || {
             tags::remove(&this.layout, &repository, &tag)?;
             this.changed_tags.record(&repository, &tag);
             Ok(())
-        })
-        .await
+        };
+        self.writes.run(remove).await
     }
 
     /// The tags that changed since they were last taken.

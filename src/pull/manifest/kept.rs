@@ -1,0 +1,83 @@
+//! Manifests in memory that are on disk, or will be soon: no answer waits for the disk.
+//!
+//! A fetched manifest is in memory at once and written behind its answer. One that could not be written, because there was
+//! no space or the disk failed, is written again when it is used again, as long as it is in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::memory_cache::MemoryCache;
+use crate::reference::{Digest, MediaType, Repository};
+use crate::store::{Member, Store};
+
+/// The manifests in memory, and the store that they belong in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct KeptManifests {
+    store: Store,
+    memory: Arc<MemoryCache>,
+}
+
+impl KeptManifests {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, memory: Arc::default() }
+    }
+
+    /// A manifest of a repository that is in memory.
+    pub(crate) async fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
+        let found = self.memory.find(repository, digest)?;
+        self.store.record_access(digest);
+        if self.memory.begin_write(repository, digest) {
+            let (media_type, bytes) = &found;
+            self.write(repository, digest, media_type, bytes).await;
+        }
+        Some(found)
+    }
+
+    /// Keeps a manifest that is on disk.
+    pub(crate) fn add_stored(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) {
+        if self.memory.insert(repository, digest, media_type, bytes) {
+            self.memory.end_write(repository, digest, true);
+        }
+    }
+
+    /// Keeps a manifest that was fetched, and writes it: later if it fits into memory, else before this returns.
+    pub(crate) async fn add_fetched(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) {
+        if self.memory.insert(repository, digest, media_type, bytes) {
+            self.memory.begin_write(repository, digest);
+            self.write(repository, digest, media_type, bytes).await;
+            return;
+        }
+        let member = Member::Manifest(media_type.clone());
+        if let Err(error) = self.store.put(repository, digest, bytes.clone(), member).await
+            && self.store.should_log(&error)
+        {
+            let cause = error.cause();
+            tracing::error!(%repository, %error, cause, "a manifest is served but could not be stored");
+        }
+    }
+
+    /// Forgets all of them: an image was removed.
+    pub(crate) fn forget(&self) {
+        self.memory.clear();
+    }
+
+    async fn write(&self, repository: &Repository, digest: Digest, media_type: &MediaType, bytes: &Bytes) {
+        let (memory, name) = (Arc::clone(&self.memory), repository.clone());
+        let done = move |is_stored| memory.end_write(&name, digest, is_stored);
+        let member = Member::Manifest(media_type.clone());
+        self.store.put_later(repository, digest, bytes.clone(), member, done).await;
+    }
+}
