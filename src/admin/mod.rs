@@ -7,6 +7,7 @@
 
 mod config;
 pub mod control;
+mod disk_state;
 mod page;
 mod readiness;
 mod registries;
@@ -16,6 +17,7 @@ mod service;
 mod status;
 
 pub use config::{Config, LISTEN};
+pub use disk_state::DiskState;
 pub use readiness::Readiness;
 pub use registries::{EndpointReport, RateLimitReport, RegistryReport, registries};
 pub use report::StatusReport;

@@ -94,6 +94,7 @@ mod tests {
                 free_bytes: None,
                 capacity_bytes: None,
                 caching: true,
+                disk_failing: false,
                 pins: 0,
             },
             served: ServedStatus::default(),

@@ -43,6 +43,9 @@ pub struct StoreStatus {
     pub capacity_bytes: Option<u64>,
     /// Whether what is fetched is stored.
     pub caching: bool,
+    /// Whether one blob was damaged on disk again and again: the disk does not hold what is written to it.
+    #[serde(default)]
+    pub disk_failing: bool,
     /// Images that are pinned.
     pub pins: usize,
 }

@@ -64,6 +64,7 @@ impl StatusSources {
             free_bytes: limits.map(|limits| limits.free_bytes),
             capacity_bytes: limits.map(|limits| limits.capacity_bytes),
             caching: self.store.is_caching(),
+            disk_failing: self.store.is_disk_failing(),
             pins: self.store.pins().len(),
         }
     }

@@ -8,8 +8,8 @@ use super::context::Context;
 use super::failure::Failure;
 use super::output::{print_json, shown_duration};
 use super::run_async::ask_daemon;
-use crate::admin::StatusReport;
 use crate::admin::control::GetReport;
+use crate::admin::{DiskState, StatusReport};
 use crate::prepull::ListStatus;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::size;
@@ -56,24 +56,13 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
     let of = store.max_bytes.map_or_else(String::new, |max| format!(" of {}", size::shown(max)));
     let free = store.free_bytes.map_or_else(String::new, |free| format!(", {} free", size::shown(free)));
     lines.push(("store", format!("{} blobs, {}{of}{free}", store.blobs, size::shown(store.bytes))));
-    if !store.caching {
-        lines.push(("", "its disk failed; what is fetched is passed through and not stored".to_owned()));
-    }
-    match store.capacity_bytes {
-        Some(0) => lines.push((
-            "",
-            "other files fill its filesystem ([store] min_free): what is fetched is passed through and not stored"
-                .to_owned(),
-        )),
-        Some(capacity) if store.max_bytes.is_some_and(|max| capacity < max) => lines.push((
-            "",
-            format!(
-                "capacity now {}: other files fill its filesystem ([store] min_free)",
-                size::shown(capacity)
-            ),
-        )),
-        _ => {}
-    }
+    let state = DiskState::of(store);
+    lines.extend(
+        [state.sentence().as_str(), state.remedy()]
+            .iter()
+            .filter(|said| !said.is_empty())
+            .map(|said| ("", (*said).to_owned())),
+    );
     lines.push(("downloads", numbers.downloads.to_string()));
     lines.push(("pinned", format!("{} image(s)", store.pins)));
     if prepull.images > 0 || prepull.problem.is_some() {

@@ -117,6 +117,14 @@ fn path_logins(sections: &Sections) -> HashSet<Registry> {
     sections.registries.iter().filter(|r| r.path_logins).filter_map(|r| r.host.clone()).collect()
 }
 
+/// The registries that the operator named, wherever in the configuration.
+fn named(sections: &Sections) -> HashSet<Registry> {
+    let sections_of_their_own = sections.registries.iter().filter_map(|registry| registry.host.clone());
+    let mut named: HashSet<_> = sections_of_their_own.chain(sections.upstream.allowed()).collect();
+    named.insert(sections.server.default_registry.clone());
+    named
+}
+
 fn pull(sections: &Sections) -> pull::Config {
     let (access, freshness) = (sections.access.terms(), sections.freshness.freshness());
     let mut config = pull::Config {
@@ -127,6 +135,8 @@ fn pull(sections: &Sections) -> pull::Config {
             ..Rules::default()
         },
         negative_ttl: sections.freshness.negative_ttl,
+        fetch_ahead: sections.upstream.fetch_ahead,
+        named: named(sections),
         ..pull::Config::default()
     };
     for registry in &sections.registries {

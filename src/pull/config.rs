@@ -2,7 +2,7 @@
 //!
 //! Plain values. The decisions that they feed are in [`super::access::rights`] and [`super::manifest::freshness`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -22,6 +22,10 @@ pub struct Config {
     pub freshness: Rules,
     /// How long a denial is remembered, for the same question of the same principal.
     pub negative_ttl: Duration,
+    /// Whether the other layers of an image are fetched once its first one is read as a whole.
+    pub fetch_ahead: bool,
+    /// The registries that the operator named. Any other one takes at most a share of the store and of the downloads.
+    pub named: HashSet<Registry>,
 }
 
 /// The terms on which cached content is served.
@@ -67,6 +71,8 @@ impl Default for Config {
             arch_suffixes: HashMap::new(),
             freshness: Rules::default(),
             negative_ttl: Duration::from_secs(3),
+            fetch_ahead: true,
+            named: HashSet::new(),
         }
     }
 }
@@ -75,6 +81,11 @@ impl Config {
     /// The architectures that a registry has as suffixes of names; `None` if it has none.
     pub(crate) fn archs_of(&self, registry: &Registry) -> Option<&[String]> {
         self.arch_suffixes.get(registry).map(Vec::as_slice).filter(|archs| !archs.is_empty())
+    }
+
+    /// Whether the operator named `registry`.
+    pub(crate) fn is_named(&self, registry: &Registry) -> bool {
+        self.named.contains(registry)
     }
 
     /// The terms of `registry`.

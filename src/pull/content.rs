@@ -55,7 +55,7 @@ impl Content {
                 self.blobs.foreground().record();
             }
             if wanted == ManifestUse::Pull {
-                self.prefetch.begin(context, &answer);
+                self.prefetch.remember(context, &answer);
             }
         }
         Ok(answer)
@@ -71,7 +71,11 @@ impl Content {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
-        self.blobs.find(context, digest, wanted).await
+        let answer = self.blobs.find(context, digest, wanted).await?;
+        if wanted == BlobRange::Whole && context.priority() == Priority::Foreground {
+            self.prefetch.begin(context, digest);
+        }
+        Ok(answer)
     }
 
     /// The size of a blob.

@@ -87,6 +87,9 @@ pub enum Error {
     /// More downloads are under way than this daemon allows at once.
     #[error("too many downloads at once")]
     TooManyDownloads,
+    /// No client waited for a download that brought next to nothing.
+    #[error("no client waits for the download, and it brings less than 32 KiB a second")]
+    NoClient,
     /// The blob was fetched for the store alone, and the store's disk did not take it.
     #[error("the blob could not be stored; the daemon's log says why")]
     NotStored,
@@ -197,6 +200,7 @@ impl Error {
             | Self::ShortBody { .. }
             | Self::RangeIgnored
             | Self::ImportCutOff(_)
+            | Self::NoClient
             | Self::TooManyDownloads => Fault::Ours,
         }
     }
@@ -224,6 +228,7 @@ impl Error {
             Self::RateLimitReserved { .. } => "upstream_rate_limited",
             Self::OutOfTime { .. } => "upstream_timeout",
             Self::TooManyDownloads => "too_many_downloads",
+            Self::NoClient => "no_client",
             Self::NotStored => "not_stored",
             Self::TaskEnded { .. } => "task_ended",
             Self::LeaderGone => "leader_gone",

@@ -396,8 +396,9 @@ impl Parts {
         let (config, tasks) = (Live::<Config>::default(), Tasks::default());
         let (keys, ticking) = (keychain.clone(), tasks.clone());
         let access = Access::new(config.clone(), store.records(), keys, client(), ticking, &metrics, labels);
-        let manifests = Manifests::new(config, access.clone(), client(), store.clone(), tasks.clone());
-        let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks, metrics);
+        let manifests =
+            Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
+        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), tasks, metrics);
         Self { registry, store, clock, keychain, access, manifests, blobs, directory }
     }
 

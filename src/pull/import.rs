@@ -10,7 +10,7 @@ use super::access::Access;
 use super::error::Error;
 use super::manifest::Manifests;
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, Principal, Repository, Tag};
-use crate::store::{self, Member, Store};
+use crate::store::{self, Member, Owner, Store};
 use crate::support::tasks::Tasks;
 
 /// Imports images. Cheap to clone.
@@ -40,7 +40,8 @@ impl Importer {
     ) -> Result<(), Error> {
         let ended = |cause| Error::task_ended("wrote a blob", &cause);
         let mut bytes = std::pin::pin!(bytes);
-        let mut ingest = self.store.begin(digest, Some(size)).await?;
+        let owner = Owner::unlimited(repository.registry());
+        let mut ingest = self.store.begin(digest, Some(size), owner).await?;
         while let Some(next) = bytes.next().await {
             let next = next.map_err(|error| Error::ImportCutOff(error.to_string()))?;
             let written = self.tasks.spawn_blocking(move || {

@@ -4,7 +4,7 @@
 //! access      rights: remembered (grants), or proved by asking upstream as one principal after the other
 //! manifest    what a tag names now (resolve, freshness); the document of a digest (stored, fetch)
 //! blob        stored, or one download (flight, fill) that every reader follows
-//! prefetch    the layers of a manifest that was fetched just now
+//! prefetch    what belongs to a layer that is read as a whole
 //! content     manifests and blobs under their own names
 //! arch_alias  the same under the names that a registry's `arch_suffix` adds
 //! import      images without a registry
@@ -108,8 +108,9 @@ impl Puller {
             Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics, labels);
         let manifests =
             Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
-        let blobs = Blobs::new(access.clone(), client(), store.clone(), tasks.clone(), metrics);
-        let prefetch = Prefetch::new(access.clone(), blobs.clone(), tasks.clone());
+        let blobs =
+            Blobs::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone(), metrics);
+        let prefetch = Prefetch::new(config.clone(), access.clone(), blobs.clone(), tasks.clone());
         let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());
         let importer = Importer::new(store, access.clone(), manifests.clone(), tasks.clone());

@@ -1,61 +1,107 @@
-//! Prefetch: a client that was given an image manifest by its digest asks for its config and layers next.
+//! Prefetch: a client that reads the first layer of an image as a whole asks for its config and other layers next.
+//!
+//! A manifest alone says nothing about that: scanners and snapshotters that pull lazily read a manifest and a little of
+//! what it lists. What a manifest lists is therefore remembered, and fetched once one of its layers is asked for whole.
 //!
 //! Promises: blobs are fetched as the same caller, so that nothing is fetched that it could not ask for itself; a few at
-//! a time; never after a `HEAD`, a tag or an index, never in the background, and never while the rate limit of the
-//! principal that would be asked as is nearly used up. No request waits for a prefetch, and none fails by one.
+//! a time; never in the background, never what the store has no room for, and never while the rate limit of the principal
+//! that would be asked as is nearly used up. No request waits for a prefetch, and none fails by one.
 
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::access::Access;
 use super::answer::{AnswerSource, ManifestAnswer};
 use super::blob::Blobs;
+use super::config::Config;
 use super::context::PullContext;
-use crate::reference::{Document, Kind};
+use crate::reference::{Digest, Document, Kind, Repository};
+use crate::support::bounded_map::BoundedMap;
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Blobs of one image at a time: as many as containerd asks for.
 const BLOBS_AT_ONCE: usize = 3;
 /// Images at a time; the next one is not prefetched.
 const IMAGES_MAX: usize = 8;
+/// Layers of which it is remembered what belongs to them: those of some fifty images. A client asks for its first layer
+/// within a second of the manifest.
+const LAYERS_MAX: usize = 1_024;
+
+/// By layer, what is listed in the manifest that was read last of those that list it.
+type Lists = BoundedMap<(Repository, Digest), Arc<[Listed]>>;
 
 /// Prefetches. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Prefetch {
+    config: Live<Config>,
     access: Access,
     blobs: Blobs,
+    listed: Arc<Mutex<Lists>>,
     permits: Arc<Semaphore>,
     tasks: Tasks,
 }
 
+/// A blob of an image.
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    digest: Digest,
+    /// As its manifest claims it.
+    size: u64,
+}
+
 impl Prefetch {
-    pub(crate) fn new(access: Access, blobs: Blobs, tasks: Tasks) -> Self {
-        Self { access, blobs, permits: Arc::new(Semaphore::new(IMAGES_MAX)), tasks }
+    pub(crate) fn new(config: Live<Config>, access: Access, blobs: Blobs, tasks: Tasks) -> Self {
+        let listed = Arc::new(Mutex::new(BoundedMap::new(LAYERS_MAX)));
+        Self { config, access, blobs, listed, permits: Arc::new(Semaphore::new(IMAGES_MAX)), tasks }
     }
 
-    /// Begins to fetch what an image manifest lists, if the manifest was fetched from upstream just now.
-    pub(crate) fn begin(&self, context: &PullContext, answer: &ManifestAnswer) {
+    /// Remembers what an image manifest lists, if the manifest was fetched from upstream just now.
+    pub(crate) fn remember(&self, context: &PullContext, answer: &ManifestAnswer) {
         // A manifest from the store was pulled before, and its blobs with it.
-        if answer.source != AnswerSource::Fill {
+        if answer.source != AnswerSource::Fill || !self.config.current().fetch_ahead {
             return;
         }
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
         let Ok(Document { kind: Kind::Image(children), .. }) =
             Document::parse(&answer.bytes, Some(&answer.media_type))
         else {
             return;
         };
-        let (prefetch, context) = (self.clone(), context.clone());
+        let all = children.iter().map(|child| Listed { digest: child.digest, size: child.size });
+        let all: Arc<[Listed]> = all.collect();
+        let mut listed = self.listed.lock();
+        // The config comes first, and is read by those as well who want no layer.
+        for layer in all.iter().skip(1) {
+            listed.insert((context.repository().clone(), layer.digest), Arc::clone(&all));
+        }
+    }
+
+    /// Begins to fetch what belongs to a layer that is read as a whole, unless that has begun.
+    pub(crate) fn begin(&self, context: &PullContext, layer: Digest) {
+        let Some(all) = self.take(context.repository(), layer) else { return };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
+        let (prefetch, context) = (self.clone(), context.after_the_answer());
         self.tasks.spawn(async move {
             if prefetch.access.is_budget_low(&context).await {
                 return;
             }
-            let digests = children.into_iter().map(|child| child.digest);
-            let fetch = |digest| prefetch.blobs.prefetch(&context, digest);
-            stream::iter(digests).for_each_concurrent(BLOBS_AT_ONCE, fetch).await;
+            let others = all.iter().copied().filter(|listed| listed.digest != layer);
+            let fetch = |listed: Listed| prefetch.blobs.prefetch(&context, listed.digest, listed.size);
+            stream::iter(others).for_each_concurrent(BLOBS_AT_ONCE, fetch).await;
             drop(permit);
         });
+    }
+
+    /// What belongs to a layer; forgotten for all layers of that image.
+    fn take(&self, repository: &Repository, layer: Digest) -> Option<Arc<[Listed]>> {
+        let mut listed = self.listed.lock();
+        let all = listed.remove(&(repository.clone(), layer))?;
+        for other in all.iter() {
+            listed.remove(&(repository.clone(), other.digest));
+        }
+        Some(all)
     }
 }

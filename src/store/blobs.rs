@@ -10,6 +10,7 @@ use crate::store::admission::Admission;
 use crate::store::blob::{Blob, OpenFile, Opened};
 use crate::store::blocking;
 use crate::store::error::Error;
+use crate::store::health::Health;
 use crate::store::index::Index;
 use crate::store::ingest::{Ingest, Verified};
 use crate::store::last_access::LastAccess;
@@ -17,6 +18,7 @@ use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::quarantine::Quarantine;
+use crate::store::share::Owner;
 use crate::support::clock::Clock;
 
 /// Receives and opens blobs.
@@ -38,10 +40,18 @@ impl Blobs {
         index: Index,
         admission: Arc<Admission>,
         open_blobs: Arc<OpenBlobs>,
+        health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let quarantine =
-            Quarantine::new(layout.clone(), clock.clone(), index.clone(), Arc::clone(&open_blobs), metrics);
+        let quarantine = Quarantine::new(
+            layout.clone(),
+            clock.clone(),
+            index.clone(),
+            Arc::clone(&open_blobs),
+            admission.quarantine().clone(),
+            health,
+            metrics,
+        );
         let last_access = LastAccess::new();
         Self { layout, clock, index, admission, quarantine, open_blobs, last_access }
     }
@@ -51,13 +61,16 @@ impl Blobs {
         &self.quarantine
     }
 
-    /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so. Blocks.
+    /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so. Nothing is reserved yet, but
+    /// content that cannot be had room for is not begun. Blocks.
     ///
     /// # Errors
     /// A declared size beyond 1 TiB; no space; the disk.
-    pub(super) fn begin(&self, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
+    pub(super) fn begin(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
         let admission = Arc::clone(&self.admission);
-        Ingest::begin(&self.layout, digest, declared, Box::new(move |bytes| admission.reserve(bytes)))
+        admission.check(owner, declared.unwrap_or(1))?;
+        let reserve = Box::new(move |bytes| admission.reserve(owner, bytes));
+        Ingest::begin(&self.layout, digest, declared, owner.id, reserve)
     }
 
     /// Commits verified content. Blocks.
@@ -66,13 +79,13 @@ impl Blobs {
     /// The disk.
     pub(super) fn commit(&self, verified: Verified) -> Result<(), Error> {
         let digest = verified.digest();
-        let size = verified.size();
+        let (size, owner) = (verified.size(), verified.owner());
         // Until the blob is counted: the index outlives every change.
         let _change = self.layout.change()?;
         let reserved = verified.commit()?;
         // An equal blob that was there has been replaced: its file is on disk for as long as it is open.
         self.open_blobs.forget(&digest);
-        self.index.add(digest, size, reserved);
+        self.index.add(digest, size, owner, reserved);
         Ok(())
     }
 

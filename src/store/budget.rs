@@ -6,6 +6,8 @@ use std::path::Path;
 
 use rustix::fs::statvfs;
 
+use crate::store::reserve::Reserved;
+
 /// A number of bytes, or a share of the filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amount {
@@ -30,14 +32,15 @@ impl Amount {
 pub struct Budget {
     /// What all blobs together may occupy.
     pub max: Amount,
-    /// What stays free on the filesystem. Above kubelet's image-filesystem thresholds, so that kubelet does not evict
-    /// pods because of the store.
+    /// What stays free on the filesystem. At 16 % kubelet neither collects images (from 85 % in use on, in whole percent,
+    /// which is when less than 16 % are free) nor evicts pods (below 15 % of the image filesystem, 10 % of the node's)
+    /// because of the store; and on a node that is four fifths full there is something left for the store.
     pub min_free: Amount,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { max: Amount::Percent(20), min_free: Amount::Percent(20) }
+        Self { max: Amount::Percent(20), min_free: Amount::Percent(16) }
     }
 }
 
@@ -76,13 +79,19 @@ pub(super) fn capacity(budget: &Budget, disk: Option<Disk>, used: u64) -> u64 {
 }
 
 /// How many bytes have to be evicted before `wanted` more fit. `used` bytes are committed, `reserved` bytes belong to
-/// downloads under way.
-pub(super) fn missing(budget: &Budget, disk: Option<Disk>, used: u64, reserved: u64, wanted: u64) -> u64 {
-    let occupied = used.saturating_add(reserved).saturating_add(wanted);
+/// downloads under way: those that are written count as used, and not as still to be taken from the free bytes.
+pub(super) fn missing(
+    budget: &Budget,
+    disk: Option<Disk>,
+    used: u64,
+    reserved: Reserved,
+    wanted: u64,
+) -> u64 {
+    let occupied = used.saturating_add(reserved.bytes).saturating_add(wanted);
     // A filesystem of unknown size counts as never full.
     let Some(Disk { total, free }) = disk else { return occupied.saturating_sub(budget.max.of(u64::MAX)) };
     let over_budget = occupied.saturating_sub(budget.max.of(total));
-    let must_be_free = budget.min_free.of(total).saturating_add(reserved).saturating_add(wanted);
+    let must_be_free = budget.min_free.of(total).saturating_add(reserved.unwritten).saturating_add(wanted);
     over_budget.max(must_be_free.saturating_sub(free))
 }
 
@@ -94,25 +103,28 @@ mod tests {
     fn both_limits_count_and_reserved_bytes_count_as_used() {
         let budget = Budget { max: Amount::Bytes(1_000), min_free: Amount::Percent(10) };
         let disk = |free| Some(Disk { total: 10_000, free });
+        let unwritten = |bytes| Reserved { bytes, unwritten: bytes };
         for (disk, used, reserved, wanted, expected) in [
-            (disk(9_000), 0, 0, 1_000, 0),
-            (disk(9_000), 0, 0, 1_001, 1),
-            (disk(9_000), 600, 300, 100, 0),
-            (disk(9_000), 600, 300, 200, 100),
-            (disk(1_500), 0, 0, 500, 0),
-            (disk(1_500), 0, 100, 500, 100),
-            (disk(500), 100, 0, 0, 500),
-            (None, 600, 300, 200, 100),
-            (None, 0, 0, u64::MAX, u64::MAX - 1_000),
+            (disk(9_000), 0, unwritten(0), 1_000, 0),
+            (disk(9_000), 0, unwritten(0), 1_001, 1),
+            (disk(9_000), 600, unwritten(300), 100, 0),
+            (disk(9_000), 600, unwritten(300), 200, 100),
+            (disk(1_500), 0, unwritten(0), 500, 0),
+            (disk(1_500), 0, unwritten(100), 500, 100),
+            (disk(1_500), 0, Reserved { bytes: 100, unwritten: 0 }, 500, 0),
+            (disk(1_500), 0, Reserved { bytes: 100, unwritten: 40 }, 500, 40),
+            (disk(500), 100, unwritten(0), 0, 500),
+            (None, 600, unwritten(300), 200, 100),
+            (None, 0, unwritten(0), u64::MAX, u64::MAX - 1_000),
         ] {
             assert_eq!(
                 missing(&budget, disk, used, reserved, wanted),
                 expected,
-                "{disk:?} {used} {reserved} {wanted}"
+                "{disk:?} {used} {reserved:?} {wanted}"
             );
         }
         let all = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
-        assert_eq!(missing(&all, None, 5, 5, 5), 0);
+        assert_eq!(missing(&all, None, 5, unwritten(5), 5), 0);
     }
 
     #[test]

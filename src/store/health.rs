@@ -1,13 +1,16 @@
 //! Whether the store can be written: after a failure of the disk nothing is written until a pause has passed.
 //!
-//! Reading is never paused. Which failures are worth a line in the log is decided here too, because a disk that stays
+//! Reading is never paused. A blob that is damaged again after it was fetched anew says that the disk does not hold what
+//! is written to it; that is told and decides nothing. Which failures are worth a line in the log is decided here too, because a disk that stays
 //! broken or full fails again with every blob.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::reference::Digest;
 use crate::store::error::Error;
+use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Moment};
 use crate::support::metrics::IntGauge;
 
@@ -15,6 +18,11 @@ use crate::support::metrics::IntGauge;
 const PAUSE: Duration = Duration::from_secs(10);
 /// How often a full store is logged.
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Times that one blob is found damaged before the disk is said to be failing: one flipped bit happens, the same blob
+/// twice may be a flaw of one sector that is remapped, three times is a disk.
+const DAMAGED_TIMES: u32 = 3;
+/// Damaged blobs that are remembered; a disk that damages more of them than this damages some of them again.
+const DAMAGED_BLOBS_MAX: usize = 1_024;
 
 /// The state of the disk, as writing has found it.
 #[derive(Debug)]
@@ -23,19 +31,48 @@ pub(super) struct Health {
     state: Mutex<State>,
     /// Mirrors [`Health::is_caching`]: 1 or 0.
     caching: IntGauge,
+    /// Mirrors [`Health::is_failing`]: 1 or 0.
+    failing: IntGauge,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     failed_at: Option<Moment>,
     full_logged_at: Option<Moment>,
+    /// How often each blob was found damaged since the start.
+    damaged: BoundedMap<Digest, u32>,
+    is_failing: bool,
 }
 
 impl Health {
     /// A disk that has not failed.
-    pub(super) fn new(clock: Clock, caching: IntGauge) -> Self {
+    pub(super) fn new(clock: Clock, caching: IntGauge, failing: IntGauge) -> Self {
         caching.set(1);
-        Self { clock, state: Mutex::default(), caching }
+        let state = State {
+            failed_at: None,
+            full_logged_at: None,
+            damaged: BoundedMap::new(DAMAGED_BLOBS_MAX),
+            is_failing: false,
+        };
+        Self { clock, state: Mutex::new(state), caching, failing }
+    }
+
+    /// Whether one blob has been damaged on disk again and again.
+    pub(super) fn is_failing(&self) -> bool {
+        self.state.lock().is_failing
+    }
+
+    /// Takes note of a blob whose bytes on disk are not those that were written.
+    pub(super) fn record_damage(&self, digest: Digest) {
+        let mut state = self.state.lock();
+        let times = state.damaged.get_or_insert_with(digest, || 0);
+        *times += 1;
+        let times = *times;
+        if times >= DAMAGED_TIMES {
+            state.is_failing = true;
+            self.failing.set(1);
+            tracing::error!(%digest, times, "the same blob was damaged on disk again: the disk of the store does not hold what is written to it and should be replaced");
+        }
     }
 
     /// Whether fetched content is stored. After a failure it is again from the first write on that is tried after the
@@ -94,8 +131,8 @@ mod tests {
     use crate::support::metrics::Registry;
 
     fn health() -> Health {
-        let gauge = Registry::new().gauge("store_caching", "of a test").unwrap();
-        Health::new(Clock::manual(Timestamp(1_000)), gauge)
+        let gauge = |name| Registry::new().gauge(name, "of a test").unwrap();
+        Health::new(Clock::manual(Timestamp(1_000)), gauge("store_caching"), gauge("store_disk_failing"))
     }
 
     fn failure() -> Error {
@@ -128,5 +165,17 @@ mod tests {
         assert!(!health.is_paused());
         assert!(health.is_caching());
         assert_eq!(health.caching.get(), 1);
+    }
+
+    #[test]
+    fn a_disk_is_failing_once_it_damages_the_same_blob_again_and_again() {
+        let health = health();
+        for n in 0..100_u8 {
+            health.record_damage(Digest::of(&[n]));
+        }
+        health.record_damage(Digest::of(&[0]));
+        assert!(!health.is_failing() && health.failing.get() == 0, "each of them once or twice");
+        health.record_damage(Digest::of(&[0]));
+        assert!(health.is_failing() && health.failing.get() == 1);
     }
 }

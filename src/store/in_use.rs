@@ -17,6 +17,11 @@ impl InUse {
         InUseMark { all: self.clone(), digest }
     }
 
+    /// The blobs that are being read.
+    pub(super) fn digests(&self) -> Vec<Digest> {
+        self.0.lock().keys().copied().collect()
+    }
+
     /// Whether a blob is being read.
     pub(super) fn contains(&self, digest: &Digest) -> bool {
         self.0.lock().contains_key(digest)

@@ -19,11 +19,15 @@ use crate::store::hashing::ContentHasher;
 use crate::store::integrity::Checksums;
 use crate::store::layout::{self, Layout};
 use crate::store::reserve::Reservation;
+use crate::store::share::OwnerId;
 
 /// Bytes of one blob at most, whatever upstream declares: 1 TiB.
 const BLOB_BYTES_MAX: u64 = 1 << 40;
-/// Bytes that are reserved at a time for content of undeclared size.
-const RESERVED_AT_ONCE: u64 = 16 * 1024 * 1024;
+/// Bytes that are reserved with the first that arrive. Then as many again as there are, up to [`STEP_MAX`] at a time:
+/// what is reserved is at most twice what has come, so that a claimed length alone evicts nothing.
+const STEP_MIN: u64 = 256 * 1024;
+/// Bytes that are reserved at a time at most.
+const STEP_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes that are adopted at a time, so that readers see the watermark move.
 const ADOPTED_AT_ONCE: usize = 256 * 1024;
 
@@ -40,8 +44,10 @@ pub struct Ingest {
     hashing: ContentHasher,
     growing: GrowingBlob,
     path: Temporary,
+    owner: OwnerId,
     reserve: Reserve,
-    reserved: Reservation,
+    /// `None` until the first bytes arrive.
+    reserved: Option<Reservation>,
 }
 
 /// Content that has the digest that was asked for, not yet durable.
@@ -51,6 +57,7 @@ pub struct Verified {
     checksums: Checksums,
     file: Arc<File>,
     path: Temporary,
+    owner: OwnerId,
     reserved: Reservation,
 }
 
@@ -66,20 +73,20 @@ impl Drop for Temporary {
 }
 
 impl Ingest {
-    /// Begins to receive the content of `expected`, of `declared` bytes where upstream said so.
+    /// Begins to receive the content of `expected` from the registry `owner`, of `declared` bytes where upstream said so.
     ///
     /// # Errors
-    /// A declared size beyond 1 TiB; the error of `reserve`; the disk.
+    /// A declared size beyond 1 TiB; the disk.
     pub(super) fn begin(
         layout: &Layout,
         expected: Digest,
         declared: Option<u64>,
+        owner: OwnerId,
         reserve: Reserve,
     ) -> Result<Self, Error> {
         if declared.is_some_and(|size| size > BLOB_BYTES_MAX) {
             return Err(Error::TooLong { digest: expected, limit: BLOB_BYTES_MAX });
         }
-        let reserved = reserve(declared.unwrap_or(0))?;
         let _change = layout.change()?;
         layout.make_directory(&layout.ingest())?;
         let path = layout.temporary(&expected.hex());
@@ -94,8 +101,9 @@ impl Ingest {
             hashing: ContentHasher::new(),
             growing: GrowingBlob::new(expected, file),
             path: Temporary(Some(path), layout.clone()),
+            owner,
             reserve,
-            reserved,
+            reserved: None,
         })
     }
 
@@ -114,15 +122,12 @@ impl Ingest {
         if after > self.limit {
             return Err(Error::TooLong { digest: self.expected, limit: self.limit });
         }
-        if after > self.reserved.bytes() {
-            let more = RESERVED_AT_ONCE.max(after - self.reserved.bytes());
-            self.reserved.merge((self.reserve)(more)?);
-        }
+        self.reserve_up_to(after)?;
         self.growing.claim(after);
         self.growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
         self.growing.extend(bytes);
         failpoints::reached("content written");
-        self.written = after;
+        self.advance(after);
         Ok(after)
     }
 
@@ -135,7 +140,7 @@ impl Ingest {
     /// bytes there are now: 256 KiB more per call, so that readers see the watermark move.
     ///
     /// # Errors
-    /// The disk; that no such bytes are there, which is a defect of the caller.
+    /// No space; the disk; that no such bytes are there, which is a defect of the caller.
     pub fn adopt_out_of_order(&mut self, until: u64) -> Result<u64, Error> {
         let end = self.growing.out_of_order_until(self.written).unwrap_or(self.written);
         let end = end.min(until).min(self.limit);
@@ -143,12 +148,13 @@ impl Ingest {
         if len == 0 {
             return Err(self.io("adopt a range of")(std::io::ErrorKind::NotFound.into()));
         }
+        self.reserve_up_to(self.written + len as u64)?;
         self.growing.claim(self.written + len as u64);
         let mut bytes = vec![0; len];
         self.growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
         self.growing.extend(&bytes);
         self.hashing.update(&bytes.into());
-        self.written += len as u64;
+        self.advance(self.written + len as u64);
         Ok(self.written)
     }
 
@@ -179,8 +185,34 @@ impl Ingest {
             checksums,
             file: Arc::clone(self.growing.file()),
             path: self.path,
-            reserved: self.reserved,
+            owner: self.owner,
+            reserved: match self.reserved {
+                Some(reserved) => reserved,
+                None => (self.reserve)(0)?,
+            },
         })
+    }
+
+    /// Reserves what the first `after` bytes take, and some more where more has been announced or may come.
+    fn reserve_up_to(&mut self, after: u64) -> Result<(), Error> {
+        let reserved = self.reserved.as_ref().map_or(0, Reservation::bytes);
+        if after <= reserved {
+            return Ok(());
+        }
+        let step = reserved + reserved.clamp(STEP_MIN, STEP_MAX);
+        let more = (self.reserve)(step.min(self.limit).max(after) - reserved)?;
+        match &mut self.reserved {
+            Some(reserved) => reserved.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, written: u64) {
+        self.written = written;
+        if let Some(reserved) = &mut self.reserved {
+            reserved.written(written);
+        }
     }
 
     fn io(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -196,6 +228,10 @@ impl Verified {
 
     pub(super) fn digest(&self) -> Digest {
         self.digest
+    }
+
+    pub(super) fn owner(&self) -> OwnerId {
+        self.owner
     }
 
     /// Makes the content durable and gives it its name: data, checksums, names, directories, in that order. Then, and
@@ -225,6 +261,7 @@ mod tests {
 
     use super::*;
     use crate::store::reserve::Reservations;
+    use crate::store::share::Owner;
 
     struct World {
         _directory: tempfile::TempDir,
@@ -242,11 +279,16 @@ mod tests {
         /// Receives content of `digest` with `limit` bytes to be had.
         fn begin(&self, digest: Digest, declared: Option<u64>, limit: u64) -> Result<Ingest, Error> {
             let reservations = self.reservations.clone();
+            let owner = Owner::unlimited(&"reg.test".parse().unwrap());
             let reserve = move |wanted| {
-                let fits = reservations.bytes() + wanted <= limit;
-                if fits { Ok(reservations.reserve(wanted)) } else { Err(Error::Full { needed: wanted }) }
+                let fits = reservations.sum().bytes + wanted <= limit;
+                if fits {
+                    Ok(reservations.reserve(owner, wanted))
+                } else {
+                    Err(Error::Full { needed: wanted })
+                }
             };
-            Ingest::begin(&self.layout, digest, declared, Box::new(reserve))
+            Ingest::begin(&self.layout, digest, declared, owner.id, Box::new(reserve))
         }
 
         fn files(&self) -> usize {
@@ -260,27 +302,53 @@ mod tests {
         let digest = Digest::of(b"right");
         let mut ingest = world.begin(digest, Some(5), 5).unwrap();
         ingest.write(&Bytes::from_static(b"rig")).unwrap();
-        assert_eq!((world.files(), world.reservations.bytes()), (1, 5));
+        assert_eq!((world.files(), world.reservations.sum().bytes), (1, 5));
         drop(ingest);
-        assert_eq!((world.files(), world.reservations.bytes()), (0, 0));
-        assert!(world.begin(digest, Some(5), 4).is_err());
-        assert_eq!((world.files(), world.reservations.bytes()), (0, 0));
+        assert_eq!((world.files(), world.reservations.sum().bytes), (0, 0));
+        let mut refused = world.begin(digest, Some(5), 4).unwrap();
+        assert!(refused.write(&Bytes::from_static(b"rig")).is_err());
+        drop(refused);
+        assert_eq!((world.files(), world.reservations.sum().bytes), (0, 0));
     }
 
     #[test]
-    fn content_of_undeclared_size_reserves_bytes_as_they_arrive() {
+    fn room_is_reserved_as_bytes_arrive_and_not_as_a_length_is_claimed() {
+        const MIB: u64 = 1024 * 1024;
         let world = World::new();
-        let mut ingest = world.begin(Digest::of(b"x"), None, RESERVED_AT_ONCE).unwrap();
-        assert_eq!(world.reservations.bytes(), 0, "nothing is reserved for a claim alone");
-        let chunk = Bytes::from(vec![0; 1024 * 1024]);
-        for _ in 0..16 {
-            ingest.write(&chunk).unwrap();
+        for declared in [None, Some(500 * MIB)] {
+            let mut ingest = world.begin(Digest::of(b"x"), declared, u64::MAX).unwrap();
+            assert_eq!(world.reservations.sum().bytes, 0, "nothing is reserved for a claim alone");
+            ingest.write(&Bytes::from_static(b"a few bytes")).unwrap();
+            assert_eq!(world.reservations.sum().bytes, STEP_MIN);
+            let chunk = Bytes::from(vec![0; 1024 * 1024]);
+            for written in 1..=80 {
+                ingest.write(&chunk).unwrap();
+                let reserved = world.reservations.sum();
+                assert!(
+                    reserved.bytes <= (written * MIB + STEP_MAX + 11).min(2 * written * MIB + STEP_MIN),
+                    "{reserved:?}"
+                );
+                assert_eq!(reserved.bytes - reserved.unwritten, written * MIB + 11);
+            }
         }
-        assert_eq!(world.reservations.bytes(), RESERVED_AT_ONCE);
+        let mut ingest = world.begin(Digest::of(b"x"), Some(MIB), MIB).unwrap();
+        ingest.write(&Bytes::from(vec![0; 600 * 1024])).unwrap();
+        ingest.write(&Bytes::from(vec![0; 424 * 1024])).unwrap();
+        assert_eq!(world.reservations.sum().bytes, MIB, "no more than was announced");
+    }
+
+    #[test]
+    fn a_download_that_gets_no_more_room_hands_over_what_it_has() {
+        let world = World::new();
+        let mut ingest = world.begin(Digest::of(b"x"), None, STEP_MIN).unwrap();
+        let chunk = Bytes::from(vec![0; STEP_MIN as usize]);
+        ingest.write(&chunk).unwrap();
+        ingest.hash(&chunk);
         assert!(matches!(ingest.write(&chunk), Err(Error::Full { .. })));
         let (growing, written, hasher) = ingest.detach();
-        assert_eq!((written, hasher.is_some(), world.files()), (RESERVED_AT_ONCE, true, 0));
+        assert_eq!((written, hasher.is_some(), world.files()), (STEP_MIN, true, 0));
         drop(growing);
+        assert_eq!(world.reservations.sum().bytes, 0);
     }
 
     #[test]

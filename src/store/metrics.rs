@@ -14,6 +14,8 @@ pub struct Metrics {
     pub(super) index_rebuilds: IntCounter,
     pub(super) quarantined: IntCounter,
     pub(super) quarantine_failures: IntCounter,
+    pub(super) quarantine_bytes: IntGauge,
+    pub(super) disk_failing: IntGauge,
     pub(super) scrubbed_bytes: IntCounter,
 }
 
@@ -49,6 +51,14 @@ impl Metrics {
             quarantine_failures: registry.counter(
                 "store_quarantine_failures_total",
                 "Damaged blobs that could not be moved to quarantine; they are not used any more.",
+            )?,
+            quarantine_bytes: registry.gauge(
+                "store_quarantine_bytes",
+                "Bytes of damaged blobs in quarantine; they count towards the budget and are the first to go.",
+            )?,
+            disk_failing: registry.gauge(
+                "store_disk_failing",
+                "1 once one blob was damaged on disk three times: the disk does not hold what is written to it.",
             )?,
             scrubbed_bytes: registry.counter(
                 "store_scrubbed_bytes_total",

@@ -40,8 +40,10 @@ mod open_blobs;
 mod page_cache;
 mod pins;
 mod quarantine;
+mod quarantine_files;
 mod records;
 mod reserve;
+mod share;
 mod write_behind;
 
 use std::path::PathBuf;
@@ -64,6 +66,7 @@ pub use records::Records;
 pub use records::aliases::SynthesizedIndex;
 pub use records::members::Member;
 pub use records::tags::TagRecord;
+pub use share::Owner;
 
 use crate::reference::{Digest, Reference, Repository};
 use crate::support::clock::Clock;
@@ -81,6 +84,7 @@ use maintenance::scrub::Scrubber;
 use metrics::Metrics;
 use open_blobs::OpenBlobs;
 use pins::Pins;
+use quarantine_files::QuarantineFiles;
 
 /// How long a stop waits for what is to be written: a manifest is fetched again if it was lost.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
@@ -104,7 +108,7 @@ struct Components {
     index: Index,
     admission: Arc<Admission>,
     blobs: Arc<Blobs>,
-    health: Health,
+    health: Arc<Health>,
     inventory: Inventory,
     maintenance: Maintenance,
     layout: Layout,
@@ -129,13 +133,18 @@ impl Store {
             Index::start(tree, clock.clone(), Arc::clone(&metrics), Arc::clone(&open_blobs), pins.clone())?;
         let filesystem = layout.clone();
         let probe_disk = Box::new(move || Disk::of(filesystem.root()));
-        let admission = Arc::new(Admission::new(config.budget, probe_disk, index.clone()));
+        let quarantine = QuarantineFiles::new(layout.clone(), metrics.quarantine_bytes.clone());
+        quarantine.measure();
+        let admission = Arc::new(Admission::new(config.budget, probe_disk, index.clone(), quarantine));
+        let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
+        let health = Arc::new(Health::new(clock.clone(), caching, failing));
         let blobs = Arc::new(Blobs::new(
             layout.clone(),
             clock.clone(),
             index.clone(),
             Arc::clone(&admission),
             open_blobs,
+            Arc::clone(&health),
             Arc::clone(&metrics),
         ));
         let inventory = Inventory::new(layout.clone(), records.clone(), pins.clone(), Arc::clone(&blobs));
@@ -148,7 +157,6 @@ impl Store {
             scrubber,
             metrics.capacity.clone(),
         );
-        let health = Health::new(clock.clone(), metrics.caching.clone());
         Ok(Self(Arc::new(Components {
             records,
             pins,
@@ -222,6 +230,11 @@ impl Store {
         self.0.health.is_caching()
     }
 
+    /// Whether one blob has been damaged on disk again and again: the disk does not hold what is written to it.
+    pub fn is_disk_failing(&self) -> bool {
+        self.0.health.is_failing()
+    }
+
     /// Takes note of a failure to store something: if the disk failed, nothing is written for a while.
     pub fn record_failure(&self, error: &Error) {
         self.0.health.record_failure(error);
@@ -236,16 +249,28 @@ impl Store {
 
 /// Blobs.
 impl Store {
-    /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so.
+    /// Whether `bytes` of `owner` could be stored now. Nothing is reserved or evicted.
+    ///
+    /// # Errors
+    /// No space, or that the disk failed a moment ago.
+    pub async fn check_room(&self, owner: Owner, bytes: u64) -> Result<(), Error> {
+        if self.0.health.is_paused() {
+            return Err(Error::Paused);
+        }
+        let admission = Arc::clone(&self.0.admission);
+        blocking::run(move || admission.check(owner, bytes)).await
+    }
+
+    /// Begins to receive the content of `digest` from `owner`, of `declared` bytes where upstream said so.
     ///
     /// # Errors
     /// A declared size beyond 1 TiB; no space; the disk, or that it failed a moment ago.
-    pub async fn begin(&self, digest: Digest, declared: Option<u64>) -> Result<Ingest, Error> {
+    pub async fn begin(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
         if self.0.health.is_paused() {
             return Err(Error::Paused);
         }
         let blobs = Arc::clone(&self.0.blobs);
-        let begun = blocking::run(move || blobs.begin(digest, declared)).await;
+        let begun = blocking::run(move || blobs.begin(digest, declared, owner)).await;
         begun.inspect_err(|error| self.record_failure(error))
     }
 
@@ -261,7 +286,8 @@ impl Store {
         committed.inspect_err(|error| self.record_failure(error))
     }
 
-    /// Stores small content that is complete in memory, such as a manifest.
+    /// Stores small content that is complete in memory, such as a manifest. It counts for its registry and is not refused
+    /// for that registry's share: no more is asked for than what a pull names.
     ///
     /// # Errors
     /// Content that is not `digest`'s; no space; the disk.
@@ -325,7 +351,8 @@ impl Store {
         content: &Bytes,
         member: &Member,
     ) -> Result<(), Error> {
-        let mut ingest = self.0.blobs.begin(digest, Some(content.len() as u64))?;
+        let owner = Owner::unlimited(repository.registry());
+        let mut ingest = self.0.blobs.begin(digest, Some(content.len() as u64), owner)?;
         ingest.write(content)?;
         ingest.hash(content);
         self.commit(ingest.verify()?, repository, member)

@@ -71,6 +71,11 @@ impl OpenBlobs {
         Self { in_use, open: Mutex::new(open) }
     }
 
+    /// The blobs that are being read.
+    pub(super) fn in_use(&self) -> Vec<Digest> {
+        self.in_use.digests()
+    }
+
     /// Whether a blob is being read.
     pub(super) fn is_in_use(&self, digest: &Digest) -> bool {
         self.in_use.contains(digest)

@@ -4,7 +4,6 @@
 //! Promises: the file that failed the check is moved, and never a sound one that has taken its name since. A file that
 //! cannot be moved, on a filesystem that takes no writes, is remembered and not opened again.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,10 +13,12 @@ use parking_lot::Mutex;
 use crate::reference::Digest;
 use crate::store::error::Error;
 use crate::store::file_identity::FileIdentity;
+use crate::store::health::Health;
 use crate::store::index::Index;
 use crate::store::layout::{self, Layout};
 use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
+use crate::store::quarantine_files::{self, QuarantineFiles};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Timestamp};
 
@@ -33,6 +34,8 @@ pub(super) struct Quarantine {
     clock: Clock,
     index: Index,
     open_blobs: Arc<OpenBlobs>,
+    files: QuarantineFiles,
+    health: Arc<Health>,
     metrics: Arc<Metrics>,
     /// The files that could not be moved, until they are replaced.
     remembered: Arc<Mutex<BoundedMap<Digest, FileIdentity>>>,
@@ -44,10 +47,12 @@ impl Quarantine {
         clock: Clock,
         index: Index,
         open_blobs: Arc<OpenBlobs>,
+        files: QuarantineFiles,
+        health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let remembered = Arc::new(Mutex::new(BoundedMap::new(REMEMBERED_MAX)));
-        Self { layout, clock, index, open_blobs, metrics, remembered }
+        Self { layout, clock, index, open_blobs, files, health, metrics, remembered }
     }
 
     /// Moves the file that was found damaged into quarantine; it counts as absent from then on, also if it cannot be
@@ -63,6 +68,8 @@ impl Quarantine {
             Ok(true) => {
                 self.index.remove(*digest);
                 self.metrics.quarantined.inc();
+                self.files.measure();
+                self.health.record_damage(*digest);
             }
             Ok(false) => self.index.recheck(*digest),
             Err(error) => {
@@ -96,7 +103,8 @@ pub(super) fn set_aside(
         return Ok(false);
     }
     layout.make_directory(&layout.quarantine())?;
-    remove_oldest(layout);
+    // Leaves space for one more.
+    quarantine_files::keep_newest(layout, BLOBS_MAX - 1);
     let name = format!("{}.{}", digest.hex(), now.0);
     let to = layout.quarantine().join(&name);
     let moved = layout::publish(&from, &to);
@@ -126,24 +134,6 @@ fn put_back(layout: &Layout, from: &Path, to: &Path) -> Result<(), Error> {
         tracing::debug!(%error, cause = error.cause(), "a blob was replaced twice while it was verified");
     }
     Ok(())
-}
-
-/// Leaves space for one more blob.
-fn remove_oldest(layout: &Layout) {
-    let Ok(entries) = fs::read_dir(layout.quarantine()) else { return };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let mut blobs: Vec<_> = paths.filter(|p| p.extension().is_some_and(|e| e != "reason")).collect();
-    if blobs.len() < BLOBS_MAX {
-        return;
-    }
-    // The extension is the time of the move.
-    blobs.sort_by_key(|path| path.extension().map(OsStr::to_owned));
-    for old in &blobs[..=blobs.len() - BLOBS_MAX] {
-        let _ = fs::remove_dir_all(old).or_else(|_| fs::remove_file(old));
-        let mut reason = old.clone().into_os_string();
-        reason.push(".reason");
-        let _ = fs::remove_file(reason);
-    }
 }
 
 #[cfg(test)]

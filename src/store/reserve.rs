@@ -1,27 +1,55 @@
 //! Reserved bytes: those of downloads under way, which count as used before they are written.
 //!
-//! A reservation is given back when it is dropped, however its download ended; a committed blob keeps it until the blob
-//! itself is counted. That the bytes are to be had is decided in `admission`.
+//! A reservation grows with what has arrived. It is given back when it is dropped, however its download ended; a
+//! committed blob keeps it until the blob itself is counted. That the bytes are to be had is decided in `admission`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::support::sync::atomic::{AtomicU64, Ordering};
+use crate::store::share::{Owner, OwnerId};
+use crate::support::sync::Mutex;
 
-/// The reserved bytes of all downloads. Cheap to clone.
+/// The reserved bytes of all downloads. Cheap to clone. A blob whose reservation has ended is seen as counted by a
+/// reader that asks for the totals after this.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reservations(Arc<AtomicU64>);
+pub(super) struct Reservations(Arc<Mutex<All>>);
+
+#[derive(Debug, Default)]
+struct All {
+    sum: Reserved,
+    /// Bytes by limited registry; one without any has no entry.
+    limited: HashMap<OwnerId, u64>,
+}
+
+/// Reserved bytes, and those of them that are not on the disk yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Reserved {
+    pub(super) bytes: u64,
+    /// Those that will still be taken from the free bytes of the filesystem; the others are taken already.
+    pub(super) unwritten: u64,
+}
 
 impl Reservations {
-    /// Bytes that are reserved. A blob whose reservation has ended is seen as counted by a reader that asks for the totals
-    /// after this.
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+    /// What is reserved for all.
+    pub(super) fn sum(&self) -> Reserved {
+        self.0.lock().sum
+    }
+
+    /// Bytes reserved for one limited registry, and for all of them together.
+    pub(super) fn limited(&self, id: OwnerId) -> (u64, u64) {
+        let all = self.0.lock();
+        (all.limited.get(&id).copied().unwrap_or(0), all.limited.values().sum())
     }
 
     /// Reserves bytes; the caller has made sure that they are to be had.
-    pub(super) fn reserve(&self, bytes: u64) -> Reservation {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-        Reservation { all: self.clone(), bytes }
+    pub(super) fn reserve(&self, owner: Owner, bytes: u64) -> Reservation {
+        let mut all = self.0.lock();
+        all.sum.bytes += bytes;
+        all.sum.unwritten += bytes;
+        if owner.limited {
+            *all.limited.entry(owner.id).or_default() += bytes;
+        }
+        Reservation { all: self.clone(), owner, bytes, written: 0 }
     }
 }
 
@@ -29,23 +57,47 @@ impl Reservations {
 #[derive(Debug)]
 pub(super) struct Reservation {
     all: Reservations,
+    owner: Owner,
     bytes: u64,
+    written: u64,
 }
 
 impl Reservation {
+    /// Whom the bytes are for.
+    #[cfg(test)]
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Joins two reservations into one.
+    /// Joins two reservations of one download into one.
     pub(super) fn merge(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
+        self.written += std::mem::take(&mut other.written);
+    }
+
+    /// So many bytes of the download are on the disk now: the filesystem counts them itself.
+    pub(super) fn written(&mut self, bytes: u64) {
+        let more = bytes.min(self.bytes).saturating_sub(self.written);
+        self.written += more;
+        self.all.0.lock().sum.unwritten -= more;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.all.0.fetch_sub(self.bytes, Ordering::Release);
+        let mut all = self.all.0.lock();
+        all.sum.bytes -= self.bytes;
+        all.sum.unwritten -= self.bytes - self.written;
+        if let Some(held) = all.limited.get_mut(&self.owner.id).filter(|_| self.owner.limited) {
+            *held -= self.bytes;
+            if *held == 0 {
+                all.limited.remove(&self.owner.id);
+            }
+        }
     }
 }
 
@@ -56,10 +108,26 @@ mod tests {
     #[test]
     fn reserved_bytes_are_given_back_with_their_reservation() {
         let reservations = Reservations::default();
-        let mut first = reservations.reserve(100);
-        first.merge(reservations.reserve(50));
-        assert_eq!((reservations.bytes(), first.bytes()), (150, 150));
+        let owner = Owner::limited(&"reg.test".parse().unwrap());
+        let mut first = reservations.reserve(owner, 100);
+        first.merge(reservations.reserve(owner, 50));
+        assert_eq!((reservations.sum().bytes, first.bytes()), (150, 150));
+        assert_eq!(reservations.limited(owner.id), (150, 150));
         drop(first);
-        assert_eq!(reservations.bytes(), 0);
+        assert_eq!(reservations.sum(), Reserved::default());
+        assert_eq!(reservations.limited(owner.id), (0, 0));
+    }
+
+    #[test]
+    fn bytes_that_are_on_the_disk_are_not_counted_as_still_to_come() {
+        let reservations = Reservations::default();
+        let owner = Owner::unlimited(&"reg.test".parse().unwrap());
+        let mut reserved = reservations.reserve(owner, 100);
+        for (written, unwritten) in [(30, 70), (30, 70), (100, 0), (200, 0)] {
+            reserved.written(written);
+            assert_eq!(reservations.sum(), Reserved { bytes: 100, unwritten }, "{written}");
+        }
+        drop(reserved);
+        assert_eq!(reservations.sum(), Reserved::default());
     }
 }

@@ -45,11 +45,14 @@ impl World {
         }
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let (clock, tree) = (Clock::manual(Timestamp(1_000)), Layout::new(directory.path()));
-        let (open_blobs, pins) = (Arc::new(OpenBlobs::new(InUse::default())), Pins::new(tree.clone()));
+        let pins = Pins::new(tree.clone());
+        let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
         let index = Index::start(tree, clock, Arc::clone(&metrics), Arc::clone(&open_blobs), pins).unwrap();
         let budget = Budget { max: Amount::Bytes(MAX), min_free: Amount::Bytes(0) };
         let disk = Box::new(|| Some(Disk { total: 10 * MAX, free: 9 * MAX }));
-        let admission = Arc::new(Admission::new(budget, disk, index.clone()));
+        let quarantine =
+            QuarantineFiles::new(Layout::new(directory.path()), metrics.quarantine_bytes.clone());
+        let admission = Arc::new(Admission::new(budget, disk, index.clone(), quarantine));
         let (under_way, count) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self { directory, layout, index, admission, open_blobs, metrics, under_way, count })
     }
@@ -63,7 +66,7 @@ impl World {
 
     /// Reserves, as a download does; nothing runs between the answer and the look at the disk.
     fn reserve(&self, bytes: u64) -> Option<Reservation> {
-        let reserved = self.admission.reserve(bytes).ok()?;
+        let reserved = self.admission.reserve(owner(), bytes).ok()?;
         let under_way = self.under_way.fetch_add(bytes, Ordering::SeqCst) + bytes;
         let stored = self.stored().iter().sum::<u64>();
         assert!(under_way + stored <= MAX, "{under_way} bytes under way and {stored} stored");
@@ -81,14 +84,28 @@ impl World {
         let digest = Digest::of(&content);
         self.under_way.fetch_sub(reserved.bytes(), Ordering::SeqCst);
         fs::write(self.layout.blob(&digest), &content).unwrap();
-        self.index.add(digest, content.len() as u64, reserved);
+        self.index.add(digest, content.len() as u64, owner().id, reserved);
     }
 
     fn blobs(&self) -> Blobs {
         let (clock, metrics) = (Clock::manual(Timestamp(1_000)), Arc::clone(&self.metrics));
         let (index, admission) = (self.index.clone(), Arc::clone(&self.admission));
-        Blobs::new(self.layout.clone(), clock, index, admission, Arc::clone(&self.open_blobs), metrics)
+        let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
+        let health = Arc::new(Health::new(clock.clone(), caching, failing));
+        Blobs::new(
+            self.layout.clone(),
+            clock,
+            index,
+            admission,
+            Arc::clone(&self.open_blobs),
+            health,
+            metrics,
+        )
     }
+}
+
+fn owner() -> Owner {
+    Owner::unlimited(&"reg.test".parse().unwrap())
 }
 
 fn side_by_side(world: &Arc<World>, work: Vec<fn(&World)>) {
@@ -131,7 +148,7 @@ fn in_no_order_is_a_download_refused_before_the_count_or_the_budget_exceeded_aft
     explore(ORDERS, || {
         let world = World::new(900);
         let download: fn(&World) = |world| {
-            let reserved = world.admission.reserve(500).unwrap();
+            let reserved = world.admission.reserve(owner(), 500).unwrap();
             world.under_way.fetch_add(500, Ordering::SeqCst);
             world.commit(reserved);
         };
@@ -149,10 +166,10 @@ fn in_no_order_does_the_stop_of_the_index_leave_a_download_waiting() {
     explore(ORDERS, || {
         let world = World::new(900);
         let download: fn(&World) = |world| {
-            if let Ok(reserved) = world.admission.reserve(50) {
-                world.index.add(Digest::of(b"x"), 50, reserved);
+            if let Ok(reserved) = world.admission.reserve(owner(), 50) {
+                world.index.add(Digest::of(b"x"), 50, owner().id, reserved);
             }
-            world.index.evict(10);
+            world.index.evict(10, None);
             world.index.remove(Digest::of(b"x"));
         };
         side_by_side(&world, vec![download, |world| world.index.close(), |world| world.index.close()]);
@@ -166,7 +183,7 @@ fn in_no_order_does_a_commit_change_the_store_after_it_was_closed_or_leave_a_blo
         let download: fn(&World) = |world| {
             for content in [b"first", b"other"] {
                 let blobs = world.blobs();
-                let Ok(mut ingest) = blobs.begin(Digest::of(content), Some(5)) else { return };
+                let Ok(mut ingest) = blobs.begin(Digest::of(content), Some(5), owner()) else { return };
                 ingest.write(&Bytes::from_static(content)).unwrap();
                 ingest.hash(&Bytes::from_static(content));
                 let _ = blobs.commit(ingest.verify().unwrap());

@@ -82,6 +82,10 @@ pub(super) fn repository(name: &str) -> Repository {
     Repository::new(registry.parse().unwrap(), path.parse().unwrap()).unwrap()
 }
 
+fn owner() -> Owner {
+    Owner::unlimited(&"reg.test".parse().unwrap())
+}
+
 fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 31 % 253) as u8).collect()
 }
@@ -131,18 +135,18 @@ async fn content_with_another_digest_or_size_never_becomes_a_blob() {
     let world = World::new();
     let digest = Digest::of(b"right");
     for (declared, sent) in [(None, &b"wrong"[..]), (Some(5), b"righ"), (Some(5), b"wrong"), (None, b"")] {
-        let mut ingest = world.store.begin(digest, declared).await.unwrap();
+        let mut ingest = world.store.begin(digest, declared, owner()).await.unwrap();
         ingest.write(&Bytes::from_static(sent)).unwrap();
         ingest.hash(&Bytes::from_static(sent));
         assert!(ingest.verify().is_err(), "{sent:?}");
     }
-    let mut ingest = world.store.begin(digest, Some(5)).await.unwrap();
+    let mut ingest = world.store.begin(digest, Some(5), owner()).await.unwrap();
     assert!(matches!(
         ingest.write(&Bytes::from_static(b"right and more")),
         Err(Error::TooLong { limit: 5, .. })
     ));
     drop(ingest);
-    assert!(world.store.begin(digest, Some(u64::MAX)).await.is_err());
+    assert!(world.store.begin(digest, Some(u64::MAX), owner()).await.is_err());
     assert_eq!(world.content(digest).await, None);
     assert_eq!(fs::read_dir(world.file("ingest")).unwrap().count(), 0, "nothing is left behind");
 }
@@ -482,7 +486,7 @@ async fn a_download_that_outlives_the_stop_keeps_no_daemon_from_starting_and_cha
     let world = World::new();
     let (app, digest) = (repository("reg.test/team/app"), Digest::of(b"late"));
     let stored = world.put(&app, b"stored").await;
-    let mut late = world.store.begin(digest, Some(4)).await.unwrap();
+    let mut late = world.store.begin(digest, Some(4), owner()).await.unwrap();
     late.write(&Bytes::from_static(b"late")).unwrap();
     late.hash(&Bytes::from_static(b"late"));
     world.store.close().await;
@@ -491,7 +495,7 @@ async fn a_download_that_outlives_the_stop_keeps_no_daemon_from_starting_and_cha
     let store = world.store.clone();
     let committed = blocking::run(move || store.commit(late.verify()?, &app, &Member::Blob)).await;
     assert!(matches!(committed, Err(Error::Closed)), "{committed:?}");
-    assert!(matches!(world.store.begin(digest, Some(4)).await, Err(Error::Closed)));
+    assert!(matches!(world.store.begin(digest, Some(4), owner()).await, Err(Error::Closed)));
     let all = world.store.records().clone();
     assert!(all.revoke(None).await.is_err(), "the grants belong to the next daemon");
     assert!(next.blob(digest).await.is_none());

@@ -249,13 +249,17 @@ async fn a_blob_without_a_length_arrives_whole_and_can_be_ranged_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_hundred_stalled_downloads_leave_the_daemon_answering() {
+async fn downloads_of_one_registry_that_stall_leave_every_other_registry_its_places() {
     let scene = scene().await;
+    let other = FakeRegistry::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let registries = [("reg.test", scene.registry.url()), ("other.test", other.url())];
+    let scene = Scene { larder: Larder::start(directory.path(), &registries, ""), ..scene };
     let (bytes, warm) = scene.blob(200_000);
     assert_eq!(scene.larder.get(&warm).await.body, bytes);
     scene.registry.wrong_at("/blobs/", Fault::StallAfter(1));
     let address = scene.larder.address;
-    let asked: Vec<_> = (0..300)
+    let asked: Vec<_> = (0..500)
         .map(|n| {
             let (_, path) = scene.blob(300_000 + n);
             tokio::spawn(async move { client::open(address, Method::GET, &path, &[]).await })
@@ -266,6 +270,16 @@ async fn three_hundred_stalled_downloads_leave_the_daemon_answering() {
         held.push(asked.await.unwrap());
     }
     let turned_away = held.iter().filter(|r| r.status() == StatusCode::SERVICE_UNAVAILABLE).count();
-    assert_eq!(turned_away, 300 - 256, "the rest get 503 at once");
+    assert_eq!(
+        turned_away,
+        500 - 192 - 192,
+        "some are passed through past the disk, the rest get 503 at once"
+    );
     assert_eq!(scene.larder.get(&warm).await.body, bytes, "and what is here is served all the same");
+    let theirs = Bytes::from(noise(300_000, 7));
+    let path = format!("/v2/team/app/blobs/{}?ns=other.test", other.put_blob("team/app", theirs.clone()));
+    for _ in 0..2 {
+        assert_eq!(scene.larder.get(&path).await.body, theirs, "another registry has a place");
+    }
+    assert_eq!(other.count(Method::GET, "/blobs/"), 1, "in the store, too");
 }

@@ -32,6 +32,7 @@ fn store() -> StoreStatus {
         free_bytes: Some(1),
         capacity_bytes: Some(1),
         caching: true,
+        disk_failing: false,
         pins: 1,
     }
 }

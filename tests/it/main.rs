@@ -22,6 +22,7 @@ mod lists;
 mod malformed_upstream;
 mod membership;
 mod misbehaviour;
+mod no_room;
 mod path_logins;
 mod prepull;
 mod program;

@@ -231,7 +231,7 @@ async fn the_store_is_an_image_layout_that_other_tools_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_image_manifest_lists_is_prefetched_once_and_what_an_index_lists_is_not() {
+async fn what_belongs_to_a_layer_that_is_read_as_a_whole_is_prefetched_once_and_for_less_nothing_is() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let image = image::push(&registry, "team/app", "v1", 100_000);
@@ -247,6 +247,11 @@ async fn what_an_image_manifest_lists_is_prefetched_once_and_what_an_index_lists
     let other = image::push(&registry, "team/two", "v1", 120_000);
     let manifest = other.platforms[0].manifest;
     larder.get(&format!("/v2/team/two/manifests/{manifest}?ns=reg.test")).await;
+    let layer = format!("/v2/team/two/blobs/{}?ns=reg.test", other.platforms[0].layers[1]);
+    larder.get(&format!("/v2/team/two/blobs/{}?ns=reg.test", other.platforms[0].config)).await;
+    larder.settled().await;
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 1, "a scanner reads manifest and config");
+    larder.get(&layer).await;
     larder.metric_becomes(r#"larder_fills_total{result="complete"}"#, 3.0).await;
     registry.forget_seen();
     for layer in &other.platforms[0].layers {

@@ -73,6 +73,15 @@ pub async fn send(to: SocketAddr, method: Method, path: &str, headers: &[(&str, 
     Reply { status: parts.status, headers: parts.headers, body: body.freeze(), complete }
 }
 
+/// The rest of the body of an answer, which must end well.
+pub async fn rest(response: &mut http::Response<Incoming>) -> Bytes {
+    let mut body = BytesMut::new();
+    while let Some(frame) = response.body_mut().frame().await {
+        body.extend_from_slice(&frame.expect("a whole body").into_data().unwrap_or_default());
+    }
+    body.freeze()
+}
+
 pub async fn get(to: SocketAddr, path: &str) -> Reply {
     send(to, Method::GET, path, &[]).await
 }

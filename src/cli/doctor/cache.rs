@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::finding::{CACHE as ABOUT, Findings, Level};
 use super::port;
-use crate::admin::StatusReport;
 use crate::admin::control::{self, ControlError, GetReport};
+use crate::admin::{DiskState, StatusReport};
 use crate::cli::run_async::run_async;
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
@@ -55,37 +55,18 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
 
 fn of_report(report: &StatusReport, findings: &mut Findings) {
     let store = &report.numbers.store;
-    if !store.caching {
-        findings.add(
-            Level::Problem,
-            ABOUT,
-            "the store's disk failed: what is fetched is not stored",
-            "look at the log and the disk: journalctl -u larder",
-        );
-    }
-    match (store.capacity_bytes, store.max_bytes, store.free_bytes) {
-        (Some(0), ..) => findings.add(
-            Level::Problem,
-            ABOUT,
-            "the store's filesystem is fuller than [store] min_free allows: what is fetched is not stored",
-            "free some of it, or put [store] path on another filesystem; min_free keeps kubelet from evicting pods",
-        ),
-        (Some(room), ..) if room < 1 << 30 => findings.add(
-            Level::Warning,
-            ABOUT,
-            format!("the store may have {} only", size::shown(room)),
-            "set [store] max_bytes, or put [store] path on a larger or emptier filesystem",
-        ),
-        (_, Some(max), Some(free)) => findings.ok(
-            ABOUT,
-            format!(
-                "the store has {} of {}; {} are free",
-                size::shown(store.bytes),
-                size::shown(max),
-                size::shown(free)
-            ),
-        ),
-        _ => {}
+    let state = DiskState::of(store);
+    match state {
+        DiskState::AsConfigured | DiskState::CrowdedOut { .. } => {
+            if let (Some(max), Some(free)) = (store.max_bytes, store.free_bytes) {
+                let (bytes, max, free) = (size::shown(store.bytes), size::shown(max), size::shown(free));
+                findings.ok(ABOUT, format!("the store has {bytes} of {max}; {free} are free"));
+            }
+        }
+        _ => {
+            let level = if state.is_problem() { Level::Problem } else { Level::Warning };
+            findings.add(level, ABOUT, format!("the store: {}", state.sentence()), state.remedy());
+        }
     }
     for registry in &report.registries {
         for message in &registry.messages {

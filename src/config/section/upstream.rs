@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::report::Place;
 use crate::config::schema::section;
-use crate::config::value::{HOUR, MILLISECOND, Text, list, parsed, span};
+use crate::config::value::{HOUR, MILLISECOND, Text, flag, list, parsed, span};
 use crate::reference::{NameError, Registry};
 use crate::upstream::{Allow, Timeouts};
 
@@ -27,6 +27,10 @@ section! {
 
     /// From a request to the head of its answer; at most 20s, because containerd gives up after 30s.
     reload header_timeout: Duration = span(MILLISECOND..=HEADER_TIMEOUT_MAX), |_| Timeouts::default().header;
+
+    /// Whether the config and the other layers of an image are fetched once a client reads its first layer as a whole.
+    /// False for a node whose clients read images in part.
+    reload fetch_ahead: bool = flag(), |_| true;
 
     /// The longest pause within a body.
     reload idle_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().idle;
@@ -55,6 +59,14 @@ impl Upstream {
             let problem = "\"public\" already permits every public registry; list it alone";
             place.known_key("allow").mistake(problem);
         }
+    }
+
+    /// The registries of a closed list.
+    pub(crate) fn allowed(&self) -> impl Iterator<Item = Registry> {
+        self.allow.iter().filter_map(|allowed| match allowed {
+            Allowed::Public => None,
+            Allowed::Registry(registry) => Some(registry.clone()),
+        })
     }
 
     /// Which registries may be asked.

@@ -1,9 +1,12 @@
-//! A small byte range of a large blob that is neither stored nor being downloaded: fetched alone.
+//! A byte range of a blob that is neither stored nor being downloaded: fetched alone, if it is a small one of a large
+//! blob, or if there is no room for the blob.
 //!
 //! Snapshotters that pull lazily read a little of many layers, and would otherwise have all of them downloaded. Such a
 //! range is unverified, like every range of a blob that is not in the store, and is not stored: any endpoint may deliver
 //! it, the mirror first, except that one that delivered wrong content for this blob is asked last. What breaks off is
 //! resumed at the next endpoint.
+
+use std::ops::Range;
 
 use super::flight::Flights;
 use super::source::{UpstreamBlobs, UpstreamBody};
@@ -28,8 +31,8 @@ impl SingleRanges {
         Self { blobs, flights }
     }
 
-    /// The bytes from `start` up to `end`, and the size of the blob. `None` if they are too many, the blob too small, or
-    /// if it is being downloaded.
+    /// The bytes of `range`, and the size of the blob. `None` if it is being downloaded, or if there is room for the blob
+    /// and they are too many or the blob too small.
     ///
     /// # Errors
     /// Upstream cannot be asked.
@@ -37,20 +40,22 @@ impl SingleRanges {
         &self,
         context: &PullContext,
         digest: Digest,
-        start: u64,
-        end: u64,
+        range: Range<u64>,
+        has_room: bool,
     ) -> Result<Option<(UpstreamBody, u64)>, Error> {
         let registry = context.repository().registry();
-        if end.saturating_sub(start) > RANGE_MAX || self.flights.has(registry, digest) {
+        let is_too_long = range.end.saturating_sub(range.start) > RANGE_MAX;
+        if has_room && is_too_long || self.flights.has(registry, digest) {
             return Ok(None);
         }
-        let body = match self.blobs.open(context, digest, start, Some(end)).await {
+        let body = match self.blobs.open(context, digest, range.start, Some(range.end)).await {
             Ok(body) => body,
-            Err(error) if error.fault() == Fault::Outage => return Err(error),
+            Err(error) if error.fault() == Fault::Outage || !has_room => return Err(error),
             // The request for the whole blob will tell.
             Err(_) => return Ok(None),
         };
-        let size = body.size().filter(|size| body.is_ranged() && *size >= BLOB_MIN);
+        // Without room also a body that begins before the range is what the client gets: it is open.
+        let size = body.size().filter(|size| !has_room || body.is_ranged() && *size >= BLOB_MIN);
         Ok(size.map(|size| (body, size)))
     }
 }

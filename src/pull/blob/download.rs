@@ -1,14 +1,16 @@
 //! Downloads: a request for a blob that is not in the store joins the flight that fetches it, or leads one.
 //!
-//! A request that joins is authorised in its own repository first. How many downloads there are at once is bounded.
+//! A request that joins is authorised in its own repository first. How many downloads there are at once is bounded, in all
+//! and by registry; one that finds no place is passed through to its clients past the disk.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::fill::Filler;
 use super::flight::{Flight, Flights, Leader, Progress, Role, Sharing};
+use super::places::{Places, Shares};
+use super::room::Room;
 use super::stored::{StoredBlob, StoredBlobs};
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
@@ -20,7 +22,10 @@ use crate::support::tasks::Tasks;
 
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
-const DOWNLOADS_MAX: u32 = 256;
+const DOWNLOADS_MAX: usize = 256;
+/// Downloads that are passed through at the same time because there is no place for them in the store: each takes the
+/// memory of its window, 128 MiB in all. Further ones are refused.
+const PASSED_MAX: usize = 256;
 
 /// How a blob can be had.
 pub(crate) enum Download {
@@ -46,7 +51,9 @@ pub(crate) struct Downloads {
     stored: StoredBlobs,
     flights: Flights,
     filler: Filler,
-    permits: Arc<Semaphore>,
+    room: Room,
+    places: Places,
+    passed: Places,
     tasks: Tasks,
 }
 
@@ -56,10 +63,12 @@ impl Downloads {
         stored: StoredBlobs,
         flights: Flights,
         filler: Filler,
+        room: Room,
         tasks: Tasks,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(DOWNLOADS_MAX as usize));
-        Self { access, stored, flights, filler, permits, tasks }
+        let places = Places::new(Shares::of(DOWNLOADS_MAX));
+        let passed = Places::new(Shares::of(PASSED_MAX));
+        Self { access, stored, flights, filler, room, places, passed, tasks }
     }
 
     /// How many flights have ended; to be read before the store is looked into, and passed to [`Self::join_or_lead`].
@@ -116,21 +125,29 @@ impl Downloads {
     }
 
     fn lead(&self, leader: Leader) -> Result<watch::Receiver<Progress>, Error> {
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            return Err(Error::TooManyDownloads);
-        };
-        let progress = leader.flight().follow();
-        let filler = self.filler.clone();
+        let (progress, filler) = (leader.flight().follow(), self.filler.clone());
+        let registry = leader.flight().context().repository().registry();
+        let is_named = self.room.is_named(registry);
+        if let Some(place) = self.places.take(registry, is_named) {
+            self.tasks.spawn(async move {
+                filler.fill(leader).await;
+                drop(place);
+            });
+            return Ok(progress);
+        }
+        // Only for a client that waits.
+        let passed = self.passed.take(registry, is_named).filter(|_| leader.flight().is_foreground());
+        let place = passed.ok_or(Error::TooManyDownloads)?;
         self.tasks.spawn(async move {
-            filler.fill(leader).await;
-            drop(permit);
+            filler.pass_through(leader).await;
+            drop(place);
         });
         Ok(progress)
     }
 
     /// Waits until no download is under way, but no longer than `wait`: what has been received is worth keeping.
     pub(crate) async fn settle(&self, wait: Duration) {
-        if tokio::time::timeout(wait, self.permits.acquire_many(DOWNLOADS_MAX)).await.is_err() {
+        if tokio::time::timeout(wait, self.places.all_given_back()).await.is_err() {
             tracing::info!(downloads = self.flights.count(), "stopping with downloads under way");
         }
     }

@@ -1,20 +1,27 @@
 //! Filling a flight: upstream's body into the store, the readable offset published as it grows.
 //!
-//! Runs on a task of its own and goes on when clients leave. Receiving is async; writing happens on a blocking thread
-//! behind a short queue, hashing on another, so that none waits for the others. If the disk fails, the followers are
-//! handed what they need to go on without it. The tail of the blob is withheld from readers until the digest is
-//! verified; no reader waits for durability.
+//! Runs on a task of its own and goes on when clients leave, unless it drips. Receiving is async; writing happens on a
+//! blocking thread behind a short queue, hashing on another, so that none waits for the others. What the disk does not
+//! take, from the first byte or from some byte on, goes to the followers through a window: they share the body that is
+//! open. The tail of the blob is withheld from readers until the digest is verified; no reader waits for durability.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::delivery::{Tries, Way, fault_of};
+use super::delivery::{Trail, Tries, Way, fault_of};
+use super::drip::DripWatch;
 use super::flight::{Flight, Leader, Progress};
 use super::flight_content::FlightContent;
+use super::priority::Foreground;
+use super::rest::{Next, Rest};
+use super::room::Room;
 use super::segments::Received;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::transfer::Transfers;
+use super::window::Window;
 use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
@@ -24,22 +31,26 @@ use crate::support::tasks::Tasks;
 
 /// Chunks between receiving and writing; a chunk has at most 256 KiB.
 const QUEUE: usize = 8;
+/// How often it is looked at whether a download drips.
+const DRIP_CHECK: Duration = Duration::from_secs(1);
 
 /// Fills flights. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Filler {
+    room: Room,
     store: Store,
     blobs: UpstreamBlobs,
     transfers: Transfers,
+    foreground: Foreground,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
 
 /// How a fill that did not fail ended.
 enum Filled {
-    Verified(Verified),
-    /// The disk failed: every follower goes on without it.
-    Detached,
+    Verified(Box<Verified>),
+    /// The disk took nothing, or not all: the followers were given the rest past it, or what of it could be had.
+    PassedOn(Result<(), Error>),
 }
 
 /// What became of the bytes.
@@ -47,31 +58,66 @@ enum Written {
     Verified(Verified),
     /// The queue closed without the end.
     Incomplete,
-    /// The disk failed; the followers have been told.
-    Detached(store::Error),
+    /// The disk does not take them.
+    Detached(Box<Detached>),
+}
+
+/// A fill that goes on past the disk.
+struct Detached {
+    /// `None` if there is no place for a download into the store.
+    error: Option<store::Error>,
+    growing: Option<FlightContent>,
+    written: u64,
+    /// Of the bytes written.
+    hasher: Hasher,
+    size: Option<u64>,
+    /// Which endpoints deliver it.
+    trail: Trail,
+    rest: Rest,
 }
 
 impl Filler {
     pub(crate) fn new(
+        room: Room,
         store: Store,
         blobs: UpstreamBlobs,
         transfers: Transfers,
+        foreground: Foreground,
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, blobs, transfers, tasks, metrics }
+        Self { room, store, blobs, transfers, foreground, tasks, metrics }
     }
 
     /// Fills the flight of `leader` to its end, whatever that is.
     pub(crate) async fn fill(&self, leader: Leader) {
         let leader = Arc::new(leader);
-        let result = match self.receive(&leader).await {
+        let received = tokio::select! {
+            received = self.receive(&leader) => received,
+            () = self.drips(leader.flight()) => Err(Error::NoClient),
+        };
+        self.end(&leader, received).await;
+    }
+
+    /// Passes the blob of a flight on to its followers, past the disk.
+    pub(crate) async fn pass_through(&self, leader: Leader) {
+        let passed = async {
+            let body = self.blobs.open(leader.flight().context(), leader.digest(), 0, None).await?;
+            let detached = past_the_disk(body, None);
+            self.pass_on(&leader, detached).await
+        };
+        let passed = passed.await;
+        self.end(&Arc::new(leader), passed.map(|()| Filled::PassedOn(Ok(())))).await;
+    }
+
+    async fn end(&self, leader: &Arc<Leader>, received: Result<Filled, Error>) {
+        let result = match received {
             Ok(Filled::Verified(verified)) => {
-                self.complete(&leader, verified).await;
+                self.complete(leader, *verified).await;
                 "complete"
             }
-            Ok(Filled::Detached) => "detached",
-            Err(error) => {
+            Ok(Filled::PassedOn(Ok(()))) => "detached",
+            Ok(Filled::PassedOn(Err(error))) | Err(error) => {
                 let context = leader.flight().context();
                 if !matches!(error, Error::AuthenticationRequired { .. }) {
                     let (request, repository) = (context.request_id(), context.repository());
@@ -103,6 +149,14 @@ impl Filler {
     /// one.
     async fn receive(&self, leader: &Arc<Leader>) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
+        let registry = context.repository().registry();
+        if !leader.flight().is_foreground()
+            && let Err(error) = self.room.check(registry, None).await
+        {
+            // No client waits for it, and it would be thrown away.
+            self.log_detached(leader.flight(), digest, &error);
+            return Err(Error::NotStored);
+        }
         let mut tries = Tries::default();
         let mut wrong = None;
         loop {
@@ -132,53 +186,144 @@ impl Filler {
         body: UpstreamBody,
         way: Way,
     ) -> Result<Filled, Error> {
-        let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
-        let withheld = Withheld::of(size, body.endpoint());
-        let ingest = match self.store.begin(digest, size).await {
+        let owner = self.room.owner(leader.flight().context().repository().registry());
+        let ingest = match self.store.begin(leader.digest(), body.size(), owner).await {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
-                self.log_detached(flight, digest, &error);
-                leader.publish(Progress::Detached {
-                    growing: None,
-                    written: 0,
-                    hasher: Hasher::default(),
-                    size,
-                });
-                return Ok(Filled::Detached);
+                let detached = past_the_disk(body, Some(error));
+                return Ok(Filled::PassedOn(self.pass_on(leader, detached).await));
             }
             Err(error) => return Err(error.into()),
         };
-        let growing = ingest.growing();
+        self.store_body(leader, body, ingest, way).await
+    }
+
+    async fn store_body(
+        &self,
+        leader: &Arc<Leader>,
+        body: UpstreamBody,
+        ingest: Ingest,
+        way: Way,
+    ) -> Result<Filled, Error> {
+        let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
+        let withheld = Withheld::of(size, body.endpoint());
+        let (growing, trail) = (ingest.growing(), body.trail().clone());
         let content = leader.publish_filling(growing.clone(), size);
         let (queue, received) = mpsc::channel(QUEUE);
         let writer = self.tasks.spawn_blocking({
             let leader = Arc::clone(leader);
-            move || write(ingest, received, &withheld, &leader, &content)
+            move || write(ingest, received, &withheld, &leader, (&content, &trail))
         });
-        let transferred = self.transfers.run(body, flight, digest, &growing, &queue, way).await;
-        drop(queue);
-        match (transferred, writer.await) {
-            (_, Err(ended)) => Err(Error::task_ended("wrote a blob", &ended)),
-            (_, Ok(Err(error))) => Err(error.into()),
-            (_, Ok(Ok(Written::Detached(error)))) => {
-                self.log_detached(flight, digest, &error);
-                self.store.record_failure(&error);
-                Ok(Filled::Detached)
+        let transfer = async {
+            let transferred = self.transfers.run(body, flight, digest, &growing, &queue, way).await;
+            drop(queue);
+            transferred
+        };
+        let write = async {
+            match writer.await.map_err(|ended| Error::task_ended("wrote a blob", &ended))?? {
+                Written::Verified(verified) => Ok(Some(Filled::Verified(Box::new(verified)))),
+                Written::Incomplete => Ok(None),
+                Written::Detached(detached) => {
+                    detached.error.iter().for_each(|error| self.store.record_failure(error));
+                    Ok(Some(Filled::PassedOn(self.pass_on(leader, *detached).await)))
+                }
             }
-            (Ok(()), Ok(Ok(Written::Verified(verified)))) => Ok(Filled::Verified(verified)),
-            (Err(error), Ok(Ok(_))) => Err(error),
-            (Ok(()), Ok(Ok(Written::Incomplete))) => Err(Error::panicked("transferred a blob")),
+        };
+        match tokio::join!(transfer, write) {
+            (_, Err(error)) => Err(error),
+            (_, Ok(Some(Filled::PassedOn(passed)))) => Ok(Filled::PassedOn(passed)),
+            (Err(error), Ok(_)) => Err(error),
+            (Ok(()), Ok(Some(filled))) => Ok(filled),
+            (Ok(()), Ok(None)) => Err(Error::panicked("transferred a blob")),
+        }
+    }
+
+    /// Gives the followers what the disk does not take, until they have it or have all left.
+    ///
+    /// # Errors
+    /// Upstream, or content that is not what the digest says.
+    async fn pass_on(&self, leader: &Leader, detached: Detached) -> Result<(), Error> {
+        let flight = leader.flight();
+        let Detached { error, growing, written, hasher, size, trail, mut rest } = detached;
+        error.iter().for_each(|error| self.log_detached(flight, leader.digest(), error));
+        let window = Window::new(leader.digest(), size, written, hasher.clone());
+        let handle = Some(window.handle());
+        leader.publish(Progress::Detached { growing, written, hasher, size, window: handle });
+        let pass = async {
+            loop {
+                match rest.next().await? {
+                    Next::Bytes(bytes) => window.append(bytes, || flight.followers()).await,
+                    Next::End => return Ok(true),
+                    Next::Interrupted => return Ok(false),
+                }
+            }
+        };
+        let passed = tokio::select! {
+            passed = pass => passed,
+            () = no_client(flight, &window) => Ok(false),
+        };
+        match passed {
+            Ok(false) => Ok(()),
+            Ok(true) => match window.verify() {
+                Ok(()) => {
+                    window.finish();
+                    Ok(())
+                }
+                Err(error) => {
+                    // Before its readers fall out: each goes on by itself, at another endpoint if there is one.
+                    if let Some(fault) = fault_of(&error, &trail) {
+                        let (context, suspects) = (flight.context(), trail.suspects());
+                        self.blobs.record_wrong_content(context, leader.digest(), &suspects, fault);
+                    }
+                    Err(error)
+                }
+            },
+            Err(error) => {
+                window.fail(Error::clone(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns once the download of a flight drips and no client waits for it. While it yields to others, which it does
+    /// only in the background, slowness is not its own.
+    async fn drips(&self, flight: &Flight) {
+        let mut watch = DripWatch::new(Instant::now());
+        loop {
+            tokio::time::sleep(DRIP_CHECK).await;
+            let yields = !flight.is_foreground() && self.foreground.is_active();
+            if watch.look(Instant::now(), flight.received(), flight.followers() > 0 || yields) {
+                return;
+            }
         }
     }
 
     /// Logs why a blob is not stored, unless the same was logged a moment ago.
     fn log_detached(&self, flight: &Flight, digest: Digest, error: &store::Error) {
         let repository = flight.context().repository();
-        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        let cause = error.cause();
         if self.store.should_log(error) {
             tracing::error!(%repository, %digest, %error, cause, "a blob cannot be stored; it is passed through to its readers");
         } else {
             tracing::debug!(%repository, %digest, %error, cause, "a blob is passed through");
+        }
+    }
+}
+
+/// A body of which nothing is written.
+fn past_the_disk(body: UpstreamBody, error: Option<store::Error>) -> Detached {
+    let (size, trail) = (body.size(), body.trail().clone());
+    let rest = Rest::Body(Box::new(body));
+    Detached { error, growing: None, written: 0, hasher: Hasher::default(), size, trail, rest }
+}
+
+/// Waits until no client reads, or is about to.
+async fn no_client(flight: &Flight, window: &Window) {
+    loop {
+        flight.no_follower().await;
+        window.no_reader().await;
+        if flight.followers() == 0 {
+            return;
         }
     }
 }
@@ -189,17 +334,17 @@ fn write(
     mut received: mpsc::Receiver<Received>,
     withheld: &Withheld,
     leader: &Leader,
-    content: &FlightContent,
+    (content, trail): (&FlightContent, &Trail),
 ) -> Result<Written, store::Error> {
     while let Some(next) = received.blocking_recv() {
-        let taken = match next {
+        let taken = match &next {
             Received::End => return ingest.verify().map(Written::Verified),
-            Received::Bytes(bytes) => ingest.write(&bytes).map(|written| {
-                content.compare(written - bytes.len() as u64, &bytes);
+            Received::Bytes(bytes) => ingest.write(bytes).map(|written| {
+                content.compare(written - bytes.len() as u64, bytes);
                 leader.publish_readable(withheld.readable(written));
-                ingest.hash(&bytes);
+                ingest.hash(bytes);
             }),
-            Received::InFile(until) => hash_in_file(&mut ingest, until, |written| {
+            Received::InFile(until) => hash_in_file(&mut ingest, *until, |written| {
                 leader.publish_readable(withheld.readable(written))
             }),
         };
@@ -209,10 +354,17 @@ fn write(
                 let (_, written, hasher) = ingest.detach();
                 // Without the hash no follower could verify the whole.
                 let Some(hasher) = hasher else { return Err(error) };
-                // They go on by themselves from where the disk failed: no pull fails because our disk does.
                 let (growing, size) = (Some(content.clone()), withheld.size());
-                leader.publish(Progress::Detached { growing, written, hasher, size });
-                return Ok(Written::Detached(error));
+                let rest = Rest::Queue(Some(next), received);
+                return Ok(Written::Detached(Box::new(Detached {
+                    error: Some(error),
+                    growing,
+                    written,
+                    hasher,
+                    size,
+                    trail: trail.clone(),
+                    rest,
+                })));
             }
             Err(error) => return Err(error),
         }

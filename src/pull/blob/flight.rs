@@ -15,6 +15,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::flight_content::FlightContent;
+use super::window::WindowHandle;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher, Principal, Registry, Repository};
@@ -44,7 +45,7 @@ pub(crate) enum Progress {
         /// Bytes of the blob.
         size: u64,
     },
-    /// The disk failed. What was written can still be read; each follower fetches the rest past the disk.
+    /// The disk does not take the blob. What was written can still be read; the rest goes to the followers past the disk.
     Detached {
         /// The file with what was written, if anything was.
         growing: Option<FlightContent>,
@@ -54,6 +55,8 @@ pub(crate) enum Progress {
         hasher: Hasher,
         /// Bytes of the whole blob, where upstream said so.
         size: Option<u64>,
+        /// Where followers share what comes after those bytes.
+        window: Option<WindowHandle>,
     },
     /// It ended without the whole blob.
     Failed(Error),
@@ -121,6 +124,24 @@ impl Flight {
     /// Whether a runtime waits for it.
     pub(crate) fn is_foreground(&self) -> bool {
         self.foreground.load(Ordering::Relaxed)
+    }
+
+    /// How many clients wait for it, those not counted that share a window.
+    pub(crate) fn followers(&self) -> usize {
+        self.progress.receiver_count()
+    }
+
+    /// Waits until no client waits for it.
+    pub(crate) async fn no_follower(&self) {
+        self.progress.closed().await;
+    }
+
+    /// Bytes that have come so far and may be read.
+    pub(crate) fn received(&self) -> u64 {
+        match &*self.progress.borrow() {
+            Progress::Filling { readable, .. } => *readable,
+            _ => 0,
+        }
     }
 
     /// Watches the progress.

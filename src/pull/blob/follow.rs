@@ -19,6 +19,7 @@ use super::flight_content::FlightContent;
 use super::passthrough::Passthrough;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::stored::StoredBlobs;
+use super::window::{WindowReader, Windowed};
 use super::withheld_tail::TAIL;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
@@ -108,6 +109,10 @@ enum BodySource {
     Stored(Blob),
     /// A flight; and whether a range far ahead may be asked for by itself.
     Following(watch::Receiver<Progress>, bool),
+    /// A window on upstream's body, past the disk, that several clients share.
+    Shared(Box<WindowReader>),
+    /// Nothing is open yet: upstream, past the disk, from where the body is narrowed to.
+    Unopened,
     /// Upstream, past the disk; why, as a label value.
     Passthrough(Box<Passthrough>, &'static str),
     /// Upstream, out of order, until the flight gets there; the fill is given the bytes.
@@ -125,6 +130,8 @@ enum Seen {
     Chunk(BodyChunk),
     /// The readable offset is far behind.
     FarBehind,
+    /// The next bytes come past the disk, shared with others.
+    Shared(WindowReader),
     /// The next bytes are not on disk, or damaged there. What is there of a download that was given up, and the hash of
     /// everything it wrote.
     NotOnDisk {
@@ -154,6 +161,11 @@ impl BlobBody {
     pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Self {
         let source = BodySource::Passthrough(Box::new(Passthrough::range(body)), "byte_range");
         Self::whole(reader, source, Some(size))
+    }
+
+    /// A blob of `size` bytes that is not stored and that there is no room for; the body is to be narrowed to a range.
+    pub(crate) fn unstored(reader: Reader, size: u64) -> Self {
+        Self::whole(reader, BodySource::Unopened, Some(size))
     }
 
     fn whole(reader: Reader, source: BodySource, end: Option<u64>) -> Self {
@@ -208,6 +220,7 @@ impl BlobBody {
                 let progress = progress.clone();
                 match seen {
                     Seen::Chunk(chunk) => Ok(Next::Chunk(chunk)),
+                    Seen::Shared(reader) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
                     Seen::FarBehind => {
                         let jumped = Box::pin(self.jump(&progress)).await;
                         Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
@@ -225,6 +238,22 @@ impl BlobBody {
             BodySource::OutOfOrder(body, progress) => {
                 out_of_order(&self.reader, body, progress, at, end).await
             }
+            BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None)).await?)),
+            BodySource::Shared(window) => match window.next().await? {
+                Windowed::Bytes(mut bytes) => {
+                    truncate(&mut bytes, at, end);
+                    self.reader.count_passthrough("disk", bytes.len());
+                    Ok(Next::Chunk(bytes.into()))
+                }
+                Windowed::End => match end {
+                    None => Ok(Next::Chunk(Bytes::new().into())),
+                    Some(end) => Err(Error::ShortBody { missing: end - at }),
+                },
+                Windowed::FellOut(hasher) => {
+                    let sent = hasher.map(|hasher| (at, hasher));
+                    Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, sent)).await?))
+                }
+            },
             BodySource::Passthrough(passthrough, reason) => {
                 let Some(bytes) = passthrough.next().await else {
                     // A blob of unknown size ends here; any other has ended short.
@@ -386,11 +415,15 @@ async fn follow(
         Progress::Detached { growing: Some(growing), written, size, .. } if at < written => {
             (growing, written, size)
         }
-        Progress::Detached { growing, written, hasher, .. } => {
+        Progress::Detached { growing, written, hasher, window, .. } => {
             let goes_on =
                 |before: &FlightContent| growing.as_ref().is_some_and(|now| now.continues(before, at));
             if sent.content.as_ref().is_some_and(|before| !goes_on(before)) {
                 return Err(Error::ContentReplaced);
+            }
+            // Those who come too late to share it go on by themselves.
+            if let Some(joined) = window.and_then(|window| window.join(at, FAR_AHEAD)) {
+                return Ok(Seen::Shared(joined));
             }
             let detached = Some((written, hasher));
             return Ok(Seen::NotOnDisk { growing, detached, is_complete });

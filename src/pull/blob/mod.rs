@@ -4,11 +4,13 @@
 //! stored        on disk, and this caller may read it?
 //! byte_range    a small range of a large blob: alone
 //! download      join the flight, or lead it (flight)
-//!   fill        upstream -> store: bound, write, hash, verify, commit
+//!   places      how many there may be, for one registry and in all
+//!   fill        upstream -> store: room, bound, write, hash, verify, commit
 //!     delivery  after wrong content: another endpoint, or one connection instead of several
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
 //!       source  upstream's body, resumed where it breaks off
-//! follow        every client reads up to the readable offset; passthrough where the disk failed
+//!     window    what the disk does not take (rest), shared by its clients
+//! follow        every client reads up to the readable offset; passthrough by itself where it falls out of the window
 //! ```
 //!
 //! Deliberately not here: manifests, and what a blob is.
@@ -17,16 +19,21 @@ pub(crate) mod byte_range;
 pub(crate) mod concurrency;
 pub(crate) mod delivery;
 pub(crate) mod download;
+pub(crate) mod drip;
 pub(crate) mod fill;
 pub(crate) mod flight;
 pub(crate) mod flight_content;
 pub(crate) mod follow;
 pub(crate) mod passthrough;
+pub(crate) mod places;
 pub(crate) mod priority;
+pub(crate) mod rest;
+pub(crate) mod room;
 pub(crate) mod segments;
 pub(crate) mod source;
 pub(crate) mod stored;
 pub(crate) mod transfer;
+pub(crate) mod window;
 pub(crate) mod withheld_tail;
 
 use std::sync::Arc;
@@ -36,12 +43,14 @@ use tokio::sync::watch;
 
 use super::access::{Access, Purpose, Subject};
 use super::answer::{AnswerSource, Stale};
+use super::config::Config;
 use super::context::{Priority, PullContext};
 use super::error::Error;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
 use crate::reference::Digest;
 use crate::store::{self, Store};
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, AuthContext};
 use byte_range::SingleRanges;
@@ -50,6 +59,7 @@ use fill::Filler;
 use flight::{Flights, Progress, Sharing};
 use follow::{BlobBody, Reader};
 use priority::Foreground;
+use room::Room;
 use segments::Segments;
 use source::UpstreamBlobs;
 use stored::{StoredBlob, StoredBlobs};
@@ -125,6 +135,7 @@ pub(crate) struct Blobs {
     ranges: SingleRanges,
     flights: Flights,
     downloads: Downloads,
+    room: Room,
     foreground: Foreground,
     metrics: Arc<Metrics>,
 }
@@ -132,6 +143,7 @@ pub(crate) struct Blobs {
 impl Blobs {
     /// Blobs of `store`, and of `registries` where they are not there.
     pub(crate) fn new(
+        config: Live<Config>,
         access: Access,
         registries: Arc<dyn RegistryClient>,
         store: Store,
@@ -144,10 +156,20 @@ impl Blobs {
         let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries));
         let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
         let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
-        let filler = Filler::new(store, upstream.clone(), transfers, tasks.clone(), Arc::clone(&metrics));
-        let downloads = Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, tasks);
+        let room = Room::new(config, store.clone());
+        let filler = Filler::new(
+            room.clone(),
+            store,
+            upstream.clone(),
+            transfers,
+            foreground.clone(),
+            tasks.clone(),
+            Arc::clone(&metrics),
+        );
+        let downloads =
+            Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
         let ranges = SingleRanges::new(upstream.clone(), flights.clone());
-        Self { access, registries, stored, upstream, ranges, flights, downloads, foreground, metrics }
+        Self { access, registries, stored, upstream, ranges, flights, downloads, room, foreground, metrics }
     }
 
     /// A blob, whole whatever range is wanted; a small range of a large blob that is not being downloaded may come alone.
@@ -171,12 +193,8 @@ impl Blobs {
             if let Some(stored) = self.stored.find(context, digest).await? {
                 return Ok(self.stored_answer(context, stored));
             }
-            if let BlobRange::Bytes { start, end } = wanted
-                && let Some((body, size)) = self.ranges.open(context, digest, start, end).await?
-            {
-                let body = BlobBody::single_range(self.reader(context, digest), body, size);
-                let source = AnswerSource::Passthrough;
-                return Ok(BlobAnswer { size: Some(size), body, source, stale: None });
+            if let Some(answer) = self.range_alone(context, digest, wanted).await? {
+                return Ok(answer);
             }
             if context.priority() == Priority::Foreground {
                 self.foreground.record();
@@ -206,6 +224,39 @@ impl Blobs {
         Err(last)
     }
 
+    /// A range that is fetched alone: a small one of a large blob, or any where there is no room for the blob. `None` if
+    /// it is not to be had alone.
+    async fn range_alone(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        wanted: BlobRange,
+    ) -> Result<Option<BlobAnswer>, Error> {
+        let registry = context.repository().registry();
+        let (source, stale) = (AnswerSource::Passthrough, None);
+        match wanted {
+            BlobRange::Whole => Ok(None),
+            BlobRange::Bytes { start, end } => {
+                let has_room = self.room.check(registry, None).await.is_ok();
+                let opened = self.ranges.open(context, digest, start..end, has_room).await?;
+                Ok(opened.map(|(body, size)| {
+                    let body = BlobBody::single_range(self.reader(context, digest), body, size);
+                    BlobAnswer { size: Some(size), body, source, stale }
+                }))
+            }
+            BlobRange::OfUnknownSize => {
+                if self.flights.has(registry, digest) || self.room.check(registry, None).await.is_ok() {
+                    return Ok(None);
+                }
+                let size = self.upstream_size(context, digest).await?;
+                Ok(size.map(|size| {
+                    let body = BlobBody::unstored(self.reader(context, digest), size);
+                    BlobAnswer { size: Some(size), body, source, stale }
+                }))
+            }
+        }
+    }
+
     /// The size of a blob, without downloading it.
     ///
     /// # Errors
@@ -214,13 +265,17 @@ impl Blobs {
         if let Some(StoredBlob { blob, source, stale }) = self.stored.find(context, digest).await? {
             return Ok(BlobSize { size: Some(blob.size()), source, stale });
         }
+        let size = self.upstream_size(context, digest).await?;
+        Ok(BlobSize { size, source: AnswerSource::Passthrough, stale: None })
+    }
+
+    async fn upstream_size(&self, context: &PullContext, digest: Digest) -> Result<Option<u64>, Error> {
         let (registries, repository) = (&self.registries, context.repository());
         let request =
             |auth: AuthContext| async move { Ok(registries.confirm_blob(repository, digest, &auth).await?) };
         let (said, _) = self.access.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
         // What a registry says to HEAD is believed only where no manifest says it.
-        let size = self.access.membership().declared_size(repository, digest).or(said);
-        Ok(BlobSize { size, source: AnswerSource::Passthrough, stale: None })
+        Ok(self.access.membership().declared_size(repository, digest).or(said))
     }
 
     /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
@@ -293,14 +348,23 @@ impl Blobs {
 
     /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged: the
     /// request itself will tell.
-    pub(crate) async fn prefetch(&self, context: &PullContext, digest: Digest) {
+    /// `size` is what its manifest claims: without room for that it is not begun.
+    pub(crate) async fn prefetch(&self, context: &PullContext, digest: Digest, size: u64) {
         // Whether the repository may hand out what is on disk is asked when a client wants it.
         if self.has(digest).await {
             return;
         }
+        let registry = context.repository().registry();
+        if self.room.check(registry, Some(size)).await.is_err() {
+            return;
+        }
         match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {
-            Ok(Download::Following(mut followed)) => {
-                let _ = followed.progress.wait_for(Progress::is_over).await;
+            // Not by following it: a download that only this waits for ends if it drips.
+            Ok(Download::Following(followed)) => {
+                drop(followed);
+                while self.flights.has(registry, digest) {
+                    tokio::time::sleep(REPORT_EVERY).await;
+                }
             }
             Ok(Download::Stored(_)) => {}
             Err(error) => {

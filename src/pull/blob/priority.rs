@@ -37,7 +37,8 @@ impl Foreground {
         *self.last_asked.lock() = Some(Instant::now());
     }
 
-    fn is_active(&self) -> bool {
+    /// Whether runtimes pull, or did a moment ago.
+    pub(crate) fn is_active(&self) -> bool {
         let last = *self.last_asked.lock();
         last.is_some_and(|at| at.elapsed() < MORE_TO_COME) || self.flights.any_foreground()
     }

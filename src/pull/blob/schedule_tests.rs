@@ -58,7 +58,13 @@ impl World {
                 ended();
                 // In place of `Complete`, which has a file.
                 let (growing, written, size) = (None, 0, None);
-                leader.publish(Progress::Detached { growing, written, hasher: Hasher::default(), size });
+                leader.publish(Progress::Detached {
+                    growing,
+                    written,
+                    hasher: Hasher::default(),
+                    size,
+                    window: None,
+                });
             }
             Outcome::Failed => {
                 ended();

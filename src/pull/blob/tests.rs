@@ -92,7 +92,7 @@ async fn a_blob_is_fetched_into_the_store_once() {
         let fetched = parts.blobs.fetch_into_store(&context, digest, |_, _| {}).await.unwrap();
         assert_eq!(fetched, (LAYER.len() as u64, downloaded));
     }
-    parts.blobs.prefetch(&context, digest).await;
+    parts.blobs.prefetch(&context, digest, LAYER.len() as u64).await;
     assert_eq!(downloads(&parts.registry.asked()), 1);
 }
 

@@ -56,7 +56,7 @@ fn readable_of_mirrored(written: u64, size: Option<u64>, elapsed: Duration) -> u
 }
 
 /// How many bytes may be served when `written` of `size` are there and the digest is not verified.
-fn readable(written: u64, size: Option<u64>) -> u64 {
+pub(super) fn readable(written: u64, size: Option<u64>) -> u64 {
     match size {
         Some(size) => written.min(size.saturating_sub(TAIL)),
         // Any of the last bytes may be the last one of the blob.

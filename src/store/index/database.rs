@@ -8,12 +8,13 @@ use std::path::Path;
 
 use super::rows::Row;
 use crate::reference::Digest;
+use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 /// Bytes of sled's page cache.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of an encoded row.
-const ROW_BYTES: usize = 21;
+const ROW_BYTES: usize = 29;
 
 /// The database of the rows.
 pub(crate) struct Database(sled::Db);
@@ -75,14 +76,15 @@ impl Database {
     }
 }
 
-/// Little endian: size, last access, whether it was used again (one byte), and the CRC-32C of these.
+/// Little endian: size, last access, owner, whether it was used again (one byte), and the CRC-32C of these.
 fn encode(row: Row) -> [u8; ROW_BYTES] {
     let mut out = [0; ROW_BYTES];
     out[..8].copy_from_slice(&row.size.to_le_bytes());
     out[8..16].copy_from_slice(&row.used_at.0.to_le_bytes());
-    out[16] = row.reused.into();
-    let own = crc32c::crc32c(&out[..17]);
-    out[17..].copy_from_slice(&own.to_le_bytes());
+    out[16..24].copy_from_slice(&row.owner.0.to_le_bytes());
+    out[24] = row.reused.into();
+    let own = crc32c::crc32c(&out[..25]);
+    out[25..].copy_from_slice(&own.to_le_bytes());
     out
 }
 
@@ -90,11 +92,12 @@ fn encode(row: Row) -> [u8; ROW_BYTES] {
 fn decode(value: &[u8]) -> Result<Row, Failure> {
     let Ok(value) = <&[u8; ROW_BYTES]>::try_from(value) else { return Err(Failure::Row) };
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| value[at + n]));
-    let own = u32::from_le_bytes(std::array::from_fn(|n| value[17 + n]));
-    if crc32c::crc32c(&value[..17]) != own {
+    let own = u32::from_le_bytes(std::array::from_fn(|n| value[25 + n]));
+    if crc32c::crc32c(&value[..25]) != own {
         return Err(Failure::Row);
     }
-    Ok(Row { size: word(0), used_at: Timestamp(word(8)), reused: value[16] != 0 })
+    let (owner, reused) = (OwnerId(word(16)), value[24] != 0);
+    Ok(Row { size: word(0), used_at: Timestamp(word(8)), owner, reused })
 }
 
 /// Calls sled so that neither its errors nor its panics reach the caller's thread.
@@ -112,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_row_with_a_flipped_bit_is_not_believed() {
-        let row = Row { size: 5, used_at: Timestamp(7), reused: true };
+        let row = Row { size: 5, used_at: Timestamp(7), owner: OwnerId(9), reused: true };
         let good = encode(row);
         assert!(matches!(decode(&good), Ok(found) if found == row));
         for bit in 0..good.len() * 8 {
@@ -126,7 +129,7 @@ mod tests {
     fn what_was_set_last_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let digest = Digest::of(b"x");
-        let row = |size| Row { size, used_at: Timestamp(7), reused: false };
+        let row = |size| Row { size, used_at: Timestamp(7), owner: OwnerId::UNKNOWN, reused: false };
         let database = Database::open(&directory.path().join("sled")).unwrap();
         let rows = || database.rows().collect::<Result<Vec<_>, _>>().unwrap();
         database.put(&digest, row(1)).unwrap();

@@ -22,6 +22,7 @@ use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
+use crate::store::share::OwnerId;
 use crate::support::clock::Clock;
 use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicBool, Ordering};
@@ -84,9 +85,14 @@ impl Index {
         self.0.is_counted.load(Ordering::Acquire)
     }
 
-    /// A blob exists; its reservation ends once it is counted. Blocks while the queue is full.
-    pub(super) fn add(&self, digest: Digest, size: u64, reserved: Reservation) {
-        let _ = self.0.queue.send(Operation::Add(digest, size, reserved));
+    /// Bytes of the blobs of one registry, as far as they are counted.
+    pub(super) fn bytes_of(&self, owner: OwnerId) -> u64 {
+        self.0.totals.of(owner)
+    }
+
+    /// A blob of `owner` exists; its reservation ends once it is counted. Blocks while the queue is full.
+    pub(super) fn add(&self, digest: Digest, size: u64, owner: OwnerId, reserved: Reservation) {
+        let _ = self.0.queue.send(Operation::Add { digest, size, owner, reserved });
     }
 
     /// A blob was used. Never blocks.
@@ -104,17 +110,28 @@ impl Index {
         let _ = self.0.queue.try_send(Operation::Recheck(digest));
     }
 
-    /// Evicts blobs of about `wanted` bytes. Blocks until that is done, but no longer than [`EVICT_WAIT`].
-    pub(super) fn evict(&self, wanted: u64) {
+    /// Evicts blobs of about `wanted` bytes, of one registry or of all. Blocks until that is done, but no longer than
+    /// [`EVICT_WAIT`].
+    pub(super) fn evict(&self, wanted: u64, only: Option<OwnerId>) {
         let (done, wait) = sync_channel(1);
-        if self.0.queue.send(Operation::Evict(wanted, done)).is_ok() {
+        if self.0.queue.send(Operation::Evict { wanted, only, done }).is_ok() {
             let _ = wait.recv_timeout(EVICT_WAIT);
         }
     }
 
+    /// Bytes of the blobs that are neither pinned nor being read, of one registry or of all. Blocks as [`Index::evict`]
+    /// does; nothing is known after that time.
+    pub(super) fn evictable(&self, only: Option<OwnerId>) -> u64 {
+        let (answer, wait) = sync_channel(1);
+        if self.0.queue.send(Operation::CountEvictable { only, answer }).is_err() {
+            return 0;
+        }
+        wait.recv_timeout(EVICT_WAIT).unwrap_or(0)
+    }
+
     /// Waits until every operation so far is applied, the count at the start included. Blocks as [`Index::evict`] does.
     pub(super) fn catch_up(&self) {
-        self.evict(0);
+        self.evict(0, None);
     }
 
     /// Writes everything to disk, marks the stop as clean and joins the thread. Blocks.
@@ -132,7 +149,7 @@ impl Index {
     #[cfg(test)]
     pub(super) fn hold_up(&self) -> crate::support::sync::mpsc::Receiver<()> {
         let (done, wait) = sync_channel(0);
-        self.0.queue.send(Operation::Evict(0, done)).unwrap();
+        self.0.queue.send(Operation::Evict { wanted: 0, only: None, done }).unwrap();
         wait
     }
 

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::rows::{Row, Rows};
 use crate::reference::Digest;
+use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 const MIB: u64 = 1024 * 1024;
@@ -139,11 +140,11 @@ impl Policy for Ordered {
         let (digest, now) = (Digest::of(&blob.to_le_bytes()), Timestamp(at));
         let hit = self.sizes.contains_key(&digest);
         let (shown, reused) = if self.by_size { (size, hit) } else { (1, false) };
-        let row = Row { size: shown, used_at: now, reused };
+        let row = Row { size: shown, used_at: now, owner: OwnerId::UNKNOWN, reused };
         if !hit {
             let mut search = self.rows.search();
             while self.used + size > self.budget {
-                let (victim, _) = self.rows.next_victim(&mut search, now, |_| true).unwrap();
+                let (victim, _) = self.rows.next_victim(&mut search, now, |_, _| true).unwrap();
                 self.rows.remove(&victim);
                 self.used -= self.sizes.remove(&victim).unwrap();
             }

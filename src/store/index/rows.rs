@@ -2,7 +2,7 @@
 //!
 //! Blobs of about one size are in one list, the blob that was used longest ago first; only the heads of the lists are
 //! compared when a blob is to be evicted. A victim, an access and a removal therefore cost the same whatever the number
-//! of blobs. A row takes about 70 bytes. Not here: which blobs may not be evicted, and what is on disk.
+//! of blobs. A row takes about 80 bytes. Not here: which blobs may not be evicted, and what is on disk.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use crate::reference::Digest;
 use crate::store::evict::{self, CLASSES};
 use crate::store::index::totals::Totals;
+use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 /// No slot: the end of a list.
@@ -26,6 +27,8 @@ pub(crate) struct Row {
     pub(crate) size: u64,
     /// Its last access.
     pub(crate) used_at: Timestamp,
+    /// The registry that it was first received from.
+    pub(crate) owner: OwnerId,
     /// Whether it was used again after the pull that stored it.
     pub(crate) reused: bool,
 }
@@ -127,6 +130,15 @@ impl Rows {
         self.totals.bytes = self.totals.bytes.saturating_add(row.size);
     }
 
+    /// Sets the owner of a row that has none; its place in the order stays.
+    pub(crate) fn set_owner(&mut self, digest: &Digest, owner: OwnerId) {
+        if let Some(slot) = self.find(digest)
+            && self.slots[slot as usize].row.owner == OwnerId::UNKNOWN
+        {
+            self.slots[slot as usize].row.owner = owner;
+        }
+    }
+
     /// Removes a row and returns it.
     pub(crate) fn remove(&mut self, digest: &Digest) -> Option<Row> {
         let hash = self.hasher.hash_one(digest);
@@ -160,17 +172,19 @@ impl Rows {
         &self,
         search: &mut Search,
         now: Timestamp,
-        may_go: impl Fn(&Digest) -> bool,
+        may_go: impl Fn(&Digest, &Row) -> bool,
     ) -> Option<(Digest, Row)> {
         let mut best: Option<(u64, usize)> = None;
         for (list, at) in search.0.iter_mut().enumerate() {
-            while *at != NONE && !may_go(&self.slots[*at as usize].digest) {
-                *at = self.slots[*at as usize].after;
+            while let Some(Slot { digest, row, after, .. }) = self.slots.get(*at as usize)
+                && !may_go(digest, row)
+            {
+                *at = *after;
             }
             if *at == NONE {
                 continue;
             }
-            let Row { size, used_at, reused } = self.slots[*at as usize].row;
+            let Row { size, used_at, reused, .. } = self.slots[*at as usize].row;
             let weight = evict::weight(used_at.age_at(now), evict::class(size), reused);
             if best.is_none_or(|(most, _)| weight >= most) {
                 best = Some((weight, list));
@@ -245,7 +259,7 @@ mod tests {
         Digest::from_bytes([n; 32])
     }
 
-    fn victims(rows: &Rows, now: u64, may_go: impl Fn(&Digest) -> bool) -> Vec<u8> {
+    fn victims(rows: &Rows, now: u64, may_go: impl Fn(&Digest, &Row) -> bool) -> Vec<u8> {
         let mut search = rows.search();
         std::iter::from_fn(|| rows.next_victim(&mut search, Timestamp(now), &may_go))
             .map(|(digest, _)| digest.as_bytes()[0])
@@ -254,11 +268,16 @@ mod tests {
 
     #[test]
     fn rows_that_were_read_in_any_order_are_evicted_in_the_order_of_their_last_access() {
-        let row = |used_at| Row { size: 10_000, used_at: Timestamp(used_at), reused: false };
+        let row = |used_at| Row {
+            size: 10_000,
+            used_at: Timestamp(used_at),
+            owner: OwnerId::UNKNOWN,
+            reused: false,
+        };
         let rows = [(digest(1), row(30)), (digest(2), row(10)), (digest(3), row(20)), (digest(2), row(40))];
         let rows = Rows::from_unordered(rows);
-        assert_eq!(victims(&rows, 100, |_| true), [3, 1, 2]);
-        assert_eq!(victims(&rows, 100, |d| *d != digest(3)), [1, 2], "one that may not go is passed");
+        assert_eq!(victims(&rows, 100, |_, _| true), [3, 1, 2]);
+        assert_eq!(victims(&rows, 100, |d, _| *d != digest(3)), [1, 2], "one that may not go is passed");
         assert_eq!(rows.totals(), Totals { blobs: 3, bytes: 30_000 });
     }
 
@@ -288,14 +307,15 @@ mod tests {
                 let now = Timestamp(n as u64 * 100);
                 match change {
                     Change::Put(n, size, reused) => {
-                        rows.put(digest(n), Row { size, used_at: now, reused });
-                        model.insert(n, Row { size, used_at: now, reused });
+                        let row = Row { size, used_at: now, owner: OwnerId::UNKNOWN, reused };
+                        rows.put(digest(n), row);
+                        model.insert(n, row);
                     }
                     Change::Remove(n) => prop_assert_eq!(rows.remove(&digest(n)), model.remove(&n)),
                     Change::Evict => {
                         let weight = |row: &Row| evict::weight(row.used_at.age_at(now), evict::class(row.size), row.reused);
                         let heaviest = model.values().map(weight).max();
-                        let victim = rows.next_victim(&mut rows.search(), now, |_| true);
+                        let victim = rows.next_victim(&mut rows.search(), now, |_, _| true);
                         prop_assert_eq!(victim.map(|(_, row)| weight(&row)), heaviest);
                         if let Some((digest, _)) = victim {
                             rows.remove(&digest);

@@ -9,6 +9,9 @@ use std::path::Path;
 
 use super::rows::{Row, Rows};
 use crate::reference::Digest;
+use crate::store::layout::Layout;
+use crate::store::records::walk;
+use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 /// Rows that follow the files again.
@@ -54,6 +57,21 @@ pub(crate) fn compare(mut rows: Rows, blobs: &Path, now: Timestamp) -> Compared 
     Compared { rows, gone, new: new.into_iter().map(|(digest, _)| digest).collect() }
 }
 
+/// Fills in from which registry each blob was received that has no owner: the first by name, where there are several.
+/// Blocks.
+pub(crate) fn find_owners(rows: &mut Rows, layout: &Layout) {
+    let mut registries = walk::registries(layout);
+    registries.sort();
+    for registry in registries {
+        let owner = OwnerId::of(&registry);
+        for name in walk::files(&layout.received_from(&registry)) {
+            if let Ok(digest) = Digest::from_hex(&name) {
+                rows.set_owner(&digest, owner);
+            }
+        }
+    }
+}
+
 fn entries(blobs: &Path) -> impl Iterator<Item = (fs::DirEntry, Digest)> {
     let entries = fs::read_dir(blobs).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
@@ -67,5 +85,5 @@ fn row(entry: &fs::DirEntry, now: Timestamp) -> Option<Row> {
     let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
     let used = metadata.atime().max(metadata.mtime());
     let used_at = Timestamp(u64::try_from(used).unwrap_or(0).min(now.0));
-    Some(Row { size: metadata.len(), used_at, reused: false })
+    Some(Row { size: metadata.len(), used_at, owner: OwnerId::UNKNOWN, reused: false })
 }

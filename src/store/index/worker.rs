@@ -21,6 +21,7 @@ use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
+use crate::store::share::OwnerId;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
@@ -39,19 +40,23 @@ const FILL_AT_STOP: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) enum Operation {
     /// A blob exists. Its reservation ends once the blob is counted.
-    Add(
-        Digest,
-        u64,
-        #[allow(dead_code, reason = "held, not read: dropped when the blob is counted")] Reservation,
-    ),
+    Add {
+        digest: Digest,
+        size: u64,
+        owner: OwnerId,
+        #[allow(dead_code, reason = "held, not read: dropped when the blob is counted")]
+        reserved: Reservation,
+    },
     /// A blob was used.
     Access(Digest),
     /// A blob is gone.
     Remove(Digest),
     /// A blob was not found: its row goes if its file is gone.
     Recheck(Digest),
-    /// Evict blobs of about so many bytes, then answer.
-    Evict(u64, SyncSender<()>),
+    /// Evict blobs of about `wanted` bytes, of one registry or of all, then answer.
+    Evict { wanted: u64, only: Option<OwnerId>, done: SyncSender<()> },
+    /// Answer how many bytes could be evicted, of one registry or of all.
+    CountEvictable { only: Option<OwnerId>, answer: SyncSender<u64> },
     /// Write everything down and stop.
     Close,
 }
@@ -97,7 +102,11 @@ impl Worker {
         };
         if let Err(why) = adopted {
             worker.rows = scan::files(&worker.context.layout.blobs(), worker.context.clock.now());
+            scan::find_owners(&mut worker.rows, &worker.context.layout);
             worker.renew_database(&why);
+        }
+        for (_, row) in worker.rows.iter() {
+            worker.context.totals.add(row.owner, row.size);
         }
         worker.context.totals.set(worker.rows.totals());
         worker
@@ -130,7 +139,11 @@ impl Worker {
     pub(crate) fn apply(&mut self, operation: &Operation) {
         let now = self.context.clock.now();
         match *operation {
-            Operation::Add(digest, size, _) => self.put(digest, Row { size, used_at: now, reused: false }),
+            Operation::Add { digest, size, owner, .. } => {
+                // A registry that delivers what another one delivered before does not become its owner.
+                let known = self.rows.row(&digest).map(|row| row.owner).filter(|id| *id != OwnerId::UNKNOWN);
+                self.put(digest, Row { size, used_at: now, owner: known.unwrap_or(owner), reused: false });
+            }
             Operation::Access(digest) => {
                 if let Some(row) = self.rows.row(&digest)
                     && now.0 >= row.used_at.0.saturating_add(last_access::INTERVAL_SECONDS)
@@ -145,35 +158,59 @@ impl Worker {
                     self.remove(&digest);
                 }
             }
-            Operation::Evict(wanted, ref done) => {
-                self.evict(wanted, now);
+            Operation::Evict { wanted, only, ref done } => {
+                self.evict(wanted, only, now);
                 let _ = done.send(());
+            }
+            Operation::CountEvictable { only, ref answer } => {
+                let _ = answer.send(self.evictable(only));
             }
             Operation::Close => self.close(),
         }
     }
 
     fn put(&mut self, digest: Digest, row: Row) {
+        if let Some(before) = self.rows.row(&digest) {
+            self.context.totals.subtract(before.owner, before.size);
+        }
+        self.context.totals.add(row.owner, row.size);
         self.rows.put(digest, row);
         self.context.totals.set(self.rows.totals());
         self.write(|database| database.put(&digest, row));
     }
 
     fn remove(&mut self, digest: &Digest) {
-        if self.rows.remove(digest).is_some() {
+        if let Some(row) = self.rows.remove(digest) {
+            self.context.totals.subtract(row.owner, row.size);
             self.context.totals.set(self.rows.totals());
             self.write(|database| database.remove(digest));
         }
     }
 
+    /// Bytes that are neither pinned nor being read. Only the rows of those that are get looked up, which are few.
+    fn evictable(&self, only: Option<OwnerId>) -> u64 {
+        let Context { totals, pins, open_blobs, .. } = &self.context;
+        let mut kept = pins.digests();
+        kept.extend(open_blobs.in_use());
+        let kept_rows = kept.iter().filter_map(|digest| self.rows.row(digest));
+        let is_meant = |row: &Row| only.is_none_or(|owner| row.owner == owner);
+        let kept_bytes = kept_rows.filter(is_meant).map(|row| row.size).fold(0, u64::saturating_add);
+        let bytes = only.map_or_else(|| totals.current().bytes, |owner| totals.of(owner));
+        bytes.saturating_sub(kept_bytes)
+    }
+
     /// Evicts blobs: each file first. A blob whose file cannot be removed stays counted and is tried again by the next
     /// eviction; others go instead.
-    fn evict(&mut self, wanted: u64, now: Timestamp) {
+    fn evict(&mut self, wanted: u64, only: Option<OwnerId>, now: Timestamp) {
         let mut search = self.rows.search();
         let (mut freed, mut failures) = (0_u64, 0);
         while freed < wanted {
             let Context { open_blobs, pins, .. } = &self.context;
-            let may_go = |digest: &Digest| !open_blobs.is_in_use(digest) && !pins.contains(digest);
+            let may_go = |digest: &Digest, row: &Row| {
+                only.is_none_or(|owner| row.owner == owner)
+                    && !open_blobs.is_in_use(digest)
+                    && !pins.contains(digest)
+            };
             let Some((digest, Row { size, .. })) = self.rows.next_victim(&mut search, now, may_go) else {
                 return;
             };
@@ -218,6 +255,9 @@ impl Worker {
             database.remove(digest)?;
         }
         self.rows = rows;
+        if !new.is_empty() {
+            scan::find_owners(&mut self.rows, &self.context.layout);
+        }
         self.unwritten = new;
         self.database = Some(database);
         Ok(())

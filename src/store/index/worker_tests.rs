@@ -4,6 +4,7 @@ use super::*;
 use crate::store::in_use::InUse;
 use crate::store::index::totals::Totals;
 use crate::store::reserve::Reservations;
+use crate::store::share::Owner;
 use crate::support::metrics::Registry;
 
 struct World {
@@ -61,7 +62,9 @@ impl World {
 }
 
 fn add(content: &[u8], size: u64) -> Operation {
-    Operation::Add(Digest::of(content), size, Reservations::default().reserve(size))
+    let owner = Owner::unlimited(&"reg.test".parse().unwrap());
+    let reserved = Reservations::default().reserve(owner, size);
+    Operation::Add { digest: Digest::of(content), size, owner: owner.id, reserved }
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn pinned_blobs_and_blobs_being_read_are_not_evicted() {
     let _mark = world.in_use.mark(read);
     let mut worker = world.worker();
     let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-    worker.apply(&Operation::Evict(u64::MAX, done));
+    worker.apply(&Operation::Evict { wanted: u64::MAX, only: None, done });
     let exists = |digest| world.layout().blob(&digest).exists();
     assert!(exists(pinned) && exists(read) && !exists(idle));
     assert_eq!(world.totals(), (2, 16));
@@ -182,7 +185,7 @@ fn a_file_that_cannot_be_removed_stays_counted_and_is_tried_again() {
     worker.apply(&add(b"other", 5));
     let evict = |worker: &mut Worker, wanted| {
         let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-        worker.apply(&Operation::Evict(wanted, done));
+        worker.apply(&Operation::Evict { wanted, only: None, done });
     };
     evict(&mut worker, 1);
     assert!(!world.layout().blob(&other).exists(), "the other goes instead");
@@ -226,4 +229,50 @@ fn a_new_database_is_filled_between_operations_and_has_every_row_at_the_next_sta
     let worker = world.worker();
     assert_eq!((worker.unwritten.len(), worker.rows.len()), (0, 200));
     assert_eq!(world.metrics.index_rebuilds.get(), 0);
+}
+
+#[test]
+fn the_blobs_of_one_registry_are_evicted_alone_also_after_the_index_was_lost() {
+    let world = World::new();
+    let registry = |name: &str| name.parse::<crate::reference::Registry>().unwrap();
+    let (ours, theirs) = (registry("reg.test"), registry("evil.test"));
+    for (registry, content) in [(&ours, &b"ours"[..]), (&theirs, b"theirs")] {
+        let digest = world.blob(content);
+        let received = world.layout().received(registry, &digest);
+        fs::create_dir_all(received.parent().unwrap()).unwrap();
+        fs::write(received, b"").unwrap();
+    }
+    let mut worker = world.worker();
+    assert_eq!(world.totals.of(OwnerId::of(&theirs)), 6);
+    let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
+    worker.apply(&Operation::Evict { wanted: u64::MAX, only: Some(OwnerId::of(&theirs)), done });
+    assert_eq!((world.totals(), world.totals.of(OwnerId::of(&theirs))), ((1, 4), 0));
+    assert!(world.layout().blob(&Digest::of(b"ours")).exists());
+}
+
+#[test]
+fn a_registry_that_delivers_what_another_one_delivered_does_not_become_its_owner() {
+    let world = World::new();
+    let mut worker = world.worker();
+    worker.apply(&add(b"x", 5));
+    let stranger = Owner::limited(&"evil.test".parse().unwrap());
+    let reserved = Reservations::default().reserve(stranger, 5);
+    worker.apply(&Operation::Add { digest: Digest::of(b"x"), size: 5, owner: stranger.id, reserved });
+    assert_eq!(world.totals.of(stranger.id), 0);
+}
+
+#[test]
+fn what_is_pinned_or_being_read_does_not_count_as_evictable() {
+    let world = World::new();
+    let (read, _idle) = (world.blob(b"being read"), world.blob(b"idle"));
+    let mark = world.in_use.mark(read);
+    let mut worker = world.worker();
+    let evictable = |worker: &mut Worker| {
+        let (answer, wait) = crate::support::sync::mpsc::sync_channel(1);
+        worker.apply(&Operation::CountEvictable { only: None, answer });
+        wait.recv().unwrap()
+    };
+    assert_eq!(evictable(&mut worker), 4);
+    drop(mark);
+    assert_eq!(evictable(&mut worker), 14);
 }

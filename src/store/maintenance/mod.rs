@@ -27,8 +27,9 @@ use crate::support::shutdown::Shutdown;
 const SCRUB_AFTER: Duration = Duration::from_secs(10 * 60);
 const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
 /// How often the budget is enforced, besides before each download: other files fill the filesystem too, and a restart
-/// may have made the budget smaller.
-const BUDGET_INTERVAL: Duration = Duration::from_secs(10);
+/// may have made the budget smaller. More often than kubelet looks at the disk, every 10 s, so that the store has given way
+/// by then.
+const BUDGET_INTERVAL: Duration = Duration::from_secs(2);
 /// How long `index.json` may lag behind the tags, and the share of the time, one in so many, that is spent on writing it:
 /// with very many tags it lags longer.
 const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);

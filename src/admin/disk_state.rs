@@ -1,0 +1,122 @@
+//! In which state the store's disk is, and what an operator sets: one sentence each, for `larder status` and
+//! `larder doctor`. A pure function of the numbers of `/v1/status`.
+
+use super::status::StoreStatus;
+use crate::support::size;
+
+/// Bytes below which a store holds too little to be of use: a few images.
+const SMALL_BYTES: u64 = 1 << 30;
+
+/// What the store's disk is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskState {
+    /// It does not hold what is written to it.
+    Failing,
+    /// It could not be written a moment ago.
+    Unwritable,
+    /// Other files leave nothing of it to the store.
+    NoRoom,
+    /// The store may take little.
+    Small {
+        /// Bytes that it may have now.
+        capacity: u64,
+    },
+    /// Other files leave less to the store than its budget.
+    CrowdedOut {
+        /// Bytes that it may have now.
+        capacity: u64,
+    },
+    /// The store has the budget that it was given, or its filesystem does not say its size.
+    AsConfigured,
+}
+
+impl DiskState {
+    /// The worst that the numbers say.
+    pub fn of(store: &StoreStatus) -> Self {
+        match store.capacity_bytes {
+            _ if store.disk_failing => Self::Failing,
+            _ if !store.caching => Self::Unwritable,
+            Some(0) => Self::NoRoom,
+            Some(capacity) if capacity < SMALL_BYTES => Self::Small { capacity },
+            Some(capacity) if store.max_bytes.is_some_and(|max| capacity < max) => {
+                Self::CrowdedOut { capacity }
+            }
+            _ => Self::AsConfigured,
+        }
+    }
+
+    /// Whether nothing is stored, or what is stored is lost.
+    pub fn is_problem(self) -> bool {
+        matches!(self, Self::Failing | Self::Unwritable | Self::NoRoom)
+    }
+
+    /// The state in a sentence; empty if there is nothing to say.
+    pub fn sentence(self) -> String {
+        match self {
+            Self::Failing => {
+                "its disk does not hold what is written to it: the same blob was damaged again and again".to_owned()
+            }
+            Self::Unwritable => {
+                "its disk failed; what is fetched is passed through and not stored".to_owned()
+            }
+            Self::NoRoom => "other files fill its filesystem ([store] min_free): what is fetched is passed through and not stored"
+                .to_owned(),
+            Self::Small { capacity } => format!("it may have {} only", size::shown(capacity)),
+            Self::CrowdedOut { capacity } => format!(
+                "capacity now {}: other files fill its filesystem ([store] min_free)",
+                size::shown(capacity)
+            ),
+            Self::AsConfigured => String::new(),
+        }
+    }
+
+    /// What to do or to set; empty if nothing.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Failing => "replace the disk, or put [store] path on another one",
+            Self::Unwritable => "look at the log and the disk: journalctl -u larder",
+            Self::NoRoom => {
+                "free some of it, or put [store] path on another filesystem; lower [store] min_free only where kubelet does \
+                 not watch this filesystem, because it keeps kubelet from evicting pods"
+            }
+            Self::Small { .. } => {
+                "set [store] max_bytes, or put [store] path on a larger or emptier filesystem"
+            }
+            Self::CrowdedOut { .. } | Self::AsConfigured => "",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_is_said_and_with_it_what_to_do() {
+        let store = |capacity, caching, disk_failing| StoreStatus {
+            blobs: 1,
+            bytes: 1,
+            max_bytes: Some(100 << 30),
+            free_bytes: Some(50 << 30),
+            capacity_bytes: capacity,
+            caching,
+            disk_failing,
+            pins: 0,
+        };
+        for (store, expected) in [
+            (store(Some(100 << 30), true, false), DiskState::AsConfigured),
+            (store(None, true, false), DiskState::AsConfigured),
+            (store(Some(20 << 30), true, false), DiskState::CrowdedOut { capacity: 20 << 30 }),
+            (store(Some(5), true, false), DiskState::Small { capacity: 5 }),
+            (store(Some(0), true, false), DiskState::NoRoom),
+            (store(Some(0), false, false), DiskState::Unwritable),
+            (store(Some(0), false, true), DiskState::Failing),
+        ] {
+            let state = DiskState::of(&store);
+            assert_eq!(state, expected);
+            let well = state == DiskState::AsConfigured;
+            assert_eq!(state.sentence().is_empty(), well, "{state:?}");
+            assert!(!state.is_problem() || !state.remedy().is_empty(), "{state:?}");
+        }
+    }
+}

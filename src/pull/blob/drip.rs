@@ -1,0 +1,59 @@
+//! When a download drips: it brings next to nothing, and no client waits for it. A pure decision from what has arrived.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Over each such time a download that no client waits for must bring [`RATE`], or it ends: it would hold a place, and
+/// room, that others want. A client that comes back begins it anew.
+pub(crate) const WINDOW: Duration = Duration::from_secs(30);
+/// Bytes a second. A slow line brings more; a registry that means to hold a place brings less.
+const RATE: u64 = 32 * 1024;
+
+/// Watches one download.
+#[derive(Debug)]
+pub(crate) struct DripWatch {
+    since: Instant,
+    bytes: u64,
+}
+
+impl DripWatch {
+    /// A download that has brought nothing yet.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// Takes in that `bytes` have come by `now`, and whether slowness is excused: a client waits, or the download yields
+    /// to others. Returns whether it drips.
+    pub(crate) fn look(&mut self, now: Instant, bytes: u64, is_excused: bool) -> bool {
+        let brings_enough = bytes.saturating_sub(self.bytes) >= RATE * WINDOW.as_secs();
+        if is_excused || brings_enough {
+            (self.since, self.bytes) = (now, bytes);
+        }
+        now.duration_since(self.since) >= WINDOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many seconds a download that brings so much a second ends, watched each second for ten minutes.
+    fn ends_after(rate: u64, is_excused: impl Fn(u64) -> bool) -> Option<u64> {
+        let begun = Instant::now();
+        let mut watch = DripWatch::new(begun);
+        (1..600).find(|&second| {
+            watch.look(begun + Duration::from_secs(second), rate * second, is_excused(second))
+        })
+    }
+
+    #[test]
+    fn a_download_that_drips_and_that_no_client_waits_for_ends_within_a_minute_and_no_other_does() {
+        assert_eq!(ends_after(1, |_| false), Some(30));
+        assert_eq!(ends_after(RATE / 2, |_| false), Some(30));
+        assert_eq!(ends_after(RATE, |_| false), None, "it brings enough");
+        assert_eq!(ends_after(1, |_| true), None, "a client waits for it");
+        assert_eq!(ends_after(1, |second| second <= 100), Some(130), "its client has left");
+        assert_eq!(ends_after(1, |second| second % 20 == 0), None, "clients come and go");
+    }
+}

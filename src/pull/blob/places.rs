@@ -1,0 +1,143 @@
+//! Places for downloads: how many there may be at once, in all and for one registry.
+//!
+//! A registry whose downloads drip must not take the places of others. One that the operator did not name has a quarter of
+//! them, all such registries together three quarters, and so has one that the operator named: there is always a place
+//! for another registry.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::reference::Registry;
+
+/// How many places there are of one kind, and who may take them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// For all registries together.
+    pub(crate) all: usize,
+    /// For one registry that the operator named, and for all together that the operator did not name.
+    pub(crate) most: usize,
+    /// For one registry that the operator did not name.
+    pub(crate) unnamed: usize,
+}
+
+impl Shares {
+    /// Of so many places.
+    pub(crate) const fn of(all: usize) -> Self {
+        Self { all, most: all / 4 * 3, unnamed: all / 4 }
+    }
+}
+
+/// The places. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Places(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shares: Shares,
+    taken: Mutex<Taken>,
+    given_back: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    unnamed: usize,
+    /// Of each registry that has any.
+    by_registry: HashMap<Registry, usize>,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Places,
+    registry: Registry,
+    is_named: bool,
+}
+
+impl Places {
+    pub(crate) fn new(shares: Shares) -> Self {
+        Self(Arc::new(Inner { shares, taken: Mutex::default(), given_back: Notify::new() }))
+    }
+
+    /// A place for a download from `registry`, if it may have one more.
+    pub(crate) fn take(&self, registry: &Registry, is_named: bool) -> Option<Place> {
+        let shares = self.0.shares;
+        let mut taken = self.0.taken.lock();
+        let own = taken.by_registry.get(registry).copied().unwrap_or(0);
+        let own_max = if is_named { shares.most } else { shares.unnamed };
+        if taken.all >= shares.all || own >= own_max || !is_named && taken.unnamed >= shares.most {
+            return None;
+        }
+        taken.all += 1;
+        taken.unnamed += usize::from(!is_named);
+        taken.by_registry.insert(registry.clone(), own + 1);
+        Some(Place { places: self.clone(), registry: registry.clone(), is_named })
+    }
+
+    /// Waits until no place is taken.
+    pub(crate) async fn all_given_back(&self) {
+        loop {
+            let mut given_back = std::pin::pin!(self.0.given_back.notified());
+            given_back.as_mut().enable();
+            if self.0.taken.lock().all == 0 {
+                return;
+            }
+            given_back.await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.taken.lock();
+        taken.all -= 1;
+        taken.unnamed -= usize::from(!self.is_named);
+        if let Some(own) = taken.by_registry.get_mut(&self.registry) {
+            *own -= 1;
+            if *own == 0 {
+                taken.by_registry.remove(&self.registry);
+            }
+        }
+        drop(taken);
+        self.places.0.given_back.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(name: &str) -> Registry {
+        name.parse().unwrap()
+    }
+
+    fn take_all(places: &Places, name: &str, is_named: bool) -> Vec<Place> {
+        std::iter::from_fn(|| places.take(&registry(name), is_named)).collect()
+    }
+
+    #[test]
+    fn however_many_downloads_registries_have_there_is_a_place_for_another_one() {
+        let places = Places::new(Shares::of(256));
+        let strangers: Vec<_> =
+            (0..9).flat_map(|n| take_all(&places, &format!("evil{n}.test"), false)).collect();
+        assert_eq!(strangers.len(), 192, "all strangers together");
+        assert_eq!(take_all(&places, "reg.test", true).len(), 64);
+        drop(strangers);
+        assert_eq!(take_all(&places, "evil.test", false).len(), 64, "one stranger");
+        let ours = take_all(&places, "reg.test", true);
+        assert_eq!(ours.len(), 192, "one that the operator named");
+        assert!(places.take(&registry("other.test"), true).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_given_back_leaves_nothing_behind() {
+        let places = Places::new(Shares::of(8));
+        let taken = take_all(&places, "reg.test", true);
+        let (waited, ()) = tokio::join!(places.all_given_back(), async { drop(taken) });
+        assert_eq!(waited, ());
+        assert!(places.0.taken.lock().by_registry.is_empty());
+    }
+}

@@ -1,0 +1,359 @@
+//! A window: one body from upstream that several clients share without the disk.
+//!
+//! The last bytes that arrived are kept in memory. Upstream is read no faster than the slowest client takes them, so that
+//! any number of clients of a blob that cannot be stored cost one download. A client that keeps the others waiting falls
+//! out: it goes on by a request of its own, with the hash of what it has, and is verified as a whole like every other.
+//!
+//! Promises: at most [`WINDOW_BYTES`] of memory; the tail is withheld until the digest is verified. Deliberately not here:
+//! where the bytes come from (`fill`), and what a client does that fell out (`follow`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::withheld_tail::readable;
+use crate::pull::error::Error;
+use crate::reference::{Digest, Hasher};
+use crate::store;
+
+/// Bytes of one window: several chunks of upstream beside the withheld tail.
+pub(crate) const WINDOW_BYTES: usize = 512 * 1024;
+/// How long a client may keep others waiting that have taken everything.
+const LAG_MAX: Duration = Duration::from_millis(500);
+/// Bytes that are kept or dropped as one: less than the window without the tail, so that what is dropped was readable.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The writing end. Dropped without [`Window::finish`] or [`Window::fail`], its readers fall out.
+pub(crate) struct Window(Arc<Shared>);
+
+/// Where clients join a window. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct WindowHandle(Arc<Shared>);
+
+/// The reading end of one client.
+pub(crate) struct WindowReader {
+    shared: Arc<Shared>,
+    id: u64,
+    /// The chunk that was read from last and the hash of everything before it.
+    last: Option<Chunk>,
+    at: u64,
+}
+
+/// What a reader gets.
+pub(crate) enum Windowed {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// All have been returned, and the whole was verified.
+    End,
+    /// The next bytes are gone. With them the hash of everything before them, if the reader was there from the start of
+    /// the window on or in it.
+    FellOut(Option<Hasher>),
+}
+
+struct Shared {
+    digest: Digest,
+    size: Option<u64>,
+    state: Mutex<State>,
+    /// Something came, or it is over.
+    arrived: Notify,
+    /// Something was taken, or a reader came or left.
+    taken: Notify,
+}
+
+struct State {
+    /// The offset of the first byte that is kept.
+    start: u64,
+    /// The offset after the last one.
+    end: u64,
+    /// The hash of everything before `end`.
+    hasher: Hasher,
+    chunks: VecDeque<Chunk>,
+    /// The offset that each reader is at.
+    readers: HashMap<u64, u64>,
+    joined: u64,
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone)]
+struct Chunk {
+    start: u64,
+    bytes: Bytes,
+    /// The hash of everything before it.
+    before: Hasher,
+}
+
+enum Outcome {
+    Verified,
+    Failed(Error),
+    /// The writer is gone; what is kept can still be read.
+    Abandoned,
+}
+
+impl std::fmt::Debug for WindowHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.0.state.lock();
+        f.debug_struct("WindowHandle")
+            .field("start", &state.start)
+            .field("end", &state.end)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Window {
+    /// A window that begins at byte `start` of the blob `digest`, of `size` bytes where upstream said so; `hasher` has
+    /// seen everything before it.
+    pub(crate) fn new(digest: Digest, size: Option<u64>, start: u64, hasher: Hasher) -> Self {
+        let state = State {
+            start,
+            end: start,
+            hasher,
+            chunks: VecDeque::new(),
+            readers: HashMap::new(),
+            joined: 0,
+            outcome: None,
+        };
+        let (arrived, taken) = (Notify::new(), Notify::new());
+        Self(Arc::new(Shared { digest, size, state: Mutex::new(state), arrived, taken }))
+    }
+
+    /// Where clients join.
+    pub(crate) fn handle(&self) -> WindowHandle {
+        WindowHandle(Arc::clone(&self.0))
+    }
+
+    /// Adds the next bytes, as fast as there is space for them. `expected` says how many clients have been promised this
+    /// download and have not joined yet: the first bytes are kept for them.
+    pub(crate) async fn append(&self, mut bytes: Bytes, expected: impl Fn() -> usize) {
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+            self.append_chunk(chunk, &expected).await;
+            self.0.arrived.notify_waiters();
+        }
+    }
+
+    async fn append_chunk(&self, chunk: Bytes, expected: &impl Fn() -> usize) {
+        let mut starving_since = None;
+        loop {
+            let mut taken = std::pin::pin!(self.0.taken.notified());
+            // Registered before the look, so that nothing that is taken in between is missed.
+            taken.as_mut().enable();
+            {
+                let mut state = self.0.state.lock();
+                if expected() == 0 {
+                    state.drop_taken(chunk.len());
+                }
+                if state.fits(chunk.len()) {
+                    return state.add(chunk);
+                }
+                let is_starving = state.is_anyone_starving(self.0.size);
+                starving_since = if is_starving { starving_since.or(Some(Instant::now())) } else { None };
+                if starving_since.is_some_and(|since| since.elapsed() >= LAG_MAX) {
+                    state.drop_first();
+                    continue;
+                }
+            }
+            // Not only until something is taken: those who lag are waited for so long at most.
+            let _ = tokio::time::timeout(LAG_MAX / 4, taken).await;
+        }
+    }
+
+    /// Whether everything has come, and is what it should be.
+    ///
+    /// # Errors
+    /// The digest or the size is not what it should be.
+    pub(crate) fn verify(&self) -> Result<(), Error> {
+        self.0.state.lock().verify(self.0.digest, self.0.size)
+    }
+
+    /// The end of a blob that was verified: readers get the tail.
+    pub(crate) fn finish(self) {
+        self.0.state.lock().outcome = Some(Outcome::Verified);
+        self.0.arrived.notify_waiters();
+    }
+
+    /// The rest cannot be had: readers get what is readable, then this error.
+    pub(crate) fn fail(self, error: Error) {
+        self.0.state.lock().outcome = Some(Outcome::Failed(error));
+        self.0.arrived.notify_waiters();
+    }
+
+    /// Waits until no client reads.
+    pub(crate) async fn no_reader(&self) {
+        loop {
+            let mut taken = std::pin::pin!(self.0.taken.notified());
+            taken.as_mut().enable();
+            if self.0.state.lock().readers.is_empty() {
+                return;
+            }
+            taken.await;
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.0.state.lock().outcome.get_or_insert(Outcome::Abandoned);
+        self.0.arrived.notify_waiters();
+    }
+}
+
+impl WindowHandle {
+    /// A reader from byte `at` on; `None` if that byte is gone from the window, or further ahead than `ahead_max`.
+    pub(crate) fn join(&self, at: u64, ahead_max: u64) -> Option<WindowReader> {
+        let mut state = self.0.state.lock();
+        if at < state.start || at > state.end.saturating_add(ahead_max) {
+            return None;
+        }
+        state.joined += 1;
+        let id = state.joined;
+        state.readers.insert(id, at);
+        drop(state);
+        self.0.taken.notify_waiters();
+        Some(WindowReader { shared: Arc::clone(&self.0), id, last: None, at })
+    }
+}
+
+impl WindowReader {
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// Upstream, or content that is not what the digest says; then the tail has not been returned.
+    pub(crate) async fn next(&mut self) -> Result<Windowed, Error> {
+        loop {
+            let shared = Arc::clone(&self.shared);
+            let mut arrived = std::pin::pin!(shared.arrived.notified());
+            arrived.as_mut().enable();
+            if let Some(next) = self.take()? {
+                shared.taken.notify_waiters();
+                return Ok(next);
+            }
+            arrived.await;
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Windowed>, Error> {
+        let mut state = self.shared.state.lock();
+        if self.at < state.start {
+            return Ok(Some(Windowed::FellOut(self.hash_so_far())));
+        }
+        let until = state.readable(self.shared.size);
+        if self.at < until
+            && let Some(chunk) = state.chunk_at(self.at).cloned()
+        {
+            let from = (self.at - chunk.start) as usize;
+            let to = usize::try_from(until - chunk.start).unwrap_or(usize::MAX).min(chunk.bytes.len());
+            let bytes = chunk.bytes.slice(from..to);
+            self.at += bytes.len() as u64;
+            self.last = Some(chunk);
+            state.readers.insert(self.id, self.at);
+            return Ok(Some(Windowed::Bytes(bytes)));
+        }
+        match &state.outcome {
+            None => Ok(None),
+            Some(Outcome::Verified) => Ok(Some(Windowed::End)),
+            Some(Outcome::Failed(error)) => Err(error.clone()),
+            Some(Outcome::Abandoned) => {
+                let hasher = if self.last.is_none() { state.hash_at(self.at) } else { self.hash_so_far() };
+                Ok(Some(Windowed::FellOut(hasher)))
+            }
+        }
+    }
+
+    fn hash_so_far(&self) -> Option<Hasher> {
+        let last = self.last.as_ref()?;
+        let mut hasher = last.before.clone();
+        hasher.update(last.bytes.get(..(self.at - last.start) as usize)?);
+        Some(hasher)
+    }
+}
+
+impl Drop for WindowReader {
+    fn drop(&mut self) {
+        self.shared.state.lock().readers.remove(&self.id);
+        self.shared.taken.notify_waiters();
+    }
+}
+
+impl State {
+    fn buffered(&self) -> usize {
+        usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
+    }
+
+    fn fits(&self, more: usize) -> bool {
+        self.buffered() + more <= WINDOW_BYTES
+    }
+
+    /// Whether a reader has taken everything that is readable.
+    fn is_anyone_starving(&self, size: Option<u64>) -> bool {
+        let readable = self.readable(size);
+        self.readers.values().any(|at| *at >= readable)
+    }
+
+    /// Drops what every reader has taken, as far as the space is needed.
+    fn drop_taken(&mut self, more: usize) {
+        let slowest = self.readers.values().copied().min();
+        while !self.fits(more)
+            && let Some(first) = self.chunks.front()
+            && slowest.is_none_or(|at| at >= first.start + first.bytes.len() as u64)
+        {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(first) = self.chunks.pop_front() {
+            self.start = first.start + first.bytes.len() as u64;
+        }
+    }
+
+    fn add(&mut self, bytes: Bytes) {
+        let before = self.hasher.clone();
+        self.hasher.update(&bytes);
+        let start = self.end;
+        self.end += bytes.len() as u64;
+        self.chunks.push_back(Chunk { start, bytes, before });
+    }
+
+    /// Up to which byte readers may read.
+    fn readable(&self, size: Option<u64>) -> u64 {
+        match self.outcome {
+            Some(Outcome::Verified) => self.end,
+            _ => readable(self.end, size),
+        }
+    }
+
+    fn chunk_at(&self, at: u64) -> Option<&Chunk> {
+        let next = self.chunks.partition_point(|chunk| chunk.start <= at);
+        self.chunks.get(next.checked_sub(1)?)
+    }
+
+    fn hash_at(&self, at: u64) -> Option<Hasher> {
+        if at == self.end {
+            return Some(self.hasher.clone());
+        }
+        let chunk = self.chunk_at(at)?;
+        let mut hasher = chunk.before.clone();
+        hasher.update(chunk.bytes.get(..(at - chunk.start) as usize)?);
+        Some(hasher)
+    }
+
+    fn verify(&self, expected: Digest, size: Option<u64>) -> Result<(), Error> {
+        if let Some(size) = size
+            && size != self.end
+        {
+            return Err(store::Error::TooShort { digest: expected, expected: size, got: self.end }.into());
+        }
+        let actual = self.hasher.clone().finish();
+        let right = actual == expected;
+        if right { Ok(()) } else { Err(store::Error::Mismatch { expected, actual }.into()) }
+    }
+}
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

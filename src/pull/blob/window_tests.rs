@@ -1,0 +1,149 @@
+//! A window gives every reader the same bytes, drops those who lag, and never ends well with wrong content.
+
+use futures_util::future::join_all;
+
+use super::*;
+
+fn content(len: usize) -> Bytes {
+    (0..len).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>().into()
+}
+
+fn window_of(content: &Bytes) -> Window {
+    Window::new(Digest::of(content), Some(content.len() as u64), 0, Hasher::default())
+}
+
+/// Reads to the end, or until the reader falls out: the bytes, and the hash it was given then.
+async fn read(mut reader: WindowReader) -> Result<(Vec<u8>, Option<Option<Hasher>>), Error> {
+    let mut got = Vec::new();
+    loop {
+        match reader.next().await? {
+            Windowed::Bytes(bytes) => got.extend_from_slice(&bytes),
+            Windowed::End => return Ok((got, None)),
+            Windowed::FellOut(hasher) => return Ok((got, Some(hasher))),
+        }
+    }
+}
+
+async fn write(window: Window, content: Bytes) -> Result<(), Error> {
+    for chunk in content.chunks(100_000) {
+        window.append(Bytes::copy_from_slice(chunk), || 0).await;
+    }
+    end(window)
+}
+
+/// As a fill ends a window: clients of wrong content go on by themselves.
+fn end(window: Window) -> Result<(), Error> {
+    window.verify()?;
+    window.finish();
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_number_of_clients_that_keep_pace_share_one_body() {
+    let content = content(5_000_000);
+    let window = window_of(&content);
+    let readers: Vec<_> = (0..20).map(|_| read(window.handle().join(0, 0).unwrap())).collect();
+    let (written, read) = tokio::join!(write(window, content.clone()), join_all(readers));
+    written.unwrap();
+    for read in read {
+        let (got, fell_out) = read.unwrap();
+        assert!(got == content && fell_out.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_keeps_others_waiting_falls_out_with_the_hash_of_what_it_has() {
+    let content = content(3_000_000);
+    let window = window_of(&content);
+    let fast = read(window.handle().join(0, 0).unwrap());
+    let mut slow = window.handle().join(0, 0).unwrap();
+    let stalled = async {
+        let Ok(Windowed::Bytes(first)) = slow.next().await else { panic!() };
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let (rest, fell_out) = read(slow).await.unwrap();
+        let hasher = fell_out.expect("it fell out").expect("with a hash");
+        let had = first.len() + rest.len();
+        assert_eq!(hasher.finish(), Digest::of(&content[..had]));
+    };
+    let (written, fast, ()) = tokio::join!(write(window, content.clone()), fast, stalled);
+    written.unwrap();
+    assert!(fast.unwrap().0 == content);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_slow_client_alone_is_waited_for_as_long_as_it_takes() {
+    let content = content(2_000_000);
+    let window = window_of(&content);
+    let mut reader = window.handle().join(0, 0).unwrap();
+    let slow = async {
+        let mut got = Vec::new();
+        while let Windowed::Bytes(bytes) = reader.next().await.unwrap() {
+            got.extend_from_slice(&bytes);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        got
+    };
+    let (written, got) = tokio::join!(write(window, content.clone()), slow);
+    written.unwrap();
+    assert!(got == content);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_bytes_are_kept_for_clients_that_are_about_to_begin() {
+    let content = content(2_000_000);
+    let window = window_of(&content);
+    let handle = window.handle();
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        read(handle.join(0, 0).expect("its first byte is there")).await
+    };
+    let begun = Instant::now();
+    let write = async {
+        for chunk in content.chunks(100_000) {
+            let expected = || usize::from(begun.elapsed() < Duration::from_secs(3));
+            window.append(Bytes::copy_from_slice(chunk), expected).await;
+        }
+        end(window)
+    };
+    let (written, late) = tokio::join!(write, late);
+    written.unwrap();
+    assert!(late.unwrap().0 == content);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_or_incomplete_content_never_ends_well_and_its_tail_is_not_given_out() {
+    let right = content(300_000);
+    let mut wrong = right.to_vec();
+    wrong[1] ^= 1;
+    for sent in [Bytes::from(wrong), right.slice(..200_000)] {
+        let window = window_of(&right);
+        let reader = window.handle().join(0, 0).unwrap();
+        let mut got = 0;
+        let reading = async {
+            let mut reader = reader;
+            loop {
+                match reader.next().await {
+                    Ok(Windowed::Bytes(bytes)) => got += bytes.len(),
+                    Ok(Windowed::End) => panic!("it ended well"),
+                    Ok(Windowed::FellOut(hasher)) => return hasher,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let (written, hasher) = tokio::join!(write(window, sent), reading);
+        assert!(matches!(written, Err(Error::Store(_))) && hasher.is_some());
+        assert!(got <= 300_000 - 64 * 1024, "{got}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_a_writer_that_is_gone_fall_out_where_they_are() {
+    let content = content(400_000);
+    let window = window_of(&content);
+    let reader = window.handle().join(0, 0).unwrap();
+    window.append(content.slice(..200_000), || 0).await;
+    drop(window);
+    let (got, fell_out) = read(reader).await.unwrap();
+    assert_eq!(got, content[..200_000]);
+    assert_eq!(fell_out.unwrap().unwrap().finish(), Digest::of(&content[..200_000]));
+}
