@@ -104,7 +104,7 @@ fn upstream(sections: &Sections, environment: &Environment) -> upstream::Config 
     upstream::Config {
         allow: sections.upstream.allow(),
         timeouts: sections.upstream.timeouts(),
-        trusted_realms: sections.upstream.trusted_realms.iter().cloned().collect(),
+        negative_ttl: sections.freshness.negative_ttl,
         trusted_redirects: sections.upstream.trusted_redirects.iter().cloned().collect(),
         proxy: environment.proxy.clone(),
         registries: registries.collect(),

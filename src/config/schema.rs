@@ -14,6 +14,10 @@ use super::file::{Entry, Node, Tree, Value};
 use super::report::{Place, Report};
 use super::value::{Kind, Shape};
 
+/// Keys that are somewhere else than in an earlier version, with what stands in their place.
+const MOVED: &[(&str, &str)] =
+    &[("trusted_realms", "write trusted_realms in the [[registry]] section of each registry that it is for")];
+
 /// What a change of a key needs while the daemon runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
@@ -131,8 +135,11 @@ impl<'a> Reader<'a> {
     /// Notes the keys that no declaration knows.
     pub(super) fn finish(self) {
         for (key, entry) in self.tree {
-            let known = self.known.join(", ");
-            self.place.key(&key, Some(entry.source)).mistake(format!("unknown key; known here: {known}"));
+            let place = self.place.key(&key, Some(entry.source));
+            match MOVED.iter().find(|(moved, _)| *moved == key) {
+                Some((_, to)) => place.mistake(format!("this key has moved: {to}")),
+                None => place.mistake(format!("unknown key; known here: {}", self.known.join(", "))),
+            }
         }
     }
 

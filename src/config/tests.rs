@@ -130,6 +130,7 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         trusted_realms = ["auth.corp"]
         [[registry]]
         endpoints = ["ftp://x", "https://user:secret@x"]
+        trusted_realms = ["auth.corp"]
         [[registry]]
         host = "a.b"
         [[registry]]
@@ -150,7 +151,8 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         "[store] min_free: \"120%\"",
         "[upstream] allow",
         "[upstream] header_timeout",
-        "[upstream] trusted_realms: \"auth.corp\": expected host:port",
+        "[upstream] trusted_realms: this key has moved",
+        "[[registry]] 1 trusted_realms: \"auth.corp\": expected host:port",
         "[[registry]] 1 host",
         "[[registry]] 1 endpoints: \"ftp://x\"",
         "[[registry]] 1 endpoints: (not shown): a URL must not hold",
@@ -159,7 +161,7 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
     ] {
         assert!(found.iter().any(|m| m.starts_with(key)), "{key} is missing in {found:#?}");
     }
-    assert_eq!(found.len(), 17, "{found:#?}");
+    assert_eq!(found.len(), 18, "{found:#?}");
     assert!(!found.concat().contains("secret"), "{found:#?}");
 }
 
@@ -187,9 +189,9 @@ fn what_is_printed_means_the_same() {
         min_free = "5000B"
         [upstream]
         allow = ["quay.io", "ghcr.io"]
-        trusted_realms = ["auth.corp:443"]
         [[registry]]
         host = "docker.io"
+        trusted_realms = ["auth.corp:443"]
         endpoints = ["http://127.0.0.1:5000", "https://registry-1.docker.io"]
         ca = "/etc/ca.pem"
     "#;

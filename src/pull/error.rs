@@ -168,6 +168,11 @@ impl Error {
         matches!(self, Self::Upstream(error) if error.revokes_access())
     }
 
+    /// Whether it is the registry's own answer to the question, which a repeated question gets too.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.is_answer())
+    }
+
     /// Whether upstream answered 429.
     pub(crate) fn is_rate_limited(&self) -> bool {
         matches!(self, Self::Upstream(upstream::Error::RateLimited { .. }))
@@ -179,6 +184,7 @@ impl Error {
             Self::Upstream(error) => match error {
                 upstream::Error::Declined { .. } => Fault::Declined,
                 upstream::Error::Refused { status, .. } => Fault::Refused(*status),
+                upstream::Error::Unauthenticated { .. } => Fault::Refused(401),
                 upstream::Error::NotFound { .. } => Fault::NotFound,
                 upstream::Error::Invalid { .. }
                 | upstream::Error::MethodNotAllowed { .. }

@@ -27,7 +27,7 @@ use crate::support::metrics::{Registry as MetricsRegistry, RegistryLabels};
 use crate::support::tasks::Tasks;
 use crate::upstream::{
     Allowed, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId, Error, Listing, Manifest, Page,
-    ResolvedTag,
+    Proof, ResolvedTag,
 };
 
 /// An image manifest without layers.
@@ -93,6 +93,8 @@ struct State {
     faults: Vec<(String, Digest, DeliveryFault)>,
     /// What downloads from a repository wait for, and how they fail then.
     failing_downloads: HashMap<Repository, (Arc<Semaphore>, Error)>,
+    /// How old the tokens are that it accepts.
+    token_age: Duration,
     /// How long each manifest takes.
     delay: Duration,
     /// How long each other question about a manifest takes.
@@ -118,7 +120,7 @@ impl MirrorBody {
             let (host, stage) = ("mirror".to_owned(), ConnectStage::Body);
             chunks.push(Err(Error::Unreachable { host, stage, why: "broken off".to_owned() }));
         }
-        Download::new(self.size, from as u64, true, stream::iter(chunks))
+        Download::new(self.size, from as u64, Proof::Public, stream::iter(chunks))
             .delivered_by(EndpointId::for_test("mirror"))
     }
 }
@@ -178,6 +180,11 @@ impl FakeRegistry {
         self.0.lock().failure = failure;
     }
 
+    /// From now on it accepts tokens of this age.
+    pub(crate) fn accept_tokens_of(&self, age: Duration) {
+        self.0.lock().token_age = age;
+    }
+
     /// From now on manifests take this long.
     pub(crate) fn delay(&self, delay: Duration) {
         self.0.lock().delay = delay;
@@ -193,8 +200,8 @@ impl FakeRegistry {
         std::mem::take(&mut self.0.lock().asked)
     }
 
-    /// Whether the user may read the repository; returns whether anyone may.
-    fn check(&self, what: &str, repository: &Repository, auth: &AuthContext) -> Result<bool, Error> {
+    /// Whether the user may read the repository; returns what that proves.
+    fn check(&self, what: &str, repository: &Repository, auth: &AuthContext) -> Result<Proof, Error> {
         let mut state = self.0.lock();
         let user = auth.presented.credential.as_ref().map_or("-", Credential::username).to_owned();
         state.asked.push(format!("{what} as {user}"));
@@ -202,8 +209,10 @@ impl FakeRegistry {
             return Err(failure.clone());
         }
         match state.readers.get(repository) {
-            None => Ok(true),
-            Some(users) if users.contains(&user.as_str()) => Ok(false),
+            None => Ok(Proof::Public),
+            Some(users) if users.contains(&user.as_str()) => {
+                Ok(Proof::Principal { token_age: state.token_age })
+            }
             Some(_) => {
                 Err(Error::Refused { host: "reg.test".to_owned(), status: 401, why: "denied".to_owned() })
             }
@@ -367,6 +376,10 @@ impl RegistryClient for FakeRegistry {
 
     fn is_in_outage(&self, _registry: &Registry) -> bool {
         matches!(self.0.lock().failure, Some(Error::Unreachable { .. }))
+    }
+
+    fn forget_tokens(&self, _repository: Option<&Repository>) {
+        self.0.lock().token_age = Duration::ZERO;
     }
 }
 

@@ -81,6 +81,9 @@ pub(crate) trait RegistryClient: Send + Sync {
     /// Whether no authoritative endpoint of a registry answers anything: none can be connected to, or several
     /// repositories fail and no request was answered since.
     fn is_in_outage(&self, registry: &Registry) -> bool;
+
+    /// Forgets the tokens for a repository, or all, so that the next answer rests on a new one.
+    fn forget_tokens(&self, repository: Option<&Repository>);
 }
 
 impl RegistryClient for Upstream {
@@ -161,5 +164,9 @@ impl RegistryClient for Upstream {
 
     fn is_in_outage(&self, registry: &Registry) -> bool {
         self.is_in_outage(registry)
+    }
+
+    fn forget_tokens(&self, repository: Option<&Repository>) {
+        self.forget_tokens(repository);
     }
 }

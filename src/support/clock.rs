@@ -42,6 +42,13 @@ impl Moment {
         Self { at, since: Instant::now() }
     }
 
+    /// Something that happened `age` before `now`.
+    pub fn ago(age: Duration, now: Timestamp) -> Self {
+        let at = Timestamp(now.0.saturating_sub(age.as_secs()));
+        // A machine that has not been up for so long has an older reading of its wall clock.
+        Self { at, since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now) }
+    }
+
     /// How long ago it was.
     pub fn age_at(&self, now: Timestamp) -> Duration {
         self.at.age_at(now).max(self.since.elapsed())

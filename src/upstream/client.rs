@@ -317,6 +317,11 @@ impl Upstream {
         authoritative.peek().is_some() && authoritative.all(|endpoint| self.0.health.is_in_outage(endpoint))
     }
 
+    /// Forgets the tokens for a repository, or all: the next request needs a new one.
+    pub fn forget_tokens(&self, repository: Option<&Repository>) {
+        self.0.attempts.exchange.authenticator.forget_tokens(repository);
+    }
+
     /// Body bytes of manifests, lists and blobs received since the start.
     pub fn received_bytes(&self) -> u64 {
         self.0.received.total()

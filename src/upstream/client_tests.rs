@@ -5,6 +5,7 @@ use http::header::RANGE;
 use super::*;
 use crate::support::metrics;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
+use crate::upstream::proof::Proof;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
 
 fn upstream(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> (Upstream, Arc<Scripted>) {
@@ -69,7 +70,7 @@ async fn what_head_says_but_a_plain_yes_is_confirmed_with_get() {
         let (upstream, _) = upstream(move |request| with_head(request, || respond(status, &[], "")));
         let (repository, auth) = (repository(), anonymous());
         let resolved = upstream.resolve(&repository, &"latest".parse().unwrap(), &auth).await.unwrap();
-        assert_eq!((resolved.value.digest, resolved.public), (right, true), "{status}");
+        assert_eq!((resolved.value.digest, resolved.public), (right, Proof::Public), "{status}");
         assert_eq!(resolved.value.manifest.unwrap().bytes, "12345", "{status}: it would be asked for twice");
         upstream.confirm_manifest(&repository, right, &auth).await.unwrap();
         assert_eq!(

@@ -20,8 +20,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Proxies, as the environment names them.
     pub proxy: Proxy,
-    /// `host:port` of token servers that may have private addresses or another domain than their registry.
-    pub trusted_realms: HashSet<String>,
+    /// How long a login that a token server refused is not repeated.
+    pub negative_ttl: Duration,
     /// `host:port` of redirect targets that may have private addresses.
     pub trusted_redirects: HashSet<String>,
     /// The network that connections are opened through; not a setting of the configuration.
@@ -46,6 +46,8 @@ pub struct RegistryConfig {
     pub ca: Option<PathBuf>,
     /// The certificate that is presented to a registry that requests one in the TLS handshake.
     pub client: Option<ClientCertificate>,
+    /// `host:port` of token servers of this registry that may have private addresses or another domain.
+    pub trusted_realms: HashSet<String>,
 }
 
 /// A client certificate. Presented to hosts that the configuration names, and to no other.
@@ -138,7 +140,7 @@ impl Default for Config {
             registries: HashMap::new(),
             timeouts: Timeouts::default(),
             proxy: Proxy::default(),
-            trusted_realms: HashSet::new(),
+            negative_ttl: Duration::from_secs(3),
             trusted_redirects: HashSet::new(),
             reach: Reach::default(),
         }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::error::Error;
+use crate::upstream::proof::Proof;
 
 /// Over each such window a body must bring at least [`RATE_MIN`] bytes a second; slower counts as stalled.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -23,7 +24,7 @@ pub struct Download {
     /// Where in the blob this body begins: the requested offset, or 0 if the registry ignored the range.
     pub offset: u64,
     /// Whether the registry required no credential for it.
-    pub public: bool,
+    pub public: Proof,
     /// The endpoint that delivers it; `None` where there is none, in tests.
     pub endpoint: Option<EndpointId>,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>,
@@ -46,7 +47,7 @@ impl Download {
     pub fn new(
         size: Option<u64>,
         offset: u64,
-        public: bool,
+        public: Proof,
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
         let body = Box::pin(body);
@@ -115,7 +116,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_chunk_that_is_put_back_is_not_lost() {
-        let mut download = Download::new(Some(6), 0, true, stream::iter([chunk("abc"), chunk("def")]));
+        let mut download =
+            Download::new(Some(6), 0, Proof::Public, stream::iter([chunk("abc"), chunk("def")]));
         let first = download.next().await.unwrap().unwrap();
         download.put_back(first.slice(1..));
         let mut rest = Vec::new();
@@ -129,7 +131,8 @@ mod tests {
     async fn a_body_that_stalls_or_crawls_does_not_hold_its_reader_for_ever() {
         let idle = Duration::from_secs(30);
         let stalled = stream::iter([chunk("abc")]).chain(stream::pending());
-        let mut download = Download::new(None, 0, true, stalled).bounded("reg.test:443".to_owned(), idle);
+        let mut download =
+            Download::new(None, 0, Proof::Public, stalled).bounded("reg.test:443".to_owned(), idle);
         assert_eq!(download.next().await.unwrap().unwrap(), "abc");
         let error = download.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("no data for 30s"), "{error}");
@@ -138,7 +141,8 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(20)).await;
             chunk("abc")
         });
-        let mut download = Download::new(None, 0, true, slow).bounded("reg.test:443".to_owned(), idle);
+        let mut download =
+            Download::new(None, 0, Proof::Public, slow).bounded("reg.test:443".to_owned(), idle);
         let mut error = None;
         for _ in 0..4 {
             error = download.next().await.unwrap().err().or(error);

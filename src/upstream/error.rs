@@ -47,7 +47,7 @@ pub enum Error {
         /// How long no such request is sent.
         retry_after: Option<Duration>,
     },
-    /// 401 or 403, after the challenge was answered as well as the credential allows.
+    /// 401 or 403 to this credential, by the registry or, at the login, by its token server.
     #[error("{host} refused access ({status}): {why}")]
     Refused {
         /// The sender of the response.
@@ -55,6 +55,15 @@ pub enum Error {
         /// 401 or 403.
         status: u16,
         /// Why no other authentication was tried.
+        why: String,
+    },
+    /// The challenge could not be answered: its token server gives no token, its realm must not be asked, or it cannot be
+    /// understood. That is no word of the registry about the credential.
+    #[error("{host} asks for authentication, which failed: {why}")]
+    Unauthenticated {
+        /// The sender of the challenge, or of the answer to it.
+        host: String,
+        /// What failed.
         why: String,
     },
     /// 404 or 410.
@@ -166,6 +175,7 @@ impl Error {
             Self::ServerError { .. } => "upstream_5xx",
             Self::RateLimited { .. } => "upstream_rate_limited",
             Self::Refused { .. } => "upstream_refused",
+            Self::Unauthenticated { .. } => "upstream_unauthenticated",
             Self::NotFound { .. } => "upstream_not_found",
             Self::MethodNotAllowed { .. } => "upstream_method_not_allowed",
             Self::RangeNotSatisfiable { .. } => "upstream_range_not_satisfiable",
@@ -195,6 +205,11 @@ impl Error {
     /// Whether access is denied to this principal, which says nothing about another one. A registry may hide what it
     /// denies, so 404 counts.
     pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Unauthenticated { .. } | Self::NotFound { .. })
+    }
+
+    /// Whether the registry itself denies it, so that the same question gets the same answer for a while.
+    pub fn is_answer(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NotFound { .. })
     }
 

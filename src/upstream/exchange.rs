@@ -7,26 +7,28 @@
 //!
 //! Deliberately not here: other endpoints and retries (`attempts`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{Method, Response, StatusCode};
-use url::{Origin, Url};
+use url::Url;
 
 use crate::credentials::PresentedCredential;
 use crate::reference::{Principal, Registry};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-use crate::upstream::auth::authenticator::{AuthRequest, Authenticator, OriginAuthorization};
+use crate::upstream::auth::authenticator::{AuthRequest, Authenticator, OriginAuthorization, Unanswered};
 use crate::upstream::auth::challenge;
 use crate::upstream::body::{ResponseBody, drain};
 use crate::upstream::endpoint::head_support::{Contradiction, HeadSupport};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{Error, Failure, Party};
+use crate::upstream::exchange_state::{ExchangeState, HeadVerdict, PlainAttempt, head_verdict, without_body};
 use crate::upstream::metrics::RequestKind;
+use crate::upstream::proof::Proof;
 use crate::upstream::redirect::{self, REDIRECTS_MAX, RedirectError};
 use crate::upstream::request::RegistryRequest;
 use crate::upstream::response::{RegistryResponse, ResponseContext};
@@ -48,37 +50,6 @@ pub(super) struct Exchange {
     pub(super) clock: Clock,
 }
 
-/// How far a request has come: the endpoint at first, then one redirect target after the other.
-struct ExchangeState<'a> {
-    endpoint: &'a Endpoint,
-    request: &'a RegistryRequest<'a>,
-    /// The origin of the endpoint.
-    home: Origin,
-    url: Url,
-    trust: HostTrust,
-    redirects: usize,
-    authorizations: HashMap<Origin, OriginAuthorization>,
-    /// Whether a challenge could not be answered: then the error is not that of the resource.
-    unanswerable: bool,
-}
-
-impl<'a> ExchangeState<'a> {
-    fn new(endpoint: &'a Endpoint, request: &'a RegistryRequest<'a>) -> Self {
-        let url = endpoint.resource_url(request.repository, &request.path, request.query.as_deref());
-        let (home, trust) = (url.origin(), endpoint.trust);
-        let (redirects, authorizations, unanswerable) = (0, HashMap::new(), false);
-        Self { endpoint, request, home, url, trust, redirects, authorizations, unanswerable }
-    }
-
-    fn is_at_endpoint(&self) -> bool {
-        self.url.origin() == self.home
-    }
-
-    fn authorization(&self) -> Option<&OriginAuthorization> {
-        self.authorizations.get(&self.url.origin())
-    }
-}
-
 impl Exchange {
     /// Sends `request` to `endpoint`.
     ///
@@ -93,7 +64,10 @@ impl Exchange {
         match self.authenticator.expected(self.auth_request(&state)).await {
             Ok(None) => {}
             Ok(Some(authorization)) => drop(state.authorizations.insert(state.home.clone(), authorization)),
-            Err(error) => return Err(Failure::new(error, Party::TokenServer)),
+            Err(Unanswered { challenge, error }) => {
+                state.plain = Some(PlainAttempt { challenge, refused: None, otherwise: Err(error) });
+                state.asked_plainly = true;
+            }
         }
         let answer = self.final_response(&mut state).await;
         let verdict =
@@ -152,7 +126,7 @@ impl Exchange {
 
     /// Asks by `GET` what a `HEAD` did not say, with the tokens that the `HEAD` had.
     async fn confirm(&self, head: ExchangeState<'_>) -> Result<RegistryResponse, Failure> {
-        let ExchangeState { endpoint, request, authorizations, .. } = head;
+        let ExchangeState { endpoint, request, authorizations, asked_plainly, .. } = head;
         let get = request.confirming();
         let principal = self.principal(endpoint, request);
         let registry = request.repository.registry();
@@ -162,7 +136,7 @@ impl Exchange {
             let error = Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) };
             return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
         }
-        let mut state = ExchangeState { authorizations, ..ExchangeState::new(endpoint, &get) };
+        let mut state = ExchangeState { authorizations, asked_plainly, ..ExchangeState::new(endpoint, &get) };
         let answer = self.final_response(&mut state).await;
         let result = self.classify(&state, answer).await;
         self.rate_limits.record_result(account, request.repository, &class, result)
@@ -172,6 +146,15 @@ impl Exchange {
     async fn final_response(&self, state: &mut ExchangeState<'_>) -> Result<Response<ResponseBody>, Error> {
         loop {
             let response = self.send_once(state).await?;
+            if let Some(attempt) = state.plain.take()
+                && !self.is_opened(state, &attempt, &response)
+            {
+                drain(response.into_body()).await;
+                let PlainAttempt { refused, otherwise, .. } = attempt;
+                state.authorizations.extend(refused.map(|refused| (state.home.clone(), refused)));
+                state.unanswerable = otherwise.is_err();
+                return otherwise;
+            }
             match response.status().as_u16() {
                 // Some registries challenge a `GET` only; a redirect target that does not challenge speaks of its signed URL.
                 401 if (state.request.method == Method::HEAD || !state.is_at_endpoint())
@@ -189,6 +172,7 @@ impl Exchange {
                     state.unanswerable = answered.is_err();
                     answered?;
                 }
+                401 | 403 if state.may_ask_plainly() => state.ask_plainly(Ok(without_body(response).await)),
                 301 | 302 | 303 | 307 | 308 => self.follow_redirect(state, response).await?,
                 _ => return Ok(response),
             }
@@ -257,9 +241,31 @@ impl Exchange {
         let challenge = challenge::parse(response.headers(), state.request.repository);
         drain(response.into_body()).await;
         let request = self.auth_request(state);
-        let authorization = self.authenticator.answer(challenge, state.authorization(), request).await?;
-        state.authorizations.insert(state.url.origin(), authorization);
+        match self.authenticator.answer(challenge, state.authorization(), request).await {
+            Ok(authorization) => drop(state.authorizations.insert(state.url.origin(), authorization)),
+            Err(error) if state.may_ask_plainly() => state.ask_plainly(Err(error)),
+            Err(error) => return Err(error),
+        }
         Ok(())
+    }
+
+    /// Whether an endpoint that was asked without authorization opens the repository, or asks for another authorization
+    /// than the one that failed.
+    fn is_opened(
+        &self,
+        state: &ExchangeState<'_>,
+        attempt: &PlainAttempt,
+        response: &Response<ResponseBody>,
+    ) -> bool {
+        let repository = state.request.repository;
+        match response.status().as_u16() {
+            200..=399 => {
+                self.authenticator.record_open(&state.url, repository);
+                true
+            }
+            401 => challenge::parse(response.headers(), repository).is_some_and(|c| c != attempt.challenge),
+            _ => false,
+        }
     }
 
     async fn follow_redirect(
@@ -301,6 +307,16 @@ impl Exchange {
         }
     }
 
+    /// What a success proves; `bare` if no extra header may have been a credential.
+    fn proof(&self, state: &ExchangeState<'_>, bare: bool) -> Proof {
+        if bare && state.authorizations.is_empty() {
+            return Proof::Public;
+        }
+        let now = self.clock.now();
+        let authorization = state.authorizations.get(&state.home);
+        Proof::Principal { token_age: authorization.map_or(Duration::ZERO, |a| a.token_age(now)) }
+    }
+
     fn context<'a>(&'a self, state: &ExchangeState<'a>) -> ResponseContext<'a> {
         // The extra headers of a docker config may be what opened the repository.
         let credential = self.credential_for(state.endpoint, state.request);
@@ -311,40 +327,17 @@ impl Exchange {
             from_endpoint: state.is_at_endpoint(),
             is_blob: state.request.kind == RequestKind::Blob,
             presented: self.presented(state),
-            public: bare && state.authorizations.is_empty(),
+            proof: self.proof(state, bare),
             by_get: state.request.method == Method::GET,
             now: self.clock.now(),
         }
     }
 }
 
-/// Whether the answer to a `HEAD` counts.
-enum HeadVerdict {
-    /// It does.
-    Stands,
-    /// A `GET` has to confirm it: registries, and the object stores behind them, refuse `HEAD` where `GET` works. With
-    /// what it means if `GET` does.
-    ToBeConfirmed(Contradiction),
-}
-
-fn head_verdict(state: &ExchangeState<'_>, answer: &Result<Response<ResponseBody>, Error>) -> HeadVerdict {
-    match answer {
-        Err(_) if state.unanswerable => HeadVerdict::Stands,
-        Ok(response) => match response.status().as_u16() {
-            200 if state.request.is_confirmed_by(response.headers()) => HeadVerdict::Stands,
-            // A limit is not lifted by one more request, a login that was refused is not repeated, and what may be a bad
-            // moment is repeated after a pause (`attempts`), by GET.
-            408 | 429 | 500 | 502..=599 => HeadVerdict::Stands,
-            401 if state.authorization().is_some_and(OriginAuthorization::is_login) => HeadVerdict::Stands,
-            404 | 410 => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
-            _ => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
-        },
-        // It redirected to nowhere.
-        Err(Error::Invalid { .. }) => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
-        Err(_) => HeadVerdict::Stands,
-    }
-}
-
 #[cfg(test)]
 #[path = "exchange_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "exchange_challenge_tests.rs"]
+mod challenge_tests;

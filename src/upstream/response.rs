@@ -13,6 +13,7 @@ use crate::upstream::body::{ResponseBody, read_small};
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::error::Error;
 use crate::upstream::headers::{retry_after, unsatisfied_range_total};
+use crate::upstream::proof::Proof;
 
 /// The longest time for an error document.
 const ERROR_DOCUMENT_WAIT: Duration = Duration::from_secs(2);
@@ -24,8 +25,8 @@ const ERROR_DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 pub struct Allowed<T> {
     /// The resource.
     pub value: T,
-    /// Whether the registry required no credential: then the right that the response proves is everyone's.
-    pub public: bool,
+    /// The right that the response proves.
+    pub public: Proof,
 }
 
 /// The head of a response of status 200 or 206, with the body to come.
@@ -33,8 +34,8 @@ pub(super) struct RegistryResponse {
     pub(super) response: Response<ResponseBody>,
     /// `host:port` of the sender, for errors.
     pub(super) host: String,
-    /// Whether the request had nothing that could be a credential.
-    pub(super) public: bool,
+    /// The right that it proves.
+    pub(super) public: Proof,
     /// Whether this answers a `GET`, which may have taken the place of a `HEAD`.
     pub(super) by_get: bool,
     /// The endpoint that the request was sent to; the sender may be a redirect target.
@@ -54,8 +55,8 @@ pub(super) struct ResponseContext<'a> {
     /// Whether a blob was asked for: object stores answer for those behind URLs that expire.
     pub(super) is_blob: bool,
     pub(super) presented: &'a PresentedCredential,
-    /// Whether the request had nothing that could be a credential.
-    pub(super) public: bool,
+    /// The right that a success proves: everyone's if the request had nothing that could be a credential.
+    pub(super) proof: Proof,
     /// Whether the request was a `GET`.
     pub(super) by_get: bool,
     pub(super) now: Timestamp,
@@ -67,7 +68,7 @@ impl ResponseContext<'_> {
     /// # Errors
     /// What its status means.
     pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<RegistryResponse, Error> {
-        let Self { host, endpoint, from_endpoint, public, by_get, .. } = self;
+        let Self { host, endpoint, from_endpoint, proof: public, by_get, .. } = self;
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
         let credential = || match self.presented.principal.kind {
@@ -95,7 +96,7 @@ impl ResponseContext<'_> {
             404 | 410 => {
                 // Only the registry itself knows its repositories.
                 let repository_unknown = from_endpoint && says_name_unknown(response).await;
-                Err(Error::NotFound { host, repository_unknown, public })
+                Err(Error::NotFound { host, repository_unknown, public: public == Proof::Public })
             }
             405 => Err(Error::MethodNotAllowed { host }),
             416 => {
@@ -169,7 +170,7 @@ mod tests {
             from_endpoint,
             is_blob,
             presented: &presented,
-            public: true,
+            proof: Proof::Public,
             by_get: true,
             now,
         };

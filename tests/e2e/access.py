@@ -78,9 +78,9 @@ class Tenants(Access):
         cls.plugin = cls.world.directory("plugin")
         providers = plugin(cls.plugin, "reg.test/plugin", PLUGIN)
         cls.evil, evil = cls.evil_registry(cls.pushed["a/app"])
-        cls.larder = Larder(cls.world, {"reg.test": cls.registry.url, "evil.test": evil},
-                            f'[credentials]\nnode = ["{directory}/config.json"]\n{providers}'
-                            f'[upstream]\ntrusted_realms = ["{cls.tokens.address}"]\n[log]\nlevel = "trace"\n')
+        cls.larder = Larder(cls.world, {"evil.test": evil, "reg.test": cls.registry.url},
+                            f'trusted_realms = ["{cls.tokens.address}"]\n'
+                            f'[credentials]\nnode = ["{directory}/config.json"]\n{providers}[log]\nlevel = "trace"\n')
 
     @classmethod
     def tearDownClass(cls):
@@ -220,7 +220,7 @@ class DockerLogins(Access):
         tokens = TokenServer(world, accounts(), ["public/app"])
         registry = Registry(world, tokens.auth())
         pushed = {r: image.push(world, registry, r, "v1", ADMIN) for r in ("a/app", "public/app")}
-        larder = Larder(world, {"docker.io": registry.url}, f'[upstream]\ntrusted_realms = ["{tokens.address}"]\n',
+        larder = Larder(world, {"docker.io": registry.url}, f'trusted_realms = ["{tokens.address}"]\n',
                         default="docker.io")
         etc = world.directory("etc")
         with open(f"{etc}/daemon.json", "w", encoding="utf-8") as file:
@@ -278,8 +278,8 @@ class PathLogins(unittest.TestCase):
         threading.Thread(target=stranger.serve_forever, daemon=True).start()
         self.addCleanup(stranger.shutdown)
         # Without a section a registry is reached over TLS and by a public name alone; this key makes it as strange.
-        sections = (f'[[registry]]\nhost = "evil.test"\nendpoints = ["http://127.0.0.1:{stranger.server_port}"]\n'
-                    f'path_logins = false\n[upstream]\ntrusted_realms = ["{tokens.address}"]\n')
+        sections = (f'trusted_realms = ["{tokens.address}"]\n[[registry]]\nhost = "evil.test"\n'
+                    f'endpoints = ["http://127.0.0.1:{stranger.server_port}"]\npath_logins = false\n')
         larder = Larder(world, {"reg.test": registry.url}, sections)
         root = world.directory("podman")
         podman = ("podman", "--root", f"{root}/root", "--runroot", f"{root}/run", "--storage-driver", "vfs")
@@ -335,7 +335,7 @@ class KubernetesUseCases(Access):
         registry = Registry(self.world, tokens.auth())
         config = image.push(self.world, registry, "a/app", "v1", ADMIN)["config amd64"]
         self.larder = Larder(self.world, {"reg.test": registry.url},
-                             f'grant_ttl = "0s"\n[upstream]\ntrusted_realms = ["{tokens.address}"]\n')
+                             f'grant_ttl = "0s"\ntrusted_realms = ["{tokens.address}"]\n')
         puller = self.can_pull("reg.test/a/app:v1", A, config)
         self.cannot_pull("reg.test/a/app:v1", None)
         self.can_pull("reg.test/a/app:v1", A, config, puller)

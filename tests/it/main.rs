@@ -29,6 +29,7 @@ mod program;
 mod pulls;
 mod ranges;
 mod rate_limit_day;
+mod refusals;
 mod registry_compatibility;
 mod reload;
 mod rights;

@@ -94,7 +94,15 @@ async fn a_realm_inside_the_nodes_network_is_asked_only_if_the_operator_listed_i
     assert!(realm.seen().is_empty());
     larder.stop().await;
 
-    let listed = format!("[upstream]\ntrusted_realms = [\"{}\"]", realm.address);
-    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &listed);
+    let section = |host: &str, more: &str| {
+        format!("[[registry]]\nhost = \"{host}\"\nendpoints = [\"{}\"]\n{more}\n", registry.url())
+    };
+    let listed = format!("trusted_realms = [\"{}\"]", realm.address);
+    let sections = section("reg.test", &listed) + &section("stranger.test", "");
+    let larder = Larder::start(directory.path(), &[], &sections);
     assert_eq!(larder.get("/v2/reg.test/team/app/manifests/v1").await.status, StatusCode::OK);
+    realm.forget_seen();
+    let stranger = larder.get("/v2/stranger.test/team/app/manifests/v1").await;
+    assert_eq!(stranger.status, StatusCode::UNAUTHORIZED, "it is trusted for the other registry alone");
+    assert!(realm.seen().is_empty());
 }

@@ -7,6 +7,7 @@ use super::access::{policy, time};
 use super::endpoint::EndpointKind;
 use super::freshness::TagTtlKind;
 use super::server::registry;
+use super::upstream::authority;
 use crate::config::report::Place;
 use crate::config::schema::section;
 use crate::config::value::{Text, flag, list, path};
@@ -40,6 +41,10 @@ section! {
 
     /// PEM file of the key of `client_cert`; may be the same file. A reload reads it again.
     reload client_key: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/client.key\"";
+
+    /// host:port of this registry's token servers that are at a private address, at another IP address than the
+    /// registry, or in another domain. A credential for this registry is shown to them.
+    reload trusted_realms: Vec<String> = list(authority()), |_| Vec::new(), example "[\"auth.corp:443\"]";
 
     /// As `policy` in [access].
     reload access: Option<Policy> = policy(), |_| None, example "\"open\"";
@@ -96,6 +101,7 @@ impl Registry {
             endpoints: self.endpoints.clone(),
             ca: self.ca.clone(),
             client: client.map(|(certificate, key)| ClientCertificate { certificate, key }),
+            trusted_realms: self.trusted_realms.iter().cloned().collect(),
         }
     }
 

@@ -35,10 +35,6 @@ section! {
     /// The longest pause within a body.
     reload idle_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().idle;
 
-    /// host:port of token servers that are at a private address, at another IP address than their registry, or in
-    /// another domain. A credential is shown to them.
-    reload trusted_realms: Vec<String> = list(authority()), |_| Vec::new();
-
     /// host:port of servers at a private address to which a registry may redirect.
     reload trusted_redirects: Vec<String> = list(authority()), |_| Vec::new();
 }
@@ -108,7 +104,7 @@ fn allowed() -> Text<Allowed> {
     parsed("registry or \"public\"", &["quay.io", "ghcr.io"])
 }
 
-fn authority() -> Text<String> {
+pub(super) fn authority() -> Text<String> {
     let read = |text: &str| match text.parse::<Registry>() {
         Ok(at) if at.host().len() < at.as_str().len() => Ok(at.as_str().to_ascii_lowercase()),
         _ => Err("expected host:port, such as auth.corp:443".to_owned()),

@@ -33,7 +33,7 @@ use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, Allowed, AuthContext};
+use crate::upstream::{self, Allowed, AuthContext, Proof};
 
 type Confirmations = Singleflight<(Repository, Digest, Principal), Result<Allowed<Option<u64>>, Error>>;
 
@@ -161,12 +161,13 @@ impl Access {
                 return Err(Error::authentication_required(ChallengeReason::RateLimit, None));
             }
             let question = self.question(repository, subject, &presented);
+            let revocations = inner.grants.revocations();
             let result = match inner.denials.find(&question, self.negative_ttl()) {
                 Some(error) => Err(error),
                 None => {
                     let patience = context.patience();
                     let result = request(AuthContext { presented: presented.clone(), proof, patience }).await;
-                    self.record(question, &presented, proof.is_some(), &result).await;
+                    self.record(question, &presented, proof.map(|_| revocations), &result).await;
                     result
                 }
             };
@@ -183,8 +184,8 @@ impl Access {
                 Err(error) => return Err(error),
             }
         }
-        if limited.is_none() && !caller.is_identified() && denied.as_ref().is_some_and(Error::revokes_access)
-        {
+        let is_refused = denied.as_ref().is_some_and(Error::revokes_access) && *subject != Subject::List;
+        if limited.is_none() && !caller.is_identified() && is_refused {
             inner.refused.record(repository);
         }
         let none_asked = Error::authentication_required(ChallengeReason::Refused, None);
@@ -215,41 +216,48 @@ impl Access {
         Some(again)
     }
 
-    /// Records what an answer says about rights.
+    /// Records what an answer says about rights. `proves` is what [`Grants::revocations`] was before the question, if the
+    /// answer is a proof.
     async fn record<T>(
         &self,
         question: Question,
         presented: &PresentedCredential,
-        proves: bool,
+        proves: Option<u64>,
         result: &Result<Allowed<T>, Error>,
     ) {
         let inner = &*self.0;
         let registry = question.repository.registry();
+        // A list is another question than that for content: who may read the one may be refused the other.
+        let proves = proves.filter(|_| question.subject != Subject::List);
         match result {
             Ok(allowed) => {
                 // A mirror's delivery is no answer of the registry.
                 if !inner.upstream.is_in_outage(registry) {
                     inner.outages.end(registry).await;
                 }
-                if proves {
+                if let Some(revocations) = proves {
                     // What upstream gives without a credential is every caller's right, whatever was shown.
-                    let principal =
-                        if allowed.public { inner.principals.anonymous() } else { presented.principal };
+                    let (principal, age) = match allowed.public {
+                        Proof::Public => (inner.principals.anonymous(), Duration::ZERO),
+                        Proof::Principal { token_age } => (presented.principal, token_age),
+                    };
                     inner.metrics.count_right(principal, "proved");
-                    self.record_grant(&question.repository, principal).await;
+                    self.grant(&question.repository, principal, age, revocations).await;
                 }
             }
             Err(error) if error.is_denied() => {
                 inner.outages.end(registry).await;
-                if error.revokes_access() {
+                if error.revokes_access() && question.subject != Subject::List {
                     let (repository, source) = (&question.repository, &presented.source);
                     tracing::info!(%repository, %source, %error, "upstream refused a credential");
                     inner.principals.refused(repository, presented);
-                    if proves && inner.grants.end(&question.repository, question.principal).await {
+                    if proves.is_some() && inner.grants.end(&question.repository, question.principal).await {
                         inner.metrics.count_right(question.principal, "ended");
                     }
                 }
-                inner.denials.record(question, error.clone(), self.negative_ttl());
+                if error.is_answer() {
+                    inner.denials.record(question, error.clone(), self.negative_ttl());
+                }
             }
             // Trouble with one question is no outage of the registry.
             Err(Error::Upstream(error))
@@ -261,10 +269,14 @@ impl Access {
         }
     }
 
-    /// Records that `principal` may read `repository`: upstream said so, or the owner of the store.
+    /// Records that the owner of the store lets `principal` read `repository`.
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
         self.0.outages.end(repository.registry()).await;
-        self.0.grants.record(repository, principal).await;
+        self.grant(repository, principal, Duration::ZERO, self.0.grants.revocations()).await;
+    }
+
+    async fn grant(&self, repository: &Repository, principal: Principal, age: Duration, revocations: u64) {
+        self.0.grants.record(repository, principal, age, revocations).await;
         if principal.kind.is_shared() {
             self.0.refused.forget(repository);
         }
@@ -316,6 +328,8 @@ impl Access {
     /// # Errors
     /// The disk.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
+        // Before the rights: none may be proved again by a token from before.
+        self.0.upstream.forget_tokens(repository);
         let count = self.0.grants.revoke(repository).await?;
         match repository {
             Some(repository) => tracing::warn!(%repository, count, "the operator revoked grants"),
@@ -354,7 +368,7 @@ impl Access {
                     upstream.confirm_manifest(repository, *digest, &auth).await?.public
                 }
                 Subject::Blob(digest) => upstream.confirm_blob(repository, *digest, &auth).await?.public,
-                Subject::List => false,
+                Subject::List => return Err(Error::panicked("probed a list")),
             };
             Ok(Allowed { value: (), public })
         };

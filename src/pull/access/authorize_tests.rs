@@ -55,6 +55,50 @@ async fn what_upstream_gives_without_a_credential_is_every_callers_right() {
 }
 
 #[tokio::test]
+async fn a_right_is_no_younger_than_the_token_that_proved_it() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    parts.registry.allow(&app, &["alice"]);
+    parts.registry.accept_tokens_of(Duration::from_secs(240));
+    let alice = parts.pull_as("alice", &app);
+    confirm(&parts, &alice).await.unwrap();
+    assert!(parts.access.known().fresh(&alice, Use::Read).await.is_some());
+    parts.clock.advance(Duration::from_secs(61));
+    assert!(parts.access.known().fresh(&alice, Use::Read).await.is_none(), "it lasts twice grant_ttl");
+}
+
+#[tokio::test]
+async fn what_is_said_about_a_list_changes_no_right() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    parts.registry.allow(&app, &["alice"]);
+    let alice = parts.pull_as("alice", &app);
+    let list = |context: PullContext| {
+        let (access, client) = (parts.access.clone(), Arc::clone(&parts.registry));
+        async move {
+            let repository = context.repository().clone();
+            let request = |auth: AuthContext| {
+                let (client, repository) = (Arc::clone(&client), repository.clone());
+                async move { Ok(client.list(&repository, &upstream::Listing::Tags, None, &auth).await?) }
+            };
+            access.ask(&context, &Subject::List, Purpose::Prove, request).await.map(|_| ())
+        }
+    };
+    list(alice.clone()).await.unwrap();
+    assert!(
+        parts.access.known().fresh(&alice, Use::Read).await.is_none(),
+        "a list proved a right to content"
+    );
+    confirm(&parts, &alice).await.unwrap();
+    parts.registry.allow(&app, &[]);
+    assert!(list(alice.clone()).await.is_err());
+    assert!(parts.access.known().fresh(&alice, Use::Read).await.is_some(), "a list ended a right to content");
+    assert!(list(for_tests::pull(&app)).await.is_err());
+    parts.registry.allow(&app, &["-"]);
+    confirm(&parts, &for_tests::pull(&app)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_right_holds_in_an_outage_for_its_own_caller_only() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     parts.registry.push(&app, None, b"layer");

@@ -4,6 +4,7 @@
 //! the wall clock for the disk and by the monotonic clock besides, so that a clock set back makes no grant young again.
 //! Bounded in memory and on disk; what is forgotten costs one request to upstream.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -41,11 +42,17 @@ type Proofs = BoundedMap<Principal, Proof>;
 pub(crate) struct Grants {
     records: Records,
     repositories: Mutex<BoundedMap<Repository, Proofs>>,
+    /// How often rights were revoked by hand.
+    revocations: AtomicU64,
 }
 
 impl Grants {
     pub(crate) fn new(records: Records) -> Self {
-        Self { records, repositories: Mutex::new(BoundedMap::new(REPOSITORIES_MAX)) }
+        Self {
+            records,
+            repositories: Mutex::new(BoundedMap::new(REPOSITORIES_MAX)),
+            revocations: AtomicU64::new(0),
+        }
     }
 
     /// The grants of `repository`.
@@ -80,26 +87,45 @@ impl Grants {
         Some(repositories.get(repository)?.iter().map(grant).collect())
     }
 
-    /// Records that upstream let `principal` read `repository` just now.
-    pub(crate) async fn record(&self, repository: &Repository, principal: Principal) {
+    /// What [`Self::record`] is to be given for a question that is asked now: a right that is revoked until the answer is
+    /// there is not brought back by it.
+    pub(crate) fn revocations(&self) -> u64 {
+        self.revocations.load(Ordering::Acquire)
+    }
+
+    /// Records that upstream let `principal` read `repository`, by a proof of this age, unless rights were revoked after
+    /// `revocations`. An older proof replaces no younger one.
+    pub(crate) async fn record(
+        &self,
+        repository: &Repository,
+        principal: Principal,
+        age: Duration,
+        revocations: u64,
+    ) {
         // What is on disk has to be known before it can be renewed.
         self.of(repository).await;
         let now = self.records.clock().now();
+        let proved = Moment::ago(age, now);
         let write = {
             let mut repositories = self.repositories.lock();
-            let fresh = Proof { proved: Moment::recorded(now), written_at: None };
+            // Under the lock that a revocation takes after it has counted.
+            if self.revocations() != revocations {
+                return;
+            }
             let proofs = proofs_of(&mut repositories, repository);
-            proofs.get_or_insert_with(principal, || fresh);
-            let Some(proof) = proofs.get(&principal) else { return };
-            proof.proved = fresh.proved;
-            let write = proof.written_at.is_none_or(|at| at > now || at.age_at(now) >= RENEWAL);
+            let Proof { proved: before, written_at } =
+                proofs.get_or_insert_with(principal, || Proof { proved, written_at: None });
+            if before.age_at(now) > age {
+                *before = proved;
+            }
+            let write = written_at.is_none_or(|at| at > now || at.age_at(proved.at) >= RENEWAL);
             if write {
-                proof.written_at = Some(now);
+                *written_at = Some(proved.at);
             }
             write
         };
         if write {
-            self.records.set_grant_later(repository, principal, now).await;
+            self.records.set_grant_later(repository, principal, proved.at).await;
         }
     }
 
@@ -129,6 +155,7 @@ impl Grants {
     /// # Errors
     /// The disk.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
+        self.revocations.fetch_add(1, Ordering::AcqRel);
         let clear = || match repository {
             Some(repository) => drop(self.repositories.lock().remove(repository)),
             None => self.repositories.lock().clear(),
@@ -154,14 +181,49 @@ mod tests {
     use crate::pull::for_tests;
     use crate::reference::PrincipalKind;
 
+    async fn record(grants: &Grants, repository: &Repository, principal: Principal) {
+        grants.record(repository, principal, Duration::ZERO, grants.revocations()).await;
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_as_old_as_its_token_and_replaces_no_younger_one() {
+        let (store, clock, _directory) = for_tests::store();
+        let app: Repository = "reg.test/app".parse().unwrap();
+        let alice = Principal::new(PrincipalKind::Caller, [1; 16]);
+        let (grants, minute) = (Grants::new(store.records().clone()), Duration::from_secs(60));
+        grants.record(&app, alice, 4 * minute, 0).await;
+        for grants in [&grants, &Grants::new(store.records().clone())] {
+            assert_eq!(grants.of(&app).await[0].age.as_secs(), 240);
+        }
+        clock.advance(minute);
+        grants.record(&app, alice, minute / 2, 0).await;
+        assert_eq!(grants.of(&app).await[0].age.as_secs(), 30);
+        grants.record(&app, alice, 5 * minute, 0).await;
+        assert_eq!(grants.of(&app).await[0].age.as_secs(), 30, "an older proof made it old");
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_a_question_from_before_a_revocation_brings_no_right_back() {
+        let (store, _clock, _directory) = for_tests::store();
+        let app: Repository = "reg.test/app".parse().unwrap();
+        let alice = Principal::new(PrincipalKind::Caller, [1; 16]);
+        let grants = Grants::new(store.records().clone());
+        let before = grants.revocations();
+        grants.revoke(Some(&app)).await.unwrap();
+        grants.record(&app, alice, Duration::ZERO, before).await;
+        assert!(grants.of(&app).await.is_empty());
+        record(&grants, &app, alice).await;
+        assert_eq!(grants.of(&app).await.len(), 1);
+    }
+
     #[tokio::test]
     async fn a_grant_outlives_a_restart_and_a_revoked_one_does_not() {
         let (store, clock, _directory) = for_tests::store();
         let app: Repository = "reg.test/app".parse().unwrap();
         let [one, two] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
         let grants = Grants::new(store.records().clone());
-        grants.record(&app, one).await;
-        grants.record(&app, two).await;
+        record(&grants, &app, one).await;
+        record(&grants, &app, two).await;
         store.flush().await;
         clock.advance(Duration::from_secs(60));
         let ages: Vec<_> =
@@ -189,7 +251,7 @@ mod tests {
         for n in 0..=PRINCIPALS_MAX {
             let mut key = [0; 16];
             key[..8].copy_from_slice(&n.to_le_bytes());
-            grants.record(&app, Principal::new(PrincipalKind::Caller, key)).await;
+            record(&grants, &app, Principal::new(PrincipalKind::Caller, key)).await;
         }
         assert_eq!(grants.of(&app).await.len(), PRINCIPALS_MAX);
     }

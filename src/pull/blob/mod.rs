@@ -452,7 +452,11 @@ fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
     match error {
         Error::LeaderGone | Error::TaskEnded { .. } => true,
         Error::AuthenticationRequired { .. }
-        | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Refused { .. }) => true,
+        | Error::Upstream(
+            upstream::Error::NotFound { .. }
+            | upstream::Error::Refused { .. }
+            | upstream::Error::Unauthenticated { .. },
+        ) => true,
         Error::Upstream(_) | Error::Store(store::Error::Mismatch { .. }) => !is_own_answer,
         _ => false,
     }

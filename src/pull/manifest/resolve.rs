@@ -331,7 +331,8 @@ impl Tags {
         let repository = context.repository();
         let refused = matches!(
             &error,
-            Error::Upstream(upstream::Error::Refused { .. }) | Error::AuthenticationRequired { .. }
+            Error::Upstream(upstream::Error::Refused { .. } | upstream::Error::Unauthenticated { .. })
+                | Error::AuthenticationRequired { .. }
         );
         if !refused || !access.known().is_open_to_all(repository) {
             return Err(error);

@@ -5,12 +5,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use url::Url;
 
-use crate::credentials::PresentedCredential;
+use crate::credentials::{Credential, PresentedCredential};
 use crate::reference::Repository;
+use crate::support::clock::{Moment, Timestamp};
 use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::challenge::{BearerChallenge, Challenge};
 use crate::upstream::auth::challenge_cache::ChallengeCache;
-use crate::upstream::auth::tokens::{IssuedToken, Tokens, WantedToken};
+use crate::upstream::auth::tokens::{Tokens, WantedToken};
 use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
@@ -36,9 +37,19 @@ pub(crate) struct AuthRequest<'a> {
 /// What authorizes requests to one origin.
 pub(crate) struct OriginAuthorization {
     authorization: AuthorizationHeader,
+    /// When the token was issued; `None` for a user name and password.
+    issued: Option<Moment>,
     /// Whether it was made for this request: then there is no better one.
     fresh: bool,
+    /// Whether the origin did not ask for it, at this request: a challenge that it gave before was taken for its word.
+    expected: bool,
     challenge: Challenge,
+}
+
+/// A challenge that is expected and could not be answered.
+pub(crate) struct Unanswered {
+    pub(crate) challenge: Challenge,
+    pub(crate) error: Error,
 }
 
 impl OriginAuthorization {
@@ -50,6 +61,21 @@ impl OriginAuthorization {
     /// Whether it is a user name and password, which the origin itself checks.
     pub(crate) fn is_login(&self) -> bool {
         matches!(self.challenge, Challenge::Basic)
+    }
+
+    /// The challenge that it answers.
+    pub(crate) fn challenge(&self) -> &Challenge {
+        &self.challenge
+    }
+
+    /// Whether the origin did not ask for it, at this request.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.expected
+    }
+
+    /// How old the token is; zero for a user name and password.
+    pub(crate) fn token_age(&self, now: Timestamp) -> Duration {
+        self.issued.map_or(Duration::ZERO, |issued| issued.age_at(now))
     }
 
     /// Whether a new one may fare better after a response of this status. ECR Public answers 400 to an expired token.
@@ -67,62 +93,130 @@ impl Authenticator {
     /// challenged; `None` if a challenge has to come first.
     ///
     /// # Errors
-    /// The token server is in an outage: without a token, the origin would only refer to it again.
+    /// What is expected cannot be had. The origin may not ask for it for this repository.
     pub(crate) async fn expected(
         &self,
         request: AuthRequest<'_>,
-    ) -> Result<Option<OriginAuthorization>, Error> {
+    ) -> Result<Option<OriginAuthorization>, Unanswered> {
         let Some(challenge) = self.challenges.expected(&request.url.origin(), request.repository) else {
             return Ok(None);
         };
-        let authorization = match &challenge {
-            Challenge::Bearer(bearer) => match self.tokens.token(wanted(request, bearer, false)).await {
-                Ok(token) => Some(token.authorization),
-                Err(error) if error.is_outage() => return Err(error),
-                // The challenge may have changed.
-                Err(_) => None,
-            },
-            Challenge::Basic => request.presented.credential.as_ref().and_then(AuthorizationHeader::basic),
-            Challenge::Other => None,
-        };
-        Ok(authorization.map(|authorization| OriginAuthorization { authorization, fresh: false, challenge }))
+        // A user name and password that there is not, or that do not fit, may not be asked for.
+        if matches!(challenge, Challenge::Basic) && basic(request.presented).is_err() {
+            return Ok(None);
+        }
+        match self.made_for(challenge.clone(), false, request).await {
+            Ok(made) => Ok(Some(OriginAuthorization { expected: true, ..made })),
+            Err(error) => Err(Unanswered { challenge, error }),
+        }
     }
 
     /// Answers a challenge. `refused` is the authorization that the origin did not accept, if the request had one; its
     /// challenge counts where the response has none.
     ///
     /// # Errors
-    /// [`Error::Refused`] if what may be presented is no answer to the challenge; any error of the token server.
+    /// [`Error::Unauthenticated`] if what may be presented is no answer to the challenge; [`Error::Refused`] if it is an
+    /// answer and is not accepted, or if the origin wants a credential and there is none; any error of the token server.
     pub(crate) async fn answer(
         &self,
         challenge: Option<Challenge>,
         refused: Option<&OriginAuthorization>,
         request: AuthRequest<'_>,
     ) -> Result<OriginAuthorization, Error> {
-        let unanswerable =
-            |why: &str| Error::Refused { host: authority(request.url), status: 401, why: why.to_owned() };
-        let challenge = challenge
-            .or_else(|| refused.map(|refused| refused.challenge.clone()))
-            .ok_or_else(|| unanswerable("it answered 401 without a challenge"))?;
-        let renew = refused.is_some();
-        let IssuedToken { authorization, fresh } = match &challenge {
-            Challenge::Bearer(bearer) => self.tokens.token(wanted(request, bearer, renew)).await?,
-            // The same user name and password would only be refused again.
-            Challenge::Basic if renew => {
-                return Err(unanswerable("it refuses the user name and password"));
-            }
-            Challenge::Basic => match request.presented.credential.as_ref().map(AuthorizationHeader::basic) {
-                None => return Err(unanswerable("it asks for a user name and password")),
-                Some(None) => {
-                    return Err(unanswerable("it takes no identity token, only a user name and password"));
-                }
-                Some(Some(authorization)) => IssuedToken { authorization, fresh: true },
-            },
-            Challenge::Other => return Err(unanswerable("it asks for a scheme that is not supported")),
+        // A new token that the origin asks for now is no expectation any more.
+        let expected = challenge.is_none() && refused.is_some_and(|refused| refused.expected);
+        let challenge = challenge.or_else(|| refused.map(|refused| refused.challenge.clone()));
+        let Some(challenge) = challenge else {
+            let host = authority(request.url);
+            let why = "it answered 401 without a challenge that can be read".to_owned();
+            // It was not shown any credential, so that it said nothing about one.
+            return Err(match request.presented.credential {
+                Some(_) => Error::Unauthenticated { host, why },
+                None => Error::Refused { host, status: 401, why },
+            });
         };
-        self.challenges.remember(request.url.origin(), &challenge, request.repository);
-        Ok(OriginAuthorization { authorization, fresh, challenge })
+        // The same user name and password would only be refused again.
+        if refused.is_some() && matches!(challenge, Challenge::Basic) {
+            let why = "it refuses the user name and password".to_owned();
+            return Err(Error::Refused { host: authority(request.url), status: 401, why });
+        }
+        let made = self.made_for(challenge, refused.is_some(), request).await?;
+        self.challenges.remember(request.url.origin(), &made.challenge, request.repository);
+        Ok(OriginAuthorization { expected, ..made })
     }
+
+    /// Records that an origin, which asks for authorization elsewhere, opened a repository without any.
+    pub(crate) fn record_open(&self, url: &Url, repository: &Repository) {
+        self.challenges.record_open(url.origin(), repository);
+    }
+
+    /// Forgets the tokens of a repository, or all.
+    pub(crate) fn forget_tokens(&self, repository: Option<&Repository>) {
+        self.tokens.forget(repository);
+    }
+
+    /// What answers `challenge`; with `renew` no token that is cached.
+    async fn made_for(
+        &self,
+        challenge: Challenge,
+        renew: bool,
+        request: AuthRequest<'_>,
+    ) -> Result<OriginAuthorization, Error> {
+        let host = || authority(request.url);
+        let login = |challenge| {
+            let authorization = basic(request.presented).map_err(|lacks| lacks.error(host()))?;
+            Ok(OriginAuthorization { authorization, issued: None, fresh: true, expected: false, challenge })
+        };
+        let bearer = match &challenge {
+            Challenge::Bearer(bearer) => bearer,
+            Challenge::Basic => return login(challenge),
+            Challenge::Other(what) => {
+                let why = format!("it asks for what is not supported: {what}");
+                return Err(Error::Unauthenticated { host: host(), why });
+            }
+        };
+        let wanted = wanted(request, bearer, renew);
+        match self.tokens.server(wanted) {
+            Ok(server) => {
+                let issued = self.tokens.token(server, wanted).await?;
+                let (authorization, fresh) = (issued.token.authorization, issued.fresh);
+                let issued = Some(issued.token.issued);
+                Ok(OriginAuthorization { authorization, issued, fresh, expected: false, challenge })
+            }
+            // The registry itself takes the user name and password, too.
+            Err(_) if bearer.or_basic && !renew && basic(request.presented).is_ok() => {
+                login(Challenge::Basic)
+            }
+            Err(error) => Err(Error::Unauthenticated { host: host(), why: error.to_string() }),
+        }
+    }
+}
+
+/// Why there is no user name and password to show.
+enum Lacks {
+    Credential,
+    /// There is an identity token, which is never sent that way.
+    Password,
+}
+
+impl Lacks {
+    fn error(self, host: String) -> Error {
+        match self {
+            Self::Credential => {
+                let why = "it asks for a user name and password".to_owned();
+                Error::Refused { host, status: 401, why }
+            }
+            Self::Password => {
+                let why = "it takes no identity token, only a user name and password".to_owned();
+                Error::Unauthenticated { host, why }
+            }
+        }
+    }
+}
+
+fn basic(presented: &PresentedCredential) -> Result<AuthorizationHeader, Lacks> {
+    let credential: &Credential = presented.credential.as_ref().ok_or(Lacks::Credential)?;
+    AuthorizationHeader::basic(credential).ok_or(Lacks::Password)
 }
 
 fn wanted<'a>(request: AuthRequest<'a>, challenge: &'a BearerChallenge, renew: bool) -> WantedToken<'a> {

@@ -1,15 +1,21 @@
-//! Challenges of registries (RFC 9110 section 11.6.1): several headers, several challenges in one header, any case,
-//! quoted or not. Pure.
+//! Challenges of registries (RFC 9110 section 11.6.1): which of those that a response holds is answered, and for which
+//! scopes. The syntax is in [`super::challenge_syntax`]. Pure.
 //!
 //! Promises: no scope is requested that allows more than pulling, whatever the registry offers.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
+use url::Url;
 
 use crate::reference::Repository;
+use crate::upstream::auth::challenge_syntax::{self, Offer};
 
-/// Bytes of one header at most; a longer one is ignored.
+/// Bytes of one header at most; a longer one is not read.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
+/// Characters of a scheme that an error shows at most: a registry chose them.
+const SHOWN_CHARS_MAX: usize = 32;
+/// Challenges that an error shows at most.
+const SHOWN_OFFERS_MAX: usize = 4;
 
 /// What a registry requires before it answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +24,8 @@ pub(crate) enum Challenge {
     Bearer(BearerChallenge),
     /// A user name and password with every request (RFC 7617).
     Basic,
-    /// A scheme that is not supported.
-    Other,
+    /// Nothing that is supported: what there is, for people.
+    Other(String),
 }
 
 /// The parameters of a Bearer challenge (distribution, "Token Authentication Specification").
@@ -30,6 +36,8 @@ pub(crate) struct BearerChallenge {
     pub(crate) service: Option<String>,
     /// Scopes to request, separated by spaces: what the registry offers, reduced to pulling.
     pub(crate) scope: String,
+    /// Whether a user name and password would do as well.
+    pub(crate) or_basic: bool,
 }
 
 impl BearerChallenge {
@@ -46,37 +54,59 @@ impl BearerChallenge {
 
 /// The challenge to answer: Bearer before Basic before any other; `None` where there is none.
 pub(crate) fn parse(headers: &HeaderMap, repository: &Repository) -> Option<Challenge> {
-    let mut found = None;
+    let mut offers = Vec::new();
     for header in headers.get_all(WWW_AUTHENTICATE) {
-        let Some(text) = header.to_str().ok().filter(|text| text.len() <= HEADER_BYTES_MAX) else {
-            continue;
-        };
-        let Ok(challenges) = http_auth::parse_challenges(text) else {
-            continue;
-        };
-        for challenge in challenges {
-            if challenge.scheme.eq_ignore_ascii_case("bearer")
-                && let Some(bearer) = bearer(&challenge, repository)
-            {
-                return Some(Challenge::Bearer(bearer));
+        match header.as_bytes() {
+            bytes if bytes.len() > HEADER_BYTES_MAX => {
+                offers.push(Offer::unreadable("a header that is too long"))
             }
-            let basic = challenge.scheme.eq_ignore_ascii_case("basic");
-            found = if basic { Some(Challenge::Basic) } else { found.or(Some(Challenge::Other)) };
+            bytes => offers.extend(challenge_syntax::parse(&text(bytes))),
         }
     }
-    found
+    let or_basic = offers.iter().any(|offer| offer.is("basic"));
+    let bearers: Vec<_> = offers
+        .iter()
+        .filter(|offer| offer.is("bearer"))
+        .filter_map(|offer| bearer(offer, or_basic, repository))
+        .collect();
+    // A realm that is no URL is a name for people, as that of Basic is.
+    let usable = bearers.iter().find(|bearer| Url::parse(&bearer.realm).is_ok()).or(bearers.first());
+    match usable {
+        Some(bearer) => Some(Challenge::Bearer(bearer.clone())),
+        None if or_basic => Some(Challenge::Basic),
+        None if offers.is_empty() => None,
+        None => Some(Challenge::Other(shown(&offers))),
+    }
 }
 
-fn bearer(challenge: &http_auth::ChallengeRef<'_>, repository: &Repository) -> Option<BearerChallenge> {
-    let parameter = |name: &str| {
-        let (_, value) = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-        Some(value.to_unescaped()).filter(|value| !value.is_empty())
+/// The text of a header: UTF-8, or else Latin-1, as older servers send it.
+fn text(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().copied().map(char::from).collect(), str::to_owned)
+}
+
+/// What the offers are that cannot be answered, for people.
+fn shown(offers: &[Offer]) -> String {
+    let one = |offer: &Offer| match offer.is("bearer") {
+        true => "Bearer without a realm".to_owned(),
+        false => offer.scheme.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS_MAX).collect(),
     };
+    let all: Vec<String> = offers.iter().take(SHOWN_OFFERS_MAX).map(one).collect();
+    all.join(", ")
+}
+
+fn bearer(offer: &Offer, or_basic: bool, repository: &Repository) -> Option<BearerChallenge> {
     Some(BearerChallenge {
-        realm: parameter("realm")?,
-        service: parameter("service"),
-        scope: reduced_scope(parameter("scope").as_deref(), repository),
+        realm: offer.parameter("realm")?.to_owned(),
+        service: offer.parameter("service").map(str::to_owned),
+        scope: reduced_scope(offer.parameter("scope"), repository),
+        or_basic,
     })
+}
+
+/// Whether a scope that was requested covers pulling from `repository`.
+pub(crate) fn includes(scope: &str, repository: &Repository) -> bool {
+    let own = pull_scope(repository);
+    scope.split(' ').any(|scope| scope == own)
 }
 
 fn pull_scope(repository: &Repository) -> String {
@@ -105,12 +135,14 @@ fn reduced_scope(offered: Option<&str>, repository: &Repository) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn parsed(lines: &[&str]) -> Option<Challenge> {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(WWW_AUTHENTICATE, line.parse().unwrap());
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         let repository = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
         super::parse(&headers, &repository)
@@ -118,7 +150,17 @@ mod tests {
 
     fn bearer(realm: &str, service: Option<&str>, scope: &str) -> Option<Challenge> {
         let service = service.map(str::to_owned);
-        Some(Challenge::Bearer(BearerChallenge { realm: realm.to_owned(), service, scope: scope.to_owned() }))
+        let (realm, scope, or_basic) = (realm.to_owned(), scope.to_owned(), false);
+        Some(Challenge::Bearer(BearerChallenge { realm, service, scope, or_basic }))
+    }
+
+    fn or_basic(challenge: Option<Challenge>) -> Option<Challenge> {
+        let Some(Challenge::Bearer(bearer)) = challenge else { return challenge };
+        Some(Challenge::Bearer(BearerChallenge { or_basic: true, ..bearer }))
+    }
+
+    fn other(what: &str) -> Option<Challenge> {
+        Some(Challenge::Other(what.to_owned()))
     }
 
     #[test]
@@ -142,20 +184,45 @@ mod tests {
                 bearer("https://a/t", None, "aws repository:team/app:pull"),
             ),
             (vec![r#"Bearer realm="https://a/\"t\"""#], bearer(r#"https://a/"t""#, None, own)),
-            (vec![r#"Basic realm="x""#, r#"Bearer realm="https://a/t""#], bearer("https://a/t", None, own)),
+            (
+                vec![r#"Basic realm="x""#, r#"Bearer realm="https://a/t""#],
+                or_basic(bearer("https://a/t", None, own)),
+            ),
             (
                 vec![r#"Basic realm="x", Bearer realm="https://a/t",service=s"#],
-                bearer("https://a/t", Some("s"), own),
+                or_basic(bearer("https://a/t", Some("s"), own)),
+            ),
+            (
+                vec![r#"Bearer realm="Team Registry", Bearer realm="https://a/t""#],
+                bearer("https://a/t", None, own),
+            ),
+            (vec![r#"Bearer realm="Team Registry""#], bearer("Team Registry", None, own)),
+            (
+                vec![r#"Negotiate YII/x==, NTLM, Bearer realm="https://a/t""#],
+                bearer("https://a/t", None, own),
             ),
             (vec![r#"Basic realm="x""#], Some(Challenge::Basic)),
             (vec!["Negotiate", r#"basic realm="x""#], Some(Challenge::Basic)),
-            (vec!["Bearer"], Some(Challenge::Other)),
-            (vec![r#"Bearer service="no realm""#], Some(Challenge::Other)),
+            (vec!["Bearer"], other("Bearer without a realm")),
+            (vec![r#"Bearer service="no realm""#], other("Bearer without a realm")),
+            (vec!["Negotiate", "NTLM"], other("Negotiate, NTLM")),
             (vec!["\"\"\""], None),
             (vec![], None),
         ] {
             assert_eq!(parsed(&lines), expected, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_ascii_does_not_hide_the_challenge() {
+        let own = "repository:team/app:pull";
+        let line = r#"Basic realm="Zugang nur für Ärzte", Bearer realm="https://a/t",service="Größe""#;
+        assert_eq!(parsed(&[line]), or_basic(bearer("https://a/t", Some("Größe"), own)));
+        let mut headers = HeaderMap::new();
+        let latin = HeaderValue::from_bytes(b"Bearer realm=\"https://a/t\",service=\"Gr\xf6\xdfe\"").unwrap();
+        headers.append(WWW_AUTHENTICATE, latin);
+        let repository = "reg.test/team/app".parse().unwrap();
+        assert_eq!(super::parse(&headers, &repository), bearer("https://a/t", Some("Größe"), own));
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub(crate) mod authenticator;
 pub(crate) mod authorization;
 pub(crate) mod challenge;
 pub(crate) mod challenge_cache;
+pub(crate) mod challenge_syntax;
 pub(crate) mod realm;
 pub(crate) mod token_cache;
 pub(crate) mod token_request;

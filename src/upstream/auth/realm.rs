@@ -34,10 +34,12 @@ pub(crate) enum RealmError {
     UserName,
     #[error("its token realm has no host")]
     NoHost,
-    #[error("its token realm is another IP address or localhost; list it in [upstream] trusted_realms")]
+    #[error(
+        "its token realm is another IP address or localhost; list it in trusted_realms of the [[registry]]"
+    )]
     Address,
     #[error(
-        "its token realm is of another domain, to which no credential is sent; list it in [upstream] trusted_realms"
+        "its token realm is of another domain, to which no credential is sent; list it in trusted_realms of the [[registry]]"
     )]
     ForeignDomain,
 }

@@ -1,24 +1,34 @@
-//! The tokens that token servers issued, in memory, while they last; never written down.
+//! The tokens that token servers issued, in memory, while they last; never written down. And the logins that they refused
+//! a moment ago, so that no login is repeated at once: some registries lock an account for that.
 //!
-//! A token belongs to a realm, a service, a scope and a principal: what was issued to one principal is never used for
-//! another.
+//! A token belongs to a registry, a realm, a service, a scope and a principal: what was issued to one principal is never
+//! used for another. A refused login is known by a keyed hash of its credential.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::reference::Principal;
+use crate::credentials::Credential;
+use crate::reference::{Principal, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
+use crate::support::clock::{Moment, Timestamp};
 use crate::upstream::auth::authorization::AuthorizationHeader;
+use crate::upstream::auth::challenge;
+use crate::upstream::error::Error;
 
 /// Tokens at most; a node pulls from few repositories at a time. One that is forgotten is requested again.
 const TOKENS_MAX: usize = 4_096;
+/// Refused logins at most. One that is forgotten is repeated.
+const REFUSALS_MAX: usize = 1_024;
 
 /// What a token is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct TokenKey {
+    pub(crate) registry: Registry,
     pub(crate) realm: Url,
     pub(crate) service: Option<String>,
     /// Separated by spaces.
@@ -26,18 +36,36 @@ pub(crate) struct TokenKey {
     pub(crate) principal: Principal,
 }
 
+/// A token, and when it was issued.
+#[derive(Clone)]
+pub(crate) struct Token {
+    pub(crate) authorization: AuthorizationHeader,
+    pub(crate) issued: Moment,
+}
+
 struct CachedToken {
-    authorization: AuthorizationHeader,
-    issued: Instant,
+    token: Token,
     expires: Instant,
 }
 
-/// The tokens that have not expired.
-pub(crate) struct TokenCache(Mutex<BoundedMap<TokenKey, CachedToken>>);
+/// The tokens that have not expired, and the logins that were refused.
+pub(crate) struct TokenCache {
+    tokens: Mutex<Tokens>,
+    refusals: Mutex<BoundedMap<(TokenKey, u64), (Instant, Error)>>,
+    hasher: RandomState,
+}
+
+struct Tokens {
+    cached: BoundedMap<TokenKey, CachedToken>,
+    /// How often tokens were forgotten.
+    generation: u64,
+}
 
 impl Default for TokenCache {
     fn default() -> Self {
-        Self(Mutex::new(BoundedMap::new(TOKENS_MAX)))
+        let tokens = Tokens { cached: BoundedMap::new(TOKENS_MAX), generation: 0 };
+        let refusals = BoundedMap::new(REFUSALS_MAX);
+        Self { tokens: Mutex::new(tokens), refusals: Mutex::new(refusals), hasher: RandomState::new() }
     }
 }
 
@@ -47,21 +75,60 @@ impl TokenCache {
         &self,
         key: &TokenKey,
         age_max: Option<Duration>,
-    ) -> Option<AuthorizationHeader> {
-        let (now, mut tokens) = (Instant::now(), self.0.lock());
-        let token = tokens.get(key)?;
-        if token.expires <= now {
-            tokens.remove(key);
+        now: Timestamp,
+    ) -> Option<Token> {
+        let mut tokens = self.tokens.lock();
+        let cached = tokens.cached.get(key)?;
+        if cached.expires <= Instant::now() {
+            tokens.cached.remove(key);
             return None;
         }
-        age_max.is_none_or(|max| now - token.issued < max).then(|| token.authorization.clone())
+        let is_young = age_max.is_none_or(|max| cached.token.issued.age_at(now) < max);
+        is_young.then(|| cached.token.clone())
     }
 
-    /// Keeps a token that was issued just now for `lifetime`.
-    pub(crate) fn store(&self, key: TokenKey, authorization: AuthorizationHeader, lifetime: Duration) {
-        let issued = Instant::now();
-        let token = CachedToken { authorization, issued, expires: issued + lifetime };
-        self.0.lock().insert(key, token);
+    /// Keeps a token for `lifetime`, unless tokens were forgotten since `generation`.
+    pub(crate) fn store(&self, key: TokenKey, token: Token, lifetime: Duration, generation: u64) {
+        let mut tokens = self.tokens.lock();
+        if tokens.generation == generation {
+            tokens.cached.insert(key, CachedToken { token, expires: Instant::now() + lifetime });
+        }
+    }
+
+    /// For [`Self::store`], before a token is requested.
+    pub(crate) fn generation(&self) -> u64 {
+        self.tokens.lock().generation
+    }
+
+    /// Forgets the tokens of a repository, or all: no right rests on them any more.
+    pub(crate) fn forget(&self, repository: Option<&Repository>) {
+        let mut tokens = self.tokens.lock();
+        tokens.generation += 1;
+        match repository {
+            None => tokens.cached.clear(),
+            Some(repository) => {
+                let is_of = |key: &TokenKey| {
+                    key.registry == *repository.registry() && challenge::includes(&key.scope, repository)
+                };
+                tokens.cached.retain(|key, _| !is_of(key));
+            }
+        }
+    }
+
+    /// Why this login was refused less than `ttl` ago, if it was.
+    pub(crate) fn refusal(&self, key: &TokenKey, credential: &Credential, ttl: Duration) -> Option<Error> {
+        let mut refusals = self.refusals.lock();
+        let (at, error) = refusals.get(&self.login(key, credential))?;
+        (at.elapsed() < ttl).then(|| error.clone())
+    }
+
+    /// Records that the token server refused a login.
+    pub(crate) fn record_refusal(&self, key: &TokenKey, credential: &Credential, error: &Error) {
+        self.refusals.lock().insert(self.login(key, credential), (Instant::now(), error.clone()));
+    }
+
+    fn login(&self, key: &TokenKey, credential: &Credential) -> (TokenKey, u64) {
+        (key.clone(), self.hasher.hash_one(credential))
     }
 }
 
@@ -70,33 +137,75 @@ mod tests {
     use super::*;
     use crate::reference::PrincipalKind;
 
+    const NOW: Timestamp = Timestamp(1_000);
+
     fn key(fingerprint: u8) -> TokenKey {
         TokenKey {
+            registry: "reg.test".parse().unwrap(),
             realm: "https://auth.test/token".parse().unwrap(),
             service: None,
-            scope: "repository:a:pull".to_owned(),
+            scope: "aws repository:a/b:pull".to_owned(),
             principal: Principal::new(PrincipalKind::Caller, [fingerprint; 16]),
         }
+    }
+
+    fn token() -> Token {
+        let authorization = AuthorizationHeader::bearer("t").unwrap();
+        Token { authorization, issued: Moment::recorded(NOW) }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_used_by_its_principal_alone_and_only_while_it_lasts() {
         let (cache, minute) = (TokenCache::default(), Duration::from_secs(60));
-        cache.store(key(1), AuthorizationHeader::bearer("t").unwrap(), minute);
-        assert!(cache.valid_token(&key(1), None).is_some());
-        assert!(cache.valid_token(&key(2), None).is_none(), "the token of another principal");
+        cache.store(key(1), token(), minute, cache.generation());
+        assert!(cache.valid_token(&key(1), None, NOW).is_some());
+        assert!(cache.valid_token(&key(2), None, NOW).is_none(), "the token of another principal");
         tokio::time::advance(minute - Duration::from_secs(1)).await;
-        assert!(cache.valid_token(&key(1), None).is_some());
+        assert!(cache.valid_token(&key(1), None, NOW).is_some());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(cache.valid_token(&key(1), None).is_none(), "it has expired");
+        assert!(cache.valid_token(&key(1), None, NOW).is_none(), "it has expired");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_proof_does_not_rest_on_an_old_token() {
         let (cache, seconds) = (TokenCache::default(), Duration::from_secs);
-        cache.store(key(1), AuthorizationHeader::bearer("t").unwrap(), seconds(60));
-        tokio::time::advance(seconds(10)).await;
-        assert!(cache.valid_token(&key(1), Some(seconds(10))).is_none());
-        assert!(cache.valid_token(&key(1), Some(seconds(11))).is_some());
+        cache.store(key(1), token(), seconds(60), cache.generation());
+        let later = Timestamp(NOW.0 + 10);
+        assert!(cache.valid_token(&key(1), Some(seconds(10)), later).is_none());
+        assert!(cache.valid_token(&key(1), Some(seconds(12)), later).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_right_rests_on_a_token_that_was_issued_before_it_was_revoked() {
+        let (cache, minute) = (TokenCache::default(), Duration::from_secs(60));
+        for (revoked, forgotten) in [
+            (Some("reg.test/a/b"), true),
+            (Some("reg.test/a"), false),
+            (Some("reg.test/a/bc"), false),
+            (Some("other.test/a/b"), false),
+            (None, true),
+        ] {
+            let before = cache.generation();
+            cache.store(key(1), token(), minute, before);
+            cache.forget(revoked.map(|name| name.parse().unwrap()).as_ref());
+            assert_eq!(cache.valid_token(&key(1), None, NOW).is_none(), forgotten, "{revoked:?}");
+            cache.forget(None);
+            cache.store(key(1), token(), minute, before);
+            assert!(cache.valid_token(&key(1), None, NOW).is_none(), "it was requested before");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_login_is_not_repeated_at_once_and_another_password_is_not_taken_for_it() {
+        let (cache, ttl) = (TokenCache::default(), Duration::from_secs(3));
+        let [wrong, right] = ["wrong", "right"].map(|p| Credential::password("u", p).unwrap());
+        let error = Error::Refused { host: "auth.test:443".to_owned(), status: 401, why: String::new() };
+        cache.record_refusal(&key(1), &wrong, &error);
+        assert_eq!(cache.refusal(&key(1), &wrong, ttl), Some(error));
+        assert_eq!(cache.refusal(&key(1), &right, ttl), None, "the password was changed");
+        assert_eq!(cache.refusal(&key(2), &wrong, ttl), None);
+        assert_eq!(cache.refusal(&key(1), &wrong, Duration::ZERO), None);
+        tokio::time::advance(ttl).await;
+        assert_eq!(cache.refusal(&key(1), &wrong, ttl), None);
     }
 }

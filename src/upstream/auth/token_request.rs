@@ -102,6 +102,7 @@ mod tests {
 
     fn key() -> TokenKey {
         TokenKey {
+            registry: "reg.test".parse().unwrap(),
             realm: "https://auth.test/token?x=1".parse().unwrap(),
             service: Some("reg.test".to_owned()),
             scope: "repository:a/b:pull aws".to_owned(),

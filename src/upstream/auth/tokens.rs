@@ -2,21 +2,22 @@
 //!
 //! Promises: equal requests are sent once; a token request follows no redirect and is bounded in time and size.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
 use crate::credentials::{Credential, PresentedCredential};
-use crate::reference::Registry;
-use crate::support::clock::Clock;
+use crate::reference::{Registry, Repository};
+use crate::support::clock::{Clock, Moment};
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::challenge::BearerChallenge;
-use crate::upstream::auth::realm;
-use crate::upstream::auth::token_cache::{TokenCache, TokenKey};
+use crate::upstream::auth::realm::{self, RealmError};
+use crate::upstream::auth::token_cache::{Token, TokenCache, TokenKey};
 use crate::upstream::auth::token_request::{self, TokenRequest};
 use crate::upstream::body::read_small;
 use crate::upstream::error::{ConnectStage, Error};
@@ -42,10 +43,11 @@ struct Inner {
     configured: Live<Configured>,
     clock: Clock,
     cache: TokenCache,
-    requests: Singleflight<TokenKey, Result<AuthorizationHeader, Error>>,
+    requests: Singleflight<TokenKey, Result<Token, Error>>,
 }
 
 /// Which token is needed.
+#[derive(Clone, Copy)]
 pub(crate) struct WantedToken<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) challenge: &'a BearerChallenge,
@@ -61,46 +63,72 @@ pub(crate) struct WantedToken<'a> {
 
 /// A token, and whether it was issued for this request: then no newer one would fare better.
 pub(crate) struct IssuedToken {
-    pub(crate) authorization: AuthorizationHeader,
+    pub(crate) token: Token,
     pub(crate) fresh: bool,
 }
 
+/// A token server that may be asked for a token.
+pub(crate) struct TokenServer {
+    realm: Url,
+    trust: HostTrust,
+}
+
 impl Tokens {
+    /// Forgets the tokens of a repository, or all.
+    pub(crate) fn forget(&self, repository: Option<&Repository>) {
+        self.0.cache.forget(repository);
+    }
+
     /// Each request for a token becomes one of `tasks`.
     pub(crate) fn new(http: HttpClient, configured: Live<Configured>, clock: Clock, tasks: Tasks) -> Self {
         let (cache, requests) = (TokenCache::default(), Singleflight::new(tasks));
         Self(Arc::new(Inner { http, configured, clock, cache, requests }))
     }
 
+    /// The token server that a challenge names, if it may be asked.
+    ///
+    /// # Errors
+    /// Why it must not be asked.
+    pub(crate) fn server(&self, wanted: WantedToken<'_>) -> Result<TokenServer, RealmError> {
+        let configured = self.0.configured.current();
+        let nothing = HashSet::new();
+        let trusted =
+            configured.config.registries.get(wanted.registry).map_or(&nothing, |r| &r.trusted_realms);
+        let secret = wanted.presented.credential.is_some();
+        let (realm, trust) =
+            realm::check(&wanted.challenge.realm, wanted.challenged_by, wanted.trust, trusted, secret)?;
+        Ok(TokenServer { realm, trust })
+    }
+
     /// A cached token, or one that is requested now.
     ///
     /// # Errors
-    /// The realm must not be asked, or the token server does not answer with a token.
-    pub(crate) async fn token(&self, wanted: WantedToken<'_>) -> Result<IssuedToken, Error> {
+    /// [`Error::Refused`] if the token server refuses the credential; [`Error::Unauthenticated`] if it gives no token for
+    /// another reason; an outage.
+    pub(crate) async fn token(
+        &self,
+        server: TokenServer,
+        wanted: WantedToken<'_>,
+    ) -> Result<IssuedToken, Error> {
         let (challenge, presented) = (wanted.challenge, wanted.presented);
-        let refused = |why: realm::RealmError| Error::Refused {
-            host: authority(wanted.challenged_by),
-            status: 401,
-            why: why.to_string(),
-        };
-        let (realm, trust) = realm::check(
-            &challenge.realm,
-            wanted.challenged_by,
-            wanted.trust,
-            &self.0.configured.current().config.trusted_realms,
-            presented.credential.is_some(),
-        )
-        .map_err(refused)?;
+        let TokenServer { realm, trust } = server;
         let key = TokenKey {
+            registry: wanted.registry.clone(),
             realm,
             service: challenge.service.clone(),
             scope: challenge.scope.clone(),
             principal: presented.principal,
         };
         if !wanted.renew
-            && let Some(authorization) = self.0.cache.valid_token(&key, wanted.age_max)
+            && let Some(token) = self.0.cache.valid_token(&key, wanted.age_max, self.0.clock.now())
         {
-            return Ok(IssuedToken { authorization, fresh: false });
+            return Ok(IssuedToken { token, fresh: false });
+        }
+        let negative_ttl = self.0.configured.current().config.negative_ttl;
+        if let Some(credential) = &presented.credential
+            && let Some(refusal) = self.0.cache.refusal(&key, credential, negative_ttl)
+        {
+            return Err(refusal);
         }
         let (this, registry, credential) =
             (self.clone(), wanted.registry.clone(), presented.credential.clone());
@@ -113,7 +141,7 @@ impl Tokens {
             let host = authority(wanted.challenged_by);
             Err(Error::Unreachable { host, stage: ConnectStage::Head, why })
         });
-        issued.map(|authorization| IssuedToken { authorization, fresh: true })
+        issued.map(|token| IssuedToken { token, fresh: true })
     }
 }
 
@@ -125,14 +153,20 @@ impl Inner {
         key: TokenKey,
         trust: HostTrust,
         credential: Option<&Credential>,
-    ) -> Result<AuthorizationHeader, Error> {
+    ) -> Result<Token, Error> {
+        let generation = self.cache.generation();
         let sending = self.send(registry, &key, trust, credential);
-        let (authorization, lifetime) = tokio::time::timeout(WAIT, sending).await.unwrap_or_else(|_| {
+        let result = tokio::time::timeout(WAIT, sending).await.unwrap_or_else(|_| {
             let why = format!("no token within {WAIT:?}");
             Err(Error::Unreachable { host: authority(&key.realm), stage: ConnectStage::Head, why })
-        })?;
-        self.cache.store(key, authorization.clone(), lifetime);
-        Ok(authorization)
+        });
+        if let (Err(error @ Error::Refused { .. }), Some(credential)) = (&result, credential) {
+            self.cache.record_refusal(&key, credential, error);
+        }
+        let (authorization, lifetime) = result?;
+        let token = Token { authorization, issued: Moment::recorded(self.clock.now()) };
+        self.cache.store(key, token.clone(), lifetime, generation);
+        Ok(token)
     }
 
     async fn send(
@@ -153,9 +187,16 @@ impl Inner {
                 return Err(Error::RateLimited { host, retry_after });
             }
             status @ 500.. => return Err(Error::ServerError { host, status }),
-            status => {
-                let why = format!("its token server answered {status}");
+            408 => return Err(Error::ServerError { host, status: 408 }),
+            // It checks the credential in the registry's place.
+            status @ (401 | 403) => {
+                let why = format!("as the token server it answered {status}");
                 return Err(Error::Refused { host, status: 401, why });
+            }
+            // A redirect, a path that is not there, a request that it does not understand: no word about the credential.
+            status => {
+                let why = format!("as the token server it answered {status}");
+                return Err(Error::Unauthenticated { host, why });
             }
         }
         let invalid = |why: String| Error::Invalid { host, why: format!("token answer: {why}") };

@@ -1,0 +1,196 @@
+//! Challenges that do not hold, and what a refusal costs, over a transport that answers what the test says.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::Method;
+
+use super::*;
+use crate::reference::Repository;
+use crate::upstream::config::Config;
+use crate::upstream::request::AuthContext;
+use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
+
+const REGISTRY: &str = "reg.example.com:443";
+const TOKENS: &str = "auth.reg.example.com:443";
+const CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;
+
+fn challenged(challenge: &str) -> Outcome {
+    respond(401, &[("www-authenticate", challenge)], "")
+}
+
+fn token() -> Outcome {
+    respond(200, &[], r#"{"token": "t"}"#)
+}
+
+fn exchange(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> (Arc<Scripted>, Exchange) {
+    let (transport, configured) = Scripted::new(Config::default(), respond);
+    (transport, Exchange::for_test(Live::new(configured)))
+}
+
+async fn blob(exchange: &Exchange, path: &str, user: Option<(&str, &str)>) -> Result<Proof, Error> {
+    let repository: Repository = format!("reg.example.com/{path}").parse().unwrap();
+    let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+    let auth = AuthContext::for_test(user);
+    let request = RegistryRequest::blob(Method::GET, &repository, digest, &auth);
+    let endpoint = Endpoint::for_test("https://reg.example.com");
+    exchange.send(&endpoint, &request).await.map(|response| response.public).map_err(|failure| failure.error)
+}
+
+/// How many requests went to a host since there were `before`.
+fn sent_to(transport: &Scripted, host: &str, before: usize) -> usize {
+    transport.sent()[before..].iter().filter(|request| request.host == host).count()
+}
+
+#[tokio::test]
+async fn a_public_repository_is_open_whatever_became_of_the_token_for_a_private_one() {
+    type Answers = (&'static str, fn() -> Outcome, fn() -> Outcome);
+    let cases: [Answers; 6] = [
+        ("the token server is away", || Outcome::Unreachable, || status(500)),
+        ("it fails", || status(503), || status(500)),
+        ("the secret is outdated", || status(401), || status(500)),
+        ("it is not there any more", || status(404), || status(500)),
+        ("its token is for nothing", token, || challenged(CHALLENGE)),
+        ("its token is refused", token, || status(403)),
+    ];
+    for (case, token_server, with_token) in cases {
+        let changed = Arc::new(AtomicBool::new(false));
+        let is_changed = Arc::clone(&changed);
+        let (transport, exchange) = exchange(move |request| match request.host.as_str() {
+            TOKENS if is_changed.load(Ordering::SeqCst) => token_server(),
+            TOKENS => token(),
+            _ if request.url.contains("/private/") && request.header("authorization").is_empty() => {
+                challenged(CHALLENGE)
+            }
+            _ if request.url.contains("/private/") || request.header("authorization").is_empty() => {
+                status(200)
+            }
+            _ => with_token(),
+        });
+        for user in [Some(("u", "p")), None] {
+            changed.store(false, Ordering::SeqCst);
+            let private = blob(&exchange, "private", user).await.unwrap();
+            assert!(matches!(private, Proof::Principal { .. }), "{case}");
+            changed.store(true, Ordering::SeqCst);
+            assert_eq!(blob(&exchange, "open", user).await, Ok(Proof::Public), "{case}");
+        }
+        let before = transport.sent().len();
+        assert_eq!(blob(&exchange, "open", None).await, Ok(Proof::Public), "{case}");
+        assert_eq!(transport.sent().len(), before + 1, "{case}: it is known to be open");
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_that_names_another_token_server_now_is_answered() {
+    let moved = Arc::new(AtomicBool::new(false));
+    let is_moved = Arc::clone(&moved);
+    let (_, exchange) =
+        exchange(move |request| match (request.host.as_str(), is_moved.load(Ordering::SeqCst)) {
+            (TOKENS, false) | ("new.reg.example.com:443", true) => token(),
+            (TOKENS, true) => Outcome::Unreachable,
+            _ if !request.header("authorization").is_empty() => status(200),
+            (_, false) => challenged(CHALLENGE),
+            (_, true) => challenged(r#"Bearer realm="https://new.reg.example.com/token",service="reg""#),
+        });
+    blob(&exchange, "a", None).await.unwrap();
+    moved.store(true, Ordering::SeqCst);
+    assert!(matches!(blob(&exchange, "b", None).await, Ok(Proof::Principal { .. })));
+}
+
+#[tokio::test]
+async fn a_refused_pull_costs_what_it_costs_without_a_cache_and_no_login_is_repeated() {
+    let (transport, exchange) = exchange(|request| match request.host.as_str() {
+        TOKENS if request.header("authorization").is_empty() => token(),
+        TOKENS => status(401),
+        _ if request.header("authorization").is_empty() => challenged(CHALLENGE),
+        _ => status(200),
+    });
+    let costs = |before| (sent_to(&transport, REGISTRY, before), sent_to(&transport, TOKENS, before));
+    let error = blob(&exchange, "a", Some(("u", "wrong"))).await.unwrap_err();
+    assert!(error.revokes_access(), "{error}");
+    assert_eq!(costs(0), (1, 1), "the challenge, and one login");
+    // The challenge is known from now on.
+    blob(&exchange, "a", None).await.unwrap();
+    let before = transport.sent().len();
+    assert!(blob(&exchange, "other", Some(("u", "wrong"))).await.unwrap_err().revokes_access());
+    assert_eq!(costs(before), (1, 1));
+    let before = transport.sent().len();
+    assert!(blob(&exchange, "other", Some(("u", "wrong"))).await.unwrap_err().revokes_access());
+    assert_eq!(costs(before).1, 0, "the login was repeated at once");
+    assert!(blob(&exchange, "other", Some(("u", "wrong2"))).await.is_err());
+    assert_eq!(costs(before).1, 1, "another password is another login");
+}
+
+#[tokio::test]
+async fn a_token_that_was_made_for_this_question_is_not_renewed() {
+    for denial in [401, 403] {
+        let (transport, exchange) = exchange(move |request| match request.host.as_str() {
+            TOKENS => token(),
+            _ if request.header("authorization").is_empty() => challenged(CHALLENGE),
+            _ if request.url.contains("/closed/") => status(denial),
+            _ => status(200),
+        });
+        let user = Some(("u", "p"));
+        let refused = blob(&exchange, "closed", user).await.unwrap_err();
+        assert!(refused.revokes_access() && refused.to_string().contains(&denial.to_string()), "{refused}");
+        assert_eq!((sent_to(&transport, REGISTRY, 0), sent_to(&transport, TOKENS, 0)), (2, 1));
+        blob(&exchange, "a", user).await.unwrap();
+        let before = transport.sent().len();
+        // The other repository made its challenge known: the token comes first, and is as new.
+        let refused = blob(&exchange, "closed/b", user).await.unwrap_err();
+        assert!(refused.revokes_access() && refused.to_string().contains(&denial.to_string()), "{refused}");
+        assert_eq!((sent_to(&transport, REGISTRY, before), sent_to(&transport, TOKENS, before)), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn what_a_token_server_answers_ends_a_right_only_if_it_refuses_the_credential() {
+    let not_followed = || respond(302, &[("location", "https://evil.example.com/")], "");
+    type Answer = (&'static str, fn() -> Outcome, bool, bool);
+    let answers: [Answer; 8] = [
+        ("401", || status(401), true, true),
+        ("403", || status(403), true, true),
+        ("302", not_followed, true, false),
+        ("400", || status(400), true, false),
+        ("404", || status(404), true, false),
+        ("405", || status(405), true, false),
+        ("500", || status(500), false, false),
+        ("no token", || respond(200, &[], "<html>"), false, false),
+    ];
+    for (case, answer, denied, revokes) in answers {
+        let (_, exchange) = exchange(move |request| match request.host.as_str() {
+            TOKENS => answer(),
+            _ => challenged(CHALLENGE),
+        });
+        let error = blob(&exchange, "a", Some(("u", "p"))).await.unwrap_err();
+        assert_eq!((error.is_denied(), error.revokes_access()), (denied, revokes), "{case}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_that_cannot_be_answered_says_what_it_is_and_ends_no_right() {
+    for (challenge, says) in [
+        ("Negotiate abc==, NTLM", "Negotiate, NTLM"),
+        ("Bearer service=x", "Bearer without a realm"),
+        (r#"Bearer realm="registry""#, "not an absolute URL"),
+        (r#"Bearer realm="https://evil.example.net/token""#, "trusted_realms"),
+        ("\"\"\"", "without a challenge that can be read"),
+    ] {
+        let (transport, exchange) = exchange(move |_| challenged(challenge));
+        let error = blob(&exchange, "a", Some(("u", "p"))).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{challenge}: {error}");
+        assert!(error.is_denied() && !error.revokes_access(), "{challenge}: {error}");
+        assert_eq!(transport.sent().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn where_a_realm_must_not_be_asked_the_registry_itself_is_shown_the_password() {
+    let challenge = r#"Negotiate, Bearer realm="https://evil.example.net/token", Basic realm="x""#;
+    let (transport, exchange) = exchange(move |request| match request.header("authorization") {
+        "Basic dTpw" => status(200),
+        _ => challenged(challenge),
+    });
+    blob(&exchange, "a", Some(("u", "p"))).await.unwrap();
+    assert_eq!(sent_to(&transport, REGISTRY, 0), 2);
+    assert_eq!(transport.sent().len(), 2, "the realm was asked");
+}

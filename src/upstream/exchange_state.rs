@@ -1,0 +1,123 @@
+//! How far a request to one endpoint has come: what it was authorized with, what was refused, where it was redirected to.
+
+use std::collections::HashMap;
+
+use http::Response;
+use http_body_util::{BodyExt, Empty};
+use url::{Origin, Url};
+
+use crate::upstream::auth::authenticator::OriginAuthorization;
+use crate::upstream::auth::challenge::Challenge;
+use crate::upstream::body::{ResponseBody, drain};
+use crate::upstream::endpoint::head_support::Contradiction;
+use crate::upstream::endpoint::select::Endpoint;
+use crate::upstream::error::Error;
+use crate::upstream::request::RegistryRequest;
+use crate::upstream::transport::address::HostTrust;
+
+/// How far a request has come: the endpoint at first, then one redirect target after the other.
+pub(super) struct ExchangeState<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) request: &'a RegistryRequest<'a>,
+    /// The origin of the endpoint.
+    pub(super) home: Origin,
+    pub(super) url: Url,
+    pub(super) trust: HostTrust,
+    pub(super) redirects: usize,
+    pub(super) authorizations: HashMap<Origin, OriginAuthorization>,
+    /// Whether a challenge could not be answered: then the error is not that of the resource.
+    pub(super) unanswerable: bool,
+    /// Set while the endpoint is asked without the authorization that it is expected to want.
+    pub(super) plain: Option<PlainAttempt>,
+    pub(super) asked_plainly: bool,
+}
+
+/// Why an endpoint is asked without authorization although it gave a challenge before: that challenge may not hold for
+/// this repository, which may be public, or not any more.
+pub(super) struct PlainAttempt {
+    pub(super) challenge: Challenge,
+    /// What it refused, if that could be had.
+    pub(super) refused: Option<OriginAuthorization>,
+    /// What the request comes to unless the endpoint opens the repository, or gives another challenge.
+    pub(super) otherwise: Result<Response<ResponseBody>, Error>,
+}
+
+impl<'a> ExchangeState<'a> {
+    pub(super) fn new(endpoint: &'a Endpoint, request: &'a RegistryRequest<'a>) -> Self {
+        let url = endpoint.resource_url(request.repository, &request.path, request.query.as_deref());
+        let (home, trust) = (url.origin(), endpoint.trust);
+        Self {
+            endpoint,
+            request,
+            home,
+            url,
+            trust,
+            redirects: 0,
+            authorizations: HashMap::new(),
+            unanswerable: false,
+            plain: None,
+            asked_plainly: false,
+        }
+    }
+
+    pub(super) fn is_at_endpoint(&self) -> bool {
+        self.url.origin() == self.home
+    }
+
+    pub(super) fn authorization(&self) -> Option<&OriginAuthorization> {
+        self.authorizations.get(&self.url.origin())
+    }
+
+    /// Whether the endpoint has not been asked without authorization, and did not ask for what it got.
+    pub(super) fn may_ask_plainly(&self) -> bool {
+        let expected = self.authorization().is_some_and(OriginAuthorization::is_expected);
+        expected && self.is_at_endpoint() && !self.asked_plainly
+    }
+
+    /// The next request goes without the expected authorization.
+    pub(super) fn ask_plainly(&mut self, otherwise: Result<Response<ResponseBody>, Error>) {
+        if let Some(refused) = self.authorizations.remove(&self.home) {
+            let challenge = refused.challenge().clone();
+            self.plain = Some(PlainAttempt { challenge, refused: Some(refused), otherwise });
+            self.asked_plainly = true;
+        }
+    }
+}
+
+/// Whether the answer to a `HEAD` counts.
+pub(super) enum HeadVerdict {
+    /// It does.
+    Stands,
+    /// A `GET` has to confirm it: registries, and the object stores behind them, refuse `HEAD` where `GET` works. With
+    /// what it means if `GET` does.
+    ToBeConfirmed(Contradiction),
+}
+
+/// What becomes of the answer to a `HEAD`.
+pub(super) fn head_verdict(
+    state: &ExchangeState<'_>,
+    answer: &Result<Response<ResponseBody>, Error>,
+) -> HeadVerdict {
+    match answer {
+        Err(_) if state.unanswerable => HeadVerdict::Stands,
+        Ok(response) => match response.status().as_u16() {
+            200 if state.request.is_confirmed_by(response.headers()) => HeadVerdict::Stands,
+            // A limit is not lifted by one more request, a login that was refused is not repeated, and what may be a bad
+            // moment is repeated after a pause (`attempts`), by GET.
+            408 | 429 | 500 | 502..=599 => HeadVerdict::Stands,
+            401 if state.authorization().is_some_and(OriginAuthorization::is_login) => HeadVerdict::Stands,
+            404 | 410 => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
+            _ => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
+        },
+        // It redirected to nowhere.
+        Err(Error::Invalid { .. }) => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
+        Err(_) => HeadVerdict::Stands,
+    }
+}
+
+/// A response whose body says nothing that counts.
+pub(super) async fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (head, body) = response.into_parts();
+    drain(body).await;
+    Response::from_parts(head, Empty::new().map_err(|never| match never {}).boxed())
+}
