@@ -43,7 +43,11 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let of = repository.map_or("all repositories".to_owned(), ToString::to_string);
     if arguments.json {
         println!("{}", serde_json::json!({"repository": command.repository, "revoked": revoked}));
-    } else {
+    }
+    if revoked == 0 && repository.is_some() {
+        return Err(Failure::failed(format!("no right to {of} is known: nothing was ended")));
+    }
+    if !arguments.json {
         println!("{revoked} right(s) to {of} ended; the next request is checked upstream");
     }
     Ok(())

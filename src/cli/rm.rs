@@ -25,10 +25,13 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let image = arguments.image.to_string();
     let removed = ask_daemon(&context.settings()?, &Remove { image: image.clone() })?;
     if arguments.json {
-        return print_json(&removed);
+        print_json(&removed)?;
     }
     if removed.tags + removed.pins + removed.blobs == 0 {
         return Err(Failure::failed(format!("{image} is not in the store")));
+    }
+    if arguments.json {
+        return Ok(());
     }
     println!("{image} removed: {} blobs, {}", removed.blobs, size::shown(removed.bytes));
     Ok(())

@@ -24,10 +24,13 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let image = arguments.image.to_string();
     let done = ask_daemon(&context.settings()?, &Unpin { image: image.clone() })?;
     if arguments.json {
-        return print_json(&done);
+        print_json(&done)?;
     }
     if done.unpinned == 0 {
         return Err(Failure::failed(format!("{image} is not pinned")));
+    }
+    if arguments.json {
+        return Ok(());
     }
     println!("{image} is not pinned any more and may be evicted");
     Ok(())

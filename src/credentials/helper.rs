@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::credential::Credential;
 use super::docker_config::without_user_information;
 use super::exec::{self, Invocation};
+use super::patience::Patience;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 
@@ -24,6 +25,7 @@ pub(super) struct Helpers {
     /// `None`: no helper is run.
     directory: Option<PathBuf>,
     running: Singleflight<(String, String), Option<Arc<Credential>>>,
+    patience: Arc<Patience<(String, String)>>,
 }
 
 #[derive(Deserialize)]
@@ -35,17 +37,23 @@ struct HelperOutput {
 
 impl Helpers {
     pub(super) fn new(directory: Option<PathBuf>, tasks: &Tasks) -> Self {
-        Self { directory, running: Singleflight::new(tasks.clone()) }
+        Self { directory, running: Singleflight::new(tasks.clone()), patience: Arc::default() }
     }
 
-    /// The credential that the helper `name` has for `server`; `None` if it has none, fails, or if no helper is run.
+    /// The credential that the helper `name` has for `server`; `None` if it has none, fails, takes too long, or if no helper
+    /// is run.
     pub(super) async fn get(&self, name: &str, server: &str) -> Option<Credential> {
         let directory = self.directory.clone()?;
         let (name, server) = (name.to_owned(), server.to_owned());
         let work = || {
-            let (name, server) = (name.clone(), server.clone());
+            let (name, server, patience) = (name.clone(), server.clone(), Arc::clone(&self.patience));
             async move {
                 let result = run(directory, &name, &server).await;
+                let key = (name.clone(), server.clone());
+                match &result {
+                    Ok(_) => patience.recovered(&key),
+                    Err(_) => patience.ended(&key),
+                }
                 let failed = |why| {
                     let server = without_user_information(&server);
                     tracing::warn!(helper = name, server, why, "a credential helper gave no credential")
@@ -53,7 +61,9 @@ impl Helpers {
                 result.map_err(failed).ok().map(Arc::new)
             }
         };
-        let credential = self.running.run((name.clone(), server.clone()), work).await.flatten();
+        let key = (name.clone(), server.clone());
+        let credential =
+            self.patience.wait(&key, self.running.run(key.clone(), work)).await.flatten().flatten();
         credential.map(|credential| (*credential).clone())
     }
 }

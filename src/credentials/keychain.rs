@@ -3,6 +3,7 @@
 //! Pull secrets of pods are not here: a runtime's request brings the pod's own credential. Those that the configuration
 //! lists are for commands and pre-pull, and only for them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,33 @@ pub struct CredentialMatch {
     pub key: String,
     /// The user name, unless it may be a token; empty for an entry without a credential, which means an anonymous attempt.
     pub username: String,
+}
+
+/// The node's credentials for a repository.
+#[derive(Debug)]
+pub struct NodeCredentials {
+    /// In the order in which they are tried.
+    pub found: Vec<PresentedCredential>,
+    /// Whether a plugin that may have one failed or takes too long.
+    pub incomplete: bool,
+}
+
+/// Tells apart credentials with the same key and user name and with different passwords: each is a principal of its own,
+/// so that the denial of one, or the token of one, is not taken for the other's. The first is known by key and user name
+/// alone, and so keeps its rights when its password is changed.
+#[derive(Default)]
+struct Namesakes(HashMap<Vec<String>, usize>);
+
+impl Namesakes {
+    fn principal(&mut self, keys: &Keys, kind: PrincipalKind, parts: &[&str]) -> Principal {
+        let name = [kind.label()].iter().chain(parts).map(|part| (*part).to_owned()).collect();
+        let before = self.0.entry(name).or_default();
+        *before += 1;
+        match *before {
+            1 => keys.principal(kind, parts),
+            nth => keys.principal(kind, &[parts, &[nth.to_string().as_str()]].concat()),
+        }
+    }
 }
 
 /// The node's credentials. Cheap to clone.
@@ -119,8 +147,8 @@ impl Keychain {
     /// The principals that the node's docker config has for `repository`, without running a helper.
     pub async fn node_principals(&self, repository: &Repository) -> Vec<Principal> {
         let ring = self.0.sources.current().node.ring().await;
-        let matches = ring.lookup(&repository.to_string());
-        matches.iter().map(|(key, entry)| self.node_principal(key, entry)).collect()
+        let (matches, mut namesakes) = (ring.lookup(&repository.to_string()), Namesakes::default());
+        matches.iter().map(|(key, entry)| self.node_principal(key, entry, &mut namesakes)).collect()
     }
 
     /// Whether a plugin may have a credential for `repository`; runs none.
@@ -131,10 +159,12 @@ impl Keychain {
 
     /// The node's credentials for `repository`, in the order in which they are tried. Runs plugins and helpers where their
     /// last result does not count any more.
-    pub async fn node_credentials(&self, repository: &Repository) -> Vec<PresentedCredential> {
+    pub async fn node_credentials(&self, repository: &Repository) -> NodeCredentials {
         let image = repository.to_string();
-        let (sources, mut found) = (self.0.sources.current(), Vec::new());
+        let (sources, mut found, mut incomplete) = (self.0.sources.current(), Vec::new(), false);
+        let mut namesakes = Namesakes::default();
         for (key, entry) in sources.node.ring().await.lookup(&image) {
+            let principal = self.node_principal(key, &entry, &mut namesakes);
             let credential = match &entry.stored {
                 StoredCredential::Inline(credential) => credential.clone(),
                 StoredCredential::Helper { name, server } => match sources.helpers.get(name, server).await {
@@ -142,21 +172,22 @@ impl Keychain {
                     credential => credential,
                 },
             };
-            let principal = self.node_principal(key, &entry);
             let (headers, source) =
                 (Arc::clone(&entry.headers), CredentialSource::DockerConfig(Arc::clone(&entry.file)));
             found.push(PresentedCredential { principal, credential, headers, source });
         }
         if let Some(providers) = &sources.providers {
-            for (key, provided) in providers.ring(&image).await.lookup(&image) {
+            let provided = providers.ring(&image).await;
+            incomplete = provided.incomplete;
+            for (key, provided) in provided.ring.lookup(&image) {
                 let username = provided.credential.as_ref().map_or("", Credential::username);
                 let parts = [&*provided.provider, key, username];
-                let principal = self.0.keys.principal(PrincipalKind::Provider, &parts);
+                let principal = namesakes.principal(&self.0.keys, PrincipalKind::Provider, &parts);
                 let source = CredentialSource::Provider(Arc::clone(&provided.program));
                 found.push(self.presented(principal, provided.credential, source));
             }
         }
-        found
+        NodeCredentials { found, incomplete }
     }
 
     /// Forgets what a plugin returned, because its credential was refused: the plugin is run again for the next request.
@@ -197,7 +228,7 @@ impl Keychain {
             secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
         found.extend(sources.node.ring().await.lookup(&image).into_iter().map(of_file("node")));
         if let Some(providers) = &sources.providers {
-            let ring = providers.ring(&image).await;
+            let ring = providers.ring(&image).await.ring;
             found.extend(ring.lookup(&image).into_iter().map(|(key, provided)| CredentialMatch {
                 source: "provider",
                 file: Path::new(&*provided.program).to_owned(),
@@ -214,10 +245,10 @@ impl Keychain {
     }
 
     /// An entry without a credential is an anonymous attempt, and proves the rights of the anonymous principal.
-    fn node_principal(&self, key: &str, entry: &ConfigEntry) -> Principal {
+    fn node_principal(&self, key: &str, entry: &ConfigEntry, namesakes: &mut Namesakes) -> Principal {
         match &entry.stored {
             StoredCredential::Inline(None) => self.0.anonymous,
-            stored => self.0.keys.principal(PrincipalKind::Node, &[key, stored.username()]),
+            stored => namesakes.principal(&self.0.keys, PrincipalKind::Node, &[key, stored.username()]),
         }
     }
 
@@ -276,7 +307,7 @@ mod tests {
 
     impl Scene {
         async fn count(&self) -> usize {
-            self.keychain.node_credentials(&"reg.test/app".parse().unwrap()).await.len()
+            self.keychain.node_credentials(&"reg.test/app".parse().unwrap()).await.found.len()
         }
 
         fn replace(&self) {
@@ -297,6 +328,23 @@ mod tests {
         // Look again at once: what is tested is what is seen, not when.
         assert_eq!(scene.keychain.files_in_use().len(), 1);
         assert_eq!(scene.count().await, 2, "what was good before counts");
+    }
+
+    #[tokio::test]
+    async fn two_passwords_of_one_user_are_two_principals_and_the_first_keeps_its_own() {
+        let scene = scene();
+        let app = "reg.test/app".parse().unwrap();
+        let principals = || async { scene.keychain.node_principals(&app).await };
+        let before = principals().await;
+        let two =
+            r#"{"auths": {"https://reg.test": {"auth": "b25lOnA="}, "reg.test": {"auth": "b25lOnE="}}}"#;
+        fs::write(scene.directory.path().join("config.json"), two).unwrap();
+        scene.keychain.files_in_use();
+        let now = principals().await;
+        assert_eq!((now.len(), now[0]), (2, before[0]));
+        assert_ne!(now[0], now[1]);
+        let found = scene.keychain.node_credentials(&app).await.found;
+        assert_eq!(found.iter().map(|one| one.principal).take(2).collect::<Vec<_>>(), now);
     }
 
     #[tokio::test]

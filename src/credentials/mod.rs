@@ -15,6 +15,7 @@ mod keychain;
 mod keyring;
 mod keys;
 mod node;
+mod patience;
 mod presented;
 mod provider;
 mod pull_secrets;
@@ -25,7 +26,7 @@ mod token;
 
 pub use credential::Credential;
 pub use docker_config::HttpHeaders;
-pub use keychain::{CredentialMatch, Keychain};
+pub use keychain::{CredentialMatch, Keychain, NodeCredentials};
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;
 pub use presented::{CredentialSource, PresentedCredential};

@@ -85,7 +85,7 @@ impl FromStr for Image {
             Some((first, rest)) if Registry::looks_like_one(first) => (first, rest),
             _ => (DOCKER_HUB, text),
         };
-        let registry = if registry == "index.docker.io" { DOCKER_HUB } else { registry }.parse()?;
+        let registry = registry.parse::<Registry>()?.canonical();
         let (rest, digest) = match rest.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),
             None => (rest, None),
@@ -139,8 +139,10 @@ mod tests {
             ("library", "docker.io/library/library:latest"),
             ("myhost/app", "docker.io/myhost/app:latest"),
             ("my.host:5000/team/app:1.0", "my.host:5000/team/app:1.0"),
-            ("Foo/bar", "Foo/bar:latest"),
-            ("LOCALDOMAIN/app", "LOCALDOMAIN/app:latest"),
+            ("Foo/bar", "foo/bar:latest"),
+            ("LOCALDOMAIN/app", "localdomain/app:latest"),
+            ("Reg.Test:5000/app", "reg.test:5000/app:latest"),
+            ("Index.Docker.IO/nginx", "docker.io/library/nginx:latest"),
             ("nginx:Latest", "docker.io/library/nginx:Latest"),
             ("127.0.0.1/app", "127.0.0.1/app:latest"),
             ("[::1]:5000/app:t", "[::1]:5000/app:t"),

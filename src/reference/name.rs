@@ -66,6 +66,13 @@ impl Registry {
         segment == "localhost" || segment.bytes().any(|b| b == b'.' || b == b':' || b.is_ascii_uppercase())
     }
 
+    /// The registry under the one name that the store, the rights and the metrics know: host names have no case, and
+    /// Docker Hub has two names.
+    pub fn canonical(&self) -> Self {
+        let lower = self.to_lowercase();
+        if lower.as_str() == "index.docker.io" { Self::docker_hub() } else { lower }
+    }
+
     /// The same registry in lower case: host names are, and requests may spell them either way.
     pub fn to_lowercase(&self) -> Self {
         if self.0.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -181,6 +188,14 @@ impl Repository {
     /// Where the repository lives.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// The same repository under the one name of its registry.
+    ///
+    /// # Errors
+    /// When registry and path together are longer than 255 characters.
+    pub fn canonical(&self) -> Result<Self, NameError> {
+        Self::new(self.registry.canonical(), self.path.clone())
     }
 
     /// Its path there.

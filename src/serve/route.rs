@@ -144,8 +144,7 @@ pub(super) fn namespace(uri: &Uri) -> Result<Option<Registry>, RouteError> {
     if given.next().is_some() {
         return Err(RouteError::Query("the ns parameter is given more than once"));
     }
-    let registry: Registry = first.parse()?;
-    Ok(Some(registry.to_lowercase()))
+    Ok(Some(first.parse::<Registry>()?.canonical()))
 }
 
 pub(super) fn repository(
@@ -156,12 +155,11 @@ pub(super) fn repository(
     let (registry, path, addressed_by) = match (namespace, name) {
         (Some(registry), name) => (registry.clone(), name, AddressedBy::Namespace),
         (None, [first, rest @ ..]) if !rest.is_empty() && Registry::looks_like_one(first) => {
-            (first.parse::<Registry>()?.to_lowercase(), rest, AddressedBy::Path)
+            (first.parse::<Registry>()?.canonical(), rest, AddressedBy::Path)
         }
         (None, name) => (default.clone(), name, AddressedBy::Default),
     };
-    // Docker Hub has two names; the store and the metrics know one.
-    let registry = if registry.as_str() == "index.docker.io" { Registry::docker_hub() } else { registry };
+    let registry = registry.canonical();
     Ok((Repository::new(registry, path.join("/").parse()?)?, addressed_by))
 }
 

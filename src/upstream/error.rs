@@ -21,6 +21,12 @@ pub enum Error {
         /// The rule, and what to configure.
         why: String,
     },
+    /// A plugin of the node that may have the credential failed or takes too long; others were refused.
+    #[error("a credential plugin of this node gave no credential for {registry}; the daemon's log says why")]
+    CredentialUnavailable {
+        /// The registry.
+        registry: Registry,
+    },
     /// No response: the name, the connection, TLS or the time failed.
     #[error("{host} cannot be reached: {why}")]
     Unreachable {
@@ -163,6 +169,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Declined { .. } => "upstream_declined",
+            Self::CredentialUnavailable { .. } => "credential_unavailable",
             Self::Unreachable { stage, .. } => match stage {
                 ConnectStage::Dns => "upstream_dns",
                 ConnectStage::Address => "upstream_address",
@@ -185,7 +192,13 @@ impl Error {
 
     /// Whether the registry could not answer now, as opposed to having denied access or sent an invalid response.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::ServerError { .. } | Self::RateLimited { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::ServerError { .. }
+                | Self::RateLimited { .. }
+                | Self::CredentialUnavailable { .. }
+        )
     }
 
     /// Whether no connection could be opened, to a host whose name resolves: it may be there again in a moment.

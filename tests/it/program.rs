@@ -59,6 +59,24 @@ impl Program {
         Self { address, admin, config, log, child }
     }
 
+    /// Runs a command against it; returns its exit code and what it printed.
+    pub(crate) fn command(&self, words: &[&str]) -> (Option<i32>, String) {
+        let directory = self.config.parent().unwrap();
+        let done = Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(["--config", self.config.to_str().unwrap()])
+            .args(words)
+            .env_clear()
+            .env("XDG_STATE_HOME", directory)
+            .env("HOME", directory)
+            .env("XDG_RUNTIME_DIR", directory)
+            .env("RUNTIME_DIRECTORY", directory)
+            .env("STATE_DIRECTORY", directory.join("state"))
+            .output()
+            .unwrap();
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Another configuration from now on.
     pub(crate) fn write(&self, lines: &str) {
         fs::write(&self.config, whole(lines)).unwrap();

@@ -123,6 +123,7 @@ impl Control {
     async fn revoke(&self, command: &Revoke) -> Result<Revoked, CommandError> {
         let repository = command.repository.as_deref().map(str::parse::<Repository>).transpose();
         let repository = repository.map_err(CommandError::bad)?;
+        let repository = repository.map(|named| named.canonical()).transpose().map_err(CommandError::bad)?;
         let revoked = self.puller.revoke(repository.as_ref()).await.map_err(CommandError::failed)?;
         Ok(Revoked { revoked })
     }

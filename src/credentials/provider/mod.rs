@@ -1,7 +1,7 @@
 //! Kubelet's credential-provider plugins: run unchanged, and their responses cached for as long as they say.
 //!
 //! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once; a plugin
-//! that fails means no credential and a line in the log, never a failed pull.
+//! that fails means no credential and a line in the log; one that hangs costs one pull a few seconds.
 //!
 //! Deliberately not here: plugins that need a pod's service-account token, which only kubelet has.
 
@@ -21,12 +21,13 @@ pub(super) use config::{Provider, read};
 use super::credential::Credential;
 use super::exec::{self, Invocation};
 use super::keyring::{Keyring, urls_match};
+use super::patience::Patience;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use cache::{ProviderFailed, ResponseCache};
 use response::Response;
 
-/// The time that kubelet gives a plugin.
+/// The time that kubelet gives a plugin, after which its run is ended. Requests wait for less.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// A credential that a plugin returned.
@@ -50,6 +51,14 @@ struct Inner {
     cache: ResponseCache,
     /// By the position of the plugin, and the image.
     running: Singleflight<(usize, String), Result<Response, ProviderFailed>>,
+    patience: Patience<(usize, String)>,
+}
+
+/// What plugins returned for an image.
+pub(super) struct Provided {
+    pub(super) ring: Keyring<ProvidedCredential>,
+    /// Whether a responsible plugin failed or takes too long: there may be a credential that is not in the ring.
+    pub(super) incomplete: bool,
 }
 
 /// The same programs, run in the same way.
@@ -68,7 +77,8 @@ impl Providers {
         };
         let providers = providers.into_iter().map(with_path).collect();
         let running = Singleflight::new(tasks.clone());
-        Self(Arc::new(Inner { providers, cache: ResponseCache::default(), running }))
+        let (cache, patience) = (ResponseCache::default(), Patience::default());
+        Self(Arc::new(Inner { providers, cache, running, patience }))
     }
 
     /// Whether any plugin is responsible for `image`.
@@ -77,20 +87,21 @@ impl Providers {
     }
 
     /// What the responsible plugins return, as one keyring in their order.
-    pub(super) async fn ring(&self, image: &str) -> Keyring<ProvidedCredential> {
+    pub(super) async fn ring(&self, image: &str) -> Provided {
         let responsible = self.0.providers.iter().enumerate().filter(|(_, (p, _))| matches(p, image));
         let responses = responsible.map(|(position, (provider, program))| async move {
             let name: Arc<str> = Arc::from(provider.name.as_str());
             (self.response(position, image).await, name, Arc::clone(program))
         });
-        let mut ring = Keyring::default();
+        let mut provided = Provided { ring: Keyring::default(), incomplete: false };
         for (response, provider, program) in join_all(responses).await {
+            provided.incomplete |= response.is_err();
             for (key, credential) in response.map(|response| response.auth).unwrap_or_default() {
                 let (program, provider) = (Arc::clone(&program), Arc::clone(&provider));
-                ring.add(&key, ProvidedCredential { program, provider, credential });
+                provided.ring.add(&key, ProvidedCredential { program, provider, credential });
             }
         }
-        ring
+        provided
     }
 
     /// Forgets what the plugins returned for `image`: it may have been withdrawn before its time.
@@ -110,7 +121,19 @@ impl Providers {
             let (this, image) = (this.clone(), image.clone());
             async move { this.run(position, &image).await }
         };
-        this.0.running.run((position, image.clone()), work).await.unwrap_or(Err(ProviderFailed))
+        let key = (position, image.clone());
+        match self.0.patience.wait(&key, this.0.running.run(key.clone(), work)).await {
+            Some(response) => response.unwrap_or(Err(ProviderFailed)),
+            None => {
+                let provider = self.0.providers.get(position).map_or("", |(provider, _)| &provider.name);
+                tracing::warn!(
+                    provider,
+                    image,
+                    "a credential provider takes long; pulls go on without its credential until it has ended"
+                );
+                Err(ProviderFailed)
+            }
+        }
     }
 
     async fn run(&self, position: usize, image: &str) -> Result<Response, ProviderFailed> {
@@ -124,6 +147,11 @@ impl Providers {
             tracing::warn!(provider, image, why, "a credential provider gave no credential");
             ProviderFailed
         });
+        let key = (position, image.to_owned());
+        match &result {
+            Ok(_) => self.0.patience.recovered(&key),
+            Err(ProviderFailed) => self.0.patience.ended(&key),
+        }
         self.0.cache.store(position, image, result.clone(), provider.default_cache);
         result
     }

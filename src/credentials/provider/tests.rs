@@ -5,10 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use tokio::time::Instant;
 
 use super::*;
+use crate::credentials::patience::PATIENCE;
 
 struct Plugin {
     directory: tempfile::TempDir,
     providers: Providers,
+    tasks: Tasks,
 }
 
 /// A shell script that counts its runs and answers; `%` in it stands for its directory.
@@ -25,8 +27,9 @@ fn plugin(script: &str) -> Plugin {
         "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"*.test\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [one, two]\n  env: [{name: MARK, value: m}]\n",
     )
     .unwrap();
-    let providers = Providers::new(read(&config).unwrap(), directory.path(), &Tasks::default());
-    Plugin { directory, providers }
+    let tasks = Tasks::default();
+    let providers = Providers::new(read(&config).unwrap(), directory.path(), &tasks);
+    Plugin { directory, providers, tasks }
 }
 
 impl Plugin {
@@ -35,7 +38,7 @@ impl Plugin {
     }
 
     async fn users(&self, image: &str) -> Vec<String> {
-        let ring = self.providers.ring(image).await;
+        let ring = self.providers.ring(image).await.ring;
         let name = |provided: &ProvidedCredential| {
             provided.credential.as_ref().map_or("-".to_owned(), |c| c.username().to_owned())
         };
@@ -133,10 +136,16 @@ async fn a_plugin_that_fails_gives_no_credential_and_is_not_run_at_once_again() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plugin_that_hangs_is_ended_after_kubelets_minute() {
+async fn a_plugin_that_hangs_costs_one_pull_seconds_and_is_ended_after_kubelets_minute() {
     let plugin = plugin("exec sleep 100000");
     let before = Instant::now();
     // The clock of this test jumps as soon as nothing else is to be done.
+    let all = join_all((0..3).map(|_| plugin.providers.ring("a.test/x"))).await;
+    assert!(all.iter().all(|provided| provided.incomplete));
+    assert_eq!(before.elapsed(), PATIENCE, "more than one run was waited for");
     assert!(plugin.users("a.test/x").await.is_empty());
-    assert!(before.elapsed() >= WAIT);
+    assert_eq!(before.elapsed(), PATIENCE, "it was waited for again");
+    assert_eq!(plugin.runs(), 1);
+    assert_eq!(plugin.tasks.finish(WAIT).await, 0, "the program outlived its time");
+    assert!(before.elapsed() >= WAIT - PATIENCE);
 }

@@ -152,7 +152,8 @@ impl Access {
             Purpose::Deliver(_) => None,
         };
         let (mut denied, mut limited) = (None, None);
-        let mut candidates = VecDeque::from(inner.principals.candidates(caller, repository, purpose).await);
+        let (candidates, incomplete) = inner.principals.candidates(caller, repository, purpose).await;
+        let mut candidates = VecDeque::from(candidates);
         while let Some(presented) = candidates.pop_front() {
             if presented.credential.is_none()
                 && !caller.is_identified()
@@ -183,6 +184,11 @@ impl Access {
                 Err(error) if error.is_rate_limited() => limited = limited.or(Some(error)),
                 Err(error) => return Err(error),
             }
+        }
+        // The registry was not asked with the credential that may open it.
+        if incomplete && caller.presented().is_none() && limited.is_none() && denied.is_some() {
+            let registry = repository.registry().clone();
+            return Err(upstream::Error::CredentialUnavailable { registry }.into());
         }
         let is_refused = denied.as_ref().is_some_and(Error::revokes_access) && *subject != Subject::List;
         if limited.is_none() && !caller.is_identified() && is_refused {
@@ -309,7 +315,7 @@ impl Access {
     /// Whether the rate limit of the principal that upstream is asked as first is nearly used up.
     pub(crate) async fn is_budget_low(&self, context: &PullContext) -> bool {
         let (caller, repository) = (context.caller(), context.repository());
-        let candidates = self.0.principals.candidates(caller, repository, Purpose::Prove).await;
+        let (candidates, _) = self.0.principals.candidates(caller, repository, Purpose::Prove).await;
         let low = |first: &PresentedCredential| {
             self.0.upstream.is_budget_low(repository.registry(), first.principal)
         };

@@ -3,7 +3,7 @@
 //! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously only where none
 //! of them matches.
 
-use crate::credentials::{Keychain, PresentedCredential};
+use crate::credentials::{Keychain, NodeCredentials, PresentedCredential};
 use crate::pull::context::Caller;
 use crate::reference::{Principal, PrincipalKind, Repository};
 
@@ -46,31 +46,33 @@ impl Principals {
         }
     }
 
-    /// The credentials to ask upstream with, in order; never none.
+    /// The credentials to ask upstream with, in order, never none; and whether a plugin of the node may have one that it does
+    /// not give now.
     pub(crate) async fn candidates(
         &self,
         caller: &Caller,
         repository: &Repository,
         purpose: Purpose,
-    ) -> Vec<PresentedCredential> {
+    ) -> (Vec<PresentedCredential>, bool) {
         let mut all: Vec<PresentedCredential> = caller.presented().into_iter().cloned().collect();
         match purpose {
             // The principal that may read already is enough; the others need not be looked up.
-            Purpose::Deliver(first) if caller.principal() == Some(first) => return all,
+            Purpose::Deliver(first) if caller.principal() == Some(first) => return (all, false),
             Purpose::Deliver(first) if first.kind == PrincipalKind::Anonymous => {
                 all.insert(0, self.0.anonymous());
-                return all;
+                return (all, false);
             }
             _ => {}
         }
-        all.extend(self.0.node_credentials(repository).await);
+        let NodeCredentials { found, incomplete } = self.0.node_credentials(repository).await;
+        all.extend(found);
         if let Purpose::Deliver(first) = purpose {
             all.sort_by_key(|presented| presented.principal != first);
         }
         if all.is_empty() {
             all.push(self.0.anonymous());
         }
-        all
+        (all, incomplete)
     }
 
     /// Records that upstream refused a credential: a plugin's is then not used again.
@@ -87,7 +89,7 @@ impl Principals {
         if refused.principal.kind != PrincipalKind::Provider {
             return None;
         }
-        let now = self.0.node_credentials(repository).await;
+        let now = self.0.node_credentials(repository).await.found;
         now.into_iter().find(|presented| {
             presented.principal == refused.principal && presented.credential != refused.credential
         })
