@@ -192,6 +192,7 @@ mod tests {
         let alice = Principal::new(PrincipalKind::Caller, [1; 16]);
         let (grants, minute) = (Grants::new(store.records().clone()), Duration::from_secs(60));
         grants.record(&app, alice, 4 * minute, 0).await;
+        store.flush().await;
         for grants in [&grants, &Grants::new(store.records().clone())] {
             assert_eq!(grants.of(&app).await[0].age.as_secs(), 240);
         }
