@@ -118,9 +118,15 @@ impl GrowingBlob {
         same.count() as u64
     }
 
-    /// The end of the range at `offset` that was written out of order; `None` if there is none.
-    pub fn out_of_order_until(&self, offset: u64) -> Option<u64> {
+    /// The end of the range at `offset` that was written out of order; `None` if there is none. Blocks while such a range
+    /// is being written.
+    pub(super) fn out_of_order_until(&self, offset: u64) -> Option<u64> {
         self.out_of_order.lock().end_of_range_at(offset)
+    }
+
+    /// The same, for a caller that must not block: `None` too while such a range is being written.
+    pub fn known_out_of_order_until(&self, offset: u64) -> Option<u64> {
+        self.out_of_order.try_lock()?.end_of_range_at(offset)
     }
 
     /// The next bytes at `offset` up to `end` at most, which the download must have written. They were compared with

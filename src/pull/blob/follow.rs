@@ -229,7 +229,7 @@ impl BlobBody {
                         let from_store = if is_complete { Box::pin(self.committed()).await } else { None };
                         let source = match from_store {
                             Some(source) => source,
-                            None => Box::pin(self.past_the_disk(growing, detached)).await?,
+                            None => Box::pin(self.past_the_disk(growing, detached, is_complete)).await?,
                         };
                         Ok(Next::ChangeTo(source))
                     }
@@ -284,7 +284,7 @@ impl BlobBody {
         self.sent.content = None;
         self.repairs += 1;
         if self.repairs > REPAIRS_MAX {
-            return self.past_the_disk(None, None).await.map(Next::ChangeTo);
+            return self.past_the_disk(None, None, true).await.map(Next::ChangeTo);
         }
         let download = match downloads.join_or_lead(context, digest, None, Sharing::All).await {
             Ok(download) => download,
@@ -293,7 +293,7 @@ impl BlobBody {
                 if error.fault() != Fault::Ours {
                     return Err(error);
                 }
-                return self.past_the_disk(None, None).await.map(Next::ChangeTo);
+                return self.past_the_disk(None, None, true).await.map(Next::ChangeTo);
             }
         };
         metrics.repairs.inc();
@@ -315,13 +315,15 @@ impl BlobBody {
     }
 
     /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by the
-    /// hash of what a download wrote, if that is as far as this body is; else of what can be read back; else all of it
-    /// is fetched again.
+    /// hash of what a download wrote, if that is as far as this body is; else of what can be read back; else, if it was
+    /// verified, all of it is fetched again.
     async fn past_the_disk(
         &self,
         growing: Option<FlightContent>,
         detached: Option<(u64, Hasher)>,
+        verified: bool,
     ) -> Result<BodySource, Error> {
+        let verified = verified || self.sent.content.is_none();
         let (at, digest) = (self.at, self.reader.digest);
         let written = detached.and_then(|(written, hasher)| (written == at).then_some(hasher));
         let hasher = match written {
@@ -331,6 +333,8 @@ impl BlobBody {
         };
         let passthrough = match hasher {
             Some(hasher) => Passthrough::rest(self.reader.upstream_from(at).await?, hasher, digest, self.end),
+            // What was sent cannot be read back to be compared.
+            None if self.is_whole() && !verified => return Err(Error::ContentReplaced),
             None if self.is_whole() => {
                 Passthrough::again(self.reader.upstream_from(0).await?, digest, at, self.end)
             }
@@ -354,7 +358,9 @@ impl BlobBody {
         {
             return Some(hasher);
         }
-        self.damaged.as_ref()?.hash_until(self.at).await.ok()
+        // Bytes of a later download are not those of the blob that was damaged.
+        let damaged = self.damaged.as_ref().filter(|_| self.sent.content.is_none())?;
+        damaged.hash_until(self.at).await.ok()
     }
 
     /// A range far ahead of the readable offset, asked for by itself; `None` from a registry that does not answer

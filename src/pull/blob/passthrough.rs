@@ -150,6 +150,10 @@ impl Passthrough {
     }
 
     fn end(&mut self) -> Result<(), Error> {
+        if self.check.is_some() && self.body.at() < self.skip_until {
+            // Right content that ends before what the client has is not how that content began.
+            return Err(Error::ContentReplaced);
+        }
         self.ended = true;
         let Some((hasher, expected)) = &self.check else { return Ok(()) };
         let (expected, actual) = (*expected, hasher.clone().finish());

@@ -83,7 +83,7 @@ impl Segments {
 
 /// Up to which offset the bytes from `at` on were fetched out of order, if that is worth a new connection.
 pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) -> Option<u64> {
-    let until = growing.out_of_order_until(at)?;
+    let until = growing.known_out_of_order_until(at)?;
     (until - at >= SKIP_MIN || Some(until) == size).then_some(until)
 }
 

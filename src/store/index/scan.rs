@@ -4,6 +4,7 @@
 //! for the size of those blobs that the rows do not have.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -23,9 +24,10 @@ pub(crate) struct Compared {
     pub(crate) new: Vec<Digest>,
 }
 
-/// Every blob, by the files alone. Blocks.
+/// Every blob, by the files alone: those up to where the directory can be read. Blocks.
 pub(crate) fn files(blobs: &Path, now: Timestamp) -> Rows {
-    Rows::from_unordered(entries(blobs).filter_map(|(entry, digest)| Some((digest, row(&entry, now)?))))
+    let readable = entries(blobs).map_while(|entry| entry.map_err(|error| unreadable(&error)).ok());
+    Rows::from_unordered(readable.flatten().filter_map(|(entry, digest)| Some((digest, row(&entry, now)?))))
 }
 
 /// Compares rows with the files. A directory that cannot be read changes nothing. Blocks.
@@ -33,10 +35,16 @@ pub(crate) fn compare(mut rows: Rows, blobs: &Path, now: Timestamp) -> Compared 
     // By the place of the row, because a set of a million digests would be half as large as the rows.
     let mut found = vec![false; rows.len()];
     let mut new = Vec::new();
-    if fs::read_dir(blobs).is_err() {
-        return Compared { rows, gone: Vec::new(), new: Vec::new() };
-    }
-    for (entry, digest) in entries(blobs) {
+    for entry in entries(blobs) {
+        let (entry, digest) = match entry {
+            Ok(Some(blob)) => blob,
+            Ok(None) => continue,
+            Err(error) => {
+                // What was not listed is not gone.
+                unreadable(&error);
+                return Compared { rows, gone: Vec::new(), new: Vec::new() };
+            }
+        };
         if rows.row(&digest).is_none()
             && let Some(row) = row(&entry, now)
         {
@@ -72,12 +80,21 @@ pub(crate) fn find_owners(rows: &mut Rows, layout: &Layout) {
     }
 }
 
-fn entries(blobs: &Path) -> impl Iterator<Item = (fs::DirEntry, Digest)> {
-    let entries = fs::read_dir(blobs).into_iter().flatten().flatten();
-    entries.filter_map(|entry| {
+/// Each entry of the directory; `None` for what is not named by a digest.
+fn entries(blobs: &Path) -> impl Iterator<Item = io::Result<Option<(fs::DirEntry, Digest)>>> {
+    let (entries, error) = match fs::read_dir(blobs) {
+        Ok(entries) => (Some(entries), None),
+        Err(error) => (None, Some(Err(error))),
+    };
+    let named = |entry: fs::DirEntry| {
         let digest = Digest::from_hex(entry.file_name().to_str()?).ok()?;
         Some((entry, digest))
-    })
+    };
+    error.into_iter().chain(entries.into_iter().flatten().map(move |entry| entry.map(named)))
+}
+
+fn unreadable(error: &io::Error) {
+    tracing::error!(%error, "the directory of the blobs cannot be read; blobs that were not listed may not be counted");
 }
 
 /// The row of a blob whose last access was lost: the filesystem's own times stand in for it. `None` if it is no file.

@@ -151,8 +151,7 @@ impl Worker {
                     self.put(digest, Row { used_at: now, reused: true, ..row });
                 }
             }
-            Operation::Remove(digest) => self.remove(&digest),
-            Operation::Recheck(digest) => {
+            Operation::Remove(digest) | Operation::Recheck(digest) => {
                 // The blob may have been fetched again meanwhile.
                 if self.rows.row(&digest).is_some() && !self.context.layout.blob(&digest).exists() {
                     self.remove(&digest);
