@@ -70,7 +70,7 @@ impl Blobs {
         let admission = Arc::clone(&self.admission);
         admission.check(owner, declared.unwrap_or(1))?;
         let reserve = Box::new(move |bytes| admission.reserve(owner, bytes));
-        Ingest::begin(&self.layout, digest, declared, owner.id, reserve)
+        Ingest::begin(&self.layout, digest, declared, owner.id, reserve, self.open_blobs.mark_in_use(&digest))
     }
 
     /// Commits verified content. Blocks.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use crate::reference::{Digest, Hasher};
 use crate::store::checked_file::{CheckedFile, Damage};
 use crate::store::error::Error;
+use crate::store::in_use::InUseMark;
 use crate::store::integrity::{Checksums, ChecksumsBuilder};
 use crate::support::body_chunk::BodyChunk;
 
@@ -27,6 +28,8 @@ pub struct GrowingBlob {
     digest: Digest,
     content: Arc<CheckedFile<Mutex<ChecksumsBuilder>>>,
     out_of_order: Arc<Mutex<Ranges>>,
+    /// Readers go on with this file after its blob is complete: an eviction would free nothing.
+    _in_use: Arc<InUseMark>,
 }
 
 /// The ranges beyond the watermark that were written out of order.
@@ -58,9 +61,9 @@ impl Ranges {
 
 impl GrowingBlob {
     /// Content of `digest` that will be written to `file`.
-    pub(super) fn new(digest: Digest, file: Arc<File>) -> Self {
+    pub(super) fn new(digest: Digest, file: Arc<File>, in_use: InUseMark) -> Self {
         let content = Arc::new(CheckedFile::new(file, Mutex::default()));
-        Self { digest, content, out_of_order: Arc::default() }
+        Self { digest, content, out_of_order: Arc::default(), _in_use: Arc::new(in_use) }
     }
 
     /// The download has, or is about to have, every byte before `until`: no other writer may write there any more.
@@ -154,6 +157,7 @@ impl GrowingBlob {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::in_use::InUse;
 
     #[test]
     fn adjacent_ranges_are_merged() {
@@ -172,7 +176,11 @@ mod tests {
     }
 
     fn growing() -> GrowingBlob {
-        GrowingBlob::new(Digest::of(b"x"), Arc::new(tempfile::tempfile().unwrap()))
+        {
+            let digest = Digest::of(b"x");
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            GrowingBlob::new(digest, file, InUse::default().mark(digest))
+        }
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::growing::GrowingBlob;
 use crate::store::hashing::ContentHasher;
+use crate::store::in_use::InUseMark;
 use crate::store::integrity::Checksums;
 use crate::store::layout::{self, Layout};
 use crate::store::reserve::Reservation;
@@ -83,6 +84,7 @@ impl Ingest {
         declared: Option<u64>,
         owner: OwnerId,
         reserve: Reserve,
+        in_use: InUseMark,
     ) -> Result<Self, Error> {
         if declared.is_some_and(|size| size > BLOB_BYTES_MAX) {
             return Err(Error::TooLong { digest: expected, limit: BLOB_BYTES_MAX });
@@ -99,7 +101,7 @@ impl Ingest {
             declared,
             written: 0,
             hashing: ContentHasher::new(),
-            growing: GrowingBlob::new(expected, file),
+            growing: GrowingBlob::new(expected, file, in_use),
             path: Temporary(Some(path), layout.clone()),
             owner,
             reserve,
@@ -260,6 +262,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::store::in_use::InUse;
     use crate::store::reserve::Reservations;
     use crate::store::share::Owner;
 
@@ -288,7 +291,8 @@ mod tests {
                     Err(Error::Full { needed: wanted })
                 }
             };
-            Ingest::begin(&self.layout, digest, declared, owner.id, Box::new(reserve))
+            let in_use = InUse::default().mark(digest);
+            Ingest::begin(&self.layout, digest, declared, owner.id, Box::new(reserve), in_use)
         }
 
         fn files(&self) -> usize {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::reference::Digest;
 use crate::store::blob::{Blob, OpenFile, SharedFile, WeakFile};
-use crate::store::in_use::InUse;
+use crate::store::in_use::{InUse, InUseMark};
 use crate::support::bounded_map::BoundedMap;
 
 /// Blobs that are kept open: a quarter of the descriptors that are reserved for what is not a client.
@@ -74,6 +74,11 @@ impl OpenBlobs {
     /// The blobs that are being read.
     pub(super) fn in_use(&self) -> Vec<Digest> {
         self.in_use.digests()
+    }
+
+    /// Marks a blob as being read, also before it exists.
+    pub(super) fn mark_in_use(&self, digest: &Digest) -> InUseMark {
+        self.in_use.mark(*digest)
     }
 
     /// Whether a blob is being read.

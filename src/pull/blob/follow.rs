@@ -227,9 +227,10 @@ impl BlobBody {
                     }
                     Seen::NotOnDisk { growing, detached, is_complete } => {
                         let from_store = if is_complete { Box::pin(self.committed()).await } else { None };
+                        let verified = is_complete || self.sent.content.is_none();
                         let source = match from_store {
                             Some(source) => source,
-                            None => Box::pin(self.past_the_disk(growing, detached, is_complete)).await?,
+                            None => Box::pin(self.past_the_disk(growing, detached, verified)).await?,
                         };
                         Ok(Next::ChangeTo(source))
                     }
@@ -238,7 +239,7 @@ impl BlobBody {
             BodySource::OutOfOrder(body, progress) => {
                 out_of_order(&self.reader, body, progress, at, end).await
             }
-            BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None)).await?)),
+            BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
             BodySource::Shared(window) => match window.next().await? {
                 Windowed::Bytes(mut bytes) => {
                     truncate(&mut bytes, at, end);
@@ -251,7 +252,7 @@ impl BlobBody {
                 },
                 Windowed::FellOut(hasher) => {
                     let sent = hasher.map(|hasher| (at, hasher));
-                    Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, sent)).await?))
+                    Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, sent, false)).await?))
                 }
             },
             BodySource::Passthrough(passthrough, reason) => {
@@ -323,7 +324,6 @@ impl BlobBody {
         detached: Option<(u64, Hasher)>,
         verified: bool,
     ) -> Result<BodySource, Error> {
-        let verified = verified || self.sent.content.is_none();
         let (at, digest) = (self.at, self.reader.digest);
         let written = detached.and_then(|(written, hasher)| (written == at).then_some(hasher));
         let hasher = match written {
