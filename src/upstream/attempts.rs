@@ -230,7 +230,7 @@ impl Attempts {
         };
         let request = &self.exchange.effective(endpoint, request, retries);
         let class = (request.kind, request.method.clone());
-        if let Some(wait) = self.rate_limits.held_back_for(account, repository, &class) {
+        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, repository, &class).await {
             return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
         }
         tracked.start();

@@ -132,7 +132,9 @@ impl Exchange {
         let registry = request.repository.registry();
         let account = Account { registry, endpoint: endpoint.base_url(), principal };
         let class = (get.kind, Method::GET);
-        if let Some(wait) = self.rate_limits.held_back_for(account, request.repository, &class) {
+        if let Some(wait) =
+            self.rate_limits.wait_until_held_back_for(account, request.repository, &class).await
+        {
             let error = Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) };
             return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
         }

@@ -1,8 +1,9 @@
 //! Rate limits: what each registry still grants to each principal, and which requests it answered 429.
 //!
 //! Promises: a request that was answered 429 is not repeated by the same principal before the time that the registry
-//! named (or a few seconds, longer each time), and then by one request first; the limit of one principal does not hold
-//! back another, and a 429 of a redirect target or token server holds back the question that led there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
+//! named (or a few seconds, longer each time), and then by one request first, whose outcome others wait for; the limit of
+//! one principal does not hold back another, and a 429 of a redirect target or token server holds back the question that
+//! led there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
 //! draft-ietf-httpapi-ratelimit-headers as Docker Hub has it) counts for ten minutes: the window may have moved on.
 //!
 //! Deliberately not here: what is done about it (`pull`), and outages (`health`): a registry that limits requests is
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use crate::reference::{Principal, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
@@ -32,6 +34,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(15);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// How long the one request that finds out whether the limit is over holds back the others.
 const TRIAL: Duration = Duration::from_secs(5);
+/// How long a request waits for the outcome of that one.
+const TRIAL_WAIT: Duration = Duration::from_secs(6);
 /// Below this fraction of the limit, one in so many, the budget is low.
 const LOW_FRACTION: u64 = 10;
 /// Accounts at most; a limit that is forgotten is learnt again from the next response.
@@ -55,6 +59,8 @@ pub(crate) struct RateLimits {
     budgets: Mutex<BoundedMap<(String, Principal), Budget>>,
     /// What a redirect target or token server answered 429: it limits that question, and not the endpoint's account.
     elsewhere: Mutex<BoundedMap<Elsewhere, Refusal>>,
+    /// Told of the outcome of every request.
+    changed: Notify,
     recorder: Recorder,
     clock: Clock,
 }
@@ -76,6 +82,17 @@ struct Budget {
 struct Refusal {
     until: Instant,
     times: u32,
+    /// Whether the time is over and a request is finding out whether the limit is.
+    on_trial: bool,
+}
+
+/// Why a request is not sent now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// The time that was named is not over.
+    For(Duration),
+    /// Another request is finding out, within this time.
+    OnTrial(Duration),
 }
 
 /// What is known of a limit, for an operator.
@@ -97,7 +114,7 @@ impl RateLimits {
     pub(crate) fn new(recorder: Recorder, clock: Clock) -> Self {
         let budgets = Mutex::new(BoundedMap::new(ACCOUNTS_MAX));
         let elsewhere = Mutex::new(BoundedMap::new(ACCOUNTS_MAX));
-        Self { budgets, elsewhere, recorder, clock }
+        Self { budgets, elsewhere, changed: Notify::new(), recorder, clock }
     }
 
     /// Records what the headers of a response say of the limit; headers that say nothing change nothing.
@@ -115,21 +132,49 @@ impl RateLimits {
 
     /// How long a request is held back; `None` if it may be sent now, which then is the one that finds out whether the
     /// limit is over.
+    #[cfg(test)]
     pub(crate) fn held_back_for(
         &self,
         account: Account<'_>,
         repository: &Repository,
         class: &RequestClass,
     ) -> Option<Duration> {
+        self.hold(account, repository, class).map(Hold::time)
+    }
+
+    /// The same, for a request that may wait: while another one finds out whether the limit is over, its outcome is waited
+    /// for, at most [`TRIAL_WAIT`].
+    pub(crate) async fn wait_until_held_back_for(
+        &self,
+        account: Account<'_>,
+        repository: &Repository,
+        class: &RequestClass,
+    ) -> Option<Duration> {
+        let until = Instant::now() + TRIAL_WAIT;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before the question, so that no outcome is missed.
+            changed.as_mut().enable();
+            match self.hold(account, repository, class)? {
+                Hold::OnTrial(_) if Instant::now() < until => {
+                    let _ = timeout_at(until, changed).await;
+                }
+                hold => return Some(hold.time()),
+            }
+        }
+    }
+
+    fn hold(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) -> Option<Hold> {
         let now = Instant::now();
         let own = {
             let mut budgets = self.budgets.lock();
             let refusal = budgets.get(&account.key()).and_then(|budget| budget.refused.get_mut(class));
-            refusal.and_then(|refusal| refusal.held_back_for(now))
+            refusal.and_then(|refusal| refusal.hold(now))
         };
         let elsewhere = || {
             let mut elsewhere = self.elsewhere.lock();
-            elsewhere.get(&account.elsewhere(repository, class))?.held_back_for(now)
+            elsewhere.get(&account.elsewhere(repository, class))?.hold(now)
         };
         own.or_else(elsewhere)
     }
@@ -152,6 +197,7 @@ impl RateLimits {
             }
             _ => {
                 self.record_response(account, repository, class);
+                self.changed.notify_waiters();
                 return result;
             }
         };
@@ -161,6 +207,7 @@ impl RateLimits {
                 self.record_refusal_elsewhere(account, repository, class, retry_after)
             }
         };
+        self.changed.notify_waiters();
         let error = Error::RateLimited { host, retry_after: Some(wait) };
         Err(Failure { error, party, is_recorded: true })
     }
@@ -176,7 +223,7 @@ impl RateLimits {
     ) -> Duration {
         let (now, mut elsewhere) = (Instant::now(), self.elsewhere.lock());
         let key = account.elsewhere(repository, class);
-        elsewhere.get_or_insert_with(key, || Refusal { until: now, times: 0 }).repeat(now, retry_after)
+        elsewhere.get_or_insert_with(key, || Refusal::new(now)).repeat(now, retry_after)
     }
 
     /// Records a 429; returns for how long such requests are held back.
@@ -188,7 +235,7 @@ impl RateLimits {
     ) -> Duration {
         let wait = self.with_budget(account, |budget| {
             let now = Instant::now();
-            let refusal = budget.refused.entry(class).or_insert(Refusal { until: now, times: 0 });
+            let refusal = budget.refused.entry(class).or_insert(Refusal::new(now));
             refusal.repeat(now, retry_after)
         });
         let Account { registry, endpoint, principal } = account;
@@ -268,20 +315,34 @@ impl Account<'_> {
     }
 }
 
+impl Hold {
+    fn time(self) -> Duration {
+        match self {
+            Self::For(time) | Self::OnTrial(time) => time,
+        }
+    }
+}
+
 impl Refusal {
-    /// How long a request is held back; `None` if it is the one that finds out.
-    fn held_back_for(&mut self, now: Instant) -> Option<Duration> {
+    fn new(now: Instant) -> Self {
+        Self { until: now, times: 0, on_trial: false }
+    }
+
+    /// Why a request is held back; `None` if it is the one that finds out.
+    fn hold(&mut self, now: Instant) -> Option<Hold> {
         if self.until > now {
-            return Some(self.until - now);
+            let left = self.until - now;
+            return Some(if self.on_trial { Hold::OnTrial(left) } else { Hold::For(left) });
         }
         self.until = now + TRIAL;
+        self.on_trial = true;
         None
     }
 
     /// Another 429; returns for how long requests are held back now.
     fn repeat(&mut self, now: Instant, retry_after: Option<Duration>) -> Duration {
         let wait = pause(self.times, retry_after);
-        *self = Self { until: now + wait, times: self.times.saturating_add(1) };
+        *self = Self { until: now + wait, times: self.times.saturating_add(1), on_trial: false };
         wait
     }
 }
