@@ -54,6 +54,8 @@ pub(crate) struct Reply {
     pub(crate) kept: Bytes,
     /// The first byte that is not what it should be.
     pub(crate) wrong_at: Option<u64>,
+    /// When that byte arrived.
+    pub(crate) wrong_since: Option<u64>,
     /// Whether its protocol tells the client that this is all of it.
     pub(crate) complete: bool,
     /// Whether the client went away by itself.
@@ -220,6 +222,7 @@ async fn talk(
     }
     (reply.got, reply.wrong_at, reply.left, reply.complete) =
         (sink.got, sink.wrong_at, sink.left, sink.complete);
+    reply.wrong_since = sink.wrong_since;
     reply.digest = Some(sink.hasher.finish());
     reply.kept = sink.kept.into();
     Ok(())
@@ -233,6 +236,7 @@ struct Sink {
     kept: Vec<u8>,
     got: u64,
     wrong_at: Option<u64>,
+    wrong_since: Option<u64>,
     left: bool,
     complete: bool,
 }
@@ -243,17 +247,28 @@ impl Sink {
         let from = ask.range.filter(|_| status == 206).map_or(0, |(start, _)| start);
         let expected = expected.filter(|_| (200..300).contains(&status));
         let (kept, hasher) = (Vec::new(), Hasher::default());
-        Self { expected, from, hasher, kept, got: 0, wrong_at: None, left: false, complete: false }
+        Self {
+            expected,
+            from,
+            hasher,
+            kept,
+            got: 0,
+            wrong_at: None,
+            wrong_since: None,
+            left: false,
+            complete: false,
+        }
     }
 
     /// Takes bytes; whether the client goes on.
-    fn take(&mut self, bytes: &[u8], ask: &Ask) -> bool {
+    fn take(&mut self, bytes: &[u8], ask: &Ask, now: &Now) -> bool {
         let at = self.from + self.got;
         if let (Some(expected), None) = (&self.expected, self.wrong_at) {
             let right = expected.get(at as usize..).unwrap_or_default();
             let same = bytes.iter().zip(right).take_while(|(a, b)| a == b).count();
             if same < bytes.len() {
                 self.wrong_at = Some(at + same as u64);
+                self.wrong_since = Some(now.ms());
             }
         }
         self.hasher.update(bytes);
@@ -296,7 +311,7 @@ async fn read_plain(
     let mut bytes = begun;
     let mut first = true;
     loop {
-        if !sink.take(&bytes, ask) {
+        if !sink.take(&bytes, ask, now) {
             return;
         }
         if length.is_some_and(|length| sink.got >= length) {
@@ -331,7 +346,7 @@ async fn read_chunked(stream: &mut DuplexStream, now: &Now, ask: &Ask, have: &mu
             }
             let chunk: Vec<u8> = have[line + 2..line + 2 + size].to_vec();
             have.drain(..line + 2 + size + 2);
-            if !sink.take(&chunk, ask) {
+            if !sink.take(&chunk, ask, now) {
                 return;
             }
         }
