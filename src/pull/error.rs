@@ -189,6 +189,7 @@ impl Error {
                 upstream::Error::Invalid { .. }
                 | upstream::Error::MethodNotAllowed { .. }
                 | upstream::Error::RangeNotSatisfiable { .. } => Fault::Invalid,
+                upstream::Error::Overloaded { .. } => Fault::Ours,
                 _ => Fault::Outage,
             },
             Self::Store(

@@ -234,7 +234,7 @@ impl Attempts {
             return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
         }
         tracked.start();
-        let result = self.send_with_retries(endpoint, request, retries).await;
+        let result = self.send_with_retries(endpoint, &mut tracked, request, retries).await;
         tracked.finish(&result);
         let result = self.rate_limits.record_result(account, repository, &class, result);
         result.map_err(|failure| failure.error)
@@ -245,6 +245,7 @@ impl Attempts {
     async fn send_with_retries(
         &self,
         endpoint: &Endpoint,
+        tracked: &mut TrackedRequest,
         request: &RegistryRequest<'_>,
         retries: u32,
     ) -> Result<RegistryResponse, Failure> {
@@ -259,6 +260,7 @@ impl Attempts {
                 break;
             }
             tokio::time::sleep(retry::pause(n, fastrand::f64())).await;
+            tracked.repeat();
             result = self.exchange.send(endpoint, &again).await;
             if result.is_ok() && request.method == Method::HEAD {
                 self.exchange.record_failed_head(endpoint, request);
@@ -315,7 +317,7 @@ impl LastError {
     /// Replaces the error, unless an authoritative endpoint sent it: a mirror has no say in what is denied or away. A
     /// denial stands where another authoritative endpoint only cannot answer.
     fn update(&mut self, error: Error, endpoint: &Endpoint) {
-        let denial_stands = self.error.is_denied() && error.is_outage();
+        let denial_stands = self.error.is_denied() && (error.is_outage() || error.is_overloaded());
         if !self.authoritative || endpoint.authoritative && !denial_stands {
             *self = Self { error, authoritative: endpoint.authoritative };
         }

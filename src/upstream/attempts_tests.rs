@@ -203,6 +203,18 @@ async fn a_registry_that_stays_away_is_waited_for_once_and_with_few_requests() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_registry_that_failed_long_ago_is_waited_for_when_it_is_gone_for_a_moment() {
+    let begun = Instant::now();
+    let back_after = Duration::from_millis(3_601_500);
+    let world =
+        World::new(move |_| if begun.elapsed() < back_after { Outcome::Unreachable } else { status(200) });
+    world.request(None).await.unwrap_err();
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    let (first, second) = tokio::join!(world.patient_request(), world.patient_request());
+    assert!(first.is_ok() && second.is_ok(), "{first:?} and {second:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mirror_that_hangs_on_content_is_waited_for_once_by_a_repository_and_twice_by_all() {
     let world = World::new(|request| {
         let is_content = !request.url.ends_with("/v2/");

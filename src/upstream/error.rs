@@ -26,6 +26,14 @@ pub enum Error {
     CredentialUnavailable {
         /// The registry.
         registry: Registry,
+        },
+    /// A limit of this node was reached; no request was sent. This says nothing of the registry.
+    #[error("{host} was not asked: {why}")]
+    Overloaded {
+        /// What was not asked.
+        host: String,
+        /// The limit.
+        why: String,
     },
     /// No response: the name, the connection, TLS or the time failed.
     #[error("{host} cannot be reached: {why}")]
@@ -170,6 +178,7 @@ impl Error {
         match self {
             Self::Declined { .. } => "upstream_declined",
             Self::CredentialUnavailable { .. } => "credential_unavailable",
+            Self::Overloaded { .. } => "too_many_names",
             Self::Unreachable { stage, .. } => match stage {
                 ConnectStage::Dns => "upstream_dns",
                 ConnectStage::Address => "upstream_address",
@@ -199,6 +208,11 @@ impl Error {
                 | Self::RateLimited { .. }
                 | Self::CredentialUnavailable { .. }
         )
+    }
+
+    /// Whether a limit of this node was reached, and the registry was not asked.
+    pub(super) fn is_overloaded(&self) -> bool {
+        matches!(self, Self::Overloaded { .. })
     }
 
     /// Whether no connection could be opened, to a host whose name resolves: it may be there again in a moment.

@@ -226,6 +226,7 @@ impl Exchange {
             url: &state.url,
             headers: request.http_headers(authorization, &presented.headers),
             body: Bytes::new(),
+            is_for_token: false,
         };
         let response = self.http.send(request.kind, outgoing).await?;
         if state.is_at_endpoint() && response.status() != StatusCode::UNAUTHORIZED {

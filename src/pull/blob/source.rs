@@ -259,7 +259,9 @@ impl UpstreamBody {
             tracing::info!(digest = %self.digest, %again, "a body could not be resumed");
             match &again {
                 // It may be back in a moment. A rate limit does not end that soon.
-                upstream::Error::Unreachable { .. } | upstream::Error::ServerError { .. }
+                upstream::Error::Unreachable { .. }
+                | upstream::Error::ServerError { .. }
+                | upstream::Error::Overloaded { .. }
                     if self.broken.since.elapsed() < OUTAGE_WAIT_MAX => {}
                 // What came before is of another blob, or this is.
                 upstream::Error::Invalid { .. } => return Err(again),

@@ -158,7 +158,7 @@ impl Inner {
         let sending = self.send(registry, &key, trust, credential);
         let result = tokio::time::timeout(WAIT, sending).await.unwrap_or_else(|_| {
             let why = format!("no token within {WAIT:?}");
-            Err(Error::Unreachable { host: authority(&key.realm), stage: ConnectStage::Head, why })
+            Err(Error::Unreachable { host: authority(&key.realm), stage: ConnectStage::Timeout, why })
         });
         if let (Err(error @ Error::Refused { .. }), Some(credential)) = (&result, credential) {
             self.cache.record_refusal(&key, credential, error);
@@ -177,7 +177,8 @@ impl Inner {
         credential: Option<&Credential>,
     ) -> Result<(AuthorizationHeader, Duration), Error> {
         let TokenRequest { method, url, headers, body } = TokenRequest::new(key, credential);
-        let request = OutgoingRequest { registry, trust, method, url: &url, headers, body };
+        let request =
+            OutgoingRequest { registry, trust, method, url: &url, headers, body, is_for_token: true };
         let response = self.http.send(RequestKind::Token, request).await?;
         let host = authority(&url);
         match response.status().as_u16() {

@@ -33,6 +33,8 @@ const SLOW_FAILURE: Duration = Duration::from_secs(1);
 /// A slow failure keeps callers away for this long at most: longer than a pause and a retry that fails slowly too take
 /// together, so that in an outage one request at a time waits; and no caller is refused for what was long ago.
 const SLOW_FAILURE_COUNTS_FOR: Duration = Duration::from_secs(30);
+/// A failure that is longer ago says nothing of whether a host can be reached now.
+const RECENT: Duration = Duration::from_secs(30);
 /// A retry is over after this long: every request is.
 const RETRY_LASTS_MAX: Duration = Duration::from_secs(30);
 /// Requests a second to a failing endpoint that has no alternative.
@@ -113,6 +115,8 @@ struct Record {
     error: Error,
     failures: u32,
     first: Instant,
+    /// The first failure since the last gap of more than [`RECENT`].
+    unreachable_since: Instant,
     last: Instant,
     /// Whether the last failure took at least [`SLOW_FAILURE`].
     slow: bool,
@@ -187,10 +191,13 @@ impl Health {
         all
     }
 
-    /// For how long no connection to the endpoint could be opened; `None` if the last one could.
+    /// For how long no connection to the endpoint could be opened, without a gap of more than [`RECENT`] between two
+    /// failures; `None` if the last one could, or if the last failure is longer ago than that.
     pub(crate) fn unreachable_for(&self, endpoint: &Endpoint) -> Option<Duration> {
         let failing = self.0.failing.lock();
-        failing.hosts.peek(endpoint.base_url()).map(|record| record.first.elapsed())
+        let record = failing.hosts.peek(endpoint.base_url())?;
+        // What failed long ago, and was not asked since, may be there.
+        (record.last.elapsed() <= RECENT).then(|| record.unreachable_since.elapsed())
     }
 
     /// Whether the endpoint fails as a whole: it cannot be connected to, or several repositories fail and no question was
@@ -249,6 +256,7 @@ impl Health {
             url: endpoint.base_url().to_owned(),
             host: endpoint.host_and_port(),
             started: None,
+            last_exchange: None,
             finished: false,
         }
     }
@@ -268,11 +276,10 @@ impl Health {
     }
 
     fn record_failure(&self, request: &TrackedRequest, error: &Error, of_host: bool) {
-        let (registry, took) = (request.question.repository.registry(), request.running_for());
+        let (registry, took) = (request.question.repository.registry(), request.last_exchange_took());
         self.0.recorder.endpoint_up(registry, &request.host, false);
         let mut failing = self.0.failing.lock();
-        // A host that could not be reached before still cannot, as far as is known.
-        if of_host || failing.hosts.peek(&request.url).is_some() {
+        if of_host {
             let before = failing.hosts.peek(&request.url);
             let record = Record::after(before, request, error, took);
             failing.hosts.insert(request.url.clone(), record);
@@ -294,6 +301,10 @@ impl Health {
         }
         let of_kind = (request.url.clone(), Scope::Kind(request.question.kind));
         if let Some(record) = failing.questions.get(&of_kind) {
+            record.retry_later();
+        }
+        // Whether a request that was cancelled had a connection is not known: another one may try.
+        if let Some(record) = failing.hosts.get(&request.url) {
             record.retry_later();
         }
     }
@@ -346,6 +357,9 @@ impl Record {
             error: error.clone(),
             failures,
             first: before.map_or(now, |record| record.first),
+            unreachable_since: before
+                .filter(|record| record.last.elapsed() <= RECENT)
+                .map_or(now, |record| record.unreachable_since),
             last: now,
             slow: took >= SLOW_FAILURE,
             retry_at: now + pause(failures),
@@ -378,6 +392,8 @@ pub(crate) struct TrackedRequest {
     url: String,
     host: String,
     started: Option<Instant>,
+    /// When the last exchange of the request began: the request itself or its last repetition.
+    last_exchange: Option<Instant>,
     finished: bool,
 }
 
@@ -385,6 +401,12 @@ impl TrackedRequest {
     /// The request is sent now.
     pub(crate) fn start(&mut self) {
         self.started = Some(Instant::now());
+        self.last_exchange = self.started;
+    }
+
+    /// The request failed, and is repeated now. How slow an endpoint is, says the last exchange alone.
+    pub(crate) fn repeat(&mut self) {
+        self.last_exchange = Some(Instant::now());
     }
 
     /// Records the outcome. A redirect target that fails concerns the question, and a token server nothing here.
@@ -393,11 +415,19 @@ impl TrackedRequest {
         let Err(Failure { error, party, .. }) = result else { return self.health.record_response(&self) };
         match (party, error) {
             // No request was sent, or none whose answer says something of the endpoint.
-            (_, Error::Declined { .. }) | (Party::TokenServer, _) => self.health.record_cancelled(&self),
-            (Party::Endpoint, Error::Unreachable { stage, .. }) => {
-                self.health.record_failure(&self, error, stage.is_before_the_request());
+            (_, Error::Declined { .. } | Error::Overloaded { .. }) | (Party::TokenServer, _) => {
+                self.health.record_cancelled(&self);
             }
-            (Party::RedirectTarget, Error::Unreachable { .. }) | (_, Error::ServerError { .. }) => {
+            (Party::Endpoint, Error::Unreachable { stage, .. }) if stage.is_before_the_request() => {
+                self.health.record_failure(&self, error, true);
+            }
+            // A store's answer for one signed URL says nothing of other blobs.
+            (Party::RedirectTarget, Error::ServerError { status: 400..=407 | 410, .. }) => {
+                self.health.record_connection(&self);
+                self.health.record_cancelled(&self);
+            }
+            // Only over a connection can a request go unanswered.
+            (_, Error::Unreachable { .. } | Error::ServerError { .. }) => {
                 self.health.record_connection(&self);
                 self.health.record_failure(&self, error, false);
             }
@@ -410,8 +440,13 @@ impl TrackedRequest {
         self.finished = true;
         match result {
             Err(error @ Error::Unreachable { .. }) => self.health.record_failure(&self, error, true),
+            Err(Error::Overloaded { .. }) => self.health.record_cancelled(&self),
             _ => self.health.record_connection(&self),
         }
+    }
+
+    fn last_exchange_took(&self) -> Duration {
+        self.last_exchange.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     fn running_for(&self) -> Duration {

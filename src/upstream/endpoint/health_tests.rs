@@ -168,8 +168,85 @@ async fn a_retry_that_is_never_sent_or_cancelled_does_not_block_the_next_one() {
     retry.tracked.start();
     tokio::time::advance(Duration::from_secs(20)).await;
     drop(retry);
+    assert!(failing(&health, &question()).is_some(), "whether it had a connection is not known");
+    tokio::time::advance(2 * PAUSE).await;
+    assert!(matches!(health.availability(&endpoint(), &question()), Availability::RetryDue(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_cancelled_after_long_hung() {
+    let health = health();
+    let mut hung = health.track(&endpoint(), question());
+    hung.start();
+    tokio::time::advance(2 * HUNG).await;
+    drop(hung);
     let Some((error, true)) = failing(&health, &question()) else { panic!("it hung") };
     assert!(error.to_string().contains("no answer within 20"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_question_after_a_failed_connection_makes_no_outage_of_the_host() {
+    let (slowly, other) = (Duration::from_secs(15), of("b", RequestKind::Blob));
+    for stage in [ConnectStage::Timeout, ConnectStage::Head] {
+        let health = health();
+        fail(&health, Duration::ZERO).await;
+        outcome(&health, question(), Err(failure(Party::Endpoint, stage)), slowly).await;
+        assert!(!health.is_in_outage(&endpoint()), "{stage:?}: it had a connection");
+        assert!(is_healthy(&health, &other) && failing(&health, &question()).is_some(), "{stage:?}");
+    }
+    let health = health();
+    fail(&health, Duration::ZERO).await;
+    let mut cancelled = health.track(&endpoint(), question());
+    cancelled.start();
+    tokio::time::advance(slowly).await;
+    drop(cancelled);
+    assert_eq!(
+        failing(&health, &other),
+        Some((refused().error, false)),
+        "one caller's hang keeps others away"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_a_store_lacks_refuses_no_other_blob_of_its_repository() {
+    let health = health();
+    let blob = || of("a", RequestKind::Blob);
+    let answer = |status| {
+        let error = Error::ServerError { host: "cdn.test:443".into(), status };
+        Failure::new(error, Party::RedirectTarget)
+    };
+    for status in [400, 401, 403, 404, 410] {
+        fail(&health, Duration::ZERO).await;
+        outcome(&health, blob(), Err(answer(status)), Duration::from_secs(2)).await;
+        assert!(is_healthy(&health, &blob()), "{status}");
+    }
+    for status in [408, 503] {
+        outcome(&health, blob(), Err(answer(status)), Duration::from_secs(2)).await;
+        assert!(failing(&health, &blob()).is_some(), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_between_repetitions_make_no_failure_slow() {
+    let health = health();
+    let mut request = health.track(&endpoint(), question());
+    request.start();
+    tokio::time::advance(2 * SLOW_FAILURE).await;
+    request.repeat();
+    request.finish(&Err::<(), _>(unwell()));
+    assert_eq!(failing(&health, &question()), Some((unwell().error, false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_this_node_is_no_failure_of_an_endpoint() {
+    let health = health();
+    let not_asked = || Error::Overloaded { host: "reg.test:443".into(), why: String::new() };
+    let failure = Failure::new(not_asked(), Party::Endpoint);
+    outcome(&health, question(), Err(failure), Duration::from_secs(2)).await;
+    assert!(is_healthy(&health, &question()));
+    fail(&health, Duration::ZERO).await;
+    health.track(&endpoint(), question()).finish_probe(&Err::<(), _>(not_asked()));
+    assert!(health.is_in_outage(&endpoint()), "no connection was opened either");
 }
 
 #[tokio::test(start_paused = true)]

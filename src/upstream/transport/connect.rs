@@ -4,8 +4,9 @@
 //! others, which cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a connection fills fastest,
 //! and the attacks that multiplexing makes possible do not exist.
 //!
-//! A connection that was used before and does not answer may have been forgotten by what is between: the idle ones to its
-//! host are closed, and the request is sent once more over a new one.
+//! A connection that was used before, was idle for seconds and does not answer may have been forgotten by what is between:
+//! the idle ones to its host are closed, and the request is sent once more over a new one, unless it carries a login or is
+//! for a token: a server that is slow would count each login.
 //!
 //! Deliberately not here: redirects and challenges (`exchange`), and other retries (`attempts`).
 
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use http::uri::InvalidUri;
-use http::{Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
@@ -38,11 +39,15 @@ use crate::upstream::config::{Config, Timeouts};
 use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
-use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, Stream, proxies};
+use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked, Stream, proxies};
 use crate::upstream::transport::names::Names;
-use crate::upstream::transport::pool::{HostPools, Used, WatchedBody};
+use crate::upstream::transport::pool::{ConnectionBefore, HostPools, LastUse, WatchedBody};
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
 use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_roots};
+
+/// A connection that was idle for less than this is not taken for forgotten: a NAT forgets none that fast, and its server may
+/// only be slow.
+const FORGOTTEN_IDLE_MIN: Duration = Duration::from_secs(5);
 
 type Pool = HostPools<Connector>;
 
@@ -60,7 +65,7 @@ pub(crate) struct Transport {
 enum Sent {
     Response(Box<Response<ResponseBody>>),
     Failed(Error),
-    /// A connection that had been used before did not answer, and may be dead: another one may.
+    /// A connection that had been used before, and then was idle, did not answer and may be dead: another one may.
     Frozen(Error),
 }
 
@@ -100,8 +105,10 @@ impl Transport {
             HostTrust::Configured => &pools.configured,
             HostTrust::Untrusted => &pools.untrusted,
         };
-        // What changes something at the server is not sent twice.
-        let repeatable = matches!(request.method, Method::GET | Method::HEAD);
+        // What changes something at the server, a count of logins included, is not sent twice.
+        let repeatable = matches!(request.method, Method::GET | Method::HEAD)
+            && !request.is_for_token
+            && !carries_login(&request.headers);
         let sending =
             self.http_request(request).map_err(|e| unreachable(ConnectStage::Connect, e.to_string()))?;
         let first = if repeatable { self.header_wait / 2 } else { self.header_wait };
@@ -118,13 +125,13 @@ impl Transport {
         }
     }
 
-    /// Sends a request; over a connection that was used before it is waited for `reused_wait` only.
+    /// Sends a request; over a connection that may be forgotten it is waited for `first_wait` only.
     async fn send_once(
         &self,
         pool: &Pool,
         host: &str,
         mut request: Request<Full<Bytes>>,
-        reused_wait: Duration,
+        first_wait: Duration,
     ) -> Sent {
         let url = request.uri();
         let scheme = url.scheme_str().unwrap_or_default();
@@ -133,35 +140,37 @@ impl Transport {
         let (client, begun) = (pool.client(&key), Instant::now());
         let captured = capture_connection(&mut request);
         let mut answer = pin!(client.request(request));
-        let mut answered = timeout_at(begun + reused_wait, &mut answer).await;
-        let reused = || Used::before(&captured) == Some(true);
-        if answered.is_err() && !reused() {
+        let mut answered = timeout_at(begun + first_wait, &mut answer).await;
+        let before = || LastUse::before(&captured, begun);
+        let may_be_forgotten =
+            || matches!(before(), ConnectionBefore::Used { idle } if idle >= FORGOTTEN_IDLE_MIN);
+        if answered.is_err() && !may_be_forgotten() {
             answered = timeout_at(begun + self.header_wait, &mut answer).await;
         }
         let failed = match answered {
             Ok(Ok(response)) => {
-                Used::record(&captured);
+                let last_use = LastUse::of(&captured);
+                last_use.iter().for_each(LastUse::record);
                 let (pools, client) = (pool.clone(), Arc::clone(&client));
                 let watched = |body: Incoming| {
                     let body = body.map_err(BoxError::from).boxed();
-                    WatchedBody::new(body, pools, key, client, self.idle_wait).boxed()
+                    WatchedBody::new(body, pools, key, client, last_use, self.idle_wait).boxed()
                 };
                 return Sent::Response(Box::new(response.map(watched)));
             }
-            Ok(Err(error)) => {
-                let stage = stage_of(&error, error.is_connect());
-                Sent::Failed(unreachable(stage, root_cause(&error)))
-            }
+            Ok(Err(error)) => Sent::Failed(error_of(host, &error, error.is_connect())),
             Err(_) => {
                 let why = format!("no response within {:?}", begun.elapsed());
-                match Used::before(&captured) {
-                    None => Sent::Failed(unreachable(ConnectStage::Tls, format!("no connection: {why}"))),
-                    Some(false) => Sent::Failed(unreachable(ConnectStage::Timeout, why)),
-                    Some(true) => Sent::Frozen(unreachable(ConnectStage::Timeout, why)),
+                match before() {
+                    ConnectionBefore::None => {
+                        Sent::Failed(unreachable(ConnectStage::Tls, format!("no connection: {why}")))
+                    }
+                    _ if may_be_forgotten() => Sent::Frozen(unreachable(ConnectStage::Timeout, why)),
+                    _ => Sent::Failed(unreachable(ConnectStage::Timeout, why)),
                 }
             }
         };
-        if reused() {
+        if matches!(before(), ConnectionBefore::Used { .. }) {
             pool.close_idle(&key, &client);
         }
         failed
@@ -242,6 +251,12 @@ impl Service<Uri> for Connector {
     }
 }
 
+/// Whether a user name and password are among the headers.
+fn carries_login(headers: &HeaderMap) -> bool {
+    let scheme = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().get(..6));
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Basic "))
+}
+
 /// The address that a URL has in the place of a name.
 fn literal_address(url: &Url) -> Option<IpAddr> {
     match url.host() {
@@ -249,6 +264,16 @@ fn literal_address(url: &Url) -> Option<IpAddr> {
         Some(Host::Ipv6(v6)) => Some(v6.into()),
         _ => None,
     }
+}
+
+/// What it means that no response came.
+fn error_of(host: &str, error: &(dyn StdError + 'static), connecting: bool) -> Error {
+    let (host, why) = (host.to_owned(), root_cause(error));
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    if causes.any(|cause| cause.is::<NameNotAsked>()) {
+        return Error::Overloaded { host, why };
+    }
+    Error::Unreachable { host, stage: stage_of(error, connecting), why }
 }
 
 fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage {
@@ -272,3 +297,7 @@ fn holds_tls(error: &(dyn StdError + 'static)) -> bool {
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     inner.is_some_and(|inner| inner.is::<rustls::Error>() || holds_tls(inner))
 }
+
+#[cfg(test)]
+#[path = "connect_tests.rs"]
+mod tests;

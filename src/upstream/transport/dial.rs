@@ -29,9 +29,9 @@ use tower::Service;
 use crate::upstream::config::Config;
 use crate::upstream::error::BoxError;
 use crate::upstream::transport::address::HostTrust;
-use crate::upstream::transport::names::Names;
+use crate::upstream::transport::names::{LookUpError, Names};
 use crate::upstream::transport::network::{Io, Network};
-use crate::upstream::transport::pool::Used;
+use crate::upstream::transport::pool::LastUse;
 
 /// The longest wait for DNS.
 const NAME_WAIT: Duration = Duration::from_secs(3);
@@ -43,6 +43,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// A name did not resolve.
 #[derive(Debug)]
 pub(crate) struct NameFailed(pub(crate) String);
+
+/// DNS was not asked for a name: too many other names wait for it.
+#[derive(Debug)]
+pub(crate) struct NameNotAsked;
 
 /// A name resolved only to addresses that may not be connected to.
 #[derive(Debug)]
@@ -60,7 +64,14 @@ impl fmt::Display for AddressRefused {
     }
 }
 
+impl fmt::Display for NameNotAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too many names wait for DNS")
+    }
+}
+
 impl StdError for NameFailed {}
+impl StdError for NameNotAsked {}
 impl StdError for AddressRefused {}
 
 /// Resolves names to the addresses that `trust` permits.
@@ -88,7 +99,8 @@ impl Service<Name> for Resolver {
                 Err(_) => {
                     return Err(NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")).into());
                 }
-                Ok(Err(e)) => return Err(NameFailed(format!("{name}: {e}")).into()),
+                Ok(Err(LookUpError::NotAsked)) => return Err(NameNotAsked.into()),
+                Ok(Err(LookUpError::Failed(why))) => return Err(NameFailed(format!("{name}: {why}")).into()),
                 Ok(Ok(found)) => found,
             };
             let permitted: Vec<_> = all.iter().copied().filter(|at| trust.permits(at.ip())).collect();
@@ -220,8 +232,8 @@ enum Kind {
 impl Connection for Stream {
     fn connected(&self) -> Connected {
         match &self.io {
-            Kind::Tcp(io) => io.connected().proxy(self.proxied).extra(Used::default()),
-            Kind::Other(_) => Connected::new().extra(Used::default()),
+            Kind::Tcp(io) => io.connected().proxy(self.proxied).extra(LastUse::default()),
+            Kind::Other(_) => Connected::new().extra(LastUse::default()),
         }
     }
 }

@@ -2,18 +2,23 @@
 //!
 //! Promises: the resolver of the machine, which blocks and cannot be cancelled, runs on threads of its own, so that none
 //! that the store or the runtime needs waits for DNS. A name is looked up once at a time, whoever asks; names of one
-//! domain have a share of the threads, and hosts that the configuration names have threads for themselves.
+//! domain have a share of the threads, and hosts that the configuration names have threads for themselves. Where the threads
+//! are taken, a name that resolved a while ago has its last addresses, and another one waits a moment for a thread.
 //!
-//! Deliberately not here: which addresses may be connected to (`dial`), and a cache, which is the machine's.
+//! Deliberately not here: which addresses may be connected to (`dial`), and a cache for when DNS can be asked, which is the
+//! machine's.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
 
+use crate::support::bounded_map::BoundedMap;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::transport::address::HostTrust;
@@ -25,8 +30,24 @@ const CONFIGURED_MAX: usize = 16;
 const OTHERS_MAX: usize = 32;
 /// Of those, names of one domain.
 const DOMAIN_MAX: usize = 4;
+/// The longest wait for a thread: a part of what a caller waits for DNS, so that the rest is left for DNS itself.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
+/// For how long the last addresses of a name stand in where it cannot be looked up: registries and object stores keep
+/// theirs for hours.
+const LAST_ADDRESSES_COUNT_FOR: Duration = Duration::from_secs(3_600);
+/// Names whose last addresses are remembered at most; one that is forgotten waits for a thread.
+const NAMES_MAX: usize = 1_024;
 
-type LookedUp = Result<Vec<SocketAddr>, Arc<str>>;
+type LookedUp = Result<Vec<SocketAddr>, LookUpError>;
+
+/// Why a name has no addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LookUpError {
+    /// DNS was not asked: too many other names wait for it. This says nothing of the name.
+    NotAsked,
+    /// What DNS said.
+    Failed(Arc<str>),
+}
 
 /// Looks names up. Cheap to clone; clones share the threads.
 #[derive(Clone)]
@@ -34,12 +55,19 @@ pub(crate) struct Names {
     reach: Reach,
     places: Places,
     running: Singleflight<(String, bool), LookedUp>,
+    last: Arc<Mutex<BoundedMap<String, (Vec<SocketAddr>, Instant)>>>,
 }
 
 impl Names {
     pub(crate) fn new(reach: Reach) -> Self {
         // No stop waits for DNS.
-        Self { reach, places: Places::default(), running: Singleflight::new(Tasks::default()) }
+        let running = Singleflight::new(Tasks::default());
+        Self {
+            reach,
+            places: Places::default(),
+            running,
+            last: Arc::new(Mutex::new(BoundedMap::new(NAMES_MAX))),
+        }
     }
 
     /// The network that names are looked up in, and connections are opened through.
@@ -55,14 +83,29 @@ impl Names {
         let configured = trust == HostTrust::Configured;
         let (this, wanted) = (self.clone(), name.to_owned());
         let work = move || async move {
-            let Some(place) = this.places.take(&wanted, configured) else {
-                return Err("too many names wait for DNS".into());
+            let place = match this.places.take(&wanted, configured) {
+                Some(place) => place,
+                None => match this.last_addresses(&wanted) {
+                    Some(addresses) => return Ok(addresses),
+                    None => this.places.wait_for(&wanted, configured).await.ok_or(LookUpError::NotAsked)?,
+                },
             };
-            let found = this.ask(wanted, place).await;
-            found.map_err(|error| error.to_string().into())
+            match this.ask(wanted.clone(), place).await {
+                Ok(found) => {
+                    this.last.lock().insert(wanted, (found.clone(), Instant::now()));
+                    Ok(found)
+                }
+                Err(error) => Err(LookUpError::Failed(error.to_string().into())),
+            }
         };
-        let ended = || Err("the look-up ended in a defect of Larder".into());
+        let ended = || Err(LookUpError::Failed("the look-up ended in a defect of Larder".into()));
         self.running.run((name.to_owned(), configured), work).await.unwrap_or_else(ended)
+    }
+
+    fn last_addresses(&self, name: &str) -> Option<Vec<SocketAddr>> {
+        let last = self.last.lock();
+        let (addresses, at) = last.peek(name)?;
+        (at.elapsed() < LAST_ADDRESSES_COUNT_FOR).then(|| addresses.clone())
     }
 
     /// The place is free again when DNS has answered or given up, however long its asker waited.
@@ -83,9 +126,16 @@ impl Names {
     }
 }
 
-/// How many names are being looked up.
+/// How many names are being looked up. Cheap to clone.
 #[derive(Clone, Default)]
-struct Places(Arc<Mutex<Taken>>);
+struct Places(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    taken: Mutex<Taken>,
+    /// Notified when a place is free again.
+    freed: Notify,
+}
 
 #[derive(Default)]
 struct Taken {
@@ -103,8 +153,23 @@ struct Place {
 }
 
 impl Places {
+    /// A place, free already or within [`PLACE_WAIT`].
+    async fn wait_for(&self, name: &str, configured: bool) -> Option<Place> {
+        let taking = async {
+            loop {
+                // Created before the look, so that a place that is freed in between is not missed.
+                let freed = self.0.freed.notified();
+                if let Some(place) = self.take(name, configured) {
+                    return place;
+                }
+                freed.await;
+            }
+        };
+        timeout(PLACE_WAIT, taking).await.ok()
+    }
+
     fn take(&self, name: &str, configured: bool) -> Option<Place> {
-        let mut taken = self.0.lock();
+        let mut taken = self.0.taken.lock();
         if configured {
             if taken.configured >= CONFIGURED_MAX {
                 return None;
@@ -125,34 +190,33 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.0.lock();
-        let Some(domain) = &self.domain else {
-            taken.configured -= 1;
-            return;
-        };
-        taken.others -= 1;
-        let left = taken.domains.get(domain).map_or(0, |count| count - 1);
-        if left == 0 {
-            taken.domains.remove(domain);
-        } else {
-            taken.domains.insert(domain.clone(), left);
+        let mut taken = self.places.0.taken.lock();
+        match &self.domain {
+            None => taken.configured -= 1,
+            Some(domain) => {
+                taken.others -= 1;
+                let left = taken.domains.get(domain).map_or(0, |count| count - 1);
+                if left == 0 {
+                    taken.domains.remove(domain);
+                } else {
+                    taken.domains.insert(domain.clone(), left);
+                }
+            }
         }
+        drop(taken);
+        self.places.0.freed.notify_waiters();
     }
 }
 
-/// The last two labels: whoever answers for one name below them most often answers for all.
+/// The domain that its owner registered: the DNS of one owner answers for all names below it. A public suffix stands for
+/// itself.
 fn domain_of(name: &str) -> String {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let labels: Vec<&str> = name.rsplit('.').take(2).collect();
-    labels.into_iter().rev().collect::<Vec<_>>().join(".")
+    psl::domain_str(&name).map(str::to_owned).unwrap_or(name)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-
     use super::*;
     use crate::upstream::transport::network::{Io, Network, Pending};
 
@@ -188,13 +252,46 @@ mod tests {
             assert!(!is_found(&names, &format!("n{n}.hangs.test"), HostTrust::Untrusted).await);
             assert!(!is_found(&names, "one.hangs.example", HostTrust::Untrusted).await);
         }
-        assert_eq!(names.places.0.lock().others, DOMAIN_MAX + 1, "a hang for each request");
+        assert_eq!(names.places.0.taken.lock().others, DOMAIN_MAX + 1, "a hang for each request");
         assert!(is_found(&names, "reg.test", HostTrust::Untrusted).await);
         for n in 0..100 {
             assert!(!is_found(&names, &format!("reg.hangs{n}.test"), HostTrust::Untrusted).await);
         }
-        assert!(!is_found(&names, "reg.test", HostTrust::Untrusted).await, "there is a limit");
+        let begun = Instant::now();
+        let refused = names.look_up("other.test", HostTrust::Untrusted).await;
+        assert_eq!(refused, Err(LookUpError::NotAsked), "there is a limit, and the name is not to blame");
+        assert_eq!(begun.elapsed(), PLACE_WAIT);
+        assert!(is_found(&names, "reg.test", HostTrust::Untrusted).await, "it resolved a moment ago");
+        tokio::time::advance(LAST_ADDRESSES_COUNT_FOR).await;
+        assert!(!is_found(&names, "reg.test", HostTrust::Untrusted).await, "its addresses are old");
         assert!(is_found(&names, "mirror.corp", HostTrust::Configured).await, "a stranger's names");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_finds_no_place_waits_for_one() {
+        let places = Places::default();
+        let held: Vec<_> =
+            (0..DOMAIN_MAX).map(|n| places.take(&format!("a{n}.example.com"), false)).collect();
+        let (place, ()) = tokio::join!(places.wait_for("b.example.com", false), async {
+            tokio::time::sleep(PLACE_WAIT / 2).await;
+            drop(held);
+        });
+        assert!(place.is_some());
+    }
+
+    #[test]
+    fn an_owner_below_a_public_suffix_takes_no_place_of_its_neighbour() {
+        for (name, domain) in [
+            ("a.b.Evil.co.uk.", "evil.co.uk"),
+            ("registry.victim.co.uk", "victim.co.uk"),
+            ("evil.github.io", "evil.github.io"),
+            ("a.b.example.com", "example.com"),
+            ("n1.hangs.test", "hangs.test"),
+            ("co.uk", "co.uk"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(domain_of(name), domain, "{name}");
+        }
     }
 
     #[test]
@@ -205,7 +302,7 @@ mod tests {
         assert!(take("c.EXAMPLE.com.").is_none() && take("example.org").is_some() && take("com").is_some());
         drop(held);
         assert!(take("c.example.com").is_some());
-        let taken = places.0.lock();
+        let taken = places.0.taken.lock();
         assert_eq!((taken.others, taken.domains.len()), (0, 0));
     }
 

@@ -5,7 +5,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -82,29 +81,39 @@ impl<C> HostPools<C> {
     }
 }
 
-/// Travels with a connection: whether a request was sent over it before.
-#[derive(Clone, Default)]
-pub(super) struct Used(Arc<AtomicBool>);
+/// The connection of a request, as it was before the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectionBefore {
+    /// There is no connection yet.
+    None,
+    /// No request was sent over it.
+    New,
+    /// It was used before, and idle for this long.
+    Used { idle: Duration },
+}
 
-impl Used {
-    /// Whether the connection of a request had been used before it; `None` while there is no connection.
-    pub(super) fn before(captured: &CaptureConnection) -> Option<bool> {
-        let connection = captured.connection_metadata();
+/// Travels with a connection: when an answer was last received over it; `None` before the first.
+#[derive(Clone, Default)]
+pub(super) struct LastUse(Arc<Mutex<Option<Instant>>>);
+
+impl LastUse {
+    /// Of the connection of a request; `None` while there is no connection.
+    pub(super) fn of(captured: &CaptureConnection) -> Option<Self> {
         let mut extras = http::Extensions::new();
-        connection.as_ref()?.get_extras(&mut extras);
-        Some(extras.get::<Self>().is_some_and(|used| used.0.load(Ordering::Relaxed)))
+        captured.connection_metadata().as_ref()?.get_extras(&mut extras);
+        extras.remove::<Self>()
     }
 
-    /// Records that a request was answered over its connection.
-    pub(super) fn record(captured: &CaptureConnection) {
-        let connection = captured.connection_metadata();
-        let mut extras = http::Extensions::new();
-        if let Some(connection) = connection.as_ref() {
-            connection.get_extras(&mut extras);
-        }
-        if let Some(used) = extras.get::<Self>() {
-            used.0.store(true, Ordering::Relaxed);
-        }
+    /// What the connection of a request that began at `begun` and was not answered yet was before the request.
+    pub(super) fn before(captured: &CaptureConnection, begun: Instant) -> ConnectionBefore {
+        let Some(Self(last)) = Self::of(captured) else { return ConnectionBefore::None };
+        let last = *last.lock();
+        last.map_or(ConnectionBefore::New, |last| ConnectionBefore::Used { idle: begun - last })
+    }
+
+    /// Records that a response, or a part of one, was received.
+    pub(super) fn record(&self) {
+        *self.0.lock() = Some(Instant::now());
     }
 }
 
@@ -115,6 +124,7 @@ pub(super) struct WatchedBody<C> {
     pools: HostPools<C>,
     host: String,
     client: HostClient<C>,
+    last_use: Option<LastUse>,
     wait: Duration,
     /// Since when the next frame is waited for.
     waiting_since: Option<Instant>,
@@ -129,10 +139,11 @@ impl<C> WatchedBody<C> {
         pools: HostPools<C>,
         host: String,
         client: HostClient<C>,
+        last_use: Option<LastUse>,
         idle: Duration,
     ) -> Self {
         let wait = idle.mul_f64(0.9);
-        Self { body, pools, host, client, wait, waiting_since: None, alarm: None }
+        Self { body, pools, host, client, last_use, wait, waiting_since: None, alarm: None }
     }
 
     fn poll_alarm(&mut self, cx: &mut Context<'_>) {
@@ -162,6 +173,9 @@ impl<C: Unpin> Body for WatchedBody<C> {
             self.poll_alarm(cx);
         } else {
             self.waiting_since = None;
+            if let Some(last_use) = &self.last_use {
+                last_use.record();
+            }
         }
         polled
     }

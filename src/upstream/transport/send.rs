@@ -19,13 +19,15 @@ pub(crate) struct OutgoingRequest<'a> {
     pub(crate) url: &'a Url,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Whether a token server is asked for a token.
+    pub(crate) is_for_token: bool,
 }
 
 impl<'a> OutgoingRequest<'a> {
     /// A `GET` without headers.
     pub(crate) fn get(registry: &'a Registry, trust: HostTrust, url: &'a Url) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Self { registry, trust, method: Method::GET, url, headers, body }
+        Self { registry, trust, method: Method::GET, url, headers, body, is_for_token: false }
     }
 }
 
