@@ -14,7 +14,7 @@ use crate::upstream::endpoint::avoided::AvoidedEndpoints;
 use crate::upstream::endpoint::health::{Availability, Health, Question, Retry, TrackedRequest};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::{self, Endpoint};
-use crate::upstream::error::{ConnectStage, Error, Failure};
+use crate::upstream::error::{ConnectStage, Error, Failure, Party};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::metrics::Recorder;
 use crate::upstream::request::{Patience, RegistryRequest};
@@ -236,6 +236,9 @@ impl Attempts {
         tracked.start();
         let result = self.send_with_retries(endpoint, &mut tracked, request, retries).await;
         tracked.finish(&result);
+        if request.method == Method::GET && result.is_ok() {
+            self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
+        }
         let result = self.rate_limits.record_result(account, repository, &class, result);
         result.map_err(|failure| failure.error)
     }
@@ -250,6 +253,9 @@ impl Attempts {
         retries: u32,
     ) -> Result<RegistryResponse, Failure> {
         let mut result = self.exchange.send(endpoint, request).await;
+        if request.method == Method::HEAD && result.as_ref().is_err_and(is_hang) {
+            self.exchange.heads.record_hang(&endpoint.host_and_port(), request.kind);
+        }
         let again = request.confirming_if_head();
         let patient = request.auth.patience == Patience::Wait;
         for n in 0..retries {
@@ -292,6 +298,12 @@ impl Attempts {
             });
         }
     }
+}
+
+/// Whether the endpoint, or a host that it redirected to, did not answer in time.
+fn is_hang(failure: &Failure) -> bool {
+    let timed_out = matches!(failure.error, Error::Unreachable { stage: ConnectStage::Timeout, .. });
+    timed_out && failure.party != Party::TokenServer
 }
 
 /// What `read` makes of a response.

@@ -215,6 +215,26 @@ async fn a_registry_that_failed_long_ago_is_waited_for_when_it_is_gone_for_a_mom
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_head_hangs_does_not_fail_every_other_question_for_ever() {
+    let world = World::new(|request| match request.method {
+        Method::HEAD => Outcome::TimedOut,
+        _ => status(200),
+    });
+    let (repository, auth) = ("reg.example.com/a".parse().unwrap(), AuthContext::for_test(None));
+    let tag: crate::reference::Tag = "latest".parse().unwrap();
+    let request = RegistryRequest::manifest(Method::HEAD, &repository, &tag.into(), &auth);
+    for _ in 0..10 {
+        // Every retry is due.
+        tokio::time::advance(Duration::from_secs(9)).await;
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        let _either = world.attempts.send_and_read(&request, host).await;
+        world.attempts.tasks.finish(Duration::ZERO).await;
+    }
+    let heads = world.transport.sent().iter().filter(|sent| sent.method == Method::HEAD).count();
+    assert_eq!(heads, 4, "two for each endpoint, and then an hour of GETs");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mirror_that_hangs_on_content_is_waited_for_once_by_a_repository_and_twice_by_all() {
     let world = World::new(|request| {
         let is_content = !request.url.ends_with("/v2/");

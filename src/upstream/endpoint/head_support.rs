@@ -2,7 +2,8 @@
 //!
 //! Promises: an endpoint whose `HEAD` said something else than its `GET` is asked with `GET` for an hour, for that kind of
 //! content. A status that may be a bad moment (404, 5xx, a closed connection) counts only when it comes twice in a row:
-//! some registries limit `GET`s of manifests and no `HEAD`s. Bounded: what is forgotten costs one request.
+//! some registries limit `GET`s of manifests and no `HEAD`s. A `HEAD` that hung counts as such once a `GET` of the kind was
+//! answered after it. Bounded: what is forgotten costs one request.
 
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(crate) enum Contradiction {
 
 struct Entry {
     contradictions: u32,
+    /// Whether a `HEAD` hung, and no `GET` was answered since.
+    hung: bool,
     last: Instant,
 }
 
@@ -64,8 +67,11 @@ impl HeadSupport {
         };
         let mut entries = self.0.lock();
         let now = Instant::now();
-        let entry = entries
-            .get_or_insert_with((endpoint.to_owned(), kind), || Entry { contradictions: 0, last: now });
+        let entry = entries.get_or_insert_with((endpoint.to_owned(), kind), || Entry {
+            contradictions: 0,
+            hung: false,
+            last: now,
+        });
         if entry.last.elapsed() >= LEFT_OUT_FOR {
             entry.contradictions = 0;
         }
@@ -73,6 +79,23 @@ impl HeadSupport {
         entry.last = now;
         if entry.contradictions == PASSING_MAX {
             tracing::info!(endpoint, ?kind, "HEAD is of no use here; GET is sent instead for an hour");
+        }
+    }
+
+    /// `HEAD` got no answer in time, which may be how the endpoint treats `HEAD` or an outage.
+    pub(crate) fn record_hang(&self, endpoint: &str, kind: RequestKind) {
+        let new = || Entry { contradictions: 0, hung: false, last: Instant::now() };
+        self.0.lock().get_or_insert_with((endpoint.to_owned(), kind), new).hung = true;
+    }
+
+    /// `GET` was answered: if a `HEAD` hung before it, that contradicts the `HEAD`.
+    pub(crate) fn record_get(&self, endpoint: &str, kind: RequestKind) {
+        let mut entries = self.0.lock();
+        let entry = entries.get(&(endpoint.to_owned(), kind));
+        let hung = entry.is_some_and(|entry| std::mem::take(&mut entry.hung));
+        drop(entries);
+        if hung {
+            self.record_contradiction(endpoint, kind, Contradiction::Passing);
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum Outcome {
     Response(Response<String>),
     /// The host cannot be reached.
     Unreachable,
+    /// No response came in time.
+    TimedOut,
     /// No response ever comes.
     Hang,
 }
@@ -88,6 +90,10 @@ impl SendRequest for Scripted {
                 Outcome::Unreachable => {
                     let why = "connection refused".to_owned();
                     Err(Error::Unreachable { host: sent.host, stage: ConnectStage::Connect, why })
+                }
+                Outcome::TimedOut => {
+                    let why = "no response in time".to_owned();
+                    Err(Error::Unreachable { host: sent.host, stage: ConnectStage::Timeout, why })
                 }
                 Outcome::Hang => std::future::pending().await,
             }
