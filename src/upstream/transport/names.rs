@@ -38,6 +38,8 @@ const LAST_ADDRESSES_COUNT_FOR: Duration = Duration::from_secs(3_600);
 /// Names whose last addresses are remembered at most; one that is forgotten waits for a thread.
 const NAMES_MAX: usize = 1_024;
 
+/// By name: its addresses, and when DNS gave them.
+type LastAddresses = BoundedMap<String, (Vec<SocketAddr>, Instant)>;
 type LookedUp = Result<Vec<SocketAddr>, LookUpError>;
 
 /// Why a name has no addresses.
@@ -55,7 +57,7 @@ pub(crate) struct Names {
     reach: Reach,
     places: Places,
     running: Singleflight<(String, bool), LookedUp>,
-    last: Arc<Mutex<BoundedMap<String, (Vec<SocketAddr>, Instant)>>>,
+    last: Arc<Mutex<LastAddresses>>,
 }
 
 impl Names {
