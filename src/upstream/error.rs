@@ -26,7 +26,7 @@ pub enum Error {
     CredentialUnavailable {
         /// The registry.
         registry: Registry,
-        },
+    },
     /// A limit of this node was reached; no request was sent. This says nothing of the registry.
     #[error("{host} was not asked: {why}")]
     Overloaded {
