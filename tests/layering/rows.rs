@@ -232,5 +232,5 @@ pub(crate) const DOORS: &[(&str, &str)] = &[
     ("lru", "support/bounded_map.rs"),
     ("tokio_util", "support/tasks.rs"),
     ("arc_swap", "support/live.rs"),
-    ("psl", "upstream/auth/realm.rs"),
+    ("psl", "upstream/transport/authority.rs"),
 ];

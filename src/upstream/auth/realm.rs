@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use url::{Host, Url};
 
 use crate::upstream::transport::address::HostTrust;
-use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::authority::{authority, registered_domain};
 
 /// Registries whose token server has another registrable domain, with that server.
 const TOKEN_SERVERS: &[(&str, &str)] = &[
@@ -94,11 +94,9 @@ fn has_same_owner(realm: &Url, challenged_by: &Url) -> bool {
         return true;
     }
     let registrable = |url: &Url| match url.host() {
+        // Below a suffix that the list does not know, names may belong to different owners.
         Some(Host::Domain(name)) => {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            let domain = psl::domain(name.as_bytes())?;
-            // Below a suffix that the list does not know, names may belong to different owners.
-            domain.suffix().is_known().then(|| domain.as_bytes().to_vec())
+            registered_domain(name).filter(|(_, is_known)| *is_known).map(|(domain, _)| domain)
         }
         _ => None,
     };

@@ -22,6 +22,7 @@ use crate::support::bounded_map::BoundedMap;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::authority::registered_domain;
 use crate::upstream::transport::network::Reach;
 
 /// Names that the configuration leads to, looked up at once.
@@ -213,8 +214,8 @@ impl Drop for Place {
 /// The domain that its owner registered: the DNS of one owner answers for all names below it. A public suffix stands for
 /// itself.
 fn domain_of(name: &str) -> String {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    psl::domain_str(&name).map(str::to_owned).unwrap_or(name)
+    registered_domain(name)
+        .map_or_else(|| name.trim_end_matches('.').to_ascii_lowercase(), |(domain, _)| domain)
 }
 
 #[cfg(test)]
