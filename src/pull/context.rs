@@ -4,12 +4,13 @@
 //! the request has ended hold a clone, which is cheap.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use crate::credentials::PresentedCredential;
+use crate::pull::error::Error;
 use crate::reference::{Principal, Reference, Repository};
 use crate::upstream::{self, ConnectStage, Patience};
 
@@ -185,17 +186,56 @@ impl PullContext {
         }
     }
 
-    /// The error of a question to upstream that took too long for the client that waits.
-    pub(crate) fn too_slow(&self) -> upstream::Error {
+    /// The error of a question to upstream that took too long for the client that waits. What the node used up before the
+    /// registry was asked, or after it had answered, is no outage.
+    pub(crate) fn too_slow(&self, question: &Question, begun: Instant) -> Error {
+        if !question.is_under_way() {
+            return Error::OutOfTime { seconds: begun.elapsed().as_secs() };
+        }
         let host = self.repository().registry().to_string();
         let why = "no answer in the time in which the client waits".to_owned();
-        upstream::Error::Unreachable { host, stage: ConnectStage::Timeout, why }
+        upstream::Error::Unreachable { host, stage: ConnectStage::Timeout, why }.into()
+    }
+}
+
+/// Whether upstream is being asked at this moment.
+#[derive(Debug, Default)]
+pub(crate) struct Question(AtomicBool);
+
+impl Question {
+    /// Asks: `request` is the question.
+    pub(crate) async fn ask<T>(&self, request: impl Future<Output = T>) -> T {
+        self.0.store(true, Ordering::Relaxed);
+        let result = request.await;
+        self.0.store(false, Ordering::Relaxed);
+        result
+    }
+
+    /// True also of a question that was given up.
+    fn is_under_way(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_the_node_used_up_by_itself_is_no_outage_of_the_registry() {
+        let context = PullContext::new("reg.test/app".parse().unwrap(), None, Caller::Anonymous)
+            .answered_within(Duration::from_secs(25));
+        let (question, begun) = (Question::default(), Instant::now());
+        let plugin = async {
+            question.ask(async {}).await;
+            std::future::pending::<()>().await;
+        };
+        assert_eq!(context.in_time(plugin).await, None);
+        assert!(matches!(context.too_slow(&question, begun), Error::OutOfTime { seconds: 23 }));
+        assert_eq!(context.in_time(question.ask(std::future::pending::<()>())).await, None);
+        let error = context.too_slow(&question, begun);
+        assert!(matches!(error, Error::Upstream(upstream::Error::Unreachable { .. })));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_derived_context_is_the_same_request_and_leaves_the_first_as_it_was() {

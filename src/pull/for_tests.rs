@@ -26,8 +26,8 @@ use crate::support::live::Live;
 use crate::support::metrics::{Registry as MetricsRegistry, RegistryLabels};
 use crate::support::tasks::Tasks;
 use crate::upstream::{
-    Allowed, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId, Error, Listing, Manifest, Page,
-    Proof, ResolvedTag,
+    Allowed, AuthContext, BlobHead, ConnectStage, DeliveryFault, Download, EndpointId, Error, Listing,
+    Manifest, Page, Proof, ResolvedTag,
 };
 
 /// An image manifest without layers.
@@ -301,11 +301,11 @@ impl RegistryClient for FakeRegistry {
         repository: &'a Repository,
         digest: Digest,
         auth: &'a AuthContext,
-    ) -> Answer<'a, Option<u64>> {
+    ) -> Answer<'a, BlobHead> {
         Box::pin(async move {
             let public = self.check("confirm blob", repository, auth)?;
             let size = self.content(repository, digest)?.len() as u64;
-            Ok(Allowed { value: Some(size), public })
+            Ok(Allowed { value: BlobHead { size: Some(size), has_digest: true }, public })
         })
     }
 

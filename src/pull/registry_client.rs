@@ -5,8 +5,8 @@ use futures_util::future::BoxFuture;
 
 use crate::reference::{Digest, Principal, Reference, Registry, Repository, Tag};
 use crate::upstream::{
-    Allowed, AuthContext, DeliveryFault, Download, EndpointId, Error, Listing, Manifest, Page, ResolvedTag,
-    Upstream,
+    Allowed, AuthContext, BlobHead, DeliveryFault, Download, EndpointId, Error, Listing, Manifest, Page,
+    ResolvedTag, Upstream,
 };
 
 /// An answer that upstream gave to the principal of an [`AuthContext`].
@@ -38,13 +38,13 @@ pub(crate) trait RegistryClient: Send + Sync {
         auth: &'a AuthContext,
     ) -> Answer<'a, ()>;
 
-    /// Whether the repository has a blob, and its size in bytes where the registry says it.
+    /// What the registry says of a blob of the repository.
     fn confirm_blob<'a>(
         &'a self,
         repository: &'a Repository,
         digest: Digest,
         auth: &'a AuthContext,
-    ) -> Answer<'a, Option<u64>>;
+    ) -> Answer<'a, BlobHead>;
 
     /// The body of a blob from byte `from` up to `until`, or to its end; unverified.
     fn download<'a>(
@@ -119,7 +119,7 @@ impl RegistryClient for Upstream {
         repository: &'a Repository,
         digest: Digest,
         auth: &'a AuthContext,
-    ) -> Answer<'a, Option<u64>> {
+    ) -> Answer<'a, BlobHead> {
         Box::pin(self.confirm_blob(repository, digest, auth))
     }
 

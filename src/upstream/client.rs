@@ -18,6 +18,7 @@ use crate::support::tasks::Tasks;
 use crate::upstream::attempts::Attempts;
 use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
+use crate::upstream::blob_head::BlobHead;
 use crate::upstream::body::{Chunks, drain, read_whole};
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
@@ -27,9 +28,7 @@ use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
 use crate::upstream::endpoint::select::{self, EndpointId};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::Exchange;
-use crate::upstream::headers::{
-    content_length, content_range_total, header, next_query, parse_content_range,
-};
+use crate::upstream::headers::{content_length, header, next_query, parse_content_range};
 use crate::upstream::metrics::{Metrics, Recorder};
 use crate::upstream::received::ReceivedBytes;
 use crate::upstream::request::{AuthContext, Listing, RegistryRequest};
@@ -209,8 +208,8 @@ impl Upstream {
         self.0.attempts.send_and_read(&request, read).await
     }
 
-    /// Whether `repository` has a blob, by `HEAD`, and its size in bytes where the registry declares it. Where `HEAD` does
-    /// not say both, the first byte is asked for.
+    /// What the registry says of a blob to `HEAD`. Where `HEAD` does not say that `repository` has it and its size, the
+    /// first byte is asked for.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -219,12 +218,11 @@ impl Upstream {
         repository: &Repository,
         digest: Digest,
         auth: &AuthContext,
-    ) -> Result<Allowed<Option<u64>>, Error> {
+    ) -> Result<Allowed<BlobHead>, Error> {
         let request = RegistryRequest::blob(Method::HEAD, repository, digest, auth);
         let read = |response: RegistryResponse| async move {
-            let ranged = response.response.status() == StatusCode::PARTIAL_CONTENT;
-            let headers = headers_of(response).await?;
-            Ok(if ranged { content_range_total(&headers) } else { content_length(&headers) })
+            let status = response.response.status();
+            Ok(BlobHead::of(digest, status, &headers_of(response).await?))
         };
         self.0.attempts.send_and_read(&request, read).await
     }
@@ -245,6 +243,7 @@ impl Upstream {
         let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
         let read = |response: RegistryResponse| async move {
             let RegistryResponse { response, host, public, endpoint, has_alternative, .. } = response;
+            let head = BlobHead::of(digest, response.status(), response.headers());
             let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
                 match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
                     Some((start, total)) if start == from => (total, start),
@@ -259,7 +258,8 @@ impl Upstream {
             };
             let received = self.0.received.counter_for(repository.registry());
             let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
-            let download = Download::new(size, offset, public, chunks);
+            let mut download = Download::new(size, offset, public, chunks);
+            download.has_digest = head.has_digest;
             Ok(download.delivered_by(endpoint).bounded(host, self.idle(has_alternative)))
         };
         Ok(self.0.attempts.send_and_read(&request, read).await?.value)

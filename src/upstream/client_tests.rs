@@ -74,7 +74,7 @@ async fn what_head_says_but_a_plain_yes_is_confirmed_with_get() {
         assert_eq!(resolved.value.manifest.unwrap().bytes, "12345", "{status}: it would be asked for twice");
         upstream.confirm_manifest(&repository, right, &auth).await.unwrap();
         assert_eq!(
-            upstream.confirm_blob(&repository, right, &auth).await.unwrap().value,
+            upstream.confirm_blob(&repository, right, &auth).await.unwrap().value.size,
             Some(5),
             "{status}"
         );
@@ -96,7 +96,7 @@ async fn a_head_with_an_odd_digest_or_without_a_size_is_confirmed_with_get() {
             let headers = [0, 1].map(|n| (headers[n].0, headers[n].1.as_str()));
             with_head(request, || respond(200, &headers, ""))
         });
-        let size = upstream.confirm_blob(&repository(), right, &anonymous()).await.unwrap().value;
+        let size = upstream.confirm_blob(&repository(), right, &anonymous()).await.unwrap().value.size;
         assert_eq!(size, Some(5));
         upstream.confirm_manifest(&repository(), right, &anonymous()).await.unwrap();
     }
@@ -114,7 +114,7 @@ async fn an_object_store_that_refuses_head_costs_two_requests_once_and_then_one(
     for expected in [vec!["HEAD", "HEAD", "GET", "GET"], vec!["GET", "GET"]] {
         let before = transport.sent().len();
         assert_eq!(
-            upstream.confirm_blob(&repository(), digest(), &anonymous()).await.unwrap().value,
+            upstream.confirm_blob(&repository(), digest(), &anonymous()).await.unwrap().value.size,
             Some(5)
         );
         assert_eq!(methods(&transport)[before..], expected);

@@ -23,8 +23,10 @@ pub struct Download {
     pub size: Option<u64>,
     /// Where in the blob this body begins: the requested offset, or 0 if the registry ignored the range.
     pub offset: u64,
-    /// Whether the registry required no credential for it.
+    /// The right that the delivery proves, once the content was verified.
     pub public: Proof,
+    /// Whether the registry stated the digest of the blob: the right is proved before the content is here.
+    pub has_digest: bool,
     /// The endpoint that delivers it; `None` where there is none, in tests.
     pub endpoint: Option<EndpointId>,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>,
@@ -51,7 +53,7 @@ impl Download {
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
         let body = Box::pin(body);
-        Self { size, offset, public, endpoint: None, body, limits: None, returned: None }
+        Self { size, offset, public, has_digest: false, endpoint: None, body, limits: None, returned: None }
     }
 
     /// The same download, delivered by `endpoint`.

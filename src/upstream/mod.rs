@@ -12,6 +12,7 @@
 
 mod attempts;
 mod auth;
+mod blob_head;
 mod body;
 mod client;
 mod config;
@@ -30,6 +31,7 @@ mod response;
 mod retry;
 mod transport;
 
+pub use blob_head::BlobHead;
 pub use client::{Manifest, Page, ResolvedTag, Upstream};
 pub use config::{
     Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,

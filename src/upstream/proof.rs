@@ -12,4 +12,6 @@ pub enum Proof {
         /// How old the token is that it accepted: the proof is no younger. Zero without a token.
         token_age: Duration,
     },
+    /// Nothing: the response does not show that the registry has the resource.
+    Nothing,
 }

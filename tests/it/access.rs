@@ -332,6 +332,25 @@ async fn a_tag_that_is_gone_is_forgotten_however_long_ago_it_was_pulled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_whose_right_is_gone_cannot_make_larder_forget_a_tag_of_others() {
+    let scene = scene("").await;
+    scene.registry.change(true, |accounts| {
+        accounts.denial = 404;
+        accounts.users.get_mut(B.0).unwrap().1.push("a/app".to_owned());
+    });
+    for tenant in [A, B] {
+        assert_eq!(scene.get("a/app", "manifests/v1", tenant).await.status, StatusCode::OK);
+    }
+    scene.larder.clock.advance(Duration::from_secs(86_400));
+    scene.registry.change(true, |accounts| {
+        accounts.users.get_mut(B.0).unwrap().1.retain(|repository| repository != "a/app");
+    });
+    assert_eq!(scene.get("a/app", "manifests/v1", B).await.status, StatusCode::NOT_FOUND);
+    scene.registry.stop().await;
+    assert_eq!(scene.get("a/app", "manifests/v1", A).await.status, StatusCode::OK, "A still has its right");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_public_leaves_no_grant_for_a_caller() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     image::push(&registry, "open/app", "v1", 10_000);

@@ -185,8 +185,67 @@ async fn a_page_for_people_proves_no_right_and_is_no_manifest() {
     scene.registry.wrong_at("/open/app/manifests/", page);
     let reply = scene.send(Method::GET, "open/app", "manifests/v1").await;
     assert!(!reply.status.is_success(), "{}", reply.status);
-    let grants = scene.larder.metric(r#"larder_access_rights_total{event="proved",principal="anonymous"}"#);
+    let grants = scene.larder.metric(r#"larder_rights_total{event="proved",principal="anonymous"}"#);
     assert_eq!(grants.await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_for_people_in_place_of_a_blob_opens_no_private_repository() {
+    let html = "text/html";
+    for (name, method, media_type) in [
+        ("a page to HEAD", Method::HEAD, html),
+        ("a page to GET", Method::GET, html),
+        ("an unlabelled page to HEAD", Method::HEAD, "application/octet-stream"),
+        ("an unlabelled page to GET", Method::GET, "application/octet-stream"),
+    ] {
+        let scene = scene("").await;
+        let (manifest, blob) =
+            (format!("manifests/{}", scene.image.index), format!("blobs/{}", scene.layer()));
+        for what in [&manifest, &blob] {
+            assert_eq!(scene.send(Method::GET, "team/app", what).await.status, StatusCode::OK, "{name}");
+        }
+        scene.larder.settled().await;
+        let page = Fault::Answer(200, vec![("content-type", media_type.into())], "<html>sorry</html>".into());
+        scene.registry.wrong(move |_| Some(page.clone()));
+        let anonymous = |method, what: String| {
+            let path = format!("/v2/team/app/{what}?ns=reg.test");
+            let address = scene.larder.address;
+            async move { client::send(address, method, &path, &[client::ANONYMOUS]).await }
+        };
+        for digest in [Digest::of(b"any"), scene.layer()] {
+            let reply = anonymous(method.clone(), format!("blobs/{digest}")).await;
+            assert!(method == Method::HEAD || !reply.is_well(), "{name}: {}", reply.status);
+        }
+        for what in [manifest, blob] {
+            let reply = anonymous(Method::GET, what.clone()).await;
+            assert!(!reply.is_well(), "{name}: {what} is served to all");
+        }
+        let grants = scene.larder.metric(r#"larder_rights_total{event="proved",principal="anonymous"}"#);
+        assert_eq!(grants.await, 0.0, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_states_no_digest_proves_a_right_by_content_and_by_the_known_size() {
+    for is_stored in [false, true] {
+        let store = FakeRegistry::start().await;
+        let scene = scene(&format!("[upstream]\ntrusted_redirects = [\"{}\"]", store.address)).await;
+        let blob = format!("blobs/{}", scene.layer());
+        let from = if is_stored { &scene } else { &self::scene("").await };
+        let bytes = from.send(Method::GET, "open/app", &blob).await.body;
+        from.larder.settled().await;
+        let plain = Fault::Answer(200, vec![("content-type", "application/octet-stream".into())], bytes);
+        store.wrong(move |_| Some(plain.clone()));
+        let url = store.url();
+        scene.registry.wrong(move |seen| {
+            let is_blob = seen.path.contains("/blobs/") && seen.headers.contains_key("authorization");
+            is_blob.then(|| redirect(format!("{url}{}", seen.path)))
+        });
+        let reply = scene.send(Method::GET, "team/app", &blob).await;
+        assert_eq!((reply.status, Digest::of(&reply.body)), (StatusCode::OK, scene.layer()));
+        let proved = r#"larder_rights_total{event="proved",principal="caller"}"#;
+        scene.larder.metric_becomes(proved, 1.0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::grants::Grants;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
@@ -33,9 +35,9 @@ use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, Allowed, AuthContext, Proof};
+use crate::upstream::{self, Allowed, AuthContext, BlobHead, Proof};
 
-type Confirmations = Singleflight<(Repository, Digest, Principal), Result<Allowed<Option<u64>>, Error>>;
+type Confirmations = Singleflight<(Repository, Digest, Principal), Result<Allowed<BlobHead>, Error>>;
 
 /// Rights to repositories. Cheap to clone.
 #[derive(Clone)]
@@ -242,13 +244,8 @@ impl Access {
                     inner.outages.end(registry).await;
                 }
                 if let Some(revocations) = proves {
-                    // What upstream gives without a credential is every caller's right, whatever was shown.
-                    let (principal, age) = match allowed.public {
-                        Proof::Public => (inner.principals.anonymous(), Duration::ZERO),
-                        Proof::Principal { token_age } => (presented.principal, token_age),
-                    };
-                    inner.metrics.count_right(principal, "proved");
-                    self.grant(&question.repository, principal, age, revocations).await;
+                    self.record_proof(&question.repository, presented.principal, allowed.public, revocations)
+                        .await;
                 }
             }
             Err(error) if error.is_denied() => {
@@ -275,6 +272,47 @@ impl Access {
         }
     }
 
+    /// Records the right that an answer to `presented` proves.
+    async fn record_proof(
+        &self,
+        repository: &Repository,
+        presented: Principal,
+        proof: Proof,
+        revocations: u64,
+    ) {
+        // What upstream gives without a credential is every caller's right, whatever was shown.
+        let (principal, age) = match proof {
+            Proof::Public => (self.0.principals.anonymous(), Duration::ZERO),
+            Proof::Principal { token_age } => (presented, token_age),
+            Proof::Nothing => return,
+        };
+        self.0.metrics.count_right(principal, "proved");
+        self.grant(repository, principal, age, revocations).await;
+    }
+
+    /// What an answer will prove when its content was verified; to be made before upstream is asked.
+    pub(crate) fn unproved(&self) -> UnprovedRight {
+        UnprovedRight { revocations: self.0.grants.revocations(), asked: Instant::now() }
+    }
+
+    /// Records the right that `proof` is of, now that the content that came with it was verified.
+    pub(crate) async fn record_verified(
+        &self,
+        repository: &Repository,
+        presented: Principal,
+        proof: Proof,
+        right: UnprovedRight,
+    ) {
+        let proof = match proof {
+            // The registry answered before the body came.
+            Proof::Principal { token_age } => {
+                Proof::Principal { token_age: token_age + right.asked.elapsed() }
+            }
+            proof => proof,
+        };
+        self.record_proof(repository, presented, proof, right.revocations).await;
+    }
+
     /// Records that the owner of the store lets `principal` read `repository`.
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
         self.0.outages.end(repository.registry()).await;
@@ -288,12 +326,18 @@ impl Access {
         }
     }
 
-    /// Asks upstream whether the repository has a blob, and records membership. The caller makes sure that the same
-    /// registry delivers, or delivered, the bytes.
+    /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The caller
+    /// makes sure that the same registry delivers, or delivered, the bytes. An answer that does not show the blob proves
+    /// nothing: the content has to.
     ///
     /// # Errors
     /// As for [`Self::ask`].
-    pub(crate) async fn confirm_blob(&self, context: &PullContext, digest: Digest) -> Result<(), Error> {
+    pub(crate) async fn confirm_blob(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Result<BlobHead, Error> {
         // The bytes are here: what was proved before may hold without an answer.
         let context = &context.without_patience();
         let repository = context.repository();
@@ -306,10 +350,12 @@ impl Access {
             })
         };
         let ended = || Err(Error::panicked("confirmed a blob upstream"));
-        let request = |auth| async { request(auth).await.unwrap_or_else(ended) };
-        self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
-        self.0.membership.confirm_blob(repository, digest).await;
-        Ok(())
+        let request = |auth| async { Ok(proved_by(request(auth).await.unwrap_or_else(ended)?, size)) };
+        let (head, _) = self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
+        if head.shows_blob_of(size) {
+            self.0.membership.confirm_blob(repository, digest).await;
+        }
+        Ok(head)
     }
 
     /// Whether the rate limit of the principal that upstream is asked as first is nearly used up.
@@ -373,7 +419,10 @@ impl Access {
                 Subject::Manifest(digest) => {
                     upstream.confirm_manifest(repository, *digest, &auth).await?.public
                 }
-                Subject::Blob(digest) => upstream.confirm_blob(repository, *digest, &auth).await?.public,
+                Subject::Blob(digest) => {
+                    let size = self.membership().declared_size(repository, *digest);
+                    proved_by(upstream.confirm_blob(repository, *digest, &auth).await?, size).public
+                }
                 Subject::List => return Err(Error::panicked("probed a list")),
             };
             Ok(Allowed { value: (), public })
@@ -405,6 +454,20 @@ impl Access {
             _ => error,
         }
     }
+}
+
+/// What is known of a right that the content of an answer is still to prove.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnprovedRight {
+    revocations: u64,
+    asked: Instant,
+}
+
+/// A registry's answer about a blob, which proves a right only if it shows that the registry has the blob, of `size` bytes
+/// if that is known: a load balancer answers 200 for anything.
+pub(crate) fn proved_by(allowed: Allowed<BlobHead>, size: Option<u64>) -> Allowed<BlobHead> {
+    let shown = allowed.value.shows_blob_of(size);
+    Allowed { public: if shown { allowed.public } else { Proof::Nothing }, ..allowed }
 }
 
 #[cfg(test)]

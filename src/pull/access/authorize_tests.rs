@@ -4,7 +4,7 @@ use super::*;
 use crate::pull::for_tests::{self, Parts};
 
 async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
-    parts.access.confirm_blob(context, Digest::of(b"layer")).await
+    parts.access.confirm_blob(context, Digest::of(b"layer"), None).await.map(|head| assert!(head.has_digest))
 }
 
 #[tokio::test]

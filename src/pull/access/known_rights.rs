@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::grants::Grants;
+use super::grants::{Grant, Grants};
 use super::principals::Principals;
 use super::rights::{self, Trouble, Use};
 use crate::pull::config::{Config, Policy, Terms};
@@ -54,15 +54,18 @@ impl KnownRights {
         None
     }
 
-    /// Whether a principal that the caller may use has a grant, however old.
-    pub(crate) async fn any(&self, context: &PullContext) -> bool {
-        let repository = context.repository();
-        for grant in self.grants.of(repository).await {
-            if self.principals.may_use(context.caller(), grant.principal, repository).await {
-                return true;
-            }
-        }
-        false
+    /// The principals whose word counts that something in the repository is gone: those with a right that needs no new proof,
+    /// and one that is the only one to have a right.
+    pub(crate) async fn witnesses(&self, repository: &Repository) -> Vec<Principal> {
+        let terms = self.terms(repository);
+        let grants = self.grants.of(repository).await;
+        let counts = |grant: &&Grant| grants.len() == 1 || rights::is_fresh(grant.age, Use::Read, &terms);
+        grants.iter().filter(counts).map(|grant| grant.principal).collect()
+    }
+
+    /// The principal whose right an answer to `asked` is about; what upstream says without a credential is about everyone's.
+    pub(crate) fn concerned(&self, asked: Principal, is_public: bool) -> Principal {
+        if is_public { self.principals.anonymous() } else { asked }
     }
 
     /// Whether what is cached of the repository may be served without asking upstream.
@@ -78,8 +81,11 @@ impl KnownRights {
     /// When the grant was last proved that holds although upstream failed with `error`; `None` if there is none, or if
     /// `error` is an answer of upstream.
     pub(crate) async fn held_since(&self, context: &PullContext, error: &Error) -> Option<Timestamp> {
-        let Error::Upstream(error) = error else { return None };
-        let trouble = Trouble::of(error)?;
+        let trouble = match error {
+            Error::Upstream(error) => Trouble::of(error)?,
+            Error::OutOfTime { .. } => Trouble::NotAsked,
+            _ => return None,
+        };
         let repository = context.repository();
         let terms = self.terms(repository);
         let mut held: Option<(Principal, Timestamp)> = None;

@@ -28,5 +28,5 @@ pub(crate) mod principals;
 pub(crate) mod refused_repositories;
 pub(crate) mod rights;
 
-pub(crate) use authorize::{Access, Purpose};
+pub(crate) use authorize::{Access, Purpose, UnprovedRight, proved_by};
 pub(crate) use negative_cache::Subject;

@@ -31,6 +31,8 @@ pub(crate) enum Trouble {
     Outage,
     /// It answers 429.
     RateLimit,
+    /// This node did not get as far as asking it.
+    NotAsked,
 }
 
 impl Trouble {
@@ -58,6 +60,8 @@ pub(crate) fn holds(kind: PrincipalKind, age: Duration, trouble: Trouble, terms:
     match trouble {
         _ if kind.is_shared() => true,
         Trouble::Outage => age <= terms.outage_grace,
+        // Else a caller that makes a plugin of the node slow would keep what the registry took from it.
+        Trouble::NotAsked => false,
         Trouble::RateLimit => age <= terms.grant_ttl + RATE_LIMIT_GRACE,
     }
 }
@@ -91,7 +95,7 @@ mod tests {
     #[test]
     fn in_an_outage_shared_rights_hold_and_a_callers_for_its_grace() {
         use PrincipalKind::{Anonymous, Caller, Node, Provider};
-        use Trouble::{Outage, RateLimit};
+        use Trouble::{NotAsked, Outage, RateLimit};
         for (kind, minutes, trouble, expected) in [
             (Anonymous, 1_000_000, Outage, true),
             (Node, 1_000_000, Outage, true),
@@ -100,6 +104,8 @@ mod tests {
             (Caller, 1_001, Outage, false),
             (Caller, 20, RateLimit, true),
             (Caller, 21, RateLimit, false),
+            (Caller, 1, NotAsked, false),
+            (Node, 1_000, NotAsked, true),
         ] {
             let held = holds(kind, minutes * MINUTE, trouble, &terms(5 * MINUTE));
             assert_eq!(held, expected, "{kind:?} {minutes} {trouble:?}");

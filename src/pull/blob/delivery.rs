@@ -44,6 +44,12 @@ impl Trail {
         self.0.lock().endpoints.clone()
     }
 
+    /// Whether all bytes came from `endpoint`, in one body.
+    pub(crate) fn is_of(&self, endpoint: &EndpointId) -> bool {
+        let recorded = self.0.lock();
+        !recorded.in_ranges && recorded.endpoints.iter().all(|other| other == endpoint)
+    }
+
     /// Whose fault wrong content may be. Of several endpoints, the last one went on where the others broke off.
     pub(crate) fn suspects(&self) -> Vec<EndpointId> {
         let mut endpoints = self.endpoints();

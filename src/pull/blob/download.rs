@@ -102,7 +102,17 @@ impl Downloads {
             Role::Follow(flight) => {
                 let progress = flight.follow();
                 if !self.answer_counts_for(&flight, context, digest).await {
-                    self.access.confirm_blob(context, digest).await?;
+                    let (access, repository) = (&self.access, context.repository());
+                    let declared = access.membership().declared_size(repository, digest);
+                    let known = declared.or(progress.borrow().verified_size());
+                    let head = access.confirm_blob(context, digest, known).await?;
+                    let size = known.or(progress.borrow().size());
+                    if !head.shows_blob_of(size) {
+                        // What the registry delivers for this very repository shows it.
+                        let own = self.join_or_lead(context, digest, looked_up_at, Sharing::SameQuestion);
+                        return Box::pin(own).await;
+                    }
+                    access.membership().confirm_blob(repository, digest).await;
                 }
                 let (source, is_own_answer) = (AnswerSource::Join, flight.is_same_question(context));
                 flight.add_alternate(context);

@@ -164,9 +164,14 @@ impl Filler {
             if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
                 return Err(error);
             }
-            let trail = body.trail().clone();
+            let (trail, unproved) = (body.trail().clone(), body.unproved());
             let error = match self.receive_body(leader, body, tries.way()).await {
-                Ok(filled) => return Ok(filled),
+                Ok(filled) => {
+                    if let (Filled::Verified(_), Some(source)) = (&filled, &unproved) {
+                        self.blobs.record_verified(context, source, &trail).await;
+                    }
+                    return Ok(filled);
+                }
                 Err(error) => error,
             };
             let Some(fault) = fault_of(&error, &trail) else { return Err(error) };

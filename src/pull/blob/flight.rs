@@ -63,6 +63,23 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
+    /// Bytes of the whole blob, where upstream said so.
+    pub(crate) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Filling { size, .. } | Self::Detached { size, .. } => *size,
+            Self::Complete { size, .. } => Some(*size),
+            Self::Waiting | Self::Failed(_) => None,
+        }
+    }
+
+    /// Bytes of the blob, once all of them were verified.
+    pub(crate) fn verified_size(&self) -> Option<u64> {
+        match self {
+            Self::Complete { size, .. } => Some(*size),
+            _ => None,
+        }
+    }
+
     /// Whether nothing more will change.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Complete { .. } | Self::Detached { .. } | Self::Failed(_))

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::access::{Access, Purpose, Subject};
+use super::access::{Access, Purpose, Subject, proved_by};
 use super::answer::{AnswerSource, Stale};
 use super::config::Config;
 use super::context::{Priority, PullContext};
@@ -271,11 +271,14 @@ impl Blobs {
 
     async fn upstream_size(&self, context: &PullContext, digest: Digest) -> Result<Option<u64>, Error> {
         let (registries, repository) = (&self.registries, context.repository());
-        let request =
-            |auth: AuthContext| async move { Ok(registries.confirm_blob(repository, digest, &auth).await?) };
-        let (said, _) = self.access.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
+        let declared = self.access.membership().declared_size(repository, digest);
+        let request = |auth: AuthContext| async move {
+            let allowed = registries.confirm_blob(repository, digest, &auth).await?;
+            Ok(proved_by(allowed, declared))
+        };
+        let (head, _) = self.access.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
         // What a registry says to HEAD is believed only where no manifest says it.
-        Ok(self.access.membership().declared_size(repository, digest).or(said))
+        Ok(declared.or(head.size))
     }
 
     /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.

@@ -12,12 +12,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::delivery::Trail;
-use crate::pull::access::{Access, Subject};
+use crate::pull::access::{Access, Purpose, Subject, UnprovedRight};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Repository};
-use crate::upstream::{self, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId, Patience};
+use crate::reference::{Digest, Principal, Repository};
+use crate::upstream::{
+    self, Allowed, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId, Patience, Proof,
+};
 
 /// Times in a row that a broken body is resumed without a single byte of progress.
 const RESUMES_MAX: u32 = 3;
@@ -43,7 +45,7 @@ impl UpstreamBlobs {
     }
 
     /// Asks for a blob from byte `from` on, up to `until` or its end. Where the caller has no fresh right, upstream's
-    /// answer is the proof of one.
+    /// answer is the proof of one if it states the digest; if not, the content is, once it was verified.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -56,12 +58,17 @@ impl UpstreamBlobs {
     ) -> Result<UpstreamBody, Error> {
         let (upstream, repository) = (&self.upstream, context.repository());
         let purpose = self.access.purpose(context).await;
+        let right = self.access.unproved();
         let request = |auth: AuthContext| async move {
-            Ok(upstream.download(repository, digest, from, until, &auth).await?)
+            let Allowed { value, public } = upstream.download(repository, digest, from, until, &auth).await?;
+            let public = if value.has_digest { public } else { Proof::Nothing };
+            Ok(Allowed { value, public })
         };
         let (download, presented) =
             self.access.ask(context, &Subject::Blob(digest), purpose, request).await?;
+        let is_unproved = matches!(purpose, Purpose::Prove) && !download.has_digest;
         let body = UpstreamBody {
+            unproved: is_unproved.then_some(right),
             upstream: Arc::clone(upstream),
             repository: repository.clone(),
             digest,
@@ -76,6 +83,20 @@ impl UpstreamBlobs {
             trail: Trail::default(),
         };
         Ok(body.recorded_in(&Trail::default()))
+    }
+
+    /// Records the right that the content of `digest` proves, which came from where `source` says and was verified.
+    pub(crate) async fn record_verified(
+        &self,
+        context: &PullContext,
+        source: &UnprovedSource,
+        trail: &Trail,
+    ) {
+        let UnprovedSource { right, principal, proof, endpoint } = source;
+        // Bytes of a mirror, or that another reader fetched, speak for no right.
+        if endpoint.as_ref().is_none_or(|endpoint| trail.is_of(endpoint)) {
+            self.access.record_verified(context.repository(), *principal, *proof, *right).await;
+        }
     }
 
     /// Records that `endpoints` delivered content of `digest` that is wrong; returns whether another endpoint is left.
@@ -93,6 +114,14 @@ impl UpstreamBlobs {
     }
 }
 
+/// An answer of a registry that proves a right when its content was verified.
+pub(crate) struct UnprovedSource {
+    right: UnprovedRight,
+    principal: Principal,
+    proof: Proof,
+    endpoint: Option<EndpointId>,
+}
+
 /// The bytes of a blob from some offset on.
 pub(crate) struct UpstreamBody {
     upstream: Arc<dyn RegistryClient>,
@@ -100,6 +129,8 @@ pub(crate) struct UpstreamBody {
     digest: Digest,
     /// As whom the blob was asked for, and is asked for again.
     auth: AuthContext,
+    /// Set if its content proves a right that its head did not.
+    unproved: Option<UnprovedRight>,
     download: Download,
     /// Whether upstream ignored the range, and bytes before `at` come first.
     skip_first: bool,
@@ -137,6 +168,13 @@ impl UpstreamBody {
         self.download.size
     }
 
+    /// What its content proves when all of it was verified; `None` if its head proved it, or nothing is to be proved.
+    pub(crate) fn unproved(&self) -> Option<UnprovedSource> {
+        let (principal, proof) = (self.auth.presented.principal, self.download.public);
+        let endpoint = self.endpoint().cloned();
+        self.unproved.map(|right| UnprovedSource { right, principal, proof, endpoint })
+    }
+
     /// The endpoint that delivers now.
     pub(crate) fn endpoint(&self) -> Option<&EndpointId> {
         self.download.endpoint.as_ref()
@@ -154,6 +192,7 @@ impl UpstreamBody {
     pub(crate) async fn begin_anew(&self) -> Result<Self, upstream::Error> {
         let download = self.ask(0, None).await?;
         let body = Self {
+            unproved: None,
             upstream: Arc::clone(&self.upstream),
             repository: self.repository.clone(),
             digest: self.digest,

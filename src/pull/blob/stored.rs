@@ -28,7 +28,8 @@ impl StoredBlobs {
     }
 
     /// A blob on disk that the repository may hand out to the caller; its registry is asked first where that is not
-    /// known. `None` if the blob is not on disk, or its registry never delivered it.
+    /// known. `None` if the blob is not on disk, if its registry never delivered it, or if the registry's answer does not
+    /// show that the repository has it: the content will.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -47,8 +48,10 @@ impl StoredBlobs {
         if member && access.known().open_cached(context, Use::Read).await {
             return Ok(Some(StoredBlob { blob, source: AnswerSource::Hit, stale: None }));
         }
-        let error = match access.confirm_blob(context, digest).await {
-            Ok(()) => return Ok(Some(StoredBlob { blob, source: AnswerSource::Revalidated, stale: None })),
+        let size = Some(blob.size());
+        let error = match access.confirm_blob(context, digest, size).await {
+            Ok(head) if !head.shows_blob_of(size) => return Ok(None),
+            Ok(_) => return Ok(Some(StoredBlob { blob, source: AnswerSource::Revalidated, stale: None })),
             Err(error) => error,
         };
         let held_since = if member { access.known().held_since(context, &error).await } else { None };

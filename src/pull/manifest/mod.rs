@@ -19,11 +19,13 @@ pub(crate) mod stored;
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::access::rights::Use;
 use super::access::{Access, Purpose, Subject};
 use super::answer::{AnswerSource, ManifestAnswer};
 use super::config::Config;
-use super::context::PullContext;
+use super::context::{PullContext, Question};
 use super::error::Error;
 use super::registry_client::RegistryClient;
 use crate::reference::{Digest, Reference, Repository, Tag};
@@ -119,8 +121,9 @@ impl Manifests {
         if may_read {
             return Ok(answer);
         }
-        let confirmed = Box::pin(context.in_time(self.confirm(context, digest))).await;
-        match confirmed.unwrap_or_else(|| Err(context.too_slow().into())) {
+        let (question, begun) = (Question::default(), Instant::now());
+        let confirmed = Box::pin(context.in_time(self.confirm(context, digest, &question))).await;
+        match confirmed.unwrap_or_else(|| Err(context.too_slow(&question, begun))) {
             Ok(()) => Ok(answer.with_source(AnswerSource::Revalidated)),
             Err(error) => match self.access.known().held_since(context, &error).await {
                 Some(since) => Ok(answer.stale(since, error)),
@@ -129,12 +132,12 @@ impl Manifests {
         }
     }
 
-    async fn confirm(&self, context: &PullContext, digest: Digest) -> Result<(), Error> {
+    async fn confirm(&self, context: &PullContext, digest: Digest, question: &Question) -> Result<(), Error> {
         // The manifest is here: what was proved before may hold without an answer.
         let context = &context.without_patience();
         let (upstream, repository) = (&self.upstream, context.repository());
         let request = |auth: AuthContext| async move {
-            Ok(upstream.confirm_manifest(repository, digest, &auth).await?)
+            Ok(question.ask(upstream.confirm_manifest(repository, digest, &auth)).await?)
         };
         self.access.ask(context, &Subject::Manifest(digest), Purpose::Prove, request).await?;
         Ok(())

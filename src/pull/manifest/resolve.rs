@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::confirmed::{ConfirmedTags, Refreshes};
@@ -18,7 +19,7 @@ use crate::pull::access::rights::Use;
 use crate::pull::access::{Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::config::{Config, Freshness};
-use crate::pull::context::PullContext;
+use crate::pull::context::{PullContext, Question};
 use crate::pull::error::{Error, Fault};
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Repository, Tag};
@@ -151,8 +152,9 @@ impl Tags {
     async fn resolve(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
         let inner = &*self.0;
         let repository = context.repository();
-        // Only a caller that could read the repository before learns from a 404 that a tag is gone.
-        let had_right = inner.access.known().any(context).await;
+        // Some registries hide by a 404 what they do not let a principal read: the tag is gone if one says so that could read
+        // the repository a moment ago, or if no other one can.
+        let (witnesses, missed_by) = (inner.access.known().witnesses(repository).await, Mutex::default());
         let record = inner.records.tag(repository, tag).await;
         let has_record = match record {
             Some(record) => self.may_serve_record(context, tag, record).await,
@@ -160,13 +162,21 @@ impl Tags {
         };
         let asked = if has_record {
             let context = context.without_patience();
-            context.in_time(self.ask(&context, tag)).await.unwrap_or_else(|| Err(context.too_slow().into()))
+            let (question, begun) = (Question::default(), Instant::now());
+            let asked = context.in_time(self.ask(&context, tag, &missed_by, &question)).await;
+            asked.unwrap_or_else(|| Err(context.too_slow(&question, begun)))
         } else {
-            self.ask(context, tag).await
+            self.ask(context, tag, &missed_by, &Question::default()).await
         };
         let (answer, fetched, asked_as) = match asked {
             Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
             Err(Error::Upstream(error)) => (Err(error), None, None),
+            Err(error @ Error::OutOfTime { .. }) => {
+                return match record {
+                    Some(record) => self.stale(context, tag, record, error).await,
+                    None => Err(error),
+                };
+            }
             Err(other) => return self.record_if_open_to_all(context, tag, other).await,
         };
         match freshness::decide(answer, record) {
@@ -183,8 +193,12 @@ impl Tags {
             }
             Decision::Stale(record, error) => self.stale(context, tag, record, error.into()).await,
             Decision::Forget(error) => {
+                let is_gone = missed_by.lock().iter().any(|principal| witnesses.contains(principal));
+                if !is_gone {
+                    return Err(error.into());
+                }
                 inner.confirmed.forget(repository, tag);
-                if had_right && let Err(error) = inner.records.remove_tag(repository, tag).await {
+                if let Err(error) = inner.records.remove_tag(repository, tag).await {
                     tracing::error!(%repository, %tag, %error, "the record of a tag that is gone could not be removed");
                 }
                 Err(error.into())
@@ -194,16 +208,30 @@ impl Tags {
     }
 
     /// What upstream says that the tag names, and as whom it was asked; one request for equal questions. A manifest that
-    /// comes with the answer is verified and stored: what is no manifest proves no right.
-    async fn ask(&self, context: &PullContext, tag: &Tag) -> Result<(Named, Principal), Error> {
+    /// comes with the answer is verified and stored: what is no manifest proves no right. The principals for whom there is
+    /// no such tag are added to `missed_by`.
+    async fn ask(
+        &self,
+        context: &PullContext,
+        tag: &Tag,
+        missed_by: &Mutex<Vec<Principal>>,
+        question: &Question,
+    ) -> Result<(Named, Principal), Error> {
         let repository = context.repository();
         let request = |auth: AuthContext| {
             let tags = self.clone();
             let (repository, tag) = (repository.clone(), tag.clone());
-            let key = (repository.clone(), tag.clone(), auth.presented.principal, auth.patience);
+            let principal = auth.presented.principal;
+            let key = (repository.clone(), tag.clone(), principal, auth.patience);
             let named = move || async move { tags.ask_as(&repository, &tag, &auth).await };
             let resolved = self.0.resolutions.run(key, named);
-            async move { resolved.await.unwrap_or(Err(Error::panicked("resolved a tag"))) }
+            async move {
+                let resolved = question.ask(resolved).await.unwrap_or(Err(Error::panicked("resolved a tag")));
+                if let Err(Error::Upstream(upstream::Error::NotFound { public, .. })) = &resolved {
+                    missed_by.lock().push(self.0.access.known().concerned(principal, *public));
+                }
+                resolved
+            }
         };
         let subject = Subject::Tag(tag.clone());
         let (named, presented) = self.0.access.ask(context, &subject, Purpose::Prove, request).await?;
