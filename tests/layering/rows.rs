@@ -153,6 +153,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &[
                 "auth/challenge",
                 "auth/realm",
+                "blob_head",
                 "config",
                 "endpoint/head_support",
                 "endpoint/rate_limit",
