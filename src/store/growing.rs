@@ -1,8 +1,8 @@
 //! The content of an ingest while it grows.
 //!
-//! The download writes from the start on, up to its watermark, and each chunk has a checksum from then on: a
+//! The download writes from the start on, up to its end so far, and each chunk has a checksum from then on: a
 //! reader, also long after the download is complete or was given up, is handed no byte that is not what was received. A
-//! reader far ahead of the watermark may fetch a range from upstream by itself and write it here, out of order; the
+//! reader far ahead of that end may fetch a range from upstream by itself and write it here, out of order; the
 //! download adopts that range when it arrives there. No byte is verified before the ingest as a whole is: until then it
 //! is upstream's word.
 
@@ -32,7 +32,7 @@ pub struct GrowingBlob {
     _in_use: Arc<InUseMark>,
 }
 
-/// The ranges beyond the watermark that were written out of order.
+/// The ranges beyond the end so far that were written out of order.
 #[derive(Debug, Default)]
 struct Ranges {
     /// Bytes before this offset belong to the download, which has hashed them or is about to write them.
@@ -85,7 +85,7 @@ impl GrowingBlob {
         self.content.file()
     }
 
-    /// Writes bytes that were fetched ahead of the watermark, for the download to adopt. Bytes that the download has
+    /// Writes bytes that were fetched ahead of the download, for the download to adopt. Bytes that the download has
     /// claimed meanwhile are dropped.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ const BLOB_BYTES_MAX: u64 = 1 << 40;
 const STEP_MIN: u64 = 256 * 1024;
 /// Bytes that are reserved at a time at most.
 const STEP_MAX: u64 = 16 * 1024 * 1024;
-/// Bytes that are adopted at a time, so that readers see the watermark move.
+/// Bytes that are adopted at a time, so that readers see progress.
 const ADOPTED_AT_ONCE: usize = 256 * 1024;
 
 /// Reserves bytes within the budget. Blocks.
@@ -139,7 +139,7 @@ impl Ingest {
     }
 
     /// Adopts the next bytes that were written out of order, up to `until` at most, hashes them, and returns how many
-    /// bytes there are now: 256 KiB more per call, so that readers see the watermark move.
+    /// bytes there are now: 256 KiB more per call, so that readers see progress.
     ///
     /// # Errors
     /// No space; the disk; that no such bytes are there, which is a defect of the caller.
