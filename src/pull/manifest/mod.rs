@@ -104,7 +104,7 @@ impl Manifests {
     /// Any of [`Error`].
     pub(crate) async fn by_tag(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
         // On the heap, so that the future of a request by digest stays small.
-        Box::pin(self.tags.manifest(context, tag)).await
+        Box::pin(self.tags.manifest_of(context, tag)).await
     }
 
     async fn by_digest(

@@ -86,7 +86,11 @@ impl Tags {
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub(crate) async fn manifest(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
+    pub(crate) async fn manifest_of(
+        &self,
+        context: &PullContext,
+        tag: &Tag,
+    ) -> Result<ManifestAnswer, Error> {
         match self.by_record(context, tag).await {
             Some(answer) => Ok(answer),
             None => self.resolve(context, tag).await,
@@ -163,10 +167,10 @@ impl Tags {
         let asked = if has_record {
             let context = context.without_patience();
             let (question, begun) = (Question::default(), Instant::now());
-            let asked = context.in_time(self.ask(&context, tag, &missed_by, &question)).await;
+            let asked = context.in_time(self.ask_upstream(&context, tag, &missed_by, &question)).await;
             asked.unwrap_or_else(|| Err(context.too_slow(&question, begun)))
         } else {
-            self.ask(context, tag, &missed_by, &Question::default()).await
+            self.ask_upstream(context, tag, &missed_by, &Question::default()).await
         };
         let (answer, fetched, asked_as) = match asked {
             Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
@@ -210,7 +214,7 @@ impl Tags {
     /// What upstream says that the tag names, and as whom it was asked; one request for equal questions. A manifest that
     /// comes with the answer is verified and stored: what is no manifest proves no right. The principals for whom there is
     /// no such tag are added to `missed_by`.
-    async fn ask(
+    async fn ask_upstream(
         &self,
         context: &PullContext,
         tag: &Tag,
