@@ -17,6 +17,7 @@ STALL_ROUNDS ?= 3
 E2E_LONG ?= 100
 SEEDS ?= 1-500
 MUTANT_SEEDS ?= 1-60
+export MODEL_SEED ?= 1
 MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 

@@ -198,10 +198,9 @@ impl Admission {
 
     fn missing(&self, wanted: u64) -> u64 {
         let disk = (self.probe_disk)();
-        // In this order: a blob that is counted in between counts twice for a moment, and not for nothing.
-        let reserved = self.reservations.sum();
         // The totals are there a moment before the index says so; a download that sees them by then is not refused.
-        let used = if self.index.is_counted() { self.used() } else { self.quarantine.bytes() };
+        let used = || if self.index.is_counted() { self.used() } else { self.quarantine.bytes() };
+        let (reserved, used) = self.reservations.sum_and(used);
         budget::missing(&self.budget, disk, used, reserved, wanted)
     }
 }

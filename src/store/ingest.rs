@@ -284,7 +284,7 @@ mod tests {
             let reservations = self.reservations.clone();
             let owner = Owner::unlimited(&"reg.test".parse().unwrap());
             let reserve = move |wanted| {
-                let fits = reservations.sum().bytes + wanted <= limit;
+                let fits = reservations.sum_and(|| ()).0.bytes + wanted <= limit;
                 if fits {
                     Ok(reservations.reserve(owner, wanted))
                 } else {
@@ -306,13 +306,13 @@ mod tests {
         let digest = Digest::of(b"right");
         let mut ingest = world.begin(digest, Some(5), 5).unwrap();
         ingest.write(&Bytes::from_static(b"rig")).unwrap();
-        assert_eq!((world.files(), world.reservations.sum().bytes), (1, 5));
+        assert_eq!((world.files(), world.reservations.sum_and(|| ()).0.bytes), (1, 5));
         drop(ingest);
-        assert_eq!((world.files(), world.reservations.sum().bytes), (0, 0));
+        assert_eq!((world.files(), world.reservations.sum_and(|| ()).0.bytes), (0, 0));
         let mut refused = world.begin(digest, Some(5), 4).unwrap();
         assert!(refused.write(&Bytes::from_static(b"rig")).is_err());
         drop(refused);
-        assert_eq!((world.files(), world.reservations.sum().bytes), (0, 0));
+        assert_eq!((world.files(), world.reservations.sum_and(|| ()).0.bytes), (0, 0));
     }
 
     #[test]
@@ -321,13 +321,13 @@ mod tests {
         let world = World::new();
         for declared in [None, Some(500 * MIB)] {
             let mut ingest = world.begin(Digest::of(b"x"), declared, u64::MAX).unwrap();
-            assert_eq!(world.reservations.sum().bytes, 0, "nothing is reserved for a claim alone");
+            assert_eq!(world.reservations.sum_and(|| ()).0.bytes, 0, "nothing is reserved for a claim alone");
             ingest.write(&Bytes::from_static(b"a few bytes")).unwrap();
-            assert_eq!(world.reservations.sum().bytes, STEP_MIN);
+            assert_eq!(world.reservations.sum_and(|| ()).0.bytes, STEP_MIN);
             let chunk = Bytes::from(vec![0; 1024 * 1024]);
             for written in 1..=80 {
                 ingest.write(&chunk).unwrap();
-                let reserved = world.reservations.sum();
+                let reserved = world.reservations.sum_and(|| ()).0;
                 assert!(
                     reserved.bytes <= (written * MIB + STEP_MAX + 11).min(2 * written * MIB + STEP_MIN),
                     "{reserved:?}"
@@ -338,7 +338,7 @@ mod tests {
         let mut ingest = world.begin(Digest::of(b"x"), Some(MIB), MIB).unwrap();
         ingest.write(&Bytes::from(vec![0; 600 * 1024])).unwrap();
         ingest.write(&Bytes::from(vec![0; 424 * 1024])).unwrap();
-        assert_eq!(world.reservations.sum().bytes, MIB, "no more than was announced");
+        assert_eq!(world.reservations.sum_and(|| ()).0.bytes, MIB, "no more than was announced");
     }
 
     #[test]
@@ -352,7 +352,7 @@ mod tests {
         let (growing, written, hasher) = ingest.detach();
         assert_eq!((written, hasher.is_some(), world.files()), (STEP_MIN, true, 0));
         drop(growing);
-        assert_eq!(world.reservations.sum().bytes, 0);
+        assert_eq!(world.reservations.sum_and(|| ()).0.bytes, 0);
     }
 
     #[test]

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use crate::store::share::{Owner, OwnerId};
 use crate::support::sync::Mutex;
 
-/// The reserved bytes of all downloads. Cheap to clone. A blob whose reservation has ended is seen as counted by a
-/// reader that asks for the totals after this.
+/// The reserved bytes of all downloads. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reservations(Arc<Mutex<All>>);
 
@@ -30,9 +29,11 @@ pub(super) struct Reserved {
 }
 
 impl Reservations {
-    /// What is reserved for all.
-    pub(super) fn sum(&self) -> Reserved {
-        self.0.lock().sum
+    /// What is reserved for all, and what `counted` reads in the same moment: a blob is in one of the two, never in both
+    /// and never in none.
+    pub(super) fn sum_and<T>(&self, counted: impl FnOnce() -> T) -> (Reserved, T) {
+        let all = self.0.lock();
+        (all.sum, counted())
     }
 
     /// Bytes reserved for one limited registry, and for all of them together.
@@ -85,17 +86,29 @@ impl Reservation {
         self.written += more;
         self.all.0.lock().sum.unwritten -= more;
     }
+
+    /// Ends in the moment in which `count` counts the blob.
+    pub(super) fn end_as_counted(mut self, count: impl FnOnce()) {
+        let mut all = self.all.0.lock();
+        count();
+        all.give_back(self.owner, std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut all = self.all.0.lock();
-        all.sum.bytes -= self.bytes;
-        all.sum.unwritten -= self.bytes - self.written;
-        if let Some(held) = all.limited.get_mut(&self.owner.id).filter(|_| self.owner.limited) {
-            *held -= self.bytes;
+        self.all.0.lock().give_back(self.owner, self.bytes, self.written);
+    }
+}
+
+impl All {
+    fn give_back(&mut self, owner: Owner, bytes: u64, written: u64) {
+        self.sum.bytes -= bytes;
+        self.sum.unwritten -= bytes - written;
+        if let Some(held) = self.limited.get_mut(&owner.id).filter(|_| owner.limited) {
+            *held -= bytes;
             if *held == 0 {
-                all.limited.remove(&self.owner.id);
+                self.limited.remove(&owner.id);
             }
         }
     }
@@ -111,10 +124,11 @@ mod tests {
         let owner = Owner::limited(&"reg.test".parse().unwrap());
         let mut first = reservations.reserve(owner, 100);
         first.merge(reservations.reserve(owner, 50));
-        assert_eq!((reservations.sum().bytes, first.bytes()), (150, 150));
+        let sum = || reservations.sum_and(|| ()).0;
+        assert_eq!((sum().bytes, first.bytes()), (150, 150));
         assert_eq!(reservations.limited(owner.id), (150, 150));
         drop(first);
-        assert_eq!(reservations.sum(), Reserved::default());
+        assert_eq!(sum(), Reserved::default());
         assert_eq!(reservations.limited(owner.id), (0, 0));
     }
 
@@ -122,12 +136,13 @@ mod tests {
     fn bytes_that_are_on_the_disk_are_not_counted_as_still_to_come() {
         let reservations = Reservations::default();
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
+        let sum = || reservations.sum_and(|| ()).0;
         let mut reserved = reservations.reserve(owner, 100);
         for (written, unwritten) in [(30, 70), (30, 70), (100, 0), (200, 0)] {
             reserved.written(written);
-            assert_eq!(reservations.sum(), Reserved { bytes: 100, unwritten }, "{written}");
+            assert_eq!(sum(), Reserved { bytes: 100, unwritten }, "{written}");
         }
-        drop(reserved);
-        assert_eq!(reservations.sum(), Reserved::default());
+        reserved.end_as_counted(|| ());
+        assert_eq!(sum(), Reserved::default());
     }
 }

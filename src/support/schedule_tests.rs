@@ -33,9 +33,12 @@ fn in_no_order_do_two_runs_overlap_or_does_a_caller_get_an_answer_that_was_given
         };
         let callers: Vec<_> = (0..3).map(|_| future::spawn(caller(ask(), ask()))).collect();
         let leaver = future::spawn(ask());
-        future::spawn(async move { leaver.abort() });
+        let left = future::spawn(async move {
+            leaver.abort();
+            let _ = leaver.await;
+        });
         future::block_on(async {
-            for caller in callers {
+            for caller in callers.into_iter().chain([left]) {
                 caller.await.unwrap();
             }
         });

@@ -22,7 +22,8 @@ pub(crate) use shuttle::thread;
 pub(crate) use shuttle_parking_lot::{Mutex, MutexGuard};
 
 /// Runs `execution` under so many orders of its threads: half of them drawn at each step, half of them with three
-/// interruptions at most, which finds what needs a thread to be stopped for long. A failure prints the order, for
+/// interruptions at most, which finds what needs a thread to be stopped for long. The orders are those of `MODEL_SEED`,
+/// which is 1 where it is not set, so that two runs of a test try the same. A failure prints the order, for
 /// `shuttle::replay`.
 #[cfg(test)]
 #[cfg(feature = "model")]
@@ -33,7 +34,9 @@ pub(crate) fn explore(orders: usize, execution: impl Fn() + Send + Sync + 'stati
     // Formatting an error or opening a file takes more than what a thread has by default.
     config.stack_size = 512 * 1024;
     config.silence_warnings = true;
-    let (random, few) = (RandomScheduler::new(orders / 2), PctScheduler::new(3, orders / 2));
+    let seed = std::env::var("MODEL_SEED").map_or(1, |seed| seed.parse().expect("MODEL_SEED is a number"));
+    let (random, few) =
+        (RandomScheduler::new_from_seed(seed, orders / 2), PctScheduler::new_from_seed(seed, 3, orders / 2));
     let run = std::sync::Arc::clone(&execution);
     shuttle::Runner::new(random, config.clone()).run(move || run());
     shuttle::Runner::new(few, config).run(move || execution());

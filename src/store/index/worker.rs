@@ -39,14 +39,8 @@ const FILL_AT_STOP: Duration = Duration::from_secs(3);
 /// What the thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum Operation {
-    /// A blob exists. Its reservation ends once the blob is counted.
-    Add {
-        digest: Digest,
-        size: u64,
-        owner: OwnerId,
-        #[allow(dead_code, reason = "held, not read: dropped when the blob is counted")]
-        reserved: Reservation,
-    },
+    /// A blob exists. Its reservation ends in the moment in which the blob is counted.
+    Add { digest: Digest, size: u64, owner: OwnerId, reserved: Reservation },
     /// A blob was used.
     Access(Digest),
     /// A blob is gone.
@@ -123,9 +117,7 @@ impl Worker {
             match next {
                 Ok(operation) => {
                     let close = matches!(operation, Operation::Close);
-                    self.apply(&operation);
-                    // By now the blob is counted, and its reservation may end.
-                    drop(operation);
+                    self.apply(operation);
                     if close {
                         return;
                     }
@@ -136,13 +128,20 @@ impl Worker {
         }
     }
 
-    pub(crate) fn apply(&mut self, operation: &Operation) {
+    pub(crate) fn apply(&mut self, operation: Operation) {
         let now = self.context.clock.now();
-        match *operation {
-            Operation::Add { digest, size, owner, .. } => {
+        match operation {
+            // The count at the start finds a blob that is just being committed, and another download may have evicted it
+            // since.
+            Operation::Add { digest, .. } if !self.context.layout.blob(&digest).exists() => {
+                self.remove(&digest)
+            }
+            Operation::Add { digest, size, owner, reserved } => {
                 // A registry that delivers what another one delivered before does not become its owner.
                 let known = self.rows.row(&digest).map(|row| row.owner).filter(|id| *id != OwnerId::UNKNOWN);
-                self.put(digest, Row { size, used_at: now, owner: known.unwrap_or(owner), reused: false });
+                let row = Row { size, used_at: now, owner: known.unwrap_or(owner), reused: false };
+                reserved.end_as_counted(|| self.count(digest, row));
+                self.write(|database| database.put(&digest, row));
             }
             Operation::Access(digest) => {
                 if let Some(row) = self.rows.row(&digest)
@@ -157,11 +156,11 @@ impl Worker {
                     self.remove(&digest);
                 }
             }
-            Operation::Evict { wanted, only, ref done } => {
+            Operation::Evict { wanted, only, done } => {
                 self.evict(wanted, only, now);
                 let _ = done.send(());
             }
-            Operation::CountEvictable { only, ref answer } => {
+            Operation::CountEvictable { only, answer } => {
                 let _ = answer.send(self.evictable(only));
             }
             Operation::Close => self.close(),
@@ -169,13 +168,17 @@ impl Worker {
     }
 
     fn put(&mut self, digest: Digest, row: Row) {
+        self.count(digest, row);
+        self.write(|database| database.put(&digest, row));
+    }
+
+    fn count(&mut self, digest: Digest, row: Row) {
         if let Some(before) = self.rows.row(&digest) {
             self.context.totals.subtract(before.owner, before.size);
         }
         self.context.totals.add(row.owner, row.size);
         self.rows.put(digest, row);
         self.context.totals.set(self.rows.totals());
-        self.write(|database| database.put(&digest, row));
     }
 
     fn remove(&mut self, digest: &Digest) {

@@ -73,7 +73,7 @@ fn a_clean_stop_keeps_the_rows_and_anything_else_rebuilds_them() {
     let digest = world.blob(b"12345");
     let mut worker = world.worker();
     assert_eq!(world.totals(), (1, 5), "found by scanning");
-    worker.apply(&Operation::Close);
+    worker.apply(Operation::Close);
     drop(worker);
 
     world.clock.advance(std::time::Duration::from_secs(3_600));
@@ -94,7 +94,7 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         let world = World::new();
         world.blob(b"12345");
         let mut worker = world.worker();
-        worker.apply(&Operation::Close);
+        worker.apply(Operation::Close);
         drop(worker);
         let database = world.layout().index().join("sled/db");
         let mut bytes = fs::read(&database).unwrap();
@@ -108,7 +108,7 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         }
         fs::write(&database, bytes).unwrap();
         let mut worker = world.worker();
-        worker.apply(&add(b"x", 1));
+        worker.apply(add(b"x", 1));
     }
 }
 
@@ -120,10 +120,25 @@ fn a_file_in_place_of_the_database_leaves_the_rows_in_memory() {
     fs::write(world.layout().index().join("clean"), CLEAN).unwrap();
     let mut worker = world.worker();
     assert_eq!(world.totals(), (1, 5));
-    worker.apply(&add(b"x", 7));
+    let added = world.blob(b"1234567");
+    worker.apply(add(b"1234567", 7));
     assert_eq!(world.totals(), (2, 12));
-    worker.apply(&Operation::Remove(Digest::of(b"x")));
+    fs::remove_file(world.layout().blob(&added)).unwrap();
+    worker.apply(Operation::Remove(added));
     assert_eq!(world.totals(), (1, 5));
+}
+
+#[test]
+fn a_blob_that_was_evicted_before_it_was_added_is_not_counted() {
+    let world = World::new();
+    let digest = world.blob(b"12345");
+    // The count finds what a download is just committing.
+    let mut worker = world.worker();
+    let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
+    worker.apply(Operation::Evict { wanted: 5, only: None, done });
+    worker.apply(add(b"12345", 5));
+    assert_eq!(world.totals(), (0, 0));
+    assert!(worker.rows.row(&digest).is_none());
 }
 
 #[test]
@@ -153,7 +168,7 @@ fn pinned_blobs_and_blobs_being_read_are_not_evicted() {
     let _mark = world.in_use.mark(read);
     let mut worker = world.worker();
     let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-    worker.apply(&Operation::Evict { wanted: u64::MAX, only: None, done });
+    worker.apply(Operation::Evict { wanted: u64::MAX, only: None, done });
     let exists = |digest| world.layout().blob(&digest).exists();
     assert!(exists(pinned) && exists(read) && !exists(idle));
     assert_eq!(world.totals(), (2, 16));
@@ -165,10 +180,10 @@ fn a_blob_that_was_not_found_is_forgotten_unless_it_has_been_fetched_again() {
     let world = World::new();
     let digest = world.blob(b"12345");
     let mut worker = world.worker();
-    worker.apply(&Operation::Recheck(digest));
+    worker.apply(Operation::Recheck(digest));
     assert_eq!(world.totals(), (1, 5), "it is there");
     fs::remove_file(world.layout().blob(&digest)).unwrap();
-    worker.apply(&Operation::Recheck(digest));
+    worker.apply(Operation::Recheck(digest));
     assert_eq!(world.totals(), (0, 0));
 }
 
@@ -182,10 +197,10 @@ fn a_file_that_cannot_be_removed_stays_counted_and_is_tried_again() {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     let other = world.blob(b"other");
-    worker.apply(&add(b"other", 5));
+    worker.apply(add(b"other", 5));
     let evict = |worker: &mut Worker, wanted| {
         let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-        worker.apply(&Operation::Evict { wanted, only: None, done });
+        worker.apply(Operation::Evict { wanted, only: None, done });
     };
     evict(&mut worker, 1);
     assert!(!world.layout().blob(&other).exists(), "the other goes instead");
@@ -203,7 +218,7 @@ fn what_an_operator_removed_or_added_while_the_daemon_was_stopped_is_seen_at_a_c
     let world = World::new();
     let removed = world.blob(b"12345");
     let kept = world.blob(b"123");
-    world.worker().apply(&Operation::Close);
+    world.worker().apply(Operation::Close);
     fs::remove_file(world.layout().blob(&removed)).unwrap();
     let added = world.blob(b"1234567");
     world.clock.advance(std::time::Duration::from_secs(60));
@@ -220,11 +235,11 @@ fn a_new_database_is_filled_between_operations_and_has_every_row_at_the_next_sta
     let mut worker = world.worker();
     assert_eq!(worker.unwritten.len(), 200);
     worker.fill(FILL_ROWS);
-    worker.apply(&Operation::Remove(blobs[0]));
-    worker.apply(&add(b"new", 3));
+    worker.apply(Operation::Remove(blobs[0]));
     world.blob(b"new");
+    worker.apply(add(b"new", 3));
     fs::remove_file(world.layout().blob(&blobs[0])).unwrap();
-    worker.apply(&Operation::Close);
+    worker.apply(Operation::Close);
     drop(worker);
     let worker = world.worker();
     assert_eq!((worker.unwritten.len(), worker.rows.len()), (0, 200));
@@ -245,7 +260,7 @@ fn the_blobs_of_one_registry_are_evicted_alone_also_after_the_index_was_lost() {
     let mut worker = world.worker();
     assert_eq!(world.totals.of(OwnerId::of(&theirs)), 6);
     let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-    worker.apply(&Operation::Evict { wanted: u64::MAX, only: Some(OwnerId::of(&theirs)), done });
+    worker.apply(Operation::Evict { wanted: u64::MAX, only: Some(OwnerId::of(&theirs)), done });
     assert_eq!((world.totals(), world.totals.of(OwnerId::of(&theirs))), ((1, 4), 0));
     assert!(world.layout().blob(&Digest::of(b"ours")).exists());
 }
@@ -254,10 +269,10 @@ fn the_blobs_of_one_registry_are_evicted_alone_also_after_the_index_was_lost() {
 fn a_registry_that_delivers_what_another_one_delivered_does_not_become_its_owner() {
     let world = World::new();
     let mut worker = world.worker();
-    worker.apply(&add(b"x", 5));
+    worker.apply(add(b"x", 5));
     let stranger = Owner::limited(&"evil.test".parse().unwrap());
     let reserved = Reservations::default().reserve(stranger, 5);
-    worker.apply(&Operation::Add { digest: Digest::of(b"x"), size: 5, owner: stranger.id, reserved });
+    worker.apply(Operation::Add { digest: Digest::of(b"x"), size: 5, owner: stranger.id, reserved });
     assert_eq!(world.totals.of(stranger.id), 0);
 }
 
@@ -269,7 +284,7 @@ fn what_is_pinned_or_being_read_does_not_count_as_evictable() {
     let mut worker = world.worker();
     let evictable = |worker: &mut Worker| {
         let (answer, wait) = crate::support::sync::mpsc::sync_channel(1);
-        worker.apply(&Operation::CountEvictable { only: None, answer });
+        worker.apply(Operation::CountEvictable { only: None, answer });
         wait.recv().unwrap()
     };
     assert_eq!(evictable(&mut worker), 4);
