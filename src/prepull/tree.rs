@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::plan::{Choice, NoPlatform, Platforms};
 use crate::pull::{AnswerSource, ManifestAnswer};
-use crate::reference::{Child, Digest, Document, DocumentError, Kind};
+use crate::reference::{Child, Digest, Document, Kind, MediaType};
 
 /// Manifests of one image at most; real images have a few dozen.
 const MANIFESTS_MAX: usize = 256;
@@ -14,9 +14,14 @@ const BLOBS_MAX: usize = 4_096;
 /// Why an image cannot be fetched, whatever its registry answers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TreeError {
-    /// A manifest cannot be read.
-    #[error(transparent)]
-    Document(#[from] DocumentError),
+    /// What belongs to the image is not known.
+    #[error("a manifest of type {0} is not understood: it is served to clients, and cannot be fetched ahead")]
+    NotUnderstood(MediaType),
+    /// Some of what belongs to the image cannot be named.
+    #[error(
+        "its manifest has {0} descriptors that are not understood: it is served to clients, and cannot be fetched ahead"
+    )]
+    Omitted(usize),
     /// A platform is missing.
     #[error(transparent)]
     NoPlatform(#[from] NoPlatform),
@@ -57,14 +62,22 @@ impl Tree {
         if answer.source == AnswerSource::Fill {
             self.fetched_bytes += bytes;
         }
-        match Document::parse(&answer.bytes, Some(&answer.media_type))?.kind {
+        let Ok(document) = Document::parse(&answer.bytes, Some(&answer.media_type)) else {
+            // Its digest proves it, and nothing in it is understood.
+            return Err(TreeError::NotUnderstood(answer.media_type.clone()));
+        };
+        match document.kind {
             Kind::Index(children) => self.choose(platforms, &children),
+            Kind::Image(_) if document.omitted > 0 => Err(TreeError::Omitted(document.omitted)),
             Kind::Image(children) => {
                 self.platforms.push(name);
                 self.blobs.extend(children.iter().map(|Child { digest, size, .. }| (*digest, *size)));
                 if self.blobs.len() > BLOBS_MAX { Err(TreeError::TooManyBlobs) } else { Ok(Vec::new()) }
             }
-            Kind::Other => {
+            Kind::Opaque if answer.media_type.lists_content() => {
+                Err(TreeError::NotUnderstood(answer.media_type.clone()))
+            }
+            Kind::Opaque => {
                 self.platforms.push(name);
                 Ok(Vec::new())
             }
@@ -88,7 +101,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::reference::MediaType;
 
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -27,6 +27,8 @@ use crate::support::tasks::Tasks;
 const BLOBS_AT_ONCE: usize = 3;
 /// Images at a time; the next one is not prefetched.
 const IMAGES_MAX: usize = 8;
+/// Blobs of one image at most; runtimes mount 128 layers at most.
+const BLOBS_MAX: usize = 512;
 /// Layers of which it is remembered what belongs to them: those of some fifty images. A client asks for its first layer
 /// within a second of the manifest.
 const LAYERS_MAX: usize = 1_024;
@@ -70,6 +72,9 @@ impl Prefetch {
         else {
             return;
         };
+        if children.len() > BLOBS_MAX {
+            return;
+        }
         let all = children.iter().map(|child| Listed { digest: child.digest, size: child.size });
         let all: Arc<[Listed]> = all.collect();
         let mut listed = self.listed.lock();

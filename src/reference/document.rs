@@ -1,29 +1,29 @@
-//! Manifest documents: what upstream sent under a manifest's name, checked before anything believes it.
+//! Manifest documents: what the bytes are that upstream sent under a manifest's name, as far as that is understood.
 //!
-//! A [`Document`] is proof that the bytes are one unambiguous manifest within the limits: one JSON object, either an
-//! index or an image and never both (CVE-2021-41190), its own `mediaType` agreeing with the `Content-Type` it came
-//! with, every descriptor well formed. The bytes themselves are never rewritten; a changed byte is another digest.
+//! A document is read to serve its client better, and not to judge it: its digest, or the registry's answer to a tag,
+//! proves the bytes, and they are handed on unchanged. What is not understood (an unknown digest algorithm, a list that
+//! is no list, schema 1) is left out of what Larder does with it by itself: the choice of a platform, and fetching
+//! ahead. Refused is what two readers could take for two things, an index and an image at once, by its members or by what
+//! its types say (CVE-2021-41190), and what is no manifest at all.
 
-use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use super::MediaType;
+use super::outline::{Child, List, Outline, Part};
 
-use super::{Digest, MediaType, Platform};
+/// Bytes at most of a manifest or index. containerd reads 8 MiB, distribution 4 MiB; larger ones were seen of registries
+/// that keep a list of files in the annotations.
+pub const MANIFEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Bytes at most of a manifest or index. containerd refuses more than about this; distribution has the same limit.
-pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Descriptors at most in one document; real ones have dozens.
-const DESCRIPTORS_MAX: usize = 2_000;
-/// Bytes at most that one descriptor may promise: 1 TiB.
-const DESCRIPTOR_SIZE_MAX: u64 = 1 << 40;
-
-/// A checked manifest document.
+/// A manifest document.
 #[derive(Debug, Clone)]
 pub struct Document {
     /// What it must be served as.
     pub media_type: MediaType,
+    /// Whether the document itself names that type.
+    pub names_its_type: bool,
     /// What it is.
     pub kind: Kind,
+    /// Descriptors that are not understood, and are missing in `kind`.
+    pub omitted: usize,
 }
 
 /// What a document is.
@@ -33,19 +33,8 @@ pub enum Kind {
     Index(Vec<Child>),
     /// An image: its config, then its layers.
     Image(Vec<Child>),
-    /// Some other artifact that registries keep under `/manifests/`; handed on as it is.
-    Other,
-}
-
-/// A descriptor inside a document. That it is named here proves nothing about who may read it.
-#[derive(Debug, Clone)]
-pub struct Child {
-    /// The content.
-    pub digest: Digest,
-    /// Its bytes, as claimed.
-    pub size: u64,
-    /// For whom, in an index.
-    pub platform: Option<Platform>,
+    /// Anything else that registries keep under `/manifests/`, and what is not understood; handed on as it is.
+    Opaque,
 }
 
 /// Why bytes are no manifest that may be stored or served.
@@ -54,157 +43,107 @@ pub enum DocumentError {
     /// Over the size limit.
     #[error("manifest larger than {MANIFEST_BYTES_MAX} bytes")]
     TooLarge,
-    /// Not a JSON object of the expected shape.
+    /// No JSON object, or one that nothing gives a type to: not what a tag can name.
     #[error("manifest is not a valid document: {0}")]
     Malformed(String),
-    /// Index and image at once.
+    /// Index and image at once, or a member that is there twice.
     #[error("manifest has both {0:?} and {1:?}: it is ambiguous")]
     Ambiguous(&'static str, &'static str),
-    /// `mediaType` or the content disagrees with `Content-Type`.
-    #[error("manifest was sent as {sent} but its content is {content}")]
+    /// `Content-Type` or its own `mediaType` says that it is an index and its content an image, or the other way round.
+    #[error("manifest is said to be {says} but its content is {content}")]
     Disagrees {
-        /// The `Content-Type`.
-        sent: MediaType,
-        /// What the document is or says it is.
-        content: String,
+        /// The type.
+        says: MediaType,
+        /// What its members make it.
+        content: &'static str,
     },
-    /// Schema 1, whose digest does not cover its bytes.
-    #[error("schema 1 manifests are not supported: push the image again with a current client")]
-    Schema1,
-    /// Too many descriptors.
-    #[error("manifest has more than {DESCRIPTORS_MAX} descriptors")]
-    TooMany,
-    /// A descriptor that cannot be.
-    #[error("manifest has a bad descriptor: {0}")]
-    Descriptor(String),
-}
-
-/// The members that decide what a document is; a member given twice is refused by the parser.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Shape {
-    schema_version: Option<u64>,
-    media_type: Option<String>,
-    manifests: Option<IgnoredAny>,
-    layers: Option<IgnoredAny>,
-    config: Option<IgnoredAny>,
-    fs_layers: Option<IgnoredAny>,
 }
 
 impl Document {
-    /// Checks `bytes`, which upstream sent as `sent_as` (absent where it said nothing useful).
+    /// Reads `bytes`, which upstream sent as `sent_as` (absent where it said nothing).
     ///
     /// # Errors
-    /// One reason why they may not be stored or served.
+    /// One reason why they may not be stored or served. [`DocumentError::Malformed`] concerns bytes that no digest proves;
+    /// see [`Document::opaque`].
     pub fn parse(bytes: &[u8], sent_as: Option<&MediaType>) -> Result<Self, DocumentError> {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(DocumentError::TooLarge);
         }
-        let shape: Shape = serde_json::from_slice(bytes).map_err(malformed)?;
-        shape.refuse_confusion(sent_as)?;
-        let media_type = shape.media_type(sent_as)?;
-        let kind = if media_type.is_index() {
-            let index: ImageIndex = serde_json::from_slice(bytes).map_err(malformed)?;
-            Kind::Index(children(index.manifests().iter())?)
-        } else if media_type.is_image() {
-            let image: ImageManifest = serde_json::from_slice(bytes).map_err(malformed)?;
-            Kind::Image(children(std::iter::once(image.config()).chain(image.layers()))?)
-        } else {
-            Kind::Other
+        let outline = Outline::of(bytes).map_err(|error| DocumentError::Malformed(error.to_string()))?;
+        let own: Option<MediaType> = outline.media_type.as_deref().and_then(|text| text.parse().ok());
+        refuse_confusion(&outline, [sent_as, own.as_ref()])?;
+        let named = own.clone().filter(|own| !own.is_useless());
+        let sent = sent_as.filter(|sent| !sent.is_useless()).cloned();
+        let by_content = || by_content(&outline).and_then(|text| text.parse().ok());
+        let Some(media_type) = sent.or(named).or_else(by_content) else {
+            return Err(DocumentError::Malformed("neither an index nor an image".to_owned()));
         };
-        Ok(Self { media_type, kind })
+        let (kind, omitted) = understood(outline, &media_type);
+        Ok(Self { names_its_type: own.as_ref() == Some(&media_type), media_type, kind, omitted })
+    }
+
+    /// A document of which nothing is understood, and whose bytes are proved by their digest.
+    pub fn opaque(sent_as: Option<MediaType>) -> Self {
+        let media_type = sent_as.unwrap_or_else(MediaType::octet_stream);
+        Self { media_type, names_its_type: false, kind: Kind::Opaque, omitted: 0 }
     }
 }
 
-fn malformed(error: serde_json::Error) -> DocumentError {
-    DocumentError::Malformed(error.to_string())
+fn refuse_confusion(outline: &Outline, said: [Option<&MediaType>; 2]) -> Result<(), DocumentError> {
+    let Outline { manifests, layers, config, fs_layers, .. } = outline;
+    if let Some(name) = outline.repeated {
+        return Err(DocumentError::Ambiguous(name, name));
+    }
+    let of_image =
+        [(layers.is_there(), "layers"), (config.is_there(), "config"), (fs_layers.is_there(), "fsLayers")];
+    let of_image = of_image.iter().find(|(is_there, _)| *is_there).map(|(_, name)| *name);
+    if let Some(name) = of_image.filter(|_| manifests.is_there()) {
+        return Err(DocumentError::Ambiguous("manifests", name));
+    }
+    let disagrees = |says: &MediaType, content| Err(DocumentError::Disagrees { says: says.clone(), content });
+    for says in said.into_iter().flatten() {
+        if of_image.is_some() && says.is_index() {
+            return disagrees(says, "an image");
+        }
+        if manifests.is_there() && says.is_image() {
+            return disagrees(says, "an index");
+        }
+    }
+    Ok(())
 }
 
-impl Shape {
-    fn refuse_confusion(&self, sent_as: Option<&MediaType>) -> Result<(), DocumentError> {
-        if self.manifests.is_some() {
-            for (present, name) in
-                [(&self.layers, "layers"), (&self.config, "config"), (&self.fs_layers, "fsLayers")]
-            {
-                if present.is_some() {
-                    return Err(DocumentError::Ambiguous("manifests", name));
-                }
-            }
-        }
-        let old = self.fs_layers.is_some() || self.schema_version == Some(1);
-        if old || sent_as.is_some_and(MediaType::is_schema1) {
-            return Err(DocumentError::Schema1);
-        }
-        Ok(())
-    }
-
-    /// The type by `Content-Type`, `mediaType` and content; all that are there must agree.
-    fn media_type(&self, sent_as: Option<&MediaType>) -> Result<MediaType, DocumentError> {
-        let own: Option<MediaType> = match &self.media_type {
-            Some(text) => Some(
-                text.parse()
-                    .map_err(|_| DocumentError::Malformed("mediaType is not a media type".to_owned()))?,
-            ),
-            None => None,
-        };
-        let by_content = if self.manifests.is_some() {
-            Some(MediaType::OCI_INDEX)
-        } else if self.layers.is_some() && self.config.is_some() {
-            Some(MediaType::OCI_MANIFEST)
-        } else {
-            None
-        };
-        let sent_as = sent_as.filter(|sent| !says_nothing(sent));
-        let decided = match (sent_as, own) {
-            (Some(sent), Some(own)) if *sent != own => {
-                return Err(DocumentError::Disagrees { sent: sent.clone(), content: own.to_string() });
-            }
-            (Some(sent), _) => sent.clone(),
-            (None, Some(own)) => own,
-            (None, None) => by_content
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(|| DocumentError::Malformed("neither an index nor an image".to_owned()))?,
-        };
-        let fits = match by_content {
-            Some(MediaType::OCI_INDEX) => !decided.is_image(),
-            Some(_) => !decided.is_index(),
-            None => !decided.is_index() && !decided.is_image(),
-        };
-        if fits {
-            Ok(decided)
-        } else {
-            let content = by_content.unwrap_or("neither an index nor an image").to_owned();
-            Err(DocumentError::Disagrees { sent: decided, content })
-        }
+/// The type of a document that nothing names.
+fn by_content(outline: &Outline) -> Option<&'static str> {
+    let Outline { manifests, layers, config, fs_layers, .. } = outline;
+    if fs_layers.is_there() || outline.is_version_1 {
+        let signed = outline.has_signatures;
+        Some(if signed { MediaType::DOCKER_SCHEMA_1_SIGNED } else { MediaType::DOCKER_SCHEMA_1 })
+    } else if manifests.is_there() {
+        Some(MediaType::OCI_INDEX)
+    } else if layers.is_there() || config.is_there() {
+        Some(MediaType::OCI_MANIFEST)
+    } else {
+        None
     }
 }
 
-/// Types that a careless server puts on anything.
-fn says_nothing(sent: &MediaType) -> bool {
-    matches!(sent.as_str(), "application/json" | "text/plain" | "text/html" | MediaType::OCTET_STREAM)
-}
-
-fn children<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Result<Vec<Child>, DocumentError> {
-    let mut children = Vec::new();
-    for descriptor in descriptors {
-        if children.len() == DESCRIPTORS_MAX {
-            return Err(DocumentError::TooMany);
+/// What is listed in a document that is what its type says, and how many descriptors are missing in that.
+fn understood(outline: Outline, media_type: &MediaType) -> (Kind, usize) {
+    let Outline { manifests, layers, config, .. } = outline;
+    match (manifests, config, layers) {
+        (Part::Read(List { children, omitted }), ..) if media_type.is_index() => {
+            (Kind::Index(children), omitted)
         }
-        if descriptor.size() > DESCRIPTOR_SIZE_MAX {
-            return Err(DocumentError::Descriptor(format!("size {} is over 1 TiB", descriptor.size())));
+        (Part::Absent, Part::Read(config), layers) if media_type.is_image() => {
+            let List { children, omitted } = match layers {
+                Part::Read(layers) => layers,
+                Part::Absent => List::default(),
+                Part::Unreadable => return (Kind::Opaque, 0),
+            };
+            (Kind::Image(std::iter::once(config).chain(children).collect()), omitted)
         }
-        let digest = descriptor.digest().to_string();
-        children.push(Child {
-            digest: digest
-                .parse()
-                .map_err(|e: super::DigestError| DocumentError::Descriptor(e.to_string()))?,
-            size: descriptor.size(),
-            platform: descriptor.platform().as_ref().map(|p| {
-                Platform::new(&p.os().to_string(), &p.architecture().to_string(), p.variant().as_deref())
-            }),
-        });
+        _ => (Kind::Opaque, 0),
     }
-    Ok(children)
 }
 
 #[cfg(test)]

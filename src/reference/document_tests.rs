@@ -1,6 +1,7 @@
-//! What a manifest document may be, and every confusion that is refused.
+//! What a manifest document may be, what of it is understood, and every confusion that is refused.
 
 use super::*;
+use crate::reference::Platform;
 
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -46,65 +47,150 @@ fn a_missing_or_careless_content_type_is_decided_by_the_document() {
 #[test]
 fn a_document_that_could_be_read_two_ways_is_refused() {
     let d = descriptor("7");
-    for both in [index(r#","layers":[]"#), index(&format!(r#","config":{d}"#)), index(r#","fsLayers":[]"#)] {
-        assert!(matches!(parse(&both, MediaType::OCI_INDEX), Err(DocumentError::Ambiguous(..))), "{both}");
-    }
-    let twice = image(r#","layers":[]"#);
-    assert!(matches!(parse(&twice, MediaType::OCI_MANIFEST), Err(DocumentError::Malformed(_))));
-}
-
-#[test]
-fn content_type_and_content_must_agree() {
-    let own_index = image(&format!(r#","mediaType":"{}""#, MediaType::OCI_INDEX));
-    for (json, sent) in [
-        (image(""), MediaType::OCI_INDEX),
-        (index(""), MediaType::OCI_MANIFEST),
-        (own_index.clone(), MediaType::OCI_MANIFEST),
-        (own_index, ""),
-        (r#"{"schemaVersion":2}"#.to_owned(), MediaType::OCI_MANIFEST),
+    let own = |own: &str| format!(r#","mediaType":"{own}""#);
+    assert!(parse(&image(""), MediaType::OCI_INDEX).is_err(), "an image sent as an index");
+    assert!(parse(&index(""), MediaType::DOCKER_MANIFEST).is_err(), "an index sent as an image");
+    for both in [
+        index(r#","layers":[]"#),
+        index(&format!(r#","config":{d}"#)),
+        index(r#","fsLayers":[]"#),
+        index(&format!(r#","Layers":[{d}]"#)),
+        index(r#","manifests":[]"#),
+        image(r#","layers":[]"#),
+        image(&own(MediaType::OCI_INDEX)),
+        index(&own(MediaType::DOCKER_MANIFEST)),
     ] {
-        assert!(matches!(parse(&json, sent), Err(DocumentError::Disagrees { .. })), "{json} as {sent}");
+        for sent in [MediaType::OCI_INDEX, MediaType::OCI_MANIFEST, "application/vnd.acme", ""] {
+            let refused = parse(&both, sent);
+            let is_ambiguity =
+                matches!(refused, Err(DocumentError::Ambiguous(..) | DocumentError::Disagrees { .. }));
+            assert!(is_ambiguity, "{both} as {sent}: {refused:?}");
+        }
+    }
+}
+
+/// What is listed, and how many descriptors are missing in that; `None` for an opaque document.
+fn listed(json: &str, sent_as: &str) -> Option<(usize, usize)> {
+    let document = parse(json, sent_as).unwrap();
+    match document.kind {
+        Kind::Index(children) | Kind::Image(children) => Some((children.len(), document.omitted)),
+        Kind::Opaque => None,
     }
 }
 
 #[test]
-fn hostile_documents_are_refused_by_name() {
-    let size = |size: &str| image("").replacen(r#""size":7"#, &format!(r#""size":{size}"#), 1);
+fn what_is_not_understood_is_left_out_and_the_document_goes_out_as_its_registry_sent_it() {
+    let d = descriptor("7");
+    let with_size = |size: &str| image("").replacen(r#""size":7"#, &format!(r#""size":{size}"#), 1);
+    let layer_with_size = |size: &str| {
+        let (config, layers) =
+            image("").split_once("layers").map(|(c, l)| (c.to_owned(), l.to_owned())).unwrap();
+        format!("{config}layers{}", layers.replacen(r#""size":7"#, &format!(r#""size":{size}"#), 1))
+    };
+    let config = format!(r#"{{"schemaVersion":2,"config":{d}"#);
+    let many = |count| format!(r#"{config},"layers":[{}]}}"#, vec![d.clone(); count].join(","));
+    for (json, understood) in [
+        (format!("{config}}}"), Some((1, 0))),
+        (format!(r#"{config},"layers":null}}"#), Some((1, 0))),
+        (format!(r#"{config},"layers":{{}}}}"#), None),
+        (format!(r#"{{"schemaVersion":2,"config":null,"layers":[{d}]}}"#), None),
+        (image("").replace(r#""mediaType":"application/octet-stream","#, ""), Some((3, 0))),
+        (image(r#","mediaType":5"#), Some((3, 0))),
+        (image(r#","manifests":null,"annotations":{"a":[1,{"b":null}]}"#), Some((3, 0))),
+        (many(10_000), Some((10_001, 0))),
+        (many(20_000), Some((16_385, 3_616))),
+        (with_size("-1"), None),
+        (layer_with_size("-1"), Some((2, 1))),
+        (layer_with_size("99999999999999999999999"), Some((2, 1))),
+        (layer_with_size("1099511627777"), Some((2, 1))),
+        (layer_with_size("\"7\""), Some((2, 1))),
+        (layer_with_size(r#"7,"size":8"#), Some((2, 1))),
+        (image("").replace(HEX, "../../etc/passwd"), None),
+        (r#"{"schemaVersion":2}"#.to_owned(), None),
+        (format!(r#"{{"x":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000)), None),
+        (format!(r#"{{"mediaType":{}1{}}}"#, "[".repeat(100), "]".repeat(100)), None),
+    ] {
+        let shown: String = json.chars().take(200).collect();
+        let document = parse(&json, MediaType::DOCKER_MANIFEST);
+        let document = document.unwrap_or_else(|error| panic!("{shown}: {error}"));
+        assert_eq!(document.media_type.as_str(), MediaType::DOCKER_MANIFEST, "{shown}");
+        assert_eq!(listed(&json, MediaType::DOCKER_MANIFEST), understood, "{shown}");
+    }
+}
+
+#[test]
+fn an_index_of_which_only_a_part_is_understood_still_offers_that_part() {
+    let d = descriptor("7");
+    let known = r#""platform":{"os":"linux","architecture":"amd64"}"#;
+    let of = |platform: &str| d.replace('}', &format!(",{platform}}}"));
+    let children = [
+        of(known),
+        of(r#""platform":{"architecture":"arm64"}"#),
+        of(r#""platform":{"os":"linux"}"#),
+        of(r#""platform":"linux""#),
+        of(r#""platform":null"#),
+        d.replace("sha256:", "blake3:"),
+        "null".to_owned(),
+        "[]".to_owned(),
+    ];
+    let json = format!(r#"{{"manifests":[{}]}}"#, children.join(","));
+    let document = parse(&json, MediaType::OCI_INDEX).unwrap();
+    let Kind::Index(children) = document.kind else { panic!("not an index") };
+    let platforms: Vec<_> = children.iter().map(|child| child.platform.clone()).collect();
+    let [amd, arm] = ["amd64", "arm64"].map(|arch| Some(Platform::new("linux", arch, None)));
+    assert_eq!((platforms, document.omitted), (vec![amd, arm, None], 5));
+    assert_eq!(listed(r#"{"schemaVersion":2,"manifests":null}"#, MediaType::OCI_INDEX), None);
+}
+
+#[test]
+fn the_registrys_own_type_goes_out_and_one_that_says_nothing_gives_way_to_the_documents() {
+    let docker = image(&format!(r#","mediaType":"{}""#, MediaType::DOCKER_MANIFEST));
+    let signed = r#"{"schemaVersion":1,"fsLayers":[],"signatures":[{}]}"#;
+    let artifact = r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}"#;
+    for (json, sent, served, names_it) in [
+        (&*docker, MediaType::OCI_MANIFEST, MediaType::OCI_MANIFEST, false),
+        (&docker, MediaType::DOCKER_MANIFEST, MediaType::DOCKER_MANIFEST, true),
+        (&docker, "application/octet-stream", MediaType::DOCKER_MANIFEST, true),
+        (&docker, "binary/octet-stream", MediaType::DOCKER_MANIFEST, true),
+        (&docker, "text/plain", MediaType::DOCKER_MANIFEST, true),
+        (&image(""), "binary/octet-stream", MediaType::OCI_MANIFEST, false),
+        (&image(r#","mediaType":"application/json""#), "", MediaType::OCI_MANIFEST, false),
+        (signed, "application/json", MediaType::DOCKER_SCHEMA_1_SIGNED, false),
+        (r#"{"schemaVersion":1,"fsLayers":[]}"#, "", MediaType::DOCKER_SCHEMA_1, false),
+        (signed, MediaType::DOCKER_SCHEMA_1_SIGNED, MediaType::DOCKER_SCHEMA_1_SIGNED, false),
+        (artifact, "", "application/vnd.oci.artifact.manifest.v1+json", true),
+    ] {
+        let document = parse(json, sent).unwrap();
+        let found = (document.media_type.as_str(), document.names_its_type);
+        assert_eq!(found, (served, names_it), "{json} as {sent}");
+    }
+}
+
+#[test]
+fn what_is_no_manifest_at_all_is_no_answer_to_a_tag() {
     for json in [
-        String::new(),
-        "null".into(),
-        "[]".into(),
-        "{}".into(),
-        "\u{feff}{}".into(),
-        size("-1"),
-        size("NaN"),
-        size("99999999999999999999999"),
-        image("").replace(HEX, "../../etc/passwd"),
-        image("").replace(HEX, &HEX.to_uppercase()),
-        image("").replace("sha256:", "md5:"),
-        format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)),
-        format!(r#"{{"mediaType":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000)),
+        "",
+        "null",
+        "[]",
+        "{}",
+        "<html>",
+        "\u{feff}{}",
+        r#"{"schemaVersion":2"#,
+        r#"{"errors":[{"code":"UNKNOWN"}]}"#,
+        r#"{"schemaVersion":2,"manifests":null}"#,
     ] {
-        let shown: String = json.chars().take(80).collect();
-        assert!(parse(&json, MediaType::OCI_MANIFEST).is_err(), "{shown}");
+        for careless in ["", "text/html", "application/json"] {
+            assert!(
+                matches!(parse(json, careless), Err(DocumentError::Malformed(_))),
+                "{json} as {careless}"
+            );
+        }
     }
-    assert!(matches!(
-        parse(&size("1099511627777"), MediaType::OCI_MANIFEST),
-        Err(DocumentError::Descriptor(_))
-    ));
-    let many = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, vec![descriptor("1"); 2_001].join(","));
-    assert_eq!(parse(&many, MediaType::OCI_INDEX).unwrap_err(), DocumentError::TooMany);
-    let old = r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#;
-    assert_eq!(
-        parse(old, "application/vnd.docker.distribution.manifest.v1+prettyjws").unwrap_err(),
-        DocumentError::Schema1
-    );
+    assert!(parse("<html>", MediaType::OCI_MANIFEST).is_err());
+    let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(parse(&nested, MediaType::OCI_MANIFEST).is_err());
     let large = vec![b' '; MANIFEST_BYTES_MAX + 1];
     assert_eq!(Document::parse(&large, None).unwrap_err(), DocumentError::TooLarge);
-}
-
-#[test]
-fn other_artifacts_are_handed_on() {
-    let artifact = r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}"#;
-    assert!(matches!(parse(artifact, "").unwrap().kind, Kind::Other));
+    let opaque = Document::opaque(None);
+    assert!(opaque.media_type.is_useless() && matches!(opaque.kind, Kind::Opaque));
 }

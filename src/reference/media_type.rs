@@ -34,6 +34,10 @@ impl MediaType {
     pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
     /// A Docker image manifest, schema 2.
     pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// The retired Docker image manifest, schema 1.
+    pub const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+    /// The same with its signatures in it.
+    pub const DOCKER_SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
     /// The type as text.
     pub fn as_str(&self) -> &str {
@@ -50,9 +54,21 @@ impl MediaType {
         matches!(self.as_str(), Self::OCI_MANIFEST | Self::DOCKER_MANIFEST)
     }
 
-    /// The retired schema 1, signed or not. Its digest does not cover its bytes, so it cannot be verified.
-    pub fn is_schema1(&self) -> bool {
-        self.0.starts_with("application/vnd.docker.distribution.manifest.v1+")
+    /// Whether a document of this type lists other content: an index, an image, or one of schema 1.
+    pub fn lists_content(&self) -> bool {
+        let old = matches!(self.as_str(), Self::DOCKER_SCHEMA_1 | Self::DOCKER_SCHEMA_1_SIGNED);
+        old || self.is_index() || self.is_image()
+    }
+
+    /// Whether it says nothing of a manifest: what careless servers and object stores put on anything.
+    pub fn is_useless(&self) -> bool {
+        let (kind, sub) = self.0.split_once('/').unwrap_or_default();
+        kind == "text" || matches!(sub, "octet-stream" | "json" | "unknown" | "x-www-form-urlencoded")
+    }
+
+    /// What content is sent as of which nothing is known.
+    pub fn octet_stream() -> Self {
+        Self(Self::OCTET_STREAM.into())
     }
 }
 
@@ -94,7 +110,10 @@ mod tests {
     fn parameters_and_case_do_not_make_another_type() {
         let parsed: MediaType = "Application/vnd.oci.image.index.v1+JSON; charset=utf-8".parse().unwrap();
         assert_eq!(parsed.as_str(), MediaType::OCI_INDEX);
-        assert!(parsed.is_index() && !parsed.is_image());
+        assert!(parsed.is_index() && !parsed.is_image() && !parsed.is_useless());
+        for useless in ["binary/octet-stream", "Application/Octet-Stream", "text/plain; charset=utf-8"] {
+            assert!(useless.parse::<MediaType>().unwrap().is_useless(), "{useless}");
+        }
         for bad in ["", "text", "/", "a/", "a/b/c", "a b/c", "a/b\r\nX: y"] {
             assert!(bad.parse::<MediaType>().is_err(), "{bad:?}");
         }

@@ -170,7 +170,7 @@ impl Content {
                 }
             }
             Kind::Image(children) => {
-                let mut is_complete = true;
+                let mut is_complete = document.omitted == 0;
                 for child in children {
                     match fs::metadata(layout.blob(&child.digest)) {
                         Ok(found) => drop(self.sizes.insert(child.digest, found.len())),

@@ -9,7 +9,8 @@ use http::{Method, StatusCode};
 
 use crate::credentials::PresentedCredential;
 use crate::reference::{
-    Digest, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Registry, Repository, Tag,
+    Digest, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Registry, Repository, Tag, is_manifest_of,
+    manifest_digest,
 };
 use crate::support::clock::Clock;
 use crate::support::live::Live;
@@ -157,7 +158,10 @@ impl Upstream {
         let read = |response: RegistryResponse| async move {
             if response.by_get {
                 let manifest = self.read_manifest(repository.registry(), None, response).await?;
-                return Ok(ResolvedTag { digest: Digest::of(&manifest.bytes), manifest: Some(manifest) });
+                return Ok(ResolvedTag {
+                    digest: manifest_digest(&manifest.bytes),
+                    manifest: Some(manifest),
+                });
             }
             let host = response.host.clone();
             let headers = headers_of(response).await?;
@@ -356,7 +360,7 @@ impl Upstream {
         let Some(expected) = expected else { return Ok(Manifest { bytes: bytes?, media_type, host }) };
         let wrong = |fault| self.0.avoided.record(registry, expected, &endpoint, fault);
         match bytes {
-            Ok(bytes) if Digest::of(&bytes) == expected => Ok(Manifest { bytes, media_type, host }),
+            Ok(bytes) if is_manifest_of(&bytes, &expected) => Ok(Manifest { bytes, media_type, host }),
             Ok(bytes) => {
                 wrong(DeliveryFault::Digest);
                 let why = format!("content with digest {} for {expected}", Digest::of(&bytes));

@@ -24,6 +24,7 @@ mod membership;
 mod misbehaviour;
 mod names;
 mod no_room;
+mod opaque_manifests;
 mod path_logins;
 mod plugins;
 mod prepull;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use larder::reference::{Digest, MediaType};
+use larder::reference::{Digest, MANIFEST_BYTES_MAX, MediaType};
 
 use crate::support::client;
 use crate::support::fault::redirect;
@@ -216,7 +216,7 @@ async fn manifests_that_contradict_themselves_are_refused_and_not_stored() {
         ("html", Fault::Answer(200, typed("text/html"), Bytes::from_static(b"<html>sign in</html>"))),
         (
             "too large",
-            Fault::Answer(200, typed(MediaType::OCI_INDEX), Bytes::from(vec![b' '; 4 * 1024 * 1024 + 1])),
+            Fault::Answer(200, typed(MediaType::OCI_INDEX), Bytes::from(vec![b' '; MANIFEST_BYTES_MAX + 1])),
         ),
         ("encoded", Fault::Answer(200, vec![("content-encoding", "gzip".into())], index.clone())),
         ("truncated", Fault::CloseAfter(100)),

@@ -137,6 +137,10 @@ impl Layout {
         let document = Document::parse(&bytes, None).map_err(|error| format!("{digest}: {error}"))?;
         contents.manifests.push((digest, bytes));
         match document.kind {
+            Kind::Image(_) if document.omitted > 0 => {
+                let omitted = document.omitted;
+                return Err(format!("{digest}: {omitted} of its descriptors are not understood"));
+            }
             Kind::Image(children) => {
                 let digests = children.iter().map(|child| child.digest);
                 contents.blobs.extend(digests.filter(|digest| contents.seen.insert(*digest)));

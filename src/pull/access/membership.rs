@@ -14,6 +14,8 @@ use crate::support::bounded_map::BoundedMap;
 
 /// Sizes remembered at most; one that is forgotten is asked of the registry.
 const SIZES_MAX: usize = 16_384;
+/// Sizes remembered of one manifest at most, so that none pushes out those of all others.
+const SIZES_OF_ONE_MAX: usize = 2_048;
 
 /// The membership records of a store, and what manifests say of sizes. Cheap to clone.
 #[derive(Clone)]
@@ -31,7 +33,7 @@ impl Membership {
     /// Records the sizes that a manifest of `repository` states. They prove nothing about who may read what.
     pub(crate) fn declare_sizes(&self, repository: &Repository, listed: &[Child]) {
         let mut sizes = self.sizes.lock();
-        for Child { digest, size, .. } in listed {
+        for Child { digest, size, .. } in listed.iter().take(SIZES_OF_ONE_MAX) {
             sizes.insert((repository.clone(), *digest), *size);
         }
     }

@@ -1,7 +1,7 @@
 //! Manifests from upstream: fetched once for all who ask at the same time as the same principal, verified, stored.
 //!
-//! Promises: what is returned has the digest that was asked for, and is a document that Larder serves; a store that
-//! fails costs the pull nothing.
+//! Promises: what is returned has the digest that was asked for, or is the registry's answer to a tag; nothing that is
+//! both an index and an image is returned; a store that fails costs the pull nothing.
 
 use std::sync::Arc;
 
@@ -13,7 +13,10 @@ use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Document, Kind, MediaType, Principal, Reference, Repository};
+use crate::reference::{
+    Digest, Document, DocumentError, Kind, MediaType, Principal, Reference, Repository, is_manifest_of,
+    manifest_digest,
+};
 use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
@@ -31,6 +34,24 @@ impl FetchedManifest {
     pub(crate) fn answer(self) -> ManifestAnswer {
         let Self { digest, media_type, bytes } = self;
         ManifestAnswer { digest, media_type, bytes, source: AnswerSource::Fill, stale: None }
+    }
+}
+
+/// What says that bytes are the manifest that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BytesProvedBy {
+    /// Their digest.
+    Digest,
+    /// The registry alone, in its answer to a tag.
+    Registry,
+}
+
+/// The type to serve a document as. The one that it was first received with stays, unless that said nothing or the
+/// document names another one itself: a registry, or a copy of it, that sent the wrong type may have been mended.
+fn type_of(document: Document, recorded: Option<Member>) -> MediaType {
+    match recorded {
+        Some(Member::Manifest(first)) if !document.names_its_type && !first.is_useless() => first,
+        _ => document.media_type,
     }
 }
 
@@ -94,36 +115,46 @@ impl ManifestFetcher {
         auth: &AuthContext,
     ) -> Result<Allowed<FetchedManifest>, Error> {
         let Allowed { value: manifest, public } = self.upstream.manifest(repository, reference, auth).await?;
-        let actual = Digest::of(&manifest.bytes);
-        if let Reference::Digest(expected) = reference
-            && *expected != actual
-        {
-            return Err(Error::Mismatch { host: manifest.host, expected: *expected, actual });
-        }
-        Ok(Allowed { value: self.accept(repository, manifest).await?, public })
+        let (digest, proof) = match reference {
+            Reference::Tag(_) => (manifest_digest(&manifest.bytes), BytesProvedBy::Registry),
+            Reference::Digest(digest) if is_manifest_of(&manifest.bytes, digest) => {
+                (*digest, BytesProvedBy::Digest)
+            }
+            Reference::Digest(expected) => {
+                let actual = Digest::of(&manifest.bytes);
+                return Err(Error::Mismatch { host: manifest.host, expected: *expected, actual });
+            }
+        };
+        Ok(Allowed { value: self.accept(repository, digest, manifest, proof).await?, public })
     }
 
-    /// Takes a manifest that upstream sent: reads it, keeps it in memory and stores it; a large one before it returns.
+    /// Takes the manifest `digest` that upstream sent: reads it, keeps it in memory and stores it; a large one before it
+    /// returns. What no digest proves has to be a document that a tag can name.
     ///
     /// # Errors
     /// [`Error::Document`].
     pub(crate) async fn accept(
         &self,
         repository: &Repository,
+        digest: Digest,
         manifest: Manifest,
+        proof: BytesProvedBy,
     ) -> Result<FetchedManifest, Error> {
-        let (host, actual) = (manifest.host, Digest::of(&manifest.bytes));
-        let document = Document::parse(&manifest.bytes, manifest.media_type.as_ref())
-            .map_err(|source| Error::Document { host, source })?;
+        let Manifest { bytes, media_type: sent_as, host } = manifest;
+        let document = match Document::parse(&bytes, sent_as.as_ref()) {
+            Err(DocumentError::Malformed(_)) if proof == BytesProvedBy::Digest => Document::opaque(sent_as),
+            parsed => parsed.map_err(|source| Error::Document { host, source })?,
+        };
         if let Kind::Index(listed) | Kind::Image(listed) = &document.kind {
             self.access.membership().declare_sizes(repository, listed);
         }
-        // The type that a digest was first received with stays: the same bytes are never two things.
-        let media_type = match self.store.records().member(repository, actual).await {
-            Some(Member::Manifest(first)) => first,
-            _ => document.media_type,
-        };
-        self.kept.add_fetched(repository, actual, &media_type, &manifest.bytes).await;
-        Ok(FetchedManifest { digest: actual, media_type, bytes: manifest.bytes })
+        let recorded = self.store.records().member(repository, digest).await;
+        let media_type = type_of(document, recorded);
+        // The store keeps what its own digest proves: not a schema 1 document, with its signatures. A type that says nothing
+        // is not kept either: upstream is asked again, and may have been mended.
+        if Digest::of(&bytes) == digest && !media_type.is_useless() {
+            self.kept.add_fetched(repository, digest, &media_type, &bytes).await;
+        }
+        Ok(FetchedManifest { digest, media_type, bytes })
     }
 }

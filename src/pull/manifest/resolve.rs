@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::confirmed::{ConfirmedTags, Refreshes};
-use super::fetch::{FetchedManifest, ManifestFetcher};
+use super::fetch::{BytesProvedBy, FetchedManifest, ManifestFetcher};
 use super::freshness::{self, Decision, Revalidation};
 use super::stored::StoredManifests;
 use crate::pull::access::rights::Use;
@@ -253,7 +253,7 @@ impl Tags {
         let ResolvedTag { digest, manifest } = value;
         let fetched = match manifest {
             Some(manifest) if stored.find(repository, digest).await.is_none() => {
-                Some(fetcher.accept(repository, manifest).await?)
+                Some(fetcher.accept(repository, digest, manifest, BytesProvedBy::Registry).await?)
             }
             _ => None,
         };

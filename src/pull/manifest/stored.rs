@@ -5,7 +5,7 @@
 use super::kept::KeptManifests;
 use crate::pull::access::membership::Membership;
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
-use crate::reference::{Digest, MANIFEST_BYTES_MAX, Repository};
+use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Repository};
 use crate::store::{self, Member, Store};
 
 /// The stored manifests.
@@ -39,6 +39,7 @@ impl StoredManifests {
         let blob = self.store.blob(digest).await?;
         match Box::pin(blob.read_all(MANIFEST_BYTES_MAX)).await {
             Ok(bytes) => {
+                let media_type = self.mended(repository, digest, media_type, &bytes).await?;
                 self.kept.add_stored(repository, digest, &media_type, &bytes);
                 Some(hit(media_type, bytes))
             }
@@ -51,6 +52,26 @@ impl StoredManifests {
                 None
             }
         }
+    }
+
+    /// The type of a stored manifest. A recorded type that says nothing, as object stores send it, is replaced by the
+    /// document's own; `None` where the document names none: upstream may have been mended.
+    async fn mended(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        recorded: MediaType,
+        bytes: &[u8],
+    ) -> Option<MediaType> {
+        if !recorded.is_useless() {
+            return Some(recorded);
+        }
+        let media_type = Document::parse(bytes, None).ok()?.media_type;
+        let member = Member::Manifest(media_type.clone());
+        if let Err(error) = self.store.records().add_member(repository, digest, member).await {
+            tracing::error!(%repository, %digest, %error, "the media type of a manifest could not be recorded");
+        }
+        Some(media_type)
     }
 
     /// Forgets what is in memory: an image was removed.

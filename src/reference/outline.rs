@@ -1,0 +1,377 @@
+//! What can be read of a manifest's JSON without judging it: the members that say what the document is, and the
+//! descriptors of what it lists.
+//!
+//! Promises: nothing in a JSON object makes reading fail; what is not understood is left out and counted; memory is
+//! bounded by [`DESCRIPTORS_MAX`], whatever the document nests or repeats. Names of members are compared without regard
+//! to case, as the Go programs do that read manifests elsewhere. Not here: what follows from it (`document`).
+
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{Digest, Platform};
+
+/// Descriptors at most that are read of one document; real ones have dozens, and 10,000 layers have been seen.
+pub(super) const DESCRIPTORS_MAX: usize = 16_384;
+/// Bytes at most that one descriptor may promise: 1 TiB.
+const DESCRIPTOR_SIZE_MAX: u64 = 1 << 40;
+/// Bytes at most of a text that is of use: no digest, media type or part of a platform is longer.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// A descriptor inside a document. That it is named here proves nothing about who may read it.
+#[derive(Debug, Clone)]
+pub struct Child {
+    /// The content.
+    pub digest: Digest,
+    /// Its bytes, as claimed.
+    pub size: u64,
+    /// For whom, in an index.
+    pub platform: Option<Platform>,
+}
+
+/// The members that decide what a document is.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    pub(super) media_type: Option<String>,
+    pub(super) is_version_1: bool,
+    pub(super) manifests: Part<List>,
+    pub(super) layers: Part<List>,
+    pub(super) config: Part<Child>,
+    pub(super) fs_layers: Part<()>,
+    pub(super) has_signatures: bool,
+    /// A member that is there twice: which of them counts depends on the reader.
+    pub(super) repeated: Option<&'static str>,
+}
+
+/// A member of the document.
+#[derive(Debug, Default)]
+pub(super) enum Part<T> {
+    /// Not there, or `null`.
+    #[default]
+    Absent,
+    /// There, and not what it should be.
+    Unreadable,
+    /// There.
+    Read(T),
+}
+
+/// A list of descriptors.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    /// Those that are understood.
+    pub(super) children: Vec<Child>,
+    /// How many are not.
+    pub(super) omitted: usize,
+}
+
+impl<T> Part<T> {
+    pub(super) fn is_there(&self) -> bool {
+        !matches!(self, Self::Absent)
+    }
+}
+
+impl Outline {
+    /// # Errors
+    /// The bytes are no JSON object.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Outline {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OutlineVisitor)
+    }
+}
+
+const MEMBERS: &[&str] =
+    &["schemaVersion", "mediaType", "manifests", "layers", "config", "fsLayers", "signatures"];
+
+struct OutlineVisitor;
+
+impl<'de> Visitor<'de> for OutlineVisitor {
+    type Value = Outline;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outline, A::Error> {
+        let (mut outline, mut seen) = (Outline::default(), [false; MEMBERS.len()]);
+        while let Some(name) = map.next_key_seed(OneOf(MEMBERS))? {
+            let Some(at) = name else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if std::mem::replace(&mut seen[at], true) {
+                outline.repeated = Some(MEMBERS[at]);
+            }
+            match MEMBERS[at] {
+                "schemaVersion" => outline.is_version_1 = map.next_value::<Value>()? == Value::Number(1),
+                "mediaType" => outline.media_type = map.next_value::<Value>()?.into_text(),
+                "manifests" => outline.manifests = map.next_value_seed(ListSeed)?,
+                "layers" => outline.layers = map.next_value_seed(ListSeed)?,
+                "config" => outline.config = map.next_value::<Descriptor>()?.0,
+                "signatures" => outline.has_signatures = map.next_value::<Value>()? != Value::Null,
+                _ => {
+                    let is_null = map.next_value::<Value>()? == Value::Null;
+                    outline.fs_layers = if is_null { Part::Absent } else { Part::Read(()) };
+                }
+            }
+        }
+        Ok(outline)
+    }
+}
+
+/// Which of these names a key is.
+struct OneOf(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for OneOf {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for OneOf {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|name| name.eq_ignore_ascii_case(text)))
+    }
+}
+
+/// A value of which only texts and whole numbers are of use.
+#[derive(Debug, PartialEq, Eq)]
+enum Value {
+    Null,
+    Text(String),
+    Number(u64),
+    Other,
+}
+
+impl Value {
+    fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(if text.len() <= TEXT_BYTES_MAX { Value::Text(text.to_owned()) } else { Value::Other })
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::Number(number))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Value, A::Error> {
+        IgnoredAny.visit_seq(list).map(|_| Value::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+        IgnoredAny.visit_map(map).map(|_| Value::Other)
+    }
+}
+
+/// Reads what may be an object, as far as `read` understands it; anything else is [`Part::Unreadable`].
+struct Object<F>(F);
+
+impl<'de, T, F> Visitor<'de> for Object<F>
+where
+    F: ObjectReader<'de, Value = T>,
+{
+    type Value = Part<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_unit<E>(self) -> Result<Part<T>, E> {
+        Ok(Part::Absent)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Part<T>, E> {
+        Ok(Part::Unreadable)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Part<T>, E> {
+        Ok(Part::Unreadable)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Part<T>, E> {
+        Ok(Part::Unreadable)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Part<T>, E> {
+        Ok(Part::Unreadable)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Part<T>, E> {
+        Ok(Part::Unreadable)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Part<T>, A::Error> {
+        self.0.read_list(list)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Part<T>, A::Error> {
+        self.0.read_map(map)
+    }
+}
+
+/// Reads a list or an object; the other of the two is unreadable.
+trait ObjectReader<'de>: Sized {
+    type Value;
+
+    fn read_list<A: SeqAccess<'de>>(self, list: A) -> Result<Part<Self::Value>, A::Error> {
+        IgnoredAny.visit_seq(list).map(|_| Part::Unreadable)
+    }
+
+    fn read_map<A: MapAccess<'de>>(self, map: A) -> Result<Part<Self::Value>, A::Error> {
+        IgnoredAny.visit_map(map).map(|_| Part::Unreadable)
+    }
+}
+
+struct ListSeed;
+
+impl<'de> DeserializeSeed<'de> for ListSeed {
+    type Value = Part<List>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(Object(self))
+    }
+}
+
+impl<'de> ObjectReader<'de> for ListSeed {
+    type Value = List;
+
+    fn read_list<A: SeqAccess<'de>>(self, mut all: A) -> Result<Part<List>, A::Error> {
+        let mut list = List::default();
+        while let Some(Descriptor(part)) = all.next_element()? {
+            match part {
+                Part::Read(child) if list.children.len() < DESCRIPTORS_MAX => list.children.push(child),
+                _ => list.omitted += 1,
+            }
+        }
+        Ok(Part::Read(list))
+    }
+}
+
+/// A descriptor, as far as it is understood.
+struct Descriptor(Part<Child>);
+
+impl<'de> Deserialize<'de> for Descriptor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Object(DescriptorReader)).map(Self)
+    }
+}
+
+struct DescriptorReader;
+
+const DESCRIPTOR: &[&str] = &["digest", "size", "platform"];
+
+impl<'de> ObjectReader<'de> for DescriptorReader {
+    type Value = Child;
+
+    fn read_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Part<Child>, A::Error> {
+        let (mut digest, mut size, mut platform) = (None, None, Part::Absent);
+        let mut seen = [false; DESCRIPTOR.len()];
+        let mut is_clear = true;
+        while let Some(name) = map.next_key_seed(OneOf(DESCRIPTOR))? {
+            let Some(at) = name else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            is_clear &= !std::mem::replace(&mut seen[at], true);
+            match DESCRIPTOR[at] {
+                "digest" => digest = map.next_value::<Value>()?.into_text(),
+                "size" => size = Some(map.next_value::<Value>()?),
+                _ => platform = map.next_value::<PlatformPart>()?.0,
+            }
+        }
+        let digest = digest.and_then(|text| text.parse::<Digest>().ok());
+        let platform = match platform {
+            Part::Absent => Some(None),
+            Part::Unreadable => None,
+            Part::Read(platform) => Some(Some(platform)),
+        };
+        Ok(match (digest, size, platform) {
+            (Some(digest), Some(Value::Number(size)), Some(platform))
+                if is_clear && size <= DESCRIPTOR_SIZE_MAX =>
+            {
+                Part::Read(Child { digest, size, platform })
+            }
+            _ => Part::Unreadable,
+        })
+    }
+}
+
+struct PlatformPart(Part<Platform>);
+
+impl<'de> Deserialize<'de> for PlatformPart {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Object(PlatformReader)).map(Self)
+    }
+}
+
+struct PlatformReader;
+
+const PLATFORM: &[&str] = &["os", "architecture", "variant"];
+
+impl<'de> ObjectReader<'de> for PlatformReader {
+    type Value = Platform;
+
+    fn read_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Part<Platform>, A::Error> {
+        let mut parts: [Option<String>; PLATFORM.len()] = Default::default();
+        while let Some(name) = map.next_key_seed(OneOf(PLATFORM))? {
+            match name {
+                Some(at) => parts[at] = map.next_value::<Value>()?.into_text(),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        let [os, architecture, variant] = parts;
+        // Without an operating system it is for the reader's own, as containerd takes it.
+        let os = os.filter(|os| !os.is_empty()).unwrap_or_else(|| std::env::consts::OS.to_owned());
+        let platform = |architecture: String| Platform::new(&os, &architecture, variant.as_deref());
+        Ok(architecture.map_or(Part::Unreadable, |architecture| Part::Read(platform(architecture))))
+    }
+}
