@@ -140,7 +140,7 @@ impl Worker {
                 // A registry that delivers what another one delivered before does not become its owner.
                 let known = self.rows.row(&digest).map(|row| row.owner).filter(|id| *id != OwnerId::UNKNOWN);
                 let row = Row { size, used_at: now, owner: known.unwrap_or(owner), reused: false };
-                reserved.end_as_counted(|| self.count(digest, row));
+                reserved.end_as_counted(|| self.count_row(digest, row));
                 self.write(|database| database.put(&digest, row));
             }
             Operation::Access(digest) => {
@@ -168,11 +168,11 @@ impl Worker {
     }
 
     fn put(&mut self, digest: Digest, row: Row) {
-        self.count(digest, row);
+        self.count_row(digest, row);
         self.write(|database| database.put(&digest, row));
     }
 
-    fn count(&mut self, digest: Digest, row: Row) {
+    fn count_row(&mut self, digest: Digest, row: Row) {
         if let Some(before) = self.rows.row(&digest) {
             self.context.totals.subtract(before.owner, before.size);
         }
