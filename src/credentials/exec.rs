@@ -1,7 +1,7 @@
 //! Runs the programs that have credentials: provider plugins and docker credential helpers.
 //!
-//! Promises: time and output are bounded; standard output, which holds secrets, is in no error and no log; the beginning of
-//! standard error is.
+//! Promises: time and output are bounded; standard output, which holds secrets, is in no text of an error and in no log; the
+//! beginning of standard error is.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -25,11 +25,25 @@ pub(super) struct Invocation<'a> {
     pub(super) wait: Duration,
 }
 
+/// A program that did not end well.
+pub(super) struct RunError {
+    /// Why: with the beginning of standard error, and nothing of standard output.
+    pub(super) why: String,
+    /// Its standard output, where it ended by itself. Not to be shown: it may hold a secret.
+    pub(super) output: Zeroizing<Vec<u8>>,
+}
+
+impl From<String> for RunError {
+    fn from(why: String) -> Self {
+        Self { why, output: Zeroizing::default() }
+    }
+}
+
 /// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// Why there is none: with the beginning of standard error, and nothing of standard output.
-pub(super) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>, String> {
+/// It cannot be started, takes too long, writes too much, or ends with another status than 0.
+pub(super) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>, RunError> {
     let mut command = Command::new(invocation.program);
     command.args(invocation.args).envs(invocation.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -61,18 +75,16 @@ pub(super) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>
         read.map_err(|e| format!("its output cannot be read: {e}"))?;
         let over = output.len() as u64 > OUTPUT_BYTES_MAX;
         if over {
-            return Err(format!("its output is larger than {OUTPUT_BYTES_MAX} bytes"));
+            return Err(format!("its output is larger than {OUTPUT_BYTES_MAX} bytes").into());
         }
         let status = child.wait().await.map_err(|e| e.to_string())?;
         if !status.success() {
-            return Err(format!(
-                "{status}: {}",
-                String::from_utf8_lossy(&error_output).trim().escape_debug()
-            ));
+            let why = format!("{status}: {}", String::from_utf8_lossy(&error_output).trim().escape_debug());
+            return Err(RunError { why, output });
         }
         Ok(output)
     };
     tokio::time::timeout(invocation.wait, work)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer within {:?}", invocation.wait)))
+        .unwrap_or_else(|_| Err(format!("no answer within {:?}", invocation.wait).into()))
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::credential::Credential;
 use super::docker_config::{HttpHeaders, StoredCredential};
+use super::helper::HelperFailed;
 use super::keys::Keys;
 use super::node::ConfigEntry;
 use super::presented::{CredentialSource, PresentedCredential};
@@ -40,7 +41,7 @@ pub struct CredentialMatch {
 pub struct NodeCredentials {
     /// In the order in which they are tried.
     pub found: Vec<PresentedCredential>,
-    /// Whether a plugin that may have one failed or takes too long.
+    /// Whether a plugin or helper that may have one failed or takes too long.
     pub incomplete: bool,
 }
 
@@ -168,8 +169,12 @@ impl Keychain {
             let credential = match &entry.stored {
                 StoredCredential::Inline(credential) => credential.clone(),
                 StoredCredential::Helper { name, server } => match sources.helpers.get(name, server).await {
-                    None => continue,
-                    credential => credential,
+                    Ok(None) => continue,
+                    Ok(credential) => credential,
+                    Err(HelperFailed) => {
+                        incomplete = true;
+                        continue;
+                    }
                 },
             };
             let (headers, source) =
@@ -178,7 +183,7 @@ impl Keychain {
         }
         if let Some(providers) = &sources.providers {
             let provided = providers.ring(&image).await;
-            incomplete = provided.incomplete;
+            incomplete |= provided.incomplete;
             for (key, provided) in provided.ring.lookup(&image) {
                 let username = provided.credential.as_ref().map_or("", Credential::username);
                 let parts = [&*provided.provider, key, username];

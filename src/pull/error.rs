@@ -163,6 +163,11 @@ impl Error {
         matches!(self, Self::Upstream(error) if error.is_denied())
     }
 
+    /// Whether upstream does not have it, or hides it.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Upstream(upstream::Error::NotFound { .. }))
+    }
+
     /// Whether the denial revokes the principal's access to the repository: a 404 of one reference does not.
     pub(crate) fn revokes_access(&self) -> bool {
         matches!(self, Self::Upstream(error) if error.revokes_access())

@@ -253,11 +253,11 @@ impl RegistryClient for FakeRegistry {
         auth: &'a AuthContext,
     ) -> Answer<'a, ResolvedTag> {
         Box::pin(async move {
-            let public = self.check(&format!("resolve {tag}"), repository, auth)?;
+            let proof = self.check(&format!("resolve {tag}"), repository, auth)?;
             let delay = self.0.lock().answer_delay;
             tokio::time::sleep(delay).await;
             let value = ResolvedTag { digest: self.tag(repository, tag)?, manifest: None };
-            Ok(Allowed { value, public })
+            Ok(Allowed { value, proof })
         })
     }
 
@@ -268,7 +268,7 @@ impl RegistryClient for FakeRegistry {
         auth: &'a AuthContext,
     ) -> Answer<'a, Manifest> {
         Box::pin(async move {
-            let public = self.check("manifest", repository, auth)?;
+            let proof = self.check("manifest", repository, auth)?;
             let delay = self.0.lock().delay;
             tokio::time::sleep(delay).await;
             let digest = match reference {
@@ -277,7 +277,7 @@ impl RegistryClient for FakeRegistry {
             };
             let bytes = self.content(repository, digest)?;
             let value = Manifest { bytes, media_type: None, host: "reg.test".to_owned() };
-            Ok(Allowed { value, public })
+            Ok(Allowed { value, proof })
         })
     }
 
@@ -288,11 +288,11 @@ impl RegistryClient for FakeRegistry {
         auth: &'a AuthContext,
     ) -> Answer<'a, ()> {
         Box::pin(async move {
-            let public = self.check("confirm manifest", repository, auth)?;
+            let proof = self.check("confirm manifest", repository, auth)?;
             let delay = self.0.lock().answer_delay;
             tokio::time::sleep(delay).await;
             self.content(repository, digest)?;
-            Ok(Allowed { value: (), public })
+            Ok(Allowed { value: (), proof })
         })
     }
 
@@ -303,9 +303,9 @@ impl RegistryClient for FakeRegistry {
         auth: &'a AuthContext,
     ) -> Answer<'a, BlobHead> {
         Box::pin(async move {
-            let public = self.check("confirm blob", repository, auth)?;
+            let proof = self.check("confirm blob", repository, auth)?;
             let size = self.content(repository, digest)?.len() as u64;
-            Ok(Allowed { value: BlobHead { size: Some(size), has_digest: true }, public })
+            Ok(Allowed { value: BlobHead { size: Some(size), has_digest: true }, proof })
         })
     }
 
@@ -318,11 +318,11 @@ impl RegistryClient for FakeRegistry {
         auth: &'a AuthContext,
     ) -> Answer<'a, Download> {
         Box::pin(async move {
-            let public = self.check("download", repository, auth)?;
+            let proof = self.check("download", repository, auth)?;
             let mirrored = self.0.lock().mirror_of(repository, digest);
             if let Some(body) = mirrored {
                 let value = body.download(from as usize, until.map_or(usize::MAX, |until| until as usize));
-                return Ok(Allowed { value, public });
+                return Ok(Allowed { value, proof });
             }
             let failing = self.0.lock().failing_downloads.get(repository).cloned();
             if let Some((gate, failure)) = failing {
@@ -332,9 +332,9 @@ impl RegistryClient for FakeRegistry {
             let bytes = self.content(repository, digest)?;
             let size = bytes.len();
             let body = bytes.slice(from as usize..until.map_or(size, |until| size.min(until as usize)));
-            let value = Download::new(Some(size as u64), from, public, stream::iter(chunks(&body)))
+            let value = Download::new(Some(size as u64), from, proof, stream::iter(chunks(&body)))
                 .delivered_by(EndpointId::for_test("registry"));
-            Ok(Allowed { value, public })
+            Ok(Allowed { value, proof })
         })
     }
 
@@ -359,14 +359,14 @@ impl RegistryClient for FakeRegistry {
         auth: &'a AuthContext,
     ) -> Answer<'a, Page> {
         Box::pin(async move {
-            let public = self.check("list", repository, auth)?;
+            let proof = self.check("list", repository, auth)?;
             let value = Page {
                 bytes: Bytes::from_static(b"{}"),
                 media_type: None,
                 next: None,
                 filters_applied: None,
             };
-            Ok(Allowed { value, public })
+            Ok(Allowed { value, proof })
         })
     }
 

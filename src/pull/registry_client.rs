@@ -133,8 +133,8 @@ impl RegistryClient for Upstream {
     ) -> Answer<'a, Download> {
         Box::pin(async move {
             let download = self.download(repository, digest, from, until, auth).await?;
-            let public = download.public;
-            Ok(Allowed { value: download, public })
+            let proof = download.proof;
+            Ok(Allowed { value: download, proof })
         })
     }
 

@@ -72,7 +72,7 @@ impl GrowingBlob {
     }
 
     /// Takes note of the next bytes of the download, which are in the file by now and may be read from here on.
-    pub(super) fn extend(&self, bytes: &[u8]) {
+    pub(super) fn note_written(&self, bytes: &[u8]) {
         self.content.checksums().lock().update(bytes);
     }
 
@@ -210,7 +210,7 @@ mod tests {
         for part in bytes.chunks(20_000) {
             let at = growing.checksums().size();
             growing.file().write_all_at(part, at).unwrap();
-            growing.extend(part);
+            growing.note_written(part);
         }
         let len = bytes.len() as u64;
         assert_eq!(growing.hash_until(100_000).await.unwrap().finish(), Digest::of(&bytes[..100_000]));

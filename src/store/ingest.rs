@@ -127,7 +127,7 @@ impl Ingest {
         self.reserve_up_to(after)?;
         self.growing.claim(after);
         self.growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
-        self.growing.extend(bytes);
+        self.growing.note_written(bytes);
         failpoints::reached("content written");
         self.advance(after);
         Ok(after)
@@ -154,7 +154,7 @@ impl Ingest {
         self.growing.claim(self.written + len as u64);
         let mut bytes = vec![0; len];
         self.growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
-        self.growing.extend(&bytes);
+        self.growing.note_written(&bytes);
         self.hashing.update(&bytes.into());
         self.advance(self.written + len as u64);
         Ok(self.written)

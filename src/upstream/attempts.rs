@@ -316,8 +316,8 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     let response = RegistryResponse { has_alternative, ..response? };
-    let public = response.public;
-    Ok(Allowed { value: read(response).await?, public })
+    let proof = response.proof;
+    Ok(Allowed { value: read(response).await?, proof })
 }
 
 impl LastError {

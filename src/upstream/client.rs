@@ -246,7 +246,7 @@ impl Upstream {
     ) -> Result<Download, Error> {
         let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
         let read = |response: RegistryResponse| async move {
-            let RegistryResponse { response, host, public, endpoint, has_alternative, .. } = response;
+            let RegistryResponse { response, host, proof, endpoint, has_alternative, .. } = response;
             let head = BlobHead::of(digest, response.status(), response.headers());
             let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
                 match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
@@ -262,7 +262,7 @@ impl Upstream {
             };
             let received = self.0.received.counter_for(repository.registry());
             let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
-            let mut download = Download::new(size, offset, public, chunks);
+            let mut download = Download::new(size, offset, proof, chunks);
             download.has_digest = head.has_digest;
             Ok(download.delivered_by(endpoint).bounded(host, self.idle(has_alternative)))
         };

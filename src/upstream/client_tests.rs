@@ -70,7 +70,7 @@ async fn what_head_says_but_a_plain_yes_is_confirmed_with_get() {
         let (upstream, _) = upstream(move |request| with_head(request, || respond(status, &[], "")));
         let (repository, auth) = (repository(), anonymous());
         let resolved = upstream.resolve(&repository, &"latest".parse().unwrap(), &auth).await.unwrap();
-        assert_eq!((resolved.value.digest, resolved.public), (right, Proof::Public), "{status}");
+        assert_eq!((resolved.value.digest, resolved.proof), (right, Proof::Public), "{status}");
         assert_eq!(resolved.value.manifest.unwrap().bytes, "12345", "{status}: it would be asked for twice");
         upstream.confirm_manifest(&repository, right, &auth).await.unwrap();
         assert_eq!(

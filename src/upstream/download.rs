@@ -24,7 +24,7 @@ pub struct Download {
     /// Where in the blob this body begins: the requested offset, or 0 if the registry ignored the range.
     pub offset: u64,
     /// The right that the delivery proves, once the content was verified.
-    pub public: Proof,
+    pub proof: Proof,
     /// Whether the registry stated the digest of the blob: the right is proved before the content is here.
     pub has_digest: bool,
     /// The endpoint that delivers it; `None` where there is none, in tests.
@@ -49,11 +49,11 @@ impl Download {
     pub fn new(
         size: Option<u64>,
         offset: u64,
-        public: Proof,
+        proof: Proof,
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
         let body = Box::pin(body);
-        Self { size, offset, public, has_digest: false, endpoint: None, body, limits: None, returned: None }
+        Self { size, offset, proof, has_digest: false, endpoint: None, body, limits: None, returned: None }
     }
 
     /// The same download, delivered by `endpoint`.

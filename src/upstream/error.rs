@@ -21,8 +21,11 @@ pub enum Error {
         /// The rule, and what to configure.
         why: String,
     },
-    /// A plugin of the node that may have the credential failed or takes too long; others were refused.
-    #[error("a credential plugin of this node gave no credential for {registry}; the daemon's log says why")]
+    /// A plugin or helper of the node that may have the credential failed or takes too long; others were refused. This says
+    /// nothing of the registry.
+    #[error(
+        "a credential plugin or helper of this node gave no credential for {registry}; the daemon's log says why"
+    )]
     CredentialUnavailable {
         /// The registry.
         registry: Registry,

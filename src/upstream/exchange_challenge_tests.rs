@@ -33,7 +33,7 @@ async fn blob(exchange: &Exchange, path: &str, user: Option<(&str, &str)>) -> Re
     let auth = AuthContext::for_test(user);
     let request = RegistryRequest::blob(Method::GET, &repository, digest, &auth);
     let endpoint = Endpoint::for_test("https://reg.example.com");
-    exchange.send(&endpoint, &request).await.map(|response| response.public).map_err(|failure| failure.error)
+    exchange.send(&endpoint, &request).await.map(|response| response.proof).map_err(|failure| failure.error)
 }
 
 /// How many requests went to a host since there were `before`.

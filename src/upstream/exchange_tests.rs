@@ -105,7 +105,7 @@ async fn no_credential_and_no_token_follows_a_redirect_to_another_origin() {
     auth.presented.headers = Arc::new(vec![extra]);
     let exchange = Exchange::for_test(Live::new(configured));
     let response = blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
-    assert_eq!((response.host.as_str(), response.public == Proof::Public), ("cdn.example.net:443", false));
+    assert_eq!((response.host.as_str(), response.proof == Proof::Public), ("cdn.example.net:443", false));
 
     let sent = transport.sent();
     let hosts: Vec<_> = sent.iter().map(|request| request.host.as_str()).collect();
@@ -177,7 +177,7 @@ async fn a_mirror_gets_no_callers_credential_and_its_answer_counts_as_anonymous(
         (Exchange::for_test(Live::new(configured)), AuthContext::for_test(Some(("u", "p"))));
     let request = RegistryRequest::list(&repository, &crate::upstream::Listing::Tags, None, &auth);
     assert_eq!(exchange.principal(&endpoints[0], &request).kind, PrincipalKind::Anonymous);
-    assert_eq!(exchange.send(&endpoints[0], &request).await.unwrap().public, Proof::Public);
+    assert_eq!(exchange.send(&endpoints[0], &request).await.unwrap().proof, Proof::Public);
     assert_eq!(transport.sent()[0].header("authorization"), "");
 }
 

@@ -26,7 +26,7 @@ pub struct Allowed<T> {
     /// The resource.
     pub value: T,
     /// The right that the response proves.
-    pub public: Proof,
+    pub proof: Proof,
 }
 
 /// The head of a response of status 200 or 206, with the body to come.
@@ -35,7 +35,7 @@ pub(super) struct RegistryResponse {
     /// `host:port` of the sender, for errors.
     pub(super) host: String,
     /// The right that it proves.
-    pub(super) public: Proof,
+    pub(super) proof: Proof,
     /// Whether this answers a `GET`, which may have taken the place of a `HEAD`.
     pub(super) by_get: bool,
     /// The endpoint that the request was sent to; the sender may be a redirect target.
@@ -68,7 +68,7 @@ impl ResponseContext<'_> {
     /// # Errors
     /// What its status means.
     pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<RegistryResponse, Error> {
-        let Self { host, endpoint, from_endpoint, proof: public, by_get, .. } = self;
+        let Self { host, endpoint, from_endpoint, proof, by_get, .. } = self;
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
         let credential = || match self.presented.principal.kind {
@@ -84,7 +84,7 @@ impl ResponseContext<'_> {
             }
             200 | 206 => {
                 let has_alternative = false;
-                Ok(RegistryResponse { response, host, public, by_get, endpoint, has_alternative })
+                Ok(RegistryResponse { response, host, proof, by_get, endpoint, has_alternative })
             }
             // A redirect target does not speak for the registry: the signed URL may have expired.
             401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),
@@ -96,7 +96,7 @@ impl ResponseContext<'_> {
             404 | 410 => {
                 // Only the registry itself knows its repositories.
                 let repository_unknown = from_endpoint && says_name_unknown(response).await;
-                Err(Error::NotFound { host, repository_unknown, public: public == Proof::Public })
+                Err(Error::NotFound { host, repository_unknown, public: proof == Proof::Public })
             }
             405 => Err(Error::MethodNotAllowed { host }),
             416 => {

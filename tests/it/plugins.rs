@@ -1,4 +1,4 @@
-//! A credential plugin that hangs, and credentials of one user with two passwords.
+//! A credential plugin or helper that hangs or fails, credentials of one user with two passwords, and an outdated one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::access::{Scene, scene};
+use super::access::{A, Scene, scene};
 use crate::support::client::basic;
+use crate::support::registry::Seen;
 
 /// A plugin that answers with the account of the node's repository while the file `go` is there, and waits until it is.
 fn plugin(directory: &std::path::Path) -> String {
@@ -48,6 +49,13 @@ async fn a_plugin_that_hangs_refuses_no_image_for_good_and_what_is_cached_is_ser
     assert_eq!(waiting.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", waiting.body);
     let unasked = scene.larder.get_unasked(&path).await;
     assert_eq!(unasked.status, StatusCode::UNAUTHORIZED, "a pod may have a credential of its own");
+    let other = scene.get("node/app", "manifests/v1", A).await;
+    assert_eq!(
+        other.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the credential that opens it was not asked with: {:?}",
+        other.body
+    );
     let public = scene.larder.get(&Scene::path("open/app", "manifests/v1")).await;
     assert_eq!(public.status, StatusCode::OK);
     fs::write(&go, "").unwrap();
@@ -57,9 +65,10 @@ async fn a_plugin_that_hangs_refuses_no_image_for_good_and_what_is_cached_is_ser
     fs::remove_file(&go).unwrap();
     scene.larder.clock.advance(Duration::from_secs(3_600));
     for _ in 0..2 {
-        let cached = scene.larder.get(&path).await;
-        assert_eq!(cached.status, StatusCode::OK, "{:?}", cached.body);
-        assert!(!cached.header("warning").is_empty(), "it is marked");
+        for cached in [scene.larder.get(&path).await, scene.get("node/app", "manifests/v1", A).await] {
+            assert_eq!(cached.status, StatusCode::OK, "{:?}", cached.body);
+            assert!(!cached.header("warning").is_empty(), "it is marked");
+        }
     }
     fs::write(&go, "").unwrap();
 }
@@ -81,4 +90,63 @@ async fn both_passwords_of_one_user_are_tried() {
         let reply = scene.larder.get(&Scene::path("node/app", what)).await;
         assert_eq!(reply.status, StatusCode::OK, "the second password was not tried: {:?}", reply.body);
     }
+}
+
+/// A docker config whose login for the registry comes from a helper, which fails, or hangs, as the files `fails` and `hangs`
+/// say.
+fn helper(directory: &std::path::Path) -> String {
+    let at = directory.display();
+    let answer = r#"{"ServerURL":"reg.test","Username":"node","Secret":"secret-node"}"#;
+    let script = format!(
+        "#!/bin/sh\nread s\n[ -e {at}/fails ] && exit 1\nwhile [ -e {at}/hangs ]; do sleep 0.05; done\necho '{answer}'\n"
+    );
+    let program = directory.join("docker-credential-x");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = directory.join("config.json");
+    fs::write(&config, r#"{"credHelpers": {"reg.test": "x"}}"#).unwrap();
+    format!("[credentials]\nnode = [{config:?}]\nhelper_dir = {directory:?}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_that_fails_or_hangs_refuses_nobody_and_ends_no_right() {
+    for trouble in ["fails", "hangs"] {
+        let directory = tempfile::tempdir().unwrap();
+        let trouble = directory.path().join(trouble);
+        let scene = scene(&helper(directory.path())).await;
+        let path = Scene::path("node/app", "manifests/v1");
+        fs::write(&trouble, "").unwrap();
+        let cold = scene.larder.get(&path).await;
+        assert_eq!(cold.status, StatusCode::SERVICE_UNAVAILABLE, "{trouble:?}: {:?}", cold.body);
+        let public = scene.larder.get(&Scene::path("open/app", "manifests/v1")).await;
+        assert_eq!(public.status, StatusCode::OK, "{trouble:?}");
+        fs::remove_file(&trouble).unwrap();
+        becomes_ok(&scene, &path).await;
+        fs::write(&trouble, "").unwrap();
+        scene.larder.clock.advance(Duration::from_secs(3_600));
+        let cached = scene.larder.get(&path).await;
+        assert_eq!(cached.status, StatusCode::OK, "{trouble:?}: {:?}", cached.body);
+        assert!(!cached.header("warning").is_empty(), "{trouble:?}: it is marked");
+        fs::remove_file(&trouble).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outdated_login_of_the_node_refuses_no_public_image_and_is_tried_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.json");
+    let encoded = basic("node", "old").replace("Basic ", "");
+    fs::write(&config, format!(r#"{{"auths": {{"reg.test": {{"auth": "{encoded}"}}}}}}"#)).unwrap();
+    let scene = scene(&format!("[credentials]\nnode = [{config:?}]")).await;
+    let public = scene.larder.get(&Scene::path("open/app", "manifests/v1")).await;
+    assert_eq!(public.status, StatusCode::OK, "{:?}", public.body);
+    let old = basic("node", "old");
+    let is_login = |seen: &&Seen| seen.headers.get("authorization").is_some_and(|h| h == old.as_str());
+    assert_eq!(
+        scene.registry.seen().iter().filter(is_login).count(),
+        1,
+        "a registry that locks accounts locks this one"
+    );
+    let closed = scene.larder.get(&Scene::path("node/app", "manifests/v1")).await;
+    assert_eq!(closed.status, StatusCode::NOT_FOUND);
 }

@@ -141,7 +141,8 @@ impl Providers {
         let (args, env) = (&provider.args, &provider.env);
         let input = response::request(provider.api, image);
         let output = exec::run(Invocation { program, args, env, input, wait: WAIT }).await;
-        let response = output.and_then(|output| response::read(provider.api, &output));
+        let response =
+            output.map_err(|error| error.why).and_then(|output| response::read(provider.api, &output));
         let result = response.map_err(|why| {
             let provider = &provider.name;
             tracing::warn!(provider, image, why, "a credential provider gave no credential");

@@ -1,4 +1,4 @@
-//! Access: asks upstream as one principal after the other, and records what each answer proves.
+//! Access: asks upstream as one principal after the other; what each answer proves is recorded.
 //!
 //! Promises: each answer is that principal's own, one credential never answers for another; a denial ends the grant of
 //! the principal that was asked with, and no other; a caller that showed no credential is challenged where a credential
@@ -11,17 +11,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::grants::Grants;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
-use super::negative_cache::{NegativeCache, Question, Subject};
+use super::negative_cache::{Question, Subject};
 use super::outages::Outages;
 use super::principals::Principals;
 pub(crate) use super::principals::Purpose;
-use super::refused_repositories::{AnonymousAccess, RefusedRepositories};
-use super::rights::{Trouble, Use};
+use super::recorded_answers::RecordedAnswers;
+pub(crate) use super::recorded_answers::UnprovedRight;
+use super::refused_repositories::AnonymousAccess;
+use super::rights::Use;
+use super::tried::Tried;
 use crate::credentials::{Keychain, PresentedCredential};
 use crate::pull::config::Config;
 use crate::pull::context::PullContext;
@@ -44,18 +45,13 @@ type Confirmations = Singleflight<(Repository, Digest, Principal), Result<Allowe
 pub(crate) struct Access(Arc<Inner>);
 
 struct Inner {
-    config: Live<Config>,
     upstream: Arc<dyn RegistryClient>,
     principals: Principals,
     known: KnownRights,
-    grants: Arc<Grants>,
+    answers: RecordedAnswers,
     membership: Membership,
-    denials: NegativeCache,
-    outages: Outages,
-    refused: RefusedRepositories,
     confirmations: Confirmations,
     tasks: Tasks,
-    metrics: Arc<Metrics>,
 }
 
 impl Access {
@@ -71,25 +67,14 @@ impl Access {
     ) -> Self {
         let grants = Arc::new(Grants::new(records.clone()));
         let principals = Principals::new(keychain);
-        Self(Arc::new(Inner {
-            known: KnownRights::new(
-                config.clone(),
-                Arc::clone(&grants),
-                principals.clone(),
-                Arc::clone(metrics),
-            ),
-            config,
-            upstream,
-            principals,
-            grants,
-            membership: Membership::new(records.clone()),
-            denials: NegativeCache::default(),
-            outages: Outages::new(records.clone(), Arc::clone(metrics), labels),
-            refused: RefusedRepositories::default(),
-            confirmations: Singleflight::new(tasks.clone()),
-            tasks,
-            metrics: Arc::clone(metrics),
-        }))
+        let known =
+            KnownRights::new(config.clone(), Arc::clone(&grants), principals.clone(), Arc::clone(metrics));
+        let outages = Outages::new(records.clone(), Arc::clone(metrics), labels);
+        let (client, who) = (Arc::clone(&upstream), principals.clone());
+        let answers = RecordedAnswers::new(config, client, who, grants, outages, Arc::clone(metrics));
+        let membership = Membership::new(records.clone());
+        let confirmations = Singleflight::new(tasks.clone());
+        Self(Arc::new(Inner { upstream, principals, known, answers, membership, confirmations, tasks }))
     }
 
     /// What is known without asking upstream.
@@ -104,7 +89,7 @@ impl Access {
 
     /// The registries in outage, and since when.
     pub(crate) fn outages(&self) -> Vec<(Registry, Timestamp)> {
-        self.0.outages.list()
+        self.0.answers.outages()
     }
 
     /// Whether a grant is fresh, so that upstream is asked only to deliver.
@@ -153,51 +138,71 @@ impl Access {
             Purpose::Prove => Some(inner.known.terms(repository).grant_ttl),
             Purpose::Deliver(_) => None,
         };
-        let (mut denied, mut limited) = (None, None);
+        let mut tried = Tried::default();
         let (candidates, incomplete) = inner.principals.candidates(caller, repository, purpose).await;
+        tried.node_is_unanswered = incomplete;
         let mut candidates = VecDeque::from(candidates);
-        while let Some(presented) = candidates.pop_front() {
+        while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(&tried)) {
             if presented.credential.is_none()
                 && !caller.is_identified()
                 && inner.upstream.is_budget_low(repository.registry(), presented.principal)
             {
                 return Err(Error::authentication_required(ChallengeReason::RateLimit, None));
             }
+            tried.anonymous |= presented.credential.is_none();
             let question = self.question(repository, subject, &presented);
-            let revocations = inner.grants.revocations();
-            let result = match inner.denials.find(&question, self.negative_ttl()) {
+            let revocations = inner.answers.revocations();
+            let result = match inner.answers.denial(&question) {
                 Some(error) => Err(error),
                 None => {
                     let patience = context.patience();
                     let result = request(AuthContext { presented: presented.clone(), proof, patience }).await;
-                    self.record(question, &presented, proof.map(|_| revocations), &result).await;
+                    inner.answers.record(question, &presented, proof.map(|_| revocations), &result).await;
                     result
                 }
             };
             match result {
                 Ok(allowed) => return Ok((allowed.value, presented)),
                 Err(error) if error.is_denied() => {
-                    if denied.is_none() && error.revokes_access() {
-                        candidates.extend(self.renewed(repository, subject, &presented).await);
+                    if !tried.has_renewed && error.revokes_access() {
+                        let again = self.renewed(repository, subject, &presented).await;
+                        tried.has_renewed = again.is_some();
+                        candidates.extend(again);
                     }
-                    denied = denied.or(Some(error));
+                    tried.is_certain |= incomplete && self.is_certain(context, &error, &presented).await;
+                    tried.add_denial(error, presented.principal);
                 }
                 // A limit is of one credential; the next one may have something left.
-                Err(error) if error.is_rate_limited() => limited = limited.or(Some(error)),
+                Err(error) if error.is_rate_limited() => tried.limited = tried.limited.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
-        // The registry was not asked with the credential that may open it.
-        if incomplete && caller.presented().is_none() && limited.is_none() && denied.is_some() {
+        if tried.may_be_opened_later() {
             let registry = repository.registry().clone();
             return Err(upstream::Error::CredentialUnavailable { registry }.into());
         }
-        let is_refused = denied.as_ref().is_some_and(Error::revokes_access) && *subject != Subject::List;
-        if limited.is_none() && !caller.is_identified() && is_refused {
-            inner.refused.record(repository);
+        let is_refused =
+            tried.denied.as_ref().is_some_and(Error::revokes_access) && *subject != Subject::List;
+        if tried.limited.is_none() && !caller.is_identified() && is_refused {
+            inner.answers.record_closed(repository);
         }
         let none_asked = Error::authentication_required(ChallengeReason::Refused, None);
-        Err(limited.or(denied).unwrap_or(none_asked))
+        Err(tried.limited.or(tried.denied).unwrap_or(none_asked))
+    }
+
+    /// Anonymous access, after all credentials failed for a reason that says nothing about it: the node's login may be
+    /// outdated, or not to be had now, and the image public. It is no login, so that none is refused for it.
+    fn last_resort(&self, tried: &Tried) -> Option<PresentedCredential> {
+        let says_nothing = tried.node_is_refused || tried.node_is_unanswered;
+        (says_nothing && !tried.anonymous).then(|| self.0.principals.no_credential())
+    }
+
+    /// Whether a denial holds whatever other credentials there are: there is no such thing in a repository that this
+    /// principal can read.
+    async fn is_certain(&self, context: &PullContext, denial: &Error, asked: &PresentedCredential) -> bool {
+        let Error::Upstream(upstream::Error::NotFound { public, .. }) = denial else { return false };
+        let concerned = self.known().concerned(asked.principal, *public);
+        *public || self.known().witnesses(context.repository()).await.contains(&concerned)
     }
 
     fn question(
@@ -209,10 +214,6 @@ impl Access {
         Question { repository: repository.clone(), subject: subject.clone(), principal: presented.principal }
     }
 
-    fn negative_ttl(&self) -> Duration {
-        self.0.config.current().negative_ttl
-    }
-
     async fn renewed(
         &self,
         repository: &Repository,
@@ -220,79 +221,13 @@ impl Access {
         refused: &PresentedCredential,
     ) -> Option<PresentedCredential> {
         let again = self.0.principals.renewed(repository, refused).await?;
-        self.0.denials.forget(&self.question(repository, subject, &again));
+        self.0.answers.forget_denial(&self.question(repository, subject, &again));
         Some(again)
-    }
-
-    /// Records what an answer says about rights. `proves` is what [`Grants::revocations`] was before the question, if the
-    /// answer is a proof.
-    async fn record<T>(
-        &self,
-        question: Question,
-        presented: &PresentedCredential,
-        proves: Option<u64>,
-        result: &Result<Allowed<T>, Error>,
-    ) {
-        let inner = &*self.0;
-        let registry = question.repository.registry();
-        // A list is another question than that for content: who may read the one may be refused the other.
-        let proves = proves.filter(|_| question.subject != Subject::List);
-        match result {
-            Ok(allowed) => {
-                // A mirror's delivery is no answer of the registry.
-                if !inner.upstream.is_in_outage(registry) {
-                    inner.outages.end(registry).await;
-                }
-                if let Some(revocations) = proves {
-                    self.record_proof(&question.repository, presented.principal, allowed.public, revocations)
-                        .await;
-                }
-            }
-            Err(error) if error.is_denied() => {
-                inner.outages.end(registry).await;
-                if error.revokes_access() && question.subject != Subject::List {
-                    let (repository, source) = (&question.repository, &presented.source);
-                    tracing::info!(%repository, %source, %error, "upstream refused a credential");
-                    inner.principals.refused(repository, presented);
-                    if proves.is_some() && inner.grants.end(&question.repository, question.principal).await {
-                        inner.metrics.count_right(question.principal, "ended");
-                    }
-                }
-                if error.is_answer() {
-                    inner.denials.record(question, error.clone(), self.negative_ttl());
-                }
-            }
-            // Trouble with one question is no outage of the registry.
-            Err(Error::Upstream(error))
-                if Trouble::of(error) == Some(Trouble::Outage) && inner.upstream.is_in_outage(registry) =>
-            {
-                inner.outages.record(registry).await;
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Records the right that an answer to `presented` proves.
-    async fn record_proof(
-        &self,
-        repository: &Repository,
-        presented: Principal,
-        proof: Proof,
-        revocations: u64,
-    ) {
-        // What upstream gives without a credential is every caller's right, whatever was shown.
-        let (principal, age) = match proof {
-            Proof::Public => (self.0.principals.anonymous(), Duration::ZERO),
-            Proof::Principal { token_age } => (presented, token_age),
-            Proof::Nothing => return,
-        };
-        self.0.metrics.count_right(principal, "proved");
-        self.grant(repository, principal, age, revocations).await;
     }
 
     /// What an answer will prove when its content was verified; to be made before upstream is asked.
     pub(crate) fn unproved(&self) -> UnprovedRight {
-        UnprovedRight { revocations: self.0.grants.revocations(), asked: Instant::now() }
+        self.0.answers.unproved()
     }
 
     /// Records the right that `proof` is of, now that the content that came with it was verified.
@@ -303,27 +238,12 @@ impl Access {
         proof: Proof,
         right: UnprovedRight,
     ) {
-        let proof = match proof {
-            // The registry answered before the body came.
-            Proof::Principal { token_age } => {
-                Proof::Principal { token_age: token_age + right.asked.elapsed() }
-            }
-            proof => proof,
-        };
-        self.record_proof(repository, presented, proof, right.revocations).await;
+        self.0.answers.record_verified(repository, presented, proof, right).await;
     }
 
     /// Records that the owner of the store lets `principal` read `repository`.
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
-        self.0.outages.end(repository.registry()).await;
-        self.grant(repository, principal, Duration::ZERO, self.0.grants.revocations()).await;
-    }
-
-    async fn grant(&self, repository: &Repository, principal: Principal, age: Duration, revocations: u64) {
-        self.0.grants.record(repository, principal, age, revocations).await;
-        if principal.kind.is_shared() {
-            self.0.refused.forget(repository);
-        }
+        self.0.answers.record_grant(repository, principal).await;
     }
 
     /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The caller
@@ -370,9 +290,7 @@ impl Access {
 
     /// How long the registry has been in an outage, if that is why upstream failed with `error`; restarts included.
     pub(crate) async fn outage_lasted(&self, registry: &Registry, error: &Error) -> Option<Duration> {
-        let Error::Upstream(error) = error else { return None };
-        let is_outage = Trouble::of(error) == Some(Trouble::Outage) && self.0.upstream.is_in_outage(registry);
-        if is_outage { Some(self.0.outages.record(registry).await) } else { None }
+        self.0.answers.outage_lasted(registry, error).await
     }
 
     /// Ends every grant of a repository, or of all; returns how many there were.
@@ -382,7 +300,7 @@ impl Access {
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
         // Before the rights: none may be proved again by a token from before.
         self.0.upstream.forget_tokens(repository);
-        let count = self.0.grants.revoke(repository).await?;
+        let count = self.0.answers.revoke(repository).await?;
         match repository {
             Some(repository) => tracing::warn!(%repository, count, "the operator revoked grants"),
             None => tracing::warn!(count, "the operator revoked all grants"),
@@ -395,7 +313,7 @@ impl Access {
         if context.caller().is_identified() {
             return Ok(());
         }
-        match self.0.refused.state(context.repository()) {
+        match self.0.answers.anonymous_access(context.repository()) {
             AnonymousAccess::Unknown => return Ok(()),
             AnonymousAccess::Refused => {}
             AnonymousAccess::RefusedProbeDue => {
@@ -414,18 +332,18 @@ impl Access {
         }
         let (upstream, repository) = (&self.0.upstream, context.repository());
         let request = |auth: AuthContext| async move {
-            let public = match subject {
-                Subject::Tag(tag) => upstream.resolve(repository, tag, &auth).await?.public,
+            let proof = match subject {
+                Subject::Tag(tag) => upstream.resolve(repository, tag, &auth).await?.proof,
                 Subject::Manifest(digest) => {
-                    upstream.confirm_manifest(repository, *digest, &auth).await?.public
+                    upstream.confirm_manifest(repository, *digest, &auth).await?.proof
                 }
                 Subject::Blob(digest) => {
                     let size = self.membership().declared_size(repository, *digest);
-                    proved_by(upstream.confirm_blob(repository, *digest, &auth).await?, size).public
+                    proved_by(upstream.confirm_blob(repository, *digest, &auth).await?, size).proof
                 }
                 Subject::List => return Err(Error::panicked("probed a list")),
             };
-            Ok(Allowed { value: (), public })
+            Ok(Allowed { value: (), proof })
         };
         if self.ask(context, subject, Purpose::Prove, request).await.is_ok() {
             tracing::info!(%repository, "a repository that refused anonymous access allows it now");
@@ -456,18 +374,11 @@ impl Access {
     }
 }
 
-/// What is known of a right that the content of an answer is still to prove.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct UnprovedRight {
-    revocations: u64,
-    asked: Instant,
-}
-
 /// A registry's answer about a blob, which proves a right only if it shows that the registry has the blob, of `size` bytes
 /// if that is known: a load balancer answers 200 for anything.
 pub(crate) fn proved_by(allowed: Allowed<BlobHead>, size: Option<u64>) -> Allowed<BlobHead> {
     let shown = allowed.value.shows_blob_of(size);
-    Allowed { public: if shown { allowed.public } else { Proof::Nothing }, ..allowed }
+    Allowed { proof: if shown { allowed.proof } else { Proof::Nothing }, ..allowed }
 }
 
 #[cfg(test)]

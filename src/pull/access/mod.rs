@@ -6,7 +6,9 @@
 //! nothing**: anyone can publish an index that lists other people's digests.
 //!
 //! ```text
-//! authorize             asks upstream as one principal after the other, and records what each answer proves
+//! authorize             asks upstream as one principal after the other
+//! tried                 what the credentials of one request came to so far
+//! recorded_answers      what each answer says of rights, recorded
 //! known_rights          what is known without asking: grants, principals and terms, by the rules of rights (pure)
 //! grants                when upstream last let a principal read a repository
 //! principals            as whom a caller may read, and the credentials to ask with
@@ -25,8 +27,10 @@ pub(crate) mod membership;
 pub(crate) mod negative_cache;
 pub(crate) mod outages;
 pub(crate) mod principals;
+pub(crate) mod recorded_answers;
 pub(crate) mod refused_repositories;
 pub(crate) mod rights;
+pub(crate) mod tried;
 
 pub(crate) use authorize::{Access, Purpose, UnprovedRight, proved_by};
 pub(crate) use negative_cache::Subject;

@@ -31,7 +31,7 @@ pub(crate) enum Trouble {
     Outage,
     /// It answers 429.
     RateLimit,
-    /// This node did not get as far as asking it.
+    /// This node did not get as far as asking it, or not with the credential that counts.
     NotAsked,
 }
 
@@ -40,6 +40,7 @@ impl Trouble {
     pub(crate) fn of(error: &upstream::Error) -> Option<Self> {
         match error {
             upstream::Error::RateLimited { .. } => Some(Self::RateLimit),
+            upstream::Error::CredentialUnavailable { .. } => Some(Self::NotAsked),
             error if error.is_outage() => Some(Self::Outage),
             _ => None,
         }

@@ -60,9 +60,9 @@ impl UpstreamBlobs {
         let purpose = self.access.purpose(context).await;
         let right = self.access.unproved();
         let request = |auth: AuthContext| async move {
-            let Allowed { value, public } = upstream.download(repository, digest, from, until, &auth).await?;
-            let public = if value.has_digest { public } else { Proof::Nothing };
-            Ok(Allowed { value, public })
+            let Allowed { value, proof } = upstream.download(repository, digest, from, until, &auth).await?;
+            let proof = if value.has_digest { proof } else { Proof::Nothing };
+            Ok(Allowed { value, proof })
         };
         let (download, presented) =
             self.access.ask(context, &Subject::Blob(digest), purpose, request).await?;
@@ -170,7 +170,7 @@ impl UpstreamBody {
 
     /// What its content proves when all of it was verified; `None` if its head proved it, or nothing is to be proved.
     pub(crate) fn unproved(&self) -> Option<UnprovedSource> {
-        let (principal, proof) = (self.auth.presented.principal, self.download.public);
+        let (principal, proof) = (self.auth.presented.principal, self.download.proof);
         let endpoint = self.endpoint().cloned();
         self.unproved.map(|right| UnprovedSource { right, principal, proof, endpoint })
     }

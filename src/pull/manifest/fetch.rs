@@ -114,8 +114,8 @@ impl ManifestFetcher {
         reference: &Reference,
         auth: &AuthContext,
     ) -> Result<Allowed<FetchedManifest>, Error> {
-        let Allowed { value: manifest, public } = self.upstream.manifest(repository, reference, auth).await?;
-        let (digest, proof) = match reference {
+        let Allowed { value: manifest, proof } = self.upstream.manifest(repository, reference, auth).await?;
+        let (digest, proved_by) = match reference {
             Reference::Tag(_) => (manifest_digest(&manifest.bytes), BytesProvedBy::Registry),
             Reference::Digest(digest) if is_manifest_of(&manifest.bytes, digest) => {
                 (*digest, BytesProvedBy::Digest)
@@ -125,7 +125,7 @@ impl ManifestFetcher {
                 return Err(Error::Mismatch { host: manifest.host, expected: *expected, actual });
             }
         };
-        Ok(Allowed { value: self.accept(repository, digest, manifest, proof).await?, public })
+        Ok(Allowed { value: self.accept(repository, digest, manifest, proved_by).await?, proof })
     }
 
     /// Takes the manifest `digest` that upstream sent: reads it, keeps it in memory and stores it; a large one before it

@@ -249,7 +249,7 @@ impl Tags {
         auth: &AuthContext,
     ) -> Result<Allowed<Named>, Error> {
         let Inner { upstream, stored, fetcher, .. } = &*self.0;
-        let Allowed { value, public } = upstream.resolve(repository, tag, auth).await?;
+        let Allowed { value, proof } = upstream.resolve(repository, tag, auth).await?;
         let ResolvedTag { digest, manifest } = value;
         let fetched = match manifest {
             Some(manifest) if stored.find(repository, digest).await.is_none() => {
@@ -257,7 +257,7 @@ impl Tags {
             }
             _ => None,
         };
-        Ok(Allowed { value: Named { digest, fetched }, public })
+        Ok(Allowed { value: Named { digest, fetched }, proof })
     }
 
     /// A tag names a manifest that is not in the store. The manifest that the tag named before is served instead if the

@@ -1,0 +1,211 @@
+//! What upstream's answers say of rights, recorded: grants, denials, outages, and where anonymous access is refused.
+//!
+//! Promises: an answer that a credential was given is recorded for that principal and no other; only an answer that is to
+//! prove a right proves or ends one; what is said to a list of tags or referrers does neither.
+//!
+//! Deliberately not here: the questions themselves ([`super::authorize`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::grants::Grants;
+use super::negative_cache::{NegativeCache, Question, Subject};
+use super::outages::Outages;
+use super::principals::Principals;
+use super::refused_repositories::{AnonymousAccess, RefusedRepositories};
+use super::rights::Trouble;
+use crate::credentials::PresentedCredential;
+use crate::pull::config::Config;
+use crate::pull::error::Error;
+use crate::pull::metrics::Metrics;
+use crate::pull::registry_client::RegistryClient;
+use crate::reference::{Principal, Registry, Repository};
+use crate::store;
+use crate::support::clock::Timestamp;
+use crate::support::live::Live;
+use crate::upstream::{Allowed, Proof};
+
+/// What is known of a right that the content of an answer is still to prove.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnprovedRight {
+    revocations: u64,
+    asked: Instant,
+}
+
+/// What upstream's answers said.
+pub(crate) struct RecordedAnswers {
+    config: Live<Config>,
+    upstream: Arc<dyn RegistryClient>,
+    principals: Principals,
+    grants: Arc<Grants>,
+    denials: NegativeCache,
+    outages: Outages,
+    refused: RefusedRepositories,
+    metrics: Arc<Metrics>,
+}
+
+impl RecordedAnswers {
+    pub(crate) fn new(
+        config: Live<Config>,
+        upstream: Arc<dyn RegistryClient>,
+        principals: Principals,
+        grants: Arc<Grants>,
+        outages: Outages,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (denials, refused) = (NegativeCache::default(), RefusedRepositories::default());
+        Self { config, upstream, principals, grants, denials, outages, refused, metrics }
+    }
+
+    /// The denial that upstream gave to this question a moment ago.
+    pub(crate) fn denial(&self, question: &Question) -> Option<Error> {
+        self.denials.find(question, self.negative_ttl())
+    }
+
+    /// Forgets the denial of a question: it is asked with another credential of the same principal.
+    pub(crate) fn forget_denial(&self, question: &Question) {
+        self.denials.forget(question);
+    }
+
+    fn negative_ttl(&self) -> Duration {
+        self.config.current().negative_ttl
+    }
+
+    /// Records what an answer says about rights. `proves` is what [`Grants::revocations`] was before the question, if the
+    /// answer is a proof.
+    pub(crate) async fn record<T>(
+        &self,
+        question: Question,
+        presented: &PresentedCredential,
+        proves: Option<u64>,
+        result: &Result<Allowed<T>, Error>,
+    ) {
+        let registry = question.repository.registry();
+        // A list is another question than that for content: who may read the one may be refused the other.
+        let proves = proves.filter(|_| question.subject != Subject::List);
+        match result {
+            Ok(allowed) => {
+                // A mirror's delivery is no answer of the registry.
+                if !self.upstream.is_in_outage(registry) {
+                    self.outages.end(registry).await;
+                }
+                if let Some(revocations) = proves {
+                    self.record_proof(&question.repository, presented.principal, allowed.proof, revocations)
+                        .await;
+                }
+            }
+            Err(error) if error.is_denied() => {
+                self.outages.end(registry).await;
+                if error.revokes_access() && question.subject != Subject::List {
+                    let (repository, source) = (&question.repository, &presented.source);
+                    tracing::info!(%repository, %source, %error, "upstream refused a credential");
+                    self.principals.refused(repository, presented);
+                    if proves.is_some() && self.grants.end(&question.repository, question.principal).await {
+                        self.metrics.count_right(question.principal, "ended");
+                    }
+                }
+                if error.is_answer() {
+                    self.denials.record(question, error.clone(), self.negative_ttl());
+                }
+            }
+            // Trouble with one question is no outage of the registry.
+            Err(Error::Upstream(error))
+                if Trouble::of(error) == Some(Trouble::Outage) && self.upstream.is_in_outage(registry) =>
+            {
+                self.outages.record(registry).await;
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Records the right that an answer to `presented` proves.
+    async fn record_proof(
+        &self,
+        repository: &Repository,
+        presented: Principal,
+        proof: Proof,
+        revocations: u64,
+    ) {
+        // What upstream gives without a credential is every caller's right, whatever was shown.
+        let (principal, age) = match proof {
+            Proof::Public => (self.principals.anonymous(), Duration::ZERO),
+            Proof::Principal { token_age } => (presented, token_age),
+            Proof::Nothing => return,
+        };
+        self.metrics.count_right(principal, "proved");
+        self.grant(repository, principal, age, revocations).await;
+    }
+
+    /// What an answer will prove when its content was verified; to be made before upstream is asked.
+    pub(crate) fn unproved(&self) -> UnprovedRight {
+        UnprovedRight { revocations: self.grants.revocations(), asked: Instant::now() }
+    }
+
+    /// Records the right that `proof` is of, now that the content that came with it was verified.
+    pub(crate) async fn record_verified(
+        &self,
+        repository: &Repository,
+        presented: Principal,
+        proof: Proof,
+        right: UnprovedRight,
+    ) {
+        let proof = match proof {
+            // The registry answered before the body came.
+            Proof::Principal { token_age } => {
+                Proof::Principal { token_age: token_age + right.asked.elapsed() }
+            }
+            proof => proof,
+        };
+        self.record_proof(repository, presented, proof, right.revocations).await;
+    }
+
+    /// Records that the owner of the store lets `principal` read `repository`.
+    pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
+        self.outages.end(repository.registry()).await;
+        self.grant(repository, principal, Duration::ZERO, self.grants.revocations()).await;
+    }
+
+    async fn grant(&self, repository: &Repository, principal: Principal, age: Duration, revocations: u64) {
+        self.grants.record(repository, principal, age, revocations).await;
+        if principal.kind.is_shared() {
+            self.refused.forget(repository);
+        }
+    }
+
+    /// What [`Self::record`] is to be given for a question that is asked now.
+    pub(crate) fn revocations(&self) -> u64 {
+        self.grants.revocations()
+    }
+
+    /// Ends every grant of a repository, or of all; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
+        self.grants.revoke(repository).await
+    }
+
+    /// Records that a repository refuses the node's credentials and anonymous access.
+    pub(crate) fn record_closed(&self, repository: &Repository) {
+        self.refused.record(repository);
+    }
+
+    /// Whether a repository refused anonymous access before.
+    pub(crate) fn anonymous_access(&self, repository: &Repository) -> AnonymousAccess {
+        self.refused.state(repository)
+    }
+
+    /// How long the registry has been in an outage, if that is why upstream failed with `error`; restarts included.
+    pub(crate) async fn outage_lasted(&self, registry: &Registry, error: &Error) -> Option<Duration> {
+        let Error::Upstream(error) = error else { return None };
+        let is_outage = Trouble::of(error) == Some(Trouble::Outage) && self.upstream.is_in_outage(registry);
+        if is_outage { Some(self.outages.record(registry).await) } else { None }
+    }
+
+    /// The registries in outage, and since when.
+    pub(crate) fn outages(&self) -> Vec<(Registry, Timestamp)> {
+        self.outages.list()
+    }
+}

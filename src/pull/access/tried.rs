@@ -1,0 +1,36 @@
+//! What the credentials of one request came to so far: what to ask as next, and what the answer is when none is left.
+
+use crate::pull::error::Error;
+use crate::reference::{Principal, PrincipalKind};
+
+/// What the credentials of one request came to, none of which has opened the repository so far.
+#[derive(Default)]
+pub(crate) struct Tried {
+    /// The first denial.
+    pub(crate) denied: Option<Error>,
+    /// The first rate limit.
+    pub(crate) limited: Option<Error>,
+    /// Whether the registry, or its token server, refused a credential of the node.
+    pub(crate) node_is_refused: bool,
+    /// Whether a plugin or helper of the node may have a credential that it does not give now.
+    pub(crate) node_is_unanswered: bool,
+    /// Whether a denial holds whatever other credentials there are.
+    pub(crate) is_certain: bool,
+    /// Whether it was asked without a credential.
+    pub(crate) anonymous: bool,
+    /// Whether a plugin was run again.
+    pub(crate) has_renewed: bool,
+}
+
+impl Tried {
+    pub(crate) fn add_denial(&mut self, denial: Error, asked_as: Principal) {
+        let is_of_node = matches!(asked_as.kind, PrincipalKind::Node | PrincipalKind::Provider);
+        self.node_is_refused |= is_of_node && !denial.is_not_found();
+        self.denied.get_or_insert(denial);
+    }
+
+    /// Whether the registry was not asked with a credential that may open the repository: then no denial is the answer.
+    pub(crate) fn may_be_opened_later(&self) -> bool {
+        self.node_is_unanswered && !self.is_certain && self.limited.is_none() && self.denied.is_some()
+    }
+}
