@@ -25,7 +25,8 @@ pub(crate) enum InvalidAuthorization {
 }
 
 impl InvalidAuthorization {
-    fn code(self) -> &'static str {
+    /// The `error` of the challenge.
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::InvalidToken => "invalid_token",
             Self::InsufficientScope => "insufficient_scope",
@@ -142,11 +143,12 @@ impl Login {
 }
 
 /// The challenge. Its realm is under the very name by which the client addressed us, since clients compare the two, and
-/// carries the registry of a mirror client, since scopes do not name one.
+/// carries the registry of a mirror client, since scopes do not name one. `error` has no character that ends a quoted
+/// string.
 pub(crate) fn challenge(
     host: &str,
     about: Option<(&Repository, AddressedBy)>,
-    invalid: Option<InvalidAuthorization>,
+    error: Option<&str>,
 ) -> Option<HeaderValue> {
     let mut text = format!("Bearer realm=\"http://{host}/token");
     if let Some((repository, AddressedBy::Namespace)) = about {
@@ -162,8 +164,8 @@ pub(crate) fn challenge(
         };
         text += &format!(",scope=\"repository:{name}:pull\"");
     }
-    if let Some(invalid) = invalid {
-        text += &format!(",error=\"{}\"", invalid.code());
+    if let Some(error) = error {
+        text += &format!(",error=\"{error}\"");
     }
     HeaderValue::try_from(text).ok()
 }
@@ -209,7 +211,7 @@ mod tests {
             Repository::new(registry.parse().unwrap(), path.parse().unwrap()).unwrap()
         };
         let app = at("reg.test:5000", "team/app");
-        for (about, invalid, expected) in [
+        for (about, error, expected) in [
             (None, None, r#"Bearer realm="http://h:1/token",service="larder""#),
             (
                 Some((&app, AddressedBy::Namespace)),
@@ -218,16 +220,16 @@ mod tests {
             ),
             (
                 Some((&app, AddressedBy::Path)),
-                Some(InvalidAuthorization::InvalidToken),
+                Some("invalid_token"),
                 r#"Bearer realm="http://h:1/token",service="larder",scope="repository:reg.test:5000/team/app:pull",error="invalid_token""#,
             ),
             (
                 Some((&app, AddressedBy::Default)),
-                Some(InvalidAuthorization::InsufficientScope),
+                Some("insufficient_scope"),
                 r#"Bearer realm="http://h:1/token",service="larder",scope="repository:team/app:pull",error="insufficient_scope""#,
             ),
         ] {
-            assert_eq!(challenge("h:1", about, invalid).unwrap(), expected);
+            assert_eq!(challenge("h:1", about, error).unwrap(), expected);
         }
     }
 }

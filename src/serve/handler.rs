@@ -12,7 +12,8 @@ use super::client_auth::{self, Authorization, InvalidAuthorization, Login};
 use super::content::RequestContext;
 use super::gate::Gate;
 use super::observe::{Observer, Outcome, RouteLabel};
-use super::respond::{self, ClientKind, ErrorResponse};
+use super::refusal::ClientKind;
+use super::respond::{self, ErrorResponse};
 use super::route::{self, AddressedBy, Resource, Route};
 use super::token;
 use crate::credentials::Keychain;
@@ -21,9 +22,6 @@ use crate::pull::{PullContext, Puller};
 use crate::reference::{Registry, Repository};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-
-/// Asks for errors as they are, where a mirror client would be sent on; written by `setup --strict`.
-const MODE: &str = "x-larder-mode";
 
 /// Answers requests. Shared by all connections.
 pub(super) struct Handler {
@@ -66,8 +64,9 @@ impl Handler {
             Route::Ping => self.ping(&host, authorization),
             Route::Token => Box::pin(self.token(&parts, authorization, body)).await,
             Route::Content(repository, resource) => {
-                let challenge =
-                    |invalid| client_auth::challenge(&host, Some((&repository, addressed_by)), invalid);
+                let challenge = |error: Option<&str>| {
+                    client_auth::challenge(&host, Some((&repository, addressed_by)), error)
+                };
                 let caller = authorization.and_then(|shown| shown.caller(&repository, &self.keychain));
                 let (caller, login) = match caller {
                     Ok(caller) => {
@@ -76,14 +75,14 @@ impl Handler {
                     Err(invalid) => {
                         let error = ErrorResponse::of_invalid_authorization(invalid);
                         let (route, registry) = (RouteLabel::from(&resource), Some(repository.registry()));
-                        let challenge = challenge(Some(invalid));
+                        let challenge = challenge(Some(invalid.code()));
                         return self.refuse(route, registry, Outcome::Challenged, &error, challenge);
                     }
                 };
                 let pull = PullContext::new(repository.clone(), resource.reference(), caller)
                     .answered_within(self.answer_wait);
                 // A mirror client asks the registry itself.
-                let pull = if client == ClientKind::Mirror { pull.without_patience() } else { pull };
+                let pull = if client.has_fallback() { pull.without_patience() } else { pull };
                 let context = RequestContext {
                     method: parts.method,
                     headers: parts.headers,
@@ -95,7 +94,7 @@ impl Handler {
                     clock: &self.clock,
                     observer: &self.observer,
                 };
-                self.content(&context, &repository, &resource, (client, login), || challenge(None)).await
+                self.content(&context, &repository, &resource, (client, login), challenge).await
             }
         }
     }
@@ -115,9 +114,7 @@ impl Handler {
         if route != Route::Token && !self.passes_gate(request.headers()) {
             return Err((Outcome::Declined, ErrorResponse::of_gate()));
         }
-        let strict = request.headers().get(MODE).is_some_and(|mode| mode == "strict");
-        let mirrors = route::has_namespace(uri) && !strict;
-        let client = if mirrors { ClientKind::Mirror } else { ClientKind::Direct };
+        let client = ClientKind::of(request.headers(), uri);
         Ok(Addressed { host, client, route, addressed_by })
     }
 
@@ -133,7 +130,7 @@ impl Handler {
         repository: &Repository,
         resource: &Resource,
         (client, login): (ClientKind, Login),
-        challenge: impl FnOnce() -> Option<HeaderValue>,
+        challenge: impl FnOnce(Option<&str>) -> Option<HeaderValue>,
     ) -> Response<Body> {
         let (route, registry) = (RouteLabel::from(resource), repository.registry());
         match context.answer(resource).await {
@@ -142,7 +139,7 @@ impl Handler {
                 response
             }
             Err(error) => {
-                let mut answer = ErrorResponse::of_pull(&error, client, resource);
+                let mut answer = ErrorResponse::of_pull(&error, client, &context.method, resource);
                 if login == Login::Withheld {
                     answer.add_withheld_login(repository.registry());
                 }
@@ -151,7 +148,8 @@ impl Handler {
                 let reference = reference.map(ToString::to_string).unwrap_or_default();
                 tracing::info!(%request, route = route.label(), %repository, reference, status, %error, "not served");
                 self.observer.count_error(error.reason());
-                self.refuse(route, Some(registry), error.fault().into(), &answer, challenge())
+                let challenge = challenge(answer.challenge_error().as_deref());
+                self.refuse(route, Some(registry), error.fault().into(), &answer, challenge)
             }
         }
     }
@@ -170,7 +168,7 @@ impl Handler {
                 return response;
             }
         };
-        let challenge = client_auth::challenge(host, None, invalid);
+        let challenge = client_auth::challenge(host, None, invalid.map(InvalidAuthorization::code));
         let mut response = self.refuse(RouteLabel::Other, None, Outcome::Challenged, &error, challenge);
         response.headers_mut().insert(respond::API_VERSION, respond::REGISTRY_2);
         response

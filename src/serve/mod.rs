@@ -14,6 +14,7 @@ mod handler;
 mod metrics;
 mod observe;
 pub mod range;
+pub mod refusal;
 pub mod respond;
 pub mod route;
 mod token;

@@ -1,8 +1,7 @@
-//! Responses: the one table that turns errors into statuses, and the headers of every success.
+//! Responses: errors as documents, and the headers of every success.
 //!
-//! A mirror client (`ns`) has an upstream of its own to turn to: every refusal is 404 to it, so that it asks there and
-//! shows the authentic error, and 503 stands for trouble of upstream or of this node. Other clients get the status of
-//! what happened. No client ever gets 429: containerd repeats at once, without a pause.
+//! Which status an error has says the table in [`super::refusal`]. No client ever gets 429: containerd repeats at once,
+//! without a pause.
 
 use std::time::Duration;
 
@@ -10,14 +9,15 @@ use http::header::{
     ACCEPT_RANGES, AGE, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue,
     RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use serde::Serialize;
 
 use super::client_auth::InvalidAuthorization;
 use super::range::RangeAnswer;
+use super::refusal::{self, ChallengeError, ClientKind};
 use super::route::{Resource, RouteError};
 use crate::listener::{Body, HostError};
-use crate::pull::{self, Fault};
+use crate::pull;
 use crate::reference::{Digest, Registry};
 
 /// `Docker-Content-Digest`.
@@ -35,15 +35,6 @@ pub(super) const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.
 /// Seconds after which a client may try again when upstream or this node is in trouble.
 const RETRY_SECONDS: u64 = 5;
 
-/// What a client does with an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientKind {
-    /// It turns to its own upstream: a mirror client.
-    Mirror,
-    /// It shows the error: a client without an upstream of its own, or one that asks for that (`X-Larder-Mode: strict`).
-    Direct,
-}
-
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorResponse {
@@ -57,25 +48,17 @@ pub struct ErrorResponse {
     pub retry_after: Option<Duration>,
     /// Whether the connection ends here, because the request was not read as a whole or not meant for us.
     pub close: bool,
+    /// The `error` of the challenge that goes with a 401.
+    pub challenge_error: ChallengeError,
 }
 
-/// The table: the status of a fault.
-pub fn status_of(fault: Fault, client: ClientKind) -> StatusCode {
-    match (fault, client) {
-        (Fault::AuthenticationRequired, _) => StatusCode::UNAUTHORIZED,
-        (Fault::Outage | Fault::Ours, _) => StatusCode::SERVICE_UNAVAILABLE,
-        (Fault::NotFound, _) | (_, ClientKind::Mirror) => StatusCode::NOT_FOUND,
-        (Fault::Declined, ClientKind::Direct) => StatusCode::FORBIDDEN,
-        (Fault::Refused(401), ClientKind::Direct) => StatusCode::UNAUTHORIZED,
-        (Fault::Refused(_), ClientKind::Direct) => StatusCode::FORBIDDEN,
-        (Fault::Invalid, ClientKind::Direct) => StatusCode::BAD_GATEWAY,
-    }
-}
+/// Characters at most of a reason in a challenge: an event has room for 1,024, and more than the reason is in it.
+const REASON_CHARS_MAX: usize = 400;
 
 impl ErrorResponse {
     /// For a pull that failed.
-    pub fn of_pull(error: &pull::Error, client: ClientKind, resource: &Resource) -> Self {
-        let status = status_of(error.fault(), client);
+    pub fn of_pull(error: &pull::Error, client: ClientKind, method: &Method, resource: &Resource) -> Self {
+        let (status, challenge_error) = refusal::status_of(error.fault(), client, method);
         let code = match (status, resource) {
             (StatusCode::UNAUTHORIZED, _) => "UNAUTHORIZED",
             (StatusCode::FORBIDDEN, _) => "DENIED",
@@ -86,7 +69,22 @@ impl ErrorResponse {
             _ => "UNAVAILABLE",
         };
         let (message, retry_after) = (error.to_string(), error.retry_after());
-        Self { status, code, message, retry_after, close: false }
+        Self { status, code, message, retry_after, close: false, challenge_error }
+    }
+
+    /// What the challenge of a 401 has as its `error`: one word or a reason in words, never with a character that ends a
+    /// quoted string.
+    pub(super) fn challenge_error(&self) -> Option<String> {
+        let is_safe = |c: &char| (' '..='~').contains(c) && !matches!(c, '"' | '\\');
+        match self.challenge_error {
+            ChallengeError::None => None,
+            ChallengeError::InsufficientScope => {
+                Some(InvalidAuthorization::InsufficientScope.code().to_owned())
+            }
+            ChallengeError::Reason => {
+                Some(self.message.chars().filter(is_safe).take(REASON_CHARS_MAX).collect())
+            }
+        }
     }
 
     /// Says that the client's login was not sent to `registry`, where a login may have made the difference.
@@ -117,6 +115,7 @@ impl ErrorResponse {
             message: error.to_string(),
             retry_after: None,
             close: *error == RouteError::Method,
+            challenge_error: ChallengeError::None,
         }
     }
 
@@ -126,7 +125,7 @@ impl ErrorResponse {
             HostError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             HostError::CrossSite => StatusCode::FORBIDDEN,
         };
-        Self { status, code: "DENIED", message: error.to_string(), retry_after: None, close: true }
+        Self { close: true, ..Self::new(status, "DENIED", &error.to_string()) }
     }
 
     /// For an `Authorization` header that is not valid here.
@@ -140,26 +139,30 @@ impl ErrorResponse {
     }
 
     fn unauthorized(message: &str) -> Self {
-        let status = StatusCode::UNAUTHORIZED;
-        Self { status, code: "UNAUTHORIZED", message: message.to_owned(), retry_after: None, close: false }
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+    }
+
+    /// An answer after which the connection goes on.
+    pub(super) fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
+        let (message, retry_after) = (message.to_owned(), None);
+        Self { status, code, message, retry_after, close: false, challenge_error: ChallengeError::None }
     }
 
     /// For a request without the header that the operator requires of every client.
     pub(super) fn of_gate() -> Self {
-        let message = "this cache requires a header that only its own runtime has".to_owned();
-        Self { status: StatusCode::FORBIDDEN, code: "DENIED", message, retry_after: None, close: false }
+        let message = "this cache requires a header that only its own runtime has";
+        Self::new(StatusCode::FORBIDDEN, "DENIED", message)
     }
 
     /// For a request that came when too many were being answered, or whose answer took too long.
     pub fn unavailable(message: &str) -> Self {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { status, code: "UNAVAILABLE", message: message.to_owned(), retry_after: None, close: false }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
     }
 
     /// For a read with a body: no endpoint takes one, and unread bytes would be taken for the next request.
     pub fn body_not_expected() -> Self {
-        let message = "a GET or HEAD request must not have a body".to_owned();
-        Self { status: StatusCode::BAD_REQUEST, code: "UNSUPPORTED", message, retry_after: None, close: true }
+        let message = "a GET or HEAD request must not have a body";
+        Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", message) }
     }
 
     /// The response. `challenge` goes with a 401.
@@ -258,20 +261,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_the_one_in_the_documentation() {
-        for (fault, mirror, direct) in [
-            (Fault::AuthenticationRequired, 401, 401),
-            (Fault::Declined, 404, 403),
-            (Fault::Refused(401), 404, 401),
-            (Fault::Refused(403), 404, 403),
-            (Fault::NotFound, 404, 404),
-            (Fault::Invalid, 404, 502),
-            (Fault::Outage, 503, 503),
-            (Fault::Ours, 503, 503),
-        ] {
-            assert_eq!(status_of(fault, ClientKind::Mirror), mirror, "{fault:?}");
-            assert_eq!(status_of(fault, ClientKind::Direct), direct, "{fault:?}");
-        }
+    fn a_reason_cannot_break_out_of_the_challenge() {
+        let mut error =
+            ErrorResponse::unavailable(&format!("a \"b\" \\ c\r\nX-Evil: 1 ü{}", "x".repeat(9_999)));
+        assert_eq!(error.challenge_error(), None);
+        error.challenge_error = ChallengeError::Reason;
+        let reason = error.challenge_error().unwrap();
+        assert!(reason.starts_with("a b  cX-Evil: 1 x") && reason.len() == REASON_CHARS_MAX, "{reason}");
     }
 
     #[test]

@@ -173,13 +173,7 @@ fn repository_of(
 }
 
 fn bad_request(message: String) -> ErrorResponse {
-    ErrorResponse {
-        status: StatusCode::BAD_REQUEST,
-        code: "UNSUPPORTED",
-        message,
-        retry_after: None,
-        close: false,
-    }
+    ErrorResponse::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", &message)
 }
 
 #[cfg(test)]

@@ -86,7 +86,8 @@ impl Scene {
                     headers.extend(range.map(|range| ("range", range)));
                     let path = Self::path("a/app", what);
                     let reply = client::send(self.larder.address, method.clone(), &path, &headers).await;
-                    let refused = [StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE];
+                    let refused =
+                        [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE];
                     assert!(refused.contains(&reply.status), "{when}: {method} {what}: {}", reply.status);
                     assert!(!reply.headers.contains_key("docker-content-digest"), "{when}: {what}");
                 }
@@ -205,7 +206,7 @@ async fn a_download_under_way_is_joined_only_by_callers_that_may_read_it() {
     {
         let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
         let reply = client::send(scene.larder.address, Method::GET, &path, &headers).await;
-        assert_eq!(reply.status, StatusCode::NOT_FOUND);
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
     }
     assert_eq!(scene.larder.get_unasked(&path).await.status, StatusCode::UNAUTHORIZED);
     let joiner = client::open(scene.larder.address, Method::GET, &path, &authorization).await;
@@ -306,7 +307,7 @@ async fn under_an_open_policy_every_pod_reads_what_is_cached_and_upstream_is_ask
     }
     let not_cached = scene.image.platforms[1].layers[1];
     let reply = scene.get("a/app", &format!("blobs/{not_cached}"), B).await;
-    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test(flavor = "multi_thread")]

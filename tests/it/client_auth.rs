@@ -87,7 +87,8 @@ async fn an_anonymous_token_opens_what_is_public() {
     );
     assert_eq!(with_token(&larder, other, &token("team/other").await).await.status, StatusCode::OK);
     let closed = with_token(&larder, PATH, &token("team/app").await).await;
-    assert_eq!(closed.status, StatusCode::NOT_FOUND, "a mirror client is sent on to ask for itself");
+    assert_eq!(closed.status, StatusCode::UNAUTHORIZED, "a mirror client is sent on to ask for itself");
+    assert!(closed.header("www-authenticate").contains("error=\"insufficient_scope\""));
     let by_path = "/v2/reg.test/team/app/manifests/v1";
     let reply = client::get(larder.address, "/token?scope=repository:reg.test/team/app:pull").await;
     let token = reply.json()["token"].as_str().unwrap().to_owned();

@@ -36,6 +36,7 @@ mod refusals;
 mod registry_compatibility;
 mod reload;
 mod rights;
+mod runtime_errors;
 mod secrets;
 mod segments;
 mod space;

@@ -141,7 +141,7 @@ async fn what_was_fetched_with_a_secret_is_served_only_to_callers_that_have_it()
     assert_eq!(scene.larder.get_as(&path, ("ann", "ann-password")).await.digest(), amd.layers[0]);
     assert_eq!(scene.registry.seen().len(), 0, "her right is proved, and it is here");
     for who in [("bob", "bob-password"), ("ann", "guessed")] {
-        assert_eq!(scene.larder.get_as(&path, who).await.status, StatusCode::NOT_FOUND, "{who:?}");
+        assert_eq!(scene.larder.get_as(&path, who).await.status, StatusCode::UNAUTHORIZED, "{who:?}");
     }
     assert_eq!(scene.larder.get_unasked(&path).await.status, StatusCode::UNAUTHORIZED);
 }

@@ -124,7 +124,7 @@ async fn a_tag_that_moves_is_followed_and_one_that_is_gone_is_not_served_from_me
     assert_eq!(larder.head(path).await.status, StatusCode::NOT_FOUND);
     registry.stop().await;
     assert_eq!(
-        larder.head(path).await.status,
+        larder.get(path).await.status,
         StatusCode::SERVICE_UNAVAILABLE,
         "a no is not forgotten in an outage"
     );

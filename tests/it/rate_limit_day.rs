@@ -98,7 +98,7 @@ async fn a_day_of_outages_rate_limits_and_moving_tags() {
     day.is("public/web:v1", None, &web).await;
     day.is("public/web:stable", None, &web).await;
     day.is("private/app:v1", Some(ANN), &app).await;
-    assert_eq!(day.pull("private/app:v1", Some(BOB)).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(day.pull("private/app:v1", Some(BOB)).await.status, StatusCode::UNAUTHORIZED);
 
     // 00:30  A tag moves, and the next pod gets the new image. Upstream is not asked for the tag `stable`.
     day.passes(HOUR / 2);

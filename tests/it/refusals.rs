@@ -53,7 +53,7 @@ async fn what_a_list_is_answered_gives_no_right_to_content() {
     let b = ("tenant-b", "secret-b");
     assert_eq!(scene.get("a/app", "tags/list", b).await.status, StatusCode::OK);
     for what in &scene.everything()[1..] {
-        assert_eq!(scene.get("a/app", what, b).await.status, StatusCode::NOT_FOUND, "{what}");
+        assert_eq!(scene.get("a/app", what, b).await.status, StatusCode::UNAUTHORIZED, "{what}");
     }
 }
 
@@ -128,7 +128,7 @@ async fn a_refused_pull_costs_the_registry_what_it_costs_without_a_cache() {
     scene.registry.forget_seen();
     for method in [Method::HEAD, Method::GET, Method::HEAD] {
         let reply = scene.larder.send_as(method, &path, wrong).await;
-        assert_eq!(reply.status, StatusCode::NOT_FOUND);
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
     }
     let (requests, failed) = (scene.registry.seen().len(), logins(&scene));
     assert!(requests <= 3 && failed == 1, "{requests} requests and {failed} failed logins");

@@ -18,7 +18,7 @@ async fn a_right_that_was_revoked_upstream_ends_with_grant_ttl() {
     scene.registry.change(true, |accounts| drop(accounts.users.remove(A.0)));
     assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::OK, "within its time");
     scene.larder.clock.advance(Duration::from_secs(301));
-    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::NOT_FOUND, "after its time");
+    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::UNAUTHORIZED, "after its time");
     scene.registry.stop().await;
     for what in scene.everything() {
         let status = scene.get("a/app", &what, A).await.status;
@@ -34,9 +34,9 @@ async fn a_tag_is_always_asked_for_and_ends_the_right_at_once() {
     let scene = scene("").await;
     scene.pull_as_a().await;
     scene.registry.change(true, |accounts| drop(accounts.users.remove(A.0)));
-    assert_eq!(scene.get("a/app", "manifests/v1", A).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(scene.get("a/app", "manifests/v1", A).await.status, StatusCode::UNAUTHORIZED);
     let layer = scene.everything().pop().unwrap();
-    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::NOT_FOUND, "by digest too");
+    assert_eq!(scene.get("a/app", &layer, A).await.status, StatusCode::UNAUTHORIZED, "by digest too");
 }
 
 #[tokio::test(flavor = "multi_thread")]

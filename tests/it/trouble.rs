@@ -70,7 +70,7 @@ async fn a_neighbours_trouble_opens_no_right_that_was_revoked() {
         neighbours_trouble(&scene, name).await;
         for what in scene.everything().iter().rev() {
             let status = scene.get("a/app", what, A).await.status;
-            assert_eq!(status, StatusCode::NOT_FOUND, "{name}: {what}");
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{name}: {what}");
         }
     }
 }

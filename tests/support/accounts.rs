@@ -21,6 +21,8 @@ pub struct Accounts {
     pub basic: bool,
     /// The status for callers that may not read: 401, 403 or 404.
     pub denial: u16,
+    /// Whether a token that does not suffice is answered as most registries do: `error="insufficient_scope"`.
+    pub says_scope: bool,
     /// The URL of another token server.
     pub realm: Option<String>,
     /// Counts up when all tokens become invalid.
@@ -70,20 +72,21 @@ impl Accounts {
         } else {
             format!("Bearer realm=\"{realm}\",service=\"fake\"")
         };
-        let challenged = || {
-            let response = Response::builder().status(401).header(WWW_AUTHENTICATE, challenge.clone());
+        let challenged = |error: &str| {
+            let challenge = format!("{challenge}{error}");
+            let response = Response::builder().status(401).header(WWW_AUTHENTICATE, challenge);
             Some(response.body(Bytes::new()).unwrap())
         };
         let user = if self.basic {
             match self.user(header) {
-                None => return challenged(),
+                None => return challenged(""),
                 Some(user) => user.unwrap_or_default(),
             }
         } else {
             let token = header.and_then(|h| h.strip_prefix("Bearer tok.")).and_then(|t| t.rsplit_once('.'));
             match token {
                 Some((user, issued)) if issued == self.issued.to_string() => user.to_owned(),
-                _ => return challenged(),
+                _ => return challenged(""),
             }
         };
         let allowed = |repositories: &[String]| {
@@ -93,7 +96,7 @@ impl Accounts {
             return None;
         }
         if self.denial == 401 || (self.basic && user.is_empty()) {
-            challenged()
+            challenged(if self.says_scope { ",error=\"insufficient_scope\"" } else { "" })
         } else {
             Some(answer(self.denial, String::new()))
         }

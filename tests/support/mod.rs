@@ -16,4 +16,5 @@ pub mod fault;
 pub mod image;
 pub mod proxy;
 pub mod registry;
+pub mod runtime;
 pub mod world;

@@ -1,0 +1,166 @@
+//! Which status and which challenge a pull that failed is answered with: a pure table.
+//!
+//! The person who must be told the truth reads the event of a pod, and what is in there is decided by the runtime: it
+//! asks this cache, mostly then the registry itself, and shows one of the two answers. docs/wiring.md has the table of
+//! what each runtime shows; `tests/it/runtime_errors.rs` holds it. What follows from that:
+//!
+//! - A refusal is `401` with `error="insufficient_scope"`. containerd then asks the registry itself, and says what it says
+//!   without a mirror. A 404 would hide that the registry refuses, since containerd 2 shows "not found" instead.
+//! - While a registry cannot be reached, the reason is the `error` of a challenge: the only words of an answer to `HEAD`
+//!   that containerd prints. containerd 1 gets 404, after which it shows what the registry itself says.
+//! - An answer to `GET` has a body, whose words runtimes print or log.
+
+use http::{HeaderMap, Method, StatusCode, Uri};
+
+use super::route;
+use crate::pull::Fault;
+
+/// Asks for errors as they are, where a mirror client would be sent on; written by `setup --strict`.
+const MODE: &str = "x-larder-mode";
+
+/// What a client does with an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientKind {
+    /// It turns to the registry itself, and shows one of the two errors: a mirror client.
+    Mirror,
+    /// The same, by containerd 1, which shows the first error that is not a 404.
+    MirrorContainerd1,
+    /// A runtime that has this cache alone, and asks for errors as they are (`X-Larder-Mode: strict`). Of a `HEAD` it
+    /// sees no more than status and headers.
+    Strict,
+    /// It shows the error.
+    Direct,
+}
+
+/// The `error` of the challenge that goes with a 401.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChallengeError {
+    /// None: the client is to show a credential.
+    None,
+    /// `insufficient_scope`, as registries have it where a credential is not enough.
+    InsufficientScope,
+    /// The reason, in words.
+    Reason,
+}
+
+impl ClientKind {
+    /// The client of a request: a mirror client names its registry by `ns`.
+    pub fn of(headers: &HeaderMap, uri: &Uri) -> Self {
+        if headers.get(MODE).is_some_and(|mode| mode == "strict") {
+            Self::Strict
+        } else if !route::has_namespace(uri) {
+            Self::Direct
+        } else if is_containerd_1(headers) {
+            Self::MirrorContainerd1
+        } else {
+            Self::Mirror
+        }
+    }
+
+    /// Whether the client asks the registry itself if this cache has no answer.
+    pub fn has_fallback(self) -> bool {
+        matches!(self, Self::Mirror | Self::MirrorContainerd1)
+    }
+}
+
+/// Whether the client says that it is containerd 1.x: `containerd/1.6.20~ds1`, `containerd/v1.7.34`.
+fn is_containerd_1(headers: &HeaderMap) -> bool {
+    let agent = headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let version = agent.and_then(|agent| agent.strip_prefix("containerd/"));
+    version.is_some_and(|version| version.trim_start_matches('v').starts_with("1."))
+}
+
+/// The table.
+pub fn status_of(fault: Fault, client: ClientKind, method: &Method) -> (StatusCode, ChallengeError) {
+    use ClientKind::{Direct, Mirror, MirrorContainerd1, Strict};
+    let plain = |status| (status, ChallengeError::None);
+    let in_words = (StatusCode::UNAUTHORIZED, ChallengeError::Reason);
+    let is_head = *method == Method::HEAD;
+    match (fault, client) {
+        (Fault::AuthenticationRequired, _) => plain(StatusCode::UNAUTHORIZED),
+        (Fault::NotFound, _) => plain(StatusCode::NOT_FOUND),
+        (Fault::Refused(_), Mirror | MirrorContainerd1) => {
+            (StatusCode::UNAUTHORIZED, ChallengeError::InsufficientScope)
+        }
+        (_, Strict) if is_head => in_words,
+        (Fault::Ours, _) => plain(StatusCode::SERVICE_UNAVAILABLE),
+        (Fault::Outage | Fault::Declined, Mirror) if is_head => in_words,
+        (Fault::Outage, MirrorContainerd1) if is_head => plain(StatusCode::NOT_FOUND),
+        (Fault::Outage, _) => plain(StatusCode::SERVICE_UNAVAILABLE),
+        (Fault::Declined | Fault::Invalid, Mirror | MirrorContainerd1) => plain(StatusCode::NOT_FOUND),
+        (Fault::Refused(401), Strict | Direct) => plain(StatusCode::UNAUTHORIZED),
+        (Fault::Refused(_) | Fault::Declined, Strict | Direct) => plain(StatusCode::FORBIDDEN),
+        (Fault::Invalid, Strict | Direct) => plain(StatusCode::BAD_GATEWAY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_the_one_in_the_documentation() {
+        const INSUFFICIENT: &str = "401 insufficient_scope";
+        const REASON: &str = "401 reason";
+        for (fault, method, [mirror, mirror1, strict, direct]) in [
+            (Fault::AuthenticationRequired, Method::HEAD, ["401"; 4]),
+            (Fault::AuthenticationRequired, Method::GET, ["401"; 4]),
+            (Fault::Refused(401), Method::HEAD, [INSUFFICIENT, INSUFFICIENT, REASON, "401"]),
+            (Fault::Refused(401), Method::GET, [INSUFFICIENT, INSUFFICIENT, "401", "401"]),
+            (Fault::Refused(403), Method::HEAD, [INSUFFICIENT, INSUFFICIENT, REASON, "403"]),
+            (Fault::Refused(403), Method::GET, [INSUFFICIENT, INSUFFICIENT, "403", "403"]),
+            (Fault::NotFound, Method::HEAD, ["404"; 4]),
+            (Fault::NotFound, Method::GET, ["404"; 4]),
+            (Fault::Declined, Method::HEAD, [REASON, "404", REASON, "403"]),
+            (Fault::Declined, Method::GET, ["404", "404", "403", "403"]),
+            (Fault::Invalid, Method::HEAD, ["404", "404", REASON, "502"]),
+            (Fault::Invalid, Method::GET, ["404", "404", "502", "502"]),
+            (Fault::Outage, Method::HEAD, [REASON, "404", REASON, "503"]),
+            (Fault::Outage, Method::GET, ["503"; 4]),
+            (Fault::Ours, Method::HEAD, ["503", "503", REASON, "503"]),
+            (Fault::Ours, Method::GET, ["503"; 4]),
+        ] {
+            let clients = [
+                (ClientKind::Mirror, mirror),
+                (ClientKind::MirrorContainerd1, mirror1),
+                (ClientKind::Strict, strict),
+                (ClientKind::Direct, direct),
+            ];
+            for (client, expected) in clients {
+                let (status, error) = status_of(fault, client, &method);
+                let answer = match error {
+                    ChallengeError::None => status.as_u16().to_string(),
+                    ChallengeError::InsufficientScope => format!("{} insufficient_scope", status.as_u16()),
+                    ChallengeError::Reason => format!("{} reason", status.as_u16()),
+                };
+                assert_eq!(answer, expected, "{fault:?} {client:?} {method}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_is_known_by_its_registry_its_mode_and_its_name() {
+        let kind = |uri: &str, headers: &[(&'static str, &'static str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+                .collect();
+            ClientKind::of(&headers, &uri.parse().unwrap())
+        };
+        let mirror = "/v2/a/manifests/v1?ns=reg.test";
+        assert_eq!(kind("/v2/a/manifests/v1", &[]), ClientKind::Direct);
+        assert_eq!(kind(mirror, &[]), ClientKind::Mirror);
+        assert_eq!(kind(mirror, &[("x-larder-mode", "strict")]), ClientKind::Strict);
+        assert_eq!(kind("/v2/a/manifests/v1", &[("x-larder-mode", "strict")]), ClientKind::Strict);
+        for (agent, expected) in [
+            ("containerd/1.6.20~ds1", ClientKind::MirrorContainerd1),
+            ("containerd/v1.7.34", ClientKind::MirrorContainerd1),
+            ("containerd/v2.1.9", ClientKind::Mirror),
+            ("containerd/2.3.4+unknown", ClientKind::Mirror),
+            ("containerd/10.1", ClientKind::Mirror),
+            ("buildkit/v0.32", ClientKind::Mirror),
+        ] {
+            assert_eq!(kind(mirror, &[("user-agent", agent)]), expected, "{agent}");
+        }
+    }
+}
