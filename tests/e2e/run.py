@@ -29,6 +29,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import image  # noqa: E402
 from access import DockerLogins, KubernetesUseCases, PathLogins, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
+from events import Events  # noqa: E402,F401
 from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from pod import Pod  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402

@@ -64,6 +64,10 @@ class TokenServer:
                 outer.seen.append((user, " ".join(scopes)))
                 return self.answer(200, {"token": outer.token(user, scopes), "expires_in": 300})
 
+            def do_POST(self):
+                # Clients then ask by GET.
+                self.answer(405, {"errors": [{"code": "UNSUPPORTED"}]})
+
             def answer(self, status, document):
                 body = json.dumps(document).encode()
                 self.send_response(status)
