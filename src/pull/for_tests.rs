@@ -275,8 +275,17 @@ impl RegistryClient for FakeRegistry {
                 Reference::Digest(digest) => *digest,
                 Reference::Tag(tag) => self.tag(repository, tag)?,
             };
-            let bytes = self.content(repository, digest)?;
-            let value = Manifest { bytes, media_type: None, host: "reg.test".to_owned() };
+            let mirrored = match reference {
+                Reference::Digest(_) if auth.proof.is_none() => self.0.lock().mirror_of(repository, digest),
+                _ => None,
+            };
+            let is_authoritative = mirrored.is_none();
+            let bytes = match mirrored {
+                Some(body) => body.bytes,
+                None => self.content(repository, digest)?,
+            };
+            let host = "reg.test".to_owned();
+            let value = Manifest { bytes, media_type: None, host, is_authoritative };
             Ok(Allowed { value, proof })
         })
     }

@@ -52,8 +52,9 @@ impl Importer {
             ingest = written.await.map_err(ended)??;
         }
         let (store, repository) = (self.store.clone(), repository.clone());
-        let done =
-            self.tasks.spawn_blocking(move || store.commit(ingest.verify()?, &repository, &Member::Blob));
+        let done = self
+            .tasks
+            .spawn_blocking(move || store.commit(ingest.verify()?, &repository, Some(&Member::Blob)));
         Ok(done.await.map_err(ended)??)
     }
 

@@ -274,13 +274,19 @@ impl Store {
         begun.inspect_err(|error| self.record_failure(error))
     }
 
-    /// Commits verified content that `repository`'s own upstream delivered: first the membership, then the bytes, so that
+    /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if the
+    /// registry itself says that the repository has it: first the membership, then the bytes, so that
     /// no request finds a blob whose membership is still being written and asks upstream for it. A membership without
     /// bytes is what an eviction leaves too: it opens nothing. Blocks.
     ///
     /// # Errors
     /// The disk.
-    pub fn commit(&self, verified: Verified, repository: &Repository, member: &Member) -> Result<(), Error> {
+    pub fn commit(
+        &self,
+        verified: Verified,
+        repository: &Repository,
+        member: Option<&Member>,
+    ) -> Result<(), Error> {
         let recorded = self.0.records.add_received(repository, &verified.digest(), member);
         let committed = recorded.and_then(|()| self.0.blobs.commit(verified));
         committed.inspect_err(|error| self.record_failure(error))
@@ -355,7 +361,7 @@ impl Store {
         let mut ingest = self.0.blobs.begin(digest, Some(content.len() as u64), owner)?;
         ingest.write(content)?;
         ingest.hash(content);
-        self.commit(ingest.verify()?, repository, member)
+        self.commit(ingest.verify()?, repository, Some(member))
     }
 
     /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one

@@ -493,7 +493,7 @@ async fn a_download_that_outlives_the_stop_keeps_no_daemon_from_starting_and_cha
     let next = open(world.directory.path()).unwrap();
 
     let store = world.store.clone();
-    let committed = blocking::run(move || store.commit(late.verify()?, &app, &Member::Blob)).await;
+    let committed = blocking::run(move || store.commit(late.verify()?, &app, Some(&Member::Blob))).await;
     assert!(matches!(committed, Err(Error::Closed)), "{committed:?}");
     assert!(matches!(world.store.begin(digest, Some(4), owner()).await, Err(Error::Closed)));
     let all = world.store.records().clone();

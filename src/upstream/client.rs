@@ -65,6 +65,8 @@ pub struct Manifest {
     pub media_type: Option<MediaType>,
     /// `host:port` of the sender, for error texts.
     pub host: String,
+    /// Whether the registry itself sent it, and not a mirror.
+    pub is_authoritative: bool,
 }
 
 /// What a tag names.
@@ -356,11 +358,16 @@ impl Upstream {
     ) -> Result<Manifest, Error> {
         let media_type = media_type(response.response.headers());
         let (host, endpoint) = (response.host.clone(), response.endpoint.clone());
+        let is_authoritative = endpoint.is_authoritative();
         let bytes = self.whole_body(registry, response).await;
-        let Some(expected) = expected else { return Ok(Manifest { bytes: bytes?, media_type, host }) };
+        let Some(expected) = expected else {
+            return Ok(Manifest { bytes: bytes?, media_type, host, is_authoritative });
+        };
         let wrong = |fault| self.0.avoided.record(registry, expected, &endpoint, fault);
         match bytes {
-            Ok(bytes) if is_manifest_of(&bytes, &expected) => Ok(Manifest { bytes, media_type, host }),
+            Ok(bytes) if is_manifest_of(&bytes, &expected) => {
+                Ok(Manifest { bytes, media_type, host, is_authoritative })
+            }
             Ok(bytes) => {
                 wrong(DeliveryFault::Digest);
                 let why = format!("content with digest {} for {expected}", Digest::of(&bytes));

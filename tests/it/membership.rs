@@ -179,3 +179,40 @@ async fn a_membership_of_bytes_that_the_registry_never_delivered_gives_no_access
         assert_eq!(scene.victim.count(Method::GET, what), 1, "{what} has to be delivered again");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_mirror_serves_under_any_name_is_handed_out_in_no_repository_that_does_not_have_it() {
+    let (registry, mirror) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let directory = tempfile::tempdir().unwrap();
+    let marked = format!("{{ url = \"{}\", authoritative = true }}", registry.url());
+    let endpoints = format!("[\"{}\", {marked}]", mirror.url());
+    let more = format!("[[registry]]\nhost = \"reg.test\"\nendpoints = {endpoints}");
+    let larder = Larder::start(directory.path(), &[], &more);
+    // The caller may read its own repository.
+    let own = image::push(&registry, "team/own", "v1", 10);
+    let path = |what: &str| format!("/v2/team/own/{what}?ns=reg.test");
+    assert_eq!(larder.get(&path(&format!("manifests/{}", own.index))).await.status, StatusCode::OK);
+    // The mirror serves another repository's content under its name.
+    let secret = image::push(&mirror, "team/own", "v1", 100_000);
+    let (layer, manifest) = (secret.platforms[0].layers[0], secret.platforms[0].manifest);
+    image::push(&registry, "team/secret", "v1", 100_000);
+    let whats = [format!("blobs/{layer}"), format!("manifests/{manifest}")];
+    for what in &whats {
+        assert_eq!(larder.get(&path(what)).await.status, StatusCode::OK, "the mirror's own doing");
+    }
+    // Where the registry has it too, what the mirror delivered is served without another transfer.
+    registry.forget_seen();
+    let shared = Bytes::from(noise(100_000, 77));
+    let digest = registry.put_blob("team/own", shared.clone());
+    mirror.put_blob("team/own", shared.clone());
+    let at = path(&format!("blobs/{digest}"));
+    assert_eq!(larder.get(&at).await.body, shared);
+    larder.settled().await;
+    mirror.stop().await;
+    assert_eq!(larder.get(&at).await.body, shared);
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 0);
+    assert_eq!(registry.count(Method::HEAD, &digest.to_string()), 1, "it was asked whether it has it");
+    for what in &whats {
+        assert_eq!(larder.get(&path(what)).await.status, StatusCode::NOT_FOUND, "{what}");
+    }
+}

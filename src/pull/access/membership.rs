@@ -2,7 +2,9 @@
 //!
 //! A digest is a member if this repository's own upstream delivered the bytes, or if the same registry delivered them
 //! for another repository and confirmed the digest for this one. A confirmation by a registry that never delivered the
-//! bytes itself proves nothing: anyone can run a registry that confirms everything.
+//! bytes itself proves nothing: anyone can run a registry that confirms everything. Nor does the delivery of a mirror: one
+//! may serve any digest under any name. What a mirror delivers becomes a member by the word of an authoritative endpoint:
+//! a tag that names it, or a yes to the question for it.
 
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use crate::reference::{Child, Digest, Repository};
 use crate::store::{Member, Records};
 use crate::support::bounded_map::BoundedMap;
 
+/// Digests remembered at most that a tag named; one that is forgotten costs a question.
+const NAMED_MAX: usize = 4_096;
 /// Sizes remembered at most; one that is forgotten is asked of the registry.
 const SIZES_MAX: usize = 16_384;
 /// Sizes remembered of one manifest at most, so that none pushes out those of all others.
@@ -23,11 +27,25 @@ pub(crate) struct Membership {
     records: Records,
     /// Bytes of the content that a manifest of the repository lists.
     sizes: Arc<Mutex<BoundedMap<(Repository, Digest), u64>>>,
+    /// Manifests that an authoritative endpoint said a tag names.
+    named: Arc<Mutex<BoundedMap<(Repository, Digest), ()>>>,
 }
 
 impl Membership {
     pub(crate) fn new(records: Records) -> Self {
-        Self { records, sizes: Arc::new(Mutex::new(BoundedMap::new(SIZES_MAX))) }
+        let (sizes, named) = (BoundedMap::new(SIZES_MAX), BoundedMap::new(NAMED_MAX));
+        Self { records, sizes: Arc::new(Mutex::new(sizes)), named: Arc::new(Mutex::new(named)) }
+    }
+
+    /// Records that an authoritative endpoint said that a tag of `repository` names `digest`.
+    pub(crate) fn name_by_tag(&self, repository: &Repository, digest: Digest) {
+        self.named.lock().insert((repository.clone(), digest), ());
+    }
+
+    /// Whether an authoritative endpoint said that `repository` has the manifest `digest`.
+    pub(crate) async fn is_manifest(&self, repository: &Repository, digest: Digest) -> bool {
+        let named = self.named.lock().get(&(repository.clone(), digest)).is_some();
+        named || matches!(self.records.member(repository, digest).await, Some(Member::Manifest(_)))
     }
 
     /// Records the sizes that a manifest of `repository` states. They prove nothing about who may read what.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::pull::error::Error;
+use crate::reference::Repository;
 use crate::store;
 use crate::upstream::{self, DeliveryFault, EndpointId};
 
@@ -23,12 +24,17 @@ pub(crate) struct Trail(Arc<Mutex<Recorded>>);
 struct Recorded {
     endpoints: Vec<EndpointId>,
     in_ranges: bool,
+    /// The repositories in which an authoritative endpoint answered with some of the bytes.
+    proved_in: Vec<Repository>,
 }
 
 impl Trail {
-    /// Bytes came from `endpoint`.
-    pub(crate) fn record(&self, endpoint: &EndpointId) {
+    /// Bytes came from `endpoint`, which was asked for `repository`.
+    pub(crate) fn record(&self, endpoint: &EndpointId, repository: &Repository) {
         let mut recorded = self.0.lock();
+        if endpoint.is_authoritative() && !recorded.proved_in.contains(repository) {
+            recorded.proved_in.push(repository.clone());
+        }
         if !recorded.endpoints.contains(endpoint) {
             recorded.endpoints.push(endpoint.clone());
         }
@@ -48,6 +54,12 @@ impl Trail {
     pub(crate) fn is_of(&self, endpoint: &EndpointId) -> bool {
         let recorded = self.0.lock();
         !recorded.in_ranges && recorded.endpoints.iter().all(|other| other == endpoint)
+    }
+
+    /// Whether the registry itself answered with the blob, or some of it, in `repository`. What a mirror delivers says
+    /// nothing about the repository.
+    pub(crate) fn is_proved_in(&self, repository: &Repository) -> bool {
+        self.0.lock().proved_in.contains(repository)
     }
 
     /// Whose fault wrong content may be. Of several endpoints, the last one went on where the others broke off.
@@ -124,7 +136,8 @@ mod tests {
 
     fn trail(endpoints: &[&str], in_ranges: bool) -> Trail {
         let trail = Trail::default();
-        endpoints.iter().for_each(|host| trail.record(&EndpointId::for_test(host)));
+        let repository = "reg.test/app".parse().unwrap();
+        endpoints.iter().for_each(|host| trail.record(&EndpointId::for_test(host), &repository));
         if in_ranges {
             trail.record_ranges();
         }
@@ -163,6 +176,20 @@ mod tests {
         let mut tries = Tries::default();
         tries.failed(&ranges, false);
         assert!(!tries.is_repeated_by(Some(&a)), "a plain connection to it is another way");
+    }
+
+    #[test]
+    fn only_the_registry_itself_says_what_a_repository_has_and_only_of_that_repository() {
+        let [app, other]: [Repository; 2] =
+            ["reg.test/app", "reg.test/other"].map(|name| name.parse().unwrap());
+        let [mirror, registry] = ["mirror", "registry"].map(EndpointId::for_test);
+        let trail = Trail::default();
+        trail.record(&mirror, &app);
+        // The rest of a download may come from the repository of a follower.
+        trail.record(&registry, &other);
+        assert!(!trail.is_proved_in(&app) && trail.is_proved_in(&other));
+        trail.record(&registry, &app);
+        assert!(trail.is_proved_in(&app));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) struct Filler {
 
 /// How a fill that did not fail ended.
 enum Filled {
-    Verified(Box<Verified>),
+    Verified(Box<Verified>, Trail),
     /// The disk took nothing, or not all: the followers were given the rest past it, or what of it could be had.
     PassedOn(Result<(), Error>),
 }
@@ -112,8 +112,8 @@ impl Filler {
 
     async fn end(&self, leader: &Arc<Leader>, received: Result<Filled, Error>) {
         let result = match received {
-            Ok(Filled::Verified(verified)) => {
-                self.complete(leader, *verified).await;
+            Ok(Filled::Verified(verified, trail)) => {
+                self.complete(leader, *verified, &trail).await;
                 "complete"
             }
             Ok(Filled::PassedOn(Ok(()))) => "detached",
@@ -132,12 +132,13 @@ impl Filler {
     }
 
     /// Tells the readers that everything is there, then makes it durable; the flight ends after that, so that a later
-    /// request finds the blob.
-    async fn complete(&self, leader: &Arc<Leader>, verified: Verified) {
+    /// request finds the blob. What the registry does not say of the repository makes it no member: a later request asks.
+    async fn complete(&self, leader: &Arc<Leader>, verified: Verified, trail: &Trail) {
         leader.publish_complete(verified.size());
-        let digest = leader.digest();
-        let (store, repository) = (self.store.clone(), leader.flight().context().repository().clone());
-        let commit = move || store.commit(verified, &repository, &Member::Blob);
+        let (digest, context) = (leader.digest(), leader.flight().context());
+        let is_member = self.blobs.is_member(context, digest, verified.size(), trail).await;
+        let (store, repository) = (self.store.clone(), context.repository().clone());
+        let commit = move || store.commit(verified, &repository, is_member.then_some(&Member::Blob));
         match self.tasks.spawn_blocking(commit).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%digest, %error, "a blob was served but could not be stored"),
@@ -167,7 +168,7 @@ impl Filler {
             let (trail, unproved) = (body.trail().clone(), body.unproved());
             let error = match self.receive_body(leader, body, tries.way()).await {
                 Ok(filled) => {
-                    if let (Filled::Verified(_), Some(source)) = (&filled, &unproved) {
+                    if let (Filled::Verified(..), Some(source)) = (&filled, &unproved) {
                         self.blobs.record_verified(context, source, &trail).await;
                     }
                     return Ok(filled);
@@ -213,6 +214,7 @@ impl Filler {
         let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
         let withheld = Withheld::of(size, body.endpoint());
         let (growing, trail) = (ingest.growing(), body.trail().clone());
+        let trail_of_body = trail.clone();
         let content = leader.publish_filling(growing.clone(), size);
         let (queue, received) = mpsc::channel(QUEUE);
         let writer = self.tasks.spawn_blocking({
@@ -226,7 +228,9 @@ impl Filler {
         };
         let write = async {
             match writer.await.map_err(|ended| Error::task_ended("wrote a blob", &ended))?? {
-                Written::Verified(verified) => Ok(Some(Filled::Verified(Box::new(verified)))),
+                Written::Verified(verified) => {
+                    Ok(Some(Filled::Verified(Box::new(verified), trail_of_body.clone())))
+                }
                 Written::Incomplete => Ok(None),
                 Written::Detached(detached) => {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));

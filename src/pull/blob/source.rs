@@ -99,6 +99,28 @@ impl UpstreamBlobs {
         }
     }
 
+    /// Whether the repository has the blob of `size` bytes that came as `trail` says: an authoritative endpoint delivered
+    /// some of it, or says so now. A mirror may serve any digest under any name.
+    pub(crate) async fn is_member(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        size: u64,
+        trail: &Trail,
+    ) -> bool {
+        let repository = context.repository();
+        if trail.is_proved_in(repository) || self.access.membership().is_confirmed(repository, digest).await {
+            return true;
+        }
+        match self.access.confirm_blob(context, digest, Some(size)).await {
+            Ok(head) => head.shows_blob_of(Some(size)),
+            Err(error) => {
+                tracing::debug!(%repository, %digest, %error, "the registry does not confirm what a mirror delivered");
+                false
+            }
+        }
+    }
+
     /// Records that `endpoints` delivered content of `digest` that is wrong; returns whether another endpoint is left.
     pub(crate) fn record_wrong_content(
         &self,
@@ -224,7 +246,7 @@ impl UpstreamBody {
 
     /// The same body, whose endpoints are recorded in `trail`.
     pub(crate) fn recorded_in(self, trail: &Trail) -> Self {
-        self.endpoint().into_iter().for_each(|endpoint| trail.record(endpoint));
+        self.endpoint().into_iter().for_each(|endpoint| trail.record(endpoint, &self.repository));
         Self { trail: trail.clone(), ..self }
     }
 
@@ -337,7 +359,7 @@ impl UpstreamBody {
         }
         self.download = download;
         self.download.size = self.download.size.or(size);
-        self.endpoint().into_iter().for_each(|endpoint| self.trail.record(endpoint));
+        self.endpoint().into_iter().for_each(|endpoint| self.trail.record(endpoint, &self.repository));
         self.trail.record_ranges();
         self.skip_to_offset().await.map(|()| Recovered::Resumed)
     }

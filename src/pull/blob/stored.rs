@@ -1,7 +1,7 @@
 //! Blobs in the store: found, and justified for a caller.
 
-use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
+use crate::pull::access::{Access, Purpose};
 use crate::pull::answer::{AnswerSource, Stale};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -54,6 +54,10 @@ impl StoredBlobs {
             Ok(_) => return Ok(Some(StoredBlob { blob, source: AnswerSource::Revalidated, stale: None })),
             Err(error) => error,
         };
+        if !member && !error.is_denied() && matches!(access.purpose(context).await, Purpose::Deliver(_)) {
+            // The registry cannot say that the repository has it; a mirror of it may deliver it to this caller.
+            return Ok(None);
+        }
         let held_since = if member { access.known().held_since(context, &error).await } else { None };
         match held_since {
             Some(confirmed_at) => {

@@ -155,3 +155,21 @@ async fn the_only_endpoint_is_not_asked_twice_for_the_same_wrong_content() {
     assert_eq!(downloads(&parts.registry.asked()), 1);
     const { assert!(CONFIG.len() < TAIL as usize && LAYER.len() > TAIL as usize) };
 }
+
+#[tokio::test]
+async fn a_blob_that_a_mirror_alone_delivered_is_a_member_only_if_the_registry_says_so() {
+    for has_it in [false, true] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+        let (digest, context) = (Digest::of(&LAYER), for_tests::pull(&app));
+        let bytes = Bytes::from_static(&LAYER);
+        parts.registry.mirror(&app, digest, MirrorBody { size: Some(300_000), bytes, breaks_at: None });
+        if has_it {
+            parts.registry.push(&app, None, &LAYER);
+        }
+        assert!(pull(&parts, &context, digest).await.unwrap() == LAYER);
+        parts.blobs.settle(Duration::from_secs(10)).await;
+        assert!(parts.blobs.has(digest).await, "it is kept for repositories that have it");
+        assert_eq!(parts.access.membership().of(&app, digest).await.is_some(), has_it);
+        assert_eq!(pull(&parts, &context, digest).await.is_ok(), has_it, "the registry says no");
+    }
+}

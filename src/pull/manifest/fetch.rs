@@ -1,11 +1,13 @@
 //! Manifests from upstream: fetched once for all who ask at the same time as the same principal, verified, stored.
 //!
 //! Promises: what is returned has the digest that was asked for, or is the registry's answer to a tag; nothing that is
-//! both an index and an image is returned; a store that fails costs the pull nothing.
+//! both an index and an image is returned; a store that fails costs the pull nothing. What a mirror sent is kept once the
+//! registry itself says that the repository has it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::kept::KeptManifests;
 use crate::pull::access::{Access, Purpose, Subject};
@@ -21,6 +23,9 @@ use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{Allowed, AuthContext, Manifest, Patience};
+
+/// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not kept.
+const CONFIRMATIONS_MAX: usize = 32;
 
 /// A verified manifest, fresh from upstream.
 #[derive(Debug, Clone)]
@@ -67,10 +72,12 @@ pub(crate) struct ManifestFetcher {
     store: Store,
     kept: KeptManifests,
     running: Singleflight<Key, Result<Allowed<FetchedManifest>, Error>>,
+    confirmations: Arc<Semaphore>,
+    tasks: Tasks,
 }
 
 impl ManifestFetcher {
-    /// What it fetches is in `kept` at once, and in `store` soon after.
+    /// What it fetches is in `kept` at once, and in `store` soon after; what came from a mirror, once it is confirmed.
     pub(crate) fn new(
         access: Access,
         upstream: Arc<dyn RegistryClient>,
@@ -78,7 +85,9 @@ impl ManifestFetcher {
         kept: KeptManifests,
         tasks: Tasks,
     ) -> Self {
-        Self { access, upstream, store, kept, running: Singleflight::new(tasks) }
+        let (running, confirmations) =
+            (Singleflight::new(tasks.clone()), Arc::new(Semaphore::new(CONFIRMATIONS_MAX)));
+        Self { access, upstream, store, kept, running, confirmations, tasks }
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names is
@@ -125,11 +134,19 @@ impl ManifestFetcher {
                 return Err(Error::Mismatch { host: manifest.host, expected: *expected, actual });
             }
         };
-        Ok(Allowed { value: self.accept(repository, digest, manifest, proved_by).await?, proof })
+        let is_proved =
+            manifest.is_authoritative || self.access.membership().is_manifest(repository, digest).await;
+        let fetched = self.read(repository, digest, manifest, proved_by).await?;
+        if is_proved {
+            self.keep(repository, &fetched).await;
+        } else {
+            self.keep_once_confirmed(repository, &fetched, auth);
+        }
+        Ok(Allowed { value: fetched, proof })
     }
 
-    /// Takes the manifest `digest` that upstream sent: reads it, keeps it in memory and stores it; a large one before it
-    /// returns. What no digest proves has to be a document that a tag can name.
+    /// Takes the manifest `digest` that the registry itself sent: reads it, keeps it in memory and stores it; a large one
+    /// before it returns. What no digest proves has to be a document that a tag can name.
     ///
     /// # Errors
     /// [`Error::Document`].
@@ -140,7 +157,46 @@ impl ManifestFetcher {
         manifest: Manifest,
         proof: BytesProvedBy,
     ) -> Result<FetchedManifest, Error> {
-        let Manifest { bytes, media_type: sent_as, host } = manifest;
+        let fetched = self.read(repository, digest, manifest, proof).await?;
+        self.keep(repository, &fetched).await;
+        Ok(fetched)
+    }
+
+    /// Keeps what a mirror sent if the registry says that the repository has it. No answer waits for that.
+    fn keep_once_confirmed(&self, repository: &Repository, fetched: &FetchedManifest, auth: &AuthContext) {
+        let Ok(permit) = Arc::clone(&self.confirmations).try_acquire_owned() else { return };
+        let (fetcher, repository, fetched) = (self.clone(), repository.clone(), fetched.clone());
+        let proof = Some(self.access.known().terms(&repository).grant_ttl);
+        let auth = AuthContext { proof, patience: Patience::None, presented: auth.presented.clone() };
+        self.tasks.spawn(async move {
+            let digest = fetched.digest;
+            match fetcher.upstream.confirm_manifest(&repository, digest, &auth).await {
+                Ok(_) => fetcher.keep(&repository, &fetched).await,
+                Err(error) => {
+                    tracing::debug!(%repository, %digest, %error, "the registry does not confirm what a mirror sent");
+                }
+            }
+            drop(permit);
+        });
+    }
+
+    /// The store keeps what its own digest proves: not a schema 1 document, with its signatures. A type that says nothing
+    /// is not kept either: upstream is asked again, and may have been mended.
+    async fn keep(&self, repository: &Repository, fetched: &FetchedManifest) {
+        let FetchedManifest { digest, media_type, bytes } = fetched;
+        if Digest::of(bytes) == *digest && !media_type.is_useless() {
+            self.kept.add_fetched(repository, *digest, media_type, bytes).await;
+        }
+    }
+
+    async fn read(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        manifest: Manifest,
+        proof: BytesProvedBy,
+    ) -> Result<FetchedManifest, Error> {
+        let Manifest { bytes, media_type: sent_as, host, .. } = manifest;
         let document = match Document::parse(&bytes, sent_as.as_ref()) {
             Err(DocumentError::Malformed(_)) if proof == BytesProvedBy::Digest => Document::opaque(sent_as),
             parsed => parsed.map_err(|source| Error::Document { host, source })?,
@@ -150,11 +206,6 @@ impl ManifestFetcher {
         }
         let recorded = self.store.records().member(repository, digest).await;
         let media_type = type_of(document, recorded);
-        // The store keeps what its own digest proves: not a schema 1 document, with its signatures. A type that says nothing
-        // is not kept either: upstream is asked again, and may have been mended.
-        if Digest::of(&bytes) == digest && !media_type.is_useless() {
-            self.kept.add_fetched(repository, digest, &media_type, &bytes).await;
-        }
         Ok(FetchedManifest { digest, media_type, bytes })
     }
 }

@@ -185,6 +185,7 @@ impl Tags {
         };
         match freshness::decide(answer, record) {
             Decision::Current(digest) => {
+                inner.access.membership().name_by_tag(repository, digest);
                 if let Some(fetched) = fetched {
                     self.confirm(repository, tag, digest).await;
                     return Ok(fetched.answer());

@@ -36,6 +36,37 @@ async fn wrong_bytes_are_neither_served_nor_stored() {
     assert!(parts.store.blob(digest).await.is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_a_mirror_sent_is_kept_once_the_registry_says_that_the_repository_has_it() {
+    for (has_it, tag) in [(false, None), (true, None), (true, Some("v1"))] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+        let (digest, context) = (Digest::of(MANIFEST), for_tests::pull(&app));
+        // A grant, with which a mirror may be asked.
+        parts.access.record_grant(&app, parts.keychain.anonymous_principal()).await;
+        let bytes = bytes::Bytes::from_static(MANIFEST);
+        let body = for_tests::MirrorBody { size: None, bytes, breaks_at: None };
+        parts.registry.mirror(&app, digest, body);
+        if has_it {
+            parts.registry.push(&app, tag, MANIFEST);
+        }
+        let reference = match tag {
+            Some(tag) => tag.parse().unwrap(),
+            None => Reference::Digest(digest),
+        };
+        let answer = parts.manifests.find(&context, &reference, ManifestUse::Pull).await.unwrap();
+        assert_eq!(answer.bytes, MANIFEST);
+        if tag.is_none() {
+            parts.registry.is_asked("confirm manifest").await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let kept = parts.manifests.stored.find(&app, digest).await.is_some();
+        assert_eq!(kept, has_it, "{tag:?}");
+        let asked = parts.registry.asked();
+        let confirmed = asked.iter().filter(|question| question.starts_with("confirm")).count();
+        assert_eq!(confirmed, usize::from(tag.is_none()), "what a tag names needs no question: {asked:?}");
+    }
+}
+
 #[tokio::test]
 async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());

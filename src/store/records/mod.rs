@@ -101,7 +101,8 @@ impl Records {
         blocking::run(add).await
     }
 
-    /// Records that `repository` may serve `digest`, and that its registry has sent the bytes. Blocks.
+    /// Records that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of its registry
+    /// has sent the bytes. Blocks.
     ///
     /// # Errors
     /// The disk.
@@ -109,11 +110,13 @@ impl Records {
         &self,
         repository: &Repository,
         digest: &Digest,
-        member: &Member,
+        member: Option<&Member>,
     ) -> Result<(), Error> {
-        let added = members::add(&self.layout, repository, digest, member);
-        self.cache.forget_member(repository, digest);
-        added?;
+        if let Some(member) = member {
+            let added = members::add(&self.layout, repository, digest, member);
+            self.cache.forget_member(repository, digest);
+            added?;
+        }
         members::add_received(&self.layout, repository.registry(), digest, self.clock.now())
     }
 
@@ -355,7 +358,7 @@ mod tests {
         assert_eq!(records.member(&app, digest).await, Some(manifest));
         assert_eq!(records.member(&other, digest).await, None);
         assert!(!records.received_from(app.registry(), digest).await, "a confirmed digest brought no bytes");
-        records.add_received(&other, &digest, &Member::Blob).unwrap();
+        records.add_received(&other, &digest, Some(&Member::Blob)).unwrap();
         assert_eq!(records.member(&other, digest).await, Some(Member::Blob));
         assert!(records.received_from(app.registry(), digest).await);
     }
