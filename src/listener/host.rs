@@ -49,11 +49,10 @@ impl Hosts {
         if request.extensions().get::<OverUnix>().is_some() {
             return Ok(first.unwrap_or("localhost"));
         }
-        let host = first.filter(|_| more.is_none()).ok_or(HostError::Misdirected)?;
+        // A target in absolute form says it; `Host` then counts for nothing (RFC 9112 section 3.2.2).
         let absolute = request.uri().authority().map(http::uri::Authority::as_str);
-        if !self.0.iter().any(|own| own.eq_ignore_ascii_case(host))
-            || absolute.is_some_and(|a| !a.eq_ignore_ascii_case(host))
-        {
+        let host = absolute.or(first.filter(|_| more.is_none())).ok_or(HostError::Misdirected)?;
+        if !self.0.iter().any(|own| own.eq_ignore_ascii_case(host)) {
             return Err(HostError::Misdirected);
         }
         if is_cross_site(headers, host) { Err(HostError::CrossSite) } else { Ok(host) }
@@ -86,6 +85,11 @@ mod tests {
             assert_eq!(checked("/v2/", &[("host", host)]), Ok(()), "{host}");
         }
         assert_eq!(checked("http://localhost:5050/v2/", &[("host", "localhost:5050")]), Ok(()));
+        assert_eq!(
+            checked("http://localhost:5050/v2/", &[("host", "other:5050")]),
+            Ok(()),
+            "RFC 9112, 3.2.2"
+        );
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub enum Fault {
     AuthenticationRequired,
     /// A rule of this node forbids the registry.
     Declined,
+    /// Upstream does not take the query of a list.
+    Query,
     /// Upstream refuses this caller, with this status: 401 or 403.
     Refused(u16),
     /// Upstream does not have it.
@@ -194,6 +196,7 @@ impl Error {
                 upstream::Error::Invalid { .. }
                 | upstream::Error::MethodNotAllowed { .. }
                 | upstream::Error::RangeNotSatisfiable { .. } => Fault::Invalid,
+                upstream::Error::QueryRefused { .. } => Fault::Query,
                 upstream::Error::Overloaded { .. } => Fault::Ours,
                 _ => Fault::Outage,
             },

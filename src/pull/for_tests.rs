@@ -369,13 +369,7 @@ impl RegistryClient for FakeRegistry {
     ) -> Answer<'a, Page> {
         Box::pin(async move {
             let proof = self.check("list", repository, auth)?;
-            let value = Page {
-                bytes: Bytes::from_static(b"{}"),
-                media_type: None,
-                next: None,
-                filters_applied: None,
-            };
-            Ok(Allowed { value, proof })
+            Ok(Allowed { value: Page::whole(b"{}"), proof })
         })
     }
 

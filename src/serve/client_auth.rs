@@ -53,12 +53,15 @@ pub(crate) enum Authorization {
     Basic(Option<Credential>),
     /// A token that this node has issued.
     Token(CallerToken),
+    /// A Bearer token that this node did not issue, or that is too old. It is no credential, and none may be needed:
+    /// some clients send a fixed one with every request.
+    UnknownToken,
 }
 
 /// Reads `Authorization`.
 ///
 /// # Errors
-/// The header is there twice, malformed, or holds a token that is not valid here.
+/// The header is there twice or malformed.
 pub(crate) fn read(
     headers: &HeaderMap,
     keychain: &Keychain,
@@ -87,8 +90,15 @@ pub(crate) fn read(
     }
     match CallerToken::open(keychain.keys(), rest, now) {
         Ok(token) => Ok(Authorization::Token(token)),
-        Err(TokenError::Foreign | TokenError::Expired) => Err(InvalidAuthorization::InvalidToken),
+        Err(TokenError::Foreign | TokenError::Expired) if is_one_word(rest) => {
+            Ok(Authorization::UnknownToken)
+        }
+        Err(_) => Err(InvalidAuthorization::InvalidToken),
     }
+}
+
+fn is_one_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
 impl Authorization {
@@ -102,7 +112,7 @@ impl Authorization {
         keychain: &Keychain,
     ) -> Result<Caller, InvalidAuthorization> {
         let credential = match self {
-            Self::Nothing => return Ok(Caller::Unidentified),
+            Self::Nothing | Self::UnknownToken => return Ok(Caller::Unidentified),
             Self::Basic(credential) => credential,
             Self::Token(token) if token.repositories.contains(repository) => token.credential,
             Self::Token(_) => return Err(InvalidAuthorization::InsufficientScope),

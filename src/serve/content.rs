@@ -1,15 +1,17 @@
 //! Answers with content: a manifest, a blob, a list of tags or referrers, as upstream has it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, LINK, RANGE};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, LINK, RANGE};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 
+use super::byteranges::Layout;
 use super::observe::{self, BodyObserver, Observer, RouteLabel};
-use super::range::{self, RangeAnswer};
+use super::range::{self, RangeAnswer, Several};
 use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, content_head};
-use super::route::{AddressedBy, Resource};
+use super::route::{self, AddressedBy, Resource};
 use crate::listener::Body;
 use crate::pull::{
     self, AnswerSource, BlobRange, BlobSize, ManifestAnswer, ManifestUse, PullContext, Puller, Stale,
@@ -21,6 +23,7 @@ use crate::upstream::Listing;
 /// A request for content, as far as its answer depends on it.
 pub(super) struct RequestContext<'a> {
     pub(super) method: Method,
+    pub(super) version: Version,
     pub(super) headers: HeaderMap,
     pub(super) repository: Repository,
     pub(super) addressed_by: AddressedBy,
@@ -31,6 +34,9 @@ pub(super) struct RequestContext<'a> {
     pub(super) clock: &'a Clock,
     pub(super) observer: &'a Arc<Observer>,
 }
+
+/// Bytes at most of a list that is held until it is here as a whole; a list of more pages is paged by its registry.
+const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 type Answered = Result<(Response<Body>, AnswerSource), pull::Error>;
 
@@ -80,7 +86,13 @@ impl RequestContext<'_> {
             return Ok((response, source));
         }
         let header = self.range();
+        // Too many were refused before.
+        if let Some(Ok(Some(ranges))) = header.map(range::several) {
+            return Box::pin(self.blob_parts(digest, &ranges)).await;
+        }
         let wanted = match header.map(range::bounded) {
+            // The end of a body of unknown length would look the same as a failure.
+            None if self.version < Version::HTTP_11 => BlobRange::OfUnknownSize,
             None => BlobRange::Whole,
             Some(Some((start, end))) => BlobRange::Bytes { start, end },
             Some(None) => BlobRange::OfUnknownSize,
@@ -96,6 +108,51 @@ impl RequestContext<'_> {
         }
         let observer = self.body_observer(RouteLabel::Blob, answer.source);
         *response.body_mut() = observe::body(answer.body, observer);
+        Ok((response, answer.source))
+    }
+
+    /// Several ranges of a blob.
+    async fn blob_parts(&self, digest: Digest, ranges: &Several) -> Answered {
+        let wanted = match ranges.first_bounded() {
+            Some(Range { start, end }) => BlobRange::Bytes { start, end },
+            None => BlobRange::OfUnknownSize,
+        };
+        let mut answer = self.puller.blob(&self.pull, digest, wanted).await?;
+        let (registry, size) = (self.repository.registry(), answer.size);
+        let parts = size.map(|size| ranges.parts(size)).unwrap_or_default();
+        let first = parts.first().cloned();
+        let range = match (&first, parts.len()) {
+            (Some(Range { start, end }), 1) => RangeAnswer::Range { start: *start, end: *end },
+            (Some(_), _) => RangeAnswer::Whole,
+            (None, _) => RangeAnswer::Unsatisfiable,
+        };
+        let mut response = content_head(MediaType::OCTET_STREAM, digest, registry, size, range);
+        self.mark_stale(&mut response, answer.stale.as_ref());
+        let (Some(Range { start, end }), Some(size)) = (first, size) else {
+            return Ok((response, answer.source));
+        };
+        answer.body.narrow(start, end);
+        let observer = self.body_observer(RouteLabel::Blob, answer.source);
+        if parts.len() == 1 {
+            *response.body_mut() = observe::body(answer.body, observer);
+            return Ok((response, answer.source));
+        }
+        let layout = Layout::new(parts, size);
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(layout.content_length()));
+        if let Ok(value) = HeaderValue::try_from(layout.content_type()) {
+            response.headers_mut().insert(CONTENT_TYPE, value);
+        }
+        let (puller, pull) = (self.puller.clone(), self.pull.after_the_answer());
+        let open = move |Range { start, end }: Range<u64>| {
+            let (puller, pull) = (puller.clone(), pull.clone());
+            async move {
+                let mut answer = puller.blob(&pull, digest, BlobRange::Bytes { start, end }).await?;
+                answer.body.narrow(start, end);
+                Ok(answer.body)
+            }
+        };
+        *response.body_mut() = observe::chunks(layout.body(answer.body, open), observer);
         Ok((response, answer.source))
     }
 
@@ -117,10 +174,18 @@ impl RequestContext<'_> {
             set(OCI_FILTERS, filters);
         }
         if let Some(next) = &page.next {
-            let target = next_page(&self.repository, self.addressed_by, path, next);
+            let target = next_page(&self.repository, self.addressed_by, path, &route::escaped_query(next));
             set(LINK, &format!("<{target}>; rel=\"next\""));
         }
-        *response.body_mut() = Body::full(page.bytes);
+        *response.body_mut() = match page.size {
+            Some(size) => {
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+                observe::list(page.body, self.observer)
+            }
+            // Its end would look the same as a failure.
+            None if self.version < Version::HTTP_11 => Body::full(page.body.whole(HELD_BYTES_MAX).await?),
+            None => observe::list(page.body, self.observer),
+        };
         Ok((response, AnswerSource::Passthrough))
     }
 

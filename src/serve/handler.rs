@@ -12,13 +12,14 @@ use super::client_auth::{self, Authorization, InvalidAuthorization, Login};
 use super::content::RequestContext;
 use super::gate::Gate;
 use super::observe::{Observer, Outcome, RouteLabel};
-use super::refusal::ClientKind;
+use super::range;
+use super::refusal::{ChallengeError, ClientKind};
 use super::respond::{self, ErrorResponse};
 use super::route::{self, AddressedBy, Resource, Route};
 use super::token;
 use crate::credentials::Keychain;
 use crate::listener::{Body, BodyError, Hosts};
-use crate::pull::{PullContext, Puller};
+use crate::pull::{Fault, PullContext, Puller};
 use crate::reference::{Registry, Repository};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
@@ -59,6 +60,7 @@ impl Handler {
             Err((outcome, error)) => return self.refuse(RouteLabel::Other, None, outcome, &error, None),
         };
         let authorization = client_auth::read(request.headers(), &self.keychain, self.clock.now());
+        let is_unknown_token = matches!(authorization, Ok(Authorization::UnknownToken));
         let (parts, body) = request.into_parts();
         match route {
             Route::Ping => self.ping(&host, authorization),
@@ -85,6 +87,7 @@ impl Handler {
                 let pull = if client.has_fallback() { pull.without_patience() } else { pull };
                 let context = RequestContext {
                     method: parts.method,
+                    version: parts.version,
                     headers: parts.headers,
                     repository: repository.clone(),
                     addressed_by,
@@ -94,7 +97,8 @@ impl Handler {
                     clock: &self.clock,
                     observer: &self.observer,
                 };
-                self.content(&context, &repository, &resource, (client, login), challenge).await
+                self.content(&context, &repository, &resource, (client, login, is_unknown_token), challenge)
+                    .await
             }
         }
     }
@@ -110,6 +114,11 @@ impl Handler {
         let posts_a_form = route == Route::Token && method == Method::POST;
         if !posts_a_form && !request.body().is_end_stream() {
             return Err(bad(ErrorResponse::body_not_expected()));
+        }
+        if method == Method::GET
+            && let Route::Content(_, Resource::Blob(_)) = route
+        {
+            range::check(request.headers()).map_err(|error| bad(ErrorResponse::of_ranges(error)))?;
         }
         if route != Route::Token && !self.passes_gate(request.headers()) {
             return Err((Outcome::Declined, ErrorResponse::of_gate()));
@@ -129,7 +138,7 @@ impl Handler {
         context: &RequestContext<'_>,
         repository: &Repository,
         resource: &Resource,
-        (client, login): (ClientKind, Login),
+        (client, login, is_unknown_token): (ClientKind, Login, bool),
         challenge: impl FnOnce(Option<&str>) -> Option<HeaderValue>,
     ) -> Response<Body> {
         let (route, registry) = (RouteLabel::from(resource), repository.registry());
@@ -140,6 +149,9 @@ impl Handler {
             }
             Err(error) => {
                 let mut answer = ErrorResponse::of_pull(&error, client, &context.method, resource);
+                if is_unknown_token && error.fault() == Fault::AuthenticationRequired {
+                    answer.challenge_error = ChallengeError::InvalidToken;
+                }
                 if login == Login::Withheld {
                     answer.add_withheld_login(repository.registry());
                 }
@@ -161,6 +173,10 @@ impl Handler {
     fn ping(&self, host: &str, authorization: Result<Authorization, InvalidAuthorization>) -> Response<Body> {
         let (error, invalid) = match authorization {
             Err(invalid) => (ErrorResponse::of_invalid_authorization(invalid), Some(invalid)),
+            Ok(Authorization::UnknownToken) => {
+                let invalid = InvalidAuthorization::InvalidToken;
+                (ErrorResponse::of_invalid_authorization(invalid), Some(invalid))
+            }
             Ok(Authorization::Nothing) => (ErrorResponse::authentication_required(), None),
             Ok(Authorization::Basic(_) | Authorization::Token(_)) => {
                 let mut response = respond::json(StatusCode::OK, b"{}".to_vec());

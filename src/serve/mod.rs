@@ -6,6 +6,7 @@
 //!
 //! Deliberately not here: what an answer is made of (`pull`), connections (`listener`).
 
+mod byteranges;
 mod client_auth;
 mod config;
 mod content;

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::stream;
+use futures_util::{Stream, StreamExt, stream};
 
 use super::metrics::Metrics;
 use super::route::Resource;
 use crate::listener::{Body, BodyError};
-use crate::pull::{AnswerSource, BlobBody, Fault};
+use crate::pull::{self, AnswerSource, BlobBody, Fault};
 use crate::reference::Registry;
 use crate::support::body_chunk::BodyChunk;
 use crate::support::metrics::{IntCounter, RegistryLabels};
+use crate::upstream::PageBody;
 
 /// What a request was for; the `route` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +123,7 @@ impl From<Fault> for Outcome {
         match fault {
             Fault::AuthenticationRequired => Self::Challenged,
             Fault::Declined | Fault::Refused(_) | Fault::NotFound => Self::Declined,
+            Fault::Query => Self::BadRequest,
             Fault::Outage | Fault::Invalid | Fault::Ours => Self::Failed,
         }
     }
@@ -228,8 +230,17 @@ impl BodyObserver {
 /// A blob as a response body that is counted while it leaves. An error ends the connection, so that the body is seen
 /// to be short.
 pub(super) fn body(blob: BlobBody, observer: BodyObserver) -> Body {
-    Body::stream(stream::unfold((blob, observer), |(mut blob, mut observer)| async move {
-        let chunk: Result<BodyChunk, BodyError> = match blob.next().await? {
+    let chunks = stream::unfold(blob, |mut blob| async move { Some((blob.next().await?, blob)) });
+    self::chunks(chunks, observer)
+}
+
+/// The same for chunks of one blob or of parts of it.
+pub(super) fn chunks(
+    chunks: impl Stream<Item = Result<BodyChunk, pull::Error>> + Send + 'static,
+    observer: BodyObserver,
+) -> Body {
+    Body::stream(stream::unfold((Box::pin(chunks), observer), |(mut chunks, mut observer)| async move {
+        let chunk: Result<BodyChunk, BodyError> = match chunks.next().await? {
             Ok(chunk) => {
                 observer.count(chunk.len());
                 Ok(chunk)
@@ -242,7 +253,25 @@ pub(super) fn body(blob: BlobBody, observer: BodyObserver) -> Body {
                 Err(error.into())
             }
         };
-        Some((chunk, (blob, observer)))
+        Some((chunk, (chunks, observer)))
+    }))
+}
+
+/// A page of a list as a response body. An error ends the connection, so that the body is seen to be short.
+pub(super) fn list(page: PageBody, observer: &Arc<Observer>) -> Body {
+    let observer = Arc::clone(observer);
+    Body::stream(stream::unfold((page, observer), |(mut page, observer)| async move {
+        let chunk: Result<BodyChunk, BodyError> = match page.next().await? {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) => {
+                tracing::warn!(%error, "a list ended early");
+                observer.count_error(error.reason());
+                // As for a blob.
+                tokio::task::yield_now().await;
+                Err(error.into())
+            }
+        };
+        Some((chunk, (page, observer)))
     }))
 }
 

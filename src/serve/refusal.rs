@@ -39,6 +39,8 @@ pub enum ChallengeError {
     None,
     /// `insufficient_scope`, as registries have it where a credential is not enough.
     InsufficientScope,
+    /// `invalid_token`: the request has a token that this node did not issue, or that is too old.
+    InvalidToken,
     /// The reason, in words.
     Reason,
 }
@@ -79,6 +81,7 @@ pub fn status_of(fault: Fault, client: ClientKind, method: &Method) -> (StatusCo
     match (fault, client) {
         (Fault::AuthenticationRequired, _) => plain(StatusCode::UNAUTHORIZED),
         (Fault::NotFound, _) => plain(StatusCode::NOT_FOUND),
+        (Fault::Query, _) => plain(StatusCode::BAD_REQUEST),
         (Fault::Refused(_), Mirror | MirrorContainerd1) => {
             (StatusCode::UNAUTHORIZED, ChallengeError::InsufficientScope)
         }
@@ -111,6 +114,7 @@ mod tests {
             (Fault::Refused(403), Method::GET, [INSUFFICIENT, INSUFFICIENT, "403", "403"]),
             (Fault::NotFound, Method::HEAD, ["404"; 4]),
             (Fault::NotFound, Method::GET, ["404"; 4]),
+            (Fault::Query, Method::GET, ["400"; 4]),
             (Fault::Declined, Method::HEAD, [REASON, "404", REASON, "403"]),
             (Fault::Declined, Method::GET, ["404", "404", "403", "403"]),
             (Fault::Invalid, Method::HEAD, ["404", "404", REASON, "502"]),
@@ -131,6 +135,7 @@ mod tests {
                 let answer = match error {
                     ChallengeError::None => status.as_u16().to_string(),
                     ChallengeError::InsufficientScope => format!("{} insufficient_scope", status.as_u16()),
+                    ChallengeError::InvalidToken => format!("{} invalid_token", status.as_u16()),
                     ChallengeError::Reason => format!("{} reason", status.as_u16()),
                 };
                 assert_eq!(answer, expected, "{fault:?} {client:?} {method}");

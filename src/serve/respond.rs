@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode};
 use serde::Serialize;
 
 use super::client_auth::InvalidAuthorization;
-use super::range::RangeAnswer;
+use super::range::{RangeAnswer, RangesError};
 use super::refusal::{self, ChallengeError, ClientKind};
 use super::route::{Resource, RouteError};
 use crate::listener::{Body, HostError};
@@ -65,6 +65,8 @@ impl ErrorResponse {
             (StatusCode::NOT_FOUND, Resource::Manifest(_)) => "MANIFEST_UNKNOWN",
             (StatusCode::NOT_FOUND, Resource::Blob(_)) => "BLOB_UNKNOWN",
             (StatusCode::NOT_FOUND, _) => "NAME_UNKNOWN",
+            // What clients know as the sign that they asked for too many entries.
+            (StatusCode::BAD_REQUEST, _) => "PAGINATION_NUMBER_INVALID",
             (StatusCode::BAD_GATEWAY, Resource::Manifest(_)) => "MANIFEST_INVALID",
             _ => "UNAVAILABLE",
         };
@@ -81,6 +83,7 @@ impl ErrorResponse {
             ChallengeError::InsufficientScope => {
                 Some(InvalidAuthorization::InsufficientScope.code().to_owned())
             }
+            ChallengeError::InvalidToken => Some(InvalidAuthorization::InvalidToken.code().to_owned()),
             ChallengeError::Reason => {
                 Some(self.message.chars().filter(is_safe).take(REASON_CHARS_MAX).collect())
             }
@@ -117,6 +120,11 @@ impl ErrorResponse {
             close: *error == RouteError::Method,
             challenge_error: ChallengeError::None,
         }
+    }
+
+    /// For ranges that are not answered.
+    pub(super) fn of_ranges(error: RangesError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", &error.to_string())
     }
 
     /// For a request that is addressed to another host.

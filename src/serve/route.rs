@@ -4,6 +4,8 @@
 //! be a registry (podman, CRI-O, curl), else it means the default registry. Everything becomes a parsed type here or
 //! is refused; nothing unparsed goes further.
 
+use std::borrow::Cow;
+
 use http::{Method, Uri};
 use url::form_urlencoded;
 
@@ -27,9 +29,9 @@ pub enum Resource {
     Manifest(Reference),
     /// `blobs/<digest>`.
     Blob(Digest),
-    /// `tags/list`, with the parameters of its query that are handed on.
+    /// `tags/list`, with its query as the client wrote it, but for what is between the client and us.
     Tags(Option<String>),
-    /// `referrers/<digest>`, with the parameters of its query that are handed on.
+    /// `referrers/<digest>`, with such a query.
     Referrers(Digest, Option<String>),
 }
 
@@ -78,14 +80,14 @@ pub enum RouteError {
     Query(&'static str),
 }
 
-/// Entries of a list at most that a client may ask for at once.
-const LIST_MAX: u32 = 10_000;
-/// Bytes of a query value that is handed on.
-const QUERY_VALUE_MAX: usize = 256;
+/// The parameter of a request that names the registry.
+const NAMESPACE: &str = "ns";
+/// Put before a parameter of the registry's own that would be taken for [`NAMESPACE`].
+const ESCAPE: char = '_';
 
 /// Whether the query has an `ns`, valid or not: a client that sends one is a mirror client.
 pub fn has_namespace(uri: &Uri) -> bool {
-    pairs(uri).any(|(key, _)| key == "ns")
+    pairs(uri).any(|(key, _)| key == NAMESPACE)
 }
 
 /// Reads a request; `default` is the registry of names without one.
@@ -107,15 +109,15 @@ pub fn parse(method: &Method, uri: &Uri, default: &Registry) -> Result<(Route, A
     if path == "/v2/" || path == "/v2" {
         return Ok((Route::Ping, AddressedBy::Default));
     }
-    let segments: Vec<&str> = path.strip_prefix("/v2/").ok_or(RouteError::Unknown)?.split('/').collect();
+    let segments = path.strip_prefix("/v2/").ok_or(RouteError::Unknown)?.split('/');
+    let segments = segments.map(decoded).collect::<Result<Vec<_>, _>>()?;
+    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let namespace = namespace(uri)?;
     let (name, resource) = match segments.as_slice() {
-        [name @ .., "tags", "list"] => (name, Resource::Tags(list_query(uri, &["n", "last"])?)),
+        [name @ .., "tags", "list"] => (name, Resource::Tags(list_query(uri))),
         [name @ .., "manifests", reference] => (name, Resource::Manifest(manifest_reference(reference)?)),
         [name @ .., "blobs", digest] => (name, Resource::Blob(digest.parse()?)),
-        [name @ .., "referrers", digest] => {
-            (name, Resource::Referrers(digest.parse()?, list_query(uri, &["artifactType", "n", "last"])?))
-        }
+        [name @ .., "referrers", digest] => (name, Resource::Referrers(digest.parse()?, list_query(uri))),
         _ => return Err(RouteError::Unknown),
     };
     if name.is_empty() {
@@ -137,7 +139,7 @@ pub(super) fn pairs(uri: &Uri) -> form_urlencoded::Parse<'_> {
 }
 
 pub(super) fn namespace(uri: &Uri) -> Result<Option<Registry>, RouteError> {
-    let mut given = pairs(uri).filter(|(key, _)| key == "ns");
+    let mut given = pairs(uri).filter(|(key, _)| key == NAMESPACE);
     let Some((_, first)) = given.next() else {
         return Ok(None);
     };
@@ -163,19 +165,37 @@ pub(super) fn repository(
     Ok((Repository::new(registry, path.join("/").parse()?)?, addressed_by))
 }
 
-/// The parameters of a list that are in `known`, written anew; others are dropped.
-fn list_query(uri: &Uri, known: &[&str]) -> Result<Option<String>, RouteError> {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    let mut any = false;
-    for (key, value) in pairs(uri).filter(|(key, _)| known.contains(&key.as_ref())) {
-        let n_is_one = key != "n" || value.parse::<u32>().is_ok_and(|n| n <= LIST_MAX);
-        if !n_is_one || value.len() > QUERY_VALUE_MAX || value.chars().any(char::is_control) {
-            return Err(RouteError::Query("a malformed n, last or artifactType parameter"));
-        }
-        query.append_pair(&key, &value);
-        any = true;
-    }
-    Ok(any.then(|| query.finish()))
+/// A segment of a path without percent-encoding: some clients write `sha256%3A`. What decodes to several segments is none.
+fn decoded(segment: &str) -> Result<Cow<'_, str>, RouteError> {
+    let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
+    decoded.ok().filter(|decoded| !decoded.contains('/')).ok_or(RouteError::Unknown)
+}
+
+/// The query of a list for its registry, which alone knows its parameters: as the client wrote it, without `ns`, which is
+/// between the client and us.
+fn list_query(uri: &Uri) -> Option<String> {
+    let kept: Vec<&str> = uri.query()?.split('&').filter(|pair| key_of(pair) != NAMESPACE).collect();
+    let written: Vec<&str> =
+        kept.iter().map(|pair| if is_escaped(key_of(pair)) { &pair[1..] } else { pair }).collect();
+    (!written.is_empty()).then(|| written.join("&"))
+}
+
+/// The query of a link of a registry's as clients are to send it to us: a parameter that would be taken for our own is
+/// escaped, and [`parse`] takes that back.
+pub(super) fn escaped_query(query: &str) -> String {
+    let escaped = query.split('&').map(|pair| {
+        let key = key_of(pair);
+        if key == NAMESPACE || is_escaped(key) { format!("{ESCAPE}{pair}") } else { pair.to_owned() }
+    });
+    escaped.collect::<Vec<_>>().join("&")
+}
+
+fn key_of(pair: &str) -> &str {
+    pair.split('=').next().unwrap_or_default()
+}
+
+fn is_escaped(key: &str) -> bool {
+    key.starts_with(ESCAPE) && key.trim_start_matches(ESCAPE) == NAMESPACE
 }
 
 #[cfg(test)]
@@ -239,9 +259,38 @@ mod tests {
         assert_eq!(get("/token?service=x").unwrap().0, Route::Token);
         assert!(matches!(resource(&format!("/v2/a/blobs/sha256:{HEX}")), Resource::Blob(_)));
         let referrers = resource(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=a/b&evil=1"));
-        assert!(matches!(referrers, Resource::Referrers(_, Some(query)) if query == "artifactType=a%2Fb"));
+        assert!(
+            matches!(referrers, Resource::Referrers(_, Some(query)) if query == "artifactType=a/b&evil=1")
+        );
         let tags = resource("/v2/a/tags/list?n=5&last=x%26y&ns=reg.test");
         assert!(matches!(tags, Resource::Tags(Some(query)) if query == "n=5&last=x%26y"));
+    }
+
+    #[test]
+    fn a_percent_encoded_path_is_what_it_stands_for() {
+        let expected = resource(&format!("/v2/a/blobs/sha256:{HEX}"));
+        assert_eq!(resource(&format!("/v2/a/blobs/sha256%3A{HEX}")), expected);
+        assert_eq!(resource(&format!("/v2/a/%62lobs/sha256%3a{HEX}")), expected);
+        assert_eq!(resource(&format!("/v2/reg.test%3A5000/a/blobs/sha256%3A{HEX}")), expected);
+        assert_eq!(repository_of("/v2/reg.test%3A5000/a/tags/list").0, "reg.test:5000/a");
+        assert_eq!(resource("/v2/a/manifests/v%31"), resource("/v2/a/manifests/v1"));
+    }
+
+    #[test]
+    fn the_query_of_a_list_goes_to_its_registry_as_it_was_written() {
+        for query in
+            ["n=-1", "n=99999999999", "last=%0d%0a", "next_page=Zm9v%3D%3D&x", "nextToken=a+b", "last="]
+        {
+            let tags = resource(&format!("/v2/a/tags/list?{query}&ns=reg.test"));
+            assert_eq!(tags, Resource::Tags(Some(query.to_owned())));
+        }
+        assert_eq!(resource("/v2/a/tags/list?ns=reg.test"), Resource::Tags(None));
+        for theirs in ["ns=theirs&last=b", "last=b&_ns=1&__ns=2&xns=3", "ns"] {
+            let link = escaped_query(theirs);
+            let next = resource(&format!("/v2/a/tags/list?{link}&ns=reg.test"));
+            assert_eq!(next, Resource::Tags(Some(theirs.to_owned())), "{link}");
+            assert_eq!(repository_of(&format!("/v2/a/tags/list?{link}&ns=reg.test")).0, "reg.test/a");
+        }
     }
 
     #[test]
@@ -271,9 +320,10 @@ mod tests {
             "/v2/a/manifests/v1?ns=a.b.",
             "/v2/a/manifests/v1?ns=a%00b",
             "/v2/a/manifests/v1?ns=http://x",
-            "/v2/a/tags/list?n=-1",
-            "/v2/a/tags/list?n=99999",
-            "/v2/a/tags/list?last=%0d%0a",
+            "/v2/a%2Fb/tags/list",
+            "/v2/a/blobs/sha256%3A..%2F..%2Fetc%2Fpasswd",
+            "/v2/a/manifests/v1%00",
+            "/v2/a/manifests/%FF",
             "/v2/manifests/v1",
             "/v2/tags/list",
             "/token/",

@@ -106,7 +106,7 @@ fn from_query(
         Ok(Authorization::Nothing) => None,
         Ok(Authorization::Basic(credential)) => credential,
         // A token is not exchanged for another.
-        Ok(Authorization::Token(_)) | Err(_) => {
+        Ok(Authorization::Token(_) | Authorization::UnknownToken) | Err(_) => {
             return Err(bad_request("expected a user name and password, or no credential".to_owned()));
         }
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
 use http::{Method, StatusCode};
 
 use crate::credentials::PresentedCredential;
@@ -29,8 +29,9 @@ use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
 use crate::upstream::endpoint::select::{self, EndpointId};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::Exchange;
-use crate::upstream::headers::{content_length, header, next_query, parse_content_range};
+use crate::upstream::headers::{content_length, header, parse_content_range};
 use crate::upstream::metrics::{Metrics, Recorder};
+use crate::upstream::page::Page;
 use crate::upstream::received::ReceivedBytes;
 use crate::upstream::request::{AuthContext, Listing, RegistryRequest};
 use crate::upstream::response::{Allowed, RegistryResponse};
@@ -76,19 +77,6 @@ pub struct ResolvedTag {
     pub digest: Digest,
     /// The manifest, where the registry had to be asked for all of it.
     pub manifest: Option<Manifest>,
-}
-
-/// One page of a list.
-#[derive(Debug, Clone)]
-pub struct Page {
-    /// The JSON document as the registry sent it.
-    pub bytes: Bytes,
-    /// Its `Content-Type`, where it was a media type.
-    pub media_type: Option<MediaType>,
-    /// The query of the next page, from `Link`.
-    pub next: Option<String>,
-    /// `OCI-Filters-Applied`.
-    pub filters_applied: Option<String>,
 }
 
 impl Upstream {
@@ -284,10 +272,10 @@ impl Upstream {
         self.0.attempts.has_alternative(registry, digest)
     }
 
-    /// One page of a list; `query` is that of the client's request, checked.
+    /// One page of a list; `query` is that of the client's request, as it wrote it.
     ///
     /// # Errors
-    /// Any of [`Error`]; a body over 4 MiB is [`Error::Invalid`].
+    /// Any of [`Error`]; [`Error::QueryRefused`] if the registry does not take the query.
     pub async fn list(
         &self,
         repository: &Repository,
@@ -297,14 +285,12 @@ impl Upstream {
     ) -> Result<Allowed<Page>, Error> {
         let request = RegistryRequest::list(repository, listing, query, auth);
         let read = |response: RegistryResponse| async move {
-            let headers = response.response.headers().clone();
-            let bytes = self.whole_body(repository.registry(), response).await?;
-            Ok(Page {
-                bytes,
-                media_type: media_type(&headers),
-                next: header(&headers, LINK.as_str()).and_then(next_query),
-                filters_applied: header(&headers, "oci-filters-applied").map(str::to_owned),
-            })
+            let RegistryResponse { response, host, proof, has_alternative, .. } = response;
+            let (head, body) = response.into_parts();
+            let received = self.0.received.counter_for(repository.registry());
+            let chunks = Chunks { body, host: host.clone(), received };
+            let body = Download::new(None, 0, proof, chunks);
+            Page::begin(&head.headers, host.clone(), body.bounded(host, self.idle(has_alternative))).await
         };
         self.0.attempts.send_and_read(&request, read).await
     }

@@ -107,6 +107,12 @@ pub enum Error {
         /// Bytes of the whole blob, where the response says so.
         size: Option<u64>,
     },
+    /// 400 to the query of a list: it asks for too many entries, say.
+    #[error("{host} answered 400 to the query of this list")]
+    QueryRefused {
+        /// The sender of the response.
+        host: String,
+    },
     /// A response that breaks the protocol or contradicts itself.
     #[error("{host} sent an invalid answer: {why}")]
     Invalid {
@@ -198,6 +204,7 @@ impl Error {
             Self::NotFound { .. } => "upstream_not_found",
             Self::MethodNotAllowed { .. } => "upstream_method_not_allowed",
             Self::RangeNotSatisfiable { .. } => "upstream_range_not_satisfiable",
+            Self::QueryRefused { .. } => "upstream_query_refused",
             Self::Invalid { .. } => "upstream_invalid",
         }
     }

@@ -328,7 +328,7 @@ impl Exchange {
             host: authority(&state.url),
             endpoint: state.endpoint.id(),
             from_endpoint: state.is_at_endpoint(),
-            is_blob: state.request.kind == RequestKind::Blob,
+            kind: state.request.kind,
             presented: self.presented(state),
             proof: self.proof(state, bare),
             by_get: state.request.method == Method::GET,

@@ -48,15 +48,6 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     }
 }
 
-/// The query of `<...?query>; rel="next"` (RFC 8288); the rest of the URL is not used.
-pub(super) fn next_query(link: &str) -> Option<String> {
-    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
-    if !parameters.replace('"', "").to_ascii_lowercase().contains("rel=next") {
-        return None;
-    }
-    target.split_once('?').map(|(_, query)| query.split('#').next().unwrap_or_default().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,14 +80,5 @@ mod tests {
             assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "{text}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
-    }
-
-    #[test]
-    fn the_next_page_is_found_in_any_form_of_link() {
-        assert_eq!(next_query(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#).as_deref(), Some("n=2&last=b"));
-        assert_eq!(next_query("<https://x/y?last=b>;rel=next").as_deref(), Some("last=b"));
-        for other in ["", "</x?y>", r#"</x?y>; rel="prev""#, "</x>; rel=next", "x"] {
-            assert_eq!(next_query(other), None, "{other}");
-        }
     }
 }

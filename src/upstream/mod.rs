@@ -22,7 +22,9 @@ mod error;
 mod exchange;
 mod exchange_state;
 mod headers;
+mod link;
 pub mod metrics;
+mod page;
 mod proof;
 mod received;
 mod redirect;
@@ -32,7 +34,7 @@ mod retry;
 mod transport;
 
 pub use blob_head::BlobHead;
-pub use client::{Manifest, Page, ResolvedTag, Upstream};
+pub use client::{Manifest, ResolvedTag, Upstream};
 pub use config::{
     Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,
 };
@@ -42,6 +44,7 @@ pub use endpoint::health::FailingEndpoint;
 pub use endpoint::rate_limit::RateLimitStatus;
 pub use endpoint::select::{EndpointId, has_authoritative_endpoint};
 pub use error::{ConnectStage, Error};
+pub use page::{Page, PageBody};
 pub use proof::Proof;
 pub use request::{AuthContext, Listing, Patience};
 pub use response::Allowed;

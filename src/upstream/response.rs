@@ -13,6 +13,7 @@ use crate::upstream::body::{ResponseBody, read_small};
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::error::Error;
 use crate::upstream::headers::{retry_after, unsatisfied_range_total};
+use crate::upstream::metrics::RequestKind;
 use crate::upstream::proof::Proof;
 
 /// The longest time for an error document.
@@ -52,8 +53,8 @@ pub(super) struct ResponseContext<'a> {
     pub(super) endpoint: EndpointId,
     /// Whether the sender is the endpoint, and not a redirect target.
     pub(super) from_endpoint: bool,
-    /// Whether a blob was asked for: object stores answer for those behind URLs that expire.
-    pub(super) is_blob: bool,
+    /// What was asked for: object stores answer for blobs behind URLs that expire, and only a list has a query.
+    pub(super) kind: RequestKind,
     pub(super) presented: &'a PresentedCredential,
     /// The right that a success proves: everyone's if the request had nothing that could be a credential.
     pub(super) proof: Proof,
@@ -88,7 +89,12 @@ impl ResponseContext<'_> {
             }
             // A redirect target does not speak for the registry: the signed URL may have expired.
             401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),
-            400 | 404 | 410 if !from_endpoint && self.is_blob => Err(Error::ServerError { host, status }),
+            400 | 404 | 410 if !from_endpoint && self.kind == RequestKind::Blob => {
+                Err(Error::ServerError { host, status })
+            }
+            400 if matches!(self.kind, RequestKind::Tags | RequestKind::Referrers) => {
+                Err(Error::QueryRefused { host })
+            }
             401 => Err(Error::Refused { host, status, why: format!("it refuses {}", credential()) }),
             403 => {
                 Err(Error::Refused { host, status, why: format!("it forbids access to {}", credential()) })
@@ -147,11 +153,11 @@ mod tests {
     use crate::reference::Principal;
 
     async fn classified(from_endpoint: bool, status: u16, body: &'static str) -> Result<(), Error> {
-        classified_as(false, from_endpoint, status, body).await
+        classified_as(RequestKind::Manifest, from_endpoint, status, body).await
     }
 
     async fn classified_as(
-        is_blob: bool,
+        kind: RequestKind,
         from_endpoint: bool,
         status: u16,
         body: &'static str,
@@ -168,7 +174,7 @@ mod tests {
             host,
             endpoint,
             from_endpoint,
-            is_blob,
+            kind,
             presented: &presented,
             proof: Proof::Public,
             by_get: true,
@@ -193,12 +199,12 @@ mod tests {
     #[tokio::test]
     async fn a_store_that_refuses_an_expired_url_does_not_deny_the_blob() {
         for status in [400, 401, 403, 404, 410] {
-            let error = classified_as(true, false, status, "").await.unwrap_err();
+            let error = classified_as(RequestKind::Blob, false, status, "").await.unwrap_err();
             assert!(error.is_worth_a_retry() && !error.is_denied(), "{status}: {error}");
         }
-        let error = classified_as(true, true, 404, "").await.unwrap_err();
+        let error = classified_as(RequestKind::Blob, true, 404, "").await.unwrap_err();
         assert!(error.is_denied(), "the registry itself does not have it");
-        let error = classified_as(false, false, 404, "").await.unwrap_err();
+        let error = classified_as(RequestKind::Manifest, false, 404, "").await.unwrap_err();
         assert!(error.is_denied(), "registry.k8s.io redirects manifests to where they are, or are not");
     }
 

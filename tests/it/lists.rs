@@ -3,6 +3,7 @@
 use http::StatusCode;
 use larder::reference::MediaType;
 
+use crate::support::client;
 use crate::support::image;
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
@@ -45,7 +46,155 @@ async fn referrers_and_their_absence_are_passed_through() {
     registry.support_referrers();
     let reply = larder.get(&path).await;
     assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, MediaType::OCI_INDEX));
-    assert_eq!(registry.seen().last().unwrap().query, "artifactType=a%2Fb");
+    assert_eq!(registry.seen().last().unwrap().query, "artifactType=a/b");
     registry.stop().await;
     assert_eq!(larder.get(&path).await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// Follows links from `path` on as a client does; returns every tag.
+async fn all_tags(larder: &Larder, path: &str) -> Vec<String> {
+    let (mut tags, mut next) = (Vec::new(), path.to_owned());
+    for _ in 0..10 {
+        let reply = larder.get(&next).await;
+        assert_eq!(reply.status, StatusCode::OK, "{next}: {:?}", reply.body);
+        let page = reply.json();
+        let page = page["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned());
+        tags.extend(page);
+        let Some(link) = reply.header("link").strip_prefix('<') else { return tags };
+        let (target, parameters) = link.split_once('>').unwrap();
+        assert_eq!(parameters, "; rel=\"next\"");
+        next = target.to_owned();
+    }
+    panic!("an endless list: {next}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_follows_the_links_sees_every_tag_once_however_the_registry_pages() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    let long = format!("last={}", "x".repeat(2_000));
+    let styles: [(&str, &str, String); 8] = [
+        ("n=2", "last=b&n=2", "</v2/team/app/tags/list?last=b&n=2>; rel=\"next\"".into()),
+        ("n=2", &long, format!("</v2/team/app/tags/list?{long}>; rel=\"next\"")),
+        (
+            "",
+            "next_page=Zm9v%3D&n=2",
+            "<https://reg.test/v2/team/app/tags/list?next_page=Zm9v%3D&n=2>;rel=next".into(),
+        ),
+        ("", "nextToken=a+b", "<?nextToken=a+b>; title=\"x, y\"; rel=\"last next\"".into()),
+        ("", "p=2", "</v2/x?p=0>; rel=prev, <list?p=2>; REL = \"next\"".into()),
+        ("", "ns=theirs&p=2", "</v2/team/app/tags/list?ns=theirs&p=2>; rel=\"next\"".into()),
+        ("", "p=a%20b", "</v2/team/app/tags/list?p=a b>; rel=\"next\"".into()),
+        ("", "cursor=%2F%3D", "<//reg.test:8443/v2/team/app/tags/list?cursor=%2F%3D#x>; rel=\"next\"".into()),
+    ];
+    for (asked, next, link) in styles {
+        registry.behave();
+        let (second, link) = (next.to_owned(), link.clone());
+        registry.wrong(move |seen| {
+            let (links, tags) = if seen.query == second {
+                (vec![], r#"{"tags":["c"]}"#)
+            } else {
+                (vec![("link", link.clone())], r#"{"tags":["a","b"]}"#)
+            };
+            Some(Fault::Answer(200, links, tags.into()))
+        });
+        for (by, ns) in [("", "ns=reg.test"), ("reg.test/", "")] {
+            registry.forget_seen();
+            let path = format!("/v2/{by}team/app/tags/list?{asked}&{ns}");
+            let path = path.replace("?&", "?").trim_end_matches(['?', '&']).to_owned();
+            assert_eq!(all_tags(&larder, &path).await, ["a", "b", "c"], "{path} {next}");
+            let queries: Vec<_> = registry.seen().into_iter().map(|seen| seen.query).collect();
+            assert_eq!(queries, [asked, next], "the query is the registry's own");
+            assert!(registry.seen().iter().all(|seen| seen.path == "/v2/team/app/tags/list"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_refuses_a_number_of_entries_tells_the_client() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    registry.wrong_at("/tags/list", Fault::Answer(400, vec![], "{}".into()));
+    registry.wrong_at("/referrers/", Fault::Answer(400, vec![], "{}".into()));
+    let referrers = format!("team/app/referrers/sha256:{}?n=99999", "0".repeat(64));
+    for path in ["team/app/tags/list?n=99999", "team/app/tags/list?n=-1", referrers.as_str()] {
+        for path in [format!("/v2/{path}&ns=reg.test"), format!("/v2/reg.test/{path}")] {
+            let reply = larder.get(&path).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{path}");
+            assert_eq!(reply.error_code(), "PAGINATION_NUMBER_INVALID");
+        }
+    }
+    assert!(registry.seen().iter().any(|seen| seen.query == "n=-1"), "it is the registry that decides");
+}
+
+/// Tags whose list is several megabytes.
+fn many_tags(registry: &FakeRegistry, count: usize) {
+    for n in 0..count {
+        registry.put_manifest("team/app", Some(&format!("a-tag-of-thirty-characters-{n:05}")), "x/y", "{}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_list_is_passed_on_as_it_comes_and_one_that_breaks_off_is_seen_to_be_short() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    many_tags(&registry, 20_000);
+    let path = "/v2/reg.test/team/app/tags/list";
+    for fault in [None, Some(Fault::Chunked)] {
+        registry.behave();
+        if let Some(fault) = &fault {
+            registry.wrong_at("/tags/list", fault.clone());
+        }
+        let reply = larder.get(path).await;
+        assert!(reply.complete && reply.body.len() > 600_000);
+        assert_eq!(reply.json()["tags"].as_array().unwrap().len(), 20_000);
+        assert_eq!(reply.headers.contains_key("content-length"), fault.is_none());
+    }
+    registry.behave();
+    registry.wrong_at("/tags/list", Fault::CloseAfter(400_000));
+    let short = larder.get(path).await;
+    assert!(short.status == StatusCode::OK && !short.complete, "{}", short.body.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_unknown_length_is_held_for_a_client_that_could_not_tell_its_end() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    many_tags(&registry, 20_000);
+    let at = larder.address;
+    let request = format!(
+        "GET /v2/reg.test/team/app/tags/list HTTP/1.0\r\nHost: {at}\r\nAuthorization: Basic Og==\r\n\r\n"
+    );
+    registry.wrong_at("/tags/list", Fault::Chunked);
+    let answer = client::raw(at, request.as_bytes()).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let length = format!("content-length: {}", body.len());
+    assert!(head.contains(" 200 ") && head.contains(&length) && body.ends_with("]}"), "{head}");
+    many_more(&registry);
+    let answer = client::raw(at, request.as_bytes()).await.unwrap();
+    assert!(answer.contains(" 502 ") && answer.contains("unknown length"), "{:.300}", answer);
+}
+
+fn many_more(registry: &FakeRegistry) {
+    for n in 0..30_000 {
+        let tag = format!("{}-{n:05}", "b".repeat(120));
+        registry.put_manifest("team/app", Some(&tag), "x/y", "{}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_registry_has_no_referrers_clients_find_the_tag_instead() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    let image = image::push(&registry, "team/app", "v1", 100);
+    let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    let tag = image.index.to_string().replace(':', "-");
+    registry.put_manifest("team/app", Some(&tag), MediaType::OCI_INDEX, index);
+    for ns in ["?ns=reg.test", ""] {
+        let by = if ns.is_empty() { "reg.test/" } else { "" };
+        let referrers = larder.get(&format!("/v2/{by}team/app/referrers/{}{ns}", image.index)).await;
+        assert_eq!(referrers.status, StatusCode::NOT_FOUND);
+        let by_tag = larder.get(&format!("/v2/{by}team/app/manifests/{tag}{ns}")).await;
+        assert_eq!((by_tag.status, &by_tag.body[..]), (StatusCode::OK, index.as_bytes()));
+    }
 }

@@ -17,6 +17,7 @@ mod endpoints;
 mod freshness;
 mod frozen;
 mod head;
+mod http_forms;
 mod limits;
 mod lists;
 mod malformed_upstream;

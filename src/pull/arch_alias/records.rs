@@ -49,7 +49,7 @@ impl AliasRecords {
                     // Not if the tag was pulled since.
                     || known && self.records.tag(repository, tag).await.is_none()
             }
-            Fault::Declined | Fault::Invalid | Fault::Ours => false,
+            Fault::Declined | Fault::Query | Fault::Invalid | Fault::Ours => false,
         }
     }
 

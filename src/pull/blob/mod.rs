@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! stored        on disk, and this caller may read it?
+//! begun         what a client has parts of: upstream's trouble is ridden out
 //! byte_range    a small range of a large blob: alone
 //! download      join the flight, or lead it (flight)
 //!   places      how many there may be, for one registry and in all
@@ -15,6 +16,7 @@
 //!
 //! Deliberately not here: manifests, and what a blob is.
 
+pub(crate) mod begun;
 pub(crate) mod byte_range;
 pub(crate) mod concurrency;
 pub(crate) mod delivery;
@@ -53,6 +55,7 @@ use crate::store::{self, Store};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, AuthContext};
+use begun::Begun;
 use byte_range::SingleRanges;
 use download::{Download, Downloads, Followed};
 use fill::Filler;
@@ -137,6 +140,7 @@ pub(crate) struct Blobs {
     downloads: Downloads,
     room: Room,
     foreground: Foreground,
+    begun: Begun,
     metrics: Arc<Metrics>,
 }
 
@@ -169,15 +173,49 @@ impl Blobs {
         let downloads =
             Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
         let ranges = SingleRanges::new(upstream.clone(), flights.clone());
-        Self { access, registries, stored, upstream, ranges, flights, downloads, room, foreground, metrics }
+        let begun = Begun::default();
+        Self {
+            access,
+            registries,
+            stored,
+            upstream,
+            ranges,
+            flights,
+            downloads,
+            room,
+            foreground,
+            begun,
+            metrics,
+        }
     }
 
     /// A blob, whole whatever range is wanted; a small range of a large blob that is not being downloaded may come alone.
-    /// For a range the answer waits until the size is known.
+    /// For a range the answer waits until the size is known. Upstream's trouble is ridden out where a client has a part of
+    /// the blob already.
     ///
     /// # Errors
     /// Any of [`Error`].
     pub(crate) async fn find(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        wanted: BlobRange,
+    ) -> Result<BlobAnswer, Error> {
+        loop {
+            match self.find_now(context, digest, wanted).await {
+                Ok(answer) => {
+                    if answer.source != AnswerSource::Hit {
+                        self.begun.record(context, digest);
+                    }
+                    return Ok(answer);
+                }
+                Err(error) if self.begun.rides_out(context, digest, &error).await => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn find_now(
         &self,
         context: &PullContext,
         digest: Digest,

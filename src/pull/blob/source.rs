@@ -1,8 +1,8 @@
 //! The body of a blob from upstream: it survives being broken off, by resuming where it stopped.
 //!
 //! Promises: bytes come in order and once; a body that upstream cuts off is resumed at the next endpoint, or at the same
-//! one where there is no other: a few times without progress, as often as it takes with it, and for 20 s while no endpoint
-//! answers. A registry that does not answer the rest as a range is asked for a closed range, then for the whole, of which
+//! one where there is no other: a few times without progress, as often as it takes with it, and for 25 s while no endpoint
+//! answers or the registry limits requests. A registry that does not answer the rest as a range is asked for a closed range, then for the whole, of which
 //! the bytes that are here are skipped. What comes is unverified: `fill` and `passthrough` hash it.
 
 use std::sync::Arc;
@@ -27,8 +27,8 @@ const RESUMES_MAX: u32 = 3;
 const RESUME_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause between two resumes.
 const RESUME_PAUSE_MAX: Duration = Duration::from_secs(3);
-/// How long a body whose rest no endpoint answers is resumed: about as long as a runtime waits for one.
-const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How long a body whose rest no endpoint answers is resumed: as long as the head of an answer may take.
+const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Times that the bytes before the offset are received once more, because a registry does not answer ranges.
 const SKIPS_MAX: u32 = 3;
 
@@ -319,7 +319,13 @@ impl UpstreamBody {
             };
             tracing::info!(digest = %self.digest, %again, "a body could not be resumed");
             match &again {
-                // It may be back in a moment. A rate limit does not end that soon.
+                // A rate limit that ends in time; the registry is not asked before.
+                upstream::Error::RateLimited { retry_after, .. }
+                    if self.broken.since.elapsed() + retry_after.unwrap_or(pause) < OUTAGE_WAIT_MAX =>
+                {
+                    pause = pause.max(retry_after.unwrap_or(pause));
+                }
+                // It may be back in a moment.
                 upstream::Error::Unreachable { .. }
                 | upstream::Error::ServerError { .. }
                 | upstream::Error::Overloaded { .. }
