@@ -9,18 +9,21 @@ pub(crate) const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json"
 /// The repository that may serve all of them.
 pub(crate) const REPOSITORY: &str = "warm/app";
 const REGISTRY: &str = "reg.test";
-/// Bytes of a cold blob.
-const COLD_BYTES: usize = 8 * 1024;
+/// Bytes of every blob: one block of a file system, and all of one size, so that at the budget a cold blob replaces as many
+/// others in a small store as in a large one.
+const BLOB_BYTES: usize = 4_000;
 
 /// The content of blob number `n` of the store.
 pub(crate) fn warm_blob(n: usize) -> Vec<u8> {
-    format!("blob number {n}").into_bytes()
+    let mut content = format!("blob number {n}").into_bytes();
+    content.resize(BLOB_BYTES, b'.');
+    content
 }
 
 /// The content of a blob that is not in the store.
 pub(crate) fn cold_blob(n: usize) -> Vec<u8> {
     let mut content = format!("cold blob number {n}").into_bytes();
-    content.resize(COLD_BYTES, b'.');
+    content.resize(BLOB_BYTES, b'.');
     content
 }
 
