@@ -103,10 +103,15 @@ fn question(peer: SocketAddr, own: SocketAddr) -> Vec<u8> {
     bytes
 }
 
-/// Reads `/proc/net/tcp` or `tcp6`: milliseconds where there are many connections. Blocks.
+/// Reads `/proc/self/net/tcp` or `tcp6`: milliseconds where there are many connections. Blocks. `/proc/net` is not there
+/// where a service sees processes only (`ProcSubset=pid`).
 fn find_in_tables(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
     // A client may have opened an IPv6 socket for an IPv4 address.
-    let tables = if peer.is_ipv4() { ["/proc/net/tcp", "/proc/net/tcp6"] } else { ["/proc/net/tcp6"; 2] };
+    let tables = if peer.is_ipv4() {
+        ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+    } else {
+        ["/proc/self/net/tcp6"; 2]
+    };
     tables.iter().find_map(|table| {
         let text = std::fs::read_to_string(table).ok()?;
         let wide = table.ends_with('6');

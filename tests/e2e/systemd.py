@@ -127,7 +127,7 @@ class Units(unittest.TestCase):
     """The units by themselves."""
 
     def test_the_exposure_of_the_service_is_as_documented(self):
-        run("systemd-analyze", "security", "--offline=true", "--threshold=15", f"{ROOT}/systemd/larder.service")
+        run("systemd-analyze", "security", "--offline=true", "--threshold=16", f"{ROOT}/systemd/larder.service")
 
 
 BOOT = r"""
@@ -267,6 +267,14 @@ class Package(unittest.TestCase):
         self.assertEqual(self.do("systemctl is-active larder"), "active", "a broken file changes nothing")
         self.assertIn("not read again", self.log())
         self.do("sed -i '/^nonsense/d; /^images = /d' /etc/larder/larder.toml")
+
+    def test_3a_only_listed_users_connect_under_the_hardening(self):
+        self.do("sed -i 's|^\\[server\\]$|[server]\\nallow_uids = [0, 1]|' /etc/larder/larder.toml && larder config check && "
+                "systemctl restart larder")
+        ask = "curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"
+        for user, code in (("root", "200"), ("daemon", "200"), ("bin", "403")):
+            self.assertEqual(self.do(f"setpriv --reuid {user} --clear-groups {ask}"), code, user + "\n" + self.log())
+        self.do("sed -i '/^allow_uids = /d' /etc/larder/larder.toml && systemctl restart larder")
 
     def test_3b_a_plugin_runs_unchanged_and_an_image_is_pulled_under_the_hardening(self):
         self.do("systemd-run --unit=registry docker-registry serve /srv/config.yml")
