@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
+use crate::reference::Digest;
 use crate::store::{Finding, Verifier};
 
 /// What the command takes.
@@ -19,64 +20,126 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "what this command is for, and its progress")]
+/// What looking at the blobs found.
+#[derive(Debug, Default)]
+struct Report {
+    sound: usize,
+    bytes: u64,
+    damaged: Vec<(Digest, String)>,
+    /// Blobs that the disk did not give, or that could not be set aside.
+    unreadable: Vec<(Digest, String)>,
+}
+
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let settings = context.settings()?;
     let verifier = Verifier::open(&settings.store.path).map_err(Failure::failed)?;
+    let report = look(&verifier, arguments);
+    if arguments.json {
+        report.print_json(arguments.repair);
+    } else {
+        report.print(arguments.repair);
+    }
+    report.outcome(arguments.repair)
+}
+
+#[allow(clippy::print_stderr, reason = "its progress, for a terminal")]
+fn look(verifier: &Verifier, arguments: &Arguments) -> Report {
     let digests = verifier.digests();
-    let mut sound = 0_usize;
-    let mut bytes = 0_u64;
-    let mut damaged = Vec::new();
+    let mut report = Report::default();
     let shows_progress = std::io::stderr().is_terminal() && !arguments.json;
     for (at, digest) in digests.iter().enumerate() {
-        match verifier.verify(digest, arguments.repair).map_err(Failure::failed)? {
-            Finding::Intact(size) => {
-                sound += 1;
-                bytes += size;
+        match verifier.verify(digest, arguments.repair) {
+            Ok(Finding::Intact(size)) => {
+                report.sound += 1;
+                report.bytes += size;
             }
-            Finding::Damaged(reason) => damaged.push((*digest, reason)),
-            Finding::Absent => {}
+            Ok(Finding::Damaged(reason)) => report.damaged.push((*digest, reason)),
+            Ok(Finding::Absent) => {}
+            // The others are looked at all the same.
+            Err(error) => report.unreadable.push((*digest, format!("{error}: {}", error.cause()))),
         }
         if shows_progress {
-            eprint!(
-                "\r{} of {} blobs, {} MiB, {} damaged ",
-                at + 1,
-                digests.len(),
-                bytes >> 20,
-                damaged.len()
-            );
+            let (looked, all, damaged) = (at + 1, digests.len(), report.damaged.len());
+            eprint!("\r{looked} of {all} blobs, {} MiB, {damaged} damaged ", report.bytes >> 20);
             let _ = std::io::stderr().flush();
         }
     }
     if shows_progress {
         eprintln!();
     }
-    if arguments.json {
-        let list: Vec<_> = damaged
-            .iter()
-            .map(|(digest, reason)| serde_json::json!({"digest": digest.to_string(), "reason": reason}))
-            .collect();
-        let set_aside = arguments.repair && !damaged.is_empty();
-        println!(
-            "{}",
-            serde_json::json!({"sound": sound, "bytes": bytes, "damaged": list, "set_aside": set_aside})
-        );
-    } else {
-        println!("{sound} blobs with {bytes} bytes are sound");
-        for (digest, reason) in &damaged {
+    report
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+impl Report {
+    fn print_json(&self, repair: bool) {
+        let list = |found: &[(Digest, String)]| -> Vec<_> {
+            let shown = |(digest, reason): &(Digest, String)| serde_json::json!({"digest": digest.to_string(), "reason": reason});
+            found.iter().map(shown).collect()
+        };
+        let report = serde_json::json!({
+            "sound": self.sound,
+            "bytes": self.bytes,
+            "damaged": list(&self.damaged),
+            "unreadable": list(&self.unreadable),
+            "set_aside": repair && !self.damaged.is_empty(),
+        });
+        println!("{report}");
+    }
+
+    fn print(&self, repair: bool) {
+        println!("{} blobs with {} bytes are sound", self.sound, self.bytes);
+        for (digest, reason) in &self.damaged {
             println!("damaged: {digest}: {reason}");
         }
-    }
-    match (damaged.len(), arguments.repair) {
-        (0, _) => Ok(()),
-        (count, true) => {
-            if !arguments.json {
-                println!("{count} set aside in quarantine/; the next pull fetches them anew");
-            }
-            Ok(())
+        for (digest, reason) in &self.unreadable {
+            println!("not looked at: {digest}: {reason}");
         }
-        (count, false) => Err(Failure::failed(format!(
-            "{count} damaged; run it with --repair to set them aside. A running daemon serves no damaged byte"
-        ))),
+        if repair && !self.damaged.is_empty() {
+            println!("{} set aside in quarantine/; the next pull fetches them anew", self.damaged.len());
+        }
+    }
+
+    fn outcome(&self, repair: bool) -> Result<(), Failure> {
+        if !self.unreadable.is_empty() {
+            let count = self.unreadable.len();
+            return Err(Failure::failed(format!(
+                "{count} could not be looked at or set aside; the disk of the store may be failing. A running daemon serves no damaged byte"
+            )));
+        }
+        match (self.damaged.len(), repair) {
+            (0, _) | (_, true) => Ok(()),
+            (count, false) => Err(Failure::failed(format!(
+                "{count} damaged; run it with --repair to set them aside. A running daemon serves no damaged byte"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn one_blob_that_cannot_be_set_aside_does_not_keep_the_others_from_being_looked_at() {
+        let store = tempfile::tempdir().unwrap();
+        let blobs = store.path().join("blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        fs::write(store.path().join("format"), "larder store 1\n").unwrap();
+        fs::write(store.path().join("quarantine"), "no directory").unwrap();
+        let sound = [Digest::of(b"one"), Digest::of(b"two")];
+        fs::write(blobs.join(sound[0].hex()), "one").unwrap();
+        fs::write(blobs.join(sound[1].hex()), "two").unwrap();
+        let damaged = Digest::of(b"damaged");
+        fs::write(blobs.join(damaged.hex()), "not what it was").unwrap();
+
+        let verifier = Verifier::open(store.path()).unwrap();
+        let report = look(&verifier, &Arguments { repair: true, json: true });
+        assert_eq!((report.sound, report.bytes, report.damaged.len()), (2, 6, 0));
+        assert_eq!(report.unreadable.iter().map(|(digest, _)| *digest).collect::<Vec<_>>(), [damaged]);
+        assert!(report.outcome(true).is_err());
+        assert!(Report { unreadable: Vec::new(), ..report }.outcome(true).is_ok());
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Blobs {
     admission: Arc<Admission>,
     quarantine: Quarantine,
     open_blobs: Arc<OpenBlobs>,
+    health: Arc<Health>,
     last_access: LastAccess,
 }
 
@@ -49,11 +50,11 @@ impl Blobs {
             index.clone(),
             Arc::clone(&open_blobs),
             admission.quarantine().clone(),
-            health,
+            Arc::clone(&health),
             metrics,
         );
         let last_access = LastAccess::new();
-        Self { layout, clock, index, admission, quarantine, open_blobs, last_access }
+        Self { layout, clock, index, admission, quarantine, open_blobs, health, last_access }
     }
 
     /// Where damaged blobs go.
@@ -82,10 +83,14 @@ impl Blobs {
         let (size, owner) = (verified.size(), verified.owner());
         // Until the blob is counted: the index outlives every change.
         let _change = self.layout.change()?;
-        let reserved = verified.commit()?;
+        let (reserved, durable) = verified.commit()?;
         // An equal blob that was there has been replaced: its file is on disk for as long as it is open.
         self.open_blobs.forget(&digest);
         self.index.add(digest, size, owner, reserved);
+        if let Err(error) = durable {
+            self.health.record_failure(&error);
+            tracing::error!(%digest, %error, cause = error.cause(), "a blob is stored, but a power cut may lose it");
+        }
         Ok(())
     }
 

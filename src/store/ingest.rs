@@ -238,22 +238,23 @@ impl Verified {
 
     /// Makes the content durable and gives it its name: data, checksums, names, directories, in that order. Then, and
     /// only then, a blob exists. An existing blob is replaced by this equal one. Returns the reservation, to end once
-    /// the blob is counted.
+    /// the blob is counted, and whether the name is durable: without that the blob is there, until a power cut.
     ///
     /// # Errors
     /// The disk. Nothing is left behind but what was there before.
-    pub(super) fn commit(mut self) -> Result<Reservation, Error> {
+    pub(super) fn commit(mut self) -> Result<(Reservation, Result<(), Error>), Error> {
         let Some(path) = self.path.0.clone() else {
-            return Ok(self.reserved);
+            return Ok((self.reserved, Ok(())));
         };
         failpoints::reached("content verified");
         self.file.sync_data().map_err(Error::io("sync", &path))?;
         failpoints::reached("content synced");
         self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checksums.encode())?;
         self.layout.make_directory(&self.layout.blobs())?;
-        layout::publish(&path, &self.layout.blob(&self.digest))?;
+        let blob = self.layout.blob(&self.digest);
+        self.layout.rename(&path, &blob)?;
         self.path.0 = None;
-        Ok(self.reserved)
+        Ok((self.reserved, layout::sync_name(&blob)))
     }
 }
 
@@ -356,6 +357,22 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_in_the_place_of_a_file_does_not_keep_its_blob_from_being_stored() {
+        let world = World::new();
+        let digest = Digest::of(b"12345");
+        for place in [world.layout.checks_of(&digest), world.layout.blob(&digest)] {
+            let _ = fs::remove_file(&place);
+            fs::create_dir_all(&place).unwrap();
+            let mut ingest = world.begin(digest, Some(5), 100).unwrap();
+            ingest.write(&Bytes::from_static(b"12345")).unwrap();
+            ingest.hash(&Bytes::from_static(b"12345"));
+            ingest.verify().unwrap().commit().unwrap().1.unwrap();
+            assert!(place.is_file());
+        }
+        assert_eq!(fs::read(world.layout.blob(&digest)).unwrap(), b"12345");
+    }
+
+    #[test]
     fn adopted_bytes_are_hashed_like_written_ones() {
         let world = World::new();
         let mut ingest = world.begin(Digest::of(b"0123456789"), Some(10), 10).unwrap();
@@ -372,7 +389,7 @@ mod tests {
         let last = Bytes::from_static(b"9");
         ingest.write(&last).unwrap();
         ingest.hash(&last);
-        ingest.verify().unwrap().commit().unwrap();
+        ingest.verify().unwrap().commit().unwrap().1.unwrap();
         assert_eq!(fs::read(world.layout.blob(&Digest::of(b"0123456789"))).unwrap(), b"0123456789");
     }
 }

@@ -217,7 +217,38 @@ impl Layout {
         if let Some(parent) = path.parent() {
             self.make_directory(parent)?;
         }
-        publish(temporary, path)
+        self.rename(temporary, path)?;
+        sync_name(path)
+    }
+
+    /// Gives a finished, synced file its final name, which is durable after [`sync_name`]. A directory that has the name
+    /// is moved to quarantine: no daemon makes one there.
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        if to.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            self.move_away(to);
+        }
+        rename(from, to)
+    }
+
+    /// Moves what has a name that another kind of file must have; `false` if it is still there.
+    fn move_away(&self, path: &Path) -> bool {
+        let quarantine = self.quarantine();
+        // What is needed to move something is not moved.
+        if quarantine.starts_with(path) || self.make_directory(&quarantine).is_err() {
+            return false;
+        }
+        // A name without a time: it is the operator's, who decides when it goes.
+        let to = quarantine.join(format!("other-{:016x}", fastrand::u64(..)));
+        match rename(path, &to) {
+            Ok(()) => {
+                tracing::warn!(path = %path.display(), moved_to = %to.display(), "something that Larder does not make lay in the store and was moved");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, cause = error.cause(), "something that Larder does not make lies in the store and cannot be moved");
+                false
+            }
+        }
     }
 
     /// Removes a file of the tree; `false` if there was none. The removal may be undone by a power cut.
@@ -230,7 +261,8 @@ impl Layout {
         }
     }
 
-    /// Makes a directory and its missing parents durably. Another thread may make them at the same time.
+    /// Makes a directory and its missing parents durably. Another thread may make them at the same time. A file that has
+    /// the name is moved to quarantine.
     pub(super) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
         if directory.is_dir() {
             return Ok(());
@@ -239,7 +271,14 @@ impl Layout {
         if let Some(parent) = directory.parent().filter(|_| directory != self.root()) {
             self.make_directory(parent)?;
         }
-        match fs::DirBuilder::new().mode(0o700).create(directory) {
+        let make = || fs::DirBuilder::new().mode(0o700).create(directory);
+        let made = match make() {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !directory.is_dir() => {
+                if self.move_away(directory) { make() } else { Err(e) }
+            }
+            made => made,
+        };
+        match made {
             Ok(()) => {
                 failpoints::reached("directory made");
                 directory.parent().map_or(Ok(()), sync_directory)
@@ -262,15 +301,22 @@ pub(super) fn create(path: &Path) -> Result<File, Error> {
 }
 
 /// Moves a finished, synced file to its final name and makes the name durable.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one place that renames, with the directory's sync beside it"
-)]
 pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
+    rename(from, to)?;
+    sync_name(to)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place that renames; its callers sync the directory")]
+fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     failpoints::reached("before the rename");
     fs::rename(from, to).map_err(Error::io("publish", to))?;
     failpoints::reached("renamed");
-    to.parent().map_or(Ok(()), sync_directory)?;
+    Ok(())
+}
+
+/// Makes the name of a file durable.
+pub(super) fn sync_name(path: &Path) -> Result<(), Error> {
+    path.parent().map_or(Ok(()), sync_directory)?;
     failpoints::reached("rename synced");
     Ok(())
 }

@@ -16,26 +16,43 @@ const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 #[derive(Debug)]
 pub(super) struct Lock(#[allow(dead_code, reason = "held, not read: the lock ends with the file")] File);
 
-/// Locks the tree under `layout` and prepares it for use. Blocks.
+/// Locks the tree under `layout` and prepares it for use. What cannot be prepared because the disk is full, read-only or
+/// failing is said and does not stop the start: what is cached is served, and what cannot be stored is passed through.
+/// Blocks.
 ///
 /// # Errors
-/// Another daemon holds the lock; the format is unknown; the disk.
+/// There is no directory or no lock to be had; another daemon holds the lock; the format is unknown or cannot be read.
 pub(super) fn lock_and_prepare(layout: &Layout) -> Result<Lock, Error> {
     // Cached content may be private: other users of the node must not read it past the access checks.
     let root = fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root());
     root.map_err(Error::io("make directory", layout.root()))?;
     let lock = lock(layout)?;
-    check_format(layout)?;
-    empty(&layout.ingest())?;
+    if !has_format(layout)? {
+        let made = layout.make_directory(&layout.ingest());
+        said(made.and_then(|()| layout.write_small(&layout.format(), FORMAT.as_bytes())));
+    }
+    empty(&layout.ingest());
     for directory in
         [layout.blobs(), layout.checks(), layout.refs(), layout.ingest(), layout.quarantine(), layout.index()]
     {
-        layout.make_directory(&directory)?;
+        said(layout.make_directory(&directory));
     }
     if layout::read_small(&layout.oci_layout()).ok().flatten().as_deref() != Some(OCI_LAYOUT) {
-        layout.write_small(&layout.oci_layout(), OCI_LAYOUT)?;
+        said(layout.write_small(&layout.oci_layout(), OCI_LAYOUT));
     }
     Ok(lock)
+}
+
+/// Logs why a part of the tree could not be prepared.
+fn said(prepared: Result<(), Error>) {
+    match prepared {
+        Ok(()) => {}
+        // It was said when the lock was taken.
+        Err(error) if error.is_read_only() => {}
+        Err(error) => {
+            tracing::warn!(%error, cause = error.cause(), "the store is not prepared in full; what is cached is served");
+        }
+    }
 }
 
 /// Refuses a tree that is no store of this version. Blocks.
@@ -66,14 +83,6 @@ fn lock(layout: &Layout) -> Result<Lock, Error> {
     }
 }
 
-fn check_format(layout: &Layout) -> Result<(), Error> {
-    if has_format(layout)? {
-        return Ok(());
-    }
-    layout.make_directory(&layout.ingest())?;
-    layout.write_small(&layout.format(), FORMAT.as_bytes())
-}
-
 /// Whether the tree has the format of this version; `false` if it has none yet.
 fn has_format(layout: &Layout) -> Result<bool, Error> {
     let path = layout.format();
@@ -88,11 +97,12 @@ fn has_format(layout: &Layout) -> Result<bool, Error> {
     }
 }
 
-/// Removes everything in a directory, if it exists.
-fn empty(directory: &Path) -> Result<(), Error> {
+/// Removes everything in a directory, if it exists, as far as the disk lets it.
+fn empty(directory: &Path) {
     let entries = match fs::read_dir(directory) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(Error::io("list", directory))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+        Err(e) => return said(Err(Error::io("list", directory)(e))),
+        Ok(entries) => entries,
     };
     for entry in entries.flatten() {
         let path = entry.path();
@@ -100,13 +110,8 @@ fn empty(directory: &Path) -> Result<(), Error> {
             Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
             _ => fs::remove_file(&path),
         };
-        match removed.map_err(Error::io("remove", &path)) {
-            // The blobs of a read-only store can be served all the same.
-            Err(error) if error.is_read_only() => {}
-            removed => removed?,
-        }
+        said(removed.map_err(Error::io("remove", &path)));
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -128,6 +133,24 @@ mod tests {
         let refused = lock_and_prepare(&layout);
         assert!(matches!(refused, Err(Error::Format { found, .. }) if found == "larder store 99"));
         assert!(require_format(&layout).is_err());
+    }
+
+    #[test]
+    fn what_is_of_the_wrong_kind_is_moved_and_what_cannot_be_prepared_does_not_stop_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        drop(lock_and_prepare(&layout).unwrap());
+        fs::remove_dir(layout.refs()).unwrap();
+        fs::write(layout.refs(), b"no directory").unwrap();
+        fs::remove_file(layout.oci_layout()).unwrap();
+        fs::create_dir(layout.oci_layout()).unwrap();
+        drop(lock_and_prepare(&layout).unwrap());
+        assert!(layout.refs().is_dir() && layout.oci_layout().is_file());
+        assert_eq!(fs::read_dir(layout.quarantine()).unwrap().count(), 2);
+
+        fs::remove_dir_all(layout.quarantine()).unwrap();
+        fs::write(layout.quarantine(), b"no directory, and what would be needed to move it").unwrap();
+        let _lock = lock_and_prepare(&layout).unwrap();
     }
 
     #[test]

@@ -150,12 +150,7 @@ impl Worker {
                     self.put(digest, Row { used_at: now, reused: true, ..row });
                 }
             }
-            Operation::Remove(digest) | Operation::Recheck(digest) => {
-                // The blob may have been fetched again meanwhile.
-                if self.rows.row(&digest).is_some() && !self.context.layout.blob(&digest).exists() {
-                    self.remove(&digest);
-                }
-            }
+            Operation::Remove(digest) | Operation::Recheck(digest) => self.follow_file(digest, now),
             Operation::Evict { wanted, only, done } => {
                 self.evict(wanted, only, now);
                 let _ = done.send(());
@@ -164,6 +159,21 @@ impl Worker {
                 let _ = answer.send(self.evictable(only));
             }
             Operation::Close => self.close(),
+        }
+    }
+
+    /// Makes the row of a blob agree with its file: it may have been fetched again since it was removed, and a sound blob
+    /// is given its name back by quarantine.
+    fn follow_file(&mut self, digest: Digest, now: Timestamp) {
+        let found =
+            fs::symlink_metadata(self.context.layout.blob(&digest)).ok().filter(fs::Metadata::is_file);
+        match (self.rows.row(&digest), found) {
+            (Some(_), None) => self.remove(&digest),
+            (None, Some(file)) => {
+                let row = Row { size: file.len(), used_at: now, owner: OwnerId::UNKNOWN, reused: false };
+                self.put(digest, row);
+            }
+            _ => {}
         }
     }
 

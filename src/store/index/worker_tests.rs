@@ -185,6 +185,9 @@ fn a_blob_that_was_not_found_is_forgotten_unless_it_has_been_fetched_again() {
     fs::remove_file(world.layout().blob(&digest)).unwrap();
     worker.apply(Operation::Recheck(digest));
     assert_eq!(world.totals(), (0, 0));
+    world.blob(b"12345");
+    worker.apply(Operation::Recheck(digest));
+    assert_eq!(world.totals(), (1, 5), "it is there again");
 }
 
 #[test]
