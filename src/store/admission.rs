@@ -240,7 +240,7 @@ mod tests {
             }
             let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
             let clock = Clock::manual(Timestamp(1_000));
-            let pins = Pins::new(layout.clone());
+            let pins = Pins::restore(layout.clone());
             let in_use = InUse::default();
             let open_blobs = Arc::new(OpenBlobs::new(in_use.clone()));
             let index = Index::start(layout.clone(), clock, metrics, open_blobs, pins).unwrap();
@@ -259,7 +259,7 @@ mod tests {
         fn commit(&self, content: &[u8], reserved: Reservation) {
             let digest = Digest::of(content);
             std::fs::write(self.layout.blob(&digest), content).unwrap();
-            self.index.add(digest, content.len() as u64, reserved.owner().id, reserved);
+            self.index.add(digest, content.len() as u64, reserved.owner().id, Some(reserved));
             self.index.catch_up();
         }
     }

@@ -20,7 +20,9 @@ use crate::store::checked_file::{CheckedFile, Damage};
 use crate::store::error::Error;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::{Checksums, ChecksumsBuilder};
+use crate::store::reserve::Reservation;
 use crate::support::body_chunk::BodyChunk;
+use crate::support::sync;
 
 /// A handle to the content of an ingest. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +30,9 @@ pub struct GrowingBlob {
     digest: Digest,
     content: Arc<CheckedFile<Mutex<ChecksumsBuilder>>>,
     out_of_order: Arc<Mutex<Ranges>>,
+    /// The bytes of the file, which are on the disk until its last reader is gone. `None` before the first and once the
+    /// blob is counted.
+    reserved: Arc<sync::Mutex<Option<Reservation>>>,
     /// Readers go on with this file after its blob is complete: an eviction would free nothing.
     _in_use: Arc<InUseMark>,
 }
@@ -63,7 +68,36 @@ impl GrowingBlob {
     /// Content of `digest` that will be written to `file`.
     pub(super) fn new(digest: Digest, file: Arc<File>, in_use: InUseMark) -> Self {
         let content = Arc::new(CheckedFile::new(file, Mutex::default()));
-        Self { digest, content, out_of_order: Arc::default(), _in_use: Arc::new(in_use) }
+        let (out_of_order, reserved) = (Arc::default(), Arc::default());
+        Self { digest, content, out_of_order, reserved, _in_use: Arc::new(in_use) }
+    }
+
+    /// Bytes that are reserved for the content.
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        self.reserved.lock().as_ref().map_or(0, Reservation::bytes)
+    }
+
+    /// Adds to what is reserved.
+    pub(super) fn add_reserved(&self, more: Reservation) {
+        match &mut *self.reserved.lock() {
+            Some(reserved) => reserved.merge(more),
+            none => *none = Some(more),
+        }
+    }
+
+    /// So many bytes are on the disk.
+    pub(super) fn reserved_are_written(&self, bytes: u64) {
+        self.reserved.lock().iter_mut().for_each(|reserved| reserved.written(bytes));
+    }
+
+    /// No more will be written: only what the readers keep on the disk stays reserved.
+    pub(super) fn keep_reserved_for_readers(&self) {
+        self.reserved.lock().iter_mut().for_each(Reservation::keep_written);
+    }
+
+    /// Hands over what is reserved: the content is a blob now, which is counted by itself.
+    pub(super) fn take_reserved(&self) -> Option<Reservation> {
+        self.reserved.lock().take()
     }
 
     /// The download has, or is about to have, every byte before `until`: no other writer may write there any more.

@@ -1,10 +1,9 @@
 //! Receiving content: `Ingest -> Verified -> committed`, each step consuming the one before.
 //!
 //! A write is a transaction. Bytes are hashed, checksummed and bounded as they come; only content whose digest is right
-//! becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file and gives the
-//! reserved bytes back. Everything here blocks and belongs on a blocking thread.
+//! becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file; its bytes stay
+//! reserved while readers have it open, and are given back with the last of them. Everything here blocks and belongs on a blocking thread.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,12 +42,10 @@ pub struct Ingest {
     declared: Option<u64>,
     written: u64,
     hashing: ContentHasher,
-    growing: GrowingBlob,
     path: Temporary,
     owner: OwnerId,
     reserve: Reserve,
-    /// `None` until the first bytes arrive.
-    reserved: Option<Reservation>,
+    receiving: Receiving,
 }
 
 /// Content that has the digest that was asked for, not yet durable.
@@ -56,10 +53,19 @@ pub struct Verified {
     layout: Layout,
     digest: Digest,
     checksums: Checksums,
-    file: Arc<File>,
     path: Temporary,
     owner: OwnerId,
-    reserved: Reservation,
+    receiving: Receiving,
+}
+
+/// Content to which bytes may still be added, or a name be given. When it is dropped without that, what was reserved
+/// ahead is given back.
+struct Receiving(GrowingBlob);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.keep_reserved_for_readers();
+    }
 }
 
 /// A file in `ingest/`, removed unless it was published.
@@ -101,17 +107,16 @@ impl Ingest {
             declared,
             written: 0,
             hashing: ContentHasher::new(),
-            growing: GrowingBlob::new(expected, file, in_use),
             path: Temporary(Some(path), layout.clone()),
             owner,
             reserve,
-            reserved: None,
+            receiving: Receiving(GrowingBlob::new(expected, file, in_use)),
         })
     }
 
     /// The bytes written so far, for followers.
     pub fn growing(&self) -> GrowingBlob {
-        self.growing.clone()
+        self.receiving.0.clone()
     }
 
     /// Writes the next bytes and returns how many there are now. Followers can read them from here on.
@@ -125,9 +130,10 @@ impl Ingest {
             return Err(Error::TooLong { digest: self.expected, limit: self.limit });
         }
         self.reserve_up_to(after)?;
-        self.growing.claim(after);
-        self.growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
-        self.growing.note_written(bytes);
+        let growing = &self.receiving.0;
+        growing.claim(after);
+        growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
+        growing.note_written(bytes);
         failpoints::reached("content written");
         self.advance(after);
         Ok(after)
@@ -144,17 +150,18 @@ impl Ingest {
     /// # Errors
     /// No space; the disk; that no such bytes are there, which is a defect of the caller.
     pub fn adopt_out_of_order(&mut self, until: u64) -> Result<u64, Error> {
-        let end = self.growing.out_of_order_until(self.written).unwrap_or(self.written);
+        let end = self.receiving.0.out_of_order_until(self.written).unwrap_or(self.written);
         let end = end.min(until).min(self.limit);
         let len = usize::try_from(end - self.written).unwrap_or(usize::MAX).min(ADOPTED_AT_ONCE);
         if len == 0 {
             return Err(self.io("adopt a range of")(std::io::ErrorKind::NotFound.into()));
         }
         self.reserve_up_to(self.written + len as u64)?;
-        self.growing.claim(self.written + len as u64);
+        let growing = &self.receiving.0;
+        growing.claim(self.written + len as u64);
         let mut bytes = vec![0; len];
-        self.growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
-        self.growing.note_written(&bytes);
+        growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
+        growing.note_written(&bytes);
         self.hashing.update(&bytes.into());
         self.advance(self.written + len as u64);
         Ok(self.written)
@@ -171,13 +178,13 @@ impl Ingest {
     /// # Errors
     /// Too few bytes, or another digest.
     pub fn verify(self) -> Result<Verified, Error> {
-        self.growing.claim(u64::MAX);
+        self.receiving.0.claim(u64::MAX);
         if let Some(expected) = self.declared.filter(|&size| size != self.written) {
             return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
         }
         let lost = self.io("hash")(std::io::Error::other("the hashing thread ended early"));
         let actual = self.hashing.into_hasher().ok_or(lost)?.finish();
-        let checksums = self.growing.checksums();
+        let checksums = self.receiving.0.checksums();
         if actual != self.expected || checksums.size() != self.written {
             return Err(Error::Mismatch { expected: self.expected, actual });
         }
@@ -185,36 +192,27 @@ impl Ingest {
             layout: self.layout,
             digest: actual,
             checksums,
-            file: Arc::clone(self.growing.file()),
             path: self.path,
             owner: self.owner,
-            reserved: match self.reserved {
-                Some(reserved) => reserved,
-                None => (self.reserve)(0)?,
-            },
+            receiving: self.receiving,
         })
     }
 
     /// Reserves what the first `after` bytes take, and some more where more has been announced or may come.
     fn reserve_up_to(&mut self, after: u64) -> Result<(), Error> {
-        let reserved = self.reserved.as_ref().map_or(0, Reservation::bytes);
+        let reserved = self.receiving.0.reserved_bytes();
         if after <= reserved {
             return Ok(());
         }
         let step = reserved + reserved.clamp(STEP_MIN, STEP_MAX);
         let more = (self.reserve)(step.min(self.limit).max(after) - reserved)?;
-        match &mut self.reserved {
-            Some(reserved) => reserved.merge(more),
-            none => *none = Some(more),
-        }
+        self.receiving.0.add_reserved(more);
         Ok(())
     }
 
     fn advance(&mut self, written: u64) {
         self.written = written;
-        if let Some(reserved) = &mut self.reserved {
-            reserved.written(written);
-        }
+        self.receiving.0.reserved_are_written(written);
     }
 
     fn io(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -238,23 +236,24 @@ impl Verified {
 
     /// Makes the content durable and gives it its name: data, checksums, names, directories, in that order. Then, and
     /// only then, a blob exists. An existing blob is replaced by this equal one. Returns the reservation, to end once
-    /// the blob is counted, and whether the name is durable: without that the blob is there, until a power cut.
+    /// the blob is counted, `None` for an empty blob; and whether the name is durable: without that the blob is there, until
+    /// a power cut.
     ///
     /// # Errors
     /// The disk. Nothing is left behind but what was there before.
-    pub(super) fn commit(mut self) -> Result<(Reservation, Result<(), Error>), Error> {
+    pub(super) fn commit(mut self) -> Result<(Option<Reservation>, Result<(), Error>), Error> {
         let Some(path) = self.path.0.clone() else {
-            return Ok((self.reserved, Ok(())));
+            return Ok((self.receiving.0.take_reserved(), Ok(())));
         };
         failpoints::reached("content verified");
-        self.file.sync_data().map_err(Error::io("sync", &path))?;
+        self.receiving.0.file().sync_data().map_err(Error::io("sync", &path))?;
         failpoints::reached("content synced");
         self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checksums.encode())?;
         self.layout.make_directory(&self.layout.blobs())?;
         let blob = self.layout.blob(&self.digest);
         self.layout.rename(&path, &blob)?;
         self.path.0 = None;
-        Ok((self.reserved, layout::sync_name(&blob)))
+        Ok((self.receiving.0.take_reserved(), layout::sync_name(&blob)))
     }
 }
 
@@ -370,6 +369,39 @@ mod tests {
             assert!(place.is_file());
         }
         assert_eq!(fs::read(world.layout.blob(&digest)).unwrap(), b"12345");
+    }
+
+    #[test]
+    fn a_file_without_a_name_counts_until_its_last_reader_is_gone() {
+        let chunk = Bytes::from_static(b"0123456789");
+        type Ending = fn(Ingest, &Layout);
+        let endings: [(&str, Ending); 3] = [
+            ("wrong content", |ingest, _| drop(ingest.verify())),
+            ("given up", |ingest, _| drop(ingest.detach())),
+            ("not durable", |ingest, layout| {
+                fs::write(layout.root().join("checks"), "in the way").unwrap();
+                fs::write(layout.quarantine(), "so that it cannot be moved").unwrap();
+                assert!(ingest.verify().unwrap().commit().is_err());
+            }),
+        ];
+        for (why, end) in endings {
+            let world = World::new();
+            let right = Digest::of(if why == "not durable" { &chunk } else { b"other" });
+            let mut ingest = world.begin(right, None, u64::MAX).unwrap();
+            ingest.write(&chunk).unwrap();
+            ingest.hash(&chunk);
+            let (first, last) = (ingest.growing(), ingest.growing());
+            end(ingest, &world.layout);
+            let reserved = || world.reservations.sum_and(|| ()).0;
+            drop(first);
+            assert_eq!(
+                (reserved().bytes, reserved().unwritten),
+                (10, 0),
+                "{why}: it takes place on the disk"
+            );
+            drop(last);
+            assert_eq!(reserved().bytes, 0, "{why}");
+        }
     }
 
     #[test]

@@ -261,6 +261,18 @@ impl Layout {
         }
     }
 
+    /// As [`Layout::remove`], and no power cut brings the file back.
+    pub(super) fn remove_durably(&self, path: &Path) -> Result<bool, Error> {
+        let _change = self.change()?;
+        let existed = self.remove(path)?;
+        if existed {
+            failpoints::reached("removed");
+            path.parent().map_or(Ok(()), sync_directory)?;
+            failpoints::reached("removal synced");
+        }
+        Ok(existed)
+    }
+
     /// Makes a directory and its missing parents durably. Another thread may make them at the same time. A file that has
     /// the name is moved to quarantine.
     pub(super) fn make_directory(&self, directory: &Path) -> Result<(), Error> {

@@ -125,7 +125,7 @@ impl Store {
         let layout = Layout::new(&config.path);
         let lock = open::lock_and_prepare(&layout)?;
         let records = Records::new(layout.clone(), clock.clone());
-        let pins = Pins::new(layout.clone());
+        let pins = Pins::restore(layout.clone());
         let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
         // A tree of its own: what its thread writes when the store is closed is the last change of all.
         let tree = Layout::new(&config.path);
@@ -266,11 +266,16 @@ impl Store {
     /// # Errors
     /// A declared size beyond 1 TiB; no space; the disk, or that it failed a moment ago.
     pub async fn begin(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
+        let store = self.clone();
+        blocking::run(move || store.begin_write(digest, declared, owner)).await
+    }
+
+    /// The one place where a write of content begins, so that none is tried while the disk is given a pause. Blocks.
+    fn begin_write(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
         if self.0.health.is_paused() {
             return Err(Error::Paused);
         }
-        let blobs = Arc::clone(&self.0.blobs);
-        let begun = blocking::run(move || blobs.begin(digest, declared, owner)).await;
+        let begun = self.0.blobs.begin(digest, declared, owner);
         begun.inspect_err(|error| self.record_failure(error))
     }
 
@@ -296,7 +301,7 @@ impl Store {
     /// for that registry's share: no more is asked for than what a pull names.
     ///
     /// # Errors
-    /// Content that is not `digest`'s; no space; the disk.
+    /// Content that is not `digest`'s; no space; the disk, or that it failed a moment ago.
     pub async fn put(
         &self,
         repository: &Repository,
@@ -358,8 +363,8 @@ impl Store {
         member: &Member,
     ) -> Result<(), Error> {
         let owner = Owner::unlimited(repository.registry());
-        let mut ingest = self.0.blobs.begin(digest, Some(content.len() as u64), owner)?;
-        ingest.write(content)?;
+        let mut ingest = self.begin_write(digest, Some(content.len() as u64), owner)?;
+        ingest.write(content).inspect_err(|error| self.record_failure(error))?;
         ingest.hash(content);
         self.commit(ingest.verify()?, repository, Some(member))
     }

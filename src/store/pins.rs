@@ -1,8 +1,9 @@
 //! Pins: images of which nothing is evicted, however long they are not pulled.
 //!
 //! A pin is a file in the repository that it was made for: one for each reference and the digest it had, with every
-//! digest that belongs to the image. All pins are in memory once their files have been read, which is before anything
-//! is evicted. A pin retains bytes and gives no right to read them.
+//! digest that belongs to the image. All pins are in memory: there are no [`Pins`] before their files have been read, so
+//! that nothing is evicted, listed or unpinned without those of an earlier process. A pin retains bytes and gives no right
+//! to read them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -82,20 +83,16 @@ impl All {
 }
 
 impl Pins {
-    /// No pins: those on disk are read by [`Pins::restore`].
-    pub(super) fn new(layout: Layout) -> Self {
-        Self { layout, all: Arc::default() }
-    }
-
-    /// Reads the pins that an earlier process made. Blocks.
-    pub(super) fn restore(&self) {
-        for repository in walk::repositories_with(&self.layout, layout::PINS) {
-            for name in walk::files(&self.layout.pins(&repository)) {
-                let path = self.layout.pins(&repository).join(name);
+    /// The pins that an earlier process made, read from their files. Blocks.
+    pub(super) fn restore(layout: Layout) -> Self {
+        let mut all = All::default();
+        for repository in walk::repositories_with(&layout, layout::PINS) {
+            for name in walk::files(&layout.pins(&repository)) {
+                let path = layout.pins(&repository).join(name);
                 let Some(PinFile { reference, root, digests, owner }) = file::read(&path) else { continue };
                 let Ok(root) = root.parse() else { continue };
                 if owner.is_none() {
-                    if let Err(error) = self.layout.remove(&path) {
+                    if let Err(error) = layout.remove(&path) {
                         tracing::debug!(%error, cause = error.cause(), "an unfinished pin stays on disk");
                     }
                     continue;
@@ -103,14 +100,12 @@ impl Pins {
                 let digests = digests.iter().filter_map(|text| text.parse().ok()).collect();
                 let pin = Pin { repository: repository.clone(), reference, root, digests, owner };
                 // A file under another name than its content gives was not written by this store.
-                if self.path_of(&pin) == path {
-                    let mut all = self.all.lock();
-                    if !all.pins.contains_key(&path) {
-                        all.insert(path, pin);
-                    }
+                if path_of(&layout, &pin) == path {
+                    all.insert(path, pin);
                 }
             }
         }
+        Self { layout, all: Arc::new(Mutex::new(all)) }
     }
 
     /// Pins an image, beside the digest that the same reference had before. Blocks.
@@ -118,7 +113,7 @@ impl Pins {
     /// # Errors
     /// The disk; more than [`DIGESTS_MAX`] digests.
     pub(super) fn add(&self, pin: Pin) -> Result<(), Error> {
-        let path = self.path_of(&pin);
+        let path = path_of(&self.layout, &pin);
         if pin.digests.len() > DIGESTS_MAX {
             let many =
                 std::io::Error::other(format!("the image has more than {DIGESTS_MAX} manifests and blobs"));
@@ -140,7 +135,7 @@ impl Pins {
     /// # Errors
     /// The disk.
     pub(super) fn remove(&self, pin: &Pin) -> Result<(), Error> {
-        let path = self.path_of(pin);
+        let path = path_of(&self.layout, pin);
         self.layout.remove(&path)?;
         self.all.lock().remove(&path);
         Ok(())
@@ -179,12 +174,12 @@ impl Pins {
         };
         self.all.lock().pins.values().filter(matches).cloned().collect()
     }
+}
 
-    /// Named by a hash, because a reference may be longer than a file name and contains colons.
-    fn path_of(&self, pin: &Pin) -> PathBuf {
-        let name = Digest::of(format!("{} {}", pin.reference, pin.root).as_bytes());
-        self.layout.pin(&pin.repository, &name)
-    }
+/// Named by a hash, because a reference may be longer than a file name and contains colons.
+fn path_of(layout: &Layout, pin: &Pin) -> PathBuf {
+    let name = Digest::of(format!("{} {}", pin.reference, pin.root).as_bytes());
+    layout.pin(&pin.repository, &name)
 }
 
 #[cfg(test)]
@@ -194,9 +189,7 @@ mod tests {
     use super::*;
 
     fn restored(layout: &Layout) -> Pins {
-        let pins = Pins::new(layout.clone());
-        pins.restore();
-        pins
+        Pins::restore(layout.clone())
     }
 
     #[test]
@@ -212,7 +205,7 @@ mod tests {
             digests: vec![Digest::of(root), Digest::of(b"shared")],
             owner: Some("command".to_owned()),
         };
-        let pins = Pins::new(layout.clone());
+        let pins = restored(&layout);
         pins.add(pin(b"old", "v1")).unwrap();
         pins.add(pin(b"other", "v2")).unwrap();
         pins.add(pin(b"other", "v3")).unwrap();
@@ -224,7 +217,7 @@ mod tests {
         fs::write(layout.pins(&repository).join("rubbish"), "x").unwrap();
         fs::write(layout.pin(&repository, &Digest::of(b"broken")), "{").unwrap();
         let again = restored(&layout);
-        assert!(pins.list().contains(&unfinished) && !pins.path_of(&unfinished).exists());
+        assert!(pins.list().contains(&unfinished) && !path_of(&layout, &unfinished).exists());
         assert_eq!(again.list(), [pin(b"new", "v1"), pin(b"other", "v2"), pin(b"other", "v3")]);
         let other = Digest::of(b"other").to_string();
         assert_eq!(again.matching(&repository, &other).len(), 2, "by the digest of the root too");

@@ -1,7 +1,7 @@
 //! Reserved bytes: those of downloads under way, which count as used before they are written.
 //!
 //! A reservation grows with what has arrived. It is given back when it is dropped, however its download ended; a
-//! committed blob keeps it until the blob itself is counted. That the bytes are to be had is decided in `admission`.
+//! committed blob keeps it until the blob itself is counted, and a file without a name until its last reader is gone. That the bytes are to be had is decided in `admission`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -87,6 +87,12 @@ impl Reservation {
         self.all.0.lock().sum.unwritten -= more;
     }
 
+    /// Gives back what is not on the disk: the download ends, and its file stays open for readers.
+    pub(super) fn keep_written(&mut self) {
+        let bytes = std::mem::replace(&mut self.bytes, self.written);
+        self.all.0.lock().give_back(self.owner, bytes - self.written, 0);
+    }
+
     /// Ends in the moment in which `count` counts the blob.
     pub(super) fn end_as_counted(mut self, count: impl FnOnce()) {
         let mut all = self.all.0.lock();
@@ -143,6 +149,12 @@ mod tests {
             assert_eq!(sum(), Reserved { bytes: 100, unwritten }, "{written}");
         }
         reserved.end_as_counted(|| ());
+        assert_eq!(sum(), Reserved::default());
+        let mut ended = reservations.reserve(owner, 100);
+        ended.written(30);
+        ended.keep_written();
+        assert_eq!((sum(), ended.bytes()), (Reserved { bytes: 30, unwritten: 0 }, 30));
+        drop(ended);
         assert_eq!(sum(), Reserved::default());
     }
 }

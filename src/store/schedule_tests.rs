@@ -45,7 +45,7 @@ impl World {
         }
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let (clock, tree) = (Clock::manual(Timestamp(1_000)), Layout::new(directory.path()));
-        let pins = Pins::new(tree.clone());
+        let pins = Pins::restore(tree.clone());
         let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
         let index = Index::start(tree, clock, Arc::clone(&metrics), Arc::clone(&open_blobs), pins).unwrap();
         let budget = Budget { max: Amount::Bytes(MAX), min_free: Amount::Bytes(0) };
@@ -84,7 +84,7 @@ impl World {
         let digest = Digest::of(&content);
         self.under_way.fetch_sub(reserved.bytes(), Ordering::SeqCst);
         fs::write(self.layout.blob(&digest), &content).unwrap();
-        self.index.add(digest, content.len() as u64, owner().id, reserved);
+        self.index.add(digest, content.len() as u64, owner().id, Some(reserved));
     }
 
     fn blobs(&self) -> Blobs {
@@ -167,7 +167,7 @@ fn in_no_order_does_the_stop_of_the_index_leave_a_download_waiting() {
         let world = World::new(900);
         let download: fn(&World) = |world| {
             if let Ok(reserved) = world.admission.reserve(owner(), 50) {
-                world.index.add(Digest::of(b"x"), 50, owner().id, reserved);
+                world.index.add(Digest::of(b"x"), 50, owner().id, Some(reserved));
             }
             world.index.evict(10, None);
             world.index.remove(Digest::of(b"x"));

@@ -115,6 +115,41 @@ fn content_of(chunk: BodyChunk) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn small_content_is_not_written_while_the_disk_is_paused_and_a_failure_to_write_it_begins_a_pause() {
+    let world = World::new();
+    let (app, content) = (repository("reg.test/a"), Bytes::from_static(b"manifest"));
+    let put = || world.store.put(&app, Digest::of(&content), content.clone(), Member::Blob);
+    fs::remove_dir(world.file("ingest")).unwrap();
+    fs::write(world.file("ingest"), "in the way").unwrap();
+    assert!(matches!(put().await, Err(Error::Io { .. })));
+    assert!(!world.store.is_caching(), "the disk failed");
+    fs::remove_file(world.file("ingest")).unwrap();
+    assert!(matches!(put().await, Err(Error::Paused)));
+    assert!(!world.file("ingest").exists(), "nothing was tried");
+    world.store.clock().advance(Duration::from_secs(60));
+    put().await.unwrap();
+    assert!(world.store.is_caching());
+}
+
+#[tokio::test]
+async fn the_pins_of_an_earlier_process_are_there_from_the_first_moment() {
+    let world = World::new();
+    let (app, digest) = (repository("reg.test/a"), Digest::of(b"x"));
+    for n in 0..200 {
+        let reference = format!("v{n}");
+        let owner = Some("test".to_owned());
+        world
+            .store
+            .pin(Pin { repository: app.clone(), reference, root: digest, digests: vec![digest], owner })
+            .await
+            .unwrap();
+    }
+    let world = world.restarted();
+    assert_eq!(world.store.pins().len(), 200);
+    assert_eq!(world.store.unpin(&app, &"v7".parse().unwrap()).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn any_range_is_the_same_bytes() {
     let world = World::new();
     let content = bytes(200_000);

@@ -55,7 +55,7 @@ enum Filled {
 
 /// What became of the bytes.
 enum Written {
-    Verified(Verified),
+    Verified(Box<Verified>),
     /// The queue closed without the end.
     Incomplete,
     /// The disk does not take them.
@@ -229,7 +229,7 @@ impl Filler {
         let write = async {
             match writer.await.map_err(|ended| Error::task_ended("wrote a blob", &ended))?? {
                 Written::Verified(verified) => {
-                    Ok(Some(Filled::Verified(Box::new(verified), trail_of_body.clone())))
+                    Ok(Some(Filled::Verified(verified, trail_of_body.clone())))
                 }
                 Written::Incomplete => Ok(None),
                 Written::Detached(detached) => {
@@ -347,7 +347,7 @@ fn write(
 ) -> Result<Written, store::Error> {
     while let Some(next) = received.blocking_recv() {
         let taken = match &next {
-            Received::End => return ingest.verify().map(Written::Verified),
+            Received::End => return ingest.verify().map(|verified| Written::Verified(Box::new(verified))),
             Received::Bytes(bytes) => ingest.write(bytes).map(|written| {
                 content.compare(written - bytes.len() as u64, bytes);
                 leader.publish_readable(withheld.readable(written));

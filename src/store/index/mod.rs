@@ -90,8 +90,8 @@ impl Index {
         self.0.totals.of(owner)
     }
 
-    /// A blob of `owner` exists; its reservation ends once it is counted. Blocks while the queue is full.
-    pub(super) fn add(&self, digest: Digest, size: u64, owner: OwnerId, reserved: Reservation) {
+    /// A blob of `owner` exists; its reservation, if it has one, ends once it is counted. Blocks while the queue is full.
+    pub(super) fn add(&self, digest: Digest, size: u64, owner: OwnerId, reserved: Option<Reservation>) {
         let _ = self.0.queue.send(Operation::Add { digest, size, owner, reserved });
     }
 

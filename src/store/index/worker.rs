@@ -39,8 +39,8 @@ const FILL_AT_STOP: Duration = Duration::from_secs(3);
 /// What the thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum Operation {
-    /// A blob exists. Its reservation ends in the moment in which the blob is counted.
-    Add { digest: Digest, size: u64, owner: OwnerId, reserved: Reservation },
+    /// A blob exists. Its reservation, which an empty one has none of, ends in the moment in which the blob is counted.
+    Add { digest: Digest, size: u64, owner: OwnerId, reserved: Option<Reservation> },
     /// A blob was used.
     Access(Digest),
     /// A blob is gone.
@@ -78,17 +78,21 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Reads the pins, then counts the blobs: from the database of a clean stop and the names of the files, else from
-    /// the files alone.
+    /// Counts the blobs: from the database of a clean stop and the names of the files, else from the files alone.
     pub(crate) fn open(context: Context) -> Self {
-        // Before anything can be evicted.
-        context.pins.restore();
         let mut worker =
             Self { context, rows: Rows::new(), database: None, unwritten: Vec::new(), failures: 0 };
         let marker = worker.marker();
         let clean = fs::read(&marker).is_ok_and(|content| content == CLEAN);
-        // A marker that cannot be removed would vouch for the rows of this process after a crash.
-        let vouched_for = fs::remove_file(&marker).is_ok() && clean;
+        // A marker that stays, or that a power cut brings back, would vouch for the rows of this process.
+        let vouched_for = match worker.context.layout.remove_durably(&marker) {
+            Ok(existed) => existed && clean,
+            Err(error) => {
+                tracing::warn!(%error, cause = error.cause(), "the clean-stop marker cannot be removed; the index stays in memory until the next start");
+                worker.failures = FAILURES_MAX + 1;
+                false
+            }
+        };
         let adopted = if vouched_for {
             worker.adopt().map_err(|failure| failure.to_string())
         } else {
@@ -140,7 +144,10 @@ impl Worker {
                 // A registry that delivers what another one delivered before does not become its owner.
                 let known = self.rows.row(&digest).map(|row| row.owner).filter(|id| *id != OwnerId::UNKNOWN);
                 let row = Row { size, used_at: now, owner: known.unwrap_or(owner), reused: false };
-                reserved.end_as_counted(|| self.count_row(digest, row));
+                match reserved {
+                    Some(reserved) => reserved.end_as_counted(|| self.count_row(digest, row)),
+                    None => self.count_row(digest, row),
+                }
                 self.write(|database| database.put(&digest, row));
             }
             Operation::Access(digest) => {

@@ -30,7 +30,7 @@ impl World {
             metrics,
             clock: Clock::manual(Timestamp(1_000_000)),
             in_use: InUse::default(),
-            pins: Pins::new(layout),
+            pins: Pins::restore(layout),
         }
     }
 
@@ -63,7 +63,7 @@ impl World {
 
 fn add(content: &[u8], size: u64) -> Operation {
     let owner = Owner::unlimited(&"reg.test".parse().unwrap());
-    let reserved = Reservations::default().reserve(owner, size);
+    let reserved = Some(Reservations::default().reserve(owner, size));
     Operation::Add { digest: Digest::of(content), size, owner: owner.id, reserved }
 }
 
@@ -274,7 +274,7 @@ fn a_registry_that_delivers_what_another_one_delivered_does_not_become_its_owner
     let mut worker = world.worker();
     worker.apply(add(b"x", 5));
     let stranger = Owner::limited(&"evil.test".parse().unwrap());
-    let reserved = Reservations::default().reserve(stranger, 5);
+    let reserved = Some(Reservations::default().reserve(stranger, 5));
     worker.apply(Operation::Add { digest: Digest::of(b"x"), size: 5, owner: stranger.id, reserved });
     assert_eq!(world.totals.of(stranger.id), 0);
 }

@@ -57,10 +57,7 @@ pub(crate) fn set(
 
 /// Ends a grant durably: a revoked one must not return after a power cut.
 pub(crate) fn remove(layout: &Layout, repository: &Repository, principal: &Principal) -> Result<(), Error> {
-    if layout.remove(&layout.grant(repository, principal))? {
-        layout::sync_directory(&layout.grants(repository))?;
-    }
-    Ok(())
+    layout.remove_durably(&layout.grant(repository, principal)).map(drop)
 }
 
 /// Ends all grants of a repository; returns how many there were.
