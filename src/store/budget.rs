@@ -78,6 +78,36 @@ pub(super) fn capacity(budget: &Budget, disk: Option<Disk>, used: u64) -> u64 {
     left.min(budget.max.of(total))
 }
 
+/// Bytes of the capacity that eviction ahead of need leaves free at most: what a large image takes, so that its pull evicts
+/// nothing.
+const HEADROOM_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// What the low watermark leaves free of a capacity: a tenth. Down to there blobs are evicted ahead of need.
+pub(super) fn low_headroom(capacity: u64) -> u64 {
+    (capacity / 10).min(HEADROOM_MAX)
+}
+
+/// What the high watermark leaves free: half of that. Below it nothing is evicted ahead of need.
+pub(super) fn high_headroom(capacity: u64) -> u64 {
+    low_headroom(capacity) / 2
+}
+
+/// Bytes that have to be evicted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// Beyond the budget, as the store counts it itself.
+    pub(super) in_budget: u64,
+    /// That the filesystem must have free besides. It may show what was evicted a moment later.
+    pub(super) on_disk: u64,
+}
+
+impl Missing {
+    /// For both.
+    pub(super) fn bytes(self) -> u64 {
+        self.in_budget.max(self.on_disk)
+    }
+}
+
 /// How many bytes have to be evicted before `wanted` more fit. `used` bytes are committed, `reserved` bytes belong to
 /// downloads under way: those that are written count as used, and not as still to be taken from the free bytes.
 pub(super) fn missing(
@@ -86,13 +116,17 @@ pub(super) fn missing(
     used: u64,
     reserved: Reserved,
     wanted: u64,
-) -> u64 {
+) -> Missing {
     let occupied = used.saturating_add(reserved.bytes).saturating_add(wanted);
     // A filesystem of unknown size counts as never full.
-    let Some(Disk { total, free }) = disk else { return occupied.saturating_sub(budget.max.of(u64::MAX)) };
-    let over_budget = occupied.saturating_sub(budget.max.of(total));
+    let Some(Disk { total, free }) = disk else {
+        return Missing { in_budget: occupied.saturating_sub(budget.max.of(u64::MAX)), on_disk: 0 };
+    };
     let must_be_free = budget.min_free.of(total).saturating_add(reserved.unwritten).saturating_add(wanted);
-    over_budget.max(must_be_free.saturating_sub(free))
+    Missing {
+        in_budget: occupied.saturating_sub(budget.max.of(total)),
+        on_disk: must_be_free.saturating_sub(free),
+    }
 }
 
 #[cfg(test)]
@@ -118,13 +152,23 @@ mod tests {
             (None, 0, unwritten(0), u64::MAX, u64::MAX - 1_000),
         ] {
             assert_eq!(
-                missing(&budget, disk, used, reserved, wanted),
+                missing(&budget, disk, used, reserved, wanted).bytes(),
                 expected,
                 "{disk:?} {used} {reserved:?} {wanted}"
             );
         }
         let all = Budget { max: Amount::Percent(100), min_free: Amount::Bytes(0) };
-        assert_eq!(missing(&all, None, 5, unwritten(5), 5), 0);
+        assert_eq!(missing(&all, None, 5, unwritten(5), 5), Missing::default());
+    }
+
+    #[test]
+    fn the_watermarks_leave_a_tenth_and_a_twentieth_free_and_no_more_than_a_large_image() {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        for (capacity, high, low) in
+            [(0, 0, 0), (1_000, 50, 100), (20 * GIB, GIB, 2 * GIB), (u64::MAX, 2 * GIB, 4 * GIB)]
+        {
+            assert_eq!((high_headroom(capacity), low_headroom(capacity)), (high, low), "{capacity}");
+        }
     }
 
     #[test]

@@ -32,6 +32,11 @@ struct World {
 impl World {
     /// With a blob of so many bytes from before.
     fn new(before: usize) -> Arc<Self> {
+        Self::with(1, before)
+    }
+
+    /// With so many blobs of so many bytes from before.
+    fn with(blobs: u8, bytes: usize) -> Arc<Self> {
         // In memory: nothing is proved here by what reaches a disk.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let layout = Layout::new(directory.path());
@@ -39,8 +44,8 @@ impl World {
             fs::create_dir_all(directory).unwrap();
         }
         fs::write(layout.index(), "no directory").unwrap();
-        if before > 0 {
-            let content = vec![0xff; before];
+        for number in 0..if bytes > 0 { blobs } else { 0 } {
+            let content = vec![0xff - number; bytes];
             fs::write(layout.blob(&Digest::of(&content)), content).unwrap();
         }
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
@@ -169,7 +174,8 @@ fn in_no_order_does_the_stop_of_the_index_leave_a_download_waiting() {
             if let Ok(reserved) = world.admission.reserve(owner(), 50) {
                 world.index.add(Digest::of(b"x"), 50, owner().id, Some(reserved));
             }
-            world.index.evict(10, None);
+            world.admission.ask_and_give_up(owner(), 200);
+            world.admission.enforce_budget();
             world.index.remove(Digest::of(b"x"));
         };
         side_by_side(&world, vec![download, |world| world.index.close(), |world| world.index.close()]);
@@ -203,5 +209,51 @@ fn in_no_order_does_a_commit_change_the_store_after_it_was_closed_or_leave_a_blo
         assert_eq!(world.stored().len() as u64, world.count.load(Ordering::SeqCst));
         assert_eq!(fs::read_dir(world.layout.ingest()).unwrap().count(), 0);
         assert!(world.directory.path().exists());
+    });
+}
+
+#[test]
+fn in_no_order_does_a_download_that_gives_up_leave_a_reservation_or_keep_another_from_its_own() {
+    explore(ORDERS, || {
+        let world = World::new(900);
+        world.index.catch_up();
+        let gives_up: fn(&World) = |world| world.admission.ask_and_give_up(owner(), 200);
+        let download: fn(&World) = |world| {
+            let reserved = world.reserve(400).unwrap();
+            thread::yield_now();
+            world.commit(reserved);
+        };
+        side_by_side(&world, vec![gives_up, download, download]);
+        world.index.settle();
+        let stored = world.stored();
+        assert_eq!(world.index.totals(), Totals { blobs: stored.len() as u64, bytes: stored.iter().sum() });
+        assert!(world.reserve(MAX).is_some());
+        world.index.close();
+    });
+}
+
+#[test]
+fn in_no_order_does_an_eviction_in_batches_take_what_is_read_or_lose_count() {
+    explore(ORDERS / 10, || {
+        // More than two batches.
+        let world = World::with(150, 6);
+        world.index.catch_up();
+        let read = Digest::of(&[0xff; 6]);
+        let mark = world.open_blobs.mark_in_use(&read);
+        let download: fn(&World) = |world| {
+            let reserved = world.reserve(450).unwrap();
+            world.commit(reserved);
+        };
+        let ahead: fn(&World) = |world| {
+            world.admission.evict_ahead();
+            world.admission.evict_ahead();
+        };
+        side_by_side(&world, vec![download, ahead, download]);
+        world.index.settle();
+        let stored = world.stored();
+        assert_eq!(world.index.totals(), Totals { blobs: stored.len() as u64, bytes: stored.iter().sum() });
+        assert!(world.layout.blob(&read).exists());
+        drop(mark);
+        world.index.close();
     });
 }

@@ -228,9 +228,7 @@ impl Filler {
         };
         let write = async {
             match writer.await.map_err(|ended| Error::task_ended("wrote a blob", &ended))?? {
-                Written::Verified(verified) => {
-                    Ok(Some(Filled::Verified(verified, trail_of_body.clone())))
-                }
+                Written::Verified(verified) => Ok(Some(Filled::Verified(verified, trail_of_body.clone()))),
                 Written::Incomplete => Ok(None),
                 Written::Detached(detached) => {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));

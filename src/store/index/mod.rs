@@ -2,10 +2,12 @@
 //!
 //! sled 0.34 can lose data on a power cut and does not notice damage in its log, so it holds nothing that cannot be
 //! rebuilt from the files. The rows belong to one thread, which also evicts; this is the handle to it. A pull never
-//! waits for that thread unless it needs space, and never fails because of it.
+//! waits for that thread unless it needs space, then for [`ANSWER_WAIT`] at most, and never fails because of it.
 
 pub(super) mod database;
+pub(super) mod evictions;
 pub(super) mod rows;
+pub(super) mod rows_on_disk;
 mod scan;
 pub(super) mod totals;
 pub(super) mod worker;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use crate::reference::Digest;
 use crate::store::error::Error;
+pub(super) use crate::store::index::evictions::{Batch, Demand, Evictable, Wanted};
 use crate::store::index::totals::{SharedTotals, Totals};
 use crate::store::index::worker::{Context, Operation, Worker};
 use crate::store::layout::Layout;
@@ -26,23 +29,26 @@ use crate::store::share::OwnerId;
 use crate::support::clock::Clock;
 use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicBool, Ordering};
-use crate::support::sync::mpsc::{SyncSender, sync_channel};
+use crate::support::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use crate::support::sync::thread::{self, JoinHandle};
 
 /// Operations that may wait for the thread; an access beyond that is dropped, because only its time is lost.
 const QUEUE: usize = 16 * 1024;
-/// How long a download waits for blobs to be evicted.
-const EVICT_WAIT: Duration = Duration::from_secs(20);
+/// How long a download waits for the thread: then its blob goes past the disk. A client waits meanwhile.
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How long while another has waited in vain and the thread has not gone on since.
+const LATE_WAIT: Duration = Duration::from_millis(10);
 
 /// Handle to the thread of the index. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Index(Arc<Handle>);
 
-#[derive(Debug)]
 struct Handle {
     queue: SyncSender<Operation>,
     totals: Arc<SharedTotals>,
     is_counted: Arc<AtomicBool>,
+    /// Whether somebody has waited in vain since the last step of the thread.
+    is_late: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -60,9 +66,10 @@ impl Index {
     ) -> Result<Self, Error> {
         let path = layout.index();
         let totals = Arc::new(SharedTotals::new(Arc::clone(&metrics)));
-        let is_counted = Arc::new(AtomicBool::new(false));
+        let (is_counted, is_late) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (queue, operations) = sync_channel(QUEUE);
-        let context = Context { layout, clock, metrics, totals: Arc::clone(&totals), open_blobs, pins };
+        let (shared, late) = (Arc::clone(&totals), Arc::clone(&is_late));
+        let context = Context { layout, clock, metrics, totals: shared, open_blobs, pins, is_late: late };
         let counted = Arc::clone(&is_counted);
         let thread = thread::Builder::new()
             .name("larder-index".to_owned())
@@ -72,7 +79,7 @@ impl Index {
                 worker.run(&operations);
             })
             .map_err(Error::io("start the thread of", &path))?;
-        Ok(Self(Arc::new(Handle { queue, totals, is_counted, thread: Mutex::new(Some(thread)) })))
+        Ok(Self(Arc::new(Handle { queue, totals, is_counted, is_late, thread: Mutex::new(Some(thread)) })))
     }
 
     /// The blobs that are counted so far.
@@ -110,28 +117,43 @@ impl Index {
         let _ = self.0.queue.try_send(Operation::Recheck(digest));
     }
 
-    /// Evicts blobs of about `wanted` bytes, of one registry or of all. Blocks until that is done, but no longer than
-    /// [`EVICT_WAIT`].
-    pub(super) fn evict(&self, wanted: u64, only: Option<OwnerId>) {
-        let (done, wait) = sync_channel(1);
-        if self.0.queue.send(Operation::Evict { wanted, only, done }).is_ok() {
-            let _ = wait.recv_timeout(EVICT_WAIT);
+    /// Evicts what is demanded, in batches. Waits for nothing; a demand that cannot be taken is dropped.
+    pub(super) fn evict(&self, demand: impl Demand + 'static) {
+        let _ = self.0.queue.try_send(Operation::Evict(Box::new(demand)));
+    }
+
+    /// As [`Index::evict`], while there is nothing else to do, and one demand at a time.
+    pub(super) fn evict_ahead(&self, demand: impl Demand + 'static) {
+        let _ = self.0.queue.try_send(Operation::EvictAhead(Box::new(demand)));
+    }
+
+    /// Looks at what could be evicted, after every operation so far, the count at the start included. Waits for nothing.
+    pub(super) fn look(&self, look: impl FnOnce(Evictable<'_>) + Send + 'static) {
+        let _ = self.0.queue.try_send(Operation::Look(Box::new(look)));
+    }
+
+    /// Waits for an answer of the thread, [`ANSWER_WAIT`] at most. `None` after that, and if there will be none. While the
+    /// thread hangs, as on a disk that does, only the first wait so long.
+    pub(super) fn wait<T>(&self, answer: &Receiver<T>) -> Option<T> {
+        let wait = if self.0.is_late.load(Ordering::Acquire) { LATE_WAIT } else { ANSWER_WAIT };
+        match answer.recv_timeout(wait) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                self.0.is_late.store(true, Ordering::Release);
+                None
+            }
         }
     }
 
-    /// Bytes of the blobs that are neither pinned nor being read, of one registry or of all. Blocks as [`Index::evict`]
-    /// does; nothing is known after that time.
-    pub(super) fn evictable(&self, only: Option<OwnerId>) -> u64 {
-        let (answer, wait) = sync_channel(1);
-        if self.0.queue.send(Operation::CountEvictable { only, answer }).is_err() {
-            return 0;
-        }
-        wait.recv_timeout(EVICT_WAIT).unwrap_or(0)
-    }
-
-    /// Waits until every operation so far is applied, the count at the start included. Blocks as [`Index::evict`] does.
+    /// Waits until every operation so far is applied, the count at the start included, for a test.
+    #[cfg(test)]
     pub(super) fn catch_up(&self) {
-        self.evict(0, None);
+        let (done, wait) = sync_channel(1);
+        self.look(move |_| {
+            let _ = done.send(());
+        });
+        let _ = wait.recv();
     }
 
     /// Writes everything to disk, marks the stop as clean and joins the thread. Blocks.
@@ -145,11 +167,33 @@ impl Index {
         }
     }
 
+    /// As [`Index::catch_up`], and until no eviction is under way either.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        struct Last(SyncSender<()>);
+        impl Demand for Last {
+            fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
+                let _ = self.0.send(());
+                None
+            }
+            fn evicted(&mut self, _: &Batch) {}
+        }
+        let mut is_settled = false;
+        while !is_settled && self.0.thread.lock().is_some() {
+            let (done, wait) = sync_channel(1);
+            self.evict_ahead(Last(done));
+            // Dropped while another eviction ahead of need is under way.
+            is_settled = wait.recv().is_ok();
+        }
+    }
+
     /// Keeps the thread busy until a value is received from the other end, for a test of what happens meanwhile.
     #[cfg(test)]
-    pub(super) fn hold_up(&self) -> crate::support::sync::mpsc::Receiver<()> {
+    pub(super) fn hold_up(&self) -> Receiver<()> {
         let (done, wait) = sync_channel(0);
-        self.0.queue.send(Operation::Evict { wanted: 0, only: None, done }).unwrap();
+        self.look(move |_| {
+            let _ = done.send(());
+        });
         wait
     }
 

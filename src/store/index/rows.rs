@@ -8,9 +8,9 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use super::totals::Totals;
 use crate::reference::Digest;
 use crate::store::evict::{self, CLASSES};
-use crate::store::index::totals::Totals;
 use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 

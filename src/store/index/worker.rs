@@ -1,43 +1,37 @@
 //! The thread of the index: owns the rows, applies operations one after the other, and evicts.
 //!
-//! The rows are in memory and the database follows them. A marker written at a clean stop decides whether the database is
-//! read at a start; without it, it is set aside and the rows are made from the files. A new database is filled between
-//! operations, a few rows at a time, so that no operation waits for it. After [`FAILURES_MAX`] failures of the database
-//! in one process the rows stay in memory until the next start.
+//! The rows are in memory and the database follows them. Evictions are done in batches of a few files, and a new database
+//! is filled a few rows at a time, so that no operation waits for the whole of either.
 
-use std::fs;
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::database::{Database, Failure};
+use super::evictions::{Batch, Demand, Evictable, Evictions, Wanted};
 use super::rows::{Row, Rows};
-use super::scan;
+use super::rows_on_disk::{FILL_ROWS, RowsOnDisk};
 use super::totals::SharedTotals;
 use crate::reference::Digest;
 use crate::store::last_access;
-use crate::store::layout::{self, Layout};
+use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
 use crate::store::share::OwnerId;
-use crate::support::clock::{Clock, Timestamp};
-use crate::support::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use crate::support::clock::Clock;
+use crate::support::sync::atomic::{AtomicBool, Ordering};
+use crate::support::sync::mpsc::{Receiver, TryRecvError};
 
-/// Written by a clean stop, removed by the next start; the version is that of the rows.
-const CLEAN: &[u8] = b"larder index 2\n";
-/// Failures of the database in one process before its rows stay in memory.
-const FAILURES_MAX: u32 = 3;
+/// Files that are removed in one batch: a few milliseconds.
+pub(crate) const BATCH_FILES: usize = 64;
+/// Bytes that are removed in one batch, besides its last file: the time to remove a file grows with its size.
+const BATCH_BYTES: u64 = 256 * 1024 * 1024;
+/// Operations between two batches at most: what is waited for goes on however busy the thread is.
+const OPERATIONS_BETWEEN: usize = 64;
 /// Files that cannot be removed before an eviction ends: then it is the disk, not the file.
-const UNLINK_FAILURES_MAX: u32 = 16;
-/// Rows that are written to a new database between two operations: less than a millisecond of work.
-const FILL_ROWS: usize = 64;
-/// How long a stop fills a new database that is not complete yet; without the rest the next start reads the files.
-const FILL_AT_STOP: Duration = Duration::from_secs(3);
+const UNLINK_FAILURES_MAX: usize = 16;
 
 /// What the thread is asked to do.
-#[derive(Debug)]
 pub(crate) enum Operation {
     /// A blob exists. Its reservation, which an empty one has none of, ends in the moment in which the blob is counted.
     Add { digest: Digest, size: u64, owner: OwnerId, reserved: Option<Reservation> },
@@ -47,10 +41,12 @@ pub(crate) enum Operation {
     Remove(Digest),
     /// A blob was not found: its row goes if its file is gone.
     Recheck(Digest),
-    /// Evict blobs of about `wanted` bytes, of one registry or of all, then answer.
-    Evict { wanted: u64, only: Option<OwnerId>, done: SyncSender<()> },
-    /// Answer how many bytes could be evicted, of one registry or of all.
-    CountEvictable { only: Option<OwnerId>, answer: SyncSender<u64> },
+    /// Evict, in batches.
+    Evict(Box<dyn Demand>),
+    /// Evict while there is nothing else to do.
+    EvictAhead(Box<dyn Demand>),
+    /// Look at what could be evicted. Must not wait.
+    Look(Box<dyn FnOnce(Evictable<'_>) + Send>),
     /// Write everything down and stop.
     Close,
 }
@@ -65,55 +61,36 @@ pub(crate) struct Context {
     pub(crate) open_blobs: Arc<OpenBlobs>,
     /// Blobs that are not evicted because they are pinned.
     pub(crate) pins: Pins,
+    /// Set by one who waited in vain, and ended by every step of the thread.
+    pub(crate) is_late: Arc<AtomicBool>,
 }
 
 pub(crate) struct Worker {
     context: Context,
     rows: Rows,
-    /// `None` once it has failed too often.
-    database: Option<Database>,
-    /// Blobs whose rows a new database does not have yet, in the order in which they are written, from the end.
-    unwritten: Vec<Digest>,
-    failures: u32,
+    on_disk: RowsOnDisk,
+    evictions: Evictions,
 }
 
 impl Worker {
-    /// Counts the blobs: from the database of a clean stop and the names of the files, else from the files alone.
+    /// Counts the blobs. Blocks.
     pub(crate) fn open(context: Context) -> Self {
-        let mut worker =
-            Self { context, rows: Rows::new(), database: None, unwritten: Vec::new(), failures: 0 };
-        let marker = worker.marker();
-        let clean = fs::read(&marker).is_ok_and(|content| content == CLEAN);
-        // A marker that stays, or that a power cut brings back, would vouch for the rows of this process.
-        let vouched_for = match worker.context.layout.remove_durably(&marker) {
-            Ok(existed) => existed && clean,
-            Err(error) => {
-                tracing::warn!(%error, cause = error.cause(), "the clean-stop marker cannot be removed; the index stays in memory until the next start");
-                worker.failures = FAILURES_MAX + 1;
-                false
-            }
-        };
-        let adopted = if vouched_for {
-            worker.adopt().map_err(|failure| failure.to_string())
-        } else {
-            Err("no clean stop".to_owned())
-        };
-        if let Err(why) = adopted {
-            worker.rows = scan::files(&worker.context.layout.blobs(), worker.context.clock.now());
-            scan::find_owners(&mut worker.rows, &worker.context.layout);
-            worker.renew_database(&why);
+        let Context { layout, metrics, clock, totals, .. } = &context;
+        let (on_disk, rows) = RowsOnDisk::open(layout.clone(), Arc::clone(metrics), clock);
+        for (_, row) in rows.iter() {
+            totals.add(row.owner, row.size);
         }
-        for (_, row) in worker.rows.iter() {
-            worker.context.totals.add(row.owner, row.size);
-        }
-        worker.context.totals.set(worker.rows.totals());
-        worker
+        totals.set(rows.totals());
+        Self { context, rows, on_disk, evictions: Evictions::default() }
     }
 
-    /// Applies operations until one of them is [`Operation::Close`] or every sender is gone.
+    /// Applies operations until one of them is [`Operation::Close`] or every sender is gone. Evictions under way end with
+    /// that.
     pub(crate) fn run(mut self, operations: &Receiver<Operation>) {
+        let mut applied = 0;
         loop {
-            let next = if self.unwritten.is_empty() {
+            let is_idle = self.evictions.is_empty() && self.on_disk.is_filled();
+            let next = if is_idle {
                 operations.recv().map_err(|_| TryRecvError::Disconnected)
             } else {
                 operations.try_recv()
@@ -125,10 +102,19 @@ impl Worker {
                     if close {
                         return;
                     }
+                    applied += 1;
+                    if applied % OPERATIONS_BETWEEN == 0 && self.evictions.is_waited_for() {
+                        self.evict_batch();
+                    }
                 }
-                Err(TryRecvError::Empty) => self.fill(FILL_ROWS),
+                Err(TryRecvError::Empty) => {
+                    if !self.evict_batch() {
+                        self.on_disk.fill(FILL_ROWS, &self.rows);
+                    }
+                }
                 Err(TryRecvError::Disconnected) => return,
             }
+            self.context.is_late.store(false, Ordering::Release);
         }
     }
 
@@ -148,24 +134,22 @@ impl Worker {
                     Some(reserved) => reserved.end_as_counted(|| self.count_row(digest, row)),
                     None => self.count_row(digest, row),
                 }
-                self.write(|database| database.put(&digest, row));
+                self.on_disk.put(&digest, row, &self.rows);
             }
             Operation::Access(digest) => {
                 if let Some(row) = self.rows.row(&digest)
                     && now.0 >= row.used_at.0.saturating_add(last_access::INTERVAL_SECONDS)
                 {
-                    self.put(digest, Row { used_at: now, reused: true, ..row });
+                    let row = Row { used_at: now, reused: true, ..row };
+                    self.count_row(digest, row);
+                    self.on_disk.put(&digest, row, &self.rows);
                 }
             }
             Operation::Remove(digest) | Operation::Recheck(digest) => self.follow_file(digest, now),
-            Operation::Evict { wanted, only, done } => {
-                self.evict(wanted, only, now);
-                let _ = done.send(());
-            }
-            Operation::CountEvictable { only, answer } => {
-                let _ = answer.send(self.evictable(only));
-            }
-            Operation::Close => self.close(),
+            Operation::Evict(demand) => self.evictions.add(demand),
+            Operation::EvictAhead(demand) => self.evictions.set_ahead(demand),
+            Operation::Look(look) => look(&|only| self.evictable(only)),
+            Operation::Close => self.on_disk.close(&self.rows),
         }
     }
 
@@ -178,15 +162,11 @@ impl Worker {
             (Some(_), None) => self.remove(&digest),
             (None, Some(file)) => {
                 let row = Row { size: file.len(), used_at: now, owner: OwnerId::UNKNOWN, reused: false };
-                self.put(digest, row);
+                self.count_row(digest, row);
+                self.on_disk.put(&digest, row, &self.rows);
             }
             _ => {}
         }
-    }
-
-    fn put(&mut self, digest: Digest, row: Row) {
-        self.count_row(digest, row);
-        self.write(|database| database.put(&digest, row));
     }
 
     fn count_row(&mut self, digest: Digest, row: Row) {
@@ -202,36 +182,52 @@ impl Worker {
         if let Some(row) = self.rows.remove(digest) {
             self.context.totals.subtract(row.owner, row.size);
             self.context.totals.set(self.rows.totals());
-            self.write(|database| database.remove(digest));
+            self.on_disk.remove(digest, &self.rows);
         }
     }
 
     /// Bytes that are neither pinned nor being read. Only the rows of those that are get looked up, which are few.
     fn evictable(&self, only: Option<OwnerId>) -> u64 {
         let Context { totals, pins, open_blobs, .. } = &self.context;
-        let mut kept = pins.digests();
-        kept.extend(open_blobs.in_use());
-        let kept_rows = kept.iter().filter_map(|digest| self.rows.row(digest));
+        let pinned = pins.digests();
+        let read = open_blobs.in_use().into_iter().filter(|digest| !pinned.contains(digest));
+        let kept_rows = pinned.iter().copied().chain(read).filter_map(|digest| self.rows.row(&digest));
         let is_meant = |row: &Row| only.is_none_or(|owner| row.owner == owner);
         let kept_bytes = kept_rows.filter(is_meant).map(|row| row.size).fold(0, u64::saturating_add);
         let bytes = only.map_or_else(|| totals.current().bytes, |owner| totals.of(owner));
         bytes.saturating_sub(kept_bytes)
     }
 
-    /// Evicts blobs: each file first. A blob whose file cannot be removed stays counted and is tried again by the next
-    /// eviction; others go instead.
-    fn evict(&mut self, wanted: u64, only: Option<OwnerId>, now: Timestamp) {
+    /// Does the next batch of the eviction whose turn it is; `false` if none is under way.
+    pub(crate) fn evict_batch(&mut self) -> bool {
+        let Some((mut eviction, is_ahead)) = self.evictions.take() else { return false };
+        if let Some(wanted) = eviction.demand.next(&|only| self.evictable(only)) {
+            let batch = self.evict(wanted, &mut eviction.stuck);
+            eviction.demand.evicted(&batch);
+            self.evictions.put_back(eviction, is_ahead);
+        }
+        true
+    }
+
+    /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again by
+    /// the next eviction; others go instead.
+    fn evict(&mut self, Wanted { bytes, only }: Wanted, stuck: &mut HashSet<Digest>) -> Batch {
+        let now = self.context.clock.now();
         let mut search = self.rows.search();
-        let (mut freed, mut failures) = (0_u64, 0);
-        while freed < wanted {
+        let mut freed = 0;
+        for _ in 0..BATCH_FILES {
+            if freed >= bytes.min(BATCH_BYTES) {
+                break;
+            }
             let Context { open_blobs, pins, .. } = &self.context;
             let may_go = |digest: &Digest, row: &Row| {
                 only.is_none_or(|owner| row.owner == owner)
                     && !open_blobs.is_in_use(digest)
                     && !pins.contains(digest)
+                    && !stuck.contains(digest)
             };
             let Some((digest, Row { size, .. })) = self.rows.next_victim(&mut search, now, may_go) else {
-                return;
+                return Batch { bytes: freed, is_last: true };
             };
             match self.context.layout.remove(&self.context.layout.blob(&digest)) {
                 Ok(existed) => {
@@ -247,120 +243,17 @@ impl Worker {
                 }
                 Err(error) => {
                     self.context.metrics.eviction_failures.inc();
-                    failures += 1;
-                    if failures == 1 {
+                    if stuck.is_empty() {
                         tracing::warn!(%digest, %error, cause = error.cause(), "a blob cannot be evicted; its bytes stay counted");
                     }
-                    if failures == UNLINK_FAILURES_MAX {
-                        return;
+                    stuck.insert(digest);
+                    if stuck.len() >= UNLINK_FAILURES_MAX {
+                        return Batch { bytes: freed, is_last: true };
                     }
                 }
             }
         }
-    }
-
-    /// Opens the database of a clean stop, checks every row and compares the rows with the files.
-    fn adopt(&mut self) -> Result<(), Failure> {
-        let database = Database::open(&self.database_path())?;
-        let mut failure = None;
-        let readable = |row: Result<_, Failure>| row.map_err(|error| failure = Some(error)).ok();
-        let before = Rows::from_unordered(database.rows().map_while(readable));
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        let scan::Compared { rows, gone, new } =
-            scan::compare(before, &self.context.layout.blobs(), self.context.clock.now());
-        for digest in &gone {
-            database.remove(digest)?;
-        }
-        self.rows = rows;
-        if !new.is_empty() {
-            scan::find_owners(&mut self.rows, &self.context.layout);
-        }
-        self.unwritten = new;
-        self.database = Some(database);
-        Ok(())
-    }
-
-    /// Writes to the database; after a failure makes a new one.
-    fn write(&mut self, change: impl FnOnce(&Database) -> Result<(), Failure>) {
-        let Some(database) = &self.database else { return };
-        if let Err(failure) = change(database) {
-            self.renew_database(&failure.to_string());
-        }
-    }
-
-    /// Sets the database aside and begins a new one, which [`Worker::fill`] fills.
-    fn renew_database(&mut self, why: &str) {
-        // Closes the database before its directory is moved.
-        self.database = None;
-        self.unwritten = Vec::new();
-        let existed = self.database_path().exists();
-        if existed {
-            self.failures += 1;
-            self.context.metrics.index_rebuilds.inc();
-            tracing::info!(why, "the index is rebuilt");
-        }
-        let aside = self.context.layout.index().join("set-aside");
-        let _ = fs::remove_dir_all(&aside);
-        let moved = !existed || layout::publish(&self.database_path(), &aside).is_ok();
-        if self.failures > FAILURES_MAX || !moved {
-            return;
-        }
-        match Database::open(&self.database_path()) {
-            Ok(database) => {
-                self.database = Some(database);
-                self.unwritten = self.rows.iter().map(|(digest, _)| digest).collect();
-                // Neighbours are written together: sled's cache holds a small part of a large store.
-                self.unwritten.sort_unstable();
-            }
-            Err(error) => tracing::warn!(%error, "the index stays in memory until the next start"),
-        }
-    }
-
-    /// Writes up to `count` of the rows that a new database does not have yet.
-    fn fill(&mut self, count: usize) {
-        let from = self.unwritten.len().saturating_sub(count);
-        for digest in self.unwritten.split_off(from) {
-            if let Some(row) = self.rows.row(&digest) {
-                self.write(|database| database.put(&digest, row));
-            }
-        }
-        if self.unwritten.is_empty() {
-            self.unwritten = Vec::new();
-        }
-    }
-
-    fn close(&mut self) {
-        let until = Instant::now() + FILL_AT_STOP;
-        while !self.unwritten.is_empty() && Instant::now() < until {
-            self.fill(FILL_ROWS);
-        }
-        if !self.unwritten.is_empty() {
-            tracing::info!(
-                rows = self.unwritten.len(),
-                "the index is not complete yet; the next start reads the files"
-            );
-            return;
-        }
-        self.write(Database::flush);
-        // A failure began a new database, which is as good as none.
-        if !self.unwritten.is_empty() || self.database.is_none() {
-            return;
-        }
-        // Ends sled's own threads before the marker vouches for what they wrote.
-        self.database = None;
-        if let Err(error) = self.context.layout.write_small(&self.marker(), CLEAN) {
-            tracing::warn!(%error, cause = error.cause(), "the clean-stop marker cannot be written; the next start rebuilds the index");
-        }
-    }
-
-    fn marker(&self) -> PathBuf {
-        self.context.layout.index().join("clean")
-    }
-
-    fn database_path(&self) -> PathBuf {
-        self.context.layout.index().join("sled")
+        Batch { bytes: freed, is_last: false }
     }
 }
 

@@ -1,10 +1,14 @@
 //! The index may be destroyed in any way: its rows are rebuilt from the files. And what it must not evict, it does not.
 
+use std::fs;
+
 use super::*;
 use crate::store::in_use::InUse;
+use crate::store::index::rows_on_disk::CLEAN;
 use crate::store::index::totals::Totals;
 use crate::store::reserve::Reservations;
 use crate::store::share::Owner;
+use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry;
 
 struct World {
@@ -46,6 +50,7 @@ impl World {
             totals: Arc::clone(&self.totals),
             open_blobs: Arc::new(OpenBlobs::new(self.in_use.clone())),
             pins: self.pins.clone(),
+            is_late: Arc::default(),
         })
     }
 
@@ -59,6 +64,28 @@ impl World {
         let Totals { blobs, bytes } = self.totals.current();
         (blobs, bytes)
     }
+}
+
+/// Bytes that are wanted whatever is free.
+struct Fixed(Wanted);
+
+impl Demand for Fixed {
+    fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
+        Some(self.0).filter(|wanted| wanted.bytes > 0)
+    }
+
+    fn evicted(&mut self, batch: &Batch) {
+        self.0.bytes = if batch.is_last { 0 } else { self.0.bytes.saturating_sub(batch.bytes) };
+    }
+}
+
+fn demand(bytes: u64, only: Option<OwnerId>) -> Operation {
+    Operation::Evict(Box::new(Fixed(Wanted { bytes, only })))
+}
+
+fn evict(worker: &mut Worker, bytes: u64, only: Option<OwnerId>) {
+    worker.apply(demand(bytes, only));
+    while worker.evict_batch() {}
 }
 
 fn add(content: &[u8], size: u64) -> Operation {
@@ -134,8 +161,7 @@ fn a_blob_that_was_evicted_before_it_was_added_is_not_counted() {
     let digest = world.blob(b"12345");
     // The count finds what a download is just committing.
     let mut worker = world.worker();
-    let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-    worker.apply(Operation::Evict { wanted: 5, only: None, done });
+    evict(&mut worker, 5, None);
     worker.apply(add(b"12345", 5));
     assert_eq!(world.totals(), (0, 0));
     assert!(worker.rows.row(&digest).is_none());
@@ -167,8 +193,7 @@ fn pinned_blobs_and_blobs_being_read_are_not_evicted() {
     world.pins.add(pin).unwrap();
     let _mark = world.in_use.mark(read);
     let mut worker = world.worker();
-    let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-    worker.apply(Operation::Evict { wanted: u64::MAX, only: None, done });
+    evict(&mut worker, u64::MAX, None);
     let exists = |digest| world.layout().blob(&digest).exists();
     assert!(exists(pinned) && exists(read) && !exists(idle));
     assert_eq!(world.totals(), (2, 16));
@@ -201,17 +226,13 @@ fn a_file_that_cannot_be_removed_stays_counted_and_is_tried_again() {
     fs::create_dir(&file).unwrap();
     let other = world.blob(b"other");
     worker.apply(add(b"other", 5));
-    let evict = |worker: &mut Worker, wanted| {
-        let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-        worker.apply(Operation::Evict { wanted, only: None, done });
-    };
-    evict(&mut worker, 1);
+    evict(&mut worker, 1, None);
     assert!(!world.layout().blob(&other).exists(), "the other goes instead");
     assert_eq!(world.totals(), (1, 5));
     assert_eq!((world.metrics.evicted.get(), world.metrics.eviction_failures.get()), (1, 1));
     fs::remove_dir(&file).unwrap();
     fs::write(&file, b"stuck").unwrap();
-    evict(&mut worker, 1);
+    evict(&mut worker, 1, None);
     assert_eq!(world.totals(), (0, 0));
     assert!(!file.exists());
 }
@@ -236,8 +257,8 @@ fn a_new_database_is_filled_between_operations_and_has_every_row_at_the_next_sta
     let world = World::new();
     let blobs: Vec<Digest> = (0..200_u32).map(|n| world.blob(&n.to_le_bytes())).collect();
     let mut worker = world.worker();
-    assert_eq!(worker.unwritten.len(), 200);
-    worker.fill(FILL_ROWS);
+    assert_eq!(worker.on_disk.unwritten(), 200);
+    worker.on_disk.fill(FILL_ROWS, &worker.rows);
     worker.apply(Operation::Remove(blobs[0]));
     world.blob(b"new");
     worker.apply(add(b"new", 3));
@@ -245,7 +266,7 @@ fn a_new_database_is_filled_between_operations_and_has_every_row_at_the_next_sta
     worker.apply(Operation::Close);
     drop(worker);
     let worker = world.worker();
-    assert_eq!((worker.unwritten.len(), worker.rows.len()), (0, 200));
+    assert_eq!((worker.on_disk.unwritten(), worker.rows.len()), (0, 200));
     assert_eq!(world.metrics.index_rebuilds.get(), 0);
 }
 
@@ -262,8 +283,7 @@ fn the_blobs_of_one_registry_are_evicted_alone_also_after_the_index_was_lost() {
     }
     let mut worker = world.worker();
     assert_eq!(world.totals.of(OwnerId::of(&theirs)), 6);
-    let (done, _wait) = crate::support::sync::mpsc::sync_channel(1);
-    worker.apply(Operation::Evict { wanted: u64::MAX, only: Some(OwnerId::of(&theirs)), done });
+    evict(&mut worker, u64::MAX, Some(OwnerId::of(&theirs)));
     assert_eq!((world.totals(), world.totals.of(OwnerId::of(&theirs))), ((1, 4), 0));
     assert!(world.layout().blob(&Digest::of(b"ours")).exists());
 }
@@ -284,13 +304,62 @@ fn what_is_pinned_or_being_read_does_not_count_as_evictable() {
     let world = World::new();
     let (read, _idle) = (world.blob(b"being read"), world.blob(b"idle"));
     let mark = world.in_use.mark(read);
-    let mut worker = world.worker();
-    let evictable = |worker: &mut Worker| {
-        let (answer, wait) = crate::support::sync::mpsc::sync_channel(1);
-        worker.apply(Operation::CountEvictable { only: None, answer });
-        wait.recv().unwrap()
-    };
-    assert_eq!(evictable(&mut worker), 4);
+    let worker = world.worker();
+    assert_eq!(worker.evictable(None), 4);
     drop(mark);
-    assert_eq!(evictable(&mut worker), 14);
+    assert_eq!(worker.evictable(None), 14);
+}
+
+#[test]
+fn an_eviction_is_done_in_batches_and_respects_what_has_come_to_be_read_between_them() {
+    let world = World::new();
+    let blobs: Vec<Digest> = (0..200_u8).map(|n| world.blob(&[n])).collect();
+    let mut worker = world.worker();
+    worker.apply(demand(u64::MAX, None));
+    assert!(worker.evict_batch());
+    assert_eq!(world.totals().0, 200 - BATCH_FILES as u64);
+    let left: Vec<&Digest> = blobs.iter().filter(|digest| worker.rows.row(digest).is_some()).collect();
+    let (read, removed) = (*left[0], *left[1]);
+    let _mark = world.in_use.mark(read);
+    fs::remove_file(world.layout().blob(&removed)).unwrap();
+    worker.apply(Operation::Remove(removed));
+    world.blob(b"new");
+    worker.apply(add(b"new", 3));
+    while worker.evict_batch() {}
+    assert_eq!(world.totals(), (1, 1));
+    assert!(worker.rows.row(&read).is_some() && world.layout().blob(&read).exists());
+}
+
+#[test]
+fn a_large_blob_ends_its_batch() {
+    let world = World::new();
+    for n in 0..3_u8 {
+        let file = fs::File::create(world.layout().blob(&Digest::of(&[n]))).unwrap();
+        file.set_len(BATCH_BYTES - 1).unwrap();
+    }
+    let mut worker = world.worker();
+    worker.apply(demand(u64::MAX, None));
+    worker.evict_batch();
+    assert_eq!(world.totals().0, 1);
+}
+
+#[test]
+fn a_busy_thread_goes_on_with_an_eviction_and_an_eviction_holds_up_no_operation() {
+    let world = World::new();
+    for n in 0..=255_u8 {
+        world.blob(&[n]);
+    }
+    let (queue, operations) = crate::support::sync::mpsc::sync_channel(1_000);
+    queue.send(demand(u64::MAX, None)).unwrap();
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    for _ in 0..3 * OPERATIONS_BETWEEN {
+        let (seen, totals) = (Arc::clone(&seen), Arc::clone(&world.totals));
+        let look = move |_: Evictable<'_>| seen.lock().push(totals.current().blobs);
+        queue.send(Operation::Look(Box::new(look))).unwrap();
+    }
+    queue.send(Operation::Close).unwrap();
+    world.worker().run(&operations);
+    let mut seen = seen.lock().clone();
+    seen.dedup();
+    assert_eq!(seen, [256, 192, 128, 64]);
 }

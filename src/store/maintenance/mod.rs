@@ -1,4 +1,4 @@
-//! What the store does by itself while it is open: it stays within its budget, keeps `index.json` in step with the tags,
+//! What the store does by itself while it is open: it stays within its budget, makes room ahead of need, keeps `index.json` in step with the tags,
 //! scrubs its blobs and expires records.
 //!
 //! Promises: every task and thread has ended when [`Maintenance::run`] returns. A failure of one of these tasks is logged
@@ -28,7 +28,7 @@ const SCRUB_AFTER: Duration = Duration::from_secs(10 * 60);
 const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
 /// How often the budget is enforced, besides before each download: other files fill the filesystem too, and a restart
 /// may have made the budget smaller. More often than kubelet looks at the disk, every 10 s, so that the store has given way
-/// by then.
+/// by then. Blobs are evicted ahead of need if nothing asked for space in so long.
 const BUDGET_INTERVAL: Duration = Duration::from_secs(2);
 /// How long `index.json` may lag behind the tags, and the share of the time, one in so many, that is spent on writing it:
 /// with very many tags it lags longer.
@@ -83,6 +83,7 @@ impl Maintenance {
             let admission = Arc::clone(&self.admission);
             let enforced = blocking::run(move || {
                 admission.enforce_budget();
+                admission.evict_ahead();
                 Ok(admission.capacity())
             });
             match enforced.await {
