@@ -27,7 +27,7 @@ use crate::support::metrics::{Registry as MetricsRegistry, RegistryLabels};
 use crate::support::tasks::Tasks;
 use crate::upstream::{
     Allowed, AuthContext, BlobHead, ConnectStage, DeliveryFault, Download, EndpointId, Error, Listing,
-    Manifest, Page, Proof, ResolvedTag,
+    Manifest, Page, Proof, ResolvedTag, Unknown,
 };
 
 /// An image manifest without layers.
@@ -242,7 +242,7 @@ impl State {
 }
 
 fn not_found() -> Error {
-    Error::NotFound { host: "reg.test".to_owned(), repository_unknown: false, public: false }
+    Error::NotFound { host: "reg.test".to_owned(), unknown: Unknown::Unsaid, public: false }
 }
 
 impl RegistryClient for FakeRegistry {

@@ -1,11 +1,12 @@
 //! How often, where and for how long a request is tried: the endpoints in order, failing ones last; retries; the time
 //! limit; and what is counted of it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::reference::{Digest, Registry, Repository};
 use crate::support::live::Live;
@@ -27,6 +28,10 @@ const RETRIES_MAX: u32 = 2;
 /// The longest time for a request over all endpoints and retries: until a small body has come whole, or the head of a
 /// large one.
 const RESPONSE_WAIT: Duration = Duration::from_secs(20);
+
+/// How long a `HEAD` is waited for alone; then `GET` is sent beside it. Longer than it takes to notice that an idle
+/// connection was forgotten, so that this costs no `GET`, and short enough to leave a `GET` half of [`RESPONSE_WAIT`].
+const HEAD_ALONE: Duration = Duration::from_secs(9);
 
 /// Tries requests at the endpoints of their registry. Cheap to clone.
 #[derive(Clone)]
@@ -234,7 +239,7 @@ impl Attempts {
             return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
         }
         tracked.start();
-        let result = self.send_with_retries(endpoint, &mut tracked, request, retries).await;
+        let result = self.send_with_retries(endpoint, &mut tracked, request, account, retries).await;
         tracked.finish(&result);
         if request.method == Method::GET && result.is_ok() {
             self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
@@ -250,12 +255,13 @@ impl Attempts {
         endpoint: &Endpoint,
         tracked: &mut TrackedRequest,
         request: &RegistryRequest<'_>,
+        account: Account<'_>,
         retries: u32,
     ) -> Result<RegistryResponse, Failure> {
-        let mut result = self.exchange.send(endpoint, request).await;
-        if request.method == Method::HEAD && result.as_ref().is_err_and(is_hang) {
-            self.exchange.heads.record_hang(&endpoint.host_and_port(), request.kind);
-        }
+        let mut result = match request.method {
+            Method::HEAD => self.send_head(endpoint, request, account).await,
+            _ => self.exchange.send(endpoint, request).await,
+        };
         let again = request.confirming_if_head();
         let patient = request.auth.patience == Patience::Wait;
         for n in 0..retries {
@@ -273,6 +279,66 @@ impl Attempts {
             }
         }
         result
+    }
+
+    /// Sends a `HEAD`, and beside it, if it is not answered within [`HEAD_ALONE`], the `GET` that asks the same: some
+    /// registries answer no `HEAD`. The first answer counts. Where there is no other endpoint, `GET` follows a `HEAD` that
+    /// timed out before, too.
+    async fn send_head(
+        &self,
+        endpoint: &Endpoint,
+        head: &RegistryRequest<'_>,
+        account: Account<'_>,
+    ) -> Result<RegistryResponse, Failure> {
+        let mut heading = pin!(self.exchange.send(endpoint, head));
+        let alone = timeout(HEAD_ALONE, &mut heading).await;
+        // Another endpoint is to have what is left of the time.
+        let is_only = self.endpoints(head).is_ok_and(|all| all.len() == 1);
+        let heads = &self.exchange.heads;
+        if let Ok(result) = alone {
+            let hung = result.as_ref().is_err_and(is_hang);
+            if hung {
+                heads.record_hang(&endpoint.host_and_port(), head.kind);
+            }
+            return if hung && is_only {
+                self.get_instead(endpoint, head, account).await.or(result)
+            } else {
+                result
+            };
+        }
+        let mut getting = pin!(self.get_instead(endpoint, head, account));
+        heads.record_hang(&endpoint.host_and_port(), head.kind);
+        tokio::select! {
+            result = &mut heading => match result {
+                Err(failure) if is_hang(&failure) && is_only => getting.await.or(Err(failure)),
+                result => result,
+            },
+            result = &mut getting => match result {
+                Ok(response) => Ok(response),
+                Err(_) => heading.await,
+            },
+        }
+    }
+
+    /// Asks by `GET` what a `HEAD` was not answered to.
+    async fn get_instead(
+        &self,
+        endpoint: &Endpoint,
+        head: &RegistryRequest<'_>,
+        account: Account<'_>,
+    ) -> Result<RegistryResponse, Failure> {
+        let (get, host) = (head.confirming(), endpoint.host_and_port());
+        let class = (get.kind, Method::GET);
+        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, head.repository, &class).await
+        {
+            let error = Error::RateLimited { host, retry_after: Some(wait) };
+            return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
+        }
+        let result = self.exchange.send(endpoint, &get).await;
+        if result.is_ok() {
+            self.exchange.heads.record_get_beside(&host, get.kind);
+        }
+        self.rate_limits.record_result(account, head.repository, &class, result)
     }
 
     /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them: whether

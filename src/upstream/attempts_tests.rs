@@ -235,6 +235,25 @@ async fn an_endpoint_whose_head_hangs_does_not_fail_every_other_question_for_eve
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_head_that_hangs_is_followed_by_get_while_the_client_still_waits_and_is_then_left_out() {
+    let world = World::of(Config::default(), |request| match request.method {
+        Method::HEAD => Outcome::Hang,
+        _ => status(200),
+    });
+    let (repository, auth) = ("reg.example.com/a".parse().unwrap(), AuthContext::for_test(None));
+    let tag: crate::reference::Tag = "latest".parse().unwrap();
+    let request = RegistryRequest::manifest(Method::HEAD, &repository, &tag.into(), &auth);
+    for waited in [HEAD_ALONE, Duration::ZERO] {
+        let begun = Instant::now();
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        world.attempts.send_and_read(&request, host).await.unwrap();
+        assert_eq!(begun.elapsed(), waited);
+    }
+    let heads = world.transport.sent().iter().filter(|sent| sent.method == Method::HEAD).count();
+    assert_eq!(heads, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mirror_that_hangs_on_content_is_waited_for_once_by_a_repository_and_twice_by_all() {
     let world = World::new(|request| {
         let is_content = !request.url.ends_with("/v2/");

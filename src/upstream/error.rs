@@ -88,8 +88,8 @@ pub enum Error {
     NotFound {
         /// The sender of the response.
         host: String,
-        /// Whether the response says that there is no repository of that name, which revokes every right to it.
-        repository_unknown: bool,
+        /// What it says is unknown.
+        unknown: Unknown,
         /// Whether the response came without any credential: then none would help.
         public: bool,
     },
@@ -127,6 +127,17 @@ fn next_request(retry_after: &Option<Duration>) -> String {
     let whole = |wait: &Duration| Duration::from_secs(wait.as_secs_f64().ceil() as u64);
     let text = |wait| format!("; it is asked again in {}", humantime::format_duration(whole(wait)));
     retry_after.as_ref().map(text).unwrap_or_default()
+}
+
+/// What a 404 says is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// The repository, by a registry's error document: every right of the principal to it ends.
+    Repository,
+    /// The manifest or blob, by a registry's error document.
+    Content,
+    /// Nothing that counts: no error document of a registry came with it, or not from the registry.
+    Unsaid,
 }
 
 /// The stage at which a request failed.
@@ -252,7 +263,13 @@ impl Error {
 
     /// Whether the right of this principal to the repository ends: a 404 of one reference does not end it.
     pub fn revokes_access(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::NotFound { repository_unknown: true, .. })
+        matches!(self, Self::Refused { .. } | Self::NotFound { unknown: Unknown::Repository, .. })
+    }
+
+    /// Whether the registry itself says that the repository does not have the content that was asked for. A registry that
+    /// hides what it denies may say so, too.
+    pub fn says_content_is_gone(&self) -> bool {
+        matches!(self, Self::NotFound { unknown: Unknown::Content, .. })
     }
 
     /// Whether another endpoint of the same registry may still deliver.

@@ -266,7 +266,14 @@ impl Exchange {
                 self.authenticator.record_open(&state.url, repository);
                 true
             }
-            401 => challenge::parse(response.headers(), repository).is_some_and(|c| c != attempt.challenge),
+            401 => {
+                let is_new = |challenge| challenge != attempt.challenge;
+                let answered = challenge::parse(response.headers(), repository).is_some_and(is_new);
+                if !answered {
+                    self.authenticator.record_challenged(&state.url, repository);
+                }
+                answered
+            }
             _ => false,
         }
     }

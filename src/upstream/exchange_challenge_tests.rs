@@ -80,6 +80,40 @@ async fn a_public_repository_is_open_whatever_became_of_the_token_for_a_private_
 }
 
 #[tokio::test]
+async fn a_public_repository_is_open_although_a_renewed_token_for_it_is_refused() {
+    let refuses = Arc::new(AtomicBool::new(false));
+    let is_refusing = Arc::clone(&refuses);
+    let (transport, exchange) = exchange(move |request| {
+        let (bare, closed) = (request.header("authorization").is_empty(), request.url.contains("/private/"));
+        match request.host.as_str() {
+            TOKENS => token(),
+            _ if bare && !closed => status(200),
+            _ if bare || is_refusing.load(Ordering::SeqCst) => challenged(CHALLENGE),
+            _ => status(200),
+        }
+    });
+    let user = Some(("u", "p"));
+    for path in ["private", "open"] {
+        assert!(matches!(blob(&exchange, path, user).await, Ok(Proof::Principal { .. })), "{path}");
+    }
+    refuses.store(true, Ordering::SeqCst);
+    assert_eq!(
+        blob(&exchange, "open", user).await,
+        Ok(Proof::Public),
+        "the old token and the new one are refused"
+    );
+    // What is known to need a token is not asked without; of another one that is found out once.
+    for (path, times) in [("private", 0), ("private/other", 1), ("private/other", 0)] {
+        let before = transport.sent().len();
+        assert!(blob(&exchange, path, user).await.unwrap_err().revokes_access());
+        let sent = &transport.sent()[before..];
+        let is_bare =
+            |request: &&SentRequest| request.host == REGISTRY && request.header("authorization").is_empty();
+        assert_eq!(sent.iter().filter(is_bare).count(), times, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_challenge_that_names_another_token_server_now_is_answered() {
     let moved = Arc::new(AtomicBool::new(false));
     let is_moved = Arc::clone(&moved);

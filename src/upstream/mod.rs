@@ -43,7 +43,7 @@ pub use endpoint::avoided::DeliveryFault;
 pub use endpoint::health::FailingEndpoint;
 pub use endpoint::rate_limit::RateLimitStatus;
 pub use endpoint::select::{EndpointId, has_authoritative_endpoint};
-pub use error::{ConnectStage, Error};
+pub use error::{ConnectStage, Error, Unknown};
 pub use page::{Page, PageBody};
 pub use proof::Proof;
 pub use request::{AuthContext, Listing, Patience};
@@ -61,15 +61,22 @@ pub mod fuzzing {
     use super::auth::{challenge, realm};
     use super::transport::address::HostTrust;
 
-    /// Reads a challenge and decides about its realm.
+    /// Reads challenges, one header a line, and decides about the realm of the one to answer.
     pub fn challenge(bytes: &[u8]) {
-        let (Ok(value), Ok(repository)) = (HeaderValue::from_bytes(bytes), "reg.test/a/b".parse()) else {
-            return;
-        };
-        let headers: HeaderMap = [(WWW_AUTHENTICATE, value)].into_iter().collect();
+        let Ok(repository) = "reg.test/a/b".parse() else { return };
+        let headers: HeaderMap = bytes
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(line).ok()?)))
+            .fold(HeaderMap::new(), |mut all, (name, value)| {
+                all.append(name, value);
+                all
+            });
         let Some(challenge::Challenge::Bearer(bearer)) = challenge::parse(&headers, &repository) else {
             return;
         };
+        // Whatever a challenge names, of repositories no more is asked for than pulling.
+        let is_pull = |scope: &str| !scope.starts_with("repository:") || scope.ends_with(":pull");
+        assert!(bearer.scope.split(' ').all(is_pull), "{}", bearer.scope);
         let challenged_by = Url::parse("https://reg.test/v2/").expect("a URL");
         for secret in [false, true] {
             let trust = HostTrust::Untrusted;

@@ -11,7 +11,7 @@ use crate::reference::PrincipalKind;
 use crate::support::clock::Timestamp;
 use crate::upstream::body::{ResponseBody, read_small};
 use crate::upstream::endpoint::select::EndpointId;
-use crate::upstream::error::Error;
+use crate::upstream::error::{Error, Unknown};
 use crate::upstream::headers::{retry_after, unsatisfied_range_total};
 use crate::upstream::metrics::RequestKind;
 use crate::upstream::proof::Proof;
@@ -20,6 +20,10 @@ use crate::upstream::proof::Proof;
 const ERROR_DOCUMENT_WAIT: Duration = Duration::from_secs(2);
 /// Bytes of an error document at most.
 const ERROR_DOCUMENT_BYTES_MAX: usize = 64 * 1024;
+
+/// The codes by which registries say that they do not have a manifest or blob: those of the distribution specification,
+/// and Harbor's.
+const CONTENT_UNKNOWN: &[&str] = &["MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND"];
 
 /// What a registry granted.
 #[derive(Debug, Clone)]
@@ -100,9 +104,9 @@ impl ResponseContext<'_> {
                 Err(Error::Refused { host, status, why: format!("it forbids access to {}", credential()) })
             }
             404 | 410 => {
-                // Only the registry itself knows its repositories.
-                let repository_unknown = from_endpoint && says_name_unknown(response).await;
-                Err(Error::NotFound { host, repository_unknown, public: proof == Proof::Public })
+                // Only the registry itself knows what it has.
+                let unknown = if from_endpoint { what_is_unknown(response).await } else { Unknown::Unsaid };
+                Err(Error::NotFound { host, unknown, public: proof == Proof::Public })
             }
             405 => Err(Error::MethodNotAllowed { host }),
             416 => {
@@ -124,9 +128,8 @@ fn is_encoded(response: &Response<ResponseBody>) -> bool {
     encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether the body is an error document that says that there is no repository of that name. A body that is slow, large
-/// or no such document says nothing.
-async fn says_name_unknown(response: Response<ResponseBody>) -> bool {
+/// What an error document says is unknown. A body that is slow, large or no such document says nothing.
+async fn what_is_unknown(response: Response<ResponseBody>) -> Unknown {
     #[derive(Deserialize)]
     struct ErrorDocument {
         errors: Vec<ErrorEntry>,
@@ -138,8 +141,15 @@ async fn says_name_unknown(response: Response<ResponseBody>) -> bool {
     let body = read_small(response.into_body(), ERROR_DOCUMENT_BYTES_MAX);
     let body =
         tokio::time::timeout(ERROR_DOCUMENT_WAIT, body).await.ok().and_then(Result::ok).unwrap_or_default();
-    serde_json::from_slice::<ErrorDocument>(&body)
-        .is_ok_and(|document| document.errors.iter().any(|error| error.code == "NAME_UNKNOWN"))
+    let Ok(document) = serde_json::from_slice::<ErrorDocument>(&body) else { return Unknown::Unsaid };
+    let says = |codes: &[&str]| document.errors.iter().any(|error| codes.contains(&error.code.as_str()));
+    if says(&["NAME_UNKNOWN"]) {
+        Unknown::Repository
+    } else if says(CONTENT_UNKNOWN) {
+        Unknown::Content
+    } else {
+        Unknown::Unsaid
+    }
 }
 
 #[cfg(test)]
@@ -213,6 +223,25 @@ mod tests {
         for body in ["", "<html>", r#"{"errors": [{"code": "MANIFEST_UNKNOWN"}]}"#, r#"{"errors": 5}"#] {
             let error = classified(true, 404, body).await.unwrap_err();
             assert!(!error.revokes_access() && error.is_denied(), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_error_document_of_a_registry_says_that_content_is_gone() {
+        for (from_endpoint, status, body, gone) in [
+            (true, 404, r#"{"errors": [{"code": "MANIFEST_UNKNOWN"}]}"#, true),
+            (true, 410, r#"{"errors": [{"code": "OTHER"}, {"code": "BLOB_UNKNOWN", "message": "x"}]}"#, true),
+            (true, 404, r#"{"errors": [{"code": "NOT_FOUND"}]}"#, true),
+            (true, 404, r#"{"errors": [{"code": "NAME_UNKNOWN"}, {"code": "MANIFEST_UNKNOWN"}]}"#, false),
+            (true, 404, r#"{"errors": [{"code": "DENIED"}]}"#, false),
+            (true, 404, r#"{"errors": []}"#, false),
+            (true, 404, "<html>MANIFEST_UNKNOWN</html>", false),
+            (true, 404, "", false),
+            (true, 403, r#"{"errors": [{"code": "MANIFEST_UNKNOWN"}]}"#, false),
+            (false, 404, r#"{"errors": [{"code": "MANIFEST_UNKNOWN"}]}"#, false),
+        ] {
+            let error = classified(from_endpoint, status, body).await.unwrap_err();
+            assert_eq!(error.says_content_is_gone(), gone, "{from_endpoint} {status} {body}");
         }
     }
 

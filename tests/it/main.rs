@@ -12,6 +12,7 @@ mod blobs;
 mod client_auth;
 mod commands;
 mod connections;
+mod deleted;
 mod disk;
 mod endpoints;
 mod freshness;

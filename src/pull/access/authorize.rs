@@ -38,19 +38,20 @@ use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, BlobHead, Proof};
 
-type Confirmations = Singleflight<(Repository, Digest, Principal), Result<Allowed<BlobHead>, Error>>;
+type Confirmations<T> = Singleflight<(Repository, Digest, Principal), Result<Allowed<T>, Error>>;
 
 /// Rights to repositories. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Access(Arc<Inner>);
+pub(crate) struct Access(pub(super) Arc<Inner>);
 
-struct Inner {
-    upstream: Arc<dyn RegistryClient>,
+pub(super) struct Inner {
+    pub(super) upstream: Arc<dyn RegistryClient>,
     principals: Principals,
     known: KnownRights,
     answers: RecordedAnswers,
     membership: Membership,
-    confirmations: Confirmations,
+    pub(super) blob_confirmations: Confirmations<BlobHead>,
+    pub(super) manifest_confirmations: Confirmations<()>,
     tasks: Tasks,
 }
 
@@ -73,8 +74,16 @@ impl Access {
         let (client, who) = (Arc::clone(&upstream), principals.clone());
         let answers = RecordedAnswers::new(config, client, who, grants, outages, Arc::clone(metrics));
         let membership = Membership::new(records.clone());
-        let confirmations = Singleflight::new(tasks.clone());
-        Self(Arc::new(Inner { upstream, principals, known, answers, membership, confirmations, tasks }))
+        Self(Arc::new(Inner {
+            upstream,
+            principals,
+            known,
+            answers,
+            membership,
+            blob_confirmations: Singleflight::new(tasks.clone()),
+            manifest_confirmations: Singleflight::new(tasks.clone()),
+            tasks,
+        }))
     }
 
     /// What is known without asking upstream.
@@ -122,7 +131,8 @@ impl Access {
         }
     }
 
-    async fn ask_each<T, F>(
+    /// As [`Self::ask`], without the challenge to a caller that showed no credential.
+    pub(super) async fn ask_each<T, F>(
         &self,
         context: &PullContext,
         subject: &Subject,
@@ -135,7 +145,7 @@ impl Access {
         let inner = &*self.0;
         let (repository, caller) = (context.repository(), context.caller());
         let proof = match purpose {
-            Purpose::Prove => Some(inner.known.terms(repository).grant_ttl),
+            Purpose::Prove | Purpose::Confirm(_) => Some(inner.known.terms(repository).grant_ttl),
             Purpose::Deliver(_) => None,
         };
         let mut tried = Tried::default();
@@ -244,38 +254,6 @@ impl Access {
     /// Records that the owner of the store lets `principal` read `repository`.
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
         self.0.answers.record_grant(repository, principal).await;
-    }
-
-    /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The caller
-    /// makes sure that the same registry delivers, or delivered, the bytes. An answer that does not show the blob proves
-    /// nothing: the content has to.
-    ///
-    /// # Errors
-    /// As for [`Self::ask`].
-    pub(crate) async fn confirm_blob(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        size: Option<u64>,
-    ) -> Result<BlobHead, Error> {
-        // The bytes are here: what was proved before may hold without an answer.
-        let context = &context.without_patience();
-        let repository = context.repository();
-        let request = |auth: AuthContext| {
-            let upstream = Arc::clone(&self.0.upstream);
-            let key = (repository.clone(), digest, auth.presented.principal);
-            let asked = repository.clone();
-            self.0.confirmations.run(key, move || async move {
-                upstream.confirm_blob(&asked, digest, &auth).await.map_err(Error::from)
-            })
-        };
-        let ended = || Err(Error::panicked("confirmed a blob upstream"));
-        let request = |auth| async { Ok(proved_by(request(auth).await.unwrap_or_else(ended)?, size)) };
-        let (head, _) = self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
-        if head.shows_blob_of(size) {
-            self.0.membership.confirm_blob(repository, digest).await;
-        }
-        Ok(head)
     }
 
     /// Whether the rate limit of the principal that upstream is asked as first is nearly used up.

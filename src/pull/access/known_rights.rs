@@ -42,13 +42,18 @@ impl KnownRights {
 
     /// A principal that the caller may use and whose grant needs no new proof.
     pub(crate) async fn fresh(&self, context: &PullContext, wanted: Use) -> Option<Principal> {
+        self.fresh_grant(context, wanted).await.map(|grant| grant.principal)
+    }
+
+    /// The grant of such a principal.
+    pub(crate) async fn fresh_grant(&self, context: &PullContext, wanted: Use) -> Option<Grant> {
         let repository = context.repository();
         let terms = self.terms(repository);
         for grant in self.grants.of(repository).await {
             if rights::is_fresh(grant.age, wanted, &terms)
                 && self.principals.may_use(context.caller(), grant.principal, repository).await
             {
-                return Some(grant.principal);
+                return Some(grant);
             }
         }
         None

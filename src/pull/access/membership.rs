@@ -5,6 +5,9 @@
 //! bytes itself proves nothing: anyone can run a registry that confirms everything. Nor does the delivery of a mirror: one
 //! may serve any digest under any name. What a mirror delivers becomes a member by the word of an authoritative endpoint:
 //! a tag that names it, or a yes to the question for it.
+//!
+//! Membership ends when the registry does not have the digest any more, by the rule of [`super::deleted`]. What has ended
+//! is asked of authoritative endpoints only: a mirror may still have it.
 
 use std::sync::Arc;
 
@@ -16,6 +19,8 @@ use crate::support::bounded_map::BoundedMap;
 
 /// Digests remembered at most that a tag named; one that is forgotten costs a question.
 const NAMED_MAX: usize = 4_096;
+/// Digests remembered at most whose membership has ended; one that is forgotten may come from a mirror.
+const ENDED_MAX: usize = 4_096;
 /// Sizes remembered at most; one that is forgotten is asked of the registry.
 const SIZES_MAX: usize = 16_384;
 /// Sizes remembered of one manifest at most, so that none pushes out those of all others.
@@ -29,12 +34,14 @@ pub(crate) struct Membership {
     sizes: Arc<Mutex<BoundedMap<(Repository, Digest), u64>>>,
     /// Manifests that an authoritative endpoint said a tag names.
     named: Arc<Mutex<BoundedMap<(Repository, Digest), ()>>>,
+    /// Those whose membership has ended since the start of the daemon.
+    ended: Arc<Mutex<BoundedMap<(Repository, Digest), ()>>>,
 }
 
 impl Membership {
     pub(crate) fn new(records: Records) -> Self {
-        let (sizes, named) = (BoundedMap::new(SIZES_MAX), BoundedMap::new(NAMED_MAX));
-        Self { records, sizes: Arc::new(Mutex::new(sizes)), named: Arc::new(Mutex::new(named)) }
+        let [named, ended] = [NAMED_MAX, ENDED_MAX].map(|max| Arc::new(Mutex::new(BoundedMap::new(max))));
+        Self { records, sizes: Arc::new(Mutex::new(BoundedMap::new(SIZES_MAX))), named, ended }
     }
 
     /// Records that an authoritative endpoint said that a tag of `repository` names `digest`.
@@ -70,6 +77,28 @@ impl Membership {
     /// Whether `repository` was confirmed to have `digest`, whatever became of the bytes.
     pub(crate) async fn is_confirmed(&self, repository: &Repository, digest: Digest) -> bool {
         self.records.member(repository, digest).await.is_some()
+    }
+
+    /// Ends the membership of a digest: its registry does not have it any more.
+    pub(crate) async fn end(&self, repository: &Repository, digest: Digest) {
+        // Whether there is a record or not: it may be about to be written.
+        let key = (repository.clone(), digest);
+        self.named.lock().remove(&key);
+        self.ended.lock().insert(key, ());
+        tracing::info!(%repository, %digest, "its registry does not have it any more: it is not served from here");
+        if let Err(error) = self.records.remove_member(repository, digest).await {
+            tracing::error!(%repository, %digest, %error, "deleted content could not be forgotten");
+        }
+    }
+
+    /// Whether the membership of a digest has ended, so that only its registry itself can bring it back.
+    pub(crate) fn has_ended(&self, repository: &Repository, digest: Digest) -> bool {
+        self.ended.lock().get(&(repository.clone(), digest)).is_some()
+    }
+
+    /// Records that the registry has a digest again whose membership had ended.
+    pub(crate) fn begin_again(&self, repository: &Repository, digest: Digest) {
+        self.ended.lock().remove(&(repository.clone(), digest));
     }
 
     /// Records that upstream confirmed a blob for `repository`. The caller makes sure that the same registry delivers,

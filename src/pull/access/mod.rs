@@ -13,6 +13,8 @@
 //! grants                when upstream last let a principal read a repository
 //! principals            as whom a caller may read, and the credentials to ask with
 //! membership            which digests a repository may hand out
+//! confirm               asks whether a repository still has what is here
+//! deleted               when a digest is not handed out any more because its registry has deleted it
 //! negative_cache        denials of a moment ago
 //! refused_repositories  where callers without a credential are challenged at once
 //! outages               which registries cannot be asked, and since when
@@ -21,6 +23,8 @@
 //! [`authorize::Access`] is what the rest of `pull` uses. It does not know manifests, blobs or HTTP.
 
 pub(crate) mod authorize;
+mod confirm;
+pub(crate) mod deleted;
 pub(crate) mod grants;
 pub(crate) mod known_rights;
 pub(crate) mod membership;

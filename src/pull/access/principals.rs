@@ -12,6 +12,8 @@ use crate::reference::{Principal, PrincipalKind, Repository};
 pub(crate) enum Purpose {
     /// To prove a right.
     Prove,
+    /// To prove anew that this principal may read: it is asked with first, and where that is enough no plugin is run.
+    Confirm(Principal),
     /// To deliver what this principal may read already.
     Deliver(Principal),
 }
@@ -60,18 +62,19 @@ impl Principals {
         purpose: Purpose,
     ) -> (Vec<PresentedCredential>, bool) {
         let mut all: Vec<PresentedCredential> = caller.presented().into_iter().cloned().collect();
-        match purpose {
-            // The principal that may read already is enough; the others need not be looked up.
-            Purpose::Deliver(first) if caller.principal() == Some(first) => return (all, false),
-            Purpose::Deliver(first) if first.kind == PrincipalKind::Anonymous => {
+        // The principal that may read already is enough; the others need not be looked up.
+        if let Purpose::Deliver(first) | Purpose::Confirm(first) = purpose {
+            if caller.principal() == Some(first) {
+                return (all, false);
+            }
+            if first.kind == PrincipalKind::Anonymous {
                 all.insert(0, self.0.anonymous());
                 return (all, false);
             }
-            _ => {}
         }
         let NodeCredentials { found, incomplete } = self.0.node_credentials(repository).await;
         all.extend(found);
-        if let Purpose::Deliver(first) = purpose {
+        if let Purpose::Deliver(first) | Purpose::Confirm(first) = purpose {
             all.sort_by_key(|presented| presented.principal != first);
         }
         if all.is_empty() {

@@ -115,7 +115,8 @@ mod tests {
         let (app, tag): (Repository, Tag) = ("reg.test/app".parse().unwrap(), "v1".parse().unwrap());
         let host = || "reg.test:443".to_owned();
         let outage = Error::Upstream(upstream::Error::ServerError { host: host(), status: 503 });
-        let gone = upstream::Error::NotFound { host: host(), repository_unknown: false, public: false };
+        let gone =
+            upstream::Error::NotFound { host: host(), unknown: upstream::Unknown::Unsaid, public: false };
         assert!(!records.is_absent(&app, &tag, &outage).await);
         assert!(records.is_absent(&app, &tag, &gone.into()).await);
         assert!(records.is_absent(&app, &tag, &outage).await);

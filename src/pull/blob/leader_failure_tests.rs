@@ -31,7 +31,7 @@ fn failures() -> Vec<upstream::Error> {
     vec![
         upstream::Error::ServerError { host: host(), status: 502 },
         upstream::Error::RateLimited { host: host(), retry_after: None },
-        upstream::Error::NotFound { host: host(), repository_unknown: true, public: true },
+        upstream::Error::NotFound { host: host(), unknown: upstream::Unknown::Repository, public: true },
         upstream::Error::Refused { host: host(), status: 401, why: "denied".to_owned() },
         upstream::Error::Invalid { host: host(), why: "nonsense".to_owned() },
     ]

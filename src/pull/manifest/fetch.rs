@@ -31,13 +31,15 @@ const CONFIRMATIONS_MAX: usize = 32;
 #[derive(Debug, Clone)]
 pub(crate) struct FetchedManifest {
     pub(crate) digest: Digest,
+    /// Whether the registry itself sent it, and no mirror.
+    pub(crate) is_authoritative: bool,
     media_type: MediaType,
     bytes: Bytes,
 }
 
 impl FetchedManifest {
     pub(crate) fn answer(self) -> ManifestAnswer {
-        let Self { digest, media_type, bytes } = self;
+        let Self { digest, media_type, bytes, .. } = self;
         ManifestAnswer { digest, media_type, bytes, source: AnswerSource::Fill, stale: None }
     }
 }
@@ -101,6 +103,11 @@ impl ManifestFetcher {
         reference: &Reference,
     ) -> Result<FetchedManifest, Error> {
         let (subject, purpose) = match reference {
+            Reference::Digest(digest)
+                if self.access.membership().has_ended(context.repository(), *digest) =>
+            {
+                (Subject::Manifest(*digest), Purpose::Prove)
+            }
             Reference::Digest(digest) => (Subject::Manifest(*digest), self.access.purpose(context).await),
             Reference::Tag(tag) => (Subject::Tag(tag.clone()), Purpose::Prove),
         };
@@ -114,7 +121,11 @@ impl ManifestFetcher {
                 .run(key, move || async move { fetcher.fetch_as(&repository, &reference, &auth).await });
             async move { fetched.await.unwrap_or(Err(Error::panicked("fetched a manifest"))) }
         };
-        Ok(self.access.ask(context, &subject, purpose, request).await?.0)
+        let (fetched, _) = self.access.ask(context, &subject, purpose, request).await?;
+        if fetched.is_authoritative {
+            self.access.membership().begin_again(context.repository(), fetched.digest);
+        }
+        Ok(fetched)
     }
 
     async fn fetch_as(
@@ -183,7 +194,7 @@ impl ManifestFetcher {
     /// The store keeps what its own digest proves: not a schema 1 document, with its signatures. A type that says nothing
     /// is not kept either: upstream is asked again, and may have been mended.
     async fn keep(&self, repository: &Repository, fetched: &FetchedManifest) {
-        let FetchedManifest { digest, media_type, bytes } = fetched;
+        let FetchedManifest { digest, media_type, bytes, .. } = fetched;
         if Digest::of(bytes) == *digest && !media_type.is_useless() {
             self.kept.add_fetched(repository, *digest, media_type, bytes).await;
         }
@@ -196,7 +207,7 @@ impl ManifestFetcher {
         manifest: Manifest,
         proof: BytesProvedBy,
     ) -> Result<FetchedManifest, Error> {
-        let Manifest { bytes, media_type: sent_as, host, .. } = manifest;
+        let Manifest { bytes, media_type: sent_as, host, is_authoritative } = manifest;
         let document = match Document::parse(&bytes, sent_as.as_ref()) {
             Err(DocumentError::Malformed(_)) if proof == BytesProvedBy::Digest => Document::opaque(sent_as),
             parsed => parsed.map_err(|source| Error::Document { host, source })?,
@@ -206,6 +217,6 @@ impl ManifestFetcher {
         }
         let recorded = self.store.records().member(repository, digest).await;
         let media_type = type_of(document, recorded);
-        Ok(FetchedManifest { digest, media_type, bytes })
+        Ok(FetchedManifest { digest, is_authoritative, media_type, bytes })
     }
 }

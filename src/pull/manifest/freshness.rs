@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::pull::config::{Rule, pattern_of};
     use crate::support::clock::Timestamp;
-    use crate::upstream::{ConnectStage, Error};
+    use crate::upstream::{ConnectStage, Error, Unknown};
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -179,7 +179,7 @@ mod tests {
         let limited = Error::RateLimited { host: host(), retry_after: None };
         let failing = Error::ServerError { host: host(), status: 503 };
         let refused = Error::Refused { host: host(), status: 403, why: String::new() };
-        let gone = Error::NotFound { host: host(), repository_unknown: false, public: false };
+        let gone = Error::NotFound { host: host(), unknown: Unknown::Unsaid, public: false };
         let invalid = Error::Invalid { host: host(), why: String::new() };
 
         assert_eq!(decide(Ok(digest), Some(record)), Decision::Current(digest));

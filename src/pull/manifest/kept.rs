@@ -69,6 +69,11 @@ impl KeptManifests {
         }
     }
 
+    /// Forgets one: its registry has deleted it.
+    pub(crate) fn forget_one(&self, repository: &Repository, digest: Digest) {
+        self.memory.remove(repository, digest);
+    }
+
     /// Forgets all of them: an image was removed.
     pub(crate) fn forget(&self) {
         self.memory.clear();

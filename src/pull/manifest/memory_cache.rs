@@ -97,6 +97,14 @@ impl MemoryCache {
         true
     }
 
+    /// Removes a manifest.
+    pub(crate) fn remove(&self, repository: &Repository, digest: Digest) {
+        let mut cached = self.0.lock();
+        if let Some(removed) = cached.manifests.remove(&(repository.clone(), digest)) {
+            cached.bytes -= removed.bytes.len();
+        }
+    }
+
     /// Removes all manifests.
     pub(crate) fn clear(&self) {
         *self.0.lock() = Self::default().0.into_inner();
@@ -125,6 +133,9 @@ mod tests {
         let bytes = cache.0.lock().bytes;
         cache.insert(&one, last, &media_type, &Bytes::from(vec![0; 100_000]));
         assert_eq!(cache.0.lock().bytes, bytes, "a manifest that is inserted again is counted twice");
+        cache.remove(&one, last);
+        cache.remove(&one, last);
+        assert_eq!(cache.0.lock().bytes, bytes - 100_000);
         cache.clear();
         assert_eq!(cache.0.lock().bytes, 0);
     }

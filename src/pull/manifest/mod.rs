@@ -3,6 +3,7 @@
 //! ```text
 //! stored     a digest that is here: in memory (kept, memory_cache), else in the store
 //! fetch      a digest or tag from upstream: once for all equal requests, verified, stored
+//! resolved   when each was last resolved, so that a digest is not handed out for ever after it was deleted upstream
 //! resolve    what a tag names now: asked, or by its record (confirmed), as freshness (pure) decides
 //! ```
 //!
@@ -15,27 +16,29 @@ pub(crate) mod freshness;
 pub(crate) mod kept;
 pub(crate) mod memory_cache;
 pub(crate) mod resolve;
+pub(crate) mod resolved;
 pub(crate) mod stored;
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::access::rights::Use;
-use super::access::{Access, Purpose, Subject};
+use super::access::Access;
+use super::access::rights::{self, Use};
 use super::answer::{AnswerSource, ManifestAnswer};
 use super::config::Config;
 use super::context::{PullContext, Question};
-use super::error::Error;
+use super::error::{Error, Fault};
 use super::registry_client::RegistryClient;
 use crate::reference::{Digest, Reference, Repository, Tag};
 use crate::store::Store;
+use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
-use crate::upstream::AuthContext;
 use fetch::ManifestFetcher;
 use kept::KeptManifests;
 use resolve::Tags;
+use resolved::ResolvedManifests;
 use stored::StoredManifests;
 
 /// What a request wants of a manifest.
@@ -51,10 +54,11 @@ pub enum ManifestUse {
 #[derive(Clone)]
 pub(crate) struct Manifests {
     access: Access,
-    upstream: Arc<dyn RegistryClient>,
     stored: StoredManifests,
     fetcher: ManifestFetcher,
     tags: Tags,
+    resolved: Arc<ResolvedManifests>,
+    clock: Clock,
 }
 
 impl Manifests {
@@ -73,13 +77,14 @@ impl Manifests {
         let tags = Tags::new(
             config,
             access.clone(),
-            Arc::clone(&upstream),
+            upstream,
             store.records().clone(),
             stored.clone(),
             fetcher.clone(),
             tasks,
         );
-        Self { access, upstream, stored, fetcher, tags }
+        let (resolved, clock) = (Arc::default(), store.records().clock().clone());
+        Self { access, stored, fetcher, tags, resolved, clock }
     }
 
     /// A manifest by tag or digest.
@@ -92,10 +97,12 @@ impl Manifests {
         reference: &Reference,
         wanted: ManifestUse,
     ) -> Result<ManifestAnswer, Error> {
-        match reference {
-            Reference::Digest(digest) => self.by_digest(context, *digest, wanted).await,
-            Reference::Tag(tag) => self.by_tag(context, tag).await,
-        }
+        let answer = match reference {
+            Reference::Digest(digest) => self.by_digest(context, *digest, wanted).await?,
+            Reference::Tag(tag) => self.by_tag(context, tag).await?,
+        };
+        self.resolved.spread(context.repository(), &answer, self.clock.now());
+        Ok(answer)
     }
 
     /// The manifest that a tag names now.
@@ -104,7 +111,11 @@ impl Manifests {
     /// Any of [`Error`].
     pub(crate) async fn by_tag(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
         // On the heap, so that the future of a request by digest stays small.
-        Box::pin(self.tags.manifest_of(context, tag)).await
+        let answer = Box::pin(self.tags.manifest_of(context, tag)).await?;
+        if answer.stale.is_none() {
+            self.resolved.record(context.repository(), answer.digest, self.clock.now());
+        }
+        Ok(answer)
     }
 
     async fn by_digest(
@@ -114,33 +125,44 @@ impl Manifests {
         wanted: ManifestUse,
     ) -> Result<ManifestAnswer, Error> {
         let right = if wanted == ManifestUse::Resolve { Use::Resolve } else { Use::Read };
-        let may_read = self.access.known().open_cached(context, right).await;
-        let Some(answer) = self.stored.find(context.repository(), digest).await else {
-            return Ok(Box::pin(self.fetcher.fetch(context, &digest.into())).await?.answer());
+        let (repository, known) = (context.repository(), self.access.known());
+        let fresh = known.fresh_grant(context, right).await;
+        let Some(answer) = self.stored.find(repository, digest).await else {
+            let fetched = Box::pin(self.fetcher.fetch(context, &digest.into())).await?;
+            if fetched.is_authoritative {
+                self.resolved.record(repository, digest, self.clock.now());
+            }
+            return Ok(fetched.answer());
         };
-        if may_read {
+        if known.is_open_to_all(repository) || fresh.is_some() && self.is_recent(repository, digest) {
             return Ok(answer);
         }
         let (question, begun) = (Question::default(), Instant::now());
-        let confirmed = Box::pin(context.in_time(self.confirm(context, digest, &question))).await;
-        match confirmed.unwrap_or_else(|| Err(context.too_slow(&question, begun))) {
-            Ok(()) => Ok(answer.with_source(AnswerSource::Revalidated)),
-            Err(error) => match self.access.known().held_since(context, &error).await {
-                Some(since) => Ok(answer.stale(since, error)),
-                None => Err(error),
-            },
+        let principal = fresh.map(|grant| grant.principal);
+        let confirming = self.access.confirm_manifest(context, digest, principal, &question);
+        let confirmed = Box::pin(context.in_time(confirming)).await;
+        let Err(error) = confirmed.unwrap_or_else(|| Err(context.too_slow(&question, begun))) else {
+            self.resolved.record(repository, digest, self.clock.now());
+            return Ok(answer.with_source(AnswerSource::Revalidated));
+        };
+        if error.is_not_found() && !self.stored.is_still_member(repository, digest).await {
+            self.resolved.forget(repository, digest);
+        }
+        match (known.held_since(context, &error).await, fresh) {
+            (Some(since), _) => Ok(answer.stale(since, error)),
+            // The right needs no proof, and the registry did not say that the manifest is gone.
+            (None, Some(grant)) if matches!(error.fault(), Fault::Outage | Fault::Invalid | Fault::Ours) => {
+                Ok(answer.stale(grant.proved_at, error))
+            }
+            _ => Err(error),
         }
     }
 
-    async fn confirm(&self, context: &PullContext, digest: Digest, question: &Question) -> Result<(), Error> {
-        // The manifest is here: what was proved before may hold without an answer.
-        let context = &context.without_patience();
-        let (upstream, repository) = (&self.upstream, context.repository());
-        let request = |auth: AuthContext| async move {
-            Ok(question.ask(upstream.confirm_manifest(repository, digest, &auth)).await?)
-        };
-        self.access.ask(context, &Subject::Manifest(digest), Purpose::Prove, request).await?;
-        Ok(())
+    /// Whether a manifest was resolved so short a time ago that it is served without asking upstream.
+    fn is_recent(&self, repository: &Repository, digest: Digest) -> bool {
+        let terms = self.access.known().terms(repository);
+        let age = self.resolved.age(repository, digest, self.clock.now());
+        age.is_some_and(|age| rights::is_fresh(age, Use::Read, &terms))
     }
 
     /// Forgets what is in memory of an image that was removed, or imported.

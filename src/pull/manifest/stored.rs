@@ -74,6 +74,15 @@ impl StoredManifests {
         Some(media_type)
     }
 
+    /// Whether the repository may still hand out a manifest; if not, it is forgotten.
+    pub(crate) async fn is_still_member(&self, repository: &Repository, digest: Digest) -> bool {
+        let is_member = self.membership.is_confirmed(repository, digest).await;
+        if !is_member {
+            self.kept.forget_one(repository, digest);
+        }
+        is_member
+    }
+
     /// Forgets what is in memory: an image was removed.
     pub(crate) fn forget(&self) {
         self.kept.forget();

@@ -87,7 +87,7 @@ async fn a_tag_that_is_gone_is_not_served_from_its_record() {
     pull(&parts, &context).await.unwrap();
     let gone = crate::upstream::Error::NotFound {
         host: "reg.test".to_owned(),
-        repository_unknown: false,
+        unknown: crate::upstream::Unknown::Unsaid,
         public: true,
     };
     parts.registry.fail(Some(gone));

@@ -4,6 +4,7 @@
 //! is filled a few rows at a time, so that no operation waits for the whole of either.
 
 use std::collections::HashSet;
+use std::fs;
 use std::sync::Arc;
 
 use super::evictions::{Batch, Demand, Evictable, Evictions, Wanted};

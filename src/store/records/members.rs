@@ -48,6 +48,10 @@ pub(crate) fn add(
     file::write(layout, &layout.member(repository, digest), &record)
 }
 
+pub(crate) fn remove(layout: &Layout, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+    layout.remove(&layout.member(repository, digest)).map(drop)
+}
+
 /// Whether `registry` itself has sent the bytes of `digest`.
 pub(crate) fn is_received(layout: &Layout, registry: &Registry, digest: &Digest) -> bool {
     file::exists(&layout.received(registry, digest))

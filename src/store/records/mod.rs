@@ -101,6 +101,21 @@ impl Records {
         blocking::run(add).await
     }
 
+    /// Ends the membership of `digest` in `repository`, durably.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_member(&self, repository: &Repository, digest: Digest) -> Result<(), Error> {
+        let (this, repository) = (self.clone(), repository.clone());
+        let remove = move || {
+            let removed = members::remove(&this.layout, &repository, &digest);
+            this.cache.forget_member(&repository, &digest);
+            removed
+        };
+        // After what is being written already: a manifest of a moment ago must not come back.
+        self.writes.run(remove).await
+    }
+
     /// Records that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of its registry
     /// has sent the bytes. Blocks.
     ///
@@ -357,6 +372,10 @@ mod tests {
         records.add_member(&app, digest, manifest.clone()).await.unwrap();
         assert_eq!(records.member(&app, digest).await, Some(manifest));
         assert_eq!(records.member(&other, digest).await, None);
+        records.remove_member(&app, digest).await.unwrap();
+        assert_eq!(records.member(&app, digest).await, None, "its membership has ended");
+        records.remove_member(&app, digest).await.unwrap();
+        records.add_member(&app, digest, Member::Blob).await.unwrap();
         assert!(!records.received_from(app.registry(), digest).await, "a confirmed digest brought no bytes");
         records.add_received(&other, &digest, Some(&Member::Blob)).unwrap();
         assert_eq!(records.member(&other, digest).await, Some(Member::Blob));

@@ -41,7 +41,8 @@ pub(crate) struct OriginAuthorization {
     issued: Option<Moment>,
     /// Whether it was made for this request: then there is no better one.
     fresh: bool,
-    /// Whether the origin did not ask for it, at this request: a challenge that it gave before was taken for its word.
+    /// Whether the origin is not known to ask for it for this repository: a challenge that it gave before was taken for its
+    /// word.
     expected: bool,
     challenge: Challenge,
 }
@@ -68,7 +69,7 @@ impl OriginAuthorization {
         &self.challenge
     }
 
-    /// Whether the origin did not ask for it, at this request.
+    /// Whether the origin is not known to ask for it for this repository.
     pub(crate) fn is_expected(&self) -> bool {
         self.expected
     }
@@ -123,8 +124,13 @@ impl Authenticator {
         refused: Option<&OriginAuthorization>,
         request: AuthRequest<'_>,
     ) -> Result<OriginAuthorization, Error> {
-        // A new token that the origin asks for now is no expectation any more.
-        let expected = challenge.is_none() && refused.is_some_and(|refused| refused.expected);
+        let (origin, repository) = (request.url.origin(), request.repository);
+        if refused.is_none() && challenge.is_some() {
+            self.challenges.record_challenged(origin.clone(), repository);
+        }
+        // A challenge to a request with a token says that the token is refused, and not that one is needed.
+        let is_needed = challenge.is_some() && self.challenges.was_challenged(&origin, repository);
+        let expected = !is_needed && refused.is_some_and(|refused| refused.expected);
         let challenge = challenge.or_else(|| refused.map(|refused| refused.challenge.clone()));
         let Some(challenge) = challenge else {
             let host = authority(request.url);
@@ -141,13 +147,18 @@ impl Authenticator {
             return Err(Error::Refused { host: authority(request.url), status: 401, why });
         }
         let made = self.made_for(challenge, refused.is_some(), request).await?;
-        self.challenges.remember(request.url.origin(), &made.challenge, request.repository);
+        self.challenges.remember(origin, &made.challenge, repository);
         Ok(OriginAuthorization { expected, ..made })
     }
 
     /// Records that an origin, which asks for authorization elsewhere, opened a repository without any.
     pub(crate) fn record_open(&self, url: &Url, repository: &Repository) {
         self.challenges.record_open(url.origin(), repository);
+    }
+
+    /// Records that an origin gave the challenge that is expected to a request without authorization.
+    pub(crate) fn record_challenged(&self, url: &Url, repository: &Repository) {
+        self.challenges.record_challenged(url.origin(), repository);
     }
 
     /// Forgets the tokens of a repository, or all.

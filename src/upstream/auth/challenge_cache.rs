@@ -1,9 +1,12 @@
-//! The challenges that origins gave before, so that a repository that is new there need not be challenged first; and the
-//! repositories that an origin opens without one.
+//! The challenges that origins gave before, so that a repository that is new there need not be challenged first; and what
+//! origins answered to requests without authorization, for each repository.
 //!
 //! Bounded; what is forgotten costs one more round trip.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use url::Origin;
 
 use crate::reference::Repository;
@@ -13,26 +16,44 @@ use crate::upstream::auth::challenge::Challenge;
 /// Origins at most: registries, mirrors and redirect targets that a node pulls from at the same time.
 const ORIGINS_MAX: usize = 256;
 
-/// Repositories that need no authorization, at origins that ask for it elsewhere, at most.
-const OPEN_MAX: usize = 4_096;
+/// Repositories of which it is known what an origin answers without authorization, at most.
+const REPOSITORIES_MAX: usize = 4_096;
+/// For how long a repository that was challenged is not asked without authorization again: one that was made public is open
+/// that soon, and one that is not costs no more requests than without Larder.
+const CHALLENGED_COUNTS_FOR: Duration = Duration::from_secs(600);
+
+/// What an origin answered to a request without authorization.
+#[derive(Clone, Copy)]
+enum Unauthorized {
+    /// The content: it needs none, although the origin asks for it elsewhere.
+    Opened,
+    /// A challenge, at this time.
+    Challenged(Instant),
+}
 
 /// The last challenge of each origin.
 pub(crate) struct ChallengeCache {
     challenges: Mutex<BoundedMap<Origin, Challenge>>,
-    open: Mutex<BoundedMap<(Origin, Repository), ()>>,
+    unauthorized: Mutex<BoundedMap<(Origin, Repository), Unauthorized>>,
 }
 
 impl Default for ChallengeCache {
     fn default() -> Self {
         let challenges = Mutex::new(BoundedMap::new(ORIGINS_MAX));
-        Self { challenges, open: Mutex::new(BoundedMap::new(OPEN_MAX)) }
+        Self { challenges, unauthorized: Mutex::new(BoundedMap::new(REPOSITORIES_MAX)) }
     }
 }
 
 impl ChallengeCache {
     /// Remembers the challenge that `origin` gave for `repository`, unless it would not hold for another repository.
     pub(crate) fn remember(&self, origin: Origin, challenge: &Challenge, repository: &Repository) {
-        self.open.lock().remove(&(origin.clone(), repository.clone()));
+        let key = (origin.clone(), repository.clone());
+        {
+            let mut unauthorized = self.unauthorized.lock();
+            if matches!(unauthorized.get(&key), Some(Unauthorized::Opened)) {
+                unauthorized.remove(&key);
+            }
+        }
         let carries_over = match challenge {
             Challenge::Bearer(bearer) => bearer.has_usual_scope(repository),
             Challenge::Basic => true,
@@ -49,12 +70,27 @@ impl ChallengeCache {
             Challenge::Bearer(bearer) => Challenge::Bearer(bearer.for_repository(repository)),
             other => other.clone(),
         });
-        expected.filter(|_| self.open.lock().get(&(origin.clone(), repository.clone())).is_none())
+        let key = (origin.clone(), repository.clone());
+        expected.filter(|_| !matches!(self.unauthorized.lock().get(&key), Some(Unauthorized::Opened)))
     }
 
     /// Records that `origin` opened `repository` without authorization, until it gives a challenge for it.
     pub(crate) fn record_open(&self, origin: Origin, repository: &Repository) {
-        self.open.lock().insert((origin, repository.clone()), ());
+        self.unauthorized.lock().insert((origin, repository.clone()), Unauthorized::Opened);
+    }
+
+    /// Records that `origin` gave a challenge for `repository` to a request without authorization.
+    pub(crate) fn record_challenged(&self, origin: Origin, repository: &Repository) {
+        let challenged = Unauthorized::Challenged(Instant::now());
+        self.unauthorized.lock().insert((origin, repository.clone()), challenged);
+    }
+
+    /// Whether it did so a short time ago.
+    pub(crate) fn was_challenged(&self, origin: &Origin, repository: &Repository) -> bool {
+        match self.unauthorized.lock().get(&(origin.clone(), repository.clone())) {
+            Some(Unauthorized::Challenged(at)) => at.elapsed() < CHALLENGED_COUNTS_FOR,
+            Some(Unauthorized::Opened) | None => false,
+        }
     }
 }
 
@@ -86,5 +122,19 @@ mod tests {
         assert_eq!(cache.expected(&origin, &app), Some(Challenge::Basic));
         cache.remember(origin.clone(), &Challenge::Basic, &other);
         assert_eq!(cache.expected(&origin, &other), Some(Challenge::Basic), "it was closed since");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repository_that_was_challenged_is_not_asked_without_authorization_for_a_while() {
+        let (cache, origin) = (ChallengeCache::default(), Url::parse("https://reg.test/").unwrap().origin());
+        let [app, other] = ["reg.test/app", "reg.test/other"].map(|name| name.parse().unwrap());
+        cache.record_challenged(origin.clone(), &app);
+        cache.remember(origin.clone(), &Challenge::Basic, &app);
+        assert!(cache.was_challenged(&origin, &app) && !cache.was_challenged(&origin, &other));
+        tokio::time::advance(CHALLENGED_COUNTS_FOR).await;
+        assert!(!cache.was_challenged(&origin, &app));
+        cache.record_challenged(origin.clone(), &app);
+        cache.record_open(origin.clone(), &app);
+        assert!(!cache.was_challenged(&origin, &app));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Promises: an endpoint whose `HEAD` said something else than its `GET` is asked with `GET` for an hour, for that kind of
 //! content. A status that may be a bad moment (404, 5xx, a closed connection) counts only when it comes twice in a row:
-//! some registries limit `GET`s of manifests and no `HEAD`s. A `HEAD` that hung counts as such once a `GET` of the kind was
-//! answered after it. Bounded: what is forgotten costs one request.
+//! some registries limit `GET`s of manifests and no `HEAD`s. So does a `HEAD` that hung once a `GET` of the kind was answered
+//! later. Where the `GET` beside it was answered, `HEAD` is left out for five minutes. Bounded: what is forgotten costs one
+//! request.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::upstream::metrics::RequestKind;
 
 /// How long `HEAD` is left out; then it is tried again.
 const LEFT_OUT_FOR: Duration = Duration::from_secs(3_600);
+/// How long it is left out after one hung: a connection that broke looks the same, and `GET`s may be counted.
+const LEFT_OUT_AFTER_A_HANG: Duration = Duration::from_secs(300);
 /// Pairs of an endpoint and a kind remembered at most.
 const ENTRIES_MAX: usize = 1_024;
 /// So many contradictions that may be a bad moment count like one that is none.
@@ -33,7 +36,20 @@ struct Entry {
     contradictions: u32,
     /// Whether a `HEAD` hung, and no `GET` was answered since.
     hung: bool,
+    /// Set after a `HEAD` hung where a `GET` was answered.
+    left_out_until: Option<Instant>,
     last: Instant,
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self { contradictions: 0, hung: false, left_out_until: None, last: Instant::now() }
+    }
+
+    fn is_useless(&self) -> bool {
+        let contradicts = self.contradictions >= PASSING_MAX && self.last.elapsed() < LEFT_OUT_FOR;
+        contradicts || self.left_out_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// The endpoints whose `HEAD` contradicted their `GET`, by `host:port` and kind of content.
@@ -48,10 +64,7 @@ impl Default for HeadSupport {
 impl HeadSupport {
     /// Whether `GET` is to be sent in the place of `HEAD`.
     pub(crate) fn is_useless(&self, endpoint: &str, kind: RequestKind) -> bool {
-        let mut entries = self.0.lock();
-        entries
-            .get(&(endpoint.to_owned(), kind))
-            .is_some_and(|entry| entry.contradictions >= PASSING_MAX && entry.last.elapsed() < LEFT_OUT_FOR)
+        self.0.lock().get(&(endpoint.to_owned(), kind)).is_some_and(|entry| entry.is_useless())
     }
 
     /// `GET` brought what `HEAD` did not confirm.
@@ -67,11 +80,7 @@ impl HeadSupport {
         };
         let mut entries = self.0.lock();
         let now = Instant::now();
-        let entry = entries.get_or_insert_with((endpoint.to_owned(), kind), || Entry {
-            contradictions: 0,
-            hung: false,
-            last: now,
-        });
+        let entry = entries.get_or_insert_with((endpoint.to_owned(), kind), Entry::new);
         if entry.last.elapsed() >= LEFT_OUT_FOR {
             entry.contradictions = 0;
         }
@@ -84,11 +93,19 @@ impl HeadSupport {
 
     /// `HEAD` got no answer in time, which may be how the endpoint treats `HEAD` or an outage.
     pub(crate) fn record_hang(&self, endpoint: &str, kind: RequestKind) {
-        let new = || Entry { contradictions: 0, hung: false, last: Instant::now() };
-        self.0.lock().get_or_insert_with((endpoint.to_owned(), kind), new).hung = true;
+        self.0.lock().get_or_insert_with((endpoint.to_owned(), kind), Entry::new).hung = true;
     }
 
-    /// `GET` was answered: if a `HEAD` hung before it, that contradicts the `HEAD`.
+    /// `GET` was answered beside a `HEAD` that was not: `HEAD` is left out for a while.
+    pub(crate) fn record_get_beside(&self, endpoint: &str, kind: RequestKind) {
+        let mut entries = self.0.lock();
+        let entry = entries.get_or_insert_with((endpoint.to_owned(), kind), Entry::new);
+        entry.hung = false;
+        entry.left_out_until = Some(Instant::now() + LEFT_OUT_AFTER_A_HANG);
+        tracing::info!(endpoint, ?kind, "HEAD hangs here; GET is sent instead for five minutes");
+    }
+
+    /// `GET` was answered: if a `HEAD` hung before it, that contradicts the `HEAD`, or an outage has ended.
     pub(crate) fn record_get(&self, endpoint: &str, kind: RequestKind) {
         let mut entries = self.0.lock();
         let entry = entries.get(&(endpoint.to_owned(), kind));
@@ -127,6 +144,22 @@ mod tests {
         assert!(!useless(RequestKind::Manifest), "HEAD is never tried again");
         record(Contradiction::Lasting);
         assert!(useless(RequestKind::Manifest));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn head_is_left_out_for_minutes_where_it_hung_and_get_was_answered() {
+        let (support, kind) = (HeadSupport::default(), RequestKind::Manifest);
+        let useless = || support.is_useless("reg.test:443", kind);
+        support.record_get("reg.test:443", kind);
+        assert!(!useless());
+        support.record_hang("reg.test:443", kind);
+        support.record_get("reg.test:443", kind);
+        assert!(!useless(), "an outage that has ended says nothing about HEAD");
+        support.record_hang("reg.test:443", kind);
+        support.record_get_beside("reg.test:443", kind);
+        assert!(useless() && !support.is_useless("reg.test:443", RequestKind::Blob));
+        tokio::time::advance(LEFT_OUT_AFTER_A_HANG).await;
+        assert!(!useless(), "HEAD is never tried again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,25 +18,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub(crate) use super::failures::Question;
+use super::failures::{Asked, Failing, RECENT, Record, SLOW_FAILURE, Scope};
 use crate::reference::{Registry, Repository};
-use crate::support::bounded_map::BoundedMap;
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
-use crate::upstream::metrics::{Recorder, RequestKind};
+use crate::upstream::metrics::Recorder;
 
-/// The first pause; then twice as long each time.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause: a registry that is back is used again within seconds.
-const PAUSE_MAX: Duration = Duration::from_secs(8);
-/// A failure that took this long is not repeated for every caller.
-const SLOW_FAILURE: Duration = Duration::from_secs(1);
 /// A slow failure keeps callers away for this long at most: longer than a pause and a retry that fails slowly too take
 /// together, so that in an outage one request at a time waits; and no caller is refused for what was long ago.
 const SLOW_FAILURE_COUNTS_FOR: Duration = Duration::from_secs(30);
-/// A failure that is longer ago says nothing of whether a host can be reached now.
-const RECENT: Duration = Duration::from_secs(30);
-/// A retry is over after this long: every request is.
-const RETRY_LASTS_MAX: Duration = Duration::from_secs(30);
 /// Requests a second to a failing endpoint that has no alternative.
 const REQUESTS_MAX: u32 = 10;
 /// A request that was cancelled after this long was cancelled because of the endpoint; before that, its caller may have
@@ -46,28 +37,6 @@ const HUNG: Duration = Duration::from_secs(10);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 /// Questions that hung, of one kind and without an answer between them, after which an endpoint is asked last for the kind.
 const HUNG_MAX: u32 = 2;
-/// Failing hosts at most; one that is forgotten counts as healthy until it fails again.
-const HOSTS_MAX: usize = 1_024;
-/// Failing questions at most, in a map of their own, so that a registry with many does not push out failing hosts.
-const QUESTIONS_MAX: usize = 4_096;
-
-/// What is asked of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Question {
-    pub(crate) repository: Repository,
-    pub(crate) kind: RequestKind,
-}
-
-/// What a failure is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Scope {
-    /// Every request: no connection.
-    Host,
-    /// One question.
-    Question(Question),
-    /// Questions of one kind.
-    Kind(RequestKind),
-}
 
 /// The failing endpoints of all registries. Cheap to clone.
 #[derive(Clone)]
@@ -76,17 +45,6 @@ pub(crate) struct Health(Arc<Inner>);
 struct Inner {
     failing: Mutex<Failing>,
     recorder: Recorder,
-}
-
-/// By the URL of the endpoint.
-struct Failing {
-    hosts: BoundedMap<String, Record>,
-    /// Never [`Scope::Host`].
-    questions: BoundedMap<(String, Scope), Record>,
-    /// Questions that hung since the last answer to one of the kind.
-    hung: BoundedMap<(String, RequestKind), u32>,
-    /// When a question was answered last.
-    answered: BoundedMap<String, Instant>,
 }
 
 /// An endpoint that fails, for an operator.
@@ -106,25 +64,6 @@ pub struct FailingEndpoint {
     pub failing_for: Duration,
     /// Time since the last request to it.
     pub last_request_ago: Duration,
-}
-
-#[derive(Debug, Clone)]
-struct Record {
-    registry: Registry,
-    host: String,
-    error: Error,
-    failures: u32,
-    first: Instant,
-    /// The first failure since the last gap of more than [`RECENT`].
-    unreachable_since: Instant,
-    last: Instant,
-    /// Whether the last failure took at least [`SLOW_FAILURE`].
-    slow: bool,
-    retry_at: Instant,
-    /// Since when a request tries it again.
-    retrying_since: Option<Instant>,
-    /// Requests that found it failing, in the second that began then.
-    requests: (Instant, u32),
 }
 
 /// What to do with an endpoint.
@@ -152,12 +91,7 @@ pub(crate) struct Retry {
 
 impl Health {
     pub(crate) fn new(recorder: Recorder) -> Self {
-        let failing = Failing {
-            hosts: BoundedMap::new(HOSTS_MAX),
-            questions: BoundedMap::new(QUESTIONS_MAX),
-            hung: BoundedMap::new(HOSTS_MAX),
-            answered: BoundedMap::new(HOSTS_MAX),
-        };
+        let failing = Failing::default();
         Self(Arc::new(Inner { failing: Mutex::new(failing), recorder }))
     }
 
@@ -281,7 +215,7 @@ impl Health {
         let mut failing = self.0.failing.lock();
         if of_host {
             let before = failing.hosts.peek(&request.url);
-            let record = Record::after(before, request, error, took);
+            let record = Record::after(before, request.asked(), error, took);
             failing.hosts.insert(request.url.clone(), record);
             return;
         }
@@ -296,7 +230,7 @@ impl Health {
         }
         for scope in scopes {
             let key = (request.url.clone(), scope);
-            let record = Record::after(failing.questions.peek(&key), request, error, took);
+            let record = Record::after(failing.questions.peek(&key), request.asked(), error, took);
             failing.questions.insert(key, record);
         }
         let of_kind = (request.url.clone(), Scope::Kind(request.question.kind));
@@ -316,73 +250,6 @@ impl Health {
             record.retry_later();
         }
     }
-}
-
-impl Failing {
-    /// The failure that concerns a question most: of the host, of the question itself, of its kind.
-    fn first_of(&mut self, url: &str, question: &Question) -> Option<(Scope, &mut Record)> {
-        if self.hosts.peek(url).is_some() {
-            return self.hosts.get(url).map(|record| (Scope::Host, record));
-        }
-        let of_question = (url.to_owned(), Scope::Question(question.clone()));
-        let of_kind = (url.to_owned(), Scope::Kind(question.kind));
-        let key = if self.questions.peek(&of_question).is_some() { of_question } else { of_kind };
-        let scope = key.1.clone();
-        self.questions.get(&key).map(|record| (scope, record))
-    }
-
-    /// The question was answered: neither the host nor the question nor its kind fails. Returns how often the question
-    /// had failed.
-    fn end(&mut self, url: &str, question: &Question) -> Option<u32> {
-        let of_host = self.hosts.remove(url);
-        let of_question = self.questions.remove(&(url.to_owned(), Scope::Question(question.clone())));
-        self.questions.remove(&(url.to_owned(), Scope::Kind(question.kind)));
-        self.hung.remove(&(url.to_owned(), question.kind));
-        self.answered.insert(url.to_owned(), Instant::now());
-        of_host.or(of_question).map(|record| record.failures)
-    }
-}
-
-impl Record {
-    fn after(before: Option<&Self>, request: &TrackedRequest, error: &Error, took: Duration) -> Self {
-        let now = Instant::now();
-        let failures = before.map_or(0, |record| record.failures).saturating_add(1);
-        let registry = request.question.repository.registry();
-        if failures == 1 {
-            tracing::warn!(endpoint = request.url, %registry, %error, "an endpoint fails");
-        }
-        Self {
-            registry: registry.clone(),
-            host: request.host.clone(),
-            error: error.clone(),
-            failures,
-            first: before.map_or(now, |record| record.first),
-            unreachable_since: before
-                .filter(|record| record.last.elapsed() <= RECENT)
-                .map_or(now, |record| record.unreachable_since),
-            last: now,
-            slow: took >= SLOW_FAILURE,
-            retry_at: now + pause(failures),
-            retrying_since: None,
-            requests: before.map_or((now, 0), |record| record.requests),
-        }
-    }
-}
-
-impl Record {
-    /// A retry whose outcome went to another record does not hold up the next one for ever.
-    fn is_being_retried(&self) -> bool {
-        self.retrying_since.is_some_and(|since| since.elapsed() < RETRY_LASTS_MAX)
-    }
-
-    fn retry_later(&mut self) {
-        self.retrying_since = None;
-        self.retry_at = Instant::now() + pause(self.failures);
-    }
-}
-
-fn pause(failures: u32) -> Duration {
-    PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(PAUSE_MAX)
 }
 
 /// A request that is sent to an endpoint, or about to be. Dropped before it has finished, it counts as cancelled.
@@ -443,6 +310,10 @@ impl TrackedRequest {
             Err(Error::Overloaded { .. }) => self.health.record_cancelled(&self),
             _ => self.health.record_connection(&self),
         }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked { registry: self.question.repository.registry(), host: &self.host, url: &self.url }
     }
 
     fn last_exchange_took(&self) -> Duration {

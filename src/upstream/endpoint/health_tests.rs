@@ -1,6 +1,8 @@
 //! Which endpoints fail, and for what.
 
+use super::super::failures::{PAUSE, QUESTIONS_MAX};
 use super::*;
+use crate::upstream::metrics::RequestKind;
 
 fn health() -> Health {
     Health::new(Recorder::for_test())

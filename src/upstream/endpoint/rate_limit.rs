@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::too_many_requests::{Hold, Refusal};
 use crate::reference::{Principal, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Timestamp};
@@ -26,14 +27,6 @@ use crate::upstream::metrics::{Recorder, RequestKind};
 
 /// What a response said counts for this long.
 const RECENT: Duration = Duration::from_secs(600);
-/// How long a 429 without `Retry-After` counts at first; then twice as long each time.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest of those pauses: four requests a minute are no storm.
-const PAUSE_MAX: Duration = Duration::from_secs(15);
-/// The longest that a `Retry-After` counts: the budget may be back earlier, and some registries name a whole day.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-/// How long the one request that finds out whether the limit is over holds back the others.
-const TRIAL: Duration = Duration::from_secs(5);
 /// How long a request waits for the outcome of that one.
 const TRIAL_WAIT: Duration = Duration::from_secs(6);
 /// Below this fraction of the limit, one in so many, the budget is low.
@@ -76,23 +69,6 @@ struct Budget {
     updated: Instant,
     /// Requests that were answered 429; at most one entry for each kind and method.
     refused: HashMap<RequestClass, Refusal>,
-}
-
-/// A 429.
-struct Refusal {
-    until: Instant,
-    times: u32,
-    /// Whether the time is over and a request is finding out whether the limit is.
-    on_trial: bool,
-}
-
-/// Why a request is not sent now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hold {
-    /// The time that was named is not over.
-    For(Duration),
-    /// Another request is finding out, within this time.
-    OnTrial(Duration),
 }
 
 /// What is known of a limit, for an operator.
@@ -315,38 +291,6 @@ impl Account<'_> {
     }
 }
 
-impl Hold {
-    fn time(self) -> Duration {
-        match self {
-            Self::For(time) | Self::OnTrial(time) => time,
-        }
-    }
-}
-
-impl Refusal {
-    fn new(now: Instant) -> Self {
-        Self { until: now, times: 0, on_trial: false }
-    }
-
-    /// Why a request is held back; `None` if it is the one that finds out.
-    fn hold(&mut self, now: Instant) -> Option<Hold> {
-        if self.until > now {
-            let left = self.until - now;
-            return Some(if self.on_trial { Hold::OnTrial(left) } else { Hold::For(left) });
-        }
-        self.until = now + TRIAL;
-        self.on_trial = true;
-        None
-    }
-
-    /// Another 429; returns for how long requests are held back now.
-    fn repeat(&mut self, now: Instant, retry_after: Option<Duration>) -> Duration {
-        let wait = pause(self.times, retry_after);
-        *self = Self { until: now + wait, times: self.times.saturating_add(1), on_trial: false };
-        wait
-    }
-}
-
 impl Budget {
     fn is_recent(&self, now: Instant) -> bool {
         now - self.updated < RECENT
@@ -362,160 +306,11 @@ impl Budget {
     }
 }
 
-/// How long a 429 counts: as long as it says, within bounds; and a little longer, so that the nodes of a cluster do not
-/// come back all at once.
-fn pause(times: u32, retry_after: Option<Duration>) -> Duration {
-    let wait = match retry_after {
-        Some(named) => named.clamp(PAUSE, RETRY_AFTER_MAX),
-        None => PAUSE.saturating_mul(2_u32.saturating_pow(times)).min(PAUSE_MAX),
-    };
-    wait + wait.mul_f64(fastrand::f64() / 10.0)
-}
-
 /// The number in `100;w=21600`.
 fn first_number(text: &str) -> Option<u64> {
     text.split([';', ',']).next()?.trim().parse().ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::reference::PrincipalKind;
-
-    fn limits() -> RateLimits {
-        RateLimits::new(Recorder::for_test(), Clock::system())
-    }
-
-    fn account(registry: &Registry, kind: PrincipalKind) -> Account<'_> {
-        let principal = Principal::new(kind, [7; 16]);
-        Account { registry, endpoint: "https://registry-1.docker.io/v2", principal }
-    }
-
-    fn app() -> Repository {
-        "docker.io/library/app".parse().unwrap()
-    }
-
-    fn get() -> RequestClass {
-        (RequestKind::Manifest, Method::GET)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_budget_is_low_when_the_registry_says_so_and_only_for_that_long() {
-        let (limits, hub) = (limits(), Registry::docker_hub());
-        let (anonymous, node) = (account(&hub, PrincipalKind::Anonymous), account(&hub, PrincipalKind::Node));
-        let record = |left: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert("ratelimit-limit", "100;w=21600".parse().unwrap());
-            if let Some(left) = left {
-                headers.insert("ratelimit-remaining", left.parse().unwrap());
-            }
-            limits.record_headers(anonymous, &headers);
-            limits.is_low(&hub, anonymous.principal)
-        };
-        assert!(!record(Some("76;w=21600")));
-        assert!(record(Some("9;w=21600")));
-        assert!(record(None), "an answer that says nothing changes nothing");
-        assert!(!limits.is_low(&hub, node.principal), "the budget of another principal");
-        assert!(!limits.is_low(&"quay.io".parse().unwrap(), anonymous.principal));
-        assert!(!record(Some("99")));
-        assert!(record(Some("0")));
-        let status = limits.statuses();
-        assert_eq!(
-            (status[0].limit, status[0].remaining, status[0].principal),
-            (Some(100), Some(0), "anonymous")
-        );
-        tokio::time::advance(RECENT).await;
-        assert!(!limits.is_low(&hub, anonymous.principal));
-        assert_eq!(limits.statuses(), []);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_429_requests_are_held_back_and_then_one_finds_out() {
-        let (limits, hub) = (limits(), Registry::docker_hub());
-        let anonymous = account(&hub, PrincipalKind::Anonymous);
-        for (named, least) in
-            [(None, 1), (None, 2), (None, 4), (None, 8), (None, 15), (Some(0), 1), (Some(86_400), 300)]
-        {
-            let wait = limits.record_refusal(anonymous, get(), named.map(Duration::from_secs));
-            let least = Duration::from_secs(least);
-            assert!(wait >= least && wait <= least.mul_f64(1.1), "{named:?} {wait:?}");
-            assert_eq!(limits.held_back_for(anonymous, &app(), &get()), Some(wait));
-            assert_eq!(
-                limits.held_back_for(anonymous, &app(), &(RequestKind::Manifest, Method::HEAD)),
-                None,
-                "another kind of request"
-            );
-            assert_eq!(
-                limits.held_back_for(account(&hub, PrincipalKind::Node), &app(), &get()),
-                None,
-                "another principal"
-            );
-            assert!(limits.is_low(&hub, anonymous.principal));
-            tokio::time::advance(wait).await;
-            assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None, "one finds out");
-            assert_eq!(
-                limits.held_back_for(anonymous, &app(), &get()),
-                Some(TRIAL),
-                "and the others wait for it"
-            );
-        }
-        limits.record_response(anonymous, &app(), &get());
-        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None);
-        assert!(!limits.is_low(&hub, anonymous.principal));
-        let wait = limits.record_refusal(anonymous, get(), None);
-        assert!(wait < 2 * PAUSE, "it begins anew: {wait:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_429_of_a_redirect_target_or_token_server_holds_back_that_question_alone() {
-        let (limits, hub) = (limits(), Registry::docker_hub());
-        let anonymous = account(&hub, PrincipalKind::Anonymous);
-        let other: Repository = "docker.io/library/other".parse().unwrap();
-        let wait = limits.record_refusal_elsewhere(anonymous, &app(), &get(), None);
-        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), Some(wait));
-        assert_eq!(limits.held_back_for(anonymous, &other, &get()), None);
-        assert!(
-            !limits.is_low(&hub, anonymous.principal),
-            "callers are challenged for a limit of another host"
-        );
-        tokio::time::advance(wait).await;
-        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None, "one finds out");
-        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), Some(TRIAL));
-        limits.record_response(anonymous, &app(), &get());
-        assert_eq!(limits.held_back_for(anonymous, &app(), &get()), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn ever_new_accounts_do_not_grow_it() {
-        let (limits, hub) = (limits(), Registry::docker_hub());
-        for n in 0..3 * ACCOUNTS_MAX as u64 {
-            let mut fingerprint = [0; 16];
-            fingerprint[..8].copy_from_slice(&n.to_be_bytes());
-            let principal = Principal::new(PrincipalKind::Caller, fingerprint);
-            let caller = Account { principal, ..account(&hub, PrincipalKind::Caller) };
-            limits.record_refusal(caller, get(), None);
-        }
-        assert!(limits.budgets.lock().len() <= ACCOUNTS_MAX);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn invented_accounts_do_not_make_a_held_back_one_be_asked_before_its_time() {
-        let (limits, hub) = (limits(), Registry::docker_hub());
-        let node = account(&hub, PrincipalKind::Node);
-        limits.record_refusal(node, get(), Some(Duration::from_secs(60)));
-        for n in 0..2 * ACCOUNTS_MAX as u64 {
-            let mut fingerprint = [0; 16];
-            fingerprint[..8].copy_from_slice(&n.to_be_bytes());
-            let principal = Principal::new(PrincipalKind::Caller, fingerprint);
-            let caller = Account { principal, ..account(&hub, PrincipalKind::Caller) };
-            limits.with_budget(caller, |budget| budget.remaining = Some(50));
-        }
-        assert!(
-            limits
-                .budgets
-                .lock()
-                .peek(&node.key())
-                .is_some_and(|budget| { budget.held_back_for(Instant::now()).is_some() })
-        );
-    }
-}
+#[path = "rate_limit_tests.rs"]
+mod tests;

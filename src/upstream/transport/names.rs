@@ -2,8 +2,10 @@
 //!
 //! Promises: the resolver of the machine, which blocks and cannot be cancelled, runs on threads of its own, so that none
 //! that the store or the runtime needs waits for DNS. A name is looked up once at a time, whoever asks; names of one
-//! domain have a share of the threads, and hosts that the configuration names have threads for themselves. Where the threads
-//! are taken, a name that resolved a while ago has its last addresses, and another one waits a moment for a thread.
+//! domain have a share of the threads, and hosts that the configuration names have threads for themselves. A look-up that
+//! takes long goes on, on a thread that is counted among those of its like, so that names whose DNS hangs leave room for
+//! names whose DNS answers. Where the threads are taken, a name that resolved a while ago has its last addresses, and
+//! another one waits a moment for a thread.
 //!
 //! Deliberately not here: which addresses may be connected to (`dial`), and a cache for when DNS can be asked, which is the
 //! machine's.
@@ -14,6 +16,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
@@ -29,8 +32,15 @@ use crate::upstream::transport::network::Reach;
 const CONFIGURED_MAX: usize = 16;
 /// Other names, looked up at once: a thread that waits for DNS costs little, and DNS answers within milliseconds.
 const OTHERS_MAX: usize = 32;
-/// Of those, names of one domain.
+/// A look-up that takes longer is slow: DNS answers within milliseconds, or does not for seconds.
+const SLOW_AFTER: Duration = Duration::from_millis(500);
+/// Slow look-ups at once, besides those: the resolver gives up after some ten seconds, and so many domains without an answer
+/// at a time are an attack, or an outage of DNS.
+const SLOW_MAX: usize = 96;
+/// Names of one domain, looked up at once.
 const DOMAIN_MAX: usize = 4;
+/// The same, while one of them is slow: it is likely that the others hang, too.
+const SLOW_DOMAIN_MAX: usize = 2;
 /// The longest wait for a thread: a part of what a caller waits for DNS, so that the rest is left for DNS itself.
 const PLACE_WAIT: Duration = Duration::from_secs(1);
 /// For how long the last addresses of a name stand in where it cannot be looked up: registries and object stores keep
@@ -113,19 +123,26 @@ impl Names {
 
     /// The place is free again when DNS has answered or given up, however long its asker waited.
     async fn ask(&self, name: String, place: Place) -> io::Result<Vec<SocketAddr>> {
-        if let Some(network) = self.reach.other() {
-            let found = network.resolve(&name).await;
-            drop(place);
-            return found;
+        let number = place.number;
+        let mut answer = match self.reach.other() {
+            Some(network) => {
+                let answer = network.resolve(&name);
+                async move {
+                    let found = answer.await;
+                    drop(place);
+                    found
+                }
+                .boxed()
+            }
+            None => look_up_on_a_thread(name, place)?.boxed(),
+        };
+        match timeout(SLOW_AFTER, &mut answer).await {
+            Ok(found) => found,
+            Err(_) => {
+                self.places.becomes_slow(number);
+                answer.await
+            }
         }
-        let (sender, receiver) = oneshot::channel();
-        std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
-            let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
-            drop(place);
-            // An asker that has left needs no answer.
-            let _ = sender.send(found);
-        })?;
-        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the look-up ended without a result")))
     }
 }
 
@@ -142,17 +159,22 @@ struct Inner {
 
 #[derive(Default)]
 struct Taken {
-    configured: usize,
-    others: usize,
-    /// Of the others, by domain.
-    domains: HashMap<String, usize>,
+    next: u64,
+    /// By the number of the place.
+    held: HashMap<u64, Held>,
+}
+
+/// Who has a place.
+struct Held {
+    /// `None` for a name that the configuration leads to.
+    domain: Option<String>,
+    is_slow: bool,
 }
 
 /// One of them, until it is dropped.
 struct Place {
     places: Places,
-    /// `None` for a name that the configuration leads to.
-    domain: Option<String>,
+    number: u64,
 }
 
 impl Places {
@@ -173,42 +195,67 @@ impl Places {
 
     fn take(&self, name: &str, configured: bool) -> Option<Place> {
         let mut taken = self.0.taken.lock();
-        if configured {
-            if taken.configured >= CONFIGURED_MAX {
-                return None;
-            }
-            taken.configured += 1;
-            return Some(Place { places: self.clone(), domain: None });
-        }
-        let domain = domain_of(name);
-        let of_domain = taken.domains.get(&domain).copied().unwrap_or(0);
-        if taken.others >= OTHERS_MAX || of_domain >= DOMAIN_MAX {
+        let domain = (!configured).then(|| domain_of(name));
+        if !taken.has_room_for(domain.as_deref()) {
             return None;
         }
-        taken.others += 1;
-        taken.domains.insert(domain.clone(), of_domain + 1);
-        Some(Place { places: self.clone(), domain: Some(domain) })
+        let number = taken.next;
+        taken.next += 1;
+        taken.held.insert(number, Held { domain, is_slow: false });
+        Some(Place { places: self.clone(), number })
+    }
+
+    /// A look-up takes long: its place is one of the slow ones, as long as there are some.
+    fn becomes_slow(&self, number: u64) {
+        let mut taken = self.0.taken.lock();
+        if taken.count(|held| held.is_slow) >= SLOW_MAX {
+            return;
+        }
+        if let Some(held) = taken.held.get_mut(&number) {
+            held.is_slow = held.domain.is_some();
+        }
+        drop(taken);
+        self.0.freed.notify_waiters();
+    }
+}
+
+impl Taken {
+    fn count(&self, which: impl Fn(&Held) -> bool) -> usize {
+        self.held.values().filter(|held| which(held)).count()
+    }
+
+    fn has_room_for(&self, domain: Option<&str>) -> bool {
+        let Some(domain) = domain else {
+            return self.count(|held| held.domain.is_none()) < CONFIGURED_MAX;
+        };
+        let is_of_domain = |held: &Held| held.domain.as_deref() == Some(domain);
+        let is_slow = self.count(|held| is_of_domain(held) && held.is_slow) > 0;
+        self.count(is_of_domain) < if is_slow { SLOW_DOMAIN_MAX } else { DOMAIN_MAX }
+            && self.count(|held| held.domain.is_some() && !held.is_slow) < OTHERS_MAX
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.0.taken.lock();
-        match &self.domain {
-            None => taken.configured -= 1,
-            Some(domain) => {
-                taken.others -= 1;
-                let left = taken.domains.get(domain).map_or(0, |count| count - 1);
-                if left == 0 {
-                    taken.domains.remove(domain);
-                } else {
-                    taken.domains.insert(domain.clone(), left);
-                }
-            }
-        }
-        drop(taken);
+        self.places.0.taken.lock().held.remove(&self.number);
         self.places.0.freed.notify_waiters();
     }
+}
+
+/// Begins a look-up by the machine's resolver.
+fn look_up_on_a_thread(
+    name: String,
+    place: Place,
+) -> io::Result<impl Future<Output = io::Result<Vec<SocketAddr>>> + Send> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
+        let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
+        drop(place);
+        // An asker that has left needs no answer.
+        let _ = sender.send(found);
+    })?;
+    let ended = || Err(io::Error::other("the look-up ended without a result"));
+    Ok(async move { receiver.await.unwrap_or_else(|_| ended()) })
 }
 
 /// The domain that its owner registered: the DNS of one owner answers for all names below it. A public suffix stands for
@@ -242,6 +289,12 @@ mod tests {
         }
     }
 
+    impl Places {
+        fn held(&self) -> usize {
+            self.0.taken.lock().held.len()
+        }
+    }
+
     /// Whether DNS answers in time.
     async fn is_found(names: &Names, name: &str, trust: HostTrust) -> bool {
         let waiting = timeout(Duration::from_secs(3), names.look_up(name, trust)).await;
@@ -255,9 +308,9 @@ mod tests {
             assert!(!is_found(&names, &format!("n{n}.hangs.test"), HostTrust::Untrusted).await);
             assert!(!is_found(&names, "one.hangs.example", HostTrust::Untrusted).await);
         }
-        assert_eq!(names.places.0.taken.lock().others, DOMAIN_MAX + 1, "a hang for each request");
+        assert_eq!(names.places.held(), SLOW_DOMAIN_MAX + 1, "a hang for each request");
         assert!(is_found(&names, "reg.test", HostTrust::Untrusted).await);
-        for n in 0..100 {
+        for n in 0..SLOW_MAX + OTHERS_MAX {
             assert!(!is_found(&names, &format!("reg.hangs{n}.test"), HostTrust::Untrusted).await);
         }
         let begun = Instant::now();
@@ -268,6 +321,21 @@ mod tests {
         tokio::time::advance(LAST_ADDRESSES_COUNT_FOR).await;
         assert!(!is_found(&names, "reg.test", HostTrust::Untrusted).await, "its addresses are old");
         assert!(is_found(&names, "mirror.corp", HostTrust::Configured).await, "a stranger's names");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_of_many_domains_whose_dns_hangs_leave_room_for_a_name_whose_dns_answers() {
+        let names = Names::new(Reach::through(Arc::new(Dns)));
+        let hanging: Vec<_> = (0..OTHERS_MAX).map(|n| format!("reg.hangs{n}.test")).collect();
+        let all = hanging.iter().map(|name| names.look_up(name, HostTrust::Untrusted));
+        let answers = async {
+            let begun = Instant::now();
+            let found = names.look_up("reg.example.com", HostTrust::Untrusted).await;
+            (found.is_ok(), begun.elapsed())
+        };
+        let (_, (found, waited)) =
+            tokio::join!(timeout(Duration::from_secs(3), futures_util::future::join_all(all)), answers);
+        assert!(found && waited <= SLOW_AFTER, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -305,8 +373,7 @@ mod tests {
         assert!(take("c.EXAMPLE.com.").is_none() && take("example.org").is_some() && take("com").is_some());
         drop(held);
         assert!(take("c.example.com").is_some());
-        let taken = places.0.taken.lock();
-        assert_eq!((taken.others, taken.domains.len()), (0, 0));
+        assert_eq!(places.held(), 0);
     }
 
     #[tokio::test]

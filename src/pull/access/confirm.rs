@@ -1,0 +1,111 @@
+//! Asks upstream whether a repository still has what is here: for the right of the caller, and because it may have been
+//! deleted. Equal questions are asked once.
+//!
+//! Promises: an answer that does not show the content proves nothing; content that the registry does not have any more is
+//! not handed out again ([`super::deleted`]).
+
+use std::sync::Arc;
+
+use super::authorize::{Access, Purpose, proved_by};
+use super::deleted::Absence;
+use super::negative_cache::Subject;
+use crate::pull::context::{PullContext, Question as Asking};
+use crate::pull::error::Error;
+use crate::reference::{Digest, Principal};
+use crate::upstream::{AuthContext, BlobHead};
+
+impl Access {
+    /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The caller
+    /// makes sure that the same registry delivers, or delivered, the bytes. An answer that does not show the blob proves
+    /// nothing: the content has to.
+    ///
+    /// # Errors
+    /// As for [`Self::ask`].
+    pub(crate) async fn confirm_blob(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Result<BlobHead, Error> {
+        // The bytes are here: what was proved before may hold without an answer.
+        let context = &context.without_patience();
+        let repository = context.repository();
+        let request = |auth: AuthContext| {
+            let upstream = Arc::clone(&self.0.upstream);
+            let key = (repository.clone(), digest, auth.presented.principal);
+            let asked = repository.clone();
+            self.0.blob_confirmations.run(key, move || async move {
+                upstream.confirm_blob(&asked, digest, &auth).await.map_err(Error::from)
+            })
+        };
+        let ended = || Err(Error::panicked("confirmed a blob upstream"));
+        let absence = Absence::of(self.known(), self.membership(), repository, digest).await;
+        let absent = &absence;
+        let request = |auth: AuthContext| async {
+            let asked = auth.presented.principal;
+            let answer = request(auth).await.unwrap_or_else(ended);
+            absent.note(asked, &answer);
+            Ok(proved_by(answer?, size))
+        };
+        let (head, _) = match self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await {
+            Ok(answered) => answered,
+            Err(error) => {
+                absence.conclude().await;
+                return Err(error);
+            }
+        };
+        if head.shows_blob_of(size) {
+            self.membership().confirm_blob(repository, digest).await;
+        }
+        Ok(head)
+    }
+
+    /// Asks upstream whether the repository has a manifest that is here: as the principal whose right is fresh, if there is
+    /// one and that is enough, else as one after the other. `question` says whether upstream is being asked.
+    ///
+    /// # Errors
+    /// As for [`Self::ask`]. Where the manifest is gone, its membership has ended.
+    pub(crate) async fn confirm_manifest(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        fresh: Option<Principal>,
+        asking: &Asking,
+    ) -> Result<(), Error> {
+        // The manifest is here: what was proved before may hold without an answer.
+        let context = &context.without_patience();
+        let repository = context.repository();
+        let absence = Absence::of(self.known(), self.membership(), repository, digest).await;
+        let absent = &absence;
+        let request = |auth: AuthContext| {
+            let (upstream, asked) = (Arc::clone(&self.0.upstream), repository.clone());
+            let principal = auth.presented.principal;
+            let key = (asked.clone(), digest, principal);
+            let answer = self.0.manifest_confirmations.run(key, move || async move {
+                upstream.confirm_manifest(&asked, digest, &auth).await.map_err(Error::from)
+            });
+            async move {
+                let ended = || Err(Error::panicked("confirmed a manifest upstream"));
+                let answer = asking.ask(answer).await.unwrap_or_else(ended);
+                absent.note(principal, &answer);
+                answer
+            }
+        };
+        let subject = Subject::Manifest(digest);
+        let first = match fresh {
+            Some(principal) => {
+                Some(self.ask_each(context, &subject, Purpose::Confirm(principal), &request).await)
+            }
+            None => None,
+        };
+        let answered = match first {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(error)) if !error.is_denied() => Err(error),
+            _ => self.ask(context, &subject, Purpose::Prove, request).await.map(|_| ()),
+        };
+        if answered.is_err() {
+            absence.conclude().await;
+        }
+        answered
+    }
+}
