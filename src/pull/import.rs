@@ -64,7 +64,7 @@ impl Importer {
     /// Bytes that are no manifest, or not `digest`'s; the disk.
     pub async fn manifest(&self, repository: &Repository, digest: Digest, bytes: Bytes) -> Result<(), Error> {
         let host = || "the layout".to_owned();
-        let actual = Digest::of(&bytes);
+        let actual = Digest::computed(digest.algorithm(), &bytes);
         if bytes.len() > MANIFEST_BYTES_MAX || actual != digest {
             return Err(Error::Mismatch { host: host(), expected: digest, actual });
         }

@@ -18,7 +18,7 @@ mod principal;
 mod schema1;
 mod tag;
 
-pub use digest::{Digest, DigestError, Hasher};
+pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use document::{Document, DocumentError, Kind, MANIFEST_BYTES_MAX};
 pub use image::{Image, ImageError, Reference};
 pub use media_type::{MediaType, MediaTypeError, UPSTREAM_ACCEPT};

@@ -17,7 +17,7 @@ pub fn manifest_digest(bytes: &[u8]) -> Digest {
 
 /// Whether `bytes` are the manifest `digest`.
 pub fn is_manifest_of(bytes: &[u8], digest: &Digest) -> bool {
-    Digest::of(bytes) == *digest || payload(bytes).is_some_and(|payload| Digest::of(&payload) == *digest)
+    digest.is_of(bytes) || payload(bytes).is_some_and(|payload| digest.is_of(&payload))
 }
 
 #[derive(Deserialize)]

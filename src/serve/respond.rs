@@ -18,7 +18,7 @@ use super::refusal::{self, ChallengeError, ClientKind};
 use super::route::{Resource, RouteError};
 use crate::listener::{Body, HostError};
 use crate::pull;
-use crate::reference::{Digest, Registry};
+use crate::reference::{Digest, DigestError, Registry};
 
 /// `Docker-Content-Digest`.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -107,7 +107,9 @@ impl ErrorResponse {
             RouteError::Method => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
             RouteError::Unknown => (StatusCode::NOT_FOUND, "UNSUPPORTED"),
             RouteError::Name(_) => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
-            RouteError::Digest(_) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+            // It may be there at the registry, and cannot be proved here.
+            RouteError::Digest(DigestError::Algorithm(_)) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+            RouteError::Digest(DigestError::Malformed) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
             RouteError::Reference(_) => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
             RouteError::Query(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         };

@@ -180,7 +180,8 @@ impl Blob {
     /// # Errors
     /// As [`Blob::read`].
     pub async fn hash_until(&self, end: u64) -> Result<Hasher, Error> {
-        self.file.0.content.hash_until(end.min(self.size())).await.map_err(|damage| self.damaged(damage))
+        let hashed = self.file.0.content.hash_until(end.min(self.size()), self.digest().hasher()).await;
+        hashed.map_err(|damage| self.damaged(damage))
     }
 
     /// All of a blob that is known to be small, such as a manifest.
@@ -242,7 +243,7 @@ fn write_checksums(layout: &Layout, digest: &Digest, checksums: &Checksums) {
 /// # Errors
 /// Why the file is not the blob.
 fn hash_again(mut file: &File, digest: &Digest) -> Result<Checksums, String> {
-    let mut hasher = Hasher::default();
+    let mut hasher = digest.hasher();
     let mut checksums = ChecksumsBuilder::default();
     let mut buffer = vec![0; CHUNK];
     loop {

@@ -97,14 +97,14 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         Ok(bytes.slice((offset - start) as usize..to))
     }
 
-    /// The hash of the bytes from the first one up to `end`, each compared.
+    /// `hasher`, which has seen nothing, after the bytes from the first one up to `end`, each compared.
     ///
     /// # Errors
     /// A chunk that is damaged; a panic.
-    pub(super) async fn hash_until(self: &Arc<Self>, end: u64) -> Result<Hasher, Damage> {
+    pub(super) async fn hash_until(self: &Arc<Self>, end: u64, mut hasher: Hasher) -> Result<Hasher, Damage> {
         let this = Arc::clone(self);
         let hash = move || {
-            let (mut hasher, mut buffer) = (Hasher::default(), Buffer::new(CHUNK));
+            let mut buffer = Buffer::new(CHUNK);
             for chunk in 0..end.div_ceil(CHUNK as u64) {
                 let wanted = (end - chunk * CHUNK as u64).min(CHUNK as u64);
                 let content = this.compare_chunk(chunk, end, &mut buffer)?;

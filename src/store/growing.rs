@@ -180,7 +180,7 @@ impl GrowingBlob {
     /// # Errors
     /// As [`GrowingBlob::read`].
     pub async fn hash_until(&self, end: u64) -> Result<Hasher, Error> {
-        self.content.hash_until(end).await.map_err(|damage| self.damaged(damage))
+        self.content.hash_until(end, self.digest.hasher()).await.map_err(|damage| self.damaged(damage))
     }
 
     fn damaged(&self, damage: Damage) -> Error {

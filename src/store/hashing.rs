@@ -1,6 +1,6 @@
 //! The digest of content as it is received: on a thread of their own once there is much of it.
 //!
-//! SHA-256 and the write each take as long as the other where upstream is fast; one after the other they would halve
+//! Hashing and the write each take as long as the other where upstream is fast; one after the other they would halve
 //! the throughput of a cold pull. Small content is not worth a thread.
 
 use std::mem;
@@ -23,14 +23,15 @@ enum State {
     /// On the caller's thread, with the bytes so far.
     Inline(Hasher, u64),
     /// On a thread, which ends when the queue is dropped.
-    Thread(SyncSender<Bytes>, JoinHandle<Hasher>),
+    Thread(SyncSender<Bytes>, JoinHandle<Option<Hasher>>),
     /// The thread ended without a result: the digest of the content is unknown.
     Lost,
 }
 
 impl ContentHasher {
-    pub(super) fn new() -> Self {
-        Self(State::Inline(Hasher::default(), 0))
+    /// Begins with `hasher`, which has seen nothing.
+    pub(super) fn new(hasher: Hasher) -> Self {
+        Self(State::Inline(hasher, 0))
     }
 
     /// The next bytes. Blocks while the thread is behind.
@@ -62,10 +63,9 @@ impl ContentHasher {
         let (queue, chunks) = sync_channel(QUEUE);
         // Handed over once the thread runs, and left here if none can be started.
         let (hand_over, receive) = sync_channel(1);
-        let thread = std::thread::Builder::new().name("larder-hash".to_owned()).spawn(move || {
-            let running = receive.recv().unwrap_or_default();
-            update_all(running, &chunks)
-        });
+        let thread = std::thread::Builder::new()
+            .name("larder-hash".to_owned())
+            .spawn(move || receive.recv().ok().map(|running| update_all(running, &chunks)));
         self.0 = match thread {
             Ok(thread) => {
                 let _ = hand_over.send(running);
@@ -83,7 +83,7 @@ impl ContentHasher {
             State::Inline(running, _) => Some(running),
             State::Thread(queue, thread) => {
                 drop(queue);
-                thread.join().ok()
+                thread.join().ok().flatten()
             }
             State::Lost => None,
         }
@@ -107,13 +107,13 @@ fn update_all(mut running: Hasher, chunks: &Receiver<Bytes>) -> Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::Digest;
+    use crate::reference::{Algorithm, Digest};
 
     #[test]
     fn inline_or_on_a_thread_the_result_is_the_same() {
         for size in [0, 1, INLINE_BYTES_MAX as usize, 3 * INLINE_BYTES_MAX as usize + 17] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let mut hashing = ContentHasher::new();
+            let mut hashing = ContentHasher::new(Hasher::new(Algorithm::Sha256));
             for chunk in content.chunks(100_000) {
                 hashing.update(&Bytes::copy_from_slice(chunk));
             }

@@ -106,7 +106,7 @@ impl Ingest {
             limit: declared.unwrap_or(BLOB_BYTES_MAX),
             declared,
             written: 0,
-            hashing: ContentHasher::new(),
+            hashing: ContentHasher::new(expected.hasher()),
             path: Temporary(Some(path), layout.clone()),
             owner,
             reserve,
@@ -249,7 +249,7 @@ impl Verified {
         self.receiving.0.file().sync_data().map_err(Error::io("sync", &path))?;
         failpoints::reached("content synced");
         self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checksums.encode())?;
-        self.layout.make_directory(&self.layout.blobs())?;
+        self.layout.make_directory(&self.layout.blobs(self.digest.algorithm()))?;
         let blob = self.layout.blob(&self.digest);
         self.layout.rename(&path, &blob)?;
         self.path.0 = None;

@@ -4,8 +4,8 @@
 //! <store>/format                      version of this tree
 //!         LOCK                        locked while a daemon runs
 //!         oci-layout, index.json      for skopeo, crane and oras, which read the store directly
-//!         blobs/sha256/<hex>          committed, immutable
-//!         checks/sha256/<hex>         one checksum per chunk of that blob
+//!         blobs/<algorithm>/<hex>     committed, immutable; the algorithm is sha256 or sha512
+//!         checks/<algorithm>/<hex>    one checksum per chunk of that blob
 //!         refs/<registry>/_received/<hex>              this registry itself sent these bytes
 //!         refs/<registry>/_outage                      when it became unreachable
 //!         refs/<registry>/<repository>/_tags/<tag>     the digest that the tag last had
@@ -19,7 +19,7 @@
 //!         index/                      sled: sizes, last access. Derived
 //! ```
 //! No component of a repository's name begins with an underscore, so none can be mistaken for a marker directory. Paths
-//! are built from parsed types alone: no name that a client or a registry sends leads out of the tree.
+//! are built from parsed types alone; the hex digits of a digest tell its algorithm by their number: no name that a client or a registry sends leads out of the tree.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -29,15 +29,18 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::reference::{Algorithm, Digest, Principal, Registry, Repository, Tag};
 use crate::store::changes::{Change, Changes};
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::leftovers::Leftovers;
 use crate::support::clock::Timestamp;
 
-/// Content of `format`; a store with another content is refused, never converted silently.
-pub(super) const FORMAT: &str = "larder store 1\n";
+/// Content of `format`; a store with another content is refused.
+pub(super) const FORMAT: &str = "larder store 2\n";
+/// Content of `format` before there were blobs by SHA-512; such a store is one of this version without any, and becomes one
+/// when a daemon opens it.
+pub(super) const FORMAT_WITHOUT_SHA512: &str = "larder store 1\n";
 /// The directory of a repository's grants.
 pub(super) const GRANTS: &str = "_grants";
 /// The directory of a repository's tags.
@@ -99,20 +102,20 @@ impl Layout {
         self.root.join("index.json")
     }
 
-    pub(super) fn blobs(&self) -> PathBuf {
-        self.root.join("blobs/sha256")
+    pub(super) fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.name())
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
-        self.blobs().join(digest.hex())
+        self.blobs(digest.algorithm()).join(digest.hex())
     }
 
-    pub(super) fn checks(&self) -> PathBuf {
-        self.root.join("checks/sha256")
+    pub(super) fn checks(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("checks").join(algorithm.name())
     }
 
     pub(super) fn checks_of(&self, digest: &Digest) -> PathBuf {
-        self.checks().join(digest.hex())
+        self.checks(digest.algorithm()).join(digest.hex())
     }
 
     pub(super) fn refs(&self) -> PathBuf {

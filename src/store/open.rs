@@ -7,8 +7,9 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::reference::Algorithm;
 use crate::store::error::Error;
-use crate::store::layout::{self, FORMAT, Layout};
+use crate::store::layout::{self, FORMAT, FORMAT_WITHOUT_SHA512, Layout};
 
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -27,14 +28,15 @@ pub(super) fn lock_and_prepare(layout: &Layout) -> Result<Lock, Error> {
     let root = fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root());
     root.map_err(Error::io("make directory", layout.root()))?;
     let lock = lock(layout)?;
-    if !has_format(layout)? {
+    // What is in a store of the format before is served without a write.
+    if format_of(layout)? != Some(FORMAT) {
         let made = layout.make_directory(&layout.ingest());
         said(made.and_then(|()| layout.write_small(&layout.format(), FORMAT.as_bytes())));
     }
     empty(&layout.ingest());
-    for directory in
-        [layout.blobs(), layout.checks(), layout.refs(), layout.ingest(), layout.quarantine(), layout.index()]
-    {
+    let of_algorithms = Algorithm::ALL.map(|algorithm| [layout.blobs(algorithm), layout.checks(algorithm)]);
+    let others = [layout.refs(), layout.ingest(), layout.quarantine(), layout.index()];
+    for directory in of_algorithms.into_iter().flatten().chain(others) {
         said(layout.make_directory(&directory));
     }
     if layout::read_small(&layout.oci_layout()).ok().flatten().as_deref() != Some(OCI_LAYOUT) {
@@ -60,7 +62,7 @@ fn said(prepared: Result<(), Error>) {
 /// # Errors
 /// There is no store; the format is unknown; the disk.
 pub(super) fn require_format(layout: &Layout) -> Result<(), Error> {
-    if has_format(layout)? {
+    if format_of(layout)?.is_some() {
         return Ok(());
     }
     Err(Error::io("find a store at", layout.root())(std::io::ErrorKind::NotFound.into()))
@@ -83,17 +85,20 @@ fn lock(layout: &Layout) -> Result<Lock, Error> {
     }
 }
 
-/// Whether the tree has the format of this version; `false` if it has none yet.
-fn has_format(layout: &Layout) -> Result<bool, Error> {
+/// The format of the tree, one of this version or the one before; `None` if it has none yet.
+fn format_of(layout: &Layout) -> Result<Option<&'static str>, Error> {
     let path = layout.format();
-    match layout::read_small(&path).map_err(Error::io("read", &path))? {
-        Some(found) if found == FORMAT.as_bytes() => Ok(true),
+    let found = layout::read_small(&path).map_err(Error::io("read", &path))?;
+    let known =
+        |found: &[u8]| [FORMAT, FORMAT_WITHOUT_SHA512].into_iter().find(|known| known.as_bytes() == found);
+    match found {
+        Some(found) if let Some(known) = known(&found) => Ok(Some(known)),
         Some(found) => Err(Error::Format {
             path: layout.root().to_owned(),
             found: String::from_utf8_lossy(&found).trim().to_owned(),
             known: FORMAT.trim(),
         }),
-        None => Ok(false),
+        None => Ok(None),
     }
 }
 
@@ -119,6 +124,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::reference::Digest;
 
     #[test]
     fn only_one_process_holds_a_store_and_none_holds_an_unknown_format() {
@@ -151,6 +157,25 @@ mod tests {
         fs::remove_dir_all(layout.quarantine()).unwrap();
         fs::write(layout.quarantine(), b"no directory, and what would be needed to move it").unwrap();
         let _lock = lock_and_prepare(&layout).unwrap();
+    }
+
+    #[test]
+    fn a_store_of_the_format_before_keeps_its_blobs_and_becomes_one_of_this_format() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        let digest = Digest::of(b"old");
+        fs::create_dir_all(layout.blobs(Algorithm::Sha256)).unwrap();
+        fs::write(layout.blob(&digest), b"old").unwrap();
+        fs::write(layout.format(), FORMAT_WITHOUT_SHA512).unwrap();
+        assert!(require_format(&layout).is_ok(), "a verification from outside changes nothing");
+        assert_eq!(fs::read_to_string(layout.format()).unwrap(), FORMAT_WITHOUT_SHA512);
+        drop(lock_and_prepare(&layout).unwrap());
+        assert_eq!(fs::read_to_string(layout.format()).unwrap(), FORMAT);
+        assert_eq!(fs::read(layout.blob(&digest)).unwrap(), b"old");
+        for directory in [layout.blobs(Algorithm::Sha512), layout.checks(Algorithm::Sha512)] {
+            assert!(directory.is_dir());
+        }
+        drop(lock_and_prepare(&layout).unwrap());
     }
 
     #[test]

@@ -147,12 +147,13 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::reference::Algorithm;
     use crate::store::blob::Opened;
     use crate::store::layout::Layout;
 
     fn layout(directory: &tempfile::TempDir) -> Layout {
         let layout = Layout::new(directory.path());
-        for directory in [layout.blobs(), layout.ingest()] {
+        for directory in [layout.blobs(Algorithm::Sha256), layout.ingest()] {
             std::fs::create_dir_all(directory).unwrap();
         }
         layout

@@ -139,12 +139,13 @@ fn put_back(layout: &Layout, from: &Path, to: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Algorithm;
 
     #[test]
     fn a_sound_blob_that_took_the_name_of_the_damaged_one_stays() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(directory.path());
-        for directory in [layout.blobs(), layout.quarantine(), layout.ingest()] {
+        for directory in [layout.blobs(Algorithm::Sha256), layout.quarantine(), layout.ingest()] {
             fs::create_dir_all(directory).unwrap();
         }
         let digest = Digest::of(b"sound");

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::reference::Algorithm;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::reserve::Reservation;
 use crate::support::clock::Timestamp;
@@ -40,7 +41,8 @@ impl World {
         // In memory: nothing is proved here by what reaches a disk.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let layout = Layout::new(directory.path());
-        for directory in [layout.blobs(), layout.checks(), layout.ingest()] {
+        for directory in [layout.blobs(Algorithm::Sha256), layout.checks(Algorithm::Sha256), layout.ingest()]
+        {
             fs::create_dir_all(directory).unwrap();
         }
         fs::write(layout.index(), "no directory").unwrap();
@@ -63,7 +65,7 @@ impl World {
     }
 
     fn stored(&self) -> Vec<u64> {
-        fs::read_dir(self.layout.blobs())
+        fs::read_dir(self.layout.blobs(Algorithm::Sha256))
             .unwrap()
             .map(|entry| entry.unwrap().metadata().unwrap().len())
             .collect()

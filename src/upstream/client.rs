@@ -147,15 +147,14 @@ impl Upstream {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &tag.clone().into(), auth);
         let read = |response: RegistryResponse| async move {
             if response.by_get {
+                let stated = stated_digest(response.response.headers());
                 let manifest = self.read_manifest(repository.registry(), None, response).await?;
-                return Ok(ResolvedTag {
-                    digest: manifest_digest(&manifest.bytes),
-                    manifest: Some(manifest),
-                });
+                let stated = stated.filter(|digest| is_manifest_of(&manifest.bytes, digest));
+                let digest = stated.unwrap_or_else(|| manifest_digest(&manifest.bytes));
+                return Ok(ResolvedTag { digest, manifest: Some(manifest) });
             }
             let host = response.host.clone();
-            let headers = headers_of(response).await?;
-            let digest = header(&headers, "docker-content-digest").and_then(|text| text.parse().ok());
+            let digest = stated_digest(&headers_of(response).await?);
             let why = || "an answer to HEAD without a digest".to_owned();
             let digest = digest.ok_or_else(|| Error::Invalid { host, why: why() })?;
             Ok(ResolvedTag { digest, manifest: None })
@@ -356,7 +355,8 @@ impl Upstream {
             }
             Ok(bytes) => {
                 wrong(DeliveryFault::Digest);
-                let why = format!("content with digest {} for {expected}", Digest::of(&bytes));
+                let actual = Digest::computed(expected.algorithm(), &bytes);
+                let why = format!("content with digest {actual} for {expected}");
                 Err(Error::Invalid { host, why })
             }
             Err(error) => {
@@ -386,6 +386,11 @@ async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, Error> {
     let (head, body) = response.response.into_parts();
     drain(body).await;
     Ok(head.headers)
+}
+
+/// `Docker-Content-Digest`, where it is a digest.
+fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
+    header(headers, "docker-content-digest").and_then(|text| text.parse().ok())
 }
 
 fn media_type(headers: &HeaderMap) -> Option<MediaType> {

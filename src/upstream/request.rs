@@ -155,7 +155,7 @@ impl<'a> RegistryRequest<'a> {
     }
 
     fn is_of_empty_content(&self) -> bool {
-        self.digest == Some(Digest::of(b""))
+        self.digest.is_some_and(|digest| digest.is_of(b""))
     }
 
     /// The same request for the bytes from `from` up to, not including, `until`; without `until`, for all from there on.

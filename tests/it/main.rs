@@ -41,6 +41,7 @@ mod rights;
 mod runtime_errors;
 mod secrets;
 mod segments;
+mod sha512;
 mod space;
 mod timeouts;
 mod tokens;

@@ -194,6 +194,7 @@ async fn malformed_requests_are_refused_with_the_reason_and_never_sent_upstream(
         ("/v2/a%2fb/manifests/v1", 400, "NAME_INVALID"),
         ("/v2/a/manifests/sha256:beef", 400, "DIGEST_INVALID"),
         ("/v2/a/blobs/sha512:beef", 400, "DIGEST_INVALID"),
+        ("/v2/a/blobs/blake3:beef", 404, "BLOB_UNKNOWN"),
         ("/v2/a/blobs/latest", 400, "DIGEST_INVALID"),
         ("/v2/a/manifests/.hidden", 400, "MANIFEST_INVALID"),
         ("/v2/a/manifests/v1?ns=a&ns=b", 400, "UNSUPPORTED"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use bytes::Bytes;
 use larder::listener::memory::Dialer;
-use larder::reference::{Digest, Hasher};
+use larder::reference::{Algorithm, Digest, Hasher};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::catalog::catalog;
@@ -246,7 +246,7 @@ impl Sink {
         let expected = ask.digest.and_then(|digest| catalog().bytes(digest)).cloned();
         let from = ask.range.filter(|_| status == 206).map_or(0, |(start, _)| start);
         let expected = expected.filter(|_| (200..300).contains(&status));
-        let (kept, hasher) = (Vec::new(), Hasher::default());
+        let (kept, hasher) = (Vec::new(), Hasher::new(Algorithm::Sha256));
         Self {
             expected,
             from,

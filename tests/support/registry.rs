@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use larder::reference::{Digest, MediaType};
+use larder::reference::{Algorithm, Digest, MediaType};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -36,6 +36,7 @@ struct Content {
     manifests: HashMap<(String, String), (String, Bytes)>,
     blobs: HashMap<(String, Digest), Bytes>,
     referrers: bool,
+    algorithm: Option<Algorithm>,
     token: Option<Token>,
     accounts: Option<Accounts>,
 }
@@ -113,8 +114,9 @@ impl FakeRegistry {
 
     pub fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
-        let digest = Digest::of(&bytes);
-        self.shared.content.lock().unwrap().blobs.insert((repository.to_owned(), digest), bytes);
+        let mut content = self.shared.content.lock().unwrap();
+        let digest = content.digest(&bytes);
+        content.blobs.insert((repository.to_owned(), digest), bytes);
         digest
     }
 
@@ -130,8 +132,8 @@ impl FakeRegistry {
         bytes: impl Into<Bytes>,
     ) -> Digest {
         let bytes = bytes.into();
-        let digest = Digest::of(&bytes);
         let mut content = self.shared.content.lock().unwrap();
+        let digest = content.digest(&bytes);
         for reference in [Some(digest.to_string()), tag.map(str::to_owned)].into_iter().flatten() {
             content
                 .manifests
@@ -159,6 +161,11 @@ impl FakeRegistry {
     /// The size of a manifest that was put in.
     pub fn size(&self, repository: &str, digest: Digest) -> usize {
         self.shared.content.lock().unwrap().manifests[&(repository.to_owned(), digest.to_string())].1.len()
+    }
+
+    /// Names content by this algorithm from now on.
+    pub fn name_by(&self, algorithm: Algorithm) {
+        self.shared.content.lock().unwrap().algorithm = Some(algorithm);
     }
 
     /// Serves the referrers API from now on, with an empty index.
@@ -235,6 +242,12 @@ impl Drop for FakeRegistry {
     }
 }
 
+impl Content {
+    fn digest(&self, bytes: &[u8]) -> Digest {
+        Digest::computed(self.algorithm.unwrap_or(Algorithm::Sha256), bytes)
+    }
+}
+
 impl Shared {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let seen = Seen {
@@ -300,7 +313,7 @@ impl Shared {
             else {
                 return not_found();
             };
-            let digest = Digest::of(bytes).to_string();
+            let digest = content.digest(bytes).to_string();
             return Response::builder()
                 .header(CONTENT_TYPE, media_type)
                 .header("docker-content-digest", digest)
@@ -308,7 +321,7 @@ impl Shared {
                 .unwrap();
         }
         if let Some((repository, digest)) = rest.split_once("/blobs/") {
-            let digest = digest.parse().unwrap();
+            let Ok(digest) = digest.parse() else { return not_found() };
             let Some(bytes) = content.blobs.get(&(repository.to_owned(), digest)) else {
                 return not_found();
             };

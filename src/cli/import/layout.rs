@@ -94,7 +94,7 @@ impl Layout {
 
     /// A blob of it, and its bytes.
     pub(super) fn blob(&mut self, digest: &Digest) -> Result<(Box<dyn Read + Send>, u64), String> {
-        self.file(&format!("blobs/sha256/{}", digest.hex()))
+        self.file(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()))
     }
 
     /// The images in it by their names, or the only one under the name that is given.
@@ -133,7 +133,7 @@ impl Layout {
     }
 
     fn collect(&mut self, digest: Digest, depth: usize, contents: &mut Contents) -> Result<(), String> {
-        let bytes = self.small(&format!("blobs/sha256/{}", digest.hex()))?;
+        let bytes = self.small(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()))?;
         let document = Document::parse(&bytes, None).map_err(|error| format!("{digest}: {error}"))?;
         contents.manifests.push((digest, bytes));
         match document.kind {
@@ -162,13 +162,14 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Algorithm;
 
     /// Writes a layout with an index of two platforms, of which the second is missing.
-    fn write(directory: &Path, name: &str) -> Digest {
-        let blobs = directory.join("blobs/sha256");
+    fn write(directory: &Path, algorithm: Algorithm, name: &str) -> Digest {
+        let blobs = directory.join("blobs").join(algorithm.name());
         fs::create_dir_all(&blobs).unwrap();
         let put = |content: &[u8]| {
-            let digest = Digest::of(content);
+            let digest = Digest::computed(algorithm, content);
             fs::write(blobs.join(digest.hex()), content).unwrap();
             (digest, content.len())
         };
@@ -193,8 +194,14 @@ mod tests {
 
     #[test]
     fn a_platform_that_is_missing_is_left_out_and_a_layer_that_occurs_twice_is_sent_once() {
+        for algorithm in Algorithm::ALL {
+            is_read_by(algorithm);
+        }
+    }
+
+    fn is_read_by(algorithm: Algorithm) {
         let directory = tempfile::tempdir().unwrap();
-        let root = write(directory.path(), "reg.test/app:v1");
+        let root = write(directory.path(), algorithm, "reg.test/app:v1");
         let archive = tempfile::NamedTempFile::new().unwrap();
         let mut builder = tar::Builder::new(archive.reopen().unwrap());
         builder.append_dir_all(".", directory.path()).unwrap();
@@ -212,7 +219,7 @@ mod tests {
     #[test]
     fn a_tag_alone_is_not_taken_for_a_name() {
         let directory = tempfile::tempdir().unwrap();
-        let root = write(directory.path(), "v1");
+        let root = write(directory.path(), Algorithm::Sha256, "v1");
         let mut layout = Layout::open(directory.path()).unwrap();
         assert!(layout.images(None).unwrap_err().contains("--as"));
         let image: Image = "reg.test/app:v2".parse().unwrap();

@@ -103,7 +103,7 @@ impl Filler {
     pub(crate) async fn pass_through(&self, leader: Leader) {
         let passed = async {
             let body = self.blobs.open(leader.flight().context(), leader.digest(), 0, None).await?;
-            let detached = past_the_disk(body, None);
+            let detached = past_the_disk(body, leader.digest().hasher(), None);
             self.pass_on(&leader, detached).await
         };
         let passed = passed.await;
@@ -196,7 +196,7 @@ impl Filler {
         let ingest = match self.store.begin(leader.digest(), body.size(), owner).await {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
-                let detached = past_the_disk(body, Some(error));
+                let detached = past_the_disk(body, leader.digest().hasher(), Some(error));
                 return Ok(Filled::PassedOn(self.pass_on(leader, detached).await));
             }
             Err(error) => return Err(error.into()),
@@ -318,10 +318,10 @@ impl Filler {
 }
 
 /// A body of which nothing is written.
-fn past_the_disk(body: UpstreamBody, error: Option<store::Error>) -> Detached {
+fn past_the_disk(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Detached {
     let (size, trail) = (body.size(), body.trail().clone());
     let rest = Rest::Body(Box::new(body));
-    Detached { error, growing: None, written: 0, hasher: Hasher::default(), size, trail, rest }
+    Detached { error, growing: None, written: 0, hasher, size, trail, rest }
 }
 
 /// Waits until no client reads, or is about to.

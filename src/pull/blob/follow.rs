@@ -351,7 +351,7 @@ impl BlobBody {
     /// read any more. A blob that was damaged further on was right up to here.
     async fn hash_of_sent(&self, growing: Option<FlightContent>) -> Option<Hasher> {
         if self.at == 0 {
-            return Some(Hasher::default());
+            return Some(self.reader.digest.hasher());
         }
         if let Some(growing) = growing
             && let Ok(hasher) = growing.hash_until(self.at).await

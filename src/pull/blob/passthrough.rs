@@ -51,7 +51,7 @@ impl Passthrough {
             returned: None,
             skip_until: at,
             returned_until: at,
-            ..Self::rest(body, Hasher::default(), digest, size)
+            ..Self::rest(body, digest.hasher(), digest, size)
         }
     }
 
@@ -170,7 +170,7 @@ impl Passthrough {
     /// `error`, if there is none, or if content was not why it failed.
     async fn begin_anew(&mut self, error: Error) -> Result<(), Error> {
         let trail = self.body.trail().clone();
-        let (Some((hasher, _)), Some(fault)) = (&mut self.check, fault_of(&error, &trail)) else {
+        let (Some((hasher, digest)), Some(fault)) = (&mut self.check, fault_of(&error, &trail)) else {
             return Err(error);
         };
         if self.body.begun_at() > 0 {
@@ -189,7 +189,7 @@ impl Passthrough {
                 return Err(error);
             }
         };
-        *hasher = Hasher::default();
+        *hasher = digest.hasher();
         self.body = body;
         self.held.clear();
         (self.held_bytes, self.skip_until) = (0, self.returned_until);

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use shuttle::future::block_on;
 
 use super::*;
+use crate::reference::Algorithm;
 use crate::support::sync::{explore, thread};
 
 /// A blob that is in the store or not, and how often it was downloaded.
@@ -61,7 +62,7 @@ impl World {
                 leader.publish(Progress::Detached {
                     growing,
                     written,
-                    hasher: Hasher::default(),
+                    hasher: Hasher::new(Algorithm::Sha256),
                     size,
                     window: None,
                 });

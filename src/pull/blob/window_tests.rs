@@ -9,7 +9,8 @@ fn content(len: usize) -> Bytes {
 }
 
 fn window_of(content: &Bytes) -> Window {
-    Window::new(Digest::of(content), Some(content.len() as u64), 0, Hasher::default())
+    let digest = Digest::of(content);
+    Window::new(digest, Some(content.len() as u64), 0, digest.hasher())
 }
 
 /// Reads to the end, or until the reader falls out: the bytes, and the hash it was given then.

@@ -141,7 +141,7 @@ impl ManifestFetcher {
                 (*digest, BytesProvedBy::Digest)
             }
             Reference::Digest(expected) => {
-                let actual = Digest::of(&manifest.bytes);
+                let actual = Digest::computed(expected.algorithm(), &manifest.bytes);
                 return Err(Error::Mismatch { host: manifest.host, expected: *expected, actual });
             }
         };
@@ -195,7 +195,7 @@ impl ManifestFetcher {
     /// is not kept either: upstream is asked again, and may have been mended.
     async fn keep(&self, repository: &Repository, fetched: &FetchedManifest) {
         let FetchedManifest { digest, media_type, bytes, .. } = fetched;
-        if Digest::of(bytes) == *digest && !media_type.is_useless() {
+        if digest.is_of(bytes) && !media_type.is_useless() {
             self.kept.add_fetched(repository, *digest, media_type, bytes).await;
         }
     }

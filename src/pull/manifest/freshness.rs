@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::pull::config::{Freshness, Rules, TagTtl};
-use crate::reference::{Digest, Repository, Tag};
+use crate::reference::{Algorithm, Digest, Repository, Tag};
 use crate::store::TagRecord;
 use crate::upstream;
 
@@ -63,11 +63,13 @@ impl Rules {
     }
 }
 
-/// Whether a tag names something attached to an image: `sha256-<hex>`, as the referrers tag schema of the distribution
-/// specification has it, or the same with `.sig`, `.att` or `.sbom`, as cosign does.
+/// Whether a tag names something attached to an image: `sha256-<hex>` or `sha512-<hex>`, of which the referrers tag schema
+/// of the distribution specification has the first 64 digits, or the same with `.sig`, `.att` or `.sbom`, as cosign does.
 fn is_attached(tag: &Tag) -> bool {
     let tag = tag.as_str();
-    let hex = tag.strip_prefix("sha256-").map(|rest| rest.split_once('.').map_or(rest, |(hex, _)| hex));
+    let of = |algorithm: Algorithm| tag.strip_prefix(algorithm.name())?.strip_prefix('-');
+    let hex =
+        Algorithm::ALL.into_iter().find_map(of).map(|rest| rest.split_once('.').map_or(rest, |(hex, _)| hex));
     hex.is_some_and(|hex| Digest::from_hex(hex).is_ok())
 }
 

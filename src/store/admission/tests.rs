@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::reference::Digest;
+use crate::reference::{Algorithm, Digest};
 use crate::store::budget::Amount;
 use crate::store::budget::Disk;
 use crate::store::in_use::InUse;
@@ -29,7 +29,7 @@ impl World {
     fn new(budget: Budget) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(directory.path());
-        for directory in [layout.blobs(), layout.index(), layout.ingest()] {
+        for directory in [layout.blobs(Algorithm::Sha256), layout.index(), layout.ingest()] {
             std::fs::create_dir_all(directory).unwrap();
         }
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());

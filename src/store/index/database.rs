@@ -64,10 +64,9 @@ impl Database {
         let mut pairs = self.0.iter();
         std::iter::from_fn(move || match fenced(|| pairs.next().transpose()) {
             Ok(Some((key, value))) => {
-                let digest = <[u8; 32]>::try_from(key.as_ref()).map(Digest::from_bytes);
-                let row = digest
-                    .map_err(|_| Failure::Key(key.len()))
-                    .and_then(|digest| Ok((digest, decode(&value)?)));
+                let digest = Digest::from_bytes(&key);
+                let row =
+                    digest.ok_or(Failure::Key(key.len())).and_then(|digest| Ok((digest, decode(&value)?)));
                 Some(row)
             }
             Ok(None) => None,

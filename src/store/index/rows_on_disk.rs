@@ -61,7 +61,7 @@ impl RowsOnDisk {
         match adopted {
             Ok(rows) => (this, rows),
             Err(why) => {
-                let mut rows = scan::files(&this.layout.blobs(), clock.now());
+                let mut rows = scan::files(&this.layout, clock.now());
                 scan::find_owners(&mut rows, &this.layout);
                 this.renew(&rows, &why);
                 (this, rows)
@@ -78,7 +78,7 @@ impl RowsOnDisk {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        let scan::Compared { mut rows, gone, new } = scan::compare(before, &self.layout.blobs(), clock.now());
+        let scan::Compared { mut rows, gone, new } = scan::compare(before, &self.layout, clock.now());
         for digest in &gone {
             database.remove(digest)?;
         }

@@ -6,10 +6,9 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use super::rows::{Row, Rows};
-use crate::reference::Digest;
+use crate::reference::{Algorithm, Digest};
 use crate::store::layout::Layout;
 use crate::store::records::walk;
 use crate::store::share::OwnerId;
@@ -24,18 +23,18 @@ pub(crate) struct Compared {
     pub(crate) new: Vec<Digest>,
 }
 
-/// Every blob, by the files alone: those up to where the directory can be read. Blocks.
-pub(crate) fn files(blobs: &Path, now: Timestamp) -> Rows {
-    let readable = entries(blobs).map_while(|entry| entry.map_err(|error| unreadable(&error)).ok());
+/// Every blob, by the files alone: those up to where the directories can be read. Blocks.
+pub(crate) fn files(layout: &Layout, now: Timestamp) -> Rows {
+    let readable = entries(layout).map_while(|entry| entry.map_err(|error| unreadable(&error)).ok());
     Rows::from_unordered(readable.flatten().filter_map(|(entry, digest)| Some((digest, row(&entry, now)?))))
 }
 
 /// Compares rows with the files. A directory that cannot be read changes nothing. Blocks.
-pub(crate) fn compare(mut rows: Rows, blobs: &Path, now: Timestamp) -> Compared {
+pub(crate) fn compare(mut rows: Rows, layout: &Layout, now: Timestamp) -> Compared {
     // By the place of the row, because a set of a million digests would be half as large as the rows.
     let mut found = vec![false; rows.len()];
     let mut new = Vec::new();
-    for entry in entries(blobs) {
+    for entry in entries(layout) {
         let (entry, digest) = match entry {
             Ok(Some(blob)) => blob,
             Ok(None) => continue,
@@ -80,15 +79,26 @@ pub(crate) fn find_owners(rows: &mut Rows, layout: &Layout) {
     }
 }
 
-/// Each entry of the directory; `None` for what is not named by a digest.
-fn entries(blobs: &Path) -> impl Iterator<Item = io::Result<Option<(fs::DirEntry, Digest)>>> {
-    let (entries, error) = match fs::read_dir(blobs) {
+/// Each entry of the directories; `None` for what is not named by a digest.
+fn entries(layout: &Layout) -> impl Iterator<Item = io::Result<Option<(fs::DirEntry, Digest)>>> {
+    Algorithm::ALL.into_iter().flat_map(|algorithm| entries_of(layout, algorithm))
+}
+
+fn entries_of(
+    layout: &Layout,
+    algorithm: Algorithm,
+) -> impl Iterator<Item = io::Result<Option<(fs::DirEntry, Digest)>>> {
+    let (entries, error) = match fs::read_dir(layout.blobs(algorithm)) {
         Ok(entries) => (Some(entries), None),
+        // A store of the format before, on a filesystem that takes no writes.
+        Err(error) if algorithm != Algorithm::Sha256 && error.kind() == io::ErrorKind::NotFound => {
+            (None, None)
+        }
         Err(error) => (None, Some(Err(error))),
     };
-    let named = |entry: fs::DirEntry| {
+    let named = move |entry: fs::DirEntry| {
         let digest = Digest::from_hex(entry.file_name().to_str()?).ok()?;
-        Some((entry, digest))
+        (digest.algorithm() == algorithm).then_some((entry, digest))
     };
     error.into_iter().chain(entries.into_iter().flatten().map(move |entry| entry.map(named)))
 }

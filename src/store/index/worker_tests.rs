@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::reference::Algorithm;
 use crate::store::in_use::InUse;
 use crate::store::index::rows_on_disk::CLEAN;
 use crate::store::index::totals::Totals;
@@ -24,7 +25,7 @@ impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(directory.path());
-        for directory in [layout.blobs(), layout.index(), layout.ingest()] {
+        for directory in [layout.blobs(Algorithm::Sha256), layout.index(), layout.ingest()] {
             fs::create_dir_all(directory).unwrap();
         }
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
@@ -171,8 +172,8 @@ fn a_blob_that_was_evicted_before_it_was_added_is_not_counted() {
 fn junk_in_the_blob_directory_is_not_counted() {
     let world = World::new();
     world.blob(b"12345");
-    fs::write(world.layout().blobs().join("lost+found"), b"junk").unwrap();
-    fs::create_dir(world.layout().blobs().join(Digest::of(b"directory").hex())).unwrap();
+    fs::write(world.layout().blobs(Algorithm::Sha256).join("lost+found"), b"junk").unwrap();
+    fs::create_dir(world.layout().blobs(Algorithm::Sha256).join(Digest::of(b"directory").hex())).unwrap();
     let _worker = world.worker();
     assert_eq!(world.totals(), (1, 5));
 }

@@ -114,6 +114,7 @@ fn read_line(text: &str) -> Option<(String, Digest)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Algorithm;
     use crate::reference::MediaType;
     use crate::store::records::tags::TagRecord;
     use crate::support::clock::Timestamp;
@@ -128,7 +129,7 @@ mod tests {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let layout = Layout::new(directory.path());
-            for directory in [layout.ingest(), layout.blobs()] {
+            for directory in [layout.ingest(), layout.blobs(Algorithm::Sha256)] {
                 layout.make_directory(&directory).unwrap();
             }
             let app = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();

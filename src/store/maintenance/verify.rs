@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 
-use crate::reference::{Digest, Hasher};
+use crate::reference::{Algorithm, Digest};
 use crate::store::error::Error;
 use crate::store::file_identity::FileIdentity;
 use crate::store::layout::{self, Layout};
@@ -65,7 +65,7 @@ pub(crate) fn verify(layout: &Layout, digest: &Digest, pace: &Pace<'_>) -> Resul
         Err(e) => return Err(Error::io("open", &path)(e)),
     };
     let identity = Some(FileIdentity::of(&file).map_err(Error::io("inspect", &path))?);
-    let mut hasher = Hasher::default();
+    let mut hasher = digest.hasher();
     let mut buffer = vec![0; READ_BYTES];
     let mut size = 0;
     let begun = Instant::now();
@@ -97,8 +97,12 @@ pub(crate) fn verify(layout: &Layout, digest: &Digest, pace: &Pace<'_>) -> Resul
 
 /// Every blob by its file name.
 pub(crate) fn digests(layout: &Layout) -> Vec<Digest> {
-    let entries = fs::read_dir(layout.blobs()).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Digest::from_hex(entry.file_name().to_str()?).ok()).collect()
+    let named = |algorithm| {
+        let entries = fs::read_dir(layout.blobs(algorithm)).into_iter().flatten().flatten();
+        let digests = entries.filter_map(|entry| Digest::from_hex(entry.file_name().to_str()?).ok());
+        digests.filter(move |digest| digest.algorithm() == algorithm)
+    };
+    Algorithm::ALL.into_iter().flat_map(named).collect()
 }
 
 /// Verifies a store from outside of its daemon, whether one runs or not: blobs are immutable, and a blob that is moved to
@@ -145,17 +149,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stopped_verification_says_nothing_about_its_blob() {
+    fn a_blob_is_verified_by_its_own_algorithm_and_a_stopped_verification_says_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(directory.path());
-        fs::create_dir_all(layout.blobs()).unwrap();
-        let digest = Digest::of(b"intact");
-        fs::write(layout.blob(&digest), b"intact").unwrap();
-        let finding = |is_stopped| {
-            let pace = Pace { rate: None, is_stopped: &|| is_stopped };
-            verify(&layout, &digest, &pace).unwrap().map(|looked| looked.finding)
-        };
-        assert_eq!(finding(true), None);
-        assert_eq!(finding(false), Some(Finding::Intact(6)));
+        for algorithm in Algorithm::ALL {
+            fs::create_dir_all(layout.blobs(algorithm)).unwrap();
+            let digest = Digest::computed(algorithm, b"intact");
+            fs::write(layout.blob(&digest), b"intact").unwrap();
+            let finding = |is_stopped| {
+                let pace = Pace { rate: None, is_stopped: &|| is_stopped };
+                verify(&layout, &digest, &pace).unwrap().map(|looked| looked.finding)
+            };
+            assert_eq!(finding(true), None);
+            assert_eq!(finding(false), Some(Finding::Intact(6)));
+            assert!(digests(&layout).contains(&digest));
+            fs::write(layout.blob(&digest), b"wrong!").unwrap();
+            assert!(matches!(finding(false), Some(Finding::Damaged(_))));
+        }
+        fs::write(layout.blobs(Algorithm::Sha512).join(Digest::of(b"x").hex()), b"x").unwrap();
+        assert_eq!(digests(&layout).len(), 2, "a file in the directory of another algorithm is no blob");
     }
 }

@@ -72,6 +72,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::reference::Algorithm;
     use crate::reference::MediaType;
     use crate::store::records::aliases::SynthesizedIndex;
     use crate::store::records::members::{self, Member};
@@ -94,7 +95,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let layout = Layout::new(directory.path());
             layout.make_directory(&layout.ingest()).unwrap();
-            layout.make_directory(&layout.blobs()).unwrap();
+            layout.make_directory(&layout.blobs(Algorithm::Sha256)).unwrap();
             let app = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
             Self { _directory: directory, layout, app, tag: "v1".parse().unwrap() }
         }
