@@ -60,7 +60,7 @@ pub enum Error {
         /// The digest asked for.
         expected: Digest,
         /// The digest of what arrived.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// The caller showed no credential, and a credential may make the difference.
     #[error("authentication required: {why}{cause}")]

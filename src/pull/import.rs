@@ -66,7 +66,7 @@ impl Importer {
         let host = || "the layout".to_owned();
         let actual = Digest::computed(digest.algorithm(), &bytes);
         if bytes.len() > MANIFEST_BYTES_MAX || actual != digest {
-            return Err(Error::Mismatch { host: host(), expected: digest, actual });
+            return Err(Error::Mismatch { host: host(), expected: digest, actual: actual.into() });
         }
         let document =
             Document::parse(&bytes, None).map_err(|source| Error::Document { host: host(), source })?;

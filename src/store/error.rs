@@ -52,8 +52,8 @@ pub enum Error {
     Mismatch {
         /// The digest that was asked for.
         expected: Digest,
-        /// The digest of the bytes that arrived.
-        actual: Digest,
+        /// The digest of the bytes that arrived; boxed, so that an error stays small.
+        actual: Box<Digest>,
     },
     /// More bytes than declared or allowed; the fault of upstream.
     #[error("content of {digest} is longer than {limit} bytes")]
@@ -162,7 +162,7 @@ mod tests {
             Error::Closed,
             Error::Locked(path.to_owned()),
             Error::Format { path: path.to_owned(), found: "x".to_owned(), known: "y" },
-            Error::Mismatch { expected: digest, actual: digest },
+            Error::Mismatch { expected: digest, actual: digest.into() },
             Error::TooLong { digest, limit: 1 },
             Error::TooShort { digest, expected: 2, got: 1 },
             Error::Damaged { digest, reason: format!("reading at 0: {}", failed()) },

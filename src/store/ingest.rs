@@ -186,7 +186,7 @@ impl Ingest {
         let actual = self.hashing.into_hasher().ok_or(lost)?.finish();
         let checksums = self.receiving.0.checksums();
         if actual != self.expected || checksums.size() != self.written {
-            return Err(Error::Mismatch { expected: self.expected, actual });
+            return Err(Error::Mismatch { expected: self.expected, actual: actual.into() });
         }
         Ok(Verified {
             layout: self.layout,

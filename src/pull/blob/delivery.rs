@@ -196,7 +196,8 @@ mod tests {
     fn an_outage_is_not_taken_for_wrong_content() {
         let [plain, ranges] = [false, true].map(|in_ranges| trail(&["a"], in_ranges));
         let digest = Digest::of(b"x");
-        let mismatch = Error::Store(store::Error::Mismatch { expected: digest, actual: Digest::of(b"y") });
+        let mismatch =
+            Error::Store(store::Error::Mismatch { expected: digest, actual: Digest::of(b"y").into() });
         assert_eq!(fault_of(&mismatch, &plain), Some(DeliveryFault::Digest));
         assert_eq!(fault_of(&mismatch, &ranges), Some(DeliveryFault::Ranges));
         assert_eq!(fault_of(&Error::ShortBody { missing: 1 }, &plain), Some(DeliveryFault::Length));

@@ -161,7 +161,7 @@ impl Passthrough {
             return Ok(());
         }
         self.ended = false;
-        Err(store::Error::Mismatch { expected, actual }.into())
+        Err(store::Error::Mismatch { expected, actual: actual.into() }.into())
     }
 
     /// Begins anew after wrong content, from an endpoint that has not delivered it.

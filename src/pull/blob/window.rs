@@ -350,7 +350,7 @@ impl State {
         }
         let actual = self.hasher.clone().finish();
         let right = actual == expected;
-        if right { Ok(()) } else { Err(store::Error::Mismatch { expected, actual }.into()) }
+        if right { Ok(()) } else { Err(store::Error::Mismatch { expected, actual: actual.into() }.into()) }
     }
 }
 

@@ -142,7 +142,11 @@ impl ManifestFetcher {
             }
             Reference::Digest(expected) => {
                 let actual = Digest::computed(expected.algorithm(), &manifest.bytes);
-                return Err(Error::Mismatch { host: manifest.host, expected: *expected, actual });
+                return Err(Error::Mismatch {
+                    host: manifest.host,
+                    expected: *expected,
+                    actual: actual.into(),
+                });
             }
         };
         let is_proved =
