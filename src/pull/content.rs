@@ -72,7 +72,10 @@ impl Content {
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
         let answer = self.blobs.find(context, digest, wanted).await?;
-        if wanted == BlobRange::Whole && context.priority() == Priority::Foreground {
+        // Some runtimes ask for every layer from its first byte on by `Range`.
+        if matches!(wanted, BlobRange::Whole | BlobRange::From(0))
+            && context.priority() == Priority::Foreground
+        {
             self.prefetch.begin(context, digest);
         }
         Ok(answer)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -19,7 +19,7 @@ use super::manifest::Manifests;
 use super::metrics::Metrics;
 use super::registry_client::{Answer, RegistryClient};
 use crate::credentials::{self, Credential, Keychain, Keys, NodeFiles};
-use crate::reference::{Digest, MediaType, Principal, Reference, Registry, Repository, Tag};
+use crate::reference::{Child, Digest, MediaType, Principal, Reference, Registry, Repository, Tag};
 use crate::store::{self, Amount, Budget, Member, Store};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
@@ -93,6 +93,8 @@ struct State {
     faults: Vec<(String, Digest, DeliveryFault)>,
     /// What downloads from a repository wait for, and how they fail then.
     failing_downloads: HashMap<Repository, (Arc<Semaphore>, Error)>,
+    /// After how many bytes the whole bodies of its blobs wait, and for permits of what.
+    held: Option<(usize, Arc<Semaphore>)>,
     /// How old the tokens are that it accepts.
     token_age: Duration,
     /// How long each manifest takes.
@@ -125,6 +127,26 @@ impl MirrorBody {
     }
 }
 
+/// The chunks, each of which waits for a permit where more bytes have come than is said.
+fn held_back(
+    chunks: Vec<Result<Bytes, Error>>,
+    held: Option<(usize, Arc<Semaphore>)>,
+) -> impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static {
+    let mut sent = 0;
+    stream::iter(chunks).then(move |chunk| {
+        sent += chunk.as_ref().map_or(0, Bytes::len);
+        let gate = held.clone().filter(|(after, _)| sent > *after).map(|(_, gate)| gate);
+        async move {
+            if let Some(gate) = gate
+                && let Ok(permit) = gate.acquire().await
+            {
+                permit.forget();
+            }
+            chunk
+        }
+    })
+}
+
 fn chunks(bytes: &Bytes) -> Vec<Result<Bytes, Error>> {
     bytes.chunks(10_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect()
 }
@@ -139,6 +161,13 @@ impl FakeRegistry {
     pub(crate) fn fail_download(&self, repository: &Repository, failure: Error) -> Arc<Semaphore> {
         let gate = Arc::new(Semaphore::new(0));
         self.0.lock().failing_downloads.insert(repository.clone(), (Arc::clone(&gate), failure));
+        gate
+    }
+
+    /// From now on whole bodies of blobs wait before each chunk after so many bytes, for a permit of what is returned.
+    pub(crate) fn hold_after(&self, bytes: usize) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.0.lock().held = Some((bytes, Arc::clone(&gate)));
         gate
     }
 
@@ -340,8 +369,13 @@ impl RegistryClient for FakeRegistry {
             }
             let bytes = self.content(repository, digest)?;
             let size = bytes.len();
+            if from > 0 && from >= size as u64 {
+                let host = "reg.test".to_owned();
+                return Err(Error::RangeNotSatisfiable { host, size: Some(size as u64) });
+            }
             let body = bytes.slice(from as usize..until.map_or(size, |until| size.min(until as usize)));
-            let value = Download::new(Some(size as u64), from, proof, stream::iter(chunks(&body)))
+            let held = self.0.lock().held.clone().filter(|_| from == 0 && until.is_none());
+            let value = Download::new(Some(size as u64), from, proof, held_back(chunks(&body), held))
                 .delivered_by(EndpointId::for_test("registry"));
             Ok(Allowed { value, proof })
         })
@@ -416,6 +450,12 @@ impl Parts {
             Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
         let blobs = Blobs::new(config, access.clone(), client(), store.clone(), tasks, metrics);
         Self { registry, store, clock, keychain, access, manifests, blobs, directory }
+    }
+
+    /// A manifest of a repository says how large a blob is.
+    pub(crate) fn declare_size(&self, repository: &Repository, digest: Digest, size: u64) {
+        let child = Child { digest, size, platform: None };
+        self.access.membership().declare_sizes(repository, &[child]);
     }
 
     /// A pull by a user with a credential.

@@ -134,8 +134,8 @@ impl Puller {
         }
     }
 
-    /// A blob, whole whatever range is wanted; a small range of a large blob that is not being downloaded may come alone.
-    /// For a range the answer waits until the size is known.
+    /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For a
+    /// range the answer waits until the size is known.
     ///
     /// # Errors
     /// Any of [`Error`].

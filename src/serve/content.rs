@@ -90,12 +90,10 @@ impl RequestContext<'_> {
         if let Some(Ok(Some(ranges))) = header.map(range::several) {
             return Box::pin(self.blob_parts(digest, &ranges)).await;
         }
-        let wanted = match header.map(range::bounded) {
-            // The end of a body of unknown length would look the same as a failure.
-            None if self.version < Version::HTTP_11 => BlobRange::OfUnknownSize,
-            None => BlobRange::Whole,
-            Some(Some((start, end))) => BlobRange::Bytes { start, end },
-            Some(None) => BlobRange::OfUnknownSize,
+        let wanted = match header {
+            // With the size: the end of a body of unknown length would look the same as a failure.
+            None if self.version < Version::HTTP_11 => BlobRange::From(0),
+            header => range::wanted(header),
         };
         let mut answer = self.puller.blob(&self.pull, digest, wanted).await?;
         let range = answer.size.map_or(RangeAnswer::Whole, |size| range::answer(header, size));

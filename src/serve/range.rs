@@ -8,6 +8,8 @@ use http::header::RANGE;
 /// Ranges of one request at most. Lazy snapshotters ask for more in steps, after a 400 one by one.
 const RANGES_MAX: usize = 64;
 
+use crate::pull::BlobRange;
+
 /// How a request for a range is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RangeAnswer {
@@ -41,12 +43,13 @@ pub fn answer(header: Option<&str>, size: u64) -> RangeAnswer {
     }
 }
 
-/// The bytes of a header that gives both ends, from the first up to, not including, the last one plus one: such a range is
-/// known before the size is.
-pub fn bounded(header: &str) -> Option<(u64, u64)> {
-    match parse(header)? {
-        Parsed::Between(start, last) => Some((start, last.saturating_add(1))),
-        Parsed::From(_) | Parsed::Last(_) => None,
+/// What a header asks for, before the size is known: what is ignored asks for the whole.
+pub fn wanted(header: Option<&str>) -> BlobRange {
+    match header.and_then(parse) {
+        None => BlobRange::Whole,
+        Some(Parsed::From(start)) => BlobRange::From(start),
+        Some(Parsed::Last(count)) => BlobRange::Last(count),
+        Some(Parsed::Between(start, last)) => BlobRange::Bytes { start, end: last.saturating_add(1) },
     }
 }
 
@@ -230,6 +233,20 @@ mod tests {
         let first = |header: &str| several(header).unwrap().unwrap().first_bounded();
         assert_eq!(first("bytes=50-60,0-1,2-3"), Some(0..4));
         assert_eq!(first("bytes=50-60,0-1,-3"), None, "which one is first depends on the size");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_known_before_the_size() {
+        for (header, expected) in [
+            (None, BlobRange::Whole),
+            (Some("bytes=0-1,3-4"), BlobRange::Whole),
+            (Some("bytes=0-"), BlobRange::From(0)),
+            (Some("bytes=7-"), BlobRange::From(7)),
+            (Some("bytes=-7"), BlobRange::Last(7)),
+            (Some("bytes=3-7"), BlobRange::Bytes { start: 3, end: 8 }),
+        ] {
+            assert_eq!(wanted(header), expected, "{header:?}");
+        }
     }
 
     proptest! {

@@ -113,11 +113,37 @@ async fn a_range_without_room_costs_that_range() {
     assert_eq!((reply.status, reply.body), (StatusCode::PARTIAL_CONTENT, bytes.slice(1_000_000..1_004_096)));
     assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
     assert_eq!(scene.received_bytes().await, 4_096);
-    // From a byte to the end: the size is asked for first.
+    // From a byte to the end: the answer tells the size.
     let reply = scene.larder.get_range(&path, "bytes=2990000-").await;
     assert_eq!((reply.status, reply.body), (StatusCode::PARTIAL_CONTENT, bytes.slice(2_990_000..)));
     assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 2);
+    assert_eq!(scene.registry.count(Method::HEAD, "/blobs/"), 0);
     assert_eq!(scene.received_bytes().await, 4_096 + 10_000);
+    let reply = scene.larder.get_range(&path, "bytes=3000000-").await;
+    assert_eq!(
+        (reply.status, reply.header("content-range")),
+        (StatusCode::RANGE_NOT_SATISFIABLE, "bytes */3000000")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runtimes_that_ask_for_every_layer_by_range_share_its_body_without_room() {
+    let scene = without_room().await;
+    let bytes = Bytes::from(noise(4 * 1024 * 1024, 1));
+    let path = scene.blob(&bytes);
+    let gate = Arc::new(Semaphore::new(0));
+    scene.registry.wrong_at("/blobs/", Fault::HoldAfter(100_000, Arc::clone(&gate)));
+    let range = [("range", "bytes=0-"), client::ANONYMOUS];
+    let clients = (0..20).map(|_| async {
+        let mut response = client::open(scene.larder.address, Method::GET, &path, &range).await;
+        gate.add_permits(1_000);
+        (response.status(), client::rest(&mut response).await)
+    });
+    for (status, body) in join_all(clients).await {
+        assert!(status == StatusCode::PARTIAL_CONTENT && body == bytes);
+    }
+    let asked = scene.registry.count(Method::GET, "/blobs/") + scene.registry.count(Method::HEAD, "/blobs/");
+    assert_eq!(asked, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

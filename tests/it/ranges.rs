@@ -128,7 +128,7 @@ async fn a_client_that_fetches_in_parallel_open_ended_chunks_gets_the_right_byte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_small_range_of_a_large_cold_blob_comes_alone_and_a_larger_one_downloads_all_of_it() {
+async fn a_small_part_of_a_cold_blob_comes_alone_and_a_larger_one_downloads_all_of_it() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(33 * 1024 * 1024, 5));
@@ -154,5 +154,12 @@ async fn a_small_range_of_a_large_cold_blob_comes_alone_and_a_larger_one_downloa
     let path = format!("/v2/team/app/blobs/{}?ns=reg.test", registry.put_blob("team/app", small.clone()));
     assert_eq!(larder.get_range(&path, "bytes=5-9").await.body, small.slice(5..10));
     assert!(client::get(larder.address, &path).await.body == small);
-    assert_eq!(registry.count(Method::GET, "/blobs/"), 2, "the range that told the size, and the whole blob");
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 2, "the part, and the whole blob");
+    let little = Bytes::from(noise(10_000, 7));
+    let path = format!("/v2/team/app/blobs/{}?ns=reg.test", registry.put_blob("team/app", little.clone()));
+    for range in ["bytes=5-4100", "bytes=10-19"] {
+        assert_eq!(larder.get_range(&path, range).await.status, StatusCode::PARTIAL_CONTENT);
+        larder.settled().await;
+    }
+    assert_eq!(registry.count(Method::GET, "/blobs/"), 4, "the part that told the size, and the whole blob");
 }

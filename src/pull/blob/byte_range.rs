@@ -1,38 +1,62 @@
-//! A byte range of a blob that is neither stored nor being downloaded: fetched alone, if it is a small one of a large
-//! blob, or if there is no room for the blob.
+//! A part of a blob that is neither stored nor being downloaded: fetched alone, if it is a small part of it, or if there is
+//! no room for the blob (`wanted` decides).
 //!
-//! Snapshotters that pull lazily read a little of many layers, and would otherwise have all of them downloaded. Such a
-//! range is unverified, like every range of a blob that is not in the store, and is not stored: any endpoint may deliver
-//! it, the mirror first, except that one that delivered wrong content for this blob is asked last. What breaks off is
-//! resumed at the next endpoint.
+//! Scanners and snapshotters that pull lazily read a little of many layers, and would otherwise have all of them
+//! downloaded. Such a part is unverified, like every range of a blob that is not in the store, and is not stored: any
+//! endpoint may deliver it, the mirror first, except that one that delivered wrong content for this blob is asked last.
+//! What breaks off is resumed at the next endpoint.
 
-use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::flight::Flights;
 use super::source::{UpstreamBlobs, UpstreamBody};
+use super::wanted::{BlobRange, Part};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
-use crate::reference::Digest;
+use crate::reference::{Digest, Registry};
+use crate::support::bounded_map::BoundedMap;
+use crate::upstream;
 
-/// Bytes of a range that may be fetched alone.
-const RANGE_MAX: u64 = 1024 * 1024;
-/// Bytes of a blob of which ranges may be fetched alone; a smaller blob is soon there as a whole.
-const BLOB_MIN: u64 = 32 * 1024 * 1024;
+/// Blobs of which it is remembered how much was read of them; one that is forgotten begins anew.
+const BLOBS_MAX: usize = 4_096;
 
-/// Fetches single ranges. Cheap to clone.
+/// A blob of which a part is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) range: BlobRange,
+    /// Bytes of the blob, as a manifest says.
+    pub(crate) declared: Option<u64>,
+    /// Whether there is room for the blob in the store.
+    pub(crate) has_room: bool,
+}
+
+/// A part that was asked for alone.
+pub(crate) enum Alone {
+    /// The body, and the size of the blob.
+    Body(Box<UpstreamBody>, u64),
+    /// There is no such part of a blob of this size.
+    Beyond(u64),
+    /// Which part it is depends on the size of the blob, which is not known.
+    SizeUnknown,
+}
+
+/// Fetches parts of blobs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SingleRanges {
     blobs: UpstreamBlobs,
     flights: Flights,
+    /// Bytes that were fetched alone.
+    read: Arc<Mutex<BoundedMap<(Registry, Digest), u64>>>,
 }
 
 impl SingleRanges {
     pub(crate) fn new(blobs: UpstreamBlobs, flights: Flights) -> Self {
-        Self { blobs, flights }
+        Self { blobs, flights, read: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
     }
 
-    /// The bytes of `range`, and the size of the blob. `None` if it is being downloaded, or if there is room for the blob
-    /// and they are too many or the blob too small.
+    /// A part of a blob. `None` if the blob is being downloaded, or is to be.
     ///
     /// # Errors
     /// Upstream cannot be asked.
@@ -40,22 +64,43 @@ impl SingleRanges {
         &self,
         context: &PullContext,
         digest: Digest,
-        range: Range<u64>,
-        has_room: bool,
-    ) -> Result<Option<(UpstreamBody, u64)>, Error> {
+        wanted: Wanted,
+    ) -> Result<Option<Alone>, Error> {
+        let Wanted { range, declared, has_room } = wanted;
         let registry = context.repository().registry();
-        let is_too_long = range.end.saturating_sub(range.start) > RANGE_MAX;
-        if has_room && is_too_long || self.flights.has(registry, digest) {
+        if self.flights.has(registry, digest) {
             return Ok(None);
         }
-        let body = match self.blobs.open(context, digest, range.start, Some(range.end)).await {
+        let key = (registry.clone(), digest);
+        let read = self.read.lock().get(&key).copied().unwrap_or(0);
+        let (from, until) = match range.alone(declared, read, has_room) {
+            None => return Ok(None),
+            Some(Part::Size) => return Ok(Some(Alone::SizeUnknown)),
+            Some(Part::Bytes { from, until }) => (from, until),
+        };
+        let body = match self.blobs.open(context, digest, from, until).await {
             Ok(body) => body,
+            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { size: Some(size), .. })) => {
+                return Ok(Some(Alone::Beyond(size)));
+            }
+            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { .. })) if !has_room => {
+                return Ok(Some(Alone::SizeUnknown));
+            }
             Err(error) if error.fault() == Fault::Outage || !has_room => return Err(error),
             // The request for the whole blob will tell.
             Err(_) => return Ok(None),
         };
-        // Without room also a body that begins before the range is what the client gets: it is open.
-        let size = body.size().filter(|size| !has_room || body.is_ranged() && *size >= BLOB_MIN);
-        Ok(size.map(|size| (body, size)))
+        // The last bytes of a blob of another size than the manifest says are other bytes.
+        let is_right_part = |size: &u64| {
+            !matches!(range, BlobRange::Last(_)) || declared.is_none_or(|declared| *size == declared)
+        };
+        let Some(size) = body.size().filter(is_right_part) else { return Ok(None) };
+        // Without room also a body that begins before the part is what the client gets: it is open.
+        if has_room && !(body.is_ranged() && range.is_small(Some(size), read)) {
+            return Ok(None);
+        }
+        let len = until.map_or(size, |until| until.min(size)).saturating_sub(from);
+        *self.read.lock().get_or_insert_with(key, || 0) += len;
+        Ok(Some(Alone::Body(Box::new(body), size)))
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::fill::Filler;
-use super::flight::{Flight, Flights, Leader, Progress, Role, Sharing};
+use super::flight::{Flight, Flights, Leader, Role, Sharing};
 use super::places::{Places, Shares};
+use super::progress::Progress;
 use super::room::Room;
 use super::stored::{StoredBlob, StoredBlobs};
 use crate::pull::access::Access;

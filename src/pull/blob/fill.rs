@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use super::delivery::{Trail, Tries, Way, fault_of};
 use super::drip::DripWatch;
-use super::flight::{Flight, Leader, Progress};
+use super::flight::{Flight, Leader};
 use super::flight_content::FlightContent;
 use super::priority::Foreground;
+use super::progress::Progress;
 use super::rest::{Next, Rest};
 use super::room::Room;
 use super::segments::Received;
@@ -292,14 +293,14 @@ impl Filler {
         }
     }
 
-    /// Returns once the download of a flight drips and no client waits for it. While it yields to others, which it does
+    /// Returns once the download of a flight drips and no client waits for it or reads it. While it yields to others, which it does
     /// only in the background, slowness is not its own.
     async fn drips(&self, flight: &Flight) {
         let mut watch = DripWatch::new(Instant::now());
         loop {
             tokio::time::sleep(DRIP_CHECK).await;
             let yields = !flight.is_foreground() && self.foreground.is_active();
-            if watch.look(Instant::now(), flight.received(), flight.followers() > 0 || yields) {
+            if watch.look(Instant::now(), flight.received(), flight.has_client() || yields) {
                 return;
             }
         }

@@ -15,76 +15,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::flight_content::FlightContent;
-use super::window::WindowHandle;
+use super::progress::Progress;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
-use crate::reference::{Digest, Hasher, Principal, Registry, Repository};
+use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::store::GrowingBlob;
 use crate::support::metrics::IntGauge;
 use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-/// How far a download is.
-#[derive(Debug, Clone)]
-pub(crate) enum Progress {
-    /// Upstream has been asked and has not answered.
-    Waiting,
-    /// Bytes are arriving.
-    Filling {
-        /// The file that they are read from.
-        growing: FlightContent,
-        /// Bytes of the whole blob, where upstream said so.
-        size: Option<u64>,
-        /// Bytes that may be served: never the last ones before the digest is verified.
-        readable: u64,
-    },
-    /// All bytes are there and verified.
-    Complete {
-        /// The file that they are read from.
-        growing: FlightContent,
-        /// Bytes of the blob.
-        size: u64,
-    },
-    /// The disk does not take the blob. What was written can still be read; the rest goes to the followers past the disk.
-    Detached {
-        /// The file with what was written, if anything was.
-        growing: Option<FlightContent>,
-        /// Bytes written.
-        written: u64,
-        /// The hash of those bytes: it goes on with the rest, so that the whole is verified as a whole.
-        hasher: Hasher,
-        /// Bytes of the whole blob, where upstream said so.
-        size: Option<u64>,
-        /// Where followers share what comes after those bytes.
-        window: Option<WindowHandle>,
-    },
-    /// It ended without the whole blob.
-    Failed(Error),
-}
-
-impl Progress {
-    /// Bytes of the whole blob, where upstream said so.
-    pub(crate) fn size(&self) -> Option<u64> {
-        match self {
-            Self::Filling { size, .. } | Self::Detached { size, .. } => *size,
-            Self::Complete { size, .. } => Some(*size),
-            Self::Waiting | Self::Failed(_) => None,
-        }
-    }
-
-    /// Bytes of the blob, once all of them were verified.
-    pub(crate) fn verified_size(&self) -> Option<u64> {
-        match self {
-            Self::Complete { size, .. } => Some(*size),
-            _ => None,
-        }
-    }
-
-    /// Whether nothing more will change.
-    pub(crate) fn is_over(&self) -> bool {
-        matches!(self, Self::Complete { .. } | Self::Detached { .. } | Self::Failed(_))
-    }
-}
 
 /// One download under way.
 #[derive(Debug)]
@@ -153,12 +91,14 @@ impl Flight {
         self.progress.closed().await;
     }
 
-    /// Bytes that have come so far and may be read.
+    /// Whether a client waits for it, or reads it in its window.
+    pub(crate) fn has_client(&self) -> bool {
+        self.followers() > 0 || self.progress.borrow().has_window_reader()
+    }
+
+    /// Bytes that have come so far and may be read, on disk or past it.
     pub(crate) fn received(&self) -> u64 {
-        match &*self.progress.borrow() {
-            Progress::Filling { readable, .. } => *readable,
-            _ => 0,
-        }
+        self.progress.borrow().received()
     }
 
     /// Watches the progress.

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::download::{Download, Downloads};
-use super::flight::{Progress, Sharing};
+use super::flight::Sharing;
 use super::flight_content::FlightContent;
 use super::passthrough::Passthrough;
+use super::progress::Progress;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::stored::StoredBlobs;
 use super::window::{WindowReader, Windowed};
@@ -132,13 +133,19 @@ enum Seen {
     FarBehind,
     /// The next bytes come past the disk, shared with others.
     Shared(WindowReader),
-    /// The next bytes are not on disk, or damaged there. What is there of a download that was given up, and the hash of
-    /// everything it wrote.
-    NotOnDisk {
-        growing: Option<FlightContent>,
-        detached: Option<(u64, Hasher)>,
-        is_complete: bool,
-    },
+    /// The next bytes are not on disk, or damaged there.
+    NotOnDisk(Missing),
+}
+
+/// The next bytes of a flight are not on disk, or damaged there.
+struct Missing {
+    /// What is there of it.
+    growing: Option<FlightContent>,
+    /// How much a download that was given up wrote, and the hash of that.
+    detached: Option<(u64, Hasher)>,
+    is_complete: bool,
+    /// Why what was received cannot be read back.
+    error: Option<store::Error>,
 }
 
 impl std::fmt::Debug for BlobBody {
@@ -157,9 +164,15 @@ impl BlobBody {
         Self::whole(reader, BodySource::Following(progress, true), size)
     }
 
-    /// A range of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it.
+    /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out to be
+    /// the whole is verified.
     pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Self {
-        let source = BodySource::Passthrough(Box::new(Passthrough::range(body)), "byte_range");
+        let passthrough = if body.begun_at() == 0 && body.is_to_end() {
+            Passthrough::rest(body, Hasher::default(), reader.digest, Some(size))
+        } else {
+            Passthrough::range(body)
+        };
+        let source = BodySource::Passthrough(Box::new(passthrough), "byte_range");
         Self::whole(reader, source, Some(size))
     }
 
@@ -225,15 +238,7 @@ impl BlobBody {
                         let jumped = Box::pin(self.jump(&progress)).await;
                         Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
                     }
-                    Seen::NotOnDisk { growing, detached, is_complete } => {
-                        let from_store = if is_complete { Box::pin(self.committed()).await } else { None };
-                        let verified = is_complete || self.sent.content.is_none();
-                        let source = match from_store {
-                            Some(source) => source,
-                            None => Box::pin(self.past_the_disk(growing, detached, verified)).await?,
-                        };
-                        Ok(Next::ChangeTo(source))
-                    }
+                    Seen::NotOnDisk(missing) => Box::pin(self.not_on_disk(missing, progress)).await,
                 }
             }
             BodySource::OutOfOrder(body, progress) => {
@@ -269,6 +274,25 @@ impl BlobBody {
                 Ok(Next::Chunk(bytes.into()))
             }
         }
+    }
+
+    /// The rest of a flight that the disk does not give: from the store if it is there by now, else past the disk; if what
+    /// the client was sent cannot be read back to be compared, once the flight has verified it.
+    async fn not_on_disk(
+        &mut self,
+        missing: Missing,
+        progress: watch::Receiver<Progress>,
+    ) -> Result<Next, Error> {
+        let Missing { growing, detached, is_complete, error } = missing;
+        if is_complete && let Some(source) = self.committed().await {
+            return Ok(Next::ChangeTo(source));
+        }
+        let verified = is_complete || self.sent.content.is_none();
+        let source = match (self.past_the_disk(growing, detached, verified).await, error) {
+            (Err(Error::ContentReplaced), Some(unreadable)) => until_verified(progress, unreadable).await,
+            (source, _) => source,
+        };
+        source.map(Next::ChangeTo)
     }
 
     /// A chunk on disk is damaged: the blob is quarantined and fetched anew, and this answer goes on from there.
@@ -392,6 +416,25 @@ fn truncate(bytes: &mut Bytes, at: u64, end: Option<u64>) {
     bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
 }
 
+/// A flight that is followed again once its content was verified: by then what a client was sent is known to be right,
+/// although the disk does not give it back to be compared, and the rest of right content belongs to it.
+///
+/// # Errors
+/// `unreadable`, which is why it was not read back, if the content is not verified on disk; why the flight failed.
+async fn until_verified(
+    mut progress: watch::Receiver<Progress>,
+    unreadable: store::Error,
+) -> Result<BodySource, Error> {
+    let _ = progress.wait_for(Progress::is_over).await;
+    let now = progress.borrow().clone();
+    match now {
+        Progress::Complete { .. } => Ok(BodySource::Following(progress, false)),
+        Progress::Failed(error) => Err(error),
+        Progress::Detached { .. } => Err(unreadable.into()),
+        Progress::Waiting | Progress::Filling { .. } => Err(Error::LeaderGone),
+    }
+}
+
 /// The next bytes of a flight, empty at the end of the blob.
 async fn follow(
     reader: &Reader,
@@ -432,7 +475,7 @@ async fn follow(
                 return Ok(Seen::Shared(joined));
             }
             let detached = Some((written, hasher));
-            return Ok(Seen::NotOnDisk { growing, detached, is_complete });
+            return Ok(Seen::NotOnDisk(Missing { growing, detached, is_complete, error: None }));
         }
         Progress::Failed(error) => return Err(error),
         Progress::Waiting => return Err(Error::LeaderGone),
@@ -446,7 +489,8 @@ async fn follow(
         Ok(chunk) => Seen::Chunk(chunk),
         Err(error) => {
             tracing::error!(digest = %reader.digest, %error, at, "what was received cannot be read back; it is fetched again");
-            Seen::NotOnDisk { growing: Some(growing), detached: None, is_complete }
+            let (growing, error) = (Some(growing), Some(error));
+            Seen::NotOnDisk(Missing { growing, detached: None, is_complete, error })
         }
     })
 }

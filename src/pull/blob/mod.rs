@@ -3,7 +3,7 @@
 //! ```text
 //! stored        on disk, and this caller may read it?
 //! begun         what a client has parts of: upstream's trouble is ridden out
-//! byte_range    a small range of a large blob: alone
+//! byte_range    a small part of a blob: alone (wanted)
 //! download      join the flight, or lead it (flight)
 //!   places      how many there may be, for one registry and in all
 //!   fill        upstream -> store: room, bound, write, hash, verify, commit
@@ -29,12 +29,14 @@ pub(crate) mod follow;
 pub(crate) mod passthrough;
 pub(crate) mod places;
 pub(crate) mod priority;
+pub(crate) mod progress;
 pub(crate) mod rest;
 pub(crate) mod room;
 pub(crate) mod segments;
 pub(crate) mod source;
 pub(crate) mod stored;
 pub(crate) mod transfer;
+pub(crate) mod wanted;
 pub(crate) mod window;
 pub(crate) mod withheld_tail;
 
@@ -56,17 +58,19 @@ use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, AuthContext};
 use begun::Begun;
-use byte_range::SingleRanges;
+use byte_range::{Alone, SingleRanges, Wanted};
 use download::{Download, Downloads, Followed};
 use fill::Filler;
-use flight::{Flights, Progress, Sharing};
+use flight::{Flights, Sharing};
 use follow::{BlobBody, Reader};
 use priority::Foreground;
+use progress::Progress;
 use room::Room;
 use segments::Segments;
 use source::UpstreamBlobs;
 use stored::{StoredBlob, StoredBlobs};
 use transfer::Transfers;
+pub use wanted::BlobRange;
 use withheld_tail::TAIL;
 
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
@@ -100,22 +104,6 @@ pub struct BlobSize {
     pub source: AnswerSource,
     /// Set if upstream could not confirm the caller's right.
     pub stale: Option<Stale>,
-}
-
-/// How much of a blob a request wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlobRange {
-    /// All of it.
-    Whole,
-    /// A range that cannot be computed before the size is known.
-    OfUnknownSize,
-    /// The bytes from `start` up to, not including, `end`, as far as there are any.
-    Bytes {
-        /// The first byte.
-        start: u64,
-        /// One past the last byte.
-        end: u64,
-    },
 }
 
 /// What became of a blob that was to be downloaded into the store.
@@ -189,8 +177,8 @@ impl Blobs {
         }
     }
 
-    /// A blob, whole whatever range is wanted; a small range of a large blob that is not being downloaded may come alone.
-    /// For a range the answer waits until the size is known. Upstream's trouble is ridden out where a client has a part of
+    /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For a
+    /// range the answer waits until the size is known. Upstream's trouble is ridden out where a client has a part of
     /// the blob already.
     ///
     /// # Errors
@@ -262,37 +250,31 @@ impl Blobs {
         Err(last)
     }
 
-    /// A range that is fetched alone: a small one of a large blob, or any where there is no room for the blob. `None` if
-    /// it is not to be had alone.
+    /// A part that is fetched alone; `None` if it is not to be had alone.
     async fn range_alone(
         &self,
         context: &PullContext,
         digest: Digest,
-        wanted: BlobRange,
+        range: BlobRange,
     ) -> Result<Option<BlobAnswer>, Error> {
-        let registry = context.repository().registry();
-        let (source, stale) = (AnswerSource::Passthrough, None);
-        match wanted {
-            BlobRange::Whole => Ok(None),
-            BlobRange::Bytes { start, end } => {
-                let has_room = self.room.check(registry, None).await.is_ok();
-                let opened = self.ranges.open(context, digest, start..end, has_room).await?;
-                Ok(opened.map(|(body, size)| {
-                    let body = BlobBody::single_range(self.reader(context, digest), body, size);
-                    BlobAnswer { size: Some(size), body, source, stale }
-                }))
-            }
-            BlobRange::OfUnknownSize => {
-                if self.flights.has(registry, digest) || self.room.check(registry, None).await.is_ok() {
-                    return Ok(None);
-                }
-                let size = self.upstream_size(context, digest).await?;
-                Ok(size.map(|size| {
-                    let body = BlobBody::unstored(self.reader(context, digest), size);
-                    BlobAnswer { size: Some(size), body, source, stale }
-                }))
-            }
+        let repository = context.repository();
+        let declared = self.access.membership().declared_size(repository, digest);
+        if range.is_whole(declared) {
+            return Ok(None);
         }
+        let has_room = self.room.check(repository.registry(), None).await.is_ok();
+        let reader = || self.reader(context, digest);
+        let wanted = Wanted { range, declared, has_room };
+        let (body, size) = match self.ranges.open(context, digest, wanted).await? {
+            None => return Ok(None),
+            Some(Alone::Body(body, size)) => (BlobBody::single_range(reader(), *body, size), size),
+            Some(Alone::Beyond(size)) => (BlobBody::unstored(reader(), size), size),
+            Some(Alone::SizeUnknown) => match self.upstream_size(context, digest).await? {
+                None => return Ok(None),
+                Some(size) => (BlobBody::unstored(reader(), size), size),
+            },
+        };
+        Ok(Some(BlobAnswer { size: Some(size), body, source: AnswerSource::Passthrough, stale: None }))
     }
 
     /// The size of a blob, without downloading it.
@@ -505,6 +487,8 @@ fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
 
 #[cfg(test)]
 mod leader_failure_tests;
+#[cfg(test)]
+mod range_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

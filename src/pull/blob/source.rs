@@ -252,7 +252,13 @@ impl UpstreamBody {
 
     /// Bytes between here and the declared end; zero where upstream declared none.
     pub(crate) fn missing(&self) -> u64 {
-        self.until.or(self.size()).unwrap_or(self.at).saturating_sub(self.at)
+        let until = self.until.unwrap_or(u64::MAX).min(self.size().unwrap_or(u64::MAX));
+        if until == u64::MAX { 0 } else { until.saturating_sub(self.at) }
+    }
+
+    /// Whether it goes on to the end of the blob.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.until.is_none_or(|until| self.size().is_some_and(|size| until >= size))
     }
 
     /// Reads the end of a body that has come whole, so that its connection can be used again.

@@ -119,6 +119,49 @@ async fn a_byte_that_changed_on_disk_after_the_download_is_not_sent_to_its_slow_
     assert!(parts.registry.asked().is_empty());
 }
 
+/// The file that a download is written to.
+fn ingest_file(parts: &Parts) -> std::path::PathBuf {
+    let ingest = parts.directory.path().join("store/ingest");
+    let mut files = std::fs::read_dir(ingest).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.is_file()).expect("a download under way")
+}
+
+#[tokio::test]
+async fn a_download_that_the_disk_does_not_give_back_is_gone_on_with_once_it_is_verified() {
+    static LARGE: [u8; 1_000_000] = [7; 1_000_000];
+    let flip = |file: &std::fs::File, sent: usize| {
+        for at in [5, sent + 5] {
+            std::os::unix::fs::FileExt::write_all_at(file, &[8], at as u64).unwrap();
+        }
+    };
+    for is_cut_off in [false, true] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, None, &LARGE);
+        let gate = parts.registry.hold_after(500_000);
+        let context = for_tests::pull(&app);
+        let mut slow = parts.blobs.find(&context, digest, BlobRange::Whole).await.unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(ingest_file(&parts)).unwrap();
+        while file.metadata().unwrap().len() < 490_000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let sent = slow.body.next().await.unwrap().unwrap().len();
+        // Neither the next bytes nor all that were sent can be read back.
+        if is_cut_off {
+            file.set_len(1_000).unwrap()
+        } else {
+            flip(&file, sent)
+        }
+        let open = async {
+            tokio::task::yield_now().await;
+            gate.add_permits(1_000);
+        };
+        let (rest, ()) = tokio::join!(read(slow), open);
+        assert!(rest.unwrap() == LARGE[sent..]);
+        parts.blobs.settle(Duration::from_secs(10)).await;
+        assert!(pull(&parts, &context, digest).await.unwrap() == LARGE);
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_blob_on_a_disk_that_takes_no_writes_comes_from_upstream_and_is_verified_as_a_whole() {
     static WRONG: [u8; 300_000] = [8; 300_000];
@@ -161,4 +204,47 @@ async fn the_end_of_a_repaired_body_is_withheld_until_it_is_right_together_with_
         parts.registry.damage(&app, digest, &WRONG);
         assert!(pull(&parts, &context, digest).await.is_err(), "{behind}");
     }
+}
+
+/// A store that takes nothing, because something lies where downloads are written.
+pub(super) fn refuse_downloads(parts: &Parts) {
+    let ingest = parts.directory.path().join("store/ingest");
+    let _ = std::fs::remove_dir_all(&ingest);
+    std::fs::write(ingest, "in the way").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_past_the_disk_whose_clients_read_slowly_is_not_ended_as_one_that_nobody_waits_for() {
+    static LARGE: [u8; 3_000_000] = [7; 3_000_000];
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    refuse_downloads(&parts);
+    let context = for_tests::pull(&app);
+    let read_slowly = || async {
+        let mut answer = parts.blobs.find(&context, digest, BlobRange::Whole).await.unwrap();
+        let mut len = 0;
+        while let Some(chunk) = answer.body.next().await {
+            len += chunk.unwrap().len();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        len
+    };
+    let read = tokio::join!(read_slowly(), read_slowly());
+    assert_eq!(read, (LARGE.len(), LARGE.len()));
+    assert_eq!(downloads(&parts.registry.asked()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_past_the_disk_ends_when_its_last_client_has_left() {
+    static LARGE: [u8; 3_000_000] = [7; 3_000_000];
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    refuse_downloads(&parts);
+    let mut answer = parts.blobs.find(&for_tests::pull(&app), digest, BlobRange::Whole).await.unwrap();
+    answer.body.next().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(parts.blobs.downloads(), 1, "a client that pauses");
+    drop(answer);
+    parts.blobs.settle(Duration::from_secs(10)).await;
+    assert_eq!(parts.blobs.downloads(), 0);
 }

@@ -2,7 +2,8 @@
 //!
 //! The last bytes that arrived are kept in memory. Upstream is read no faster than the slowest client takes them, so that
 //! any number of clients of a blob that cannot be stored cost one download. A client that keeps the others waiting falls
-//! out: it goes on by a request of its own, with the hash of what it has, and is verified as a whole like every other.
+//! out once, and nothing waits for it from then on: it goes on by a request of its own, with the hash of what it has, and
+//! is verified as a whole like every other.
 //!
 //! Promises: at most [`WINDOW_BYTES`] of memory; the tail is withheld until the digest is verified. Deliberately not here:
 //! where the bytes come from (`fill`), and what a client does that fell out (`follow`).
@@ -39,6 +40,8 @@ pub(crate) struct WindowHandle(Arc<Shared>);
 pub(crate) struct WindowReader {
     shared: Arc<Shared>,
     id: u64,
+    /// The hash of everything before the byte that it joined at; `None` of one that joined ahead of what had come.
+    joined: Option<Hasher>,
     /// The chunk that was read from last and the hash of everything before it.
     last: Option<Chunk>,
     at: u64,
@@ -50,8 +53,8 @@ pub(crate) enum Windowed {
     Bytes(Bytes),
     /// All have been returned, and the whole was verified.
     End,
-    /// The next bytes are gone. With them the hash of everything before them, if the reader was there from the start of
-    /// the window on or in it.
+    /// The next bytes are gone. With them the hash of everything before them; `None` for a reader that joined ahead of what
+    /// had come and took nothing.
     FellOut(Option<Hasher>),
 }
 
@@ -73,10 +76,20 @@ struct State {
     /// The hash of everything before `end`.
     hasher: Hasher,
     chunks: VecDeque<Chunk>,
-    /// The offset that each reader is at.
-    readers: HashMap<u64, u64>,
+    /// Where the readers are that are waited for: those that fell out are not among them.
+    readers: HashMap<u64, Position>,
     joined: u64,
+    /// Whether clients that have been promised the first bytes and have not come kept readers waiting for too long.
+    is_begun: bool,
     outcome: Option<Outcome>,
+}
+
+/// Where a reader is.
+#[derive(Clone, Copy)]
+struct Position {
+    at: u64,
+    /// When it took something last, or came.
+    since: Instant,
 }
 
 #[derive(Clone)]
@@ -115,6 +128,7 @@ impl Window {
             chunks: VecDeque::new(),
             readers: HashMap::new(),
             joined: 0,
+            is_begun: false,
             outcome: None,
         };
         let (arrived, taken) = (Notify::new(), Notify::new());
@@ -127,7 +141,8 @@ impl Window {
     }
 
     /// Adds the next bytes, as fast as there is space for them. `expected` says how many clients have been promised this
-    /// download and have not joined yet: the first bytes are kept for them.
+    /// download and have not joined yet: the first bytes are kept for them, as long as that keeps no reader waiting for
+    /// too long.
     pub(crate) async fn append(&self, mut bytes: Bytes, expected: impl Fn() -> usize) {
         while !bytes.is_empty() {
             let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
@@ -144,7 +159,7 @@ impl Window {
             taken.as_mut().enable();
             {
                 let mut state = self.0.state.lock();
-                if expected() == 0 {
+                if !state.keeps_first(expected()) {
                     state.drop_taken(chunk.len());
                 }
                 if state.fits(chunk.len()) {
@@ -153,7 +168,7 @@ impl Window {
                 let is_starving = state.is_anyone_starving(self.0.size);
                 starving_since = if is_starving { starving_since.or(Some(Instant::now())) } else { None };
                 if starving_since.is_some_and(|since| since.elapsed() >= LAG_MAX) {
-                    state.drop_first();
+                    state.go_on_without_the_slowest(Instant::now(), self.0.size);
                     continue;
                 }
             }
@@ -203,6 +218,16 @@ impl Drop for Window {
 }
 
 impl WindowHandle {
+    /// Whether a client reads.
+    pub(crate) fn has_reader(&self) -> bool {
+        !self.0.state.lock().readers.is_empty()
+    }
+
+    /// The offset after the last byte that has come.
+    pub(crate) fn received(&self) -> u64 {
+        self.0.state.lock().end
+    }
+
     /// A reader from byte `at` on; `None` if that byte is gone from the window, or further ahead than `ahead_max`.
     pub(crate) fn join(&self, at: u64, ahead_max: u64) -> Option<WindowReader> {
         let mut state = self.0.state.lock();
@@ -211,10 +236,11 @@ impl WindowHandle {
         }
         state.joined += 1;
         let id = state.joined;
-        state.readers.insert(id, at);
+        state.readers.insert(id, Position { at, since: Instant::now() });
+        let joined = state.hash_at(at);
         drop(state);
         self.0.taken.notify_waiters();
-        Some(WindowReader { shared: Arc::clone(&self.0), id, last: None, at })
+        Some(WindowReader { shared: Arc::clone(&self.0), id, joined, last: None, at })
     }
 }
 
@@ -250,7 +276,7 @@ impl WindowReader {
             let bytes = chunk.bytes.slice(from..to);
             self.at += bytes.len() as u64;
             self.last = Some(chunk);
-            state.readers.insert(self.id, self.at);
+            state.readers.insert(self.id, Position { at: self.at, since: Instant::now() });
             return Ok(Some(Windowed::Bytes(bytes)));
         }
         match &state.outcome {
@@ -265,7 +291,7 @@ impl WindowReader {
     }
 
     fn hash_so_far(&self) -> Option<Hasher> {
-        let last = self.last.as_ref()?;
+        let Some(last) = self.last.as_ref() else { return self.joined.clone() };
         let mut hasher = last.before.clone();
         hasher.update(last.bytes.get(..(self.at - last.start) as usize)?);
         Some(hasher)
@@ -291,12 +317,18 @@ impl State {
     /// Whether a reader has taken everything that is readable.
     fn is_anyone_starving(&self, size: Option<u64>) -> bool {
         let readable = self.readable(size);
-        self.readers.values().any(|at| *at >= readable)
+        self.readers.values().any(|reader| reader.at >= readable)
+    }
+
+    /// Whether the first bytes are kept for clients that have not come yet. Without a reader they always are: upstream is
+    /// not read for nobody.
+    fn keeps_first(&self, expected: usize) -> bool {
+        expected > 0 && (!self.is_begun || self.readers.is_empty())
     }
 
     /// Drops what every reader has taken, as far as the space is needed.
     fn drop_taken(&mut self, more: usize) {
-        let slowest = self.readers.values().copied().min();
+        let slowest = self.readers.values().map(|reader| reader.at).min();
         while !self.fits(more)
             && let Some(first) = self.chunks.front()
             && slowest.is_none_or(|at| at >= first.start + first.bytes.len() as u64)
@@ -305,9 +337,21 @@ impl State {
         }
     }
 
+    /// Waits no longer for readers that have taken nothing for as long as others may be kept waiting, nor for those that
+    /// are behind all others, nor for clients that have not come. A reader that comes before its bytes are dropped is
+    /// waited for again.
+    fn go_on_without_the_slowest(&mut self, now: Instant, size: Option<u64>) {
+        self.is_begun = true;
+        let readable = self.readable(size);
+        self.readers.retain(|_, reader| reader.at >= readable || now - reader.since < LAG_MAX);
+        self.drop_first();
+    }
+
+    /// Drops the first chunk; readers that have not taken it fall out.
     fn drop_first(&mut self) {
         if let Some(first) = self.chunks.pop_front() {
             self.start = first.start + first.bytes.len() as u64;
+            self.readers.retain(|_, reader| reader.at >= self.start);
         }
     }
 

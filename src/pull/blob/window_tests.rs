@@ -1,5 +1,7 @@
 //! A window gives every reader the same bytes, drops those who lag, and never ends well with wrong content.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 
 use super::*;
@@ -71,6 +73,77 @@ async fn a_client_that_keeps_others_waiting_falls_out_with_the_hash_of_what_it_h
     assert!(fast.unwrap().0 == content);
 }
 
+/// How long `fast` clients take that read as fast as they can beside one that takes its bytes as `slow` does.
+async fn time_beside<F: Future<Output = ()>>(
+    fast: usize,
+    slow: impl FnOnce(WindowReader) -> F,
+    expected: impl Fn(Instant) -> usize,
+) -> Duration {
+    let content = content(20_000_000);
+    let window = window_of(&content);
+    let slow = slow(window.handle().join(0, 0).unwrap());
+    let readers: Vec<_> = (0..fast).map(|_| read(window.handle().join(0, 0).unwrap())).collect();
+    let begun = Instant::now();
+    let all = async {
+        let write = async {
+            for chunk in content.chunks(100_000) {
+                window.append(Bytes::copy_from_slice(chunk), || expected(begun)).await;
+            }
+            end(window)
+        };
+        let (written, read) = tokio::join!(write, join_all(readers));
+        written.unwrap();
+        assert!(read.into_iter().all(|read| read.unwrap().0 == content));
+        begun.elapsed()
+    };
+    tokio::select! {
+        took = all => took,
+        () = async { slow.await; std::future::pending().await } => unreachable!(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stalls_is_waited_for_once() {
+    let stalls = |mut slow: WindowReader| async move {
+        slow.next().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        drop(slow);
+    };
+    let took = time_beside(3, stalls, |_| 0).await;
+    assert!(took <= 2 * LAG_MAX, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_stall_at_different_bytes_are_waited_for_together() {
+    let content = content(20_000_000);
+    let window = window_of(&content);
+    let stalled: Vec<_> = (0..7).map(|_| window.handle().join(0, 0).unwrap()).collect();
+    let fast = read(window.handle().join(0, 0).unwrap());
+    let stall = |mut reader: WindowReader, chunks: usize| async move {
+        for _ in 0..chunks {
+            reader.next().await.unwrap();
+        }
+        reader
+    };
+    let begun = Instant::now();
+    let stalled = join_all(stalled.into_iter().enumerate().map(|(chunks, reader)| stall(reader, chunks)));
+    let (written, fast, stalled) = tokio::join!(write(window, content.clone()), fast, stalled);
+    written.unwrap();
+    assert!(fast.unwrap().0 == content);
+    assert!(begun.elapsed() <= 2 * LAG_MAX, "{:?}", begun.elapsed());
+    for reader in stalled {
+        let (rest, fell_out) = read(reader).await.unwrap();
+        assert!(fell_out.is_some() && rest.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_promised_the_first_bytes_and_does_not_come_is_waited_for_once() {
+    let comes_never = |slow: WindowReader| async move { drop(slow) };
+    let took = time_beside(3, comes_never, |_| 1).await;
+    assert!(took <= 2 * LAG_MAX, "{took:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_slow_client_alone_is_waited_for_as_long_as_it_takes() {
     let content = content(2_000_000);
@@ -135,6 +208,21 @@ async fn wrong_or_incomplete_content_never_ends_well_and_its_tail_is_not_given_o
         assert!(matches!(written, Err(Error::Store(_))) && hasher.is_some());
         assert!(got <= 300_000 - 64 * 1024, "{got}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_falls_out_before_it_took_anything_has_the_hash_of_what_came_before() {
+    let content = content(3_000_000);
+    let mut hasher = Hasher::default();
+    hasher.update(&content[..100_000]);
+    let window = Window::new(Digest::of(&content), Some(3_000_000), 100_000, hasher);
+    let [fast, slow] = [(); 2].map(|()| window.handle().join(100_000, 0).unwrap());
+    let (written, fast) = tokio::join!(write(window, content.slice(100_000..)), read(fast));
+    written.unwrap();
+    assert!(fast.unwrap().0 == content[100_000..]);
+    let (nothing, fell_out) = read(slow).await.unwrap();
+    assert!(nothing.is_empty());
+    assert_eq!(fell_out.unwrap().unwrap().finish(), Digest::of(&content[..100_000]));
 }
 
 #[tokio::test(start_paused = true)]

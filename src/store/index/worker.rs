@@ -19,7 +19,7 @@ use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::reserve::Reservation;
 use crate::store::share::OwnerId;
-use crate::support::clock::Clock;
+use crate::support::clock::{Clock, Timestamp};
 use crate::support::sync::atomic::{AtomicBool, Ordering};
 use crate::support::sync::mpsc::{Receiver, TryRecvError};
 

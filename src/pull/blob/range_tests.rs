@@ -1,0 +1,135 @@
+//! Parts of blobs: what they cost, and that one that covers the blob is treated as the whole.
+
+use futures_util::future::join_all;
+
+use super::tests::{downloads, read, refuse_downloads};
+use super::*;
+use crate::pull::for_tests::{self, Parts};
+use crate::reference::Repository;
+
+/// Larger than the tail that is withheld.
+static LAYER: [u8; 300_000] = [7; 300_000];
+const SIZE: u64 = LAYER.len() as u64;
+
+struct Scene {
+    parts: Parts,
+    app: Repository,
+    digest: Digest,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, None, &LAYER);
+        Self { parts, app, digest }
+    }
+
+    /// With a store whose disk has failed a moment ago.
+    async fn without_room() -> Self {
+        let scene = Self::new();
+        refuse_downloads(&scene.parts);
+        let other = scene.parts.registry.push(&scene.app, None, b"another blob");
+        let context = for_tests::pull(&scene.app);
+        read(scene.parts.blobs.find(&context, other, BlobRange::Whole).await.unwrap()).await.unwrap();
+        scene.parts.registry.asked();
+        scene
+    }
+
+    /// As a manifest declares it.
+    fn declare(&self) {
+        self.parts.declare_size(&self.app, self.digest, SIZE);
+    }
+
+    async fn get(&self, range: BlobRange) -> Result<Vec<u8>, Error> {
+        read(self.open(range).await?).await
+    }
+
+    async fn open(&self, range: BlobRange) -> Result<BlobAnswer, Error> {
+        let context = for_tests::pull(&self.app);
+        let mut answer = self.parts.blobs.find(&context, self.digest, range).await?;
+        let size = answer.size.expect("a range is answered with the size");
+        match range {
+            BlobRange::Whole | BlobRange::OfUnknownSize => {}
+            BlobRange::From(start) => answer.body.narrow(start, size),
+            BlobRange::Last(count) => answer.body.narrow(size.saturating_sub(count), size),
+            BlobRange::Bytes { start, end } => answer.body.narrow(start, end.min(size)),
+        }
+        Ok(answer)
+    }
+}
+
+#[tokio::test]
+async fn without_room_clients_that_ask_for_all_of_a_blob_by_range_share_one_verified_download() {
+    let covering = [BlobRange::From(0), BlobRange::Bytes { start: 0, end: SIZE }, BlobRange::Last(SIZE)];
+    for range in covering {
+        let scene = Scene::without_room().await;
+        scene.declare();
+        let gate = scene.parts.registry.hold_after(0);
+        let clients = join_all((0..20).map(|_| scene.open(range))).await;
+        gate.add_permits(1_000);
+        for content in join_all(clients.into_iter().map(|client| read(client.unwrap()))).await {
+            assert!(content.unwrap() == LAYER, "{range:?}");
+        }
+        assert_eq!(scene.parts.registry.asked(), ["download as -"], "{range:?}");
+        static WRONG: [u8; 300_000] = [8; 300_000];
+        scene.parts.registry.damage(&scene.app, scene.digest, &WRONG);
+        assert!(scene.get(range).await.is_err(), "{range:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_turns_out_to_be_the_whole_is_verified() {
+    let scene = Scene::without_room().await;
+    let range = BlobRange::Bytes { start: 0, end: SIZE + 5 };
+    assert!(scene.get(range).await.unwrap() == LAYER);
+    static WRONG: [u8; 300_000] = [8; 300_000];
+    scene.parts.registry.damage(&scene.app, scene.digest, &WRONG);
+    assert!(scene.get(range).await.is_err());
+}
+
+#[tokio::test]
+async fn without_room_the_rest_of_a_blob_costs_one_request_and_so_does_its_end() {
+    let scene = Scene::without_room().await;
+    assert!(scene.get(BlobRange::From(100_000)).await.unwrap() == LAYER[100_000..]);
+    assert_eq!(scene.parts.registry.asked(), ["download as -"]);
+    scene.declare();
+    assert!(scene.get(BlobRange::Last(100)).await.unwrap() == LAYER[SIZE as usize - 100..]);
+    assert_eq!(scene.parts.registry.asked(), ["download as -"]);
+}
+
+#[tokio::test]
+async fn a_little_of_a_blob_costs_a_little_until_much_of_it_is_read() {
+    let scene = Scene::new();
+    scene.declare();
+    let parts = [
+        BlobRange::Bytes { start: 1_000, end: 5_096 },
+        BlobRange::Last(4_096),
+        BlobRange::From(SIZE - 4_096),
+        BlobRange::Bytes { start: 0, end: 60_000 },
+    ];
+    for range in parts {
+        scene.get(range).await.unwrap();
+        assert_eq!(scene.parts.registry.asked(), ["download as -"], "{range:?}");
+        assert_eq!(scene.parts.blobs.downloads(), 0, "all of it is downloaded for {range:?}");
+    }
+    assert!(!scene.parts.blobs.has(scene.digest).await);
+    assert!(scene.get(parts[0]).await.unwrap() == LAYER[1_000..5_096]);
+    scene.parts.blobs.settle(Duration::from_secs(10)).await;
+    assert!(scene.parts.blobs.has(scene.digest).await, "a quarter of it was read");
+    assert_eq!(downloads(&scene.parts.registry.asked()), 1);
+}
+
+#[tokio::test]
+async fn a_manifest_that_lies_about_a_size_spoils_no_range() {
+    for declared in [SIZE - 1_000, SIZE + 1_000] {
+        let scene = Scene::without_room().await;
+        scene.parts.declare_size(&scene.app, scene.digest, declared);
+        for range in [BlobRange::Last(100), BlobRange::From(SIZE - 100), BlobRange::From(SIZE - 2_000)] {
+            let len = match range {
+                BlobRange::From(start) => SIZE - start,
+                _ => 100,
+            };
+            assert!(scene.get(range).await.unwrap() == LAYER[(SIZE - len) as usize..], "{range:?}");
+        }
+    }
+}
