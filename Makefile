@@ -99,6 +99,7 @@ stall: ## Unit and integration tests with threads stopped at random, STALL_ROUND
 bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
 	tests/tools.sh --bench
 	$(CARGO) bench --locked --bench side_by_side
+	$(CARGO) bench --locked --bench lazy
 	$(CARGO) bench --locked --bench micro
 	$(MAKE) --no-print-directory bench-scale
 

@@ -151,7 +151,13 @@ impl Connection {
 
     /// The status and the body.
     pub(crate) fn get(&mut self, path: &str) -> (u16, Vec<u8>) {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
+        self.get_with(path, &[])
+    }
+
+    /// The same for a request with these headers.
+    pub(crate) fn get_with(&mut self, path: &str, headers: &[(&str, &str)]) -> (u16, Vec<u8>) {
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host);
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
         let (mut line, mut status, mut length) = (String::new(), 0, 0);
         while self.stream.read_line(&mut line).unwrap() > 2 {

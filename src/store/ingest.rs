@@ -167,6 +167,14 @@ impl Ingest {
         Ok(self.written)
     }
 
+    /// Reserves room for `bytes` that are written out of order before the first byte in order is.
+    ///
+    /// # Errors
+    /// No space.
+    pub(super) fn reserve_for_parts(&mut self, bytes: u64) -> Result<(), Error> {
+        self.reserve_up_to(bytes)
+    }
+
     /// Gives up storing: returns the bytes written so far, how many they are, and their running hash, `None` if that was
     /// lost. The file has no name any more and is gone with its last reader.
     pub fn detach(self) -> (GrowingBlob, u64, Option<Hasher>) {

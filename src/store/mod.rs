@@ -38,6 +38,7 @@ pub mod metrics;
 mod open;
 mod open_blobs;
 mod page_cache;
+mod partial;
 mod pins;
 mod quarantine;
 mod quarantine_files;
@@ -61,6 +62,7 @@ pub use index::totals::Totals;
 pub use ingest::{Ingest, Verified};
 pub use inventory::{CachedImage, RemovedImage};
 pub use maintenance::verify::{Finding, Verifier};
+pub use partial::PartialBlob;
 pub use pins::Pin;
 pub use records::Records;
 pub use records::aliases::SynthesizedIndex;
@@ -277,6 +279,14 @@ impl Store {
         }
         let begun = self.0.blobs.begin(digest, declared, owner);
         begun.inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Begins to keep parts of the content of `digest`, which has `size` bytes.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn begin_partial(&self, digest: Digest, size: u64, owner: Owner) -> Result<PartialBlob, Error> {
+        self.begin(digest, Some(size), owner).await.map(PartialBlob::new)
     }
 
     /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if the

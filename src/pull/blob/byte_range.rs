@@ -2,7 +2,7 @@
 //! no room for the blob (`wanted` decides).
 //!
 //! Scanners and snapshotters that pull lazily read a little of many layers, and would otherwise have all of them
-//! downloaded. Such a part is unverified, like every range of a blob that is not in the store, and is not stored: any
+//! downloaded. Such a part is unverified, like every range of a blob that is not in the store (`partial` keeps it): any
 //! endpoint may deliver it, the mirror first, except that one that delivered wrong content for this blob is asked last.
 //! What breaks off is resumed at the next endpoint.
 

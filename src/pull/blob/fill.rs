@@ -15,6 +15,7 @@ use super::delivery::{Trail, Tries, Way, fault_of};
 use super::drip::DripWatch;
 use super::flight::{Flight, Leader};
 use super::flight_content::FlightContent;
+use super::partial::Partials;
 use super::priority::Foreground;
 use super::progress::Progress;
 use super::rest::{Next, Rest};
@@ -43,6 +44,7 @@ pub(crate) struct Filler {
     blobs: UpstreamBlobs,
     transfers: Transfers,
     foreground: Foreground,
+    partials: Partials,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
@@ -80,14 +82,15 @@ struct Detached {
 impl Filler {
     pub(crate) fn new(
         room: Room,
-        store: Store,
+        partials: Partials,
         blobs: UpstreamBlobs,
         transfers: Transfers,
         foreground: Foreground,
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { room, store, blobs, transfers, foreground, tasks, metrics }
+        let store = partials.store().clone();
+        Self { room, store, blobs, transfers, foreground, partials, tasks, metrics }
     }
 
     /// Fills the flight of `leader` to its end, whatever that is.
@@ -140,7 +143,9 @@ impl Filler {
         let is_member = self.blobs.is_member(context, digest, verified.size(), trail).await;
         let (store, repository) = (self.store.clone(), context.repository().clone());
         let commit = move || store.commit(verified, &repository, is_member.then_some(&Member::Blob));
-        match self.tasks.spawn_blocking(commit).await {
+        let committed = self.tasks.spawn_blocking(commit).await;
+        self.partials.forget(context, digest);
+        match committed {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%digest, %error, "a blob was served but could not be stored"),
             Err(error) => tracing::error!(%digest, %error, "a blob was served but storing it panicked"),
@@ -177,6 +182,7 @@ impl Filler {
                 Err(error) => error,
             };
             let Some(fault) = fault_of(&error, &trail) else { return Err(error) };
+            self.partials.forget(context, digest);
             let another = self.blobs.record_wrong_content(context, digest, &trail.suspects(), fault);
             if !tries.failed(&trail, another) {
                 return Err(error);
@@ -193,8 +199,13 @@ impl Filler {
         body: UpstreamBody,
         way: Way,
     ) -> Result<Filled, Error> {
-        let owner = self.room.owner(leader.flight().context().repository().registry());
-        let ingest = match self.store.begin(leader.digest(), body.size(), owner).await {
+        let (context, digest) = (leader.flight().context(), leader.digest());
+        let owner = self.room.owner(context.repository().registry());
+        let begun = match self.partials.take_ingest(context, digest, body.size()) {
+            Some(ingest) => Ok(ingest),
+            None => self.store.begin(digest, body.size(), owner).await,
+        };
+        let ingest = match begun {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
                 let detached = past_the_disk(body, leader.digest().hasher(), Some(error));

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::download::{Download, Downloads};
 use super::flight::Sharing;
 use super::flight_content::FlightContent;
+use super::partial::Partial;
 use super::passthrough::Passthrough;
 use super::progress::Progress;
 use super::source::{UpstreamBlobs, UpstreamBody};
@@ -116,6 +117,8 @@ enum BodySource {
     Unopened,
     /// Upstream, past the disk; why, as a label value.
     Passthrough(Box<Passthrough>, &'static str),
+    /// Parts that are kept, and from upstream what is missing of them, which is kept then.
+    Partial(Arc<Partial>, Option<Box<UpstreamBody>>),
     /// Upstream, out of order, until the flight gets there; the fill is given the bytes.
     OutOfOrder(Box<UpstreamBody>, watch::Receiver<Progress>),
 }
@@ -168,12 +171,19 @@ impl BlobBody {
     /// the whole is verified.
     pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Self {
         let passthrough = if body.begun_at() == 0 && body.is_to_end() {
-            Passthrough::rest(body, Hasher::default(), reader.digest, Some(size))
+            Passthrough::rest(body, reader.digest.hasher(), reader.digest, Some(size))
         } else {
             Passthrough::range(body)
         };
         let source = BodySource::Passthrough(Box::new(passthrough), "byte_range");
         Self::whole(reader, source, Some(size))
+    }
+
+    /// A blob of which parts are kept, with the next part that is not, if that was asked for already; the body is to be
+    /// narrowed to a range.
+    pub(crate) fn partial(reader: Reader, partial: Arc<Partial>, missing: Option<UpstreamBody>) -> Self {
+        let end = Some(partial.size);
+        Self::whole(reader, BodySource::Partial(partial, missing.map(Box::new)), end)
     }
 
     /// A blob of `size` bytes that is not stored and that there is no room for; the body is to be narrowed to a range.
@@ -243,6 +253,10 @@ impl BlobBody {
             }
             BodySource::OutOfOrder(body, progress) => {
                 out_of_order(&self.reader, body, progress, at, end).await
+            }
+            BodySource::Partial(partial, missing) => {
+                let end = end.unwrap_or(partial.size);
+                next_of_partial(&self.reader, partial, missing, at, end).await
             }
             BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
             BodySource::Shared(window) => match window.next().await? {
@@ -432,6 +446,46 @@ async fn until_verified(
         Progress::Failed(error) => Err(error),
         Progress::Detached { .. } => Err(unreadable.into()),
         Progress::Waiting | Progress::Filling { .. } => Err(Error::LeaderGone),
+    }
+}
+
+/// The next bytes of a blob of which parts are kept.
+async fn next_of_partial(
+    reader: &Reader,
+    partial: &Partial,
+    missing: &mut Option<Box<UpstreamBody>>,
+    at: u64,
+    end: u64,
+) -> Result<Next, Error> {
+    loop {
+        if missing.is_none()
+            && let Some(bytes) = partial.blob.read(at, end).await
+        {
+            return Ok(Next::Chunk(bytes.into()));
+        }
+        if missing.is_none() {
+            let until = partial.blob.next_from(at).map_or(end, |next| next.min(end));
+            let (upstream, context) = (&reader.upstream, &reader.context);
+            *missing = Some(Box::new(upstream.open(context, reader.digest, at, Some(until)).await?));
+        }
+        let Some(body) = missing.as_mut() else { continue };
+        let next = body.next().await;
+        if body.missing() == 0
+            && let Some(body) = missing.take()
+        {
+            body.finish().await;
+        }
+        let Some(bytes) = next else {
+            *missing = None;
+            continue;
+        };
+        let mut bytes = bytes?;
+        truncate(&mut bytes, at, Some(end));
+        if let Err(error) = partial.blob.keep(at, bytes.clone()).await {
+            tracing::debug!(digest = %reader.digest, at, %error, "a part is not kept");
+        }
+        reader.count_passthrough("byte_range", bytes.len());
+        return Ok(Next::Chunk(bytes.into()));
     }
 }
 

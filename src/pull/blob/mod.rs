@@ -4,6 +4,7 @@
 //! stored        on disk, and this caller may read it?
 //! begun         what a client has parts of: upstream's trouble is ridden out
 //! byte_range    a small part of a blob: alone (wanted)
+//! partial       what is kept of such parts
 //! download      join the flight, or lead it (flight)
 //!   places      how many there may be, for one registry and in all
 //!   fill        upstream -> store: room, bound, write, hash, verify, commit
@@ -26,6 +27,7 @@ pub(crate) mod fill;
 pub(crate) mod flight;
 pub(crate) mod flight_content;
 pub(crate) mod follow;
+pub(crate) mod partial;
 pub(crate) mod passthrough;
 pub(crate) mod places;
 pub(crate) mod priority;
@@ -45,6 +47,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::access::rights::Use;
 use super::access::{Access, Purpose, Subject, proved_by};
 use super::answer::{AnswerSource, Stale};
 use super::config::Config;
@@ -63,6 +66,7 @@ use download::{Download, Downloads, Followed};
 use fill::Filler;
 use flight::{Flights, Sharing};
 use follow::{BlobBody, Reader};
+use partial::{Partial, Partials};
 use priority::Foreground;
 use progress::Progress;
 use room::Room;
@@ -129,6 +133,8 @@ pub(crate) struct Blobs {
     room: Room,
     foreground: Foreground,
     begun: Begun,
+    partials: Partials,
+    tasks: Tasks,
     metrics: Arc<Metrics>,
 }
 
@@ -149,17 +155,24 @@ impl Blobs {
         let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
         let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let room = Room::new(config, store.clone());
+        let partials = Partials::new(store);
         let filler = Filler::new(
             room.clone(),
-            store,
+            partials.clone(),
             upstream.clone(),
             transfers,
             foreground.clone(),
             tasks.clone(),
             Arc::clone(&metrics),
         );
-        let downloads =
-            Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
+        let downloads = Downloads::new(
+            access.clone(),
+            stored.clone(),
+            flights.clone(),
+            filler,
+            room.clone(),
+            tasks.clone(),
+        );
         let ranges = SingleRanges::new(upstream.clone(), flights.clone());
         let begun = Begun::default();
         Self {
@@ -173,6 +186,8 @@ impl Blobs {
             room,
             foreground,
             begun,
+            partials,
+            tasks,
             metrics,
         }
     }
@@ -262,19 +277,65 @@ impl Blobs {
         if range.is_whole(declared) {
             return Ok(None);
         }
-        let has_room = self.room.check(repository.registry(), None).await.is_ok();
+        let (source, stale) = (AnswerSource::Passthrough, None);
         let reader = || self.reader(context, digest);
+        let (mut range, mut known) = (range, None);
+        if let BlobRange::Bytes { start, end } = range {
+            known = self.kept_parts(context, digest).await;
+            if let Some(partial) = known.as_ref().filter(|partial| partial.blob.has(start)) {
+                let body = BlobBody::partial(reader(), Arc::clone(partial), None);
+                return Ok(Some(BlobAnswer {
+                    size: Some(partial.size),
+                    body,
+                    source: AnswerSource::Hit,
+                    stale,
+                }));
+            }
+            let kept_from = known.as_ref().and_then(|partial| partial.blob.next_from(start));
+            range = BlobRange::Bytes { start, end: kept_from.map_or(end, |kept| kept.min(end)) };
+        }
+        let has_room = self.room.check(repository.registry(), None).await.is_ok();
         let wanted = Wanted { range, declared, has_room };
         let (body, size) = match self.ranges.open(context, digest, wanted).await? {
             None => return Ok(None),
-            Some(Alone::Body(body, size)) => (BlobBody::single_range(reader(), *body, size), size),
+            Some(Alone::Body(body, size)) => {
+                let kept = match known {
+                    // One that turned out to be the whole is verified instead.
+                    None if has_room && body.is_ranged() && !(body.begun_at() == 0 && body.is_to_end()) => {
+                        let owner = self.room.owner(repository.registry());
+                        self.partials.begin(context, digest, &body, size, owner).await
+                    }
+                    known => known,
+                };
+                let body = match kept {
+                    Some(partial) => BlobBody::partial(reader(), partial, Some(*body)),
+                    None => BlobBody::single_range(reader(), *body, size),
+                };
+                (body, size)
+            }
             Some(Alone::Beyond(size)) => (BlobBody::unstored(reader(), size), size),
             Some(Alone::SizeUnknown) => match self.upstream_size(context, digest).await? {
                 None => return Ok(None),
                 Some(size) => (BlobBody::unstored(reader(), size), size),
             },
         };
-        Ok(Some(BlobAnswer { size: Some(size), body, source: AnswerSource::Passthrough, stale: None }))
+        Ok(Some(BlobAnswer { size: Some(size), body, source, stale }))
+    }
+
+    /// The parts of a blob that are kept, if the caller may read them. Where most of the blob is here by now, the rest is
+    /// fetched in the background.
+    async fn kept_parts(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
+        let partial = self.partials.find(context, digest)?;
+        self.access.known().fresh(context, Use::Read).await?;
+        if partial.is_to_be_completed() {
+            let (downloads, context) = (self.downloads.clone(), context.after_the_answer().in_background());
+            self.tasks.spawn(async move {
+                if let Err(error) = downloads.join_or_lead(&context, digest, None, Sharing::All).await {
+                    tracing::debug!(%digest, %error, "a blob of which most is here is not completed");
+                }
+            });
+        }
+        Some(partial)
     }
 
     /// The size of a blob, without downloading it.

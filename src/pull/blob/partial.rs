@@ -1,0 +1,145 @@
+//! Blobs of which lazy snapshotters read parts: what was fetched is kept, read from there, and handed to the download of
+//! the whole once most of it is here.
+//!
+//! Promises: a part goes to a caller to whom upstream gave a part of this blob in the same repository and as the same
+//! principal, and whose right is fresh; what is kept is bounded in blobs, bytes and time. Kept parts do not outlive the
+//! daemon. Deliberately not here: whether a range may be fetched alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::source::UpstreamBody;
+use crate::pull::context::PullContext;
+use crate::reference::{Digest, Principal, Registry, Repository};
+use crate::store::{Ingest, Owner, PartialBlob, Store};
+use crate::support::bounded_map::BoundedMap;
+
+/// Blobs of which parts are kept: each holds a file open.
+const BLOBS_MAX: usize = 128;
+/// Bytes that are kept in all; the blob whose parts were asked for longest ago makes way.
+const BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// How long parts are kept after they were last asked for: they take room that nothing can evict.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 60);
+/// Callers that are remembered for a blob; others ask upstream again.
+const CALLERS_MAX: usize = 64;
+
+type Key = (Registry, Digest);
+
+/// Partial blobs. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Partials {
+    store: Store,
+    blobs: Arc<Mutex<BoundedMap<Key, Arc<Partial>>>>,
+}
+
+/// A blob of which parts are kept.
+pub(crate) struct Partial {
+    pub(crate) blob: PartialBlob,
+    /// Bytes of the whole blob.
+    pub(crate) size: u64,
+    /// To whom upstream gave a part.
+    callers: Mutex<Vec<(Repository, Option<Principal>)>>,
+    asked_at: Mutex<Instant>,
+    is_completed: Mutex<bool>,
+}
+
+fn key_of(context: &PullContext, digest: Digest) -> Key {
+    (context.repository().registry().clone(), digest)
+}
+
+impl Partials {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, blobs: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
+    }
+
+    /// Where they are kept.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The parts of a blob, if upstream gave the caller one. Whether its right is fresh is for the caller to see to.
+    pub(crate) fn find(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
+        let partial = Arc::clone(self.blobs.lock().get(&key_of(context, digest))?);
+        *partial.asked_at.lock() = Instant::now();
+        let caller = (context.repository().clone(), context.caller().principal());
+        let is_known = partial.callers.lock().contains(&caller);
+        is_known.then_some(partial)
+    }
+
+    /// The same for a caller to whom upstream has begun to send `body`, a part of a blob of `size` bytes; `None` if nothing
+    /// can be kept of it.
+    pub(crate) async fn begin(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        body: &UpstreamBody,
+        size: u64,
+        owner: Owner,
+    ) -> Option<Arc<Partial>> {
+        self.make_room();
+        let known = self.blobs.lock().get(&key_of(context, digest)).cloned();
+        let partial = match known {
+            Some(partial) => partial,
+            None => {
+                let blob = self.store.begin_partial(digest, size, owner).await.ok()?;
+                let partial = Arc::new(Partial {
+                    blob,
+                    size,
+                    callers: Mutex::default(),
+                    asked_at: Mutex::new(Instant::now()),
+                    is_completed: Mutex::new(false),
+                });
+                Arc::clone(self.blobs.lock().get_or_insert_with(key_of(context, digest), || partial))
+            }
+        };
+        let caller = (context.repository().clone(), context.caller().principal());
+        let mut callers = partial.callers.lock();
+        // A right that only the whole content proves is none yet.
+        if body.unproved().is_none() && callers.len() < CALLERS_MAX && !callers.contains(&caller) {
+            callers.push(caller);
+        }
+        drop(callers);
+        (partial.size == size).then_some(partial)
+    }
+
+    /// What receives a blob of `size` bytes, with the parts that are kept of it.
+    pub(crate) fn take_ingest(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Option<Ingest> {
+        let partial = self.blobs.lock().get(&key_of(context, digest)).cloned()?;
+        (Some(partial.size) == size).then(|| partial.blob.take_ingest())?
+    }
+
+    /// Forgets the parts of a blob: it is stored as a whole, or they, or what came with them, were wrong.
+    pub(crate) fn forget(&self, context: &PullContext, digest: Digest) {
+        self.blobs.lock().remove(&key_of(context, digest));
+    }
+
+    fn make_room(&self) {
+        let mut blobs = self.blobs.lock();
+        blobs.retain(|_, partial| partial.asked_at.lock().elapsed() < KEPT_FOR);
+        let mut bytes = 0;
+        blobs.retain(|_, partial| {
+            bytes += partial.blob.bytes();
+            true
+        });
+        while bytes > BYTES_MAX
+            && let Some((_, oldest)) = blobs.remove_oldest()
+        {
+            bytes -= oldest.blob.bytes();
+        }
+    }
+}
+
+impl Partial {
+    /// Whether most of the blob is here and the rest is to be fetched: true once.
+    pub(crate) fn is_to_be_completed(&self) -> bool {
+        self.blob.bytes() > self.size / 2 && !std::mem::replace(&mut *self.is_completed.lock(), true)
+    }
+}

@@ -1,0 +1,142 @@
+//! Parts of a blob that is not being downloaded: kept for those who ask for them again, and for the download of the whole,
+//! which takes them over.
+//!
+//! Promises: a part is compared with the checksum that it had when it was received before it leaves; its bytes are
+//! reserved before they are written; the file is removed with the last handle. Nothing of it is verified: a part is
+//! upstream's word, like every range of a blob that is not in the store. Deliberately not here: who may read it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::store::blocking;
+use crate::store::error::Error;
+use crate::store::growing::GrowingBlob;
+use crate::store::ingest::Ingest;
+
+/// Parts of one blob that are remembered: 16 bytes each. Further ones are fetched again.
+const PARTS_MAX: usize = 32 * 1024;
+
+/// Parts of one blob. Cheap to clone.
+#[derive(Clone)]
+pub struct PartialBlob(Arc<Inner>);
+
+struct Inner {
+    /// Taken by the download of the whole.
+    ingest: Mutex<Option<Ingest>>,
+    growing: GrowingBlob,
+    parts: Mutex<Parts>,
+}
+
+/// By its first byte: one past the last byte, and the checksum. None overlaps another.
+#[derive(Default)]
+struct Parts {
+    at: BTreeMap<u64, (u64, u32)>,
+    bytes: u64,
+}
+
+impl Parts {
+    /// The part that has the byte at `offset`: its first byte, one past its last, its checksum.
+    fn with(&self, offset: u64) -> Option<(u64, u64, u32)> {
+        let (start, (end, checksum)) = self.at.range(..=offset).next_back()?;
+        (*end > offset).then_some((*start, *end, *checksum))
+    }
+
+    fn next_from(&self, offset: u64) -> Option<u64> {
+        self.at.range(offset..).next().map(|(start, _)| *start)
+    }
+
+    fn add(&mut self, start: u64, end: u64, checksum: u32) {
+        let overlaps = self.with(start).is_some() || self.next_from(start).is_some_and(|next| next < end);
+        if !overlaps && start < end && self.at.len() < PARTS_MAX {
+            self.at.insert(start, (end, checksum));
+            self.bytes += end - start;
+        }
+    }
+
+    fn remove(&mut self, start: u64) {
+        if let Some((end, _)) = self.at.remove(&start) {
+            self.bytes -= end - start;
+        }
+    }
+}
+
+impl PartialBlob {
+    pub(super) fn new(ingest: Ingest) -> Self {
+        let growing = ingest.growing();
+        Self(Arc::new(Inner { ingest: Mutex::new(Some(ingest)), growing, parts: Mutex::default() }))
+    }
+
+    /// Keeps the bytes at `offset`.
+    ///
+    /// # Errors
+    /// No space; the disk. Then they are not kept.
+    pub async fn keep(&self, offset: u64, bytes: Bytes) -> Result<(), Error> {
+        let (end, checksum) = (offset + bytes.len() as u64, crc32c::crc32c(&bytes));
+        self.reserve(bytes.len() as u64).await?;
+        let written = self.0.growing.write_out_of_order(offset, bytes).await;
+        written.map_err(Error::io("keep a part in", Path::new("ingest")))?;
+        self.0.parts.lock().add(offset, end, checksum);
+        Ok(())
+    }
+
+    async fn reserve(&self, more: u64) -> Result<(), Error> {
+        let this = self.clone();
+        let reserve = move || {
+            let bytes = this.0.parts.lock().bytes + more;
+            this.0.ingest.lock().as_mut().map_or(Ok(()), |ingest| ingest.reserve_for_parts(bytes))
+        };
+        blocking::run(reserve).await
+    }
+
+    /// The bytes at `offset`, up to `end` at most, if a part has them. A part that is not what was received is forgotten.
+    pub async fn read(&self, offset: u64, end: u64) -> Option<Bytes> {
+        let (start, part_end, checksum) = self.0.parts.lock().with(offset)?;
+        let file = Arc::clone(self.0.growing.file());
+        let read = move || {
+            let mut bytes = vec![0; (part_end - start) as usize];
+            file.read_exact_at(&mut bytes, start).is_ok().then_some(bytes)
+        };
+        let bytes = tokio::task::spawn_blocking(read).await.ok().flatten();
+        match bytes.filter(|bytes| crc32c::crc32c(bytes) == checksum) {
+            Some(bytes) => {
+                let until = end.min(part_end);
+                Some(Bytes::from(bytes).slice((offset - start) as usize..(until - start) as usize))
+            }
+            None => {
+                self.0.parts.lock().remove(start);
+                None
+            }
+        }
+    }
+
+    /// Whether a part has the byte at `offset`.
+    pub fn has(&self, offset: u64) -> bool {
+        self.0.parts.lock().with(offset).is_some()
+    }
+
+    /// The first byte at or after `offset` that a part begins with.
+    pub fn next_from(&self, offset: u64) -> Option<u64> {
+        self.0.parts.lock().next_from(offset)
+    }
+
+    /// Bytes kept.
+    pub fn bytes(&self) -> u64 {
+        self.0.parts.lock().bytes
+    }
+
+    /// What receives the whole blob, with these parts in it; `None` if it was taken before. Parts can be read as before.
+    pub fn take_ingest(&self) -> Option<Ingest> {
+        self.0.ingest.lock().take()
+    }
+}
+
+impl std::fmt::Debug for PartialBlob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartialBlob").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
