@@ -1,4 +1,4 @@
-//! What the credentials of one request came to so far: what to ask as next, and what the answer is when none is left.
+//! What the credentials of one request came to so far: whom to ask as next, and what the answer is when none is left.
 
 use crate::pull::error::Error;
 use crate::reference::{Principal, PrincipalKind};
