@@ -11,14 +11,16 @@ use tokio::time::{Instant, timeout};
 use crate::reference::{Digest, Registry, Repository};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
+use crate::upstream::body::{brings, interrupted};
 use crate::upstream::endpoint::avoided::AvoidedEndpoints;
-use crate::upstream::endpoint::health::{Availability, Health, Question, Retry, TrackedRequest};
+use crate::upstream::endpoint::health::{Availability, Health, Question, Retry};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::{self, Endpoint};
+use crate::upstream::endpoint::tracked::TrackedRequest;
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::metrics::Recorder;
-use crate::upstream::request::{Patience, RegistryRequest};
+use crate::upstream::request::{PROBE_BYTES, Patience, RegistryRequest};
 use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::retry;
 use crate::upstream::transport::configured::Configured;
@@ -27,7 +29,9 @@ use crate::upstream::transport::configured::Configured;
 const RETRIES_MAX: u32 = 2;
 /// The longest time for a request over all endpoints and retries: until a small body has come whole, or the head of a
 /// large one.
-const RESPONSE_WAIT: Duration = Duration::from_secs(20);
+pub(super) const RESPONSE_WAIT: Duration = Duration::from_secs(20);
+/// How long the body of a probe may take.
+const PROBE_BODY_WAIT: Duration = Duration::from_secs(8);
 
 /// How long a `HEAD` is waited for alone; then `GET` is sent beside it. Longer than it takes to notice that an idle
 /// connection was forgotten, so that this costs no `GET`, and short enough to leave a `GET` half of [`RESPONSE_WAIT`].
@@ -146,11 +150,13 @@ impl Attempts {
         let Candidates { healthy, last: failing, not_avoided } = self.candidates(request, &question())?;
         let mut last = LastError::no_endpoint(registry);
         let mut untried = not_avoided;
+        // One that fails is no better than one that is slow.
+        let mut alternatives = healthy.len().min(not_avoided);
         for endpoint in healthy {
-            untried = untried.saturating_sub(1);
+            (untried, alternatives) = (untried.saturating_sub(1), alternatives.saturating_sub(1));
             let tracked = self.health.track(&endpoint, question());
             let response = self.try_endpoint(&endpoint, tracked, request, RETRIES_MAX).await;
-            match read_response(response, untried > 0, read).await {
+            match read_response(response, alternatives > 0, read).await {
                 Err(error) if error.is_worth_another_endpoint() => last.update(error, &endpoint),
                 result => {
                     self.probe_in_background(failing, request);
@@ -240,12 +246,14 @@ impl Attempts {
         }
         tracked.start();
         let result = self.send_with_retries(endpoint, &mut tracked, request, account, retries).await;
+        let body = tracked.body();
         tracked.finish(&result);
         if request.method == Method::GET && result.is_ok() {
             self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
         }
         let result = self.rate_limits.record_result(account, repository, &class, result);
-        result.map_err(|failure| failure.error)
+        let answer = result.map_err(|failure| failure.error)?;
+        Ok(RegistryResponse { tracked: Some(body), ..answer })
     }
 
     /// A `HEAD` that failed is repeated as the `GET` that can confirm it. A connection that was refused is tried again
@@ -351,11 +359,10 @@ impl Attempts {
                 let question = question.as_request();
                 if !is_of_host {
                     // Its outcome is recorded, whatever it is.
-                    let _ = tokio::time::timeout(
-                        RESPONSE_WAIT,
-                        this.try_endpoint(&endpoint, tracked, &question, 0),
-                    )
-                    .await;
+                    let asking = this.try_endpoint(&endpoint, tracked, &question, 0);
+                    if let Ok(Ok(answer)) = tokio::time::timeout(RESPONSE_WAIT, asking).await {
+                        probe_body(answer).await;
+                    }
                     return;
                 }
                 tracked.start();
@@ -363,6 +370,17 @@ impl Attempts {
                 tracked.finish_probe(&result);
             });
         }
+    }
+}
+
+/// Finds out whether the body of a probe comes.
+async fn probe_body(answer: RegistryResponse) {
+    let RegistryResponse { response, host, tracked: Some(tracked), .. } = answer else { return };
+    if brings(response.into_body(), PROBE_BYTES as usize, PROBE_BODY_WAIT).await {
+        tracked.came();
+    } else {
+        tracked
+            .stalled(&interrupted(&host, format!("not the beginning of a body within {PROBE_BODY_WAIT:?}")));
     }
 }
 

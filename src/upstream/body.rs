@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt};
 use http_body::Body;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
 use crate::upstream::received::ReceivedCounter;
@@ -51,21 +51,42 @@ pub(super) fn interrupted(host: &str, why: String) -> Error {
     Error::Unreachable { host: host.to_owned(), stage: ConnectStage::Body, why }
 }
 
-/// All of a body of at most `bytes_max` bytes, when no chunk takes longer than `idle`.
+/// How long a body is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyWait {
+    /// For its next chunk.
+    pub(super) idle: Duration,
+    /// For all of it, if it is read whole.
+    pub(super) whole: Duration,
+}
+
+/// All of a body of at most `bytes_max` bytes, when it takes no longer than `wait`. With an error, whether it took too long.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off.
-pub(super) async fn read_whole(mut chunks: Chunks, bytes_max: usize, idle: Duration) -> Result<Bytes, Error> {
-    let mut whole = BytesMut::new();
+pub(super) async fn read_whole(
+    mut chunks: Chunks,
+    bytes_max: usize,
+    wait: BodyWait,
+) -> Result<Bytes, (Error, bool)> {
+    let (mut whole, end) = (BytesMut::new(), Instant::now() + wait.whole);
     loop {
-        match timeout(idle, chunks.next()).await {
-            Err(_) => return Err(interrupted(&chunks.host, format!("no data for {idle:?}"))),
+        let next = (Instant::now() + wait.idle).min(end);
+        match timeout_at(next, chunks.next()).await {
+            Err(_) => {
+                let why = if next == end {
+                    format!("not all of a body within {:?}", wait.whole)
+                } else {
+                    format!("no data for {:?}", wait.idle)
+                };
+                return Err((interrupted(&chunks.host, why), true));
+            }
             Ok(None) => return Ok(whole.freeze()),
-            Ok(Some(Err(error))) => return Err(error),
+            Ok(Some(Err(error))) => return Err((error, false)),
             Ok(Some(Ok(bytes))) => {
                 if whole.len() + bytes.len() > bytes_max {
                     let why = format!("a body larger than {bytes_max} bytes");
-                    return Err(Error::Invalid { host: chunks.host, why });
+                    return Err((Error::Invalid { host: chunks.host, why }, false));
                 }
                 whole.extend_from_slice(&bytes);
             }
@@ -88,6 +109,22 @@ pub(crate) async fn read_small(mut body: ResponseBody, bytes_max: usize) -> Resu
         whole.extend_from_slice(&bytes);
     }
     Ok(whole.freeze())
+}
+
+/// Whether a body brings its first `bytes`, or its proper end, within `wait`.
+pub(super) async fn brings(mut body: ResponseBody, bytes: usize, wait: Duration) -> bool {
+    let mut read = 0;
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read >= bytes {
+                break;
+            }
+        }
+        true
+    };
+    timeout(wait, reading).await.unwrap_or(false)
 }
 
 /// Reads the rest of a body that is of no use, so that its connection can be used again; gives up after 64 KiB or half
@@ -119,6 +156,8 @@ mod tests {
     use crate::upstream::metrics::Recorder;
     use crate::upstream::received::ReceivedBytes;
 
+    const WAIT: BodyWait = BodyWait { idle: Duration::from_secs(1), whole: Duration::from_secs(3) };
+
     fn chunks(body: ResponseBody) -> (Chunks, ReceivedBytes) {
         let received = ReceivedBytes::new(Recorder::for_test());
         let counter = received.counter_for(&"reg.test".parse().unwrap());
@@ -131,10 +170,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_over_its_limit_is_an_error_and_what_came_is_counted() {
-        let (idle, (body, received)) = (Duration::from_secs(1), chunks(full("12345")));
-        assert_eq!(read_whole(body, 5, idle).await.unwrap(), "12345");
+        let (wait, (body, received)) = (WAIT, chunks(full("12345")));
+        assert_eq!(read_whole(body, 5, wait).await.unwrap(), "12345");
         assert_eq!(received.total(), 5);
-        let error = read_whole(chunks(full("123456")).0, 5, idle).await.unwrap_err();
+        let (error, _) = read_whole(chunks(full("123456")).0, 5, wait).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
     }
 
@@ -142,8 +181,19 @@ mod tests {
     async fn a_broken_body_is_not_taken_for_a_short_one() {
         let frames = [Ok(Frame::data(Bytes::from_static(b"12"))), Err(io::Error::other("reset").into())];
         let body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
-        let error = read_whole(chunks(body).0, 5, Duration::from_secs(1)).await.unwrap_err();
-        assert!(error.to_string().contains("reset"), "{error}");
+        let (error, stalled) = read_whole(chunks(body).0, 5, WAIT).await.unwrap_err();
+        assert!(error.to_string().contains("reset") && !stalled, "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_not_read_for_ever() {
+        let drip = stream::repeat(()).then(|()| async {
+            tokio::time::sleep(WAIT.idle / 2).await;
+            Ok(Frame::data(Bytes::from_static(b"1")))
+        });
+        let body = BodyExt::boxed(StreamBody::new(drip));
+        let (error, stalled) = read_whole(chunks(body).0, 100, WAIT).await.unwrap_err();
+        assert!(error.to_string().contains("within 3s") && stalled, "{error}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,17 +16,18 @@ use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::support::tasks::Tasks;
-use crate::upstream::attempts::Attempts;
+use crate::upstream::attempts::{Attempts, RESPONSE_WAIT};
 use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::blob_head::BlobHead;
-use crate::upstream::body::{Chunks, drain, read_whole};
+use crate::upstream::body::{BodyWait, Chunks, drain, read_whole};
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
 use crate::upstream::endpoint::head_support::HeadSupport;
 use crate::upstream::endpoint::health::{FailingEndpoint, Health};
 use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
 use crate::upstream::endpoint::select::{self, EndpointId};
+use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::exchange::Exchange;
 use crate::upstream::headers::{content_length, header, parse_content_range};
@@ -41,6 +42,9 @@ use crate::upstream::transport::configured::Configured;
 /// The longest time between two chunks of a body where another endpoint can be asked: all of them have to fit into the
 /// time for which a client waits.
 const IDLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(10);
+/// The longest time for all of a manifest's or list's body there: the next endpoint needs the rest of the time for which a
+/// request is tried.
+const WHOLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(8);
 
 /// All registries. Cheap to clone.
 #[derive(Clone)]
@@ -235,7 +239,7 @@ impl Upstream {
     ) -> Result<Download, Error> {
         let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
         let read = |response: RegistryResponse| async move {
-            let RegistryResponse { response, host, proof, endpoint, has_alternative, .. } = response;
+            let RegistryResponse { response, host, proof, endpoint, has_alternative, tracked, .. } = response;
             let head = BlobHead::of(digest, response.status(), response.headers());
             let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
                 match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
@@ -253,7 +257,8 @@ impl Upstream {
             let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
             let mut download = Download::new(size, offset, proof, chunks);
             download.has_digest = head.has_digest;
-            Ok(download.delivered_by(endpoint).bounded(host, self.idle(has_alternative)))
+            let idle = self.body_wait(has_alternative).idle;
+            Ok(download.delivered_by(endpoint).bounded(host, idle, tracked, has_alternative))
         };
         Ok(self.0.attempts.send_and_read(&request, read).await?.value)
     }
@@ -368,16 +373,31 @@ impl Upstream {
     }
 
     async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {
-        let RegistryResponse { response, host, has_alternative, .. } = response;
+        let RegistryResponse { response, host, has_alternative, tracked, .. } = response;
         let received = self.0.received.counter_for(registry);
         let chunks = Chunks { body: response.into_body(), host, received };
-        read_whole(chunks, MANIFEST_BYTES_MAX, self.idle(has_alternative)).await
+        let whole = read_whole(chunks, MANIFEST_BYTES_MAX, self.body_wait(has_alternative)).await;
+        match (whole, tracked) {
+            (Ok(bytes), tracked) => {
+                tracked.iter().for_each(TrackedBody::came);
+                Ok(bytes)
+            }
+            (Err((error, true)), Some(tracked)) if has_alternative => {
+                tracked.stalled(&error);
+                Err(error)
+            }
+            (Err((error, _)), _) => Err(error),
+        }
     }
 
-    /// How long a body may stand still: not as long where another endpoint can be asked instead.
-    fn idle(&self, has_alternative: bool) -> Duration {
+    /// How long a body is waited for: not as long where another endpoint can be asked instead.
+    fn body_wait(&self, has_alternative: bool) -> BodyWait {
         let idle = self.0.configured.current().config.timeouts.idle;
-        if has_alternative { idle.min(IDLE_WITH_ALTERNATIVE) } else { idle }
+        if has_alternative {
+            BodyWait { idle: idle.min(IDLE_WITH_ALTERNATIVE), whole: WHOLE_WITH_ALTERNATIVE }
+        } else {
+            BodyWait { idle, whole: RESPONSE_WAIT }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::support::metrics;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::proof::Proof;
-use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
+use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, drip, respond, status};
 
 fn upstream(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> (Upstream, Arc<Scripted>) {
     upstream_of(Config::default(), respond)
@@ -232,6 +232,69 @@ async fn a_mirror_is_avoided_for_the_digest_that_it_has_wrong_and_for_no_other()
     assert_eq!(asked(digest()).await, ["reg", "mirror"]);
     tokio::time::advance(Duration::from_secs(600)).await;
     assert_eq!(asked(Digest::of(b"right")).await, ["mirror", "reg"]);
+}
+
+/// A mirror whose bodies drip, or never come, and the registry itself.
+fn behind_a_mirror_that_drips(bytes: &'static [u8], every: Duration) -> (Upstream, Arc<Scripted>) {
+    behind_a_mirror(move |request| match request.host.starts_with("mirror") {
+        true => drip(bytes, every),
+        false => respond(200, &[], "right"),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_whose_manifests_drip_is_waited_for_once_by_a_repository_and_twice_by_all() {
+    for every in [Duration::from_secs(5), Duration::from_secs(3_600)] {
+        let (upstream, transport) = behind_a_mirror_that_drips(b"{", every);
+        // As many other digests, so that none is avoided for itself.
+        for (n, (repository, first)) in
+            [("a", "mirror"), ("a", "reg"), ("b", "mirror"), ("c", "reg"), ("a", "reg")]
+                .into_iter()
+                .enumerate()
+        {
+            let right = if n == 0 { Digest::of(b"right") } else { Digest::of(&[n as u8]) };
+            let repository = format!("reg.example.com/{repository}").parse().unwrap();
+            let before = transport.sent().len();
+            let manifest = upstream.manifest(&repository, &right.into(), &anonymous()).await;
+            assert_eq!(manifest.is_ok(), n == 0, "{every:?}: the registry has what is asked for first");
+            assert_eq!(hosts(&transport)[before..][0], first, "{every:?} {repository} {n}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_whose_blobs_stall_or_crawl_is_waited_for_once_by_a_repository_and_twice_by_all() {
+    for (bytes, every) in [(&[0; 2_048][..], 1), (b"0", 3_600)] {
+        let (upstream, transport) = behind_a_mirror_that_drips(bytes, Duration::from_secs(every));
+        for (n, repository, first) in
+            [(0, "a", "mirror"), (1, "a", "reg"), (2, "b", "mirror"), (3, "c", "reg")]
+        {
+            let repository = format!("reg.example.com/{repository}").parse().unwrap();
+            let (before, begun) = (transport.sent().len(), tokio::time::Instant::now());
+            let of = Digest::of(&[n]);
+            let mut download = upstream.download(&repository, of, 0, None, &anonymous()).await.unwrap();
+            while let Some(Ok(_)) = download.next().await {}
+            assert!(begun.elapsed() < Duration::from_secs(20), "{every} {n}: {:?}", begun.elapsed());
+            assert_eq!(hosts(&transport)[before..][0], first, "{every} {n}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_endpoint_may_be_slow_and_a_slow_reader_makes_no_endpoint_slow() {
+    let second = Duration::from_secs(1);
+    let (upstream, _) = upstream(move |_| drip(&[0; 2_048], second));
+    let mut download = upstream.download(&repository(), digest(), 0, None, &anonymous()).await.unwrap();
+    for _ in 0..200 {
+        download.next().await.unwrap().unwrap();
+    }
+    let (upstream, _) = behind_a_mirror_that_drips(&[0; 16_384], second);
+    let mut download = upstream.download(&repository(), digest(), 0, None, &anonymous()).await.unwrap();
+    for _ in 0..50 {
+        tokio::time::sleep(9 * second).await;
+        download.next().await.unwrap().unwrap();
+    }
+    assert!(upstream.failing_endpoints().is_empty());
 }
 
 #[tokio::test]

@@ -9,13 +9,24 @@ use tokio::time::{Instant, timeout};
 
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
+use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::proof::Proof;
 
-/// Over each such window a body must bring at least [`RATE_MIN`] bytes a second; slower counts as stalled.
-const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// Bytes a second.
-const RATE_MIN: u64 = 1024;
+/// What a body that comes too slowly is measured by: the time for which it was waited, so that a reader that is slow itself
+/// makes no upstream slow.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    /// Over each such window so many bytes a second have to come; slower counts as stalled.
+    window: Duration,
+    min: u64,
+}
+
+/// Where there is no other endpoint.
+const RATE: Rate = Rate { window: Duration::from_secs(60), min: 1024 };
+/// Where another endpoint is left: at this rate a layer of 100 MB takes hours. Not more, since several connections share a
+/// slow link.
+const RATE_WITH_ALTERNATIVE: Rate = Rate { window: Duration::from_secs(15), min: 8 * 1024 };
 
 /// The body of a blob, or of a range of it. Dropping it ends the transfer.
 pub struct Download {
@@ -39,8 +50,12 @@ struct TransferLimits {
     host: String,
     /// The longest wait for the next chunk.
     idle: Duration,
-    window_start: Instant,
+    rate: Rate,
+    /// How long was waited in this window.
+    waited: Duration,
     window_bytes: u64,
+    tracked: Option<TrackedBody>,
+    has_alternative: bool,
 }
 
 impl Download {
@@ -63,9 +78,17 @@ impl Download {
     }
 
     /// The same download, which fails with `host` in its error when no chunk comes within `idle`, or when the chunks
-    /// come too slowly.
-    pub(super) fn bounded(self, host: String, idle: Duration) -> Self {
-        let limits = TransferLimits { host, idle, window_start: Instant::now(), window_bytes: 0 };
+    /// come too slowly, sooner if another endpoint is left. What becomes of it is told to `tracked`.
+    pub(super) fn bounded(
+        self,
+        host: String,
+        idle: Duration,
+        tracked: Option<TrackedBody>,
+        has_alternative: bool,
+    ) -> Self {
+        let rate = if has_alternative { RATE_WITH_ALTERNATIVE } else { RATE };
+        let (waited, window_bytes) = (Duration::ZERO, 0);
+        let limits = TransferLimits { host, idle, rate, waited, window_bytes, tracked, has_alternative };
         Self { limits: Some(limits), ..self }
     }
 
@@ -78,10 +101,17 @@ impl Download {
             return Some(Ok(bytes));
         }
         let Some(limits) = &mut self.limits else { return self.body.next().await };
-        match timeout(limits.idle, self.body.next()).await {
+        let begun = Instant::now();
+        let next = timeout(limits.idle, self.body.next()).await;
+        limits.waited += begun.elapsed();
+        match next {
             Ok(Some(Ok(bytes))) => Some(limits.count(bytes.len()).map(|()| bytes)),
-            Ok(end) => end,
-            Err(_) => Some(Err(interrupted(&limits.host, format!("no data for {:?}", limits.idle)))),
+            Ok(Some(Err(error))) => Some(Err(error)),
+            Ok(None) => {
+                limits.tracked.iter().for_each(TrackedBody::came);
+                None
+            }
+            Err(_) => Some(Err(limits.stalled(format!("no data for {:?}", limits.idle)))),
         }
     }
 
@@ -94,15 +124,22 @@ impl Download {
 impl TransferLimits {
     fn count(&mut self, bytes: usize) -> Result<(), Error> {
         self.window_bytes += bytes as u64;
-        let elapsed = self.window_start.elapsed();
-        if elapsed < RATE_WINDOW {
+        if self.waited < self.rate.window {
             return Ok(());
         }
-        if self.window_bytes < RATE_MIN * elapsed.as_secs() {
-            return Err(interrupted(&self.host, format!("slower than {RATE_MIN} bytes a second")));
+        if self.window_bytes < self.rate.min * self.waited.as_secs() {
+            return Err(self.stalled(format!("slower than {} bytes a second", self.rate.min)));
         }
-        (self.window_start, self.window_bytes) = (Instant::now(), 0);
+        (self.waited, self.window_bytes) = (Duration::ZERO, 0);
         Ok(())
+    }
+
+    fn stalled(&self, why: String) -> Error {
+        let error = interrupted(&self.host, why);
+        if self.has_alternative {
+            self.tracked.iter().for_each(|tracked| tracked.stalled(&error));
+        }
+        error
     }
 }
 
@@ -133,8 +170,12 @@ mod tests {
     async fn a_body_that_stalls_or_crawls_does_not_hold_its_reader_for_ever() {
         let idle = Duration::from_secs(30);
         let stalled = stream::iter([chunk("abc")]).chain(stream::pending());
-        let mut download =
-            Download::new(None, 0, Proof::Public, stalled).bounded("reg.test:443".to_owned(), idle);
+        let mut download = Download::new(None, 0, Proof::Public, stalled).bounded(
+            "reg.test:443".to_owned(),
+            idle,
+            None,
+            false,
+        );
         assert_eq!(download.next().await.unwrap().unwrap(), "abc");
         let error = download.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("no data for 30s"), "{error}");
@@ -144,7 +185,7 @@ mod tests {
             chunk("abc")
         });
         let mut download =
-            Download::new(None, 0, Proof::Public, slow).bounded("reg.test:443".to_owned(), idle);
+            Download::new(None, 0, Proof::Public, slow).bounded("reg.test:443".to_owned(), idle, None, false);
         let mut error = None;
         for _ in 0..4 {
             error = download.next().await.unwrap().err().or(error);

@@ -10,6 +10,9 @@ use crate::reference::{Digest, MediaType, Reference, Repository, UPSTREAM_ACCEPT
 use crate::upstream::headers::{content_length, header};
 use crate::upstream::metrics::RequestKind;
 
+/// Bytes of a blob that a probe asks for: enough to tell a body that drips from one that comes.
+pub(super) const PROBE_BYTES: u64 = 64 * 1024;
+
 /// As whom a request is sent, and what its response is for.
 #[derive(Debug, Clone)]
 pub struct AuthContext {
@@ -121,10 +124,11 @@ impl<'a> RegistryRequest<'a> {
         get
     }
 
-    /// The same question, asked by itself: of a blob its first byte is enough.
+    /// The same question, asked by itself: of a blob its beginning is enough.
     pub(super) fn to_probe(&self) -> OwnedRequest {
         let Self { kind, path, query, digest, accept, .. } = self.clone();
-        let range = self.confirming().range;
+        let of_blob = self.kind == RequestKind::Blob && !self.is_of_empty_content();
+        let range = of_blob.then(|| format!("bytes=0-{}", PROBE_BYTES - 1));
         let (auth, repository) = (self.auth.clone(), self.repository.clone());
         OwnedRequest { auth, repository, kind, path, query, digest, accept, range }
     }

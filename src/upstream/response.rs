@@ -11,6 +11,7 @@ use crate::reference::PrincipalKind;
 use crate::support::clock::Timestamp;
 use crate::upstream::body::{ResponseBody, read_small};
 use crate::upstream::endpoint::select::EndpointId;
+use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::{Error, Unknown};
 use crate::upstream::headers::{retry_after, unsatisfied_range_total};
 use crate::upstream::metrics::RequestKind;
@@ -47,6 +48,8 @@ pub(super) struct RegistryResponse {
     pub(super) endpoint: EndpointId,
     /// Whether another endpoint is left to ask if the body turns out to be wrong.
     pub(super) has_alternative: bool,
+    /// To be told what becomes of the body.
+    pub(super) tracked: Option<TrackedBody>,
 }
 
 /// How a response came about.
@@ -88,8 +91,8 @@ impl ResponseContext<'_> {
                 Err(Error::Invalid { host, why })
             }
             200 | 206 => {
-                let has_alternative = false;
-                Ok(RegistryResponse { response, host, proof, by_get, endpoint, has_alternative })
+                let (has_alternative, tracked) = (false, None);
+                Ok(RegistryResponse { response, host, proof, by_get, endpoint, has_alternative, tracked })
             }
             // A redirect target does not speak for the registry: the signed URL may have expired.
             401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),

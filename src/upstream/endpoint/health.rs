@@ -10,7 +10,11 @@
 //! ago is left alone too; one that failed quickly gets a few requests a second without retries: a failing registry must not
 //! get more requests than a healthy one.
 //!
+//! An endpoint that answers and then does not bring the body fails for that question too, in a way that no head ends: it is
+//! asked after the others for minutes, and still asked where there is no other. That is no outage.
+//!
 //! Deliberately not here: rate limits, which are no failure, and token servers: what they answer concerns one credential.
+//! What the outcome of a request is, [`super::tracked`] says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,25 +22,76 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub(crate) use super::failures::Question;
-use super::failures::{Asked, Failing, RECENT, Record, SLOW_FAILURE, Scope};
 use crate::reference::{Registry, Repository};
+use crate::support::bounded_map::BoundedMap;
 use crate::upstream::endpoint::select::Endpoint;
-use crate::upstream::error::{ConnectStage, Error, Failure, Party};
-use crate::upstream::metrics::Recorder;
+use crate::upstream::endpoint::tracked::TrackedRequest;
+use crate::upstream::error::Error;
+use crate::upstream::metrics::{Recorder, RequestKind};
 
+/// The first pause; then twice as long each time.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause: a registry that is back is used again within seconds.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// The first pause after a body that did not come, and the longest: finding out again costs a pull as long as a body may
+/// stand still.
+const BODY_PAUSE: Duration = Duration::from_secs(60);
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// A failure that took this long is not repeated for every caller.
+pub(super) const SLOW_FAILURE: Duration = Duration::from_secs(1);
 /// A slow failure keeps callers away for this long at most: longer than a pause and a retry that fails slowly too take
 /// together, so that in an outage one request at a time waits; and no caller is refused for what was long ago.
 const SLOW_FAILURE_COUNTS_FOR: Duration = Duration::from_secs(30);
+/// A failure that is longer ago says nothing of whether a host can be reached now.
+const RECENT: Duration = Duration::from_secs(30);
+/// A retry is over after this long: every request is.
+const RETRY_LASTS_MAX: Duration = Duration::from_secs(30);
 /// Requests a second to a failing endpoint that has no alternative.
 const REQUESTS_MAX: u32 = 10;
-/// A request that was cancelled after this long was cancelled because of the endpoint; before that, its caller may have
-/// had other reasons.
-const HUNG: Duration = Duration::from_secs(10);
 /// An endpoint that no request was sent to for this long is not reported as failing any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 /// Questions that hung, of one kind and without an answer between them, after which an endpoint is asked last for the kind.
 const HUNG_MAX: u32 = 2;
+/// Failing hosts at most; one that is forgotten counts as healthy until it fails again.
+const HOSTS_MAX: usize = 1_024;
+/// Failing questions at most, in a map of their own, so that a registry with many does not push out failing hosts.
+const QUESTIONS_MAX: usize = 4_096;
+
+/// What is asked of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Question {
+    pub(crate) repository: Repository,
+    pub(crate) kind: RequestKind,
+}
+
+/// What a failure is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Scope {
+    /// Every request: no connection.
+    Host,
+    /// One question.
+    Question(Question),
+    /// Questions of one kind.
+    Kind(RequestKind),
+}
+
+/// What of an answer did not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum FailedPart {
+    Head,
+    /// The head came, and not the body.
+    Body,
+}
+
+/// What was asked, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) question: Question,
+    /// The URL of the endpoint.
+    pub(super) url: String,
+    /// Its `host:port`.
+    pub(super) host: String,
+}
 
 /// The failing endpoints of all registries. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +100,17 @@ pub(crate) struct Health(Arc<Inner>);
 struct Inner {
     failing: Mutex<Failing>,
     recorder: Recorder,
+}
+
+/// By the URL of the endpoint.
+struct Failing {
+    hosts: BoundedMap<String, Record>,
+    /// Never [`Scope::Host`].
+    questions: BoundedMap<(String, Scope), Record>,
+    /// Questions that hung since the last answer to one of the kind, and those whose bodies did.
+    hung: BoundedMap<(String, RequestKind, FailedPart), u32>,
+    /// When a question was answered last.
+    answered: BoundedMap<String, Instant>,
 }
 
 /// An endpoint that fails, for an operator.
@@ -64,6 +130,27 @@ pub struct FailingEndpoint {
     pub failing_for: Duration,
     /// Time since the last request to it.
     pub last_request_ago: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Record {
+    registry: Registry,
+    host: String,
+    error: Error,
+    failures: u32,
+    first: Instant,
+    /// The first failure since the last gap of more than [`RECENT`].
+    unreachable_since: Instant,
+    last: Instant,
+    /// Whether the last failure took at least [`SLOW_FAILURE`].
+    slow: bool,
+    /// Whether a body did not come since one last did: then a head is no sign that it does now.
+    of_body: bool,
+    retry_at: Instant,
+    /// Since when a request tries it again.
+    retrying_since: Option<Instant>,
+    /// Requests that found it failing, in the second that began then.
+    requests: (Instant, u32),
 }
 
 /// What to do with an endpoint.
@@ -91,7 +178,12 @@ pub(crate) struct Retry {
 
 impl Health {
     pub(crate) fn new(recorder: Recorder) -> Self {
-        let failing = Failing::default();
+        let failing = Failing {
+            hosts: BoundedMap::new(HOSTS_MAX),
+            questions: BoundedMap::new(QUESTIONS_MAX),
+            hung: BoundedMap::new(HOSTS_MAX),
+            answered: BoundedMap::new(HOSTS_MAX),
+        };
         Self(Arc::new(Inner { failing: Mutex::new(failing), recorder }))
     }
 
@@ -135,7 +227,7 @@ impl Health {
     }
 
     /// Whether the endpoint fails as a whole: it cannot be connected to, or several repositories fail and no question was
-    /// answered since. One repository makes no outage.
+    /// answered since. One repository makes no outage, nor do bodies that do not come.
     pub(crate) fn is_in_outage(&self, endpoint: &Endpoint) -> bool {
         let (url, failing) = (endpoint.base_url(), self.0.failing.lock());
         if failing.hosts.peek(url).is_some() {
@@ -143,7 +235,9 @@ impl Health {
         }
         let answered = failing.answered.peek(url);
         let mut repositories = failing.questions.iter().filter_map(|((of, scope), record)| match scope {
-            Scope::Question(question) if of == url && answered.is_none_or(|at| record.last > *at) => {
+            Scope::Question(question)
+                if of == url && !record.of_body && answered.is_none_or(|at| record.last > *at) =>
+            {
                 Some(&question.repository)
             }
             _ => None,
@@ -157,7 +251,7 @@ impl Health {
         let mut failing = self.0.failing.lock();
         failing.hosts.remove(endpoint.base_url());
         failing.questions.retain(|(url, _), _| url != endpoint.base_url());
-        failing.hung.retain(|(url, _), _| url != endpoint.base_url());
+        failing.hung.retain(|(url, ..), _| url != endpoint.base_url());
         drop(failing);
         self.0.recorder.endpoint_removed(registry, &endpoint.host_and_port());
     }
@@ -177,169 +271,161 @@ impl Health {
         }
         record.requests.1 = record.requests.1.saturating_add(1);
         let slow = record.slow && record.last.elapsed() < SLOW_FAILURE_COUNTS_FOR;
-        // Other questions of a kind say where to ask first, and not that this one would fail.
-        let skip = (slow || record.requests.1 > REQUESTS_MAX) && !matches!(scope, Scope::Kind(_));
+        // Other questions of a kind, and other bodies, say where to ask first, and not that this one would fail.
+        let only_last = record.of_body || matches!(scope, Scope::Kind(_));
+        let skip = (slow || record.requests.1 > REQUESTS_MAX) && !only_last;
         Availability::Failing { error: record.error.clone(), skip }
     }
 
     /// Follows a request to `endpoint`, whose outcome is to be recorded.
     pub(crate) fn track(&self, endpoint: &Endpoint, question: Question) -> TrackedRequest {
-        TrackedRequest {
-            health: self.clone(),
-            question,
-            url: endpoint.base_url().to_owned(),
-            host: endpoint.host_and_port(),
-            started: None,
-            last_exchange: None,
-            finished: false,
-        }
+        let (url, host) = (endpoint.base_url().to_owned(), endpoint.host_and_port());
+        TrackedRequest::new(self.clone(), Asked { question, url, host })
     }
 
-    fn record_response(&self, request: &TrackedRequest) {
-        let before = self.0.failing.lock().end(&request.url, &request.question);
-        self.0.recorder.endpoint_up(request.question.repository.registry(), &request.host, true);
+    /// The endpoint answered; `with_body` if it brought the body too.
+    pub(super) fn record_response(&self, asked: &Asked, with_body: bool) {
+        let before = self.0.failing.lock().end(&asked.url, &asked.question, with_body);
+        self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, true);
         if let Some(failures) = before {
-            tracing::info!(endpoint = request.url, failures, "an endpoint answers again");
+            tracing::info!(endpoint = asked.url, failures, "an endpoint answers again");
         }
     }
 
-    fn record_connection(&self, request: &TrackedRequest) {
-        if self.0.failing.lock().hosts.remove(&request.url).is_some() {
-            tracing::info!(endpoint = request.url, "an endpoint can be reached again");
+    pub(super) fn record_connection(&self, asked: &Asked) {
+        if self.0.failing.lock().hosts.remove(&asked.url).is_some() {
+            tracing::info!(endpoint = asked.url, "an endpoint can be reached again");
         }
     }
 
-    fn record_failure(&self, request: &TrackedRequest, error: &Error, of_host: bool) {
-        let (registry, took) = (request.question.repository.registry(), request.last_exchange_took());
-        self.0.recorder.endpoint_up(registry, &request.host, false);
+    /// The host failed, after `took`.
+    pub(super) fn record_host_failure(&self, asked: &Asked, error: &Error, took: Duration) {
+        self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, false);
         let mut failing = self.0.failing.lock();
-        if of_host {
-            let before = failing.hosts.peek(&request.url);
-            let record = Record::after(before, request.asked(), error, took);
-            failing.hosts.insert(request.url.clone(), record);
-            return;
-        }
-        let mut scopes = vec![Scope::Question(request.question.clone())];
+        let before = failing.hosts.peek(&asked.url);
+        let record = Record::after(before, asked, error, took, FailedPart::Head);
+        failing.hosts.insert(asked.url.clone(), record);
+    }
+
+    /// The question failed, after `took`.
+    pub(super) fn record_failure(&self, asked: &Asked, error: &Error, took: Duration, part: FailedPart) {
+        self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, false);
+        let mut failing = self.0.failing.lock();
+        let mut scopes = vec![Scope::Question(asked.question.clone())];
         if took >= SLOW_FAILURE {
-            let key = (request.url.clone(), request.question.kind);
+            let key = (asked.url.clone(), asked.question.kind, part);
             let hung = failing.hung.get_or_insert_with(key, || 0);
             *hung = hung.saturating_add(1);
             if *hung >= HUNG_MAX {
-                scopes.push(Scope::Kind(request.question.kind));
+                scopes.push(Scope::Kind(asked.question.kind));
             }
         }
         for scope in scopes {
-            let key = (request.url.clone(), scope);
-            let record = Record::after(failing.questions.peek(&key), request.asked(), error, took);
+            let key = (asked.url.clone(), scope);
+            let record = Record::after(failing.questions.peek(&key), asked, error, took, part);
             failing.questions.insert(key, record);
         }
-        let of_kind = (request.url.clone(), Scope::Kind(request.question.kind));
+        let of_kind = (asked.url.clone(), Scope::Kind(asked.question.kind));
         if let Some(record) = failing.questions.get(&of_kind) {
             record.retry_later();
         }
         // Whether a request that was cancelled had a connection is not known: another one may try.
-        if let Some(record) = failing.hosts.get(&request.url) {
+        if let Some(record) = failing.hosts.get(&asked.url) {
             record.retry_later();
         }
     }
 
     /// The outcome of a request is not known: another one may try.
-    fn record_cancelled(&self, request: &TrackedRequest) {
+    pub(super) fn record_cancelled(&self, asked: &Asked) {
         let mut failing = self.0.failing.lock();
-        if let Some((_, record)) = failing.first_of(&request.url, &request.question) {
+        if let Some((_, record)) = failing.first_of(&asked.url, &asked.question) {
             record.retry_later();
         }
     }
 }
 
-/// A request that is sent to an endpoint, or about to be. Dropped before it has finished, it counts as cancelled.
-pub(crate) struct TrackedRequest {
-    health: Health,
-    question: Question,
-    url: String,
-    host: String,
-    started: Option<Instant>,
-    /// When the last exchange of the request began: the request itself or its last repetition.
-    last_exchange: Option<Instant>,
-    finished: bool,
-}
-
-impl TrackedRequest {
-    /// The request is sent now.
-    pub(crate) fn start(&mut self) {
-        self.started = Some(Instant::now());
-        self.last_exchange = self.started;
-    }
-
-    /// The request failed, and is repeated now. How slow an endpoint is, says the last exchange alone.
-    pub(crate) fn repeat(&mut self) {
-        self.last_exchange = Some(Instant::now());
-    }
-
-    /// Records the outcome. A redirect target that fails concerns the question, and a token server nothing here.
-    pub(crate) fn finish<T>(mut self, result: &Result<T, Failure>) {
-        self.finished = true;
-        let Err(Failure { error, party, .. }) = result else { return self.health.record_response(&self) };
-        match (party, error) {
-            // No request was sent, or none whose answer says something of the endpoint.
-            (_, Error::Declined { .. } | Error::Overloaded { .. }) | (Party::TokenServer, _) => {
-                self.health.record_cancelled(&self);
-            }
-            (Party::Endpoint, Error::Unreachable { stage, .. }) if stage.is_before_the_request() => {
-                self.health.record_failure(&self, error, true);
-            }
-            // A store's answer for one signed URL says nothing of other blobs.
-            (Party::RedirectTarget, Error::ServerError { status: 400..=407 | 410, .. }) => {
-                self.health.record_connection(&self);
-                self.health.record_cancelled(&self);
-            }
-            // Only over a connection can a request go unanswered.
-            (_, Error::Unreachable { .. } | Error::ServerError { .. }) => {
-                self.health.record_connection(&self);
-                self.health.record_failure(&self, error, false);
-            }
-            _ => self.health.record_response(&self),
+impl Failing {
+    /// The failure that concerns a question most: of the host, of the question itself, of its kind.
+    fn first_of(&mut self, url: &str, question: &Question) -> Option<(Scope, &mut Record)> {
+        if self.hosts.peek(url).is_some() {
+            return self.hosts.get(url).map(|record| (Scope::Host, record));
         }
+        let of_question = (url.to_owned(), Scope::Question(question.clone()));
+        let of_kind = (url.to_owned(), Scope::Kind(question.kind));
+        let key = if self.questions.peek(&of_question).is_some() { of_question } else { of_kind };
+        let scope = key.1.clone();
+        self.questions.get(&key).map(|record| (scope, record))
     }
 
-    /// Records the outcome of a request that only tests whether the endpoint answers at all.
-    pub(crate) fn finish_probe<T>(mut self, result: &Result<T, Error>) {
-        self.finished = true;
-        match result {
-            Err(error @ Error::Unreachable { .. }) => self.health.record_failure(&self, error, true),
-            Err(Error::Overloaded { .. }) => self.health.record_cancelled(&self),
-            _ => self.health.record_connection(&self),
+    /// The question was answered: neither the host nor the question nor its kind fails, except for bodies that do not come,
+    /// if this one has not come either. Returns how often the question had failed.
+    fn end(&mut self, url: &str, question: &Question, with_body: bool) -> Option<u32> {
+        let of_host = self.hosts.remove(url).map(|record| record.failures);
+        let of_question = self.end_scope(url, Scope::Question(question.clone()), with_body);
+        self.end_scope(url, Scope::Kind(question.kind), with_body);
+        self.hung.remove(&(url.to_owned(), question.kind, FailedPart::Head));
+        if with_body {
+            self.hung.remove(&(url.to_owned(), question.kind, FailedPart::Body));
         }
+        self.answered.insert(url.to_owned(), Instant::now());
+        of_host.or(of_question)
     }
 
-    fn asked(&self) -> Asked<'_> {
-        Asked { registry: self.question.repository.registry(), host: &self.host, url: &self.url }
-    }
-
-    fn last_exchange_took(&self) -> Duration {
-        self.last_exchange.map_or(Duration::ZERO, |began| began.elapsed())
-    }
-
-    fn running_for(&self) -> Duration {
-        self.started.map_or(Duration::ZERO, |started| started.elapsed())
+    fn end_scope(&mut self, url: &str, scope: Scope, with_body: bool) -> Option<u32> {
+        let key = (url.to_owned(), scope);
+        match self.questions.get(&key) {
+            Some(record) if record.of_body && !with_body => {
+                record.retry_later();
+                None
+            }
+            _ => self.questions.remove(&key).map(|record| record.failures),
+        }
     }
 }
 
-impl Drop for TrackedRequest {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
+impl Record {
+    fn after(before: Option<&Self>, asked: &Asked, error: &Error, took: Duration, part: FailedPart) -> Self {
+        let now = Instant::now();
+        let of_body = part == FailedPart::Body || before.is_some_and(|record| record.of_body);
+        let failures = before.map_or(0, |record| record.failures).saturating_add(1);
+        let registry = asked.question.repository.registry();
+        if failures == 1 {
+            tracing::warn!(endpoint = asked.url, %registry, %error, "an endpoint fails");
         }
-        let elapsed = self.running_for();
-        if elapsed >= HUNG {
-            // The caller ran out of time: from here, an endpoint that hangs looks like that.
-            let why = format!("no answer within {elapsed:.1?}");
-            let error = Error::Unreachable { host: self.host.clone(), stage: ConnectStage::Timeout, why };
-            self.health.record_failure(self, &error, false);
-        } else {
-            self.health.record_cancelled(self);
+        Self {
+            registry: registry.clone(),
+            host: asked.host.clone(),
+            error: error.clone(),
+            failures,
+            first: before.map_or(now, |record| record.first),
+            unreachable_since: before
+                .filter(|record| record.last.elapsed() <= RECENT)
+                .map_or(now, |record| record.unreachable_since),
+            last: now,
+            slow: took >= SLOW_FAILURE,
+            of_body,
+            retry_at: now + pause(failures, of_body),
+            retrying_since: None,
+            requests: before.map_or((now, 0), |record| record.requests),
         }
     }
+}
+
+impl Record {
+    /// A retry whose outcome went to another record does not hold up the next one for ever.
+    fn is_being_retried(&self) -> bool {
+        self.retrying_since.is_some_and(|since| since.elapsed() < RETRY_LASTS_MAX)
+    }
+
+    fn retry_later(&mut self) {
+        self.retrying_since = None;
+        self.retry_at = Instant::now() + pause(self.failures, self.of_body);
+    }
+}
+
+fn pause(failures: u32, of_body: bool) -> Duration {
+    let (first, longest) = if of_body { (BODY_PAUSE, BODY_PAUSE_MAX) } else { (PAUSE, PAUSE_MAX) };
+    first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest)
 }
 
 #[cfg(test)]

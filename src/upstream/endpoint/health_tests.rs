@@ -1,8 +1,8 @@
 //! Which endpoints fail, and for what.
 
-use super::super::failures::{PAUSE, QUESTIONS_MAX};
 use super::*;
-use crate::upstream::metrics::RequestKind;
+use crate::upstream::endpoint::tracked::HUNG;
+use crate::upstream::error::{ConnectStage, Failure, Party};
 
 fn health() -> Health {
     Health::new(Recorder::for_test())
@@ -280,4 +280,27 @@ async fn ever_new_failing_repositories_neither_grow_it_nor_hide_a_failing_host()
     }
     assert!(health.0.failing.lock().questions.len() <= QUESTIONS_MAX);
     assert!(health.unreachable_for(&away).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_is_no_sign_that_the_body_comes_now_and_bodies_make_no_outage() {
+    let (health, mine, other) = (health(), question(), of("b", RequestKind::Manifest));
+    let body_of = |question: &Question| health.track(&endpoint(), question.clone()).body();
+    body_of(&mine).stalled(&hangs().error);
+    assert_eq!(failing(&health, &mine), Some((hangs().error, false)), "asked last, and never refused");
+    assert!(is_healthy(&health, &other), "a neighbour");
+    for _ in 0..3 {
+        outcome(&health, mine.clone(), Ok(()), Duration::from_secs(1)).await;
+        assert!(failing(&health, &mine).is_some(), "a head ends it");
+    }
+    body_of(&other).stalled(&hangs().error);
+    assert!(failing(&health, &of("c", RequestKind::Manifest)).is_some(), "after the second");
+    assert!(!health.is_in_outage(&endpoint()), "its heads come");
+
+    tokio::time::advance(BODY_PAUSE).await;
+    let Availability::RetryDue(retry) = health.availability(&endpoint(), &mine) else { panic!("it is time") };
+    retry.tracked.finish(&Ok::<_, Failure>(()));
+    assert!(failing(&health, &mine).is_some(), "a head that is not followed by a body");
+    body_of(&mine).came();
+    assert!(is_healthy(&health, &mine) && is_healthy(&health, &of("c", RequestKind::Manifest)));
 }

@@ -1,11 +1,14 @@
 //! A transport for tests: a function answers every request, and what was sent is kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use parking_lot::Mutex;
 
 use crate::upstream::body::ResponseBody;
@@ -37,6 +40,8 @@ impl SentRequest {
 /// What becomes of a request.
 pub(crate) enum Outcome {
     Response(Response<String>),
+    /// A head, and a body that comes as it does.
+    Body(Response<ResponseBody>),
     /// The host cannot be reached.
     Unreachable,
     /// No response came in time.
@@ -87,6 +92,7 @@ impl SendRequest for Scripted {
                     Ok(response
                         .map(|text| Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()))
                 }
+                Outcome::Body(response) => Ok(response),
                 Outcome::Unreachable => {
                     let why = "connection refused".to_owned();
                     Err(Error::Unreachable { host: sent.host, stage: ConnectStage::Connect, why })
@@ -113,4 +119,14 @@ pub(crate) fn respond(status: u16, headers: &[(&str, &str)], body: &str) -> Outc
         response = response.header(*name, *value);
     }
     Outcome::Response(response.body(body.to_owned()).expect("a valid response"))
+}
+
+/// A response of status 200 whose body brings `bytes` each time that `every` is over, and does not end.
+pub(crate) fn drip(bytes: &'static [u8], every: Duration) -> Outcome {
+    let frames = stream::repeat(()).then(move |()| async move {
+        tokio::time::sleep(every).await;
+        Ok(Frame::data(Bytes::from_static(bytes)))
+    });
+    let response = Response::builder().status(200).body(BodyExt::boxed(StreamBody::new(Box::pin(frames))));
+    Outcome::Body(response.expect("a valid response"))
 }
