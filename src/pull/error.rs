@@ -175,6 +175,11 @@ impl Error {
         matches!(self, Self::Upstream(error) if error.revokes_access())
     }
 
+    /// Whether a denial was given to a request that showed no credential.
+    pub(crate) fn is_public(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.is_public())
+    }
+
     /// Whether it is the registry's own answer to the question, which a repeated question gets too.
     pub(crate) fn is_answer(&self) -> bool {
         matches!(self, Self::Upstream(error) if error.is_answer())

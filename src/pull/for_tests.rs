@@ -242,9 +242,12 @@ impl FakeRegistry {
             Some(users) if users.contains(&user.as_str()) => {
                 Ok(Proof::Principal { token_age: state.token_age })
             }
-            Some(_) => {
-                Err(Error::Refused { host: "reg.test".to_owned(), status: 401, why: "denied".to_owned() })
-            }
+            Some(_) => Err(Error::Refused {
+                host: "reg.test".to_owned(),
+                status: 401,
+                why: "denied".to_owned(),
+                public: false,
+            }),
         }
     }
 

@@ -13,10 +13,10 @@ use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::body::{brings, interrupted};
 use crate::upstream::endpoint::avoided::AvoidedEndpoints;
-use crate::upstream::endpoint::health::{Availability, Health, Question, Retry};
+use crate::upstream::endpoint::health::{Health, Question};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::{self, Endpoint};
-use crate::upstream::endpoint::tracked::TrackedRequest;
+use crate::upstream::endpoint::tracked::{Availability, Retry, TrackedRequest};
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::metrics::Recorder;
@@ -30,6 +30,9 @@ const RETRIES_MAX: u32 = 2;
 /// The longest time for a request over all endpoints and retries: until a small body has come whole, or the head of a
 /// large one.
 pub(super) const RESPONSE_WAIT: Duration = Duration::from_secs(20);
+/// Rounds over all endpoints after the first where an answer came, or the name was asked: together they take at least 5 s,
+/// and what is in front of a registry that starts anew gets few requests.
+const ROUNDS_MAX: u32 = 4;
 /// How long the body of a probe may take.
 const PROBE_BODY_WAIT: Duration = Duration::from_secs(8);
 
@@ -102,7 +105,8 @@ impl Attempts {
     }
 
     /// What `read` makes of the response of the first endpoint that has one. While none can be connected to, they are tried
-    /// again and again if the request has the patience, unless that has been so for longer than any request waits.
+    /// again and again if the request has the patience, unless that has been so for longer than any request waits; a few
+    /// times while they answer 502 to 504, close the connection, or have no name.
     async fn first_answer<T, F>(
         &self,
         request: &RegistryRequest<'_>,
@@ -118,7 +122,12 @@ impl Attempts {
             let pause = retry::pause(n, fastrand::f64());
             let in_vain = begun.elapsed() + pause >= RESPONSE_WAIT;
             match result {
-                Err(error) if error.is_refused_connection() && waits && !in_vain => {
+                Err(error)
+                    if waits
+                        && !in_vain
+                        && error.is_moment_away()
+                        && (error.is_refused_connection() || n < RETRIES_MAX + ROUNDS_MAX) =>
+                {
                     tokio::time::sleep(pause).await;
                 }
                 result => return result,
@@ -127,10 +136,11 @@ impl Attempts {
         Err(LastError::no_endpoint(request.repository.registry()).error)
     }
 
-    /// Whether no endpoint could be connected to for as long as a request waits.
+    /// Whether every endpoint has failed to answer the question for as long as a request waits.
     fn is_long_gone(&self, request: &RegistryRequest<'_>) -> Result<bool, Error> {
+        let question = Question { repository: request.repository.clone(), kind: request.kind };
         let gone = |endpoint: &Endpoint| {
-            self.health.unreachable_for(endpoint).is_some_and(|unreachable| unreachable >= RESPONSE_WAIT)
+            self.health.failing_for(endpoint, &question).is_some_and(|failing| failing >= RESPONSE_WAIT)
         };
         Ok(self.endpoints(request)?.iter().all(gone))
     }

@@ -187,6 +187,53 @@ async fn a_registry_that_is_gone_for_a_moment_fails_no_pull_that_cannot_go_elsew
     assert!(Instant::now() < back_at + Duration::from_secs(5));
 }
 
+/// How a registry is gone that is not only not there.
+const GONE: [fn() -> Outcome; 5] = [
+    || Outcome::Fails(ConnectStage::Head),
+    || Outcome::Fails(ConnectStage::Dns),
+    || status(502),
+    || status(503),
+    || status(504),
+];
+
+#[tokio::test(start_paused = true)]
+async fn however_a_registry_is_gone_for_a_moment_no_pull_fails_and_it_gets_few_requests() {
+    for (n, gone) in GONE.into_iter().enumerate() {
+        let begun = Instant::now();
+        let back_at = begun + Duration::from_millis(1_500);
+        let world = World::new(move |_| if Instant::now() < back_at { gone() } else { status(200) });
+        world.request(None).await.unwrap_err();
+        assert!(
+            Instant::now() < back_at,
+            "{n}: a client that asks the registry itself is sent there at once"
+        );
+        world.patient_request().await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(8), "{n}: {:?}", begun.elapsed());
+
+        let world = World::new(move |_| gone());
+        let begun = Instant::now();
+        world.patient_request().await.unwrap_err();
+        assert!(begun.elapsed() < RESPONSE_WAIT, "{n}: {:?}", begun.elapsed());
+        assert!(world.counts().1 <= 8, "{n}: {:?}", world.counts());
+        while begun.elapsed() < RESPONSE_WAIT + Duration::from_secs(2) {
+            world.patient_request().await.unwrap_err();
+        }
+        let begun = Instant::now();
+        world.patient_request().await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{n}: every request of an outage is waited with");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_registry_answers_is_not_asked_again_and_again() {
+    for code in [400, 403, 404, 500, 501] {
+        let world = World::new(move |_| status(code));
+        let begun = Instant::now();
+        world.patient_request().await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{code}: {:?}", begun.elapsed());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_stays_away_is_waited_for_once_and_with_few_requests() {
     let world = World::new(|_| Outcome::Unreachable);

@@ -42,7 +42,7 @@ use crate::upstream::transport::configured::Configured;
 /// The longest time between two chunks of a body where another endpoint can be asked: all of them have to fit into the
 /// time for which a client waits.
 const IDLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(10);
-/// The longest time for all of a manifest's or list's body there: the next endpoint needs the rest of the time for which a
+/// The longest time for all of a manifest's body there: the next endpoint needs the rest of the time for which a
 /// request is tried.
 const WHOLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(8);
 
@@ -289,12 +289,13 @@ impl Upstream {
     ) -> Result<Allowed<Page>, Error> {
         let request = RegistryRequest::list(repository, listing, query, auth);
         let read = |response: RegistryResponse| async move {
-            let RegistryResponse { response, host, proof, has_alternative, .. } = response;
+            let RegistryResponse { response, host, proof, has_alternative, tracked, .. } = response;
+            let idle = self.body_wait(has_alternative).idle;
             let (head, body) = response.into_parts();
             let received = self.0.received.counter_for(repository.registry());
             let chunks = Chunks { body, host: host.clone(), received };
             let body = Download::new(None, 0, proof, chunks);
-            Page::begin(&head.headers, host.clone(), body.bounded(host, self.idle(has_alternative))).await
+            Page::begin(&head.headers, host.clone(), body.bounded(host, idle, tracked, has_alternative)).await
         };
         self.0.attempts.send_and_read(&request, read).await
     }

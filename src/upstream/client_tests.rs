@@ -322,6 +322,37 @@ async fn another_range_of_a_mirror_is_followed_by_the_registry() {
     assert_eq!(hosts(&transport), ["mirror", "reg", "reg"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_range_that_is_refused_is_followed_by_one_request_for_the_whole() {
+    for refusal in [400, 403, 405, 422, 501] {
+        for by_store in [true, false] {
+            let (upstream, transport) = upstream(move |request| match request.host.as_str() {
+                "reg.example.com:443" if by_store => {
+                    respond(307, &[("location", "https://store.example.net/x?sig=1")], "")
+                }
+                _ if !request.header("range").is_empty() => status(refusal),
+                _ if request.method == Method::HEAD => status(403),
+                _ => respond(200, &[("content-length", "5")], "12345"),
+            });
+            let (repository, auth) = (repository(), anonymous());
+            let download = upstream.download(&repository, digest(), 2, None, &auth).await.unwrap();
+            assert_eq!((download.size, download.offset), (Some(5), 0), "{refusal}");
+            assert_eq!(methods(&transport).len(), if by_store { 4 } else { 2 }, "{refusal}");
+            let head = upstream.confirm_blob(&repository, digest(), &auth).await.unwrap();
+            assert_eq!(head.value.size, Some(5), "{refusal}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_says_nothing_of_the_range_is_not_asked_again() {
+    for (refusal, requests) in [(401, 1), (404, 1), (410, 1), (416, 1), (429, 1), (403, 2)] {
+        let (upstream, transport) = upstream(move |_| status(refusal));
+        let error = upstream.download(&repository(), digest(), 2, None, &anonymous()).await.err().unwrap();
+        assert_eq!(methods(&transport).len(), requests, "{refusal}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn a_range_that_is_not_satisfiable_is_told_with_the_size() {
     for (content_range, expected) in [("bytes */5", Some(5)), ("", None), ("bytes 0-4/5", None)] {

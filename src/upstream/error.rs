@@ -73,6 +73,8 @@ pub enum Error {
         status: u16,
         /// Why no other authentication was tried.
         why: String,
+        /// Whether no credential was shown, so that this says nothing of one.
+        public: bool,
     },
     /// The challenge could not be answered: its token server gives no token, its realm must not be asked, or it cannot be
     /// understood. That is no word of the registry about the credential.
@@ -241,6 +243,17 @@ impl Error {
         matches!(self, Self::Unreachable { stage: ConnectStage::Connect, .. })
     }
 
+    /// Whether the registry was not there, or what is in front of it said so: it may be back in a moment.
+    pub(super) fn is_moment_away(&self) -> bool {
+        match self {
+            Self::Unreachable { stage, .. } => {
+                matches!(stage, ConnectStage::Connect | ConnectStage::Head | ConnectStage::Dns)
+            }
+            Self::ServerError { status, .. } => matches!(status, 502..=504),
+            _ => false,
+        }
+    }
+
     /// Whether the same request may succeed at once: it failed quickly, and the cause may have passed.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
@@ -270,6 +283,12 @@ impl Error {
     /// hides what it denies may say so, too.
     pub fn says_content_is_gone(&self) -> bool {
         matches!(self, Self::NotFound { unknown: Unknown::Content, .. })
+    }
+
+    /// Whether a denial was given to a request that showed no credential: then it is about everyone's right, and not about
+    /// that of a credential that was not shown.
+    pub fn is_public(&self) -> bool {
+        matches!(self, Self::Refused { public: true, .. } | Self::NotFound { public: true, .. })
     }
 
     /// Whether another endpoint of the same registry may still deliver.

@@ -70,6 +70,11 @@ impl Exchange {
             }
         }
         let answer = self.final_response(&mut state).await;
+        if state.is_plain_head_unclear
+            && let Some(opened) = self.opened_by_get(&state).await
+        {
+            return Ok(opened);
+        }
         let verdict =
             if request.method == Method::HEAD { head_verdict(&state, &answer) } else { HeadVerdict::Stands };
         let host = endpoint.host_and_port();
@@ -79,7 +84,7 @@ impl Exchange {
                 if request.method == Method::HEAD && is_yes {
                     self.heads.record_use(&host, request.kind);
                 }
-                self.classify(&state, answer).await
+                self.classify_or_ask_whole(state, answer).await
             }
             HeadVerdict::ToBeConfirmed(contradiction) => {
                 let confirmed = self.confirm(state).await?;
@@ -140,8 +145,61 @@ impl Exchange {
         }
         let mut state = ExchangeState { authorizations, asked_plainly, ..ExchangeState::new(endpoint, &get) };
         let answer = self.final_response(&mut state).await;
-        let result = self.classify(&state, answer).await;
+        let result = self.classify_or_ask_whole(state, answer).await;
         self.rate_limits.record_result(account, request.repository, &class, result)
+    }
+
+    /// What the answer to a request means; one for a range that is refused is sent once more for the whole, from the endpoint
+    /// on: some object stores refuse every range, and not only by 416. Who asked skips what comes before, or drops the rest.
+    async fn classify_or_ask_whole(
+        &self,
+        mut state: ExchangeState<'_>,
+        answer: Result<Response<ResponseBody>, Error>,
+    ) -> Result<RegistryResponse, Failure> {
+        let whole = state.request.without_range();
+        let refused = answer.as_ref().is_ok_and(|response| may_refuse_range(response.status()));
+        let (Some(whole), true) = (whole, refused) else { return self.classify(&state, answer).await };
+        let answer = match answer {
+            Ok(response) => Ok(without_body(response).await),
+            Err(error) => Err(error),
+        };
+        let asked_plainly = state.asked_plainly;
+        let mut again = ExchangeState { asked_plainly, ..ExchangeState::new(state.endpoint, &whole) };
+        again.authorizations = std::mem::take(&mut state.authorizations);
+        let plain = self.final_response(&mut again).await;
+        if plain.as_ref().is_ok_and(|response| response.status() == StatusCode::OK) {
+            return self.classify(&again, plain).await;
+        }
+        state.authorizations = std::mem::take(&mut again.authorizations);
+        self.classify(&state, answer).await
+    }
+
+    /// The answer to a plain `GET`, if that opens what a plain `HEAD` did not. A challenge is not answered: that was done.
+    async fn opened_by_get(&self, head: &ExchangeState<'_>) -> Option<RegistryResponse> {
+        let (endpoint, request) = (head.endpoint, head.request);
+        let get = request.confirming();
+        let (registry, class) = (request.repository.registry(), (get.kind, Method::GET));
+        let principal = self.principal(endpoint, request);
+        let account = Account { registry, endpoint: endpoint.base_url(), principal };
+        self.rate_limits
+            .wait_until_held_back_for(account, request.repository, &class)
+            .await
+            .is_none()
+            .then_some(())?;
+        let mut state = ExchangeState { asked_plainly: true, ..ExchangeState::new(endpoint, &get) };
+        let answer = loop {
+            match self.send_once(&state).await {
+                Ok(response) if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) => {
+                    self.follow_redirect(&mut state, response).await.ok()?;
+                }
+                answer => break answer,
+            }
+        };
+        let result = self.classify(&state, answer).await;
+        let opened = self.rate_limits.record_result(account, request.repository, &class, result).ok()?;
+        self.authenticator.record_open(&head.endpoint.version_url(), request.repository);
+        self.heads.record_contradiction(&endpoint.host_and_port(), request.kind, Contradiction::Lasting);
+        Some(opened)
     }
 
     /// The first response that is neither a challenge that can be answered nor a redirect.
@@ -151,6 +209,8 @@ impl Exchange {
             if let Some(attempt) = state.plain.take()
                 && !self.is_opened(state, &attempt, &response)
             {
+                state.is_plain_head_unclear = state.request.method == Method::HEAD
+                    && challenge::parse(response.headers(), state.request.repository).is_none();
                 drain(response.into_body()).await;
                 let PlainAttempt { refused, otherwise, .. } = attempt;
                 state.authorizations.extend(refused.map(|refused| (state.home.clone(), refused)));
@@ -342,6 +402,12 @@ impl Exchange {
             now: self.clock.now(),
         }
     }
+}
+
+/// Whether this may be the answer to the range and not to the question: no word about the credential (401), the content (404,
+/// 410) or the moment (408, 429), and not the one that says so (416), whose size counts.
+fn may_refuse_range(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 402 | 403 | 405..=407 | 409 | 411..=415 | 417..=428 | 430..=499 | 501)
 }
 
 #[cfg(test)]

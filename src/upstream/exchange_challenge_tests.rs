@@ -28,10 +28,19 @@ fn exchange(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -
 }
 
 async fn blob(exchange: &Exchange, path: &str, user: Option<(&str, &str)>) -> Result<Proof, Error> {
+    blob_by(exchange, Method::GET, path, user).await
+}
+
+async fn blob_by(
+    exchange: &Exchange,
+    method: Method,
+    path: &str,
+    user: Option<(&str, &str)>,
+) -> Result<Proof, Error> {
     let repository: Repository = format!("reg.example.com/{path}").parse().unwrap();
     let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
     let auth = AuthContext::for_test(user);
-    let request = RegistryRequest::blob(Method::GET, &repository, digest, &auth);
+    let request = RegistryRequest::blob(method, &repository, digest, &auth);
     let endpoint = Endpoint::for_test("https://reg.example.com");
     exchange.send(&endpoint, &request).await.map(|response| response.proof).map_err(|failure| failure.error)
 }
@@ -111,6 +120,49 @@ async fn a_public_repository_is_open_although_a_renewed_token_for_it_is_refused(
             |request: &&SentRequest| request.host == REGISTRY && request.header("authorization").is_empty();
         assert_eq!(sent.iter().filter(is_bare).count(), times, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_public_image_whose_plain_head_is_refused_is_opened_by_a_plain_get_and_no_login_is_repeated() {
+    for head in [401, 403, 404, 405] {
+        for outdated in [|| status(401), || status(404)] {
+            let (transport, exchange) = exchange(move |request| {
+                let plain = request.header("authorization").is_empty();
+                match (request.host.as_str(), &request.method) {
+                    (TOKENS, _) if plain => token(),
+                    (TOKENS, _) => outdated(),
+                    _ if request.url.contains("/private/") && plain => challenged(CHALLENGE),
+                    (_, &Method::HEAD) if plain => status(head),
+                    _ => respond(206, &[("content-range", "bytes 0-0/5")], "1"),
+                }
+            });
+            blob(&exchange, "private", None).await.unwrap();
+            for (n, logins) in [(0, 1), (1, 0)] {
+                let before = transport.sent().len();
+                let proof = blob_by(&exchange, Method::HEAD, "open", Some(("u", "old"))).await;
+                assert_eq!(proof, Ok(Proof::Public), "{head} {n}");
+                assert_eq!(sent_to(&transport, TOKENS, before), logins, "{head} {n}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_without_a_challenge_says_nothing_of_a_credential_that_was_not_shown() {
+    let unknown = r#"{"errors": [{"code": "NAME_UNKNOWN"}]}"#;
+    for (code, body) in [(401, ""), (403, ""), (404, unknown)] {
+        let (_, exchange) = exchange(move |_| respond(code, &[], body));
+        let error = blob(&exchange, "a", None).await.unwrap_err();
+        assert!(error.revokes_access() && error.is_public(), "{code}: {error}");
+        let error = blob(&exchange, "a", Some(("u", "p"))).await.unwrap_err();
+        assert!(!error.revokes_access() || error.is_public(), "{code}: {error}");
+    }
+    let (_, exchange) = exchange(|request| match request.header("authorization") {
+        "" => challenged(r#"Basic realm="x""#),
+        _ => status(403),
+    });
+    let error = blob(&exchange, "a", Some(("u", "p"))).await.unwrap_err();
+    assert!(error.revokes_access() && !error.is_public(), "it was shown: {error}");
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(super) struct ExchangeState<'a> {
     /// Set while the endpoint is asked without the authorization that it is expected to want.
     pub(super) plain: Option<PlainAttempt>,
     pub(super) asked_plainly: bool,
+    /// Whether a plain `HEAD` was not opened, and not challenged either: a plain `GET` may be.
+    pub(super) is_plain_head_unclear: bool,
 }
 
 /// Why an endpoint is asked without authorization although it gave a challenge before: that challenge may not hold for
@@ -57,6 +59,7 @@ impl<'a> ExchangeState<'a> {
             unanswerable: false,
             plain: None,
             asked_plainly: false,
+            is_plain_head_unclear: false,
         }
     }
 

@@ -21,16 +21,17 @@ pub struct AuthContext {
     /// Set if the response is to prove a right: then only authoritative endpoints get the request, with a token no older
     /// than this. Without it, any endpoint may deliver.
     pub proof: Option<Duration>,
-    /// Whether it is worth waiting for an endpoint that refuses connections.
+    /// Whether it is worth waiting for an endpoint that is gone for a moment.
     pub patience: Patience,
 }
 
-/// What is done when no endpoint can be connected to.
+/// What is done when no endpoint is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Patience {
     /// The request fails at once: its client can ask the registry itself, or there is something older to serve.
     None,
-    /// Connecting is tried again for as long as a client waits: an upstream that is gone for a moment fails no pull.
+    /// Connecting is tried again for as long as a client waits, and what answers 502 to 504 or has no name a few times: an
+    /// upstream that is gone for a moment fails no pull.
     Wait,
 }
 
@@ -169,6 +170,11 @@ impl<'a> RegistryRequest<'a> {
             None => (from > 0).then(|| format!("bytes={from}-")),
         };
         Self { range, ..self }
+    }
+
+    /// The same request for all bytes, if this one is for some.
+    pub(super) fn without_range(&self) -> Option<Self> {
+        self.range.is_some().then(|| Self { range: None, ..self.clone() })
     }
 
     /// The headers of the HTTP request. `extra` are those of a docker config: none of them replaces one of ours.

@@ -80,6 +80,7 @@ impl ResponseContext<'_> {
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
         let credential = || match self.presented.principal.kind {
+            _ if proof == Proof::Public => "a request without a credential",
             PrincipalKind::Caller => "the caller's credential",
             PrincipalKind::Node => "the node's credential",
             PrincipalKind::Provider => "the credential of a plugin",
@@ -102,9 +103,10 @@ impl ResponseContext<'_> {
             400 if matches!(self.kind, RequestKind::Tags | RequestKind::Referrers) => {
                 Err(Error::QueryRefused { host })
             }
-            401 => Err(Error::Refused { host, status, why: format!("it refuses {}", credential()) }),
-            403 => {
-                Err(Error::Refused { host, status, why: format!("it forbids access to {}", credential()) })
+            401 | 403 => {
+                let what = if status == 401 { "refuses" } else { "forbids access to" };
+                let (why, public) = (format!("it {what} {}", credential()), proof == Proof::Public);
+                Err(Error::Refused { host, status, why, public })
             }
             404 | 410 => {
                 // Only the registry itself knows what it has.

@@ -121,9 +121,9 @@ async fn a_layer_that_a_mirror_damages_or_breaks_off_is_pulled_all_the_same() {
     for (seed, fault, reason) in [
         (1, Fault::DamagedEnd, "digest"),
         (2, Fault::CloseAfter(300_000), "broken_off"),
-        (3, Fault::StallAfter(300_000), "broken_off"),
         (4, Fault::CloseAfter(0), "broken_off"),
         (5, Fault::Corrupt, "digest"),
+        (3, Fault::StallAfter(300_000), "broken_off"),
     ] {
         let (bytes, path) = scene.blob(LAYER, seed).await;
         scene.mirror.behave();
@@ -134,6 +134,10 @@ async fn a_layer_that_a_mirror_damages_or_breaks_off_is_pulled_all_the_same() {
         assert_eq!(scene.wrong(reason).await - before, 1.0, "{seed}: {reason}");
         scene.is_stored(&path, &bytes).await;
     }
+    // A mirror that stalls is not waited for a second time.
+    let (bytes, path) = scene.blob(LAYER, 6).await;
+    assert!(is_whole(&scene.larder.get(&path).await, &bytes));
+    assert_eq!(scene.asked(), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

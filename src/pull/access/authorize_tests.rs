@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pull::for_tests::{self, Parts};
+use crate::reference::PrincipalKind;
 
 async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
     parts.access.confirm_blob(context, Digest::of(b"layer"), None).await.map(|head| assert!(head.has_digest))
@@ -21,6 +22,26 @@ async fn one_tenants_right_is_no_other_tenants_and_its_denial_ends_no_other_righ
     parts.registry.allow(&app, &[]);
     assert!(confirm(&parts, &alice).await.unwrap_err().is_denied());
     assert!(parts.access.known().fresh(&alice, Use::Read).await.is_none(), "a right outlived its denial");
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_right_of_what_was_shown_and_everyones_where_nothing_was() {
+    for public in [true, false] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        parts.registry.push(&app, None, b"layer");
+        let (alice, anonymous) = (parts.pull_as("alice", &app), for_tests::pull(&app));
+        confirm(&parts, &anonymous).await.unwrap();
+        parts.registry.allow(&app, &["alice"]);
+        confirm(&parts, &alice).await.unwrap();
+        let (host, why) = ("reg.test".to_owned(), String::new());
+        let refused = upstream::Error::Refused { host, status: 403, why, public };
+        parts.registry.fail(Some(refused));
+        confirm(&parts, &alice).await.unwrap_err();
+        let grants = parts.access.known().witnesses(&app).await;
+        let kinds: Vec<_> = grants.iter().map(|principal| principal.kind).collect();
+        let left = if public { PrincipalKind::Caller } else { PrincipalKind::Anonymous };
+        assert_eq!(kinds, [left], "{public}");
+    }
 }
 
 #[tokio::test]

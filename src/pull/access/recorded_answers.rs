@@ -100,10 +100,16 @@ impl RecordedAnswers {
                 self.outages.end(registry).await;
                 if error.revokes_access() && question.subject != Subject::List {
                     let (repository, source) = (&question.repository, &presented.source);
-                    tracing::info!(%repository, %source, %error, "upstream refused a credential");
-                    self.principals.refused(repository, presented);
-                    if proves.is_some() && self.grants.end(&question.repository, question.principal).await {
-                        self.metrics.count_right(question.principal, "ended");
+                    // Where no credential was shown, everyone's right ends, and not that of the credential.
+                    let concerned = if error.is_public() {
+                        self.principals.anonymous()
+                    } else {
+                        tracing::info!(%repository, %source, %error, "upstream refused a credential");
+                        self.principals.refused(repository, presented);
+                        question.principal
+                    };
+                    if proves.is_some() && self.grants.end(repository, concerned).await {
+                        self.metrics.count_right(concerned, "ended");
                     }
                 }
                 if error.is_answer() {

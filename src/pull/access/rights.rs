@@ -2,7 +2,7 @@
 //!
 //! Upstream proves a right by answering; the proof is fresh for `grant_ttl`. When upstream cannot be asked, what was
 //! proved before holds: for shared principals (anonymous, the node's, the plugins') as long as the outage lasts, for a
-//! caller's own credential for `outage_grace`. A rate limit is no outage: it stretches a caller's proof a little.
+//! caller's own credential for `outage_grace`. A rate limit is no outage: it stretches every proof a little.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::upstream;
 
 /// With `grant_ttl = "0s"` a resolve covers the digests of that one pull.
 const ONE_PULL: Duration = Duration::from_secs(60);
-/// How much a rate limit stretches a caller's proof.
+/// How much a rate limit stretches a proof.
 const RATE_LIMIT_GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// What a request asks of a right.
@@ -59,11 +59,12 @@ pub(crate) fn is_fresh(age: Duration, wanted: Use, terms: &Terms) -> bool {
 /// Whether a proof of this age holds while upstream cannot be asked.
 pub(crate) fn holds(kind: PrincipalKind, age: Duration, trouble: Trouble, terms: &Terms) -> bool {
     match trouble {
+        // Whoever uses up a limit would open for all what the registry closed long ago.
+        Trouble::RateLimit => age <= terms.grant_ttl + RATE_LIMIT_GRACE,
         _ if kind.is_shared() => true,
         Trouble::Outage => age <= terms.outage_grace,
         // Else a caller that makes a plugin of the node slow would keep what the registry took from it.
         Trouble::NotAsked => false,
-        Trouble::RateLimit => age <= terms.grant_ttl + RATE_LIMIT_GRACE,
     }
 }
 
@@ -100,7 +101,11 @@ mod tests {
         for (kind, minutes, trouble, expected) in [
             (Anonymous, 1_000_000, Outage, true),
             (Node, 1_000_000, Outage, true),
-            (Provider, 1_000_000, RateLimit, true),
+            (Provider, 1_000_000, Outage, true),
+            (Provider, 20, RateLimit, true),
+            (Provider, 21, RateLimit, false),
+            (Node, 21, RateLimit, false),
+            (Anonymous, 21, RateLimit, false),
             (Caller, 1_000, Outage, true),
             (Caller, 1_001, Outage, false),
             (Caller, 20, RateLimit, true),

@@ -32,7 +32,7 @@ fn failures() -> Vec<upstream::Error> {
         upstream::Error::ServerError { host: host(), status: 502 },
         upstream::Error::RateLimited { host: host(), retry_after: None },
         upstream::Error::NotFound { host: host(), unknown: upstream::Unknown::Repository, public: true },
-        upstream::Error::Refused { host: host(), status: 401, why: "denied".to_owned() },
+        upstream::Error::Refused { host: host(), status: 401, why: "denied".to_owned(), public: false },
         upstream::Error::Invalid { host: host(), why: "nonsense".to_owned() },
     ]
 }
@@ -129,7 +129,12 @@ async fn a_download_that_its_leader_cannot_go_on_with_goes_on_in_a_followers_rep
         breaks_at: Some(100_000),
     };
     scene.parts.registry.mirror(&scene.bad, scene.digest, broken);
-    let refused = upstream::Error::Refused { host: "reg.test".to_owned(), status: 403, why: String::new() };
+    let refused = upstream::Error::Refused {
+        host: "reg.test".to_owned(),
+        status: 403,
+        why: String::new(),
+        public: false,
+    };
     let gate = scene.parts.registry.fail_download(&scene.bad, refused);
     let follow = async {
         while scene.parts.blobs.downloads() == 0 {

@@ -51,10 +51,21 @@ impl ConfirmedTags {
     }
 
     /// How long the tag has been served from its record because upstream could not say what it names, or did not deliver
-    /// that: from now on, if it was not until now.
-    pub(crate) fn stale_for(&self, repository: &Repository, tag: &Tag, now: Timestamp) -> Duration {
+    /// that: since `begun`, if nothing is known of it. Only [`Self::confirm`] ends that time, and no change of the reason.
+    pub(crate) fn stale_for(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        begun: Timestamp,
+        now: Timestamp,
+    ) -> Duration {
         let name = (repository.clone(), tag.clone());
-        self.stale_since.lock().get_or_insert_with(name, || now).age_at(now)
+        self.stale_since.lock().get_or_insert_with(name, || begun).age_at(now)
+    }
+
+    /// Whether upstream said what the tag names since the daemon started.
+    pub(crate) fn is_known(&self, repository: &Repository, tag: &Tag) -> bool {
+        self.confirmed.lock().peek(&(repository.clone(), tag.clone())).is_some()
     }
 
     pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
@@ -98,9 +109,10 @@ mod tests {
     fn a_tag_is_stale_from_the_first_time_until_upstream_says_what_it_names() {
         let (tags, app, tag) =
             (ConfirmedTags::default(), "reg.test/app".parse().unwrap(), "v1".parse().unwrap());
-        let at = |seconds| tags.stale_for(&app, &tag, Timestamp(seconds)).as_secs();
+        let stale_for = |tag: &Tag, at| tags.stale_for(&app, tag, Timestamp(at), Timestamp(at));
+        let at = |seconds| stale_for(&tag, seconds).as_secs();
         assert_eq!([at(100), at(160)], [0, 60]);
-        assert_eq!(tags.stale_for(&app, &"v2".parse().unwrap(), Timestamp(160)).as_secs(), 0, "another tag");
+        assert_eq!(stale_for(&"v2".parse().unwrap(), 160).as_secs(), 0, "another tag");
         tags.confirm(&app, &tag, Digest::of(b"x"), Timestamp(200));
         assert_eq!([at(300), at(310)], [0, 10]);
         tags.forget(&app, &tag);

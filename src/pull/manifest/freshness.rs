@@ -65,7 +65,7 @@ impl Rules {
 
 /// Whether a tag names something attached to an image: `sha256-<hex>` or `sha512-<hex>`, of which the referrers tag schema
 /// of the distribution specification has the first 64 digits, or the same with `.sig`, `.att` or `.sbom`, as cosign does.
-fn is_attached(tag: &Tag) -> bool {
+pub(super) fn is_attached(tag: &Tag) -> bool {
     let tag = tag.as_str();
     let of = |algorithm: Algorithm| tag.strip_prefix(algorithm.name())?.strip_prefix('-');
     let hex =
@@ -180,7 +180,7 @@ mod tests {
             Error::Unreachable { host: host(), stage: ConnectStage::Connect, why: String::new() };
         let limited = Error::RateLimited { host: host(), retry_after: None };
         let failing = Error::ServerError { host: host(), status: 503 };
-        let refused = Error::Refused { host: host(), status: 403, why: String::new() };
+        let refused = Error::Refused { host: host(), status: 403, why: String::new(), public: false };
         let gone = Error::NotFound { host: host(), unknown: Unknown::Unsaid, public: false };
         let invalid = Error::Invalid { host: host(), why: String::new() };
 

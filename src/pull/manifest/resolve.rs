@@ -24,7 +24,7 @@ use crate::pull::error::{Error, Fault};
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Repository, Tag};
 use crate::store::{Records, TagRecord};
-use crate::support::clock::Moment;
+use crate::support::clock::{Moment, Timestamp};
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
@@ -336,10 +336,11 @@ impl Tags {
     ) -> Result<ManifestAnswer, Error> {
         let Inner { access, stored, .. } = &*self.0;
         let (repository, known) = (context.repository(), access.known());
-        let lasted = match access.outage_lasted(repository.registry(), &error).await {
-            Some(lasted) => lasted,
-            None => self.0.confirmed.stale_for(repository, tag, self.0.records.clock().now()),
-        };
+        let outage = access.outage_lasted(repository.registry(), &error).await;
+        let now = self.0.records.clock().now();
+        let begun = self.stale_from(context, tag, record, outage);
+        let stale = self.0.confirmed.stale_for(repository, tag, begun, now);
+        let lasted = outage.map_or(stale, |outage| outage.max(stale));
         let young = lasted < self.freshness(repository, tag).stale_if_error;
         let may_read = known.is_open_to_all(repository)
             || known.held_since(context, &error).await.is_some()
@@ -351,6 +352,23 @@ impl Tags {
         let request = context.request_id();
         tracing::warn!(%request, %repository, %tag, %error, "serving the manifest that the tag last named");
         Ok(answer.stale(record.confirmed_at, error))
+    }
+
+    /// Since when a tag is taken to be served stale that was not known to be: from now on; but a signature or attestation,
+    /// of which little is known after a restart, from when upstream last named it, unless there is an outage, whose start is
+    /// on the disk.
+    fn stale_from(
+        &self,
+        context: &PullContext,
+        tag: &Tag,
+        record: TagRecord,
+        outage: Option<Duration>,
+    ) -> Timestamp {
+        let is_known = self.0.confirmed.is_known(context.repository(), tag);
+        if freshness::is_attached(tag) && outage.is_none() && !is_known {
+            return record.confirmed_at;
+        }
+        self.0.records.clock().now()
     }
 
     /// Under `policy = "open"` what is cached is for every pod, also where upstream refuses this one.

@@ -138,13 +138,13 @@ impl Authenticator {
             // It was not shown any credential, so that it said nothing about one.
             return Err(match request.presented.credential {
                 Some(_) => Error::Unauthenticated { host, why },
-                None => Error::Refused { host, status: 401, why },
+                None => Error::Refused { host, status: 401, why, public: true },
             });
         };
         // The same user name and password would only be refused again.
         if refused.is_some() && matches!(challenge, Challenge::Basic) {
             let why = "it refuses the user name and password".to_owned();
-            return Err(Error::Refused { host: authority(request.url), status: 401, why });
+            return Err(Error::Refused { host: authority(request.url), status: 401, why, public: false });
         }
         let made = self.made_for(challenge, refused.is_some(), request).await?;
         self.challenges.remember(origin, &made.challenge, repository);
@@ -215,7 +215,7 @@ impl Lacks {
         match self {
             Self::Credential => {
                 let why = "it asks for a user name and password".to_owned();
-                Error::Refused { host, status: 401, why }
+                Error::Refused { host, status: 401, why, public: true }
             }
             Self::Password => {
                 let why = "it takes no identity token, only a user name and password".to_owned();

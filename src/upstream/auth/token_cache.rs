@@ -199,7 +199,12 @@ mod tests {
     async fn a_refused_login_is_not_repeated_at_once_and_another_password_is_not_taken_for_it() {
         let (cache, ttl) = (TokenCache::default(), Duration::from_secs(3));
         let [wrong, right] = ["wrong", "right"].map(|p| Credential::password("u", p).unwrap());
-        let error = Error::Refused { host: "auth.test:443".to_owned(), status: 401, why: String::new() };
+        let error = Error::Refused {
+            host: "auth.test:443".to_owned(),
+            status: 401,
+            why: String::new(),
+            public: false,
+        };
         cache.record_refusal(&key(1), &wrong, &error);
         assert_eq!(cache.refusal(&key(1), &wrong, ttl), Some(error));
         assert_eq!(cache.refusal(&key(1), &right, ttl), None, "the password was changed");

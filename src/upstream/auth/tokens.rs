@@ -192,7 +192,7 @@ impl Inner {
             // It checks the credential in the registry's place.
             status @ (401 | 403) => {
                 let why = format!("as the token server it answered {status}");
-                return Err(Error::Refused { host, status: 401, why });
+                return Err(Error::Refused { host, status: 401, why, public: credential.is_none() });
             }
             // A redirect, a path that is not there, a request that it does not understand: no word about the credential.
             status => {

@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use crate::reference::{Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::upstream::endpoint::select::Endpoint;
-use crate::upstream::endpoint::tracked::TrackedRequest;
 use crate::upstream::error::Error;
 use crate::upstream::metrics::{Recorder, RequestKind};
 
@@ -140,7 +139,7 @@ struct Record {
     failures: u32,
     first: Instant,
     /// The first failure since the last gap of more than [`RECENT`].
-    unreachable_since: Instant,
+    failing_since: Instant,
     last: Instant,
     /// Whether the last failure took at least [`SLOW_FAILURE`].
     slow: bool,
@@ -153,27 +152,15 @@ struct Record {
     requests: (Instant, u32),
 }
 
-/// What to do with an endpoint.
-pub(crate) enum Availability {
+/// How an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
     /// Not known to fail.
     Healthy,
-    /// Failing, and due for a retry: by the holder of this, and by no other request meanwhile.
-    RetryDue(Retry),
-    /// Failing.
-    Failing {
-        /// Its last failure.
-        error: Error,
-        /// Whether no request should be sent even where there is no alternative: the last failure was slow, or there
-        /// were enough requests in this second.
-        skip: bool,
-    },
-}
-
-/// A retry that is due.
-pub(crate) struct Retry {
-    pub(crate) tracked: TrackedRequest,
-    /// Whether a connection is enough to end the failure; otherwise the question itself has to be answered.
-    pub(crate) is_of_host: bool,
+    /// Failing, and due for a retry by the request that was told so; if a connection is enough to end the failure, `is_of_host`.
+    RetryDue { is_of_host: bool },
+    /// Failing; see [`super::tracked::Availability`].
+    Failing { error: Error, skip: bool },
 }
 
 impl Health {
@@ -217,13 +204,14 @@ impl Health {
         all
     }
 
-    /// For how long no connection to the endpoint could be opened, without a gap of more than [`RECENT`] between two
-    /// failures; `None` if the last one could, or if the last failure is longer ago than that.
-    pub(crate) fn unreachable_for(&self, endpoint: &Endpoint) -> Option<Duration> {
-        let failing = self.0.failing.lock();
-        let record = failing.hosts.peek(endpoint.base_url())?;
+    /// For how long no connection to the endpoint could be opened, or this question has failed there, without a gap of more
+    /// than [`RECENT`] between two failures; `None` if the last one could, or if the last failure is longer ago than that.
+    pub(crate) fn failing_for(&self, endpoint: &Endpoint, question: &Question) -> Option<Duration> {
+        let (url, failing) = (endpoint.base_url(), self.0.failing.lock());
+        let of_question = || failing.questions.peek(&(url.to_owned(), Scope::Question(question.clone())));
+        let record = failing.hosts.peek(url).or_else(of_question)?;
         // What failed long ago, and was not asked since, may be there.
-        (record.last.elapsed() <= RECENT).then(|| record.unreachable_since.elapsed())
+        (record.last.elapsed() <= RECENT).then(|| record.failing_since.elapsed())
     }
 
     /// Whether the endpoint fails as a whole: it cannot be connected to, or several repositories fail and no question was
@@ -256,15 +244,14 @@ impl Health {
         self.0.recorder.endpoint_removed(registry, &endpoint.host_and_port());
     }
 
-    /// Whether a question may be sent to `endpoint`.
-    pub(crate) fn availability(&self, endpoint: &Endpoint, question: &Question) -> Availability {
+    /// How `endpoint` is for a question. The request that is told that a retry is due makes it, or says that it was cancelled.
+    pub(super) fn state(&self, endpoint: &Endpoint, question: &Question) -> State {
         let (now, url) = (Instant::now(), endpoint.base_url().to_owned());
         let mut failing = self.0.failing.lock();
-        let Some((scope, record)) = failing.first_of(&url, question) else { return Availability::Healthy };
+        let Some((scope, record)) = failing.first_of(&url, question) else { return State::Healthy };
         if !record.is_being_retried() && now >= record.retry_at {
             record.retrying_since = Some(now);
-            let tracked = self.track(endpoint, question.clone());
-            return Availability::RetryDue(Retry { tracked, is_of_host: scope == Scope::Host });
+            return State::RetryDue { is_of_host: scope == Scope::Host };
         }
         if now - record.requests.0 >= Duration::from_secs(1) {
             record.requests = (now, 0);
@@ -274,13 +261,7 @@ impl Health {
         // Other questions of a kind, and other bodies, say where to ask first, and not that this one would fail.
         let only_last = record.of_body || matches!(scope, Scope::Kind(_));
         let skip = (slow || record.requests.1 > REQUESTS_MAX) && !only_last;
-        Availability::Failing { error: record.error.clone(), skip }
-    }
-
-    /// Follows a request to `endpoint`, whose outcome is to be recorded.
-    pub(crate) fn track(&self, endpoint: &Endpoint, question: Question) -> TrackedRequest {
-        let (url, host) = (endpoint.base_url().to_owned(), endpoint.host_and_port());
-        TrackedRequest::new(self.clone(), Asked { question, url, host })
+        State::Failing { error: record.error.clone(), skip }
     }
 
     /// The endpoint answered; `with_body` if it brought the body too.
@@ -398,9 +379,9 @@ impl Record {
             error: error.clone(),
             failures,
             first: before.map_or(now, |record| record.first),
-            unreachable_since: before
+            failing_since: before
                 .filter(|record| record.last.elapsed() <= RECENT)
-                .map_or(now, |record| record.unreachable_since),
+                .map_or(now, |record| record.failing_since),
             last: now,
             slow: took >= SLOW_FAILURE,
             of_body,

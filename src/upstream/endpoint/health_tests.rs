@@ -1,7 +1,7 @@
 //! Which endpoints fail, and for what.
 
 use super::*;
-use crate::upstream::endpoint::tracked::HUNG;
+use crate::upstream::endpoint::tracked::{Availability, HUNG};
 use crate::upstream::error::{ConnectStage, Failure, Party};
 
 fn health() -> Health {
@@ -279,7 +279,7 @@ async fn ever_new_failing_repositories_neither_grow_it_nor_hide_a_failing_host()
         outcome(&health, of(&format!("r{n}"), RequestKind::Manifest), Err(unwell()), Duration::ZERO).await;
     }
     assert!(health.0.failing.lock().questions.len() <= QUESTIONS_MAX);
-    assert!(health.unreachable_for(&away).is_some());
+    assert!(health.failing_for(&away, &question()).is_some());
 }
 
 #[tokio::test(start_paused = true)]

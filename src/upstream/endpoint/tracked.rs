@@ -9,12 +9,36 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::endpoint::health::{Asked, FailedPart, Health, SLOW_FAILURE};
+use crate::upstream::endpoint::health::{Asked, FailedPart, Health, Question, SLOW_FAILURE, State};
+use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
 
 /// A request that was cancelled after this long was cancelled because of the endpoint; before that, its caller may have
 /// had other reasons.
 pub(super) const HUNG: Duration = Duration::from_secs(10);
+
+/// What to do with an endpoint.
+pub(crate) enum Availability {
+    /// Not known to fail.
+    Healthy,
+    /// Failing, and due for a retry: by the holder of this, and by no other request meanwhile.
+    RetryDue(Retry),
+    /// Failing.
+    Failing {
+        /// Its last failure.
+        error: Error,
+        /// Whether no request should be sent even where there is no alternative: the last failure was slow, or there
+        /// were enough requests in this second.
+        skip: bool,
+    },
+}
+
+/// A retry that is due.
+pub(crate) struct Retry {
+    pub(crate) tracked: TrackedRequest,
+    /// Whether a connection is enough to end the failure; otherwise the question itself has to be answered.
+    pub(crate) is_of_host: bool,
+}
 
 /// A request that is sent to an endpoint, or about to be. Dropped before it has finished, it counts as cancelled.
 pub(crate) struct TrackedRequest {
@@ -33,11 +57,28 @@ pub(crate) struct TrackedBody {
     asked: Asked,
 }
 
-impl TrackedRequest {
-    pub(super) fn new(health: Health, asked: Asked) -> Self {
-        Self { health, asked, started: None, last_exchange: None, finished: false }
+impl Health {
+    /// Whether a question may be sent to `endpoint`.
+    pub(crate) fn availability(&self, endpoint: &Endpoint, question: &Question) -> Availability {
+        match self.state(endpoint, question) {
+            State::Healthy => Availability::Healthy,
+            State::RetryDue { is_of_host } => {
+                let tracked = self.track(endpoint, question.clone());
+                Availability::RetryDue(Retry { tracked, is_of_host })
+            }
+            State::Failing { error, skip } => Availability::Failing { error, skip },
+        }
     }
 
+    /// Follows a request to `endpoint`, whose outcome is to be recorded.
+    pub(crate) fn track(&self, endpoint: &Endpoint, question: Question) -> TrackedRequest {
+        let (url, host) = (endpoint.base_url().to_owned(), endpoint.host_and_port());
+        let (health, asked) = (self.clone(), Asked { question, url, host });
+        TrackedRequest { health, asked, started: None, last_exchange: None, finished: false }
+    }
+}
+
+impl TrackedRequest {
     /// The request is sent now.
     pub(crate) fn start(&mut self) {
         self.started = Some(Instant::now());

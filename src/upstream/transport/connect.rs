@@ -5,8 +5,9 @@
 //! and the attacks that multiplexing makes possible do not exist.
 //!
 //! A connection that was used before, was idle for seconds and does not answer may have been forgotten by what is between:
-//! the idle ones to its host are closed, and the request is sent once more over a new one, unless it carries a login or is
-//! for a token: a server that is slow would count each login.
+//! the idle ones to its host are closed, and the request is sent once more over a new one. A request that carries a login or
+//! is for a token is never sent twice, since a server that is slow would count each login, and so goes over no connection
+//! that was idle for seconds.
 //!
 //! Deliberately not here: redirects and challenges (`exchange`), and other retries (`attempts`).
 
@@ -41,13 +42,11 @@ use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked, Stream, proxies};
 use crate::upstream::transport::names::Names;
-use crate::upstream::transport::pool::{ConnectionBefore, HostPools, LastUse, WatchedBody};
+use crate::upstream::transport::pool::{
+    ConnectionBefore, FORGOTTEN_IDLE_MIN, HostPools, LastUse, Unanswered, WatchedBody,
+};
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
 use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_roots};
-
-/// A connection that was idle for less than this is not taken for forgotten: a NAT forgets none that fast, and its server may
-/// only be slow.
-const FORGOTTEN_IDLE_MIN: Duration = Duration::from_secs(5);
 
 type Pool = HostPools<Connector>;
 
@@ -112,11 +111,11 @@ impl Transport {
         let sending =
             self.http_request(request).map_err(|e| unreachable(ConnectStage::Connect, e.to_string()))?;
         let first = if repeatable { self.header_wait / 2 } else { self.header_wait };
-        match self.send_once(pool, &host, sending.clone(), first).await {
+        match self.send_once(pool, &host, sending.clone(), repeatable, first).await {
             Sent::Response(response) => Ok(*response),
             // Once: the connections that were idle are closed, so that this one is new.
             Sent::Frozen(_) if repeatable => {
-                match self.send_once(pool, &host, sending, self.header_wait).await {
+                match self.send_once(pool, &host, sending, repeatable, self.header_wait).await {
                     Sent::Response(response) => Ok(*response),
                     Sent::Failed(error) | Sent::Frozen(error) => Err(error),
                 }
@@ -125,12 +124,14 @@ impl Transport {
         }
     }
 
-    /// Sends a request; over a connection that may be forgotten it is waited for `first_wait` only.
+    /// Sends a request. One that is `repeatable` may go over a connection that may be forgotten, and is waited for there
+    /// for `first_wait` only.
     async fn send_once(
         &self,
         pool: &Pool,
         host: &str,
         mut request: Request<Full<Bytes>>,
+        repeatable: bool,
         first_wait: Duration,
     ) -> Sent {
         let url = request.uri();
@@ -139,18 +140,22 @@ impl Transport {
         let unreachable = |stage, why: String| Error::Unreachable { host: host.to_owned(), stage, why };
         let (client, begun) = (pool.client(&key), Instant::now());
         let captured = capture_connection(&mut request);
-        let mut answer = pin!(client.request(request));
+        let mut unanswered =
+            Unanswered { pools: pool, host: &key, client: &client, captured, begun, is_answered: false };
+        let of_host = if repeatable { &client.repeatable } else { &client.once };
+        let mut answer = pin!(of_host.request(request));
         let mut answered = timeout_at(begun + first_wait, &mut answer).await;
-        let before = || LastUse::before(&captured, begun);
         let may_be_forgotten =
-            || matches!(before(), ConnectionBefore::Used { idle } if idle >= FORGOTTEN_IDLE_MIN);
-        if answered.is_err() && !may_be_forgotten() {
+            |before| matches!(before, ConnectionBefore::Used { idle } if idle >= FORGOTTEN_IDLE_MIN);
+        if answered.is_err() && !may_be_forgotten(unanswered.before()) {
             answered = timeout_at(begun + self.header_wait, &mut answer).await;
         }
         let failed = match answered {
             Ok(Ok(response)) => {
-                let last_use = LastUse::of(&captured);
+                let last_use = LastUse::of(&unanswered.captured);
                 last_use.iter().for_each(LastUse::record);
+                unanswered.is_answered = true;
+                drop(unanswered);
                 let (pools, client) = (pool.clone(), Arc::clone(&client));
                 let watched = |body: Incoming| {
                     let body = body.map_err(BoxError::from).boxed();
@@ -161,16 +166,19 @@ impl Transport {
             Ok(Err(error)) => Sent::Failed(error_of(host, &error, error.is_connect())),
             Err(_) => {
                 let why = format!("no response within {:?}", begun.elapsed());
-                match before() {
+                match unanswered.before() {
                     ConnectionBefore::None => {
                         Sent::Failed(unreachable(ConnectStage::Tls, format!("no connection: {why}")))
                     }
-                    _ if may_be_forgotten() => Sent::Frozen(unreachable(ConnectStage::Timeout, why)),
+                    before if may_be_forgotten(before) => {
+                        Sent::Frozen(unreachable(ConnectStage::Timeout, why))
+                    }
                     _ => Sent::Failed(unreachable(ConnectStage::Timeout, why)),
                 }
             }
         };
-        if matches!(before(), ConnectionBefore::Used { .. }) {
+        unanswered.is_answered = true;
+        if matches!(unanswered.before(), ConnectionBefore::Used { .. }) {
             pool.close_idle(&key, &client);
         }
         failed

@@ -15,10 +15,13 @@ use crate::upstream::transport::network::{Io, Network, Pending, Reach};
 struct Server {
     answers_after: Arc<Mutex<Option<Duration>>>,
     requests: Arc<AtomicUsize>,
+    /// Connections opened so far, and how many of them a NAT has forgotten.
+    opened: Arc<AtomicUsize>,
+    forgotten: Arc<AtomicUsize>,
 }
 
 impl Server {
-    async fn serve(self, mut connection: DuplexStream) {
+    async fn serve(self, number: usize, mut connection: DuplexStream) {
         let mut request = Vec::new();
         while let Ok(byte) = connection.read_u8().await {
             request.push(byte);
@@ -27,6 +30,9 @@ impl Server {
             }
             request.clear();
             self.requests.fetch_add(1, Ordering::SeqCst);
+            if number < self.forgotten.load(Ordering::SeqCst) {
+                continue;
+            }
             let wait = *self.answers_after.lock();
             match wait {
                 Some(wait) => tokio::time::sleep(wait).await,
@@ -45,7 +51,8 @@ impl Network for Server {
 
     fn connect(&self, _: SocketAddr, _: &str) -> Pending<Box<dyn Io>> {
         let (ours, theirs) = duplex(4_096);
-        tokio::spawn(self.clone().serve(theirs));
+        let number = self.opened.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(self.clone().serve(number, theirs));
         Box::pin(async { Ok::<Box<dyn Io>, io::Error>(Box::new(ours)) })
     }
 }
@@ -93,6 +100,56 @@ async fn only_what_may_be_forgotten_and_carries_no_login_is_sent_twice() {
     let login = sent(long, slow, Some("basic dTpw"), false).await;
     let token = sent(long, slow, None, true).await;
     assert_eq!([may_be_forgotten, slow_server, login, token], [(true, 2), (true, 1), (true, 1), (true, 1)]);
+}
+
+/// A transport to a server to which several connections are open and were used.
+async fn with_connections(login: Option<&'static str>, is_for_token: bool) -> (Transport, Server) {
+    let answers_after = Arc::new(Mutex::new(Some(Duration::from_millis(10))));
+    let server = Server { answers_after, ..Server::default() };
+    let config = Config { reach: Reach::through(Arc::new(server.clone())), ..Config::default() };
+    let transport = Transport::new(&config).unwrap();
+    let sending = (0..6).map(|_| send(&transport, login, is_for_token));
+    futures_util::future::join_all(sending).await.into_iter().for_each(|sent| assert!(sent));
+    assert!(server.opened.load(Ordering::SeqCst) > 2);
+    (transport, server)
+}
+
+/// Whether a response comes to a request.
+async fn send(transport: &Transport, login: Option<&'static str>, is_for_token: bool) -> bool {
+    let (registry, url) = ("reg.test".parse().unwrap(), "http://reg.test/v2/".parse().unwrap());
+    let mut request = OutgoingRequest::get(&registry, HostTrust::Configured, &url);
+    request.is_for_token = is_for_token;
+    login.into_iter().for_each(|login| drop(request.headers.insert(AUTHORIZATION, login.parse().unwrap())));
+    match transport.send(request).await {
+        Ok(response) => response.into_body().collect().await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_sent_twice_goes_over_no_connection_that_may_be_forgotten() {
+    for (login, is_for_token) in [(Some("Basic dTpw"), false), (None, true)] {
+        let (transport, server) = with_connections(login, is_for_token).await;
+        server.forgotten.store(server.opened.load(Ordering::SeqCst), Ordering::SeqCst);
+        server.requests.store(0, Ordering::SeqCst);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert!(send(&transport, login, is_for_token).await);
+        assert_eq!(server.requests.load(Ordering::SeqCst), 1, "{login:?}: into a forgotten connection");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_waits_no_longer_is_the_last_to_wait_for_forgotten_connections() {
+    for (login, is_for_token) in [(None, false), (Some("Basic dTpw"), false), (None, true)] {
+        let (transport, server) = with_connections(login, is_for_token).await;
+        server.forgotten.store(server.opened.load(Ordering::SeqCst), Ordering::SeqCst);
+        // They were used a moment ago, and the caller gives up before the transport does.
+        let sending = send(&transport, login, is_for_token);
+        assert!(tokio::time::timeout(Duration::from_secs(10), sending).await.is_err(), "{login:?}");
+        let begun = Instant::now();
+        assert!(send(&transport, login, is_for_token).await);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{login:?}: one timeout after the other");
+    }
 }
 
 #[test]

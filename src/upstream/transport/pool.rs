@@ -32,8 +32,18 @@ const HEADERS_MAX: usize = 128;
 /// Bytes of a response head at most, and of one read of a body.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-/// The client of one host, with its connections.
-pub(super) type HostClient<C> = Arc<Client<C, Full<Bytes>>>;
+/// A connection that was idle for this long may have been forgotten by what is between; a NAT forgets none faster.
+pub(super) const FORGOTTEN_IDLE_MIN: Duration = Duration::from_secs(5);
+
+/// The clients of one host, with their connections.
+pub(super) type HostClient<C> = Arc<HostClients<C>>;
+
+/// One client for requests that may be sent twice, and one for those that may not: that one has no connection that may be
+/// forgotten.
+pub(super) struct HostClients<C> {
+    pub(super) repeatable: Client<C, Full<Bytes>>,
+    pub(super) once: Client<C, Full<Bytes>>,
+}
 
 /// The connections to all hosts of one trust. Cheap to clone.
 pub(super) struct HostPools<C> {
@@ -53,18 +63,19 @@ impl<C: Connect + Clone> HostPools<C> {
         Self { connector, clients: Arc::new(Mutex::new(BoundedMap::new(HOSTS_MAX))) }
     }
 
-    /// The client for a host.
+    /// The clients for a host.
     pub(super) fn client(&self, host: &str) -> HostClient<C> {
-        let new = || {
-            let client = Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(IDLE_TIME)
+        let client = |idle_time| {
+            Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(idle_time)
                 .pool_timer(TokioTimer::new())
                 .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
                 .http1_max_headers(HEADERS_MAX)
                 .http1_max_buf_size(BUFFER_BYTES_MAX)
-                .build(self.connector.clone());
-            Arc::new(client)
+                .build(self.connector.clone())
         };
+        let new =
+            || Arc::new(HostClients { repeatable: client(IDLE_TIME), once: client(FORGOTTEN_IDLE_MIN) });
         Arc::clone(self.clients.lock().get_or_insert_with(host.to_owned(), new))
     }
 }
@@ -90,6 +101,33 @@ pub(super) enum ConnectionBefore {
     New,
     /// It was used before, and idle for this long.
     Used { idle: Duration },
+}
+
+/// A request that was sent and is not answered yet. Dropped after a while, by a caller that waits no longer, it closes the
+/// idle connections to its host, if its own was used before: the next request would only wait for the next one.
+pub(super) struct Unanswered<'a, C> {
+    pub(super) pools: &'a HostPools<C>,
+    pub(super) host: &'a str,
+    pub(super) client: &'a HostClient<C>,
+    pub(super) captured: CaptureConnection,
+    pub(super) begun: Instant,
+    pub(super) is_answered: bool,
+}
+
+impl<C> Unanswered<'_, C> {
+    /// What its connection was before.
+    pub(super) fn before(&self) -> ConnectionBefore {
+        LastUse::before(&self.captured, self.begun)
+    }
+}
+
+impl<C> Drop for Unanswered<'_, C> {
+    fn drop(&mut self) {
+        let was_waited_for = self.begun.elapsed() >= FORGOTTEN_IDLE_MIN;
+        if !self.is_answered && was_waited_for && matches!(self.before(), ConnectionBefore::Used { .. }) {
+            self.pools.close_idle(self.host, self.client);
+        }
+    }
 }
 
 /// Travels with a connection: when an answer was last received over it; `None` before the first.

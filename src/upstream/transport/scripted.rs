@@ -44,6 +44,8 @@ pub(crate) enum Outcome {
     Body(Response<ResponseBody>),
     /// The host cannot be reached.
     Unreachable,
+    /// It failed at this stage.
+    Fails(ConnectStage),
     /// No response came in time.
     TimedOut,
     /// No response ever comes.
@@ -96,6 +98,9 @@ impl SendRequest for Scripted {
                 Outcome::Unreachable => {
                     let why = "connection refused".to_owned();
                     Err(Error::Unreachable { host: sent.host, stage: ConnectStage::Connect, why })
+                }
+                Outcome::Fails(stage) => {
+                    Err(Error::Unreachable { host: sent.host, stage, why: "it failed".to_owned() })
                 }
                 Outcome::TimedOut => {
                     let why = "no response in time".to_owned();
