@@ -189,8 +189,8 @@ async fn a_registry_that_is_gone_for_a_moment_fails_no_pull_that_cannot_go_elsew
 
 /// How a registry is gone that is not only not there.
 const GONE: [fn() -> Outcome; 5] = [
-    || Outcome::Fails(ConnectStage::Head),
-    || Outcome::Fails(ConnectStage::Dns),
+    || Outcome::Fails(ConnectStage::Head, "reset"),
+    || Outcome::Fails(ConnectStage::Dns, "Temporary failure in name resolution"),
     || status(502),
     || status(503),
     || status(504),
@@ -226,8 +226,9 @@ async fn however_a_registry_is_gone_for_a_moment_no_pull_fails_and_it_gets_few_r
 
 #[tokio::test(start_paused = true)]
 async fn what_a_registry_answers_is_not_asked_again_and_again() {
-    for code in [400, 403, 404, 500, 501] {
-        let world = World::new(move |_| status(code));
+    let unknown_name = || Outcome::Fails(ConnectStage::Dns, "Name or service not known");
+    for code in [0, 400, 403, 404, 500, 501] {
+        let world = World::new(move |_| if code == 0 { unknown_name() } else { status(code) });
         let begun = Instant::now();
         world.patient_request().await.unwrap_err();
         assert!(begun.elapsed() < Duration::from_secs(2), "{code}: {:?}", begun.elapsed());

@@ -246,8 +246,10 @@ impl Error {
     /// Whether the registry was not there, or what is in front of it said so: it may be back in a moment.
     pub(super) fn is_moment_away(&self) -> bool {
         match self {
-            Self::Unreachable { stage, .. } => {
-                matches!(stage, ConnectStage::Connect | ConnectStage::Head | ConnectStage::Dns)
+            Self::Unreachable { stage: ConnectStage::Connect | ConnectStage::Head, .. } => true,
+            // The texts of EAI_AGAIN; a name that does not exist is an answer.
+            Self::Unreachable { stage: ConnectStage::Dns, why, .. } => {
+                ["Temporary failure", "Try again"].iter().any(|text| why.contains(text))
             }
             Self::ServerError { status, .. } => matches!(status, 502..=504),
             _ => false,

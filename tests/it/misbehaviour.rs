@@ -325,7 +325,7 @@ async fn registries_that_cannot_be_asked_leave_nothing_on_the_disk() {
     let larder = Larder::start(directory.path(), &[], "");
     let store = directory.path().join("larder/store");
     for n in 0..10 {
-        let reply = larder.get(&format!("/v2/r{n}.invalid/a/manifests/v1")).await;
+        let reply = larder.get(&format!("/v2/a/manifests/v1?ns=r{n}.invalid")).await;
         assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", reply.body);
     }
     assert_eq!(std::fs::read_dir(store.join("refs")).map_or(0, Iterator::count), 0);

@@ -44,8 +44,8 @@ pub(crate) enum Outcome {
     Body(Response<ResponseBody>),
     /// The host cannot be reached.
     Unreachable,
-    /// It failed at this stage.
-    Fails(ConnectStage),
+    /// It failed at this stage, for this cause.
+    Fails(ConnectStage, &'static str),
     /// No response came in time.
     TimedOut,
     /// No response ever comes.
@@ -99,8 +99,8 @@ impl SendRequest for Scripted {
                     let why = "connection refused".to_owned();
                     Err(Error::Unreachable { host: sent.host, stage: ConnectStage::Connect, why })
                 }
-                Outcome::Fails(stage) => {
-                    Err(Error::Unreachable { host: sent.host, stage, why: "it failed".to_owned() })
+                Outcome::Fails(stage, why) => {
+                    Err(Error::Unreachable { host: sent.host, stage, why: why.to_owned() })
                 }
                 Outcome::TimedOut => {
                     let why = "no response in time".to_owned();
