@@ -17,11 +17,13 @@ mod draw;
 mod files;
 mod kept;
 mod log;
+mod many;
 mod network;
 mod plan;
 mod preload;
 mod referee;
 mod registry;
+mod replays;
 mod rng;
 mod run;
 mod shrink;
@@ -48,7 +50,10 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["seed", seed, rest @ ..] => run::seed(seed, rest),
         ["replay", file, rest @ ..] => run::replay(file, rest),
-        ["worker", from, until, cpu] => run::worker(from, until, cpu),
+        ["worker", from, until, cpu] => many::worker(from, until, cpu),
+        ["record", from, until, cpu, directory] => replays::record_all(from, until, cpu, directory),
+        ["replays", seeds] => replays::replays(seeds),
+        ["figures", seeds] => run::figures(seeds),
         ["simulate", which] => run::simulate(which),
         ["seeds", from, until] => run::seeds(from, until),
         ["hunt", seeds] => run::hunt(seeds),

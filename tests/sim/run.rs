@@ -1,19 +1,13 @@
-//! Running histories: one, a kept one, many in several processes, and what `make test` runs.
+//! Running histories: one, a kept one, many (`many.rs`), and what `make test` runs.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use crate::kept::{self, Kept};
-use crate::plan::{Act, Plan};
+use crate::plan::Plan;
 use crate::referee::{self, Violation};
 use crate::world::{self, History};
-use crate::{draw, log, preload, shrink, story, time};
+use crate::{draw, log, many, preload, shrink, story, time};
 
 /// What nextest sees.
 pub(crate) const TESTS: [&str; 2] = ["kept_histories", "fresh_histories"];
@@ -36,48 +30,9 @@ pub(crate) fn history(plan: &Plan) -> (History, Vec<Violation>) {
     (history, violations)
 }
 
-/// What came of one seed, as a worker tells it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Outcome {
-    seed: u64,
-    real_ms: u64,
-    simulated_ms: u64,
-    asks: usize,
-    seen: usize,
-    acts: BTreeMap<String, u64>,
-    violations: Vec<(String, u64, String)>,
-}
-
-fn outcome(plan: &Plan) -> Outcome {
-    let begun = Instant::now();
-    let (history, violations) = history(plan);
-    let mut acts: BTreeMap<String, u64> = BTreeMap::new();
-    for step in &plan.steps {
-        let name = match &step.act {
-            Act::Fault(fault) => format!("fault {}", referee::named(fault.kind)),
-            Act::Disk(fault) => {
-                format!("disk {} {}", referee::named(fault.call), referee::named(fault.error))
-            }
-            Act::Damage(damage) => format!("damage {}", referee::named(damage.how)),
-            act => referee::named(act),
-        };
-        *acts.entry(name).or_default() += 1;
-    }
-    Outcome {
-        seed: plan.seed,
-        real_ms: begun.elapsed().as_millis() as u64,
-        simulated_ms: history.ended_at,
-        asks: history.asks.len(),
-        seen: history.seen.len(),
-        acts,
-        violations: violations.into_iter().map(|v| (v.kind, v.at, v.what)).collect(),
-    }
-}
-
 /// One seed: `seed N [story] [log] [shrink KIND]`.
 pub(crate) fn seed(seed: &str, rest: &[&str]) -> Done {
-    let seed: u64 = seed.parse().map_err(|_| "a seed is a number")?;
-    show(&draw::plan(seed), rest)
+    show(&draw::plan(number(seed)?), rest)
 }
 
 /// A kept history: `replay FILE [story] [log]`.
@@ -119,7 +74,7 @@ fn shortest(plan: &Plan, kind: &str) -> Plan {
 /// Shrinks what a seed shows and keeps it: `keep SEED KIND NAME`.
 pub(crate) fn keep(seed: &str, kind: &str, name: &str) -> Done {
     pin(0);
-    let plan = shortest(&draw::plan(seed.parse().map_err(|_| "a seed is a number")?), kind);
+    let plan = shortest(&draw::plan(number(seed)?), kind);
     let (history, violations) = history(&plan);
     println!("{}", story::tell(&history, &violations));
     let story = "(the story in words)".to_owned();
@@ -132,33 +87,26 @@ pub(crate) fn keep(seed: &str, kind: &str, name: &str) -> Done {
     Ok(())
 }
 
-/// Seeds in this process, one line of JSON each.
-pub(crate) fn worker(from: &str, until: &str, cpu: &str) -> Done {
-    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
-    pin(number(cpu)? as usize);
-    for seed in number(from)?..number(until)? {
-        println!("{}", serde_json::to_string(&outcome(&draw::plan(seed))).unwrap());
-    }
-    clean();
-    Ok(())
-}
-
 /// Many seeds, in as many processes as there are processors; every violation that is not known is told.
 pub(crate) fn seeds(from: &str, until: &str) -> Done {
-    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
-    let news = many(number(from)?..number(until)?);
+    let news = many::run(number(from)?..number(until)?).news;
     if news.is_empty() { Ok(()) } else { Err(format!("{} seeds show what is not known", news.len())) }
 }
 
 /// `4711`, with its story, shrunk; or `1-5000`.
 pub(crate) fn simulate(which: &str) -> Done {
     match which.split_once('-') {
-        Some((from, until)) => {
-            let until = until.parse::<u64>().map_err(|_| format!("{until} is no number"))?;
-            seeds(from, &(until + 1).to_string())
-        }
+        Some((from, until)) => seeds(from, &(number(until)? + 1).to_string()),
         None => seed(which, &["shrink"]),
     }
+}
+
+/// What is drawn for `1-500`, by kind, and how often: `figures 1-500`.
+pub(crate) fn figures(which: &str) -> Done {
+    let (from, last) = which.split_once('-').unwrap_or((which, which));
+    let totals = many::run(number(from)?..number(last)? + 1);
+    println!("{}", totals.table());
+    Ok(())
 }
 
 /// The first seed of `3,17,40-60` that shows what is not known: an error, told in the last line. Kept histories that have
@@ -173,10 +121,9 @@ pub(crate) fn hunt(seeds: &str) -> Done {
     }
     for part in seeds.split(',') {
         let (from, until) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| text.trim().parse::<u64>().map_err(|_| format!("{text} is no number"));
         let (first, last) = (number(from)?, number(until)?);
         for from in (first..=last).step_by(10) {
-            if let Some((seed, kind)) = many(from..(from + 10).min(last + 1)).first() {
+            if let Some((seed, kind)) = many::run(from..(from + 10).min(last + 1)).news.first() {
                 println!("seed {seed} shows {kind}");
                 return Err(String::new());
             }
@@ -200,9 +147,9 @@ pub(crate) fn tests(words: &[&str]) -> Done {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs() % 1_000_000_000 * 1_000);
         println!("seeds 1 to {FIXED}, and {fresh} to {}", fresh + FRESH);
-        let news = many(1..FIXED + 1);
+        let news = many::run(1..FIXED + 1).news;
         // A fresh seed may show what no change of this day has caused: that is told, and is for who runs `make simulate`.
-        for (seed, kind) in many(fresh..fresh + FRESH) {
+        for (seed, kind) in many::run(fresh..fresh + FRESH).news {
             println!("FRESH seed {seed} shows {kind}, which is not known: `make simulate SEEDS={seed}`");
         }
         if let Some((seed, kind)) = news.first() {
@@ -236,115 +183,22 @@ fn kept_histories() -> Done {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
-/// Runs seeds in worker processes; returns those with news, and of what kind.
-fn many(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
-    let begun = Instant::now();
-    let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let share = (seeds.end - seeds.start).div_ceil(processors);
-    let known = kept::known();
-    let told: Arc<Mutex<BTreeMap<String, u32>>> = Arc::default();
-    let mut children = Vec::new();
-    for cpu in 0..processors {
-        let from = seeds.start + cpu * share;
-        let until = (from + share).min(seeds.end);
-        if from < until {
-            let (known, told) = (known.clone(), Arc::clone(&told));
-            children.push(std::thread::spawn(move || {
-                run_share(from, until, cpu, |outcome| tell_news(outcome, &known, &told))
-            }));
-        }
-    }
-    let mut total = Outcome::default();
-    let mut kinds: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    let mut news = Vec::new();
-    let mut count = 0;
-    for child in children {
-        let (outcomes, crashed) = child.join().unwrap();
-        for seed in crashed {
-            println!("seed {seed}: the world itself came to an end");
-            news.push((seed, "crash".to_owned()));
-        }
-        for outcome in outcomes {
-            count += 1;
-            total.asks += outcome.asks;
-            total.seen += outcome.seen;
-            total.simulated_ms += outcome.simulated_ms;
-            total.real_ms += outcome.real_ms;
-            for (name, times) in outcome.acts {
-                *total.acts.entry(name).or_default() += times;
-            }
-            for (kind, ..) in &outcome.violations {
-                let first = kinds.entry(kind.clone()).or_insert((0, outcome.seed));
-                first.0 += 1;
-                if !kept::is_known(&known, kind) {
-                    news.push((outcome.seed, kind.clone()));
-                }
-            }
-        }
-    }
-    let minutes = begun.elapsed().as_secs_f64() / 60.0;
-    println!(
-        "{count} histories in {:.1} s ({:.0} a minute), {} requests of clients ({:.0} a minute), {} upstream, {} simulated hours",
-        begun.elapsed().as_secs_f64(),
-        f64::from(count) / minutes,
-        total.asks,
-        total.asks as f64 / minutes,
-        total.seen,
-        total.simulated_ms / 3_600_000
-    );
-    for (kind, (times, seed)) in &kinds {
-        let told = if kept::is_known(&known, kind) { "known" } else { "NEW" };
-        println!("  {told} {kind}: {times} times, first by seed {seed}");
-    }
-    let acts: Vec<String> = total.acts.iter().map(|(name, times)| format!("{name} {times}")).collect();
-    println!("  acts: {}", acts.join(", "));
-    news.sort();
-    news
-}
-
-/// Says at once what is not known, of each kind twice.
-fn tell_news(outcome: &Outcome, known: &[String], told: &Mutex<BTreeMap<String, u32>>) {
-    for (kind, at, what) in outcome.violations.iter().filter(|(kind, ..)| !kept::is_known(known, kind)) {
-        let mut told = told.lock().unwrap();
-        let times = told.entry(kind.clone()).or_default();
-        *times += 1;
-        if *times <= 2 {
-            println!("seed {}: {kind} at {at} ms: {}", outcome.seed, story::short(what));
-        }
-    }
-}
-
-/// Runs seeds in one worker process after the other: a new one after each that did not live to tell.
-fn run_share(from: u64, until: u64, cpu: u64, tell: impl Fn(&Outcome)) -> (Vec<Outcome>, Vec<u64>) {
-    let (mut outcomes, mut crashed, mut at) = (Vec::new(), Vec::new(), from);
-    while at < until {
-        let mut command = preload::worker();
-        command.args(["worker", &at.to_string(), &until.to_string(), &cpu.to_string()]);
-        let mut child: Child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        for line in lines.map_while(Result::ok) {
-            if let Ok(outcome) = serde_json::from_str::<Outcome>(&line) {
-                at = outcome.seed + 1;
-                tell(&outcome);
-                outcomes.push(outcome);
-            }
-        }
-        let _ = child.wait();
-        if at < until {
-            crashed.push(at);
-            at += 1;
-        }
-    }
-    (outcomes, crashed)
+/// A number of an argument.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn number(text: &str) -> Result<u64, String> {
+    text.trim().parse::<u64>().map_err(|_| format!("{text} is no number"))
 }
 
 /// Everything on one processor: who runs when is nearly always the same then.
-fn pin(cpu: usize) {
+pub(crate) fn pin(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
     let _ = rustix::thread::sched_setaffinity(None, &set);
 }
 
-fn clean() {
+/// Removes the disks of this process.
+pub(crate) fn clean() {
     let _ = std::fs::remove_dir_all(preload::root());
 }

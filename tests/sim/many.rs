@@ -1,0 +1,199 @@
+//! Many seeds in worker processes, one on each processor, and what came of all of them: counts, kinds of violations, and
+//! how often each act and fault was drawn.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Act, Plan};
+use crate::referee::named;
+use crate::run::{clean, history, number, pin};
+use crate::{draw, kept, preload, story};
+
+/// What came of one seed, as a worker tells it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Outcome {
+    seed: u64,
+    simulated_ms: u64,
+    asks: usize,
+    seen: usize,
+    disk_hits: u64,
+    acts: BTreeMap<String, u64>,
+    violations: Vec<(String, u64, String)>,
+}
+
+fn outcome(plan: &Plan) -> Outcome {
+    let (history, violations) = history(plan);
+    let mut acts: BTreeMap<String, u64> = BTreeMap::new();
+    for step in &plan.steps {
+        *acts.entry(act_name(&step.act)).or_default() += 1;
+    }
+    Outcome {
+        seed: plan.seed,
+        simulated_ms: history.ended_at,
+        asks: history.asks.len(),
+        seen: history.seen.len(),
+        disk_hits: history.disk_hits,
+        acts,
+        violations: violations.into_iter().map(|v| (v.kind, v.at, v.what)).collect(),
+    }
+}
+
+/// An act, or a fault by its kind, in words.
+fn act_name(act: &Act) -> String {
+    match act {
+        Act::Fault(fault) => format!("upstream {}", named(fault.kind)),
+        Act::Disk(fault) => format!("disk {} {}", named(fault.call), named(fault.error)),
+        Act::Damage(damage) => format!("damage {}", named(damage.how)),
+        Act::Kill { .. } | Act::Restart => format!("process {}", named(act)),
+        Act::ClockJump { .. } | Act::ClockBack { .. } => format!("clock {}", named(act)),
+        act => named(act),
+    }
+}
+
+/// Seeds in this process, one line of JSON each: `worker FROM UNTIL CPU`.
+pub(crate) fn worker(from: &str, until: &str, cpu: &str) -> Result<(), String> {
+    pin(number(cpu)? as usize);
+    for seed in number(from)?..number(until)? {
+        println!("{}", serde_json::to_string(&outcome(&draw::plan(seed))).unwrap());
+    }
+    clean();
+    Ok(())
+}
+
+/// What came of many seeds.
+#[derive(Default)]
+pub(crate) struct Totals {
+    count: u64,
+    took: Duration,
+    asks: usize,
+    seen: usize,
+    disk_hits: u64,
+    simulated_ms: u64,
+    acts: BTreeMap<String, u64>,
+    /// How often each kind of violation was seen, and by which seed first.
+    kinds: BTreeMap<String, (u64, u64)>,
+    /// Seeds that show what is not known, and what.
+    pub(crate) news: Vec<(u64, String)>,
+}
+
+impl Totals {
+    fn add(&mut self, outcome: Outcome, known: &[String]) {
+        self.count += 1;
+        self.asks += outcome.asks;
+        self.seen += outcome.seen;
+        self.disk_hits += outcome.disk_hits;
+        self.simulated_ms += outcome.simulated_ms;
+        for (name, times) in outcome.acts {
+            *self.acts.entry(name).or_default() += times;
+        }
+        for (kind, ..) in &outcome.violations {
+            self.kinds.entry(kind.clone()).or_insert((0, outcome.seed)).0 += 1;
+            if !kept::is_known(known, kind) {
+                self.news.push((outcome.seed, kind.clone()));
+            }
+        }
+    }
+
+    fn print(&self, known: &[String]) {
+        let minutes = self.took.as_secs_f64() / 60.0;
+        println!(
+            "{} histories in {:.1} s ({:.0} a minute), {} requests of clients ({:.0} a minute), {} upstream, {} simulated hours",
+            self.count,
+            self.took.as_secs_f64(),
+            self.count as f64 / minutes,
+            self.asks,
+            self.asks as f64 / minutes,
+            self.seen,
+            self.simulated_ms / 3_600_000
+        );
+        for (kind, (times, seed)) in &self.kinds {
+            let told = if kept::is_known(known, kind) { "known" } else { "NEW" };
+            println!("  {told} {kind}: {times} times, first by seed {seed}");
+        }
+    }
+
+    /// Acts and faults as a table of Markdown: where, what, how often.
+    pub(crate) fn table(&self) -> String {
+        let mut text = String::from("| Where | What | Times |\n| --- | --- | --- |\n");
+        for (name, times) in &self.acts {
+            let (place, what) = name.split_once(' ').unwrap_or(("act", name));
+            text += &format!("| {place} | {what} | {times} |\n");
+        }
+        text + &format!("| disk | calls that were made to fail | {} |\n", self.disk_hits)
+    }
+}
+
+/// Runs seeds in worker processes, tells what is not known at once, and sums up.
+pub(crate) fn run(seeds: Range<u64>) -> Totals {
+    let begun = Instant::now();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let share = (seeds.end - seeds.start).div_ceil(processors);
+    let known = kept::known();
+    let told: Arc<Mutex<BTreeMap<String, u32>>> = Arc::default();
+    let mut children = Vec::new();
+    for cpu in 0..processors {
+        let from = seeds.start + cpu * share;
+        let until = (from + share).min(seeds.end);
+        if from < until {
+            let (known, told) = (known.clone(), Arc::clone(&told));
+            children.push(std::thread::spawn(move || {
+                run_share(from, until, cpu, |outcome| tell_news(outcome, &known, &told))
+            }));
+        }
+    }
+    let mut totals = Totals::default();
+    for child in children {
+        let (outcomes, crashed) = child.join().unwrap();
+        for seed in crashed {
+            println!("seed {seed}: the world itself came to an end");
+            totals.news.push((seed, "crash".to_owned()));
+        }
+        outcomes.into_iter().for_each(|outcome| totals.add(outcome, &known));
+    }
+    totals.took = begun.elapsed();
+    totals.news.sort();
+    totals.print(&known);
+    totals
+}
+
+/// Says at once what is not known, of each kind twice.
+fn tell_news(outcome: &Outcome, known: &[String], told: &Mutex<BTreeMap<String, u32>>) {
+    for (kind, at, what) in outcome.violations.iter().filter(|(kind, ..)| !kept::is_known(known, kind)) {
+        let mut told = told.lock().unwrap();
+        let times = told.entry(kind.clone()).or_default();
+        *times += 1;
+        if *times <= 2 {
+            println!("seed {}: {kind} at {at} ms: {}", outcome.seed, story::short(what));
+        }
+    }
+}
+
+/// Runs seeds in one worker process after the other: a new one after each that did not live to tell.
+fn run_share(from: u64, until: u64, cpu: u64, tell: impl Fn(&Outcome)) -> (Vec<Outcome>, Vec<u64>) {
+    let (mut outcomes, mut crashed, mut at) = (Vec::new(), Vec::new(), from);
+    while at < until {
+        let mut command = preload::worker();
+        command.args(["worker", &at.to_string(), &until.to_string(), &cpu.to_string()]);
+        let mut child: Child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for line in lines.map_while(Result::ok) {
+            if let Ok(outcome) = serde_json::from_str::<Outcome>(&line) {
+                at = outcome.seed + 1;
+                tell(&outcome);
+                outcomes.push(outcome);
+            }
+        }
+        let _ = child.wait();
+        if at < until {
+            crashed.push(at);
+            at += 1;
+        }
+    }
+    (outcomes, crashed)
+}

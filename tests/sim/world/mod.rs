@@ -1,0 +1,269 @@
+//! The world: acts out a plan, act by act, and writes down everything that anybody saw.
+
+mod clients;
+mod operator;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use larder::admin::control;
+use larder::listener::memory::Dialer;
+use tokio::task::JoinSet;
+
+use crate::client::Ask;
+use crate::daemon::Daemon;
+use crate::disk::Disk;
+use crate::files::{leaks, sizes};
+use crate::plan::{Act, Host, NodeLogin, Plan, Repo, Setup};
+use crate::registry::{Seen, Upstreams};
+use crate::time::Now;
+use crate::truth::{Span, Truth};
+
+/// How long everybody may take after the last act.
+const LAST_ANSWERS: Duration = Duration::from_secs(900);
+/// After the last fault: the longest that a registry may be left alone (a 429), and some.
+const RECOVERY: Duration = Duration::from_secs(400);
+
+/// What happened.
+pub(crate) struct History {
+    pub(crate) plan: Plan,
+    pub(crate) asks: Vec<Ask>,
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) tokens: Vec<(String, Host)>,
+    pub(crate) truth: Truth,
+    pub(crate) notes: Vec<(u64, String)>,
+    pub(crate) quiet: Vec<Quiet>,
+    /// Where the answers after the last fault begin.
+    pub(crate) calm_from: usize,
+    pub(crate) calm_at: u64,
+    pub(crate) log: String,
+    pub(crate) pages: Vec<String>,
+    /// Files that hold a secret.
+    pub(crate) leaks: Vec<String>,
+    pub(crate) disk_hits: u64,
+    pub(crate) ended_at: u64,
+}
+
+/// How things stand while nothing happens.
+#[derive(Debug, Clone)]
+pub(crate) struct Quiet {
+    pub(crate) at: u64,
+    pub(crate) when: &'static str,
+    pub(crate) numbers: BTreeMap<String, f64>,
+    /// Files of the store, relative, with their sizes.
+    pub(crate) files: BTreeMap<String, u64>,
+    /// Files of the store that are open.
+    pub(crate) open: Vec<String>,
+}
+
+impl Quiet {
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        self.numbers.get(name).copied().unwrap_or(0.0)
+    }
+
+    pub(crate) fn under<'a>(&'a self, directory: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
+        self.files.iter().filter(move |(name, _)| name.starts_with(directory)).map(|(n, s)| (n.as_str(), *s))
+    }
+}
+
+struct World {
+    now: Now,
+    plan: Plan,
+    /// The plan's, as reloads have changed it.
+    setup: Setup,
+    disk: Disk,
+    upstreams: Upstreams,
+    daemon: Option<Daemon>,
+    dialer: Arc<Mutex<Option<Dialer>>>,
+    asks: JoinSet<Vec<Ask>>,
+    done: Vec<Ask>,
+    notes: Vec<(u64, String)>,
+    quiet: Vec<Quiet>,
+    pages: Vec<String>,
+    disk_hits: u64,
+}
+
+/// Acts out `plan` over a directory beneath `root`.
+pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -> History {
+    let disk = Disk::new(&control, &root);
+    let upstreams = Upstreams::new(now.clone(), plan.setup.clone());
+    let mut world = World {
+        now,
+        plan: plan.clone(),
+        setup: plan.setup.clone(),
+        disk,
+        upstreams,
+        daemon: None,
+        dialer: Arc::default(),
+        asks: JoinSet::new(),
+        done: Vec::new(),
+        notes: Vec::new(),
+        quiet: Vec::new(),
+        pages: Vec::new(),
+        disk_hits: 0,
+    };
+    if plan.setup.node {
+        world.log_in(NodeLogin::Right);
+    }
+    world.start().await;
+    for (number, step) in plan.steps.iter().enumerate() {
+        world.now.sleep(Duration::from_millis(step.after_ms)).await;
+        world.step(number, &step.act).await;
+    }
+    world.finish().await
+}
+
+impl World {
+    fn note(&mut self, what: impl Into<String>) {
+        self.notes.push((self.now.ms(), what.into()));
+    }
+
+    async fn start(&mut self) {
+        let started = Daemon::start(&self.disk, &self.upstreams, &self.now, &self.setup);
+        match started {
+            Ok(daemon) => {
+                *self.dialer.lock().unwrap() = Some(daemon.dialer.clone());
+                self.daemon = Some(daemon);
+            }
+            Err(why) => {
+                self.note(format!("did not start: {why}"));
+                self.heal_disk();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                match Daemon::start(&self.disk, &self.upstreams, &self.now, &self.setup) {
+                    Ok(daemon) => {
+                        *self.dialer.lock().unwrap() = Some(daemon.dialer.clone());
+                        self.daemon = Some(daemon);
+                    }
+                    Err(why) => self.note(format!("does not start on a sound disk either: {why}")),
+                }
+            }
+        }
+        // Until it has found its feet.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    async fn step(&mut self, number: usize, act: &Act) {
+        match act {
+            Act::Pull(pull) => self.pull(number, pull),
+            Act::Get(get) => self.get(number, get),
+            Act::Fault(fault) => self.upstreams.begin_fault(fault),
+            Act::Heal(id) => self.upstreams.heal(Some(*id)),
+            Act::HealAll => self.heal(),
+            Act::Right { who, repo, may } => {
+                self.upstreams.truth(|truth, at| truth.set_right(at, *who, *repo, *may));
+            }
+            Act::Move { repo, version } => {
+                self.upstreams.truth(|truth, at| truth.move_tag(at, *repo, *version));
+            }
+            Act::Revoke(repo) => {
+                self.upstreams.truth(|truth, at| truth.revoked.push((at, *repo)));
+                let command = control::Revoke { repository: repo.map(Repo::name) };
+                self.command(&command).await;
+            }
+            Act::Remove(repo) => {
+                self.upstreams.truth(|truth, at| truth.removed.push((at, *repo)));
+                self.command(&control::Remove { image: format!("{}:v1", repo.name()) }).await;
+            }
+            Act::MakeRoom => self.command(&control::CollectGarbage {}).await,
+            Act::Prefetch { repo, pin } => self.prefetch(*repo, *pin).await,
+            Act::Verify { repair } => self.verify(*repair).await,
+            Act::Restart => self.restart().await,
+            Act::Kill { after_calls } => self.kill(*after_calls).await,
+            Act::Disk(fault) => {
+                self.disk.fail(fault);
+                let span = |at| Span { what: *fault, from: at, until: None, hit: None };
+                self.upstreams.truth(|truth, at| truth.disk.push(span(at)));
+            }
+            Act::Damage(damage) => self.damage(damage),
+            Act::ClockJump { seconds } => {
+                self.now.clock().advance(Duration::from_secs(*seconds));
+                self.upstreams.truth(|truth, at| truth.jumps.push((at, *seconds)));
+            }
+            Act::ClockBack { seconds } => {
+                self.now.clock().set_back(Duration::from_secs(*seconds));
+                self.upstreams.truth(|truth, at| truth.set_back.push(at));
+            }
+            Act::Reload { mirror } => self.reload(*mirror).await,
+            Act::NodeLogin(login) => self.log_in(*login),
+            Act::Wait { seconds } => self.now.sleep(Duration::from_secs(*seconds)).await,
+        }
+    }
+
+    fn heal_disk(&mut self) {
+        self.disk_hits += self.disk.hits();
+        self.disk.heal();
+        self.upstreams.truth(|truth, at| {
+            truth.disk.iter_mut().filter(|span| span.until.is_none()).for_each(|span| span.until = Some(at));
+        });
+    }
+
+    fn heal(&mut self) {
+        self.upstreams.heal(None);
+        self.heal_disk();
+    }
+
+    /// How things stand, once nothing moves any more.
+    async fn quieten(&mut self, when: &'static str) {
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        let Some(daemon) = &self.daemon else { return };
+        let numbers = daemon.numbers();
+        self.pages.push(daemon.page());
+        let store = self.disk.store();
+        let mut files = BTreeMap::new();
+        sizes(&store, &store, &mut files);
+        let prefix = store.to_string_lossy().into_owned();
+        let open = fs::read_dir("/proc/self/fd")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .filter_map(|path| Some(path.to_string_lossy().strip_prefix(&prefix)?.to_owned()))
+            .filter(|path| !path.starts_with("/index") && !path.starts_with("/LOCK"))
+            .collect();
+        self.quiet.push(Quiet { at: self.now.ms(), when, numbers, files, open });
+    }
+
+    async fn finish(mut self) -> History {
+        let left = self.collect(LAST_ANSWERS).await;
+        if left > 0 {
+            self.note(format!("{left} clients still wait"));
+            self.asks.abort_all();
+        }
+        self.heal();
+        tokio::time::sleep(RECOVERY).await;
+        if self.daemon.is_none() {
+            self.start().await;
+        }
+        let (calm_from, calm_at) = (self.done.len(), self.now.ms());
+        self.probe().await;
+        self.quieten("after the last fault").await;
+        self.restart().await;
+        self.quieten("after a restart").await;
+        self.probe().await;
+        self.quieten("at the end").await;
+        if let Some(daemon) = self.daemon.take() {
+            let _ = daemon.stop().await;
+        }
+        let leaks = leaks(&self.disk.state(), &self.upstreams.tokens());
+        let ended_at = self.now.ms();
+        History {
+            plan: self.plan,
+            asks: self.done,
+            seen: self.upstreams.seen(),
+            tokens: self.upstreams.tokens(),
+            truth: self.upstreams.truth(|truth, _| std::mem::take(truth)),
+            notes: self.notes,
+            quiet: self.quiet,
+            calm_from,
+            calm_at,
+            log: crate::log::take(),
+            pages: self.pages,
+            leaks,
+            disk_hits: self.disk_hits,
+            ended_at,
+        }
+    }
+}
