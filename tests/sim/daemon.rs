@@ -30,7 +30,11 @@ pub(crate) struct Daemon {
 /// What the daemon is configured with.
 fn configuration(setup: &Setup, disk: &Disk) -> String {
     let budget = setup.budget_mib.map_or("1TiB".to_owned(), |mib| format!("{mib}MiB"));
-    let free = if setup.no_room { "1024TiB" } else { "0%" };
+    let free = match (setup.no_room, setup.floor_mib) {
+        (true, _) => "1024TiB".to_owned(),
+        (false, Some(mib)) => format!("{mib}MiB"),
+        (false, None) => "0%".to_owned(),
+    };
     let mirror = if setup.mirror { "\"http://mirror.corp\", " } else { "" };
     let node = if setup.node { format!("{:?}", disk.node_config()) } else { String::new() };
     let negative = if setup.no_negative { "0s" } else { "3s" };

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::files::taken;
 use crate::plan::{DiskCall, DiskError, DiskFault};
 
 const RULE_BYTES: usize = 128;
@@ -14,10 +15,16 @@ const RULES_AT: u64 = 24;
 const RULES_MAX: usize = 16;
 const ROOT_AT: u64 = RULES_AT + (RULE_BYTES * RULES_MAX) as u64;
 const LIVE_AT: u64 = ROOT_AT + 512;
-/// Where the numbers of threads, and of those that sleep, are.
-pub(crate) const THREADS_AT: u64 = LIVE_AT + 512;
+/// Where the seed of the history that runs is, its time, and the number of threads that could run and do not.
+pub(crate) const SEED_AT: u64 = LIVE_AT + 512;
+pub(crate) const NOW_AT: u64 = SEED_AT + 8;
+pub(crate) const READY_AT: u64 = NOW_AT + 8;
+const SIZE_AT: u64 = READY_AT + 8;
+const TAKEN_AT: u64 = SIZE_AT + 8;
 /// Bytes of the control page.
-pub(crate) const CONTROL_BYTES: u64 = THREADS_AT + 16;
+pub(crate) const CONTROL_BYTES: u64 = TAKEN_AT + 8;
+/// Bytes of the filesystem.
+const SIZE: u64 = 64 << 30;
 
 /// The control page, and the directory of one history.
 pub(crate) struct Disk {
@@ -35,6 +42,7 @@ impl Disk {
         let control = OpenOptions::new().read(true).write(true).open(control).unwrap();
         let disk = Self { control, root: root.to_owned(), epoch: 0, rules: 0 };
         disk.arm();
+        disk.leave(None);
         disk
     }
 
@@ -108,6 +116,19 @@ impl Disk {
         self.put(20, &0_u32.to_le_bytes());
     }
 
+    /// Others leave so many bytes of the filesystem; plenty, with `None`.
+    pub(crate) fn leave(&self, free: Option<u64>) {
+        let others = free.map_or(0, |free| SIZE.saturating_sub(free + taken(&self.state())));
+        self.put(TAKEN_AT, &others.to_le_bytes());
+    }
+
+    /// Bytes that are free.
+    pub(crate) fn free(&self) -> u64 {
+        let mut others = [0; 8];
+        self.control.read_exact_at(&mut others, TAKEN_AT).unwrap();
+        SIZE.saturating_sub(u64::from_le_bytes(others) + taken(&self.state()))
+    }
+
     /// How often calls have been made to fail since the last [`Disk::heal`].
     pub(crate) fn hits(&self) -> u64 {
         (0..self.rules)
@@ -137,6 +158,7 @@ impl Disk {
             field
         };
         self.put(0, &[0; RULES_AT as usize]);
+        self.put(SIZE_AT, &SIZE.to_le_bytes());
         self.put(LIVE_AT, &text(&self.state()));
         self.put(ROOT_AT, &text(&self.root));
     }

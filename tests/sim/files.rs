@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use larder::reference::Digest;
@@ -56,6 +56,17 @@ pub(crate) fn sizes(root: &Path, directory: &Path, found: &mut BTreeMap<String, 
             Err(_) => {}
         }
     }
+}
+
+/// Bytes that the files beneath a directory take on disk.
+pub(crate) fn taken(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => taken(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(of).sum()
 }
 
 /// Files that hold a password, a token or a user name.

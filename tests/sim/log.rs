@@ -39,7 +39,7 @@ pub(crate) fn begin() {
             let thread = std::thread::current();
             let name = thread.name().unwrap_or_default();
             let _ = writeln!(kept().clone(), "PANIC of {name}: {panic}");
-            if name == "main" {
+            if name == "main" || name == crate::time::THREAD {
                 aloud(panic);
             }
         }));

@@ -50,8 +50,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["seed", seed, rest @ ..] => run::seed(seed, rest),
         ["replay", file, rest @ ..] => run::replay(file, rest),
-        ["worker", from, until, cpu] => many::worker(from, until, cpu),
-        ["record", from, until, cpu, directory] => replays::record_all(from, until, cpu, directory),
+        ["worker", seed, cpu] => many::worker(seed, cpu),
+        ["record", seed, cpu, file] => replays::record(seed, cpu, file),
         ["replays", seeds] => replays::replays(seeds),
         ["figures", seeds] => run::figures(seeds),
         ["simulate", which] => run::simulate(which),

@@ -2,9 +2,8 @@
 //! how often each act and fault was drawn.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::ops::Range;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -49,6 +48,9 @@ fn act_name(act: &Act) -> String {
     match act {
         Act::Fault(fault) => format!("upstream {}", named(fault.kind)),
         Act::Disk(fault) => format!("disk {} {}", named(fault.call), named(fault.error)),
+        Act::Room { free_mib } => {
+            format!("disk {}", if free_mib.is_some() { "filled" } else { "room again" })
+        }
         Act::Damage(damage) => format!("damage {}", named(damage.how)),
         Act::Kill { .. } | Act::Restart => format!("process {}", named(act)),
         Act::ClockJump { .. } | Act::ClockBack { .. } => format!("clock {}", named(act)),
@@ -56,12 +58,10 @@ fn act_name(act: &Act) -> String {
     }
 }
 
-/// Seeds in this process, one line of JSON each: `worker FROM UNTIL CPU`.
-pub(crate) fn worker(from: &str, until: &str, cpu: &str) -> Result<(), String> {
+/// One seed in this process; a line of JSON says what came of it: `worker SEED CPU`.
+pub(crate) fn worker(seed: &str, cpu: &str) -> Result<(), String> {
     pin(number(cpu)? as usize);
-    for seed in number(from)?..number(until)? {
-        println!("{}", serde_json::to_string(&outcome(&draw::plan(seed))).unwrap());
-    }
+    println!("{}", serde_json::to_string(&outcome(&draw::plan(number(seed)?))).unwrap());
     clean();
     Ok(())
 }
@@ -143,7 +143,7 @@ pub(crate) fn run(seeds: Range<u64>) -> Totals {
         if from < until {
             let (known, told) = (known.clone(), Arc::clone(&told));
             children.push(std::thread::spawn(move || {
-                run_share(from, until, cpu, |outcome| tell_news(outcome, &known, &told))
+                run_share(from..until, cpu, |outcome| tell_news(outcome, &known, &told))
             }));
         }
     }
@@ -174,25 +174,20 @@ fn tell_news(outcome: &Outcome, known: &[String], told: &Mutex<BTreeMap<String, 
     }
 }
 
-/// Runs seeds in one worker process after the other: a new one after each that did not live to tell.
-fn run_share(from: u64, until: u64, cpu: u64, tell: impl Fn(&Outcome)) -> (Vec<Outcome>, Vec<u64>) {
-    let (mut outcomes, mut crashed, mut at) = (Vec::new(), Vec::new(), from);
-    while at < until {
+/// Runs each seed in a process of its own, so that it replays whatever was run before it; returns also those that did not
+/// live to tell.
+fn run_share(seeds: Range<u64>, cpu: u64, tell: impl Fn(&Outcome)) -> (Vec<Outcome>, Vec<u64>) {
+    let (mut outcomes, mut crashed) = (Vec::new(), Vec::new());
+    for seed in seeds {
         let mut command = preload::worker();
-        command.args(["worker", &at.to_string(), &until.to_string(), &cpu.to_string()]);
-        let mut child: Child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        for line in lines.map_while(Result::ok) {
-            if let Ok(outcome) = serde_json::from_str::<Outcome>(&line) {
-                at = outcome.seed + 1;
+        command.args(["worker", &seed.to_string(), &cpu.to_string()]);
+        let done = command.stderr(Stdio::inherit()).output().unwrap();
+        match serde_json::from_slice::<Outcome>(&done.stdout) {
+            Ok(outcome) => {
                 tell(&outcome);
                 outcomes.push(outcome);
             }
-        }
-        let _ = child.wait();
-        if at < until {
-            crashed.push(at);
-            at += 1;
+            Err(_) => crashed.push(seed),
         }
     }
     (outcomes, crashed)

@@ -20,6 +20,9 @@ pub(crate) struct Setup {
     /// Others have filled the filesystem: nothing may be stored.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) no_room: bool,
+    /// MiB that the store leaves free on the filesystem; none if it is not there.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) floor_mib: Option<u64>,
     /// reg.corp has a mirror before it.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) mirror: bool,
@@ -38,6 +41,7 @@ impl Default for Setup {
         Self {
             budget_mib: None,
             no_room: false,
+            floor_mib: None,
             mirror: false,
             redirects: false,
             no_negative: true,
@@ -91,6 +95,12 @@ pub(crate) enum Act {
     Kill { after_calls: u64 },
     /// Calls to the disk begin to fail.
     Disk(DiskFault),
+    /// Others fill the filesystem until so many MiB are left; or leave plenty again.
+    Room {
+        #[serde(default)]
+        #[serde(skip_serializing_if = "is_default")]
+        free_mib: Option<u64>,
+    },
     /// A stored blob is damaged from outside.
     Damage(Damage),
     /// The wall clock is set forward.

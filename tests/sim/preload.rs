@@ -51,19 +51,22 @@ pub(crate) fn worker() -> Command {
 }
 
 fn library() -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sim/shim.c");
+    let source = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sim").join(name);
+    let sources = [source("shim.c"), source("threads.c")];
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(place).unwrap();
     let library = place.join("sim-shim.so");
     let changed = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-    if changed(&library).is_none_or(|built| changed(&source).is_some_and(|source| source > built)) {
+    let newest = sources.iter().chain([&source("shim.h")]).filter_map(|path| changed(path)).max();
+    if changed(&library) < newest {
         let temporary = place.join(format!("sim-shim.{}.so", std::process::id()));
         let built = Command::new("cc")
             .args(["-Wall", "-O2", "-shared", "-fPIC", "-o"])
-            .args([&temporary, &source])
-            .arg("-ldl")
+            .arg(&temporary)
+            .args(&sources)
+            .args(["-ldl", "-lpthread"])
             .status();
-        assert!(built.is_ok_and(|status| status.success()), "cc cannot build {}", source.display());
+        assert!(built.is_ok_and(|status| status.success()), "cc cannot build {sources:?}");
         fs::rename(&temporary, &library).unwrap();
     }
     library

@@ -9,42 +9,47 @@ use crate::run::{clean, history, number, pin};
 use crate::world::History;
 use crate::{draw, preload, story};
 
-/// Everything that was written down: what happened, the daemon's log, and what the referee found.
-fn record(history: &History, violations: &[Violation]) -> String {
-    let own = preload::root().to_string_lossy().into_owned();
-    let text = format!("{}\n{}\n{:?}\n", story::tell(history, violations), history.log, history.quiet);
-    text.replace(&own, "/disk")
+/// Everything that was written down, except what is measured by the real clock: what happened, the daemon's log and
+/// numbers, and in the first line what the referee found.
+fn text(history: &mut History, violations: &[Violation]) -> String {
+    for quiet in &mut history.quiet {
+        quiet.numbers.retain(|name, _| !name.contains("_seconds"));
+    }
+    let kinds: Vec<&str> = violations.iter().map(|found| found.kind.as_str()).collect();
+    let told = story::tell(history, violations);
+    let text = format!("{}\n{told}\n{}\n{:#?}\n", kinds.join(" "), history.log, history.quiet);
+    text.replace(&*preload::root().to_string_lossy(), "/disk")
 }
 
-/// Runs seeds in this process and leaves the record of each in `directory`: `record FROM UNTIL CPU DIRECTORY`.
-pub(crate) fn record_all(from: &str, until: &str, cpu: &str, directory: &str) -> Result<(), String> {
+/// Runs a seed in this process and writes down everything: `record SEED CPU FILE`.
+pub(crate) fn record(seed: &str, cpu: &str, file: &str) -> Result<(), String> {
     pin(number(cpu)? as usize);
-    for seed in number(from)?..number(until)? {
-        let (history, violations) = history(&draw::plan(seed));
-        let kinds: Vec<&str> = violations.iter().map(|found| found.kind.as_str()).collect();
-        let text = format!("{}\n{}", kinds.join(" "), record(&history, &violations));
-        fs::write(Path::new(directory).join(seed.to_string()), text).map_err(|e| e.to_string())?;
-    }
+    let (mut history, violations) = history(&draw::plan(number(seed)?));
+    fs::write(file, text(&mut history, &violations)).map_err(|e| e.to_string())?;
     clean();
     Ok(())
 }
 
 /// Runs each seed of `1-50` twice and says which of them differ, and where first: `replays 1-50`. A seed that shows other
-/// violations the second time is an error; one whose log differs is told.
+/// violations the second time is an error; one whose record differs is told.
 pub(crate) fn replays(seeds: &str) -> Result<(), String> {
     let (from, last) = seeds.split_once('-').unwrap_or((seeds, seeds));
     let (from, until) = (number(from)?, number(last)? + 1);
     let runs = [preload::root().join("first"), preload::root().join("second")];
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut children = Vec::new();
-    for (at, directory) in runs.iter().enumerate() {
-        fs::create_dir_all(directory).map_err(|e| e.to_string())?;
-        let mut command = preload::worker();
-        command.args(["record", &from.to_string(), &until.to_string(), &(at % processors).to_string()]);
-        children.push(command.arg(directory).spawn().map_err(|e| e.to_string())?);
+    let mut threads = Vec::new();
+    for (at, run) in runs.iter().enumerate() {
+        fs::create_dir_all(run).map_err(|e| e.to_string())?;
+        let (run, cpu) = (run.clone(), (at % processors).to_string());
+        threads.push(std::thread::spawn(move || {
+            for seed in (from..until).map(|seed| seed.to_string()) {
+                let mut command = preload::worker();
+                let _ = command.args(["record", &seed, &cpu]).arg(run.join(&seed)).status();
+            }
+        }));
     }
-    for mut child in children {
-        child.wait().map_err(|e| e.to_string())?;
+    for thread in threads {
+        let _ = thread.join();
     }
     let (mut same, mut judged_otherwise) = (0, Vec::new());
     for seed in from..until {

@@ -1,13 +1,11 @@
 /*
- * The disk of the simulated world, and how its clock knows that nothing happens.
+ * The disk of the simulated world. Its threads are in threads.c.
  *
  * Stands between the process and the C library's file calls, and makes those beneath one directory fail as a control
- * file says. Counts the threads that wait on a futex: everything in Rust that waits for another thread does. A
- * thread that sleeps by the real clock counts as awake: it is waited for.
+ * file says.
  *
  * Preloaded by tests/sim, which writes the control file; both sides map or write the same page. Only calls that go
- * through the C library are seen: std's are; the store's preadv2 and statvfs go to the kernel directly, and what they
- * would find is changed in the files themselves.
+ * through the C library are seen: std's are, and rustix's where tests are built (its feature use-libc).
  *
  * Not for anything that is shipped: the library itself has no C and no unsafe code.
  */
@@ -15,9 +13,8 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
-#include <linux/futex.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,36 +22,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { CREATE = 1, WRITE = 2, SYNC = 4, RENAME = 8, UNLINK = 16, MKDIR = 32, OPEN = 64, READ = 128, TIMES = 256 };
-#define CHANGES (CREATE | WRITE | SYNC | RENAME | UNLINK | MKDIR | TIMES)
-#define RULES_MAX 16
+#include "shim.h"
 
-struct rule {
-    uint32_t kinds;     /* which calls */
-    int32_t error;      /* errno; 0: a write takes one byte only */
-    int32_t left;       /* how often; -1: always */
-    uint32_t hits;      /* how often so far */
-    char part[112];     /* of the path; empty: any */
-};
-
-/* Little-endian, as tests/sim/disk.rs writes it. */
-struct control {
-    uint64_t calls;     /* changing calls beneath the live directory so far */
-    uint64_t stop_at;   /* the one at which everything stops; 0: never */
-    uint32_t stopped;   /* nothing changes any more */
-    uint32_t rules_count;
-    struct rule rules[RULES_MAX];
-    char root[512];     /* calls beneath this are looked at */
-    char live[512];     /* beneath root, but not beneath this: nothing changes */
-    int64_t threads;    /* beside the first one */
-    int64_t asleep;     /* of them: who is woken is counted as awake by who wakes it, so that none is missed */
-};
-
-static struct control *control;
+struct control *control;
 
 __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("LARDER_SIM_DISK");
@@ -67,11 +43,17 @@ __attribute__((constructor)) static void begin(void) {
     syscall(SYS_close, fd);
 }
 
+/* Less room than a write may need is none. */
+#define WRITE_BYTES (128 * 1024)
+
+static uint64_t free_bytes(void);
+
 /* The errno with which a call is to fail; 0: it is to be made; -1: made short. */
 static int judge(uint32_t kind, const char *path) {
     struct control *c = control;
     if (!c || !c->root[0] || strncmp(path, c->root, strlen(c->root)))
         return 0;
+    maybe_yield();
     if (kind & CHANGES) {
         if (strncmp(path, c->live, strlen(c->live)) || c->stopped)
             return EIO;
@@ -92,6 +74,9 @@ static int judge(uint32_t kind, const char *path) {
         __atomic_add_fetch(&rule->hits, 1, __ATOMIC_SEQ_CST);
         return rule->error ? rule->error : -1;
     }
+    /* Only while others have filled it is it worth counting what is left. */
+    if (kind & (CREATE | WRITE | MKDIR) && c->taken && free_bytes() < WRITE_BYTES)
+        return ENOSPC;
     return 0;
 }
 
@@ -121,7 +106,6 @@ static int judge_fd(uint32_t kind, int fd) {
     return judge(kind, path);
 }
 
-#define REAL(name) ({ static __typeof__(&name) real; if (!real) real = dlsym(RTLD_NEXT, #name); real; })
 #define FAIL_IF(judged) do { int error_ = (judged); if (error_ > 0) { errno = error_; return -1; } } while (0)
 
 static uint32_t kind_of(int flags) {
@@ -173,9 +157,37 @@ ssize_t write(int fd, const void *bytes, size_t count) {
     return REAL(write)(fd, bytes, judged < 0 && count > 1 ? 1 : count);
 }
 
-ssize_t pread64(int fd, void *bytes, size_t count, off64_t offset) {
+/* The store's reads. What is sent is read by pread64 where sendfile would take it out of the page cache, in which it is since
+ * it was compared: that does not fail. */
+ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags) {
     FAIL_IF(judge_fd(READ, fd));
-    return REAL(pread64)(fd, bytes, count, offset);
+    return REAL(preadv64v2)(fd, parts, count, offset, flags);
+}
+
+/* The filesystem that the files of the daemon lie on: of a size, and others fill the rest of it. */
+static __thread uint64_t used;
+
+static int add(const char *path, const struct stat64 *found, int what, struct FTW *where) {
+    (void)path, (void)where;
+    if (what == FTW_F)
+        used += found->st_blocks * 512;
+    return 0;
+}
+
+static uint64_t free_bytes(void) {
+    used = control->taken;
+    nftw64(control->live, add, 16, FTW_PHYS);
+    return used < control->size ? control->size - used : 0;
+}
+
+int statvfs64(const char *path, struct statvfs64 *found) {
+    int failed = REAL(statvfs64)(path, found);
+    if (failed || !control || !control->size || strncmp(path, control->root, strlen(control->root)) || !control->root[0])
+        return failed;
+    found->f_bsize = found->f_frsize = 4096;
+    found->f_blocks = control->size / 4096;
+    found->f_bfree = found->f_bavail = free_bytes() / 4096;
+    return 0;
 }
 
 int fsync(int fd) { FAIL_IF(judge_fd(SYNC, fd)); return 0; }
@@ -190,57 +202,3 @@ int unlinkat(int directory, const char *path, int flags) {
 int mkdir(const char *path, mode_t mode) { FAIL_IF(judge(MKDIR, path)); return REAL(mkdir)(path, mode); }
 int ftruncate64(int fd, off64_t length) { FAIL_IF(judge_fd(WRITE, fd)); return REAL(ftruncate64)(fd, length); }
 int futimens(int fd, const struct timespec times[2]) { FAIL_IF(judge_fd(TIMES, fd)); return REAL(futimens)(fd, times); }
-
-#define ADD(field, by) (control ? __atomic_add_fetch(&control->field, by, __ATOMIC_SEQ_CST) : 0)
-
-long syscall(long number, ...) {
-    static long (*real)(long, ...);
-    long a[6];
-    va_list rest;
-    va_start(rest, number);
-    for (int at = 0; at < 6; at++)
-        a[at] = va_arg(rest, long);
-    va_end(rest);
-    if (!real)
-        real = dlsym(RTLD_NEXT, "syscall");
-    if (number != SYS_futex)
-        return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-    int what = a[1] & FUTEX_CMD_MASK;
-    int waits = what == FUTEX_WAIT || what == FUTEX_WAIT_BITSET;
-    if (waits)
-        ADD(asleep, 1);
-    long done = real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-    int error = errno;
-    /* Who was woken has been counted as awake already. */
-    if (waits && done != 0)
-        ADD(asleep, -1);
-    if ((what == FUTEX_WAKE || what == FUTEX_WAKE_BITSET) && done > 0)
-        ADD(asleep, -done);
-    errno = error;
-    return done;
-}
-
-struct start {
-    void *(*routine)(void *);
-    void *argument;
-};
-
-static void *run(void *given) {
-    struct start start = *(struct start *)given;
-    free(given);
-    void *result = start.routine(start.argument);
-    ADD(threads, -1);
-    return result;
-}
-
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*routine)(void *), void *argument) {
-    struct start *start = malloc(sizeof *start);
-    *start = (struct start){routine, argument};
-    ADD(threads, 1);
-    int failed = REAL(pthread_create)(thread, attributes, run, start);
-    if (failed) {
-        ADD(threads, -1);
-        free(start);
-    }
-    return failed;
-}

@@ -2,20 +2,19 @@
 //!
 //! tokio's paused clock moves by itself as soon as its runtime has nothing to do, but not while a blocking task runs, and
 //! a download has one for as long as it lasts. So a blocking task of ours holds that back for ever, and the clock is
-//! moved here, before the runtime parks: once every other thread sleeps (`shim.c` counts them), in steps that grow while
-//! nothing happens. The one runtime thread and the others share one processor, so that who runs when is
-//! nearly always the same too.
+//! moved here, before the runtime parks: once every other thread sleeps, in steps that grow while nothing happens. One
+//! thread runs at a time, and the seed decides which (`threads.c`).
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::disk::THREADS_AT;
+use crate::disk::{NOW_AT, READY_AT, SEED_AT};
 
 use larder::support::clock::{Clock, Timestamp};
 
@@ -27,8 +26,8 @@ const STEP_WAITED_US: u64 = 200_000;
 const STEP_IDLE_US: u64 = 5_000_000;
 /// When simulated time begins.
 const START: u64 = 1_700_000_000;
-/// Real time after which a history is given up: a thread does not come to rest.
-const REAL_MAX: Duration = Duration::from_secs(120);
+/// How often the other threads are let run before a history is given up: one of them does not come to rest.
+const TURNS_MAX: u32 = 50_000_000;
 
 /// The time of one history.
 pub(crate) struct Time {
@@ -112,13 +111,35 @@ impl Drop for Waiting {
     }
 }
 
-/// Runs a history to its end in a runtime and a time of its own.
-pub(crate) fn run<F, T>(seed: u64, history: impl FnOnce(Now) -> F) -> T
+/// Runs a history to its end in a thread, a runtime and a time of its own: a fresh thread has drawn nothing yet.
+pub(crate) fn run<F, T>(seed: u64, history: impl FnOnce(Now) -> F + Send + 'static) -> T
 where
     F: Future<Output = T> + Send + 'static,
     T: Send + 'static,
 {
-    fastrand::seed(seed);
+    let threads = Threads(control().unwrap());
+    threads.begin(seed.wrapping_mul(2).wrapping_add(1));
+    let thread = std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+        fastrand::seed(seed);
+        within(history)
+    });
+    let ended = thread.unwrap().join();
+    threads.begin(0);
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn control() -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(crate::preload::control())
+}
+
+/// What the thread of a history is called.
+pub(crate) const THREAD: &str = "history";
+
+fn within<F, T>(history: impl FnOnce(Now) -> F) -> T
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
     let inner = Arc::new(Inner {
         now_us: AtomicU64::new(0),
         quiet_us: AtomicU64::new(0),
@@ -127,7 +148,7 @@ where
         waiting: AtomicUsize::new(0),
         clock: Clock::manual(Timestamp(START)),
         sleeping: Mutex::default(),
-        threads: Threads(File::open(crate::preload::control()).unwrap()),
+        threads: Threads(control().unwrap()),
         root: Mutex::default(),
     });
     let time = Time { inner: Arc::clone(&inner) };
@@ -194,6 +215,7 @@ impl Time {
         let step = next.map_or(step, |next| step.min(next - now));
         inner.quiet_us.store(quiet + step, Ordering::Relaxed);
         let before = inner.now_us.fetch_add(step, Ordering::Relaxed);
+        inner.threads.show(before + step);
         let seconds = (before + step) / 1_000_000 - before / 1_000_000;
         inner.clock.advance(Duration::from_secs(seconds));
         let mut advance = pin!(tokio::time::advance(Duration::from_micros(step)));
@@ -210,31 +232,36 @@ impl Wake for Nobody {
     fn wake(self: Arc<Self>) {}
 }
 
-/// The other threads of this process, as the preloaded library counts them.
+/// The other threads of this process, which the preloaded library lets run.
 struct Threads(File);
 
 impl Threads {
-    /// Waits until all of them sleep, and says whether any was awake.
+    /// From now on threads run as this seed says; with 0, none of them is left that does anything.
+    fn begin(&self, seed: u64) {
+        self.0.write_all_at(&[seed.to_le_bytes(), [0; 8]].concat(), SEED_AT).unwrap();
+    }
+
+    /// What the monotonic clock of all threads shows.
+    fn show(&self, now_us: u64) {
+        self.0.write_all_at(&now_us.to_le_bytes(), NOW_AT).unwrap();
+    }
+
+    /// Lets the others run until all of them sleep, and says whether any was awake.
     fn sleep(&self) -> bool {
-        if self.are_asleep() {
-            return false;
-        }
-        let (mut looks, begun) = (0_u32, Instant::now());
+        std::thread::yield_now();
+        let mut turns = 0_u32;
         while !self.are_asleep() {
             std::thread::yield_now();
-            looks += 1;
-            if looks.is_multiple_of(50) {
-                std::thread::sleep(Duration::from_micros(50));
-                assert!(begun.elapsed() < REAL_MAX, "a thread does not come to rest: {}", all_threads());
-            }
+            turns += 1;
+            assert!(turns < TURNS_MAX, "a thread does not come to rest: {}", all_threads());
         }
-        true
+        turns > 0
     }
 
     fn are_asleep(&self) -> bool {
-        let mut bytes = [0; 16];
-        self.0.read_exact_at(&mut bytes, THREADS_AT).unwrap();
-        bytes[..8] == bytes[8..]
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, READY_AT).unwrap();
+        bytes == [0; 8]
     }
 }
 

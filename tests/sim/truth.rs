@@ -12,6 +12,8 @@ pub(crate) struct Truth {
     tags: Vec<(u64, Repo, u8)>,
     pub(crate) faults: Vec<Span<Fault>>,
     pub(crate) disk: Vec<Span<DiskFault>>,
+    /// When others had filled the filesystem.
+    pub(crate) full: Vec<Full>,
     pub(crate) damage: Vec<(u64, Damage)>,
     /// Restarts and kills, from when until when.
     pub(crate) stops: Vec<(u64, u64, bool)>,
@@ -23,6 +25,22 @@ pub(crate) struct Truth {
     pub(crate) set_back: Vec<u64>,
     /// What the node's docker config said, from when on.
     pub(crate) logins: Vec<(u64, NodeLogin)>,
+}
+
+/// Others have filled the filesystem.
+#[derive(Debug, Clone)]
+pub(crate) struct Full {
+    pub(crate) from: u64,
+    pub(crate) until: Option<u64>,
+    /// Bytes that were free at its end, and that blobs took.
+    pub(crate) free: u64,
+    pub(crate) blobs: u64,
+}
+
+impl Full {
+    pub(crate) fn overlaps(&self, from: u64, until: u64) -> bool {
+        self.from <= until && self.until.is_none_or(|end| end >= from)
+    }
 }
 
 /// Something that held for a while.

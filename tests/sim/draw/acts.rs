@@ -122,6 +122,23 @@ impl Draw {
         vec![self.damage(), Act::Disk(fault), self.pull()]
     }
 
+    pub(super) fn full(&mut self) -> Vec<Act> {
+        let free_mib = self.rng.weighted(&[
+            (3, None),
+            (2, Some(0)),
+            (2, Some(1)),
+            (2, Some(2)),
+            (1, Some(4)),
+            (1, Some(8)),
+        ]);
+        let room = Act::Room { free_mib };
+        match self.rng.below(4) {
+            0 => vec![room, Act::Wait { seconds: 20 }],
+            1 => vec![self.pull(), room],
+            _ => vec![room, self.pull()],
+        }
+    }
+
     pub(super) fn pressure(&mut self) -> Vec<Act> {
         match self.rng.below(6) {
             0 => {

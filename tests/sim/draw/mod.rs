@@ -32,9 +32,10 @@ enum Theme {
     Node,
     Reload,
     Clock,
+    Full,
 }
 
-const THEMES: [(u64, Theme); 22] = [
+const THEMES: [(u64, Theme); 23] = [
     (6, Theme::Upstream),
     (6, Theme::Rights),
     (4, Theme::Lists),
@@ -57,6 +58,7 @@ const THEMES: [(u64, Theme); 22] = [
     (4, Theme::Node),
     (3, Theme::Reload),
     (3, Theme::Clock),
+    (4, Theme::Full),
 ];
 
 /// The plan of a seed.
@@ -142,6 +144,7 @@ impl Draw {
         Setup {
             budget_mib,
             no_room: self.is(Theme::NoRoom),
+            floor_mib: if self.is(Theme::Full) { self.rng.pick(&[None, Some(1), Some(4)]) } else { None },
             mirror: self.mirror,
             redirects: self.rng.chance(15),
             no_negative: self.rng.chance(70),
@@ -248,6 +251,7 @@ impl Draw {
             Theme::Node => self.node(),
             Theme::Reload => vec![Act::Reload { mirror: self.rng.chance(50) }, self.pull()],
             Theme::Clock => self.clock(),
+            Theme::Full => self.full(),
             Theme::Tags => {
                 let (repo, version) = (self.repo(), self.rng.below(2) as u8);
                 vec![Act::Move { repo, version }, self.pull()]

@@ -23,7 +23,8 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
     let plain = acts.iter().all(|step| match &step.act {
         Act::Pull(pull) => pull.manner.leaves_after.is_none(),
         Act::Get(get) => get.manner.leaves_after.is_none(),
-        Act::Right { .. } | Act::Move { .. } | Act::Wait { .. } | Act::MakeRoom | Act::HealAll => true,
+        Act::Right { .. } | Act::Move { .. } | Act::Wait { .. } => true,
+        Act::Room { .. } | Act::MakeRoom | Act::HealAll => true,
         _ => false,
     });
     if !plain || !judge.is_calm() || history.plan.setup.budget_mib.is_some() {
@@ -74,7 +75,7 @@ fn blobs(judge: &Judge<'_>, seen: &[&Seen], asks: &[&Ask], until: u64) -> Vec<Vi
     let mut all = Vec::new();
     for ((host, name), (digest, cost)) in costs {
         let Some(size) = catalog().bytes(digest).map(|bytes| bytes.len() as u64) else { continue };
-        let fits = !judge.history.plan.setup.no_room;
+        let fits = !judge.history.plan.setup.no_room && judge.history.truth.full.is_empty();
         let (requests_max, bytes_max) = if fits && cost.asked > 0 {
             (1 + cost.parts, size + cost.asked_bytes.min(cost.parts * size))
         } else {

@@ -127,6 +127,9 @@ impl Judge<'_> {
             Some(span) => format!("disk-{}", named(span.what.call)),
             None if damaged => "damaged".to_owned(),
             None if self.history.plan.setup.no_room => "no-room".to_owned(),
+            None if truth.full.iter().any(|full| full.overlaps(ask.begun.saturating_sub(15_000), until)) => {
+                "full".to_owned()
+            }
             None if faults.iter().any(|s| near(s.what.host) && s.what.method == Method::Head) => {
                 "head".to_owned()
             }

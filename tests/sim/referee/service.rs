@@ -94,6 +94,7 @@ fn held(judge: &Judge<'_>, ask: &Ask) -> Option<u64> {
         && truth.revoked.iter().all(|(at, _)| *at < since)
         && truth.damage.is_empty()
         && truth.disk.is_empty()
+        && truth.full.is_empty()
         && truth.stops.iter().all(|(_, _, clean)| *clean)
         && truth.jumps.is_empty();
     let entitled =

@@ -12,11 +12,14 @@ pub(crate) const SENTENCE: &str = "What is on disk is what is counted; the budge
 
 /// Blobs that may be kept open while nobody reads them.
 const KEPT_OPEN_MAX: usize = 64;
+/// After so long without anything else the budget has been enforced: it is every 2 s.
+const ENFORCED_MS: u64 = 10_000;
 
 pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
     let mut all: Vec<Violation> =
         judge.history.quiet.iter().flat_map(|quiet| look_at(judge, quiet)).collect();
     all.extend(evictions(judge));
+    all.extend(floor(judge));
     all
 }
 
@@ -94,12 +97,39 @@ fn pinned(judge: &Judge<'_>) -> Vec<crate::plan::Repo> {
     wanted.filter(done).collect()
 }
 
+/// What is to stay free on a filesystem that others fill does, as long as there is a blob that nobody needs.
+fn floor(judge: &Judge<'_>) -> Option<Violation> {
+    let (history, truth) = (judge.history, &judge.history.truth);
+    let floor = history.plan.setup.floor_mib? << 20;
+    let pins = history.plan.steps.iter().any(|step| matches!(step.act, Act::Prefetch { .. }));
+    let is_quiet = |since: u64, at: u64| {
+        history.asks.iter().all(|ask| ask.begun > at || ask.reply.ended_at < since)
+            && truth.disk.iter().all(|span| !span.overlaps(since, at))
+            && truth.stops.iter().all(|(from, until, _)| *from > at || *until < since)
+    };
+    let kept = truth.full.iter().find(|full| {
+        let Some(until) = full.until else { return false };
+        full.from + ENFORCED_MS < until
+            && is_quiet(until - ENFORCED_MS, until)
+            && full.free < floor
+            && full.blobs > 0
+    })?;
+    (!pins).then(|| {
+        let what =
+            format!("{} bytes free of {floor} that should be, and {} bytes of blobs", kept.free, kept.blobs);
+        violation("space/floor-not-kept", kept.until.unwrap_or(kept.from), what)
+    })
+}
+
 /// Whatever has arrived fits: then nothing need have gone.
 fn evictions(judge: &Judge<'_>) -> Option<Violation> {
     let history = judge.history;
     let quiet = history.quiet.first()?;
     let budget = history.plan.setup.budget_mib? << 20;
     let arrived: u64 = history.seen.iter().map(|seen| seen.sent.load(Ordering::Relaxed)).sum();
+    if !history.truth.full.is_empty() {
+        return None;
+    }
     let evicted = quiet.number("larder_store_evicted_total");
     let made = history.plan.steps.iter().any(|step| matches!(step.act, Act::MakeRoom | Act::Remove(_)));
     (evicted > 0.0 && arrived * 10 < budget * 9 && !made).then(|| {

@@ -177,6 +177,7 @@ impl World {
                 let span = |at| Span { what: *fault, from: at, until: None, hit: None };
                 self.upstreams.truth(|truth, at| truth.disk.push(span(at)));
             }
+            Act::Room { free_mib } => self.leave(*free_mib),
             Act::Damage(damage) => self.damage(damage),
             Act::ClockJump { seconds } => {
                 self.now.clock().advance(Duration::from_secs(*seconds));
@@ -195,6 +196,7 @@ impl World {
     fn heal_disk(&mut self) {
         self.disk_hits += self.disk.hits();
         self.disk.heal();
+        self.leave(None);
         self.upstreams.truth(|truth, at| {
             truth.disk.iter_mut().filter(|span| span.until.is_none()).for_each(|span| span.until = Some(at));
         });

@@ -9,8 +9,9 @@ use larder::store::Verifier;
 
 use super::World;
 use crate::catalog::catalog;
-use crate::files::damaged;
+use crate::files::{damaged, taken};
 use crate::plan::{Damage, NodeLogin, Repo, Who};
+use crate::truth::Full;
 
 /// Until a process that is to be killed is killed, whatever it does.
 const KILLED_WITHIN: Duration = Duration::from_secs(3);
@@ -123,6 +124,20 @@ impl World {
         self.start().await;
         let until = self.now.ms();
         self.upstreams.truth(|truth, _| truth.stops.push((from, until, false)));
+    }
+
+    /// Others fill the filesystem, or make room again; how things stood until then is written down.
+    pub(super) fn leave(&mut self, free_mib: Option<u64>) {
+        let (free, blobs) = (self.disk.free(), taken(&self.disk.store().join("blobs")));
+        self.disk.leave(free_mib.map(|mib| mib << 20));
+        self.upstreams.truth(|truth, at| {
+            for full in truth.full.iter_mut().filter(|full| full.until.is_none()) {
+                (full.until, full.free, full.blobs) = (Some(at), free, blobs);
+            }
+            if free_mib.is_some() {
+                truth.full.push(Full { from: at, until: None, free, blobs });
+            }
+        });
     }
 
     pub(super) fn damage(&mut self, damage: &Damage) {
