@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::kept::Kept;
 use crate::plan::{Act, Plan};
 use crate::referee::named;
 use crate::run::{clean, history, number, pin};
@@ -58,10 +59,16 @@ fn act_name(act: &Act) -> String {
     }
 }
 
-/// One seed in this process; a line of JSON says what came of it: `worker SEED CPU`.
-pub(crate) fn worker(seed: &str, cpu: &str) -> Result<(), String> {
+/// One history in this process; a line of JSON says what came of it: `worker SEED CPU`, or `worker NAME CPU` for one that
+/// is kept.
+pub(crate) fn worker(which: &str, cpu: &str) -> Result<(), String> {
     pin(number(cpu)? as usize);
-    println!("{}", serde_json::to_string(&outcome(&draw::plan(number(seed)?))).unwrap());
+    let kept = kept::all().into_iter().find(|kept| kept.name == which);
+    let plan = match kept {
+        Some(kept) => kept.plan,
+        None => draw::plan(number(which)?),
+    };
+    println!("{}", serde_json::to_string(&outcome(&plan)).unwrap());
     clean();
     Ok(())
 }
@@ -174,21 +181,30 @@ fn tell_news(outcome: &Outcome, known: &[String], told: &Mutex<BTreeMap<String, 
     }
 }
 
-/// Runs each seed in a process of its own, so that it replays whatever was run before it; returns also those that did not
-/// live to tell.
+/// Runs seeds one after the other; returns also those that did not live to tell.
 fn run_share(seeds: Range<u64>, cpu: u64, tell: impl Fn(&Outcome)) -> (Vec<Outcome>, Vec<u64>) {
     let (mut outcomes, mut crashed) = (Vec::new(), Vec::new());
     for seed in seeds {
-        let mut command = preload::worker();
-        command.args(["worker", &seed.to_string(), &cpu.to_string()]);
-        let done = command.stderr(Stdio::inherit()).output().unwrap();
-        match serde_json::from_slice::<Outcome>(&done.stdout) {
-            Ok(outcome) => {
+        match alone(&seed.to_string(), cpu) {
+            Some(outcome) => {
                 tell(&outcome);
                 outcomes.push(outcome);
             }
-            Err(_) => crashed.push(seed),
+            None => crashed.push(seed),
         }
     }
     (outcomes, crashed)
+}
+
+/// Runs a history in a process of its own, so that it replays whatever was run before it.
+fn alone(which: &str, cpu: u64) -> Option<Outcome> {
+    let mut command = preload::worker();
+    command.args(["worker", which, &cpu.to_string()]);
+    let done = command.stderr(Stdio::inherit()).output().ok()?;
+    serde_json::from_slice(&done.stdout).ok()
+}
+
+/// The kinds of what a kept history shows; `None` if it did not live to tell.
+pub(crate) fn kinds_of(kept: &Kept) -> Option<Vec<String>> {
+    Some(alone(&kept.name, 0)?.violations.into_iter().map(|(kind, ..)| kind).collect())
 }
