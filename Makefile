@@ -16,7 +16,7 @@ FUZZ_SECONDS ?= 60
 STALL_ROUNDS ?= 3
 E2E_LONG ?= 100
 SEEDS ?= 1-500
-MUTANT_SEEDS ?= 1-60
+MUTANT_SEEDS ?= kept,1-60
 export MODEL_SEED ?= 1
 MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
@@ -70,7 +70,7 @@ sim: ## The simulated world for about a minute: kept histories, fixed seeds and 
 simulate: ## The simulated world for SEEDS: 1-5000 are many; 4711 is one, with its story, shrunk
 	$(CARGO) test --locked --test sim -- simulate $(SEEDS)
 
-mutants-sim: ## Break Larder in the ways of tests/sim/mutations.txt; the simulated world must see each (takes an hour)
+mutants-sim: ## Break Larder in the ways of tests/sim/mutations.txt; the simulated world must see each (takes minutes)
 	tests/sim/mutants.py $(MUTANT_SEEDS)
 
 docs: ## Documentation, warnings as errors
