@@ -233,6 +233,14 @@ impl Error {
         }
     }
 
+    /// Bytes of the whole blob, where upstream answered 416 and said so.
+    pub fn size_of_unsatisfiable(&self) -> Option<u64> {
+        match self {
+            Self::Upstream(upstream::Error::RangeNotSatisfiable { size, .. }) => *size,
+            _ => None,
+        }
+    }
+
     /// The value of the `reason` label.
     pub fn reason(&self) -> &'static str {
         match self {

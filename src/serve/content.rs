@@ -95,7 +95,18 @@ impl RequestContext<'_> {
             None if self.version < Version::HTTP_11 => BlobRange::From(0),
             header => range::wanted(header),
         };
-        let mut answer = self.puller.blob(&self.pull, digest, wanted).await?;
+        let mut answer = match self.puller.blob(&self.pull, digest, wanted).await {
+            Ok(answer) => answer,
+            // What is not stored is asked for by the client's range: upstream is the first to know that none of it exists.
+            Err(error) => {
+                let size = error.size_of_unsatisfiable();
+                let is_so = |size: &u64| range::answer(header, *size) == RangeAnswer::Unsatisfiable;
+                let size = size.filter(is_so).ok_or(error)?;
+                let (media_type, range) = (MediaType::OCTET_STREAM, RangeAnswer::Unsatisfiable);
+                let response = content_head(media_type, digest, registry, Some(size), range);
+                return Ok((response, AnswerSource::Passthrough));
+            }
+        };
         let range = answer.size.map_or(RangeAnswer::Whole, |size| range::answer(header, size));
         let mut response = content_head(MediaType::OCTET_STREAM, digest, registry, answer.size, range);
         self.mark_stale(&mut response, answer.stale.as_ref());

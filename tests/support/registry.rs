@@ -353,7 +353,8 @@ fn ranged(range: Option<&str>, bytes: &Bytes) -> Response<Bytes> {
     };
     let start: usize = start.parse().unwrap();
     if start >= bytes.len() {
-        return Response::builder().status(416).body(Bytes::new()).unwrap();
+        let size = format!("bytes */{}", bytes.len());
+        return Response::builder().status(416).header("content-range", size).body(Bytes::new()).unwrap();
     }
     let end = end.parse::<usize>().map_or(bytes.len(), |last| (last + 1).min(bytes.len()));
     Response::builder()

@@ -156,7 +156,9 @@ fn blob(digest: Option<&str>, range: Option<&str>) -> Response<Bytes> {
     let Some((start, end)) = bounds else { return response.body(bytes.clone()).unwrap() };
     let start: usize = start.parse().unwrap_or(0);
     if start >= bytes.len() {
-        return status(416);
+        let response =
+            Response::builder().status(416).header("content-range", format!("bytes */{}", bytes.len()));
+        return response.body(Bytes::new()).unwrap();
     }
     let end = end.parse::<usize>().map_or(bytes.len(), |last| (last + 1).min(bytes.len()));
     response
