@@ -9,7 +9,7 @@ STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
 # containerd, runc and mounts need root; what is built is built by the one who calls.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim docs tools e2e test-long stall bench bench-scale deb static image \
+.PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim coverage docs tools e2e test-long stall bench bench-scale deb static image \
   deny msrv fuzz
 
 FUZZ_SECONDS ?= 60
@@ -72,6 +72,9 @@ simulate: ## The simulated world for SEEDS: 1-5000 are many; 4711 is one, with i
 
 mutants-sim: ## Break Larder in the ways of tests/sim/mutations.txt; the simulated world must see each (takes minutes)
 	tests/sim/mutants.py $(MUTANT_SEEDS)
+
+coverage: ## How much of src/ the simulated world runs, and all tests (docs/testing.md; needs the component llvm-tools)
+	.ci/coverage
 
 docs: ## Documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet

@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         ["worker", seed, cpu] => many::worker(seed, cpu),
         ["record", seed, cpu, file] => replays::record(seed, cpu, file),
         ["replays", seeds] => replays::replays(seeds),
+        ["plans", seeds] => run::plans(seeds),
         ["figures", seeds] => run::figures(seeds),
         ["simulate", which] => run::simulate(which),
         ["seeds", from, until] => run::seeds(from, until),

@@ -101,6 +101,15 @@ pub(crate) fn simulate(which: &str) -> Done {
     }
 }
 
+/// The plans of `1-500`, a line of JSON each, without acting them out: `plans 1-500`.
+pub(crate) fn plans(which: &str) -> Done {
+    let (from, last) = which.split_once('-').unwrap_or((which, which));
+    for seed in number(from)?..=number(last)? {
+        println!("{}", serde_json::to_string(&draw::plan(seed)).unwrap());
+    }
+    Ok(())
+}
+
 /// What is drawn for `1-500`, by kind, and how often: `figures 1-500`.
 pub(crate) fn figures(which: &str) -> Done {
     let (from, last) = which.split_once('-').unwrap_or((which, which));

@@ -336,7 +336,8 @@ impl Draw {
         let repo = self.rng.pick(&[Repo::TeamA, Repo::TeamA, Repo::Shared, Repo::TeamB]);
         let who = self.who(repo);
         match self.rng.below(12) {
-            10 | 11 => self.outage_of_another(),
+            10 => self.outage_of_another(),
+            11 => self.ended_for_good(repo, who),
             0..4 => vec![Act::Right { who, repo, may: false }],
             4..6 => vec![Act::Right { who, repo, may: true }],
             6 => vec![Act::Revoke(self.rng.chance(60).then_some(repo))],
@@ -360,6 +361,18 @@ impl Draw {
             }
             _ => vec![Act::Wait { seconds: self.rng.pick(&[30, 200, 320, 700]) }],
         }
+    }
+
+    /// A right ends, by the registry's word or the operator's, and then something happens in which it might come back.
+    fn ended_for_good(&mut self, repo: Repo, who: Who) -> Vec<Act> {
+        let pull = || Act::Pull(Pull { who, repo, manner: Manner::default() });
+        let ends = Act::Right { who, repo, may: false };
+        if self.rng.chance(50) {
+            return vec![pull(), ends, Act::Revoke(Some(repo)), Act::Restart, pull()];
+        }
+        let mut fault = self.fault(Host::Reg, Part::Any, Method::Any, FaultKind::Refuse);
+        (fault.repo, fault.times) = (None, None);
+        vec![pull(), ends, Act::Wait { seconds: 320 }, pull(), Act::Fault(fault), pull()]
     }
 
     /// A right has long ended when something of another repository is slow.

@@ -1,8 +1,9 @@
 //! Rights.
 
 use super::{Judge, Violation, is_outage, violation};
+use crate::catalog::catalog;
 use crate::client::Ask;
-use crate::plan::{FaultKind, Host, Who};
+use crate::plan::{FaultKind, Host, What, Who};
 
 pub(crate) const SENTENCE: &str = "Nobody is given content, names, sizes, tags or referrers that the registry would not give \
     to a credential that the caller may use, counting what revocation, outage and grace promise; a right that the \
@@ -20,7 +21,16 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
 fn look_at(judge: &Judge<'_>, ask: &Ask) -> Option<Violation> {
     let truth = &judge.history.truth;
     let (begun, ended) = (ask.begun, ask.reply.ended_at);
-    if !ask.reply.is_success() || ask.repo.is_public() {
+    if !ask.reply.is_success() {
+        return None;
+    }
+    // What another repository has is not this one's, whoever asks.
+    if let Some(digest) = ask.digest.filter(|digest| !catalog().has(ask.repo, *digest)) {
+        let what =
+            format!("{}: {}, and {digest} is not in that repository", judge.shown(ask), ask.reply.status);
+        return (ask.what != What::Referrers).then(|| violation("rights/of-another-repository", ended, what));
+    }
+    if ask.repo.is_public() {
         return None;
     }
     let principals = judge.principals(ask.who);
