@@ -305,6 +305,8 @@ pub(crate) enum FaultKind {
     IgnoreRange,
     /// Another range than was asked for, said to be the right one.
     WrongRange,
+    /// Another range than was asked for, and said to be that one.
+    OtherRange,
     /// No digest in the head.
     NoDigest,
     /// Connections are refused.

@@ -228,7 +228,12 @@ impl Draw {
             Theme::Lists => self.lists(),
             Theme::Outage => self.outage(),
             Theme::Damage => vec![self.damage()],
-            Theme::Slow | Theme::Lazy => vec![self.get()],
+            Theme::Slow => vec![self.get()],
+            Theme::Lazy if self.rng.chance(20) => {
+                let host = self.host();
+                vec![Act::Fault(self.fault(host, Part::Blob, Method::Get, FaultKind::OtherRange)), self.get()]
+            }
+            Theme::Lazy => vec![self.get()],
             Theme::Disk => self.disk(),
             Theme::ReadOnly => self.read_only(),
             Theme::Pressure => self.pressure(),

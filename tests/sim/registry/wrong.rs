@@ -43,6 +43,10 @@ impl Upstreams {
                 }
                 response
             }
+            Some(FaultKind::OtherRange) => {
+                let other = asked.range.as_deref().map(other_range);
+                self.proper(&Asked { range: other, ..asked.clone() })
+            }
             Some(FaultKind::NoDigest) => {
                 let mut response = self.proper(asked);
                 response.headers_mut().remove("docker-content-digest");
@@ -123,6 +127,13 @@ impl Upstreams {
             _ => pieces(bytes).boxed(),
         }
     }
+}
+
+/// A range that begins earlier; that of a whole body is as it was.
+fn other_range(range: &str) -> String {
+    let bounds = range.strip_prefix("bytes=").and_then(|bounds| bounds.split_once('-'));
+    let Some((start, end)) = bounds else { return range.to_owned() };
+    format!("bytes={}-{end}", start.parse::<u64>().unwrap_or(0) / 2)
 }
 
 fn pieces(bytes: Bytes) -> stream::Iter<std::vec::IntoIter<io::Result<Bytes>>> {
