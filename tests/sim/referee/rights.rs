@@ -11,6 +11,8 @@ pub(crate) const SENTENCE: &str = "Nobody is given content, names, sizes, tags o
 
 /// `grant_ttl`, and a little.
 const GRANT_MS: u64 = 300_000 + 5_000;
+/// `outage_grace`, and a little.
+const OUTAGE_MS: u64 = 30 * 86_400_000 + 5_000;
 /// How much a 429 stretches it.
 const LIMIT_MS: u64 = 900_000;
 
@@ -65,7 +67,11 @@ fn look_at(judge: &Judge<'_>, ask: &Ask) -> Option<Violation> {
     }
     let refused = was_refused(judge, ask, end);
     if met.iter().any(|kind| is_outage(*kind)) && !revoked && refused.is_none() {
-        return None;
+        let jumps = truth.jumps.iter().filter(|(at, _)| (end..=begun).contains(at));
+        let old = age + jumps.map(|(_, seconds)| seconds * 1_000).sum::<u64>();
+        let what = || format!("{shown}: {}, {} h after the right ended", ask.reply.status, old / 3_600_000);
+        let over = old > OUTAGE_MS && truth.set_back.is_empty();
+        return over.then(|| violation("rights/outage-without-end", ended, what()));
     }
     let kind = match (revoked, refused) {
         (true, _) => "rights/revoked-by-hand",
