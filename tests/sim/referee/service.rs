@@ -2,7 +2,7 @@
 
 use super::{Judge, Violation, is_whole_outage, violation};
 use crate::client::Ask;
-use crate::plan::{FaultKind, Part, Repo, What, Who};
+use crate::plan::{DamageKind, FaultKind, Part, Repo, What, Who};
 
 pub(crate) const SENTENCE: &str = "A caller who would have succeeded by asking the registry itself succeeds through Larder, \
     or gets the answer that sends its runtime there, within the time bound; one registry's, repository's or client's \
@@ -42,7 +42,7 @@ fn look_at(judge: &Judge<'_>, ask: &Ask, calm: bool) -> Vec<Violation> {
         return all;
     }
     let answer = format!("{} with {} bytes, complete: {}", reply.status, reply.got, reply.complete);
-    if judge.is_entitled(ask) && judge.faults_met(ask).is_empty() {
+    if judge.is_entitled(ask) && judge.faults_met(ask).is_empty() && !was_cut_on_disk(judge, ask) {
         // A runtime that is refused before any content goes to the registry itself, and gets it there.
         let sent_away = ask.manner.mirror && !reply.is_success() && reply.complete && reply.status != 0;
         // A range at or beyond the end.
@@ -64,6 +64,17 @@ fn look_at(judge: &Judge<'_>, ask: &Ask, calm: bool) -> Vec<Violation> {
         all.push(violation(kind, at, what));
     }
     all
+}
+
+/// Whether the blob's file was truncated while it was sent: then the body ends short (docs/failure-modes.md).
+fn was_cut_on_disk(judge: &Judge<'_>, ask: &Ask) -> bool {
+    judge.history.truth.damage.iter().any(|(at, damage)| {
+        let layers = &crate::catalog::catalog().image(damage.repo, 0).layers;
+        let digest = layers[usize::from(damage.layer) % layers.len()];
+        damage.how == DamageKind::Cut
+            && (ask.begun..=ask.reply.ended_at).contains(at)
+            && ask.digest == Some(digest)
+    })
 }
 
 /// When this very thing was given to this very caller, if that has to hold now that the registry is away.
