@@ -151,11 +151,22 @@ impl Blobs {
         let _change = self.layout.change()?;
         self.open_blobs.forget(digest);
         self.layout.remove(&self.layout.blob(digest))?;
+        self.open_blobs.note_removal();
         // After its file, so that a file that cannot be removed stays counted.
         self.index.remove(*digest);
         // Checksums without their blob do no harm; the next commit replaces them.
         let _ = self.layout.remove(&self.layout.checks_of(digest));
         Ok(true)
+    }
+
+    /// How many blobs have left the store since its start.
+    pub(super) fn removals(&self) -> u64 {
+        self.open_blobs.removals()
+    }
+
+    /// Whether the file of a blob is there, with its size; its bytes are not looked at. Blocks.
+    pub(super) fn is_on_disk(&self, digest: &Digest, size: u64) -> bool {
+        std::fs::metadata(self.layout.blob(digest)).is_ok_and(|file| file.is_file() && file.len() == size)
     }
 
     fn open_or_quarantine(&self, digest: Digest) -> Result<Option<Blob>, Error> {

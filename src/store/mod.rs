@@ -348,6 +348,29 @@ impl Store {
         self.0.records.writes().later(write).await;
     }
 
+    /// As [`Store::put_later`], for content that was stored: it is written only if its blob has left the store.
+    pub async fn restore_later(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let (store, repository) = (self.clone(), repository.clone());
+        let restore = move || {
+            let is_there = store.0.blobs.is_on_disk(&digest, content.len() as u64);
+            done(is_there || store.write(&repository, digest, &content, &member).is_ok());
+        };
+        self.0.records.writes().later(restore).await;
+    }
+
+    /// How many blobs have left the store since its start, by eviction, removal, quarantine or from outside. As long as it
+    /// stays the same, what was there is there.
+    pub fn removals(&self) -> u64 {
+        self.0.blobs.removals()
+    }
+
     /// Waits until everything is durable that was to be written later.
     pub async fn flush(&self) {
         self.0.records.writes().flush().await;

@@ -5,6 +5,7 @@
 //! removed, replaced or written to by another program is opened anew.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -23,6 +24,7 @@ const KEPT_CHECKSUM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub(super) struct OpenBlobs {
     in_use: InUse,
     open: Mutex<Open>,
+    removals: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,17 @@ impl OpenBlobs {
             kept: BoundedMap::new(KEPT_MAX),
             kept_checksum_bytes: 0,
         };
-        Self { in_use, open: Mutex::new(open) }
+        Self { in_use, open: Mutex::new(open), removals: AtomicU64::new(0) }
+    }
+
+    /// A blob has left the store; to be called once its file is gone.
+    pub(super) fn note_removal(&self) {
+        self.removals.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many blobs have left the store since its start.
+    pub(super) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
     /// The blobs that are being read.

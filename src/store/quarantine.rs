@@ -66,6 +66,7 @@ impl Quarantine {
         });
         match changed {
             Ok(true) => {
+                self.open_blobs.note_removal();
                 self.index.remove(*digest);
                 self.metrics.quarantined.inc();
                 self.files.measure();

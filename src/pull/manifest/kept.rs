@@ -1,13 +1,15 @@
 //! Manifests in memory that are on disk, or will be soon: no answer waits for the disk.
 //!
 //! A fetched manifest is in memory at once and written behind its answer. One that could not be written, because there was
-//! no space or the disk failed, is written again when it is used again, as long as it is in memory.
+//! no space or the disk failed, is written again when it is used again some seconds later, as long as it is in memory. One
+//! that may have left the store, by eviction or because it was damaged, is looked for when it is used, and written again if
+//! it is gone.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::memory_cache::MemoryCache;
+use super::memory_cache::{MemoryCache, Write};
 use crate::reference::{Digest, MediaType, Repository};
 use crate::store::{Member, Store};
 
@@ -27,9 +29,9 @@ impl KeptManifests {
     pub(crate) async fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
         let found = self.memory.find(repository, digest)?;
         self.store.record_access(digest);
-        if self.memory.begin_write(repository, digest) {
+        if let Some(write) = self.memory.begin_write(repository, digest, self.store.removals()) {
             let (media_type, bytes) = &found;
-            self.write(repository, digest, media_type, bytes).await;
+            self.write(repository, digest, media_type, bytes, write).await;
         }
         Some(found)
     }
@@ -42,7 +44,10 @@ impl KeptManifests {
         media_type: &MediaType,
         bytes: &Bytes,
     ) {
+        // Before it is marked: a removal from now on is noticed when it is used next.
+        let removals = self.store.removals();
         if self.memory.insert(repository, digest, media_type, bytes) {
+            self.memory.begin_write(repository, digest, removals);
             self.memory.end_write(repository, digest, true);
         }
     }
@@ -56,16 +61,17 @@ impl KeptManifests {
         bytes: &Bytes,
     ) {
         if self.memory.insert(repository, digest, media_type, bytes) {
-            self.memory.begin_write(repository, digest);
-            self.write(repository, digest, media_type, bytes).await;
+            self.memory.begin_write(repository, digest, self.store.removals());
+            self.write(repository, digest, media_type, bytes, Write::Content).await;
             return;
         }
         let member = Member::Manifest(media_type.clone());
-        if let Err(error) = self.store.put(repository, digest, bytes.clone(), member).await
-            && self.store.should_log(&error)
-        {
-            let cause = error.cause();
-            tracing::error!(%repository, %error, cause, "a manifest is served but could not be stored");
+        if let Err(error) = self.store.put(repository, digest, bytes.clone(), member).await {
+            self.memory.insert_large(repository, digest, media_type, bytes);
+            if self.store.should_log(&error) {
+                let cause = error.cause();
+                tracing::error!(%repository, %error, cause, "a manifest is served but could not be stored");
+            }
         }
     }
 
@@ -79,10 +85,21 @@ impl KeptManifests {
         self.memory.clear();
     }
 
-    async fn write(&self, repository: &Repository, digest: Digest, media_type: &MediaType, bytes: &Bytes) {
+    async fn write(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        media_type: &MediaType,
+        bytes: &Bytes,
+        write: Write,
+    ) {
         let (memory, name) = (Arc::clone(&self.memory), repository.clone());
         let done = move |is_stored| memory.end_write(&name, digest, is_stored);
         let member = Member::Manifest(media_type.clone());
-        self.store.put_later(repository, digest, bytes.clone(), member, done).await;
+        let (store, bytes) = (&self.store, bytes.clone());
+        match write {
+            Write::Content => store.put_later(repository, digest, bytes, member, done).await,
+            Write::IfGone => store.restore_later(repository, digest, bytes, member, done).await,
+        }
     }
 }

@@ -1,10 +1,14 @@
 //! Manifests in memory: small, immutable, and asked for by every pod that starts.
 //!
 //! What is here was verified when it was read, and its repository may hand it out; whether the caller may have it is
-//! asked each time. Bounded in bytes; the manifest that was used longest ago goes first.
+//! asked each time. Bounded in bytes; the manifest that was used longest ago goes first. A large one is here only if it
+//! could not be stored, and not for long: it would cost upstream a request each time.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::reference::{Digest, MediaType, Repository};
 use crate::support::bounded_map::BoundedMap;
@@ -13,6 +17,12 @@ use crate::support::bounded_map::BoundedMap;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one: larger ones are rare, and would push out many.
 const ONE_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of all larger ones at most: two of the largest there are.
+const LARGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a larger one that could not be stored is kept: a runtime asks for what it resolved within that time.
+const LARGE_KEPT: Duration = Duration::from_secs(60);
+/// After so long one that could not be written is written again when it is used: each try costs the disk.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Manifests at most, however small: their keys take memory too.
 const MANIFESTS_MAX: usize = 8_192;
 
@@ -22,6 +32,9 @@ pub(crate) struct MemoryCache(Mutex<Cached>);
 struct Cached {
     manifests: BoundedMap<(Repository, Digest), Manifest>,
     bytes: usize,
+    /// Large ones, and until when they are kept.
+    large: BoundedMap<(Repository, Digest), (MediaType, Bytes, Instant)>,
+    large_bytes: usize,
 }
 
 struct Manifest {
@@ -30,17 +43,32 @@ struct Manifest {
     on_disk: OnDisk,
 }
 
-/// Whether a manifest is on disk too.
+/// Whether a manifest is on disk too. What leaves the store is counted: by that number it is known whether a manifest
+/// that was there may have left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnDisk {
-    No,
-    BeingWritten,
-    Yes,
+    /// It is not known to be.
+    No { retry_at: Option<Instant> },
+    /// By a task that began when so many blobs had left the store.
+    BeingWritten { removals: u64 },
+    /// It was when so many blobs had left the store.
+    Yes { removals: u64 },
+}
+
+/// What is to be done for a manifest to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// It is to be written.
+    Content,
+    /// It was there: it is to be written if it is gone.
+    IfGone,
 }
 
 impl Default for MemoryCache {
     fn default() -> Self {
-        Self(Mutex::new(Cached { manifests: BoundedMap::new(MANIFESTS_MAX), bytes: 0 }))
+        let manifests = BoundedMap::new(MANIFESTS_MAX);
+        let large = BoundedMap::new(LARGE_BYTES_MAX / ONE_BYTES_MAX);
+        Self(Mutex::new(Cached { manifests, bytes: 0, large, large_bytes: 0 }))
     }
 }
 
@@ -48,25 +76,61 @@ impl MemoryCache {
     /// A manifest of a repository.
     pub(crate) fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
         let mut cached = self.0.lock();
-        let found = cached.manifests.get(&(repository.clone(), digest))?;
-        Some((found.media_type.clone(), found.bytes.clone()))
+        let key = (repository.clone(), digest);
+        if let Some(found) = cached.manifests.get(&key) {
+            return Some((found.media_type.clone(), found.bytes.clone()));
+        }
+        let (media_type, bytes, until) = cached.large.get(&key)?;
+        (*until > Instant::now()).then(|| (media_type.clone(), bytes.clone()))
     }
 
-    /// Whether a manifest is to be written to disk, by the caller: it is not there, and is not being written.
-    pub(crate) fn begin_write(&self, repository: &Repository, digest: Digest) -> bool {
+    /// Whether a manifest is to be written to disk, by the caller: it is not there, or may have left, and is not being
+    /// written. `removals` says how many blobs have left the store.
+    pub(crate) fn begin_write(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        removals: u64,
+    ) -> Option<Write> {
         let mut cached = self.0.lock();
-        let Some(found) = cached.manifests.get(&(repository.clone(), digest)) else { return false };
-        let begins = found.on_disk == OnDisk::No;
-        if begins {
-            found.on_disk = OnDisk::BeingWritten;
-        }
-        begins
+        let found = cached.manifests.get(&(repository.clone(), digest))?;
+        let write = match found.on_disk {
+            OnDisk::No { retry_at: Some(at) } if at > Instant::now() => return None,
+            OnDisk::No { .. } => Write::Content,
+            OnDisk::Yes { removals: before } if before != removals => Write::IfGone,
+            OnDisk::BeingWritten { .. } | OnDisk::Yes { .. } => return None,
+        };
+        found.on_disk = OnDisk::BeingWritten { removals };
+        Some(write)
     }
 
     /// A manifest was written to disk, or could not be.
     pub(crate) fn end_write(&self, repository: &Repository, digest: Digest, is_stored: bool) {
         if let Some(found) = self.0.lock().manifests.get(&(repository.clone(), digest)) {
-            found.on_disk = if is_stored { OnDisk::Yes } else { OnDisk::No };
+            found.on_disk = match found.on_disk {
+                OnDisk::BeingWritten { removals } if is_stored => OnDisk::Yes { removals },
+                _ => OnDisk::No { retry_at: Some(Instant::now() + RETRY_AFTER) },
+            };
+        }
+    }
+
+    /// Adds a large manifest that could not be stored, for a while.
+    pub(crate) fn insert_large(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) {
+        let mut cached = self.0.lock();
+        let value = (media_type.clone(), bytes.clone(), Instant::now() + LARGE_KEPT);
+        cached.large_bytes += bytes.len();
+        if let Some((_, (_, replaced, _))) = cached.large.insert((repository.clone(), digest), value) {
+            cached.large_bytes -= replaced.len();
+        }
+        while cached.large_bytes > LARGE_BYTES_MAX {
+            let Some((_, (_, oldest, _))) = cached.large.remove_oldest() else { break };
+            cached.large_bytes -= oldest.len();
         }
     }
 
@@ -84,7 +148,8 @@ impl MemoryCache {
         // A copy of its own: a slice would keep a whole read buffer from being used again.
         let bytes = Bytes::copy_from_slice(bytes);
         let len = bytes.len();
-        let value = Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No };
+        let value =
+            Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No { retry_at: None } };
         let mut cached = self.0.lock();
         cached.bytes += len;
         if let Some((_, replaced)) = cached.manifests.insert((repository.clone(), digest), value) {
@@ -140,17 +205,41 @@ mod tests {
         assert_eq!(cache.0.lock().bytes, 0);
     }
 
-    #[test]
-    fn a_manifest_that_could_not_be_written_is_to_be_written_again_and_one_that_was_is_not() {
+    #[tokio::test(start_paused = true)]
+    async fn a_manifest_that_could_not_be_written_is_written_again_later_and_one_that_left_the_disk_is_too() {
         let (cache, digest) = (MemoryCache::default(), Digest::of(b"x"));
         let (app, media_type) = ("a.test/r".parse().unwrap(), MediaType::OCI_MANIFEST.parse().unwrap());
-        assert!(!cache.begin_write(&app, digest));
+        assert_eq!(cache.begin_write(&app, digest, 0), None);
         cache.insert(&app, digest, &media_type, &Bytes::from_static(b"x"));
-        for is_stored in [false, true] {
-            assert!(cache.begin_write(&app, digest));
-            assert!(!cache.begin_write(&app, digest), "it is being written");
-            cache.end_write(&app, digest, is_stored);
+        assert_eq!(cache.begin_write(&app, digest, 0), Some(Write::Content));
+        assert_eq!(cache.begin_write(&app, digest, 0), None, "it is being written");
+        cache.end_write(&app, digest, false);
+        assert_eq!(cache.begin_write(&app, digest, 0), None, "each request tries again");
+        tokio::time::advance(RETRY_AFTER).await;
+        assert_eq!(cache.begin_write(&app, digest, 0), Some(Write::Content));
+        cache.end_write(&app, digest, true);
+        assert_eq!(cache.begin_write(&app, digest, 0), None);
+        assert_eq!(
+            cache.begin_write(&app, digest, 1),
+            Some(Write::IfGone),
+            "a blob left the store meanwhile"
+        );
+        cache.end_write(&app, digest, true);
+        assert_eq!(cache.begin_write(&app, digest, 1), None);
+        assert_eq!(cache.begin_write(&app, digest, 2), Some(Write::IfGone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_manifests_that_could_not_be_stored_are_kept_for_a_while_and_within_a_bound() {
+        let cache = MemoryCache::default();
+        let (app, media_type) = ("a.test/r".parse().unwrap(), MediaType::OCI_MANIFEST.parse().unwrap());
+        let bytes = Bytes::from(vec![0; 3 * 1024 * 1024]);
+        for n in 0..10_u8 {
+            cache.insert_large(&app, Digest::of(&[n]), &media_type, &bytes);
+            assert!(cache.0.lock().large_bytes <= LARGE_BYTES_MAX);
         }
-        assert!(!cache.begin_write(&app, digest));
+        assert!(cache.find(&app, Digest::of(&[9])).is_some() && cache.find(&app, Digest::of(&[0])).is_none());
+        tokio::time::advance(LARGE_KEPT).await;
+        assert!(cache.find(&app, Digest::of(&[9])).is_none());
     }
 }

@@ -152,3 +152,44 @@ async fn a_disk_that_takes_its_time_holds_up_no_cold_manifest_and_loses_none() {
     assert_eq!(tag.map(|record| record.digest), Some(digest));
     assert_eq!(parts.store.records().grants(&app).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_manifest_in_memory_that_left_the_store_is_stored_again_when_it_is_used() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, Some("v1"), MANIFEST);
+    let context = for_tests::pull(&app);
+    let file = for_tests::blob_file(&parts.directory, digest);
+    let use_it = async || {
+        pull(&parts, &context).await.unwrap();
+        parts.store.flush().await;
+        file.exists()
+    };
+    assert!(use_it().await && use_it().await);
+    let blob = parts.store.blob(digest).await.unwrap();
+    parts.store.quarantine(&blob, "found damaged".to_owned()).await;
+    assert!(!file.exists());
+    assert!(use_it().await, "it is believed to be on disk");
+    let fetched = parts.registry.asked().iter().filter(|question| question.starts_with("manifest")).count();
+    assert_eq!(fetched, 1);
+}
+
+#[tokio::test]
+async fn a_large_manifest_that_cannot_be_stored_is_fetched_once() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let ingest = parts.directory.path().join("store/ingest");
+    std::fs::remove_dir_all(&ingest).unwrap();
+    std::fs::write(ingest, "in the way").unwrap();
+    let large = format!(
+        "{},\"annotations\":{{\"v\":\"{}\"}}}}",
+        std::str::from_utf8(&MANIFEST[..MANIFEST.len() - 1]).unwrap(),
+        "x".repeat(200_000)
+    );
+    let digest = parts.registry.push(&app, Some("v1"), Box::leak(large.into_bytes().into_boxed_slice()));
+    let context = for_tests::pull(&app);
+    pull(&parts, &context).await.unwrap();
+    for _ in 0..2 {
+        parts.manifests.find(&context, &digest.into(), ManifestUse::Pull).await.unwrap();
+    }
+    let fetched = parts.registry.asked().iter().filter(|question| question.starts_with("manifest")).count();
+    assert_eq!(fetched, 1);
+}

@@ -160,7 +160,10 @@ impl Worker {
         let found =
             fs::symlink_metadata(self.context.layout.blob(&digest)).ok().filter(fs::Metadata::is_file);
         match (self.rows.row(&digest), found) {
-            (Some(_), None) => self.remove(&digest),
+            (Some(_), None) => {
+                self.context.open_blobs.note_removal();
+                self.remove(&digest);
+            }
             (None, Some(file)) => {
                 let row = Row { size: file.len(), used_at: now, owner: OwnerId::UNKNOWN, reused: false };
                 self.count_row(digest, row);
@@ -233,6 +236,7 @@ impl Worker {
             match self.context.layout.remove(&self.context.layout.blob(&digest)) {
                 Ok(existed) => {
                     self.context.open_blobs.forget(&digest);
+                    self.context.open_blobs.note_removal();
                     let _ = self.context.layout.remove(&self.context.layout.checks_of(&digest));
                     self.remove(&digest);
                     freed += size;
