@@ -9,6 +9,7 @@
 
 mod digest;
 mod document;
+mod domain;
 mod image;
 mod media_type;
 mod name;
@@ -20,6 +21,7 @@ mod tag;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use document::{Document, DocumentError, Kind, MANIFEST_BYTES_MAX};
+pub use domain::registered_domain;
 pub use image::{Image, ImageError, Reference};
 pub use media_type::{MediaType, MediaTypeError, UPSTREAM_ACCEPT};
 pub use name::{DOCKER_HUB, NameError, Registry, Repository, RepositoryPath};

@@ -365,6 +365,11 @@ impl Store {
         self.0.records.writes().later(restore).await;
     }
 
+    /// Whether nothing is written for a while, because the disk failed a moment ago.
+    pub fn is_paused(&self) -> bool {
+        self.0.health.is_paused()
+    }
+
     /// How many blobs have left the store since its start, by eviction, removal, quarantine or from outside. As long as it
     /// stays the same, what was there is there.
     pub fn removals(&self) -> u64 {

@@ -1,20 +1,21 @@
 //! Whose content a blob is, and which part of the store one registry may take.
 //!
 //! A registry that the operator did not name must not be able to push out what others had stored: whatever it serves, it
-//! takes at most its share, and beyond that it gets only what lies free. A registry that the operator named is not
-//! limited. Pure values; `admission` applies them.
+//! takes at most its share, and beyond that it gets only what lies free. Names below one registered domain are one
+//! registry's, and all such registries together push out others' content only up to a share of theirs. A registry that the
+//! operator named is not limited. Pure values; `admission` applies them.
 
 use crate::reference::{Digest, Registry};
 
 /// Percent of the store's capacity that one registry may hold which the operator did not name. Half: a node that pulls
 /// from one such registry alone still caches its images, and what other registries stored cannot be pushed out by it.
 const ONE_PERCENT: u64 = 50;
-/// Percent of the store's capacity that may be reserved for downloads of all such registries together. Reserved bytes
-/// cannot be evicted, so the rest stays for registries that the operator named.
+/// Percent of the store's capacity that may be reserved for downloads of all such registries together, and up to which they
+/// push out what others stored. Reserved bytes cannot be evicted, so the rest stays for registries that the operator named.
 const TOGETHER_PERCENT: u64 = 75;
 
-/// A registry by a hash of its name, so that a row of the index stays small. Not a checksum: a stranger must not be able
-/// to choose a name that is taken for another's.
+/// A registry by a hash of its registered domain, so that a row of the index stays small. Not a checksum: a stranger must
+/// not be able to choose a name that is taken for another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct OwnerId(pub(super) u64);
 
@@ -23,7 +24,7 @@ impl OwnerId {
     pub(super) const UNKNOWN: Self = Self(0);
 
     pub(super) fn of(registry: &Registry) -> Self {
-        let hash = Digest::of(registry.as_str().as_bytes());
+        let hash = Digest::of(registry.owner_domain().as_bytes());
         Self(hash.as_bytes().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte)))
     }
 }
@@ -52,7 +53,7 @@ pub(super) fn of_one(capacity: u64) -> u64 {
     percent(capacity, ONE_PERCENT)
 }
 
-/// Bytes that may be reserved for all limited registries together.
+/// Bytes that may be reserved for all limited registries together, and that they may hold by pushing out others' content.
 pub(super) fn of_all(capacity: u64) -> u64 {
     percent(capacity, TOGETHER_PERCENT)
 }
@@ -79,5 +80,7 @@ mod tests {
         let registry: Registry = "reg.test".parse().unwrap();
         assert_ne!(OwnerId::of(&registry), OwnerId::UNKNOWN);
         assert_eq!(Owner::limited(&registry).id, Owner::unlimited(&registry).id);
+        let [one, other] = ["a.evil.test", "b.evil.test:5000"].map(|name| name.parse::<Registry>().unwrap());
+        assert_eq!(OwnerId::of(&one), OwnerId::of(&other), "names of one stranger have a share each");
     }
 }

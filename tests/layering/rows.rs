@@ -239,5 +239,5 @@ pub(crate) const DOORS: &[(&str, &str)] = &[
     ("lru", "support/bounded_map.rs"),
     ("tokio_util", "support/tasks.rs"),
     ("arc_swap", "support/live.rs"),
-    ("psl", "upstream/transport/authority.rs"),
+    ("psl", "reference/domain.rs"),
 ];

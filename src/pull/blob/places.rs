@@ -2,7 +2,7 @@
 //!
 //! A registry whose downloads drip must not take the places of others. One that the operator did not name has a quarter of
 //! them, all such registries together three quarters, and so has one that the operator named: there is always a place
-//! for another registry.
+//! for another registry. Names below one registered domain that the operator did not name are one registry's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,16 +45,24 @@ struct Inner {
 struct Taken {
     all: usize,
     unnamed: usize,
-    /// Of each registry that has any.
-    by_registry: HashMap<Registry, usize>,
+    /// Of each owner that has any.
+    by_owner: HashMap<Owner, usize>,
+}
+
+/// Whom a place is taken for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Owner {
+    /// A registry that the operator named.
+    Named(Registry),
+    /// All registries below a domain that the operator did not name.
+    Domain(String),
 }
 
 /// A place, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Places,
-    registry: Registry,
-    is_named: bool,
+    owner: Owner,
 }
 
 impl Places {
@@ -65,16 +73,18 @@ impl Places {
     /// A place for a download from `registry`, if it may have one more.
     pub(crate) fn take(&self, registry: &Registry, is_named: bool) -> Option<Place> {
         let shares = self.0.shares;
+        let owner =
+            if is_named { Owner::Named(registry.clone()) } else { Owner::Domain(registry.owner_domain()) };
         let mut taken = self.0.taken.lock();
-        let own = taken.by_registry.get(registry).copied().unwrap_or(0);
+        let own = taken.by_owner.get(&owner).copied().unwrap_or(0);
         let own_max = if is_named { shares.most } else { shares.unnamed };
         if taken.all >= shares.all || own >= own_max || !is_named && taken.unnamed >= shares.most {
             return None;
         }
         taken.all += 1;
         taken.unnamed += usize::from(!is_named);
-        taken.by_registry.insert(registry.clone(), own + 1);
-        Some(Place { places: self.clone(), registry: registry.clone(), is_named })
+        taken.by_owner.insert(owner.clone(), own + 1);
+        Some(Place { places: self.clone(), owner })
     }
 
     /// Waits until no place is taken.
@@ -94,11 +104,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.0.taken.lock();
         taken.all -= 1;
-        taken.unnamed -= usize::from(!self.is_named);
-        if let Some(own) = taken.by_registry.get_mut(&self.registry) {
+        taken.unnamed -= usize::from(matches!(self.owner, Owner::Domain(_)));
+        if let Some(own) = taken.by_owner.get_mut(&self.owner) {
             *own -= 1;
             if *own == 0 {
-                taken.by_registry.remove(&self.registry);
+                taken.by_owner.remove(&self.owner);
             }
         }
         drop(taken);
@@ -126,7 +136,10 @@ mod tests {
         assert_eq!(strangers.len(), 192, "all strangers together");
         assert_eq!(take_all(&places, "reg.test", true).len(), 64);
         drop(strangers);
-        assert_eq!(take_all(&places, "evil.test", false).len(), 64, "one stranger");
+        let of_one = ["evil.test", "a.evil.test", "b.evil.test:5000"];
+        let of_one: Vec<_> = of_one.iter().flat_map(|name| take_all(&places, name, false)).collect();
+        assert_eq!(of_one.len(), 64, "one stranger, whatever its names");
+        drop(of_one);
         let ours = take_all(&places, "reg.test", true);
         assert_eq!(ours.len(), 192, "one that the operator named");
         assert!(places.take(&registry("other.test"), true).is_some());
@@ -138,6 +151,6 @@ mod tests {
         let taken = take_all(&places, "reg.test", true);
         let (waited, ()) = tokio::join!(places.all_given_back(), async { drop(taken) });
         assert_eq!(waited, ());
-        assert!(places.0.taken.lock().by_registry.is_empty());
+        assert!(places.0.taken.lock().by_owner.is_empty());
     }
 }

@@ -1,9 +1,9 @@
 //! Manifests in memory that are on disk, or will be soon: no answer waits for the disk.
 //!
 //! A fetched manifest is in memory at once and written behind its answer. One that could not be written, because there was
-//! no space or the disk failed, is written again when it is used again some seconds later, as long as it is in memory. One
-//! that may have left the store, by eviction or because it was damaged, is looked for when it is used, and written again if
-//! it is gone.
+//! no space or the disk failed, is written again when it is used again, as long as it is in memory; not while the disk is
+//! given a pause. One that may have left the store, by eviction or because it was damaged, is looked for when it is used,
+//! and written again if it is gone.
 
 use std::sync::Arc;
 
@@ -29,7 +29,9 @@ impl KeptManifests {
     pub(crate) async fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
         let found = self.memory.find(repository, digest)?;
         self.store.record_access(digest);
-        if let Some(write) = self.memory.begin_write(repository, digest, self.store.removals()) {
+        if !self.store.is_paused()
+            && let Some(write) = self.memory.begin_write(repository, digest, self.store.removals())
+        {
             let (media_type, bytes) = &found;
             self.write(repository, digest, media_type, bytes, write).await;
         }

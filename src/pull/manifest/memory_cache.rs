@@ -21,8 +21,6 @@ const ONE_BYTES_MAX: usize = 128 * 1024;
 const LARGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a larger one that could not be stored is kept: a runtime asks for what it resolved within that time.
 const LARGE_KEPT: Duration = Duration::from_secs(60);
-/// After so long one that could not be written is written again when it is used: each try costs the disk.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Manifests at most, however small: their keys take memory too.
 const MANIFESTS_MAX: usize = 8_192;
 
@@ -48,7 +46,7 @@ struct Manifest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnDisk {
     /// It is not known to be.
-    No { retry_at: Option<Instant> },
+    No,
     /// By a task that began when so many blobs had left the store.
     BeingWritten { removals: u64 },
     /// It was when so many blobs had left the store.
@@ -95,8 +93,7 @@ impl MemoryCache {
         let mut cached = self.0.lock();
         let found = cached.manifests.get(&(repository.clone(), digest))?;
         let write = match found.on_disk {
-            OnDisk::No { retry_at: Some(at) } if at > Instant::now() => return None,
-            OnDisk::No { .. } => Write::Content,
+            OnDisk::No => Write::Content,
             OnDisk::Yes { removals: before } if before != removals => Write::IfGone,
             OnDisk::BeingWritten { .. } | OnDisk::Yes { .. } => return None,
         };
@@ -109,7 +106,7 @@ impl MemoryCache {
         if let Some(found) = self.0.lock().manifests.get(&(repository.clone(), digest)) {
             found.on_disk = match found.on_disk {
                 OnDisk::BeingWritten { removals } if is_stored => OnDisk::Yes { removals },
-                _ => OnDisk::No { retry_at: Some(Instant::now() + RETRY_AFTER) },
+                _ => OnDisk::No,
             };
         }
     }
@@ -148,8 +145,7 @@ impl MemoryCache {
         // A copy of its own: a slice would keep a whole read buffer from being used again.
         let bytes = Bytes::copy_from_slice(bytes);
         let len = bytes.len();
-        let value =
-            Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No { retry_at: None } };
+        let value = Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No };
         let mut cached = self.0.lock();
         cached.bytes += len;
         if let Some((_, replaced)) = cached.manifests.insert((repository.clone(), digest), value) {
@@ -205,8 +201,8 @@ mod tests {
         assert_eq!(cache.0.lock().bytes, 0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_manifest_that_could_not_be_written_is_written_again_later_and_one_that_left_the_disk_is_too() {
+    #[test]
+    fn a_manifest_that_could_not_be_written_or_that_may_have_left_the_disk_is_to_be_written_again() {
         let (cache, digest) = (MemoryCache::default(), Digest::of(b"x"));
         let (app, media_type) = ("a.test/r".parse().unwrap(), MediaType::OCI_MANIFEST.parse().unwrap());
         assert_eq!(cache.begin_write(&app, digest, 0), None);
@@ -214,8 +210,6 @@ mod tests {
         assert_eq!(cache.begin_write(&app, digest, 0), Some(Write::Content));
         assert_eq!(cache.begin_write(&app, digest, 0), None, "it is being written");
         cache.end_write(&app, digest, false);
-        assert_eq!(cache.begin_write(&app, digest, 0), None, "each request tries again");
-        tokio::time::advance(RETRY_AFTER).await;
         assert_eq!(cache.begin_write(&app, digest, 0), Some(Write::Content));
         cache.end_write(&app, digest, true);
         assert_eq!(cache.begin_write(&app, digest, 0), None);

@@ -26,9 +26,12 @@ pub(super) struct Space {
     /// How many reservations have been asked for: no download is under way that needs space while that stays.
     asked: AtomicU64,
     /// Limited registries that reached their share. Held while a reservation is decided on and made, so that two downloads
-    /// do not count the same bytes, and never while something is waited for. No other lock is taken under it but those of
-    /// the totals and of the reservations.
+    /// do not count the same bytes, and never while something is waited for. No other lock is taken under it but `limited`
+    /// and those of the totals and of the reservations.
     granting: Mutex<HashSet<OwnerId>>,
+    /// Limited registries that have stored or reserved anything since the start. No other lock is taken under it but those
+    /// of the totals and of the reservations.
+    limited: Mutex<HashSet<OwnerId>>,
 }
 
 /// Why nothing is reserved.
@@ -48,8 +51,8 @@ impl Space {
         quarantine: QuarantineFiles,
     ) -> Self {
         let reservations = Reservations::default();
-        let (asked, granting) = (AtomicU64::new(0), Mutex::default());
-        Self { budget, probe_disk, index, quarantine, reservations, asked, granting }
+        let (asked, granting, limited) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        Self { budget, probe_disk, index, quarantine, reservations, asked, granting, limited }
     }
 
     pub(super) fn quarantine(&self) -> &QuarantineFiles {
@@ -138,13 +141,24 @@ impl Space {
             || all.saturating_add(wanted) > share::of_all(capacity)
     }
 
-    /// Whether a registry with `wanted` bytes more has its share or more, so that it evicts nothing of others.
+    /// Whether a registry with `wanted` bytes more has its share or more, or all limited ones together have theirs, so that
+    /// it evicts nothing of others.
     fn holds_its_share(&self, owner: Owner, wanted: u64) -> bool {
         if !owner.limited {
             return false;
         }
-        let held = self.index.bytes_of(owner.id).saturating_add(self.reservations.limited(owner.id).0);
-        held.saturating_add(wanted) > share::of_one(self.capacity())
+        let capacity = self.capacity();
+        let (reserved, all_reserved) = self.reservations.limited(owner.id);
+        let held = self.index.bytes_of(owner.id).saturating_add(reserved);
+        if held.saturating_add(wanted) > share::of_one(capacity) {
+            return true;
+        }
+        let mut limited = self.limited.lock();
+        // One without blobs takes no memory, unless a download of it is under way.
+        limited.retain(|id| self.index.bytes_of(*id) > 0 || self.reservations.limited(*id).0 > 0);
+        let all_held = limited.iter().map(|id| self.index.bytes_of(*id)).sum::<u64>();
+        limited.insert(owner.id);
+        all_held.saturating_add(all_reserved).saturating_add(wanted) > share::of_all(capacity)
     }
 
     /// Bytes that are committed or in quarantine.

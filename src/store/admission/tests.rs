@@ -172,6 +172,24 @@ fn a_registry_that_the_operator_did_not_name_pushes_out_its_own_blobs_once_it_ha
 }
 
 #[test]
+fn strangers_together_do_not_push_out_all_that_others_have_stored() {
+    let world = World::new(budget(1_000, 0));
+    for n in 0..10 {
+        let reserved = world.admission.reserve(ours(), 100).unwrap();
+        world.commit(&[1 + n; 100], reserved);
+    }
+    for n in 0..40_u8 {
+        let stranger = Owner::limited(&format!("evil{}.test", n % 8).parse().unwrap());
+        if let Ok(reserved) = world.admission.reserve(stranger, 100) {
+            world.commit(&[100 + n; 100], reserved);
+        }
+    }
+    world.index.catch_up();
+    let ours = world.index.bytes_of(ours().id);
+    assert!(ours >= 200, "strangers left {ours} of 1,000 bytes");
+}
+
+#[test]
 fn what_lay_free_and_was_taken_beyond_the_share_is_evicted_first() {
     let world = World::new(budget(1_000, 0));
     let reserved = world.admission.reserve(ours(), 100).unwrap();

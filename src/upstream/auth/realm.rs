@@ -10,8 +10,9 @@ use std::collections::HashSet;
 
 use url::{Host, Url};
 
+use crate::reference::registered_domain;
 use crate::upstream::transport::address::HostTrust;
-use crate::upstream::transport::authority::{authority, registered_domain};
+use crate::upstream::transport::authority::authority;
 
 /// Registries whose token server has another registrable domain, with that server.
 const TOKEN_SERVERS: &[(&str, &str)] = &[

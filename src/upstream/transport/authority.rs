@@ -7,15 +7,6 @@ pub(crate) fn authority(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(0))
 }
 
-/// The domain that the owner of a name registered, in lower case, and whether the public suffix list knows its suffix; `None`
-/// for a public suffix itself.
-pub(crate) fn registered_domain(name: &str) -> Option<(String, bool)> {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let domain = psl::domain(name.as_bytes())?;
-    let is_known = domain.suffix().is_known();
-    String::from_utf8(domain.as_bytes().to_vec()).ok().map(|domain| (domain, is_known))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

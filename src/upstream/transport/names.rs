@@ -21,11 +21,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
+use crate::reference::registered_domain;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::transport::address::HostTrust;
-use crate::upstream::transport::authority::registered_domain;
 use crate::upstream::transport::network::Reach;
 
 /// Names that the configuration leads to, looked up at once.
