@@ -86,10 +86,10 @@ e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, Do
 	$(CARGO) build --locked --bin larder --example demo
 	$(AS_ROOT) /usr/bin/python3 -B tests/e2e/run.py
 
-test-long: ## Kills and power cuts, E2E_LONG (100) times as many of them as in make test; the page in Chromium
+test-long: ## Kills, power cuts and blobs, E2E_LONG (100) times as many as in make test; a million from 500 on; Chromium
 	$(CARGO) build --locked --bin larder
 	tests/tools.sh --long
-	$(AS_ROOT) env E2E_LONG=$(E2E_LONG) /usr/bin/python3 -B tests/e2e/run.py Disk Browser
+	$(AS_ROOT) env E2E_LONG=$(E2E_LONG) /usr/bin/python3 -B tests/e2e/run.py Disk FullDisk Browser
 
 stall: ## Unit and integration tests with threads stopped at random, STALL_ROUNDS (3) times: finds races
 	mkdir -p target && cc -Wall -O2 -shared -fPIC -o target/stall.so tests/stall.c -lpthread

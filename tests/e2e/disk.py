@@ -1,7 +1,8 @@
 """A disk that is full, has no inodes left, turns read-only, fails a system call, or loses its power; a daemon that is
 killed. Real filesystems on tmpfs and loop devices; the system calls are made to fail by strace.
 
-Short by default; E2E_LONG=N makes the loops N times as long (`make test-long`).
+Short by default; E2E_LONG=N makes the loops N times as long, and a store of 2,000 blobs one of N times as many, a million
+at most (`make test-long`).
 """
 
 import fcntl
@@ -47,7 +48,7 @@ class Upstream:
                 self.end_headers()
                 if self.command == "GET":
                     try:
-                        self.wfile.write(body[start:])
+                        outer.send(self.wfile, body[start:])
                     except OSError:
                         pass
                 return None
@@ -64,6 +65,9 @@ class Upstream:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def send(self, out, body):
+        out.write(body)
+
     def put(self, size):
         body = random.randbytes(size)
         digest = "sha256:" + hashlib.sha256(body).hexdigest()
@@ -71,7 +75,7 @@ class Upstream:
         return digest
 
 
-class Disk(unittest.TestCase):
+class OnDisk(unittest.TestCase):
     """Each test has a filesystem of its own under the store."""
 
     def setUp(self):
@@ -85,10 +89,42 @@ class Disk(unittest.TestCase):
         run("mount", *mount, self.at)
         return self.daemon()
 
-    def daemon(self):
+    def on_new(self, kind, mib, **settings):
+        """A daemon whose store is on a new filesystem of this kind and size."""
+        if not shutil.which(f"mkfs.{kind}"):
+            self.fail(f"mkfs.{kind} is missing: run make tools")
+        disk = f"{self.world.root}/{kind}.{mib}.img"
+        with open(disk, "wb") as file:
+            file.truncate(mib * MIB)
+        run(f"mkfs.{kind}", "-q", disk)
+        self.at = self.world.directory("disk")
+        run("mount", "-o", "loop,errors=remount-ro" if kind == "ext4" else "loop", disk, self.at)
+        self.disk = disk
+        return self.daemon(**settings)
+
+    def power_is_cut(self, larder):
+        """Nothing reaches the disk from now on; then the machine starts again."""
+        self.shut_down()
+        larder.kill()
+        run("umount", self.at)
+        run("mount", "-o", "loop", self.disk, self.at)
+
+    def turn_read_only(self):
+        """As ext4 does when it finds its own data wrong."""
+        device = os.path.basename(run("findmnt", "-no", "SOURCE", self.at))
+        with open(f"/sys/fs/ext4/{device}/trigger_fs_error", "w", encoding="ascii") as trigger:
+            trigger.write("a test")
+
+    def shut_down(self):
+        """FS_IOC_SHUTDOWN, without flushing the journal."""
+        directory = os.open(self.at, os.O_RDONLY)
+        fcntl.ioctl(directory, 0x8004587D, struct.pack("I", 2))
+        os.close(directory)
+
+    def daemon(self, min_free="0%", upstream=None, max_bytes="100%"):
         # By default rights are proved anew after five minutes, and long runs take longer.
-        larder = Larder(self.world, {"reg.test": self.upstream.url},
-                        f'[store]\npath = "{self.at}/store"\nmin_free = "0%"\nmax_bytes = "100%"\n'
+        larder = Larder(self.world, {"reg.test": upstream or self.upstream.url},
+                        f'[store]\npath = "{self.at}/store"\nmin_free = "{min_free}"\nmax_bytes = "{max_bytes}"\n'
                         '[access]\ngrant_ttl = "1d"\n')
         larder.store = f"{self.at}/store"
         return larder
@@ -119,6 +155,16 @@ class Disk(unittest.TestCase):
         found = json.loads(larder.command("verify", "--json"))
         self.assertEqual(found["damaged"], [])
         return found["sound"]
+
+    def upstream_is_not_asked_for(self, larder, digests):
+        kept, self.upstream.blobs = self.upstream.blobs, {}
+        for digest in digests:
+            self.is_pulled(larder, digest)
+        self.upstream.blobs = kept
+
+
+class Disk(OnDisk):
+    """What the disk does to a store."""
 
     # -- a disk that stores nothing more --------------------------------------------------------------------------------
 
@@ -163,17 +209,11 @@ class Disk(unittest.TestCase):
         self.verified(larder)
 
     def test_a_disk_that_turns_read_only_serves_what_it_has_and_the_rest_passes_through(self):
-        disk = f"{self.world.root}/ro.img"
-        with open(disk, "wb") as file:
-            file.truncate(64 * MIB)
-        run("mkfs.ext4", "-q", disk)
-        larder = self.on("-o", "loop,errors=remount-ro", disk)
+        larder = self.on_new("ext4", 64)
         warm, cold = self.upstream.put(MIB), self.upstream.put(MIB)
         self.is_pulled(larder, warm)
         self.becomes(larder, "larder_flights", 0)
-        device = os.path.basename(run("findmnt", "-no", "SOURCE", self.at))
-        with open(f"/sys/fs/ext4/{device}/trigger_fs_error", "w", encoding="ascii") as trigger:
-            trigger.write("a test")
+        self.turn_read_only()
         with self.assertRaises(OSError):
             open(f"{self.at}/probe", "wb")
         for _ in range(3):
@@ -246,18 +286,12 @@ class Disk(unittest.TestCase):
 
     def test_after_a_power_cut_what_was_stored_is_there_and_nothing_else(self):
         for kind in ("ext4", "xfs"):
-            if not shutil.which(f"mkfs.{kind}"):
-                self.fail(f"mkfs.{kind} is missing: run make tools")
             with self.subTest(kind=kind):
                 self.power_cut(kind)
 
     def power_cut(self, kind):
-        disk = f"{self.world.root}/{kind}.img"
-        with open(disk, "wb") as file:
-            # Large enough for every blob, so that none is evicted.
-            file.truncate((400 + 40 * LONG) * MIB)
-        run(f"mkfs.{kind}", "-q", disk)
-        larder, stored = self.on("-o", "loop", disk), set()
+        # Large enough for every blob, so that none is evicted.
+        larder, stored = self.on_new(kind, 400 + 40 * LONG), set()
         for _ in range(3 * LONG):
             for _ in range(6):
                 digest = self.upstream.put(random.randint(1, MIB))
@@ -269,26 +303,53 @@ class Disk(unittest.TestCase):
             for pull in pulls:
                 pull.start()
             time.sleep(random.uniform(0, 0.1))
-            with open(larder.config, "rb"):
-                directory = os.open(self.at, os.O_RDONLY)
-                # FS_IOC_SHUTDOWN, without flushing the journal: nothing reaches the disk from now on.
-                fcntl.ioctl(directory, 0x8004587D, struct.pack("I", 2))
-                os.close(directory)
-            larder.kill()
+            self.power_is_cut(larder)
             for pull in pulls:
                 pull.join()
-            run("umount", self.at)
-            run("mount", "-o", "loop", disk, self.at)
             larder.start()
             self.verified(larder)
             self.upstream_is_not_asked_for(larder, stored)
         larder.stop()
 
-    def upstream_is_not_asked_for(self, larder, digests):
-        kept, self.upstream.blobs = self.upstream.blobs, {}
-        for digest in digests:
-            self.is_pulled(larder, digest)
-        self.upstream.blobs = kept
+    def test_a_power_cut_right_after_a_start_does_not_bring_back_the_marker_of_the_clean_stop(self):
+        for kind in ("ext4", "xfs"):
+            with self.subTest(kind=kind):
+                larder = self.on_new(kind, 401)
+                self.is_pulled(larder, self.upstream.put(1000))
+                larder.stop()
+                marker = f"{larder.store}/index/clean"
+                self.assertTrue(os.path.exists(marker), "the stop was clean")
+                run("sync", "-f", self.at)
+                larder.start()
+                self.power_is_cut(larder)
+                self.assertFalse(os.path.exists(marker), "it would vouch for rows that have changed since")
+
+    def test_a_store_of_very_many_blobs_at_its_budget_serves_and_counts_through_kills(self):
+        count, size = min(2000 * LONG, 1_000_000), 1024
+        # ext4 has an inode for each 16 KiB; the file below it takes no more of the disk than what is written.
+        larder = self.on_new("ext4", 200 + count * 20 // 1024, max_bytes=str(count * size))
+        larder.stop()
+        for number in range(count):
+            body = number.to_bytes(8, "big") * (size // 8)
+            with open(f"{larder.store}/blobs/sha256/{hashlib.sha256(body).hexdigest()}", "wb") as file:
+                file.write(body)
+        larder.start()
+        self.becomes(larder, "larder_store_blobs", count)
+        for number in range(3 * LONG):
+            # Each is a quarter of the smallest store: hundreds of blobs go for it.
+            digests = [self.upstream.put(random.randint(1, 500_000)) for _ in range(4)]
+            pulls = [threading.Thread(target=self.is_pulled, args=(larder, digest)) for digest in digests]
+            for pull in pulls:
+                pull.start()
+            for pull in pulls:
+                pull.join()
+            for digest in digests:
+                del self.upstream.blobs[digest]
+            (larder.kill if number % 2 else larder.stop)()
+            larder.start()
+        self.becomes(larder, "larder_flights", 0)
+        self.assertLess(self.metric(larder, "larder_store_bytes"), count * size + 1)
+        self.becomes(larder, "larder_store_blobs", len(os.listdir(f"{larder.store}/blobs/sha256")))
 
     def test_verify_finds_damage_and_repairs_it(self):
         larder = self.on("-t", "tmpfs", "-o", "size=64m", "tmpfs")

@@ -215,6 +215,10 @@ class Containerd:
     def ctr_pull(self, name, *more):
         run(*self.ctr, "images", "pull", "--snapshotter", "native", "--hosts-dir", self.certs, *more, name)
 
+    def ctr_remove(self, name):
+        """Removes the image and its content."""
+        run(*self.ctr, "images", "rm", "--sync", name)
+
     def ctr_digest(self, name):
         listed = run(*self.ctr, "images", "ls", f"name=={name}")
         return next(word for word in listed.split() if word.startswith("sha256:"))

@@ -4,7 +4,7 @@
 docker-registry is the upstream, filled by skopeo with a multi-arch image of a static busybox. containerd pulls through
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
 all of it again with the registry stopped and the daemon restarted. access.py tests who
-may read what, disk.py faults of the disk, bad_network.py faults of the network, node.py and systemd.py the commands, the
+may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, node.py and systemd.py the commands, the
 units and the package, pod.py the DaemonSet's container. Everything listens on loopback, in directories that are removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
@@ -29,6 +29,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import image  # noqa: E402
 from access import DockerLogins, KubernetesUseCases, PathLogins, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
+from full_disk import FullDisk  # noqa: E402,F401
 from events import Events  # noqa: E402,F401
 from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from pod import Pod  # noqa: E402,F401
