@@ -28,6 +28,9 @@ const BLOB_BYTES_MAX: u64 = 1 << 40;
 const STEP_MIN: u64 = 256 * 1024;
 /// Bytes that are reserved at a time at most.
 const STEP_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of a blob up to which its checksums are written without a sync: after a power cut they are made again from so many
+/// bytes in about a millisecond, and a pull has many small blobs.
+const CHECKS_REMADE_MAX: u64 = 1024 * 1024;
 /// Bytes that are adopted at a time, so that readers see progress.
 const ADOPTED_AT_ONCE: usize = 256 * 1024;
 
@@ -256,7 +259,12 @@ impl Verified {
         failpoints::reached("content verified");
         self.receiving.0.file().sync_data().map_err(Error::io("sync", &path))?;
         failpoints::reached("content synced");
-        self.layout.write_small(&self.layout.checks_of(&self.digest), &self.checksums.encode())?;
+        let (checks, encoded) = (self.layout.checks_of(&self.digest), self.checksums.encode());
+        if self.size() <= CHECKS_REMADE_MAX {
+            self.layout.write_derived(&checks, &encoded)?;
+        } else {
+            self.layout.write_small(&checks, &encoded)?;
+        }
         self.layout.make_directory(&self.layout.blobs(self.digest.algorithm()))?;
         let blob = self.layout.blob(&self.digest);
         self.layout.rename(&path, &blob)?;

@@ -200,37 +200,49 @@ impl Layout {
 
     /// Writes a small file so that after a crash it is either complete or as it was.
     pub(super) fn write_small(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        self.write(path, content, write_and_publish)
+    }
+
+    /// Writes a small file that can be made again: complete for every process, but a power cut may take it or parts of it.
+    /// Its reader must find that out. Costs no sync.
+    pub(super) fn write_derived(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        self.write(path, content, |temporary, path, content| {
+            let mut file = create(temporary)?;
+            file.write_all(content).map_err(Error::io("write", temporary))?;
+            failpoints::reached("derived file written");
+            rename(temporary, path)
+        })
+    }
+
+    fn write(
+        &self,
+        path: &Path,
+        content: &[u8],
+        write: impl FnOnce(&Path, &Path, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let _change = self.change()?;
         self.leftovers.retry();
         let temporary = self.temporary("small");
-        let written = self.write_and_publish(&temporary, path, content);
+        let directory = path.parent().map_or(Ok(()), |parent| self.make_directory(parent));
+        self.make_way(path);
+        let written = directory.and_then(|()| write(&temporary, path, content));
         if written.is_err() {
             self.leftovers.remove(&temporary);
         }
         written
     }
 
-    fn write_and_publish(&self, temporary: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
-        let mut file = create(temporary)?;
-        failpoints::reached("small file created");
-        file.write_all(content).map_err(Error::io("write", temporary))?;
-        failpoints::reached("small file written");
-        file.sync_data().map_err(Error::io("sync", temporary))?;
-        failpoints::reached("small file synced");
-        if let Some(parent) = path.parent() {
-            self.make_directory(parent)?;
-        }
-        self.rename(temporary, path)?;
-        sync_name(path)
-    }
-
     /// Gives a finished, synced file its final name, which is durable after [`sync_name`]. A directory that has the name
     /// is moved to quarantine: no daemon makes one there.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.make_way(to);
+        rename_at_failpoints(from, to)
+    }
+
+    fn make_way(&self, to: &Path) {
         if to.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             self.move_away(to);
         }
-        rename(from, to)
     }
 
     /// Moves what has a name that another kind of file must have; `false` if it is still there.
@@ -315,16 +327,29 @@ pub(super) fn create(path: &Path) -> Result<File, Error> {
         .map_err(Error::io("create", path))
 }
 
+/// Writes a file, makes it durable and gives it its name.
+fn write_and_publish(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
+    let mut file = create(temporary)?;
+    failpoints::reached("small file created");
+    // A file without content has its name alone, which the directory's sync makes durable.
+    if !content.is_empty() {
+        file.write_all(content).map_err(Error::io("write", temporary))?;
+        failpoints::reached("small file written");
+        file.sync_data().map_err(Error::io("sync", temporary))?;
+        failpoints::reached("small file synced");
+    }
+    publish(temporary, path)
+}
+
 /// Moves a finished, synced file to its final name and makes the name durable.
 pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
-    rename(from, to)?;
+    rename_at_failpoints(from, to)?;
     sync_name(to)
 }
 
-#[allow(clippy::disallowed_methods, reason = "the one place that renames; its callers sync the directory")]
-fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+fn rename_at_failpoints(from: &Path, to: &Path) -> Result<(), Error> {
     failpoints::reached("before the rename");
-    fs::rename(from, to).map_err(Error::io("publish", to))?;
+    rename(from, to)?;
     failpoints::reached("renamed");
     Ok(())
 }
@@ -334,6 +359,14 @@ pub(super) fn sync_name(path: &Path) -> Result<(), Error> {
     path.parent().map_or(Ok(()), sync_directory)?;
     failpoints::reached("rename synced");
     Ok(())
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place that renames; what has to be durable is published"
+)]
+fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(Error::io("publish", to))
 }
 
 /// As [`publish`], unless the name is taken.

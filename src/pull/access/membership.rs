@@ -107,9 +107,7 @@ impl Membership {
         if self.is_confirmed(repository, digest).await {
             return;
         }
-        if let Err(error) = self.records.add_member(repository, digest, Member::Blob).await {
-            tracing::error!(%repository, %digest, %error, "a confirmed blob could not be recorded");
-        }
+        self.records.add_member_later(repository, digest, Member::Blob).await;
     }
 }
 
@@ -131,5 +129,21 @@ mod tests {
         membership.confirm_blob(&elsewhere, digest).await;
         assert_eq!(membership.of(&other, digest).await, Some(Member::Blob));
         assert_eq!(membership.of(&elsewhere, digest).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_holds_at_once_and_is_written_without_an_answer_waiting_for_it() {
+        let (store, _clock, directory) = for_tests::store();
+        let digest = for_tests::remember_blob(&store, "reg.test/app", b"layer").await;
+        let membership = Membership::new(store.records().clone());
+        let other = "reg.test/other".parse().unwrap();
+        let written = directory.path().join(format!("store/refs/reg.test/other/_members/{}", digest.hex()));
+        let held = store.hold_writes().await;
+        membership.confirm_blob(&other, digest).await;
+        assert!(!written.exists());
+        assert_eq!(membership.of(&other, digest).await, Some(Member::Blob));
+        drop(held);
+        store.flush().await;
+        assert!(written.exists());
     }
 }

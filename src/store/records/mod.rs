@@ -116,6 +116,26 @@ impl Records {
         self.writes.run(remove).await
     }
 
+    /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait for the
+    /// disk. Readers see it at once.
+    pub async fn add_member_later(&self, repository: &Repository, digest: Digest, member: Member) {
+        self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
+        let (this, repository) = (self.clone(), repository.clone());
+        let write = move || {
+            if members::find(&this.layout, &repository, &digest).is_some() {
+                // It may say something else.
+                this.cache.forget_member(&repository, &digest);
+                return;
+            }
+            if let Err(error) = members::add(&this.layout, &repository, &digest, &member) {
+                this.cache.forget_member(&repository, &digest);
+                let cause = error.cause();
+                tracing::error!(%repository, %digest, %error, cause, "a confirmed blob could not be recorded");
+            }
+        };
+        self.writes.later(write).await;
+    }
+
     /// Records that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of its registry
     /// has sent the bytes. Blocks.
     ///
