@@ -18,6 +18,7 @@ mod budget;
 mod buffers;
 mod changes;
 mod checked_file;
+mod components;
 mod error;
 mod evict;
 mod failpoints;
@@ -52,7 +53,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
@@ -73,20 +73,8 @@ pub use share::Owner;
 use crate::reference::{Digest, Reference, Repository};
 use crate::support::clock::Clock;
 use crate::support::shutdown::Shutdown;
-use admission::Admission;
-use blobs::Blobs;
-use budget::Disk;
-use health::Health;
-use in_use::InUse;
-use index::Index;
-use inventory::Inventory;
-use layout::Layout;
-use maintenance::Maintenance;
-use maintenance::scrub::Scrubber;
+use components::Components;
 use metrics::Metrics;
-use open_blobs::OpenBlobs;
-use pins::Pins;
-use quarantine_files::QuarantineFiles;
 
 /// How long a stop waits for what is to be written: a manifest is fetched again if it was lost.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
@@ -104,73 +92,13 @@ pub struct Config {
 #[derive(Clone)]
 pub struct Store(Arc<Components>);
 
-struct Components {
-    records: Records,
-    pins: Pins,
-    index: Index,
-    admission: Arc<Admission>,
-    blobs: Arc<Blobs>,
-    health: Arc<Health>,
-    inventory: Inventory,
-    maintenance: Maintenance,
-    layout: Layout,
-    /// Until the store is closed.
-    lock: Mutex<Option<open::Lock>>,
-}
-
 impl Store {
     /// Locks and opens the store at `config.path`. Blocks for a moment; serves while the index is rebuilt.
     ///
     /// # Errors
     /// Another daemon holds it, its format is unknown, or the disk refuses.
     pub fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        let layout = Layout::new(&config.path);
-        let lock = open::lock_and_prepare(&layout)?;
-        let records = Records::new(layout.clone(), clock.clone());
-        let pins = Pins::restore(layout.clone());
-        let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
-        // A tree of its own: what its thread writes when the store is closed is the last change of all.
-        let tree = Layout::new(&config.path);
-        let index =
-            Index::start(tree, clock.clone(), Arc::clone(&metrics), Arc::clone(&open_blobs), pins.clone())?;
-        let filesystem = layout.clone();
-        let probe_disk = Box::new(move || Disk::of(filesystem.root()));
-        let quarantine = QuarantineFiles::new(layout.clone(), metrics.quarantine_bytes.clone());
-        quarantine.measure();
-        let admission = Arc::new(Admission::new(config.budget, probe_disk, index.clone(), quarantine));
-        let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
-        let health = Arc::new(Health::new(clock.clone(), caching, failing));
-        let blobs = Arc::new(Blobs::new(
-            layout.clone(),
-            clock.clone(),
-            index.clone(),
-            Arc::clone(&admission),
-            open_blobs,
-            Arc::clone(&health),
-            Arc::clone(&metrics),
-        ));
-        let inventory = Inventory::new(layout.clone(), records.clone(), pins.clone(), Arc::clone(&blobs));
-        let scrubbed = metrics.scrubbed_bytes.clone();
-        let scrubber = Scrubber::new(layout.clone(), blobs.quarantine().clone(), scrubbed);
-        let maintenance = Maintenance::new(
-            layout.clone(),
-            records.clone(),
-            Arc::clone(&admission),
-            scrubber,
-            metrics.capacity.clone(),
-        );
-        Ok(Self(Arc::new(Components {
-            records,
-            pins,
-            index,
-            admission,
-            blobs,
-            health,
-            inventory,
-            maintenance,
-            layout,
-            lock: Mutex::new(Some(lock)),
-        })))
+        Components::open(&config.path, config.budget, &clock, &metrics).map(|all| Self(Arc::new(all)))
     }
 
     /// Enforces the budget, keeps `index.json` in step with the tags, scrubs blobs and expires records, until `shutdown`,
@@ -487,6 +415,12 @@ impl Store {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod image_tests;
+#[cfg(test)]
+mod lifecycle_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

@@ -5,7 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::reference::Algorithm;
+use crate::store::admission::Admission;
+use crate::store::blobs::Blobs;
+use crate::store::budget::Disk;
+use crate::store::health::Health;
+use crate::store::in_use::InUse;
+use crate::store::index::Index;
+use crate::store::layout::Layout;
 use crate::store::open_blobs::OpenBlobs;
+use crate::store::pins::Pins;
+use crate::store::quarantine_files::QuarantineFiles;
 use crate::store::reserve::Reservation;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry;

@@ -85,6 +85,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["maintenance/low_priority", "maintenance/oci_index", "maintenance/verify"],
             &["maintenance/scrub"],
             &["maintenance"],
+            &["components"],
             &["mod"],
         ],
     ),

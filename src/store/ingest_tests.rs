@@ -1,0 +1,167 @@
+//! Receiving content: what is reserved for it, and what is left of it however it ends.
+
+use std::fs;
+
+use super::*;
+use crate::store::in_use::InUse;
+use crate::store::reserve::Reservations;
+use crate::store::share::Owner;
+
+struct World {
+    _directory: tempfile::TempDir,
+    layout: Layout,
+    reservations: Reservations,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        Self { _directory: directory, layout, reservations: Reservations::default() }
+    }
+
+    /// Receives content of `digest` with `limit` bytes to be had.
+    fn begin(&self, digest: Digest, declared: Option<u64>, limit: u64) -> Result<Ingest, Error> {
+        let reservations = self.reservations.clone();
+        let owner = Owner::unlimited(&"reg.test".parse().unwrap());
+        let reserve = move |wanted| {
+            let fits = reservations.sum_and(|| ()).0.bytes + wanted <= limit;
+            if fits {
+                Ok(reservations.reserve(owner, wanted))
+            } else {
+                Err(Error::Full { needed: wanted })
+            }
+        };
+        let in_use = InUse::default().mark(digest);
+        Ingest::begin(&self.layout, digest, declared, owner.id, Box::new(reserve), in_use)
+    }
+
+    fn files(&self) -> usize {
+        fs::read_dir(self.layout.ingest()).map_or(0, Iterator::count)
+    }
+}
+
+#[test]
+fn an_abandoned_ingest_leaves_neither_a_file_nor_a_reservation() {
+    let world = World::new();
+    let digest = Digest::of(b"right");
+    let mut ingest = world.begin(digest, Some(5), 5).unwrap();
+    ingest.write(&Bytes::from_static(b"rig")).unwrap();
+    assert_eq!((world.files(), world.reservations.sum_and(|| ()).0.bytes), (1, 5));
+    drop(ingest);
+    assert_eq!((world.files(), world.reservations.sum_and(|| ()).0.bytes), (0, 0));
+    let mut refused = world.begin(digest, Some(5), 4).unwrap();
+    assert!(refused.write(&Bytes::from_static(b"rig")).is_err());
+    drop(refused);
+    assert_eq!((world.files(), world.reservations.sum_and(|| ()).0.bytes), (0, 0));
+}
+
+#[test]
+fn room_is_reserved_as_bytes_arrive_and_not_as_a_length_is_claimed() {
+    const MIB: u64 = 1024 * 1024;
+    let world = World::new();
+    for declared in [None, Some(500 * MIB)] {
+        let mut ingest = world.begin(Digest::of(b"x"), declared, u64::MAX).unwrap();
+        assert_eq!(world.reservations.sum_and(|| ()).0.bytes, 0, "nothing is reserved for a claim alone");
+        ingest.write(&Bytes::from_static(b"a few bytes")).unwrap();
+        assert_eq!(world.reservations.sum_and(|| ()).0.bytes, STEP_MIN);
+        let chunk = Bytes::from(vec![0; 1024 * 1024]);
+        for written in 1..=80 {
+            ingest.write(&chunk).unwrap();
+            let reserved = world.reservations.sum_and(|| ()).0;
+            assert!(
+                reserved.bytes <= (written * MIB + STEP_MAX + 11).min(2 * written * MIB + STEP_MIN),
+                "{reserved:?}"
+            );
+            assert_eq!(reserved.bytes - reserved.unwritten, written * MIB + 11);
+        }
+    }
+    let mut ingest = world.begin(Digest::of(b"x"), Some(MIB), MIB).unwrap();
+    ingest.write(&Bytes::from(vec![0; 600 * 1024])).unwrap();
+    ingest.write(&Bytes::from(vec![0; 424 * 1024])).unwrap();
+    assert_eq!(world.reservations.sum_and(|| ()).0.bytes, MIB, "no more than was announced");
+}
+
+#[test]
+fn a_download_that_gets_no_more_room_hands_over_what_it_has() {
+    let world = World::new();
+    let mut ingest = world.begin(Digest::of(b"x"), None, STEP_MIN).unwrap();
+    let chunk = Bytes::from(vec![0; STEP_MIN as usize]);
+    ingest.write(&chunk).unwrap();
+    ingest.hash(&chunk);
+    assert!(matches!(ingest.write(&chunk), Err(Error::Full { .. })));
+    let (growing, written, hasher) = ingest.detach();
+    assert_eq!((written, hasher.is_some(), world.files()), (STEP_MIN, true, 0));
+    drop(growing);
+    assert_eq!(world.reservations.sum_and(|| ()).0.bytes, 0);
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_file_does_not_keep_its_blob_from_being_stored() {
+    let world = World::new();
+    let digest = Digest::of(b"12345");
+    for place in [world.layout.checks_of(&digest), world.layout.blob(&digest)] {
+        let _ = fs::remove_file(&place);
+        fs::create_dir_all(&place).unwrap();
+        let mut ingest = world.begin(digest, Some(5), 100).unwrap();
+        ingest.write(&Bytes::from_static(b"12345")).unwrap();
+        ingest.hash(&Bytes::from_static(b"12345"));
+        ingest.verify().unwrap().commit().unwrap().1.unwrap();
+        assert!(place.is_file());
+    }
+    assert_eq!(fs::read(world.layout.blob(&digest)).unwrap(), b"12345");
+}
+
+#[test]
+fn a_file_without_a_name_counts_until_its_last_reader_is_gone() {
+    let chunk = Bytes::from_static(b"0123456789");
+    type Ending = fn(Ingest, &Layout);
+    let endings: [(&str, Ending); 3] = [
+        ("wrong content", |ingest, _| drop(ingest.verify())),
+        ("given up", |ingest, _| drop(ingest.detach())),
+        ("not durable", |ingest, layout| {
+            fs::write(layout.root().join("checks"), "in the way").unwrap();
+            fs::write(layout.quarantine(), "so that it cannot be moved").unwrap();
+            assert!(ingest.verify().unwrap().commit().is_err());
+        }),
+    ];
+    for (why, end) in endings {
+        let world = World::new();
+        let right = Digest::of(if why == "not durable" { &chunk } else { b"other" });
+        let mut ingest = world.begin(right, None, u64::MAX).unwrap();
+        ingest.write(&chunk).unwrap();
+        ingest.hash(&chunk);
+        let (first, last) = (ingest.growing(), ingest.growing());
+        end(ingest, &world.layout);
+        let reserved = || world.reservations.sum_and(|| ()).0;
+        drop(first);
+        assert_eq!(
+            (reserved().bytes, reserved().unwritten),
+            (10, 0),
+            "{why}: it takes place on the disk"
+        );
+        drop(last);
+        assert_eq!(reserved().bytes, 0, "{why}");
+    }
+}
+
+#[test]
+fn adopted_bytes_are_hashed_like_written_ones() {
+    let world = World::new();
+    let mut ingest = world.begin(Digest::of(b"0123456789"), Some(10), 10).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let growing = ingest.growing();
+    let ahead = growing.write_out_of_order(4, Bytes::from_static(b"45678"));
+    runtime.block_on(ahead).unwrap();
+    assert!(ingest.adopt_out_of_order(9).is_err(), "there is a gap before them");
+    let first = Bytes::from_static(b"0123");
+    ingest.write(&first).unwrap();
+    ingest.hash(&first);
+    assert_eq!(ingest.adopt_out_of_order(7).unwrap(), 7);
+    assert_eq!(ingest.adopt_out_of_order(10).unwrap(), 9);
+    let last = Bytes::from_static(b"9");
+    ingest.write(&last).unwrap();
+    ingest.hash(&last);
+    ingest.verify().unwrap().commit().unwrap().1.unwrap();
+    assert_eq!(fs::read(world.layout.blob(&Digest::of(b"0123456789"))).unwrap(), b"0123456789");
+}

@@ -1,0 +1,89 @@
+//! What one repository may serve no other may, and what cannot be read is absent.
+
+use super::*;
+use crate::reference::MediaType;
+
+fn records(directory: &tempfile::TempDir) -> Records {
+    let layout = Layout::new(directory.path());
+    layout.make_directory(&layout.ingest()).unwrap();
+    Records::new(layout, Clock::manual(Timestamp(1_000)))
+}
+
+fn repository() -> Repository {
+    Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_one_repository_may_serve_no_other_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let app = repository();
+    let other = Repository::new(app.registry().clone(), "team/other".parse().unwrap()).unwrap();
+    let digest = Digest::of(b"x");
+    let manifest = Member::Manifest(MediaType::OCI_INDEX.parse().unwrap());
+    records.add_member(&app, digest, manifest.clone()).await.unwrap();
+    assert_eq!(records.member(&app, digest).await, Some(manifest));
+    assert_eq!(records.member(&other, digest).await, None);
+    records.remove_member(&app, digest).await.unwrap();
+    assert_eq!(records.member(&app, digest).await, None, "its membership has ended");
+    records.remove_member(&app, digest).await.unwrap();
+    records.add_member(&app, digest, Member::Blob).await.unwrap();
+    assert!(!records.received_from(app.registry(), digest).await, "a confirmed digest brought no bytes");
+    records.add_received(&other, &digest, Some(&Member::Blob)).unwrap();
+    assert_eq!(records.member(&other, digest).await, Some(Member::Blob));
+    assert!(records.received_from(app.registry(), digest).await);
+}
+
+#[tokio::test]
+async fn a_tag_that_keeps_its_digest_is_written_again_after_an_hour_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let app = repository();
+    let tag: Tag = "v1".parse().unwrap();
+    let confirmed_at = async |digest| {
+        records.confirm_tag(&app, &tag, digest).await.unwrap();
+        records.tag(&app, &tag).await.unwrap().confirmed_at
+    };
+    let first = Digest::of(b"first");
+    assert_eq!(confirmed_at(first).await, Timestamp(1_000));
+    records.clock.advance(TAG_RENEWAL - Duration::from_secs(1));
+    assert_eq!(confirmed_at(first).await, Timestamp(1_000));
+    records.clock.advance(Duration::from_secs(1));
+    assert_eq!(confirmed_at(first).await, Timestamp(4_600));
+    records.clock.advance(Duration::from_secs(1));
+    assert_eq!(
+        confirmed_at(Digest::of(b"second")).await,
+        Timestamp(4_601),
+        "a new digest is written at once"
+    );
+}
+
+#[tokio::test]
+async fn an_unreadable_record_counts_as_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let app = repository();
+    let tag: Tag = "v1".parse().unwrap();
+    let digest = Digest::of(b"x");
+    records.confirm_tag(&app, &tag, digest).await.unwrap();
+    records.add_member(&app, digest, Member::Blob).await.unwrap();
+    for path in [records.layout.tag(&app, &tag), records.layout.member(&app, &digest)] {
+        std::fs::write(path, "{").unwrap();
+    }
+    assert_eq!(records.tag(&app, &tag).await, None);
+    assert_eq!(records.member(&app, digest).await, None);
+}
+
+#[tokio::test]
+async fn an_outage_of_a_registry_that_never_delivered_anything_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let app = repository();
+    records.set_outage(app.registry(), Some(Timestamp(5))).await.unwrap();
+    assert_eq!(records.outage(app.registry()).await, None);
+    records.add_member(&app, Digest::of(b"x"), Member::Blob).await.unwrap();
+    records.set_outage(app.registry(), Some(Timestamp(5))).await.unwrap();
+    assert_eq!(records.outage(app.registry()).await, Some(Timestamp(5)));
+    records.set_outage(app.registry(), None).await.unwrap();
+    assert_eq!(records.outage(app.registry()).await, None);
+}
