@@ -95,13 +95,6 @@ impl Error {
         matches!(self, Self::Io { .. } | Self::Full { .. } | Self::Paused | Self::Closed)
     }
 
-    /// Whether the disk failed, and with it probably the next write: not what lies under one name and is of the wrong kind.
-    pub(super) fn is_of_the_disk(&self) -> bool {
-        use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, InvalidData, IsADirectory, NotADirectory};
-        let of_one_name = [AlreadyExists, DirectoryNotEmpty, InvalidData, IsADirectory, NotADirectory];
-        matches!(self, Self::Io { source, .. } if !of_one_name.contains(&source.kind()))
-    }
-
     /// Whether the filesystem is mounted read-only.
     pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)

