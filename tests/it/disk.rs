@@ -114,8 +114,11 @@ async fn with_upstream_away_a_damaged_blob_ends_short_and_no_wrong_byte_leaves()
 async fn a_disk_that_stores_nothing_fails_no_pull_and_caching_resumes_by_itself() {
     let scene = scene().await;
     let ingest = scene.store("ingest");
-    std::fs::remove_dir_all(&ingest).unwrap();
-    std::fs::write(&ingest, "in the way").unwrap();
+    // What lies in the way would be moved to quarantine.
+    for directory in [&scene.store("quarantine"), &ingest] {
+        std::fs::remove_dir_all(directory).unwrap();
+        std::fs::write(directory, "in the way").unwrap();
+    }
     let bytes = Bytes::from(noise(700_000, 2));
     let digest = scene.registry.put_blob("team/app", bytes.clone());
     let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
@@ -162,8 +165,11 @@ async fn a_pre_pull_that_cannot_be_stored_fails_with_the_reason() {
     }))
     .unwrap();
     let ingest = scene.store("ingest");
-    std::fs::remove_dir_all(&ingest).unwrap();
-    std::fs::write(&ingest, "in the way").unwrap();
+    // What lies in the way would be moved to quarantine.
+    for directory in [&scene.store("quarantine"), &ingest] {
+        std::fs::remove_dir_all(directory).unwrap();
+        std::fs::write(directory, "in the way").unwrap();
+    }
     let said = scene.failures(&order).await;
     assert!(matches!(&said[..], [error] if error.contains("could not be stored")), "{said:?}");
 
