@@ -217,6 +217,7 @@ async fn however_a_registry_is_gone_for_a_moment_no_pull_fails_and_it_gets_few_r
         assert!(world.counts().1 <= 8, "{n}: {:?}", world.counts());
         while begun.elapsed() < RESPONSE_WAIT + Duration::from_secs(2) {
             world.patient_request().await.unwrap_err();
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         let begun = Instant::now();
         world.patient_request().await.unwrap_err();

@@ -214,7 +214,7 @@ async fn ranges_at_the_edges() {
     let reply = scene.larder.get_range(&path, "bytes=1000-").await;
     assert_eq!(reply.status, StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(reply.header("content-range"), "bytes */1000");
-    for ignored in ["bytes=5-2", "bytes=0-1,5-6", "lines=0-1"] {
+    for ignored in ["bytes=5-2", "lines=0-1"] {
         let reply = scene.larder.get_range(&path, ignored).await;
         assert_eq!((reply.status, &reply.body), (StatusCode::OK, &bytes), "{ignored}");
     }
