@@ -176,7 +176,7 @@ fn decoded(segment: &str) -> Result<Cow<'_, str>, RouteError> {
 fn list_query(uri: &Uri) -> Option<String> {
     let kept: Vec<&str> = uri.query()?.split('&').filter(|pair| key_of(pair) != NAMESPACE).collect();
     let written: Vec<&str> =
-        kept.iter().map(|pair| if is_escaped(key_of(pair)) { &pair[1..] } else { pair }).collect();
+        kept.iter().map(|pair| if is_escaped(&key_of(pair)) { without_escape(pair) } else { pair }).collect();
     (!written.is_empty()).then(|| written.join("&"))
 }
 
@@ -185,13 +185,22 @@ fn list_query(uri: &Uri) -> Option<String> {
 pub(super) fn escaped_query(query: &str) -> String {
     let escaped = query.split('&').map(|pair| {
         let key = key_of(pair);
-        if key == NAMESPACE || is_escaped(key) { format!("{ESCAPE}{pair}") } else { pair.to_owned() }
+        if key == NAMESPACE || is_escaped(&key) { format!("{ESCAPE}{pair}") } else { pair.to_owned() }
     });
     escaped.collect::<Vec<_>>().join("&")
 }
 
-fn key_of(pair: &str) -> &str {
-    pair.split('=').next().unwrap_or_default()
+/// As [`namespace`] reads it: `n%73` is `ns`.
+fn key_of(pair: &str) -> String {
+    form_urlencoded::parse(pair.as_bytes()).next().map(|(key, _)| key.into_owned()).unwrap_or_default()
+}
+
+/// The escape may be percent-encoded itself by a client that writes the query anew.
+fn without_escape(pair: &str) -> &str {
+    pair.strip_prefix(ESCAPE)
+        .or_else(|| pair.strip_prefix("%5F"))
+        .or_else(|| pair.strip_prefix("%5f"))
+        .unwrap_or(pair)
 }
 
 fn is_escaped(key: &str) -> bool {
@@ -287,7 +296,8 @@ mod tests {
             assert_eq!(tags, Resource::Tags(Some(query.to_owned())));
         }
         assert_eq!(resource("/v2/a/tags/list?ns=reg.test"), Resource::Tags(None));
-        for theirs in ["ns=theirs&last=b", "last=b&_ns=1&__ns=2&xns=3", "ns"] {
+        for theirs in ["ns=theirs&last=b", "last=b&_ns=1&__ns=2&xns=3", "ns", "n%73=theirs", "%6e%73&_n%73=1"]
+        {
             let link = escaped_query(theirs);
             let next = resource(&format!("/v2/a/tags/list?{link}&ns=reg.test"));
             assert_eq!(next, Resource::Tags(Some(theirs.to_owned())), "{link}");

@@ -26,11 +26,7 @@ impl World {
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
         let reserve = move |wanted| {
             let fits = reservations.sum_and(|| ()).0.bytes + wanted <= limit;
-            if fits {
-                Ok(reservations.reserve(owner, wanted))
-            } else {
-                Err(Error::Full { needed: wanted })
-            }
+            if fits { Ok(reservations.reserve(owner, wanted)) } else { Err(Error::Full { needed: wanted }) }
         };
         let in_use = InUse::default().mark(digest);
         Ingest::begin(&self.layout, digest, declared, owner.id, Box::new(reserve), in_use)
@@ -135,11 +131,7 @@ fn a_file_without_a_name_counts_until_its_last_reader_is_gone() {
         end(ingest, &world.layout);
         let reserved = || world.reservations.sum_and(|| ()).0;
         drop(first);
-        assert_eq!(
-            (reserved().bytes, reserved().unwritten),
-            (10, 0),
-            "{why}: it takes place on the disk"
-        );
+        assert_eq!((reserved().bytes, reserved().unwritten), (10, 0), "{why}: it takes place on the disk");
         drop(last);
         assert_eq!(reserved().bytes, 0, "{why}");
     }
