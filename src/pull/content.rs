@@ -71,7 +71,10 @@ impl Content {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
-        let answer = self.blobs.find(context, digest, wanted).await?;
+        let mut answer = self.blobs.find(context, digest, wanted).await?;
+        if answer.source != AnswerSource::Hit {
+            answer.media_type = self.access.membership().manifest_type(context.repository(), digest).await;
+        }
         // Some runtimes ask for every layer from its first byte on by `Range`.
         if matches!(wanted, BlobRange::Whole | BlobRange::From(0))
             && context.priority() == Priority::Foreground
@@ -86,7 +89,11 @@ impl Content {
     /// # Errors
     /// Any of [`Error`].
     pub(crate) async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
-        self.blobs.size(context, digest).await
+        let mut answer = self.blobs.size(context, digest).await?;
+        if answer.source != AnswerSource::Hit {
+            answer.media_type = self.access.membership().manifest_type(context.repository(), digest).await;
+        }
+        Ok(answer)
     }
 
     /// A page of tags or referrers, always upstream's own.

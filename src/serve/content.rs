@@ -79,9 +79,10 @@ impl RequestContext<'_> {
     async fn blob(&self, digest: Digest) -> Answered {
         let registry = self.repository.registry();
         if self.method == Method::HEAD {
-            let BlobSize { size, source, stale } = self.puller.blob_size(&self.pull, digest).await?;
-            let mut response =
-                content_head(MediaType::OCTET_STREAM, digest, registry, size, RangeAnswer::Whole);
+            let BlobSize { size, media_type, source, stale } =
+                self.puller.blob_size(&self.pull, digest).await?;
+            let media_type = media_type_of_blob(media_type.as_ref());
+            let mut response = content_head(media_type, digest, registry, size, RangeAnswer::Whole);
             self.mark_stale(&mut response, stale.as_ref());
             return Ok((response, source));
         }
@@ -108,7 +109,8 @@ impl RequestContext<'_> {
             }
         };
         let range = answer.size.map_or(RangeAnswer::Whole, |size| range::answer(header, size));
-        let mut response = content_head(MediaType::OCTET_STREAM, digest, registry, answer.size, range);
+        let media_type = media_type_of_blob(answer.media_type.as_ref());
+        let mut response = content_head(media_type, digest, registry, answer.size, range);
         self.mark_stale(&mut response, answer.stale.as_ref());
         match range {
             RangeAnswer::Unsatisfiable => return Ok((response, answer.source)),
@@ -135,7 +137,8 @@ impl RequestContext<'_> {
             (Some(_), _) => RangeAnswer::Whole,
             (None, _) => RangeAnswer::Unsatisfiable,
         };
-        let mut response = content_head(MediaType::OCTET_STREAM, digest, registry, size, range);
+        let media_type = media_type_of_blob(answer.media_type.as_ref());
+        let mut response = content_head(media_type, digest, registry, size, range);
         self.mark_stale(&mut response, answer.stale.as_ref());
         let (Some(Range { start, end }), Some(size)) = (first, size) else {
             return Ok((response, answer.source));
@@ -218,6 +221,11 @@ impl RequestContext<'_> {
     fn body_observer(&self, route: RouteLabel, source: AnswerSource) -> BodyObserver {
         BodyObserver::new(self.observer, route, source, self.since)
     }
+}
+
+/// What a blob is sent as: containerd keeps an image under the type that it was answered with.
+fn media_type_of_blob(of_manifest: Option<&MediaType>) -> &str {
+    of_manifest.map_or(MediaType::OCTET_STREAM, MediaType::as_str)
 }
 
 fn next_page(repository: &Repository, addressed_by: AddressedBy, path: &str, query: &str) -> String {

@@ -4,6 +4,7 @@
 
 pub mod body_chunk;
 pub mod bounded_map;
+pub mod byte_budget;
 pub mod clock;
 pub mod directory;
 pub mod live;

@@ -13,6 +13,8 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::reference::Registry;
+use crate::support::byte_budget::{ByteBudget, Reservation};
 use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
 use crate::upstream::received::ReceivedCounter;
 
@@ -54,22 +56,36 @@ pub(super) fn interrupted(host: &str, why: String) -> Error {
 /// How long a body is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyWait {
-    /// For its next chunk.
+    /// For its next chunk, and for memory.
     pub(super) idle: Duration,
     /// For all of it, if it is read whole.
     pub(super) whole: Duration,
 }
 
+/// Bytes of a body that are read without a reservation: few are larger, and the connections are bounded.
+const UNRESERVED_BYTES: usize = 256 * 1024;
+
+/// The memory that large bodies of a registry are read into.
+pub(super) struct Memory<'a> {
+    pub(super) budget: &'a ByteBudget<Registry>,
+    pub(super) registry: &'a Registry,
+    /// Bytes of the body, where the registry declares them.
+    pub(super) declared: Option<u64>,
+}
+
 /// All of a body of at most `bytes_max` bytes, when it takes no longer than `wait`. With an error, whether it took too long.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off.
+/// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off, [`Error::Overloaded`]
+/// without memory for it.
 pub(super) async fn read_whole(
     mut chunks: Chunks,
     bytes_max: usize,
     wait: BodyWait,
+    memory: &Memory<'_>,
 ) -> Result<Bytes, (Error, bool)> {
     let (mut whole, end) = (BytesMut::new(), Instant::now() + wait.whole);
+    let mut reserved: Option<Reservation> = None;
     loop {
         let next = (Instant::now() + wait.idle).min(end);
         match timeout_at(next, chunks.next()).await {
@@ -81,12 +97,25 @@ pub(super) async fn read_whole(
                 };
                 return Err((interrupted(&chunks.host, why), true));
             }
-            Ok(None) => return Ok(whole.freeze()),
+            Ok(None) => {
+                let Some(mut reserved) = reserved else { return Ok(whole.freeze()) };
+                reserved.shrink(whole.len());
+                return Ok(reserved.hold(whole.freeze()));
+            }
             Ok(Some(Err(error))) => return Err((error, false)),
             Ok(Some(Ok(bytes))) => {
                 if whole.len() + bytes.len() > bytes_max {
                     let why = format!("a body larger than {bytes_max} bytes");
                     return Err((Error::Invalid { host: chunks.host, why }, false));
+                }
+                if whole.len() + bytes.len() > UNRESERVED_BYTES && reserved.is_none() {
+                    let declared = memory.declared.and_then(|size| usize::try_from(size).ok());
+                    let size = declared.unwrap_or(bytes_max).min(bytes_max);
+                    let waited = timeout(wait.idle, memory.budget.reserve(memory.registry, size)).await;
+                    let why = || "the memory for large manifests is used up".to_owned();
+                    let overloaded = |_| (Error::Overloaded { host: chunks.host.clone(), why: why() }, false);
+                    reserved = Some(waited.map_err(overloaded)?);
+                    whole.reserve(size.saturating_sub(whole.len()));
                 }
                 whole.extend_from_slice(&bytes);
             }
@@ -170,29 +199,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_over_its_limit_is_an_error_and_what_came_is_counted() {
+        let (budget, registry) = (ByteBudget::new(1024, 1024), "reg.test".parse().unwrap());
+        let memory = Memory { budget: &budget, registry: &registry, declared: None };
         let (wait, (body, received)) = (WAIT, chunks(full("12345")));
-        assert_eq!(read_whole(body, 5, wait).await.unwrap(), "12345");
+        assert_eq!(read_whole(body, 5, wait, &memory).await.unwrap(), "12345");
         assert_eq!(received.total(), 5);
-        let (error, _) = read_whole(chunks(full("123456")).0, 5, wait).await.unwrap_err();
+        let (error, _) = read_whole(chunks(full("123456")).0, 5, wait, &memory).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
     }
 
     #[tokio::test]
     async fn a_broken_body_is_not_taken_for_a_short_one() {
+        let (budget, registry) = (ByteBudget::new(1024, 1024), "reg.test".parse().unwrap());
+        let memory = Memory { budget: &budget, registry: &registry, declared: None };
         let frames = [Ok(Frame::data(Bytes::from_static(b"12"))), Err(io::Error::other("reset").into())];
         let body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
-        let (error, stalled) = read_whole(chunks(body).0, 5, WAIT).await.unwrap_err();
+        let (error, stalled) = read_whole(chunks(body).0, 5, WAIT, &memory).await.unwrap_err();
         assert!(error.to_string().contains("reset") && !stalled, "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_drips_is_not_read_for_ever() {
+        let (budget, registry) = (ByteBudget::new(1024, 1024), "reg.test".parse().unwrap());
+        let memory = Memory { budget: &budget, registry: &registry, declared: None };
         let drip = stream::repeat(()).then(|()| async {
             tokio::time::sleep(WAIT.idle / 2).await;
             Ok(Frame::data(Bytes::from_static(b"1")))
         });
         let body = BodyExt::boxed(StreamBody::new(drip));
-        let (error, stalled) = read_whole(chunks(body).0, 100, WAIT).await.unwrap_err();
+        let (error, stalled) = read_whole(chunks(body).0, 100, WAIT, &memory).await.unwrap_err();
         assert!(error.to_string().contains("within 3s") && stalled, "{error}");
     }
 

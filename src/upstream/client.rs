@@ -12,6 +12,7 @@ use crate::reference::{
     Digest, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Registry, Repository, Tag, is_manifest_of,
     manifest_digest,
 };
+use crate::support::byte_budget::ByteBudget;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
@@ -20,7 +21,7 @@ use crate::upstream::attempts::{Attempts, RESPONSE_WAIT};
 use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::blob_head::BlobHead;
-use crate::upstream::body::{BodyWait, Chunks, drain, read_whole};
+use crate::upstream::body::{BodyWait, Chunks, Memory, drain, read_whole};
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
 use crate::upstream::endpoint::head_support::HeadSupport;
@@ -35,7 +36,7 @@ use crate::upstream::metrics::{Metrics, Recorder};
 use crate::upstream::page::Page;
 use crate::upstream::received::ReceivedBytes;
 use crate::upstream::request::{AuthContext, Listing, RegistryRequest};
-use crate::upstream::response::{Allowed, RegistryResponse};
+use crate::upstream::response::{Allowed, RegistryResponse, is_encoded};
 use crate::upstream::transport::client::HttpClient;
 use crate::upstream::transport::configured::Configured;
 
@@ -45,6 +46,11 @@ const IDLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(10);
 /// The longest time for all of a manifest's body there: the next endpoint needs the rest of the time for which a
 /// request is tried.
 const WHOLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(8);
+
+/// Bytes of large manifests at most that are being received, or served as they were received.
+const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
+/// The same of one registry, so that none keeps the others from theirs.
+const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
 
 /// All registries. Cheap to clone.
 #[derive(Clone)]
@@ -58,6 +64,7 @@ struct Inner {
     rate_limits: Arc<RateLimits>,
     received: ReceivedBytes,
     recorder: Recorder,
+    memory: ByteBudget<Registry>,
     tasks: Tasks,
 }
 
@@ -118,7 +125,9 @@ impl Upstream {
             tasks: tasks.clone(),
         };
         let received = ReceivedBytes::new(recorder.clone());
-        let inner = Inner { attempts, configured, health, avoided, rate_limits, received, recorder, tasks };
+        let memory = ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX);
+        let inner =
+            Inner { attempts, configured, health, avoided, rate_limits, received, recorder, memory, tasks };
         Self(Arc::new(inner))
     }
 
@@ -169,7 +178,7 @@ impl Upstream {
     /// A manifest by tag or digest.
     ///
     /// # Errors
-    /// Any of [`Error`]; a body over 4 MiB is [`Error::Invalid`].
+    /// Any of [`Error`]; a body over 16 MiB is [`Error::Invalid`].
     pub async fn manifest(
         &self,
         repository: &Repository,
@@ -240,6 +249,10 @@ impl Upstream {
         let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
         let read = |response: RegistryResponse| async move {
             let RegistryResponse { response, host, proof, endpoint, has_alternative, tracked, .. } = response;
+            // A part proves nothing by itself.
+            if until.is_some() && is_encoded(response.headers()) {
+                return Err(encoded(host));
+            }
             let head = BlobHead::of(digest, response.status(), response.headers());
             let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
                 match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
@@ -350,9 +363,16 @@ impl Upstream {
         let media_type = media_type(response.response.headers());
         let (host, endpoint) = (response.host.clone(), response.endpoint.clone());
         let is_authoritative = endpoint.is_authoritative();
+        let stated = stated_digest(response.response.headers());
+        let is_encoded = is_encoded(response.response.headers());
         let bytes = self.whole_body(registry, response).await;
         let Some(expected) = expected else {
-            return Ok(Manifest { bytes: bytes?, media_type, host, is_authoritative });
+            let bytes = bytes?;
+            let is_proved = || stated.is_some_and(|digest| is_manifest_of(&bytes, &digest));
+            if is_encoded && !is_proved() {
+                return Err(encoded(host));
+            }
+            return Ok(Manifest { bytes, media_type, host, is_authoritative });
         };
         let wrong = |fault| self.0.avoided.record(registry, expected, &endpoint, fault);
         match bytes {
@@ -376,8 +396,11 @@ impl Upstream {
     async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {
         let RegistryResponse { response, host, has_alternative, tracked, .. } = response;
         let received = self.0.received.counter_for(registry);
+        let declared = content_length(response.headers());
         let chunks = Chunks { body: response.into_body(), host, received };
-        let whole = read_whole(chunks, MANIFEST_BYTES_MAX, self.body_wait(has_alternative)).await;
+        let memory = Memory { budget: &self.0.memory, registry, declared };
+        let wait = self.body_wait(has_alternative);
+        let whole = read_whole(chunks, MANIFEST_BYTES_MAX, wait, &memory).await;
         match (whole, tracked) {
             (Ok(bytes), tracked) => {
                 tracked.iter().for_each(TrackedBody::came);
@@ -412,6 +435,10 @@ async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, Error> {
 /// `Docker-Content-Digest`, where it is a digest.
 fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
     header(headers, "docker-content-digest").and_then(|text| text.parse().ok())
+}
+
+fn encoded(host: String) -> Error {
+    Error::Invalid { host, why: "a Content-Encoding that was not asked for".to_owned() }
 }
 
 fn media_type(headers: &HeaderMap) -> Option<MediaType> {

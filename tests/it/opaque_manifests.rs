@@ -143,3 +143,23 @@ async fn a_content_type_that_says_nothing_never_sticks() {
     registry.put_manifest("team/app", None, ACME, unknown);
     assert_eq!(larder.get(&paths[1]).await.header("content-type"), ACME, "the registry was mended");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_asked_for_as_a_blob_has_its_own_type() {
+    let (registry, larder, _directory) = scene().await;
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let path = format!("/v2/team/app/blobs/{}?ns=reg.test", image.index);
+    assert_eq!(larder.get(&path).await.status, StatusCode::NOT_FOUND, "as its registry answers");
+    registry.put_blob("team/app", image.index_bytes.clone());
+    larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+    larder.settled().await;
+    for reply in
+        [larder.get(&path).await, larder.head(&path).await, larder.get_range(&path, "bytes=0-9").await]
+    {
+        assert!(reply.status.is_success(), "{:?}", reply.body);
+        assert_eq!(reply.header("content-type"), MediaType::OCI_INDEX);
+    }
+    assert_eq!(larder.head(&path).await.header("content-length"), image.index_bytes.len().to_string());
+    let manifest = larder.get(&format!("/v2/team/app/manifests/{}?ns=reg.test", image.index)).await;
+    assert_eq!(manifest.header("content-type"), MediaType::OCI_INDEX);
+}

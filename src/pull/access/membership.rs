@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::reference::{Child, Digest, Repository};
+use crate::reference::{Child, Digest, MediaType, Repository};
 use crate::store::{Member, Records};
 use crate::support::bounded_map::BoundedMap;
 
@@ -72,6 +72,14 @@ impl Membership {
     pub(crate) async fn of(&self, repository: &Repository, digest: Digest) -> Option<Member> {
         let member = self.records.member(repository, digest).await?;
         self.records.received_from(repository.registry(), digest).await.then_some(member)
+    }
+
+    /// The media type of `digest`, if `repository` has it as a manifest, whatever became of the bytes.
+    pub(crate) async fn manifest_type(&self, repository: &Repository, digest: Digest) -> Option<MediaType> {
+        match self.records.member(repository, digest).await? {
+            Member::Manifest(media_type) => Some(media_type),
+            Member::Blob => None,
+        }
     }
 
     /// Whether `repository` was confirmed to have `digest`, whatever became of the bytes.

@@ -55,7 +55,7 @@ use super::context::{Priority, PullContext};
 use super::error::Error;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
-use crate::reference::Digest;
+use crate::reference::{Digest, MediaType};
 use crate::store::{self, Store};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
@@ -91,6 +91,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 pub struct BlobAnswer {
     /// Bytes of the whole blob; `None` while upstream has not said it and the bytes are arriving.
     pub size: Option<u64>,
+    /// Its media type, if the repository has it as a manifest.
+    pub media_type: Option<MediaType>,
     /// The bytes.
     pub body: BlobBody,
     /// Where they come from.
@@ -104,6 +106,8 @@ pub struct BlobAnswer {
 pub struct BlobSize {
     /// Bytes of the blob, where upstream said so.
     pub size: Option<u64>,
+    /// Its media type, if the repository has it as a manifest.
+    pub media_type: Option<MediaType>,
     /// Where the answer comes from.
     pub source: AnswerSource,
     /// Set if upstream could not confirm the caller's right.
@@ -254,7 +258,7 @@ impl Blobs {
             match first_bytes(progress, wanted != BlobRange::Whole).await {
                 Ok((progress, size)) => {
                     let body = BlobBody::following(self.reader(context, digest), progress, size);
-                    return Ok(BlobAnswer { size, body, source, stale: None });
+                    return Ok(BlobAnswer { size, media_type: None, body, source, stale: None });
                 }
                 Err(error) if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) => {
                     last = error;
@@ -286,6 +290,7 @@ impl Blobs {
                 let body = BlobBody::partial(reader(), Arc::clone(partial), None);
                 return Ok(Some(BlobAnswer {
                     size: Some(partial.size),
+                    media_type: None,
                     body,
                     source: AnswerSource::Hit,
                     stale,
@@ -319,7 +324,7 @@ impl Blobs {
                 Some(size) => (BlobBody::unstored(reader(), size), size),
             },
         };
-        Ok(Some(BlobAnswer { size: Some(size), body, source, stale }))
+        Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale }))
     }
 
     /// The parts of a blob that are kept, if the caller may read them. Where most of the blob is here by now, the rest is
@@ -343,11 +348,13 @@ impl Blobs {
     /// # Errors
     /// Any of [`Error`].
     pub(crate) async fn size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
-        if let Some(StoredBlob { blob, source, stale }) = self.stored.find(context, digest).await? {
-            return Ok(BlobSize { size: Some(blob.size()), source, stale });
+        if let Some(StoredBlob { blob, media_type, source, stale }) =
+            self.stored.find(context, digest).await?
+        {
+            return Ok(BlobSize { size: Some(blob.size()), media_type, source, stale });
         }
         let size = self.upstream_size(context, digest).await?;
-        Ok(BlobSize { size, source: AnswerSource::Passthrough, stale: None })
+        Ok(BlobSize { size, media_type: None, source: AnswerSource::Passthrough, stale: None })
     }
 
     async fn upstream_size(&self, context: &PullContext, digest: Digest) -> Result<Option<u64>, Error> {
@@ -495,10 +502,10 @@ impl Blobs {
     }
 
     fn stored_answer(&self, context: &PullContext, stored: StoredBlob) -> BlobAnswer {
-        let StoredBlob { blob, source, stale } = stored;
+        let StoredBlob { blob, media_type, source, stale } = stored;
         let size = Some(blob.size());
         let body = BlobBody::stored(self.reader(context, blob.digest()), blob);
-        BlobAnswer { size, body, source, stale }
+        BlobAnswer { size, media_type, body, source, stale }
     }
 }
 

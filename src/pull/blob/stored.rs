@@ -5,12 +5,14 @@ use crate::pull::access::{Access, Purpose};
 use crate::pull::answer::{AnswerSource, Stale};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
-use crate::reference::Digest;
-use crate::store::{Blob, Store};
+use crate::reference::{Digest, MediaType};
+use crate::store::{Blob, Member, Store};
 
 /// A blob on disk that may be served to the caller it was looked up for.
 pub(crate) struct StoredBlob {
     pub(crate) blob: Blob,
+    /// Set if the repository has it as a manifest.
+    pub(crate) media_type: Option<MediaType>,
     pub(crate) source: AnswerSource,
     pub(crate) stale: Option<Stale>,
 }
@@ -44,14 +46,25 @@ impl StoredBlobs {
             return Ok(None);
         }
         let Some(blob) = self.open(digest).await else { return Ok(None) };
-        let member = access.membership().of(repository, digest).await.is_some();
+        let member = access.membership().of(repository, digest).await;
+        let (member, media_type) = match member {
+            Some(Member::Manifest(media_type)) => (true, Some(media_type)),
+            other => (other.is_some(), None),
+        };
         if member && access.known().open_cached(context, Use::Read).await {
-            return Ok(Some(StoredBlob { blob, source: AnswerSource::Hit, stale: None }));
+            return Ok(Some(StoredBlob { blob, media_type, source: AnswerSource::Hit, stale: None }));
         }
         let size = Some(blob.size());
         let error = match access.confirm_blob(context, digest, size).await {
             Ok(head) if !head.shows_blob_of(size) => return Ok(None),
-            Ok(_) => return Ok(Some(StoredBlob { blob, source: AnswerSource::Revalidated, stale: None })),
+            Ok(_) => {
+                return Ok(Some(StoredBlob {
+                    blob,
+                    media_type,
+                    source: AnswerSource::Revalidated,
+                    stale: None,
+                }));
+            }
             Err(error) => error,
         };
         if !member && !error.is_denied() && matches!(access.purpose(context).await, Purpose::Deliver(_)) {
@@ -62,7 +75,7 @@ impl StoredBlobs {
         match held_since {
             Some(confirmed_at) => {
                 let stale = Some(Stale { confirmed_at, error });
-                Ok(Some(StoredBlob { blob, source: AnswerSource::Stale, stale }))
+                Ok(Some(StoredBlob { blob, media_type, source: AnswerSource::Stale, stale }))
             }
             None => Err(error),
         }

@@ -2,11 +2,24 @@
 //!
 //! A damaged manifest is quarantined, an unreadable one is logged; both count as absent, so that upstream is asked.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::kept::KeptManifests;
 use crate::pull::access::membership::Membership;
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
-use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Repository};
+use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Registry, Repository};
 use crate::store::{self, Member, Store};
+use crate::support::byte_budget::ByteBudget;
+
+/// Bytes of a manifest that is read without a reservation: few are larger, and the connections are bounded.
+const UNRESERVED_BYTES: u64 = 256 * 1024;
+/// Bytes of large manifests at most that are being served from the store.
+const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
+/// The same of one registry, so that none keeps the others from theirs.
+const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
+/// The longest wait for that memory: less than a client waits.
+const MEMORY_WAIT: Duration = Duration::from_secs(10);
 
 /// The stored manifests.
 #[derive(Clone)]
@@ -14,11 +27,13 @@ pub(crate) struct StoredManifests {
     store: Store,
     membership: Membership,
     kept: KeptManifests,
+    memory: Arc<ByteBudget<Registry>>,
 }
 
 impl StoredManifests {
     pub(crate) fn new(store: Store, membership: Membership, kept: KeptManifests) -> Self {
-        Self { store, membership, kept }
+        let memory = Arc::new(ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX));
+        Self { store, membership, kept, memory }
     }
 
     /// A manifest that is here, sound, and a member of `repository`.
@@ -37,8 +52,20 @@ impl StoredManifests {
             return None;
         };
         let blob = self.store.blob(digest).await?;
+        let reserved = if blob.size() > UNRESERVED_BYTES {
+            let size = usize::try_from(blob.size()).unwrap_or(usize::MAX);
+            // Without memory it counts as absent.
+            let reserve = self.memory.reserve(repository.registry(), size);
+            Some(tokio::time::timeout(MEMORY_WAIT, reserve).await.ok()?)
+        } else {
+            None
+        };
         match Box::pin(blob.read_all(MANIFEST_BYTES_MAX)).await {
             Ok(bytes) => {
+                let bytes = match reserved {
+                    Some(reserved) => reserved.hold(bytes),
+                    None => bytes,
+                };
                 let media_type = self.mended(repository, digest, media_type, &bytes).await?;
                 self.kept.add_stored(repository, digest, &media_type, &bytes);
                 Some(hit(media_type, bytes))

@@ -147,7 +147,10 @@ impl Records {
         digest: &Digest,
         member: Option<&Member>,
     ) -> Result<(), Error> {
-        if let Some(member) = member {
+        // A manifest that was asked for as a blob stays a manifest of its type.
+        let is_manifest =
+            || matches!(members::find(&self.layout, repository, digest), Some(Member::Manifest(_)));
+        if let Some(member) = member.filter(|member| **member != Member::Blob || !is_manifest()) {
             let added = members::add(&self.layout, repository, digest, member);
             self.cache.forget_member(repository, digest);
             added?;

@@ -1,0 +1,114 @@
+//! Memory for content that strangers can make large and many: bounded in sum, with a share for each of those who cause it.
+//!
+//! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Who waits for its share
+//! holds nothing, and who waits for the whole holds no more than its share: one key cannot keep the others from theirs.
+//! Deliberately not here: how long to wait.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes that are counted as one.
+const UNIT: usize = 4 * 1024;
+
+/// A budget of bytes, shared among the users of keys.
+pub struct ByteBudget<K> {
+    all: Arc<Semaphore>,
+    /// Of the keys that hold something or wait. Bounded by the reservations under way.
+    shares: Mutex<HashMap<K, Arc<Semaphore>>>,
+    share: usize,
+}
+
+/// Reserved bytes, until it is dropped.
+#[derive(Debug)]
+pub struct Reservation([Option<OwnedSemaphorePermit>; 2]);
+
+struct Held {
+    bytes: Bytes,
+    _reserved: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<K: Hash + Eq + Clone> ByteBudget<K> {
+    /// A budget of `all` bytes, of which each key may hold `share`.
+    pub fn new(all: usize, share: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all / UNIT)), shares: Mutex::default(), share: share.min(all) }
+    }
+
+    /// Reserves `bytes`, or the share if that is less. Waits until they are free, in the order of the requests.
+    pub async fn reserve(&self, key: &K, bytes: usize) -> Reservation {
+        let units = units(bytes.min(self.share));
+        // The semaphores are never closed.
+        let own = self.share_of(key).acquire_many_owned(units).await.ok();
+        let of_all = Arc::clone(&self.all).acquire_many_owned(units).await.ok();
+        Reservation([own, of_all])
+    }
+
+    fn share_of(&self, key: &K) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock();
+        shares.retain(|_, share| Arc::strong_count(share) > 1);
+        let new = || Arc::new(Semaphore::new(self.share / UNIT));
+        Arc::clone(shares.entry(key.clone()).or_insert_with(new))
+    }
+}
+
+impl Reservation {
+    /// Keeps no more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        for permit in self.0.iter_mut().flatten() {
+            let more = permit.num_permits().saturating_sub(units(bytes) as usize);
+            drop(permit.split(more));
+        }
+    }
+
+    /// The bytes, which hold the reservation until the last copy and slice of them is dropped.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Held { bytes, _reserved: self })
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes / UNIT).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[test]
+    fn bytes_count_until_their_last_copy_is_dropped_and_no_key_holds_more_than_its_share() {
+        let budget = ByteBudget::new(4 * MIB, 2 * MIB);
+        let reserve = |key: &'static str, bytes| budget.reserve(&key, bytes).now_or_never();
+        let mut first = reserve("a", 2 * MIB).unwrap();
+        assert!(reserve("a", MIB).is_none(), "its share is used up");
+        first.shrink(MIB);
+        let held = first.hold(Bytes::from_static(b"content"));
+        let second = reserve("a", MIB).unwrap();
+        let others = reserve("b", 2 * MIB).unwrap();
+        assert!(reserve("c", MIB).is_none(), "all of it is used up");
+        drop(others);
+        let slice = held.slice(..3);
+        drop((held, second));
+        assert!(reserve("a", 2 * MIB).is_none());
+        assert_eq!(&slice[..], b"con");
+        drop(slice);
+        let whole = reserve("a", 100 * MIB).unwrap();
+        assert!(reserve("b", 2 * MIB).is_some());
+        drop(whole);
+        drop(reserve("d", 1));
+        assert!(budget.shares.lock().len() <= 1, "keys that hold nothing are forgotten");
+    }
+}
