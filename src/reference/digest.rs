@@ -184,9 +184,9 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A running hash.
+/// A running hash; on the heap, so that what holds one stays small.
 #[derive(Clone)]
-pub struct Hasher(Running);
+pub struct Hasher(Box<Running>);
 
 #[derive(Clone)]
 enum Running {
@@ -203,15 +203,15 @@ impl fmt::Debug for Hasher {
 impl Hasher {
     /// Of no bytes yet.
     pub fn new(algorithm: Algorithm) -> Self {
-        Self(match algorithm {
+        Self(Box::new(match algorithm {
             Algorithm::Sha256 => Running::Sha256(Sha256::new()),
             Algorithm::Sha512 => Running::Sha512(Sha512::new()),
-        })
+        }))
     }
 
     /// Takes more bytes in.
     pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
+        match &mut *self.0 {
             Running::Sha256(running) => running.update(bytes),
             Running::Sha512(running) => running.update(bytes),
         }
@@ -219,7 +219,7 @@ impl Hasher {
 
     /// The digest of everything taken in.
     pub fn finish(self) -> Digest {
-        Digest(match self.0 {
+        Digest(match *self.0 {
             Running::Sha256(running) => Value::Sha256(running.finalize().into()),
             Running::Sha512(running) => Value::Sha512(running.finalize().into()),
         })
