@@ -195,7 +195,7 @@ async fn a_wrong_manifest_of_a_mirror_is_followed_by_the_registrys_own() {
     let html = || respond(200, &[("content-type", "text/html")], "<html>sign in</html>");
     let wrong: [fn() -> Outcome; 3] = [
         || respond(200, &[], ""),
-        || respond(200, &[("content-encoding", "gzip")], "right"),
+        || respond(200, &[("content-encoding", "gzip")], "zipped"),
         || respond(200, &[], &"x".repeat(MANIFEST_BYTES_MAX + 1)),
     ];
     for wrong in wrong.into_iter().chain([html as fn() -> Outcome]) {

@@ -152,7 +152,8 @@ async fn a_manifest_that_is_asked_for_as_a_blob_has_its_own_type() {
     assert_eq!(larder.get(&path).await.status, StatusCode::NOT_FOUND, "as its registry answers");
     registry.put_blob("team/app", image.index_bytes.clone());
     larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
-    larder.settled().await;
+    // It is written behind the answer.
+    larder.metric_becomes("larder_store_blobs", 1.0).await;
     for reply in
         [larder.get(&path).await, larder.head(&path).await, larder.get_range(&path, "bytes=0-9").await]
     {

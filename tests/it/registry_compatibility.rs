@@ -83,11 +83,10 @@ async fn docker_hub_answers_401_for_a_repository_that_does_not_exist() {
         _ => challenge(seen, "never", &format!("{at}/token"), r#",service="s",error="insufficient_scope""#),
     });
     let missing = "/v2/team/missing/manifests/v1";
-    assert_eq!(scene.larder.get(&format!("{missing}?ns=reg.test")).await.status, StatusCode::NOT_FOUND);
-    assert_eq!(
-        scene.larder.get("/v2/reg.test/team/missing/manifests/v1").await.status,
-        StatusCode::UNAUTHORIZED
-    );
+    // As the registry says: no credential may see it, and a runtime's own request reads the same.
+    for path in [&format!("{missing}?ns=reg.test"), "/v2/reg.test/team/missing/manifests/v1"] {
+        assert_eq!(scene.larder.get(path).await.status, StatusCode::UNAUTHORIZED);
+    }
     assert!(scene.registry.seen().len() <= 10, "no loop: {}", scene.registry.seen().len());
 }
 

@@ -80,10 +80,13 @@ impl SingleRanges {
         };
         let body = match self.blobs.open(context, digest, from, until).await {
             Ok(body) => body,
-            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { size: Some(size), .. })) => {
+            // One that refuses bytes which are there, by the size that it names, fails.
+            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { size: Some(size), .. }))
+                if from >= size =>
+            {
                 return Ok(Some(Alone::Beyond(size)));
             }
-            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { .. })) if !has_room => {
+            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { size: None, .. })) if !has_room => {
                 return Ok(Some(Alone::SizeUnknown));
             }
             Err(error) if error.fault() == Fault::Outage || !has_room => return Err(error),

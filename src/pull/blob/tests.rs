@@ -198,8 +198,11 @@ async fn the_end_of_a_repaired_body_is_withheld_until_it_is_right_together_with_
         pull(&parts, &context, digest).await.unwrap();
         parts.blobs.settle(Duration::from_secs(10)).await;
         let store = parts.directory.path().join("store");
-        std::fs::remove_dir_all(store.join("ingest")).unwrap();
-        std::fs::write(store.join("ingest"), "in the way").unwrap();
+        // What lies in the way would be moved to quarantine.
+        for directory in ["ingest", "quarantine"] {
+            std::fs::remove_dir_all(store.join(directory)).unwrap();
+            std::fs::write(store.join(directory), "in the way").unwrap();
+        }
         damage(&parts, digest, behind);
         parts.registry.damage(&app, digest, &WRONG);
         assert!(pull(&parts, &context, digest).await.is_err(), "{behind}");
@@ -208,9 +211,12 @@ async fn the_end_of_a_repaired_body_is_withheld_until_it_is_right_together_with_
 
 /// A store that takes nothing, because something lies where downloads are written.
 pub(super) fn refuse_downloads(parts: &Parts) {
-    let ingest = parts.directory.path().join("store/ingest");
-    let _ = std::fs::remove_dir_all(&ingest);
-    std::fs::write(ingest, "in the way").unwrap();
+    // What lies in the way would be moved to quarantine.
+    for directory in ["ingest", "quarantine"] {
+        let directory = parts.directory.path().join("store").join(directory);
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::write(directory, "in the way").unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
