@@ -25,7 +25,7 @@ async fn scene() -> Scene {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = noise(SIZE, 9);
-    let digest = image::push_layers(&registry, "team/app", "v1", &[bytes.clone()])[0];
+    let digest = image::push_layers(&registry, "team/app", "v1", std::slice::from_ref(&bytes))[0];
     registry.know(Accounts::new(&[(ANN.0, ANN.1, &["team/app"]), ("bob", "bob-password", &[])]));
     let manifest = larder.get_as("/v2/team/app/manifests/v1?ns=reg.test", ANN).await;
     assert_eq!(manifest.status, StatusCode::OK);
