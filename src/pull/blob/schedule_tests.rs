@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use shuttle::future::block_on;
 
 use super::*;
-use crate::reference::Algorithm;
+use crate::reference::{Algorithm, Hasher};
 use crate::support::sync::{explore, thread};
 
 /// A blob that is in the store or not, and how often it was downloaded.
