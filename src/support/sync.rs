@@ -27,6 +27,7 @@ pub(crate) use shuttle_parking_lot::{Mutex, MutexGuard};
 /// `shuttle::replay`.
 #[cfg(test)]
 #[cfg(feature = "model")]
+#[allow(clippy::disallowed_methods, reason = "a setting of the test, not of the daemon")]
 pub(crate) fn explore(orders: usize, execution: impl Fn() + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
     let execution = std::sync::Arc::new(execution);
