@@ -10,6 +10,7 @@ mod doctor;
 mod failure;
 mod gc;
 mod generate;
+mod image_command;
 mod import;
 mod log;
 mod ls;
@@ -60,9 +61,9 @@ enum Subcommand {
     /// Show the state of the daemon: hits, space, registries in trouble, rate limits
     Status(status::Arguments),
     /// Remove an image, its pin, and the blobs that no other image needs
-    Rm(rm::Arguments),
+    Rm(image_command::ImageArguments),
     /// Unpin an image, so that it may be evicted
-    Unpin(unpin::Arguments),
+    Unpin(image_command::ImageArguments),
     /// Evict blobs now, as far as the configured limits require it
     Gc(gc::Arguments),
     /// Make a runtime pull through this cache, show what that would change, or undo it

@@ -35,8 +35,9 @@ use crate::support::tasks::Tasks;
 const CUTS: [usize; 6] = [100, FILE_RANGE_BYTES_MAX, 1, 65_537, 40_000, 3];
 /// Bytes of the body: more than a socket holds, so that writes are cut in the middle too.
 const SIZE: usize = 1024 * 1024 + 17;
-/// The check takes some milliseconds; a machine may be busy while it starts.
-const WAIT: Duration = Duration::from_secs(5);
+/// The check takes some milliseconds. A machine may be busy while it starts, and one that is not checked in this time
+/// copies files until the next start: slower, and no reader ends for it.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// The two ways in which hyper frames a body.
 const PATHS: [&str; 2] = ["/length", "/chunked"];

@@ -35,9 +35,13 @@ pub(crate) const MANIFEST: &[u8] = br#"{"schemaVersion":2,"mediaType":"applicati
 
 /// An empty store whose clock the test moves.
 pub(crate) fn store() -> (Store, Clock, TempDir) {
+    store_of(1 << 30)
+}
+
+fn store_of(max_bytes: u64) -> (Store, Clock, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Timestamp(1_000_000));
-    let budget = Budget { max: Amount::Bytes(1 << 30), min_free: Amount::Bytes(0) };
+    let budget = Budget { max: Amount::Bytes(max_bytes), min_free: Amount::Bytes(0) };
     let config = store::Config { path: directory.path().join("store"), budget };
     let metrics = Arc::new(store::metrics::Metrics::register(&MetricsRegistry::new()).unwrap());
     (Store::open(&config, clock.clone(), metrics).unwrap(), clock, directory)
@@ -112,9 +116,16 @@ pub(crate) struct MirrorBody {
     pub(crate) bytes: Bytes,
     /// The offset at which each of its bodies breaks off.
     pub(crate) breaks_at: Option<usize>,
+    /// How long each chunk of 10,000 bytes takes.
+    pub(crate) chunk_takes: Duration,
 }
 
 impl MirrorBody {
+    /// All of `bytes`, with their size.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self { size: Some(bytes.len() as u64), bytes, breaks_at: None, chunk_takes: Duration::ZERO }
+    }
+
     fn download(&self, from: usize, until: usize) -> Download {
         let until = until.min(self.bytes.len()).min(self.breaks_at.unwrap_or(usize::MAX)).max(from);
         let mut chunks = chunks(&self.bytes.slice(from.min(self.bytes.len())..until));
@@ -122,7 +133,12 @@ impl MirrorBody {
             let (host, stage) = ("mirror".to_owned(), ConnectStage::Body);
             chunks.push(Err(Error::Unreachable { host, stage, why: "broken off".to_owned() }));
         }
-        Download::new(self.size, from as u64, Proof::Public, stream::iter(chunks))
+        let chunk_takes = self.chunk_takes;
+        let paced = stream::iter(chunks).then(move |chunk| async move {
+            tokio::time::sleep(chunk_takes).await;
+            chunk
+        });
+        Download::new(self.size, from as u64, Proof::Public, Box::pin(paced))
             .delivered_by(EndpointId::for_test("mirror"))
     }
 }
@@ -442,7 +458,15 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn new() -> Self {
-        let (store, clock, directory) = store();
+        Self::over(store())
+    }
+
+    /// The same over a store that takes no blob.
+    pub(crate) fn without_room() -> Self {
+        Self::over(store_of(1))
+    }
+
+    fn over((store, clock, directory): (Store, Clock, TempDir)) -> Self {
         let (metrics, labels) = metrics();
         let (keychain, registry) = (keychain(&directory), Arc::<FakeRegistry>::default());
         let client = || Arc::clone(&registry) as Arc<dyn RegistryClient>;

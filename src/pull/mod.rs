@@ -40,7 +40,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use answer::{AnswerSource, ManifestAnswer, Stale};
-pub use blob::follow::BlobBody;
+pub use blob::blob_body::BlobBody;
 pub use blob::{BlobAnswer, BlobRange, BlobSize};
 pub use config::{Config, Freshness, Policy, Rule, Rules, TagTtl, Terms, pattern_of};
 pub use context::{Caller, Priority, PullContext, RequestId};

@@ -1,17 +1,15 @@
 """Bad networks upstream, and how a real runtime pulls then."""
 
-import http.server
 import os
 import socket
 import subprocess
 import threading
 import time
 import unittest
-import urllib.error
-import urllib.request
 
 import image
 from programs import PROGRAM, Containerd, Larder, Registry, World, run
+from scripted import DamagingMirror, ObjectStore, Redirecting
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
@@ -43,50 +41,6 @@ class Silent:
             connection.close()
 
 
-class DamagingMirror:
-    """A mirror of a registry that sends every layer with one wrong byte in the middle."""
-
-    def __init__(self, registry):
-        mirror = self
-        self.damaged = 0
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):  # noqa: N802 - the name that http.server calls
-                headers = {name: self.headers[name] for name in ("Accept", "Range") if name in self.headers}
-                asked = urllib.request.Request(registry.url + self.path, method=self.command, headers=headers)
-                try:
-                    answer = urllib.request.urlopen(asked, timeout=20)
-                except urllib.error.HTTPError as error:
-                    answer = error
-                with answer:
-                    body = bytearray(answer.read())
-                if "/blobs/" in self.path and len(body) > LAYER_MIN:
-                    body[len(body) // 2] ^= 1
-                    mirror.damaged += 1
-                self.send_response(answer.status)
-                for name in ("Content-Type", "Docker-Content-Digest", "Content-Range"):
-                    if answer.headers[name]:
-                        self.send_header(name, answer.headers[name])
-                self.send_header("Content-Length", answer.headers["Content-Length"] or str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def end(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
 class BadNetwork(unittest.TestCase):
     """An upstream that hangs, and names that do not resolve."""
 
@@ -113,28 +67,52 @@ class BadNetwork(unittest.TestCase):
         fresh = Containerd(self.world, larder, {"reg.test": registry.url})
         self.assertEqual(fresh.cri_pull(NAME), pushed["config amd64"])
 
-    def test_an_image_whose_layer_a_mirror_damages_is_pulled_all_the_same(self):
+    def test_an_image_that_a_mirror_damages_is_pulled_all_the_same(self):
         registry = Registry(self.world)
-        mirror = DamagingMirror(registry)
-        self.addCleanup(mirror.end)
-        endpoints = f'["http://{mirror.address}", {{ url = "{registry.url}", authoritative = true }}]'
-        more = f'[[registry]]\nhost = "reg.test"\nendpoints = {endpoints}\n'
-        for pull in ("containerd", "skopeo"):
-            pushed = image.push(self.world, registry, f"team/{pull}", "v1")
-            larder, before = Larder(self.world, {}, more), mirror.damaged
-            name = f"reg.test/team/{pull}:v1"
-            if pull == "containerd":
-                # It has no registry to fall back to.
-                self.assertEqual(Containerd(self.world, larder).cri_pull(name), pushed["config amd64"])
-            else:
-                target = self.world.directory("skopeo")
-                run("skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false",
-                    f"docker://{larder.address}/{name}", f"oci:{target}:v1")
-            self.assertGreater(mirror.damaged, before, "the mirror was asked first")
+        for pull, bytes_min, pad in (("containerd", LAYER_MIN, 20_000_000), ("skopeo", 0, 3_000_000)):
+            mirror = DamagingMirror(registry, bytes_min)
+            self.addCleanup(mirror.end)
+            endpoints = f'["{mirror.url}", {{ url = "{registry.url}", authoritative = true }}]'
+            more = f'[[registry]]\nhost = "reg.test"\nendpoints = {endpoints}\n'
+            pushed = image.push(self.world, registry, f"team/{pull}", "v1", pad=pad)
+            larder = Larder(self.world, {}, more)
+            self.pull(pull, larder, f"team/{pull}", pushed)
+            self.assertGreater(mirror.damaged, 0, "the mirror was asked first")
             metrics = run("curl", "-sf", f"http://{larder.admin}/metrics")
             wrong = (f'larder_upstream_wrong_content_total{{endpoint="{mirror.address}",reason="digest",'
                      'registry="reg.test"}')
             self.assertIn(wrong, metrics)
+
+    def test_a_registry_whose_object_store_refuses_head_serves_images_that_share_layers(self):
+        registry = Registry(self.world)
+        pushed = image.push(self.world, registry, "team/one", "v1")
+        run("skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false", "--dest-tls-verify=false",
+            f"docker://{registry.address}/team/one:v1", f"docker://{registry.address}/team/two:v1")
+        for head, refused in (((403, "243"), None), ((404, "0"), 404), ((200, "7"), 501), ((200, None), 403)):
+            with self.subTest(head=head, refused=refused):
+                store = ObjectStore(registry, head)
+                front = Redirecting(registry, store, refused)
+                for server in (store, front):
+                    self.addCleanup(server.end)
+                trusted = f'[upstream]\ntrusted_redirects = ["{store.address}"]\n'
+                larder = Larder(self.world, {"reg.test": front.url}, trusted)
+                self.pull("skopeo", larder, "team/one", pushed)
+                # What the second image shares with the first is asked for by HEAD.
+                self.pull("containerd", larder, "team/two", pushed)
+                self.assertGreater(store.heads, 0)
+                code = run("curl", "-s", "-o", "/dev/null", "-I", "-w", "%{http_code}",
+                           f"http://{larder.address}/v2/team/two/blobs/{pushed['config arm64']}?ns=reg.test")
+                self.assertEqual(code, "200", "a HEAD of the client's own")
+
+    def pull(self, program, larder, repository, pushed):
+        """Pulls an image from nowhere but Larder."""
+        name = f"reg.test/{repository}:v1"
+        if program == "containerd":
+            self.assertEqual(Containerd(self.world, larder).cri_pull(name), pushed["config amd64"])
+            return
+        target = self.world.directory("skopeo")
+        run("skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false", f"docker://{larder.address}/{name}",
+            f"oci:{target}:v1")
 
     def test_dns_that_does_not_answer_costs_seconds(self):
         name = f"larder-e2e-{os.getpid()}"

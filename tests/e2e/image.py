@@ -16,8 +16,9 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
-def push(world, registry, repository, tag, account=None):
-    """Pushes for linux/amd64 and linux/arm64, as `account` if given; returns the digests by name."""
+def push(world, registry, repository, tag, account=None, pad=3_000_000):
+    """Pushes for linux/amd64 and linux/arm64, as `account` if given, each with a layer of `pad` bytes and a program's;
+    returns the digests by name."""
     layout = world.directory("layout")
     blobs = os.path.join(layout, "blobs", "sha256")
     os.makedirs(blobs)
@@ -32,7 +33,7 @@ def push(world, registry, repository, tag, account=None):
     for arch in ("amd64", "arm64"):
         with open(shutil.which("busybox"), "rb") as program:
             # Both run the same program: only the digests have to differ here.
-            tar = layer({"bin/busybox": program.read(), "etc/arch": arch.encode(), "pad": os.urandom(3_000_000)})
+            tar = layer({"bin/busybox": program.read(), "etc/arch": arch.encode(), "pad": os.urandom(pad)})
         config = {"os": "linux", "architecture": arch, "config": {"Cmd": ["/bin/busybox"]},
                   "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(tar).hexdigest()]}}
         config = blob(json.dumps(config).encode(), CONFIG)

@@ -4,7 +4,8 @@
 docker-registry is the upstream, filled by skopeo with a multi-arch image of a static busybox. containerd pulls through
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
 all of it again with the registry stopped and the daemon restarted. access.py tests who
-may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, node.py and systemd.py the commands, the
+may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, strangers.py registries that nobody named,
+node.py and systemd.py the commands, the
 units and the package, pod.py the DaemonSet's container. Everything listens on loopback, in directories that are removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
@@ -36,6 +37,7 @@ from pod import Pod  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402
 from systemd import Package, Restarts, Units  # noqa: E402,F401
 from bad_network import BadNetwork  # noqa: E402,F401
+from strangers import Strangers  # noqa: E402,F401
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"

@@ -14,7 +14,7 @@ use crate::support::image::{self, noise};
 use crate::support::registry::{FakeRegistry, Fault, Seen};
 use crate::support::world::Larder;
 
-/// Larger than what is withheld while a mirror delivers it.
+/// Larger than what is withheld past the disk while a mirror delivers it.
 const LARGE: usize = 9_000_000;
 /// Larger than the tail that is withheld.
 const LAYER: usize = 1_000_000;
@@ -141,8 +141,22 @@ async fn a_layer_that_a_mirror_damages_or_breaks_off_is_pulled_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_was_sent_a_mirrors_wrong_bytes_is_cut_off_and_others_are_served() {
+async fn a_large_layer_that_a_mirror_damages_anywhere_is_pulled_all_the_same() {
     let scene = scene("").await;
+    for (seed, fault) in [(1, Fault::Corrupt), (2, Fault::DamagedEnd)] {
+        let (bytes, path) = scene.blob(LARGE, seed).await;
+        scene.mirror.behave();
+        scene.mirror.wrong_at("/blobs/", fault);
+        assert!(is_whole(&scene.larder.get(&path).await, &bytes), "{seed}");
+        assert_eq!(scene.asked(), (1, 1), "{seed}");
+        scene.is_stored(&path, &bytes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_sent_a_mirrors_wrong_bytes_is_cut_off_and_others_are_served() {
+    // Past the disk a blob of this size goes out as it comes.
+    let scene = scene("[store]\nmax_bytes = \"1MiB\"").await;
     let (bytes, path) = scene.blob(LARGE, 1).await;
     let gate = Arc::new(Semaphore::new(0));
     // The byte in the middle is wrong, and sent before the rest arrives.
@@ -152,14 +166,15 @@ async fn a_client_that_was_sent_a_mirrors_wrong_bytes_is_cut_off_and_others_are_
     gate.add_permits(1);
     let early = early.finish().await;
     assert!(!early.complete && early.body.len() < bytes.len(), "a whole body of wrong content");
+    let asked = scene.asked().0;
     let late = scene.larder.get(&path).await;
     assert!(is_whole(&late, &bytes), "a client that came later");
-    scene.is_stored(&path, &bytes).await;
+    assert_eq!(scene.asked().0, asked, "the mirror is not asked again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_was_sent_a_mirrors_right_bytes_goes_on_with_the_registrys() {
-    let scene = scene("").await;
+    let scene = scene("[store]\nmax_bytes = \"1MiB\"").await;
     let (bytes, path) = scene.blob(LARGE, 1).await;
     let gate = Arc::new(Semaphore::new(0));
     scene.mirror.wrong_at("/blobs/", Fault::DamagedEndAfter(500_000, Arc::clone(&gate)));

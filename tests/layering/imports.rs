@@ -156,7 +156,7 @@ const COMMON: &[&str] = &[
     "new", "clone", "get", "len", "iter", "next", "insert", "remove", "lock", "read", "write", "send", "run",
     "is_empty", "poll", "with", "take", "find", "keep", "size", "digest", "check", "map", "clear", "retain",
     "flush", "end", "any", "all", "as_str", "push", "name", "drop", "append", "open", "kind", "path",
-    "close",
+    "close", "store",
 ];
 
 /// Whether a line has `name::` as a word of its own: `Ordering::` is no use of ring.

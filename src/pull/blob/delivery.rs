@@ -62,6 +62,11 @@ impl Trail {
         self.0.lock().proved_in.contains(repository)
     }
 
+    /// Whether a mirror delivered some of the bytes.
+    pub(crate) fn has_mirror(&self) -> bool {
+        self.0.lock().endpoints.iter().any(|endpoint| !endpoint.is_authoritative())
+    }
+
     /// Whose fault wrong content may be. Of several endpoints, the last one went on where the others broke off.
     pub(crate) fn suspects(&self) -> Vec<EndpointId> {
         let mut endpoints = self.endpoints();
@@ -189,7 +194,7 @@ mod tests {
         trail.record(&registry, &other);
         assert!(!trail.is_proved_in(&app) && trail.is_proved_in(&other));
         trail.record(&registry, &app);
-        assert!(trail.is_proved_in(&app));
+        assert!(trail.is_proved_in(&app) && trail.has_mirror());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::places::{Places, Shares};
 use super::progress::Progress;
 use super::room::Room;
 use super::stored::{StoredBlob, StoredBlobs};
+use super::window_memory::WINDOWS_MAX;
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
 use crate::pull::answer::AnswerSource;
@@ -24,9 +25,9 @@ use crate::support::tasks::Tasks;
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
 const DOWNLOADS_MAX: usize = 256;
-/// Downloads that are passed through at the same time because there is no place for them in the store: each takes the
-/// memory of its window, 128 MiB in all. Further ones are refused.
-const PASSED_MAX: usize = 256;
+/// Downloads that are passed through at the same time because there is no place for them in the store: each has a window,
+/// as every other may have that the disk does not take. Further ones are refused.
+const PASSED_MAX: usize = WINDOWS_MAX - DOWNLOADS_MAX;
 
 /// How a blob can be had.
 pub(crate) enum Download {

@@ -24,6 +24,7 @@ use super::segments::Received;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::transfer::Transfers;
 use super::window::Window;
+use super::window_memory::WindowMemory;
 use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
@@ -45,6 +46,7 @@ pub(crate) struct Filler {
     transfers: Transfers,
     foreground: Foreground,
     partials: Partials,
+    memory: WindowMemory,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
@@ -73,7 +75,7 @@ struct Detached {
     written: u64,
     /// Of the bytes written.
     hasher: Hasher,
-    size: Option<u64>,
+    withheld: Withheld,
     /// Which endpoints deliver it.
     trail: Trail,
     rest: Rest,
@@ -85,12 +87,12 @@ impl Filler {
         partials: Partials,
         blobs: UpstreamBlobs,
         transfers: Transfers,
-        foreground: Foreground,
+        memory: WindowMemory,
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let store = partials.store().clone();
-        Self { room, store, blobs, transfers, foreground, partials, tasks, metrics }
+        let (store, foreground) = (partials.store().clone(), transfers.foreground().clone());
+        Self { room, store, blobs, transfers, foreground, partials, memory, tasks, metrics }
     }
 
     /// Fills the flight of `leader` to its end, whatever that is.
@@ -128,7 +130,10 @@ impl Filler {
                     tracing::warn!(%request, %repository, digest = %leader.digest(), %error, "a download failed");
                 }
                 let reason = error.reason();
-                leader.fail(error);
+                // The followers of one that is past the disk are told by its window.
+                if !leader.is_detached() {
+                    leader.fail(error);
+                }
                 reason
             }
         };
@@ -224,10 +229,10 @@ impl Filler {
         way: Way,
     ) -> Result<Filled, Error> {
         let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
-        let withheld = Withheld::of(size, body.endpoint());
+        let withheld = Withheld::of(size, body.trail());
         let (growing, trail) = (ingest.growing(), body.trail().clone());
         let trail_of_body = trail.clone();
-        let content = leader.publish_filling(growing.clone(), size);
+        let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored());
         let (queue, received) = mpsc::channel(QUEUE);
         let writer = self.tasks.spawn_blocking({
             let leader = Arc::clone(leader);
@@ -263,9 +268,10 @@ impl Filler {
     /// Upstream, or content that is not what the digest says.
     async fn pass_on(&self, leader: &Leader, detached: Detached) -> Result<(), Error> {
         let flight = leader.flight();
-        let Detached { error, growing, written, hasher, size, trail, mut rest } = detached;
+        let Detached { error, growing, written, hasher, withheld, trail, mut rest } = detached;
         error.iter().for_each(|error| self.log_detached(flight, leader.digest(), error));
-        let window = Window::new(leader.digest(), size, written, hasher.clone());
+        let (size, share) = (withheld.size(), self.memory.share());
+        let window = Window::new(leader.digest(), written, hasher.clone(), withheld.past_the_disk(), share);
         let handle = Some(window.handle());
         leader.publish(Progress::Detached { growing, written, hasher, size, window: handle });
         let pass = async {
@@ -281,31 +287,31 @@ impl Filler {
             passed = pass => passed,
             () = no_client(flight, &window) => Ok(false),
         };
-        match passed {
-            Ok(false) => Ok(()),
-            Ok(true) => match window.verify() {
-                Ok(()) => {
-                    window.finish();
-                    Ok(())
-                }
-                Err(error) => {
-                    // Before its readers fall out: each goes on by itself, at another endpoint if there is one.
-                    if let Some(fault) = fault_of(&error, &trail) {
-                        let (context, suspects) = (flight.context(), trail.suspects());
-                        self.blobs.record_wrong_content(context, leader.digest(), &suspects, fault);
-                    }
-                    Err(error)
-                }
-            },
-            Err(error) => {
-                window.fail(Error::clone(&error));
-                Err(error)
+        let checked = match passed {
+            Ok(false) => return Ok(()),
+            Ok(true) => window.verify(),
+            Err(error) => Err(error),
+        };
+        let Err(error) = checked else {
+            window.finish();
+            return Ok(());
+        };
+        if let Some(fault) = fault_of(&error, &trail) {
+            let (context, suspects) = (flight.context(), trail.suspects());
+            let another = self.blobs.record_wrong_content(context, leader.digest(), &suspects, fault);
+            if another || trail.is_in_ranges() {
+                // Its readers fall out of the window: each goes on by itself, at another endpoint or in another way. One that
+                // was sent nothing looks for the blob anew, and must not find this flight.
+                leader.end();
+                return Err(error);
             }
         }
+        window.fail(Error::clone(&error));
+        Err(error)
     }
 
-    /// Returns once the download of a flight drips and no client waits for it or reads it. While it yields to others, which it does
-    /// only in the background, slowness is not its own.
+    /// Returns once the download of a flight drips and no client waits for it or reads it. While it yields to others,
+    /// which it does only in the background, slowness is not its own.
     async fn drips(&self, flight: &Flight) {
         let mut watch = DripWatch::new(Instant::now());
         loop {
@@ -331,9 +337,9 @@ impl Filler {
 
 /// A body of which nothing is written.
 fn past_the_disk(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Detached {
-    let (size, trail) = (body.size(), body.trail().clone());
+    let (withheld, trail) = (Withheld::of(body.size(), body.trail()), body.trail().clone());
     let rest = Rest::Body(Box::new(body));
-    Detached { error, growing: None, written: 0, hasher, size, trail, rest }
+    Detached { error, growing: None, written: 0, hasher, withheld, trail, rest }
 }
 
 /// Waits until no client reads, or is about to.
@@ -373,14 +379,14 @@ fn write(
                 let (_, written, hasher) = ingest.detach();
                 // Without the hash no follower could verify the whole.
                 let Some(hasher) = hasher else { return Err(error) };
-                let (growing, size) = (Some(content.clone()), withheld.size());
+                let (growing, withheld) = (Some(content.clone()), withheld.clone());
                 let rest = Rest::Queue(Some(next), received);
                 return Ok(Written::Detached(Box::new(Detached {
                     error: Some(error),
                     growing,
                     written,
                     hasher,
-                    size,
+                    withheld,
                     trail: trail.clone(),
                     rest,
                 })));

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::flight_content::FlightContent;
 use super::progress::Progress;
@@ -126,6 +126,8 @@ type Key = (Registry, Digest, Option<(Repository, Option<Principal>)>);
 struct Shared {
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
     ended: AtomicU64,
+    /// A flight ended, or one became foreground.
+    changed: Notify,
     gauge: IntGauge,
 }
 
@@ -144,7 +146,8 @@ pub(crate) enum Role {
 impl Flights {
     /// No flights; `gauge` mirrors how many there are.
     pub(crate) fn new(gauge: IntGauge) -> Self {
-        Self(Arc::new(Shared { flights: Mutex::default(), ended: AtomicU64::new(0), gauge }))
+        let (flights, ended, changed) = (Mutex::default(), AtomicU64::new(0), Notify::new());
+        Self(Arc::new(Shared { flights, ended, changed, gauge }))
     }
 
     /// Flights under way.
@@ -161,6 +164,19 @@ impl Flights {
     /// Whether `digest` is being downloaded from `registry`.
     pub(crate) fn has(&self, registry: &Registry, digest: Digest) -> bool {
         self.0.flights.lock().contains_key(&(registry.clone(), digest, None))
+    }
+
+    /// Waits as long as `goes_on`, which is asked again whenever a flight has ended or become foreground.
+    pub(crate) async fn wait_while(&self, goes_on: impl Fn() -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.0.changed.notified());
+            // Registered before the look, so that nothing that happens in between is missed.
+            changed.as_mut().enable();
+            if !goes_on() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Whether there is a flight that a runtime waits for.
@@ -192,6 +208,8 @@ impl Flights {
             }
         };
         self.0.mirror(flights.len());
+        drop(flights);
+        self.0.changed.notify_waiters();
         role
     }
 }
@@ -224,12 +242,17 @@ impl Leader {
     }
 
     /// Publishes that bytes arrive, in `growing`. What arrived before was wrong, if any did.
-    pub(crate) fn publish_filling(&self, growing: GrowingBlob, size: Option<u64>) -> FlightContent {
+    pub(crate) fn publish_filling(
+        &self,
+        growing: GrowingBlob,
+        size: Option<u64>,
+        is_mirrored: bool,
+    ) -> FlightContent {
         let content = match &*self.flight.progress.borrow() {
             Progress::Filling { growing: before, .. } => before.replaced_by(growing),
             _ => FlightContent::new(growing),
         };
-        self.publish(Progress::Filling { growing: content.clone(), size, readable: 0 });
+        self.publish(Progress::Filling { growing: content.clone(), size, is_mirrored, readable: 0 });
         content
     }
 
@@ -238,6 +261,11 @@ impl Leader {
     pub(crate) fn fail(&self, error: Error) {
         self.end();
         self.publish(Progress::Failed(error));
+    }
+
+    /// Whether what the disk does not take goes to the followers past it.
+    pub(crate) fn is_detached(&self) -> bool {
+        matches!(&*self.flight.progress.borrow(), Progress::Detached { .. })
     }
 
     /// Publishes that all bytes are there and verified.
@@ -253,12 +281,14 @@ impl Leader {
     pub(crate) fn publish_readable(&self, up_to: u64) {
         self.flight.progress.send_modify(|progress| {
             if let Progress::Filling { readable, .. } = progress {
-                *readable = up_to;
+                // A mirror that goes on with a body withholds nothing that was given out.
+                *readable = up_to.max(*readable);
             }
         });
     }
 
-    fn end(&self) {
+    /// Ends the flight: no request joins it any more.
+    pub(crate) fn end(&self) {
         let mut flights = self.shared.flights.lock();
         // The next flight of the same blob may be under way already.
         if flights.get(&self.key).is_some_and(|under_way| Arc::ptr_eq(under_way, &self.flight)) {
@@ -266,6 +296,8 @@ impl Leader {
             self.shared.ended.fetch_add(1, Ordering::Release);
             flights.remove(&self.key);
             self.shared.mirror(flights.len());
+            drop(flights);
+            self.shared.changed.notify_waiters();
         }
     }
 }

@@ -11,13 +11,16 @@
 //!     delivery  after wrong content: another endpoint, or one connection instead of several
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
 //!       source  upstream's body, resumed where it breaks off
-//!     window    what the disk does not take (rest), shared by its clients
-//! follow        every client reads up to the readable offset; passthrough by itself where it falls out of the window
+//!     window    what the disk does not take (rest), shared by its clients (window_state), in a bounded memory (window_memory)
+//! blob_body     the bytes of an answer, wherever they come from
+//!   follow      every client reads up to the readable offset; passthrough by itself where it falls out of the window
+//! into_store    downloads that no client waits for
 //! ```
 //!
 //! Deliberately not here: manifests, and what a blob is.
 
 pub(crate) mod begun;
+pub(crate) mod blob_body;
 pub(crate) mod byte_range;
 pub(crate) mod concurrency;
 pub(crate) mod delivery;
@@ -27,6 +30,7 @@ pub(crate) mod fill;
 pub(crate) mod flight;
 pub(crate) mod flight_content;
 pub(crate) mod follow;
+pub(crate) mod into_store;
 pub(crate) mod partial;
 pub(crate) mod passthrough;
 pub(crate) mod places;
@@ -40,6 +44,8 @@ pub(crate) mod stored;
 pub(crate) mod transfer;
 pub(crate) mod wanted;
 pub(crate) mod window;
+pub(crate) mod window_memory;
+pub(crate) mod window_state;
 pub(crate) mod withheld_tail;
 
 use std::sync::Arc;
@@ -61,11 +67,11 @@ use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, AuthContext};
 use begun::Begun;
+use blob_body::{BlobBody, Reader};
 use byte_range::{Alone, SingleRanges, Wanted};
 use download::{Download, Downloads, Followed};
 use fill::Filler;
 use flight::{Flights, Sharing};
-use follow::{BlobBody, Reader};
 use partial::{Partial, Partials};
 use priority::Foreground;
 use progress::Progress;
@@ -75,6 +81,7 @@ use source::UpstreamBlobs;
 use stored::{StoredBlob, StoredBlobs};
 use transfer::Transfers;
 pub use wanted::BlobRange;
+use window_memory::WindowMemory;
 use withheld_tail::TAIL;
 
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
@@ -83,8 +90,6 @@ const ATTEMPTS_MAX: usize = 3;
 /// How long a caller that upstream has answered yes waits for upstream's answer to the leader that it joined: less than a
 /// registry may take in all, so that a download of its own still begins before its runtime gives up.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
-/// How often the progress of a download into the store is reported.
-const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// A blob to serve.
 #[derive(Debug)]
@@ -114,16 +119,6 @@ pub struct BlobSize {
     pub stale: Option<Stale>,
 }
 
-/// What became of a blob that was to be downloaded into the store.
-enum Fetched {
-    Stored {
-        size: u64,
-        downloaded: bool,
-    },
-    /// The download that was joined failed for a reason of its leader.
-    LeaderFailed(Error),
-}
-
 /// Blobs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Blobs {
@@ -138,6 +133,7 @@ pub(crate) struct Blobs {
     foreground: Foreground,
     begun: Begun,
     partials: Partials,
+    memory: WindowMemory,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
@@ -160,12 +156,13 @@ impl Blobs {
         let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let room = Room::new(config, store.clone());
         let partials = Partials::new(store);
+        let memory = WindowMemory::default();
         let filler = Filler::new(
             room.clone(),
             partials.clone(),
             upstream.clone(),
             transfers,
-            foreground.clone(),
+            memory.clone(),
             tasks.clone(),
             Arc::clone(&metrics),
         );
@@ -191,6 +188,7 @@ impl Blobs {
             foreground,
             begun,
             partials,
+            memory,
             tasks,
             metrics,
         }
@@ -263,6 +261,7 @@ impl Blobs {
                 Err(error) if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) => {
                     last = error;
                 }
+                Err(error @ Error::LeaderGone) => last = error,
                 Err(error) => return Err(error),
             }
         }
@@ -369,102 +368,6 @@ impl Blobs {
         Ok(declared.or(head.size))
     }
 
-    /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
-    /// `report` is called now and then with the bytes that are there, and of how many.
-    ///
-    /// # Errors
-    /// Any of [`Error`]; [`Error::NotStored`] if the store did not take it.
-    pub(crate) async fn fetch_into_store(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        report: impl Fn(u64, Option<u64>),
-    ) -> Result<(u64, bool), Error> {
-        match self.fetch_sharing(context, digest, &report, Sharing::All).await? {
-            Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
-            // Upstream has answered this caller, if not the leader that it joined.
-            Fetched::LeaderFailed(error) => {
-                match self.fetch_sharing(context, digest, &report, Sharing::SameQuestion).await? {
-                    Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
-                    Fetched::LeaderFailed(_) => Err(error),
-                }
-            }
-        }
-    }
-
-    async fn fetch_sharing(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        report: &impl Fn(u64, Option<u64>),
-        sharing: Sharing,
-    ) -> Result<Fetched, Error> {
-        let stored = |size, downloaded| Ok(Fetched::Stored { size, downloaded });
-        let looked_up_at = Some(self.downloads.ended());
-        if let Some(found) = self.stored.find(context, digest).await? {
-            return stored(found.blob.size(), false);
-        }
-        let joined = self.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
-        let Followed { source, is_own_answer, mut progress } = match joined {
-            Download::Stored(found) => return stored(found.blob.size(), false),
-            Download::Following(followed) => followed,
-        };
-        loop {
-            let now = progress.borrow_and_update().clone();
-            match now {
-                Progress::Waiting => {}
-                Progress::Filling { readable, size, .. } => report(readable, size),
-                Progress::Complete { size, .. } => {
-                    // Until the blob has its name in the store, or the store refused it: readers do not wait for that.
-                    while progress.changed().await.is_ok() {}
-                    if !self.has(digest).await {
-                        return Err(Error::NotStored);
-                    }
-                    return stored(size, source == AnswerSource::Fill);
-                }
-                Progress::Detached { .. } => return Err(Error::NotStored),
-                Progress::Failed(error)
-                    if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) =>
-                {
-                    return Ok(Fetched::LeaderFailed(error));
-                }
-                Progress::Failed(error) => return Err(error),
-            }
-            let changed = tokio::time::timeout(REPORT_EVERY, progress.changed()).await;
-            if matches!(changed, Ok(Err(_))) && !progress.borrow().is_over() {
-                return Err(Error::LeaderGone);
-            }
-        }
-    }
-
-    /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged: the
-    /// request itself will tell.
-    /// `size` is what its manifest claims: without room for that it is not begun.
-    pub(crate) async fn prefetch(&self, context: &PullContext, digest: Digest, size: u64) {
-        // Whether the repository may hand out what is on disk is asked when a client wants it.
-        if self.has(digest).await {
-            return;
-        }
-        let registry = context.repository().registry();
-        if self.room.check(registry, Some(size)).await.is_err() {
-            return;
-        }
-        match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {
-            // Not by following it: a download that only this waits for ends if it drips.
-            Ok(Download::Following(followed)) => {
-                drop(followed);
-                while self.flights.has(registry, digest) {
-                    tokio::time::sleep(REPORT_EVERY).await;
-                }
-            }
-            Ok(Download::Stored(_)) => {}
-            Err(error) => {
-                let repository = context.repository();
-                tracing::debug!(%repository, %digest, %error, "a blob was not prefetched");
-            }
-        }
-    }
-
     /// Whether a blob is on disk; says nothing about who may read it.
     pub(crate) async fn has(&self, digest: Digest) -> bool {
         self.stored.open(digest).await.is_some()
@@ -496,6 +399,7 @@ impl Blobs {
             downloads: self.downloads.clone(),
             upstream: self.upstream.clone(),
             metrics: Arc::clone(&self.metrics),
+            memory: self.memory.clone(),
             context: context.clone(),
             digest,
         }
@@ -510,24 +414,32 @@ impl Blobs {
 }
 
 /// Waits until a flight has bytes and knows how many, or has failed. A blob so small that it is withheld whole is waited
-/// for, so that a wrong one is an error before any header has left.
+/// for, so that a wrong one is an error before any header has left; and one that a mirror delivers until there are bytes
+/// to serve, so that no client is told a wrong size.
 async fn first_bytes(
     mut progress: watch::Receiver<Progress>,
     size_needed: bool,
 ) -> Result<(watch::Receiver<Progress>, Option<u64>), Error> {
     let is_ready = |progress: &Progress| match progress {
         Progress::Waiting => false,
-        Progress::Filling { size: Some(size), .. } => *size > TAIL,
+        Progress::Filling { size: Some(size), is_mirrored, readable, .. } => {
+            *size > TAIL && (!is_mirrored || *readable > 0)
+        }
         Progress::Filling { size: None, readable, .. } => !size_needed && *readable > 0,
         _ => true,
     };
-    let size = match progress.wait_for(is_ready).await.as_deref() {
-        Ok(Progress::Filling { size, .. }) => *size,
-        Ok(Progress::Complete { size, .. }) => Some(*size),
-        Ok(Progress::Detached { size, .. }) => *size,
+    let (size, window) = match progress.wait_for(is_ready).await.as_deref() {
+        Ok(Progress::Filling { size, .. }) => (*size, None),
+        Ok(Progress::Complete { size, .. }) => (Some(*size), None),
+        Ok(Progress::Detached { size, window, .. }) => (*size, window.clone()),
         Ok(Progress::Failed(error)) => return Err(error.clone()),
         Ok(Progress::Waiting) | Err(_) => return Err(Error::LeaderGone),
     };
+    let is_small = size.is_some_and(|size| size <= TAIL);
+    if let Some(window) = window.filter(|window| is_small || window.is_mirrored()) {
+        // Wrong content of a mirror is delivered by nobody before it is noticed: the blob is looked for anew.
+        window.readable_beyond(0, None).await?.ok_or(Error::LeaderGone)?;
+    }
     Ok((progress, size))
 }
 
@@ -555,6 +467,8 @@ fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
 
 #[cfg(test)]
 mod leader_failure_tests;
+#[cfg(test)]
+mod past_the_disk_tests;
 #[cfg(test)]
 mod range_tests;
 #[cfg(test)]

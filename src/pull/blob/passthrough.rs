@@ -1,7 +1,8 @@
 //! Passthrough: a blob from upstream to a client without the store, when the disk failed.
 //!
 //! A whole body is still never complete and wrong: its bytes are hashed as they pass, on from the hash of what the fill
-//! had written, and the last of them are withheld until the digest is verified. A range is not verified, like every
+//! had written, and the last of them are withheld until the digest is verified, and more of what a mirror delivers, as far
+//! as there is memory for it. A range is not verified, like every
 //! range of a blob that is not in the store. Wrong content is followed by the next endpoint's, if that begins with what
 //! the client has.
 
@@ -11,7 +12,8 @@ use bytes::Bytes;
 
 use super::delivery::{Tries, fault_of};
 use super::source::UpstreamBody;
-use super::withheld_tail::TAIL;
+use super::window_memory::MemoryShare;
+use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
 use crate::store;
@@ -21,6 +23,10 @@ pub(crate) struct Passthrough {
     body: UpstreamBody,
     /// The hash of everything up to where the body is, and the digest that it must become; `None` for a range.
     check: Option<(Hasher, Digest)>,
+    /// What is withheld of it until then.
+    withheld: Option<(Withheld, MemoryShare)>,
+    /// There is no memory to withhold more than the tail.
+    tail_alone: bool,
     /// The client has the bytes before this offset: they are hashed and not returned.
     skip_until: u64,
     /// The hash of everything before the next byte that is returned, as long as it is checked; where content begins anew,
@@ -39,19 +45,32 @@ pub(crate) struct Passthrough {
 
 impl Passthrough {
     /// The rest of a blob of `size` bytes after those that `hasher` has seen, to the end: verified.
-    pub(crate) fn rest(body: UpstreamBody, hasher: Hasher, digest: Digest, size: Option<u64>) -> Self {
-        let size = size.map(|size| (size, digest));
-        Self { returned: Some(hasher.clone()), check: Some((hasher, digest)), size, ..Self::range(body) }
+    pub(crate) fn rest(
+        body: UpstreamBody,
+        hasher: Hasher,
+        digest: Digest,
+        size: Option<u64>,
+        share: MemoryShare,
+    ) -> Self {
+        let withheld = Some((Withheld::of(size, body.trail()).past_the_disk(), share));
+        let (returned, check) = (Some(hasher.clone()), Some((hasher, digest)));
+        Self { returned, check, withheld, size: size.map(|size| (size, digest)), ..Self::range(body) }
     }
 
     /// The rest of a blob of `size` bytes for a client that has those before `at`: all of it is fetched again, because
     /// what the client has cannot be read back, and verified.
-    pub(crate) fn again(body: UpstreamBody, digest: Digest, at: u64, size: Option<u64>) -> Self {
+    pub(crate) fn again(
+        body: UpstreamBody,
+        digest: Digest,
+        at: u64,
+        size: Option<u64>,
+        share: MemoryShare,
+    ) -> Self {
         Self {
             returned: None,
             skip_until: at,
             returned_until: at,
-            ..Self::rest(body, digest.hasher(), digest, size)
+            ..Self::rest(body, digest.hasher(), digest, size, share)
         }
     }
 
@@ -62,6 +81,8 @@ impl Passthrough {
             returned_until: body.at(),
             body,
             check: None,
+            withheld: None,
+            tail_alone: false,
             returned: None,
             tries: Tries::default(),
             size: None,
@@ -100,9 +121,8 @@ impl Passthrough {
 
     /// The next bytes that may be returned now.
     fn releasable(&mut self) -> Option<Bytes> {
-        let withheld = if self.check.is_some() && !self.ended { TAIL } else { 0 };
         let first = self.held.front()?.0.len() as u64;
-        if self.held_bytes - first < withheld {
+        if self.returned_until + first > self.readable() {
             return None;
         }
         let (bytes, hasher) = self.held.pop_front()?;
@@ -110,6 +130,17 @@ impl Passthrough {
         self.returned_until += first;
         self.returned = hasher;
         Some(bytes)
+    }
+
+    /// Up to which byte may be returned now.
+    fn readable(&self) -> u64 {
+        match &self.withheld {
+            Some((withheld, _)) if !self.ended && self.tail_alone => {
+                withheld.all_but_the_tail(self.body.at())
+            }
+            Some((withheld, _)) if !self.ended => withheld.readable(self.body.at()),
+            _ => u64::MAX,
+        }
     }
 
     fn take(&mut self, mut bytes: Bytes) -> Result<(), Error> {
@@ -132,6 +163,13 @@ impl Passthrough {
         if !bytes.is_empty() {
             self.held_bytes += bytes.len() as u64;
             self.held.push_back((bytes, self.check.as_ref().map(|(hasher, _)| hasher.clone())));
+        }
+        // The tail and two chunks are always withheld; more where there is memory.
+        let held_bytes = usize::try_from(self.held_bytes).unwrap_or(usize::MAX);
+        if let Some((_, share)) = &mut self.withheld
+            && !share.resize(held_bytes)
+        {
+            self.tail_alone = true;
         }
         Ok(())
     }
@@ -190,6 +228,9 @@ impl Passthrough {
             }
         };
         *hasher = digest.hasher();
+        if let Some((withheld, _)) = &mut self.withheld {
+            *withheld = Withheld::of(withheld.size(), body.trail()).past_the_disk();
+        }
         self.body = body;
         self.held.clear();
         (self.held_bytes, self.skip_until) = (0, self.returned_until);

@@ -15,8 +15,6 @@ use super::flight::{Flight, Flights};
 const YIELD_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a background download waits before each of its chunks: its registry must not take it for dead.
 const CHUNK_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How often it is checked whether foreground downloads are over.
-const CHECK_EVERY: Duration = Duration::from_millis(50);
 /// A runtime that has just asked for something asks for more within this time.
 const MORE_TO_COME: Duration = Duration::from_millis(300);
 
@@ -39,8 +37,12 @@ impl Foreground {
 
     /// Whether runtimes pull, or did a moment ago.
     pub(crate) fn is_active(&self) -> bool {
-        let last = *self.last_asked.lock();
-        last.is_some_and(|at| at.elapsed() < MORE_TO_COME) || self.flights.any_foreground()
+        self.asked_until() > Instant::now() || self.flights.any_foreground()
+    }
+
+    /// Until when a runtime that has asked counts as pulling.
+    fn asked_until(&self) -> Instant {
+        self.last_asked.lock().map_or_else(Instant::now, |at| at + MORE_TO_COME)
     }
 
     /// Waits while runtimes pull, within bounds: before a background download begins.
@@ -56,7 +58,14 @@ impl Foreground {
     async fn wait_while(&self, wait_max: Duration, active: impl Fn() -> bool) {
         let wait = async {
             while active() {
-                tokio::time::sleep(CHECK_EVERY).await;
+                let asked_until = self.asked_until();
+                if asked_until > Instant::now() {
+                    // While a runtime may ask for more, the end of its downloads is not the end of its pull.
+                    let _ = tokio::time::timeout_at(asked_until, self.flights.wait_while(&active)).await;
+                } else {
+                    let goes_on = || active() && self.asked_until() <= Instant::now();
+                    self.flights.wait_while(goes_on).await;
+                }
             }
         };
         let _ = tokio::time::timeout(wait_max, wait).await;
@@ -70,6 +79,46 @@ mod tests {
     use crate::pull::context::{Caller, PullContext};
     use crate::reference::Digest;
     use crate::support::metrics::IntGauge;
+
+    #[tokio::test(start_paused = true)]
+    async fn background_work_goes_on_in_the_moment_in_which_it_may() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let foreground = Foreground::new(flights.clone());
+        let pull = || PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
+        let lead = |context: &PullContext, of: &[u8]| {
+            let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+                panic!("it is led")
+            };
+            leader
+        };
+        let (leader, begun) = (lead(&pull(), b"x"), Instant::now());
+        let second = Duration::from_secs(1);
+        let ends = async {
+            tokio::time::sleep(second).await;
+            drop(leader);
+        };
+        tokio::join!(foreground.yield_before_start(), ends);
+        assert_eq!(begun.elapsed(), second, "the last download of a runtime ended");
+        // A runtime asks again just before its download ends.
+        let (leader, begun) = (lead(&pull(), b"x"), Instant::now());
+        let asks = async {
+            tokio::time::sleep(second).await;
+            foreground.record();
+            drop(leader);
+        };
+        tokio::join!(foreground.yield_before_start(), asks);
+        assert_eq!(begun.elapsed(), second + MORE_TO_COME);
+        // A runtime joins the background download itself.
+        let own = lead(&pull().in_background(), b"own");
+        let (_leader, begun) = (lead(&pull(), b"x"), Instant::now());
+        let joins = async {
+            tokio::time::sleep(second).await;
+            let joined = flights.join_or_lead(&pull(), Digest::of(b"own"), Sharing::All);
+            assert!(matches!(joined, Role::Follow(_)));
+        };
+        tokio::join!(foreground.yield_before_chunk(own.flight()), joins);
+        assert_eq!(begun.elapsed(), second);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn background_work_waits_for_runtimes_and_not_for_ever() {

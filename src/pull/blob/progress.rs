@@ -1,4 +1,4 @@
-//! How far a download is: what a flight tells its followers. A value; what changes it is `flight`'s.
+//! How far a download is, as its leader publishes it to all who follow. A value; what changes it is `flight`'s.
 
 use super::flight_content::FlightContent;
 use super::window::WindowHandle;
@@ -16,6 +16,8 @@ pub(crate) enum Progress {
         growing: FlightContent,
         /// Bytes of the whole blob, where upstream said so.
         size: Option<u64>,
+        /// Whether a mirror delivers it: what it says of the size is not believed before bytes may be served.
+        is_mirrored: bool,
         /// Bytes that may be served: never the last ones before the digest is verified.
         readable: u64,
     },

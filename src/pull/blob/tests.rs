@@ -97,7 +97,7 @@ async fn a_blob_is_fetched_into_the_store_once() {
 }
 
 /// Flips a byte of a stored blob, in the file that its readers have open.
-fn damage(parts: &Parts, digest: Digest, at: usize) {
+pub(super) fn damage(parts: &Parts, digest: Digest, at: usize) {
     let path = for_tests::blob_file(&parts.directory, digest);
     let mut content = std::fs::read(&path).unwrap();
     content[at] ^= 1;

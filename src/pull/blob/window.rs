@@ -5,10 +5,10 @@
 //! out once, and nothing waits for it from then on: it goes on by a request of its own, with the hash of what it has, and
 //! is verified as a whole like every other.
 //!
-//! Promises: at most [`WINDOW_BYTES`] of memory; the tail is withheld until the digest is verified. Deliberately not here:
-//! where the bytes come from (`fill`), and what a client does that fell out (`follow`).
+//! Promises: no more memory than its share (`window_memory`); the tail is withheld until the digest is verified, and more
+//! of what a mirror delivers, as far as there is memory for it (`withheld_tail`). Deliberately not here: where the bytes
+//! come from (`fill`), and what a client does that fell out (`blob_body`).
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +17,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::withheld_tail::readable;
+use super::window_memory::MemoryShare;
+use super::window_state::{Chunk, Outcome, Position, State};
+use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
-use crate::store;
 
-/// Bytes of one window: several chunks of upstream beside the withheld tail.
-pub(crate) const WINDOW_BYTES: usize = 512 * 1024;
 /// How long a client may keep others waiting that have taken everything.
 const LAG_MAX: Duration = Duration::from_millis(500);
 /// Bytes that are kept or dropped as one: less than the window without the tail, so that what is dropped was readable.
@@ -45,6 +44,8 @@ pub(crate) struct WindowReader {
     /// The chunk that was read from last and the hash of everything before it.
     last: Option<Chunk>,
     at: u64,
+    /// The size that its client was told.
+    announced: Option<u64>,
 }
 
 /// What a reader gets.
@@ -60,51 +61,11 @@ pub(crate) enum Windowed {
 
 struct Shared {
     digest: Digest,
-    size: Option<u64>,
     state: Mutex<State>,
     /// Something came, or it is over.
     arrived: Notify,
     /// Something was taken, or a reader came or left.
     taken: Notify,
-}
-
-struct State {
-    /// The offset of the first byte that is kept.
-    start: u64,
-    /// The offset after the last one.
-    end: u64,
-    /// The hash of everything before `end`.
-    hasher: Hasher,
-    chunks: VecDeque<Chunk>,
-    /// Where the readers are that are waited for: those that fell out are not among them.
-    readers: HashMap<u64, Position>,
-    joined: u64,
-    /// Whether clients that have been promised the first bytes and have not come kept readers waiting for too long.
-    is_begun: bool,
-    outcome: Option<Outcome>,
-}
-
-/// Where a reader is.
-#[derive(Clone, Copy)]
-struct Position {
-    at: u64,
-    /// When it took something last, or came.
-    since: Instant,
-}
-
-#[derive(Clone)]
-struct Chunk {
-    start: u64,
-    bytes: Bytes,
-    /// The hash of everything before it.
-    before: Hasher,
-}
-
-enum Outcome {
-    Verified,
-    Failed(Error),
-    /// The writer is gone; what is kept can still be read.
-    Abandoned,
 }
 
 impl std::fmt::Debug for WindowHandle {
@@ -118,21 +79,16 @@ impl std::fmt::Debug for WindowHandle {
 }
 
 impl Window {
-    /// A window that begins at byte `start` of the blob `digest`, of `size` bytes where upstream said so; `hasher` has
-    /// seen everything before it.
-    pub(crate) fn new(digest: Digest, size: Option<u64>, start: u64, hasher: Hasher) -> Self {
-        let state = State {
-            start,
-            end: start,
-            hasher,
-            chunks: VecDeque::new(),
-            readers: HashMap::new(),
-            joined: 0,
-            is_begun: false,
-            outcome: None,
-        };
-        let (arrived, taken) = (Notify::new(), Notify::new());
-        Self(Arc::new(Shared { digest, size, state: Mutex::new(state), arrived, taken }))
+    /// A window that begins at byte `start` of the blob `digest`; `hasher` has seen everything before it.
+    pub(crate) fn new(
+        digest: Digest,
+        start: u64,
+        hasher: Hasher,
+        withheld: Withheld,
+        share: MemoryShare,
+    ) -> Self {
+        let state = Mutex::new(State::new(start, hasher, withheld, share));
+        Self(Arc::new(Shared { digest, state, arrived: Notify::new(), taken: Notify::new() }))
     }
 
     /// Where clients join.
@@ -165,10 +121,15 @@ impl Window {
                 if state.fits(chunk.len()) {
                     return state.add(chunk);
                 }
-                let is_starving = state.is_anyone_starving(self.0.size);
+                if state.withholds_more_than_the_tail() {
+                    state.withhold_the_tail_alone();
+                    self.0.arrived.notify_waiters();
+                    continue;
+                }
+                let is_starving = state.is_anyone_starving();
                 starving_since = if is_starving { starving_since.or(Some(Instant::now())) } else { None };
                 if starving_since.is_some_and(|since| since.elapsed() >= LAG_MAX) {
-                    state.go_on_without_the_slowest(Instant::now(), self.0.size);
+                    state.go_on_without_the_slowest(Instant::now(), LAG_MAX);
                     continue;
                 }
             }
@@ -182,7 +143,7 @@ impl Window {
     /// # Errors
     /// The digest or the size is not what it should be.
     pub(crate) fn verify(&self) -> Result<(), Error> {
-        self.0.state.lock().verify(self.0.digest, self.0.size)
+        self.0.state.lock().verify(self.0.digest)
     }
 
     /// The end of a blob that was verified: readers get the tail.
@@ -228,8 +189,9 @@ impl WindowHandle {
         self.0.state.lock().end
     }
 
-    /// A reader from byte `at` on; `None` if that byte is gone from the window, or further ahead than `ahead_max`.
-    pub(crate) fn join(&self, at: u64, ahead_max: u64) -> Option<WindowReader> {
+    /// A reader from byte `at` on, for a client that was told a size of `announced` bytes; `None` if that byte is gone from
+    /// the window, or further ahead than `ahead_max`.
+    pub(crate) fn join(&self, at: u64, ahead_max: u64, announced: Option<u64>) -> Option<WindowReader> {
         let mut state = self.0.state.lock();
         if at < state.start || at > state.end.saturating_add(ahead_max) {
             return None;
@@ -240,7 +202,43 @@ impl WindowHandle {
         let joined = state.hash_at(at);
         drop(state);
         self.0.taken.notify_waiters();
-        Some(WindowReader { shared: Arc::clone(&self.0), id, joined, last: None, at })
+        Some(WindowReader { shared: Arc::clone(&self.0), id, joined, last: None, at, announced })
+    }
+
+    /// Up to which byte a client at byte `at` may read of what came before the window too; waits until that is more.
+    /// `None` if it will not be: the client goes on by itself.
+    ///
+    /// # Errors
+    /// Why the rest cannot be had.
+    pub(crate) async fn readable_beyond(
+        &self,
+        at: u64,
+        announced: Option<u64>,
+    ) -> Result<Option<u64>, Error> {
+        loop {
+            let mut arrived = std::pin::pin!(self.0.arrived.notified());
+            arrived.as_mut().enable();
+            {
+                let state = self.0.state.lock();
+                match state.readable_for(announced) {
+                    None => return Ok(None),
+                    Some(readable) if readable > at => return Ok(Some(readable)),
+                    Some(_) => {}
+                }
+                match &state.outcome {
+                    None => {}
+                    Some(Outcome::Failed(error)) => return Err(error.clone()),
+                    Some(Outcome::Verified) => return Ok(Some(state.end)),
+                    Some(Outcome::Abandoned) => return Ok(None),
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Whether a mirror delivers it.
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.0.state.lock().is_mirrored()
     }
 }
 
@@ -267,7 +265,11 @@ impl WindowReader {
         if self.at < state.start {
             return Ok(Some(Windowed::FellOut(self.hash_so_far())));
         }
-        let until = state.readable(self.shared.size);
+        let fell_out = |state: &State| {
+            let hasher = if self.last.is_none() { state.hash_at(self.at) } else { self.hash_so_far() };
+            Ok(Some(Windowed::FellOut(hasher)))
+        };
+        let Some(until) = state.readable_for(self.announced) else { return fell_out(&state) };
         if self.at < until
             && let Some(chunk) = state.chunk_at(self.at).cloned()
         {
@@ -283,10 +285,7 @@ impl WindowReader {
             None => Ok(None),
             Some(Outcome::Verified) => Ok(Some(Windowed::End)),
             Some(Outcome::Failed(error)) => Err(error.clone()),
-            Some(Outcome::Abandoned) => {
-                let hasher = if self.last.is_none() { state.hash_at(self.at) } else { self.hash_so_far() };
-                Ok(Some(Windowed::FellOut(hasher)))
-            }
+            Some(Outcome::Abandoned) => fell_out(&state),
         }
     }
 
@@ -302,99 +301,6 @@ impl Drop for WindowReader {
     fn drop(&mut self) {
         self.shared.state.lock().readers.remove(&self.id);
         self.shared.taken.notify_waiters();
-    }
-}
-
-impl State {
-    fn buffered(&self) -> usize {
-        usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
-    }
-
-    fn fits(&self, more: usize) -> bool {
-        self.buffered() + more <= WINDOW_BYTES
-    }
-
-    /// Whether a reader has taken everything that is readable.
-    fn is_anyone_starving(&self, size: Option<u64>) -> bool {
-        let readable = self.readable(size);
-        self.readers.values().any(|reader| reader.at >= readable)
-    }
-
-    /// Whether the first bytes are kept for clients that have not come yet. Without a reader they always are: upstream is
-    /// not read for nobody.
-    fn keeps_first(&self, expected: usize) -> bool {
-        expected > 0 && (!self.is_begun || self.readers.is_empty())
-    }
-
-    /// Drops what every reader has taken, as far as the space is needed.
-    fn drop_taken(&mut self, more: usize) {
-        let slowest = self.readers.values().map(|reader| reader.at).min();
-        while !self.fits(more)
-            && let Some(first) = self.chunks.front()
-            && slowest.is_none_or(|at| at >= first.start + first.bytes.len() as u64)
-        {
-            self.drop_first();
-        }
-    }
-
-    /// Waits no longer for readers that have taken nothing for as long as others may be kept waiting, nor for those that
-    /// are behind all others, nor for clients that have not come. A reader that comes before its bytes are dropped is
-    /// waited for again.
-    fn go_on_without_the_slowest(&mut self, now: Instant, size: Option<u64>) {
-        self.is_begun = true;
-        let readable = self.readable(size);
-        self.readers.retain(|_, reader| reader.at >= readable || now - reader.since < LAG_MAX);
-        self.drop_first();
-    }
-
-    /// Drops the first chunk; readers that have not taken it fall out.
-    fn drop_first(&mut self) {
-        if let Some(first) = self.chunks.pop_front() {
-            self.start = first.start + first.bytes.len() as u64;
-            self.readers.retain(|_, reader| reader.at >= self.start);
-        }
-    }
-
-    fn add(&mut self, bytes: Bytes) {
-        let before = self.hasher.clone();
-        self.hasher.update(&bytes);
-        let start = self.end;
-        self.end += bytes.len() as u64;
-        self.chunks.push_back(Chunk { start, bytes, before });
-    }
-
-    /// Up to which byte readers may read.
-    fn readable(&self, size: Option<u64>) -> u64 {
-        match self.outcome {
-            Some(Outcome::Verified) => self.end,
-            _ => readable(self.end, size),
-        }
-    }
-
-    fn chunk_at(&self, at: u64) -> Option<&Chunk> {
-        let next = self.chunks.partition_point(|chunk| chunk.start <= at);
-        self.chunks.get(next.checked_sub(1)?)
-    }
-
-    fn hash_at(&self, at: u64) -> Option<Hasher> {
-        if at == self.end {
-            return Some(self.hasher.clone());
-        }
-        let chunk = self.chunk_at(at)?;
-        let mut hasher = chunk.before.clone();
-        hasher.update(chunk.bytes.get(..(at - chunk.start) as usize)?);
-        Some(hasher)
-    }
-
-    fn verify(&self, expected: Digest, size: Option<u64>) -> Result<(), Error> {
-        if let Some(size) = size
-            && size != self.end
-        {
-            return Err(store::Error::TooShort { digest: expected, expected: size, got: self.end }.into());
-        }
-        let actual = self.hasher.clone().finish();
-        let right = actual == expected;
-        if right { Ok(()) } else { Err(store::Error::Mismatch { expected, actual: actual.into() }.into()) }
     }
 }
 

@@ -1,37 +1,53 @@
-//! The tail: the last bytes of a blob, withheld from readers until the digest is verified.
+//! What is withheld from readers until the digest is verified: the tail of every blob, and more of what a mirror delivers.
 //!
-//! So no client ever receives a complete body that is wrong. Of what a mirror delivers more is withheld: a blob of at most
-//! 8 MiB whole, for at most ten seconds, because a runtime fails a pull for good if it was sent wrong bytes. A blob no larger than the tail is withheld whole: a wrong
-//! one is an error before any header, and not a broken body.
+//! So no client ever receives a complete body that is wrong. A blob no larger than the tail is withheld whole: a wrong one
+//! is an error before any header, and not a broken body.
+//!
+//! Bytes that were sent cannot be unsent, and a runtime that was sent wrong ones fails its pull, whatever follows. A mirror
+//! is nobody's word, and the registry behind it could still deliver the right content. So what a mirror delivers is
+//! withheld whole until it is verified, up to [`MIRRORED_STORED`] bytes on the way into the store and [`MIRRORED_PASSED`]
+//! past the disk, where it has to be in memory. A client that got nothing for ten seconds is then given a little each
+//! second, so that it does not take the download for dead: only that little may be wrong. A larger blob goes out as it
+//! comes, but for its tail.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::EndpointId;
+use super::delivery::Trail;
 
 /// Bytes withheld.
 pub(crate) const TAIL: u64 = 64 * 1024;
 
-/// Bytes of a blob that is withheld whole while a mirror delivers it: a runtime does not ask again for what it was sent
-/// wrong, and a mirror is near.
-const MIRRORED_WITHHELD: u64 = 8 * 1024 * 1024;
-/// For how long; after that a runtime may take the download for dead.
-const MIRRORED_WITHHELD_FOR: Duration = Duration::from_secs(10);
+/// Bytes of a blob that is withheld whole while a mirror delivers it into the store: nearly every layer. Its clients take
+/// it from the page cache afterwards, at a gigabyte a second; for a larger one that wait would be felt.
+const MIRRORED_STORED: u64 = 256 * 1024 * 1024;
+/// The same past the disk, as far as there is memory (`window_memory`).
+pub(crate) const MIRRORED_PASSED: u64 = 8 * 1024 * 1024;
+/// How long clients of such a blob get nothing at all.
+const MIRRORED_SILENCE: Duration = Duration::from_secs(10);
+/// Bytes for each second after that.
+const MIRRORED_RATE: u64 = 64 * 1024;
 
-/// What is withheld of a blob while it arrives.
-#[derive(Debug)]
+/// What is withheld of a blob while it arrives. Cheap to clone.
+#[derive(Debug, Clone)]
 pub(crate) struct Withheld {
     size: Option<u64>,
-    /// Since when a mirror delivers it.
-    mirrored_since: Option<Instant>,
+    begun: Instant,
+    /// Tells whether a mirror delivers some of it.
+    trail: Trail,
+    mirrored_max: u64,
 }
 
 impl Withheld {
-    /// Of a blob of `size` bytes that `endpoint` begins to deliver.
-    pub(crate) fn of(size: Option<u64>, endpoint: Option<&EndpointId>) -> Self {
-        let is_mirror = endpoint.is_some_and(|endpoint| !endpoint.is_authoritative());
-        Self { size, mirrored_since: is_mirror.then(Instant::now) }
+    /// Of a blob of `size` bytes that begins to arrive for the store; `trail` records who delivers it.
+    pub(crate) fn of(size: Option<u64>, trail: &Trail) -> Self {
+        Self { size, begun: Instant::now(), trail: trail.clone(), mirrored_max: MIRRORED_STORED }
+    }
+
+    /// Of the same blob past the disk.
+    pub(crate) fn past_the_disk(self) -> Self {
+        Self { mirrored_max: MIRRORED_PASSED, ..self }
     }
 
     /// Bytes of the blob, where upstream said so.
@@ -39,24 +55,29 @@ impl Withheld {
         self.size
     }
 
+    /// Whether a mirror delivers some of it.
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.trail.has_mirror()
+    }
+
     /// How many bytes may be served when so many are there and the digest is not verified.
     pub(crate) fn readable(&self, written: u64) -> u64 {
-        match self.mirrored_since {
-            None => readable(written, self.size),
-            Some(since) => readable_of_mirrored(written, self.size, since.elapsed()),
+        let readable = self.all_but_the_tail(written);
+        if !self.is_mirrored() || self.size.unwrap_or(written) > self.mirrored_max {
+            return readable;
         }
+        let given_out_for = self.begun.elapsed().saturating_sub(MIRRORED_SILENCE);
+        readable.min(given_out_for.as_secs() * MIRRORED_RATE)
     }
-}
 
-fn readable_of_mirrored(written: u64, size: Option<u64>, elapsed: Duration) -> u64 {
-    if size.unwrap_or(written) <= MIRRORED_WITHHELD && elapsed < MIRRORED_WITHHELD_FOR {
-        return 0;
+    /// The same where nothing but the tail can be withheld.
+    pub(crate) fn all_but_the_tail(&self, written: u64) -> u64 {
+        readable(written, self.size)
     }
-    readable(written, size)
 }
 
 /// How many bytes may be served when `written` of `size` are there and the digest is not verified.
-pub(super) fn readable(written: u64, size: Option<u64>) -> u64 {
+fn readable(written: u64, size: Option<u64>) -> u64 {
     match size {
         Some(size) => written.min(size.saturating_sub(TAIL)),
         // Any of the last bytes may be the last one of the blob.
@@ -67,6 +88,7 @@ pub(super) fn readable(written: u64, size: Option<u64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::EndpointId;
 
     #[test]
     fn the_last_bytes_are_never_readable_before_the_digest_is_verified() {
@@ -80,16 +102,28 @@ mod tests {
         assert_eq!(readable(9 * TAIL, Some(10 * TAIL)), 9 * TAIL);
     }
 
-    #[test]
-    fn what_a_mirror_delivers_is_withheld_whole_if_it_is_small_and_not_for_ever() {
-        let (soon, late) = (Duration::from_secs(1), MIRRORED_WITHHELD_FOR);
-        let half = MIRRORED_WITHHELD / 2;
-        for size in [Some(MIRRORED_WITHHELD), None] {
-            assert_eq!(readable_of_mirrored(half, size, soon), 0, "{size:?}");
-            assert_eq!(readable_of_mirrored(half, size, late), readable(half, size), "{size:?}");
+    #[tokio::test(start_paused = true)]
+    async fn what_a_mirror_delivers_is_withheld_whole_and_later_all_but_a_little() {
+        let repository = "reg.test/app".parse().unwrap();
+        for (size, is_withheld) in
+            [(Some(MIRRORED_STORED), true), (Some(MIRRORED_STORED + 1), false), (None, true)]
+        {
+            let trail = Trail::default();
+            let withheld = Withheld::of(size, &trail);
+            let (written, all) = (100 * TAIL, if size.is_some() { 100 * TAIL } else { 99 * TAIL });
+            assert_eq!(withheld.readable(written), all, "the registry delivers it");
+            // A mirror goes on with it.
+            trail.record(&EndpointId::for_test("mirror"), &repository);
+            let after = |given_out: u64| if is_withheld { given_out } else { all };
+            assert_eq!(withheld.readable(written), after(0));
+            tokio::time::advance(MIRRORED_SILENCE).await;
+            assert_eq!(withheld.readable(written), after(0));
+            tokio::time::advance(Duration::from_secs(3)).await;
+            assert_eq!(withheld.readable(written), after(3 * MIRRORED_RATE));
+            tokio::time::advance(Duration::from_secs(3_000)).await;
+            assert_eq!(withheld.readable(written), all, "never the tail");
+            let passed = withheld.past_the_disk();
+            assert_eq!(passed.readable(written), all);
         }
-        let large = Some(MIRRORED_WITHHELD + 1);
-        assert_eq!(readable_of_mirrored(half, large, soon), half);
-        assert_eq!(readable_of_mirrored(2 * half + 1, None, soon), 2 * half + 1 - TAIL);
     }
 }

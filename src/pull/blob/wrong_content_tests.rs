@@ -9,7 +9,7 @@ use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
 use crate::upstream::DeliveryFault;
 
-/// Larger than what is withheld while a mirror delivers it.
+/// Larger than what is withheld past the disk while a mirror delivers it.
 static LARGE: [u8; 9_000_000] = [7; 9_000_000];
 /// Larger than the tail that is withheld.
 static LAYER: [u8; 300_000] = [7; 300_000];
@@ -28,8 +28,7 @@ impl Scene {
         let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
         let digest = parts.registry.push(&app, None, content);
         let bytes = Bytes::from(mirrored(content.to_vec()));
-        let body = MirrorBody { size: Some(bytes.len() as u64), bytes, breaks_at: None };
-        parts.registry.mirror(&app, digest, body);
+        parts.registry.mirror(&app, digest, MirrorBody::whole(bytes));
         Self { parts, app, digest, content }
     }
 
@@ -76,7 +75,10 @@ async fn what_a_mirror_has_wrong_of_a_withheld_part_is_noticed_by_no_client() {
         (Scene::new(&CONFIG, |_| Vec::new()), DeliveryFault::Digest),
         (Scene::new(&CONFIG, longer), DeliveryFault::Digest),
         (Scene::new(&LAYER, damaged(0)), DeliveryFault::Digest),
+        (Scene::new(&LARGE, damaged(0)), DeliveryFault::Digest),
+        (Scene::new(&LARGE, damaged(LARGE.len() / 2)), DeliveryFault::Digest),
         (Scene::new(&LARGE, damaged(LARGE.len() - 1)), DeliveryFault::Digest),
+        (Scene::new(&LARGE, |mut bytes| bytes.split_off(100_000)), DeliveryFault::Digest),
     ] {
         assert_eq!(scene.pull().await.unwrap(), scene.content);
         assert_eq!(scene.cost(), (2, vec![mirror(fault)]));
@@ -84,22 +86,30 @@ async fn what_a_mirror_has_wrong_of_a_withheld_part_is_noticed_by_no_client() {
     }
 }
 
-#[tokio::test]
-async fn a_client_that_was_sent_wrong_bytes_gets_no_whole_body_and_the_next_one_gets_the_right_one() {
-    for scene in [
-        Scene::new(&LARGE, damaged(0)),
-        Scene::new(&LARGE, damaged(4_000_000)),
-        Scene::new(&LARGE, |mut bytes| bytes.split_off(100_000)),
-        Scene::new(&LARGE, |mut bytes| {
-            bytes.push(7);
-            bytes
-        }),
-    ] {
-        match scene.pull().await {
-            Ok(content) => assert!(content == LARGE, "a whole body of wrong content"),
-            Err(error) => assert!(matches!(error, Error::ContentReplaced), "{error}"),
+/// Moves the clock while `work` goes on: it does not move by itself while a blocking task writes.
+async fn in_slow_motion<T>(work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::advance(Duration::from_secs(1)) => std::thread::sleep(Duration::from_millis(2)),
         }
-        scene.is_stored().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_sent_wrong_bytes_gets_no_whole_body_and_the_next_one_gets_the_right_one() {
+    for (at, may_be_whole) in [(0, false), (150_000, true), (LAYER.len() - 1, true)] {
+        let scene = Scene::new(&LAYER, |bytes| bytes);
+        let bytes = Bytes::from(damaged(at)(LAYER.to_vec()));
+        // So slow that its client is given what has come, before it is verified.
+        let body = MirrorBody { chunk_takes: Duration::from_secs(2), ..MirrorBody::whole(bytes) };
+        scene.parts.registry.mirror(&scene.app, scene.digest, body);
+        match in_slow_motion(scene.pull()).await {
+            Ok(content) => assert!(may_be_whole && content == LAYER, "a whole body of wrong content: {at}"),
+            Err(error) => assert!(at < 200_000 && matches!(error, Error::ContentReplaced), "{at}: {error}"),
+        }
+        in_slow_motion(scene.is_stored()).await;
     }
 }
 
@@ -108,7 +118,8 @@ async fn a_body_that_a_mirror_breaks_off_goes_on_at_the_registry() {
     for (content, breaks_at) in [(&LAYER[..], 100_000), (&LAYER, 0), (&CONFIG, 500)] {
         let scene = Scene::new(content, |bytes| bytes);
         let size = Some(content.len() as u64);
-        let body = MirrorBody { size, bytes: Bytes::from_static(content), breaks_at: Some(breaks_at) };
+        let bytes = Bytes::from_static(content);
+        let body = MirrorBody { size, breaks_at: Some(breaks_at), ..MirrorBody::whole(bytes) };
         scene.parts.registry.mirror(&scene.app, scene.digest, body);
         let before = tokio::time::Instant::now();
         assert_eq!(scene.pull().await.unwrap(), content);
@@ -122,14 +133,15 @@ async fn a_rest_that_does_not_belong_to_what_a_mirror_sent_is_followed_by_the_wh
     // The mirror's first bytes are wrong, and then it breaks off.
     let scene = Scene::new(&CONFIG, |bytes| bytes);
     let bytes = Bytes::from(damaged(0)(CONFIG.to_vec()));
-    let body = MirrorBody { size: Some(1_000), bytes, breaks_at: Some(500) };
+    let body = MirrorBody { breaks_at: Some(500), ..MirrorBody::whole(bytes) };
     scene.parts.registry.mirror(&scene.app, scene.digest, body);
     assert_eq!(scene.pull().await.unwrap(), CONFIG);
     let faults = vec![mirror(DeliveryFault::BrokenOff), mirror(DeliveryFault::Ranges)];
     assert_eq!(scene.cost(), (3, faults));
     // Its size is another one, and then it breaks off.
     let scene = Scene::new(&CONFIG, |bytes| bytes);
-    let body = MirrorBody { size: Some(2_000), bytes: Bytes::from_static(&CONFIG), breaks_at: Some(500) };
+    let whole = MirrorBody::whole(Bytes::from_static(&CONFIG));
+    let body = MirrorBody { size: Some(2_000), breaks_at: Some(500), ..whole };
     scene.parts.registry.mirror(&scene.app, scene.digest, body);
     assert_eq!(scene.pull().await.unwrap(), CONFIG);
     let faults = vec![mirror(DeliveryFault::BrokenOff), mirror(DeliveryFault::Range)];
@@ -161,8 +173,7 @@ async fn a_blob_that_a_mirror_alone_delivered_is_a_member_only_if_the_registry_s
     for has_it in [false, true] {
         let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
         let (digest, context) = (Digest::of(&LAYER), for_tests::pull(&app));
-        let bytes = Bytes::from_static(&LAYER);
-        parts.registry.mirror(&app, digest, MirrorBody { size: Some(300_000), bytes, breaks_at: None });
+        parts.registry.mirror(&app, digest, MirrorBody::whole(Bytes::from_static(&LAYER)));
         if has_it {
             parts.registry.push(&app, None, &LAYER);
         }

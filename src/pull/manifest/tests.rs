@@ -44,7 +44,7 @@ async fn a_manifest_that_a_mirror_sent_is_kept_once_the_registry_says_that_the_r
         // A grant, with which a mirror may be asked.
         parts.access.record_grant(&app, parts.keychain.anonymous_principal()).await;
         let bytes = bytes::Bytes::from_static(MANIFEST);
-        let body = for_tests::MirrorBody { size: None, bytes, breaks_at: None };
+        let body = for_tests::MirrorBody::whole(bytes);
         parts.registry.mirror(&app, digest, body);
         if has_it {
             parts.registry.push(&app, tag, MANIFEST);

@@ -1,0 +1,468 @@
+//! The body of an answer: the bytes of a blob, wherever they come from.
+//!
+//! A hit reads a blob that is complete, every other follows a flight (`follow`). Where the bytes come from may change
+//! without the client noticing: a damaged blob is fetched anew and followed from there; what the disk does not give back is
+//! fetched past the disk; a range far ahead of the readable offset is asked for by itself. The end of a body is told exactly
+//! once: all bytes, or an error, after which the connection must be closed so that the body is seen to be short.
+//!
+//! The end of a whole body is withheld until the whole is right, wherever its parts came from: what goes on past the
+//! store is hashed together with what the client has, which is read back for that from where it was sent from.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::download::{Download, Downloads};
+use super::flight::Sharing;
+use super::flight_content::FlightContent;
+use super::follow::{Missing, Seen, Sent, follow};
+use super::partial::Partial;
+use super::passthrough::Passthrough;
+use super::progress::Progress;
+use super::source::{UpstreamBlobs, UpstreamBody};
+use super::stored::StoredBlobs;
+use super::window::{WindowReader, Windowed};
+use super::window_memory::WindowMemory;
+use crate::pull::context::PullContext;
+use crate::pull::error::{Error, Fault};
+use crate::pull::metrics::Metrics;
+use crate::reference::{Digest, Hasher};
+use crate::store::{self, Blob};
+use crate::support::body_chunk::BodyChunk;
+
+/// Times that one answer is repaired: a disk that damages what was just written is not to be trusted further.
+const REPAIRS_MAX: u32 = 3;
+
+/// What a body needs to get at more of its blob.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    pub(crate) stored: StoredBlobs,
+    pub(crate) downloads: Downloads,
+    pub(crate) upstream: UpstreamBlobs,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) memory: WindowMemory,
+    pub(crate) context: PullContext,
+    pub(crate) digest: Digest,
+}
+
+impl Reader {
+    async fn upstream_from(&self, at: u64) -> Result<UpstreamBody, Error> {
+        self.upstream.open(&self.context, self.digest, at, None).await
+    }
+
+    fn count_passthrough(&self, reason: &str, bytes: usize) {
+        self.metrics.passthrough.with_label_values(&[reason]).inc_by(bytes as u64);
+    }
+}
+
+/// The body of an answer: a byte range of a blob, or all of it.
+pub struct BlobBody {
+    reader: Reader,
+    source: BodySource,
+    at: u64,
+    end: Option<u64>,
+    sent: Sent,
+    /// Whether the client is sent the blob from its first byte on.
+    from_start: bool,
+    /// Whether the client is sent the blob up to its last byte.
+    to_end: bool,
+    /// The stored blob that it was read from until a chunk was found damaged.
+    damaged: Option<Blob>,
+    repairs: u32,
+}
+
+/// Where the next bytes come from.
+enum BodySource {
+    /// A blob in the store.
+    Stored(Blob),
+    /// A flight; and whether a range far ahead may be asked for by itself.
+    Following(watch::Receiver<Progress>, bool),
+    /// A window on upstream's body, past the disk, that several clients share.
+    Shared(Box<WindowReader>),
+    /// Nothing is open yet: upstream, past the disk, from where the body is narrowed to.
+    Unopened,
+    /// Upstream, past the disk; why, as a label value.
+    Passthrough(Box<Passthrough>, &'static str),
+    /// Parts that are kept, and from upstream what is missing of them, which is kept then.
+    Partial(Arc<Partial>, Option<Box<UpstreamBody>>),
+    /// Upstream, out of order, until the flight gets there; the fill is given the bytes.
+    OutOfOrder(Box<UpstreamBody>, watch::Receiver<Progress>),
+}
+
+/// What one look at the source brought.
+enum Next {
+    Chunk(BodyChunk),
+    ChangeTo(BodySource),
+}
+
+impl std::fmt::Debug for BlobBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobBody").field("at", &self.at).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+impl BlobBody {
+    pub(crate) fn stored(reader: Reader, blob: Blob) -> Self {
+        let end = Some(blob.size());
+        Self::whole(reader, BodySource::Stored(blob), end)
+    }
+
+    pub(crate) fn following(reader: Reader, progress: watch::Receiver<Progress>, size: Option<u64>) -> Self {
+        Self::whole(reader, BodySource::Following(progress, true), size)
+    }
+
+    /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out to be
+    /// the whole is verified.
+    pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Self {
+        let passthrough = if body.begun_at() == 0 && body.is_to_end() {
+            Passthrough::rest(body, reader.digest.hasher(), reader.digest, Some(size), reader.memory.share())
+        } else {
+            Passthrough::range(body)
+        };
+        let source = BodySource::Passthrough(Box::new(passthrough), "byte_range");
+        Self::whole(reader, source, Some(size))
+    }
+
+    /// A blob of which parts are kept, with the next part that is not, if that was asked for already; the body is to be
+    /// narrowed to a range.
+    pub(crate) fn partial(reader: Reader, partial: Arc<Partial>, missing: Option<UpstreamBody>) -> Self {
+        let end = Some(partial.size);
+        Self::whole(reader, BodySource::Partial(partial, missing.map(Box::new)), end)
+    }
+
+    /// A blob of `size` bytes that is not stored and that there is no room for; the body is to be narrowed to a range.
+    pub(crate) fn unstored(reader: Reader, size: u64) -> Self {
+        Self::whole(reader, BodySource::Unopened, Some(size))
+    }
+
+    fn whole(reader: Reader, source: BodySource, end: Option<u64>) -> Self {
+        let sent = Sent::nothing(end);
+        Self { reader, source, at: 0, end, sent, from_start: true, to_end: true, damaged: None, repairs: 0 }
+    }
+
+    /// Narrows the body to the bytes from `start` up to, not including, `end`.
+    pub fn narrow(&mut self, start: u64, end: u64) {
+        self.at = start;
+        self.from_start = start == 0;
+        self.to_end = self.end.is_some_and(|size| end >= size);
+        self.end = Some(self.end.map_or(end, |size| size.min(end)));
+    }
+
+    /// The next bytes; `None` when all have been returned.
+    ///
+    /// # Errors
+    /// The rest cannot be had. What was returned before is right, or will never be completed.
+    pub async fn next(&mut self) -> Option<Result<BodyChunk, Error>> {
+        loop {
+            if self.end.is_some_and(|end| self.at >= end) {
+                return None;
+            }
+            match self.look().await {
+                Ok(Next::Chunk(chunk)) if chunk.is_empty() => return None,
+                Ok(Next::Chunk(chunk)) => {
+                    self.at += chunk.len() as u64;
+                    return Some(Ok(chunk));
+                }
+                Ok(Next::ChangeTo(source)) => self.source = source,
+                Err(error) => {
+                    self.end = Some(self.at);
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Next, Error> {
+        let (at, end) = (self.at, self.end);
+        match &mut self.source {
+            BodySource::Stored(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
+                Ok(chunk) => Ok(Next::Chunk(chunk)),
+                Err(error) => {
+                    let damaged = blob.clone();
+                    Box::pin(self.repair(damaged, error)).await
+                }
+            },
+            BodySource::Following(progress, may_jump) => {
+                let seen = follow(self.reader.digest, progress, at, end, &mut self.sent, *may_jump).await?;
+                let progress = progress.clone();
+                match seen {
+                    Seen::Chunk(chunk) => Ok(Next::Chunk(chunk)),
+                    Seen::Shared(reader) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
+                    Seen::FarBehind => {
+                        let jumped = Box::pin(self.jump(&progress)).await;
+                        Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
+                    }
+                    Seen::NotOnDisk(missing) => Box::pin(self.not_on_disk(missing, progress)).await,
+                }
+            }
+            BodySource::OutOfOrder(body, progress) => {
+                out_of_order(&self.reader, body, progress, at, end).await
+            }
+            BodySource::Partial(partial, missing) => {
+                let end = end.unwrap_or(partial.size);
+                next_of_partial(&self.reader, partial, missing, at, end).await
+            }
+            BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
+            BodySource::Shared(window) => match window.next().await? {
+                Windowed::Bytes(mut bytes) => {
+                    truncate(&mut bytes, at, end);
+                    self.reader.count_passthrough("disk", bytes.len());
+                    Ok(Next::Chunk(bytes.into()))
+                }
+                Windowed::End => match end {
+                    None => Ok(Next::Chunk(Bytes::new().into())),
+                    Some(end) => Err(Error::ShortBody { missing: end - at }),
+                },
+                Windowed::FellOut(hasher) => {
+                    // Without a hash it has taken nothing from the window.
+                    let (sent, growing) = (hasher.map(|hasher| (at, hasher)), self.sent.content().cloned());
+                    let verified = sent.is_none() && growing.is_none();
+                    Ok(Next::ChangeTo(Box::pin(self.past_the_disk(growing, sent, verified)).await?))
+                }
+            },
+            BodySource::Passthrough(passthrough, reason) => {
+                let Some(bytes) = passthrough.next().await else {
+                    // A blob of unknown size ends here; any other has ended short.
+                    return match end {
+                        None => Ok(Next::Chunk(Bytes::new().into())),
+                        Some(end) => Err(Error::ShortBody { missing: end - at }),
+                    };
+                };
+                let mut bytes = bytes?;
+                truncate(&mut bytes, at, end);
+                self.reader.count_passthrough(reason, bytes.len());
+                Ok(Next::Chunk(bytes.into()))
+            }
+        }
+    }
+
+    /// The rest of a flight that the disk does not give: from the store if it is there by now, else past the disk; if what
+    /// the client was sent cannot be read back to be compared, once the flight has verified it.
+    async fn not_on_disk(
+        &mut self,
+        missing: Missing,
+        progress: watch::Receiver<Progress>,
+    ) -> Result<Next, Error> {
+        let Missing { growing, detached, is_complete, error } = missing;
+        if is_complete && let Some(source) = self.committed().await {
+            return Ok(Next::ChangeTo(source));
+        }
+        let verified = is_complete || self.sent.content().is_none();
+        let source = match (self.past_the_disk(growing, detached, verified).await, error) {
+            (Err(Error::ContentReplaced), Some(unreadable)) => until_verified(progress, unreadable).await,
+            (source, _) => source,
+        };
+        source.map(Next::ChangeTo)
+    }
+
+    /// A chunk on disk is damaged: the blob is quarantined and fetched anew, and this answer goes on from there.
+    async fn repair(&mut self, damaged: Blob, error: store::Error) -> Result<Next, Error> {
+        let reason = match error {
+            store::Error::Damaged { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        let Reader { stored, downloads, context, metrics, .. } = &self.reader;
+        let (digest, repository) = (damaged.digest(), context.repository());
+        stored.quarantine(&damaged, reason.clone()).await;
+        self.damaged = Some(damaged);
+        // What was sent was verified: right content begins like that.
+        self.sent.is_right();
+        self.repairs += 1;
+        if self.repairs > REPAIRS_MAX {
+            return self.past_the_disk(None, None, true).await.map(Next::ChangeTo);
+        }
+        let download = match downloads.join_or_lead(context, digest, None, Sharing::All).await {
+            Ok(download) => download,
+            Err(error) => {
+                tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
+                if error.fault() != Fault::Ours {
+                    return Err(error);
+                }
+                return self.past_the_disk(None, None, true).await.map(Next::ChangeTo);
+            }
+        };
+        metrics.repairs.inc();
+        tracing::warn!(%repository, %digest, reason, at = self.at, "a damaged blob is fetched anew while it is read");
+        Ok(Next::ChangeTo(match download {
+            Download::Stored(stored) => BodySource::Stored(stored.blob),
+            Download::Following(followed) => BodySource::Following(followed.progress, true),
+        }))
+    }
+
+    /// The blob of a complete download whose file is damaged, if it is in the store by now: it is repaired like any
+    /// stored blob.
+    async fn committed(&mut self) -> Option<BodySource> {
+        self.repairs += 1;
+        if self.repairs > REPAIRS_MAX {
+            return None;
+        }
+        self.reader.stored.open(self.reader.digest).await.map(BodySource::Stored)
+    }
+
+    /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by the
+    /// hash of what a download wrote, if that is as far as this body is; else of what can be read back; else, if it was
+    /// verified, all of it is fetched again.
+    async fn past_the_disk(
+        &self,
+        growing: Option<FlightContent>,
+        detached: Option<(u64, Hasher)>,
+        verified: bool,
+    ) -> Result<BodySource, Error> {
+        let (at, digest) = (self.at, self.reader.digest);
+        let written = detached.and_then(|(written, hasher)| (written == at).then_some(hasher));
+        let hasher = match written {
+            Some(hasher) if self.to_end => Some(hasher),
+            _ if self.is_whole() => self.hash_of_sent(growing).await,
+            _ => None,
+        };
+        let passthrough = match hasher {
+            Some(hasher) => {
+                let body = self.reader.upstream_from(at).await?;
+                Passthrough::rest(body, hasher, digest, self.end, self.reader.memory.share())
+            }
+            // What was sent cannot be read back to be compared.
+            None if self.is_whole() && !verified => return Err(Error::ContentReplaced),
+            None if self.is_whole() => {
+                let body = self.reader.upstream_from(0).await?;
+                Passthrough::again(body, digest, at, self.end, self.reader.memory.share())
+            }
+            None => Passthrough::range(self.reader.upstream_from(at).await?),
+        };
+        Ok(BodySource::Passthrough(Box::new(passthrough), "disk"))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.from_start && self.to_end
+    }
+
+    /// The hash of what the client of a whole body has, read back from where it was sent from; `None` if that cannot be
+    /// read any more. A blob that was damaged further on was right up to here.
+    async fn hash_of_sent(&self, growing: Option<FlightContent>) -> Option<Hasher> {
+        if self.at == 0 {
+            return Some(self.reader.digest.hasher());
+        }
+        if let Some(growing) = growing
+            && let Ok(hasher) = growing.hash_until(self.at).await
+        {
+            return Some(hasher);
+        }
+        // Bytes of a later download are not those of the blob that was damaged.
+        let damaged = self.damaged.as_ref().filter(|_| self.sent.content().is_none())?;
+        damaged.hash_until(self.at).await.ok()
+    }
+
+    /// A range far ahead of the readable offset, asked for by itself; `None` from a registry that does not answer
+    /// ranges, which would send everything before it too, or that does not answer now: the fill gets there. A whole body
+    /// goes on like that only if what its client has can be hashed, and then to its end.
+    async fn jump(&self, progress: &watch::Receiver<Progress>) -> Option<BodySource> {
+        let (at, digest) = (self.at, self.reader.digest);
+        let sent = if self.is_whole() { Some(self.hash_of_sent(None).await?) } else { None };
+        let body = match self.reader.upstream_from(at).await {
+            Ok(body) if body.is_ranged() => body,
+            Ok(_) => return None,
+            Err(error) => {
+                tracing::debug!(%digest, at, %error, "a range cannot be asked for by itself");
+                return None;
+            }
+        };
+        tracing::debug!(%digest, at, "a range far ahead is asked for by itself");
+        Some(match sent {
+            Some(hasher) => {
+                let rest = Passthrough::rest(body, hasher, digest, self.end, self.reader.memory.share());
+                BodySource::Passthrough(Box::new(rest), "out_of_order")
+            }
+            None => BodySource::OutOfOrder(Box::new(body), progress.clone()),
+        })
+    }
+}
+
+fn truncate(bytes: &mut Bytes, at: u64, end: Option<u64>) {
+    bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
+}
+
+/// A flight that is followed again once its content was verified: by then what a client was sent is known to be right,
+/// although the disk does not give it back to be compared, and the rest of right content belongs to it.
+///
+/// # Errors
+/// `unreadable`, which is why it was not read back, if the content is not verified on disk; why the flight failed.
+async fn until_verified(
+    mut progress: watch::Receiver<Progress>,
+    unreadable: store::Error,
+) -> Result<BodySource, Error> {
+    let _ = progress.wait_for(Progress::is_over).await;
+    let now = progress.borrow().clone();
+    match now {
+        Progress::Complete { .. } => Ok(BodySource::Following(progress, false)),
+        Progress::Failed(error) => Err(error),
+        Progress::Detached { .. } => Err(unreadable.into()),
+        Progress::Waiting | Progress::Filling { .. } => Err(Error::LeaderGone),
+    }
+}
+
+/// The next bytes of a blob of which parts are kept.
+async fn next_of_partial(
+    reader: &Reader,
+    partial: &Partial,
+    missing: &mut Option<Box<UpstreamBody>>,
+    at: u64,
+    end: u64,
+) -> Result<Next, Error> {
+    loop {
+        if missing.is_none()
+            && let Some(bytes) = partial.blob.read(at, end).await
+        {
+            return Ok(Next::Chunk(bytes.into()));
+        }
+        if missing.is_none() {
+            let until = partial.blob.next_from(at).map_or(end, |next| next.min(end));
+            let (upstream, context) = (&reader.upstream, &reader.context);
+            *missing = Some(Box::new(upstream.open(context, reader.digest, at, Some(until)).await?));
+        }
+        let Some(body) = missing.as_mut() else { continue };
+        let next = body.next().await;
+        if body.missing() == 0
+            && let Some(body) = missing.take()
+        {
+            body.finish().await;
+        }
+        let Some(bytes) = next else {
+            *missing = None;
+            continue;
+        };
+        let mut bytes = bytes?;
+        truncate(&mut bytes, at, Some(end));
+        if let Err(error) = partial.blob.keep(at, bytes.clone()).await {
+            tracing::debug!(digest = %reader.digest, at, %error, "a part is not kept");
+        }
+        reader.count_passthrough("byte_range", bytes.len());
+        return Ok(Next::Chunk(bytes.into()));
+    }
+}
+
+/// The next bytes of a range that was asked for by itself, kept for the fill; back to following once the fill has come up
+/// to it.
+async fn out_of_order(
+    reader: &Reader,
+    body: &mut UpstreamBody,
+    progress: &watch::Receiver<Progress>,
+    at: u64,
+    end: Option<u64>,
+) -> Result<Next, Error> {
+    let (caught_up, growing) = match &*progress.borrow() {
+        Progress::Filling { readable, growing, .. } => (*readable > at, Some(growing.clone())),
+        other => (matches!(other, Progress::Complete { .. }), None),
+    };
+    if caught_up {
+        return Ok(Next::ChangeTo(BodySource::Following(progress.clone(), true)));
+    }
+    let mut bytes = body.next().await.ok_or(Error::ShortBody { missing: body.missing() })??;
+    truncate(&mut bytes, at, end);
+    if let Some(growing) = growing
+        && let Err(error) = growing.write_out_of_order(at, bytes.clone()).await
+    {
+        tracing::debug!(digest = %reader.digest, at, %error, "bytes fetched out of order are not kept");
+    }
+    reader.count_passthrough("out_of_order", bytes.len());
+    Ok(Next::Chunk(bytes.into()))
+}

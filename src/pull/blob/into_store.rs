@@ -1,0 +1,122 @@
+//! Blobs that no client waits for: downloaded into the store, for a pre-pull or ahead of their requests.
+
+use std::time::Duration;
+
+use super::Blobs;
+use super::concerns_leader_only;
+use super::download::{Download, Followed};
+use super::flight::Sharing;
+use super::progress::Progress;
+use crate::pull::answer::AnswerSource;
+use crate::pull::context::PullContext;
+use crate::pull::error::Error;
+use crate::reference::Digest;
+
+/// How often the progress of a download into the store is reported.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+
+/// What became of a blob that was to be downloaded into the store.
+enum Fetched {
+    Stored {
+        size: u64,
+        downloaded: bool,
+    },
+    /// The download that was joined failed for a reason of its leader.
+    LeaderFailed(Error),
+}
+
+impl Blobs {
+    /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
+    /// `report` is called now and then with the bytes that are there, and of how many.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; [`Error::NotStored`] if the store did not take it.
+    pub(crate) async fn fetch_into_store(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        report: impl Fn(u64, Option<u64>),
+    ) -> Result<(u64, bool), Error> {
+        match self.fetch_sharing(context, digest, &report, Sharing::All).await? {
+            Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
+            // Upstream has answered this caller, if not the leader that it joined.
+            Fetched::LeaderFailed(error) => {
+                match self.fetch_sharing(context, digest, &report, Sharing::SameQuestion).await? {
+                    Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
+                    Fetched::LeaderFailed(_) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn fetch_sharing(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        report: &impl Fn(u64, Option<u64>),
+        sharing: Sharing,
+    ) -> Result<Fetched, Error> {
+        let stored = |size, downloaded| Ok(Fetched::Stored { size, downloaded });
+        let looked_up_at = Some(self.downloads.ended());
+        if let Some(found) = self.stored.find(context, digest).await? {
+            return stored(found.blob.size(), false);
+        }
+        let joined = self.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
+        let Followed { source, is_own_answer, mut progress } = match joined {
+            Download::Stored(found) => return stored(found.blob.size(), false),
+            Download::Following(followed) => followed,
+        };
+        loop {
+            let now = progress.borrow_and_update().clone();
+            match now {
+                Progress::Waiting => {}
+                Progress::Filling { readable, size, .. } => report(readable, size),
+                Progress::Complete { size, .. } => {
+                    // Until the blob has its name in the store, or the store refused it: readers do not wait for that.
+                    while progress.changed().await.is_ok() {}
+                    if !self.has(digest).await {
+                        return Err(Error::NotStored);
+                    }
+                    return stored(size, source == AnswerSource::Fill);
+                }
+                Progress::Detached { .. } => return Err(Error::NotStored),
+                Progress::Failed(error)
+                    if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) =>
+                {
+                    return Ok(Fetched::LeaderFailed(error));
+                }
+                Progress::Failed(error) => return Err(error),
+            }
+            let changed = tokio::time::timeout(REPORT_EVERY, progress.changed()).await;
+            if matches!(changed, Ok(Err(_))) && !progress.borrow().is_over() {
+                return Err(Error::LeaderGone);
+            }
+        }
+    }
+
+    /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged: the
+    /// request itself will tell.
+    /// `size` is what its manifest claims: without room for that it is not begun.
+    pub(crate) async fn prefetch(&self, context: &PullContext, digest: Digest, size: u64) {
+        // Whether the repository may hand out what is on disk is asked when a client wants it.
+        if self.has(digest).await {
+            return;
+        }
+        let registry = context.repository().registry();
+        if self.room.check(registry, Some(size)).await.is_err() {
+            return;
+        }
+        match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {
+            // Not by following it: a download that only this waits for ends if it drips.
+            Ok(Download::Following(followed)) => {
+                drop(followed);
+                self.flights.wait_while(|| self.flights.has(registry, digest)).await;
+            }
+            Ok(Download::Stored(_)) => {}
+            Err(error) => {
+                let repository = context.repository();
+                tracing::debug!(%repository, %digest, %error, "a blob was not prefetched");
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Blobs that the store does not take: their ends, and what a mirror delivers of them, are withheld all the same.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::tests::{damage, downloads, pull, read, refuse_downloads};
+use super::*;
+use crate::pull::for_tests::{self, MirrorBody, Parts};
+use crate::reference::Repository;
+use crate::upstream::DeliveryFault;
+
+/// Larger than the tail that is withheld.
+static LAYER: [u8; 300_000] = [7; 300_000];
+/// Several windows.
+static LARGE: [u8; 3_000_000] = [7; 3_000_000];
+/// Withheld whole.
+static CONFIG: [u8; 1_000] = [9; 1_000];
+
+fn without_room() -> (Parts, Repository) {
+    (Parts::without_room(), "reg.test/app".parse().unwrap())
+}
+
+fn wrong(content: &[u8], at: usize) -> Bytes {
+    let mut wrong = content.to_vec();
+    wrong[at] ^= 1;
+    wrong.into()
+}
+
+#[tokio::test]
+async fn a_small_blob_that_is_wrong_is_an_error_before_any_header() {
+    let (parts, app) = without_room();
+    let digest = parts.registry.push(&app, None, &CONFIG);
+    parts.registry.damage(&app, digest, &[8; 1_000]);
+    assert!(parts.blobs.find(&for_tests::pull(&app), digest, BlobRange::Whole).await.is_err());
+    assert_eq!(downloads(&parts.registry.asked()), 1, "the only endpoint is not asked again");
+}
+
+#[tokio::test]
+async fn what_a_mirror_has_wrong_is_noticed_by_no_client() {
+    for (content, at) in [(&CONFIG[..], 0), (&LAYER[..], 0), (&LARGE[..], 1_500_000)] {
+        let (parts, app) = without_room();
+        let bytes: &'static [u8] = content;
+        let digest = parts.registry.push(&app, None, bytes);
+        parts.registry.mirror(&app, digest, MirrorBody::whole(wrong(content, at)));
+        let context = for_tests::pull(&app);
+        for got in join_all((0..5).map(|_| pull(&parts, &context, digest))).await {
+            assert!(got.unwrap() == content);
+        }
+        assert_eq!(parts.registry.faults(), [("mirror".to_owned(), DeliveryFault::Digest)]);
+    }
+}
+
+#[tokio::test]
+async fn a_repaired_body_goes_on_with_content_of_unknown_size_and_is_whole_only_if_that_is_right() {
+    for is_right in [true, false] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+        let digest = parts.registry.push(&app, None, &LAYER);
+        let context = for_tests::pull(&app);
+        pull(&parts, &context, digest).await.unwrap();
+        parts.blobs.settle(Duration::from_secs(10)).await;
+        refuse_downloads(&parts);
+        damage(&parts, digest, 200_000);
+        let sent = if is_right { Bytes::from_static(&LAYER) } else { wrong(&LAYER, 250_000) };
+        let body = MirrorBody { size: None, ..MirrorBody::whole(sent) };
+        parts.registry.mirror(&app, digest, body);
+        if !is_right {
+            parts.registry.damage(&app, digest, &[8; 300_000]);
+        }
+        let got = pull(&parts, &context, digest).await;
+        assert_eq!(got.is_ok_and(|content| content == LAYER), is_right);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_alone_costs_one_download_however_long_it_takes() {
+    let (parts, app) = without_room();
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let answer = parts.blobs.find(&for_tests::pull(&app), digest, BlobRange::Whole).await.unwrap();
+    let BlobAnswer { mut body, .. } = answer;
+    let mut got = 0;
+    while let Some(chunk) = body.next().await {
+        got += chunk.unwrap().len();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    assert_eq!(got, LARGE.len());
+    assert_eq!(downloads(&parts.registry.asked()), 1);
+}
+
+#[tokio::test]
+async fn wrong_content_is_complete_for_no_client_and_costs_one_download() {
+    let (parts, app) = without_room();
+    let digest = parts.registry.push(&app, None, &LARGE);
+    static WRONG: [u8; 3_000_000] = [8; 3_000_000];
+    parts.registry.damage(&app, digest, &WRONG);
+    let context = for_tests::pull(&app);
+    let answers = join_all((0..5).map(|_| parts.blobs.find(&context, digest, BlobRange::Whole))).await;
+    for got in join_all(answers.into_iter().map(|answer| read(answer.unwrap()))).await {
+        assert!(got.is_err());
+    }
+    assert_eq!(downloads(&parts.registry.asked()), 1);
+}

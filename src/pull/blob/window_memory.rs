@@ -1,0 +1,99 @@
+//! The memory of everything that is withheld or shared past the disk: one bound for all, in fair shares.
+//!
+//! Promises: all windows together hold at most [`MEMORY_MAX`] bytes; each has [`OWN_BYTES`] that no other takes, and of
+//! the rest no more than an equal share of those that are there when it asks. A registry cannot take more than the
+//! windows that it has places for (`places`). Deliberately not here: what is done with too little memory (`window`).
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Bytes of all windows together. A node has little memory to spare for what its disk does not take.
+const MEMORY_MAX: usize = 128 * 1024 * 1024;
+/// Bytes that each window has for itself: the withheld tail and two chunks, with which it goes on without any other.
+pub(crate) const OWN_BYTES: usize = 192 * 1024;
+/// Windows at most: one for each download, of those that were to be stored and of those that were not.
+pub(crate) const WINDOWS_MAX: usize = 512;
+/// Bytes beyond their own that windows share.
+const SHARED_BYTES: usize = MEMORY_MAX - WINDOWS_MAX * OWN_BYTES;
+
+/// The memory. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WindowMemory(Arc<Mutex<Taken>>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    windows: usize,
+    shared_bytes: usize,
+}
+
+/// What one window may hold, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct MemoryShare {
+    memory: WindowMemory,
+    /// Bytes of the shared ones that it has.
+    shared_bytes: usize,
+}
+
+impl WindowMemory {
+    /// The share of one more window.
+    pub(crate) fn share(&self) -> MemoryShare {
+        self.0.lock().windows += 1;
+        MemoryShare { memory: self.clone(), shared_bytes: 0 }
+    }
+}
+
+impl MemoryShare {
+    /// Whether the window may hold `bytes` now. What it needs beyond its own is taken, and what it does not need any more
+    /// is given back.
+    pub(crate) fn resize(&mut self, bytes: usize) -> bool {
+        let wanted = bytes.saturating_sub(OWN_BYTES);
+        let mut taken = self.memory.0.lock();
+        if wanted > self.shared_bytes {
+            let is_fair = wanted <= SHARED_BYTES / taken.windows.max(1);
+            if !is_fair || taken.shared_bytes + (wanted - self.shared_bytes) > SHARED_BYTES {
+                return false;
+            }
+        }
+        taken.shared_bytes = taken.shared_bytes + wanted - self.shared_bytes;
+        self.shared_bytes = wanted;
+        true
+    }
+}
+
+impl Drop for MemoryShare {
+    fn drop(&mut self) {
+        let mut taken = self.memory.0.lock();
+        taken.windows -= 1;
+        taken.shared_bytes -= self.shared_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_windows_together_have_one_bound_and_none_takes_more_than_its_share() {
+        let memory = WindowMemory::default();
+        let mut alone = memory.share();
+        assert!(alone.resize(8 << 20) && alone.resize(OWN_BYTES + SHARED_BYTES));
+        assert!(!alone.resize(OWN_BYTES + SHARED_BYTES + 1), "more than there is");
+        let mut late = memory.share();
+        assert!(late.resize(OWN_BYTES), "its own is always there");
+        assert!(!late.resize(OWN_BYTES + 1), "all that is shared is taken");
+        assert!(alone.resize(8 << 20) && late.resize(8 << 20), "what is given back can be taken");
+        let mut all: Vec<_> = (2..WINDOWS_MAX).map(|_| memory.share()).collect();
+        let fair = SHARED_BYTES / WINDOWS_MAX;
+        assert!(all.iter_mut().all(|share| !share.resize(OWN_BYTES + fair + 1)));
+        let got = all.iter_mut().filter(|share| share.shared_bytes == 0).count();
+        assert_eq!(got, WINDOWS_MAX - 2);
+        drop((alone, late));
+        assert!(all.iter_mut().all(|share| share.resize(OWN_BYTES + fair)));
+        let held = memory.0.lock().shared_bytes + WINDOWS_MAX * OWN_BYTES;
+        assert!(held <= MEMORY_MAX, "{held}");
+        drop(all);
+        let taken = memory.0.lock();
+        assert_eq!((taken.windows, taken.shared_bytes), (0, 0));
+    }
+}
