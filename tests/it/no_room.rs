@@ -76,11 +76,12 @@ async fn twenty_clients_of_a_blob_that_cannot_be_stored_cost_one_download() {
     let path = scene.blob(&bytes);
     let gate = Arc::new(Semaphore::new(0));
     scene.registry.wrong_at("/blobs/", Fault::HoldAfter(100_000, Arc::clone(&gate)));
-    let clients = (0..20).map(|_| async {
-        let mut response = client::open(scene.larder.address, Method::GET, &path, &[client::ANONYMOUS]).await;
-        gate.add_permits(1_000);
-        client::rest(&mut response).await
-    });
+    let anonymous = [client::ANONYMOUS];
+    let opened =
+        join_all((0..20).map(|_| client::open(scene.larder.address, Method::GET, &path, &anonymous))).await;
+    // The body goes on when all of them are there.
+    gate.add_permits(1_000);
+    let clients = opened.into_iter().map(|mut response| async move { client::rest(&mut response).await });
     for body in join_all(clients).await {
         assert!(body == bytes);
     }
@@ -141,11 +142,13 @@ async fn runtimes_that_ask_for_every_layer_by_range_share_its_body_without_room(
     let gate = Arc::new(Semaphore::new(0));
     scene.registry.wrong_at("/blobs/", Fault::HoldAfter(100_000, Arc::clone(&gate)));
     let range = [("range", "bytes=0-"), client::ANONYMOUS];
-    let clients = (0..20).map(|_| async {
-        let mut response = client::open(scene.larder.address, Method::GET, &path, &range).await;
-        gate.add_permits(1_000);
-        (response.status(), client::rest(&mut response).await)
-    });
+    let opened =
+        join_all((0..20).map(|_| client::open(scene.larder.address, Method::GET, &path, &range))).await;
+    // The body goes on when all of them are there.
+    gate.add_permits(1_000);
+    let clients = opened
+        .into_iter()
+        .map(|mut response| async move { (response.status(), client::rest(&mut response).await) });
     for (status, body) in join_all(clients).await {
         assert!(status == StatusCode::PARTIAL_CONTENT && body == bytes);
     }

@@ -116,6 +116,29 @@ async fn a_mirrors_damaged_config_never_reaches_a_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_mirror_says_of_a_manifests_type_is_not_its_registrys_word() {
+    let scene = scene("").await;
+    // A right to the repository, so that the mirror is asked.
+    scene.blob(10, 1).await;
+    let said = [
+        MediaType::OCI_MANIFEST,
+        MediaType::DOCKER_LIST,
+        MediaType::DOCKER_SCHEMA_1_SIGNED,
+        "binary/octet-stream",
+        "text/html",
+    ];
+    for (n, said) in said.into_iter().enumerate() {
+        let image = image::push(&scene.registry, "team/app", &format!("v{n}"), 20 + n);
+        let answer = Fault::Answer(200, vec![("content-type", said.to_owned())], image.index_bytes.clone());
+        scene.mirror.wrong_at("/manifests/", answer);
+        let reply = scene.larder.get(&format!("/v2/team/app/manifests/{}?ns=reg.test", image.index)).await;
+        assert_eq!(reply.body, image.index_bytes, "{said}");
+        assert_eq!(reply.header("content-type"), MediaType::OCI_INDEX, "{said}");
+        assert_eq!(scene.mirror.count(Method::GET, "/manifests/"), n + 1, "the mirror is asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_a_mirror_damages_or_breaks_off_is_pulled_all_the_same() {
     let scene = scene("[upstream]\nidle_timeout = \"300ms\"").await;
     for (seed, fault, reason) in [

@@ -212,7 +212,9 @@ impl ManifestFetcher {
         proof: BytesProvedBy,
     ) -> Result<FetchedManifest, Error> {
         let Manifest { bytes, media_type: sent_as, host, is_authoritative } = manifest;
-        let document = match Document::parse(&bytes, sent_as.as_ref()) {
+        // What a mirror says of a type is not its registry's word: what a document says or shows of itself comes before that.
+        let by_itself = if is_authoritative { None } else { Document::parse(&bytes, None).ok() };
+        let document = match by_itself.map_or_else(|| Document::parse(&bytes, sent_as.as_ref()), Ok) {
             Err(DocumentError::Malformed(_)) if proof == BytesProvedBy::Digest => Document::opaque(sent_as),
             parsed => parsed.map_err(|source| Error::Document { host, source })?,
         };
