@@ -14,7 +14,7 @@ from scripted import DamagingMirror, ObjectStore, Redirecting
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
 # Seconds after which a runtime has pulled from the registry itself, at the latest, if Larder's upstream hangs.
-PULL_WITHIN = 35
+PULL_WITHIN = 45
 # Bytes of a blob that is a layer and no config.
 LAYER_MIN = 100_000
 
