@@ -262,18 +262,7 @@ impl Store {
         member: Member,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
-        let (store, repository) = (self.clone(), repository.clone());
-        let write = move || {
-            let written = store.write(&repository, digest, &content, &member);
-            done(written.is_ok());
-            if let Err(error) = written
-                && store.should_log(&error)
-            {
-                let cause = error.cause();
-                tracing::error!(%repository, %digest, %error, cause, "a manifest is served but could not be stored");
-            }
-        };
-        self.0.records.writes().later(write).await;
+        self.write_later(repository, digest, content, member, |_, _| true, done).await;
     }
 
     /// As [`Store::put_later`], for content that was stored: it is written only if its blob has left the store.
@@ -285,12 +274,36 @@ impl Store {
         member: Member,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
+        let is_gone =
+            move |store: &Self, content: &Bytes| !store.0.blobs.is_on_disk(&digest, content.len() as u64);
+        self.write_later(repository, digest, content, member, is_gone, done).await;
+    }
+
+    async fn write_later(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+        is_needed: impl FnOnce(&Self, &Bytes) -> bool + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
         let (store, repository) = (self.clone(), repository.clone());
-        let restore = move || {
-            let is_there = store.0.blobs.is_on_disk(&digest, content.len() as u64);
-            done(is_there || store.write(&repository, digest, &content, &member).is_ok());
+        let write = move || {
+            let written = if is_needed(&store, &content) {
+                store.write(&repository, digest, &content, &member)
+            } else {
+                Ok(())
+            };
+            done(written.is_ok());
+            if let Err(error) = written
+                && store.should_log(&error)
+            {
+                let cause = error.cause();
+                tracing::error!(%repository, %digest, %error, cause, "a manifest is served but could not be stored");
+            }
         };
-        self.0.records.writes().later(restore).await;
+        self.0.records.writes().later(write).await;
     }
 
     /// Whether nothing is written for a while, because the disk failed a moment ago.
