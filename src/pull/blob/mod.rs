@@ -134,7 +134,6 @@ pub(crate) struct Blobs {
     begun: Begun,
     partials: Partials,
     memory: WindowMemory,
-    tasks: Tasks,
     metrics: Arc<Metrics>,
 }
 
@@ -166,14 +165,8 @@ impl Blobs {
             tasks.clone(),
             Arc::clone(&metrics),
         );
-        let downloads = Downloads::new(
-            access.clone(),
-            stored.clone(),
-            flights.clone(),
-            filler,
-            room.clone(),
-            tasks.clone(),
-        );
+        let downloads =
+            Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
         let ranges = SingleRanges::new(upstream.clone(), flights.clone());
         let begun = Begun::default();
         Self {
@@ -189,7 +182,6 @@ impl Blobs {
             begun,
             partials,
             memory,
-            tasks,
             metrics,
         }
     }
@@ -326,19 +318,10 @@ impl Blobs {
         Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale }))
     }
 
-    /// The parts of a blob that are kept, if the caller may read them. Where most of the blob is here by now, the rest is
-    /// fetched in the background.
+    /// The parts of a blob that are kept, if the caller may read them.
     async fn kept_parts(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
         let partial = self.partials.find(context, digest)?;
         self.access.known().fresh(context, Use::Read).await?;
-        if partial.is_to_be_completed() {
-            let (downloads, context) = (self.downloads.clone(), context.after_the_answer().in_background());
-            self.tasks.spawn(async move {
-                if let Err(error) = downloads.join_or_lead(&context, digest, None, Sharing::All).await {
-                    tracing::debug!(%digest, %error, "a blob of which most is here is not completed");
-                }
-            });
-        }
         Some(partial)
     }
 

@@ -1,5 +1,5 @@
 //! Blobs of which lazy snapshotters read parts: what was fetched is kept, read from there, and handed to the download of
-//! the whole once most of it is here.
+//! the whole once enough was read that `wanted` fetches no part alone any more.
 //!
 //! Promises: a part goes to a caller to whom upstream gave a part of this blob in the same repository and as the same
 //! principal, and whose right is fresh; what is kept is bounded in blobs, bytes and time. Kept parts do not outlive the
@@ -43,7 +43,6 @@ pub(crate) struct Partial {
     /// To whom upstream gave a part.
     callers: Mutex<Vec<(Repository, Option<Principal>)>>,
     asked_at: Mutex<Instant>,
-    is_completed: Mutex<bool>,
 }
 
 fn key_of(context: &PullContext, digest: Digest) -> Key {
@@ -90,7 +89,6 @@ impl Partials {
                     size,
                     callers: Mutex::default(),
                     asked_at: Mutex::new(Instant::now()),
-                    is_completed: Mutex::new(false),
                 });
                 Arc::clone(self.blobs.lock().get_or_insert_with(key_of(context, digest), || partial))
             }
@@ -134,12 +132,5 @@ impl Partials {
         {
             bytes -= oldest.blob.bytes();
         }
-    }
-}
-
-impl Partial {
-    /// Whether most of the blob is here and the rest is to be fetched: true once.
-    pub(crate) fn is_to_be_completed(&self) -> bool {
-        self.blob.bytes() > self.size / 2 && !std::mem::replace(&mut *self.is_completed.lock(), true)
     }
 }
