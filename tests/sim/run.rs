@@ -47,8 +47,11 @@ fn show(plan: &Plan, rest: &[&str]) -> Done {
     if let Some(at) = rest.iter().position(|word| *word == "shrink") {
         let first = shown.1.first().map(|v| v.kind.clone()).unwrap_or_default();
         let kind = rest.get(at + 1).map_or(first, |kind| (*kind).to_owned());
-        plan = shortest(&plan, &kind);
-        shown = history(&plan);
+        // What shows nothing has no shortest history that still does.
+        if shown.1.iter().any(|violation| violation.kind == kind) {
+            plan = shortest(&plan, &kind);
+            shown = history(&plan);
+        }
         for step in &plan.steps {
             println!("step {}", serde_json::to_string(step).unwrap());
         }
@@ -62,6 +65,9 @@ fn show(plan: &Plan, rest: &[&str]) -> Done {
     }
     for violation in &violations {
         println!("{} at {} ms: {}", violation.kind, violation.at, story::short(&violation.what));
+    }
+    if violations.is_empty() {
+        println!("nothing is violated");
     }
     clean();
     Ok(())
