@@ -79,6 +79,13 @@ def program():
     return SCRATCH / line.split("(")[1].rstrip(")")
 
 
+def hunt(path, seeds, number):
+    """Whether the seeds show anything with mutation `number` turned on, 0 for none; and the last line that is said."""
+    ran = subprocess.run([path, "hunt", seeds], cwd=SCRATCH, capture_output=True, text=True,
+                         env={**os.environ, TURNED_ON: str(number)})
+    return bool(ran.returncode), (ran.stdout.strip().splitlines() or [ran.stderr[-300:]])[-1]
+
+
 def main():
     seeds = sys.argv[1] if len(sys.argv) > 1 else "kept,1-60"
     word = sys.argv[2] if len(sys.argv) > 2 else ""
@@ -90,12 +97,12 @@ def main():
         if word not in mutation["name"] or mutation["name"] in missed:
             continue
         begun = time.monotonic()
-        ran = subprocess.run([path, "hunt", mutation.get("seeds", seeds)], cwd=SCRATCH, capture_output=True, text=True,
-                             env={**os.environ, TURNED_ON: str(number)})
-        last = (ran.stdout.strip().splitlines() or [ran.stderr[-300:]])[-1]
-        seen = "seen  " if ran.returncode else "MISSED"
-        print(f"{seen}  {mutation['name']}: {last} ({time.monotonic() - begun:.0f} s)", flush=True)
-        if not ran.returncode:
+        shown, last = hunt(path, mutation.get("seeds", seeds), number)
+        # What is shown without the mutation too is not the mutation's.
+        if shown and last.startswith("seed ") and hunt(path, last.split()[1], 0)[0]:
+            shown, last = False, f"{last}, and so without the mutation"
+        print(f"{'seen  ' if shown else 'MISSED'}  {mutation['name']}: {last} ({time.monotonic() - begun:.0f} s)", flush=True)
+        if not shown:
             missed.append(mutation["name"])
     if missed:
         sys.exit(f"{len(missed)} not seen: {', '.join(missed)}")
