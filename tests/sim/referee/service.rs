@@ -96,7 +96,9 @@ fn held(judge: &Judge<'_>, ask: &Ask) -> Option<u64> {
     let before = history.asks.iter().find(|other| {
         let same = (other.who, other.repo, other.what) == (ask.who, ask.repo, ask.what)
             && other.digest == ask.digest;
-        let whole = other.reply.status == 200 && other.reply.complete && !other.head && other.range.is_none();
+        // Who was told by HEAD that it is there is told so again.
+        let told = ask.head || other.reply.complete && !other.head;
+        let whole = other.reply.status == 200 && told && other.range.is_none();
         // What it is written to, it has been written to by now.
         same && whole && other.reply.ended_at + 2_000 < outage.from
     })?;

@@ -126,7 +126,8 @@ fn evictions(judge: &Judge<'_>) -> Option<Violation> {
     let history = judge.history;
     let quiet = history.quiet.first()?;
     let budget = history.plan.setup.budget_mib? << 20;
-    let arrived: u64 = history.seen.iter().map(|seen| seen.sent.load(Ordering::Relaxed)).sum();
+    let before = history.seen.iter().filter(|seen| seen.at <= quiet.at);
+    let arrived: u64 = before.map(|seen| seen.sent.load(Ordering::Relaxed)).sum();
     if !history.truth.full.is_empty() {
         return None;
     }
