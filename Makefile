@@ -96,7 +96,7 @@ stall: ## Unit and integration tests with threads stopped at random, STALL_ROUND
 	$(CARGO) build --locked --tests
 	for round in $$(seq $(STALL_ROUNDS)); do \
 	  env CARGO_TARGET_$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="env LD_PRELOAD=$(CURDIR)/target/stall.so" \
-	    $(MAKE) --no-print-directory unit || exit 1; \
+	    NEXTEST_RETRIES=0 $(MAKE) --no-print-directory unit || exit 1; \
 	done
 
 bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
