@@ -18,7 +18,7 @@ use crate::store::metrics::Metrics;
 use crate::support::clock::Clock;
 
 /// Written by a clean stop, removed by the next start; the version is that of the rows.
-pub(crate) const CLEAN: &[u8] = b"larder index 2\n";
+pub(crate) const CLEAN: &[u8] = b"larder index 3\n";
 /// Failures of the database in one process before its rows stay in memory.
 const FAILURES_MAX: u32 = 3;
 /// Rows that are written to a new database between two operations: less than a millisecond of work.
@@ -92,7 +92,7 @@ impl RowsOnDisk {
 
     /// A row was set.
     pub(crate) fn put(&mut self, digest: &Digest, row: Row, rows: &Rows) {
-        self.write(rows, |database| database.put(digest, row));
+        self.write(rows, |database| database.put(&[(*digest, row)]));
     }
 
     /// A row was removed.
@@ -114,11 +114,9 @@ impl RowsOnDisk {
     /// Writes up to `count` of the rows that a new database does not have yet.
     pub(crate) fn fill(&mut self, count: usize, rows: &Rows) {
         let from = self.unwritten.len().saturating_sub(count);
-        for digest in self.unwritten.split_off(from) {
-            if let Some(row) = rows.row(&digest) {
-                self.put(&digest, row, rows);
-            }
-        }
+        let next = self.unwritten.split_off(from).into_iter();
+        let next: Vec<_> = next.filter_map(|digest| Some((digest, rows.row(&digest)?))).collect();
+        self.write(rows, |database| database.put(&next));
         if self.unwritten.is_empty() {
             self.unwritten = Vec::new();
         }
