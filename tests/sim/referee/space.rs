@@ -1,10 +1,12 @@
 //! Space.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::{Judge, Violation, violation};
 use crate::catalog::catalog;
 use crate::plan::{Act, DamageKind};
+use crate::registry::Seen;
 use crate::world::Quiet;
 
 pub(crate) const SENTENCE: &str = "What is on disk is what is counted; the budget holds; what is pinned or read is there; \
@@ -126,8 +128,18 @@ fn evictions(judge: &Judge<'_>) -> Option<Violation> {
     let history = judge.history;
     let quiet = history.quiet.first()?;
     let budget = history.plan.setup.budget_mib? << 20;
-    let before = history.seen.iter().filter(|seen| seen.at <= quiet.at);
-    let arrived: u64 = before.map(|seen| seen.sent.load(Ordering::Relaxed)).sum();
+    let sent = |seen: &Seen| seen.sent.load(Ordering::Relaxed);
+    let arrived: u64 = if history.truth.faults.is_empty() {
+        // What arrives again because it was evicted in vain is no reason to evict it.
+        let mut contents = BTreeMap::new();
+        for seen in history.seen.iter().filter(|seen| seen.digest.is_some()) {
+            let size = contents.entry(seen.digest).or_default();
+            *size = sent(seen).max(*size);
+        }
+        contents.values().sum()
+    } else {
+        history.seen.iter().map(sent).sum()
+    };
     if !history.truth.full.is_empty() {
         return None;
     }
