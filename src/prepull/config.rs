@@ -7,6 +7,8 @@ use crate::reference::{Image, Platform};
 
 /// Images at a time.
 const CONCURRENCY: usize = 2;
+/// Spreads a fleet that starts together, and is short beside the time in which a new node gets its pods.
+const JITTER: Duration = Duration::from_secs(60);
 
 /// The images that the daemon fetches by itself, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Config {
     pub platforms: Vec<Platform>,
     /// How often every image is checked again.
     pub interval: Duration,
+    /// At most this much is added at random to the start and to each interval, and never more than the interval.
+    pub jitter: Duration,
     /// Images at a time.
     pub concurrency: usize,
     /// Whether the images are pinned.
@@ -34,6 +38,7 @@ impl Default for Config {
             manifests: None,
             platforms: Vec::new(),
             interval: Duration::from_secs(3_600),
+            jitter: JITTER,
             concurrency: CONCURRENCY,
             pin: true,
             pull_secrets: Vec::new(),

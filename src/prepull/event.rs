@@ -14,6 +14,9 @@ pub enum Event {
         digest: String,
         /// The platforms that are fetched; an empty name for an image that names none.
         platforms: Vec<String>,
+        /// Layers that are left out: their types or `urls` say that runtimes fetch them from elsewhere.
+        #[serde(default)]
+        foreign_layers: usize,
     },
     /// How far a blob of an image is.
     Blob {

@@ -183,6 +183,7 @@ impl Run<'_> {
             image: image.to_string(),
             digest: root.to_string(),
             platforms: std::mem::take(&mut tree.platforms),
+            foreign_layers: tree.foreign.len(),
         };
         let _ = self.events.send(resolved).await;
         if self.pin.is_some() {

@@ -77,7 +77,8 @@ mod tests {
     fn what_containerd_would_choose_is_chosen_and_what_is_not_there_is_named() {
         let children: Vec<Child> = ["linux/amd64", "linux/arm64", "linux/arm/v7", "unknown/unknown"]
             .iter()
-            .map(|text| Child { digest: Digest::of(text.as_bytes()), size: 1, platform: text.parse().ok() })
+            .map(|text| (Digest::of(text.as_bytes()), text.parse().ok()))
+            .map(|(digest, platform)| Child { digest, size: 1, platform, is_foreign: false })
             .collect();
         let names = |platforms: &Platforms| {
             platforms.choose(&children).map(|all| all.into_iter().map(|c| c.name).collect::<Vec<_>>())

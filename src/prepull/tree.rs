@@ -44,6 +44,8 @@ pub(super) struct Tree {
     pub(super) platforms: Vec<String>,
     /// Bytes of manifests that were not in the store before.
     pub(super) fetched_bytes: u64,
+    /// Layers that are left out: runtimes fetch them from where the image says, and registries need not have them.
+    pub(super) foreign: HashSet<Digest>,
     chosen: HashSet<Digest>,
 }
 
@@ -71,8 +73,18 @@ impl Tree {
             Kind::Image(_) if document.omitted > 0 => Err(TreeError::Omitted(document.omitted)),
             Kind::Image(children) => {
                 self.platforms.push(name);
-                self.blobs.extend(children.iter().map(|Child { digest, size, .. }| (*digest, *size)));
-                if self.blobs.len() > BLOBS_MAX { Err(TreeError::TooManyBlobs) } else { Ok(Vec::new()) }
+                for Child { digest, size, is_foreign, .. } in children {
+                    if is_foreign {
+                        self.foreign.insert(digest);
+                    } else {
+                        self.blobs.insert(digest, size);
+                    }
+                }
+                if self.blobs.len() + self.foreign.len() > BLOBS_MAX {
+                    Err(TreeError::TooManyBlobs)
+                } else {
+                    Ok(Vec::new())
+                }
             }
             Kind::Opaque if answer.media_type.lists_content() => {
                 Err(TreeError::NotUnderstood(answer.media_type.clone()))
@@ -141,6 +153,19 @@ mod tests {
         let mut add = |layers| tree.add(&image(layers), &Platforms::All, String::new());
         assert!(add(1..1_900).is_ok() && add(1_900..3_800).is_ok() && add(1..BLOBS_MAX / 3).is_ok());
         assert_eq!(add(3_800..BLOBS_MAX + 1).unwrap_err(), TreeError::TooManyBlobs);
+    }
+
+    #[test]
+    fn a_layer_that_its_registry_need_not_have_is_neither_fetched_nor_pinned() {
+        let foreign = descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", 1);
+        let mut elsewhere = descriptor(LAYER, 2);
+        elsewhere["urls"] = json!(["https://elsewhere.example/layer"]);
+        let config = descriptor("application/vnd.oci.image.config.v1+json", 0);
+        let document = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config,
+            "layers": [foreign, elsewhere, descriptor(LAYER, 3)]});
+        let mut tree = Tree::default();
+        tree.add(&answer(MANIFEST, &document, AnswerSource::Fill), &Platforms::All, String::new()).unwrap();
+        assert_eq!((tree.blobs.len(), tree.foreign.len(), tree.digests().len()), (2, 2, 3));
     }
 
     #[test]

@@ -75,7 +75,9 @@ impl Prefetch {
         if children.len() > BLOBS_MAX {
             return;
         }
-        let all = children.iter().map(|child| Listed { digest: child.digest, size: child.size });
+        // What runtimes fetch from elsewhere, the registry need not have.
+        let children = children.iter().filter(|child| !child.is_foreign);
+        let all = children.map(|child| Listed { digest: child.digest, size: child.size });
         let all: Arc<[Listed]> = all.collect();
         let mut listed = self.listed.lock();
         // The config comes first, and is read by those as well who want no layer.

@@ -1,7 +1,7 @@
 //! What a manifest document may be, what of it is understood, and every confusion that is refused.
 
 use super::*;
-use crate::reference::Platform;
+use crate::reference::{Digest, Platform};
 
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -193,4 +193,36 @@ fn what_is_no_manifest_at_all_is_no_answer_to_a_tag() {
     assert_eq!(Document::parse(&large, None).unwrap_err(), DocumentError::TooLarge);
     let opaque = Document::opaque(None);
     assert!(opaque.media_type.is_useless() && matches!(opaque.kind, Kind::Opaque));
+}
+
+#[test]
+fn a_layer_that_registries_need_not_have_is_told_from_one_that_they_must_have() {
+    let digest = Digest::of(b"x");
+    let layer = |more: &str| format!(r#"{{"digest":"{digest}","size":1{more}}}"#);
+    let foreign = [
+        r#","mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip""#,
+        r#","mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd""#,
+        r#","mediaType":"application/vnd.oci.image.layer.v1.tar","urls":["https://elsewhere.example/layer"]"#,
+        r#","URLs":["https://elsewhere.example/layer"]"#,
+    ];
+    let ordinary = [
+        "",
+        r#","mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip""#,
+        r#","urls":[]"#,
+        r#","urls":null"#,
+        r#","urls":"https://elsewhere.example/layer""#,
+        r#","mediaType":7,"mediaType":8"#,
+    ];
+    let layers: Vec<String> = foreign.iter().chain(&ordinary).map(|more| layer(more)).collect();
+    let config = layer(foreign[2]);
+    let json = format!(r#"{{"config":{config},"layers":[{}]}}"#, layers.join(","));
+    let document = Document::parse(json.as_bytes(), None).unwrap();
+    let Kind::Image(children) = document.kind else { panic!("not an image") };
+    let are_foreign: Vec<bool> = children.iter().map(|child| child.is_foreign).collect();
+    let (yes, no) = (vec![true; foreign.len()], vec![false; ordinary.len()]);
+    assert_eq!(
+        (are_foreign, document.omitted),
+        ([vec![false], yes, no].concat(), 0),
+        "the config is its registry's"
+    );
 }

@@ -60,6 +60,15 @@ impl MediaType {
         old || self.is_index() || self.is_image()
     }
 
+    /// Whether a layer of this type must not be distributed, in Docker's words or in OCI's.
+    pub fn is_foreign(&self) -> bool {
+        let types = [
+            "application/vnd.docker.image.rootfs.foreign.",
+            "application/vnd.oci.image.layer.nondistributable.",
+        ];
+        types.iter().any(|start| self.0.starts_with(start))
+    }
+
     /// Whether it says nothing of a manifest: what careless servers and object stores put on anything.
     pub fn is_useless(&self) -> bool {
         let (kind, sub) = self.0.split_once('/').unwrap_or_default();

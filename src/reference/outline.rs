@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Digest, Platform};
+use super::{Digest, MediaType, Platform};
 
 /// Descriptors at most that are read of one document; real ones have dozens, and 10,000 layers have been seen.
 pub(super) const DESCRIPTORS_MAX: usize = 16_384;
@@ -27,6 +27,9 @@ pub struct Child {
     pub size: u64,
     /// For whom, in an index.
     pub platform: Option<Platform>,
+    /// A layer that registries need not have: its type says that it must not be distributed, or it names addresses of its
+    /// own (`urls`), which runtimes ask before any registry or mirror.
+    pub is_foreign: bool,
 }
 
 /// The members that decide what a document is.
@@ -146,12 +149,13 @@ impl Visitor<'_> for OneOf {
     }
 }
 
-/// A value of which only texts and whole numbers are of use.
+/// A value of which only texts, whole numbers and whether a list is empty are of use.
 #[derive(Debug, PartialEq, Eq)]
 enum Value {
     Null,
     Text(String),
     Number(u64),
+    List { is_empty: bool },
     Other,
 }
 
@@ -203,8 +207,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Value, A::Error> {
-        IgnoredAny.visit_seq(list).map(|_| Value::Other)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let is_empty = list.next_element::<IgnoredAny>()?.is_none();
+        IgnoredAny.visit_seq(list).map(|_| Value::List { is_empty })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
@@ -307,13 +312,15 @@ impl<'de> Deserialize<'de> for Descriptor {
 
 struct DescriptorReader;
 
-const DESCRIPTOR: &[&str] = &["digest", "size", "platform"];
+const DESCRIPTOR: &[&str] = &["digest", "size", "platform", "mediaType", "urls"];
+/// Of those, the ones that mean nothing where they are there twice.
+const ONCE: usize = 3;
 
 impl<'de> ObjectReader<'de> for DescriptorReader {
     type Value = Child;
 
     fn read_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Part<Child>, A::Error> {
-        let (mut digest, mut size, mut platform) = (None, None, Part::Absent);
+        let (mut digest, mut size, mut platform, mut is_foreign) = (None, None, Part::Absent, false);
         let mut seen = [false; DESCRIPTOR.len()];
         let mut is_clear = true;
         while let Some(name) = map.next_key_seed(OneOf(DESCRIPTOR))? {
@@ -321,11 +328,17 @@ impl<'de> ObjectReader<'de> for DescriptorReader {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            is_clear &= !std::mem::replace(&mut seen[at], true);
+            is_clear &= !std::mem::replace(&mut seen[at], at < ONCE);
             match DESCRIPTOR[at] {
                 "digest" => digest = map.next_value::<Value>()?.into_text(),
                 "size" => size = Some(map.next_value::<Value>()?),
-                _ => platform = map.next_value::<PlatformPart>()?.0,
+                "platform" => platform = map.next_value::<PlatformPart>()?.0,
+                "mediaType" => {
+                    let media_type =
+                        map.next_value::<Value>()?.into_text().and_then(|text| text.parse().ok());
+                    is_foreign |= media_type.is_some_and(|media_type: MediaType| media_type.is_foreign());
+                }
+                _ => is_foreign |= map.next_value::<Value>()? == Value::List { is_empty: false },
             }
         }
         let digest = digest.and_then(|text| text.parse::<Digest>().ok());
@@ -338,7 +351,7 @@ impl<'de> ObjectReader<'de> for DescriptorReader {
             (Some(digest), Some(Value::Number(size)), Some(platform))
                 if is_clear && size <= DESCRIPTOR_SIZE_MAX =>
             {
-                Part::Read(Child { digest, size, platform })
+                Part::Read(Child { digest, size, platform, is_foreign })
             }
             _ => Part::Unreadable,
         })

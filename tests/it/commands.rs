@@ -77,7 +77,7 @@ fn samples() -> Vec<Value> {
         problem: Some(text()),
     };
     let events = [
-        Event::Resolved { image: text(), digest: text(), platforms: vec![] },
+        Event::Resolved { image: text(), digest: text(), platforms: vec![], foreign_layers: 1 },
         Event::Blob {
             image: text(),
             digest: text(),

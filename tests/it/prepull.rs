@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use larder::admin::control::{self, CollectGarbage, ListImages, Pull, PullImage, PullSecret, Remove, Unpin};
-use larder::prepull::{Event, Summary};
+use larder::prepull::{Event, ListStatus, Summary};
 use larder::reference::{Digest, MediaType};
 use tokio::sync::Semaphore;
 
@@ -359,7 +359,7 @@ async fn the_list_is_fetched_and_pinned_at_the_start_and_unpinned_when_it_change
     .unwrap();
     let with = |images: &str| {
         let list = format!("images = [{images}]\nmanifests = \"{}\"", manifests.display());
-        format!("[prepull]\n{list}\nplatforms = [\"linux/amd64\"]\n")
+        format!("[prepull]\n{list}\nplatforms = [\"linux/amd64\"]\njitter = \"0s\"\n")
     };
     let state = directory.path().join("state");
     let scene = |text: String| Larder::start(&state, &[("reg.test", registry.url())], &text);
@@ -386,4 +386,87 @@ async fn the_list_is_fetched_and_pinned_at_the_start_and_unpinned_when_it_change
     larder.stop().await;
     let _larder = scene(with(""));
     becomes(&["reg.test/team/other:v1"]).await;
+}
+
+/// A daemon with `[prepull]` and the keys of it that are given, and its socket.
+async fn with_list(registry: &FakeRegistry, state: &std::path::Path, keys: &str) -> (Larder, PathBuf) {
+    let text = format!("[prepull]\nplatforms = [\"linux/amd64\"]\njitter = \"0s\"\n{keys}\n");
+    (Larder::start(state, &[("reg.test", registry.url())], &text), state.join("larder/larder.sock"))
+}
+
+/// The status of the list once it is as `is_so` says.
+async fn status_of_list(socket: &std::path::Path, is_so: impl Fn(&ListStatus) -> bool) -> ListStatus {
+    let mut last = ListStatus::default();
+    for _ in 0..1_000 {
+        last = control::send(socket, &control::GetReport {}).await.unwrap().prepull;
+        if is_so(&last) {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_image_of_the_list_is_counted_and_the_others_are_fetched() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&registry, "team/app", "v1", 10_000);
+    // An interval below five minutes: what failed is tried again once in it, and with it everything else.
+    let keys = format!("images = [\"{APP}\", \"reg.test/team/none:v1\"]");
+    let (larder, socket) = with_list(&registry, directory.path(), &keys).await;
+    let status = status_of_list(&socket, |status| status.finished_at.is_some()).await;
+    assert_eq!((status.images, status.summary.pulled, status.summary.failed), (2, 1, 1));
+    assert_eq!(larder.metric("larder_prepull_images{state=\"failed\"}").await, 1.0);
+    assert_eq!(larder.metric("larder_prepull_list_readable").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_of_a_list_stops_nothing_else_of_it_and_unpins_nothing() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&registry, "team/app", "v1", 10_000);
+    image::push(&registry, "team/other", "v1", 20_000);
+    let manifest = directory.path().join("pod.yaml");
+    std::fs::write(&manifest, "kind: Pod\nspec: {containers: [{image: \"reg.test/team/other:v1\"}]}\n")
+        .unwrap();
+    let keys = format!("images = [\"{APP}\"]\nmanifests = \"{}\"", manifest.display());
+    let state = directory.path().join("state");
+    let (larder, socket) = with_list(&registry, &state, &keys).await;
+    let status = status_of_list(&socket, |status| status.summary.pulled == 2).await;
+    assert_eq!((status.problem, status.failed), (None, vec![]));
+    larder.stop().await;
+
+    std::fs::write(&manifest, "spec: [").unwrap();
+    let (larder, socket) = with_list(&registry, &state, &keys).await;
+    let status = status_of_list(&socket, |status| status.finished_at.is_some()).await;
+    assert!(status.problem.unwrap().contains("pod.yaml"), "it says which file");
+    assert_eq!((status.images, status.summary.pulled), (1, 1), "what can be read is fetched");
+    assert_eq!(larder.metric("larder_prepull_list_readable").await, 0.0);
+    let rows = control::send(&socket, &ListImages {}).await.unwrap();
+    assert_eq!(rows.iter().filter(|row| row.pinned).count(), 2, "nothing is unpinned: {rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_layers_that_its_registry_does_not_have_is_fetched_without_them() {
+    let scene = scene("").await;
+    let config = scene.registry.put_blob("team/windows", noise(100, 31));
+    let layer = scene.registry.put_blob("team/windows", noise(1_000, 32));
+    let foreign = Digest::of(b"what no registry has");
+    let document = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"application/vnd.docker.container.image.v1+json",
+        "digest":"{config}","size":100}},"layers":[{{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "digest":"{foreign}","size":7,"urls":["https://elsewhere.example/layer"]}},
+        {{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","digest":"{layer}","size":1000}}]}}"#,
+        MediaType::DOCKER_MANIFEST
+    );
+    scene.registry.put_manifest("team/windows", Some("v1"), MediaType::DOCKER_MANIFEST, document);
+    let (events, summary) = scene.pull(&Pull { pin: true, ..order(&["reg.test/team/windows:v1"]) }).await;
+    assert_eq!((summary.pulled, summary.failed), (1, 0), "{events:?}");
+    assert!(
+        events.iter().any(|event| matches!(event, Event::Resolved { foreign_layers: 1, .. })),
+        "{events:?}"
+    );
+    assert_eq!(scene.registry.count(Method::GET, &foreign.to_string()), 0, "it is not asked for");
+    let rows = control::send(&scene.socket(), &ListImages {}).await.unwrap();
+    let row = rows.iter().find(|row| row.image.contains("windows")).unwrap();
+    assert!(row.pinned && !row.platforms.is_empty(), "it is complete without them: {row:?}");
 }

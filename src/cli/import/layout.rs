@@ -142,8 +142,13 @@ impl Layout {
                 return Err(format!("{digest}: {omitted} of its descriptors are not understood"));
             }
             Kind::Image(children) => {
-                let digests = children.iter().map(|child| child.digest);
-                contents.blobs.extend(digests.filter(|digest| contents.seen.insert(*digest)));
+                for child in children {
+                    // A foreign layer is in few layouts, and runtimes fetch it from where its image says.
+                    let is_here = !child.is_foreign || self.blob(&child.digest).is_ok();
+                    if is_here && contents.seen.insert(child.digest) {
+                        contents.blobs.push(child.digest);
+                    }
+                }
             }
             Kind::Index(children) if depth > 0 => {
                 for child in children {

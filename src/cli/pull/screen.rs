@@ -38,9 +38,14 @@ impl Screen {
             return;
         }
         match event {
-            Event::Resolved { image, digest, platforms } => {
+            Event::Resolved { image, digest, platforms, foreign_layers } => {
                 let platforms = platforms.join(", ");
                 self.say(&format!("{image} is {digest} {platforms}"));
+                if *foreign_layers > 0 {
+                    self.say(&format!(
+                        "{image} has {foreign_layers} foreign layer(s): they are left out, and runtimes fetch them from elsewhere"
+                    ));
+                }
             }
             Event::Blob { image, digest, done_bytes, size_bytes, state } => {
                 self.blob(image, digest, *done_bytes, *size_bytes, *state)

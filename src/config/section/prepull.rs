@@ -28,8 +28,13 @@ section! {
     /// Platforms such as "linux/arm64"; [] is the node's own.
     reload platforms: Vec<Platform> = list(platform()), |_| prepull::Config::default().platforms;
 
-    /// How often they are looked at again; SIGHUP does so at once.
+    /// How often they are looked at again; SIGHUP does so at once. One that failed is tried again after 5 minutes, then
+    /// after twice as long each time, without the others.
     reload interval: Duration = span(INTERVAL_MIN..=INTERVAL_MAX), |_| prepull::Config::default().interval;
+
+    /// At most this much is added at random to the start and to each interval, so that the nodes of a fleet do not all
+    /// ask at once; never more than the interval. "0s" adds nothing.
+    reload jitter: Duration = span(Duration::ZERO..=DAY), |_| prepull::Config::default().jitter;
 
     /// Images at a time. Pods go first in any case.
     reload concurrency: u32 = number(1..=CONCURRENCY_MAX), |_| concurrency();
@@ -41,9 +46,9 @@ section! {
 impl Prepull {
     /// What pre-pull is built from, with these pull secrets.
     pub(crate) fn config(&self, pull_secrets: &[PathBuf]) -> prepull::Config {
-        let Self { images, manifests, platforms, interval, concurrency, pin } = self.clone();
+        let Self { images, manifests, platforms, interval, jitter, concurrency, pin } = self.clone();
         let (concurrency, pull_secrets) = (concurrency as usize, pull_secrets.to_owned());
-        prepull::Config { images, manifests, platforms, interval, concurrency, pin, pull_secrets }
+        prepull::Config { images, manifests, platforms, interval, jitter, concurrency, pin, pull_secrets }
     }
 }
 
