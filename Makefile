@@ -6,10 +6,11 @@ SHELL := /bin/bash
 CARGO ?= cargo
 
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
+PACKAGE_TARGET ?= $(shell uname -m)-unknown-linux-gnu
 # containerd, runc and mounts need root; what is built is built by the one who calls.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim coverage docs tools e2e test-long stall bench bench-scale deb static image \
+.PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim coverage docs tools e2e test-long stall bench bench-scale deb packages static image \
   deny msrv fuzz
 
 FUZZ_SECONDS ?= 60
@@ -112,6 +113,9 @@ bench-scale: ## Stores of 10,000, 100,000 and 1,000,000 blobs (16 GiB of disk); 
 deb: ## A Debian package in target/deb
 	$(CARGO) build --release --locked --bin larder
 	systemd/deb.sh target/release/larder target/deb
+
+packages: ## deb and rpm in target/packages, for every distribution since glibc 2.31 (PACKAGE_TARGET: the machine)
+	systemd/packages.sh $(PACKAGE_TARGET)
 
 static: ## A static program in target/static (needs musl-gcc: tests/tools.sh --image installs it)
 	rustup target add $(STATIC_TARGET)

@@ -1,35 +1,21 @@
 #!/usr/bin/env bash
-# Builds a package for Debian 12 and Ubuntu from a program that was built before: deb.sh PROGRAM DIRECTORY
+# Builds a package for Debian and Ubuntu from a program that was built before: deb.sh PROGRAM DIRECTORY [GENERATOR]
+# GENERATOR: see files.sh. Which distributions it is for follows from the C library that the program was linked against
+# (`make packages` links against that of Debian 11 and Ubuntu 20.04).
 set -euo pipefail
-program=$1 directory=$2
+program=$1 directory=$2 generator=${3:-$1}
 here=$(cd "$(dirname "$0")/.." && pwd)
-version=$("$program" --version | cut -d' ' -f2)
-architecture=$(dpkg --print-architecture)
+version=$("$generator" --version | cut -d' ' -f2)
+case "$(readelf -h "$program" | sed -n 's/^ *Machine: *//p')" in
+  *X86-64) architecture=amd64 ;;
+  AArch64) architecture=arm64 ;;
+  *) echo "deb.sh: $program is for a machine that has no package" >&2; exit 1 ;;
+esac
+glibc=$(readelf -V "$program" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1 | cut -d_ -f2)
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
-
-put() { install -D -m "$1" "$2" "$root$3"; }
-put 755 "$program" /usr/bin/larder
-for unit in larder.service larder.socket larder-credentials.path larder-credentials.service; do
-  put 644 "$here/systemd/$unit" "/lib/systemd/system/$unit"
-done
-put 644 "$here/config/larder.toml" /etc/larder/larder.toml
-put 644 "$here/config/alerts.yaml" /usr/share/larder/alerts.yaml
-put 644 "$here/config/grafana/larder.json" /usr/share/larder/grafana-dashboard.json
-put 644 "$here/LICENSE" /usr/share/doc/larder/copyright
-put 644 "$here/CHANGELOG.md" /usr/share/doc/larder/CHANGELOG.md
-
-generated=$(mktemp -d)
-"$program" generate "$generated"
-for page in "$generated"/*.1; do
-  gzip -9n "$page"
-  put 644 "$page.gz" "/usr/share/man/man1/$(basename "$page").gz"
-done
-put 644 "$generated/larder.bash" /usr/share/bash-completion/completions/larder
-put 644 "$generated/_larder" /usr/share/zsh/vendor-completions/_larder
-put 644 "$generated/larder.fish" /usr/share/fish/vendor_completions.d/larder.fish
-rm -r "$generated"
+"$here/systemd/files.sh" "$program" "$root" /lib/systemd/system "$generator"
 
 mkdir -p "$root/DEBIAN"
 echo /etc/larder/larder.toml >"$root/DEBIAN/conffiles"
@@ -42,8 +28,8 @@ Version: $version
 Architecture: $architecture
 Maintainer: The founders of Larder <larder@localhost>
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
-Depends: libc6 (>= 2.36), ca-certificates
-Recommends: systemd (>= 252)
+Depends: libc6 (>= $glibc), ca-certificates, init-system-helpers (>= 1.54)
+Recommends: systemd (>= 247)
 Section: admin
 Priority: optional
 Description: node-local pull-through registry cache
@@ -54,5 +40,5 @@ Description: node-local pull-through registry cache
 CONTROL
 mkdir -p "$directory"
 package="$directory/larder_${version}_${architecture}.deb"
-dpkg-deb --root-owner-group --build "$root" "$package" >/dev/null
+dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >/dev/null
 echo "$package"

@@ -7,6 +7,8 @@ pub(super) enum Failure {
     Failed(String),
     /// Wrong usage or configuration: exit code 2.
     Usage(String),
+    /// The store is of a format that this program does not know: exit code 3. Trying again does not help.
+    StoreFormat(String),
 }
 
 impl Failure {
@@ -25,13 +27,14 @@ impl Failure {
         match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
+            Self::StoreFormat(_) => 3,
         }
     }
 
     /// The text for people.
     pub(super) fn message(&self) -> &str {
         match self {
-            Self::Failed(why) | Self::Usage(why) => why,
+            Self::Failed(why) | Self::Usage(why) | Self::StoreFormat(why) => why,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::app::{self, App};
 use crate::config::Loaded;
 use crate::credentials::NodeFiles;
 use crate::listener::Listen;
+use crate::store;
 use crate::support::clock::Clock;
 use crate::support::shutdown::{self, Trigger};
 
@@ -38,7 +39,7 @@ async fn serve(loaded: Loaded, context: &Context, log: LogLevelHandle) -> Result
     let inherited = systemd::sockets().map_err(|error| {
         Failure::failed(format!("a socket that was handed to us cannot be used: {error}"))
     })?;
-    let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(Failure::failed)?;
+    let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(failure)?;
     introduction.print(&app).map_err(Failure::failed)?;
     let reload = Hangup {
         file: context.file.clone(),
@@ -58,6 +59,14 @@ async fn serve(loaded: Loaded, context: &Context, log: LogLevelHandle) -> Result
     served?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Why the daemon cannot be built; the unit does not start it again where that cannot help.
+fn failure(error: app::Error) -> Failure {
+    match error {
+        app::Error::Store(store::Error::Format { .. }) => Failure::StoreFormat(error.to_string()),
+        _ => Failure::failed(error),
+    }
 }
 
 /// The signals that stop the daemon.

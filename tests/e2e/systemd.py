@@ -130,6 +130,129 @@ class Units(unittest.TestCase):
         run("systemd-analyze", "security", "--offline=true", "--threshold=16", f"{ROOT}/systemd/larder.service")
 
 
+    def test_no_unit_waits_for_the_network_at_boot(self):
+        for path in glob.glob(f"{ROOT}/systemd/larder*.*"):
+            with open(path, encoding="utf-8") as file:
+                directives = [line for line in file if not line.startswith("#")]
+            self.assertNotIn("network-online", "".join(directives), path)
+
+
+class PackageScripts(unittest.TestCase):
+    """What the scripts of both packages do, with a systemctl and a larder that write down how they are called."""
+
+    def setUp(self):
+        self.world = World()
+        self.addCleanup(self.world.end)
+        self.directory = self.world.directory("scripts")
+        for name in ("systemctl", "deb-systemd-invoke", "larder"):
+            with open(f"{self.directory}/{name}", "w", encoding="utf-8") as file:
+                file.write(f'#!/bin/sh\necho "{name} $*" >>{self.directory}/calls\n'
+                           f'case "{name} $*" in $FAILS) echo "it fails"; exit 1 ;; esac\n'
+                           f'[ {name} != larder ] || echo "nothing to change"\n')
+            os.chmod(f"{self.directory}/{name}", 0o755)
+
+    def script(self, name, *arguments, fails="nothing", systemd=True, **more):
+        """Runs a script of a package; returns its exit code, the calls, and what it said."""
+        # A /run of its own says whether systemd runs; the real deb-systemd-helper keeps its notes below DPKG_ROOT.
+        prepare = "mount -t tmpfs tmpfs /run && " + ("mkdir -p /run/systemd/system && " if systemd else "") + 'exec "$@"'
+        environment = {"PATH": f"{self.directory}:/usr/sbin:/usr/bin:/sbin:/bin", "FAILS": fails,
+                       "DPKG_ROOT": self.directory, "DPKG_MAINTSCRIPT_PACKAGE": "larder", **more}
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", prepare, "sh", "sh", f"{ROOT}/systemd/{name}", *arguments],
+                              env=environment, capture_output=True, text=True, timeout=60, check=False)
+        calls = []
+        if os.path.exists(f"{self.directory}/calls"):
+            with open(f"{self.directory}/calls", encoding="utf-8") as file:
+                calls = file.read().splitlines()
+            os.remove(f"{self.directory}/calls")
+        return done.returncode, calls, done.stdout + done.stderr
+
+    def unit_files(self):
+        units = f"{self.directory}/lib/systemd/system"
+        os.makedirs(units)
+        for path in glob.glob(f"{ROOT}/systemd/larder*.*"):
+            shutil.copy(path, units)
+
+    def enabled(self):
+        return sorted(os.path.basename(path) for path in glob.glob(f"{self.directory}/etc/systemd/system/*.wants/*"))
+
+    def test_deb_an_upgrade_leaves_a_disabled_and_a_masked_unit_as_it_is(self):
+        self.unit_files()
+        code, calls, said = self.script("deb/postinst", "configure", "")
+        self.assertEqual(code, 0, said)
+        self.assertEqual(self.enabled(), ["larder-credentials.path", "larder.service", "larder.socket"])
+        self.assertIn("deb-systemd-invoke start larder.service", calls)
+        system = f"{self.directory}/etc/systemd/system"
+        os.remove(f"{system}/multi-user.target.wants/larder.service")
+        os.symlink("/dev/null", f"{system}/larder-credentials.path")
+        os.remove(f"{system}/multi-user.target.wants/larder-credentials.path")
+        code, calls, said = self.script("deb/postinst", "configure", "0.0.9")
+        self.assertEqual(code, 0, said)
+        self.assertEqual(self.enabled(), ["larder.socket"], "what was disabled stays disabled")
+        self.assertEqual(os.readlink(f"{system}/larder-credentials.path"), "/dev/null", "what was masked stays masked")
+        # Which passes over units that are disabled and do not run.
+        self.assertIn("deb-systemd-invoke restart larder.service", calls)
+
+    def test_deb_units_are_enabled_in_a_machine_image_where_no_systemd_runs(self):
+        self.unit_files()
+        code, calls, said = self.script("deb/postinst", "configure", "", systemd=False)
+        self.assertEqual((code, calls), (0, []), said)
+        self.assertEqual(self.enabled(), ["larder-credentials.path", "larder.service", "larder.socket"])
+
+    def test_rpm_an_upgrade_leaves_a_disabled_and_a_masked_unit_as_it_is(self):
+        code, calls, said = self.script("rpm/post", "1", fails="systemctl*enable larder.service")
+        self.assertEqual(code, 0, said)
+        self.assertIn("systemctl --quiet enable larder-credentials.path", calls, "one that is masked takes no other with it")
+        code, calls, said = self.script("rpm/post", "2")
+        self.assertEqual((code, calls), (0, ["systemctl daemon-reload", "systemctl try-restart larder.service"]), said)
+        code, calls, said = self.script("rpm/post", "1", systemd=False)
+        self.assertEqual((code, [call for call in calls if " start " in call]), (0, []), said)
+
+    def test_no_package_goes_while_a_runtime_would_go_on_asking_it(self):
+        for script, removal, upgrade in (("deb/prerm", "remove", "upgrade"), ("rpm/preun", "0", "1")):
+            code, calls, said = self.script(script, removal)
+            self.assertEqual(code, 0, said)
+            undone = [call for call in calls if call.startswith("larder")]
+            self.assertEqual(undone, [f"larder setup {name} --undo" for name in ("containerd", "docker", "podman", "crio")])
+            self.assertLess(calls.index(undone[-1]), min(n for n, call in enumerate(calls) if "stop" in call),
+                            "the daemon answers until nobody asks")
+            code, calls, said = self.script(script, removal, fails="larder*setup docker --undo")
+            self.assertEqual(code, 1, said)
+            self.assertIn("docker would go on asking it: it fails", said)
+            self.assertFalse([call for call in calls if "stop" in call], "the daemon stays")
+            code, calls, said = self.script(script, removal, fails="larder setup*")
+            self.assertEqual(code, 0, "a broken configuration keeps no package: " + said)
+            code, calls, said = self.script(script, removal, fails="larder*", LARDER_KEEP_WIRING="1")
+            self.assertEqual((code, [call for call in calls if call.startswith("larder")]), (0, []), said)
+            code, calls, said = self.script(script, upgrade)
+            self.assertEqual((code, calls), (0, []), "an upgrade is no removal: " + said)
+
+
+class RpmPackage(unittest.TestCase):
+    """The RPM package as rpm reads it."""
+
+    def test_it_has_the_files_the_scripts_and_what_it_needs(self):
+        world = World()
+        self.addCleanup(world.end)
+        package = run(f"{ROOT}/systemd/rpm.sh", PROGRAM, world.directory("rpm"))
+        files = run("rpm", "-qlp", package).splitlines()
+        for path in ("/usr/bin/larder", "/usr/lib/systemd/system/larder.service", "/usr/lib/systemd/system/larder.socket",
+                     "/usr/lib/systemd/system/larder-credentials.path", "/etc/larder/larder.toml",
+                     "/usr/share/larder/alerts.yaml", "/usr/share/man/man1/larder-pull.1.gz",
+                     "/usr/share/zsh/site-functions/_larder"):
+            self.assertIn(path, files)
+        self.assertEqual(run("rpm", "-qcp", package), "/etc/larder/larder.toml", "an operator's changes are kept")
+        needs = run("rpm", "-qp", "--requires", package)
+        self.assertRegex(needs, r"(?m)^glibc >= 2\.\d+$")
+        self.assertRegex(needs, r"(?m)^systemd >= 247$")
+        scripts = run("rpm", "-qp", "--scripts", package)
+        for script in ("post", "preun", "postun"):
+            with open(f"{ROOT}/systemd/rpm/{script}", encoding="utf-8") as file:
+                self.assertIn(file.read().strip(), scripts)
+        self.assertEqual(run("rpm", "-qp", "--qf", "%{CONFIGNAMES}", package) if False else
+                         run("rpm", "-qp", "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags}\n]", package).count(" cn"), 1,
+                         "noreplace")
+
+
 BOOT = r"""
 set -e
 R=$1/root
@@ -137,6 +260,8 @@ mount --make-rprivate /
 mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $R
 # Files of a Larder that was run on this machine by hand.
 rm -rf $R/var/lib/larder $R/var/lib/private/larder $R/etc/larder
+# Of a machine that is a container itself: packages start and stop nothing then.
+rm -f $R/usr/sbin/policy-rc.d
 mount -t proc proc $R/proc
 mount -t sysfs sysfs $R/sys
 mount -t cgroup2 cgroup2 $R/sys/fs/cgroup
@@ -327,8 +452,33 @@ class Package(unittest.TestCase):
             time.sleep(0.2)
         self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"))
 
+    def test_4a_a_store_of_a_newer_format_is_one_message_and_no_request_waits_for_it(self):
+        since = self.do("date '+%Y-%m-%d %H:%M:%S'")
+        self.do("systemctl stop larder.service; cp /var/lib/larder/store/format /root/format; "
+                "echo 'larder store 99' > /var/lib/larder/store/format; systemctl start larder.service || true")
+        # Clients that go on asking.
+        self.do("for n in 1 2 3 4 5 6; do curl -s -m 5 http://127.0.0.1:5050/v2/ || true; sleep 0.5; done")
+        said = self.do(f"journalctl -u larder --no-pager --since '{since}' | grep -c 'has format' || true")
+        self.assertEqual(said, "1", self.log())
+        self.assertEqual(self.do("systemctl is-active larder.socket || true"), "inactive", self.log())
+        self.do("cp /root/format /var/lib/larder/store/format; systemctl start larder.socket larder.service")
+        self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"))
+
+    def test_4b_an_upgrade_leaves_a_disabled_and_a_masked_unit_as_it_is(self):
+        self.do("systemctl disable --now larder.service && dpkg -i /root/larder.deb")
+        self.assertEqual(self.do("systemctl is-enabled larder.service || true"), "disabled")
+        self.assertEqual(self.do("systemctl is-active larder.service || true"), "inactive")
+        self.do("systemctl stop larder.socket && systemctl mask larder.service && dpkg -i /root/larder.deb")
+        self.assertEqual(self.do("systemctl is-enabled larder.service || true"), "masked")
+        self.assertEqual(self.do("systemctl is-active larder.service || true"), "inactive")
+        self.do("systemctl unmask larder.service && systemctl enable --now larder.service larder.socket && dpkg -i /root/larder.deb")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
+
     def test_5_it_is_removed_cleanly(self):
+        self.do("larder setup containerd && test -e /etc/containerd/certs.d/_default/hosts.toml")
         self.do("dpkg -r larder")
+        self.assertEqual(self.do("ls /etc/containerd/certs.d/_default/hosts.toml 2>/dev/null || true"), "",
+                         "no runtime is left with a port that nobody holds")
         self.assertEqual(self.do("systemctl is-active larder.service larder.socket || true"), "inactive\ninactive")
         self.assertIn("refused", self.do("curl -s -S http://127.0.0.1:5050/v2/ 2>&1 || true").lower()
                       .replace("couldn't connect", "refused").replace("failed to connect", "refused"))
