@@ -4,6 +4,7 @@
 #   tests/tools.sh            what `make test` uses
 #   tests/tools.sh --long     and what `make test-long` uses
 #   tests/tools.sh --bench    what `make bench` uses, and nothing else
+#   tests/tools.sh --packages what `make packages` uses, and nothing else
 #   tests/tools.sh --image    what `make static` and `make image` use, and nothing else
 #
 # It starts no service, now or at the next boot: package scripts may start nothing while they run (policy-rc.d), and the
@@ -32,6 +33,8 @@ unshare          util-linux       namespaces
 ip               iproute2         network namespaces
 pgrep            procps           finds the daemon in its container
 systemd-analyze  systemd          boots, and judges the units
+rpmbuild         rpm              builds and reads the RPM package
+readelf          binutils         the C library that a package needs
 /usr/bin/python3 python3          runs the tests
 '
 for_long='
@@ -41,6 +44,11 @@ for_bench='
 docker-registry  docker-registry  the upstream registry, and a peer
 nginx            nginx-light      a peer
 wrk              wrk              the load of small requests
+'
+for_packages='
+rpmbuild         rpm              builds the RPM package
+readelf          binutils         the C library that a package needs
+python3          python3-venv     installs Zig, which links the program
 '
 for_image='
 musl-gcc         musl-tools       links the static program
@@ -58,12 +66,13 @@ main() {
     --long) needed+=$for_long ;;
     --bench) needed=$for_bench ;;
     --image) needed=$for_image ;;
+    --packages) needed=$for_packages ;;
     "") ;;
-    *) echo "usage: tests/tools.sh [--long | --bench | --image]" >&2; exit 2 ;;
+    *) echo "usage: tests/tools.sh [--long | --bench | --packages | --image]" >&2; exit 2 ;;
   esac
   export PATH="$PATH:/usr/sbin:/sbin"
   install_missing "$needed"
-  [[ $needed != *"$for_tests"* ]] || unpack_missing
+  [[ $needed != *"$for_tests"* ]] || { unpack_missing; install_helm; }
 }
 
 install_missing() {
@@ -74,6 +83,8 @@ install_missing() {
   done <<<"$1"
   if [[ $1 == *python3* ]]; then
     /usr/bin/python3 -c 'import grpc' 2>/dev/null || add python3-grpcio "grpc: asks containerd as kubelet does"
+    /usr/bin/python3 -c 'import yaml' 2>/dev/null || add python3-yaml "yaml: reads the Kubernetes manifests"
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || add python3-venv "venv: where Helm is installed"
   fi
   [ ${#missing[@]} -gt 0 ] || policy_is_left || return 0
   command -v apt-get >/dev/null ||
@@ -172,6 +183,18 @@ unpack_missing() {
   # Debian 12 and Ubuntu have the client in docker.io. Another client that the machine has may not fit this daemon.
   [ ! -x "$unpacked/usr/sbin/dockerd" ] || [ -x "$unpacked/usr/bin/docker" ] || unpack docker docker-cli
   has docker || unpack docker docker-cli
+  has kubectl || unpack kubectl kubernetes-client
+}
+
+# Helm's own code as a Python module, below target/. It is on PyPI for some machines only: without it the tests of the
+# chart are left out, and say so.
+install_helm() {
+  local python=$PWD/target/tools/python
+  [ ! -d "$python" ] || ! "$python/bin/python" -c 'import helm_python' 2>/dev/null || return 0
+  echo "missing: helm_python (tests/e2e/requirements.txt, installed into target/tools/python)"
+  /usr/bin/python3 -m venv "$python" >/dev/null
+  "$python/bin/pip" install --quiet --require-hashes -r tests/e2e/requirements.txt >"$python/log" 2>&1 ||
+    echo "left out: the tests of the Helm chart, since its Python module cannot be installed here"
 }
 
 path_of() { PATH="$PWD/$unpacked/usr/bin:$PWD/$unpacked/usr/sbin:$PATH" command -v "$1"; }

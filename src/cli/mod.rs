@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, and the only place that prints.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a store of a format that is not known (`serve`).
 
 mod config;
 mod containerd_config;
@@ -22,6 +22,7 @@ mod rm;
 mod run_async;
 mod serve;
 mod setup;
+mod setup_node;
 mod status;
 mod systemd;
 mod unpin;
@@ -68,6 +69,8 @@ enum Subcommand {
     Gc(gc::Arguments),
     /// Make a runtime pull through this cache, show what that would change, or undo it
     Setup(setup::Arguments),
+    /// Make a node's containerd pull through this cache by hosts.toml alone, as the DaemonSet's init container does
+    SetupNode(setup_node::Arguments),
     /// Check whether every runtime here really pulls through this cache, and whether the cache works
     Doctor(doctor::Arguments),
     /// Write completions and manual pages
@@ -113,6 +116,7 @@ impl Subcommand {
             Self::Unpin(arguments) => unpin::run(arguments, context),
             Self::Gc(arguments) => gc::run(arguments, context),
             Self::Setup(arguments) => setup::run(arguments, context),
+            Self::SetupNode(arguments) => setup_node::run(arguments, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Generate(arguments) => generate::run(arguments, CommandLine::command()),
             Self::Credentials(arguments) => credentials::run(arguments, context),

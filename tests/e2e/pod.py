@@ -1,4 +1,4 @@
-"""The DaemonSet's container, with exactly the rights that its manifest gives it. podman starts it with the same
+"""The DaemonSet's containers, with exactly the rights that its manifest gives them. podman starts them with the same
 configuration, because the tests have no cluster."""
 
 import os
@@ -8,56 +8,90 @@ import subprocess
 import unittest
 
 import image
-from programs import PROGRAM, ROOT, Registry, World, run
+from manifests import kustomized, of_kind
+from programs import PROGRAM, ROOT, Containerd, Larder, Registry, World, run
 
 REPOSITORY = "team/app"
-# What the manifest states, and the podman arguments for it.
-RIGHTS = {
-    "hostNetwork: true": ["--network=host"],
-    "args: [serve, --config, /etc/larder/larder.toml]": [],
-    "runAsUser: 0": ["--user=0"],
-    "readOnlyRootFilesystem: true": ["--read-only", "--read-only-tmpfs=false"],
-    "allowPrivilegeEscalation: false": ["--security-opt=no-new-privileges"],
-    "drop: [ALL]": ["--cap-drop=all"],
-    "add: [NET_BIND_SERVICE]": ["--cap-add=NET_BIND_SERVICE"],
+NAME = f"reg.test/{REPOSITORY}:v1"
+
+
+def pod_of_the_daemonset():
+    return of_kind(kustomized(), "DaemonSet")["spec"]["template"]["spec"]
+
+
+def podman_arguments(pod, container, directories):
+    """What a container's manifest states, in podman's words; `directories` are those of its volumes. What is not known
+    here fails, so that no right goes unnoticed."""
+    known = {"name", "image", "args", "resources", "ports", "readinessProbe", "livenessProbe", "securityContext", "volumeMounts"}
+    assert set(container) <= known, set(container) - known
+    context = dict(container["securityContext"])
+    words = []
+    if pod["hostNetwork"]:
+        words.append("--network=host")
+    words.append(f"--user={context.pop('runAsUser')}")
+    if context.pop("readOnlyRootFilesystem"):
+        words += ["--read-only", "--read-only-tmpfs=false"]
+    if not context.pop("allowPrivilegeEscalation"):
+        words.append("--security-opt=no-new-privileges")
+    capabilities = context.pop("capabilities")
+    words += [f"--cap-drop={name.lower()}" for name in capabilities["drop"]]
+    words += [f"--cap-add={name}" for name in capabilities.get("add", [])]
     # podman's own default.
-    "seccompProfile: {type: RuntimeDefault}": [],
-    "{name: config, mountPath: /etc/larder, readOnly: true}": ["--volume={directory}/etc:/etc/larder:ro"],
-    "{name: state, mountPath: /var/lib/larder}": ["--volume={directory}/state:/var/lib/larder"],
-    "{name: run, mountPath: /run/larder}": ["--volume={directory}/run:/run/larder"],
-}
+    assert context.pop("seccompProfile") == {"type": "RuntimeDefault"}
+    assert not context, context
+    for mount in container["volumeMounts"]:
+        end = ":ro" if mount.get("readOnly") else ""
+        words.append(f"--volume={directories[mount['name']]}:{mount['mountPath']}{end}")
+    return words
+
+
+def podman(directory):
+    """Podman with storage of its own, and without the limits that a container here may not raise."""
+    return ["podman", "--root", f"{directory}/podman", "--runroot", f"{directory}/podman-run", "--storage-driver=vfs",
+            "--cgroup-manager=cgroupfs", "run", "--rm", "--ulimit=nofile=20000:20000", "--ulimit=nproc=4096:4096"]
+
+
+def root_of_the_image(directory):
+    """A root of the program and the libraries that it needs; the image has a static one instead."""
+    root = f"{directory}/root"
+    for path in [PROGRAM, *re.findall(r"(/\S+) \(0x", run("ldd", PROGRAM))]:
+        to = f"{root}/usr/bin/larder" if path == PROGRAM else root + path
+        os.makedirs(os.path.dirname(to), exist_ok=True)
+        shutil.copy(path, to)
+    return root
 
 
 class Pod(unittest.TestCase):
-    """One container, in a network of its own, with a registry beside it."""
+    """The containers one by one."""
+
+    def setUp(self):
+        self.world = World()
+        self.addCleanup(self.world.end)
+        self.directory = self.world.directory("pod")
+        names = ("config", "state", "run", "containerd")
+        self.directories = {name: f"{self.directory}/{name}" for name in names}
+        for path in self.directories.values():
+            os.makedirs(path)
+
+    def write(self, path, text):
+        with open(f"{self.directory}/{path}", "w", encoding="utf-8") as file:
+            file.write(text)
 
     def test_it_pulls_with_the_rights_that_the_daemonset_gives_it(self):
-        world = World()
-        self.addCleanup(world.end)
+        world, directory = self.world, self.directory
         registry = Registry(world)
         pushed = image.push(world, registry, REPOSITORY, "v1")
         registry.stop()
-        directory = world.directory("pod")
-        for name in ("etc", "state", "run"):
-            os.makedirs(f"{directory}/{name}")
         with open(f"{ROOT}/config/kubernetes/larder.toml", encoding="utf-8") as file:
-            config = file.read()
-        with open(f"{directory}/etc/larder.toml", "w", encoding="utf-8") as file:
-            file.write(f'{config}\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n'
+            self.write("config/larder.toml",
+                       f'{file.read()}\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n'
                        '[store]\nmin_free = "0%"\n')
-        with open(f"{ROOT}/config/kubernetes/daemonset.yaml", encoding="utf-8") as file:
-            manifest = file.read()
-        rights = []
-        for line, flags in RIGHTS.items():
-            self.assertIn(line, manifest)
-            rights += [flag.format(directory=directory) for flag in flags]
-        podman = world.start("pod", "unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
-                             "podman", "--root", f"{directory}/podman", "--runroot", f"{directory}/podman-run",
-                             "--storage-driver=vfs", "--cgroup-manager=cgroupfs", "run", "--rm",
-                             "--ulimit=nofile=20000:20000", "--ulimit=nproc=4096:4096", "--name=larder", *rights,
-                             "--rootfs", self.root(directory), "/usr/bin/larder", "serve", "--config",
-                             "/etc/larder/larder.toml")
-        inside = ("nsenter", "-t", str(podman.pid), "-n")
+        pod = pod_of_the_daemonset()
+        container, = pod["containers"]
+        podman_run = world.start("pod", "unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
+                                 *podman(directory), "--name=larder", *podman_arguments(pod, container, self.directories),
+                                 "--rootfs", root_of_the_image(directory), "/usr/bin/larder", *container["args"])
+        inside = ("nsenter", "-t", str(podman_run.pid), "-n")
         curl = (*inside, "curl", "-sf")
 
         def answers(url):
@@ -69,25 +103,54 @@ class Pod(unittest.TestCase):
         index = run(*curl, f"http://127.0.0.1:505/v2/{REPOSITORY}/manifests/v1?ns=reg.test")
         self.assertIn(pushed["manifest amd64"], index)
         world.wait_for(lambda: "larder_store_blobs 1" in run(*curl, "http://127.0.0.1:5052/metrics"), "pod")
-        with open(f"/proc/{self.daemon(podman.pid)}/status", encoding="utf-8") as file:
+        with open(f"/proc/{self.daemon(podman_run.pid)}/status", encoding="utf-8") as file:
             status = file.read()
         self.assertRegex(status, r"CapEff:\s0000000000000400\n", "to bind a port below 1024, and nothing else")
         self.assertRegex(status, r"NoNewPrivs:\s1\n")
         self.assertRegex(status, r"Seccomp:\s2\n")
-        podman.terminate()
-        self.assertEqual(podman.wait(timeout=45), 0, world.log("pod"))
+        podman_run.terminate()
+        self.assertEqual(podman_run.wait(timeout=45), 0, world.log("pod"))
 
-    def root(self, directory):
-        """A root of the daemon and the libraries that it needs; the image has a static one instead."""
-        root = f"{directory}/root"
-        for path in [PROGRAM, *re.findall(r"(/\S+) \(0x", run("ldd", PROGRAM))]:
-            to = f"{root}/usr/bin/larder" if path == PROGRAM else root + path
-            os.makedirs(os.path.dirname(to), exist_ok=True)
-            shutil.copy(path, to)
-        return root
+    def test_the_init_container_makes_containerd_pull_through_it_and_a_removal_takes_that_back(self):
+        registry = Registry(self.world)
+        pushed = image.push(self.world, registry, REPOSITORY, "v1")
+        larder = Larder(self.world, {"reg.test": registry.url})
+        self.write("config/larder.toml", f'[server]\nlisten = ["{larder.address}"]\n')
+        self.write("containerd/config.toml", 'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\n'
+                                             '  config_path = "/etc/containerd/certs.d"\n')
+        self.assertRegex(self.init_container(), "^set up: ")
+        self.assertEqual(self.files(), ["certs.d/_default/hosts.toml", "config.toml"])
+        containerd = Containerd(self.world, larder, certs=f"{self.directories['containerd']}/certs.d")
+        self.assertEqual(containerd.cri_pull(NAME), pushed["config amd64"], "no DNS has this name: only Larder can pull it")
+        self.assertRegex(self.init_container(), "^set up: ", "the next pod of a rolling update")
+        self.assertRegex(self.init_container("--undo"), "^set back: ")
+        self.assertEqual(self.files(), ["config.toml"])
 
-    def daemon(self, podman):
+    def test_a_node_whose_containerd_cannot_be_set_up_says_so_and_keeps_what_it_has(self):
+        self.write("config/larder.toml", '[server]\nlisten = ["127.0.0.1:505"]\n')
+        self.assertRegex(self.init_container(), "^not set up: there is no /etc/containerd/config.toml")
+        self.write("containerd/config.toml", "version = 2\n")
+        self.assertRegex(self.init_container(), "^not set up: .* has no config_path")
+        self.assertEqual(self.files(), ["config.toml"])
+
+    def init_container(self, *more):
+        """Runs it as the manifest says; returns the message that kubectl shows."""
+        pod = pod_of_the_daemonset()
+        container, = pod["initContainers"]
+        self.write("termination-log", "")
+        run(*podman(self.directory), *podman_arguments(pod, container, self.directories),
+            f"--volume={self.directory}/termination-log:/dev/termination-log", "--rootfs",
+            root_of_the_image(self.directory), "/usr/bin/larder", *container["args"], *more)
+        with open(f"{self.directory}/termination-log", encoding="utf-8") as file:
+            return file.read()
+
+    def files(self):
+        """What the node's /etc/containerd has in it."""
+        top = self.directories["containerd"]
+        return sorted(os.path.relpath(os.path.join(path, name), top) for path, _, names in os.walk(top) for name in names)
+
+    def daemon(self, podman_pid):
         """The daemon's own process, beneath podman and its monitor."""
         listed = subprocess.run(["pgrep", "-f", "^/usr/bin/larder serve"], capture_output=True, text=True, check=True)
-        network = os.readlink(f"/proc/{podman}/ns/net")
+        network = os.readlink(f"/proc/{podman_pid}/ns/net")
         return next(pid for pid in listed.stdout.split() if os.readlink(f"/proc/{pid}/ns/net") == network)

@@ -114,7 +114,8 @@ fn the_daemonset_is_what_kubernetes_reads_and_its_configuration_is_right() {
     let directory = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes"));
     let found = larder::prepull::read(directory).unwrap();
     let images: Vec<String> = found.iter().map(|found| found.image.to_string()).collect();
-    assert_eq!(images, ["docker.io/library/larder:latest"]);
+    // The init container, and the daemon.
+    assert_eq!(images, ["docker.io/library/larder:latest"; 2]);
     let environment = larder::config::Environment { root: true, ..Default::default() };
     let settings = larder::config::resolve(include_str!("../../config/kubernetes/larder.toml"), &environment);
     assert_eq!(settings.unwrap().admin.metrics_listen, Some("0.0.0.0:5052".parse().unwrap()));
@@ -134,4 +135,25 @@ fn every_field_of_every_command_is_described() {
             assert!(described.contains(&event), "{event} is not in docs/commands.md");
         }
     }
+}
+
+#[test]
+fn a_store_of_a_newer_format_ends_the_daemon_with_a_code_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(store.join("format"), "larder store 99\n").unwrap();
+    let state = format!("[server]\nlisten = [\"127.0.0.1:0\"]\nstate = {:?}\n", directory.path());
+    let config = directory.path().join("larder.toml");
+    std::fs::write(&config, format!("{state}[admin]\nlisten = \"127.0.0.1:0\"\n")).unwrap();
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_larder"))
+        .args(["serve", "--config", config.to_str().unwrap()])
+        .env_clear()
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(3), "the unit starts it again for every other code: {said}");
+    assert_eq!(said.matches("larder store 99").count(), 1, "one message: {said}");
+    let unit = include_str!("../../systemd/larder.service");
+    assert!(unit.contains("RestartPreventExitStatus=3\n"), "and does not for this one");
 }

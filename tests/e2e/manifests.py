@@ -1,0 +1,172 @@
+"""The objects of the DaemonSet: rendered by kubectl's kustomize and by Helm, compared, and read as what they grant."""
+
+import glob
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+import yaml
+
+from programs import ROOT, World, run
+
+KUBERNETES, CHART = f"{ROOT}/config/kubernetes", f"{ROOT}/config/helm/larder"
+DIGEST = "sha256:" + "0" * 64
+# Helm's own, which kustomize has not.
+HELM_LABELS = ("app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart")
+
+
+def helm():
+    """Helm's own code behind a Python module, which tests/tools.sh installs below target/."""
+    for path in glob.glob(f"{ROOT}/target/tools/python/lib/python3*/site-packages"):
+        sys.path.append(path)
+    try:
+        import helm_python
+    except ImportError:
+        raise unittest.SkipTest("helm-python-sdk is not installed: run tests/tools.sh") from None
+    return helm_python
+
+
+def documents(text):
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def kustomized(directory=KUBERNETES):
+    return documents(run("kubectl", "kustomize", directory))
+
+
+def templated(values):
+    with helm().Chart.load(CHART) as chart:
+        rendered = chart.render({"image": {"digest": DIGEST}, **values}, name="larder", namespace="larder")
+    objects = [rendered[name] for name in sorted(rendered) if name.endswith(".yaml")]
+    return [document for text in objects for document in documents(text)]
+
+
+def of_kind(objects, kind):
+    found = [each for each in objects if each["kind"] == kind]
+    assert len(found) == 1, (kind, [each["kind"] for each in objects])
+    return found[0]
+
+
+def comparable(objects):
+    """By kind and name, without what has to differ: Helm's labels, the suffix of kustomize's ConfigMap, which is what
+    Helm's checksum is for, and the namespace, which Helm does not make."""
+    found = {}
+    for each in json.loads(json.dumps(objects)):
+        metadata = each["metadata"]
+        for label in HELM_LABELS:
+            metadata.get("labels", {}).pop(label, None)
+        if each["kind"] == "ConfigMap":
+            metadata["name"] = re.sub(r"-[a-z0-9]{10}$", "", metadata["name"])
+            metadata.pop("labels", None)
+            each["data"] = {name: text.rstrip("\n") for name, text in each["data"].items()}
+        if each["kind"] == "DaemonSet":
+            template = each["spec"]["template"]
+            template["metadata"]["annotations"].pop("checksum/config", None)
+            for volume in template["spec"]["volumes"]:
+                if "configMap" in volume:
+                    volume["configMap"]["name"] = re.sub(r"-[a-z0-9]{10}$", "", volume["configMap"]["name"])
+            for container in template["spec"]["initContainers"] + template["spec"]["containers"]:
+                # The API server's default for an image by digest.
+                container.setdefault("imagePullPolicy", "IfNotPresent")
+        if each["kind"] != "Namespace":
+            found[(each["kind"], metadata["name"])] = each
+    return found
+
+
+class Manifests(unittest.TestCase):
+    """What is applied to a cluster."""
+
+    maxDiff = None
+
+    def setUp(self):
+        self.world = World()
+        self.addCleanup(self.world.end)
+
+    def all_switched_on(self):
+        """The kustomization with the parts that are comments in it."""
+        directory = f"{self.world.directory('kustomize')}/all"
+        shutil.copytree(KUBERNETES, directory)
+        path = f"{directory}/kustomization.yaml"
+        with open(path, encoding="utf-8") as file:
+            text = re.sub(r"(?m)^(\s*)#(- (podmonitor|critical-quota).yaml|patchesStrategicMerge:|  - critical.yaml)$", r"\1\2",
+                          file.read())
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return kustomized(directory)
+
+    def test_helm_and_kustomize_make_the_same_objects(self):
+        self.assertEqual(comparable(templated({})), comparable(kustomized()))
+        objects = self.all_switched_on()
+        self.assertEqual(of_kind(objects, "DaemonSet")["spec"]["template"]["spec"]["priorityClassName"], "system-node-critical")
+        values = {"podMonitor": {"enabled": True}, "critical": {"enabled": True}}
+        self.assertEqual(comparable(templated(values)), comparable(objects))
+        self.assertEqual({kind for kind, _ in comparable(objects)},
+                         {"ConfigMap", "DaemonSet", "NetworkPolicy", "PodMonitor", "PriorityClass", "ResourceQuota",
+                          "ServiceAccount"})
+
+    def test_the_pods_have_no_more_rights_than_they_need_and_every_node_runs_the_same_bytes(self):
+        objects = kustomized()
+        daemonset = of_kind(objects, "DaemonSet")["spec"]
+        pod = daemonset["template"]["spec"]
+        self.assertEqual(daemonset["updateStrategy"]["rollingUpdate"], {"maxUnavailable": "10%", "maxSurge": 0})
+        self.assertEqual(pod["nodeSelector"], {"kubernetes.io/os": "linux"})
+        self.assertEqual(pod["tolerations"], [{"operator": "Exists"}], "every node, whatever its taints")
+        self.assertNotIn("system", pod["priorityClassName"], "a class that a quota may forbid")
+        self.assertFalse(pod["automountServiceAccountToken"])
+        for container in pod["initContainers"] + pod["containers"]:
+            self.assertRegex(container["image"], "@sha256:[0-9a-f]{64}$")
+            self.assertIn("memory", container["resources"]["limits"])
+            context = container["securityContext"]
+            self.assertTrue(context["readOnlyRootFilesystem"])
+            self.assertFalse(context["allowPrivilegeEscalation"])
+            self.assertEqual(context["capabilities"]["drop"], ["ALL"])
+            self.assertEqual(context["seccompProfile"], {"type": "RuntimeDefault"})
+        self.assertNotIn("add", pod["initContainers"][0]["securityContext"]["capabilities"])
+        labels = of_kind(objects, "Namespace")["metadata"]["labels"]
+        self.assertEqual(labels["pod-security.kubernetes.io/enforce"], "privileged", "for the network of the node")
+        # No other container sees the node's containerd.
+        mounts = {container["name"]: [mount["name"] for mount in container["volumeMounts"]]
+                  for container in pod["initContainers"] + pod["containers"]}
+        self.assertEqual(mounts, {"setup-node": ["config", "containerd"], "larder": ["config", "state", "run"]})
+
+    def test_a_removal_changes_what_the_init_container_does_and_nothing_else(self):
+        before = of_kind(kustomized(), "DaemonSet")
+        with open(f"{self.world.directory('removal')}/daemonset.json", "w", encoding="utf-8") as file:
+            json.dump(before, file)
+        patched = json.loads(run("kubectl", "patch", "--local", "-f", file.name, "-o", "json", "--patch-file",
+                                 f"{KUBERNETES}/unwire.yaml"))
+        arguments = before["spec"]["template"]["spec"]["initContainers"][0]["args"]
+        before["spec"]["template"]["spec"]["initContainers"][0]["args"] = [*arguments, "--undo"]
+        self.assertEqual(patched, before)
+        undone = of_kind(templated({"setupNode": {"undo": True}}), "DaemonSet")
+        self.assertEqual(comparable([undone]), comparable([before]))
+
+    def test_values_that_would_make_a_broken_deployment_are_refused(self):
+        for values, part in (
+            ({"image": {"digest": ""}}, "/image/digest"),
+            ({"image": {"digest": "v1"}}, "/image/digest"),
+            ({"imagee": {}}, "imagee"),
+            ({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}, "maxSurge"),
+            ({"priorityClass": {"value": 2000000000}}, "/priorityClass/value"),
+            ({"ports": {"admin": 5051}}, "ports.admin"),
+            ({"statePath": "var/lib/larder"}, "/statePath"),
+        ):
+            with self.assertRaises(Exception) as refused:
+                templated(values)
+            self.assertIn(part, str(refused.exception))
+
+    def test_the_chart_passes_helms_own_check_and_says_what_to_look_at(self):
+        found = helm().lint(CHART, values={"image": {"digest": DIGEST}})
+        self.assertEqual(found["errors"], [])
+        with helm().Chart.load(CHART) as chart:
+            values = {"image": {"digest": DIGEST}}
+            notes = chart.render(values, name="larder", namespace="larder")["larder/templates/NOTES.txt"]
+            self.assertIn("rollout status", notes)
+            self.assertIn("initContainerStatuses", notes)
+            values["setupNode"] = {"undo": True}
+            notes = chart.render(values, name="larder", namespace="larder")["larder/templates/NOTES.txt"]
+            self.assertIn("uninstall", notes)
