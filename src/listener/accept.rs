@@ -16,13 +16,15 @@ use super::peer::AdmittedUsers;
 use super::sendfile::FileTransfer;
 use super::socket::Socket;
 use super::timeouts;
-use crate::support::shutdown::Shutdown;
+use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
 
 /// After an accept that failed for want of descriptors or memory; a busy loop would make the shortage worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long a listener that closes still accepts connections that were made before.
 const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(50);
+/// What is kept of the drain time for the connections that were accepted in it.
+const LATE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Connections that are being refused at the same time; beyond that they are closed without an answer.
 const REFUSALS_MAX: usize = 64;
 
@@ -37,8 +39,10 @@ pub struct ConnectionOptions {
     pub metrics: Metrics,
 }
 
-/// Serves `service` on every connection that `listener` accepts, until `shutdown`; then drains. Returns when no
-/// connection is left and every socket is closed, or the drain time and the linger time are over.
+/// Serves `service` on every connection that `listener` accepts, until `shutdown`; then drains: the connections of before
+/// the stop finish what they do. Until they have, or the drain time is nearly over, new ones are accepted: a port that is
+/// closed for as long as the longest body takes would turn clients away for nothing. Returns when no connection is left
+/// and every socket is closed, or the drain time and the linger time are over.
 pub async fn run(
     listener: Listener,
     service: impl HttpService,
@@ -56,9 +60,16 @@ pub async fn run(
         connections: JoinSet::new(),
     };
     server.accept_until_shutdown(&listener).await;
+    let until = Instant::now() + limits.drain_wait;
+    let (trigger, shutdown) = shutdown::channel();
+    server.shutdown = shutdown;
+    let mut before = std::mem::take(&mut server.connections);
+    let late_wait = LATE_WAIT_MAX.min(limits.drain_wait / 4);
+    server.accept_until_ended(&listener, &mut before, until - late_wait).await;
+    trigger.fire();
     server.accept_what_waits(&listener).await;
     drop(listener);
-    server.drain().await;
+    server.drain(before, until).await;
 }
 
 struct Server<S> {
@@ -75,22 +86,43 @@ struct Server<S> {
 
 impl<S: HttpService> Server<S> {
     async fn accept_until_shutdown(&mut self, listener: &Listener) {
+        let mut shutdown = self.shutdown.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = self.connections.join_next() => continue,
-                () = self.shutdown.requested() => return,
+                () = shutdown.requested() => return,
             };
-            match accepted {
-                Ok(Accepted::Client(socket)) => self.serve(socket),
-                Ok(Accepted::NotLoopback) => self.common.metrics.count_turned_away("not_loopback"),
-                Err(error) if is_shortage(&error) => {
-                    tracing::warn!(%error, "cannot accept connections for the moment");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-                // The client has gone already.
-                Err(_) => {}
+            self.accepted(accepted).await;
+        }
+    }
+
+    /// Goes on accepting until the connections of `before` have ended, or `until`.
+    async fn accept_until_ended(&mut self, listener: &Listener, before: &mut JoinSet<()>, until: Instant) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                ended = before.join_next() => match ended {
+                    Some(_) => continue,
+                    None => return,
+                },
+                Some(_) = self.connections.join_next() => continue,
+                () = tokio::time::sleep_until(until) => return,
+            };
+            self.accepted(accepted).await;
+        }
+    }
+
+    async fn accepted(&mut self, accepted: io::Result<Accepted>) {
+        match accepted {
+            Ok(Accepted::Client(socket)) => self.serve(socket),
+            Ok(Accepted::NotLoopback) => self.common.metrics.count_turned_away("not_loopback"),
+            Err(error) if is_shortage(&error) => {
+                tracing::warn!(%error, "cannot accept connections for the moment");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+            // The client has gone already.
+            Err(_) => {}
         }
     }
 
@@ -131,11 +163,16 @@ impl<S: HttpService> Server<S> {
         }
     }
 
-    async fn drain(&mut self) {
+    async fn drain(&mut self, mut before: JoinSet<()>, until: Instant) {
         let connections = &mut self.connections;
-        let ended = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.common.limits.drain_wait, ended).await.is_err() {
-            tracing::warn!(left = self.connections.len(), "closing connections that did not finish in time");
+        let ended = async {
+            while before.join_next().await.is_some() {}
+            while connections.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout_at(until, ended).await.is_err() {
+            let left = before.len() + self.connections.len();
+            tracing::warn!(left, "closing connections that did not finish in time");
+            before.shutdown().await;
             self.connections.shutdown().await;
         }
         self.common.closing.finish(timeouts::LINGER).await;

@@ -28,10 +28,13 @@ use crate::support::tasks::Tasks;
 
 /// Bytes of a request head at most; hyper's least is 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Fields of a request head at most.
-const HEADERS_MAX: usize = 64;
+/// Fields of a request head at most: what Apache takes, and what hyper reads without the heap. More are answered with 431.
+const HEADERS_MAX: usize = 100;
 /// How long a client that connected just before a stop may take to send its first byte.
 const FIRST_BYTE_WAIT: Duration = Duration::from_millis(500);
+/// How long an idle connection stays open in a stop: a request that is on its way is answered. As long as a listener that
+/// closes still accepts, so that a stop takes no longer for it.
+const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 
 /// A service that connections can hand their requests to. Every error is an answer.
 pub trait HttpService:
@@ -107,10 +110,13 @@ pub(super) async fn serve(
         // First what the client has sent already: hyper would not read it any more after being told to stop.
         biased;
         ended = connection.as_mut() => ended,
-        () = shutdown.requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+        () = shutdown.requested() => match tokio::time::timeout(LAST_REQUEST_WAIT, connection.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        },
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -32,6 +32,17 @@ impl Socket {
             }
             Self::Unix(_) | Self::Memory(_) => false,
         }
+    }
+
+    /// Whether bytes have come that were not read, which the runtime may not know of yet.
+    pub(super) fn has_unread(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = match self {
+            Self::Tcp(stream) => recv(stream, &mut [0; 1][..], flags),
+            Self::Unix(stream) => recv(stream, &mut [0; 1][..], flags),
+            Self::Memory(_) => return false,
+        };
+        matches!(peeked, Ok((1.., _)))
     }
 
     pub(super) fn is_unix(&self) -> bool {

@@ -1,7 +1,7 @@
 //! A socket whose waits are bounded, and that never ends in a reset.
 //!
 //! hyper's own header timer cannot tell an idle connection from a slow head, and nothing in hyper notices a client that
-//! stopped reading; this wrapper times all three. When it is dropped before the peer has closed, a task closes the
+//! stopped reading; this wrapper times all three. An idle connection is closed only while nothing has come on it. When it is dropped before the peer has closed, a task closes the
 //! socket gently: FIN first, then what the peer still sends is read and thrown away for a moment. A plain close with
 //! unread bytes would be a reset, and on a reset containerd fails the pull instead of resuming it.
 
@@ -139,6 +139,15 @@ impl Timed {
             self.head_begun = false;
             self.reading.set(self.limits.idle_wait);
         }
+        if self.reading.poll(cx).is_pending() {
+            return false;
+        }
+        if self.head_begun || !self.socket.as_ref().is_some_and(Socket::has_unread) {
+            return true;
+        }
+        // A request has come in this very moment: it is read, and not lost.
+        self.head_begun = true;
+        self.reading.set(self.limits.head_wait);
         self.reading.poll(cx).is_ready()
     }
 
@@ -240,4 +249,48 @@ pub(super) async fn close_gently(mut socket: Socket) {
         let _ = tokio::io::copy(&mut socket.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await;
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::listener::sendfile::FileTransfer;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_as_its_idle_connection_is_given_up_is_not_lost() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for is_sent in [false, true] {
+            // Its writes reach the socket before the runtime hears of them.
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let socket = Socket::Tcp(listener.accept().await.unwrap().0);
+            let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+            let (busy, limits) = (Busy::default(), ConnectionLimits::default());
+            let outgoing = Outgoing::new(FileTransfer::Sendfile);
+            let mut timed = Timed::new(socket, outgoing, place, busy.clone(), limits, Tasks::default());
+            busy.begin();
+            busy.end();
+            let mut bytes = [0; 16];
+            let poll = |timed: &mut Timed, bytes: &mut [u8]| {
+                let mut buffer = ReadBuf::new(bytes);
+                let cx = &mut Context::from_waker(std::task::Waker::noop());
+                Pin::new(timed).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+            };
+            assert!(poll(&mut timed, &mut bytes).is_pending());
+            tokio::time::advance(limits.idle_wait).await;
+            if is_sent {
+                client.write_all(b"GET").unwrap();
+                assert!(poll(&mut timed, &mut bytes).is_pending(), "the request is lost");
+                let read = std::future::poll_fn(|cx| {
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    Pin::new(&mut timed).poll_read(cx, &mut buffer)
+                });
+                read.await.unwrap();
+                assert!(bytes.starts_with(b"GET"));
+            } else {
+                assert!(matches!(poll(&mut timed, &mut bytes), Poll::Ready(Err(_))), "it is closed");
+            }
+        }
+    }
 }

@@ -176,7 +176,7 @@ async fn a_short_body_ends_with_fin_and_never_with_a_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_lets_bodies_finish_turns_idle_clients_away_and_then_ends() {
+async fn a_stop_lets_bodies_finish_serves_others_until_then_closes_idle_connections_and_ends() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     let bytes = Bytes::from(noise(2_000_000, 3));
@@ -189,18 +189,22 @@ async fn a_stop_lets_bodies_finish_turns_idle_clients_away_and_then_ends() {
     let (address, admin) = (larder.address, larder.admin);
     larder.begin_stop();
     assert_eq!(idle.read(&mut [0; 8]).await.unwrap(), 0, "an idle connection is closed at once");
-    for _ in 0..500 {
-        if TcpStream::connect(address).await.is_err() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    // A port that is closed for as long as the longest body takes would turn these away for nothing.
+    let mut late = TcpStream::connect(address).await.unwrap();
+    for _ in 0..2 {
+        let request = format!("GET /v2/ HTTP/1.1\r\n{AUTHORIZED}Host: {address}\r\n\r\n");
+        late.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 512];
+        let read = late.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&answer));
     }
-    assert!(TcpStream::connect(address).await.is_err(), "no new connection is accepted");
     assert_eq!(client::get(admin, "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(client::get(admin, "/livez").await.status, StatusCode::OK);
     gate.add_permits(1);
     assert_eq!(busy.into_body().collect().await.unwrap().to_bytes(), bytes, "what was begun is finished");
+    assert_eq!(late.read(&mut [0; 8]).await.unwrap(), 0, "nothing holds the stop up any more");
     larder.stopped().await;
+    assert!(TcpStream::connect(address).await.is_err(), "no new connection is accepted");
     assert!(directory.path().join("larder/store/index/clean").is_file(), "and the index is closed cleanly");
 }
 
@@ -214,6 +218,29 @@ async fn a_stop_does_not_wait_for_ever() {
     let path = format!("/v2/a/blobs/{digest}?ns=reg.test");
     let stalled = client::open(larder.address, Method::GET, &path, &[]).await;
     larder.stop().await;
+    assert!(stalled.into_body().collect().await.is_err(), "its body is seen to be short");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_clients_that_never_stop_asking_do_not_put_off_a_stop() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder =
+        Larder::start(directory.path(), &[("reg.test", registry.url())], "[server]\ndrain_wait = \"2s\"");
+    let digest = registry.put_blob("a", Bytes::from(noise(2_000_000, 3)));
+    registry.wrong_at("/blobs/", Fault::StallAfter(1_000_000));
+    let (address, path) = (larder.address, format!("/v2/a/blobs/{digest}?ns=reg.test"));
+    let stalled = client::open(address, Method::GET, &path, &[]).await;
+    let asking = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok(mut stream) = TcpStream::connect(address).await {
+            let request = format!("GET {path} HTTP/1.1\r\n{AUTHORIZED}Host: {address}\r\n\r\n");
+            let _ = stream.write_all(request.as_bytes()).await;
+            held.push(stream);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    larder.stop().await;
+    asking.await.unwrap();
     assert!(stalled.into_body().collect().await.is_err(), "its body is seen to be short");
 }
 
