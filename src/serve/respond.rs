@@ -66,7 +66,10 @@ impl ErrorResponse {
             (StatusCode::NOT_FOUND, Resource::Blob(_)) => "BLOB_UNKNOWN",
             (StatusCode::NOT_FOUND, _) => "NAME_UNKNOWN",
             // What clients know as the sign that they asked for too many entries.
-            (StatusCode::BAD_REQUEST, _) => "PAGINATION_NUMBER_INVALID",
+            (StatusCode::BAD_REQUEST, resource) if resource.asks_for_a_number() => {
+                "PAGINATION_NUMBER_INVALID"
+            }
+            (StatusCode::BAD_REQUEST, _) => "UNSUPPORTED",
             (StatusCode::BAD_GATEWAY, Resource::Manifest(_)) => "MANIFEST_INVALID",
             _ => "UNAVAILABLE",
         };

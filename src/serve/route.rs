@@ -44,6 +44,16 @@ impl Resource {
             Self::Tags(_) | Self::Referrers(..) => None,
         }
     }
+
+    /// Whether a list is asked for by a number of entries.
+    pub fn asks_for_a_number(&self) -> bool {
+        match self {
+            Self::Tags(Some(query)) | Self::Referrers(_, Some(query)) => {
+                form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == "n")
+            }
+            _ => false,
+        }
+    }
 }
 
 /// How the request named its registry; links back to us must do the same.

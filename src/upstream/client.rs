@@ -3,54 +3,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
-use http::{Method, StatusCode};
+use http::Method;
 
 use crate::credentials::PresentedCredential;
 use crate::reference::{
-    Digest, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Registry, Repository, Tag, is_manifest_of,
-    manifest_digest,
+    Digest, Principal, Reference, Registry, Repository, Tag, is_manifest_of, manifest_digest,
 };
-use crate::support::byte_budget::ByteBudget;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::support::tasks::Tasks;
-use crate::upstream::attempts::{Attempts, RESPONSE_WAIT};
+use crate::upstream::attempts::Attempts;
 use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::blob_head::BlobHead;
-use crate::upstream::body::{BodyWait, Chunks, Memory, drain, read_whole};
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
 use crate::upstream::endpoint::head_support::HeadSupport;
 use crate::upstream::endpoint::health::{FailingEndpoint, Health};
 use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
 use crate::upstream::endpoint::select::{self, EndpointId};
-use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::exchange::Exchange;
-use crate::upstream::headers::{content_length, header, parse_content_range};
 use crate::upstream::metrics::{Metrics, Recorder};
 use crate::upstream::page::Page;
+use crate::upstream::read_body::{BodyReader, Manifest, headers_of, stated_digest};
 use crate::upstream::received::ReceivedBytes;
 use crate::upstream::request::{AuthContext, Listing, RegistryRequest};
-use crate::upstream::response::{Allowed, RegistryResponse, is_encoded};
+use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::transport::client::HttpClient;
 use crate::upstream::transport::configured::Configured;
-
-/// The longest time between two chunks of a body where another endpoint can be asked: all of them have to fit into the
-/// time for which a client waits.
-const IDLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(10);
-/// The longest time for all of a manifest's body there: the next endpoint needs the rest of the time for which a
-/// request is tried.
-const WHOLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(8);
-
-/// Bytes of large manifests at most that are being received, or served as they were received.
-const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
-/// The same of one registry, so that none keeps the others from theirs.
-const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
 
 /// All registries. Cheap to clone.
 #[derive(Clone)]
@@ -62,23 +44,9 @@ struct Inner {
     health: Health,
     avoided: AvoidedEndpoints,
     rate_limits: Arc<RateLimits>,
-    received: ReceivedBytes,
     recorder: Recorder,
-    memory: ByteBudget<Registry>,
+    bodies: BodyReader,
     tasks: Tasks,
-}
-
-/// A manifest as the registry sent it: unverified.
-#[derive(Debug, Clone)]
-pub struct Manifest {
-    /// The document.
-    pub bytes: Bytes,
-    /// `Content-Type`, where it was a media type.
-    pub media_type: Option<MediaType>,
-    /// `host:port` of the sender, for error texts.
-    pub host: String,
-    /// Whether the registry itself sent it, and not a mirror.
-    pub is_authoritative: bool,
 }
 
 /// What a tag names.
@@ -125,9 +93,8 @@ impl Upstream {
             tasks: tasks.clone(),
         };
         let received = ReceivedBytes::new(recorder.clone());
-        let memory = ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX);
-        let inner =
-            Inner { attempts, configured, health, avoided, rate_limits, received, recorder, memory, tasks };
+        let bodies = BodyReader::new(configured.clone(), avoided.clone(), received);
+        let inner = Inner { attempts, configured, health, avoided, rate_limits, recorder, bodies, tasks };
         Self(Arc::new(inner))
     }
 
@@ -161,7 +128,7 @@ impl Upstream {
         let read = |response: RegistryResponse| async move {
             if response.by_get {
                 let stated = stated_digest(response.response.headers());
-                let manifest = self.read_manifest(repository.registry(), None, response).await?;
+                let manifest = self.0.bodies.manifest(repository.registry(), None, response).await?;
                 let stated = stated.filter(|digest| is_manifest_of(&manifest.bytes, digest));
                 let digest = stated.unwrap_or_else(|| manifest_digest(&manifest.bytes));
                 return Ok(ResolvedTag { digest, manifest: Some(manifest) });
@@ -190,7 +157,7 @@ impl Upstream {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => None,
         };
-        let read = |response| self.read_manifest(repository.registry(), expected, response);
+        let read = |response| self.0.bodies.manifest(repository.registry(), expected, response);
         self.0.attempts.send_and_read(&request, read).await
     }
 
@@ -209,7 +176,7 @@ impl Upstream {
             if !response.by_get {
                 return Ok(());
             }
-            self.read_manifest(repository.registry(), Some(digest), response).await.map(|_| ())
+            self.0.bodies.manifest(repository.registry(), Some(digest), response).await.map(|_| ())
         };
         self.0.attempts.send_and_read(&request, read).await
     }
@@ -247,32 +214,7 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Download, Error> {
         let request = RegistryRequest::blob(Method::GET, repository, digest, auth).with_range(from, until);
-        let read = |response: RegistryResponse| async move {
-            let RegistryResponse { response, host, proof, endpoint, has_alternative, tracked, .. } = response;
-            // A part proves nothing by itself.
-            if until.is_some() && is_encoded(response.headers()) {
-                return Err(encoded(host));
-            }
-            let head = BlobHead::of(digest, response.status(), response.headers());
-            let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
-                match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
-                    Some((start, total)) if start == from => (total, start),
-                    _ => {
-                        self.0.avoided.record(repository.registry(), digest, &endpoint, DeliveryFault::Range);
-                        let why = format!("a range that does not begin at {from} as asked");
-                        return Err(Error::Invalid { host, why });
-                    }
-                }
-            } else {
-                (content_length(response.headers()), 0)
-            };
-            let received = self.0.received.counter_for(repository.registry());
-            let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
-            let mut download = Download::new(size, offset, proof, chunks);
-            download.has_digest = head.has_digest;
-            let idle = self.body_wait(has_alternative).idle;
-            Ok(download.delivered_by(endpoint).bounded(host, idle, tracked, has_alternative))
-        };
+        let read = |response| self.0.bodies.blob(repository.registry(), digest, from, response);
         Ok(self.0.attempts.send_and_read(&request, read).await?.value)
     }
 
@@ -301,15 +243,7 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<Page>, Error> {
         let request = RegistryRequest::list(repository, listing, query, auth);
-        let read = |response: RegistryResponse| async move {
-            let RegistryResponse { response, host, proof, has_alternative, tracked, .. } = response;
-            let idle = self.body_wait(has_alternative).idle;
-            let (head, body) = response.into_parts();
-            let received = self.0.received.counter_for(repository.registry());
-            let chunks = Chunks { body, host: host.clone(), received };
-            let body = Download::new(None, 0, proof, chunks);
-            Page::begin(&head.headers, host.clone(), body.bounded(host, idle, tracked, has_alternative)).await
-        };
+        let read = |response| self.0.bodies.page(repository.registry(), response);
         self.0.attempts.send_and_read(&request, read).await
     }
 
@@ -334,7 +268,7 @@ impl Upstream {
 
     /// Body bytes of manifests, lists and blobs received since the start.
     pub fn received_bytes(&self) -> u64 {
-        self.0.received.total()
+        self.0.bodies.received_bytes()
     }
 
     /// What registries said about their rate limits in the last ten minutes.
@@ -352,97 +286,6 @@ impl Upstream {
     pub async fn finish(&self, wait: Duration) -> usize {
         self.0.tasks.finish(wait).await
     }
-
-    /// Where a digest is `expected`, content of another one is refused, so that the next endpoint is asked.
-    async fn read_manifest(
-        &self,
-        registry: &Registry,
-        expected: Option<Digest>,
-        response: RegistryResponse,
-    ) -> Result<Manifest, Error> {
-        let media_type = media_type(response.response.headers());
-        let (host, endpoint) = (response.host.clone(), response.endpoint.clone());
-        let is_authoritative = endpoint.is_authoritative();
-        let stated = stated_digest(response.response.headers());
-        let is_encoded = is_encoded(response.response.headers());
-        let bytes = self.whole_body(registry, response).await;
-        let Some(expected) = expected else {
-            let bytes = bytes?;
-            let is_proved = || stated.is_some_and(|digest| is_manifest_of(&bytes, &digest));
-            if is_encoded && !is_proved() {
-                return Err(encoded(host));
-            }
-            return Ok(Manifest { bytes, media_type, host, is_authoritative });
-        };
-        let wrong = |fault| self.0.avoided.record(registry, expected, &endpoint, fault);
-        match bytes {
-            Ok(bytes) if is_manifest_of(&bytes, &expected) => {
-                Ok(Manifest { bytes, media_type, host, is_authoritative })
-            }
-            Ok(bytes) => {
-                wrong(DeliveryFault::Digest);
-                let actual = Digest::computed(expected.algorithm(), &bytes);
-                let why = format!("content with digest {actual} for {expected}");
-                Err(Error::Invalid { host, why })
-            }
-            Err(error) => {
-                let too_long = matches!(error, Error::Invalid { .. });
-                wrong(if too_long { DeliveryFault::Length } else { DeliveryFault::BrokenOff });
-                Err(error)
-            }
-        }
-    }
-
-    async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {
-        let RegistryResponse { response, host, has_alternative, tracked, .. } = response;
-        let received = self.0.received.counter_for(registry);
-        let declared = content_length(response.headers());
-        let chunks = Chunks { body: response.into_body(), host, received };
-        let memory = Memory { budget: &self.0.memory, registry, declared };
-        let wait = self.body_wait(has_alternative);
-        let whole = read_whole(chunks, MANIFEST_BYTES_MAX, wait, &memory).await;
-        match (whole, tracked) {
-            (Ok(bytes), tracked) => {
-                tracked.iter().for_each(TrackedBody::came);
-                Ok(bytes)
-            }
-            (Err((error, true)), Some(tracked)) if has_alternative => {
-                tracked.stalled(&error);
-                Err(error)
-            }
-            (Err((error, _)), _) => Err(error),
-        }
-    }
-
-    /// How long a body is waited for: not as long where another endpoint can be asked instead.
-    fn body_wait(&self, has_alternative: bool) -> BodyWait {
-        let idle = self.0.configured.current().config.timeouts.idle;
-        if has_alternative {
-            BodyWait { idle: idle.min(IDLE_WITH_ALTERNATIVE), whole: WHOLE_WITH_ALTERNATIVE }
-        } else {
-            BodyWait { idle, whole: RESPONSE_WAIT }
-        }
-    }
-}
-
-/// The headers of a response, whose body is drained.
-async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, Error> {
-    let (head, body) = response.response.into_parts();
-    drain(body).await;
-    Ok(head.headers)
-}
-
-/// `Docker-Content-Digest`, where it is a digest.
-fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
-    header(headers, "docker-content-digest").and_then(|text| text.parse().ok())
-}
-
-fn encoded(host: String) -> Error {
-    Error::Invalid { host, why: "a Content-Encoding that was not asked for".to_owned() }
-}
-
-fn media_type(headers: &HeaderMap) -> Option<MediaType> {
-    header(headers, CONTENT_TYPE.as_str()).and_then(|text| text.parse().ok())
 }
 
 #[cfg(test)]

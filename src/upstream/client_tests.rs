@@ -3,6 +3,7 @@
 use http::header::RANGE;
 
 use super::*;
+use crate::reference::MANIFEST_BYTES_MAX;
 use crate::support::metrics;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::proof::Proof;

@@ -38,6 +38,9 @@ pub struct Download {
     pub proof: Proof,
     /// Whether the registry stated the digest of the blob: the right is proved before the content is here.
     pub has_digest: bool,
+    /// Whether a `Content-Encoding` says that the bytes are not those of the blob. Object stores say so of what was put
+    /// there like that: the digest, or the size of the whole, tells.
+    pub is_encoded: bool,
     /// The endpoint that delivers it; `None` where there is none, in tests.
     pub endpoint: Option<EndpointId>,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>,
@@ -68,7 +71,9 @@ impl Download {
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
         let body = Box::pin(body);
-        Self { size, offset, proof, has_digest: false, endpoint: None, body, limits: None, returned: None }
+        let (has_digest, is_encoded) = (false, false);
+        let (endpoint, limits, returned) = (None, None, None);
+        Self { size, offset, proof, has_digest, is_encoded, endpoint, body, limits, returned }
     }
 
     /// The same download, delivered by `endpoint`.

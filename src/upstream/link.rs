@@ -11,22 +11,29 @@ use http::header::LINK;
 /// Bytes of the query of a next page at most: a request head has 16 KiB, which must hold a path and a token beside it.
 const NEXT_QUERY_MAX: usize = 8 * 1024;
 
-/// There is a next page, and no client could ask for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooLong;
+/// There is a next page, and no client could ask for it: without its link, a client would take the list for complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LinkError {
+    /// The query is longer than a request may be.
+    #[error("a link to a next page that is too long")]
+    TooLong,
+    /// No query says which page it is: nothing else of a link is used.
+    #[error("a link to a next page without a query")]
+    NoQuery,
+}
 
 /// The query of the link with the relation `next`, if there is one.
 ///
 /// # Errors
-/// It is longer than a request may be: without it a client would take the list for complete.
-pub(super) fn next_query(headers: &HeaderMap) -> Result<Option<String>, TooLong> {
+/// It cannot be used.
+pub(super) fn next_query(headers: &HeaderMap) -> Result<Option<String>, LinkError> {
     for value in headers.get_all(LINK) {
         let mut rest = value.as_bytes();
         while let Some((target, parameters, after)) = link(rest) {
             rest = after;
             if is_next(parameters) {
-                let Some(query) = query_of(target) else { continue };
-                return if query.len() > NEXT_QUERY_MAX { Err(TooLong) } else { Ok(Some(query)) };
+                let query = query_of(target).ok_or(LinkError::NoQuery)?;
+                return if query.len() > NEXT_QUERY_MAX { Err(LinkError::TooLong) } else { Ok(Some(query)) };
             }
         }
     }
@@ -94,7 +101,7 @@ fn query_of(target: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn next(links: &[&str]) -> Result<Option<String>, TooLong> {
+    fn next(links: &[&str]) -> Result<Option<String>, LinkError> {
         let links = links.iter().map(|link| (LINK, http::HeaderValue::from_bytes(link.as_bytes()).unwrap()));
         let mut headers = HeaderMap::new();
         links.for_each(|(name, value)| {
@@ -107,6 +114,13 @@ mod tests {
     fn the_next_page_is_found_in_any_form_of_link() {
         for (links, expected) in [
             (&[r#"</v2/a/tags/list?n=2&last=b>; rel="next""#][..], "n=2&last=b"),
+            (&["</x?p=2>;;; rel=next;"], "p=2"),
+            (&[", ,</x?p=2>; rel=next,"], "p=2"),
+            (&["</x?p=2>; rel = \"  prev   NEXT \"; crossorigin"], "p=2"),
+            (&["</x?p=2>; Rel=next; rel=prev"], "p=2"),
+            (&["</x?p=\"2\">; rel=next"], "p=%222%22"),
+            (&["</x?a=1?b=2>; rel=next"], "a=1?b=2"),
+            (&["</x?p=0>; title=\"unclosed, </x?p=1>; rel=prev", "</x?p=2>; rel=next"], "p=2"),
             (&["<https://x/y?last=b>;rel=next"], "last=b"),
             (&["<https://reg.test/v2/a/tags/list?last=b>; rel=next"], "last=b"),
             (&["<?last=b>; rel=next"], "last=b"),
@@ -127,7 +141,6 @@ mod tests {
             "",
             "</x?y>",
             r#"</x?y>; rel="prev""#,
-            "</x>; rel=next",
             "x",
             "<",
             "<x?y",
@@ -144,6 +157,10 @@ mod tests {
     fn a_next_page_that_no_client_could_ask_for_is_not_left_out_in_silence() {
         let long = |count| format!("</x?last={}>; rel=next", "x".repeat(count));
         assert!(next(&[&long(2_000)]).unwrap().is_some());
-        assert_eq!(next(&[&long(9_000)]), Err(TooLong));
+        assert_eq!(next(&[&long(9_000)]), Err(LinkError::TooLong));
+        for link in ["</x>; rel=next", "</v2/a/tags/list/2>; rel=\"next\"", "</x?>; rel=next", "<>; rel=next"]
+        {
+            assert_eq!(next(&[link]), Err(LinkError::NoQuery), "{link}");
+        }
     }
 }

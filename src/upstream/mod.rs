@@ -26,6 +26,7 @@ mod link;
 pub mod metrics;
 mod page;
 mod proof;
+mod read_body;
 mod received;
 mod redirect;
 mod request;
@@ -34,7 +35,7 @@ mod retry;
 mod transport;
 
 pub use blob_head::BlobHead;
-pub use client::{Manifest, ResolvedTag, Upstream};
+pub use client::{ResolvedTag, Upstream};
 pub use config::{
     Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,
 };
@@ -46,6 +47,7 @@ pub use endpoint::select::{EndpointId, has_authoritative_endpoint};
 pub use error::{ConnectStage, Error, Unknown};
 pub use page::{Page, PageBody};
 pub use proof::Proof;
+pub use read_body::Manifest;
 pub use request::{AuthContext, Listing, Patience};
 pub use response::Allowed;
 pub use transport::configured::Configured;

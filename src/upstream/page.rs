@@ -44,7 +44,7 @@ impl Page {
     pub(super) async fn begin(headers: &HeaderMap, host: String, mut body: Download) -> Result<Self, Error> {
         let invalid = |why: &str| Error::Invalid { host: host.clone(), why: why.to_owned() };
         let next = link::next_query(headers);
-        let next = next.map_err(|link::TooLong| invalid("a link to a next page that is too long"))?;
+        let next = next.map_err(|error| invalid(&error.to_string()))?;
         let declared = content_length(headers);
         if declared.is_some_and(|size| size > PAGE_BYTES_MAX) {
             return Err(invalid("a list of more than 64 MiB"));

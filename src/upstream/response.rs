@@ -107,6 +107,11 @@ impl ResponseContext<'_> {
             400 if matches!(self.kind, RequestKind::Tags | RequestKind::Referrers) => {
                 Err(Error::QueryRefused { host })
             }
+            // What clients take for a registry without referrers, like 404: they look for the tag instead.
+            405 | 406 | 415 | 501 if self.kind == RequestKind::Referrers => {
+                let (unknown, public) = (Unknown::Unsaid, proof == Proof::Public);
+                Err(Error::NotFound { host, unknown, public })
+            }
             401 | 403 => {
                 let what = if status == 401 { "refuses" } else { "forbids access to" };
                 let (why, public) = (format!("it {what} {}", credential()), proof == Proof::Public);
@@ -226,6 +231,15 @@ mod tests {
         assert!(error.is_denied(), "the registry itself does not have it");
         let error = classified_as(RequestKind::Manifest, false, 404, "").await.unwrap_err();
         assert!(error.is_denied(), "registry.k8s.io redirects manifests to where they are, or are not");
+    }
+
+    #[tokio::test]
+    async fn a_registry_without_referrers_ends_no_right_and_is_no_outage() {
+        for status in [404, 405, 406, 415, 501] {
+            let error = classified_as(RequestKind::Referrers, true, status, "").await.unwrap_err();
+            assert!(matches!(error, Error::NotFound { unknown: Unknown::Unsaid, .. }), "{status}: {error}");
+        }
+        assert!(classified_as(RequestKind::Referrers, true, 503, "").await.unwrap_err().is_outage());
     }
 
     #[tokio::test]

@@ -76,13 +76,46 @@ async fn the_questions_about_discovery_and_writes_are_answered() {
     let scene = scene().await;
     let tags = scene.ask(Method::GET, "tags/list").await;
     assert_eq!(tags.json(), serde_json::json!({"name": "team/app", "tags": ["v1"]}));
-    assert_eq!(scene.ask(Method::GET, "tags/list?n=1&last=v0").await.status, StatusCode::OK);
+    for tag in ["v2", "v3", "v4"] {
+        image::push(&scene.registry, "team/app", tag, 100);
+    }
+    for (query, expected, has_more) in [
+        ("?n=2", &["v1", "v2"][..], true),
+        ("?n=2&last=v2", &["v3", "v4"], false),
+        ("?last=v3", &["v4"], false),
+        ("?n=9", &["v1", "v2", "v3", "v4"], false),
+        ("?n=0", &[], false),
+    ] {
+        let page = scene.ask(Method::GET, &format!("tags/list{query}")).await;
+        assert_eq!(
+            (page.status, page.header("content-type")),
+            (StatusCode::OK, "application/json"),
+            "{query}"
+        );
+        assert_eq!(page.json()["tags"], serde_json::json!(expected), "{query}");
+        assert_eq!(page.headers.contains_key("link"), has_more, "{query}");
+    }
+    assert_eq!(scene.ask(Method::HEAD, "tags/list").await.status, StatusCode::OK);
+    let nothing = scene.larder.get("/v2/reg.test/team/nothing/manifests/v1").await;
+    assert_eq!(nothing.status, StatusCode::NOT_FOUND);
     let referrers = format!("referrers/{}", scene.image.index);
     assert_eq!(scene.ask(Method::GET, &referrers).await.status, StatusCode::NOT_FOUND);
     scene.registry.support_referrers();
     let found = scene.ask(Method::GET, &referrers).await;
     assert_eq!((found.status, found.header("content-type")), (StatusCode::OK, MediaType::OCI_INDEX));
     assert_eq!(found.json()["manifests"], serde_json::json!([]));
+    for query in ["", "?artifactType=application%2Fx"] {
+        let of_nothing = format!("referrers/{}{query}", Digest::of(b"missing"));
+        let found = scene.ask(Method::GET, &of_nothing).await;
+        assert_eq!((found.status, found.header("content-type")), (StatusCode::OK, MediaType::OCI_INDEX));
+        assert_eq!(found.json()["schemaVersion"], 2);
+    }
+    let bad = scene.ask(Method::GET, "referrers/sha256:totallywrong").await;
+    assert_eq!((bad.status, bad.error_code().as_str()), (StatusCode::BAD_REQUEST, "DIGEST_INVALID"));
+    let range = format!("/v2/reg.test/team/app/blobs/{}", scene.image.platforms[0].layers[0]);
+    let part =
+        client::send(scene.larder.address, Method::GET, &range, &[ANONYMOUS, ("range", "bytes=10-19")]).await;
+    assert_eq!((part.status, part.body.len()), (StatusCode::PARTIAL_CONTENT, 10));
     for (method, what) in [
         (Method::POST, "blobs/uploads/".to_owned()),
         (Method::PUT, "manifests/v2".to_owned()),

@@ -116,6 +116,8 @@ async fn a_registry_that_refuses_a_number_of_entries_tells_the_client() {
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
     registry.wrong_at("/tags/list", Fault::Answer(400, vec![], "{}".into()));
     registry.wrong_at("/referrers/", Fault::Answer(400, vec![], "{}".into()));
+    let other = larder.get("/v2/reg.test/team/app/tags/list?page=x").await;
+    assert_eq!((other.status, other.error_code().as_str()), (StatusCode::BAD_REQUEST, "UNSUPPORTED"));
     let referrers = format!("team/app/referrers/sha256:{}?n=99999", "0".repeat(64));
     for path in ["team/app/tags/list?n=99999", "team/app/tags/list?n=-1", referrers.as_str()] {
         for path in [format!("/v2/{path}&ns=reg.test"), format!("/v2/reg.test/{path}")] {
@@ -197,4 +199,96 @@ async fn where_the_registry_has_no_referrers_clients_find_the_tag_instead() {
         let by_tag = larder.get(&format!("/v2/{by}team/app/manifests/{tag}{ns}")).await;
         assert_eq!((by_tag.status, &by_tag.body[..]), (StatusCode::OK, index.as_bytes()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_whose_next_page_cannot_be_asked_for_is_not_taken_for_complete() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    for link in
+        ["</v2/team/app/tags/list/2>; rel=\"next\"", "<https://evil.test/>; rel=next", "</x?>; rel=next"]
+    {
+        registry.behave();
+        registry.wrong_at("/tags/list", Fault::Answer(200, vec![("link", link.to_owned())], "{}".into()));
+        let reply = larder.get("/v2/reg.test/team/app/tags/list").await;
+        assert_eq!(reply.status, StatusCode::BAD_GATEWAY, "{link}");
+        assert!(String::from_utf8_lossy(&reply.body).contains("next page"), "{:?}", reply.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_list_reaches_no_other_repository_and_no_other_registry() {
+    let (registry, other, directory) =
+        (FakeRegistry::start().await, FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let registries = [("reg.test", registry.url()), ("other.test", other.url())];
+    let larder = Larder::start(directory.path(), &registries, "");
+    for link in [
+        "<https://other.test/v2/secret/app/tags/list?ns=other.test&p=2>; rel=next",
+        "</v2/../../secret/app/tags/list?%6es=other.test&p=2>; rel=next",
+        "<//other.test/v2/secret/app/tags/list?ns=other.test&ns=other.test&p=2>; rel=next",
+        "</v2/team/app/tags/list?p=2&ns=other.test%26x#&ns=y>; rel=next",
+    ] {
+        registry.behave();
+        registry.wrong_at("/tags/list", Fault::Answer(200, vec![("link", link.to_owned())], "{}".into()));
+        for first in ["/v2/team/app/tags/list?ns=reg.test", "/v2/reg.test/team/app/tags/list"] {
+            registry.forget_seen();
+            let reply = larder.get(first).await;
+            let target =
+                reply.header("link").strip_prefix('<').unwrap().split_once('>').unwrap().0.to_owned();
+            assert!(target.starts_with(first.split('?').next().unwrap()), "{link}: {target}");
+            assert_eq!(larder.get(&target).await.status, StatusCode::OK, "{target}");
+            let written = link.split_once('?').unwrap().1.split(['#', '>']).next().unwrap();
+            let seen = registry.seen();
+            assert_eq!((seen.len(), seen[1].path.as_str()), (2, "/v2/team/app/tags/list"), "{target}");
+            assert_eq!(seen[1].query, written, "the registry's own word comes back to it");
+        }
+    }
+    assert!(other.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_referrers_leaves_its_clients_the_tag_whatever_it_answers() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    let image = image::push(&registry, "team/app", "v1", 100);
+    for status in [404, 405, 406, 415, 501] {
+        registry.behave();
+        registry.wrong_at("/referrers/", Fault::Status(status, vec![]));
+        for path in [
+            format!("/v2/team/app/referrers/{}?ns=reg.test", image.index),
+            format!("/v2/reg.test/team/app/referrers/{}", image.index),
+        ] {
+            assert_eq!(larder.get(&path).await.status, StatusCode::NOT_FOUND, "{status}");
+        }
+        let pulled = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+        assert_eq!(
+            (pulled.status, pulled.header("warning")),
+            (StatusCode::OK, ""),
+            "{status}: it ends no right"
+        );
+    }
+    // A page for people is passed on under its own type: clients take that for a registry without referrers.
+    registry.behave();
+    registry.wrong_at(
+        "/referrers/",
+        Fault::Answer(200, vec![("content-type", "text/html".into())], "<html>".into()),
+    );
+    let page = larder.get(&format!("/v2/reg.test/team/app/referrers/{}", image.index)).await;
+    assert_eq!(page.header("content-type"), "text/html");
+    registry.behave();
+    let filtered = vec![
+        ("content-type", MediaType::OCI_INDEX.to_owned()),
+        ("oci-filters-applied", "artifactType".to_owned()),
+        ("link", "<?artifactType=a%2Fb&page=2>; rel=next".to_owned()),
+    ];
+    let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+    registry.wrong_at("/referrers/", Fault::Answer(200, filtered, index.into()));
+    let reply =
+        larder.get(&format!("/v2/team/app/referrers/{}?artifactType=a/b&ns=reg.test", image.index)).await;
+    assert_eq!(reply.header("oci-filters-applied"), "artifactType");
+    let next = format!(
+        "</v2/team/app/referrers/{}?artifactType=a%2Fb&page=2&ns=reg.test>; rel=\"next\"",
+        image.index
+    );
+    assert_eq!(reply.header("link"), next);
 }

@@ -44,6 +44,8 @@ pub enum Fault {
     DamagedEndAfter(usize, Arc<Semaphore>),
     /// The right bytes without a length.
     Chunked,
+    /// The same, whatever range is asked for: the size is not said in any way.
+    Unsized,
     /// The answer to the same request without `Range`.
     IgnoreRange,
 }

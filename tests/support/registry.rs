@@ -274,6 +274,7 @@ impl Shared {
                 finish(with(response, &headers), head, None)
             }
             Some(Fault::IgnoreRange) => finish(self.proper(&seen, false), head, None),
+            Some(Fault::Unsized) => finish(self.proper(&seen, false), head, Some(Fault::Chunked)),
             Some(fault) => finish(self.proper(&seen, true), head, Some(fault)),
         }
     }
@@ -335,8 +336,7 @@ impl Shared {
                 .map(|(_, tag)| tag)
                 .collect();
             tags.sort();
-            let body = serde_json::json!({"name": repository, "tags": tags}).to_string();
-            return Response::builder().header(CONTENT_TYPE, "application/json").body(body.into()).unwrap();
+            return page_of(repository, &tags, &seen.query);
         }
         if rest.contains("/referrers/") && content.referrers {
             let body = r#"{"schemaVersion":2,"manifests":[]}"#;
@@ -344,6 +344,22 @@ impl Shared {
         }
         not_found()
     }
+}
+
+/// A page of tags as the distribution specification has it: `n` entries after `last`, and a link to the next ones.
+fn page_of(repository: &str, tags: &[&String], query: &str) -> Response<Bytes> {
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let left: Vec<_> =
+        tags.iter().filter(|tag| value("last").is_none_or(|last| tag.as_str() > last)).collect();
+    let count = value("n").and_then(|n| n.parse().ok()).unwrap_or(left.len());
+    let page = &left[..count.min(left.len())];
+    let mut response = Response::builder().header(CONTENT_TYPE, "application/json");
+    if let (true, Some(last)) = (page.len() < left.len(), page.last()) {
+        let link = format!("</v2/{repository}/tags/list?n={count}&last={last}>; rel=\"next\"");
+        response = response.header("link", link);
+    }
+    let body = serde_json::json!({"name": repository, "tags": page}).to_string();
+    response.body(body.into()).unwrap()
 }
 
 fn ranged(range: Option<&str>, bytes: &Bytes) -> Response<Bytes> {

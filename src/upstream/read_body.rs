@@ -1,0 +1,213 @@
+//! Reads what a registry sends: a manifest whole, a blob and a list as they come, each bounded in time and memory.
+//!
+//! Promises: a manifest that is asked for by its digest has it; what was not as it was declared is told to the list of
+//! avoided endpoints. Deliberately not here: requests, and the digest of a blob, which is known when all of it is here.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
+
+use crate::reference::{Digest, MANIFEST_BYTES_MAX, MediaType, Registry, is_manifest_of};
+use crate::support::byte_budget::ByteBudget;
+use crate::support::live::Live;
+use crate::upstream::attempts::RESPONSE_WAIT;
+use crate::upstream::blob_head::BlobHead;
+use crate::upstream::body::{BodyWait, Chunks, Memory, drain, read_whole};
+use crate::upstream::download::Download;
+use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
+use crate::upstream::endpoint::tracked::TrackedBody;
+use crate::upstream::error::Error;
+use crate::upstream::headers::{content_length, header, parse_content_range};
+use crate::upstream::page::Page;
+use crate::upstream::received::ReceivedBytes;
+use crate::upstream::response::{RegistryResponse, is_encoded};
+use crate::upstream::transport::configured::Configured;
+
+/// The longest time between two chunks of a body where another endpoint can be asked: all of them have to fit into the
+/// time for which a client waits.
+const IDLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(10);
+/// The longest time for all of a manifest's body there: the next endpoint needs the rest of the time for which a
+/// request is tried.
+const WHOLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(8);
+
+/// Bytes of large manifests at most that are being received, or served as they were received.
+const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
+/// The same of one registry, so that none keeps the others from theirs.
+const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
+
+/// A manifest as the registry sent it: unverified.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The document.
+    pub bytes: Bytes,
+    /// `Content-Type`, where it was a media type.
+    pub media_type: Option<MediaType>,
+    /// `host:port` of the sender, for error texts.
+    pub host: String,
+    /// Whether the registry itself sent it, and not a mirror.
+    pub is_authoritative: bool,
+}
+
+/// Reads bodies.
+pub(super) struct BodyReader {
+    configured: Live<Configured>,
+    avoided: AvoidedEndpoints,
+    received: ReceivedBytes,
+    memory: ByteBudget<Registry>,
+}
+
+impl BodyReader {
+    /// What comes is counted in `received`; an endpoint that sends what is wrong is among the `avoided` from then on.
+    pub(super) fn new(
+        configured: Live<Configured>,
+        avoided: AvoidedEndpoints,
+        received: ReceivedBytes,
+    ) -> Self {
+        Self {
+            configured,
+            avoided,
+            received,
+            memory: ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX),
+        }
+    }
+
+    /// Body bytes of manifests, lists and blobs since the start.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received.total()
+    }
+
+    /// Where a digest is `expected`, content of another one is refused, so that the next endpoint is asked.
+    pub(super) async fn manifest(
+        &self,
+        registry: &Registry,
+        expected: Option<Digest>,
+        response: RegistryResponse,
+    ) -> Result<Manifest, Error> {
+        let media_type = media_type(response.response.headers());
+        let (host, endpoint) = (response.host.clone(), response.endpoint.clone());
+        let is_authoritative = endpoint.is_authoritative();
+        let stated = stated_digest(response.response.headers());
+        let is_encoded = is_encoded(response.response.headers());
+        let bytes = self.whole_body(registry, response).await;
+        let Some(expected) = expected else {
+            let bytes = bytes?;
+            let is_proved = || stated.is_some_and(|digest| is_manifest_of(&bytes, &digest));
+            if is_encoded && !is_proved() {
+                return Err(encoded(host));
+            }
+            return Ok(Manifest { bytes, media_type, host, is_authoritative });
+        };
+        let wrong = |fault| self.avoided.record(registry, expected, &endpoint, fault);
+        match bytes {
+            Ok(bytes) if is_manifest_of(&bytes, &expected) => {
+                Ok(Manifest { bytes, media_type, host, is_authoritative })
+            }
+            Ok(bytes) => {
+                wrong(DeliveryFault::Digest);
+                let actual = Digest::computed(expected.algorithm(), &bytes);
+                let why = format!("content with digest {actual} for {expected}");
+                Err(Error::Invalid { host, why })
+            }
+            Err(error) => {
+                let too_long = matches!(error, Error::Invalid { .. });
+                wrong(if too_long { DeliveryFault::Length } else { DeliveryFault::BrokenOff });
+                Err(error)
+            }
+        }
+    }
+
+    async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {
+        let RegistryResponse { response, host, has_alternative, tracked, .. } = response;
+        let received = self.received.counter_for(registry);
+        let declared = content_length(response.headers());
+        let chunks = Chunks { body: response.into_body(), host, received };
+        let memory = Memory { budget: &self.memory, registry, declared };
+        let wait = self.body_wait(has_alternative);
+        let whole = read_whole(chunks, MANIFEST_BYTES_MAX, wait, &memory).await;
+        match (whole, tracked) {
+            (Ok(bytes), tracked) => {
+                tracked.iter().for_each(TrackedBody::came);
+                Ok(bytes)
+            }
+            (Err((error, true)), Some(tracked)) if has_alternative => {
+                tracked.stalled(&error);
+                Err(error)
+            }
+            (Err((error, _)), _) => Err(error),
+        }
+    }
+
+    /// How long a body is waited for: not as long where another endpoint can be asked instead.
+    fn body_wait(&self, has_alternative: bool) -> BodyWait {
+        let idle = self.configured.current().config.timeouts.idle;
+        if has_alternative {
+            BodyWait { idle: idle.min(IDLE_WITH_ALTERNATIVE), whole: WHOLE_WITH_ALTERNATIVE }
+        } else {
+            BodyWait { idle, whole: RESPONSE_WAIT }
+        }
+    }
+
+    /// The body of a blob that was asked for from byte `from` on.
+    pub(super) async fn blob(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        from: u64,
+        response: RegistryResponse,
+    ) -> Result<Download, Error> {
+        let RegistryResponse { response, host, proof, endpoint, has_alternative, tracked, .. } = response;
+        let head = BlobHead::of(digest, response.status(), response.headers());
+        let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
+            match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
+                Some((start, total)) if start == from => (total, start),
+                _ => {
+                    self.avoided.record(registry, digest, &endpoint, DeliveryFault::Range);
+                    let why = format!("a range that does not begin at {from} as asked");
+                    return Err(Error::Invalid { host, why });
+                }
+            }
+        } else {
+            (content_length(response.headers()), 0)
+        };
+        let is_encoded = is_encoded(response.headers());
+        let received = self.received.counter_for(registry);
+        let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
+        let mut download = Download::new(size, offset, proof, chunks);
+        (download.has_digest, download.is_encoded) = (head.has_digest, is_encoded);
+        let idle = self.body_wait(has_alternative).idle;
+        Ok(download.delivered_by(endpoint).bounded(host, idle, tracked, has_alternative))
+    }
+
+    /// A page of a list.
+    pub(super) async fn page(&self, registry: &Registry, response: RegistryResponse) -> Result<Page, Error> {
+        let RegistryResponse { response, host, proof, has_alternative, tracked, .. } = response;
+        let idle = self.body_wait(has_alternative).idle;
+        let (head, body) = response.into_parts();
+        let received = self.received.counter_for(registry);
+        let chunks = Chunks { body, host: host.clone(), received };
+        let body = Download::new(None, 0, proof, chunks);
+        Page::begin(&head.headers, host.clone(), body.bounded(host, idle, tracked, has_alternative)).await
+    }
+}
+
+/// The headers of a response, whose body is drained.
+pub(super) async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, Error> {
+    let (head, body) = response.response.into_parts();
+    drain(body).await;
+    Ok(head.headers)
+}
+
+/// `Docker-Content-Digest`, where it is a digest.
+pub(super) fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
+    header(headers, "docker-content-digest").and_then(|text| text.parse().ok())
+}
+
+fn encoded(host: String) -> Error {
+    Error::Invalid { host, why: "a Content-Encoding that was not asked for".to_owned() }
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    header(headers, CONTENT_TYPE.as_str()).and_then(|text| text.parse().ok())
+}
