@@ -11,7 +11,7 @@ use super::error::Error;
 use super::manifest::{ManifestUse, Manifests};
 use super::prefetch::Prefetch;
 use super::registry_client::RegistryClient;
-use crate::reference::{Digest, Reference};
+use crate::reference::{Digest, MANIFEST_BYTES_MAX, MediaType, Reference};
 use crate::upstream::{AuthContext, Listing, Page};
 
 /// What repositories hold. Cheap to clone.
@@ -72,8 +72,8 @@ impl Content {
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
         let mut answer = self.blobs.find(context, digest, wanted).await?;
-        if answer.source != AnswerSource::Hit {
-            answer.media_type = self.access.membership().manifest_type(context.repository(), digest).await;
+        if answer.media_type.is_none() {
+            answer.media_type = self.manifest_type(context, digest, answer.source, answer.size).await;
         }
         // Some runtimes ask for every layer from its first byte on by `Range`.
         if matches!(wanted, BlobRange::Whole | BlobRange::From(0))
@@ -90,10 +90,33 @@ impl Content {
     /// Any of [`Error`].
     pub(crate) async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
         let mut answer = self.blobs.size(context, digest).await?;
-        if answer.source != AnswerSource::Hit {
-            answer.media_type = self.access.membership().manifest_type(context.repository(), digest).await;
+        if answer.media_type.is_none() {
+            let size = Some(answer.size);
+            answer.media_type = self.manifest_type(context, digest, answer.source, size).await;
         }
         Ok(answer)
+    }
+
+    /// The media type of content that may be a manifest: what is fetched as one is recorded as one a moment later. A blob
+    /// from the store has had its record looked up, and is no manifest if it is larger than any.
+    async fn manifest_type(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        source: AnswerSource,
+        size: Option<u64>,
+    ) -> Option<MediaType> {
+        if size.is_some_and(|size| size > MANIFEST_BYTES_MAX as u64) {
+            return None;
+        }
+        let repository = context.repository();
+        if let Some(media_type) = self.manifests.kept_type(repository, digest) {
+            return Some(media_type);
+        }
+        if source == AnswerSource::Hit {
+            return None;
+        }
+        self.access.membership().manifest_type(repository, digest).await
     }
 
     /// A page of tags or referrers, always upstream's own.
@@ -112,5 +135,34 @@ impl Content {
             Ok(upstream.list(repository, listing, query.clone(), &auth).await?)
         };
         Ok(self.access.ask(context, &Subject::List, Purpose::Prove, request).await?.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::Config;
+    use crate::pull::for_tests::{self, Parts};
+    use crate::support::live::Live;
+    use crate::support::tasks::Tasks;
+
+    #[tokio::test]
+    async fn a_manifest_that_is_not_written_yet_has_its_own_type_when_it_is_asked_for_as_a_blob() {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, None, for_tests::MANIFEST);
+        let Parts { manifests, blobs, access, registry, store, .. } = &parts;
+        let config = Live::<Config>::default();
+        let prefetch = Prefetch::new(config, access.clone(), blobs.clone(), Tasks::default());
+        let registry = Arc::clone(registry) as Arc<dyn RegistryClient>;
+        let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), registry);
+        let context = for_tests::pull(&app);
+        let held = store.hold_writes().await;
+        content.manifest(&context, &digest.into(), ManifestUse::Pull).await.unwrap();
+        let size = content.blob_size(&context, digest).await.unwrap();
+        let part = content.blob(&context, digest, BlobRange::Bytes { start: 0, end: 4 }).await.unwrap();
+        for media_type in [size.media_type, part.media_type] {
+            assert_eq!(media_type.unwrap().as_str(), MediaType::OCI_MANIFEST);
+        }
+        drop(held);
     }
 }

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 
 use crate::pull::{self, BlobBody};
-use crate::reference::MediaType;
 use crate::support::body_chunk::BodyChunk;
 
 /// Parts that are opened ahead of the one that leaves: what one client may have of a registry at once.
@@ -24,16 +23,17 @@ pub(super) struct Layout {
     boundary: String,
     size: u64,
     parts: Vec<Range<u64>>,
+    media_type: String,
 }
 
 impl Layout {
-    /// These parts of a blob of `size` bytes.
-    pub(super) fn new(parts: Vec<Range<u64>>, size: u64) -> Self {
+    /// These parts of a blob of `size` bytes and this type.
+    pub(super) fn new(parts: Vec<Range<u64>>, size: u64, media_type: &str) -> Self {
         let mut boundary = String::with_capacity(BOUNDARY_DIGITS);
         for _ in 0..BOUNDARY_DIGITS {
             let _ = write!(boundary, "{:x}", fastrand::u8(..16));
         }
-        Self { boundary, size, parts }
+        Self { boundary, size, parts, media_type: media_type.to_owned() }
     }
 
     pub(super) fn content_type(&self) -> String {
@@ -49,9 +49,9 @@ impl Layout {
 
     /// What goes before part `n`.
     fn head(&self, n: usize) -> Bytes {
-        let (Self { boundary, size, .. }, Range { start, end }) = (self, &self.parts[n]);
+        let (Self { boundary, size, media_type, .. }, Range { start, end }) = (self, &self.parts[n]);
         let end_of_last = if n == 0 { "" } else { "\r\n" };
-        let (media_type, last) = (MediaType::OCTET_STREAM, end - 1);
+        let last = end - 1;
         format!("{end_of_last}--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {start}-{last}/{size}\r\n\r\n").into()
     }
 
@@ -92,16 +92,13 @@ mod tests {
 
     #[test]
     fn the_length_is_that_of_what_is_sent() {
-        let layout = Layout::new(vec![0..3, 10..11], 20);
+        let layout = Layout::new(vec![0..3, 10..11], 20, "a/b");
         let boundary = layout.content_type().split_once('=').unwrap().1.to_owned();
         assert_eq!(boundary.len(), BOUNDARY_DIGITS);
-        let part = |range| {
-            format!(
-                "--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {range}/20\r\n\r\n"
-            )
-        };
+        let part =
+            |range| format!("--{boundary}\r\nContent-Type: a/b\r\nContent-Range: bytes {range}/20\r\n\r\n");
         let whole = format!("{}abc\r\n{}x\r\n--{boundary}--\r\n", part("0-2"), part("10-10"));
         assert_eq!(layout.content_length(), whole.len() as u64);
-        assert_ne!(Layout::new(vec![0..1, 2..3], 4).boundary, boundary);
+        assert_ne!(Layout::new(vec![0..1, 2..3], 4, "a/b").boundary, boundary);
     }
 }

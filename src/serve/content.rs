@@ -82,7 +82,7 @@ impl RequestContext<'_> {
             let BlobSize { size, media_type, source, stale } =
                 self.puller.blob_size(&self.pull, digest).await?;
             let media_type = media_type_of_blob(media_type.as_ref());
-            let mut response = content_head(media_type, digest, registry, size, RangeAnswer::Whole);
+            let mut response = content_head(media_type, digest, registry, Some(size), RangeAnswer::Whole);
             self.mark_stale(&mut response, stale.as_ref());
             return Ok((response, source));
         }
@@ -98,14 +98,9 @@ impl RequestContext<'_> {
         };
         let mut answer = match self.puller.blob(&self.pull, digest, wanted).await {
             Ok(answer) => answer,
-            // What is not stored is asked for by the client's range: upstream is the first to know that none of it exists.
             Err(error) => {
-                let size = error.size_of_unsatisfiable();
-                let is_so = |size: &u64| range::answer(header, *size) == RangeAnswer::Unsatisfiable;
-                let size = size.filter(is_so).ok_or(error)?;
-                let (media_type, range) = (MediaType::OCTET_STREAM, RangeAnswer::Unsatisfiable);
-                let response = content_head(media_type, digest, registry, Some(size), range);
-                return Ok((response, AnswerSource::Passthrough));
+                let none_of = |size| range::answer(header, size) == RangeAnswer::Unsatisfiable;
+                return self.unsatisfiable(digest, error, none_of);
             }
         };
         let range = answer.size.map_or(RangeAnswer::Whole, |size| range::answer(header, size));
@@ -122,15 +117,48 @@ impl RequestContext<'_> {
         Ok((response, answer.source))
     }
 
+    /// What is not stored is asked for by the client's range: upstream is the first to know that none of it exists.
+    fn unsatisfiable(
+        &self,
+        digest: Digest,
+        error: pull::Error,
+        none_of: impl FnOnce(u64) -> bool,
+    ) -> Answered {
+        let Some(size) = error.size_of_unsatisfiable().filter(|size| none_of(*size)) else {
+            return Err(error);
+        };
+        Ok((self.none_of(digest, size), AnswerSource::Passthrough))
+    }
+
+    fn none_of(&self, digest: Digest, size: u64) -> Response<Body> {
+        let (media_type, range) = (MediaType::OCTET_STREAM, RangeAnswer::Unsatisfiable);
+        content_head(media_type, digest, self.repository.registry(), Some(size), range)
+    }
+
     /// Several ranges of a blob.
     async fn blob_parts(&self, digest: Digest, ranges: &Several) -> Answered {
-        let wanted = match ranges.first_bounded() {
-            Some(Range { start, end }) => BlobRange::Bytes { start, end },
-            None => BlobRange::OfUnknownSize,
+        let Range { start, end } = match ranges.first_bounded() {
+            Some(first) => first,
+            // Which one is first depends on the size.
+            None => {
+                let BlobSize { size, source, .. } = self.puller.blob_size(&self.pull, digest).await?;
+                match ranges.parts(size).into_iter().next() {
+                    Some(first) => first,
+                    None => return Ok((self.none_of(digest, size), source)),
+                }
+            }
         };
-        let mut answer = self.puller.blob(&self.pull, digest, wanted).await?;
+        let mut answer = match self.puller.blob(&self.pull, digest, BlobRange::Bytes { start, end }).await {
+            Ok(answer) => answer,
+            Err(error) => return self.unsatisfiable(digest, error, |size| ranges.parts(size).is_empty()),
+        };
+        let mut parts = answer.size.map(|size| ranges.parts(size)).unwrap_or_default();
+        if parts.first().is_some_and(|first| first.start != start) {
+            // The blob has another size than was said, and this is another part of it.
+            answer = self.puller.blob(&self.pull, digest, BlobRange::From(0)).await?;
+            parts = answer.size.map(|size| ranges.parts(size)).unwrap_or_default();
+        }
         let (registry, size) = (self.repository.registry(), answer.size);
-        let parts = size.map(|size| ranges.parts(size)).unwrap_or_default();
         let first = parts.first().cloned();
         let range = match (&first, parts.len()) {
             (Some(Range { start, end }), 1) => RangeAnswer::Range { start: *start, end: *end },
@@ -149,7 +177,7 @@ impl RequestContext<'_> {
             *response.body_mut() = observe::body(answer.body, observer);
             return Ok((response, answer.source));
         }
-        let layout = Layout::new(parts, size);
+        let layout = Layout::new(parts, size, media_type);
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(layout.content_length()));
         if let Ok(value) = HeaderValue::try_from(layout.content_type()) {

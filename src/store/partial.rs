@@ -50,12 +50,26 @@ impl Parts {
         self.at.range(offset..).next().map(|(start, _)| *start)
     }
 
-    fn add(&mut self, start: u64, end: u64, checksum: u32) {
+    /// Adds a part, unless it overlaps another or there are too many; returns whether its bytes are kept now.
+    fn add(&mut self, start: u64, end: u64, checksum: u32) -> bool {
         let overlaps = self.with(start).is_some() || self.next_from(start).is_some_and(|next| next < end);
-        if !overlaps && start < end && self.at.len() < PARTS_MAX {
-            self.at.insert(start, (end, checksum));
-            self.bytes += end - start;
+        if overlaps || start >= end || self.at.len() >= PARTS_MAX {
+            return self.first_missing(start, end).is_none();
         }
+        self.at.insert(start, (end, checksum));
+        self.bytes += end - start;
+        true
+    }
+
+    fn first_missing(&self, start: u64, end: u64) -> Option<u64> {
+        let mut at = start;
+        while at < end {
+            match self.with(at) {
+                Some((_, part_end, _)) => at = part_end,
+                None => return Some(at),
+            }
+        }
+        None
     }
 
     fn remove(&mut self, start: u64) {
@@ -71,17 +85,17 @@ impl PartialBlob {
         Self(Arc::new(Inner { ingest: Mutex::new(Some(ingest)), growing, parts: Mutex::default() }))
     }
 
-    /// Keeps the bytes at `offset`.
+    /// Keeps the bytes at `offset`; returns whether they can be read from now on, which they cannot where too many parts
+    /// are kept.
     ///
     /// # Errors
     /// No space; the disk. Then they are not kept.
-    pub async fn keep(&self, offset: u64, bytes: Bytes) -> Result<(), Error> {
+    pub async fn keep(&self, offset: u64, bytes: Bytes) -> Result<bool, Error> {
         let (end, checksum) = (offset + bytes.len() as u64, crc32c::crc32c(&bytes));
         self.reserve(bytes.len() as u64).await?;
         let written = self.0.growing.write_out_of_order(offset, bytes).await;
         written.map_err(Error::io("keep a part in", Path::new("ingest")))?;
-        self.0.parts.lock().add(offset, end, checksum);
-        Ok(())
+        Ok(self.0.parts.lock().add(offset, end, checksum))
     }
 
     async fn reserve(&self, more: u64) -> Result<(), Error> {
@@ -114,9 +128,9 @@ impl PartialBlob {
         }
     }
 
-    /// Whether a part has the byte at `offset`.
-    pub fn has(&self, offset: u64) -> bool {
-        self.0.parts.lock().with(offset).is_some()
+    /// The first byte from `start` up to, not including, `end` that no part has.
+    pub fn first_missing(&self, start: u64, end: u64) -> Option<u64> {
+        self.0.parts.lock().first_missing(start, end)
     }
 
     /// The first byte at or after `offset` that a part begins with.

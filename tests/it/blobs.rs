@@ -10,34 +10,21 @@ use tokio::sync::Semaphore;
 
 use crate::support::client;
 use crate::support::image::noise;
-use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::registry::{FakeRegistry, Fault, Seen};
+use crate::support::scene::{Blob, Scene};
 use crate::support::world::Larder;
 
-struct Scene {
-    registry: FakeRegistry,
-    larder: Larder,
-    _directory: tempfile::TempDir,
+/// A blob of so many bytes, and where it is asked for.
+fn blob(scene: &Scene, len: usize) -> (Bytes, String) {
+    let Blob { bytes, path, .. } = scene.blob(len, len as u64);
+    (bytes, path)
 }
 
-async fn scene() -> Scene {
-    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
-    Scene { registry, larder, _directory: directory }
-}
-
-impl Scene {
-    fn blob(&self, len: usize) -> (Bytes, String) {
-        let bytes = Bytes::from(noise(len, len as u64));
-        let digest = self.registry.put_blob("team/app", bytes.clone());
-        (bytes, format!("/v2/team/app/blobs/{digest}?ns=reg.test"))
-    }
-
-    /// Holds every download of a blob after `count` bytes until the permit is given.
-    fn hold_after(&self, count: usize) -> Arc<Semaphore> {
-        let gate = Arc::new(Semaphore::new(0));
-        self.registry.wrong_at("/blobs/", Fault::HoldAfter(count, Arc::clone(&gate)));
-        gate
-    }
+/// Holds every download of a blob after `count` bytes until the permit is given.
+fn hold_after(scene: &Scene, count: usize) -> Arc<Semaphore> {
+    let gate = Arc::new(Semaphore::new(0));
+    scene.registry.wrong_at("/blobs/", Fault::HoldAfter(count, Arc::clone(&gate)));
+    gate
 }
 
 async fn read(response: &mut http::Response<hyper::body::Incoming>, count: usize) -> Vec<u8> {
@@ -51,9 +38,9 @@ async fn read(response: &mut http::Response<hyper::body::Incoming>, count: usize
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_clients_of_one_cold_blob_cost_one_upstream_request() {
-    let scene = scene().await;
-    let (bytes, path) = scene.blob(3_000_000);
-    let gate = scene.hold_after(1_000_000);
+    let scene = Scene::new().await;
+    let (bytes, path) = blob(&scene, 3_000_000);
+    let gate = hold_after(&scene, 1_000_000);
     let address = scene.larder.address;
     let clients: Vec<_> = (0..50)
         .map(|_| {
@@ -81,9 +68,9 @@ async fn a_thousand_readers_of_one_cold_blob_cost_one_transfer_and_the_slowest_d
     let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let all = rustix::process::Rlimit { current: nofile.maximum, ..nofile };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
-    let scene = scene().await;
-    let (bytes, path) = scene.blob(3_000_000);
-    let gate = scene.hold_after(1_000_000);
+    let scene = Scene::new().await;
+    let (bytes, path) = blob(&scene, 3_000_000);
+    let gate = hold_after(&scene, 1_000_000);
     let address = scene.larder.address;
     let mut slowest = client::open(address, Method::GET, &path, &[]).await;
     let readers: Vec<_> = (0..1_000)
@@ -113,9 +100,9 @@ async fn a_thousand_readers_of_one_cold_blob_cost_one_transfer_and_the_slowest_d
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_are_passed_on_while_upstream_is_still_sending() {
-    let scene = scene().await;
-    let (bytes, path) = scene.blob(1_000_000);
-    let gate = scene.hold_after(500_000);
+    let scene = Scene::new().await;
+    let (bytes, path) = blob(&scene, 1_000_000);
+    let gate = hold_after(&scene, 500_000);
     let mut response = client::open(scene.larder.address, Method::GET, &path, &[]).await;
     assert_eq!(response.headers()["content-length"], "1000000");
     let early = read(&mut response, 500_000).await;
@@ -127,9 +114,9 @@ async fn bytes_are_passed_on_while_upstream_is_still_sending() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tail_is_withheld_until_the_digest_is_verified() {
-    let scene = scene().await;
-    let (bytes, path) = scene.blob(1_000_000);
-    let gate = scene.hold_after(999_999);
+    let scene = Scene::new().await;
+    let (bytes, path) = blob(&scene, 1_000_000);
+    let gate = hold_after(&scene, 999_999);
     let mut response = client::open(scene.larder.address, Method::GET, &path, &[]).await;
     let withheld = 64 * 1024;
     let early = read(&mut response, 1_000_000 - withheld).await;
@@ -143,9 +130,9 @@ async fn the_tail_is_withheld_until_the_digest_is_verified() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_fill_goes_on() {
-    let scene = scene().await;
-    let (bytes, path) = scene.blob(8_000_000);
-    let gate = scene.hold_after(1_000_000);
+    let scene = Scene::new().await;
+    let (bytes, path) = blob(&scene, 8_000_000);
+    let gate = hold_after(&scene, 1_000_000);
     let mut leaver = client::open(scene.larder.address, Method::GET, &path, &[]).await;
     let sleeper = client::open(scene.larder.address, Method::GET, &path, &[]).await;
     read(&mut leaver, 1).await;
@@ -158,9 +145,9 @@ async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_f
     assert_eq!(late, bytes, "and gets its own bytes when it wakes");
     assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
 
-    let (bytes, path) = scene.blob(2_000_000);
+    let (bytes, path) = blob(&scene, 2_000_000);
     scene.registry.behave();
-    let gate = scene.hold_after(1_000_000);
+    let gate = hold_after(&scene, 1_000_000);
     drop(client::open(scene.larder.address, Method::GET, &path, &[]).await);
     gate.add_permits(1);
     scene.larder.settled().await;
@@ -170,9 +157,9 @@ async fn a_client_that_leaves_or_sleeps_changes_nothing_for_the_others_and_the_f
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_are_the_same_bytes_cold_in_flight_and_warm() {
-    let scene = scene().await;
-    let (bytes, path) = scene.blob(1_000_000);
-    let gate = scene.hold_after(400_000);
+    let scene = Scene::new().await;
+    let (bytes, path) = blob(&scene, 1_000_000);
+    let gate = hold_after(&scene, 400_000);
     let address = scene.larder.address;
     let cases = [
         ("bytes=0-", 0, 1_000_000),
@@ -209,8 +196,8 @@ async fn ranges_are_the_same_bytes_cold_in_flight_and_warm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_at_the_edges() {
-    let scene = scene().await;
-    let (bytes, path) = scene.blob(1_000);
+    let scene = Scene::new().await;
+    let (bytes, path) = blob(&scene, 1_000);
     let reply = scene.larder.get_range(&path, "bytes=1000-").await;
     assert_eq!(reply.status, StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(reply.header("content-range"), "bytes */1000");
@@ -223,7 +210,7 @@ async fn ranges_at_the_edges() {
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(reply.header("accept-ranges"), "bytes");
 
-    let (_, empty) = scene.blob(0);
+    let (_, empty) = blob(&scene, 0);
     let reply = scene.larder.get_range(&empty, "bytes=0-").await;
     assert_eq!(
         (reply.status, reply.body.len()),
@@ -234,14 +221,14 @@ async fn ranges_at_the_edges() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_without_a_length_arrives_whole_and_can_be_ranged_over() {
-    let scene = scene().await;
+    let scene = Scene::new().await;
     for len in [10, 65_536, 65_537, 1_000_000] {
-        let (bytes, path) = scene.blob(len);
+        let (bytes, path) = blob(&scene, len);
         scene.registry.wrong_at("/blobs/", Fault::Chunked);
         let reply = scene.larder.get_range(&path, "bytes=1-").await;
         assert_eq!(reply.status, StatusCode::PARTIAL_CONTENT, "{len}");
         assert_eq!(reply.body, bytes[1..]);
-        let (bytes, path) = scene.blob(len + 7);
+        let (bytes, path) = blob(&scene, len + 7);
         let reply = scene.larder.get(&path).await;
         assert!(reply.complete && reply.body == bytes, "{len}");
         assert_eq!(scene.larder.get(&path).await.body, bytes);
@@ -249,19 +236,48 @@ async fn a_blob_without_a_length_arrives_whole_and_can_be_ranged_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_a_blob_has_its_length_though_its_registry_says_none() {
+    let scene = Scene::new().await;
+    scene.registry.wrong_at("/blobs/", Fault::Unsized);
+    for (len, seed) in [(10, 1), (65_536, 1), (1_000_000, 1), (1_000_000, 2)] {
+        let Blob { bytes, path, digest } = scene.blob(len, seed);
+        for _ in ["cold", "warm"] {
+            let reply = scene.larder.head(&path).await;
+            assert_eq!(reply.status, StatusCode::OK, "{len}");
+            assert_eq!(reply.header("content-length"), len.to_string());
+            assert_eq!(reply.header("docker-content-digest"), digest.to_string());
+        }
+        assert_eq!(scene.larder.get(&path).await.body, bytes);
+        let whole = |seen: &&Seen| seen.method == Method::GET && !seen.headers.contains_key("range");
+        let seen = scene.registry.seen();
+        let asked = seen.iter().filter(|seen| seen.path.contains(&digest.to_string())).filter(whole);
+        assert_eq!(asked.count(), 1, "it was fetched for its size, and again for its bytes");
+    }
+    // What is wrong has no length.
+    scene.registry.behave();
+    scene.registry.wrong_at("/blobs/", Fault::Answer(200, vec![], Bytes::from_static(b"something else")));
+    scene.registry.wrong(|seen| {
+        (seen.method == Method::HEAD || seen.headers.contains_key("range"))
+            .then(|| Fault::Status(404, vec![]))
+    });
+    let Blob { path, .. } = scene.blob(1_000, 3);
+    assert!(!scene.larder.head(&path).await.status.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn downloads_of_one_registry_that_stall_leave_every_other_registry_its_places() {
-    let scene = scene().await;
+    let scene = Scene::new().await;
     let other = FakeRegistry::start().await;
     let directory = tempfile::tempdir().unwrap();
     let registries = [("reg.test", scene.registry.url()), ("other.test", other.url())];
     let scene = Scene { larder: Larder::start(directory.path(), &registries, ""), ..scene };
-    let (bytes, warm) = scene.blob(200_000);
+    let (bytes, warm) = blob(&scene, 200_000);
     assert_eq!(scene.larder.get(&warm).await.body, bytes);
     scene.registry.wrong_at("/blobs/", Fault::StallAfter(1));
     let address = scene.larder.address;
     let asked: Vec<_> = (0..500)
         .map(|n| {
-            let (_, path) = scene.blob(300_000 + n);
+            let (_, path) = blob(&scene, 300_000 + n);
             tokio::spawn(async move { client::open(address, Method::GET, &path, &[]).await })
         })
         .collect();

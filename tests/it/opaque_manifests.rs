@@ -1,7 +1,7 @@
 //! Manifests that Larder does not understand, or only in part: they go out as their registry has them.
 
 use http::StatusCode;
-use larder::reference::{Digest, MediaType};
+use larder::reference::{Algorithm, Digest, MediaType};
 
 use crate::support::image;
 use crate::support::registry::{FakeRegistry, Fault};
@@ -20,55 +20,168 @@ fn descriptor(more: &str) -> String {
     format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":5{more}}}"#)
 }
 
-/// Manifests with their `Content-Type`, each odd in one way.
-fn odd() -> Vec<(&'static str, &'static str, String)> {
+/// A manifest that is odd in one way: what it is, its `Content-Type`, its bytes.
+type Odd = (&'static str, &'static str, Vec<u8>);
+
+/// Image manifests whose lists of layers, descriptors or fields are odd.
+fn odd_images() -> Vec<Odd> {
     let d = descriptor("");
     let blake = d.replace("sha256:", "blake3:");
     let untyped = d.replace(r#""mediaType":"application/vnd.oci.image.layer.v1.tar","#, "");
-    let head = format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{d}"#, MediaType::OCI_MANIFEST);
-    let layers = vec![d.clone(); 10_000].join(",");
-    let padding = "x".repeat(15 * 1024 * 1024);
-    let arm = descriptor(r#","platform":{"architecture":"arm64"}"#);
     let (oci, docker) = (MediaType::OCI_MANIFEST, MediaType::DOCKER_MANIFEST);
+    let head = format!(r#"{{"schemaVersion":2,"mediaType":"{oci}","config":{d}"#);
+    let of = |layers: &str| format!(r#"{head},"layers":{layers}}}"#).into_bytes();
+    let layers = vec![d.clone(); 10_000].join(",");
+    let sized = |size: &str| format!("[{}]", d.replace(r#""size":5"#, &format!(r#""size":{size}"#)));
     vec![
-        ("without layers", oci, format!("{head}}}")),
-        ("layers that are null", oci, format!(r#"{head},"layers":null}}"#)),
-        ("an OCI type sent as Docker's", docker, format!(r#"{head},"layers":[{d}]}}"#)),
-        ("a descriptor without a type", oci, format!(r#"{head},"layers":[{untyped}]}}"#)),
-        ("an unknown algorithm", oci, format!(r#"{head},"layers":[{blake}]}}"#)),
-        ("10,000 layers", oci, format!(r#"{head},"layers":[{layers}]}}"#)),
-        ("15 MiB", oci, format!(r#"{head},"layers":[],"annotations":{{"a":"{padding}"}}}}"#)),
-        ("manifests that are null", MediaType::OCI_INDEX, r#"{"schemaVersion":2,"manifests":null}"#.into()),
-        ("no os", MediaType::OCI_INDEX, format!(r#"{{"schemaVersion":2,"manifests":[{arm}]}}"#)),
-        ("schema 1", MediaType::DOCKER_SCHEMA_1, r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#.into()),
-        ("a type of its own", ACME, r#"{"acme":true}"#.into()),
+        ("without layers", oci, format!("{head}}}").into()),
+        ("layers that are null", oci, of("null")),
+        ("layers that are no list", oci, of("{}")),
+        ("a layer that is null", oci, of("[null]")),
+        ("a layer without a digest", oci, of(r#"[{"mediaType":"a/b","size":5}]"#)),
+        ("a digest that is none", oci, of(&format!("[{}]", d.replace("sha256:", "sha256")))),
+        ("an unknown algorithm", oci, of(&format!("[{blake}]"))),
+        ("a descriptor without a type", oci, of(&format!("[{untyped}]"))),
+        ("a size in words", oci, of(&sized(r#""5""#))),
+        ("a size below nothing", oci, of(&sized("-5"))),
+        ("a size beyond any", oci, of(&sized("99999999999999999999999"))),
+        ("an OCI type sent as Docker's", docker, of(&format!("[{d}]"))),
+        ("10,000 layers", oci, of(&format!("[{layers}]"))),
+        ("no config", oci, br#"{"schemaVersion":2,"layers":[]}"#.to_vec()),
+        ("a config that is null", oci, br#"{"schemaVersion":2,"config":null,"layers":[]}"#.to_vec()),
+        ("a subject without a type", oci, format!(r#"{head},"layers":[],"subject":{untyped}}}"#).into()),
+        ("a subject that is null", oci, format!(r#"{head},"layers":[],"subject":null}}"#).into()),
+        ("an unknown artifact", oci, format!(r#"{head},"layers":[],"artifactType":"x/y","x":[1]}}"#).into()),
+        ("a version in words", oci, br#"{"schemaVersion":"2","layers":[]}"#.to_vec()),
+        ("no version", oci, br#"{"layers":[]}"#.to_vec()),
     ]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_understood_is_pulled_by_tag_and_digest_and_again_without_its_registry() {
-    let (registry, larder, _directory) = scene().await;
-    let odd = odd();
+/// Indexes, documents of other kinds, and what is no document at all.
+fn odd_others() -> Vec<Odd> {
+    let d = descriptor("");
+    let (oci, index, list) = (MediaType::OCI_MANIFEST, MediaType::OCI_INDEX, MediaType::DOCKER_LIST);
+    let of = |manifests: &str| format!(r#"{{"schemaVersion":2,"manifests":{manifests}}}"#).into_bytes();
+    let platform = |platform: &str| of(&format!("[{}]", descriptor(&format!(r#","platform":{platform}"#))));
+    let nested = d.replace("application/vnd.oci.image.layer.v1.tar", index);
+    let deep = format!(r#"{{"schemaVersion":2,"layers":[],"a":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+    let mut not_utf8 = br#"{"schemaVersion":2,"layers":[],"annotations":{"a":""#.to_vec();
+    not_utf8.extend(b"\xff\xfe\"}}");
+    vec![
+        ("manifests that are null", index, of("null")),
+        ("manifests that are no list", index, of("\"x\"")),
+        ("a manifest that is null", index, of("[null]")),
+        ("no manifests", index, br#"{"schemaVersion":2}"#.to_vec()),
+        ("no os", index, platform(r#"{"architecture":"arm64"}"#)),
+        ("no architecture", index, platform(r#"{"os":"linux"}"#)),
+        ("an empty platform", index, platform("{}")),
+        ("a platform that is null", index, platform("null")),
+        ("a platform in words", index, platform(r#""linux/amd64""#)),
+        ("an index of an index", index, of(&format!("[{nested}]"))),
+        (
+            "an OCI index sent as a Docker list",
+            list,
+            format!(r#"{{"schemaVersion":2,"mediaType":"{index}","manifests":[{d}]}}"#).into(),
+        ),
+        (
+            "an index that lists an unknown algorithm",
+            index,
+            of(&format!("[{}]", d.replace("sha256:", "blake3:"))),
+        ),
+        (
+            "schema 1",
+            MediaType::DOCKER_SCHEMA_1,
+            br#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#.to_vec(),
+        ),
+        ("schema 1 without layers", MediaType::DOCKER_SCHEMA_1, br#"{"schemaVersion":1}"#.to_vec()),
+        ("a type of its own", ACME, br#"{"acme":true}"#.to_vec()),
+        ("a list", ACME, b"[1,2]".to_vec()),
+        ("a number", ACME, b"7".to_vec()),
+        ("null", ACME, b"null".to_vec()),
+        ("nothing in it", oci, b"{}".to_vec()),
+        ("a byte order mark", oci, b"\xef\xbb\xbf{\"schemaVersion\":2,\"layers\":[]}".to_vec()),
+        ("spaces around it", oci, b" \n{\"schemaVersion\":2,\"layers\":[]}\n\n".to_vec()),
+        ("something behind it", oci, b"{\"schemaVersion\":2,\"layers\":[]}{}".to_vec()),
+        ("deep lists", oci, deep.into()),
+        ("no UTF-8", oci, not_utf8),
+        ("bytes", ACME, (0..=255).collect()),
+    ]
+}
+
+/// Every way to ask for each of them: as a mirror and by path, by tag and by digest; fetched, stored, without its registry,
+/// after a restart.
+async fn are_handed_out(algorithm: Algorithm, odd: &[Odd]) {
+    let (registry, mut larder, directory) = scene().await;
+    registry.name_by(algorithm);
     let put: Vec<Digest> = odd
         .iter()
         .enumerate()
-        .map(|(n, (_, media_type, json))| {
-            registry.put_manifest("team/app", Some(&format!("v{n}")), media_type, json.clone())
+        .map(|(n, (_, media_type, bytes))| {
+            registry.put_manifest("team/app", Some(&format!("v{n}")), media_type, bytes.clone())
         })
         .collect();
-    for round in ["fetched", "stored"] {
-        for (n, ((what, media_type, json), digest)) in odd.iter().zip(&put).enumerate() {
+    let mut wrong = Vec::new();
+    for round in ["fetched", "stored", "without its registry", "after a restart"] {
+        for (n, ((what, media_type, bytes), digest)) in odd.iter().zip(&put).enumerate() {
             for reference in [format!("v{n}"), digest.to_string()] {
-                let reply = larder.get(&format!("/v2/team/app/manifests/{reference}?ns=reg.test")).await;
-                assert_eq!(reply.status, StatusCode::OK, "{round}, {what}: {:?}", reply.body);
-                assert_eq!(reply.body, json.as_bytes(), "{round}, {what}");
-                assert_eq!(reply.header("content-type"), *media_type, "{round}, {what}");
-                assert_eq!(reply.header("docker-content-digest"), digest.to_string(), "{round}, {what}");
+                for path in [
+                    format!("/v2/team/app/manifests/{reference}?ns=reg.test"),
+                    format!("/v2/reg.test/team/app/manifests/{reference}"),
+                ] {
+                    let (get, head) = (larder.get(&path).await, larder.head(&path).await);
+                    let length = bytes.len().to_string();
+                    let is_right = get.status == StatusCode::OK
+                        && get.body == bytes[..]
+                        && head.status == StatusCode::OK
+                        && [&get, &head].iter().all(|reply| {
+                            reply.header("content-type") == *media_type
+                                && reply.header("docker-content-digest") == digest.to_string()
+                                && reply.header("content-length") == length
+                        });
+                    if !is_right {
+                        let shown =
+                            String::from_utf8_lossy(&get.body[..get.body.len().min(200)]).into_owned();
+                        wrong.push(format!(
+                            "{round}, {what}, {path}: {} {} {shown}",
+                            get.status,
+                            get.header("content-type")
+                        ));
+                    }
+                }
             }
         }
         larder.settled().await;
-        registry.stop().await;
+        match round {
+            "stored" => registry.stop().await,
+            "without its registry" => {
+                larder.stop().await;
+                larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+            }
+            _ => {}
+        }
     }
+    assert!(wrong.is_empty(), "{algorithm:?}:\n{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_images_are_pulled_in_every_way_and_again_without_their_registry() {
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        are_handed_out(algorithm, &odd_images()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_indexes_and_other_documents_are_pulled_in_every_way_and_again_without_their_registry() {
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        are_handed_out(algorithm, &odd_others()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_15_mib_is_pulled_and_again_without_its_registry() {
+    let padding = "x".repeat(15 * 1024 * 1024);
+    let json = format!(r#"{{"schemaVersion":2,"layers":[],"annotations":{{"a":"{padding}"}}}}"#);
+    are_handed_out(Algorithm::Sha256, &[("15 MiB", MediaType::OCI_MANIFEST, json.into())]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,13 +265,16 @@ async fn a_manifest_that_is_asked_for_as_a_blob_has_its_own_type() {
     assert_eq!(larder.get(&path).await.status, StatusCode::NOT_FOUND, "as its registry answers");
     registry.put_blob("team/app", image.index_bytes.clone());
     larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
-    // It is written behind the answer.
-    larder.metric_becomes("larder_store_blobs", 1.0).await;
-    for reply in
-        [larder.get(&path).await, larder.head(&path).await, larder.get_range(&path, "bytes=0-9").await]
-    {
-        assert!(reply.status.is_success(), "{:?}", reply.body);
-        assert_eq!(reply.header("content-type"), MediaType::OCI_INDEX);
+    for is_written in [false, true] {
+        if is_written {
+            larder.metric_becomes("larder_store_blobs", 1.0).await;
+        }
+        for reply in
+            [larder.head(&path).await, larder.get_range(&path, "bytes=0-9").await, larder.get(&path).await]
+        {
+            assert!(reply.status.is_success(), "{:?}", reply.body);
+            assert_eq!(reply.header("content-type"), MediaType::OCI_INDEX, "written: {is_written}");
+        }
     }
     assert_eq!(larder.head(&path).await.header("content-length"), image.index_bytes.len().to_string());
     let manifest = larder.get(&format!("/v2/team/app/manifests/{}?ns=reg.test", image.index)).await;

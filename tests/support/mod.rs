@@ -17,4 +17,5 @@ pub mod image;
 pub mod proxy;
 pub mod registry;
 pub mod runtime;
+pub mod scene;
 pub mod world;

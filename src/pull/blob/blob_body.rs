@@ -20,6 +20,7 @@ use super::follow::{Missing, Seen, Sent, follow};
 use super::partial::Partial;
 use super::passthrough::Passthrough;
 use super::progress::Progress;
+use super::read_parts::{PartRead, read_part};
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::stored::StoredBlobs;
 use super::window::{WindowReader, Windowed};
@@ -84,8 +85,8 @@ enum BodySource {
     Unopened,
     /// Upstream, past the disk; why, as a label value.
     Passthrough(Box<Passthrough>, &'static str),
-    /// Parts that are kept, and from upstream what is missing of them, which is kept then.
-    Partial(Arc<Partial>, Option<Box<UpstreamBody>>),
+    /// Parts that are kept; what is missing of them is fetched and kept first.
+    Partial(Arc<Partial>),
     /// Upstream, out of order, until the flight gets there; the fill is given the bytes.
     OutOfOrder(Box<UpstreamBody>, watch::Receiver<Progress>),
 }
@@ -124,11 +125,10 @@ impl BlobBody {
         Self::whole(reader, source, Some(size))
     }
 
-    /// A blob of which parts are kept, with the next part that is not, if that was asked for already; the body is to be
-    /// narrowed to a range.
-    pub(crate) fn partial(reader: Reader, partial: Arc<Partial>, missing: Option<UpstreamBody>) -> Self {
+    /// A blob of which parts are kept; the body is to be narrowed to a range.
+    pub(crate) fn partial(reader: Reader, partial: Arc<Partial>) -> Self {
         let end = Some(partial.size);
-        Self::whole(reader, BodySource::Partial(partial, missing.map(Box::new)), end)
+        Self::whole(reader, BodySource::Partial(partial), end)
     }
 
     /// A blob of `size` bytes that is not stored and that there is no room for; the body is to be narrowed to a range.
@@ -173,6 +173,18 @@ impl BlobBody {
         }
     }
 
+    /// How many bytes are left, read to the end.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub(crate) async fn count(&mut self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        while let Some(chunk) = self.next().await {
+            bytes += chunk?.len() as u64;
+        }
+        Ok(bytes)
+    }
+
     async fn look(&mut self) -> Result<Next, Error> {
         let (at, end) = (self.at, self.end);
         match &mut self.source {
@@ -199,9 +211,15 @@ impl BlobBody {
             BodySource::OutOfOrder(body, progress) => {
                 out_of_order(&self.reader, body, progress, at, end).await
             }
-            BodySource::Partial(partial, missing) => {
-                let end = end.unwrap_or(partial.size);
-                next_of_partial(&self.reader, partial, missing, at, end).await
+            BodySource::Partial(partial) => {
+                let Reader { upstream, context, digest, .. } = &self.reader;
+                let range = at..end.unwrap_or(partial.size);
+                Ok(match Box::pin(read_part(upstream, context, *digest, partial, range)).await? {
+                    PartRead::Kept(bytes) => Next::Chunk(bytes.into()),
+                    PartRead::Past(passthrough) => {
+                        Next::ChangeTo(BodySource::Passthrough(passthrough, "byte_range"))
+                    }
+                })
             }
             BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
             BodySource::Shared(window) => match window.next().await? {
@@ -397,46 +415,6 @@ async fn until_verified(
         Progress::Failed(error) => Err(error),
         Progress::Detached { .. } => Err(unreadable.into()),
         Progress::Waiting | Progress::Filling { .. } => Err(Error::LeaderGone),
-    }
-}
-
-/// The next bytes of a blob of which parts are kept.
-async fn next_of_partial(
-    reader: &Reader,
-    partial: &Partial,
-    missing: &mut Option<Box<UpstreamBody>>,
-    at: u64,
-    end: u64,
-) -> Result<Next, Error> {
-    loop {
-        if missing.is_none()
-            && let Some(bytes) = partial.blob.read(at, end).await
-        {
-            return Ok(Next::Chunk(bytes.into()));
-        }
-        if missing.is_none() {
-            let until = partial.blob.next_from(at).map_or(end, |next| next.min(end));
-            let (upstream, context) = (&reader.upstream, &reader.context);
-            *missing = Some(Box::new(upstream.open(context, reader.digest, at, Some(until)).await?));
-        }
-        let Some(body) = missing.as_mut() else { continue };
-        let next = body.next().await;
-        if body.missing() == 0
-            && let Some(body) = missing.take()
-        {
-            body.finish().await;
-        }
-        let Some(bytes) = next else {
-            *missing = None;
-            continue;
-        };
-        let mut bytes = bytes?;
-        truncate(&mut bytes, at, Some(end));
-        if let Err(error) = partial.blob.keep(at, bytes.clone()).await {
-            tracing::debug!(digest = %reader.digest, at, %error, "a part is not kept");
-        }
-        reader.count_passthrough("byte_range", bytes.len());
-        return Ok(Next::Chunk(bytes.into()));
     }
 }
 

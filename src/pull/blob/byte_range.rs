@@ -56,6 +56,17 @@ impl SingleRanges {
         Self { blobs, flights, read: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
     }
 
+    /// Whether a part of a blob of known size would be fetched alone now.
+    pub(crate) fn is_alone(&self, registry: &Registry, digest: Digest, wanted: Wanted) -> bool {
+        let Wanted { range, declared, has_room } = wanted;
+        !self.flights.has(registry, digest)
+            && range.alone(declared, self.read_of(registry, digest), has_room).is_some()
+    }
+
+    fn read_of(&self, registry: &Registry, digest: Digest) -> u64 {
+        self.read.lock().get(&(registry.clone(), digest)).copied().unwrap_or(0)
+    }
+
     /// A part of a blob. `None` if the blob is being downloaded, or is to be.
     ///
     /// # Errors
@@ -71,8 +82,7 @@ impl SingleRanges {
         if self.flights.has(registry, digest) {
             return Ok(None);
         }
-        let key = (registry.clone(), digest);
-        let read = self.read.lock().get(&key).copied().unwrap_or(0);
+        let read = self.read_of(registry, digest);
         let (from, until) = match range.alone(declared, read, has_room) {
             None => return Ok(None),
             Some(Part::Size) => return Ok(Some(Alone::SizeUnknown)),
@@ -86,7 +96,9 @@ impl SingleRanges {
             {
                 return Ok(Some(Alone::Beyond(size)));
             }
-            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { size: None, .. })) if !has_room => {
+            Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { size: None, .. }))
+                if !has_room && declared.is_none() =>
+            {
                 return Ok(Some(Alone::SizeUnknown));
             }
             Err(error) if error.fault() == Fault::Outage || !has_room => return Err(error),
@@ -98,12 +110,16 @@ impl SingleRanges {
             !matches!(range, BlobRange::Last(_)) || declared.is_none_or(|declared| *size == declared)
         };
         let Some(size) = body.size().filter(is_right_part) else { return Ok(None) };
+        if !body.is_of_blob(declared) {
+            // All of it proves itself.
+            return if has_room { Ok(None) } else { Err(body.encoded()) };
+        }
         // Without room also a body that begins before the part is what the client gets: it is open.
         if has_room && !(body.is_ranged() && range.is_small(Some(size), read)) {
             return Ok(None);
         }
         let len = until.map_or(size, |until| until.min(size)).saturating_sub(from);
-        *self.read.lock().get_or_insert_with(key, || 0) += len;
+        *self.read.lock().get_or_insert_with((registry.clone(), digest), || 0) += len;
         Ok(Some(Alone::Body(Box::new(body), size)))
     }
 }

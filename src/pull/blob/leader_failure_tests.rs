@@ -6,6 +6,7 @@ use super::tests::{downloads, pull};
 use super::*;
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
+use crate::upstream;
 
 /// Larger than the tail that is withheld.
 static LAYER: [u8; 300_000] = [7; 300_000];

@@ -3,8 +3,10 @@
 //! ```text
 //! stored        on disk, and this caller may read it?
 //! begun         what a client has parts of: upstream's trouble is ridden out
-//! byte_range    a small part of a blob: alone (wanted)
-//! partial       what is kept of such parts
+//! parts         a small part of a blob: kept, else fetched once
+//!   byte_range  whether it is fetched alone (wanted)
+//!   partial     what is kept of such parts (part_fetch)
+//! first_bytes   when an answer may begin that follows a download
 //! download      join the flight, or lead it (flight)
 //!   places      how many there may be, for one registry and in all
 //!   fill        upstream -> store: room, bound, write, hash, verify, commit
@@ -12,7 +14,7 @@
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
 //!       source  upstream's body, resumed where it breaks off
 //!     window    what the disk does not take (rest), shared by its clients (window_state), in a bounded memory (window_memory)
-//! blob_body     the bytes of an answer, wherever they come from
+//! blob_body     the bytes of an answer, wherever they come from (read_parts: from kept parts)
 //!   follow      every client reads up to the readable offset; passthrough by itself where it falls out of the window
 //! into_store    downloads that no client waits for
 //! ```
@@ -27,15 +29,19 @@ pub(crate) mod delivery;
 pub(crate) mod download;
 pub(crate) mod drip;
 pub(crate) mod fill;
+pub(crate) mod first_bytes;
 pub(crate) mod flight;
 pub(crate) mod flight_content;
 pub(crate) mod follow;
 pub(crate) mod into_store;
+pub(crate) mod part_fetch;
 pub(crate) mod partial;
+pub(crate) mod parts;
 pub(crate) mod passthrough;
 pub(crate) mod places;
 pub(crate) mod priority;
 pub(crate) mod progress;
+pub(crate) mod read_parts;
 pub(crate) mod rest;
 pub(crate) mod room;
 pub(crate) mod segments;
@@ -51,9 +57,6 @@ pub(crate) mod withheld_tail;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
-use super::access::rights::Use;
 use super::access::{Access, Purpose, Subject, proved_by};
 use super::answer::{AnswerSource, Stale};
 use super::config::Config;
@@ -62,19 +65,20 @@ use super::error::Error;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
 use crate::reference::{Digest, MediaType};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, AuthContext};
+use crate::upstream::AuthContext;
 use begun::Begun;
 use blob_body::{BlobBody, Reader};
-use byte_range::{Alone, SingleRanges, Wanted};
+use byte_range::SingleRanges;
 use download::{Download, Downloads, Followed};
 use fill::Filler;
+use first_bytes::{concerns_leader_only, first_bytes, has_answer_soon};
 use flight::{Flights, Sharing};
-use partial::{Partial, Partials};
+use partial::Partials;
+use parts::{Found, Parts};
 use priority::Foreground;
-use progress::Progress;
 use room::Room;
 use segments::Segments;
 use source::UpstreamBlobs;
@@ -82,15 +86,10 @@ use stored::{StoredBlob, StoredBlobs};
 use transfer::Transfers;
 pub use wanted::BlobRange;
 use window_memory::WindowMemory;
-use withheld_tail::TAIL;
 
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
 /// caller.
 const ATTEMPTS_MAX: usize = 3;
-/// How long a caller that upstream has answered yes waits for upstream's answer to the leader that it joined: less than a
-/// registry may take in all, so that a download of its own still begins before its runtime gives up.
-const LEADER_WAIT: Duration = Duration::from_secs(5);
-
 /// A blob to serve.
 #[derive(Debug)]
 pub struct BlobAnswer {
@@ -109,8 +108,8 @@ pub struct BlobAnswer {
 /// The size of a blob, and how it is known.
 #[derive(Debug)]
 pub struct BlobSize {
-    /// Bytes of the blob, where upstream said so.
-    pub size: Option<u64>,
+    /// Bytes of the blob.
+    pub size: u64,
     /// Its media type, if the repository has it as a manifest.
     pub media_type: Option<MediaType>,
     /// Where the answer comes from.
@@ -126,13 +125,12 @@ pub(crate) struct Blobs {
     registries: Arc<dyn RegistryClient>,
     stored: StoredBlobs,
     upstream: UpstreamBlobs,
-    ranges: SingleRanges,
+    parts: Parts,
     flights: Flights,
     downloads: Downloads,
     room: Room,
     foreground: Foreground,
     begun: Begun,
-    partials: Partials,
     memory: WindowMemory,
     metrics: Arc<Metrics>,
 }
@@ -154,7 +152,7 @@ impl Blobs {
         let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
         let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let room = Room::new(config, store.clone());
-        let partials = Partials::new(store);
+        let partials = Partials::new(store, tasks.clone(), Arc::clone(&metrics));
         let memory = WindowMemory::default();
         let filler = Filler::new(
             room.clone(),
@@ -168,19 +166,19 @@ impl Blobs {
         let downloads =
             Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
         let ranges = SingleRanges::new(upstream.clone(), flights.clone());
+        let parts = Parts::new(access.clone(), ranges, partials, room.clone());
         let begun = Begun::default();
         Self {
             access,
             registries,
             stored,
             upstream,
-            ranges,
+            parts,
             flights,
             downloads,
             room,
             foreground,
             begun,
-            partials,
             memory,
             metrics,
         }
@@ -260,72 +258,34 @@ impl Blobs {
         Err(last)
     }
 
-    /// A part that is fetched alone; `None` if it is not to be had alone.
+    /// A part that is fetched alone, or kept; `None` if it is not to be had alone.
     async fn range_alone(
         &self,
         context: &PullContext,
         digest: Digest,
         range: BlobRange,
     ) -> Result<Option<BlobAnswer>, Error> {
-        let repository = context.repository();
-        let declared = self.access.membership().declared_size(repository, digest);
-        if range.is_whole(declared) {
-            return Ok(None);
+        let declared = self.access.membership().declared_size(context.repository(), digest);
+        let mut found = self.parts.find(context, digest, range, declared).await?;
+        if let Some(Found::SizeUnknown) = found {
+            let Some(size) = self.upstream_size(context, digest).await? else { return Ok(None) };
+            found = self.parts.find(context, digest, range, Some(size)).await?;
         }
-        let (source, stale) = (AnswerSource::Passthrough, None);
-        let reader = || self.reader(context, digest);
-        let (mut range, mut known) = (range, None);
-        if let BlobRange::Bytes { start, end } = range {
-            known = self.kept_parts(context, digest).await;
-            if let Some(partial) = known.as_ref().filter(|partial| partial.blob.has(start)) {
-                let body = BlobBody::partial(reader(), Arc::clone(partial), None);
-                return Ok(Some(BlobAnswer {
-                    size: Some(partial.size),
-                    media_type: None,
-                    body,
-                    source: AnswerSource::Hit,
-                    stale,
-                }));
+        let reader = self.reader(context, digest);
+        let (body, size, is_hit) = match found {
+            None | Some(Found::SizeUnknown) => return Ok(None),
+            Some(Found::Kept(partial, is_all)) => {
+                let size = partial.size;
+                (BlobBody::partial(reader, partial), size, is_all)
             }
-            let kept_from = known.as_ref().and_then(|partial| partial.blob.next_from(start));
-            range = BlobRange::Bytes { start, end: kept_from.map_or(end, |kept| kept.min(end)) };
-        }
-        let has_room = self.room.check(repository.registry(), None).await.is_ok();
-        let wanted = Wanted { range, declared, has_room };
-        let (body, size) = match self.ranges.open(context, digest, wanted).await? {
-            None => return Ok(None),
-            Some(Alone::Body(body, size)) => {
-                let kept = match known {
-                    // One that turned out to be the whole is verified instead.
-                    None if has_room && body.is_ranged() && !(body.begun_at() == 0 && body.is_to_end()) => {
-                        let owner = self.room.owner(repository.registry());
-                        self.partials.begin(context, digest, &body, size, owner).await
-                    }
-                    known => known,
-                };
-                let body = match kept {
-                    Some(partial) => BlobBody::partial(reader(), partial, Some(*body)),
-                    None => BlobBody::single_range(reader(), *body, size),
-                };
-                (body, size)
-            }
-            Some(Alone::Beyond(size)) => (BlobBody::unstored(reader(), size), size),
-            Some(Alone::SizeUnknown) => match self.upstream_size(context, digest).await? {
-                None => return Ok(None),
-                Some(size) => (BlobBody::unstored(reader(), size), size),
-            },
+            Some(Found::Alone(body, size)) => (BlobBody::single_range(reader, *body, size), size, false),
+            Some(Found::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
         };
-        Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale }))
+        let source = if is_hit { AnswerSource::Hit } else { AnswerSource::Passthrough };
+        Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale: None }))
     }
 
-    /// The parts of a blob that are kept, if the caller may read them.
-    async fn kept_parts(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
-        let partial = self.partials.find(context, digest)?;
-        self.access.known().fresh(context, Use::Read).await?;
-        Some(partial)
-    }
-
-    /// The size of a blob, without downloading it.
+    /// The size of a blob; it is downloaded only where its registry does not say it.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -333,10 +293,20 @@ impl Blobs {
         if let Some(StoredBlob { blob, media_type, source, stale }) =
             self.stored.find(context, digest).await?
         {
-            return Ok(BlobSize { size: Some(blob.size()), media_type, source, stale });
+            return Ok(BlobSize { size: blob.size(), media_type, source, stale });
         }
-        let size = self.upstream_size(context, digest).await?;
-        Ok(BlobSize { size, media_type: None, source: AnswerSource::Passthrough, stale: None })
+        let (media_type, stale) = (None, None);
+        if let Some(size) = self.upstream_size(context, digest).await? {
+            return Ok(BlobSize { size, media_type, source: AnswerSource::Passthrough, stale });
+        }
+        // The end of it tells: that of a download which the next request finds, or of bytes past the disk.
+        let BlobAnswer { size, mut body, source, .. } =
+            self.find(context, digest, BlobRange::From(0)).await?;
+        let size = match size {
+            Some(size) => size,
+            None => body.count().await?,
+        };
+        Ok(BlobSize { size, media_type, source, stale })
     }
 
     async fn upstream_size(&self, context: &PullContext, digest: Digest) -> Result<Option<u64>, Error> {
@@ -393,58 +363,6 @@ impl Blobs {
         let size = Some(blob.size());
         let body = BlobBody::stored(self.reader(context, blob.digest()), blob);
         BlobAnswer { size, media_type, body, source, stale }
-    }
-}
-
-/// Waits until a flight has bytes and knows how many, or has failed. A blob so small that it is withheld whole is waited
-/// for, so that a wrong one is an error before any header has left; and one that a mirror delivers until there are bytes
-/// to serve, so that no client is told a wrong size.
-async fn first_bytes(
-    mut progress: watch::Receiver<Progress>,
-    size_needed: bool,
-) -> Result<(watch::Receiver<Progress>, Option<u64>), Error> {
-    let is_ready = |progress: &Progress| match progress {
-        Progress::Waiting => false,
-        Progress::Filling { size: Some(size), is_mirrored, readable, .. } => {
-            *size > TAIL && (!is_mirrored || *readable > 0)
-        }
-        Progress::Filling { size: None, readable, .. } => !size_needed && *readable > 0,
-        _ => true,
-    };
-    let (size, window) = match progress.wait_for(is_ready).await.as_deref() {
-        Ok(Progress::Filling { size, .. }) => (*size, None),
-        Ok(Progress::Complete { size, .. }) => (Some(*size), None),
-        Ok(Progress::Detached { size, window, .. }) => (*size, window.clone()),
-        Ok(Progress::Failed(error)) => return Err(error.clone()),
-        Ok(Progress::Waiting) | Err(_) => return Err(Error::LeaderGone),
-    };
-    let is_small = size.is_some_and(|size| size <= TAIL);
-    if let Some(window) = window.filter(|window| is_small || window.is_mirrored()) {
-        // Wrong content of a mirror is delivered by nobody before it is noticed: the blob is looked for anew.
-        window.readable_beyond(0, None).await?.ok_or(Error::LeaderGone)?;
-    }
-    Ok((progress, size))
-}
-
-/// Whether upstream has answered the leader, within [`LEADER_WAIT`].
-async fn has_answer_soon(progress: &mut watch::Receiver<Progress>) -> bool {
-    let answered = progress.wait_for(|progress| !matches!(progress, Progress::Waiting));
-    tokio::time::timeout(LEADER_WAIT, answered).await.is_ok()
-}
-
-/// Whether a failure of the leader says nothing about a caller that joined. What upstream answered to another repository
-/// or credential, a hang and a rate limit included, does not.
-fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
-    match error {
-        Error::LeaderGone | Error::TaskEnded { .. } => true,
-        Error::AuthenticationRequired { .. }
-        | Error::Upstream(
-            upstream::Error::NotFound { .. }
-            | upstream::Error::Refused { .. }
-            | upstream::Error::Unauthenticated { .. },
-        ) => true,
-        Error::Upstream(_) | Error::Store(store::Error::Mismatch { .. }) => !is_own_answer,
-        _ => false,
     }
 }
 

@@ -11,11 +11,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::part_fetch::FetchedParts;
 use super::source::UpstreamBody;
 use crate::pull::context::PullContext;
+use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Principal, Registry, Repository};
-use crate::store::{Ingest, Owner, PartialBlob, Store};
+use crate::store::{Ingest, Owner, Store};
 use crate::support::bounded_map::BoundedMap;
+use crate::support::tasks::Tasks;
 
 /// Blobs of which parts are kept: each holds a file open.
 const BLOBS_MAX: usize = 128;
@@ -32,12 +35,14 @@ type Key = (Registry, Digest);
 #[derive(Clone)]
 pub(crate) struct Partials {
     store: Store,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
     blobs: Arc<Mutex<BoundedMap<Key, Arc<Partial>>>>,
 }
 
 /// A blob of which parts are kept.
 pub(crate) struct Partial {
-    pub(crate) blob: PartialBlob,
+    pub(crate) parts: FetchedParts,
     /// Bytes of the whole blob.
     pub(crate) size: u64,
     /// To whom upstream gave a part.
@@ -50,8 +55,9 @@ fn key_of(context: &PullContext, digest: Digest) -> Key {
 }
 
 impl Partials {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, blobs: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
+    /// Parts that are kept in `store`, each received on one of `tasks`.
+    pub(crate) fn new(store: Store, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+        Self { store, tasks, metrics, blobs: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
     }
 
     /// Where they are kept.
@@ -84,8 +90,9 @@ impl Partials {
             Some(partial) => partial,
             None => {
                 let blob = self.store.begin_partial(digest, size, owner).await.ok()?;
+                let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
                 let partial = Arc::new(Partial {
-                    blob,
+                    parts: FetchedParts::new(blob, digest, tasks, metrics),
                     size,
                     callers: Mutex::default(),
                     asked_at: Mutex::new(Instant::now()),
@@ -111,7 +118,7 @@ impl Partials {
         size: Option<u64>,
     ) -> Option<Ingest> {
         let partial = self.blobs.lock().get(&key_of(context, digest)).cloned()?;
-        (Some(partial.size) == size).then(|| partial.blob.take_ingest())?
+        (Some(partial.size) == size).then(|| partial.parts.blob().take_ingest())?
     }
 
     /// Forgets the parts of a blob: it is stored as a whole, or they, or what came with them, were wrong.
@@ -124,13 +131,13 @@ impl Partials {
         blobs.retain(|_, partial| partial.asked_at.lock().elapsed() < KEPT_FOR);
         let mut bytes = 0;
         blobs.retain(|_, partial| {
-            bytes += partial.blob.bytes();
+            bytes += partial.parts.blob().bytes();
             true
         });
         while bytes > BYTES_MAX
             && let Some((_, oldest)) = blobs.remove_oldest()
         {
-            bytes -= oldest.blob.bytes();
+            bytes -= oldest.parts.blob().bytes();
         }
     }
 }

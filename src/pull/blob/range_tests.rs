@@ -49,7 +49,7 @@ impl Scene {
         let mut answer = self.parts.blobs.find(&context, self.digest, range).await?;
         let size = answer.size.expect("a range is answered with the size");
         match range {
-            BlobRange::Whole | BlobRange::OfUnknownSize => {}
+            BlobRange::Whole => {}
             BlobRange::From(start) => answer.body.narrow(start, size),
             BlobRange::Last(count) => answer.body.narrow(size.saturating_sub(count), size),
             BlobRange::Bytes { start, end } => answer.body.narrow(start, end.min(size)),

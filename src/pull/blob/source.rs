@@ -190,6 +190,17 @@ impl UpstreamBody {
         self.download.size
     }
 
+    /// Whether its bytes are those of the blob, as far as its head can tell. A part proves nothing by itself: one with a
+    /// `Content-Encoding` counts only if what upstream has of the whole is as long as the blob, of `size` bytes, is.
+    pub(crate) fn is_of_blob(&self, size: Option<u64>) -> bool {
+        !self.download.is_encoded || (size.is_some() && self.size() == size)
+    }
+
+    /// The error of a body that is not ([`Self::is_of_blob`]).
+    pub(crate) fn encoded(&self) -> Error {
+        self.invalid("a part of a blob with a Content-Encoding that was not asked for".to_owned()).into()
+    }
+
     /// What its content proves when all of it was verified; `None` if its head proved it, or nothing is to be proved.
     pub(crate) fn unproved(&self) -> Option<UnprovedSource> {
         let (principal, proof) = (self.auth.presented.principal, self.download.proof);
@@ -205,6 +216,11 @@ impl UpstreamBody {
     /// The offset at which it began.
     pub(crate) fn begun_at(&self) -> u64 {
         self.from
+    }
+
+    /// The offset at which it was asked to end, if not at the end of the blob.
+    pub(crate) fn until(&self) -> Option<u64> {
+        self.until
     }
 
     /// Asks for the whole blob again, as whom this body was asked for.

@@ -18,8 +18,6 @@ pub enum BlobRange {
     From(u64),
     /// So many bytes at the end.
     Last(u64),
-    /// A part that cannot be computed before the size is known.
-    OfUnknownSize,
     /// The bytes from `start` up to, not including, `end`, as far as there are any.
     Bytes {
         /// The first byte.
@@ -43,17 +41,26 @@ impl BlobRange {
     pub(crate) fn is_whole(self, size: Option<u64>) -> bool {
         match self {
             Self::Whole | Self::From(0) => true,
-            Self::From(_) | Self::OfUnknownSize => false,
+            Self::From(_) => false,
             Self::Last(count) => size.is_some_and(|size| count >= size),
             Self::Bytes { start, end } => start == 0 && size.is_some_and(|size| end >= size),
         }
+    }
+
+    /// The same as bytes of a blob of `size` bytes, as far as there are any.
+    pub(crate) fn of(self, size: u64) -> Self {
+        let start = match self {
+            Self::From(start) => start,
+            Self::Last(count) => size.saturating_sub(count),
+            Self::Whole | Self::Bytes { .. } => return self,
+        };
+        if start < size { Self::Bytes { start, end: size } } else { self }
     }
 
     /// How many bytes it has of a blob of `size` bytes; `None` if that cannot be said.
     fn len(self, size: Option<u64>) -> Option<u64> {
         let wanted = match self {
             Self::Whole => return size,
-            Self::OfUnknownSize => return None,
             Self::From(start) => return size.map(|size| size.saturating_sub(start)),
             Self::Last(count) => count,
             Self::Bytes { start, end } => end.saturating_sub(start),
@@ -74,7 +81,7 @@ impl BlobRange {
             (Self::Last(count), Some(size)) => {
                 Some(Part::Bytes { from: size.saturating_sub(count), until: Some(size) })
             }
-            (Self::Last(_), None) | (Self::OfUnknownSize, _) => (!has_room).then_some(Part::Size),
+            (Self::Last(_), None) => Some(Part::Size),
         }
     }
 
@@ -138,7 +145,20 @@ mod tests {
         assert_eq!(BlobRange::From(900).alone(Some(1_000), 0, true), part(900, None));
         assert_eq!(BlobRange::From(100).alone(Some(1_000), 0, true), None);
         assert_eq!(BlobRange::From(900).alone(None, 0, true), None, "it may be long");
-        assert_eq!(BlobRange::Last(100).alone(None, 0, true), None);
+        assert_eq!(BlobRange::Last(MIB + 1).alone(None, 0, true), None, "not small");
+        for has_room in [false, true] {
+            assert_eq!(
+                BlobRange::Last(100).alone(None, 0, has_room),
+                Some(Part::Size),
+                "the last of how many?"
+            );
+        }
+        assert_eq!(BlobRange::Last(100).of(1_000), bytes(900, 1_000));
+        assert_eq!(BlobRange::Last(2_000).of(1_000), bytes(0, 1_000));
+        assert_eq!(BlobRange::From(900).of(1_000), bytes(900, 1_000));
+        for other in [BlobRange::From(1_000), BlobRange::Last(0), BlobRange::Whole, bytes(1, 9_999)] {
+            assert_eq!(other.of(1_000), other);
+        }
     }
 
     #[test]
@@ -147,9 +167,6 @@ mod tests {
         assert_eq!(BlobRange::From(1).alone(None, 0, false), part(1, None));
         assert_eq!(bytes(0, 900).alone(Some(1_000), 5_000, false), part(0, Some(900)));
         assert_eq!(BlobRange::Last(5).alone(Some(1_000), 0, false), part(995, Some(1_000)));
-        for unknown in [BlobRange::Last(5), BlobRange::OfUnknownSize] {
-            assert_eq!(unknown.alone(None, 0, false), Some(Part::Size));
-            assert_eq!(unknown.alone(None, 0, true), None);
-        }
+        assert_eq!(BlobRange::Last(2 * MIB).alone(None, 0, false), Some(Part::Size));
     }
 }

@@ -38,6 +38,11 @@ impl KeptManifests {
         Some(found)
     }
 
+    /// The media type of a manifest that is in memory.
+    pub(crate) fn type_of(&self, repository: &Repository, digest: Digest) -> Option<MediaType> {
+        self.memory.find(repository, digest).map(|(media_type, _)| media_type)
+    }
+
     /// Keeps a manifest that is on disk.
     pub(crate) fn add_stored(
         &self,

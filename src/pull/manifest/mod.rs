@@ -30,7 +30,7 @@ use super::config::Config;
 use super::context::{PullContext, Question};
 use super::error::{Error, Fault};
 use super::registry_client::RegistryClient;
-use crate::reference::{Digest, Reference, Repository, Tag};
+use crate::reference::{Digest, MediaType, Reference, Repository, Tag};
 use crate::store::Store;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
@@ -163,6 +163,11 @@ impl Manifests {
         let terms = self.access.known().terms(repository);
         let age = self.resolved.age(repository, digest, self.clock.now());
         age.is_some_and(|age| rights::is_fresh(age, Use::Read, &terms))
+    }
+
+    /// The media type of a manifest that is in memory.
+    pub(crate) fn kept_type(&self, repository: &Repository, digest: Digest) -> Option<MediaType> {
+        self.stored.kept_type(repository, digest)
     }
 
     /// Forgets what is in memory of an image that was removed, or imported.

@@ -101,6 +101,11 @@ impl StoredManifests {
         Some(media_type)
     }
 
+    /// The media type of a manifest that is in memory.
+    pub(crate) fn kept_type(&self, repository: &Repository, digest: Digest) -> Option<MediaType> {
+        self.kept.type_of(repository, digest)
+    }
+
     /// Whether the repository may still hand out a manifest; if not, it is forgotten.
     pub(crate) async fn is_still_member(&self, repository: &Repository, digest: Digest) -> bool {
         let is_member = self.membership.is_confirmed(repository, digest).await;
