@@ -142,3 +142,37 @@ async fn any_reason_can_be_read_in_strict_mode() {
         }
     }
 }
+
+/// Larder declines the registry, or cannot use what it sends; the runtime asks the registry itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_node_declines_or_cannot_use_hides_nothing_that_the_registry_says() {
+    for version in Containerd::ALL {
+        let (scene, registry) = (Scene::new().await, FakeRegistry::start().await);
+        image::push(&registry, "team/app", "v1", 1_000);
+        let page = Fault::Answer(200, vec![("content-type", "text/html".into())], "<html>".into());
+        scene.registry.wrong_at("/manifests/", page);
+        let address = registry.address;
+        let (own, larder) = (|| Host { address, query: "", headers: &[] }, scene.larder.address);
+        for (query, reason) in [("?ns=reg.test", "sent"), ("?ns=10.0.0.9:5000", "[[registry]]")] {
+            let mirror = |headers| Host { address: larder, query, headers };
+            for status in [None, Some(404), Some(429), Some(500)] {
+                registry.behave();
+                if let Some(status) = status {
+                    registry.wrong_at("/manifests/", Fault::Status(status, vec![]));
+                }
+                let without = resolve(version, &[own()], PATH, RIGHT).await;
+                let with = resolve(version, &[mirror(&[]), own()], PATH, RIGHT).await;
+                assert_eq!(with, without, "{version:?} {query} {status:?}");
+            }
+            let strict = resolve(version, &[mirror(STRICT)], PATH, RIGHT).await.unwrap_err();
+            assert!(strict.contains(reason), "{version:?} {query}: {strict}");
+        }
+        registry.stop().await;
+        for (query, reason) in [("?ns=reg.test", "not found"), ("?ns=10.0.0.9:5000", "[[registry]]")] {
+            let mirror = Host { address: larder, query, headers: &[] };
+            let shown = resolve(version, &[mirror, own()], PATH, RIGHT).await.unwrap_err();
+            let expected = if version == Containerd::V1 { "Connection refused" } else { reason };
+            assert!(shown.contains(expected), "{version:?} {query}: {shown}");
+        }
+    }
+}
