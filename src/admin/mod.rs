@@ -8,6 +8,8 @@
 mod config;
 pub mod control;
 mod disk_state;
+mod explain;
+mod obstacle;
 mod page;
 mod readiness;
 mod registries;
@@ -18,6 +20,10 @@ mod status;
 
 pub use config::{Config, LISTEN};
 pub use disk_state::DiskState;
+pub use explain::{
+    AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FreshnessOutlook,
+    PlatformOutlook, RightOutlook,
+};
 pub use readiness::Readiness;
 pub use registries::{EndpointReport, RateLimitReport, RegistryReport, registries};
 pub use report::StatusReport;

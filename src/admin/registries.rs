@@ -55,6 +55,14 @@ pub struct RateLimitReport {
     pub retry_after_seconds: Option<u64>,
 }
 
+impl From<RateLimitStatus> for RateLimitReport {
+    fn from(status: RateLimitStatus) -> Self {
+        let RateLimitStatus { principal, limit, remaining, retry_after, .. } = status;
+        let retry_after_seconds = retry_after.map(|wait| wait.as_secs());
+        Self { principal: principal.to_owned(), limit, remaining, retry_after_seconds }
+    }
+}
+
 /// The registries about which there is something to report, by name.
 pub fn registries(
     outages: Vec<(Registry, Timestamp)>,
@@ -94,22 +102,18 @@ pub fn registries(
             last_request_seconds_ago: last_request_ago.as_secs(),
         });
     }
-    for RateLimitStatus { registry, principal, limit, remaining, retry_after } in rate_limits {
-        let report = reports.of(&registry);
+    for status in rate_limits {
+        let RateLimitStatus { registry, principal, limit, remaining, retry_after } = &status;
+        let (principal, report) = (*principal, reports.of(registry));
         let pulls = pulls_of(principal);
         if let Some(wait) = retry_after {
-            report.messages.push(format!("limits {pulls}: it is asked again in {}", shown(wait)));
+            report.messages.push(format!("limits {pulls}: it is asked again in {}", shown(*wait)));
         }
         if let Some(left) = remaining {
             let of = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
             report.messages.push(format!("{left}{of} requests are left for {pulls}"));
         }
-        report.rate_limits.push(RateLimitReport {
-            principal: principal.to_owned(),
-            limit,
-            remaining,
-            retry_after_seconds: retry_after.map(|wait| wait.as_secs()),
-        });
+        report.rate_limits.push(RateLimitReport::from(status));
     }
     reports.0.into_values().collect()
 }

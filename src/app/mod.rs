@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 pub use error::Error;
 
-use crate::admin::control::Control;
+use crate::admin::control::{Control, Explainer};
 use crate::admin::{self, Readiness, Sources};
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
@@ -24,11 +24,11 @@ use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherite
 use crate::prepull::{Fetcher, List};
 use crate::pull::Puller;
 use crate::reload::Reload;
-use crate::serve::Gate;
+use crate::serve::{Gate, RequestLog};
 use crate::store::Store;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-use crate::support::metrics::{Registry, RegistryLabels};
+use crate::support::metrics::{ObservedCounter, Registry, RegistryLabels};
 use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
 use crate::upstream::Upstream;
@@ -56,6 +56,8 @@ pub struct App {
     list: List,
     registry: Registry,
     observer: Arc<serve::Observer>,
+    log: Arc<RequestLog>,
+    lost_lines: ObservedCounter,
     connections: listener::Metrics,
     data: Vec<Listener>,
     admin: Listener,
@@ -105,6 +107,11 @@ impl App {
         );
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let observer = Arc::new(serve::Observer::new(serve::Metrics::register(&registry)?, labels));
+        let log = Arc::new(RequestLog::new(clock));
+        let lost_lines = registry.observed_counter(
+            "log_lines_dropped_total",
+            "Lines of the log that were not written because where they go is too slow, or does not take them.",
+        )?;
         let connections = listener::Metrics::register(&registry)?;
         let path_logins = Live::new(settings.serve.path_logins.clone());
         let limits = descriptors::within(settings.limits, descriptors::raise_limit());
@@ -120,6 +127,8 @@ impl App {
             list,
             registry,
             observer,
+            log,
+            lost_lines,
             connections,
             data,
             admin,
@@ -158,6 +167,11 @@ impl App {
     /// What is measured.
     pub fn metrics(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Shows what `count` says as the lines that the log has lost.
+    pub fn count_lost_log_lines(&self, count: Arc<dyn Fn() -> u64 + Send + Sync>) {
+        self.lost_lines.observe(count);
     }
 
     /// Connections that are accepted at the same time, after the file limit had its say.
@@ -207,6 +221,8 @@ impl App {
         for (listener, service) in pages {
             admin.spawn(listener::run(listener, service, small(&options), admin_shutdown.clone()));
         }
+        let told = Arc::clone(&self.log);
+        let telling = tokio::spawn(Arc::clone(&told).run(shutdown.clone()));
         let list = tokio::spawn(self.list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
         let mut data = JoinSet::new();
         for listener in self.data {
@@ -217,18 +233,9 @@ impl App {
         stop.requested().await;
         readiness.set(false);
         data.join_all().await;
-        let ((), requests, programs) = tokio::join!(
-            self.puller.finish(SETTLE_WAIT),
-            self.upstream.finish(SETTLE_WAIT),
-            self.keychain.finish(SETTLE_WAIT)
-        );
-        if requests + programs > 0 {
-            tracing::info!(
-                requests,
-                programs,
-                "requests to registries and credential programs are ended by the stop"
-            );
-        }
+        let _ = telling.await;
+        told.tell_all();
+        settle(&self.puller, &self.upstream, &self.keychain).await;
         let _ = list.await;
         control_trigger.fire();
         let _ = control.await;
@@ -258,6 +265,13 @@ impl App {
             puller: self.puller.clone(),
             store: self.store.clone(),
             keychain: self.keychain.clone(),
+            explainer: Explainer {
+                puller: self.puller.clone(),
+                store: self.store.clone(),
+                keychain: self.keychain.clone(),
+                upstream: self.upstream.clone(),
+                recent: self.log.recent().clone(),
+            },
             fetcher: self.fetcher(),
             report: Arc::new(move || status.report()),
             tasks,
@@ -277,9 +291,23 @@ impl App {
             path_logins: self.path_logins.clone(),
             clock: self.store.clock().clone(),
             observer: Arc::clone(&self.observer),
+            log: Arc::clone(&self.log),
         };
         let ports = addresses::ports(&self.data_addresses()?);
         Ok(serve::service(&self.settings.serve, &ports, components))
+    }
+}
+
+/// Waits for what goes on although no client waits for it, within [`SETTLE_WAIT`].
+async fn settle(puller: &Puller, upstream: &Upstream, keychain: &Keychain) {
+    let ((), requests, programs) =
+        tokio::join!(puller.finish(SETTLE_WAIT), upstream.finish(SETTLE_WAIT), keychain.finish(SETTLE_WAIT));
+    if requests + programs > 0 {
+        tracing::info!(
+            requests,
+            programs,
+            "requests to registries and credential programs are ended by the stop"
+        );
     }
 }
 

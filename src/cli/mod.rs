@@ -7,6 +7,7 @@ mod containerd_config;
 mod context;
 mod credentials;
 mod doctor;
+mod explain;
 mod failure;
 mod gc;
 mod generate;
@@ -61,6 +62,8 @@ enum Subcommand {
     Ls(ls::Arguments),
     /// Show the state of the daemon: hits, space, registries in trouble, rate limits
     Status(status::Arguments),
+    /// Show how a pull of an image would go now, and the first thing that stands in its way
+    Explain(explain::Arguments),
     /// Remove an image, its pin, and the blobs that no other image needs
     Rm(image_command::ImageArguments),
     /// Unpin an image, so that it may be evicted
@@ -110,6 +113,7 @@ impl Subcommand {
             Self::Serve => serve::run(context),
             Self::Pull(arguments) => pull::run(arguments, context),
             Self::Import(arguments) => import::run(arguments, context),
+            Self::Explain(arguments) => explain::run(arguments, context),
             Self::Ls(arguments) => ls::run(arguments, context),
             Self::Status(arguments) => status::run(arguments, context),
             Self::Rm(arguments) => rm::run(arguments, context),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use tokio::signal::unix::Signal;
 
-use super::log::LogLevelHandle;
+use super::log::LogFilter;
 use super::systemd;
 use crate::config::{self, Change, Environment, Settings};
 use crate::reload::Reload;
@@ -20,7 +20,7 @@ pub(super) struct Hangup {
     /// What the daemon was started with; a key that needs a restart is as it is here.
     pub(super) started: Settings,
     pub(super) parts: Reload,
-    pub(super) log: LogLevelHandle,
+    pub(super) log: LogFilter,
 }
 
 impl Hangup {
@@ -32,7 +32,7 @@ impl Hangup {
             match self.read_and_apply().await {
                 Ok(settings) => {
                     tell(&settings.changes(&applied), &settings.changes(&self.started));
-                    self.log.set(settings.log.level);
+                    self.log.set(settings.log);
                     applied = settings;
                 }
                 Err(error) => {

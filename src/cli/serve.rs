@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::log::{self, LogLevelHandle};
+use super::log::{self, Log};
 use super::reload::Hangup;
 use super::systemd;
 use crate::app::{self, App};
@@ -24,13 +24,13 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
     keep_out_of_cores();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    let done = runtime.block_on(serve(loaded, context, log));
+    let done = runtime.block_on(serve(loaded, context, &log));
     // Downloads that did not finish in time end here; what they had is resumed or removed at the next start.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(loaded: Loaded, context: &Context, log: LogLevelHandle) -> Result<(), Failure> {
+async fn serve(loaded: Loaded, context: &Context, log: &Log) -> Result<(), Failure> {
     let (trigger, shutdown) = shutdown::channel();
     // First of all: a signal that comes during the start is heard when the start is over.
     let signals = StopSignals::new()?;
@@ -40,13 +40,14 @@ async fn serve(loaded: Loaded, context: &Context, log: LogLevelHandle) -> Result
         Failure::failed(format!("a socket that was handed to us cannot be used: {error}"))
     })?;
     let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(failure)?;
+    app.count_lost_log_lines(log.dropped());
     introduction.print(&app).map_err(Failure::failed)?;
     let reload = Hangup {
         file: context.file.clone(),
         environment: context.environment.clone(),
         started: loaded.settings,
         parts: app.reload(),
-        log,
+        log: log.filter(),
     };
     let mut background = JoinSet::new();
     background.spawn(signals.fire(trigger));

@@ -218,6 +218,15 @@ impl Keychain {
         repository: &Repository,
         pull_secrets: &[PathBuf],
     ) -> Result<Vec<CredentialMatch>, PullSecretError> {
+        Ok(self.matches_with(repository, &PullSecrets::read(pull_secrets)?).await)
+    }
+
+    /// The same with pull secrets that were read before.
+    pub async fn matches_with(
+        &self,
+        repository: &Repository,
+        pull_secrets: &PullSecrets,
+    ) -> Vec<CredentialMatch> {
         let image = repository.to_string();
         let of_file = |source| {
             move |(key, entry): (&str, ConfigEntry)| CredentialMatch {
@@ -227,10 +236,9 @@ impl Keychain {
                 username: entry.stored.shown_username().to_owned(),
             }
         };
-        let secrets = PullSecrets::read(pull_secrets)?.ring;
         let sources = self.0.sources.current();
         let mut found: Vec<CredentialMatch> =
-            secrets.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
+            pull_secrets.ring.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
         found.extend(sources.node.ring().await.lookup(&image).into_iter().map(of_file("node")));
         if let Some(providers) = &sources.providers {
             let ring = providers.ring(&image).await.ring;
@@ -241,7 +249,7 @@ impl Keychain {
                 username: provided.credential.as_ref().map_or("", Credential::shown_username).to_owned(),
             }));
         }
-        Ok(found)
+        found
     }
 
     /// Waits until no plugin, helper or read of a file is running, but no longer than `wait`; returns how many still are.

@@ -19,6 +19,7 @@ use super::body::{Body, BodyError};
 use super::host::OverUnix;
 use super::limits::ConnectionLimits;
 use super::metrics::Metrics;
+use super::peer::Peer;
 use super::sendfile::{FileTransfer, Outgoing};
 use super::socket::Socket;
 use super::timeouts::{Busy, Timed, close_gently};
@@ -94,7 +95,8 @@ pub(super) async fn serve(
     }
     let _counted = common.metrics.open();
     let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer));
-    let service = tracked(service, socket.is_unix(), busy.clone(), outgoing.clone());
+    let client = (Peer::of(&socket), socket.is_unix());
+    let service = tracked(service, client, busy.clone(), outgoing.clone());
     let io = TokioIo::new(Timed::new(socket, outgoing, place, busy, common.limits, common.closing));
     let mut connection = pin!(
         http1::Builder::new()
@@ -139,7 +141,7 @@ pub(super) async fn forbid(socket: Socket, _refusal: OwnedSemaphorePermit) {
 /// The service as hyper calls it: it marks the connection as busy, and gives hyper bytes or placeholders.
 fn tracked(
     service: impl HttpService,
-    unix: bool,
+    (peer, unix): (Peer, bool),
     busy: Busy,
     outgoing: Outgoing,
 ) -> impl hyper::service::Service<
@@ -150,6 +152,7 @@ fn tracked(
 > {
     hyper::service::service_fn(move |mut request: Request<Incoming>| {
         busy.begin();
+        request.extensions_mut().insert(peer.clone());
         if unix {
             request.extensions_mut().insert(OverUnix);
         }

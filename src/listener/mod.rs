@@ -26,11 +26,12 @@ mod timeouts;
 pub use accept::{ConnectionOptions, run};
 pub use address::{Listen, ListenError};
 pub use bind::{Inherited, Listener};
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, BodyWatch};
 pub use connection::HttpService;
 pub use host::{HostError, Hosts};
 pub use limits::ConnectionLimits;
 pub use metrics::Metrics;
+pub use peer::Peer;
 pub use sendfile::FileTransfer;
 pub use sendfile_check::file_transfer;
 

@@ -19,6 +19,42 @@ const NETLINK_SOCK_DIAG: i32 = 4;
 /// Bytes of an answer at most: a header, a socket and a few attributes.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
+/// The client of a connection, as the log names it; an extension of every request. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address; `None` over a unix socket.
+    pub address: Option<SocketAddr>,
+    /// The user whose process it is, where the kernel knows it: it is on this machine, and was connected at the time.
+    pub uid: Option<u32>,
+}
+
+impl Peer {
+    /// The client of a connection that was just accepted.
+    pub(super) fn of(socket: &Socket) -> Self {
+        match socket {
+            Socket::Tcp(stream) => {
+                let (address, own) = (stream.peer_addr().ok().map(unmapped), stream.local_addr().ok());
+                let local = address.zip(own).filter(|(peer, own)| peer.ip() == unmapped(*own).ip());
+                let uid = local.and_then(|(peer, own)| ask_kernel(peer, unmapped(own)).ok().flatten());
+                Self { address, uid }
+            }
+            Socket::Unix(stream) => {
+                Self { address: None, uid: stream.peer_cred().ok().map(|peer| peer.uid()) }
+            }
+            Socket::Memory(_) => Self::default(),
+        }
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.address {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
 /// The users whose processes may connect. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct AdmittedUsers(Arc<[u32]>);
@@ -69,7 +105,10 @@ fn ask_kernel(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
     let message =
         NetlinkMessage::<SockDiagMessage>::deserialize(&answer[..received]).map_err(io::Error::other)?;
     match message.payload {
-        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(Some(found.header.uid)),
+        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
+            // A socket that its process has closed is nobody's; the kernel shows root there.
+            Ok(Some(found.header.uid).filter(|_| found.header.inode != 0))
+        }
         NetlinkPayload::Error(error) => {
             let error = error.to_io();
             if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }

@@ -3,8 +3,8 @@
 //! A [`PullContext`] is made once at the edge (`serve`, `prepull`) and handed down by reference; steps that go on after
 //! the request has ended hold a clone, which is cheap.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::credentials::PresentedCredential;
 use crate::pull::error::Error;
 use crate::reference::{Principal, Reference, Repository};
-use crate::upstream::{self, ConnectStage, Patience};
+use crate::upstream::{self, AskedEndpoints, ConnectStage, Patience};
 
 /// Kept free of the time in which a client waits for an answer, so that a record can still be served in it.
 const RECORD_RESERVE: Duration = Duration::from_secs(2);
@@ -65,9 +65,15 @@ pub enum Priority {
 pub struct RequestId(u64);
 
 impl RequestId {
-    fn next() -> Self {
+    /// A number that no request before had since the start.
+    pub fn next() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// As the log has it.
+    pub fn number(self) -> u64 {
+        self.0
     }
 }
 
@@ -90,15 +96,31 @@ struct Inner {
     priority: Priority,
     deadline: Option<Instant>,
     patience: Patience,
+    asked: AskedEndpoints,
+    /// The request whose download this one reads, and the endpoints that it led to.
+    download: Arc<OnceLock<(RequestId, AskedEndpoints)>>,
 }
 
 impl PullContext {
     /// A foreground pull without a deadline. `reference` is what the request names, for the log; a list names none.
     pub fn new(repository: Repository, reference: Option<Reference>, caller: Caller) -> Self {
-        let request_id = RequestId::next();
-        let priority = Priority::Foreground;
-        let (deadline, patience) = (None, Patience::Wait);
-        Self(Arc::new(Inner { request_id, repository, reference, caller, priority, deadline, patience }))
+        Self(Arc::new(Inner {
+            request_id: RequestId::next(),
+            repository,
+            reference,
+            caller,
+            priority: Priority::Foreground,
+            deadline: None,
+            patience: Patience::Wait,
+            asked: AskedEndpoints::default(),
+            download: Arc::default(),
+        }))
+    }
+
+    /// The same pull, for the request that has this number.
+    #[must_use]
+    pub fn of_request(self, id: RequestId) -> Self {
+        self.change(|inner| inner.request_id = id)
     }
 
     /// The same pull; its client waits for the head of an answer for so long.
@@ -171,6 +193,29 @@ impl PullContext {
     /// Whether it is worth waiting for an upstream that refuses connections.
     pub(crate) fn patience(&self) -> Patience {
         self.0.patience
+    }
+
+    /// The endpoints that the pull leads to, for the log.
+    pub(crate) fn asked(&self) -> &AskedEndpoints {
+        &self.0.asked
+    }
+
+    /// The URLs of the endpoints that were asked so far for the pull, or for the download that it reads.
+    pub fn asked_urls(&self) -> Vec<String> {
+        if let Some((_, of_leader)) = self.0.download.get() {
+            self.0.asked.add(of_leader);
+        }
+        self.0.asked.urls()
+    }
+
+    /// The request that leads the download from which this one is answered, if it is answered from a download.
+    pub fn download(&self) -> Option<RequestId> {
+        self.0.download.get().map(|(leader, _)| *leader)
+    }
+
+    /// Records that the answer comes from the download that `leader` began; the first time counts.
+    pub(crate) fn reads_download_of(&self, leader: &Self) {
+        let _ = self.0.download.set((leader.request_id(), leader.asked().clone()));
     }
 
     /// Until when the client waits for the head of an answer; `None` if no client waits.

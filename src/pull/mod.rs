@@ -26,6 +26,7 @@ mod config;
 mod content;
 mod context;
 mod error;
+mod explain;
 #[cfg(test)]
 mod for_tests;
 mod import;
@@ -39,12 +40,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use access::known_rights::KnownRight;
 pub use answer::{AnswerSource, ManifestAnswer, Stale};
 pub use blob::blob_body::BlobBody;
 pub use blob::{BlobAnswer, BlobRange, BlobSize};
 pub use config::{Config, Freshness, Policy, Rule, Rules, TagTtl, Terms, pattern_of};
 pub use context::{Caller, Priority, PullContext, RequestId};
 pub use error::{ChallengeReason, Error, Fault};
+pub use explain::Outlook;
 pub use import::Importer;
 pub use manifest::ManifestUse;
 
@@ -60,6 +63,7 @@ use access::Access;
 use arch_alias::ArchAliases;
 use blob::Blobs;
 use content::Content;
+use explain::Outlooks;
 use manifest::Manifests;
 use metrics::Metrics;
 use prefetch::Prefetch;
@@ -77,6 +81,7 @@ struct Components {
     content: Content,
     aliases: ArchAliases,
     importer: Importer,
+    outlooks: Outlooks,
     tasks: Tasks,
 }
 
@@ -114,7 +119,18 @@ impl Puller {
         let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());
         let importer = Importer::new(store, access.clone(), manifests.clone(), tasks.clone());
-        Self(Arc::new(Components { config, access, manifests, blobs, content, aliases, importer, tasks }))
+        let outlooks = Outlooks::new(config.clone(), access.clone(), manifests.clone());
+        Self(Arc::new(Components {
+            config,
+            access,
+            manifests,
+            blobs,
+            content,
+            aliases,
+            importer,
+            outlooks,
+            tasks,
+        }))
     }
 
     /// A manifest by tag or digest.
@@ -189,6 +205,11 @@ impl Puller {
         report: impl Fn(u64, Option<u64>),
     ) -> Result<(u64, bool), Error> {
         self.0.blobs.fetch_into_store(context, digest, report).await
+    }
+
+    /// What would decide a pull of `reference` now; nothing is asked of upstream for it.
+    pub async fn outlook(&self, context: &PullContext, reference: &Reference) -> Outlook {
+        self.0.outlooks.outlook(context, reference).await
     }
 
     /// How many of these digests of an image are neither in the store nor synthesized.

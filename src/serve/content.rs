@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Response, StatusCode, Version};
 use super::byteranges::Layout;
 use super::observe::{self, BodyObserver, Observer, RouteLabel};
 use super::range::{self, RangeAnswer, Several};
+use super::request_line::Described;
 use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, content_head};
 use super::route::{self, AddressedBy, Resource};
 use crate::listener::Body;
@@ -33,6 +34,7 @@ pub(super) struct RequestContext<'a> {
     pub(super) puller: &'a Puller,
     pub(super) clock: &'a Clock,
     pub(super) observer: &'a Arc<Observer>,
+    pub(super) described: &'a Described,
 }
 
 /// Bytes at most of a list that is held until it is here as a whole; a list of more pages is paged by its registry.
@@ -242,7 +244,9 @@ impl RequestContext<'_> {
         let Some(stale) = stale else { return };
         let age = stale.confirmed_at.age_at(self.clock.now());
         let at = humantime::format_rfc3339_seconds(stale.confirmed_at.to_system_time());
-        respond::warn(response, &format!("stale: last confirmed at {at}; {}", stale.error), age);
+        let reason = format!("last confirmed at {at}; {}", stale.error);
+        respond::warn(response, &format!("stale: {reason}"), age);
+        self.described.because(&reason);
         self.observer.show_stale_age(self.repository.registry(), age);
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::request::Parts;
@@ -14,6 +14,7 @@ use super::gate::Gate;
 use super::observe::{Observer, Outcome, RouteLabel};
 use super::range;
 use super::refusal::{ChallengeError, ClientKind};
+use super::request_line::{Arrival, Described};
 use super::respond::{self, ErrorResponse};
 use super::route::{self, AddressedBy, Resource, Route};
 use super::token;
@@ -49,23 +50,28 @@ struct Addressed {
 
 impl Handler {
     /// Answers one request; every error is an answer.
-    pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Body>
+    pub(super) async fn answer<B>(&self, request: Request<B>, arrival: &Arrival) -> Response<Body>
     where
         B: http_body::Body,
         B::Error: Into<BodyError>,
     {
-        let since = Instant::now();
+        let described = &arrival.described;
         let Addressed { host, client, route, addressed_by } = match self.read(&request) {
             Ok(read) => read,
-            Err((outcome, error)) => return self.refuse(RouteLabel::Other, None, outcome, &error, None),
+            Err((outcome, error)) => {
+                return self.refuse(described, (RouteLabel::Other, None), outcome, &error, None);
+            }
         };
         let authorization = client_auth::read(request.headers(), &self.keychain, self.clock.now());
         let is_unknown_token = matches!(authorization, Ok(Authorization::UnknownToken));
         let (parts, body) = request.into_parts();
         match route {
-            Route::Ping => self.ping(&host, authorization),
-            Route::Token => Box::pin(self.token(&parts, authorization, body)).await,
+            Route::Ping => self.ping(described, &host, authorization),
+            Route::Token => Box::pin(self.token(described, &parts, authorization, body)).await,
             Route::Content(repository, resource) => {
+                let route = RouteLabel::from(&resource);
+                let reference = resource.reference();
+                described.asks_for(route, &repository, reference.as_ref().map(ToString::to_string));
                 let challenge = |error: Option<&str>| {
                     client_auth::challenge(&host, Some((&repository, addressed_by)), error)
                 };
@@ -76,15 +82,17 @@ impl Handler {
                     }
                     Err(invalid) => {
                         let error = ErrorResponse::of_invalid_authorization(invalid);
-                        let (route, registry) = (RouteLabel::from(&resource), Some(repository.registry()));
+                        let about = (route, Some(repository.registry()));
                         let challenge = challenge(Some(invalid.code()));
-                        return self.refuse(route, registry, Outcome::Challenged, &error, challenge);
+                        return self.refuse(described, about, Outcome::Challenged, &error, challenge);
                     }
                 };
-                let pull = PullContext::new(repository.clone(), resource.reference(), caller)
+                let pull = PullContext::new(repository.clone(), reference, caller)
+                    .of_request(arrival.id)
                     .answered_within(self.answer_wait);
                 // A mirror client asks the registry itself.
                 let pull = if client.has_fallback() { pull.without_patience() } else { pull };
+                described.pulls(&pull);
                 let context = RequestContext {
                     method: parts.method,
                     version: parts.version,
@@ -92,10 +100,11 @@ impl Handler {
                     repository: repository.clone(),
                     addressed_by,
                     pull,
-                    since,
+                    since: arrival.since,
                     puller: &self.puller,
                     clock: &self.clock,
                     observer: &self.observer,
+                    described,
                 };
                 self.content(&context, &repository, &resource, (client, login, is_unknown_token), challenge)
                     .await
@@ -145,6 +154,7 @@ impl Handler {
         match context.answer(resource).await {
             Ok((response, source)) => {
                 self.observer.count_request(route, Some(registry), Outcome::Served(source));
+                context.described.answered(Outcome::Served(source), None);
                 response
             }
             Err(error) => {
@@ -155,13 +165,10 @@ impl Handler {
                 if login == Login::Withheld {
                     answer.add_withheld_login(repository.registry());
                 }
-                let status = answer.status.as_u16();
-                let (request, reference) = (context.pull.request_id(), context.pull.reference());
-                let reference = reference.map(ToString::to_string).unwrap_or_default();
-                tracing::info!(%request, route = route.label(), %repository, reference, status, %error, "not served");
                 self.observer.count_error(error.reason());
                 let challenge = challenge(answer.challenge_error().as_deref());
-                self.refuse(route, Some(registry), error.fault().into(), &answer, challenge)
+                let about = (route, Some(registry));
+                self.refuse(context.described, about, error.fault().into(), &answer, challenge)
             }
         }
     }
@@ -170,7 +177,12 @@ impl Handler {
     /// and take their way of authenticating from this answer alone; Docker (seen with 20.10) and crane (as its source has
     /// it) do so from a 401 only, and show no credential otherwise. To a client with a credential, or with the token of a
     /// client that has none, the answer is 200.
-    fn ping(&self, host: &str, authorization: Result<Authorization, InvalidAuthorization>) -> Response<Body> {
+    fn ping(
+        &self,
+        described: &Described,
+        host: &str,
+        authorization: Result<Authorization, InvalidAuthorization>,
+    ) -> Response<Body> {
         let (error, invalid) = match authorization {
             Err(invalid) => (ErrorResponse::of_invalid_authorization(invalid), Some(invalid)),
             Ok(Authorization::UnknownToken) => {
@@ -185,13 +197,15 @@ impl Handler {
             }
         };
         let challenge = client_auth::challenge(host, None, invalid.map(InvalidAuthorization::code));
-        let mut response = self.refuse(RouteLabel::Other, None, Outcome::Challenged, &error, challenge);
+        let mut response =
+            self.refuse(described, (RouteLabel::Other, None), Outcome::Challenged, &error, challenge);
         response.headers_mut().insert(respond::API_VERSION, respond::REGISTRY_2);
         response
     }
 
     async fn token<B>(
         &self,
+        described: &Described,
         request: &Parts,
         authorization: Result<Authorization, InvalidAuthorization>,
         body: B,
@@ -204,21 +218,25 @@ impl Handler {
         match token::issue(request, authorization, body, default, keys, now).await {
             Ok(response) => {
                 self.observer.count_request(RouteLabel::Token, None, Outcome::Issued);
+                described.answered(Outcome::Issued, None);
                 response
             }
-            Err(error) => self.refuse(RouteLabel::Token, None, Outcome::BadRequest, &error, None),
+            Err(error) => {
+                self.refuse(described, (RouteLabel::Token, None), Outcome::BadRequest, &error, None)
+            }
         }
     }
 
     fn refuse(
         &self,
-        route: RouteLabel,
-        registry: Option<&Registry>,
+        described: &Described,
+        (route, registry): (RouteLabel, Option<&Registry>),
         outcome: Outcome,
         error: &ErrorResponse,
         challenge: Option<HeaderValue>,
     ) -> Response<Body> {
         self.observer.count_request(route, registry, outcome);
+        described.answered(outcome, Some(&error.message));
         error.response(challenge)
     }
 }

@@ -10,12 +10,16 @@ mod byteranges;
 mod client_auth;
 mod config;
 mod content;
+mod folds;
 mod gate;
 mod handler;
 mod metrics;
 mod observe;
 pub mod range;
+mod recent;
 pub mod refusal;
+mod request_line;
+mod request_log;
 pub mod respond;
 pub mod route;
 mod token;
@@ -29,20 +33,24 @@ use hyper::body::Incoming;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::util::{BoxCloneSyncService, service_fn};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tracing::Instrument;
 
 pub use config::Config;
 pub use gate::{Gate, GateConfig, GateError};
 pub use metrics::Metrics;
 pub use observe::{Observer, Outcome, Totals};
+pub use recent::{Recent, RecentRequest};
+pub use request_log::RequestLog;
 
 use crate::credentials::Keychain;
 use crate::listener::{Body, Hosts};
-use crate::pull::Puller;
-use crate::reference::Registry;
+use crate::pull::{Puller, RequestId};
+use crate::reference::{Registry, Repository};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use handler::Handler;
 use observe::RouteLabel;
+use request_line::{Arrival, Described};
 use respond::ErrorResponse;
 
 /// The data plane as a service for a [`crate::listener`].
@@ -62,11 +70,13 @@ pub struct Components {
     pub clock: Clock,
     /// Counts requests and bytes.
     pub observer: Arc<Observer>,
+    /// Tells of each request.
+    pub log: Arc<RequestLog>,
 }
 
 /// Builds the data plane. `ports` are those that it is listening on.
 pub fn service(config: &Config, ports: &[u16], components: Components) -> Service {
-    let Components { puller, keychain, gate, path_logins, clock, observer } = components;
+    let Components { puller, keychain, gate, path_logins, clock, observer, log } = components;
     let handler = Arc::new(Handler {
         puller,
         keychain,
@@ -78,10 +88,11 @@ pub fn service(config: &Config, ports: &[u16], components: Components) -> Servic
         clock,
         observer: Arc::clone(&observer),
     });
-    let answer = service_fn(move |request: Request<Incoming>| {
+    let answer = service_fn(move |(request, arrival): (Request<Incoming>, Arrival)| {
         let handler = Arc::clone(&handler);
+        let span = tracing::debug_span!("request", id = arrival.id.number());
         // On the heap from here on: the layers above would move all of the future about.
-        Box::pin(async move { Ok::<_, Infallible>(handler.answer(request).await) })
+        Box::pin(async move { Ok::<_, Infallible>(handler.answer(request, &arrival).await) }.instrument(span))
     });
     let bounded = ServiceBuilder::new()
         .load_shed()
@@ -89,13 +100,21 @@ pub fn service(config: &Config, ports: &[u16], components: Components) -> Servic
         .timeout(config.answer_wait)
         .service(answer);
     BoxCloneSyncService::new(service_fn(move |request| {
-        let (bounded, observer) = (bounded.clone(), Arc::clone(&observer));
-        async move { Ok(bounded.oneshot(request).await.unwrap_or_else(|error| not_answered(&observer, &error))) }
+        let (bounded, observer, log) = (bounded.clone(), Arc::clone(&observer), Arc::clone(&log));
+        async move {
+            let id = RequestId::next();
+            let told = log.begin(&request, id);
+            let described = told.described().clone();
+            let arrival = Arrival { id, since: told.since(), described: described.clone() };
+            let answered = bounded.oneshot((request, arrival)).await;
+            let response = answered.unwrap_or_else(|error| not_answered(&observer, &described, &error));
+            Ok(told.until_the_end_of(response))
+        }
     }))
 }
 
 /// The answer to a request that was not begun, or whose answer took too long.
-fn not_answered(observer: &Observer, error: &BoxError) -> Response<Body> {
+fn not_answered(observer: &Observer, described: &Described, error: &BoxError) -> Response<Body> {
     let (outcome, message) = if error.is::<tower::timeout::error::Elapsed>() {
         (
             Outcome::TimedOut,
@@ -104,6 +123,9 @@ fn not_answered(observer: &Observer, error: &BoxError) -> Response<Body> {
     } else {
         (Outcome::Overloaded, "too many requests at once")
     };
-    observer.count_request(RouteLabel::Other, None, outcome);
+    let details = described.details();
+    let registry = details.repository.as_ref().map(Repository::registry);
+    observer.count_request(details.route.unwrap_or(RouteLabel::Other), registry, outcome);
+    described.answered(outcome, Some(message));
     ErrorResponse::unavailable(message).response(None)
 }

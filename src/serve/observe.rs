@@ -246,7 +246,6 @@ pub(super) fn chunks(
                 Ok(chunk)
             }
             Err(error) => {
-                tracing::warn!(%error, "a body ended early");
                 observer.observer.count_error(error.reason());
                 // hyper drops what it has buffered when a body fails, the head included; let it flush that first.
                 tokio::task::yield_now().await;
@@ -264,7 +263,6 @@ pub(super) fn list(page: PageBody, observer: &Arc<Observer>) -> Body {
         let chunk: Result<BodyChunk, BodyError> = match page.next().await? {
             Ok(bytes) => Ok(bytes.into()),
             Err(error) => {
-                tracing::warn!(%error, "a list ended early");
                 observer.count_error(error.reason());
                 // As for a blob.
                 tokio::task::yield_now().await;

@@ -19,7 +19,7 @@ use crate::store::records::tags;
 use crate::support::clock::Timestamp;
 
 /// How deep indexes within indexes are followed.
-const DEPTH_MAX: usize = 4;
+pub(super) const DEPTH_MAX: usize = 4;
 
 /// An image in the store, by one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +187,8 @@ impl Content {
     }
 }
 
-fn manifest(layout: &Layout, digest: &Digest) -> Option<(u64, Vec<u8>)> {
+/// The bytes of a manifest or index, and how many there are. Blocks.
+pub(super) fn manifest(layout: &Layout, digest: &Digest) -> Option<(u64, Vec<u8>)> {
     let file = layout::open_regular(&layout.blob(digest)).ok()??;
     let size = file.metadata().ok()?.len();
     let mut bytes = Vec::new();

@@ -19,6 +19,7 @@ mod buffers;
 mod changes;
 mod checked_file;
 mod components;
+mod contents;
 mod error;
 mod evict;
 mod failpoints;
@@ -56,6 +57,7 @@ use bytes::Bytes;
 
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
+pub use contents::{ImageContents, PlatformContents};
 pub use error::Error;
 pub use growing::GrowingBlob;
 pub use index::totals::Totals;
@@ -375,6 +377,27 @@ impl Store {
         self.flush().await;
         let inventory = self.0.inventory.clone();
         blocking::run(move || Ok(inventory.list())).await
+    }
+
+    /// What is in the store of one image; `None` of a tag that upstream never confirmed.
+    ///
+    /// # Errors
+    /// A panic of the reading.
+    pub async fn contents(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Option<ImageContents>, Error> {
+        self.flush().await;
+        let (root, confirmed_at) = match reference {
+            Reference::Digest(digest) => (*digest, None),
+            Reference::Tag(tag) => match self.records().tag(repository, tag).await {
+                Some(record) => (record.digest, Some(record.confirmed_at)),
+                None => return Ok(None),
+            },
+        };
+        let layout = self.0.layout.clone();
+        blocking::run(move || Ok(Some(ImageContents::read(&layout, root, confirmed_at)))).await
     }
 
     /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read

@@ -6,9 +6,10 @@
 //! that a client sent.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
 pub use prometheus::{
     Error as MetricsError, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -77,6 +78,30 @@ impl Registry {
         self.add(name, "histogram", labels, HistogramVec::new(opts, labels)?)
     }
 
+    /// A counter whose value is read from its owner whenever it is shown; zero until there is one.
+    pub fn observed_counter(&self, name: &str, help: &str) -> Result<ObservedCounter, MetricsError> {
+        let count = Arc::new(OnceLock::new());
+        let read = {
+            let count: Arc<OnceLock<Count>> = Arc::clone(&count);
+            move || vec![(Vec::new(), count.get().map_or(0.0, |count| count() as f64))]
+        };
+        let observed = Observed::new(name, help, &[], MetricType::COUNTER, Arc::new(read))?;
+        self.add(name, "counter", &[], observed)?;
+        Ok(ObservedCounter(count))
+    }
+
+    /// A gauge for each combination of label values that its owner says there is now, read whenever it is shown.
+    pub fn observed_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        read: impl Fn() -> Vec<(Vec<String>, f64)> + Send + Sync + 'static,
+    ) -> Result<(), MetricsError> {
+        let observed = Observed::new(name, help, labels, MetricType::GAUGE, Arc::new(read))?;
+        self.add(name, "gauge", labels, observed).map(drop)
+    }
+
     fn add<C: Collector + Clone + 'static>(
         &self,
         name: &str,
@@ -111,6 +136,81 @@ impl Registry {
     /// The media type of [`Registry::render`].
     pub fn content_type() -> &'static str {
         prometheus::TEXT_FORMAT
+    }
+}
+
+type Count = Arc<dyn Fn() -> u64 + Send + Sync>;
+type Read = Arc<dyn Fn() -> Vec<(Vec<String>, f64)> + Send + Sync>;
+
+/// A counter whose value its owner keeps.
+#[derive(Clone)]
+pub struct ObservedCounter(Arc<OnceLock<Count>>);
+
+impl ObservedCounter {
+    /// From now on what `count` says is shown. The first one counts.
+    pub fn observe(&self, count: Count) {
+        let _ = self.0.set(count);
+    }
+}
+
+/// A metric that is read from its owner when it is shown, so that it cannot differ from it.
+#[derive(Clone)]
+struct Observed {
+    desc: Desc,
+    kind: MetricType,
+    labels: Vec<String>,
+    read: Read,
+}
+
+impl Observed {
+    fn new(
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        kind: MetricType,
+        read: Read,
+    ) -> Result<Self, MetricsError> {
+        let labels: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
+        let desc = Desc::new(full(name), help.to_owned(), labels.clone(), Default::default())?;
+        Ok(Self { desc, kind, labels, read })
+    }
+
+    fn metric(&self, values: Vec<String>, value: f64) -> proto::Metric {
+        let mut metric = proto::Metric::default();
+        let pairs = self.labels.iter().zip(values).map(|(name, value)| {
+            let mut pair = proto::LabelPair::default();
+            pair.set_name(name.clone());
+            pair.set_value(value);
+            pair
+        });
+        metric.set_label(pairs.collect());
+        if self.kind == MetricType::COUNTER {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        metric
+    }
+}
+
+impl Collector for Observed {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let metrics: Vec<_> =
+            (self.read)().into_iter().map(|(labels, value)| self.metric(labels, value)).collect();
+        let mut family = MetricFamily::default();
+        family.set_name(self.desc.fq_name.clone());
+        family.set_help(self.desc.help.clone());
+        family.set_field_type(self.kind);
+        family.set_metric(metrics);
+        if family.get_metric().is_empty() { Vec::new() } else { vec![family] }
     }
 }
 

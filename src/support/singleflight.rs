@@ -9,6 +9,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::sync::{Mutex, MutexGuard};
 use super::tasks::Tasks;
@@ -52,11 +53,13 @@ where
                 vacant.insert(receiver.clone());
                 let key = RunningKey { running: self.clone(), key };
                 let work = make();
-                self.tasks.spawn_detached(async move {
+                let run = async move {
                     let value = work.await;
                     drop(key);
                     sender.send_replace(Some(value));
-                });
+                };
+                // In the log the work belongs to the request that began it.
+                self.tasks.spawn_detached(run.in_current_span());
                 receiver
             }
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::reference::{Digest, Registry, Repository};
 use crate::support::live::Live;
@@ -244,6 +245,7 @@ impl Attempts {
         retries: u32,
     ) -> Result<RegistryResponse, Error> {
         let repository = request.repository;
+        request.auth.asked.record(endpoint.base_url());
         let account = Account {
             registry: repository.registry(),
             endpoint: endpoint.base_url(),
@@ -255,7 +257,9 @@ impl Attempts {
             return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
         }
         tracked.start();
-        let result = self.send_with_retries(endpoint, &mut tracked, request, account, retries).await;
+        let span = tracing::debug_span!("question", endpoint = endpoint.base_url(), path = request.path);
+        let asking = self.send_with_retries(endpoint, &mut tracked, request, account, retries);
+        let result = asking.instrument(span).await;
         let body = tracked.body();
         tracked.finish(&result);
         if request.method == Method::GET && result.is_ok() {

@@ -247,6 +247,11 @@ impl Upstream {
         self.0.attempts.send_and_read(&request, read).await
     }
 
+    /// The registries as they are configured now.
+    pub(super) fn configuration(&self) -> Arc<Configured> {
+        self.0.configured.current()
+    }
+
     /// Whether the rate limit of a registry is nearly used up for `principal`: requests that can wait should.
     pub fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {
         self.0.rate_limits.is_low(registry, principal)

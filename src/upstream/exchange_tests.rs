@@ -9,6 +9,7 @@ use super::*;
 use crate::credentials::{Credential, CredentialSource};
 use crate::reference::{PrincipalKind, Repository};
 use crate::support::tasks::Tasks;
+use crate::upstream::asked::AskedEndpoints;
 use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::config::{Config, CredentialUse, EndpointConfig, RegistryConfig};
 use crate::upstream::endpoint::select;
@@ -51,7 +52,7 @@ impl AuthContext {
             headers: Arc::default(),
             source: CredentialSource::Caller,
         };
-        Self { presented, proof: None, patience: Patience::None }
+        Self { presented, proof: None, patience: Patience::None, asked: AskedEndpoints::default() }
     }
 }
 

@@ -10,6 +10,7 @@
 //! Deliberately not here: the store, caching of content, the choice of the credential (`pull`), and following a
 //! descriptor's `urls`.
 
+mod asked;
 mod attempts;
 mod auth;
 mod blob_head;
@@ -32,8 +33,10 @@ mod redirect;
 mod request;
 mod response;
 mod retry;
+mod status;
 mod transport;
 
+pub use asked::AskedEndpoints;
 pub use blob_head::BlobHead;
 pub use client::{ResolvedTag, Upstream};
 pub use config::{
@@ -50,6 +53,7 @@ pub use proof::Proof;
 pub use read_body::Manifest;
 pub use request::{AuthContext, Listing, Patience};
 pub use response::Allowed;
+pub use status::EndpointStatus;
 pub use transport::configured::Configured;
 pub use transport::network::{Io, Network, Pending, Reach};
 pub use transport::tls::BuildError;

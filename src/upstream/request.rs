@@ -7,6 +7,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, Hea
 
 use crate::credentials::{HttpHeaders, PresentedCredential};
 use crate::reference::{Digest, MediaType, Reference, Repository, UPSTREAM_ACCEPT};
+use crate::upstream::asked::AskedEndpoints;
 use crate::upstream::headers::{content_length, header};
 use crate::upstream::metrics::RequestKind;
 
@@ -23,6 +24,8 @@ pub struct AuthContext {
     pub proof: Option<Duration>,
     /// Whether it is worth waiting for an endpoint that is gone for a moment.
     pub patience: Patience,
+    /// The endpoints that the request led to.
+    pub asked: AskedEndpoints,
 }
 
 /// What is done when no endpoint is there.

@@ -2,9 +2,12 @@
 
 use larder::admin::control::{Collected, ImageRow, Removed, Revoked, Unpinned};
 use larder::admin::{
-    DaemonStatus, EndpointReport, RateLimitReport, RegistryReport, ServedStatus, StatusReport, StoreStatus,
+    AccessOutlook, CachedOutlook, CredentialOutlook, DaemonStatus, EndpointOutlook, EndpointReport,
+    Explanation, FreshnessOutlook, PlatformOutlook, RateLimitReport, RegistryReport, RightOutlook,
+    ServedStatus, StatusReport, StoreStatus,
 };
 use larder::prepull::{BlobState, Event, ListStatus, Summary};
+use larder::serve::RecentRequest;
 use larder::support::clock::Timestamp;
 use serde_json::Value;
 
@@ -34,6 +37,52 @@ fn store() -> StoreStatus {
         caching: true,
         disk_failing: false,
         pins: 1,
+    }
+}
+
+fn explanation() -> Explanation {
+    let text = String::new;
+    let rate_limit = RateLimitReport {
+        principal: text(),
+        limit: Some(1),
+        remaining: Some(1),
+        retry_after_seconds: Some(1),
+    };
+    let request = RecentRequest {
+        at: Timestamp(1),
+        request: 1,
+        client: text(),
+        user: Some(0),
+        method: text(),
+        reference: Some(text()),
+        status: Some(200),
+        ended: text(),
+        source: Some(text()),
+        upstream: vec![text()],
+        download: Some(1),
+        bytes: 1,
+        duration_ms: 1,
+        reason: Some(text()),
+    };
+    let right = RightOutlook {
+        whose: text(),
+        proved_at: Timestamp(1),
+        fresh: true,
+        holds_in_outage: true,
+        usable: true,
+    };
+    Explanation {
+        rate_limits: vec![rate_limit],
+        endpoints: vec![EndpointOutlook::default()],
+        credentials: vec![CredentialOutlook::default()],
+        access: AccessOutlook { rights: vec![right], ..AccessOutlook::default() },
+        cached: Some(CachedOutlook {
+            platforms: vec![PlatformOutlook::default()],
+            ..CachedOutlook::default()
+        }),
+        freshness: Some(FreshnessOutlook::default()),
+        recent: vec![request],
+        ..Explanation::default()
     }
 }
 
@@ -125,7 +174,7 @@ fn the_daemonset_is_what_kubernetes_reads_and_its_configuration_is_right() {
 fn every_field_of_every_command_is_described() {
     let page = include_str!("../../docs/commands.md");
     let described: Vec<&str> = page.split('`').collect();
-    for sample in samples() {
+    for sample in samples().into_iter().chain([serde_json::to_value(explanation()).unwrap()]) {
         let mut found = Vec::new();
         fields(&sample, &mut found);
         for field in found {

@@ -21,6 +21,19 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it over `directory`, with these lines after the addresses of its own.
     pub(crate) fn start(directory: &Path, lines: &str) -> Self {
+        let mut this = Self::start_unread(directory, lines);
+        let (written, mut errors) = (Arc::clone(&this.log), this.child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = errors.read(&mut buffer) {
+                written.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+            }
+        });
+        this
+    }
+
+    /// The same, with a log that nobody reads.
+    pub(crate) fn start_unread(directory: &Path, lines: &str) -> Self {
         let config = directory.join("larder.toml");
         fs::write(&config, whole(lines)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
@@ -36,13 +49,6 @@ impl Program {
             .spawn()
             .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        let (written, mut errors) = (Arc::clone(&log), child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = errors.read(&mut buffer) {
-                written.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
-            }
-        });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // Both are printed once they are bound: `registry     http://127.0.0.1:5050`.
         let mut printed = |what: &str| {
@@ -51,7 +57,7 @@ impl Program {
                 let rest = line.strip_prefix(what)?.trim().trim_start_matches("http://");
                 Some(rest.split(' ').next().unwrap().parse().unwrap())
             });
-            found.unwrap_or_else(|| panic!("{}", log.lock().unwrap()))
+            found.unwrap_or_else(|| panic!("it ended before it said {what}"))
         };
         let (address, admin) = (printed("registry"), printed("admin"));
         // Reads on, so that later lines do not fill the pipe.
@@ -86,6 +92,13 @@ impl Program {
     pub(crate) async fn reload(&self, expected: &str) -> String {
         let before = self.log.lock().unwrap().len();
         kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
+        self.wait(before, expected).await
+    }
+
+    /// SIGTERM; returns what the log says from then on, once it says `expected`.
+    pub(crate) async fn stop(&self, expected: &str) -> String {
+        let before = self.log.lock().unwrap().len();
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.wait(before, expected).await
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::admin::explain::Explanation;
 use crate::admin::report::StatusReport;
 use crate::credentials::{PullSecretError, PullSecrets};
 use crate::prepull::{Order, PinOwner, Platforms, RequestedImage, merge_duplicates};
@@ -71,6 +72,21 @@ pub struct GetReport {}
 impl ControlCommand for GetReport {
     const PATH: &'static str = "/v1/report";
     type Reply = StatusReport;
+}
+
+/// Asks how a pull of an image would go now.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explain {
+    /// As in a pod.
+    pub image: String,
+    /// The pull secrets of the pod that it is asked for.
+    pub secrets: Vec<PullSecret>,
+}
+
+impl ControlCommand for Explain {
+    const PATH: &'static str = "/v1/explain";
+    type Reply = Explanation;
 }
 
 /// Removes an image.

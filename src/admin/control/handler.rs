@@ -13,10 +13,11 @@ use tokio::sync::mpsc;
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use super::commands::{
-    CollectGarbage, Collected, ControlCommand, GetReport, ImageRow, ImportNames, ListImages, Pull, Remove,
-    Removed, Revoke, Revoked, Unpin, Unpinned,
+    CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImageRow, ImportNames, ListImages, Pull,
+    Remove, Removed, Revoke, Revoked, Unpin, Unpinned,
 };
 use super::error::{CommandError, place};
+use super::explain::Explainer;
 use super::import;
 use crate::admin::report::StatusReport;
 use crate::admin::respond::{json, text};
@@ -47,6 +48,8 @@ pub struct Control {
     pub store: Store,
     /// The principals that may read what is imported.
     pub keychain: Keychain,
+    /// Says how a pull would go.
+    pub explainer: Explainer,
     /// Fetches images.
     pub fetcher: Fetcher,
     /// Makes the whole report.
@@ -99,6 +102,7 @@ impl Control {
                 let GetReport {} = read(body)?;
                 reply::<GetReport>(&(self.report)())
             }
+            Explain::PATH => reply::<Explain>(&self.explainer.explain(&read(body)?).await?),
             Remove::PATH => reply::<Remove>(&self.remove(&read(body)?).await?),
             Unpin::PATH => {
                 let Image { repository, reference } =

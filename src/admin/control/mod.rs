@@ -7,13 +7,15 @@
 mod client;
 mod commands;
 mod error;
+mod explain;
 mod handler;
 mod import;
 
 pub use client::{ControlError, pull, put, send};
 pub use commands::{
-    CollectGarbage, Collected, ControlCommand, GetReport, ImageRow, ImportNames, Imported, ListImages, Pull,
-    PullImage, PullSecret, Readers, Remove, Removed, Revoke, Revoked, Unpin, Unpinned,
+    CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImageRow, ImportNames, Imported,
+    ListImages, Pull, PullImage, PullSecret, Readers, Remove, Removed, Revoke, Revoked, Unpin, Unpinned,
 };
+pub use explain::Explainer;
 pub use handler::{Control, service};
 pub use import::{BLOB as IMPORT_BLOB, MANIFEST as IMPORT_MANIFEST};

@@ -66,15 +66,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
 fn command(arguments: &Arguments, pull_secrets: Vec<PathBuf>) -> Result<Pull, Failure> {
     let mut paths = pull_secrets;
     paths.extend(arguments.pull_secrets.iter().cloned());
-    let mut secrets = Vec::new();
-    for (file, content) in credentials::pull_secret_files(&paths).map_err(Failure::usage)? {
-        let content = String::from_utf8(content).map_err(|error| {
-            // Where it is wrong, and nothing of what is there.
-            let (path, at) = (file.display(), error.utf8_error().valid_up_to());
-            Failure::usage(format!("the pull secret {path} is no text from byte {at} on"))
-        })?;
-        secrets.push(PullSecret { file: file.display().to_string(), content });
-    }
+    let mut secrets = read_secrets(&paths)?;
     let common: Vec<usize> = (0..secrets.len()).collect();
     let mut names: Vec<String> = arguments.images.iter().map(ToString::to_string).collect();
     for list in &arguments.lists {
@@ -99,6 +91,23 @@ fn command(arguments: &Arguments, pull_secrets: Vec<PathBuf>) -> Result<Pull, Fa
     }
     let platforms = arguments.platforms.iter().map(ToString::to_string).collect();
     Ok(Pull { images, secrets, platforms, all_platforms: arguments.all_platforms, pin: arguments.pin })
+}
+
+/// The pull secrets in these files and directories, as the daemon is sent them.
+///
+/// # Errors
+/// One that cannot be read.
+pub(super) fn read_secrets(paths: &[PathBuf]) -> Result<Vec<PullSecret>, Failure> {
+    let mut secrets = Vec::new();
+    for (file, content) in credentials::pull_secret_files(paths).map_err(Failure::usage)? {
+        let content = String::from_utf8(content).map_err(|error| {
+            // Where it is wrong, and nothing of what is there.
+            let (path, at) = (file.display(), error.utf8_error().valid_up_to());
+            Failure::usage(format!("the pull secret {path} is no text from byte {at} on"))
+        })?;
+        secrets.push(PullSecret { file: file.display().to_string(), content });
+    }
+    Ok(secrets)
 }
 
 /// The image names of a list.

@@ -1,7 +1,7 @@
 //! `[log]`: what is logged, and how.
 
 use crate::config::schema::section;
-use crate::config::value::choice;
+use crate::config::value::{choice, flag};
 
 section! {
     /// What is logged, and how.
@@ -10,6 +10,10 @@ section! {
     /// The least important lines that are written.
     reload level: LogLevel = choice(&LogLevel::NAMES), |_| LogLevel::Info;
 
+    /// Whether each request has a line, whatever `level` is: who asked for what, how it was answered and from where, and
+    /// for a refusal why (`docs/logs.md`).
+    reload access: bool = flag(), |_| true;
+
     /// Lines for people, or for collectors.
     restart format: LogFormat = choice(&LogFormat::NAMES), |_| LogFormat::Text;
 }
@@ -17,7 +21,7 @@ section! {
 impl Log {
     /// What the log is begun with.
     pub(crate) fn config(&self) -> LogConfig {
-        LogConfig { level: self.level, format: self.format }
+        LogConfig { level: self.level, access: self.access, format: self.format }
     }
 }
 
@@ -26,6 +30,8 @@ impl Log {
 pub struct LogConfig {
     /// The least important lines that are written.
     pub level: LogLevel,
+    /// Whether each request has a line.
+    pub access: bool,
     /// How they look.
     pub format: LogFormat,
 }
@@ -37,9 +43,9 @@ pub enum LogLevel {
     Error,
     /// What an operator should know.
     Warn,
-    /// One line a request that was not served, and what changes.
+    /// What changes.
     Info,
-    /// One line a question to upstream.
+    /// One line a question to upstream, within the request and the download that it is for.
     Debug,
     /// Everything.
     Trace,

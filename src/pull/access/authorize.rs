@@ -165,8 +165,9 @@ impl Access {
             let result = match inner.answers.denial(&question) {
                 Some(error) => Err(error),
                 None => {
-                    let patience = context.patience();
-                    let result = request(AuthContext { presented: presented.clone(), proof, patience }).await;
+                    let (patience, asked) = (context.patience(), context.asked().clone());
+                    let auth = AuthContext { presented: presented.clone(), proof, patience, asked };
+                    let result = request(auth).await;
                     inner.answers.record(question, &presented, proof.map(|_| revocations), &result).await;
                     result
                 }
@@ -233,6 +234,11 @@ impl Access {
         let again = self.0.principals.renewed(repository, refused).await?;
         self.0.answers.forget_denial(&self.question(repository, subject, &again));
         Some(again)
+    }
+
+    /// Whether the repository refused the node's credentials and anonymous access, as far as that is remembered.
+    pub(crate) fn is_refused(&self, repository: &Repository) -> bool {
+        self.0.answers.is_refused(repository)
     }
 
     /// What an answer will prove when its content was verified; to be made before upstream is asked.

@@ -16,6 +16,21 @@ use crate::reference::{Principal, Repository};
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 
+/// A right to a repository, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownRight {
+    /// Whose it is.
+    pub principal: Principal,
+    /// When upstream last proved it.
+    pub proved_at: Timestamp,
+    /// Whether it needs no new proof now.
+    pub is_fresh: bool,
+    /// Whether it would hold if upstream could not be asked now.
+    pub holds_in_outage: bool,
+    /// Whether this caller may use it.
+    pub is_callers: bool,
+}
+
 /// The rights that are known.
 #[derive(Clone)]
 pub(crate) struct KnownRights {
@@ -57,6 +72,23 @@ impl KnownRights {
             }
         }
         None
+    }
+
+    /// Every right to the repository that is known, and what it is worth to this caller; for people.
+    pub(crate) async fn all(&self, context: &PullContext) -> Vec<KnownRight> {
+        let (repository, mut all) = (context.repository(), Vec::new());
+        let terms = self.terms(repository);
+        for Grant { principal, age, proved_at } in self.grants.of(repository).await {
+            all.push(KnownRight {
+                principal,
+                proved_at,
+                is_fresh: rights::is_fresh(age, Use::Resolve, &terms),
+                holds_in_outage: rights::holds(principal.kind, age, Trouble::Outage, &terms),
+                is_callers: self.principals.may_use(context.caller(), principal, repository).await,
+            });
+        }
+        all.sort_by_key(|right| std::cmp::Reverse(right.proved_at));
+        all
     }
 
     /// The principals whose word counts that something in the repository is gone: those with a right that needs no new proof,

@@ -203,6 +203,11 @@ impl RecordedAnswers {
         self.refused.state(repository)
     }
 
+    /// Whether a repository refused anonymous access before; for people.
+    pub(crate) fn is_refused(&self, repository: &Repository) -> bool {
+        self.refused.is_refused(repository)
+    }
+
     /// How long the registry has been in an outage, if that is why upstream failed with `error`; restarts included.
     pub(crate) async fn outage_lasted(&self, registry: &Registry, error: &Error) -> Option<Duration> {
         let Error::Upstream(error) = error else { return None };

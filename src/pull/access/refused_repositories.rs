@@ -56,6 +56,11 @@ impl RefusedRepositories {
         self.0.lock().remove(repository);
     }
 
+    /// Whether `repository` refused, as far as that is remembered. No probe becomes due by asking.
+    pub(crate) fn is_refused(&self, repository: &Repository) -> bool {
+        self.0.lock().peek(repository).is_some_and(|refusal| refusal.since.elapsed() < REFUSED_FOR)
+    }
+
     /// What is known of `repository`.
     pub(crate) fn state(&self, repository: &Repository) -> AnonymousAccess {
         let mut refusals = self.0.lock();

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::{Instrument, Span};
 
 use super::fill::Filler;
 use super::flight::{Flight, Flights, Leader, Role, Sharing};
@@ -98,6 +99,7 @@ impl Downloads {
                 {
                     return Ok(Download::Stored(Box::new(stored)));
                 }
+                context.reads_download_of(context);
                 let (source, progress) = (AnswerSource::Fill, self.lead(leader)?);
                 Ok(Download::Following(Followed { source, is_own_answer: true, progress }))
             }
@@ -118,6 +120,8 @@ impl Downloads {
                 }
                 let (source, is_own_answer) = (AnswerSource::Join, flight.is_same_question(context));
                 flight.add_alternate(context);
+                context.reads_download_of(flight.context());
+                tracing::debug!(download = %flight.context().request_id(), %digest, "joins a download");
                 Ok(Download::Following(Followed { source, is_own_answer, progress }))
             }
         }
@@ -141,19 +145,23 @@ impl Downloads {
         let registry = leader.flight().context().repository().registry();
         let is_named = self.room.is_named(registry);
         if let Some(place) = self.places.take(registry, is_named) {
-            self.tasks.spawn(async move {
+            let span = span_of(&leader);
+            let fill = async move {
                 filler.fill(leader).await;
                 drop(place);
-            });
+            };
+            self.tasks.spawn(fill.instrument(span));
             return Ok(progress);
         }
         // Only for a client that waits.
         let passed = self.passed.take(registry, is_named).filter(|_| leader.flight().is_foreground());
         let place = passed.ok_or(Error::TooManyDownloads)?;
-        self.tasks.spawn(async move {
+        let span = span_of(&leader);
+        let pass = async move {
             filler.pass_through(leader).await;
             drop(place);
-        });
+        };
+        self.tasks.spawn(pass.instrument(span));
         Ok(progress)
     }
 
@@ -163,4 +171,10 @@ impl Downloads {
             tracing::info!(downloads = self.flights.count(), "stopping with downloads under way");
         }
     }
+}
+
+/// What a download is in the log: within the request that leads it, around each question to upstream.
+fn span_of(leader: &Leader) -> Span {
+    let (context, digest) = (leader.flight().context(), leader.digest());
+    tracing::debug_span!("download", of = %context.request_id(), repository = %context.repository(), %digest)
 }

@@ -127,7 +127,13 @@ impl Filler {
                 let context = leader.flight().context();
                 if !matches!(error, Error::AuthenticationRequired { .. }) {
                     let (request, repository) = (context.request_id(), context.repository());
-                    tracing::warn!(%request, %repository, digest = %leader.digest(), %error, "a download failed");
+                    let digest = leader.digest();
+                    // What a client waited for is in the request log, repeats folded.
+                    if leader.flight().is_foreground() {
+                        tracing::debug!(%request, %repository, %digest, %error, "a download failed");
+                    } else {
+                        tracing::warn!(%request, %repository, %digest, %error, "a download failed");
+                    }
                 }
                 let reason = error.reason();
                 // The followers of one that is past the disk are told by its window.

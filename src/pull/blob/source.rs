@@ -72,7 +72,12 @@ impl UpstreamBlobs {
             upstream: Arc::clone(upstream),
             repository: repository.clone(),
             digest,
-            auth: AuthContext { presented, proof: None, patience: Patience::Wait },
+            auth: AuthContext {
+                presented,
+                proof: None,
+                patience: Patience::Wait,
+                asked: context.asked().clone(),
+            },
             skip_first: download.offset != from,
             download,
             from,

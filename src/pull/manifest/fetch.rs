@@ -22,7 +22,7 @@ use crate::reference::{
 use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{Allowed, AuthContext, Manifest, Patience, Proof};
+use crate::upstream::{Allowed, AskedEndpoints, AuthContext, Manifest, Patience, Proof};
 
 /// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not kept.
 const CONFIRMATIONS_MAX: usize = 32;
@@ -189,7 +189,8 @@ impl ManifestFetcher {
         let Ok(permit) = Arc::clone(&self.confirmations).try_acquire_owned() else { return };
         let (fetcher, repository, fetched) = (self.clone(), repository.clone(), fetched.clone());
         let proof = Some(self.access.known().terms(&repository).grant_ttl);
-        let auth = AuthContext { proof, patience: Patience::None, presented: auth.presented.clone() };
+        let asked = AskedEndpoints::default();
+        let auth = AuthContext { proof, patience: Patience::None, presented: auth.presented.clone(), asked };
         self.tasks.spawn(async move {
             let digest = fetched.digest;
             match fetcher.upstream.confirm_manifest(&repository, digest, &auth).await {

@@ -40,6 +40,13 @@ impl Freshness {
 }
 
 impl Rules {
+    /// The pattern of the rule that a tag follows; `None` if it follows its registry's settings alone.
+    pub(crate) fn pattern_for(&self, repository: &Repository, tag: &Tag) -> Option<String> {
+        let name = format!("{repository}:{tag}");
+        let rule = self.rules.iter().find(|rule| rule.matches.is_match(&name))?;
+        Some(rule.matches.glob().glob().to_owned()).filter(|_| !is_attached(tag))
+    }
+
     /// The freshness that a tag has to have.
     pub(crate) fn of(&self, repository: &Repository, tag: &Tag) -> Freshness {
         let base = *self.registries.get(repository.registry()).unwrap_or(&self.freshness);

@@ -32,7 +32,7 @@ use super::error::{Error, Fault};
 use super::registry_client::RegistryClient;
 use crate::reference::{Digest, MediaType, Reference, Repository, Tag};
 use crate::store::Store;
-use crate::support::clock::Clock;
+use crate::support::clock::{Clock, Moment};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use fetch::ManifestFetcher;
@@ -85,6 +85,16 @@ impl Manifests {
         );
         let (resolved, clock) = (Arc::default(), store.records().clock().clone());
         Self { access, stored, fetcher, tags, resolved, clock }
+    }
+
+    /// When upstream last said what a tag names.
+    pub(crate) async fn tag_confirmed(&self, repository: &Repository, tag: &Tag) -> Option<Moment> {
+        self.tags.last_confirmed(repository, tag).await
+    }
+
+    /// The clock that records are dated by.
+    pub(crate) fn clock_of_records(&self) -> &Clock {
+        &self.clock
     }
 
     /// A manifest by tag or digest.

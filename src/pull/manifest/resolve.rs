@@ -97,6 +97,14 @@ impl Tags {
         }
     }
 
+    /// When upstream last said what a tag names; after a restart to the hour.
+    pub(crate) async fn last_confirmed(&self, repository: &Repository, tag: &Tag) -> Option<Moment> {
+        match self.0.confirmed.find(repository, tag) {
+            Some((_, confirmed)) => Some(confirmed),
+            None => self.0.records.tag(repository, tag).await.map(|tag| Moment::recorded(tag.confirmed_at)),
+        }
+    }
+
     /// Forgets when a tag was confirmed: it was removed, or an import set it.
     pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
         self.0.confirmed.forget(repository, tag);
@@ -349,8 +357,9 @@ impl Tags {
             return Err(error);
         }
         let Some(answer) = stored.find(repository, record.digest).await else { return Err(error) };
+        // The request log tells of each such answer, and why.
         let request = context.request_id();
-        tracing::warn!(%request, %repository, %tag, %error, "serving the manifest that the tag last named");
+        tracing::debug!(%request, %repository, %tag, %error, "serving the manifest that the tag last named");
         Ok(answer.stale(record.confirmed_at, error))
     }
 

@@ -1,0 +1,166 @@
+//! The last pulls of each repository and how they ended, for `larder explain`: in memory, and bounded.
+//!
+//! What strangers ask for in vain has places of its own, so that it does not push out the repositories that are served.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::request_line::{Details, Line};
+use crate::pull::{AnswerSource, PullContext, RequestId};
+use crate::reference::Repository;
+use crate::support::bounded_map::BoundedMap;
+use crate::support::clock::Timestamp;
+
+/// Requests that are remembered of one repository: an image of ten layers and what was tried before it.
+const REQUESTS_MAX: usize = 24;
+/// Repositories from which something was served, and others.
+const SERVED_MAX: usize = 512;
+const OTHERS_MAX: usize = 128;
+
+type Requests = VecDeque<RecentRequest>;
+
+/// The last requests. Cheap to clone; clones share them.
+#[derive(Clone)]
+pub struct Recent(Arc<Mutex<Repositories>>);
+
+struct Repositories {
+    served: BoundedMap<Repository, Requests>,
+    others: BoundedMap<Repository, Requests>,
+}
+
+/// A request for content of a repository, as the request log has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentRequest {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Its number in the log.
+    pub request: u64,
+    /// The address of its client.
+    pub client: String,
+    /// The user of its client, where the kernel knew it.
+    pub user: Option<u32>,
+    /// `GET` or `HEAD`.
+    pub method: String,
+    /// The tag or digest; absent for a list.
+    pub reference: Option<String>,
+    /// The status of the answer; absent if the client left before it.
+    pub status: Option<u16>,
+    /// How it ended: the text of its line in the log.
+    pub ended: String,
+    /// Where its content came from.
+    pub source: Option<String>,
+    /// The endpoints that were asked for it.
+    pub upstream: Vec<String>,
+    /// The request that led the download it was answered from.
+    pub download: Option<u64>,
+    /// Body bytes.
+    pub bytes: u64,
+    /// Milliseconds from the request to the end of its answer.
+    pub duration_ms: u64,
+    /// Why it was refused, or is out of date.
+    pub reason: Option<String>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        let (served, others) = (BoundedMap::new(SERVED_MAX), BoundedMap::new(OTHERS_MAX));
+        Self(Arc::new(Mutex::new(Repositories { served, others })))
+    }
+}
+
+impl Recent {
+    /// Remembers a request for content; others are no pulls.
+    pub(super) fn add(&self, line: &Line, at: Timestamp) {
+        let Details { repository: Some(repository), reference, pull, reason, .. } = &line.details else {
+            return;
+        };
+        let request = RecentRequest {
+            at,
+            request: line.id.number(),
+            client: line.client.to_string(),
+            user: line.client.uid,
+            method: line.method.to_string(),
+            reference: reference.clone(),
+            status: line.status,
+            ended: line.said().to_owned(),
+            source: line.source().map(|source| AnswerSource::label(source).to_owned()),
+            upstream: pull.as_ref().map(PullContext::asked_urls).unwrap_or_default(),
+            download: pull.as_ref().and_then(PullContext::download).map(RequestId::number),
+            bytes: line.bytes,
+            duration_ms: u64::try_from(line.duration.as_millis()).unwrap_or(u64::MAX),
+            reason: reason.clone(),
+        };
+        self.0.lock().add(repository, request);
+    }
+
+    /// The last requests for content of `repository`, the last first.
+    pub fn of(&self, repository: &Repository) -> Vec<RecentRequest> {
+        let repositories = self.0.lock();
+        let found = repositories.served.peek(repository).or_else(|| repositories.others.peek(repository));
+        found.map(|requests| requests.iter().rev().cloned().collect()).unwrap_or_default()
+    }
+}
+
+impl Repositories {
+    fn add(&mut self, repository: &Repository, request: RecentRequest) {
+        if request.source.is_some()
+            && self.served.peek(repository).is_none()
+            && let Some(before) = self.others.remove(repository)
+        {
+            self.served.insert(repository.clone(), before);
+        }
+        let is_served = request.source.is_some() || self.served.peek(repository).is_some();
+        let map = if is_served { &mut self.served } else { &mut self.others };
+        let requests = map.get_or_insert_with(repository.clone(), Requests::new);
+        if requests.len() == REQUESTS_MAX {
+            requests.pop_front();
+        }
+        requests.push_back(request);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(n: u64, source: Option<&str>) -> RecentRequest {
+        RecentRequest {
+            at: Timestamp(n),
+            request: n,
+            client: "127.0.0.1:1".to_owned(),
+            user: None,
+            method: "GET".to_owned(),
+            reference: None,
+            status: Some(200),
+            ended: "served".to_owned(),
+            source: source.map(str::to_owned),
+            upstream: Vec::new(),
+            download: None,
+            bytes: 0,
+            duration_ms: 0,
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn what_strangers_ask_for_in_vain_pushes_out_no_repository_that_is_served() {
+        let recent = Recent::default();
+        let app: Repository = "reg.test/app".parse().unwrap();
+        recent.0.lock().add(&app, request(1, None));
+        recent.0.lock().add(&app, request(2, Some("fill")));
+        for n in 0..2_000 {
+            let stranger = format!("reg.test/stranger{n}").parse().unwrap();
+            recent.0.lock().add(&stranger, request(n, None));
+        }
+        assert_eq!(recent.of(&app).iter().map(|one| one.request).collect::<Vec<_>>(), [2, 1]);
+        for n in 3..200 {
+            recent.0.lock().add(&app, request(n, None));
+        }
+        let last = recent.of(&app);
+        assert_eq!((last.len(), last[0].request), (REQUESTS_MAX, 199));
+        assert_eq!(recent.0.lock().others.len(), OTHERS_MAX);
+    }
+}

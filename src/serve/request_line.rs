@@ -1,0 +1,203 @@
+//! One line of the request log: what is told of a request, and how it is written. Text for people and JSON for machines
+//! have the same fields (`docs/logs.md` describes each).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use parking_lot::Mutex;
+
+use super::observe::{Outcome, RouteLabel};
+use crate::listener::Peer;
+use crate::pull::{AnswerSource, PullContext, RequestId};
+use crate::reference::Repository;
+
+/// What the lines are filtered by.
+pub(super) const TARGET: &str = "larder::access";
+/// Characters at most of a reason: it may hold a registry's words.
+const REASON_CHARS_MAX: usize = 400;
+
+/// What is told of one request.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    pub(super) id: RequestId,
+    pub(super) client: Peer,
+    pub(super) method: Method,
+    pub(super) host: Option<String>,
+    pub(super) range: Option<String>,
+    pub(super) details: Details,
+    pub(super) status: Option<u16>,
+    pub(super) end: End,
+    pub(super) bytes: u64,
+    pub(super) first_byte: Option<Duration>,
+    pub(super) duration: Duration,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum End {
+    /// With the answer, as a whole.
+    Whole,
+    /// With less of the answer than its head promised, for a fault of upstream or of this node.
+    CutShort,
+    /// By the client, before the end.
+    ClientLeft,
+}
+
+/// What is known of a request when it comes, and where the rest is filled in.
+pub(super) struct Arrival {
+    pub(super) id: RequestId,
+    pub(super) since: Instant,
+    pub(super) described: Described,
+}
+
+/// What is known of a request once it was read; shared between what answers it and what tells of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Described(Arc<Mutex<Details>>);
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Details {
+    pub(super) route: Option<RouteLabel>,
+    pub(super) repository: Option<Repository>,
+    pub(super) reference: Option<String>,
+    pub(super) pull: Option<PullContext>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) reason: Option<String>,
+}
+
+impl Described {
+    /// What the request asks for.
+    pub(super) fn asks_for(&self, route: RouteLabel, repository: &Repository, reference: Option<String>) {
+        let mut details = self.0.lock();
+        details.route = Some(route);
+        details.repository = Some(repository.clone());
+        details.reference = reference;
+    }
+
+    /// The pull that it became.
+    pub(super) fn pulls(&self, pull: &PullContext) {
+        self.0.lock().pull = Some(pull.clone());
+    }
+
+    /// How it was answered; and for a refusal why, in words.
+    pub(super) fn answered(&self, outcome: Outcome, reason: Option<&str>) {
+        let mut details = self.0.lock();
+        details.outcome = Some(outcome);
+        if let Some(reason) = reason {
+            details.reason = Some(bounded(reason, REASON_CHARS_MAX));
+        }
+    }
+
+    /// Why the answer is out of date, or short, in words.
+    pub(super) fn because(&self, reason: &str) {
+        self.0.lock().reason = Some(bounded(reason, REASON_CHARS_MAX));
+    }
+
+    /// What was known so far.
+    pub(super) fn details(&self) -> Details {
+        self.0.lock().clone()
+    }
+}
+
+impl Line {
+    /// How it ended, in a word or two: the text of the line.
+    pub(super) fn said(&self) -> &'static str {
+        match (self.end, self.details.outcome) {
+            (End::CutShort, _) => "cut short",
+            (End::ClientLeft, _) => "client left",
+            (End::Whole, None | Some(Outcome::Served(_))) => "served",
+            (End::Whole, Some(Outcome::Issued)) => "token issued",
+            (End::Whole, Some(Outcome::Challenged)) => "challenged",
+            (End::Whole, Some(Outcome::Declined)) => "refused",
+            (End::Whole, Some(Outcome::Failed)) => "failed",
+            (End::Whole, Some(Outcome::BadRequest)) => "bad request",
+            (End::Whole, Some(Outcome::Misdirected)) => "misdirected",
+            (End::Whole, Some(Outcome::TimedOut)) => "timed out",
+            (End::Whole, Some(Outcome::Overloaded)) => "overloaded",
+        }
+    }
+
+    /// Where the content came from.
+    pub(super) fn source(&self) -> Option<AnswerSource> {
+        match self.details.outcome {
+            Some(Outcome::Served(source)) => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Whether the client got what it asked for.
+    pub(super) fn is_success(&self) -> bool {
+        let outcome = self.details.outcome;
+        self.end == End::Whole && matches!(outcome, None | Some(Outcome::Served(_) | Outcome::Issued))
+    }
+
+    /// Whether upstream or this node failed, and not the client or its credential.
+    fn is_failure(&self) -> bool {
+        let failed = [Outcome::Failed, Outcome::TimedOut, Outcome::Overloaded];
+        self.end == End::CutShort || self.details.outcome.is_some_and(|outcome| failed.contains(&outcome))
+    }
+
+    /// Writes the line; `folded` is how many more like it were not written.
+    pub(super) fn write(&self, folded: Option<u64>) {
+        let Details { repository, reference, pull, reason, .. } = &self.details;
+        let upstream = pull.as_ref().map(PullContext::asked_urls).filter(|urls| !urls.is_empty());
+        let upstream = upstream.map(|urls| urls.join(" "));
+        let download = pull.as_ref().and_then(PullContext::download).map(RequestId::number);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: TARGET,
+                    request = self.id.number(),
+                    client = %self.client,
+                    user = self.client.uid,
+                    method = self.method.as_str(),
+                    host = self.host.as_deref(),
+                    repository = repository.as_ref().map(tracing::field::display),
+                    reference = reference.as_deref(),
+                    range = self.range.as_deref(),
+                    status = self.status,
+                    source = self.source().map(AnswerSource::label),
+                    upstream = upstream.as_deref(),
+                    download,
+                    bytes = self.bytes,
+                    first_byte_ms = self.first_byte.map(milliseconds),
+                    duration_ms = milliseconds(self.duration),
+                    reason = reason.as_deref(),
+                    repeated = folded,
+                    "{}",
+                    self.said()
+                )
+            };
+        }
+        if self.is_failure() { line!(warn) } else { line!(info) }
+    }
+
+    /// Equal for refusals of the same client.
+    pub(super) fn key_of_client(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.client.address.map(|at| at.ip()), self.client.uid).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Equal for equal refusals of the same client.
+    pub(super) fn key_of_equal(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let Details { repository, reference, reason, .. } = &self.details;
+        (self.key_of_client(), self.said(), self.status, repository, reference).hash(&mut hasher);
+        // Times and counts make no other refusal of it.
+        let words = reason.iter().flat_map(|reason| reason.chars()).filter(|c| !c.is_ascii_digit());
+        words.for_each(|c| c.hash(&mut hasher));
+        hasher.finish()
+    }
+}
+
+/// To a tenth, as people read it.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+/// Text from outside: a bounded part of it, without control characters.
+pub(super) fn bounded(text: &str, chars_max: usize) -> String {
+    text.chars().take(chars_max).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,201 @@
+//! The request log: one line for each request, when its body ends, under the target `larder::access`.
+//!
+//! Promises: every request has its line, also one whose client left before the answer; what is no success is folded
+//! ([`super::folds`]), so that no client fills the log with one refusal; a line holds no credential, no query of a URL, and of
+//! what a client sent no more than a bounded part. A challenge and a 404 are information, what upstream or this node failed
+//! at is a warning. The last pulls of each repository are remembered for `larder explain` ([`super::recent`]).
+//!
+//! Deliberately not here: where lines are written, and what is done when that is slow (`cli/log`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{HOST, RANGE};
+use http::{HeaderMap, Method, Request, Response};
+use parking_lot::Mutex;
+
+use super::folds::{Folds, Verdict};
+use super::recent::Recent;
+use super::request_line::{Described, Details, End, Line, TARGET, bounded};
+use crate::listener::{Body, BodyError, BodyWatch, Peer};
+use crate::pull::RequestId;
+use crate::support::clock::Clock;
+use crate::support::shutdown::Shutdown;
+
+/// Equal refusals that are written in a minute.
+const EQUAL_MAX: u32 = 3;
+/// Refusals of one client, of whatever kind, that are written in a minute: a node that starts fifty pods with a wrong
+/// credential has fewer.
+const OF_CLIENT_MAX: u32 = 300;
+/// How often what was folded is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Characters at most of what a client sent in one header.
+const SENT_CHARS_MAX: usize = 128;
+
+/// The lines of all requests. Shared by all connections.
+pub struct RequestLog {
+    folding: Mutex<Folding>,
+    recent: Recent,
+    clock: Clock,
+}
+
+struct Folding {
+    /// The same refusal, of the same client.
+    equal: Folds<Line>,
+    /// Any refusal of the same client.
+    of_client: Folds<Line>,
+}
+
+impl RequestLog {
+    /// No line yet.
+    pub fn new(clock: Clock) -> Self {
+        let folding = Folding { equal: Folds::new(EQUAL_MAX), of_client: Folds::new(OF_CLIENT_MAX) };
+        Self { folding: Mutex::new(folding), recent: Recent::default(), clock }
+    }
+
+    /// The last pulls of each repository.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// Tells what was folded, now and then, until the stop; what is left then [`Self::tell_all`] tells.
+    pub async fn run(self: Arc<Self>, mut shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TELL_EVERY) => {}
+                () = shutdown.requested() => return,
+            }
+            let now = Instant::now();
+            let mut folding = self.folding.lock();
+            let due = [folding.equal.due(now), folding.of_client.due(now)];
+            drop(folding);
+            due.into_iter().flatten().for_each(|(line, folded)| line.write(Some(folded)));
+        }
+    }
+
+    /// Tells all that was folded.
+    pub fn tell_all(&self) {
+        let mut folding = self.folding.lock();
+        let due = [folding.equal.end(), folding.of_client.end()];
+        drop(folding);
+        due.into_iter().flatten().for_each(|(line, folded)| line.write(Some(folded)));
+    }
+
+    /// A request that has come.
+    pub(super) fn begin<B>(self: &Arc<Self>, request: &Request<B>, id: RequestId) -> Told {
+        let absolute = request.uri().authority().map(|authority| bounded(authority.as_str(), SENT_CHARS_MAX));
+        Told {
+            log: Arc::clone(self),
+            since: Instant::now(),
+            described: Described::default(),
+            expected: None,
+            line: Line {
+                id,
+                client: request.extensions().get::<Peer>().cloned().unwrap_or_default(),
+                method: request.method().clone(),
+                host: absolute.or_else(|| sent(request.headers(), &HOST)),
+                range: sent(request.headers(), &RANGE),
+                details: Details::default(),
+                status: None,
+                end: End::ClientLeft,
+                bytes: 0,
+                first_byte: None,
+                duration: Duration::ZERO,
+            },
+        }
+    }
+
+    fn tell(&self, line: Line) {
+        self.recent.add(&line, self.clock.now());
+        if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+            return;
+        }
+        if line.is_success() {
+            return line.write(None);
+        }
+        let (equal, of_client) = (line.key_of_equal(), line.key_of_client());
+        let now = Instant::now();
+        let mut folding = self.folding.lock();
+        let Verdict::Write(line, before) = folding.equal.judge(equal, line, now) else { return };
+        let verdict = folding.of_client.judge(of_client, line, now);
+        drop(folding);
+        before.iter().for_each(|(line, folded)| line.write(Some(*folded)));
+        if let Verdict::Write(line, before) = verdict {
+            before.iter().for_each(|(line, folded)| line.write(Some(*folded)));
+            line.write(None);
+        }
+    }
+}
+
+/// One request until its body has ended: its line is written when this is dropped.
+pub(super) struct Told {
+    log: Arc<RequestLog>,
+    since: Instant,
+    described: Described,
+    /// Bytes of the body, where the head says so.
+    expected: Option<u64>,
+    line: Line,
+}
+
+impl Told {
+    /// What is to be filled in while the request is answered.
+    pub(super) fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// When the request came.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The response, whose body's end is the request's.
+    pub(super) fn until_the_end_of(mut self, response: Response<Body>) -> Response<Body> {
+        self.line.status = Some(response.status().as_u16());
+        let length = response.headers().get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        self.expected = if self.line.method == Method::HEAD { Some(0) } else { length };
+        if response.body().is_empty() {
+            self.line.first_byte = Some(self.since.elapsed());
+            self.line.end = End::Whole;
+        }
+        response.map(|body| body.watched(Box::new(self)))
+    }
+}
+
+impl BodyWatch for Told {
+    fn sent(&mut self, bytes: usize) {
+        self.line.first_byte.get_or_insert_with(|| self.since.elapsed());
+        self.line.bytes += bytes as u64;
+        // The connection does not ask for more than the length.
+        if self.expected.is_some_and(|expected| self.line.bytes >= expected) {
+            self.line.end = End::Whole;
+        }
+    }
+
+    fn ended(&mut self) {
+        self.line.end = End::Whole;
+    }
+
+    fn failed(&mut self, error: &BodyError) {
+        self.line.end = End::CutShort;
+        self.described.because(&error.to_string());
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let mut line = self.line.clone();
+        line.duration = self.since.elapsed();
+        line.details = self.described.details();
+        // An answer that has no body to wait for: the client's `HEAD`, or a body that hyper took as a whole.
+        if line.method == Method::HEAD && line.status.is_some() {
+            line.end = End::Whole;
+            line.first_byte.get_or_insert(line.duration);
+        }
+        self.log.tell(line);
+    }
+}
+
+fn sent(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {
+    headers.get(name).map(|value| bounded(&String::from_utf8_lossy(value.as_bytes()), SENT_CHARS_MAX))
+}
