@@ -6,8 +6,9 @@ Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, 
 all of it again with the registry stopped and the daemon restarted. access.py tests who
 may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, strangers.py registries that nobody named,
 node.py and systemd.py the commands, the
-units and the packages, manifests.py what is applied to a cluster, pod.py the DaemonSet's containers, replacement.py a
-daemon that is replaced. Everything listens on loopback, in directories that are removed afterwards.
+units and the packages, manifests.py what is applied to a cluster, pod.py the DaemonSet's containers, limits.py the memory
+that it gives them, replacement.py a daemon that is replaced. Everything listens on loopback, in directories that are
+removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
 """
@@ -33,6 +34,7 @@ from access import DockerLogins, KubernetesUseCases, PathLogins, Tenants  # noqa
 from disk import Disk  # noqa: E402,F401
 from full_disk import FullDisk  # noqa: E402,F401
 from events import Events  # noqa: E402,F401
+from limits import Limits  # noqa: E402,F401
 from manifests import Manifests  # noqa: E402,F401
 from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from pod import Pod  # noqa: E402,F401
