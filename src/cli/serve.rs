@@ -66,6 +66,10 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log) -> Result<(), Failu
 fn failure(error: app::Error) -> Failure {
     match error {
         app::Error::Store(store::Error::Format { .. }) => Failure::StoreFormat(error.to_string()),
+        // Such as a directory that belongs to another user.
+        app::Error::Store(error) if !error.cause().is_empty() => {
+            Failure::failed(format!("{error}: {}", error.cause()))
+        }
         _ => Failure::failed(error),
     }
 }

@@ -86,20 +86,13 @@ class Pod(unittest.TestCase):
             self.write("config/larder.toml",
                        f'{file.read()}\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n'
                        '[store]\nmin_free = "0%"\n')
-        pod = pod_of_the_daemonset()
-        container, = pod["containers"]
-        podman_run = world.start("pod", "unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
-                                 *podman(directory), "--name=larder", *podman_arguments(pod, container, self.directories),
-                                 "--rootfs", root_of_the_image(directory), "/usr/bin/larder", *container["args"])
+        podman_run = self.start_daemon()
         inside = ("nsenter", "-t", str(podman_run.pid), "-n")
         curl = (*inside, "curl", "-sf")
-
-        def answers(url):
-            return subprocess.run([*curl, url], capture_output=True, check=False).returncode == 0
         # The network exists once the container answers.
-        world.wait_for(lambda: answers("http://127.0.0.1:506/readyz"), "pod")
+        world.wait_for(lambda: self.answers(podman_run, "http://127.0.0.1:506/readyz"), "pod")
         world.start("registry-inside", *inside, "docker-registry", "serve", registry.config)
-        world.wait_for(lambda: answers(f"{registry.url}/v2/"), "registry-inside")
+        world.wait_for(lambda: self.answers(podman_run, f"{registry.url}/v2/"), "registry-inside")
         index = run(*curl, f"http://127.0.0.1:505/v2/{REPOSITORY}/manifests/v1?ns=reg.test")
         self.assertIn(pushed["manifest amd64"], index)
         world.wait_for(lambda: "larder_store_blobs 1" in run(*curl, "http://127.0.0.1:5052/metrics"), "pod")
@@ -132,6 +125,38 @@ class Pod(unittest.TestCase):
         self.write("containerd/config.toml", "version = 2\n")
         self.assertRegex(self.init_container(), "^not set up: .* has no config_path")
         self.assertEqual(self.files(), ["config.toml"])
+
+    def test_a_store_of_the_unit_is_used_once_it_belongs_to_root(self):
+        with open(f"{ROOT}/config/kubernetes/larder.toml", encoding="utf-8") as file:
+            self.write("config/larder.toml", f'{file.read()}\n[store]\nmin_free = "0%"\n')
+        first = self.start_daemon()
+        self.world.wait_for(lambda: self.answers(first, "http://127.0.0.1:506/readyz"), "pod")
+        first.terminate()
+        self.assertEqual(first.wait(timeout=45), 0, self.world.log("pod"))
+        # As the unit leaves it: of the number of a user that exists only while the unit runs.
+        run("chown", "-R", "61184:61184", self.directories["state"])
+        run("chmod", "700", self.directories["state"])
+        refused = self.start_daemon()
+        self.assertNotEqual(refused.wait(timeout=45), 0)
+        self.assertIn("Permission denied", self.world.log("pod"), "which docs/kubernetes.md explains")
+        run("chown", "-R", "root:root", self.directories["state"])
+        again = self.start_daemon()
+        self.world.wait_for(lambda: self.answers(again, "http://127.0.0.1:506/readyz"), "pod")
+        again.terminate()
+        self.assertEqual(again.wait(timeout=45), 0, self.world.log("pod"))
+
+    def start_daemon(self):
+        """Its container, in a network of its own."""
+        pod = pod_of_the_daemonset()
+        container, = pod["containers"]
+        return self.world.start("pod", "unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
+                                *podman(self.directory), "--name=larder", "--replace",
+                                *podman_arguments(pod, container, self.directories), "--rootfs",
+                                root_of_the_image(self.directory), "/usr/bin/larder", *container["args"])
+
+    def answers(self, podman_run, url):
+        command = ["nsenter", "-t", str(podman_run.pid), "-n", "curl", "-sf", url]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def init_container(self, *more):
         """Runs it as the manifest says; returns the message that kubectl shows."""

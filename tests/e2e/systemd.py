@@ -474,6 +474,17 @@ class Package(unittest.TestCase):
         self.do("systemctl unmask larder.service && systemctl enable --now larder.service larder.socket && dpkg -i /root/larder.deb")
         self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
 
+    def test_4c_the_store_of_a_daemonset_is_taken_over_by_the_unit(self):
+        before = self.do("larder ls")
+        self.assertIn(REPOSITORY, before)
+        # As the DaemonSet leaves it: a plain directory that belongs to root.
+        self.do("systemctl stop larder.socket larder.service && rm /var/lib/larder && "
+                "mv /var/lib/private/larder /var/lib/larder && chown -R root:root /var/lib/larder && "
+                "systemctl start larder.socket larder.service")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
+        self.assertEqual(self.do("larder ls"), before)
+        self.assertEqual(self.do("readlink /var/lib/larder"), "private/larder")
+
     def test_5_it_is_removed_cleanly(self):
         self.do("larder setup containerd && test -e /etc/containerd/certs.d/_default/hosts.toml")
         self.do("dpkg -r larder")
