@@ -148,7 +148,8 @@ class PackageScripts(unittest.TestCase):
             with open(f"{self.directory}/{name}", "w", encoding="utf-8") as file:
                 file.write(f'#!/bin/sh\necho "{name} $*" >>{self.directory}/calls\n'
                            f'case "{name} $*" in $FAILS) echo "it fails"; exit 1 ;; esac\n'
-                           f'[ {name} != larder ] || echo "nothing to change"\n')
+                           f'[ {name} != larder ] || echo "nothing to change"\n'
+                           f'case "{name} $*" in "larder setup -h") echo "  <RUNTIME> [possible values: containerd, k3s]" ;; esac\n')
             os.chmod(f"{self.directory}/{name}", 0o755)
 
     def script(self, name, *arguments, fails="nothing", systemd=True, **more):
@@ -211,15 +212,15 @@ class PackageScripts(unittest.TestCase):
         for script, removal, upgrade in (("deb/prerm", "remove", "upgrade"), ("rpm/preun", "0", "1")):
             code, calls, said = self.script(script, removal)
             self.assertEqual(code, 0, said)
-            undone = [call for call in calls if call.startswith("larder")]
-            self.assertEqual(undone, [f"larder setup {name} --undo" for name in ("containerd", "docker", "podman", "crio")])
+            undone = [call for call in calls if call.endswith("--undo")]
+            self.assertEqual(undone, ["larder setup containerd --undo", "larder setup k3s --undo"])
             self.assertLess(calls.index(undone[-1]), min(n for n, call in enumerate(calls) if "stop" in call),
                             "the daemon answers until nobody asks")
-            code, calls, said = self.script(script, removal, fails="larder*setup docker --undo")
+            code, calls, said = self.script(script, removal, fails="larder*setup k3s --undo")
             self.assertEqual(code, 1, said)
-            self.assertIn("docker would go on asking it: it fails", said)
+            self.assertIn("k3s would go on asking it: it fails", said)
             self.assertFalse([call for call in calls if "stop" in call], "the daemon stays")
-            code, calls, said = self.script(script, removal, fails="larder setup*")
+            code, calls, said = self.script(script, removal, fails="larder setup * --undo")
             self.assertEqual(code, 0, "a broken configuration keeps no package: " + said)
             code, calls, said = self.script(script, removal, fails="larder*", LARDER_KEEP_WIRING="1")
             self.assertEqual((code, [call for call in calls if call.startswith("larder")]), (0, []), said)
