@@ -26,6 +26,8 @@ pub struct Reload {
     pub(crate) path_logins: Live<HashSet<Registry>>,
     pub(crate) pull: Live<pull::Config>,
     pub(crate) list: List,
+    /// The settings that were read last.
+    pub(crate) settings: Live<Settings>,
 }
 
 /// Why new settings cannot be used; the old ones stay in effect, all of them.
@@ -64,6 +66,7 @@ impl Reload {
         self.path_logins.replace(settings.serve.path_logins.clone());
         self.pull.replace(settings.pull.clone());
         self.list.replace(settings.prepull.clone());
+        self.settings.replace(settings.clone());
         Ok(())
     }
 }

@@ -32,6 +32,8 @@ pub struct Explanation {
     pub rate_limits: Vec<RateLimitReport>,
     /// The credentials that match, in the order in which they would be tried.
     pub credentials: Vec<CredentialOutlook>,
+    /// Files and plugins that should have told a credential and could not.
+    pub credential_problems: Vec<String>,
     /// Who may read the repository.
     pub access: AccessOutlook,
     /// What is in the store of it; absent if its name is not known there.

@@ -22,7 +22,7 @@ pub(super) struct Addresses {
 /// # Errors
 /// An address that cannot be listened on.
 pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Addresses, Error> {
-    let mut data = Vec::new();
+    let (mut data, mut held) = (Vec::new(), Vec::new());
     let mut admin = None;
     let mut control = None;
     let mut metrics = None;
@@ -36,15 +36,16 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Add
         } else if settings.admin.metrics_listen.map(Listen::Tcp) == Some(at.clone()) {
             metrics = Some(listener);
         } else {
-            if !settings.listen.contains(&at) {
-                tracing::warn!(%at, "this socket was handed to us, and is not what [server] listen says; it is used");
-            }
+            held.push(at);
             data.push(listener);
         }
     }
     // Addresses first: a second daemon should fail on what the operator sees first.
-    if data.is_empty() {
-        data = settings.listen.iter().map(Listener::bind).collect::<Result<_, _>>()?;
+    for at in missing(&settings.listen, &held, settings.says_where_to_listen()) {
+        if !held.is_empty() {
+            tracing::info!(%at, "no socket was handed to us for this address of [server] listen: it is bound too");
+        }
+        data.push(Listener::bind(at)?);
     }
     if let Some(uids) = &settings.uids {
         data.iter_mut().for_each(|listener| listener.admit_only(uids));
@@ -57,6 +58,23 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Add
         metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
     }
     Ok(Addresses { data, admin, control, metrics })
+}
+
+/// The addresses that no socket is held for. Sockets that are held stand in place of the default; what was written counts
+/// beside them.
+fn missing<'l>(listen: &'l [Listen], held: &[Listen], written: bool) -> Vec<&'l Listen> {
+    let is_held = |at: &&Listen| held.iter().any(|held| covers(held, at));
+    if held.is_empty() || written { listen.iter().filter(|at| !is_held(at)).collect() } else { Vec::new() }
+}
+
+/// Whether a socket receives what is sent to an address.
+fn covers(held: &Listen, at: &Listen) -> bool {
+    match (held, at) {
+        (Listen::Tcp(held), Listen::Tcp(at)) => {
+            held.port() == at.port() && (held.ip() == at.ip() || held.ip().is_unspecified())
+        }
+        (held, at) => held == at,
+    }
 }
 
 /// A socket that only our own user can open, in a directory that is made if it is missing.
@@ -82,4 +100,26 @@ pub(super) fn ports(addresses: &[Listen]) -> Vec<u16> {
         Listen::Unix(_) => None,
     };
     addresses.iter().filter_map(port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_was_written_is_bound_beside_the_sockets_that_are_held() {
+        let at = |texts: &[&str]| -> Vec<Listen> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        for (listen, held, written, expected) in [
+            (vec!["127.0.0.1:5050"], vec![], false, vec!["127.0.0.1:5050"]),
+            (vec!["127.0.0.1:5050"], vec!["127.0.0.1:7070"], false, vec![]),
+            (vec!["127.0.0.1:5050"], vec!["127.0.0.1:5050"], true, vec![]),
+            (vec!["127.0.0.1:5050"], vec!["0.0.0.0:5050"], true, vec![]),
+            (vec!["127.0.0.1:5050", "unix:/x"], vec!["127.0.0.1:5050"], true, vec!["unix:/x"]),
+            (vec!["127.0.0.1:6060"], vec!["127.0.0.1:5050"], true, vec!["127.0.0.1:6060"]),
+        ] {
+            let (listen, held) = (at(&listen), at(&held));
+            let found: Vec<Listen> = missing(&listen, &held, written).into_iter().cloned().collect();
+            assert_eq!(found, at(&expected), "{listen:?} {held:?}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Nothing here decides anything about a pull; this is where the parts are put together, in the order of the layers.
 
 mod addresses;
+mod check;
 mod descriptors;
 mod error;
 mod status;
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+pub use check::check;
 pub use error::Error;
 
-use crate::admin::control::{Control, Explainer};
+use crate::admin::control::{Control, EffectiveConfig, Explainer};
 use crate::admin::{self, Readiness, Sources};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::credentials::{Keychain, Keys};
 use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen, Listener};
 use crate::prepull::{Fetcher, List};
@@ -53,6 +55,8 @@ pub struct App {
     gate: Live<Option<Gate>>,
     path_logins: Live<HashSet<reference::Registry>>,
     pull: Live<pull::Config>,
+    /// The settings that were read last.
+    read: Live<Settings>,
     list: List,
     registry: Registry,
     observer: Arc<serve::Observer>,
@@ -78,7 +82,7 @@ impl App {
         let labels = Arc::new(RegistryLabels::new(
             settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
         ));
-        let gate = settings.serve.gate.as_ref().map(Gate::read).transpose()?;
+        let gate = check::gate(&settings)?;
         let Addresses { data, admin, control, metrics } = addresses::bind(&settings, inherited)?;
         let store_metrics = Arc::new(store::metrics::Metrics::register(&registry)?);
         let store = Store::open(&settings.store, clock.clone(), store_metrics)?;
@@ -87,9 +91,9 @@ impl App {
             None => addresses::control_socket(&settings.admin.socket)?,
         };
         let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
-        let keychain = Keychain::build(&settings.credentials, Arc::new(Keys::open(&settings.keys)?))?;
+        let keychain = check::keychain(&settings, Keys::open(&settings.keys)?)?;
         let upstream = Upstream::new(
-            upstream::Configured::new(settings.upstream.clone())?,
+            check::configured(&settings)?,
             keychain.anonymous(),
             upstream_metrics,
             Arc::clone(&labels),
@@ -116,6 +120,7 @@ impl App {
         let path_logins = Live::new(settings.serve.path_logins.clone());
         let limits = descriptors::within(settings.limits, descriptors::raise_limit());
         Ok(Self {
+            read: Live::new(settings.clone()),
             settings,
             store,
             puller,
@@ -256,12 +261,16 @@ impl App {
             path_logins: self.path_logins.clone(),
             pull: self.pull.clone(),
             list: self.list.clone(),
+            settings: self.read.clone(),
         }
     }
 
     fn control(&self, status: &StatusSources, tasks: Tasks, shutdown: Shutdown) -> Control {
         let status = status.clone();
+        let (started, read) = (self.settings.clone(), self.read.clone());
+        let listening: Vec<String> = self.data_addresses().unwrap_or_default().iter().map(written).collect();
         Control {
+            config: Arc::new(move || in_effect(&started, &read.current(), listening.clone())),
             puller: self.puller.clone(),
             store: self.store.clone(),
             keychain: self.keychain.clone(),
@@ -308,6 +317,23 @@ async fn settle(puller: &Puller, upstream: &Upstream, keychain: &Keychain) {
             programs,
             "requests to registries and credential programs are ended by the stop"
         );
+    }
+}
+
+/// An address as `[server] listen` has it.
+fn written(at: &Listen) -> String {
+    match at {
+        Listen::Tcp(at) => at.to_string(),
+        unix @ Listen::Unix(_) => unix.to_string(),
+    }
+}
+
+fn in_effect(started: &Settings, read: &Settings, listening: Vec<String>) -> EffectiveConfig {
+    let changes = read.changes(started).into_iter();
+    EffectiveConfig {
+        text: config::print_in_effect(started, read),
+        from_the_next_start: changes.filter(|change| change.needs_restart).map(|change| change.key).collect(),
+        listening,
     }
 }
 

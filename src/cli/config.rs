@@ -3,37 +3,84 @@
 use clap::Subcommand;
 
 use super::context::Context;
+use super::daemon::InEffect;
 use super::failure::Failure;
+use crate::app;
 use crate::config::{self, Loaded, Mistake};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Report every mistake at once
+    /// Report every mistake at once, and every file that the daemon would not start with
     Check {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what is in effect, as a configuration file
-    Print,
+    /// Show what is in effect in the running daemon, as a configuration file
+    Print {
+        /// Show what the files and this environment say, whatever the daemon does
+        #[arg(long)]
+        from_files: bool,
+    },
 }
 
-#[allow(clippy::print_stdout, reason = "what these commands are for")]
 pub(super) fn run(command: &ConfigCommand, context: &Context) -> Result<(), Failure> {
-    let loaded = config::load(context.file.as_deref(), &context.environment);
-    if let (ConfigCommand::Check { json: true }, Err(config::Error::Mistaken { mistakes, .. })) =
-        (command, &loaded)
-    {
-        let list: Vec<_> = mistakes.iter().map(json_of).collect();
-        println!("{}", serde_json::json!({"ok": false, "mistakes": list}));
-    }
-    let Loaded { settings, from } = loaded.map_err(Failure::usage)?;
     match command {
-        ConfigCommand::Check { json: true } => {
-            println!("{}", serde_json::json!({"ok": true, "mistakes": []}))
+        ConfigCommand::Check { json } => check(*json, context),
+        ConfigCommand::Print { from_files } => print(*from_files, context),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+fn check(json: bool, context: &Context) -> Result<(), Failure> {
+    let said = |mistakes: &[serde_json::Value]| {
+        if json {
+            println!("{}", serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes}));
         }
-        ConfigCommand::Check { json: false } => println!("ok: {from}"),
-        ConfigCommand::Print => print!("# in effect, from {from}\n{}", config::print_with_sources(&settings)),
+    };
+    let Loaded { settings, from } =
+        config::load(context.file.as_deref(), &context.environment).map_err(|error| {
+            if let config::Error::Mistaken { mistakes, .. } = &error {
+                said(&mistakes.iter().map(json_of).collect::<Vec<_>>());
+            }
+            Failure::usage(error)
+        })?;
+    let refused = app::check(&settings);
+    let problems = refused
+        .iter()
+        .map(|(key, error)| serde_json::json!({"key": key, "problem": error.to_string(), "source": null}));
+    said(&problems.collect::<Vec<_>>());
+    if !refused.is_empty() {
+        let all: Vec<String> = refused.iter().map(|(key, error)| format!("\n  {key}: {error}")).collect();
+        return Err(Failure::usage(format!("the daemon does not start with {from}:{}", all.concat())));
+    }
+    if !json {
+        println!("ok: {from}");
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+fn print(from_files: bool, context: &Context) -> Result<(), Failure> {
+    if from_files {
+        let Loaded { settings, from } = context.load()?;
+        print!("# what the next start would have, from {from}\n{}", config::print_with_sources(&settings));
+        return Ok(());
+    }
+    let asked = InEffect::ask(context)?;
+    match &asked.daemon {
+        Ok(said) => {
+            println!("# in effect in the daemon that answers on {}", asked.settings.admin.socket.display());
+            println!("# it listens on {}", said.listening.join(", "));
+            for key in &said.from_the_next_start {
+                println!("# {key} has been changed since, and counts from the next start");
+            }
+            print!("{}", said.text);
+        }
+        Err(why) => {
+            println!("# no daemon answered ({why}); what follows is from {}", asked.from);
+            print!("{}", config::print_with_sources(&asked.settings));
+        }
     }
     Ok(())
 }

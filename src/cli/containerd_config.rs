@@ -1,11 +1,16 @@
 //! containerd's `config.toml`, as far as it says where mirrors are looked up: read, changed, and restored.
 //!
-//! Promises: all else in the file stays as it is, to the byte. Deliberately not here: files that it imports.
+//! Promises: all else in the file stays as it is. Deliberately not here: finding the files that it imports
+//! (`containerd_files`).
 
 use toml_edit::{DocumentMut, Item, Table, Value};
 
+use super::toml_text::rendered;
+
 /// The path of the file.
 pub(super) const CONFIG: &str = "/etc/containerd/config.toml";
+/// The newest version that is known here; containerd 2.3 and later print it.
+const VERSION_MAX: i64 = 4;
 /// The comment behind a value that Larder has set; the value from before follows.
 const MARK: &str = "# set by larder; before: ";
 /// In place of the value from before: there was no table for it.
@@ -16,26 +21,37 @@ const NO_FILE: &str = "no file";
 /// The CRI's registry settings in a configuration.
 pub(super) struct Cri {
     document: DocumentMut,
+    text: String,
+    version: i64,
     /// The names of the tables that lead to them.
     path: Vec<String>,
 }
 
-/// Reads a configuration; an empty text is containerd's defaults.
+/// Reads `config.toml`.
 ///
 /// # Errors
-/// The text is no TOML, or of a version that is not known.
+/// The text is no TOML.
 pub(super) fn config_of(text: &str) -> Result<Cri, String> {
+    config_at(CONFIG, text)
+}
+
+/// Reads a configuration; an empty text is containerd's defaults. A version that is not known here is read as the newest
+/// that is: see [`Cri::unknown_version`].
+///
+/// # Errors
+/// The text is no TOML.
+pub(super) fn config_at(path: &str, text: &str) -> Result<Cri, String> {
     let text = if text.trim().is_empty() { "version = 2\n" } else { text };
-    let document: DocumentMut = text.parse().map_err(|error| format!("{CONFIG} is malformed: {error}"))?;
+    let document: DocumentMut = text.parse().map_err(|error| format!("{path} is malformed: {error}"))?;
     let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
     let plugin = match version {
-        1 => "cri",
+        ..=1 => "cri",
         2 => "io.containerd.grpc.v1.cri",
-        3 => "io.containerd.cri.v1.images",
-        other => return Err(format!("{CONFIG} is of version {other}, which is not known here")),
+        // Version 4 has the table of version 3, tried with containerd 2.3.4 and 2.4.0-beta.0.
+        _ => "io.containerd.cri.v1.images",
     };
     let path = ["plugins", plugin, "registry"].map(str::to_owned).to_vec();
-    Ok(Cri { document, path })
+    Ok(Cri { document, text: text.to_owned(), version, path })
 }
 
 impl Cri {
@@ -45,6 +61,33 @@ impl Cri {
             at = at.get(name)?.as_table_like()?;
         }
         Some(at)
+    }
+
+    /// The version of the file.
+    pub(super) fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// The version of the file, if it is newer than what is known here.
+    pub(super) fn unknown_version(&self) -> Option<i64> {
+        (self.version > VERSION_MAX).then_some(self.version)
+    }
+
+    /// Whether the table of the registry settings is there at all.
+    pub(super) fn has_registry(&self) -> bool {
+        self.registry().is_some()
+    }
+
+    /// Whether containerd is known to be 2.3 or later, which reads `/etc/containerd/certs.d:/etc/docker/certs.d` where no
+    /// `config_path` is set; 2.2 does too, with a file that looks like that of 2.0.
+    pub(super) fn has_list_by_default(&self) -> bool {
+        self.version >= VERSION_MAX
+    }
+
+    /// The files that this one imports, as patterns; `None`: it does not say, and the default of its containerd counts.
+    pub(super) fn imports(&self) -> Option<Vec<String>> {
+        let listed = self.document.get("imports")?.as_array()?;
+        Some(listed.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
     /// The directory, or directories, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd up to
@@ -73,14 +116,16 @@ impl Cri {
 
     /// The file with its changes.
     pub(super) fn text(&self) -> String {
-        self.document.to_string()
+        rendered(&self.document, &self.text)
     }
 
     /// The file as it was before [`Cri::set`]; `None` if there was none and nothing else has been written into it since.
-    pub(super) fn restored(mut self) -> Option<String> {
-        let made = self.unset();
-        let gone = made && is_empty(self.document.as_table());
-        (!gone).then(|| self.text())
+    fn restored(mut self) -> Option<String> {
+        match self.unset() {
+            None => Some(self.text),
+            Some(true) if is_empty(self.document.as_table()) => None,
+            Some(_) => Some(self.text()),
+        }
     }
 
     /// Sets the directory, and notes the value from before behind it; `there`: whether there is a file.
@@ -116,16 +161,15 @@ impl Cri {
         at.remove(registry);
     }
 
-    /// Restores the value from before; returns whether the file was made by Larder.
-    fn unset(&mut self) -> bool {
+    /// Restores the value from before; returns whether the file was made by Larder, and `None` if nothing in it is Larder's.
+    fn unset(&mut self) -> Option<bool> {
         let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
         for name in &self.path {
-            let Some(table) = at.get_mut(name).and_then(Item::as_table_like_mut) else { return false };
-            at = table;
+            at = at.get_mut(name).and_then(Item::as_table_like_mut)?;
         }
-        let Some(value) = at.get("config_path").and_then(Item::as_value) else { return false };
+        let value = at.get("config_path").and_then(Item::as_value)?;
         let suffix = value.decor().suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default();
-        let Some((_, before)) = suffix.split_once(MARK) else { return false };
+        let (_, before) = suffix.split_once(MARK)?;
         let made = before.trim() == NO_FILE;
         match before.trim() {
             "none" => drop(at.remove("config_path")),
@@ -144,7 +188,15 @@ impl Cri {
                 }
             }
         }
-        made
+        Some(made)
+    }
+}
+
+/// A configuration as it was before [`Cri::set`]; `None` if there was none.
+pub(super) fn restored(text: &str) -> Option<String> {
+    match config_at("", text) {
+        Ok(cri) if !text.trim().is_empty() => cri.restored(),
+        _ => Some(text.to_owned()),
     }
 }
 

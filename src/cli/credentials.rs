@@ -1,4 +1,6 @@
 //! `larder credentials IMAGE`: which credentials match an image, in the order in which they would be tried.
+//!
+//! The running daemon is asked: it has other files, another user and another environment than this command.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,8 +11,10 @@ use super::context::Context;
 use super::failure::Failure;
 use super::output::print_json;
 use super::run_async::run_async;
-use crate::credentials::{Keychain, Keys};
-use crate::reference::Image;
+use crate::admin::control::{self, ControlError, MatchCredentials, MatchedCredentials, PullSecret};
+use crate::config::Settings;
+use crate::credentials::{self, CredentialMatch, Keychain, Keys, PullSecrets};
+use crate::reference::{Image, Repository};
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -28,22 +32,74 @@ pub(super) struct Arguments {
 #[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let settings = context.settings()?;
-    let keys = Keys::ephemeral().map_err(Failure::failed)?;
-    let keychain = Keychain::build(&settings.credentials, Arc::new(keys)).map_err(Failure::usage)?;
-    let mut secrets = settings.credentials.pull_secrets;
-    secrets.extend(arguments.pull_secrets.iter().cloned());
     let repository = &arguments.image.repository;
-    let matches = run_async(keychain.matches(repository, &secrets))?.map_err(Failure::failed)?;
+    let secrets = pull_secrets(&arguments.pull_secrets)?;
+    let command = MatchCredentials { repository: repository.to_string(), secrets };
+    let MatchedCredentials { found, problems } =
+        match run_async(control::send(&settings.admin.socket, &command))? {
+            Ok(matched) => matched,
+            Err(ControlError::Refused(why)) => return Err(Failure::failed(why)),
+            Err(error) => {
+                warn(&format!(
+                    "no daemon answered ({error}); what follows is what this command itself finds"
+                ));
+                without_daemon(&settings, &command)?
+            }
+        };
     if arguments.json {
-        return print_json(&matches);
+        print_json(&found)?;
+    } else {
+        show(&found, repository, &problems);
     }
-    if matches.is_empty() {
+    match problems.as_slice() {
+        [] => Ok(()),
+        problems => Err(Failure::failed(problems.join("\n"))),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+fn show(found: &[CredentialMatch], repository: &Repository, problems: &[String]) {
+    if found.is_empty() && problems.is_empty() {
         println!("no credential matches {repository}: it is pulled anonymously");
     }
-    for found in &matches {
+    for found in found {
         let username =
             if found.username.is_empty() { "(none: an anonymous attempt)" } else { &found.username };
         println!("{:<12} {:<32} {:<24} {}", found.source, found.key, username, found.file.display());
     }
-    Ok(())
+}
+
+#[allow(clippy::print_stderr, reason = "it is no part of the answer")]
+fn warn(what: &str) {
+    eprintln!("larder: {what}");
+}
+
+/// What this process finds, with its own files, user and environment.
+fn without_daemon(settings: &Settings, command: &MatchCredentials) -> Result<MatchedCredentials, Failure> {
+    let keys = Keys::ephemeral().map_err(Failure::caused)?;
+    let keychain = Keychain::build(&settings.credentials, Arc::new(keys)).map_err(Failure::usage)?;
+    let mut secrets = PullSecrets::default();
+    for PullSecret { file, content } in &command.secrets {
+        secrets.add(file.as_ref(), content.as_bytes()).map_err(Failure::usage)?;
+    }
+    let repository = command.repository.parse().map_err(Failure::usage)?;
+    let (found, problems) = run_async(keychain.matches(&repository, &secrets))?;
+    Ok(MatchedCredentials { found, problems })
+}
+
+/// Pull secrets as they are in their files, to be sent to the daemon.
+///
+/// # Errors
+/// One that cannot be read.
+pub(super) fn pull_secrets(paths: &[PathBuf]) -> Result<Vec<PullSecret>, Failure> {
+    let files = credentials::pull_secret_files(paths).map_err(Failure::usage)?;
+    let read = files.into_iter().map(|(file, content)| {
+        let content = String::from_utf8(content).map_err(|error| {
+            // Where it is wrong, and nothing of what is there.
+            let (path, at) = (file.display(), error.utf8_error().valid_up_to());
+            Failure::usage(format!("the pull secret {path} is no text from byte {at} on"))
+        })?;
+        Ok(PullSecret { file: file.display().to_string(), content })
+    });
+    read.collect()
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::context::Context;
 use super::failure::Failure;
 use super::output::{print_json, shown_duration};
-use super::pull::read_secrets;
+use super::credentials::pull_secrets;
 use super::run_async::ask_daemon;
 use crate::admin::control::Explain;
 use crate::admin::{CachedOutlook, Explanation, FreshnessOutlook, RightOutlook};
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 
 #[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let secrets = read_secrets(&arguments.pull_secrets)?;
+    let secrets = pull_secrets(&arguments.pull_secrets)?;
     let command = Explain { image: arguments.image.to_string(), secrets };
     let explanation = ask_daemon(&context.settings()?, &command)?;
     if arguments.json {
@@ -91,6 +91,7 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
         format!("{:<12} {}  {}  {user}", found.source, found.key, found.file)
     });
     add_or(&mut lines, "credentials", credentials, "none matches: it is asked for without one");
+    lines.extend(explanation.credential_problems.iter().map(|problem| ("credentials", problem.clone())));
     let access = &explanation.access;
     if access.open {
         lines.push(("access", "what is cached is open to every pod (policy = \"open\")".to_owned()));

@@ -1,5 +1,7 @@
 //! Why a command ends with an error, and with which exit code.
 
+use crate::support::causes::with_causes;
+
 /// Why a command was not done.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -15,6 +17,11 @@ impl Failure {
     /// It failed.
     pub(super) fn failed(why: impl ToString) -> Self {
         Self::Failed(why.to_string())
+    }
+
+    /// It failed, for the reason of this error and of what led to it.
+    pub(super) fn caused(error: impl std::error::Error) -> Self {
+        Self::Failed(with_causes(&error))
     }
 
     /// Wrong usage or configuration.

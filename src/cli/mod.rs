@@ -4,8 +4,10 @@
 
 mod config;
 mod containerd_config;
+mod containerd_files;
 mod context;
 mod credentials;
+mod daemon;
 mod doctor;
 mod explain;
 mod failure;
@@ -15,17 +17,23 @@ mod image_command;
 mod import;
 mod log;
 mod ls;
+mod machine;
 mod output;
 mod pull;
+mod registries_conf;
+mod registries_yaml;
 mod reload;
 mod revoke;
 mod rm;
 mod run_async;
+mod runtime;
 mod serve;
 mod setup;
 mod setup_node;
+mod socket_unit;
 mod status;
 mod systemd;
+mod toml_text;
 mod unpin;
 mod verify;
 

@@ -12,7 +12,7 @@ use super::failure::Failure;
 /// The answer cannot be written as JSON: a defect of ours.
 #[allow(clippy::print_stdout, reason = "what --json is for")]
 pub(super) fn print_json(answer: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(answer).map_err(Failure::failed)?);
+    println!("{}", serde_json::to_string_pretty(answer).map_err(Failure::caused)?);
     Ok(())
 }
 

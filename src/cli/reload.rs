@@ -11,6 +11,7 @@ use super::log::LogFilter;
 use super::systemd;
 use crate::config::{self, Change, Environment, Settings};
 use crate::reload::Reload;
+use crate::support::causes::with_causes;
 
 /// What is needed to read the configuration again and to apply it.
 pub(super) struct Hangup {
@@ -49,8 +50,8 @@ impl Hangup {
     async fn read_and_apply(&self) -> Result<Settings, String> {
         let (file, environment, parts) = (self.file.clone(), self.environment.clone(), self.parts.clone());
         let blocking = tokio::task::spawn_blocking(move || {
-            let settings = config::load(file.as_deref(), &environment).map_err(|e| e.to_string())?.settings;
-            parts.apply(&settings).map_err(|e| e.to_string())?;
+            let settings = config::load(file.as_deref(), &environment).map_err(|e| with_causes(&e))?.settings;
+            parts.apply(&settings).map_err(|e| with_causes(&e))?;
             Ok(settings)
         });
         blocking.await.map_err(|e| e.to_string())?

@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let revoked = match run_async(control::send(&settings.admin.socket, &command))? {
         Ok(done) => done.revoked,
         Err(ControlError::NoDaemon(_)) => in_store(&settings, repository)?,
-        Err(error) => return Err(Failure::failed(error)),
+        Err(error) => return Err(Failure::caused(error)),
     };
     let of = repository.map_or("all repositories".to_owned(), ToString::to_string);
     if arguments.json {
@@ -61,12 +61,12 @@ fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usiz
             settings.store.path.display()
         )));
     }
-    let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(Failure::failed)?;
+    let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(Failure::caused)?;
     let done = run_async(async {
         let store = Store::open(&settings.store, Clock::system(), Arc::new(metrics))?;
         let revoked = store.records().revoke(repository).await;
         store.close().await;
         revoked
     })?;
-    done.map_err(Failure::failed)
+    done.map_err(Failure::caused)
 }

@@ -19,5 +19,5 @@ pub(super) fn run_async<T>(work: impl Future<Output = T>) -> Result<T, Failure> 
 /// # Errors
 /// No daemon runs, or it refuses.
 pub(super) fn ask_daemon<C: ControlCommand>(settings: &Settings, command: &C) -> Result<C::Reply, Failure> {
-    run_async(control::send(&settings.admin.socket, command))?.map_err(Failure::failed)
+    run_async(control::send(&settings.admin.socket, command))?.map_err(Failure::caused)
 }

@@ -34,14 +34,14 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log) -> Result<(), Failu
     let (trigger, shutdown) = shutdown::channel();
     // First of all: a signal that comes during the start is heard when the start is over.
     let signals = StopSignals::new()?;
-    let hangup = signal(SignalKind::hangup()).map_err(Failure::failed)?;
+    let hangup = signal(SignalKind::hangup()).map_err(Failure::caused)?;
     let introduction = Introduction::of(&loaded);
     let inherited = systemd::sockets().map_err(|error| {
         Failure::failed(format!("a socket that was handed to us cannot be used: {error}"))
     })?;
     let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(failure)?;
     app.count_lost_log_lines(log.dropped());
-    introduction.print(&app).map_err(Failure::failed)?;
+    introduction.print(&app).map_err(Failure::caused)?;
     let reload = Hangup {
         file: context.file.clone(),
         environment: context.environment.clone(),
@@ -55,7 +55,7 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log) -> Result<(), Failu
     background.spawn(reload.listen(hangup));
     // The sockets are bound: a client that connects from now on is answered.
     systemd::ready();
-    let served = app.run(shutdown).await.map_err(Failure::failed);
+    let served = app.run(shutdown).await.map_err(Failure::caused);
     background.shutdown().await;
     served?;
     tracing::info!("stopped");
@@ -83,8 +83,8 @@ struct StopSignals {
 impl StopSignals {
     fn new() -> Result<Self, Failure> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(Failure::failed)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(Failure::failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(Failure::caused)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Failure::caused)?,
         })
     }
 

@@ -32,7 +32,7 @@ struct Report {
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let settings = context.settings()?;
-    let verifier = Verifier::open(&settings.store.path).map_err(Failure::failed)?;
+    let verifier = Verifier::open(&settings.store.path).map_err(Failure::caused)?;
     let report = look(&verifier, arguments);
     if arguments.json {
         report.print_json(arguments.repair);

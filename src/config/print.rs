@@ -2,6 +2,7 @@
 
 use super::file::{ArrayOfTables, DocumentMut, Item, Table, Value};
 use super::report::Sources;
+use super::schema::Needs;
 use super::section::{Block, Entries};
 use super::settings::Settings;
 
@@ -15,9 +16,35 @@ pub fn print_with_sources(settings: &Settings) -> String {
     document(settings, &settings.sources)
 }
 
+/// Writes what is in effect in a daemon that was started with `started` and has read `now` since; behind each value that
+/// was written somewhere it says where. Keys that count from the next start only are as they were at the start.
+pub fn print_in_effect(started: &Settings, now: &Settings) -> String {
+    let (mut blocks, mut sources) = (now.sections.blocks(), now.sources.clone());
+    for (block, before) in blocks.iter_mut().zip(started.sections.blocks()) {
+        let (Entries::One(values), Entries::One(old)) = (&mut block.entries, before.entries) else {
+            continue;
+        };
+        for ((key, value), old) in block.keys.iter().zip(values).zip(old) {
+            if key.needs == Needs::Restart {
+                *value = old;
+                let name = format!("[{}] {}", block.name, key.name);
+                match started.sources.get(&name) {
+                    Some(source) => drop(sources.insert(name, source.clone())),
+                    None => drop(sources.remove(&name)),
+                }
+            }
+        }
+    }
+    written(blocks, &sources)
+}
+
 fn document(settings: &Settings, sources: &Sources) -> String {
+    written(settings.sections.blocks(), sources)
+}
+
+fn written(blocks: Vec<Block>, sources: &Sources) -> String {
     let mut document = DocumentMut::new();
-    for block in settings.sections.blocks() {
+    for block in blocks {
         let item = match &block.entries {
             Entries::One(values) => Item::Table(table(&block, values, &format!("[{}]", block.name), sources)),
             Entries::Many(all) if all.is_empty() => continue,

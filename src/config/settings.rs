@@ -41,6 +41,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether `[server] listen` was written somewhere, and is not the default.
+    pub fn says_where_to_listen(&self) -> bool {
+        self.sources.contains_key("[server] listen")
+    }
+
     /// What is not as in `before`, key by key.
     pub fn changes(&self, before: &Self) -> Vec<Change> {
         self.sections.changes(&before.sections)

@@ -1,16 +1,14 @@
 //! Docker configs in both formats: `config.json` (`.dockerconfigjson`) and the legacy `.dockercfg`.
 //!
-//! Read as kubelet reads them: `auth` overrides user name and password, one bad `auth` spoils the whole document, an
+//! Read as kubelet reads them: names in any case, twice, or null as Go takes them; `auth` overrides user name and password, one bad `auth` spoils the whole document, an
 //! empty entry is an entry too and means an anonymous attempt. Beyond kubelet, identity tokens and `HttpHeaders` are read,
 //! and an entry names the helper that has its credential.
 
-use std::collections::BTreeMap;
-
 use http::{HeaderName, HeaderValue};
-use serde::Deserialize;
 
 use super::credential::Credential;
 use super::secret::Secret;
+use crate::support::go_json::{Fields, Json, Names, Place, WrongType};
 
 /// Bytes of a docker config at most.
 pub(super) const BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -92,6 +90,9 @@ pub(super) enum DockerConfigError {
         /// From 1.
         column: usize,
     },
+    /// A field that holds something else.
+    #[error("not a docker config: {0}")]
+    Field(#[from] WrongType),
     /// An `auth` that is not base64 of `user:password`.
     #[error("the entry {key:?} has an auth field that is not base64 of user:password")]
     Auth {
@@ -100,56 +101,40 @@ pub(super) enum DockerConfigError {
     },
 }
 
-#[derive(Deserialize)]
-struct ConfigFile {
-    #[serde(default)]
-    auths: Option<BTreeMap<String, AuthEntry>>,
-    #[serde(default, rename = "HttpHeaders")]
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(default, rename = "credsStore")]
-    store: Option<String>,
-    #[serde(default, rename = "credHelpers")]
-    helpers: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct AuthEntry {
-    username: Option<String>,
-    password: Option<String>,
-    auth: Option<String>,
-    identitytoken: Option<String>,
-}
-
 /// Reads `config.json` or the content of `.dockerconfigjson`.
 ///
 /// # Errors
 /// [`DockerConfigError`].
 pub(super) fn read_current(content: &[u8]) -> Result<DockerConfig, DockerConfigError> {
-    // serde would take a list for the fields in their order; Go does not.
-    let is_object = content.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    if !is_object {
-        return Err(DockerConfigError::Json { line: 1, column: 1 });
-    }
-    let file: ConfigFile = serde_json::from_slice(content).map_err(|e| json(&e))?;
-    let mut config = entries(file.auths.unwrap_or_default())?;
-    config.headers = headers(file.headers.unwrap_or_default());
-    let store = file.store.filter(|name| !name.is_empty());
+    let json = parsed(content)?;
+    let file = json.fields("it", Names::AnyCase)?;
+    let mut config = entries(file.table("auths")?)?;
+    config.headers = headers(&texts(file, "HttpHeaders")?);
+    let store = file.text("credsStore")?.filter(|name| !name.is_empty());
     for (key, stored) in &mut config.entries {
-        if let (StoredCredential::Inline(None), Some(name)) = (&stored, &store) {
-            *stored = StoredCredential::Helper { name: name.clone(), server: key.clone() };
+        if let (StoredCredential::Inline(None), Some(name)) = (&stored, store) {
+            *stored = StoredCredential::Helper { name: name.to_owned(), server: key.clone() };
         }
     }
-    for (server, name) in file.helpers.unwrap_or_default() {
-        let stored = StoredCredential::Helper { name, server: server.clone() };
+    for (server, name) in texts(file, "credHelpers")? {
+        let stored = StoredCredential::Helper { name: name.to_owned(), server: server.to_owned() };
         match config.entries.iter_mut().find(|(key, _)| *key == server) {
             // As in docker, the helper of one host precedes all else that the file has for that host.
             Some(entry) => entry.1 = stored,
-            None => config.entries.push((server, stored)),
+            None => config.entries.push((server.to_owned(), stored)),
         }
     }
     config.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(config)
+}
+
+/// Whether a document is a `config.json` rather than a `.dockercfg`, which has no name of its own.
+pub(super) fn is_current(content: &[u8]) -> Option<bool> {
+    let json = parsed(content).ok()?;
+    let Json::Object(_) = &json else { return None };
+    let fields = json.fields("it", Names::AnyCase).ok()?;
+    let named = ["auths", "credHelpers", "credsStore", "HttpHeaders"].iter().any(|name| fields.has(name));
+    (!fields.has("kind")).then(|| named || fields.is_empty())
 }
 
 /// Reads `.dockercfg`: the bare map.
@@ -157,21 +142,32 @@ pub(super) fn read_current(content: &[u8]) -> Result<DockerConfig, DockerConfigE
 /// # Errors
 /// [`DockerConfigError`].
 pub(super) fn read_legacy(content: &[u8]) -> Result<DockerConfig, DockerConfigError> {
-    entries(serde_json::from_slice(content).map_err(|e| json(&e))?)
+    let json = parsed(content)?;
+    entries(json.fields("it", Names::AnyCase)?.all())
 }
 
-fn json(error: &serde_json::Error) -> DockerConfigError {
-    DockerConfigError::Json { line: error.line(), column: error.column() }
+fn parsed(content: &[u8]) -> Result<Json, DockerConfigError> {
+    Json::read(content).map_err(|Place { line, column }| DockerConfigError::Json { line, column })
 }
 
-fn entries(auths: BTreeMap<String, AuthEntry>) -> Result<DockerConfig, DockerConfigError> {
+/// A table of texts.
+fn texts<'j>(file: Fields<'j>, name: &str) -> Result<Vec<(&'j str, &'j str)>, DockerConfigError> {
+    let text = |(key, value): (&'j str, &'j Json)| match value {
+        Json::Text(text) => Ok((key, text.as_str())),
+        // Go makes an empty text of it.
+        Json::Null => Ok((key, "")),
+        _ => Err(WrongType { name: name.to_owned(), expected: "an object of texts" }.into()),
+    };
+    file.table(name)?.into_iter().map(text).collect()
+}
+
+fn entries(auths: Vec<(&str, &Json)>) -> Result<DockerConfig, DockerConfigError> {
     let mut entries = Vec::with_capacity(auths.len());
     for (key, entry) in auths {
-        let stored = StoredCredential::Inline(
-            credential(entry)
-                .ok_or_else(|| DockerConfigError::Auth { key: without_user_information(&key) })?,
-        );
-        entries.push((key, stored));
+        let shown = || without_user_information(key);
+        let fields = entry.fields(&shown(), Names::AnyCase)?;
+        let found = credential(fields)?.ok_or_else(|| DockerConfigError::Auth { key: shown() })?;
+        entries.push((key.to_owned(), StoredCredential::Inline(found)));
     }
     Ok(DockerConfig { entries, headers: Vec::new() })
 }
@@ -189,23 +185,26 @@ pub(super) fn without_user_information(key: &str) -> String {
 
 /// `None` for a malformed `auth`; `Some(None)` for an empty entry.
 #[allow(clippy::option_option, reason = "malformed and empty are two things")]
-fn credential(entry: AuthEntry) -> Option<Option<Credential>> {
+fn credential(entry: Fields<'_>) -> Result<Option<Option<Credential>>, DockerConfigError> {
+    let text = |name: &str| entry.text(name).map(Option::unwrap_or_default);
     let (mut username, mut password) =
-        (entry.username.unwrap_or_default(), Secret::from(entry.password.unwrap_or_default()));
-    if let Some(auth) = entry.auth.filter(|auth| !auth.is_empty()) {
-        (username, password) = Credential::decode(&auth)?;
+        (text("username")?.to_owned(), Secret::from(text("password")?.to_owned()));
+    let (auth, token) = (text("auth")?, text("identitytoken")?);
+    if !auth.is_empty() {
+        let Some(decoded) = Credential::decode(auth) else { return Ok(None) };
+        (username, password) = decoded;
     }
-    if let Some(token) = entry.identitytoken.filter(|token| !token.is_empty()) {
-        return Some(Some(Credential::IdentityToken(token.into())));
+    if !token.is_empty() {
+        return Ok(Some(Some(Credential::IdentityToken(token.to_owned().into()))));
     }
-    Some(Credential::password(&username, password.reveal()))
+    Ok(Some(Credential::password(&username, password.reveal())))
 }
 
-fn headers(given: BTreeMap<String, String>) -> HttpHeaders {
+fn headers(given: &[(&str, &str)]) -> HttpHeaders {
     let mut headers = Vec::new();
     for (name, value) in given {
         let lower = name.to_ascii_lowercase();
-        let (Ok(name), Ok(mut value)) = (HeaderName::try_from(lower.as_str()), HeaderValue::try_from(value))
+        let (Ok(name), Ok(mut value)) = (HeaderName::try_from(lower.as_str()), HeaderValue::try_from(*value))
         else {
             tracing::warn!("a field of HttpHeaders in a docker config is malformed, and is ignored");
             continue;
@@ -271,9 +270,46 @@ mod tests {
         let keyed = read_current(keyed).unwrap_err();
         assert_eq!(keyed, DockerConfigError::Auth { key: "https://reg.test/v1/".to_owned() });
         assert_eq!(without_user_information("marker@reg.test:5000"), "reg.test:5000");
-        for text in ["", "[]", "5", r#"{"auths": 5}"#, r#"{"auths": {"a": 5}}"#] {
+        for text in [
+            "",
+            "[]",
+            "5",
+            r#"{"auths": 5}"#,
+            r#"{"auths": {"a": 5}}"#,
+            r#"{"auths": {"a": {"auth": 5}}}"#,
+            r#"{"HttpHeaders": {"a": 5}}"#,
+        ] {
             assert!(read_current(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn names_in_another_case_twice_or_null_are_read_as_kubelet_reads_them() {
+        for (text, expected) in [
+            (r#"{"Auths": {"a": {"Auth": "dTpw"}}}"#, password("u", "p")),
+            (
+                r#"{"auths": {"a": {"auth": "bWFya2Vy"}}, "AUTHS": {"a": {"USERNAME": "u", "Password": "p"}}}"#,
+                password("u", "p"),
+            ),
+            (
+                r#"{"auths": {"a": {"auth": null, "username": "u", "username": null, "password": "x", "password": "p"}}}"#,
+                password("u", "p"),
+            ),
+            (
+                r#"{"auths": {"a": null}, "credsStore": null, "HttpHeaders": null}"#,
+                StoredCredential::Inline(None),
+            ),
+            (
+                r#"{"auths": {"b": {"auth": "bWFya2Vy"}}, "auths": null, "auths": {"a": {}}}"#,
+                StoredCredential::Inline(None),
+            ),
+        ] {
+            assert_eq!(entries_of(text), [("a".to_owned(), expected)], "{text}");
+        }
+        assert_eq!(entries_of("null"), []);
+        assert_eq!(is_current(br#"{"AUTHS": {}}"#), Some(true));
+        assert_eq!(is_current(br#"{"reg.test": {}}"#), Some(false));
+        assert_eq!(is_current(br#"{"kind": "Secret"}"#), None);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! Pull secrets of pods are not here: a runtime's request brings the pod's own credential. Those that the configuration
 //! lists are for commands and pre-pull, and only for them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::credential::Credential;
 use super::docker_config::{HttpHeaders, StoredCredential};
@@ -17,17 +18,17 @@ use super::keys::Keys;
 use super::node::ConfigEntry;
 use super::presented::{CredentialSource, PresentedCredential};
 use super::provider::ProviderConfigError;
-use super::pull_secrets::{PullSecretError, PullSecrets};
+use super::pull_secrets::PullSecrets;
 use super::sources::{Config, CredentialSources};
 use crate::reference::{Principal, PrincipalKind, Repository};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// A credential that matches a repository, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialMatch {
     /// `pull-secret`, `node` or `provider`.
-    pub source: &'static str,
+    pub source: Cow<'static, str>,
     /// The docker config, Secret or plugin that has it.
     pub file: PathBuf,
     /// The key that matched, normalised.
@@ -203,53 +204,62 @@ impl Keychain {
         }
     }
 
+    /// The docker configs of the node that cannot be parsed or read, and why, for people. Blocks while files are read.
+    pub fn problems(&self) -> Vec<String> {
+        let node = self.0.sources.current().node.clone();
+        node.in_use();
+        node.problems()
+    }
+
     /// The docker configs that are used, for people. Blocks while files are read.
     pub fn files_in_use(&self) -> Vec<PathBuf> {
         self.0.sources.current().node.in_use()
     }
 
-    /// All that matches `repository`, for people: `pull_secrets` before the node's own, in the order in which they are
-    /// tried. Runs plugins.
-    ///
-    /// # Errors
-    /// A pull secret that cannot be used.
+    /// All that matches `repository`, for people: `secrets`, then the configured pull secrets, then the node's own, in the
+    /// order in which they are tried; and what may have hidden another. Runs plugins.
     pub async fn matches(
         &self,
         repository: &Repository,
-        pull_secrets: &[PathBuf],
-    ) -> Result<Vec<CredentialMatch>, PullSecretError> {
-        Ok(self.matches_with(repository, &PullSecrets::read(pull_secrets)?).await)
-    }
-
-    /// The same with pull secrets that were read before.
-    pub async fn matches_with(
-        &self,
-        repository: &Repository,
-        pull_secrets: &PullSecrets,
-    ) -> Vec<CredentialMatch> {
+        secrets: &PullSecrets,
+    ) -> (Vec<CredentialMatch>, Vec<String>) {
         let image = repository.to_string();
-        let of_file = |source| {
+        let of_file = |source: &'static str| {
             move |(key, entry): (&str, ConfigEntry)| CredentialMatch {
-                source,
+                source: source.into(),
                 file: entry.file.to_path_buf(),
                 key: key.to_owned(),
                 username: entry.stored.shown_username().to_owned(),
             }
         };
-        let sources = self.0.sources.current();
+        let (sources, mut problems) = (self.0.sources.current(), Vec::new());
+        let configured = sources.pull_secrets.clone();
+        let configured = self.0.tasks.spawn_blocking(move || PullSecrets::read(&configured)).await;
+        let mut secrets = secrets.clone();
+        match configured {
+            Ok(Ok(configured)) => secrets.merge(&configured),
+            Ok(Err(error)) => problems.push(error.to_string()),
+            Err(error) => problems.push(error.to_string()),
+        }
         let mut found: Vec<CredentialMatch> =
-            pull_secrets.ring.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
+            secrets.ring.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
         found.extend(sources.node.ring().await.lookup(&image).into_iter().map(of_file("node")));
+        problems.extend(sources.node.problems());
         if let Some(providers) = &sources.providers {
-            let ring = providers.ring(&image).await.ring;
-            found.extend(ring.lookup(&image).into_iter().map(|(key, provided)| CredentialMatch {
-                source: "provider",
+            let provided = providers.ring(&image).await;
+            if provided.incomplete {
+                problems.push(format!(
+                    "a credential provider that is responsible for {image} failed: see the log"
+                ));
+            }
+            found.extend(provided.ring.lookup(&image).into_iter().map(|(key, provided)| CredentialMatch {
+                source: "provider".into(),
                 file: Path::new(&*provided.program).to_owned(),
                 key: key.to_owned(),
                 username: provided.credential.as_ref().map_or("", Credential::shown_username).to_owned(),
             }));
         }
-        found
+        (found, problems)
     }
 
     /// Waits until no plugin, helper or read of a file is running, but no longer than `wait`; returns how many still are.

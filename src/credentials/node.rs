@@ -59,6 +59,8 @@ struct State {
     stamps: Vec<Stamp>,
     configs: Vec<(Arc<Path>, DockerConfig)>,
     ring: Arc<Keyring<ConfigEntry>>,
+    /// The files that cannot be used, and why.
+    problems: Vec<String>,
 }
 
 /// Device, inode, time of change and size: what tells a file from its former content. A symbolic link has those of its
@@ -67,7 +69,13 @@ type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
 impl NodeConfig {
     pub(super) fn new(files: NodeFiles, tasks: Tasks) -> Self {
-        let state = State { checked: None, stamps: Vec::new(), configs: Vec::new(), ring: Arc::default() };
+        let state = State {
+            checked: None,
+            stamps: Vec::new(),
+            configs: Vec::new(),
+            ring: Arc::default(),
+            problems: Vec::new(),
+        };
         Self(Arc::new(Inner { files, state: Mutex::new(state), tasks }))
     }
 
@@ -98,6 +106,11 @@ impl NodeConfig {
         self.0.state.lock().configs.iter().map(|(path, _)| path.to_path_buf()).collect()
     }
 
+    /// The files that could not be used when they were last read, and why, for people.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.0.state.lock().problems.clone()
+    }
+
     /// The keyring as the files are now. Blocks.
     fn refresh(&self) -> Arc<Keyring<ConfigEntry>> {
         let mut state = self.0.state.lock();
@@ -109,20 +122,21 @@ impl NodeConfig {
         let stamps: Vec<Stamp> = candidates.iter().map(|path| stamp(path)).collect();
         if stamps != state.stamps {
             state.stamps = stamps;
-            state.configs = read_configs(candidates, only_first, &state.configs);
+            (state.configs, state.problems) = read_configs(candidates, only_first, &state.configs);
             state.ring = Arc::new(merged(&state.configs));
         }
         Arc::clone(&state.ring)
     }
 }
 
-/// The valid files of `candidates`, or only the first of them. One that has become invalid keeps what it had in `before`.
+/// The valid files of `candidates`, or only the first of them, and what is wrong with the others that were looked at. One
+/// that has become invalid keeps what it had in `before`.
 fn read_configs(
     candidates: Vec<PathBuf>,
     only_first: bool,
     before: &[(Arc<Path>, DockerConfig)],
-) -> Vec<(Arc<Path>, DockerConfig)> {
-    let mut configs = Vec::new();
+) -> (Vec<(Arc<Path>, DockerConfig)>, Vec<String>) {
+    let (mut configs, mut problems) = (Vec::new(), Vec::new());
     for path in candidates {
         let found = match read_file(&path) {
             Ok(found) => found.map(|config| (Arc::from(path.as_path()), config)),
@@ -130,6 +144,8 @@ fn read_configs(
                 let old = before.iter().find(|(old, _)| **old == *path).cloned();
                 let keeps_old_content = old.is_some();
                 tracing::warn!(path = %path.display(), why, keeps_old_content, "a docker config cannot be used");
+                let kept = if keeps_old_content { "; what it had before is still used" } else { "" };
+                problems.push(format!("the docker config {} cannot be used: {why}{kept}", path.display()));
                 old
             }
         };
@@ -138,7 +154,7 @@ fn read_configs(
             break;
         }
     }
-    configs
+    (configs, problems)
 }
 
 fn merged(configs: &[(Arc<Path>, DockerConfig)]) -> Keyring<ConfigEntry> {
@@ -238,6 +254,7 @@ mod tests {
         assert_eq!(names(&node), ["two"]);
         fs::write(directory.path().join("root/config.json"), "{broken").unwrap();
         assert_eq!(names(&node), ["two"], "an invalid file is passed over");
+        assert!(node.problems()[0].contains("root/config.json cannot be used"), "{:?}", node.problems());
         fs::write(directory.path().join("cwd/config.json"), r#"{"auths": {}}"#).unwrap();
         assert!(names(&node).is_empty(), "a valid file without entries counts too");
         fs::write(directory.path().join("root/config.json"), ONE).unwrap();
@@ -259,8 +276,10 @@ mod tests {
         assert_eq!(names(&node), ["two"], "an atomic replacement");
         fs::write(&file, "{half").unwrap();
         assert_eq!(names(&node), ["two"], "half a write");
+        assert!(node.problems()[0].contains("still used"), "{:?}", node.problems());
         fs::write(&file, ONE).unwrap();
         assert_eq!(names(&node), ["one"]);
+        assert_eq!(node.problems(), [""; 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};
 use serde::Deserialize;
 
-use super::docker_config::{DockerConfig, read_current, read_legacy};
+use super::docker_config::{DockerConfig, is_current, read_current, read_legacy};
 use super::keyring::Keyring;
 use super::node::{ConfigEntry, read_bounded};
 use crate::support::{directory, yaml};
@@ -39,11 +39,11 @@ struct SecretManifest {
     #[serde(default, rename = "type")]
     secret_type: String,
     #[serde(default)]
-    data: BTreeMap<String, String>,
+    data: Option<BTreeMap<String, Option<String>>>,
     #[serde(default)]
-    string_data: BTreeMap<String, String>,
+    string_data: Option<BTreeMap<String, Option<String>>>,
     #[serde(default)]
-    items: Vec<SecretManifest>,
+    items: Option<Vec<SecretManifest>>,
 }
 
 /// Pull secrets, merged as kubelet merges those of a pod.
@@ -139,12 +139,8 @@ pub(super) fn read(name: &str, content: &[u8]) -> Result<Vec<DockerConfig>, Stri
         _ => {}
     }
     let text = std::str::from_utf8(content).map_err(|e| format!("it is not text: {e}"))?;
-    if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(text)
-        && !object.contains_key("kind")
-    {
-        let current =
-            ["auths", "credHelpers", "credsStore", "HttpHeaders"].iter().any(|key| object.contains_key(*key));
-        let config = if current || object.is_empty() { read_current(content) } else { read_legacy(content) };
+    if let Some(current) = is_current(content) {
+        let config = if current { read_current(content) } else { read_legacy(content) };
         return config.map(|c| vec![c]).map_err(|e| e.to_string());
     }
     let documents: Vec<SecretManifest> =
@@ -158,7 +154,7 @@ pub(super) fn read(name: &str, content: &[u8]) -> Result<Vec<DockerConfig>, Stri
 
 /// Adds the docker config of a Secret; other kinds and types are ignored, as kubelet does it.
 fn of_manifest(manifest: SecretManifest, configs: &mut Vec<DockerConfig>) -> Result<(), String> {
-    for item in manifest.items {
+    for item in manifest.items.into_iter().flatten() {
         of_manifest(item, configs)?;
     }
     if manifest.kind != "Secret" {
@@ -170,8 +166,9 @@ fn of_manifest(manifest: SecretManifest, configs: &mut Vec<DockerConfig>) -> Res
         _ => return Ok(()),
     };
     // As in the API server, stringData precedes data.
-    let content = match (manifest.string_data.get(key), manifest.data.get(key)) {
-        (Some(text), _) => text.clone().into_bytes(),
+    let of = |table: &Option<BTreeMap<String, Option<String>>>| table.as_ref()?.get(key)?.clone();
+    let content = match (of(&manifest.string_data), of(&manifest.data)) {
+        (Some(text), _) => text.into_bytes(),
         (None, Some(encoded)) => {
             let compact: String = encoded.split_ascii_whitespace().collect();
             STANDARD.decode(compact).map_err(|e| format!("{key} is not base64: {}", place(&e)))?

@@ -34,6 +34,8 @@ pub struct CredentialSources {
     pub(super) node: NodeConfig,
     pub(super) helpers: Helpers,
     pub(super) providers: Option<Providers>,
+    /// Pull secrets that are configured, for commands.
+    pub(super) pull_secrets: Vec<PathBuf>,
 }
 
 impl CredentialSources {
@@ -45,10 +47,15 @@ impl CredentialSources {
     pub(super) fn read(config: &Config, tasks: &Tasks) -> Result<Self, ProviderConfigError> {
         let providers = match &config.providers {
             None => None,
-            Some(files) => Some(Providers::new(provider::read(&files.config)?, &files.bin_dir, tasks)),
+            Some(files) => {
+                let found = provider::read(&files.config)?;
+                provider::check_directory(&files.bin_dir)?;
+                Some(Providers::new(found, &files.bin_dir, tasks))
+            }
         };
         let node = NodeConfig::new(config.node.clone(), tasks.clone());
-        Ok(Self { node, helpers: Helpers::new(config.helper_dir.clone(), tasks), providers })
+        let helpers = Helpers::new(config.helper_dir.clone(), tasks);
+        Ok(Self { node, helpers, providers, pull_secrets: config.pull_secrets.clone() })
     }
 
     /// Keeps what `before` remembers of a source that has not changed: the last valid content of a docker config, and what

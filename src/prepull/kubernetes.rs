@@ -87,30 +87,52 @@ struct Secret {
 /// # Errors
 /// The first that cannot be used, or an image name that is none.
 pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
+    let (found, problems) = read_each(path);
+    problems.into_iter().next().map_or(Ok(found), Err)
+}
+
+/// The same; what cannot be used (a file, a document, an image name) stops nothing else, and is told beside it.
+pub fn read_each(path: &Path) -> (Vec<Found>, Vec<KubernetesError>) {
     let failed = |path: &Path, why: String| KubernetesError { path: path.to_owned(), why };
-    let files = directory::files(path, DEPTH_MAX, is_ours).map_err(|e| failed(path, e.to_string()))?;
-    let mut manifests = Manifests::default();
+    let files = match directory::files(path, DEPTH_MAX, is_ours) {
+        Ok(files) => files,
+        Err(error) => return (Vec::new(), vec![failed(path, error.to_string())]),
+    };
+    let (mut manifests, mut problems) = (Manifests::default(), Vec::new());
     for file in &files {
-        let length = fs::metadata(file).map_err(|e| failed(file, e.to_string()))?.len();
-        if length > FILE_BYTES_MAX {
-            return Err(failed(file, format!("larger than {FILE_BYTES_MAX} bytes")));
-        }
-        let text = fs::read_to_string(file).map_err(|e| failed(file, e.to_string()))?;
-        for document in
-            yaml::documents::<Value>(&text).map_err(|at| failed(file, format!("{at}: not YAML")))?
-        {
-            manifests.add(&document, file);
+        let text = match text(file) {
+            Ok(text) => text,
+            Err(why) => {
+                problems.push(failed(file, why));
+                continue;
+            }
+        };
+        for document in yaml::each_document::<Value>(&text) {
+            match document {
+                Ok(document) => manifests.add(&document, file),
+                Err(at) => problems.push(failed(file, format!("{at}: not YAML"))),
+            }
         }
     }
     let mut found = Vec::new();
     for pod in &manifests.pods {
         let own = manifests.secrets_of(pod);
         for (text, path) in &pod.images {
-            let image = text.parse().map_err(|e| failed(path, format!("image {text:?}: {e}")))?;
-            found.push(Found { image, secrets: own.clone() });
+            match text.parse() {
+                Ok(image) => found.push(Found { image, secrets: own.clone() }),
+                Err(error) => problems.push(failed(path, format!("image {text:?}: {error}"))),
+            }
         }
     }
-    Ok(found)
+    (found, problems)
+}
+
+fn text(file: &Path) -> Result<String, String> {
+    let length = fs::metadata(file).map_err(|e| e.to_string())?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(format!("larger than {FILE_BYTES_MAX} bytes"));
+    }
+    fs::read_to_string(file).map_err(|e| e.to_string())
 }
 
 /// Whether an entry of a directory is read: hidden names are passed over, and files without an extension of manifests.
@@ -299,5 +321,24 @@ items:
             assert!(error.contains(part) && error.contains("x.yaml"), "{error}");
         }
         assert!(read(&directory.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn one_bad_document_stops_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let pod = |image: &str| format!("kind: Pod\nspec: {{containers: [{{image: {image}}}]}}\n");
+        let all = [&pod("a"), "kind: [\n", &pod("some/Case"), &pod("b")].map(str::to_owned).join("---\n");
+        fs::write(directory.path().join("1.yaml"), all).unwrap();
+        fs::write(directory.path().join("2.yaml"), [0xff, 0xfe]).unwrap();
+        fs::write(directory.path().join("3.yaml"), pod("c")).unwrap();
+        let (found, problems) = read_each(directory.path());
+        let names: Vec<String> = found.iter().map(|found| found.image.to_string()).collect();
+        assert_eq!(names, ["a", "b", "c"].map(|name| format!("docker.io/library/{name}:latest")));
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems.iter().any(|p| p.contains("1.yaml") && p.contains("not YAML")), "{problems:?}");
+        assert!(
+            problems.iter().any(|p| p.contains("some/Case")) && problems.iter().any(|p| p.contains("2.yaml"))
+        );
     }
 }

@@ -5,8 +5,10 @@
 pub mod body_chunk;
 pub mod bounded_map;
 pub mod byte_budget;
+pub mod causes;
 pub mod clock;
 pub mod directory;
+pub mod go_json;
 pub mod live;
 pub mod metrics;
 #[cfg(feature = "model")]

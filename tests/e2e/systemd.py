@@ -88,7 +88,7 @@ class Restarts(unittest.TestCase):
         port, admin, directory = held.getsockname()[1], free_port(), world.directory("larder")
         config = f"{directory}/larder.toml"
         with open(config, "w", encoding="utf-8") as file:
-            # The configured address is not used: the socket that is handed over is.
+            # The configured address is bound beside the socket that is handed over.
             file.write(f'[server]\nlisten = ["127.0.0.1:{free_port()}"]\nstate = "{directory}"\n'
                        f'[admin]\nlisten = "127.0.0.1:{admin}"\nsocket = "{directory}/larder.sock"\n'
                        f'[store]\nmin_free = "0%"\n[[registry]]\nhost = "reg.test"\nendpoints = ["{registry.url}"]\n')

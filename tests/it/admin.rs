@@ -74,7 +74,9 @@ async fn the_documented_metrics_are_the_real_ones() {
 async fn alerts_and_dashboard_are_about_metrics_that_exist() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "");
-    let known: Vec<String> = larder.described.iter().map(|metric| metric.name.clone()).collect();
+    let mut known: Vec<String> = larder.described.iter().map(|metric| metric.name.clone()).collect();
+    // Of `larder doctor --metrics`, whose own test compares it with the alert.
+    known.push("larder_runtime_leads_here".to_owned());
     for text in [include_str!("../../config/alerts.yaml"), include_str!("../../config/grafana/larder.json")] {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let named: Vec<&str> = words.filter(|word| word.starts_with("larder_")).collect();

@@ -14,6 +14,7 @@ mod commands;
 mod conformance;
 mod connections;
 mod deleted;
+mod described;
 mod disk;
 mod endpoints;
 mod explain;

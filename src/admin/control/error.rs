@@ -2,6 +2,8 @@
 
 use http::StatusCode;
 
+use crate::support::causes::with_causes;
+
 /// An error as the client of the socket is told it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CommandError {
@@ -15,9 +17,9 @@ impl CommandError {
         Self { status: StatusCode::BAD_REQUEST, message: why.to_string() }
     }
 
-    /// The daemon failed.
-    pub(super) fn failed(why: impl ToString) -> Self {
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: why.to_string() }
+    /// The daemon failed, for the reason of this error and of what led to it.
+    pub(super) fn failed(error: impl std::error::Error) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: with_causes(&error) }
     }
 }
 

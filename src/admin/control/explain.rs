@@ -50,7 +50,7 @@ impl Explainer {
                 && (pin.reference == reference.to_string() || Some(pin.root) == root)
         });
         let (endpoints, not_permitted) = self.endpoints(repository);
-        let matches = self.keychain.matches_with(repository, &secrets).await;
+        let (matches, credential_problems) = self.keychain.matches(repository, &secrets).await;
         let registry = repository.registry();
         let limits = self.upstream.rate_limits().into_iter().filter(|limit| limit.registry == *registry);
         let mut explanation = Explanation {
@@ -64,6 +64,7 @@ impl Explainer {
             outage_since: outlook.outage_since,
             rate_limits: limits.map(RateLimitReport::from).collect(),
             credentials: matches.into_iter().map(credential).collect(),
+            credential_problems,
             freshness: freshness(&outlook),
             access: access(outlook),
             cached: contents.map(cached),
@@ -102,7 +103,7 @@ impl Explainer {
 
 fn credential(found: CredentialMatch) -> CredentialOutlook {
     let CredentialMatch { source, file, key, username } = found;
-    CredentialOutlook { source: source.to_owned(), file: file.display().to_string(), key, username }
+    CredentialOutlook { source: source.into_owned(), file: file.display().to_string(), key, username }
 }
 
 fn freshness(outlook: &Outlook) -> Option<FreshnessOutlook> {

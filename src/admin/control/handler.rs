@@ -16,6 +16,7 @@ use super::commands::{
     CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImageRow, ImportNames, ListImages, Pull,
     Remove, Removed, Revoke, Revoked, Unpin, Unpinned,
 };
+use super::describe::{EffectiveConfig, GetConfig, MatchCredentials};
 use super::error::{CommandError, place};
 use super::explain::Explainer;
 use super::import;
@@ -52,6 +53,8 @@ pub struct Control {
     pub explainer: Explainer,
     /// Fetches images.
     pub fetcher: Fetcher,
+    /// Tells the configuration in effect.
+    pub config: Arc<dyn Fn() -> EffectiveConfig + Send + Sync>,
     /// Makes the whole report.
     pub report: Arc<dyn Fn() -> StatusReport + Send + Sync>,
     /// Runs pull commands, which end with the shutdown.
@@ -103,6 +106,14 @@ impl Control {
                 reply::<GetReport>(&(self.report)())
             }
             Explain::PATH => reply::<Explain>(&self.explainer.explain(&read(body)?).await?),
+            GetConfig::PATH => {
+                let GetConfig {} = read(body)?;
+                reply::<GetConfig>(&(self.config)())
+            }
+            MatchCredentials::PATH => {
+                let command: MatchCredentials = read(body)?;
+                reply::<MatchCredentials>(&command.matched(&self.keychain).await?)
+            }
             Remove::PATH => reply::<Remove>(&self.remove(&read(body)?).await?),
             Unpin::PATH => {
                 let Image { repository, reference } =

@@ -6,6 +6,7 @@
 
 mod client;
 mod commands;
+mod describe;
 mod error;
 mod explain;
 mod handler;
@@ -16,6 +17,7 @@ pub use commands::{
     CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImageRow, ImportNames, Imported,
     ListImages, Pull, PullImage, PullSecret, Readers, Remove, Removed, Revoke, Revoked, Unpin, Unpinned,
 };
+pub use describe::{EffectiveConfig, GetConfig, MatchCredentials, MatchedCredentials};
 pub use explain::Explainer;
 pub use handler::{Control, service};
 pub use import::{BLOB as IMPORT_BLOB, MANIFEST as IMPORT_MANIFEST};

@@ -6,14 +6,18 @@ use super::finding::{CACHE as ABOUT, Findings, Level};
 use super::port;
 use crate::admin::control::{self, ControlError, GetReport};
 use crate::admin::{DiskState, StatusReport};
+use crate::cli::daemon::InEffect;
+use crate::cli::machine::Machine;
 use crate::cli::run_async::run_async;
+use crate::cli::socket_unit::{self, Held};
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
 use crate::listener::Listen;
 use crate::support::clock::Clock;
 use crate::support::size;
 
-pub(super) fn check(settings: &Settings, findings: &mut Findings) {
+pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
+    let settings = &asked.settings;
     let report = run_async(control::send(&settings.admin.socket, &GetReport {}));
     let running = match report {
         Ok(Ok(report)) => {
@@ -41,16 +45,30 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
         }
         Err(_) => false,
     };
-    for at in &settings.listen {
+    for at in asked.listening() {
         if let Listen::Tcp(address) = at
-            && port::check(*address, running, settings, findings)
+            && port::check(address, running, settings, findings)
             && running
         {
-            port::check_registries(*address, settings, findings);
+            port::check_registries(address, settings, findings);
         }
     }
+    pending(asked, findings);
+    socket(machine, asked, findings);
     clock(findings);
     credentials(settings, findings);
+}
+
+/// What the files say and the daemon does not do yet.
+fn pending(asked: &InEffect, findings: &mut Findings) {
+    for key in asked.daemon.iter().flat_map(|said| &said.from_the_next_start) {
+        findings.add(
+            Level::Warning,
+            ABOUT,
+            format!("{key} has been changed since the daemon started, and counts from the next start"),
+            "systemctl restart larder",
+        );
+    }
 }
 
 fn of_report(report: &StatusReport, findings: &mut Findings) {
@@ -87,6 +105,21 @@ fn of_report(report: &StatusReport, findings: &mut Findings) {
     }
 }
 
+/// What systemd holds for the daemon, and whether it is where the daemon listens.
+fn socket(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
+    for Held { at, file } in socket_unit::held(machine) {
+        match &asked.daemon {
+            Ok(_) if !asked.listening().contains(&at) => findings.add(
+                Level::Problem,
+                ABOUT,
+                format!("larder.socket holds {at} ({file}), and the running daemon was not given it"),
+                "start the daemon by its unit: systemctl restart larder.socket larder",
+            ),
+            _ => findings.ok(ABOUT, format!("larder.socket holds {at} ({file})")),
+        }
+    }
+}
+
 /// A clock that is behind makes certificates invalid that are not.
 fn clock(findings: &mut Findings) {
     let written = std::env::current_exe().and_then(std::fs::metadata).and_then(|found| found.modified());
@@ -101,17 +134,19 @@ fn clock(findings: &mut Findings) {
     }
 }
 
+/// The node's docker configs and the plugins, as this command finds them: it may be root, which the daemon is not.
 fn credentials(settings: &Settings, findings: &mut Findings) {
     let keychain = Keys::ephemeral()
         .map_err(|e| e.to_string())
         .and_then(|keys| Keychain::build(&settings.credentials, keys.into()).map_err(|e| e.to_string()));
-    match keychain {
-        Ok(keychain) => {
-            let files: Vec<String> =
-                keychain.files_in_use().iter().map(|f| f.display().to_string()).collect();
-            let what = if files.is_empty() { "none".to_owned() } else { files.join(", ") };
-            findings.ok(ABOUT, format!("docker configs of the node that can be read from here: {what}"));
-        }
-        Err(error) => findings.add(Level::Problem, ABOUT, error, "correct the file that is named"),
+    let keychain = match keychain {
+        Ok(keychain) => keychain,
+        Err(error) => return findings.add(Level::Problem, ABOUT, error, "correct the file that is named"),
+    };
+    for problem in keychain.problems() {
+        findings.add(Level::Problem, ABOUT, problem, "correct the file that is named");
     }
+    let files: Vec<String> = keychain.files_in_use().iter().map(|f| f.display().to_string()).collect();
+    let what = if files.is_empty() { "none".to_owned() } else { files.join(", ") };
+    findings.ok(ABOUT, format!("docker configs of the node that can be read from here: {what}"));
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use super::finding::{Findings, Level};
-use super::machine::Machine;
 use crate::admin::control::{self, GetReport};
 use crate::cli::containerd_config::{CONFIG, config_of};
+use crate::cli::machine::Machine;
 use crate::cli::run_async::run_async;
 use crate::config::Settings;
 use crate::reference::Image;
@@ -14,7 +14,7 @@ use crate::reference::Image;
 const ABOUT: &str = "canary";
 
 pub(super) fn check(
-    machine: &Machine<'_>,
+    machine: &Machine,
     socket: &Path,
     image: &Image,
     settings: &Settings,

@@ -1,12 +1,12 @@
 //! containerd: what its configuration in force leads to, and the traps in it (docs/wiring.md).
 
-use std::fs;
-
 use toml_edit::{DocumentMut, Item};
 
 use super::finding::{Findings, Level};
-use super::machine::Machine;
-use crate::cli::containerd_config::{CONFIG, config_of};
+use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
+use crate::cli::containerd_files::files;
+use crate::cli::machine::Machine;
+use crate::cli::setup::{listed_hosts, registry_of};
 
 const ABOUT: &str = "containerd";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
@@ -15,13 +15,23 @@ const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
 /// Keys that make containerd try TLS first on an http host.
 const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 
-/// Looks at containerd under `root`; `urls` are where this cache listens.
-pub(super) fn check(machine: &Machine<'_>, urls: &[String], findings: &mut Findings) {
-    let cri = match config_of(&in_force(machine)) {
-        Ok(cri) => cri,
+/// Looks at the containerd of the machine; `urls` are where this cache listens.
+pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings) {
+    let parts = match in_force(machine) {
+        Ok(parts) => parts,
         Err(error) => return findings.add(Level::Problem, ABOUT, error, "correct it"),
     };
-    if cri.is_off() {
+    for (path, cri) in &parts {
+        if let Some(version) = cri.unknown_version() {
+            findings.add(
+                Level::Note,
+                ABOUT,
+                format!("{path} is of version {version}, which is not known here; it is judged as if it were of the newest that is"),
+                "larder doctor --canary IMAGE shows whether a pull comes through this cache",
+            );
+        }
+    }
+    if parts.iter().any(|(_, cri)| cri.is_off()) {
         return findings.add(
             Level::Note,
             ABOUT,
@@ -29,21 +39,23 @@ pub(super) fn check(machine: &Machine<'_>, urls: &[String], findings: &mut Findi
             "",
         );
     }
-    let old = cri.old_settings();
-    if !old.is_empty() {
+    if let Some((path, cri)) = parts.iter().find(|(_, cri)| !cri.old_settings().is_empty()) {
+        let old = cri.old_settings().join(", registry.");
         findings.add(
             Level::Problem,
             ABOUT,
-            format!(
-                "it names registries in the old form (registry.{}), and reads no hosts.toml",
-                old.join(", registry.")
-            ),
+            format!("{path} names registries in the old form (registry.{old}), and hosts.toml is not read"),
             "move them to hosts.toml, then larder setup containerd",
         );
         return;
     }
-    let Some(path) = cri.config_path() else {
-        return findings.add(Level::Problem, ABOUT, "it has no config_path: it reads no hosts.toml", SETUP);
+    let Some(path) = parts.iter().rev().find_map(|(_, cri)| cri.config_path()) else {
+        return findings.add(
+            Level::Problem,
+            ABOUT,
+            "it has no config_path: up to 2.1 it reads no hosts.toml, and from 2.2 on it has a list by default, of which its transfer service reads nothing",
+            SETUP,
+        );
     };
     if path.contains(':') {
         findings.add(
@@ -61,81 +73,97 @@ pub(super) fn check(machine: &Machine<'_>, urls: &[String], findings: &mut Findi
             Level::Problem,
             ABOUT,
             format!("config_path is {path}, though config.toml says {written}: a file that it imports says otherwise"),
-            format!("set config_path = \"{written}\" in that file too, or remove it there"),
+            SETUP,
         );
     }
-    directories(machine, path.split(':').next().unwrap_or_default().trim_end_matches('/'), urls, findings);
+    directories(
+        machine,
+        ABOUT,
+        path.split(':').next().unwrap_or_default().trim_end_matches('/'),
+        urls,
+        findings,
+    );
 }
 
-/// containerd's configuration as it is in force, imports included, if containerd itself can be asked; else its file.
-fn in_force(machine: &Machine<'_>) -> String {
+/// containerd's configuration as it is in force, if containerd itself can be asked; else its files in their order.
+fn in_force(machine: &Machine) -> Result<Vec<(String, Cri)>, String> {
     let dumped = machine
         .is_this_one()
         .then(|| std::process::Command::new("containerd").args(["config", "dump"]).output().ok())
         .flatten()
         .filter(|done| done.status.success());
-    match dumped {
-        Some(done) => String::from_utf8_lossy(&done.stdout).into_owned(),
-        None => machine.read(CONFIG),
+    if let Some(done) = dumped {
+        const ASKED: &str = "containerd's configuration in force";
+        return Ok(vec![(ASKED.to_owned(), config_at(ASKED, &String::from_utf8_lossy(&done.stdout))?)]);
     }
+    let mut parts = Vec::new();
+    for file in files(machine)? {
+        let cri = config_at(&file.path, &machine.read(&file.path))?;
+        parts.push((file.path, cri));
+    }
+    Ok(parts)
 }
 
 /// Looks at the directory of each registry in the one that containerd looks into.
-fn directories(machine: &Machine<'_>, directory: &str, urls: &[String], findings: &mut Findings) {
-    let entries = fs::read_dir(machine.path(directory)).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter(|entry| entry.path().is_dir())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
+pub(super) fn directories(
+    machine: &Machine,
+    about: &'static str,
+    directory: &str,
+    urls: &[String],
+    findings: &mut Findings,
+) {
+    let names = machine.names(directory);
     let (mut leads_here, mut default) = (Vec::new(), false);
-    for name in &names {
+    for name in names.iter().filter(|name| machine.has_directory(&format!("{directory}/{name}"))) {
         let file = format!("{directory}/{name}/hosts.toml");
-        if hosts(&file, &machine.read(&file), urls, findings) {
+        if hosts(about, &file, &machine.read(&file), urls, findings) {
             default |= name == "_default";
             leads_here.push(name.clone());
         } else if name != "_default" {
             findings.add(
                 Level::Warning,
-                ABOUT,
+                about,
                 format!("{directory}/{name} hides _default: its images are pulled without this cache"),
-                format!("larder setup containerd --registry {name}"),
+                format!("larder setup {about} --registry {}", registry_of(name)),
             );
         }
     }
     if default {
-        findings.ok(ABOUT, format!("{directory}/_default leads here"));
+        findings.ok(about, format!("{directory}/_default leads here"));
     } else if leads_here.is_empty() {
-        findings.add(Level::Problem, ABOUT, format!("nothing in {directory} leads here"), SETUP);
+        let remedy = if about == ABOUT { SETUP.to_owned() } else { format!("larder setup {about}") };
+        findings.add(Level::Problem, about, format!("nothing in {directory} leads here"), remedy);
     } else {
-        findings.add(
-            Level::Note,
-            ABOUT,
-            format!("only these registries lead here: {}", leads_here.join(", ")),
-            "",
-        );
+        findings.ok(about, format!("only these registries lead here: {}", leads_here.join(", ")));
     }
 }
 
 /// Looks at one `hosts.toml`; whether it leads here.
-fn hosts(file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bool {
+fn hosts(about: &'static str, file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bool {
     let document: DocumentMut = match text.parse() {
         Ok(document) => document,
         Err(error) => {
             let first = error.to_string().lines().next().unwrap_or_default().to_owned();
             findings.add(
                 Level::Problem,
-                ABOUT,
+                about,
                 format!("{file} is malformed, and not used: {first}"),
                 "correct it",
             );
             return false;
         }
     };
-    let Some(hosts) = document.get("host").and_then(Item::as_table_like) else { return false };
+    let (hosts, passed_over) = listed_hosts(&document);
+    if passed_over {
+        findings.add(
+            Level::Problem,
+            about,
+            format!("{file}: a host in an inline table or under dotted keys: containerd from 2.0 on passes over it without a word"),
+            format!("write it as [host.\"URL\"]; larder setup {about} does"),
+        );
+    }
     let mut ours = false;
-    for (url, host) in hosts.iter() {
-        let Some(host) = host.as_table_like() else { continue };
+    for (url, host) in hosts {
         let listed = host.get("capabilities").and_then(Item::as_array);
         let unknown: Vec<&str> = listed
             .into_iter()
@@ -146,7 +174,7 @@ fn hosts(file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bo
         if !unknown.is_empty() {
             findings.add(
                 Level::Problem,
-                ABOUT,
+                about,
                 format!(
                     "{file}: capabilities {}: versions that do not know it drop the whole file",
                     unknown.join(", ")
@@ -158,7 +186,7 @@ fn hosts(file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bo
             if is_near(url, urls) {
                 findings.add(
                     Level::Problem,
-                    ABOUT,
+                    about,
                     format!("{file}: {url} is another address than the cache listens on; where HTTP_PROXY is set, containerd asks the proxy for it"),
                     format!("name it by its loopback address: {}", urls.join(" or ")),
                 );
@@ -166,19 +194,19 @@ fn hosts(file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bo
             continue;
         }
         ours = true;
-        our_host(file, host, findings);
+        our_host(about, file, host, findings);
     }
     ours
 }
 
 /// What may be wrong with the entry that leads here.
-fn our_host(file: &str, host: &dyn toml_edit::TableLike, findings: &mut Findings) {
+fn our_host(about: &'static str, file: &str, host: &dyn toml_edit::TableLike, findings: &mut Findings) {
     let listed = host.get("capabilities").and_then(Item::as_array);
     let resolves = listed.is_none_or(|listed| listed.iter().any(|name| name.as_str() == Some("resolve")));
     if !resolves {
         findings.add(
             Level::Note,
-            ABOUT,
+            about,
             format!("{file}: tags are asked of the registry itself, and only digests here"),
             "",
         );
@@ -187,7 +215,7 @@ fn our_host(file: &str, host: &dyn toml_edit::TableLike, findings: &mut Findings
     if !tls.is_empty() {
         findings.add(
             Level::Problem,
-            ABOUT,
+            about,
             format!("{file}: {} on an http host: containerd tries TLS first", tls.join(", ")),
             "remove it",
         );
@@ -195,7 +223,7 @@ fn our_host(file: &str, host: &dyn toml_edit::TableLike, findings: &mut Findings
     if host.get("dial_timeout").is_none() {
         findings.add(
             Level::Warning,
-            ABOUT,
+            about,
             format!("{file}: without dial_timeout a stopped cache may cost 30 s"),
             "dial_timeout = \"1s\"",
         );

@@ -52,6 +52,11 @@ impl Findings {
         if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }
     }
 
+    /// Whether a runtime leads here, as far as it was checked.
+    pub(super) fn leads_here(&self, about: &str) -> bool {
+        self.0.iter().any(|finding| finding.level == Level::Ok && finding.about == about)
+    }
+
     pub(super) fn ok(&mut self, about: &'static str, what: impl Into<String>) {
         self.add(Level::Ok, about, what, "");
     }

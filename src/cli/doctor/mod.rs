@@ -8,7 +8,7 @@ mod canary;
 mod containerd;
 mod finding;
 mod http;
-mod machine;
+mod metrics;
 mod port;
 mod runtimes;
 
@@ -17,11 +17,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::Context;
+use super::daemon::InEffect;
 use super::failure::Failure;
+use super::machine::Machine;
 use super::output::print_json;
 use crate::reference::Image;
+use crate::support::clock::Clock;
 use finding::{Finding, Findings, Level};
-use machine::Machine;
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -38,17 +40,25 @@ pub(super) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// As metrics for a collector of text files: which runtimes lead here. Exits with 0 also if there are problems
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
 }
 
 #[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let settings = context.settings()?;
+    let asked = InEffect::ask(context)?;
+    let settings = &asked.settings;
     let mut findings = Findings::default();
-    let machine = Machine(&arguments.root);
-    cache::check(&settings, &mut findings);
-    runtimes::check(&machine, &settings, &mut findings);
+    let machine = Machine::under(&arguments.root);
+    cache::check(&machine, &asked, &mut findings);
+    runtimes::check(&machine, &asked, &mut findings);
     if let Some(image) = &arguments.canary {
-        canary::check(&machine, &arguments.containerd, image, &settings, &mut findings);
+        canary::check(&machine, &arguments.containerd, image, settings, &mut findings);
+    }
+    if arguments.metrics {
+        print!("{}", metrics::text(&findings, Clock::system().now()));
+        return Ok(());
     }
     let problems = findings.0.iter().filter(|finding| finding.level == Level::Problem).count();
     if arguments.json {

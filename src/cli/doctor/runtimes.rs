@@ -1,66 +1,119 @@
 //! The runtimes: does their own configuration lead to this cache, and do they believe it?
 
-use std::fs;
-
 use super::containerd;
 use super::finding::{Findings, Level};
-use super::machine::Machine;
+use crate::cli::daemon::InEffect;
+use crate::cli::machine::Machine;
+use crate::cli::registries_conf::{self, OURS};
+use crate::cli::registries_yaml;
+use crate::cli::runtime::Runtime;
+use crate::cli::setup::{BEST_KNOWN, MICROK8S_HOSTS, k0s_hosts};
 use crate::config::Settings;
 use crate::listener::Listen;
 use crate::reference::{DOCKER_HUB, Registry};
 
-pub(super) fn check(machine: &Machine<'_>, settings: &Settings, findings: &mut Findings) {
+/// What all of podman, CRI-O and skopeo read.
+const CONTAINERS: &str = "podman/crio";
+
+pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
+    let settings = &asked.settings;
+    let listening = asked.listening();
     let urls: Vec<String> =
-        settings.listen.iter().filter(|at| matches!(at, Listen::Tcp(_))).map(ToString::to_string).collect();
-    let there = |path: &str| machine.has(path);
-    let mut none = true;
-    if there("/etc/containerd") || there("/usr/bin/containerd") || there("/usr/local/bin/containerd") {
-        none = false;
-        containerd::check(machine, &urls, findings);
-    }
-    for (directory, name) in [("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2")] {
-        if there(directory) {
-            none = false;
-            rancher(machine, directory, name, &urls, findings);
+        listening.iter().filter(|at| matches!(at, Listen::Tcp(_))).map(ToString::to_string).collect();
+    let before = findings.0.len();
+    for runtime in [Runtime::Containerd, Runtime::K3s, Runtime::Rke2, Runtime::Microk8s, Runtime::K0s] {
+        if !runtime.is_on(machine) {
+            continue;
         }
+        match runtime {
+            Runtime::K3s => rancher(machine, "/etc/rancher/k3s", runtime, &urls, findings),
+            Runtime::Rke2 => rancher(machine, "/etc/rancher/rke2", runtime, &urls, findings),
+            Runtime::Microk8s => {
+                containerd::directories(machine, runtime.name(), MICROK8S_HOSTS, &urls, findings);
+            }
+            Runtime::K0s => k0s(machine, &urls, findings),
+            _ => containerd::check(machine, &urls, findings),
+        }
+        gate(runtime, runtime.name(), settings, findings);
     }
-    if there("/etc/docker") || there("/usr/bin/dockerd") {
-        none = false;
-        docker(machine, &urls, &settings.serve.default_registry, findings);
+    if Runtime::Docker.is_on(machine) {
+        docker(machine, &urls, settings, findings);
+        gate(Runtime::Docker, "docker", settings, findings);
     }
-    if there("/etc/containers/registries.conf.d") || there("/usr/bin/crio") {
-        none = false;
-        containers(machine, &urls, findings);
+    if Runtime::Crio.is_on(machine) || Runtime::Podman.is_on(machine) || machine.has(OURS) {
+        containers(machine, &urls, settings, findings);
+        gate(Runtime::Podman, CONTAINERS, settings, findings);
     }
-    if none {
+    if findings.0.len() == before {
         findings.add(Level::Note, "runtimes", "no runtime was found on this machine", "");
     }
 }
 
-fn rancher(
-    machine: &Machine<'_>,
-    directory: &str,
-    name: &'static str,
-    urls: &[String],
-    findings: &mut Findings,
-) {
-    let text = machine.read(&format!("{directory}/registries.yaml"));
-    if urls.iter().any(|url| text.contains(url.as_str())) {
-        findings.ok(name, format!("{directory}/registries.yaml names this cache"));
-    } else {
+/// A runtime that leads here and cannot send the gate's header pulls around this cache: every request is refused.
+fn gate(runtime: Runtime, about: &'static str, settings: &Settings, findings: &mut Findings) {
+    if settings.serve.gate.is_some() && !runtime.sends_headers() && findings.leads_here(about) {
         findings.add(
             Level::Problem,
-            name,
-            format!("{directory}/registries.yaml does not name this cache"),
-            "larder setup containerd shows the lines",
+            about,
+            "it leads here and cannot send the header of [server] gate_header: its requests are refused, and it pulls around this cache",
+            format!("larder setup {} --undo, or allow_uids instead of gate_header", runtime.name()),
         );
     }
 }
 
-fn docker(machine: &Machine<'_>, urls: &[String], default: &Registry, findings: &mut Findings) {
+fn k0s(machine: &Machine, urls: &[String], findings: &mut Findings) {
+    const ABOUT: &str = "k0s";
+    match k0s_hosts(machine) {
+        Ok(Some(directory)) => containerd::directories(machine, ABOUT, &directory, urls, findings),
+        Ok(None) => findings.add(
+            Level::Problem,
+            ABOUT,
+            "it has no config_path: its containerd reads no hosts.toml",
+            "larder setup k0s, then systemctl restart k0sworker",
+        ),
+        Err(error) => findings.add(Level::Problem, ABOUT, error, "correct it"),
+    }
+}
+
+fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String], findings: &mut Findings) {
+    let (file, about) = (format!("{directory}/registries.yaml"), runtime.name());
+    let setup = format!("larder setup {about}, then restart {about}");
+    let read = match registries_yaml::read(&machine.read(&file)) {
+        Ok(read) => read,
+        Err(at) => {
+            let why = format!("{file} is malformed, and {about} does not start with it: {at}");
+            return findings.add(Level::Problem, about, why, "correct it");
+        }
+    };
+    let ours = |endpoints: &[String]| {
+        endpoints.first().is_some_and(|url| urls.iter().any(|own| registries_yaml::leads_to(url, own)))
+    };
+    let named = registries_yaml::endpoints(&read);
+    let (here, elsewhere): (Vec<_>, Vec<_>) = named.iter().partition(|(_, endpoints)| ours(endpoints));
+    for (registry, _) in elsewhere.iter().filter(|(registry, _)| registry != registries_yaml::ALL) {
+        findings.add(
+            Level::Warning,
+            about,
+            format!("{file} does not lead {registry} here first: its images are pulled without this cache"),
+            setup.clone(),
+        );
+    }
+    if here.iter().any(|(registry, _)| registry == registries_yaml::ALL) {
+        findings.ok(about, format!("{file} leads here"));
+    } else if here.is_empty() {
+        findings.add(Level::Problem, about, format!("{file} does not lead here"), setup);
+    } else {
+        let names: Vec<&str> = here.iter().map(|(registry, _)| registry.as_str()).collect();
+        findings.ok(about, format!("{file} leads here for {} only", names.join(", ")));
+    }
+}
+
+fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mut Findings) {
     const ABOUT: &str = "docker";
+    let default: &Registry = &settings.serve.default_registry;
     let text = machine.read("/etc/docker/daemon.json");
-    let config: serde_json::Value = match serde_json::from_str(if text.is_empty() { "{}" } else { &text }) {
+    let text = if text.trim().is_empty() { "{}" } else { &text };
+    let config: serde_json::Value = match serde_json::from_str(text) {
         Ok(config) => config,
         Err(error) => {
             return findings.add(
@@ -93,28 +146,73 @@ fn docker(machine: &Machine<'_>, urls: &[String], default: &Registry, findings: 
     }
 }
 
-fn containers(machine: &Machine<'_>, urls: &[String], findings: &mut Findings) {
-    const ABOUT: &str = "podman/crio";
-    let directory = machine.path("/etc/containers/registries.conf.d");
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let texts: Vec<String> = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
+fn containers(machine: &Machine, urls: &[String], settings: &Settings, findings: &mut Findings) {
+    const SETUP: &str = "larder setup podman, then systemctl reload crio";
+    let mut all = Vec::new();
+    for file in registries_conf::files(machine) {
+        match registries_conf::entries(&file, &machine.read(&file)) {
+            Ok(found) => all.extend(found),
+            Err(error) => return findings.add(Level::Problem, CONTAINERS, error, "correct it"),
+        }
+    }
+    for earlier in &all {
+        let ours = all.iter().any(|entry| entry.file == OURS && entry.prefix == earlier.prefix);
+        if earlier.file != OURS && ours && earlier.file.as_str() < OURS {
+            findings.add(
+                Level::Problem,
+                CONTAINERS,
+                format!("{OURS} overrides what {} says of {}", earlier.file, earlier.prefix),
+                SETUP,
+            );
+        }
+    }
+    let all = registries_conf::in_force(all);
     let authorities: Vec<&str> = urls.iter().filter_map(|url| url.strip_prefix("http://")).collect();
-    if texts.iter().any(|text| authorities.iter().any(|at| text.contains(&format!("\"{at}/")))) {
-        findings.ok(ABOUT, "registries.conf.d names this cache");
-    } else {
+    let is_ours =
+        |at: &str| authorities.iter().any(|own| at.strip_prefix(own).is_some_and(|r| r.starts_with('/')));
+    let configured = settings.upstream.registries.keys().map(ToString::to_string);
+    let (mut here, mut not) = (Vec::new(), Vec::new());
+    for registry in BEST_KNOWN.iter().map(|name| (*name).to_owned()).chain(configured) {
+        match registries_conf::matching(&all, &registry) {
+            Some(entry) if entry.blocked => {}
+            Some(entry) => {
+                let first = entry.mirrors.first().or(entry.location.as_ref());
+                if first.is_some_and(|at| is_ours(at)) { here.push(registry) } else { not.push(registry) }
+            }
+            None => not.push(registry),
+        }
+    }
+    if here.is_empty() {
+        findings.add(Level::Warning, CONTAINERS, "registries.conf.d does not name this cache", SETUP);
+        return;
+    }
+    findings.ok(CONTAINERS, format!("these registries lead here: {}", here.join(", ")));
+    if !not.is_empty() {
         findings.add(
             Level::Warning,
-            ABOUT,
-            "registries.conf.d does not name this cache",
-            "larder setup podman",
+            CONTAINERS,
+            format!("these registries are pulled without this cache: {}", not.join(", ")),
+            SETUP,
         );
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::finding::Finding;
     use super::*;
+
+    /// What `containerd config dump` printed.
+    const DUMPS: [(&str, &str); 6] = [
+        ("1.6.20", include_str!("../../../tests/containerd-config/v1.6.20-default.toml")),
+        ("1.7.34", include_str!("../../../tests/containerd-config/v1.7.34-dump.toml")),
+        ("2.1.9", include_str!("../../../tests/containerd-config/v2.1.9-dump.toml")),
+        ("2.2.7", include_str!("../../../tests/containerd-config/v2.2.7-dump.toml")),
+        ("2.3.4", include_str!("../../../tests/containerd-config/v2.3.4-dump.toml")),
+        ("2.4.0-beta.0", include_str!("../../../tests/containerd-config/v2.4.0-beta.0-dump.toml")),
+    ];
 
     fn found(files: &[(&str, &str)]) -> Vec<Finding> {
         found_with("", files)
@@ -130,7 +228,8 @@ mod tests {
         let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
         let settings = crate::config::resolve(config, &environment).unwrap();
         let mut findings = Findings::default();
-        check(&Machine(directory.path()), &settings, &mut findings);
+        let asked = InEffect { settings, daemon: Err("none".into()), from: String::new() };
+        check(&Machine::under(directory.path()), &asked, &mut findings);
         findings.0
     }
 
@@ -147,6 +246,10 @@ mod tests {
         let one = v2("/etc/containerd/certs.d");
         let list = v2("/etc/containerd/certs.d:/etc/docker/certs.d");
         let none = v2("");
+        let table = "[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = ";
+        let v9 = format!("version = 9\n{table}\"/etc/containerd/certs.d\"\n");
+        let v3 = format!("version = 3\n{table}\"/elsewhere\"\n");
+        let imports = format!("imports = [\"config.d/*.toml\"]\n{one}");
         let near = good.replace("127.0.0.1", "10.0.0.5");
         let (referrers, tls, slow) = (
             good.replace("\"resolve\"", "\"resolve\", \"referrers\""),
@@ -193,8 +296,87 @@ mod tests {
                 Level::Ok,
                 "Docker Hub",
             ),
-            (vec![("/etc/containers/registries.conf.d/x.conf", "")], Level::Warning, "registries.conf.d"),
+            (
+                vec![("/usr/bin/podman", ""), ("/etc/containers/registries.conf.d/x.conf", "")],
+                Level::Warning,
+                "registries.conf.d",
+            ),
+            (
+                vec![
+                    ("/etc/crio/crio.conf", ""),
+                    (
+                        "/etc/containers/registries.conf",
+                        "[[registry]]\nlocation = \"quay.io\"\nblocked = true\n",
+                    ),
+                    (
+                        OURS,
+                        "[[registry]]\nprefix = \"quay.io\"\nlocation = \"quay.io\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:5050/quay.io\"\n",
+                    ),
+                ],
+                Level::Problem,
+                "overrides what /etc/containers/registries.conf says of quay.io",
+            ),
+            (
+                vec![(
+                    OURS,
+                    "[[registry]]\nlocation = \"quay.io\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:5050/quay.io\"\n",
+                )],
+                Level::Warning,
+                "pulled without this cache: docker.io, gcr.io",
+            ),
+            (
+                vec![("/usr/bin/podman", ""), ("/etc/containers/registries.conf", "[[")],
+                Level::Problem,
+                "malformed",
+            ),
             (vec![("/etc/rancher/k3s/x", "")], Level::Problem, "registries.yaml"),
+            (
+                vec![(
+                    "/etc/rancher/rke2/registries.yaml",
+                    "mirrors:\n  '*':\n    endpoint: [http://127.0.0.1:5050/v2]\n",
+                )],
+                Level::Ok,
+                "registries.yaml leads here",
+            ),
+            (
+                vec![(
+                    "/etc/rancher/k3s/registries.yaml",
+                    "# http://127.0.0.1:5050\nmirrors:\n  quay.io:\n    endpoint: [https://m, http://127.0.0.1:5050]\n",
+                )],
+                Level::Problem,
+                "does not lead here",
+            ),
+            (
+                vec![("/etc/rancher/k3s/registries.yaml", "mirrors: [")],
+                Level::Problem,
+                "does not start with it",
+            ),
+            (vec![("/etc/k0s/x", "")], Level::Problem, "no config_path"),
+            (
+                vec![("/var/snap/microk8s/current/args/certs.d/docker.io/hosts.toml", "")],
+                Level::Warning,
+                "docker.io hides _default",
+            ),
+            (
+                vec![
+                    (CONFIG, one.as_str()),
+                    (DEFAULT, "host = { \"http://127.0.0.1:5050\" = { dial_timeout = \"1s\" } }\n"),
+                ],
+                Level::Problem,
+                "passes over it",
+            ),
+            (vec![(CONFIG, v9.as_str()), (DEFAULT, good)], Level::Note, "version 9, which is not known"),
+            (vec![(CONFIG, v9.as_str()), (DEFAULT, good)], Level::Ok, "_default leads here"),
+            (
+                vec![
+                    (CONFIG, imports.as_str()),
+                    (DEFAULT, good),
+                    ("/etc/containerd/config.d/site.toml", v3.as_str()),
+                ],
+                Level::Problem,
+                "a file that it imports says otherwise",
+            ),
+            (vec![("/etc/docker/certs.d/x", "")], Level::Note, "no runtime"),
             (vec![], Level::Note, "no runtime"),
         ] {
             let findings = found(&files);
@@ -203,6 +385,31 @@ mod tests {
             assert_eq!(hit.level, level, "{hit:?}");
             assert!(hit.level < Level::Warning || !hit.remedy.is_empty(), "{hit:?}");
         }
+    }
+
+    #[test]
+    fn every_version_of_containerd_is_understood_as_it_prints_itself() {
+        for (name, printed) in DUMPS {
+            let wired = printed
+                .replacen("config_path = ''", "config_path = '/etc/containerd/certs.d'", 1)
+                .replacen("config_path = \"\"", "config_path = \"/etc/containerd/certs.d\"", 1);
+            let good = "[host.\"http://127.0.0.1:5050\"]\ncapabilities = [\"pull\", \"resolve\"]\ndial_timeout = \"1s\"\n";
+            let hosts = ("/etc/containerd/certs.d/_default/hosts.toml", good);
+            let findings = found(&[("/etc/containerd/config.toml", &wired), hosts]);
+            let [Finding { level: Level::Ok, .. }] = &findings[..] else { panic!("{name}: {findings:#?}") };
+            let findings = found(&[("/etc/containerd/config.toml", printed), hosts]);
+            assert!(findings[0].what.contains("no config_path"), "{name}: {findings:#?}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_cannot_send_the_gates_header_is_named_where_it_leads_here() {
+        let mirror = [("/etc/docker/daemon.json", "{\"registry-mirrors\":[\"http://127.0.0.1:5050\"]}")];
+        let findings = found_with("[server]\ngate_header = \"X-K\"\ngate_file = \"/g\"", &mirror);
+        assert!(
+            findings.iter().any(|f| f.level == Level::Problem && f.what.contains("gate_header")),
+            "{findings:?}"
+        );
     }
 
     #[test]

@@ -2,17 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX};
+use super::archive::{Archive, whole};
+use super::docker_archive::{self, IMAGE_NAME};
+use super::unpacked;
+use crate::reference::{Digest, Document, Image, Kind};
 
 /// The annotation that names an image in a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The annotation with which containerd and Docker name one.
-const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Indexes within indexes that are followed.
 const DEPTH_MAX: usize = 4;
 
@@ -29,8 +30,8 @@ pub(super) struct Contents {
 pub(super) enum Layout {
     /// The root directory.
     Directory(PathBuf),
-    /// The archive, and of each file in it the offset and the length in bytes.
-    Archive(File, HashMap<String, (u64, u64)>),
+    /// An archive.
+    Archive(Archive),
 }
 
 #[derive(Deserialize)]
@@ -51,17 +52,13 @@ impl Layout {
         if fs::metadata(path).map_err(failed)?.is_dir() {
             return Ok(Self::Directory(path.to_owned()));
         }
-        let mut archive = tar::Archive::new(File::open(path).map_err(failed)?);
-        let mut files = HashMap::new();
-        for entry in archive.entries_with_seek().map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.header().entry_type().is_file() {
-                let name =
-                    entry.path().map_err(failed)?.to_string_lossy().trim_start_matches("./").to_owned();
-                files.insert(name, (entry.raw_file_position(), entry.size()));
-            }
+        let file = unpacked::open(path).map_err(failed)?;
+        let mut archive = Archive::read(file).map_err(failed)?;
+        let is_layout = archive.files.contains_key("index.json");
+        if !is_layout && archive.place(docker_archive::MANIFEST).is_some() {
+            docker_archive::into_layout(&mut archive).map_err(|why| format!("{}: {why}", path.display()))?;
         }
-        Ok(Self::Archive(File::open(path).map_err(failed)?, files))
+        Ok(Self::Archive(archive))
     }
 
     /// A file of it, and its bytes.
@@ -73,23 +70,13 @@ impl Layout {
                 let len = file.metadata().map_err(|e| format!("{}: {e}", path.display()))?.len();
                 Ok((Box::new(file), len))
             }
-            Self::Archive(file, files) => {
-                let (at, len) = *files.get(name).ok_or_else(|| format!("{name} is not in the archive"))?;
-                let mut file = file.try_clone().map_err(|e| e.to_string())?;
-                file.seek(SeekFrom::Start(at)).map_err(|e| e.to_string())?;
-                Ok((Box::new(file.take(len)), len))
-            }
+            Self::Archive(archive) => archive.open(name),
         }
     }
 
     fn small(&mut self, name: &str) -> Result<Vec<u8>, String> {
         let (reader, _) = self.file(name)?;
-        let mut bytes = Vec::new();
-        reader
-            .take(MANIFEST_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| format!("{name}: {e}"))?;
-        Ok(bytes)
+        whole(name, reader)
     }
 
     /// A blob of it, and its bytes.
@@ -113,7 +100,10 @@ impl Layout {
         }
         match (named, found.as_slice()) {
             (_, []) => Err("there is no image in it".to_owned()),
-            (Some(image), [(_, digest)]) => Ok(vec![(image.clone(), *digest)]),
+            // One image may be there under several names.
+            (Some(image), [(_, digest), rest @ ..]) if rest.iter().all(|(_, other)| other == digest) => {
+                Ok(vec![(image.clone(), *digest)])
+            }
             (Some(_), _) => Err("there are several images in it, and --as names one".to_owned()),
             (None, _) => found
                 .into_iter()
@@ -128,11 +118,11 @@ impl Layout {
     /// Everything that an image needs. Platforms that are not in the layout are left out.
     pub(super) fn contents(&mut self, root: Digest) -> Result<Contents, String> {
         let mut contents = Contents::default();
-        self.collect(root, DEPTH_MAX, &mut contents)?;
+        self.gather(root, DEPTH_MAX, &mut contents)?;
         Ok(contents)
     }
 
-    fn collect(&mut self, digest: Digest, depth: usize, contents: &mut Contents) -> Result<(), String> {
+    fn gather(&mut self, digest: Digest, depth: usize, contents: &mut Contents) -> Result<(), String> {
         let bytes = self.small(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()))?;
         let document = Document::parse(&bytes, None).map_err(|error| format!("{digest}: {error}"))?;
         contents.manifests.push((digest, bytes));
@@ -154,7 +144,7 @@ impl Layout {
                 for child in children {
                     let there = self.blob(&child.digest).is_ok();
                     if there && contents.seen.insert(child.digest) {
-                        self.collect(child.digest, depth - 1, contents)?;
+                        self.gather(child.digest, depth - 1, contents)?;
                     }
                 }
             }
@@ -218,6 +208,96 @@ mod tests {
             let contents = layout.contents(root).unwrap();
             assert_eq!((contents.manifests.len(), contents.blobs.len()), (2, 2), "{}", path.display());
             assert_eq!(contents.manifests[0].0, root, "parents first");
+        }
+    }
+
+    /// An archive as `docker save` wrote it: a second layer that is a link to the first, and two names.
+    fn saved(gzipped_layer: bool) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut put = |name: &str, content: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, content).unwrap();
+        };
+        let mut layer = b"a layer".to_vec();
+        if gzipped_layer {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut encoder, &layer).unwrap();
+            layer = encoder.finish().unwrap();
+        }
+        put("aaa/layer.tar", &layer);
+        put("config.json", b"{\"architecture\":\"amd64\",\"os\":\"linux\"}");
+        let manifest = r#"[{"Config":"config.json","RepoTags":["reg.test/app:v1","reg.test/app:v2"],"Layers":["aaa/layer.tar","bbb/layer.tar"]}]"#;
+        put("manifest.json", manifest.as_bytes());
+        put("repositories", b"{}");
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        builder.append_link(&mut header, "bbb/layer.tar", "../aaa/layer.tar").unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn an_archive_of_docker_save_is_read_compressed_too_and_its_layers_keep_their_bytes() {
+        let zstd = |bytes: &[u8]| {
+            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+        };
+        let gzip = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut encoder, bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        for gzipped in [false, true] {
+            let plain = saved(gzipped);
+            let mut roots = HashSet::new();
+            for packed in [plain.clone(), gzip(&plain), zstd(&plain)] {
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("image.tar");
+                fs::write(&path, packed).unwrap();
+                let mut layout = Layout::open(&path).unwrap();
+                let images = layout.images(None).unwrap();
+                let names: Vec<String> = images.iter().map(|(image, _)| image.to_string()).collect();
+                assert_eq!(names, ["reg.test/app:v1", "reg.test/app:v2"]);
+                let root = images[0].1;
+                assert_eq!(layout.images(Some(&images[1].0)).unwrap().len(), 1, "one image, two names");
+                let contents = layout.contents(root).unwrap();
+                assert_eq!(
+                    (contents.manifests.len(), contents.blobs.len()),
+                    (1, 2),
+                    "the layer is sent once"
+                );
+                let manifest: serde_json::Value = serde_json::from_slice(&contents.manifests[0].1).unwrap();
+                let expected =
+                    format!("application/vnd.oci.image.layer.v1.tar{}", if gzipped { "+gzip" } else { "" });
+                assert_eq!(manifest["layers"][1]["mediaType"], expected);
+                for digest in contents.blobs {
+                    let (mut reader, len) = layout.blob(&digest).unwrap();
+                    let mut bytes = Vec::new();
+                    reader.read_to_end(&mut bytes).unwrap();
+                    assert!(digest.is_of(&bytes) && bytes.len() as u64 == len);
+                }
+                roots.insert(root);
+                assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+            }
+            assert_eq!(roots.len(), 1, "the same image, however it is packed");
+        }
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_off_or_names_what_is_not_there_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.tar");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, &saved(false)).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let lost = String::from_utf8(saved(false))
+            .unwrap()
+            .replace("\"Config\":\"config.json\"", "\"Config\":\"configX.jso\"");
+        for content in [&gzip[..gzip.len() - 20], lost.as_bytes(), b"\x28\xb5\x2f\xfdno", b""] {
+            fs::write(&path, content).unwrap();
+            let opened = Layout::open(&path).and_then(|mut layout| layout.images(None));
+            assert!(opened.is_err(), "{}", content.len());
         }
     }
 

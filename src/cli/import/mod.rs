@@ -1,17 +1,20 @@
 //! `larder import LAYOUT`: an image from a directory or archive, for machines that reach no registry.
 
+mod archive;
+mod docker_archive;
 mod layout;
+mod unpacked;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::context::Context;
+use super::credentials::pull_secrets;
 use super::failure::Failure;
 use super::output::print_json;
 use super::run_async::run_async;
-use crate::admin::control::{self, ImportNames, PullSecret, Readers};
-use crate::credentials;
+use crate::admin::control::{self, ImportNames, Readers};
 use crate::reference::{Digest, Image, Repository};
 use crate::support::size;
 use layout::Layout;
@@ -19,7 +22,8 @@ use layout::Layout;
 /// What the command takes.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// An OCI image layout: a directory, or a tar archive of one (`skopeo copy ... oci-archive:FILE`, `docker save`)
+    /// An OCI image layout or an archive of one, or what `docker save` or `skopeo copy ... docker-archive:FILE` wrote;
+    /// archives may be compressed with gzip or zstd
     layout: PathBuf,
     /// Its name, where the layout gives none or another one
     #[arg(long = "as", value_name = "IMAGE")]
@@ -69,15 +73,7 @@ fn readers(arguments: &Arguments) -> Result<Readers, Failure> {
             "say who may read it, since no registry can be asked: --public, --node, or --pull-secret FILE",
         ));
     }
-    let contents = credentials::pull_secret_files(&arguments.pull_secrets).map_err(Failure::usage)?;
-    let secrets = contents
-        .into_iter()
-        .map(|(file, content)| PullSecret {
-            file: file.display().to_string(),
-            content: String::from_utf8_lossy(&content).into_owned(),
-        })
-        .collect();
-    Ok(Readers::Secrets(secrets))
+    Ok(Readers::Secrets(pull_secrets(&arguments.pull_secrets)?))
 }
 
 /// Sends an image, its name last; returns its bytes.
@@ -94,18 +90,18 @@ async fn send(
     for digest in contents.blobs {
         let (reader, len) = layout.blob(&digest).map_err(Failure::Failed)?;
         let path = query(control::IMPORT_BLOB, repository, &digest, Some(len));
-        control::put(socket, &path, reader, len).await.map_err(Failure::failed)?;
+        control::put(socket, &path, reader, len).await.map_err(Failure::caused)?;
         total += len;
     }
     for (digest, bytes) in contents.manifests.into_iter().rev() {
         let len = bytes.len() as u64;
         let path = query(control::IMPORT_MANIFEST, repository, &digest, None);
         let reader = Box::new(std::io::Cursor::new(bytes));
-        control::put(socket, &path, reader, len).await.map_err(Failure::failed)?;
+        control::put(socket, &path, reader, len).await.map_err(Failure::caused)?;
         total += len;
     }
     let names = ImportNames { image: image.to_string(), digest: root.to_string(), readers: readers.clone() };
-    control::send(socket, &names).await.map_err(Failure::failed)?;
+    control::send(socket, &names).await.map_err(Failure::caused)?;
     Ok(total)
 }
 

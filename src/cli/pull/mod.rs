@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::context::Context;
+use super::credentials::pull_secrets;
 use super::failure::Failure;
 use super::run_async::run_async;
 use crate::admin::control::{self, Pull, PullImage, PullSecret};
-use crate::credentials;
 use crate::prepull::{self, SecretManifest};
 use crate::reference::{Image, Platform};
 use screen::Screen;
@@ -46,27 +46,37 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let settings = context.settings()?;
-    let command = command(arguments, settings.credentials.pull_secrets)?;
+    let (command, problems) = command(arguments, settings.credentials.pull_secrets)?;
+    problems.iter().for_each(|problem| warn(problem));
+    if command.images.is_empty() && !problems.is_empty() {
+        return Err(Failure::failed("no image is left to fetch"));
+    }
     if command.images.is_empty() {
         return Err(Failure::usage("no images: name some, or give --file or --manifests"));
     }
     let mut screen = Screen::new(arguments.json);
     let done = run_async(control::pull(&settings.admin.socket, &command, |event| screen.show(&event)))?;
-    done.map_err(Failure::failed)?;
-    match screen.failed() {
-        0 => Ok(()),
-        failed => Err(Failure::failed(format!(
-            "{failed} of {} image(s) could not be fetched",
-            command.images.len()
-        ))),
-    }
+    done.map_err(Failure::caused)?;
+    let (failed, all) = (screen.failed(), command.images.len());
+    let of_manifests = match problems.len() {
+        0 => None,
+        count => Some(format!("{count} document(s) or name(s) in the manifests could not be used")),
+    };
+    let of_images = (failed > 0).then(|| format!("{failed} of {all} image(s) could not be fetched"));
+    let why: Vec<String> = of_images.into_iter().chain(of_manifests).collect();
+    if why.is_empty() { Ok(()) } else { Err(Failure::failed(why.join("; "))) }
 }
 
-/// The command for the daemon; `pull_secrets` are the configured ones.
-fn command(arguments: &Arguments, pull_secrets: Vec<PathBuf>) -> Result<Pull, Failure> {
-    let mut paths = pull_secrets;
+#[allow(clippy::print_stderr, reason = "what is wrong with the input, beside the progress")]
+fn warn(what: &str) {
+    eprintln!("larder: {what}");
+}
+
+/// The command for the daemon, and what in the manifests cannot be used; `configured` are the pull secrets of the configuration.
+fn command(arguments: &Arguments, configured: Vec<PathBuf>) -> Result<(Pull, Vec<String>), Failure> {
+    let mut paths = configured;
     paths.extend(arguments.pull_secrets.iter().cloned());
-    let mut secrets = read_secrets(&paths)?;
+    let mut secrets = pull_secrets(&paths)?;
     let common: Vec<usize> = (0..secrets.len()).collect();
     let mut names: Vec<String> = arguments.images.iter().map(ToString::to_string).collect();
     for list in &arguments.lists {
@@ -74,8 +84,11 @@ fn command(arguments: &Arguments, pull_secrets: Vec<PathBuf>) -> Result<Pull, Fa
     }
     let mut images: Vec<PullImage> =
         names.into_iter().map(|image| PullImage { image, secrets: common.clone() }).collect();
+    let mut problems = Vec::new();
     for path in &arguments.manifests {
-        for found in prepull::read(path).map_err(Failure::usage)? {
+        let (all, bad) = prepull::read_each(path);
+        problems.extend(bad.iter().map(ToString::to_string));
+        for found in all {
             let mut own = Vec::new();
             for SecretManifest { path, content } in found.secrets {
                 let same = |s: &PullSecret| s.content == content;
@@ -90,24 +103,9 @@ fn command(arguments: &Arguments, pull_secrets: Vec<PathBuf>) -> Result<Pull, Fa
         }
     }
     let platforms = arguments.platforms.iter().map(ToString::to_string).collect();
-    Ok(Pull { images, secrets, platforms, all_platforms: arguments.all_platforms, pin: arguments.pin })
-}
-
-/// The pull secrets in these files and directories, as the daemon is sent them.
-///
-/// # Errors
-/// One that cannot be read.
-pub(super) fn read_secrets(paths: &[PathBuf]) -> Result<Vec<PullSecret>, Failure> {
-    let mut secrets = Vec::new();
-    for (file, content) in credentials::pull_secret_files(paths).map_err(Failure::usage)? {
-        let content = String::from_utf8(content).map_err(|error| {
-            // Where it is wrong, and nothing of what is there.
-            let (path, at) = (file.display(), error.utf8_error().valid_up_to());
-            Failure::usage(format!("the pull secret {path} is no text from byte {at} on"))
-        })?;
-        secrets.push(PullSecret { file: file.display().to_string(), content });
-    }
-    Ok(secrets)
+    let pull =
+        Pull { images, secrets, platforms, all_platforms: arguments.all_platforms, pin: arguments.pin };
+    Ok((pull, problems))
 }
 
 /// The image names of a list.

@@ -1,84 +1,134 @@
-//! One file as it is now and as it is to be.
-
-use std::fs::{self, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+//! One file as it is now and as it is to be, with what is needed to give its bytes back.
+//!
+//! What setup writes carries its own mark, and undoing removes what is marked. Where that would not give back the file
+//! byte for byte, and with its permissions, the file as it was is kept beside it until it is given back. It counts only
+//! as long as nobody else has changed the file since: otherwise what is marked is removed, and the rest stays.
 
 use similar::TextDiff;
 
-/// The first line of Larder's section in a file that others write too.
-const BEGIN: &str = "# -- larder: begin; written by `larder setup`, removed by `larder setup --undo`";
-/// The last line of that section.
-const END: &str = "# -- larder: end";
+use super::super::machine::{Attributes, Machine};
+use crate::reference::Digest;
 
-/// The files of a machine.
-pub(super) struct Files {
-    root: PathBuf,
-}
-
-impl Files {
-    pub(super) fn under(root: &Path) -> Self {
-        Self { root: root.to_owned() }
-    }
-
-    /// Where a file of the machine is.
-    pub(super) fn path(&self, absolute: &str) -> PathBuf {
-        self.root.join(absolute.trim_start_matches('/'))
-    }
-
-    /// A file as it is; a symbolic link is followed, so that what it leads to is changed.
-    ///
-    /// # Errors
-    /// The file is there and cannot be read.
-    pub(super) fn read(&self, absolute: &str) -> Result<Change, String> {
-        let path = self.path(absolute);
-        let path = fs::canonicalize(&path).unwrap_or(path);
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let mode = fs::metadata(&path).map(|m| m.permissions().mode() & 0o7777).unwrap_or(0o644);
-                Ok(Change {
-                    path,
-                    before: Some(text.clone()),
-                    after: Some(text),
-                    mode,
-                    mode_before: Some(mode),
-                })
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Ok(Change { path, before: None, after: None, mode: 0o644, mode_before: None })
-            }
-            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-        }
-    }
-
-    /// The names in a directory; none if there is no directory.
-    pub(super) fn names(&self, absolute: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.path(absolute)).into_iter().flatten().flatten();
-        let mut names: Vec<String> =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort();
-        names
-    }
-}
+/// How the first line of a kept file begins.
+const KEPT: &str = "larder setup, kept for --undo:";
 
 /// A file as it is and as it is to be; `None` where there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) path: PathBuf,
+    /// Of the machine; links are followed, so that what they lead to is changed.
+    pub(super) path: String,
+    /// The path as it is named here, for people.
+    shown: String,
     pub(super) before: Option<String>,
     pub(super) after: Option<String>,
-    /// Its permissions as they are to be.
+    /// As they are to be.
     pub(super) mode: u32,
-    /// Its permissions as they are now.
-    pub(super) mode_before: Option<u32>,
+    attributes_before: Option<Attributes>,
+    kept_before: Option<Kept>,
+    kept_after: Option<Kept>,
+    /// Whether nothing in the file says what setup wrote, so that it is kept in any case.
+    pub(super) carries_no_mark: bool,
 }
 
+/// A file as it was before setup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    /// Of what setup wrote.
+    written: String,
+    mode: u32,
+    /// Where setup led.
+    url: String,
+    content: Option<String>,
+}
+
+/// What removes all that is marked from a text, and leaves a text without marks as it is; `None`: nothing is left.
+pub(super) type Remove<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 impl Change {
+    /// A file as it is.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub(super) fn read(machine: &Machine, path: &str) -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("cannot read {}: {error}", machine.shown(path));
+        let path = machine.target(path).map_err(failed)?;
+        let before = match machine.text(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        let attributes_before = before.as_ref().and_then(|_| machine.attributes(&path));
+        let kept_before = machine.text(&kept_path(&path)).ok().and_then(|text| Kept::parse(&text));
+        Ok(Self {
+            shown: machine.shown(&path),
+            after: before.clone(),
+            before,
+            mode: attributes_before.map_or(0o644, |found| found.mode),
+            attributes_before,
+            kept_after: kept_before.clone(),
+            kept_before,
+            carries_no_mark: false,
+            path,
+        })
+    }
+
+    /// The file as it was before setup: as it was kept if nobody has changed it since, else without what is marked.
+    pub(super) fn original(&self, remove: Remove<'_>) -> Option<String> {
+        match (self.kept(), &self.before) {
+            (Some(kept), _) => kept.content.clone(),
+            // A file without content is a file too.
+            (None, Some(text)) if text.trim().is_empty() => Some(text.clone()),
+            (None, Some(text)) => remove(text),
+            (None, None) => None,
+        }
+    }
+
+    /// Gives back the file as it was.
+    pub(super) fn undone(mut self, remove: Remove<'_>) -> Self {
+        self.mode = self.original_mode();
+        self.after = self.original(remove);
+        self.kept_after = None;
+        self
+    }
+
+    /// Where an earlier setup led, if that is noted, even if others have changed the file since.
+    pub(super) fn led_to(&self) -> Option<&str> {
+        self.kept_before.as_ref().map(|kept| kept.url.as_str())
+    }
+
+    /// The file is to be `after`, made from what [`Change::original`] returned, and leads to `url`.
+    pub(super) fn becomes(mut self, after: String, url: &str, remove: Remove<'_>) -> Self {
+        let original = self.original(remove);
+        let mode = self.original_mode();
+        let same_mode = self.mode == mode || original.is_none();
+        let comes_back = !self.carries_no_mark && same_mode && remove(&after) == original;
+        let nothing_to_give_back = original.as_ref() == Some(&after) && self.mode == mode;
+        self.kept_after = (!comes_back && !nothing_to_give_back).then(|| Kept {
+            written: digest(&after),
+            mode,
+            url: url.to_owned(),
+            content: original,
+        });
+        self.after = Some(after);
+        self
+    }
+
+    /// Its permissions without setup.
+    pub(super) fn original_mode(&self) -> u32 {
+        self.kept().map_or_else(|| self.attributes_before.map_or(0o644, |found| found.mode), |kept| kept.mode)
+    }
+
+    /// What is kept of it, if it is still as setup wrote it.
+    fn kept(&self) -> Option<&Kept> {
+        let now = digest(self.before.as_deref()?);
+        self.kept_before.as_ref().filter(|kept| kept.written == now)
+    }
+
     /// Whether anything changes.
     pub(super) fn changes_anything(&self) -> bool {
-        let opened = self.after.is_some() && self.mode_before.is_some_and(|before| before != self.mode);
-        self.before != self.after || opened
+        let opened =
+            self.after.is_some() && self.attributes_before.is_some_and(|found| found.mode != self.mode);
+        self.before != self.after || opened || self.kept_before != self.kept_after
     }
 
     /// The text as it is to be.
@@ -87,12 +137,12 @@ impl Change {
     }
 
     /// As a difference, for people.
-    pub(super) fn shown(&self) -> String {
+    pub(super) fn difference(&self) -> String {
         let (before, after) = (self.before.as_deref().unwrap_or_default(), self.text());
-        let name = |there: bool| if there { self.path.display().to_string() } else { "/dev/null".to_owned() };
+        let name = |there: bool| if there { self.shown.as_str() } else { "/dev/null" };
         let diff = TextDiff::from_lines(before, after);
         let (old, new) = (name(self.before.is_some()), name(self.after.is_some()));
-        diff.unified_diff().header(&old, &new).to_string()
+        diff.unified_diff().header(old, new).to_string()
     }
 
     /// What was changed, for people.
@@ -102,108 +152,143 @@ impl Change {
             (_, None) => "removed",
             _ => "changed",
         };
-        format!("{what}: {}", self.path.display())
+        let kept = match &self.kept_after {
+            Some(_) => format!(" (as it was, it is kept beside it, as {})", name_of_kept(&self.path)),
+            None => String::new(),
+        };
+        format!("{what}: {}{kept}", self.shown)
     }
 
-    /// Writes the file: it is either as it was, or whole.
+    /// Writes the file: it is either as it was, or whole. What is kept of it is written before it and removed after it.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn apply(&self) -> Result<(), String> {
-        let failed = |error: std::io::Error| format!("cannot write {}: {error}", self.path.display());
-        let Some(text) = &self.after else {
-            fs::remove_file(&self.path).map_err(failed)?;
-            // A directory that is empty now was made for the file.
-            let _ = self.path.parent().map(fs::remove_dir);
-            return Ok(());
-        };
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(directory).map_err(failed)?;
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = directory.join(format!(".{name}.larder-{:08x}", fastrand::u32(..)));
-        let written = (|| {
-            let mut file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&temporary)?;
-            file.set_permissions(Permissions::from_mode(self.mode))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            #[allow(
-                clippy::disallowed_methods,
-                reason = "no file of the store: a runtime's own configuration"
-            )]
-            fs::rename(&temporary, &self.path)
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
+    pub(super) fn apply(&self, machine: &Machine) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("cannot write {}: {error}", self.shown);
+        let beside = kept_path(&self.path);
+        let owner = self.attributes_before.and_then(|found| found.owner);
+        if let Some(kept) = &self.kept_after {
+            // It may hold what the file held: nobody else is to read it.
+            machine.replace(&beside, &kept.text(), Attributes { mode: 0o600, owner }).map_err(failed)?;
         }
-        written.map_err(failed)
+        match &self.after {
+            Some(text) => {
+                machine.replace(&self.path, text, Attributes { mode: self.mode, owner }).map_err(failed)?;
+            }
+            None if self.before.is_some() => {
+                // Before the file, whose directory is removed with it if nothing else is there.
+                if self.kept_before.is_some() {
+                    machine.remove(&beside).map_err(failed)?;
+                }
+                return machine.remove(&self.path).map_err(failed);
+            }
+            None => {}
+        }
+        if self.kept_before.is_some() && self.kept_after.is_none() {
+            machine.remove(&beside).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn text(&self) -> String {
+        let there = if self.content.is_some() { "file" } else { "none" };
+        let content = self.content.as_deref().unwrap_or_default();
+        format!("{KEPT} {} {:o} {there} {}\n{content}", self.written, self.mode, self.url)
     }
 
-    /// Removes Larder's section; a file with nothing else in it is removed.
-    pub(super) fn without_ours(mut self) -> Self {
-        let Some(text) = &self.after else { return self };
-        let Some((head, rest)) = text.split_once(BEGIN) else { return self };
-        let tail = rest.split_once(END).map_or("", |(_, tail)| tail.trim_start_matches('\n'));
-        let left = format!("{head}{tail}");
-        self.after = (!left.trim().is_empty()).then_some(left);
-        self
+    fn parse(text: &str) -> Option<Self> {
+        let (head, content) = text.strip_prefix(KEPT)?.split_once('\n')?;
+        let mut words = head.split_whitespace();
+        let written = words.next()?.to_owned();
+        let mode = u32::from_str_radix(words.next()?, 8).ok()?;
+        let content = (words.next()? == "file").then(|| content.to_owned());
+        let url = words.next()?.to_owned();
+        Some(Self { written, mode, url, content })
     }
+}
 
-    /// Puts `ours` before the first line for which `before` is true, in place of the section that is there.
-    pub(super) fn with_ours(self, ours: &str, before: impl Fn(&str) -> bool) -> Self {
-        let mut change = self.without_ours();
-        let text = change.after.take().unwrap_or_default();
-        let (mut head, mut tail, mut found) = (String::new(), String::new(), false);
-        for line in text.split_inclusive('\n') {
-            found |= before(line);
-            if found { tail.push_str(line) } else { head.push_str(line) }
-        }
-        if !head.is_empty() && !head.ends_with('\n') {
-            head.push('\n');
-        }
-        change.after = Some(format!("{head}{BEGIN}\n{}\n{END}\n{tail}", ours.trim_end()));
-        change
-    }
+fn digest(text: &str) -> String {
+    Digest::of(text.as_bytes()).to_string()
+}
 
-    /// Whether Larder's section is in it.
-    pub(super) fn has_ours(&self) -> bool {
-        self.text().contains(BEGIN)
-    }
+/// A hidden name, which no runtime reads.
+fn name_of_kept(path: &str) -> String {
+    format!(".{}.before-larder", path.rsplit('/').next().unwrap_or_default())
+}
+
+fn kept_path(path: &str) -> String {
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    format!("{directory}/{}", name_of_kept(path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
-    #[test]
-    fn what_was_there_stays_and_comes_back_byte_for_byte() {
-        let directory = tempfile::tempdir().unwrap();
-        let files = Files::under(directory.path());
-        for text in
-            ["", "server = \"x\"\n", "a = 1\n\n[host.\"http://b\"]\n  c = [\"d\"]", "# only a comment\n[x]\n"]
-        {
-            let path = directory.path().join("etc/x.toml");
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-            let table = |line: &str| line.starts_with('[');
-            let once = files.read("/etc/x.toml").unwrap().with_ours("[host.ours]\n", table);
-            once.apply().unwrap();
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-            let written = fs::read_to_string(&path).unwrap();
-            assert!(written.contains("[host.ours]"), "{written}");
-            assert!(written.find("[host.ours]") < written.find("[host.\"http://b\"]").or(Some(usize::MAX)));
-            let twice = files.read("/etc/x.toml").unwrap().with_ours("[host.ours]\n", table);
-            assert!(!twice.changes_anything(), "{}", twice.shown());
-            let undone = files.read("/etc/x.toml").unwrap().without_ours();
-            undone.apply().unwrap();
-            let left = fs::read_to_string(&path).unwrap_or_default();
-            assert_eq!(left.trim_end(), text.trim_end());
-            assert_eq!(
-                fs::read_dir(directory.path().join("etc")).map_or(0, Iterator::count),
-                usize::from(!text.trim().is_empty()),
-                "no leftovers"
-            );
+    /// Removes a marked line, and the empty lines at the end: bytes that the kept file has to give back.
+    fn remove(text: &str) -> Option<String> {
+        if !text.contains("MARK") {
+            return Some(text.to_owned());
         }
+        let left: Vec<&str> = text.lines().filter(|line| !line.contains("MARK")).collect();
+        let left = left.join("\n").trim_end().to_owned();
+        (!left.is_empty()).then(|| left + "\n")
+    }
+
+    fn wired(change: Change) -> Change {
+        let text = format!("{}MARK\n", change.original(&remove).unwrap_or_default());
+        change.becomes(text, "http://x", &remove)
+    }
+
+    #[test]
+    fn a_file_comes_back_byte_for_byte_and_with_its_permissions() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        let path = directory.path().join("etc/x");
+        for text in [None, Some(""), Some("a\n"), Some("a\n\n\n"), Some("a\r\n\n"), Some("MARK\n")] {
+            fs::create_dir_all(directory.path().join("etc")).unwrap();
+            if let Some(text) = text {
+                fs::write(&path, text).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            }
+            let read = || Change::read(&machine, "/etc/x").unwrap();
+            let mut once = read();
+            once.mode = 0o600;
+            let once = wired(once);
+            once.apply(&machine).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let mut twice = read();
+            twice.mode = 0o600;
+            assert!(!wired(twice).changes_anything(), "{text:?}: twice is once");
+            let undone = read().undone(&remove);
+            undone.apply(&machine).unwrap();
+            let expected = text.filter(|text| *text != "MARK\n");
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), expected, "{text:?}");
+            if expected.is_some() {
+                assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+                fs::remove_file(&path).unwrap();
+            }
+            assert_eq!(machine.names("/etc"), [""; 0], "{text:?}: nothing is left");
+        }
+    }
+
+    #[test]
+    fn what_others_have_changed_since_is_not_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        let path = directory.path().join("x");
+        fs::write(&path, "a\n\n\n").unwrap();
+        wired(Change::read(&machine, "/x").unwrap()).apply(&machine).unwrap();
+        let written = fs::read_to_string(&path).unwrap();
+        fs::write(&path, written + "b\n").unwrap();
+        Change::read(&machine, "/x").unwrap().undone(&remove).apply(&machine).unwrap();
+        let left = fs::read_to_string(&path).unwrap();
+        assert!(left.ends_with("b\n") && !left.contains("MARK"), "{left:?}");
+        assert_eq!(machine.names("/"), ["x"]);
     }
 }

@@ -3,272 +3,290 @@
 //! What is known of its traps (docs/wiring.md): a `config_path` with a colon makes the transfer service read no mirror
 //! at all; the old `registry.mirrors` beside a `config_path` keep the CRI from starting; a capability that a version does
 //! not know makes it drop the whole file; `ca` or `skip_verify` on an http host makes it try TLS first; a directory of a
-//! registry hides `_default`.
+//! registry hides `_default`; a file that is imported overrides the one that imports it.
 
-use toml_edit::DocumentMut;
-
-use super::change::{Change, Files};
+use super::change::Change;
+use super::hosts::{Certificates, Host, is_ours, with_host, without_host};
 use super::plan::{SetupPlan, SetupRequest};
-use crate::cli::containerd_config::{CONFIG, config_of};
+use crate::cli::containerd_config::{Cri, config_at, restored};
+use crate::cli::containerd_files::{DROP_INS, files};
+use crate::cli::machine::Machine;
 
 /// Where hosts are looked up, unless it says otherwise.
 const HOSTS: &str = "/etc/containerd/certs.d";
-/// Where k3s and RKE2 have theirs, which they write themselves.
-const RANCHER: [(&str, &str); 2] =
-    [("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2-server or rke2-agent")];
+/// Where hosts are looked up after that, from 2.2 on, unless it says otherwise.
+const DOCKER_HOSTS: &str = "/etc/docker/certs.d";
+/// The drop-in that is written where there is no `config.toml`, whose defaults it would end.
+const DROP_IN: &str = "larder.toml";
 
-pub(super) fn plan(files: &Files, request: &SetupRequest) -> Result<SetupPlan, String> {
+/// A file of the configuration, and what it says without this cache's own changes.
+struct Part {
+    change: Change,
+    cri: Cri,
+    /// Whether it is certain that containerd reads it.
+    certain: bool,
+}
+
+pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
     let mut plan = SetupPlan::default();
-    for (directory, name) in RANCHER {
-        if files.path(directory).exists() {
-            plan.notes.push(format!(
-                "{name} writes its containerd's configuration itself. In {directory}/registries.yaml put:\n\
-                 mirrors:\n  \"*\":\n    endpoint:\n      - \"{}\"\nand restart {name}",
-                request.url
-            ));
-        }
+    let mut parts = Vec::new();
+    for file in files(machine)? {
+        let change = Change::read(machine, &file.path)?;
+        let text = if request.undo { change.before.clone() } else { change.original(&restored) };
+        let cri = config_at(&file.path, text.as_deref().unwrap_or_default())?;
+        parts.push(Part { change, cri, certain: file.certain });
     }
-    let mut config = files.read(CONFIG)?;
-    let mut cri = config_of(config.text())?;
-    let before = cri.config_path();
-    if cri.is_off() && !request.undo {
-        plan.notes.push(format!("{CONFIG} has the CRI in disabled_plugins: only ctr and nerdctl pull by this; for Docker: larder setup docker"));
-    }
+    let config_path = parts.iter().rev().find_map(|part| part.cri.config_path());
+    let directory = first_directory(config_path.as_deref());
     if request.undo {
-        let directory = directory_of(before.as_deref());
-        if config.after.is_some() {
-            config.after = cri.restored();
-        }
-        for name in files.names(&directory) {
-            plan.changes.push(files.read(&format!("{directory}/{name}/hosts.toml"))?.without_ours());
-        }
-    } else {
-        let old = cri.old_settings();
-        if !old.is_empty() {
-            return Err(format!(
-                "{CONFIG} names registries in the old form (registry.{}), and containerd's CRI does not start with both. \
-                 Move them to {HOSTS}/<registry>/hosts.toml first: https://github.com/containerd/containerd/blob/main/docs/hosts.md",
-                old.join(", registry.")
-            ));
-        }
-        let directory = directory_of(before.as_deref());
-        if before.as_deref() != Some(&directory) {
-            cri.set(&directory, config.before.is_some());
-            config.after = Some(cri.text());
-        }
-        hosts(files, request, &directory, &mut plan)?;
-        // After the change it must still be a file that containerd can read.
-        config_of(config.text())?;
+        plan.changes.extend(parts.into_iter().map(|part| part.change.undone(&restored)));
+        let configured = plan.changes.iter().any(Change::changes_anything);
+        hosts_undone(machine, &directory, &mut plan)?;
+        plan.restart = configured.then_some("systemctl restart containerd");
+        return Ok(plan);
     }
-    if config.changes_anything() {
-        plan.restart = Some("systemctl restart containerd");
-        plan.changes.insert(0, config);
+    judge(&parts, &mut plan)?;
+    let dropped = dropped_directories(&parts, config_path.as_deref());
+    let said = config_path.is_some();
+    plan.changes.extend(configured(machine, parts, said, &directory, request)?);
+    plan.restart =
+        plan.changes.iter().any(Change::changes_anything).then_some("systemctl restart containerd");
+    hosts(machine, request, &directory, &mut plan)?;
+    for (dropped, in_force) in dropped {
+        kept_certificates(machine, request, &directory, dropped.as_str(), in_force, &mut plan)?;
     }
     Ok(plan)
 }
 
-/// The one directory: of a list the first, which is where containerd itself looks first.
-fn directory_of(config_path: Option<&str>) -> String {
-    let first = config_path.unwrap_or(HOSTS).split(':').find(|path| !path.is_empty());
-    first.unwrap_or(HOSTS).trim_end_matches('/').to_owned()
-}
-
-fn hosts(files: &Files, request: &SetupRequest, directory: &str, plan: &mut SetupPlan) -> Result<(), String> {
-    let wanted: Vec<String> =
-        if request.registries.is_empty() { vec!["_default".to_owned()] } else { request.registries.clone() };
-    for name in &wanted {
-        // A port is written so, since a colon divides paths elsewhere.
-        let name = name.rsplit_once(':').map_or(name.clone(), |(host, port)| format!("{host}_{port}_"));
-        plan.changes.push(hosts_of(files, request, &format!("{directory}/{name}/hosts.toml"))?);
-    }
-    if request.registries.is_empty() {
-        let hiding: Vec<String> = files
-            .names(directory)
-            .into_iter()
-            .filter(|name| name != "_default" && files.path(&format!("{directory}/{name}")).is_dir())
-            .collect();
-        for name in hiding {
-            if !files.read(&format!("{directory}/{name}/hosts.toml"))?.has_ours() {
-                plan.notes.push(format!(
-                    "{directory}/{name} hides _default: its images are pulled without this cache; to change that: larder setup containerd --registry {name}"
+/// What keeps containerd from using what would be written, or has to be said about it.
+fn judge(parts: &[Part], plan: &mut SetupPlan) -> Result<(), String> {
+    for Part { change, cri, .. } in parts {
+        let path = &change.path;
+        let old = cri.old_settings();
+        if !old.is_empty() {
+            return Err(format!(
+                "{path} names registries in the old form (registry.{}), and containerd's CRI does not start with both. \
+                 Move them to {HOSTS}/<registry>/hosts.toml first: https://github.com/containerd/containerd/blob/main/docs/hosts.md",
+                old.join(", registry.")
+            ));
+        }
+        if let Some(version) = cri.unknown_version() {
+            if !cri.has_registry() {
+                return Err(format!(
+                    "{path} is of version {version}, which is not known here, and has none of the tables that are: set its \
+                     registry config_path to {HOSTS} by hand, then run this again"
                 ));
             }
+            plan.notes.push(format!(
+                "{path} is of version {version}, which is not known here; it has the registry table of version 3, which is what was changed: check it with larder doctor --canary IMAGE"
+            ));
+        }
+        if cri.is_off() {
+            plan.notes.push(format!("{path} has the CRI in disabled_plugins: only ctr and nerdctl pull by this; for Docker: larder setup docker"));
         }
     }
     Ok(())
 }
 
-fn hosts_of(files: &Files, request: &SetupRequest, path: &str) -> Result<Change, String> {
-    let mut change = files.read(path)?;
-    let theirs: DocumentMut = change
-        .clone()
-        .without_ours()
-        .text()
-        .parse()
-        .map_err(|error| format!("{path} is malformed, and containerd does not use it: {error}"))?;
-    let mut ours = String::new();
-    if request.strict {
-        if theirs.contains_key("server") {
-            return Err(format!(
-                "{path} has a server of its own, which --strict would have to replace; remove it first"
+/// The configuration with one single directory in it: in every file that says something else, and if none says anything,
+/// in the first.
+fn configured(
+    machine: &Machine,
+    parts: Vec<Part>,
+    said: bool,
+    directory: &str,
+    request: &SetupRequest,
+) -> Result<Vec<Change>, String> {
+    let certain = parts.iter().any(|part| part.certain && part.cri.config_path().is_some());
+    let mut changes = Vec::new();
+    // The first is config.toml. Where that is not there and drop-ins are, containerd is 2.2 or later and reads them by
+    // default; a config.toml that does not import them might end that.
+    let drop_in = parts.first().is_some_and(|part| part.change.before.is_none()) && parts.len() > 1;
+    for (at, Part { change, mut cri, .. }) in parts.into_iter().enumerate() {
+        let path = cri.config_path();
+        let to_be_said = at == 0 && !certain && !drop_in;
+        if path.is_none() && !to_be_said || path.as_deref() == Some(directory) {
+            let original = change.original(&restored);
+            changes.push(match original {
+                Some(original) => change.becomes(original, &request.url, &restored),
+                None => change.undone(&restored),
+            });
+            continue;
+        }
+        let there = change.original(&restored).is_some();
+        cri.set(directory, there);
+        // After the change it must still be a file that containerd can read.
+        config_at(&change.path, &cri.text())?;
+        changes.push(change.becomes(cri.text(), &request.url, &restored));
+    }
+    if drop_in && !said {
+        let change = Change::read(machine, &format!("{DROP_INS}/{DROP_IN}"))?;
+        let mut cri = config_at(&change.path, "version = 3\n")?;
+        cri.set(directory, false);
+        changes.retain(|other| other.path != change.path);
+        changes.push(change.becomes(cri.text(), &request.url, &restored));
+    }
+    Ok(changes)
+}
+
+/// The one directory: of a list the first, which is where containerd itself looks first.
+fn first_directory(config_path: Option<&str>) -> String {
+    let first = config_path.unwrap_or(HOSTS).split(':').find(|path| !path.is_empty());
+    first.unwrap_or(HOSTS).trim_end_matches('/').to_owned()
+}
+
+/// The directories that are not read any more, and whether it is certain that they were.
+fn dropped_directories(parts: &[Part], config_path: Option<&str>) -> Vec<(String, bool)> {
+    match config_path {
+        Some(list) => {
+            let all = list.split(':').filter(|path| !path.is_empty()).skip(1);
+            all.map(|path| (path.trim_end_matches('/').to_owned(), true)).collect()
+        }
+        None => {
+            let drop_ins = parts.len() > 1 && parts.iter().any(|part| !part.certain);
+            let by_default = drop_ins || parts.iter().any(|part| part.cri.has_list_by_default());
+            vec![(DOCKER_HOSTS.to_owned(), by_default)]
+        }
+    }
+}
+
+/// A registry's directory: a port is written so, since a colon divides paths elsewhere.
+fn directory_name(registry: &str) -> String {
+    registry.rsplit_once(':').map_or(registry.to_owned(), |(host, port)| format!("{host}_{port}_"))
+}
+
+/// The `hosts.toml` of all registries, or of those that are named; and of those that an earlier setup has named, which
+/// would lead to an old port otherwise.
+pub(super) fn hosts(
+    machine: &Machine,
+    request: &SetupRequest,
+    directory: &str,
+    plan: &mut SetupPlan,
+) -> Result<(), String> {
+    let all = request.registries.is_empty();
+    let mut wanted: Vec<String> = request.registries.iter().map(|name| directory_name(name)).collect();
+    if all {
+        wanted.push("_default".to_owned());
+    }
+    for name in machine.names(directory) {
+        let path = format!("{directory}/{name}");
+        if wanted.contains(&name) || !machine.has_directory(&path) {
+            continue;
+        }
+        if is_ours(&machine.read(&format!("{path}/hosts.toml"))) {
+            wanted.push(name);
+        } else if all {
+            plan.notes.push(format!(
+                "{path} hides _default: its images are pulled without this cache; to change that: larder setup {} --registry {}",
+                request.runtime,
+                registry_of(&name)
             ));
         }
-        ours.push_str(&format!("server = \"{}\"\n", request.url));
     }
-    // No ca, no skip_verify, no client: on an http host they make containerd try TLS first. No "referrers": versions that
-    // do not know a capability drop the whole file.
-    ours.push_str(&format!(
-        "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  dial_timeout = \"1s\"\n",
-        request.url
-    ));
+    for name in &wanted {
+        let path = format!("{directory}/{name}/hosts.toml");
+        plan.changes.push(hosts_of(machine, request, &path, Certificates::default())?);
+    }
+    Ok(())
+}
+
+/// The registry that a directory is for.
+pub(in crate::cli) fn registry_of(directory: &str) -> String {
+    let port = directory.strip_suffix('_').and_then(|name| name.rsplit_once('_'));
+    match port {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{host}:{port}")
+        }
+        _ => directory.to_owned(),
+    }
+}
+
+/// The `hosts.toml` of every registry without this cache.
+pub(super) fn hosts_undone(machine: &Machine, directory: &str, plan: &mut SetupPlan) -> Result<(), String> {
+    for name in machine.names(directory) {
+        if machine.has_directory(&format!("{directory}/{name}")) {
+            let change = Change::read(machine, &format!("{directory}/{name}/hosts.toml"))?;
+            plan.changes.push(change.undone(&without_host));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn hosts_of(
+    machine: &Machine,
+    request: &SetupRequest,
+    path: &str,
+    certificates: Certificates,
+) -> Result<Change, String> {
+    let mut change = Change::read(machine, path)?;
     let gate = request.gate.as_ref();
-    if request.strict || gate.is_some() {
-        ours.push_str(&format!("  [host.\"{}\".header]\n", request.url));
+    let host = Host { url: &request.url, strict: request.strict, gate, certificates };
+    let original = change.original(&without_host);
+    let text = with_host(original.as_deref(), &host).map_err(|why| format!("{path} {why}"))?;
+    // With a gate, every process that can read the file can speak to the cache.
+    change.mode = if gate.is_some() { 0o600 } else { change.original_mode() };
+    Ok(change.becomes(text, &request.url, &without_host))
+}
+
+/// The certificates of registries in a directory that is not read any more: each gets a `hosts.toml` that names them, so
+/// that containerd still trusts the registry when it turns to it. Other content is named.
+fn kept_certificates(
+    machine: &Machine,
+    request: &SetupRequest,
+    directory: &str,
+    dropped: &str,
+    in_force: bool,
+    plan: &mut SetupPlan,
+) -> Result<(), String> {
+    for name in machine.names(dropped) {
+        let from = format!("{dropped}/{name}");
+        // Docker writes a colon where containerd writes underscores.
+        let to = format!("{directory}/{}", directory_name(&name));
+        if !machine.has_directory(&from) {
+            continue;
+        }
+        let certificates = certificates(machine, &from);
+        let theirs = without_host(&machine.read(&format!("{from}/hosts.toml"))).is_some();
+        if certificates == Certificates::default() && !theirs {
+            continue;
+        }
+        if theirs
+            || !in_force
+            || machine.has_directory(&to) && !is_ours(&machine.read(&format!("{to}/hosts.toml")))
+        {
+            plan.notes.push(format!(
+                "{from} is not read by containerd{}: what it has for {} must be in {to}/hosts.toml",
+                if in_force { " any more" } else { "" },
+                registry_of(&directory_name(&name))
+            ));
+            continue;
+        }
+        let path = format!("{to}/hosts.toml");
+        plan.changes.retain(|change| change.path != path);
+        plan.changes.push(hosts_of(machine, request, &path, certificates)?);
+        plan.notes.push(format!(
+            "{from} is not read by containerd any more: {path} names its certificates. This cache asks {0} itself and does not read them: [[registry]] host = \"{0}\", ca = ...",
+            registry_of(&directory_name(&name))
+        ));
     }
-    if request.strict {
-        ours.push_str("    X-Larder-Mode = \"strict\"\n");
-    }
-    if let Some(gate) = gate {
-        ours.push_str(&format!("    {} = \"{}\"\n", gate.header(), gate.value().reveal()));
-        // Every process that can read the file can speak to the cache.
-        change.mode = 0o600;
-    }
-    let change = change.with_ours(&ours, |line| line.trim_start().starts_with('['));
-    let _: DocumentMut =
-        change.text().parse().map_err(|error| format!("{path} cannot be extended: {error}"))?;
-    Ok(change)
+    Ok(())
+}
+
+/// The certificates in a directory, by their names as Docker reads them.
+fn certificates(machine: &Machine, directory: &str) -> Certificates {
+    let names = machine.names(directory);
+    let path = |name: &str| format!("{directory}/{name}");
+    let ca = names.iter().filter(|name| name.ends_with(".crt")).map(|name| path(name)).collect();
+    let pairs = names.iter().filter_map(|name| Some((name, name.strip_suffix(".cert")?)));
+    let client = pairs
+        .map(|(certificate, stem)| {
+            let key = format!("{stem}.key");
+            (path(certificate), names.contains(&key).then(|| path(&key)))
+        })
+        .collect();
+    Certificates { ca, client }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn machine(config: Option<&str>, hosts: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
-        let directory = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = directory.path().join(path.trim_start_matches('/'));
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        if let Some(text) = config {
-            write(CONFIG, text);
-        }
-        for (name, text) in hosts {
-            write(&format!("{HOSTS}/{name}/hosts.toml"), text);
-        }
-        let files = Files::under(directory.path());
-        (directory, files)
-    }
-
-    fn request() -> SetupRequest {
-        let authority = "127.0.0.1:5050".to_owned();
-        SetupRequest {
-            url: format!("http://{authority}"),
-            authority,
-            strict: false,
-            undo: false,
-            registries: Vec::new(),
-            configured: Vec::new(),
-            default_registry: crate::reference::Registry::docker_hub(),
-            gate: None,
-        }
-    }
-
-    fn apply(plan: &SetupPlan) {
-        plan.changes.iter().filter(|c| c.changes_anything()).for_each(|c| c.apply().unwrap());
-    }
-
-    #[test]
-    fn every_version_gets_one_directory_and_gets_its_own_back() {
-        for (config, expected) in [
-            (None, HOSTS),
-            (
-                Some(
-                    "version = 2\n# mine\n[plugins.\"io.containerd.grpc.v1.cri\"]\n  sandbox_image = \"x\"\n",
-                ),
-                HOSTS,
-            ),
-            (
-                Some(
-                    "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d' # mine\n",
-                ),
-                HOSTS,
-            ),
-            (
-                Some(
-                    "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/my/certs.d\" # mine\n",
-                ),
-                "/my/certs.d",
-            ),
-            (Some("[plugins.cri]\n"), HOSTS),
-            // What `containerd config default` writes.
-            (
-                Some(
-                    "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"\"\n\n  [plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors]\n",
-                ),
-                HOSTS,
-            ),
-        ] {
-            let (directory, files) = machine(config, &[]);
-            apply(&plan(&files, &request()).unwrap());
-            let text =
-                fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).unwrap_or_default();
-            assert_eq!(config_of(&text).unwrap().config_path().as_deref(), Some(expected), "{text}");
-            if let Some(before) = config {
-                assert!(before.lines().all(|l| l.contains("config_path") || text.contains(l)), "{text}");
-            }
-            let hosts = directory.path().join(expected.trim_start_matches('/')).join("_default/hosts.toml");
-            assert!(fs::read_to_string(&hosts).unwrap().contains("[host.\"http://127.0.0.1:5050\"]"));
-            let again = plan(&files, &request()).unwrap();
-            assert!(again.changes.iter().all(|c| !c.changes_anything()), "twice is once");
-            let undo = SetupRequest { undo: true, ..request() };
-            apply(&plan(&files, &undo).unwrap());
-            let text = fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).ok();
-            assert_eq!(text.as_deref(), config, "as it was, and a file that was not there is gone");
-            assert!(!hosts.exists());
-        }
-    }
-
-    #[test]
-    fn hosts_of_others_stay_after_ours_and_what_hides_it_is_told() {
-        let theirs = "server = \"https://registry-1.docker.io\"\n[host.\"https://mirror.corp\"]\n  capabilities = [\"pull\"]\n";
-        let (directory, files) =
-            machine(None, &[("_default", theirs), ("quay.io", theirs), ("reg.corp_5000_", "")]);
-        let made = plan(&files, &request()).unwrap();
-        apply(&made);
-        let notes = made.notes.join("\n");
-        assert!(
-            notes.contains("quay.io hides _default") && notes.contains("reg.corp_5000_ hides"),
-            "{notes}"
-        );
-        let text =
-            fs::read_to_string(directory.path().join("etc/containerd/certs.d/_default/hosts.toml")).unwrap();
-        assert!(text.starts_with("server = "), "{text}");
-        assert!(text.find("127.0.0.1:5050").unwrap() < text.find("mirror.corp").unwrap(), "{text}");
-        let one = SetupRequest { registries: vec!["quay.io".into(), "reg.corp:5000".into()], ..request() };
-        apply(&plan(&files, &one).unwrap());
-        for name in ["quay.io", "reg.corp_5000_"] {
-            let path = directory.path().join(format!("etc/containerd/certs.d/{name}/hosts.toml"));
-            assert!(fs::read_to_string(path).unwrap().contains("127.0.0.1:5050"), "{name}");
-        }
-    }
-
-    #[test]
-    fn what_would_keep_containerd_from_starting_is_not_written() {
-        let old = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\n  endpoint = [\"https://x\"]\n";
-        for (config, hosts, strict, part) in [
-            (Some(old), "", false, "registry.mirrors"),
-            (Some("version = [\n"), "", false, "malformed"),
-            (Some("version = 9\n"), "", false, "version 9"),
-            (None, "server = \"https://x\"\n", true, "server of its own"),
-            (None, "server = [", false, "malformed"),
-        ] {
-            let (directory, files) = machine(config, &[("_default", hosts)]);
-            let error = plan(&files, &SetupRequest { strict, ..request() }).err().unwrap();
-            assert!(error.contains(part), "{error}");
-            let kept = fs::read_to_string(directory.path().join(CONFIG.trim_start_matches('/'))).ok();
-            assert_eq!(kept.as_deref(), config);
-        }
-    }
-}
+#[path = "containerd_tests.rs"]
+mod tests;

@@ -1,55 +1,262 @@
-//! podman and CRI-O: a file in `registries.conf.d` with this cache as the first mirror of each registry, by path prefix.
+//! podman and CRI-O: this cache as the first mirror of each registry, by path prefix.
+//!
+//! Promises: what a site has written about a registry (`blocked`, `location`, `insecure`, mirrors) still counts. An entry
+//! that is there is joined in its own file; only registries without an entry get one in a file of setup's own. What is
+//! blocked stays blocked.
 //!
 //! containers/image shows no credential for a registry to a mirror of another host: through it this cache serves what the
-//! node's credentials or anonymous callers may read.
+//! node's credentials or anonymous callers may read. It can send a mirror no header either.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::change::Files;
-use super::plan::{SetupPlan, SetupRequest};
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
 
-/// A file of our own; later ones win, so that an operator's can.
-const FILE: &str = "/etc/containers/registries.conf.d/010-larder.conf";
+use super::change::Change;
+use super::plan::{SetupPlan, SetupRequest};
+use crate::cli::machine::Machine;
+use crate::cli::registries_conf::{Entry, OURS, entries, files, in_force, matching, prefix_of};
+use crate::cli::toml_text::rendered;
+
+/// The comment behind what setup has added, and behind what it has replaced with the value from before.
+const MARK: &str = "# written by `larder setup`";
+const BEFORE: &str = "; before: ";
+/// In place of the value from before: there was none.
+const NONE: &str = "none";
 /// Registries that every cluster pulls from; mirrors cannot be named for all at once.
-const BEST_KNOWN: [&str; 7] =
+pub(in crate::cli) const BEST_KNOWN: [&str; 7] =
     ["docker.io", "gcr.io", "ghcr.io", "mcr.microsoft.com", "public.ecr.aws", "quay.io", "registry.k8s.io"];
 
-pub(super) fn plan(files: &Files, request: &SetupRequest) -> Result<SetupPlan, String> {
+/// A file of the site, without what setup has added.
+struct Theirs {
+    change: Change,
+    original: Option<String>,
+}
+
+pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
     let mut plan = SetupPlan::default();
-    let mut change = files.read(FILE)?;
+    let mut theirs = Vec::new();
+    for path in files(machine).into_iter().filter(|path| path != OURS) {
+        let change = Change::read(machine, &path)?;
+        let original = change.original(&without_mirrors);
+        theirs.push(Theirs { change, original });
+    }
+    let mut ours = Change::read(machine, OURS)?;
     if request.undo {
-        change.after = None;
-        plan.changes.push(change);
+        ours.after = None;
+        plan.changes.push(ours);
+        plan.changes.extend(theirs.into_iter().map(|file| file.change.undone(&without_mirrors)));
         return Ok(plan);
     }
-    let registries: BTreeSet<String> = if request.registries.is_empty() {
-        let configured = request.configured.iter().cloned();
-        BEST_KNOWN.iter().map(|name| (*name).to_owned()).chain(configured).collect()
-    } else {
-        request.registries.iter().cloned().collect()
-    };
-    let mut text = "# Written by `larder setup`, removed by `larder setup podman --undo`.\n".to_owned();
-    for registry in &registries {
-        // Writing to a String cannot fail.
-        let _ = if request.strict {
-            write!(
-                text,
-                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{}/{registry}\"\ninsecure = true\n",
-                request.authority
-            )
-        } else {
-            write!(
-                text,
-                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n\n[[registry.mirror]]\nlocation = \"{}/{registry}\"\ninsecure = true\n",
-                request.authority
-            )
-        };
+    if request.gate.is_some() {
+        return Err(format!(
+            "[server] gate_header is set, and {0} can send a mirror no header: this cache would refuse its every request, and {0} would pull around it. \
+             Nothing was written. allow_uids restricts who may connect without a header",
+            request.runtime
+        ));
     }
-    let _: toml_edit::DocumentMut = text.parse().map_err(|error| format!("{FILE}: {error}"))?;
-    change.after = Some(text);
-    plan.changes.push(change);
+    let mut all = Vec::new();
+    for file in &theirs {
+        all.extend(entries(&file.change.path, file.original.as_deref().unwrap_or_default())?);
+    }
+    let all = in_force(all);
+    let registries = wanted(request);
+    for file in theirs {
+        plan.changes.push(joined(file, &all, &registries, request, &mut plan.notes)?);
+    }
+    let text = own(&all, &registries, request, &mut plan.notes);
+    let _: DocumentMut = text.parse().map_err(|error| format!("{OURS}: {error}"))?;
+    ours.after = Some(text);
+    plan.changes.push(ours);
     plan.notes.push("CRI-O reads it again with: systemctl reload crio".to_owned());
     plan.notes.push("podman and CRI-O show no credential to a mirror: private images are served from here only where the node's own docker config may read them".to_owned());
     Ok(plan)
 }
+
+fn wanted(request: &SetupRequest) -> BTreeSet<String> {
+    if request.registries.is_empty() {
+        let configured = request.configured.iter().cloned();
+        BEST_KNOWN.iter().map(|name| (*name).to_owned()).chain(configured).collect()
+    } else {
+        request.registries.iter().cloned().collect()
+    }
+}
+
+/// A file of the site, with this cache as the first mirror of those of its entries that count and are wanted.
+fn joined(
+    Theirs { change, original }: Theirs,
+    all: &[Entry],
+    registries: &BTreeSet<String>,
+    request: &SetupRequest,
+    notes: &mut Vec<String>,
+) -> Result<Change, String> {
+    let Some(original) = original else { return Ok(change.undone(&without_mirrors)) };
+    let path = change.path.clone();
+    let mut document: DocumentMut =
+        original.parse().map_err(|error| format!("{path} is malformed: {error}"))?;
+    let mut any = false;
+    if let Some(item) = document.get_mut("registry") {
+        as_tables(item);
+        for table in item.as_array_of_tables_mut().into_iter().flat_map(ArrayOfTables::iter_mut) {
+            let Some(prefix) = prefix_of(table) else { continue };
+            let host = prefix.split('/').next().unwrap_or_default();
+            let counts = all.iter().find(|entry| entry.prefix == prefix && entry.file == path);
+            let Some(entry) = counts.filter(|_| registries.contains(host)) else { continue };
+            if entry.blocked {
+                notes.push(format!("{path} blocks {prefix}, and it stays blocked"));
+                continue;
+            }
+            join(table, entry, request)?;
+            any = true;
+            if let Some(location) = entry.location.as_ref().filter(|location| **location != prefix) {
+                notes.push(format!(
+                    "{path} has {prefix} at {location}; this cache asks {host} where its own [[registry]] says: endpoints = [...]"
+                ));
+            }
+        }
+    }
+    // What has no entry of ours stays as it was written, to the byte.
+    let text = if any { rendered(&document, &original) } else { original };
+    Ok(change.becomes(text, &request.url, &without_mirrors))
+}
+
+fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), String> {
+    let Entry { file, prefix, mirrors, .. } = entry;
+    let here = format!("{}/{prefix}", request.authority);
+    if request.strict {
+        if !mirrors.is_empty() {
+            return Err(format!(
+                "{file} has mirrors for {prefix}, which --strict would have to remove; remove them first"
+            ));
+        }
+        replace(table, "prefix", Value::from(prefix.as_str()));
+        replace(table, "location", Value::from(here));
+        replace(table, "insecure", Value::from(true));
+        return Ok(());
+    }
+    let item = table.entry("mirror").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
+    as_tables(item);
+    if let Some(mirrors) = item.as_array_of_tables_mut() {
+        mirrors.retain(|mirror| mirror.get("location").and_then(Item::as_str) != Some(&here));
+        let mut mirror = Table::new();
+        mirror.decor_mut().set_prefix("\n");
+        mirror.decor_mut().set_suffix(format!(" {MARK}"));
+        mirror.insert("location", Item::Value(Value::from(here)));
+        mirror.insert("insecure", Item::Value(Value::from(true)));
+        mirrors.insert(0, mirror);
+    }
+    Ok(())
+}
+
+/// Sets a value, and notes the one from before behind it.
+fn replace(table: &mut Table, key: &str, value: Value) {
+    let before = table.get(key).and_then(Item::as_value);
+    let same = before.is_some_and(|before| {
+        before.as_str().is_some() && before.as_str() == value.as_str()
+            || before.as_bool().is_some() && before.as_bool() == value.as_bool()
+    });
+    if same {
+        return;
+    }
+    let before = before.map_or(NONE.to_owned(), |value| value.to_string().trim().to_owned());
+    table.insert(key, Item::Value(value.decorated(" ", format!(" {MARK}{BEFORE}{before}"))));
+}
+
+/// A list of inline tables as tables with headers, which can be extended.
+fn as_tables(item: &mut Item) {
+    if item.is_array_of_tables() {
+        return;
+    }
+    *item = match std::mem::take(item).into_array_of_tables() {
+        Ok(tables) => Item::ArrayOfTables(tables),
+        Err(other) => other,
+    };
+}
+
+/// A file without what setup has added to it.
+fn without_mirrors(text: &str) -> Option<String> {
+    let Ok(mut document) = text.parse::<DocumentMut>() else { return Some(text.to_owned()) };
+    let mut found = false;
+    let registries = document.get_mut("registry").and_then(Item::as_array_of_tables_mut);
+    for table in registries.into_iter().flat_map(ArrayOfTables::iter_mut) {
+        for key in ["prefix", "location", "insecure"] {
+            found |= restore(table, key);
+        }
+        let Some(mirrors) = table.get_mut("mirror").and_then(Item::as_array_of_tables_mut) else { continue };
+        let before = mirrors.len();
+        mirrors.retain(|mirror| !suffix(mirror.decor()).contains(MARK));
+        found |= mirrors.len() < before;
+        if mirrors.is_empty() {
+            table.remove("mirror");
+        }
+    }
+    Some(if found { rendered(&document, text) } else { text.to_owned() })
+}
+
+fn restore(table: &mut Table, key: &str) -> bool {
+    let Some(value) = table.get(key).and_then(Item::as_value) else { return false };
+    let Some((_, before)) = suffix(value.decor()).split_once(&format!("{MARK}{BEFORE}")) else {
+        return false;
+    };
+    let before = before.trim().to_owned();
+    match format!("it = {before}\n").parse::<DocumentMut>().ok().and_then(|mut d| d.remove("it")) {
+        Some(item) if before != NONE => drop(table.insert(key, item)),
+        _ => drop(table.remove(key)),
+    }
+    true
+}
+
+fn suffix(decor: &toml_edit::Decor) -> &str {
+    decor.suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default()
+}
+
+/// Setup's own file: registries without an entry, and this cache's own port, so that an image may be named by it.
+fn own(
+    all: &[Entry],
+    registries: &BTreeSet<String>,
+    request: &SetupRequest,
+    notes: &mut Vec<String>,
+) -> String {
+    let mut text = "# Written by `larder setup`, removed by `larder setup podman --undo`.\n".to_owned();
+    let here = &request.authority;
+    // Writing to a String cannot fail.
+    if matching(all, here).is_none() {
+        let _ = write!(text, "\n[[registry]]\nprefix = \"{here}\"\nlocation = \"{here}\"\ninsecure = true\n");
+    }
+    for registry in registries {
+        match matching(all, registry) {
+            Some(entry) if entry.prefix == *registry => continue,
+            Some(entry) if entry.blocked => {
+                notes.push(format!(
+                    "{} blocks {}, and with it {registry}: it stays blocked",
+                    entry.file, entry.prefix
+                ));
+                continue;
+            }
+            Some(entry) => {
+                notes.push(format!(
+                    "{} has {}, which an entry for {registry} would override: it is pulled without this cache. Name {registry} there by itself, then run this again",
+                    entry.file, entry.prefix
+                ));
+                continue;
+            }
+            None => {}
+        }
+        let _ = if request.strict {
+            write!(
+                text,
+                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{here}/{registry}\"\ninsecure = true\n"
+            )
+        } else {
+            write!(
+                text,
+                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n\n[[registry.mirror]]\nlocation = \"{here}/{registry}\"\ninsecure = true\n"
+            )
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "containers_tests.rs"]
+mod tests;

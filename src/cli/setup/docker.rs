@@ -2,12 +2,15 @@
 //!
 //! Docker shows its user's login for Docker Hub to a mirror that asks for it on `/v2/`, as this cache does (seen with
 //! Docker 20.10). Its containerd image store shows a mirror none: through that, this cache serves what the node's
-//! credentials or anonymous callers may read.
+//! credentials or anonymous callers may read. Only that store can send a header.
 
 use serde_json::{Map, Value, json};
 
-use super::change::{Change, Files};
+use super::change::Change;
+use super::containerd::hosts_of;
+use super::hosts::{Certificates, without_host};
 use super::plan::{SetupPlan, SetupRequest};
+use crate::cli::machine::Machine;
 use crate::reference::DOCKER_HUB;
 
 const CONFIG: &str = "/etc/docker/daemon.json";
@@ -15,7 +18,7 @@ const CONFIG: &str = "/etc/docker/daemon.json";
 const HOSTS: &str = "/etc/docker/certs.d";
 const MIRRORS: &str = "registry-mirrors";
 
-pub(super) fn plan(files: &Files, request: &SetupRequest) -> Result<SetupPlan, String> {
+pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
     let mut plan = SetupPlan { restart: Some("systemctl restart docker"), ..SetupPlan::default() };
     if request.strict {
         return Err("Docker always turns to Docker Hub itself when a mirror does not have it: --strict is not possible".to_owned());
@@ -26,100 +29,93 @@ pub(super) fn plan(files: &Files, request: &SetupRequest) -> Result<SetupPlan, S
             request.default_registry
         ));
     }
-    plan.changes.push(daemon(files.read(CONFIG)?, request)?);
+    plan.changes.push(daemon(Change::read(machine, CONFIG)?, request)?);
+    for name in machine.names(HOSTS).iter().filter(|name| machine.has_directory(&format!("{HOSTS}/{name}"))) {
+        // Those that an earlier setup has named.
+        let change = Change::read(machine, &format!("{HOSTS}/{name}/hosts.toml"))?;
+        plan.changes.push(change.undone(&without_host));
+    }
+    if request.undo {
+        return Ok(plan);
+    }
     for name in [DOCKER_HUB.to_owned()].iter().chain(&request.registries) {
-        let change = files.read(&format!("{HOSTS}/{name}/hosts.toml"))?;
-        plan.changes.push(if request.undo {
-            change.without_ours()
-        } else {
-            let ours = format!(
-                "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  dial_timeout = \"1s\"\n",
-                request.url
-            );
-            change.with_ours(&ours, |line| line.trim_start().starts_with('['))
-        });
+        let change =
+            hosts_of(machine, request, &format!("{HOSTS}/{name}/hosts.toml"), Certificates::default())?;
+        plan.changes.retain(|other| other.path != change.path);
+        plan.changes.push(change);
     }
-    if !request.undo {
-        plan.notes.push("Docker's containerd image store shows no credential to a mirror: private images are served to it only where the node's own docker config may read them; without that store Docker shows its user's login".to_owned());
+    if request.gate.is_some() {
+        plan.notes.push(format!("[server] gate_header is set, and Docker can send no header to its registry-mirrors: {CONFIG} does not name this cache. Only Docker's containerd image store pulls through it; without that store every pull goes to Docker Hub itself"));
     }
+    plan.notes.push("Docker's containerd image store shows no credential to a mirror: private images are served to it only where the node's own docker config may read them; without that store Docker shows its user's login".to_owned());
     Ok(plan)
 }
 
 fn daemon(mut change: Change, request: &SetupRequest) -> Result<Change, String> {
-    let text = change.text().trim().to_owned();
-    let mut config: Map<String, Value> = if text.is_empty() {
-        Map::new()
-    } else {
-        serde_json::from_str(&text).map_err(|error| format!("{CONFIG} is malformed: {error}"))?
-    };
-    let mut mirrors: Vec<Value> = match config.get(MIRRORS) {
-        None => Vec::new(),
-        Some(Value::Array(mirrors)) => mirrors.clone(),
-        Some(_) => return Err(format!("{MIRRORS} in {CONFIG} is no list")),
-    };
-    // Docker writes a slash behind it.
-    let is_ours =
-        |mirror: &Value| mirror.as_str().is_some_and(|url| url.trim_end_matches('/') == request.url);
-    let as_it_should_be =
-        if request.undo { !mirrors.iter().any(is_ours) } else { mirrors.first().is_some_and(is_ours) };
-    if as_it_should_be {
-        return Ok(change);
+    // JSON has no comments, so that nothing could carry a mark: the file is kept.
+    change.carries_no_mark = true;
+    let mut urls = vec![request.url.clone()];
+    urls.extend(change.led_to().map(str::to_owned));
+    let text = change.text().to_owned();
+    config_of(&text)?;
+    let remove = |text: &str| without_mirrors(text, &urls);
+    if request.undo || request.gate.is_some() {
+        return Ok(change.undone(&remove));
     }
-    mirrors.retain(|mirror| !is_ours(mirror));
-    if !request.undo {
-        mirrors.insert(0, json!(request.url));
+    let original = change.original(&remove).unwrap_or_default();
+    let mut config = config_of(&original)?;
+    let mut mirrors = mirrors_of(&config)?;
+    if mirrors.first().is_some_and(|mirror| leads_to(mirror, &urls[..1])) {
+        return Ok(change.becomes(original, &request.url, &remove));
+    }
+    mirrors.retain(|mirror| !leads_to(mirror, &urls));
+    mirrors.insert(0, json!(request.url));
+    config.insert(MIRRORS.to_owned(), Value::Array(mirrors));
+    Ok(change.becomes(written(&config), &request.url, &remove))
+}
+
+/// The file without these mirrors; `None`: nothing is left.
+fn without_mirrors(text: &str, urls: &[String]) -> Option<String> {
+    let unchanged = || Some(text.to_owned());
+    let Ok(mut config) = config_of(text) else { return unchanged() };
+    let Ok(mut mirrors) = mirrors_of(&config) else { return unchanged() };
+    let before = mirrors.len();
+    mirrors.retain(|mirror| !leads_to(mirror, urls));
+    if mirrors.len() == before {
+        return unchanged();
     }
     if mirrors.is_empty() {
-        config.remove(MIRRORS);
+        config.shift_remove(MIRRORS);
     } else {
         config.insert(MIRRORS.to_owned(), Value::Array(mirrors));
     }
-    change.after = if config.is_empty() {
-        None
-    } else {
-        let text = serde_json::to_string_pretty(&config).map_err(|error| error.to_string())?;
-        Some(text + "\n")
-    };
-    Ok(change)
+    (!config.is_empty()).then(|| written(&config))
+}
+
+fn config_of(text: &str) -> Result<Map<String, Value>, String> {
+    if text.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_str(text).map_err(|error| format!("{CONFIG} is malformed: {error}"))
+}
+
+fn mirrors_of(config: &Map<String, Value>) -> Result<Vec<Value>, String> {
+    match config.get(MIRRORS) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(mirrors)) => Ok(mirrors.clone()),
+        Some(_) => Err(format!("{MIRRORS} in {CONFIG} is no list")),
+    }
+}
+
+/// Docker writes a slash behind it.
+fn leads_to(mirror: &Value, urls: &[String]) -> bool {
+    mirror.as_str().is_some_and(|mirror| urls.iter().any(|url| mirror.trim_end_matches('/') == url))
+}
+
+fn written(config: &Map<String, Value>) -> String {
+    serde_json::to_string_pretty(config).unwrap_or_default() + "\n"
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mirror_comes_first_and_what_was_there_stays_in_its_order() {
-        let request = |undo| SetupRequest {
-            url: "http://127.0.0.1:5050".into(),
-            authority: "127.0.0.1:5050".into(),
-            strict: false,
-            undo,
-            registries: Vec::new(),
-            configured: Vec::new(),
-            default_registry: crate::reference::Registry::docker_hub(),
-            gate: None,
-        };
-        let file = |text: &str| Change {
-            path: CONFIG.into(),
-            before: Some(text.into()),
-            after: (!text.is_empty()).then(|| text.to_owned()),
-            mode: 0o644,
-            mode_before: Some(0o644),
-        };
-        let before = "{\n  \"storage-driver\": \"overlay2\",\n  \"registry-mirrors\": [\n    \"https://m.corp\"\n  ],\n  \"debug\": true\n}\n";
-        let once = daemon(file(before), &request(false)).unwrap();
-        let text = once.text();
-        assert!(
-            text.find("127.0.0.1:5050") < text.find("m.corp")
-                && text.find("storage-driver") < text.find("debug"),
-            "{text}"
-        );
-        assert_eq!(daemon(file(text), &request(false)).unwrap().text(), text, "twice is once");
-        assert_eq!(daemon(file(text), &request(true)).unwrap().text(), before, "and back");
-        let made = daemon(file(""), &request(false)).unwrap();
-        assert!(made.text().contains("registry-mirrors"));
-        assert_eq!(daemon(file(made.text()), &request(true)).unwrap().after, None);
-        assert!(daemon(file("{"), &request(false)).is_err());
-        assert!(daemon(file("{\"registry-mirrors\": 5}"), &request(false)).is_err());
-    }
-}
+#[path = "docker_tests.rs"]
+mod tests;

@@ -8,19 +8,32 @@
 mod change;
 mod containerd;
 mod containers;
+mod distributions;
 mod docker;
+mod hosts;
 mod plan;
+mod rancher;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::context::Context;
+use super::daemon::InEffect;
 use super::failure::Failure;
+use super::machine::Machine;
+use super::runtime::{Runtime, distributions};
+use super::socket_unit::held;
+use crate::config::Settings;
 use crate::listener::Listen;
 use crate::serve::Gate;
-use change::{Change, Files};
-use plan::SetupRequest;
+use change::Change;
+pub(super) use containerd::registry_of;
+pub(super) use containers::BEST_KNOWN;
+pub(super) use distributions::{MICROK8S_HOSTS, k0s_hosts};
+pub(super) use hosts::listed as listed_hosts;
+use plan::{SetupPlan, SetupRequest};
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -45,28 +58,23 @@ pub(super) struct Arguments {
     root: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Runtime {
-    Containerd,
-    Docker,
-    Podman,
-    Crio,
-}
-
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let settings = context.settings()?;
-    let address = settings.listen.iter().find_map(|at| match at {
+    let machine = Machine::under(&arguments.root);
+    let (settings, listening) = listening(&machine, context)?;
+    let address = listening.iter().find_map(|at| match at {
         Listen::Tcp(at) if at.ip().is_loopback() => Some(*at),
+        // Every address is the loopback's too.
+        Listen::Tcp(at) if at.ip().is_unspecified() => Some((Ipv4Addr::LOCALHOST, at.port()).into()),
         _ => None,
     });
     let address = address.ok_or_else(|| {
         Failure::usage(
-            "[server] listen has no loopback address: a runtime would send its credentials through the network",
+            "this cache listens on no loopback address: a runtime would send its credentials through the network",
         )
     })?;
     let gate = settings.serve.gate.as_ref().map(Gate::read).transpose();
-    let request = SetupRequest {
+    let mut request = SetupRequest {
+        runtime: arguments.runtime.name(),
         url: format!("http://{address}"),
         authority: address.to_string(),
         strict: arguments.strict,
@@ -76,22 +84,51 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         default_registry: settings.serve.default_registry.clone(),
         gate: gate.map_err(|error| Failure::usage(format!("[server] gate_file: {error}")))?,
     };
-    let files = Files::under(&arguments.root);
-    let plan = match arguments.runtime {
-        Runtime::Containerd => containerd::plan(&files, &request),
-        Runtime::Docker => docker::plan(&files, &request),
-        Runtime::Podman | Runtime::Crio => containers::plan(&files, &request),
+    for runtime in arguments.runtime.meant(&machine) {
+        request.runtime = runtime.name();
+        let mut plan = plan(runtime, &machine, &request).map_err(Failure::Failed)?;
+        if runtime == Runtime::Containerd {
+            plan.notes.extend(distributions(&machine).into_iter().map(|other| {
+                format!("{0} is here too, with a containerd of its own: larder setup {0}", other.name())
+            }));
+        }
+        carry_out(plan, arguments, &machine, &request)?;
     }
-    .map_err(Failure::Failed)?;
+    if !arguments.undo {
+        warn_of_port(address, &machine);
+    }
+    Ok(())
+}
+
+fn plan(runtime: Runtime, machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
+    match runtime {
+        Runtime::Containerd => containerd::plan(machine, request),
+        Runtime::Docker => docker::plan(machine, request),
+        Runtime::Podman | Runtime::Crio => containers::plan(machine, request),
+        Runtime::K3s => rancher::plan(machine, request, &rancher::K3S),
+        Runtime::Rke2 => rancher::plan(machine, request, &rancher::RKE2),
+        Runtime::Microk8s => distributions::microk8s(machine, request),
+        Runtime::K0s => distributions::k0s(machine, request),
+    }
+}
+
+/// Shows the changes, or makes them.
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+fn carry_out(
+    plan: SetupPlan,
+    arguments: &Arguments,
+    machine: &Machine,
+    request: &SetupRequest,
+) -> Result<(), Failure> {
     let changes: Vec<&Change> = plan.changes.iter().filter(|change| change.changes_anything()).collect();
     for change in &changes {
         if arguments.dry_run {
             // The gate's value is for the runtime alone.
             let gate = request.gate.as_ref().map_or("", |gate| gate.value().reveal());
-            let shown = change.shown();
+            let shown = change.difference();
             print!("{}", if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") });
         } else {
-            change.apply().map_err(Failure::Failed)?;
+            change.apply(machine).map_err(Failure::Failed)?;
             println!("{}", change.outcome());
         }
     }
@@ -107,19 +144,33 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     for note in plan.notes {
         println!("note: {note}");
     }
-    if !arguments.undo && address.port() >= 1_024 && !is_held(&files) {
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
+fn warn_of_port(address: SocketAddr, machine: &Machine) {
+    if address.port() >= 1_024 && held(machine).is_empty() {
         println!(
             "note: while Larder is not running any local user may take port {} and collect credentials; \
              install its socket unit, which holds the port, or use one below 1024",
             address.port()
         );
     }
-    Ok(())
 }
 
-/// Whether systemd holds the port for the daemon.
-fn is_held(files: &Files) -> bool {
-    ["sockets.target.wants", "sockets.target.requires"]
-        .iter()
-        .any(|directory| files.path(&format!("/etc/systemd/system/{directory}/larder.socket")).exists())
+/// The settings, and where this cache listens: as the running daemon says; where none runs, or on another machine, as its
+/// socket unit says, which stands before `[server] listen`.
+fn listening(machine: &Machine, context: &Context) -> Result<(Settings, Vec<Listen>), Failure> {
+    let (settings, said) = if machine.is_this_one() {
+        let asked = InEffect::ask(context)?;
+        let said = asked.daemon.is_ok().then(|| asked.listening());
+        (asked.settings, said)
+    } else {
+        (context.settings()?, None)
+    };
+    let listening = said.unwrap_or_else(|| {
+        let held = held(machine).into_iter().map(|held| held.at);
+        held.chain(settings.listen.iter().cloned()).collect()
+    });
+    Ok((settings, listening))
 }

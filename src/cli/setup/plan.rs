@@ -6,6 +6,8 @@ use crate::serve::Gate;
 
 /// What a setup is made for.
 pub(super) struct SetupRequest {
+    /// As it is named on the command line.
+    pub(super) runtime: &'static str,
     /// `http://127.0.0.1:5050`.
     pub(super) url: String,
     /// `127.0.0.1:5050`.

@@ -3,7 +3,6 @@
 //! Read strictly, as kubelet does: an unknown field, a missing one or a name given twice is an error that stops the
 //! start, because a provider that is missing without a word looks like a registry that refuses access.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ struct ConfigFile {
     api_version: String,
     kind: String,
     #[serde(default)]
-    providers: Vec<ProviderEntry>,
+    providers: Option<Vec<ProviderEntry>>,
 }
 
 #[derive(Deserialize)]
@@ -49,7 +48,7 @@ struct ConfigFile {
 struct ProviderEntry {
     name: String,
     #[serde(default)]
-    match_images: Vec<String>,
+    match_images: Option<Vec<String>>,
     default_cache_duration: Option<String>,
     api_version: String,
     #[serde(default)]
@@ -57,7 +56,22 @@ struct ProviderEntry {
     #[serde(default)]
     env: Option<Vec<Variable>>,
     #[serde(default)]
-    token_attributes: Option<BTreeMap<String, serde_json::Value>>,
+    token_attributes: Option<TokenAttributes>,
+}
+
+/// What a plugin needs of a pod's service account.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct TokenAttributes {
+    service_account_token_audience: String,
+    require_service_account: bool,
+    /// Of kubelet 1.34 and later.
+    #[serde(default)]
+    cache_type: Option<String>,
+    #[serde(default)]
+    required_service_account_annotation_keys: Option<Vec<String>>,
+    #[serde(default, rename = "optionalServiceAccountAnnotationKeys")]
+    _optional_annotation_keys: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -81,24 +95,40 @@ pub(in crate::credentials) fn read(path: &Path) -> Result<Vec<Provider>, Provide
         files = entries.flatten().map(|entry| entry.path()).filter(named).collect();
         files.sort();
     }
-    let mut providers: Vec<Provider> = Vec::new();
+    let (mut names, mut providers) = (Vec::new(), Vec::new());
     for file in &files {
         let content = read_bounded(file).map_err(|why| failed(file, why))?;
         let content = content.ok_or_else(|| failed(file, "there is no such file".to_owned()))?;
-        for provider in parse(&content).map_err(|why| failed(file, why))? {
-            if providers.iter().any(|p| p.name == provider.name) {
-                return Err(failed(file, format!("the provider {} is there twice", provider.name)));
+        for (name, provider) in parse(&content).map_err(|why| failed(file, why))? {
+            if names.contains(&name) {
+                return Err(failed(file, format!("the provider {name} is there twice")));
             }
-            providers.push(provider);
+            names.push(name);
+            providers.extend(provider);
         }
     }
-    if providers.is_empty() {
+    // One that only kubelet can run is a provider too.
+    if names.is_empty() {
         return Err(failed(path, "it names no provider".to_owned()));
     }
     Ok(providers)
 }
 
-fn parse(content: &[u8]) -> Result<Vec<Provider>, String> {
+/// The directory of the plugins: kubelet does not start without it.
+///
+/// # Errors
+/// There is none.
+pub(in crate::credentials) fn check_directory(path: &Path) -> Result<(), ProviderConfigError> {
+    let failed = |why: String| Err(ProviderConfigError { path: path.to_owned(), why });
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => failed("provider_bin_dir is no directory".to_owned()),
+        Err(error) => failed(format!("provider_bin_dir: {error}")),
+    }
+}
+
+/// The providers by their names; those that only kubelet can run have no more than that.
+fn parse(content: &[u8]) -> Result<Vec<(String, Option<Provider>)>, String> {
     let text = std::str::from_utf8(content).map_err(|e| format!("it is not text: {e}"))?;
     // JSON is YAML. The parser's message may quote the line, and `env` may hold a secret.
     let file: ConfigFile = yaml::document(text).map_err(|at| {
@@ -112,14 +142,16 @@ fn parse(content: &[u8]) -> Result<Vec<Provider>, String> {
         return Err(format!("kind {:?}: expected CredentialProviderConfig", file.kind));
     }
     let mut providers = Vec::new();
-    for entry in file.providers {
+    for entry in file.providers.unwrap_or_default() {
         let name = entry.name.clone();
-        providers.extend(provider(entry).map_err(|why| format!("provider {name:?}: {why}"))?);
+        let read = provider(entry).map_err(|why| format!("provider {name:?}: {why}"))?;
+        providers.push((name, read));
     }
     Ok(providers)
 }
 
-/// `None` for a plugin that needs a pod's service-account token, which only kubelet has.
+/// `None` for a plugin that needs a pod's service-account token, which only kubelet has. One that also works without is run
+/// without, as kubelet does for a pod that has no service account.
 fn provider(entry: ProviderEntry) -> Result<Option<Provider>, String> {
     let bad_name = entry.name.is_empty()
         || matches!(entry.name.as_str(), "." | "..")
@@ -127,7 +159,8 @@ fn provider(entry: ProviderEntry) -> Result<Option<Provider>, String> {
     if bad_name {
         return Err("name: expected the name of a program, without / and spaces".to_owned());
     }
-    if entry.match_images.is_empty() {
+    let match_images = entry.match_images.unwrap_or_default();
+    if match_images.is_empty() {
         return Err("matchImages: at least one is needed".to_owned());
     }
     let cache = entry.default_cache_duration.ok_or("defaultCacheDuration is needed")?;
@@ -136,21 +169,44 @@ fn provider(entry: ProviderEntry) -> Result<Option<Provider>, String> {
     let api = ApiVersion::parse(&entry.api_version).ok_or_else(|| {
         "apiVersion: expected credentialprovider.kubelet.k8s.io/v1, v1beta1 or v1alpha1".to_owned()
     })?;
-    if entry.token_attributes.is_some() {
-        tracing::warn!(
-            provider = entry.name,
-            "this credential provider needs a pod's service-account token, which only kubelet has; it is not used"
-        );
-        return Ok(None);
+    if let Some(attributes) = &entry.token_attributes {
+        attributes.check(api)?;
+        if attributes.require_service_account {
+            tracing::warn!(
+                provider = entry.name,
+                "this credential provider needs a pod's service-account token, which only kubelet has; it is not used"
+            );
+            return Ok(None);
+        }
     }
     Ok(Some(Provider {
         name: entry.name,
-        match_images: entry.match_images,
+        match_images,
         default_cache,
         api,
         args: entry.args.unwrap_or_default(),
         env: entry.env.unwrap_or_default().into_iter().map(|v| (v.name, v.value)).collect(),
     }))
+}
+
+impl TokenAttributes {
+    /// As kubelet checks them.
+    fn check(&self, api: ApiVersion) -> Result<(), String> {
+        let required =
+            self.required_service_account_annotation_keys.as_ref().is_some_and(|keys| !keys.is_empty());
+        let why = if api != ApiVersion::V1 {
+            "apiVersion: tokenAttributes need credentialprovider.kubelet.k8s.io/v1"
+        } else if self.service_account_token_audience.is_empty() {
+            "tokenAttributes.serviceAccountTokenAudience: one is needed"
+        } else if !matches!(self.cache_type.as_deref(), None | Some("Token" | "ServiceAccount")) {
+            "tokenAttributes.cacheType: expected Token or ServiceAccount"
+        } else if required && !self.require_service_account {
+            "tokenAttributes.requiredServiceAccountAnnotationKeys: not without requireServiceAccount"
+        } else {
+            return Ok(());
+        };
+        Err(why.to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -164,21 +220,49 @@ mod tests {
         let found = parse(ECR.as_bytes()).unwrap();
         assert_eq!(
             found,
-            [Provider {
-                name: "ecr-credential-provider".into(),
-                match_images: vec!["*.dkr.ecr.*.amazonaws.com".into()],
-                default_cache: Duration::from_secs(43_200),
-                api: ApiVersion::V1,
-                args: vec!["get-credentials".into()],
-                env: vec![("AWS_PROFILE".into(), "x".into())],
-            }]
+            [(
+                "ecr-credential-provider".to_owned(),
+                Some(Provider {
+                    name: "ecr-credential-provider".into(),
+                    match_images: vec!["*.dkr.ecr.*.amazonaws.com".into()],
+                    default_cache: Duration::from_secs(43_200),
+                    api: ApiVersion::V1,
+                    args: vec!["get-credentials".into()],
+                    env: vec![("AWS_PROFILE".into(), "x".into())],
+                })
+            )]
         );
         let json = r#"{"apiVersion":"kubelet.config.k8s.io/v1beta1","kind":"CredentialProviderConfig","providers":[
             {"name":"p","matchImages":["*"],"defaultCacheDuration":"0s","apiVersion":"credentialprovider.kubelet.k8s.io/v1alpha1"}]}"#;
-        assert_eq!(parse(json.as_bytes()).unwrap()[0].api, ApiVersion::V1Alpha1);
+        let read = parse(json.as_bytes()).unwrap();
+        assert_eq!(read[0].1.as_ref().map(|provider| provider.api), Some(ApiVersion::V1Alpha1));
         let needs_pod = ECR.to_owned()
             + "  tokenAttributes: {serviceAccountTokenAudience: a, cacheType: Token, requireServiceAccount: true}\n";
-        assert_eq!(parse(needs_pod.as_bytes()).unwrap(), []);
+        assert_eq!(parse(needs_pod.as_bytes()).unwrap(), [("ecr-credential-provider".to_owned(), None)]);
+    }
+
+    #[test]
+    fn plugins_for_service_accounts_alone_stop_no_start_and_one_that_works_without_is_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("p.yaml");
+        let with = |attributes: &str| {
+            format!("{ECR}  tokenAttributes: {{serviceAccountTokenAudience: a, {attributes}}}\n")
+        };
+        for (attributes, used) in
+            [("requireServiceAccount: true, cacheType: Token", 0), ("requireServiceAccount: false", 1)]
+        {
+            std::fs::write(&file, with(attributes)).unwrap();
+            assert_eq!(read(&file).unwrap().len(), used, "{attributes}");
+        }
+        for (attributes, why) in [
+            ("cacheType: Token", "line "),
+            ("requireServiceAccount: true, cacheType: Pod", "cacheType"),
+            ("requireServiceAccount: false, requiredServiceAccountAnnotationKeys: [x]", "requiredService"),
+            ("requireServiceAccount: false, unknown: 1", "line "),
+        ] {
+            let error = parse(with(attributes).as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{attributes}: {error}");
+        }
     }
 
     #[test]

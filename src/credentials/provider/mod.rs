@@ -3,7 +3,8 @@
 //! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once; a plugin
 //! that fails means no credential and a line in the log; one that hangs costs one pull a few seconds.
 //!
-//! Deliberately not here: plugins that need a pod's service-account token, which only kubelet has.
+//! Deliberately not here: plugins that need a pod's service-account token, which only kubelet has. One that can do without
+//! (`requireServiceAccount: false`) is run without.
 
 mod cache;
 mod config;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 pub use config::ProviderConfigError;
-pub(super) use config::{Provider, read};
+pub(super) use config::{Provider, check_directory, read};
 
 use super::credential::Credential;
 use super::exec::{self, Invocation};

@@ -1,11 +1,9 @@
 //! What is written to a plugin and what it prints (`credentialprovider.kubelet.k8s.io`). Pure.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::super::credential::Credential;
+use crate::support::go_json::{Json, Names, WrongType};
 
 const GROUP: &str = "credentialprovider.kubelet.k8s.io/";
 
@@ -38,7 +36,7 @@ impl ApiVersion {
 }
 
 /// For which images a response counts (`cacheKeyType`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CacheKeyType {
     Image,
     Registry,
@@ -55,26 +53,6 @@ pub(super) struct Response {
     pub(super) auth: Vec<(String, Option<Credential>)>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ResponseDocument {
-    kind: String,
-    api_version: String,
-    cache_key_type: CacheKeyType,
-    #[serde(default)]
-    cache_duration: Option<String>,
-    #[serde(default)]
-    auth: Option<BTreeMap<String, AuthEntry>>,
-}
-
-#[derive(Deserialize)]
-struct AuthEntry {
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: zeroize::Zeroizing<String>,
-}
-
 /// What is written to the plugin's standard input.
 pub(super) fn request(api: ApiVersion, image: &str) -> Vec<u8> {
     let request =
@@ -82,29 +60,60 @@ pub(super) fn request(api: ApiVersion, image: &str) -> Vec<u8> {
     request.to_string().into_bytes()
 }
 
-/// Reads what the plugin printed.
+/// Reads what the plugin printed, as kubelet's decoder does: the case of names counts, the last of a name that is there
+/// twice does, and null is as good as absent.
 ///
 /// # Errors
 /// Why it is not a response; never quotes it.
 pub(super) fn read(api: ApiVersion, content: &[u8]) -> Result<Response, String> {
-    let document: ResponseDocument = serde_json::from_slice(content).map_err(|e| {
-        // The parser's own message may quote a secret.
-        let (line, column) = (e.line(), e.column());
-        format!("its output is not a CredentialProviderResponse at line {line}, column {column}")
+    let json = Json::read(content).map_err(|at| {
+        format!("its output is not a CredentialProviderResponse at line {}, column {}", at.line, at.column)
     })?;
-    if document.kind != "CredentialProviderResponse" {
-        return Err("its output is of another kind".to_owned());
+    document(api, &json).map_err(|why| match why {
+        NoResponse::Field(wrong) => format!("its output is not a CredentialProviderResponse: {wrong}"),
+        NoResponse::Value(why) => why.to_owned(),
+    })
+}
+
+/// Why a document is no response.
+enum NoResponse {
+    Field(WrongType),
+    Value(&'static str),
+}
+
+impl From<WrongType> for NoResponse {
+    fn from(wrong: WrongType) -> Self {
+        Self::Field(wrong)
     }
-    if ApiVersion::parse(&document.api_version) != Some(api) {
-        return Err("it answers in another apiVersion than the configured one".to_owned());
+}
+
+fn document(api: ApiVersion, json: &Json) -> Result<Response, NoResponse> {
+    let fields = json.fields("it", Names::Exact)?;
+    let text = |name: &str| fields.text(name).map(Option::unwrap_or_default);
+    if text("kind")? != "CredentialProviderResponse" {
+        return Err(NoResponse::Value("its output is of another kind"));
     }
-    let cache_duration = match document.cache_duration {
-        None => None,
-        Some(text) => Some(duration(&text).ok_or("its cacheDuration is not a duration")?),
+    if ApiVersion::parse(text("apiVersion")?) != Some(api) {
+        return Err(NoResponse::Value("it answers in another apiVersion than the configured one"));
+    }
+    let cache_key_type = match text("cacheKeyType")? {
+        "Image" => CacheKeyType::Image,
+        "Registry" => CacheKeyType::Registry,
+        "Global" => CacheKeyType::Global,
+        _ => return Err(NoResponse::Value("its cacheKeyType is not Image, Registry or Global")),
     };
-    let auth = document.auth.unwrap_or_default().into_iter();
-    let auth = auth.map(|(key, a)| (key, Credential::password(&a.username, &a.password))).collect();
-    Ok(Response { cache_key_type: document.cache_key_type, cache_duration, auth })
+    let cache_duration = match fields.text("cacheDuration")? {
+        None => None,
+        Some(text) => Some(duration(text).ok_or(NoResponse::Value("its cacheDuration is not a duration"))?),
+    };
+    let mut auth = Vec::new();
+    for (key, entry) in fields.table("auth")? {
+        // A key may be a URL with a password in it.
+        let entry = entry.fields("an entry of auth", Names::Exact)?;
+        let text = |name: &str| entry.text(name).map(Option::unwrap_or_default);
+        auth.push((key.to_owned(), Credential::password(text("username")?, text("password")?)));
+    }
+    Ok(Response { cache_key_type, cache_duration, auth })
 }
 
 /// A duration as Go writes it (`time.ParseDuration`): `1h30m`, `1.5h`, `300ms`, `0`. `None` for a negative one too.
@@ -186,6 +195,13 @@ mod tests {
             [("e".to_owned(), None), ("reg.test".to_owned(), Credential::password("u", "p"))]
         );
         assert_eq!(read(&good.replace("\"6h0m0s\"", "null")).unwrap().cache_duration, None);
+        let twice = good.replacen(
+            "{\"kind\"",
+            "{\"auth\":{\"x\":null},\"cacheKeyType\":\"Image\",\"cacheDuration\":null,\"kind\"",
+            1,
+        );
+        let found = read(&twice).unwrap();
+        assert_eq!((found.cache_key_type, found.auth.len()), (CacheKeyType::Registry, 3));
         assert_eq!(read(&good.replace("6h0m0s", "0s")).unwrap().cache_duration, Some(Duration::ZERO));
         for (from, to) in [
             ("/v1\"", "/v1beta1\""),
@@ -194,6 +210,8 @@ mod tests {
             ("6h0m0s", "-6h"),
             ("{\"kind\"", "x{\"kind\""),
             ("\"auth\":{", "\"auth\":["),
+            ("\"cacheKeyType\"", "\"CacheKeyType\""),
+            ("\"u\"", "5"),
         ] {
             assert!(read(&good.replacen(from, to, 1)).is_err(), "{to}");
         }

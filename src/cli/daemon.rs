@@ -1,0 +1,53 @@
+//! What the running daemon says of itself; where none answers, what the files and the environment say.
+
+use super::context::Context;
+use super::failure::Failure;
+use super::run_async::run_async;
+use crate::admin::control::{self, EffectiveConfig, GetConfig};
+use crate::config::{self, Environment, Settings};
+use crate::listener::Listen;
+
+/// The settings in effect, and whose they are.
+pub(super) struct InEffect {
+    /// Those of the daemon; of the files and the environment of this command where no daemon answered.
+    pub(super) settings: Settings,
+    /// What the daemon said; else why it did not.
+    pub(super) daemon: Result<EffectiveConfig, String>,
+    /// Where the files and the environment of this command have it from.
+    pub(super) from: String,
+}
+
+impl InEffect {
+    /// Asks the daemon whose socket the configuration names.
+    ///
+    /// # Errors
+    /// A configuration that cannot be used, so that the socket is not known.
+    pub(super) fn ask(context: &Context) -> Result<Self, Failure> {
+        let loaded = context.load()?;
+        let asked = run_async(control::send(&loaded.settings.admin.socket, &GetConfig {}))?;
+        let daemon = asked.map_err(|error| error.to_string());
+        let settings = match &daemon {
+            Ok(said) => understood(said)?,
+            Err(_) => loaded.settings,
+        };
+        Ok(Self { settings, daemon, from: loaded.from })
+    }
+
+    /// Where the data plane listens, as far as anybody says.
+    pub(super) fn listening(&self) -> Vec<Listen> {
+        match &self.daemon {
+            Ok(said) => said.listening.iter().filter_map(|at| at.parse().ok()).collect(),
+            Err(_) => self.settings.listen.clone(),
+        }
+    }
+}
+
+/// The settings that a daemon has told: every key is there, so that this command's own environment adds nothing.
+fn understood(said: &EffectiveConfig) -> Result<Settings, Failure> {
+    config::resolve(&said.text, &Environment::default()).map_err(|mistakes| {
+        let first = mistakes.first().map(ToString::to_string).unwrap_or_default();
+        Failure::failed(format!(
+            "the daemon is of another version: its configuration is not understood ({first})"
+        ))
+    })
+}

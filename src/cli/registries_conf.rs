@@ -1,0 +1,127 @@
+//! `registries.conf` and `registries.conf.d`, which podman, CRI-O and skopeo read: which entry counts for an image.
+//!
+//! Of entries with the same prefix, the one of the later file counts as a whole; of those that match an image, the one
+//! with the longest prefix.
+
+use toml_edit::{DocumentMut, Item, TableLike};
+
+use super::machine::Machine;
+
+/// The file that is read first.
+pub(super) const CONFIG: &str = "/etc/containers/registries.conf";
+/// The files that are read after it, in the order of their names.
+pub(super) const DROP_INS: &str = "/etc/containers/registries.conf.d";
+/// Setup's own.
+pub(super) const OURS: &str = "/etc/containers/registries.conf.d/010-larder.conf";
+
+/// One `[[registry]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The file that it is in.
+    pub(super) file: String,
+    /// What it matches: `docker.io`, `docker.io/library`, `*.corp`.
+    pub(super) prefix: String,
+    /// Where it leads, if that is not what it matches.
+    pub(super) location: Option<String>,
+    pub(super) blocked: bool,
+    /// In the order in which they are asked, before the location.
+    pub(super) mirrors: Vec<String>,
+}
+
+/// The files that are there, in the order in which they are read.
+pub(super) fn files(machine: &Machine) -> Vec<String> {
+    let drop_ins = machine.names(DROP_INS).into_iter().filter(|name| name.ends_with(".conf"));
+    let mut files = vec![CONFIG.to_owned()];
+    files.extend(drop_ins.map(|name| format!("{DROP_INS}/{name}")));
+    files.retain(|path| machine.has(path));
+    files
+}
+
+/// The entries of a file.
+///
+/// # Errors
+/// It is malformed: then podman and CRI-O do not start.
+pub(super) fn entries(file: &str, text: &str) -> Result<Vec<Entry>, String> {
+    let document: DocumentMut = text.parse().map_err(|error| format!("{file} is malformed: {error}"))?;
+    let tables = document.get("registry").map(tables).unwrap_or_default();
+    Ok(tables.into_iter().filter_map(|table| entry(file, table)).collect())
+}
+
+/// The entries that count: of those with the same prefix the last.
+pub(super) fn in_force(all: Vec<Entry>) -> Vec<Entry> {
+    let mut kept: Vec<Entry> = Vec::new();
+    for entry in all {
+        kept.retain(|earlier| earlier.prefix != entry.prefix || earlier.file == entry.file);
+        kept.push(entry);
+    }
+    kept
+}
+
+/// The entry that counts for a registry, or for what begins with it.
+pub(super) fn matching<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
+    entries.iter().filter(|entry| matches(&entry.prefix, name)).max_by_key(|entry| entry.prefix.len())
+}
+
+/// The prefix of a `[[registry]]`: its own, else its location.
+pub(super) fn prefix_of(table: &dyn TableLike) -> Option<String> {
+    let text = |key: &str| table.get(key).and_then(Item::as_str).filter(|text| !text.is_empty());
+    text("prefix").or_else(|| text("location")).map(|prefix| prefix.trim_end_matches('/').to_owned())
+}
+
+/// The tables of `[[registry]]` or `registry = [{}]`.
+pub(super) fn tables(item: &Item) -> Vec<&dyn TableLike> {
+    match item {
+        Item::ArrayOfTables(tables) => tables.iter().map(|table| table as &dyn TableLike).collect(),
+        Item::Value(toml_edit::Value::Array(array)) => {
+            let inline = array.iter().filter_map(toml_edit::Value::as_inline_table);
+            inline.map(|table| table as &dyn TableLike).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn entry(file: &str, table: &dyn TableLike) -> Option<Entry> {
+    let text = |table: &dyn TableLike, key: &str| table.get(key).and_then(Item::as_str).map(str::to_owned);
+    let mirrors = table.get("mirror").map(tables).unwrap_or_default();
+    Some(Entry {
+        file: file.to_owned(),
+        prefix: prefix_of(table)?,
+        location: text(table, "location"),
+        blocked: table.get("blocked").and_then(Item::as_bool).unwrap_or(false),
+        mirrors: mirrors.into_iter().filter_map(|mirror| text(mirror, "location")).collect(),
+    })
+}
+
+fn matches(prefix: &str, name: &str) -> bool {
+    match prefix.strip_prefix("*.") {
+        Some(domain) => {
+            let host = name.split('/').next().unwrap_or_default();
+            host.strip_suffix(domain).is_some_and(|before| before.ends_with('.'))
+        }
+        None => {
+            name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entry_that_counts_is_that_of_the_last_file_and_of_the_longest_prefix() {
+        let first = "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nlocation = \"docker.io\"\nblocked = true\n[[registry]]\nprefix = \"*.corp\"\nblocked = true\n";
+        let second = "registry = [{prefix = \"docker.io\", location = \"m.corp/hub\", mirror = [{location = \"a\"}, {location = \"b\"}]}, {location = \"docker.io/library\"}]\n";
+        let mut all = entries("1", first).unwrap();
+        all.extend(entries("2", second).unwrap());
+        let all = in_force(all);
+        let hub = matching(&all, "docker.io").unwrap();
+        assert_eq!((hub.file.as_str(), hub.blocked, hub.mirrors.len()), ("2", false, 2));
+        assert_eq!(hub.location.as_deref(), Some("m.corp/hub"));
+        assert_eq!(matching(&all, "docker.io/library/app").unwrap().prefix, "docker.io/library");
+        assert!(matching(&all, "reg.corp").unwrap().blocked);
+        assert_eq!(matching(&all, "corp"), None);
+        assert_eq!(matching(&all, "docker.iox"), None);
+        assert!(entries("3", "[[registry]").is_err());
+    }
+}

@@ -1,0 +1,126 @@
+use std::fs;
+
+use super::*;
+use crate::cli::registries_conf::{CONFIG, DROP_INS};
+
+fn request() -> SetupRequest {
+    SetupRequest {
+        runtime: "crio",
+        url: "http://127.0.0.1:5050".into(),
+        authority: "127.0.0.1:5050".into(),
+        strict: false,
+        undo: false,
+        registries: Vec::new(),
+        configured: vec!["registry.corp".into()],
+        default_registry: crate::reference::Registry::docker_hub(),
+        gate: None,
+    }
+}
+
+fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+    let directory = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = directory.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let machine = Machine::under(directory.path());
+    (directory, machine)
+}
+
+fn apply(machine: &Machine, request: &SetupRequest) -> Vec<String> {
+    let plan = plan(machine, request).unwrap();
+    plan.changes.iter().filter(|c| c.changes_anything()).for_each(|c| c.apply(machine).unwrap());
+    plan.notes
+}
+
+/// What counts on a machine, as podman and CRI-O read it.
+fn counts(machine: &Machine) -> Vec<Entry> {
+    let all = files(machine);
+    in_force(all.iter().flat_map(|file| entries(file, &machine.read(file)).unwrap()).collect())
+}
+
+const SITE: &str = "/etc/containers/registries.conf.d/050-site.conf";
+
+#[test]
+fn what_a_site_has_blocked_stays_blocked_and_its_mirrors_are_still_asked() {
+    let main = "unqualified-search-registries = [\"docker.io\"]\n\n[[registry]]\nlocation = \"quay.io\"\nblocked = true\n\n[[registry]]\nprefix = \"docker.io\"\nlocation = \"m.corp/hub\" # theirs\ninsecure = true\n\n[[registry.mirror]]\nlocation = \"a.corp\"\n";
+    let site = "[[registry]]\nprefix = \"*.io\"\nblocked = true\n[[registry]]\nprefix = \"docker.io/secret\"\nblocked = true\n[[registry]]\nprefix = \"registry.corp/team\"\nlocation = \"registry.corp/team\"\n";
+    let inline = "registry = [{location = \"ghcr.io\", mirror = [{location = \"b.corp\"}]}]\n";
+    let third = "/etc/containers/registries.conf.d/060-inline.conf";
+    let before = [(CONFIG, main), (SITE, site), (third, inline)];
+    let (_directory, machine) = machine(&before);
+    let notes = apply(&machine, &request()).join("\n");
+    let counted = counts(&machine);
+    let of = |name: &str| matching(&counted, name).unwrap_or_else(|| panic!("{name}: {counted:#?}"));
+    assert!(
+        of("quay.io").blocked && of("gcr.io").blocked && of("docker.io/secret/x").blocked,
+        "{counted:#?}"
+    );
+    assert_eq!(of("docker.io").mirrors, ["127.0.0.1:5050/docker.io", "a.corp"]);
+    assert_eq!(of("docker.io").location.as_deref(), Some("m.corp/hub"));
+    assert_eq!(of("ghcr.io").mirrors, ["127.0.0.1:5050/ghcr.io", "b.corp"]);
+    assert_eq!(of("registry.corp/team/x").mirrors, ["127.0.0.1:5050/registry.corp/team"]);
+    assert_eq!(of("registry.corp/other").mirrors, ["127.0.0.1:5050/registry.corp"]);
+    assert_eq!(of("mcr.microsoft.com").mirrors, ["127.0.0.1:5050/mcr.microsoft.com"]);
+    assert_eq!(of("127.0.0.1:5050/docker.io/app").mirrors, [""; 0], "CRI-O pulls by this cache's own name");
+    assert!(
+        machine
+            .read(OURS)
+            .contains("prefix = \"127.0.0.1:5050\"\nlocation = \"127.0.0.1:5050\"\ninsecure = true")
+    );
+    for part in ["blocks quay.io", "blocks *.io, and with it gcr.io", "at m.corp/hub"] {
+        assert!(notes.contains(part), "{part}: {notes}");
+    }
+    let again = plan(&machine, &request()).unwrap();
+    assert!(again.changes.iter().all(|change| !change.changes_anything()), "twice is once");
+    // Another port, and back.
+    let moved =
+        SetupRequest { authority: "127.0.0.1:6060".into(), url: "http://127.0.0.1:6060".into(), ..request() };
+    apply(&machine, &moved);
+    for file in files(&machine) {
+        assert!(!machine.read(&file).contains("5050"), "{file} leads to a port that nobody has");
+    }
+    apply(&machine, &SetupRequest { undo: true, ..request() });
+    for (path, text) in before {
+        assert_eq!(machine.read(path), text, "{path}");
+    }
+    assert_eq!(machine.names(DROP_INS), ["050-site.conf", "060-inline.conf"]);
+}
+
+#[test]
+fn nothing_is_pulled_around_this_cache_with_strict_and_undo_gives_back_the_location() {
+    let main = "[[registry]]\nlocation = \"docker.io\" # theirs\n";
+    let (directory, machine) = machine(&[(CONFIG, main)]);
+    let strict = SetupRequest { strict: true, ..request() };
+    apply(&machine, &strict);
+    let counted = counts(&machine);
+    for name in ["docker.io", "quay.io"] {
+        let entry = matching(&counted, name).unwrap();
+        assert_eq!(
+            (entry.location.as_deref(), entry.mirrors.len()),
+            (Some(&*format!("127.0.0.1:5050/{name}")), 0)
+        );
+    }
+    // Others change the file: what they wrote stays.
+    let file = directory.path().join(CONFIG.trim_start_matches('/'));
+    fs::write(&file, machine.read(CONFIG) + "blocked = true\n").unwrap();
+    apply(&machine, &SetupRequest { undo: true, ..request() });
+    assert_eq!(machine.read(CONFIG), format!("{main}blocked = true\n"));
+    fs::write(&file, "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"a\"\n")
+        .unwrap();
+    assert!(plan(&machine, &strict).err().unwrap().contains("has mirrors for docker.io"));
+}
+
+#[test]
+fn a_runtime_that_cannot_send_the_gates_header_is_not_silently_led_around_the_cache() {
+    let (directory, machine) = machine(&[]);
+    let file = directory.path().join("gate");
+    fs::write(&file, "0123456789abcdef\n").unwrap();
+    let text = format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = \"{}\"", file.display());
+    let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
+    let settings = crate::config::resolve(&text, &environment).unwrap();
+    let gate = crate::serve::Gate::read(&settings.serve.gate.unwrap()).unwrap();
+    let error = plan(&machine, &SetupRequest { gate: Some(gate), ..request() }).err().unwrap();
+    assert!(error.contains("no header"), "{error}");
+}

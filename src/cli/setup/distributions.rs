@@ -1,0 +1,199 @@
+//! microk8s and k0s: `hosts.toml` where their containerd looks for it. What they write themselves is not touched.
+
+use super::change::Change;
+use super::containerd::{hosts, hosts_of, hosts_undone};
+use super::hosts::Certificates;
+use super::plan::{SetupPlan, SetupRequest};
+use crate::cli::containerd_config::{config_at, restored};
+use crate::cli::machine::Machine;
+use crate::reference::DOCKER_HUB;
+
+/// Where microk8s' containerd looks hosts up; its own template says so.
+pub(in crate::cli) const MICROK8S_HOSTS: &str = "/var/snap/microk8s/current/args/certs.d";
+/// The configuration that k0s writes itself as long as its first line says so.
+const K0S_CONFIG: &str = "/etc/k0s/containerd.toml";
+const K0S_MANAGED: &str = "# k0s_managed=true";
+/// Where k0s merges from what an operator writes.
+const K0S_DROP_INS: &str = "/etc/k0s/containerd.d";
+/// As k0s' own documentation has it.
+const K0S_HOSTS: &str = "/etc/k0s/containerd.d/certs.d";
+const K0S_DROP_IN: &str = "/etc/k0s/containerd.d/larder.toml";
+
+pub(super) fn microk8s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
+    let mut plan = SetupPlan::default();
+    if request.undo {
+        hosts_undone(machine, MICROK8S_HOSTS, &mut plan)?;
+        return Ok(plan);
+    }
+    hosts(machine, request, MICROK8S_HOSTS, &mut plan)?;
+    // microk8s ships a directory for Docker Hub, which hides `_default`.
+    let hub = format!("{MICROK8S_HOSTS}/{DOCKER_HUB}");
+    if request.registries.is_empty() && machine.has_directory(&hub) {
+        let change = hosts_of(machine, request, &format!("{hub}/hosts.toml"), Certificates::default())?;
+        plan.changes.retain(|other| other.path != change.path);
+        plan.changes.push(change);
+        plan.notes.retain(|note| !note.starts_with(&format!("{hub} ")));
+    }
+    Ok(plan)
+}
+
+pub(super) fn k0s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
+    let mut plan = SetupPlan::default();
+    let directory = k0s_hosts(machine)?.unwrap_or_else(|| K0S_HOSTS.to_owned());
+    let managed = k0s_is_managed(machine);
+    let path = if managed { K0S_DROP_IN } else { K0S_CONFIG };
+    let change = Change::read(machine, path)?;
+    if request.undo {
+        plan.changes.push(change.undone(&restored));
+        plan.restart =
+            plan.changes.iter().any(Change::changes_anything).then_some("systemctl restart k0sworker");
+        hosts_undone(machine, &directory, &mut plan)?;
+        return Ok(plan);
+    }
+    let original = change.original(&restored);
+    // A drop-in has the version of the file that it is merged into.
+    let version = config_at(K0S_CONFIG, &machine.read(K0S_CONFIG)).map_or(3, |cri| cri.version());
+    let empty = format!("version = {}\n", if machine.has(K0S_CONFIG) { version } else { 3 });
+    let mut cri = config_at(path, original.as_deref().unwrap_or(&empty))?;
+    if !cri.old_settings().is_empty() {
+        return Err(format!(
+            "{path} names registries in the old form, and containerd's CRI does not start with both"
+        ));
+    }
+    let others = k0s_said_by_others(machine, path)?;
+    if cri.config_path().is_none() && others.is_none() {
+        cri.set(&directory, original.is_some());
+        plan.changes.push(change.becomes(cri.text(), &request.url, &restored));
+        plan.restart =
+            plan.changes.iter().any(Change::changes_anything).then_some("systemctl restart k0sworker");
+    }
+    if directory.contains(':') {
+        return Err(format!(
+            "config_path is a list ({directory}), of which containerd's transfer service reads nothing: name one directory there"
+        ));
+    }
+    if !managed {
+        plan.notes.push(format!("{K0S_CONFIG} does not begin with {K0S_MANAGED}: k0s reads nothing in {K0S_DROP_INS}, and the file itself was extended"));
+    }
+    hosts(machine, request, &directory, &mut plan)?;
+    Ok(plan)
+}
+
+/// Where k0s' containerd looks hosts up, if anything says so.
+///
+/// # Errors
+/// A file that is malformed.
+pub(in crate::cli) fn k0s_hosts(machine: &Machine) -> Result<Option<String>, String> {
+    let own = if k0s_is_managed(machine) { K0S_DROP_IN } else { K0S_CONFIG };
+    let said = config_at(own, &machine.read(own))?.config_path();
+    Ok(k0s_said_by_others(machine, own)?.or(said))
+}
+
+fn k0s_said_by_others(machine: &Machine, own: &str) -> Result<Option<String>, String> {
+    if !k0s_is_managed(machine) {
+        return Ok(None);
+    }
+    let mut said = None;
+    for name in machine.names(K0S_DROP_INS).into_iter().filter(|name| name.ends_with(".toml")) {
+        let path = format!("{K0S_DROP_INS}/{name}");
+        if path != own {
+            said = config_at(&path, &machine.read(&path))?.config_path().or(said);
+        }
+    }
+    Ok(said)
+}
+
+fn k0s_is_managed(machine: &Machine) -> bool {
+    machine
+        .text(K0S_CONFIG)
+        .map_or(true, |text| text.lines().next().is_some_and(|line| line.trim() == K0S_MANAGED))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn request(runtime: &'static str) -> SetupRequest {
+        SetupRequest {
+            runtime,
+            url: "http://127.0.0.1:5050".into(),
+            authority: "127.0.0.1:5050".into(),
+            strict: false,
+            undo: false,
+            registries: Vec::new(),
+            configured: Vec::new(),
+            default_registry: crate::reference::Registry::docker_hub(),
+            gate: None,
+        }
+    }
+
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = directory.path().join(path.trim_start_matches('/'));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let machine = Machine::under(directory.path());
+        (directory, machine)
+    }
+
+    fn apply(machine: &Machine, plan: &SetupPlan) {
+        plan.changes.iter().filter(|c| c.changes_anything()).for_each(|c| c.apply(machine).unwrap());
+    }
+
+    #[test]
+    fn docker_hub_of_microk8s_leads_here_though_it_ships_a_directory_for_it() {
+        let hub = "server = \"https://docker.io\"\n\n[host.\"https://registry-1.docker.io\"]\n  capabilities = [\"pull\", \"resolve\"]\n";
+        let local = "server = \"http://localhost:32000\"\n";
+        let directory = MICROK8S_HOSTS.replace("current", "8511");
+        let (root, machine) = machine(&[
+            (&format!("{directory}/docker.io/hosts.toml"), hub),
+            (&format!("{directory}/localhost:32000/hosts.toml"), local),
+        ]);
+        std::os::unix::fs::symlink("8511", root.path().join("var/snap/microk8s/current")).unwrap();
+        let made = microk8s(&machine, &request("microk8s")).unwrap();
+        apply(&machine, &made);
+        assert_eq!(made.notes.len(), 1, "{:?}", made.notes);
+        assert!(made.notes[0].contains("localhost:32000 hides _default"), "{:?}", made.notes);
+        for name in ["_default", "docker.io"] {
+            assert!(machine.read(&format!("{MICROK8S_HOSTS}/{name}/hosts.toml")).contains("127.0.0.1:5050"));
+        }
+        apply(&machine, &microk8s(&machine, &SetupRequest { undo: true, ..request("microk8s") }).unwrap());
+        assert_eq!(machine.names(MICROK8S_HOSTS), ["docker.io", "localhost:32000"]);
+        assert_eq!(machine.read(&format!("{MICROK8S_HOSTS}/docker.io/hosts.toml")), hub);
+    }
+
+    #[test]
+    fn k0s_merges_a_drop_in_of_its_own_version_and_its_own_file_is_not_touched() {
+        let config = "# k0s_managed=true\nversion = 2\nimports = [\"/run/k0s/containerd-cri.toml\"]\n";
+        let (_root, machine) = machine(&[(K0S_CONFIG, config)]);
+        apply(&machine, &k0s(&machine, &request("k0s")).unwrap());
+        assert_eq!(machine.read(K0S_CONFIG), config);
+        let drop_in = machine.read(K0S_DROP_IN);
+        assert!(
+            drop_in.starts_with("version = 2\n") && drop_in.contains("io.containerd.grpc.v1.cri"),
+            "{drop_in}"
+        );
+        assert_eq!(k0s_hosts(&machine).unwrap().as_deref(), Some(K0S_HOSTS));
+        assert!(machine.read(&format!("{K0S_HOSTS}/_default/hosts.toml")).contains("127.0.0.1:5050"));
+        let again = k0s(&machine, &request("k0s")).unwrap();
+        assert!(again.changes.iter().all(|change| !change.changes_anything()), "twice is once");
+        apply(&machine, &k0s(&machine, &SetupRequest { undo: true, ..request("k0s") }).unwrap());
+        assert!(!machine.has(K0S_DROP_IN) && !machine.has(&format!("{K0S_HOSTS}/_default")));
+    }
+
+    #[test]
+    fn a_directory_that_a_site_has_given_k0s_is_used_and_a_file_that_k0s_does_not_manage_is_extended() {
+        let theirs = "version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/etc/k0s/certs.d\"\n";
+        let (_root, one) = machine(&[("/etc/k0s/containerd.d/site.toml", theirs)]);
+        apply(&one, &k0s(&one, &request("k0s")).unwrap());
+        assert!(one.has("/etc/k0s/certs.d/_default/hosts.toml") && !one.has(K0S_DROP_IN));
+        let (_root, two) = machine(&[(K0S_CONFIG, "version = 3\nroot = \"/var/lib/k0s/containerd\"\n")]);
+        let made = k0s(&two, &request("k0s")).unwrap();
+        apply(&two, &made);
+        assert!(two.read(K0S_CONFIG).contains("config_path") && made.notes[0].contains("k0s_managed"));
+    }
+}

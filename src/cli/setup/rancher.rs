@@ -1,0 +1,203 @@
+//! k3s and RKE2: `registries.yaml`, from which they write their containerd's configuration at every start.
+//!
+//! Nothing is written that they write themselves (`config.toml`, `certs.d` below their data directory).
+
+use serde_json::{Map, Value, json};
+
+use super::change::Change;
+use super::plan::{SetupPlan, SetupRequest};
+use crate::cli::machine::Machine;
+use crate::cli::registries_yaml::{ALL, endpoints, endpoints_mut, leads_to, read, written};
+
+const HEAD: &str = "# Written by `larder setup`, removed by `larder setup --undo`.\n";
+/// Above what was there before: its comments are in the file that is kept.
+const HEAD_OF_THEIRS: &str = "# Extended by `larder setup`. As it was, with its comments, it is kept beside this file for `larder setup --undo`.\n";
+
+/// Where a distribution has its files, and how it is restarted.
+pub(super) struct Rancher {
+    pub(super) directory: &'static str,
+    pub(super) restart: &'static str,
+}
+
+pub(super) const K3S: Rancher =
+    Rancher { directory: "/etc/rancher/k3s", restart: "systemctl restart k3s (on an agent: k3s-agent)" };
+pub(super) const RKE2: Rancher = Rancher {
+    directory: "/etc/rancher/rke2",
+    restart: "systemctl restart rke2-server (on an agent: rke2-agent)",
+};
+
+pub(super) fn plan(machine: &Machine, request: &SetupRequest, of: &Rancher) -> Result<SetupPlan, String> {
+    let path = format!("{}/registries.yaml", of.directory);
+    let name = request.runtime;
+    if request.strict {
+        return Err(format!(
+            "{name} turns to the registry itself when a mirror does not have something, unless it was started with \
+             --disable-default-registry-endpoint: start it so, and run this without --strict"
+        ));
+    }
+    if request.gate.is_some() && !request.undo {
+        return Err(format!(
+            "[server] gate_header is set, and {name} has no header for a mirror in {path}: this cache would refuse its every \
+             request, and {name} would pull around it. Nothing was written. allow_uids restricts who may connect without a header"
+        ));
+    }
+    let mut change = Change::read(machine, &path)?;
+    change.carries_no_mark = true;
+    let malformed = |at: String| format!("{path} is malformed, and {name} does not start with it: {at}");
+    let mut urls = vec![request.url.clone()];
+    urls.extend(change.led_to().map(str::to_owned));
+    let remove = |text: &str| without(text, &urls);
+    let mut plan = SetupPlan { restart: Some(of.restart), ..SetupPlan::default() };
+    if request.undo {
+        plan.changes.push(change.undone(&remove));
+        return Ok(plan);
+    }
+    let original = change.original(&remove);
+    let mut file = read(original.as_deref().unwrap_or_default()).map_err(malformed)?;
+    let named = endpoints(&file);
+    let mut wanted: Vec<String> = request.registries.clone();
+    if wanted.is_empty() {
+        // Those that are named are not among all the others.
+        wanted =
+            named.iter().map(|(registry, _)| registry.clone()).filter(|registry| registry != ALL).collect();
+        wanted.insert(0, ALL.to_owned());
+    }
+    for registry in &wanted {
+        let listed = endpoints_mut(&mut file, registry)
+            .ok_or_else(|| format!("{path}: mirrors of {registry} in a form that {name} does not read"))?;
+        listed.retain(|endpoint| !is_ours(endpoint, &urls));
+        listed.insert(0, json!(request.url));
+    }
+    let head = if original.is_some() { HEAD_OF_THEIRS } else { HEAD };
+    let text = format!("{head}{}", written(&file));
+    // What is written must be what was meant.
+    (read(&text).as_ref() == Ok(&file)).then_some(()).ok_or_else(|| format!("{path} cannot be extended"))?;
+    plan.changes.push(change.becomes(text, &request.url, &remove));
+    plan.notes.push(format!("{name} makes its containerd's files from {path} when it starts, and sends the pods' credentials to a mirror as containerd does"));
+    Ok(plan)
+}
+
+fn is_ours(endpoint: &Value, urls: &[String]) -> bool {
+    endpoint.as_str().is_some_and(|endpoint| urls.iter().any(|url| leads_to(endpoint, url)))
+}
+
+/// The file without these endpoints; a registry that had no other is not named any more.
+fn without(text: &str, urls: &[String]) -> Option<String> {
+    let Ok(mut file) = read(text) else { return Some(text.to_owned()) };
+    let named: Vec<String> = endpoints(&file).into_iter().map(|(registry, _)| registry).collect();
+    let mut found = false;
+    for registry in named {
+        let Some(listed) = endpoints_mut(&mut file, &registry) else { continue };
+        let before = listed.len();
+        listed.retain(|endpoint| !is_ours(endpoint, urls));
+        if listed.len() == before {
+            continue;
+        }
+        found = true;
+        if listed.is_empty() {
+            forget(&mut file, &registry);
+        }
+    }
+    match found {
+        false => Some(text.to_owned()),
+        true => (!file.is_empty()).then(|| written(&file)),
+    }
+}
+
+/// Removes what has nothing in it any more.
+fn forget(file: &mut Map<String, Value>, registry: &str) {
+    let Some(mirrors) = file.get_mut("mirrors").and_then(Value::as_object_mut) else { return };
+    if let Some(mirror) = mirrors.get_mut(registry).and_then(Value::as_object_mut) {
+        mirror.shift_remove("endpoint");
+        if mirror.is_empty() {
+            mirrors.shift_remove(registry);
+        }
+    }
+    if mirrors.is_empty() {
+        file.shift_remove("mirrors");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn request(url: &str) -> SetupRequest {
+        SetupRequest {
+            runtime: "k3s",
+            url: format!("http://{url}"),
+            authority: url.to_owned(),
+            strict: false,
+            undo: false,
+            registries: Vec::new(),
+            configured: Vec::new(),
+            default_registry: crate::reference::Registry::docker_hub(),
+            gate: None,
+        }
+    }
+
+    fn apply(machine: &Machine, request: &SetupRequest) {
+        let plan = plan(machine, request, &K3S).unwrap();
+        plan.changes.iter().filter(|c| c.changes_anything()).for_each(|c| c.apply(machine).unwrap());
+    }
+
+    const FILE: &str = "/etc/rancher/k3s/registries.yaml";
+
+    #[test]
+    fn every_registry_leads_here_first_and_undo_gives_back_comments_too() {
+        let theirs = "# ours since 2021\nmirrors:\n  docker.io:\n    endpoint: [\"https://m.corp\"] # hub\nconfigs:\n  m.corp:\n    auth: {username: u, password: p}\n";
+        for before in [
+            None,
+            Some(theirs),
+            Some("# empty\n"),
+            Some("mirrors:\n  '*':\n    endpoint:\n    - http://127.0.0.1:5050/v2\n"),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let machine = Machine::under(directory.path());
+            fs::create_dir_all(directory.path().join("etc/rancher/k3s")).unwrap();
+            let file = directory.path().join("etc/rancher/k3s/registries.yaml");
+            before.iter().for_each(|text| fs::write(&file, text).unwrap());
+            apply(&machine, &request("127.0.0.1:6060"));
+            apply(&machine, &request("127.0.0.1:5050"));
+            let text = machine.read(FILE);
+            let named = endpoints(&read(&text).unwrap());
+            assert!(named.iter().all(|(_, urls)| urls[0] == "http://127.0.0.1:5050"), "{text}");
+            assert!(named.iter().any(|(registry, _)| registry == ALL) && !text.contains("6060"), "{text}");
+            assert_eq!(
+                text.contains("m.corp") && text.contains("username"),
+                before == Some(theirs),
+                "{text}"
+            );
+            let again = plan(&machine, &request("127.0.0.1:5050"), &K3S).unwrap();
+            assert!(again.changes.iter().all(|change| !change.changes_anything()), "twice is once");
+            apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:5050") });
+            assert_eq!(machine.text(FILE).ok().as_deref(), before);
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_since_stays_when_it_is_undone() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        apply(&machine, &request("127.0.0.1:5050"));
+        let file = directory.path().join("etc/rancher/k3s/registries.yaml");
+        fs::write(&file, machine.read(FILE) + "configs:\n  a.corp: {}\n").unwrap();
+        apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:7070") });
+        assert_eq!(machine.read(FILE), "configs:\n  a.corp: {}\n");
+    }
+
+    #[test]
+    fn what_k3s_cannot_do_is_said_and_nothing_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        let strict = plan(&machine, &SetupRequest { strict: true, ..request("127.0.0.1:5050") }, &K3S);
+        assert!(strict.err().unwrap().contains("--disable-default-registry-endpoint"));
+        fs::create_dir_all(directory.path().join("etc/rancher/k3s")).unwrap();
+        for text in ["mirrors: [", "mirrors: 5\n"] {
+            fs::write(directory.path().join("etc/rancher/k3s/registries.yaml"), text).unwrap();
+            assert!(plan(&machine, &request("127.0.0.1:5050"), &K3S).is_err(), "{text}");
+        }
+    }
+}
