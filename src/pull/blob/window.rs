@@ -13,23 +13,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::window_memory::MemoryShare;
-use super::window_state::{Chunk, Outcome, Position, State};
+use super::window_state::{Chunk, Outcome, Patience, Position, State, Unhashed};
 use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
 
-/// How long a client may keep others waiting that have taken everything.
+/// How long a client may keep others waiting that have taken everything ([`Patience`]).
 const LAG_MAX: Duration = Duration::from_millis(500);
 /// Bytes that are kept or dropped as one: less than the window without the tail, so that what is dropped was readable.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The writing end. Dropped without [`Window::finish`] or [`Window::fail`], its readers fall out.
-pub(crate) struct Window(Arc<Shared>);
+pub(crate) struct Window {
+    shared: Arc<Shared>,
+    patience: Mutex<Patience>,
+}
 
 /// Where clients join a window. Cheap to clone.
 #[derive(Clone)]
@@ -88,12 +91,13 @@ impl Window {
         share: MemoryShare,
     ) -> Self {
         let state = Mutex::new(State::new(start, hasher, withheld, share));
-        Self(Arc::new(Shared { digest, state, arrived: Notify::new(), taken: Notify::new() }))
+        let shared = Arc::new(Shared { digest, state, arrived: Notify::new(), taken: Notify::new() });
+        Self { shared, patience: Mutex::new(Patience::new(LAG_MAX, Instant::now())) }
     }
 
     /// Where clients join.
     pub(crate) fn handle(&self) -> WindowHandle {
-        WindowHandle(Arc::clone(&self.0))
+        WindowHandle(Arc::clone(&self.shared))
     }
 
     /// Adds the next bytes, as fast as there is space for them. `expected` says how many clients have been promised this
@@ -103,33 +107,35 @@ impl Window {
         while !bytes.is_empty() {
             let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
             self.append_chunk(chunk, &expected).await;
-            self.0.arrived.notify_waiters();
+            self.shared.arrived.notify_waiters();
         }
     }
 
     async fn append_chunk(&self, chunk: Bytes, expected: &impl Fn() -> usize) {
-        let mut starving_since = None;
+        // Before the lock is taken that readers wait for. Nobody else adds anything.
+        let mut hasher = self.shared.state.lock().hasher();
+        hasher.update(&chunk);
         loop {
-            let mut taken = std::pin::pin!(self.0.taken.notified());
+            let mut taken = std::pin::pin!(self.shared.taken.notified());
             // Registered before the look, so that nothing that is taken in between is missed.
             taken.as_mut().enable();
             {
-                let mut state = self.0.state.lock();
+                let mut state = self.shared.state.lock();
                 if !state.keeps_first(expected()) {
                     state.drop_taken(chunk.len());
                 }
+                let (now, mut patience) = (Instant::now(), self.patience.lock());
                 if state.fits(chunk.len()) {
-                    return state.add(chunk);
+                    patience.is_used_up(now, false);
+                    return state.add(chunk, hasher);
                 }
                 if state.withholds_more_than_the_tail() {
                     state.withhold_the_tail_alone();
-                    self.0.arrived.notify_waiters();
+                    self.shared.arrived.notify_waiters();
                     continue;
                 }
-                let is_starving = state.is_anyone_starving();
-                starving_since = if is_starving { starving_since.or(Some(Instant::now())) } else { None };
-                if starving_since.is_some_and(|since| since.elapsed() >= LAG_MAX) {
-                    state.go_on_without_the_slowest(Instant::now(), LAG_MAX);
+                if patience.is_used_up(now, state.is_anyone_starving()) {
+                    state.go_on_without_the_slowest(now, LAG_MAX);
                     continue;
                 }
             }
@@ -143,27 +149,27 @@ impl Window {
     /// # Errors
     /// The digest or the size is not what it should be.
     pub(crate) fn verify(&self) -> Result<(), Error> {
-        self.0.state.lock().verify(self.0.digest)
+        self.shared.state.lock().verify(self.shared.digest)
     }
 
     /// The end of a blob that was verified: readers get the tail.
     pub(crate) fn finish(self) {
-        self.0.state.lock().outcome = Some(Outcome::Verified);
-        self.0.arrived.notify_waiters();
+        self.shared.state.lock().outcome = Some(Outcome::Verified);
+        self.shared.arrived.notify_waiters();
     }
 
     /// The rest cannot be had: readers get what is readable, then this error.
     pub(crate) fn fail(self, error: Error) {
-        self.0.state.lock().outcome = Some(Outcome::Failed(error));
-        self.0.arrived.notify_waiters();
+        self.shared.state.lock().outcome = Some(Outcome::Failed(error));
+        self.shared.arrived.notify_waiters();
     }
 
     /// Waits until no client reads.
     pub(crate) async fn no_reader(&self) {
         loop {
-            let mut taken = std::pin::pin!(self.0.taken.notified());
+            let mut taken = std::pin::pin!(self.shared.taken.notified());
             taken.as_mut().enable();
-            if self.0.state.lock().readers.is_empty() {
+            if self.shared.state.lock().readers.is_empty() {
                 return;
             }
             taken.await;
@@ -173,8 +179,8 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.0.state.lock().outcome.get_or_insert(Outcome::Abandoned);
-        self.0.arrived.notify_waiters();
+        self.shared.state.lock().outcome.get_or_insert(Outcome::Abandoned);
+        self.shared.arrived.notify_waiters();
     }
 }
 
@@ -199,8 +205,9 @@ impl WindowHandle {
         state.joined += 1;
         let id = state.joined;
         state.readers.insert(id, Position { at, since: Instant::now() });
-        let joined = state.hash_at(at);
+        let unhashed = state.unhashed_at(at);
         drop(state);
+        let joined = unhashed.map(Unhashed::hash);
         self.0.taken.notify_waiters();
         Some(WindowReader { shared: Arc::clone(&self.0), id, joined, last: None, at, announced })
     }
@@ -262,14 +269,16 @@ impl WindowReader {
 
     fn take(&mut self) -> Result<Option<Windowed>, Error> {
         let mut state = self.shared.state.lock();
-        if self.at < state.start {
-            return Ok(Some(Windowed::FellOut(self.hash_so_far())));
-        }
-        let fell_out = |state: &State| {
-            let hasher = if self.last.is_none() { state.hash_at(self.at) } else { self.hash_so_far() };
-            Ok(Some(Windowed::FellOut(hasher)))
+        // Hashed without the lock.
+        let fell_out = |state: MutexGuard<'_, State>| {
+            let unhashed = if self.last.is_none() { state.unhashed_at(self.at) } else { None };
+            drop(state);
+            Ok(Some(Windowed::FellOut(unhashed.map(Unhashed::hash).or_else(|| self.hash_so_far()))))
         };
-        let Some(until) = state.readable_for(self.announced) else { return fell_out(&state) };
+        if self.at < state.start {
+            return fell_out(state);
+        }
+        let Some(until) = state.readable_for(self.announced) else { return fell_out(state) };
         if self.at < until
             && let Some(chunk) = state.chunk_at(self.at).cloned()
         {
@@ -285,15 +294,13 @@ impl WindowReader {
             None => Ok(None),
             Some(Outcome::Verified) => Ok(Some(Windowed::End)),
             Some(Outcome::Failed(error)) => Err(error.clone()),
-            Some(Outcome::Abandoned) => fell_out(&state),
+            Some(Outcome::Abandoned) => fell_out(state),
         }
     }
 
     fn hash_so_far(&self) -> Option<Hasher> {
         let Some(last) = self.last.as_ref() else { return self.joined.clone() };
-        let mut hasher = last.before.clone();
-        hasher.update(last.bytes.get(..(self.at - last.start) as usize)?);
-        Some(hasher)
+        last.until(self.at).map(Unhashed::hash)
     }
 }
 

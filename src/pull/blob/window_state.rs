@@ -53,6 +53,62 @@ pub(super) struct Chunk {
     pub(super) before: Hasher,
 }
 
+/// A hash, and the bytes that it has not seen yet.
+pub(super) struct Unhashed {
+    before: Hasher,
+    bytes: Bytes,
+}
+
+impl Unhashed {
+    /// The hash of all.
+    pub(super) fn hash(mut self) -> Hasher {
+        self.before.update(&self.bytes);
+        self.before
+    }
+}
+
+impl Chunk {
+    /// What the hash of everything before byte `at`, which is in this chunk or at its end, is made of.
+    pub(super) fn until(&self, at: u64) -> Option<Unhashed> {
+        let len = usize::try_from(at.checked_sub(self.start)?).ok()?;
+        (len <= self.bytes.len())
+            .then(|| Unhashed { before: self.before.clone(), bytes: self.bytes.slice(..len) })
+    }
+}
+
+/// For how long the slowest clients may keep the others waiting: for so long at a time, and not for more than half of the
+/// time. A client that takes a little again and again would else set everybody's pace.
+pub(super) struct Patience {
+    max: Duration,
+    left: Duration,
+    at: Instant,
+    was_starving: bool,
+}
+
+impl Patience {
+    /// All of it.
+    pub(super) fn new(max: Duration, now: Instant) -> Self {
+        Self { max, left: max, at: now, was_starving: false }
+    }
+
+    /// Whether it is used up by now; then it is renewed, because the slowest are not waited for any more. `is_starving` says
+    /// whether clients are being kept waiting from now on.
+    pub(super) fn is_used_up(&mut self, now: Instant, is_starving: bool) -> bool {
+        let passed = now - std::mem::replace(&mut self.at, now);
+        self.left = if self.was_starving {
+            self.left.saturating_sub(passed)
+        } else {
+            self.max.min(self.left + passed)
+        };
+        self.was_starving = is_starving;
+        let is_used_up = is_starving && self.left.is_zero();
+        if is_used_up {
+            *self = Self::new(self.max, now);
+        }
+        is_used_up
+    }
+}
+
 /// How a window ended.
 pub(super) enum Outcome {
     Verified,
@@ -134,9 +190,14 @@ impl State {
         }
     }
 
-    pub(super) fn add(&mut self, bytes: Bytes) {
-        let before = self.hasher.clone();
-        self.hasher.update(&bytes);
+    /// The hash of everything that has come.
+    pub(super) fn hasher(&self) -> Hasher {
+        self.hasher.clone()
+    }
+
+    /// Adds the next bytes. `after` has seen them and everything before them.
+    pub(super) fn add(&mut self, bytes: Bytes, after: Hasher) {
+        let before = std::mem::replace(&mut self.hasher, after);
         let start = self.end;
         self.end += bytes.len() as u64;
         self.chunks.push_back(Chunk { start, bytes, before });
@@ -169,14 +230,12 @@ impl State {
         self.chunks.get(next.checked_sub(1)?)
     }
 
-    pub(super) fn hash_at(&self, at: u64) -> Option<Hasher> {
+    /// What the hash of everything before byte `at` is made of; hashing itself takes too long for whoever holds a lock.
+    pub(super) fn unhashed_at(&self, at: u64) -> Option<Unhashed> {
         if at == self.end {
-            return Some(self.hasher.clone());
+            return Some(Unhashed { before: self.hasher.clone(), bytes: Bytes::new() });
         }
-        let chunk = self.chunk_at(at)?;
-        let mut hasher = chunk.before.clone();
-        hasher.update(chunk.bytes.get(..(at - chunk.start) as usize)?);
-        Some(hasher)
+        self.chunk_at(at)?.until(at)
     }
 
     /// # Errors

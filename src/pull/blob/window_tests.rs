@@ -124,6 +124,17 @@ async fn a_client_that_stalls_is_waited_for_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_takes_a_little_again_and_again_does_not_set_the_pace_of_all() {
+    let drips = |mut slow: WindowReader| async move {
+        while let Ok(Windowed::Bytes(_)) = slow.next().await {
+            tokio::time::sleep(LAG_MAX - Duration::from_millis(10)).await;
+        }
+    };
+    let took = time_beside(3, drips, |_| 0).await;
+    assert!(took <= 2 * LAG_MAX, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn clients_that_stall_at_different_bytes_are_waited_for_together() {
     let content = content(20_000_000);
     let window = window_of(&content);
@@ -271,7 +282,7 @@ async fn what_a_mirror_delivers_is_withheld_whole_where_there_is_memory_and_but_
             for chunk in content.chunks(100_000) {
                 window.append(Bytes::copy_from_slice(chunk), || 0).await;
             }
-            let readable = window.0.state.lock().readable_for(None).unwrap();
+            let readable = window.shared.state.lock().readable_for(None).unwrap();
             assert_eq!(readable == 0, others == 0, "{readable}");
             end(window)
         };
