@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::memory_cache::{MemoryCache, Write};
 use crate::reference::{Digest, MediaType, Repository};
 use crate::store::{Member, Store};
+use crate::support::clock::Timestamp;
 
 /// The manifests in memory, and the store that they belong in. Cheap to clone.
 #[derive(Clone)]
@@ -30,7 +31,8 @@ impl KeptManifests {
         let found = self.memory.find(repository, digest)?;
         self.store.record_access(digest);
         if !self.store.is_paused()
-            && let Some(write) = self.memory.begin_write(repository, digest, self.store.removals())
+            && let Some(write) =
+                self.memory.begin_write(repository, digest, self.store.removals(), self.now())
         {
             let (media_type, bytes) = &found;
             self.write(repository, digest, media_type, bytes, write).await;
@@ -54,8 +56,8 @@ impl KeptManifests {
         // Before it is marked: a removal from now on is noticed when it is used next.
         let removals = self.store.removals();
         if self.memory.insert(repository, digest, media_type, bytes) {
-            self.memory.begin_write(repository, digest, removals);
-            self.memory.end_write(repository, digest, true);
+            self.memory.begin_write(repository, digest, removals, self.now());
+            self.memory.end_write(repository, digest, true, self.now());
         }
     }
 
@@ -68,7 +70,7 @@ impl KeptManifests {
         bytes: &Bytes,
     ) {
         if self.memory.insert(repository, digest, media_type, bytes) {
-            self.memory.begin_write(repository, digest, self.store.removals());
+            self.memory.begin_write(repository, digest, self.store.removals(), self.now());
             self.write(repository, digest, media_type, bytes, Write::Content).await;
             return;
         }
@@ -80,6 +82,10 @@ impl KeptManifests {
                 tracing::error!(%repository, %error, cause, "a manifest is served but could not be stored");
             }
         }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.store.clock().now()
     }
 
     /// Forgets one: its registry has deleted it.
@@ -101,7 +107,8 @@ impl KeptManifests {
         write: Write,
     ) {
         let (memory, name) = (Arc::clone(&self.memory), repository.clone());
-        let done = move |is_stored| memory.end_write(&name, digest, is_stored);
+        let clock = self.store.clock().clone();
+        let done = move |is_stored| memory.end_write(&name, digest, is_stored, clock.now());
         let member = Member::Manifest(media_type.clone());
         let (store, bytes) = (&self.store, bytes.clone());
         match write {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::reference::{Digest, MediaType, Repository};
 use crate::support::bounded_map::BoundedMap;
+use crate::support::clock::{Moment, Timestamp};
 
 /// Bytes of all manifests at most.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -43,15 +44,18 @@ struct Manifest {
 
 /// Whether a manifest is on disk too. What leaves the store is counted: by that number it is known whether a manifest
 /// that was there may have left it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum OnDisk {
-    /// It is not known to be.
-    No,
+    /// It is not known to be. One that could not be written is not tried again for a while.
+    No { tried_at: Option<Moment> },
     /// By a task that began when so many blobs had left the store.
     BeingWritten { removals: u64 },
     /// It was when so many blobs had left the store.
     Yes { removals: u64 },
 }
+
+/// How long a manifest that could not be written, because there was no room, is used without another try.
+const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What is to be done for a manifest to be on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +93,15 @@ impl MemoryCache {
         repository: &Repository,
         digest: Digest,
         removals: u64,
+        now: Timestamp,
     ) -> Option<Write> {
         let mut cached = self.0.lock();
         let found = cached.manifests.get(&(repository.clone(), digest))?;
         let write = match found.on_disk {
-            OnDisk::No => Write::Content,
+            OnDisk::No { tried_at } if tried_at.is_some_and(|at| at.age_at(now) < WRITE_PAUSE) => {
+                return None;
+            }
+            OnDisk::No { .. } => Write::Content,
             OnDisk::Yes { removals: before } if before != removals => Write::IfGone,
             OnDisk::BeingWritten { .. } | OnDisk::Yes { .. } => return None,
         };
@@ -102,11 +110,11 @@ impl MemoryCache {
     }
 
     /// A manifest was written to disk, or could not be.
-    pub(crate) fn end_write(&self, repository: &Repository, digest: Digest, is_stored: bool) {
+    pub(crate) fn end_write(&self, repository: &Repository, digest: Digest, is_stored: bool, now: Timestamp) {
         if let Some(found) = self.0.lock().manifests.get(&(repository.clone(), digest)) {
             found.on_disk = match found.on_disk {
                 OnDisk::BeingWritten { removals } if is_stored => OnDisk::Yes { removals },
-                _ => OnDisk::No,
+                _ => OnDisk::No { tried_at: Some(Moment::recorded(now)) },
             };
         }
     }
@@ -145,7 +153,8 @@ impl MemoryCache {
         // A copy of its own: a slice would keep a whole read buffer from being used again.
         let bytes = Bytes::copy_from_slice(bytes);
         let len = bytes.len();
-        let value = Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No };
+        let value =
+            Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No { tried_at: None } };
         let mut cached = self.0.lock();
         cached.bytes += len;
         if let Some((_, replaced)) = cached.manifests.insert((repository.clone(), digest), value) {
@@ -205,22 +214,21 @@ mod tests {
     fn a_manifest_that_could_not_be_written_or_that_may_have_left_the_disk_is_to_be_written_again() {
         let (cache, digest) = (MemoryCache::default(), Digest::of(b"x"));
         let (app, media_type) = ("a.test/r".parse().unwrap(), MediaType::OCI_MANIFEST.parse().unwrap());
-        assert_eq!(cache.begin_write(&app, digest, 0), None);
+        let begin = |removals, at| cache.begin_write(&app, digest, removals, Timestamp(at));
+        let end = |is_stored, at| cache.end_write(&app, digest, is_stored, Timestamp(at));
+        assert_eq!(begin(0, 1_000), None);
         cache.insert(&app, digest, &media_type, &Bytes::from_static(b"x"));
-        assert_eq!(cache.begin_write(&app, digest, 0), Some(Write::Content));
-        assert_eq!(cache.begin_write(&app, digest, 0), None, "it is being written");
-        cache.end_write(&app, digest, false);
-        assert_eq!(cache.begin_write(&app, digest, 0), Some(Write::Content));
-        cache.end_write(&app, digest, true);
-        assert_eq!(cache.begin_write(&app, digest, 0), None);
-        assert_eq!(
-            cache.begin_write(&app, digest, 1),
-            Some(Write::IfGone),
-            "a blob left the store meanwhile"
-        );
-        cache.end_write(&app, digest, true);
-        assert_eq!(cache.begin_write(&app, digest, 1), None);
-        assert_eq!(cache.begin_write(&app, digest, 2), Some(Write::IfGone));
+        assert_eq!(begin(0, 1_000), Some(Write::Content));
+        assert_eq!(begin(0, 1_000), None, "it is being written");
+        end(false, 1_000);
+        assert_eq!(begin(0, 1_009), None, "there is no room: not with each request");
+        assert_eq!(begin(0, 1_010), Some(Write::Content));
+        end(true, 1_010);
+        assert_eq!(begin(0, 1_010), None);
+        assert_eq!(begin(1, 1_010), Some(Write::IfGone), "a blob left the store meanwhile");
+        end(true, 1_010);
+        assert_eq!(begin(1, 1_010), None);
+        assert_eq!(begin(2, 1_010), Some(Write::IfGone));
     }
 
     #[tokio::test(start_paused = true)]
