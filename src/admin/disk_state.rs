@@ -14,6 +14,8 @@ pub enum DiskState {
     Failing,
     /// It could not be written a moment ago.
     Unwritable,
+    /// Other files hold its inodes.
+    NoInodes,
     /// Other files leave nothing of it to the store.
     NoRoom,
     /// The store may take little.
@@ -36,6 +38,7 @@ impl DiskState {
         match store.capacity_bytes {
             _ if store.disk_failing => Self::Failing,
             _ if !store.caching => Self::Unwritable,
+            _ if store.lacks_inodes => Self::NoInodes,
             Some(0) => Self::NoRoom,
             Some(capacity) if capacity < SMALL_BYTES => Self::Small { capacity },
             Some(capacity) if store.max_bytes.is_some_and(|max| capacity < max) => {
@@ -47,7 +50,7 @@ impl DiskState {
 
     /// Whether nothing is stored, or what is stored is lost.
     pub fn is_problem(self) -> bool {
-        matches!(self, Self::Failing | Self::Unwritable | Self::NoRoom)
+        matches!(self, Self::Failing | Self::Unwritable | Self::NoInodes | Self::NoRoom)
     }
 
     /// The state in a sentence; empty if there is nothing to say.
@@ -59,6 +62,8 @@ impl DiskState {
             Self::Unwritable => {
                 "its disk failed; what is fetched is passed through and not stored".to_owned()
             }
+            Self::NoInodes => "its filesystem has less than 6 % of its inodes free: what is fetched is passed through and not stored"
+                .to_owned(),
             Self::NoRoom => "other files fill its filesystem ([store] min_free): what is fetched is passed through and not stored"
                 .to_owned(),
             Self::Small { capacity } => format!("it may have {} only", size::shown(capacity)),
@@ -75,6 +80,10 @@ impl DiskState {
         match self {
             Self::Failing => "replace the disk, or put [store] path on another one",
             Self::Unwritable => "look at the log and the disk: journalctl -u larder",
+            Self::NoInodes => {
+                "remove files (df -i shows how many there are), or put [store] path on another filesystem; kubelet evicts pods \
+                 below 5 %"
+            }
             Self::NoRoom => {
                 "free some of it, or put [store] path on another filesystem; lower [store] min_free only where kubelet does \
                  not watch this filesystem, because it keeps kubelet from evicting pods"
@@ -93,22 +102,26 @@ mod tests {
 
     #[test]
     fn the_worst_is_said_and_with_it_what_to_do() {
-        let store = |capacity, caching, disk_failing| StoreStatus {
+        let on_inodes = |lacks_inodes, capacity, caching, disk_failing| StoreStatus {
             blobs: 1,
             bytes: 1,
             max_bytes: Some(100 << 30),
             free_bytes: Some(50 << 30),
             capacity_bytes: capacity,
+            lacks_inodes,
             caching,
             disk_failing,
             pins: 0,
         };
+        let store = |capacity, caching, disk_failing| on_inodes(false, capacity, caching, disk_failing);
         for (store, expected) in [
             (store(Some(100 << 30), true, false), DiskState::AsConfigured),
             (store(None, true, false), DiskState::AsConfigured),
             (store(Some(20 << 30), true, false), DiskState::CrowdedOut { capacity: 20 << 30 }),
             (store(Some(5), true, false), DiskState::Small { capacity: 5 }),
             (store(Some(0), true, false), DiskState::NoRoom),
+            (on_inodes(true, Some(0), true, false), DiskState::NoInodes),
+            (on_inodes(true, Some(0), false, false), DiskState::Unwritable),
             (store(Some(0), false, false), DiskState::Unwritable),
             (store(Some(0), false, true), DiskState::Failing),
         ] {

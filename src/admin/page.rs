@@ -69,7 +69,9 @@ fn write_main(html: &mut String, status: &DaemonStatus) -> std::fmt::Result {
     if !store.caching {
         writeln!(html, "<p class=\"bad\">The store's disk failed; what is fetched is passed through.</p>")?;
     }
-    if store.capacity_bytes == Some(0) {
+    if store.lacks_inodes {
+        html.push_str("<p class=\"bad\">Its filesystem has too few free inodes to store anything; what is fetched is passed through.</p>\n");
+    } else if store.capacity_bytes == Some(0) {
         html.push_str("<p class=\"bad\">Its filesystem is too full to store anything; what is fetched is passed through.</p>\n");
     }
     html.push_str("<div class=\"tiles\">");

@@ -93,6 +93,7 @@ mod tests {
                 max_bytes: None,
                 free_bytes: None,
                 capacity_bytes: None,
+                lacks_inodes: false,
                 caching: true,
                 disk_failing: false,
                 pins: 0,

@@ -41,6 +41,9 @@ pub struct StoreStatus {
     /// Bytes that the blobs may occupy now: less than `max_bytes` if other files fill the filesystem; absent where the
     /// filesystem does not say.
     pub capacity_bytes: Option<u64>,
+    /// Whether nothing can be stored because other files hold the inodes of the filesystem.
+    #[serde(default)]
+    pub lacks_inodes: bool,
     /// Whether what is fetched is stored.
     pub caching: bool,
     /// Whether one blob was damaged on disk again and again: the disk does not hold what is written to it.

@@ -63,6 +63,7 @@ impl StatusSources {
             max_bytes: limits.map(|limits| limits.max_bytes),
             free_bytes: limits.map(|limits| limits.free_bytes),
             capacity_bytes: limits.map(|limits| limits.capacity_bytes),
+            lacks_inodes: limits.is_some_and(|limits| limits.lacks_inodes),
             caching: self.store.is_caching(),
             disk_failing: self.store.is_disk_failing(),
             pins: self.store.pins().len(),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::context::Context;
+use super::credentials::pull_secrets;
 use super::failure::Failure;
 use super::output::{print_json, shown_duration};
-use super::credentials::pull_secrets;
 use super::run_async::ask_daemon;
 use crate::admin::control::Explain;
 use crate::admin::{CachedOutlook, Explanation, FreshnessOutlook, RightOutlook};

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -106,6 +107,15 @@ impl OpenFile {
 
     pub(super) fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Brings all of a small blob into the page cache, so that its reader needs no blocking thread again. Blocks.
+    pub(super) fn read_ahead_if_small(&self) {
+        let size = self.identity.size();
+        if size <= CHUNK as u64 {
+            // Its reader compares what it reads, and finds an error of the disk itself.
+            let _ = self.content.file().read_at(&mut vec![0; size as usize], 0);
+        }
     }
 }
 

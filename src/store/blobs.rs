@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::reference::Digest;
 use crate::store::admission::Admission;
+use crate::store::batch::Outcome;
 use crate::store::blob::{Blob, OpenFile, Opened};
 use crate::store::blocking;
 use crate::store::error::Error;
@@ -74,36 +75,52 @@ impl Blobs {
         Ingest::begin(&self.layout, digest, declared, owner.id, reserve, self.open_blobs.mark_in_use(&digest))
     }
 
-    /// Commits verified content. Blocks.
+    /// Verified content was staged, and this became of it: a blob that exists is counted from now on. A change of the layout
+    /// must be under way since it was staged, because the index outlives every change. Blocks.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn commit(&self, verified: Verified) -> Result<(), Error> {
+    pub(super) fn end_commit(&self, verified: Verified, outcome: Outcome) -> Result<(), Error> {
         let digest = verified.digest();
         let (size, owner) = (verified.size(), verified.owner());
-        // Until the blob is counted: the index outlives every change.
-        let _change = self.layout.change()?;
-        let (reserved, durable) = verified.commit()?;
+        match outcome {
+            Outcome::Failed(error) => return Err(error),
+            Outcome::NamesNothing => return Ok(()),
+            Outcome::Durable => {}
+            Outcome::Fragile(error) => {
+                self.health.record_failure(&error);
+                tracing::error!(%digest, %error, cause = error.cause(), "a blob is stored, but a power cut may lose it");
+            }
+        }
         // An equal blob that was there has been replaced: its file is on disk for as long as it is open.
         self.open_blobs.forget(&digest);
-        self.index.add(digest, size, owner, reserved);
-        if let Err(error) = durable {
-            self.health.record_failure(&error);
-            tracing::error!(%digest, %error, cause = error.cause(), "a blob is stored, but a power cut may lose it");
-        }
+        self.index.add(digest, size, owner, verified.named());
         Ok(())
     }
 
     /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
     /// that the disk does not give.
     pub(super) async fn lookup(self: &Arc<Self>, digest: Digest) -> Option<Blob> {
-        if let Some(blob) = self.open_blobs.find(&digest) {
-            self.record_access(digest);
+        if let Some(blob) = self.find_open(digest) {
             return Some(blob);
         }
         let this = Arc::clone(self);
-        let opened = blocking::run(move || this.open_or_quarantine(digest)).await;
-        let opened = opened.unwrap_or_else(|error| {
+        blocking::find(move || this.open(digest)).await
+    }
+
+    /// A blob that is open already. Asks no disk.
+    pub(super) fn find_open(&self, digest: Digest) -> Option<Blob> {
+        let blob = self.open_blobs.find(&digest)?;
+        self.record_access(digest);
+        Some(blob)
+    }
+
+    /// As [`Blobs::lookup`]. Blocks.
+    pub(super) fn open(&self, digest: Digest) -> Option<Blob> {
+        if let Some(blob) = self.find_open(digest) {
+            return Some(blob);
+        }
+        let opened = self.open_or_quarantine(digest).unwrap_or_else(|error| {
             tracing::error!(%digest, %error, cause = error.cause(), "a cached blob cannot be opened; upstream is asked");
             None
         });
@@ -172,7 +189,10 @@ impl Blobs {
     fn open_or_quarantine(&self, digest: Digest) -> Result<Option<Blob>, Error> {
         let is_refused = |file| self.quarantine.remembers(&digest, file);
         match OpenFile::open(&self.layout, &digest, is_refused)? {
-            Opened::File(file) => Ok(Some(self.open_blobs.insert(file))),
+            Opened::File(file) => {
+                file.read_ahead_if_small();
+                Ok(Some(self.open_blobs.insert(file)))
+            }
             Opened::Absent => Ok(None),
             Opened::Damaged { file, reason } => {
                 self.quarantine.add(&digest, file, &reason);

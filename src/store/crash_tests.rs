@@ -22,6 +22,9 @@ use super::{Member, Store};
 use crate::reference::{Digest, MediaType, Principal, PrincipalKind, Repository, Tag};
 use crate::support::clock::Timestamp;
 
+/// A manifest that is written behind an answer.
+const BEHIND: &[u8] = br#"{"schemaVersion":2,"config":{}}"#;
+
 /// What is written: an image with its records.
 struct Image {
     repository: Repository,
@@ -59,6 +62,17 @@ impl Image {
         done("grant");
         store.records().remove_grant(repository, *principal).await.unwrap();
         done("no grant");
+        // Behind an answer, in one batch: the content, its tag and a grant.
+        let held = store.hold_writes().await;
+        let (behind, later) = (Digest::of(BEHIND), "later".parse().unwrap());
+        let member = Member::Manifest(media_type.clone());
+        store.put_later(repository, behind, Bytes::from_static(BEHIND), member, |_| {}).await;
+        store.records().confirm_tag_later(repository, &later, behind).await;
+        store.records().set_grant_later(repository, *principal, Timestamp(901)).await;
+        drop(held);
+        store.flush().await;
+        done("behind");
+        store.records().remove_grant(repository, *principal).await.unwrap();
         // Once more over an existing blob.
         store.put(repository, Digest::of(layer), layer.clone(), Member::Blob).await.unwrap();
         done("layer again");
@@ -92,7 +106,26 @@ impl Image {
         if tagged.is_some_and(|digest| digest != manifest) || tagged.is_none() && was_done("tag") {
             return Err("the tag is lost".to_owned());
         }
-        if was_done("no grant") && !store.records().grants(&self.repository).await.is_empty() {
+        let behind = Digest::of(BEHIND);
+        let later = store.records().tag(&self.repository, &"later".parse().unwrap()).await;
+        let content = store.blob(behind).await;
+        match (&later, &content) {
+            (Some(_), None) => return Err("a tag names content that is not there".to_owned()),
+            (None, _) | (_, None) if was_done("behind") => {
+                return Err("what was written behind an answer is lost".to_owned());
+            }
+            _ => {}
+        }
+        if let Some(blob) = content {
+            let bytes = blob.read_all(100).await.map_err(|e| e.to_string())?;
+            let registry = self.repository.registry();
+            let is_member = store.records().member(&self.repository, behind).await.is_some()
+                && store.records().received_from(registry, behind).await;
+            if bytes != BEHIND || !is_member {
+                return Err("what was written behind an answer is there by half".to_owned());
+            }
+        }
+        if was_done("layer again") && !store.records().grants(&self.repository).await.is_empty() {
             return Err("a revoked grant is back".to_owned());
         }
         Ok(())
@@ -166,7 +199,7 @@ fn a_power_cut_does_not_bring_back_the_marker_of_a_clean_stop() {
     drop(store);
     run(directory.path(), usize::MAX);
     let reached = lines(&directory.path().join("failpoints"));
-    // It would vouch for rows that this process has changed since. Then the grant.
+    // It would vouch for rows that this process has changed since. Then the grants.
     let removals: Vec<&String> = reached.iter().filter(|name| name.contains("remov")).collect();
-    assert_eq!(removals, ["removed", "removal synced", "removed", "removal synced"]);
+    assert_eq!(removals, ["removed", "removal synced"].repeat(3));
 }

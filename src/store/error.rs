@@ -25,6 +25,15 @@ pub enum Error {
         /// Bytes that were wanted.
         needed: u64,
     },
+    /// The filesystem has too few inodes for another file, and nothing more can be evicted.
+    #[error("the filesystem of the store has too few free inodes for another file")]
+    NoInodes,
+    /// A large blob that is asked for the first time, and would take the place of others.
+    #[error("{needed} bytes would take the place of much that is stored, and are asked for the first time")]
+    PassedBy {
+        /// Bytes that were wanted.
+        needed: u64,
+    },
     /// The disk failed a moment ago, and nothing is written until a pause has passed.
     #[error("the disk of the store failed a moment ago; writing is paused")]
     Paused,
@@ -92,7 +101,15 @@ impl Error {
     /// Whether the cause lies on this node, in its disk or its budget: a reason to pass content through to clients
     /// instead of storing it.
     pub fn is_local(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::Full { .. } | Self::Paused | Self::Closed)
+        matches!(
+            self,
+            Self::Io { .. }
+                | Self::Full { .. }
+                | Self::NoInodes
+                | Self::PassedBy { .. }
+                | Self::Paused
+                | Self::Closed
+        )
     }
 
     /// Whether the filesystem is mounted read-only.
@@ -108,6 +125,8 @@ impl Error {
             Self::Format { .. } => "the store has a format that this larder does not know".to_owned(),
             // A reason may quote the operating system, which names no file.
             Self::Full { .. }
+            | Self::NoInodes
+            | Self::PassedBy { .. }
             | Self::Paused
             | Self::Closed
             | Self::Mismatch { .. }
@@ -128,6 +147,8 @@ impl Error {
         match self {
             Self::Io { .. } => "store_io",
             Self::Full { .. } => "store_full",
+            Self::NoInodes => "store_no_inodes",
+            Self::PassedBy { .. } => "store_passed_by",
             Self::Paused => "store_paused",
             Self::Closed => "store_closed",
             Self::Locked(_) => "store_locked",
@@ -151,6 +172,8 @@ mod tests {
         let errors = [
             Error::io("open", path)(failed()),
             Error::Full { needed: 1 },
+            Error::NoInodes,
+            Error::PassedBy { needed: 1 },
             Error::Paused,
             Error::Closed,
             Error::Locked(path.to_owned()),

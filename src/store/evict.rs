@@ -15,15 +15,29 @@ const USED_ONCE: u64 = 4;
 /// Classes of size: one for each power of two.
 pub(super) const CLASSES: usize = 64;
 
+/// What an eviction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Bytes: an idle second of a large blob weighs more.
+    BySize,
+    /// Inodes, of which every blob frees as many: an idle second of a small blob, which costs little to fetch again, weighs
+    /// more.
+    ByCount,
+}
+
 /// The class of a blob of so many bytes, below [`CLASSES`].
 pub(super) fn class(size: u64) -> usize {
     (size / SMALL_BYTES).max(2).ilog2() as usize
 }
 
 /// The heavier, the sooner evicted.
-pub(super) fn weight(idle: Duration, class: usize, reused: bool) -> u64 {
+pub(super) fn weight(order: Order, idle: Duration, class: usize, reused: bool) -> u64 {
     let by_use = if reused { 1 } else { USED_ONCE };
-    idle.as_secs().saturating_add(1).saturating_mul(class as u64).saturating_mul(by_use)
+    let by_size = match order {
+        Order::BySize => class,
+        Order::ByCount => CLASSES - class,
+    };
+    idle.as_secs().saturating_add(1).saturating_mul(by_size as u64).saturating_mul(by_use)
 }
 
 #[cfg(test)]
@@ -42,9 +56,13 @@ mod tests {
             ("used by one pull before one that was used again", (MIB, 100, false), (MIB, 300, true)),
             ("but not for ever", (MIB, 2_000, true), (MIB, 100, false)),
         ] {
-            let weight = |(size, idle, reused)| weight(Duration::from_secs(idle), class(size), reused);
+            let weight =
+                |(size, idle, reused)| weight(Order::BySize, Duration::from_secs(idle), class(size), reused);
             assert!(weight(sooner) > weight(later), "{why}");
         }
+        let for_inodes = |size, idle| weight(Order::ByCount, Duration::from_secs(idle), class(size), false);
+        assert!(for_inodes(2_000, 100) > for_inodes(100 * MIB, 100), "a small one frees as many inodes");
+        assert!(for_inodes(100 * MIB, 1_000) > for_inodes(2_000, 100), "the longest idle");
         assert!(class(u64::MAX) < CLASSES);
         assert_eq!(class(0), 1, "an empty blob has a weight too");
     }

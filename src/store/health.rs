@@ -107,8 +107,9 @@ impl Health {
     /// everything else is.
     pub(super) fn should_log(&self, error: &Error) -> bool {
         match error {
-            Error::Paused => false,
-            Error::Full { .. } => {
+            // As it is meant to be.
+            Error::Paused | Error::PassedBy { .. } => false,
+            Error::Full { .. } | Error::NoInodes => {
                 let now = self.clock.now();
                 let mut state = self.state.lock();
                 if state.full_logged_at.is_some_and(|at| at.age_at(now) < FULL_LOG_INTERVAL) {
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn a_failing_disk_is_not_written_during_the_pause_and_is_tried_again_after_it() {
         let health = health();
-        for error in [Error::Full { needed: 1 }, Error::Paused] {
+        for error in [Error::Full { needed: 1 }, Error::NoInodes, Error::Paused] {
             health.record_failure(&error);
             assert!(health.is_caching() && !health.is_paused(), "{error}: the disk did not fail");
         }

@@ -53,7 +53,6 @@ pub struct Ingest {
 
 /// Content that has the digest that was asked for, not yet durable.
 pub struct Verified {
-    layout: Layout,
     digest: Digest,
     checksums: Checksums,
     path: Temporary,
@@ -200,7 +199,6 @@ impl Ingest {
             return Err(Error::Mismatch { expected: self.expected, actual: actual.into() });
         }
         Ok(Verified {
-            layout: self.layout,
             digest: actual,
             checksums,
             path: self.path,
@@ -245,31 +243,29 @@ impl Verified {
         self.owner
     }
 
-    /// Makes the content durable and gives it its name: data, checksums, names, directories, in that order. Then, and
-    /// only then, a blob exists. An existing blob is replaced by this equal one. Returns the reservation, to end once
-    /// the blob is counted, `None` for an empty blob; and whether the name is durable: without that the blob is there, until
-    /// a power cut.
+    /// Adds the content to what is staged by `staging`: its checksums, and after them its own file. Once that has its name,
+    /// and only then, a blob exists; an existing one is replaced by this equal one. Its bytes are durable by then.
     ///
     /// # Errors
     /// The disk. Nothing is left behind but what was there before.
-    pub(super) fn commit(mut self) -> Result<(Option<Reservation>, Result<(), Error>), Error> {
-        let Some(path) = self.path.0.clone() else {
-            return Ok((self.receiving.0.take_reserved(), Ok(())));
-        };
+    pub(super) fn stage(&self, staging: &Layout) -> Result<(), Error> {
+        let Some(path) = self.path.0.clone() else { return Ok(()) };
         failpoints::reached("content verified");
-        self.receiving.0.file().sync_data().map_err(Error::io("sync", &path))?;
-        failpoints::reached("content synced");
-        let (checks, encoded) = (self.layout.checks_of(&self.digest), self.checksums.encode());
+        let (checks, encoded) = (staging.checks_of(&self.digest), self.checksums.encode());
         if self.size() <= CHECKS_REMADE_MAX {
-            self.layout.write_derived(&checks, &encoded)?;
+            staging.write_derived(&checks, &encoded)?;
         } else {
-            self.layout.write_small(&checks, &encoded)?;
+            staging.write_small(&checks, &encoded)?;
         }
-        self.layout.make_directory(&self.layout.blobs(self.digest.algorithm()))?;
-        let blob = self.layout.blob(&self.digest);
-        self.layout.rename(&path, &blob)?;
+        staging.make_directory(&staging.blobs(self.digest.algorithm()))?;
+        staging.name_later(path, staging.blob(&self.digest), Arc::clone(self.receiving.0.file()));
+        Ok(())
+    }
+
+    /// The blob exists. Returns the reservation, to end once the blob is counted; `None` for an empty blob.
+    pub(super) fn named(mut self) -> Option<Reservation> {
         self.path.0 = None;
-        Ok((self.receiving.0.take_reserved(), layout::sync_name(&blob)))
+        self.receiving.0.take_reserved()
     }
 }
 

@@ -139,6 +139,32 @@ async fn what_is_written_after_its_answer_is_seen_at_once_and_kept_by_a_stop_the
 }
 
 #[tokio::test]
+async fn a_tag_whose_manifest_could_not_be_stored_is_known_in_memory_and_not_on_disk() {
+    let world = World::new();
+    let (app, tag) = (repository("reg.test/a"), "v1".parse().unwrap());
+    let (old, new) = (world.put(&app, b"old").await, Digest::of(b"new"));
+    let records = world.store.records();
+    records.confirm_tag(&app, &tag, old).await.unwrap();
+    // Other content than its digest says: it is not stored.
+    let stored = Arc::new(Mutex::new(None));
+    let done = Arc::clone(&stored);
+    let told = move |is_stored| *done.lock() = Some(is_stored);
+    world.store.put_later(&app, new, Bytes::from_static(b"other"), Member::Blob, told).await;
+    records.confirm_tag_later(&app, &tag, new).await;
+    world.store.flush().await;
+    assert_eq!(*stored.lock(), Some(false));
+    assert_eq!(records.tag(&app, &tag).await.map(|record| record.digest), Some(new));
+    let on_disk = fs::read_to_string(world.store.0.layout.tag(&app, &tag)).unwrap();
+    assert!(on_disk.contains(&old.to_string()), "{on_disk}");
+    // Once it is there the record is written.
+    world.store.put_later(&app, new, Bytes::from_static(b"new"), Member::Blob, |_| {}).await;
+    records.confirm_tag_later(&app, &tag, new).await;
+    world.store.close().await;
+    let next = open(world.directory.path()).unwrap();
+    assert_eq!(next.records().tag(&app, &tag).await.map(|record| record.digest), Some(new));
+}
+
+#[tokio::test]
 async fn a_download_that_outlives_the_stop_keeps_no_daemon_from_starting_and_changes_none_of_its_files() {
     let world = World::new();
     let (app, digest) = (repository("reg.test/team/app"), Digest::of(b"late"));

@@ -6,11 +6,13 @@
 //!
 //! [`Store`] owns its components and moves their blocking work off the async threads: `records` (which digests a
 //! repository may serve), `blobs` (receiving and reading content), `admission` (the budget), `index` (sizes and last
-//! access), `health` (the disk), `pins`, `inventory` and `maintenance`. Each is constructed from what it needs.
+//! access), `health` (the disk), `pins`, `inventory` and `maintenance`. Each is constructed from what it needs. How content
+//! is written is in `content`, what concerns images by name in `images`.
 //!
 //! Not here: where bytes come from, and who may read them (`pull` decides by the records).
 
 mod admission;
+mod batch;
 mod blob;
 mod blobs;
 mod blocking;
@@ -19,7 +21,7 @@ mod buffers;
 mod changes;
 mod checked_file;
 mod components;
-mod contents;
+mod content;
 mod error;
 mod evict;
 mod failpoints;
@@ -27,11 +29,14 @@ mod file_identity;
 mod growing;
 mod hashing;
 mod health;
+mod image_contents;
+mod images;
 mod in_use;
 mod index;
 mod ingest;
 mod integrity;
 mod inventory;
+mod large;
 mod last_access;
 mod layout;
 mod leftovers;
@@ -53,13 +58,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
-pub use contents::{ImageContents, PlatformContents};
 pub use error::Error;
 pub use growing::GrowingBlob;
+pub use image_contents::{ImageContents, PlatformContents};
 pub use index::totals::Totals;
 pub use ingest::{Ingest, Verified};
 pub use inventory::{CachedImage, RemovedImage};
@@ -72,7 +75,7 @@ pub use records::members::Member;
 pub use records::tags::TagRecord;
 pub use share::Owner;
 
-use crate::reference::{Digest, Reference, Repository};
+use crate::reference::{Digest, Repository};
 use crate::support::clock::Clock;
 use crate::support::shutdown::Shutdown;
 use components::Components;
@@ -193,6 +196,21 @@ impl Store {
         blocking::run(move || admission.check(owner, bytes)).await
     }
 
+    /// Whether a blob of `bytes` is better not stored, because it is asked for the first time and would push out much of what
+    /// is. Remembers that it was asked for.
+    pub async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
+        let admission = Arc::clone(&self.0.admission);
+        let now = self.clock().now();
+        blocking::find(move || Some(admission.is_passed_by(digest, bytes, now))).await.unwrap_or(false)
+    }
+
+    /// Whether it would be, if it were asked for; remembers nothing.
+    pub async fn would_be_passed_by(&self, digest: Digest, bytes: u64) -> bool {
+        let admission = Arc::clone(&self.0.admission);
+        let now = self.clock().now();
+        blocking::find(move || Some(admission.would_be_passed_by(digest, bytes, now))).await.unwrap_or(false)
+    }
+
     /// Begins to receive the content of `digest` from `owner`, of `declared` bytes where upstream said so.
     ///
     /// # Errors
@@ -217,95 +235,6 @@ impl Store {
     /// As [`Store::begin`].
     pub async fn begin_partial(&self, digest: Digest, size: u64, owner: Owner) -> Result<PartialBlob, Error> {
         self.begin(digest, Some(size), owner).await.map(PartialBlob::new)
-    }
-
-    /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if the
-    /// registry itself says that the repository has it: first the membership, then the bytes, so that
-    /// no request finds a blob whose membership is still being written and asks upstream for it. A membership without
-    /// bytes is what an eviction leaves too: it opens nothing. Blocks.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn commit(
-        &self,
-        verified: Verified,
-        repository: &Repository,
-        member: Option<&Member>,
-    ) -> Result<(), Error> {
-        let recorded = self.0.records.add_received(repository, &verified.digest(), member);
-        let committed = recorded.and_then(|()| self.0.blobs.commit(verified));
-        committed.inspect_err(|error| self.record_failure(error))
-    }
-
-    /// Stores small content that is complete in memory, such as a manifest. It counts for its registry and is not refused
-    /// for that registry's share: no more is asked for than what a pull names.
-    ///
-    /// # Errors
-    /// Content that is not `digest`'s; no space; the disk, or that it failed a moment ago.
-    pub async fn put(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-    ) -> Result<(), Error> {
-        let (store, repository) = (self.clone(), repository.clone());
-        blocking::run(move || store.write(&repository, digest, &content, &member)).await
-    }
-
-    /// As [`Store::put`], for an answer that does not wait for the disk: behind what is being written already, so that a
-    /// record that is written later never names content that is not durable. The caller keeps the content until then.
-    /// `done` is told whether it is stored.
-    pub async fn put_later(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-        done: impl FnOnce(bool) + Send + 'static,
-    ) {
-        self.write_later(repository, digest, content, member, |_, _| true, done).await;
-    }
-
-    /// As [`Store::put_later`], for content that was stored: it is written only if its blob has left the store.
-    pub async fn restore_later(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-        done: impl FnOnce(bool) + Send + 'static,
-    ) {
-        let is_gone =
-            move |store: &Self, content: &Bytes| !store.0.blobs.is_on_disk(&digest, content.len() as u64);
-        self.write_later(repository, digest, content, member, is_gone, done).await;
-    }
-
-    async fn write_later(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-        is_needed: impl FnOnce(&Self, &Bytes) -> bool + Send + 'static,
-        done: impl FnOnce(bool) + Send + 'static,
-    ) {
-        let (store, repository) = (self.clone(), repository.clone());
-        let write = move || {
-            let written = if is_needed(&store, &content) {
-                store.write(&repository, digest, &content, &member)
-            } else {
-                Ok(())
-            };
-            done(written.is_ok());
-            if let Err(error) = written
-                && store.should_log(&error)
-            {
-                let cause = error.cause();
-                tracing::error!(%repository, %digest, %error, cause, "a manifest is served but could not be stored");
-            }
-        };
-        self.0.records.writes().later(write).await;
     }
 
     /// Whether nothing is written for a while, because the disk failed a moment ago.
@@ -335,25 +264,33 @@ impl Store {
         held
     }
 
-    /// Blocks.
-    fn write(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: &Bytes,
-        member: &Member,
-    ) -> Result<(), Error> {
-        let owner = Owner::unlimited(repository.registry());
-        let mut ingest = self.begin_write(digest, Some(content.len() as u64), owner)?;
-        ingest.write(content).inspect_err(|error| self.record_failure(error))?;
-        ingest.hash(content);
-        self.commit(ingest.verify()?, repository, Some(member))
-    }
-
     /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
     /// that the disk does not give: whatever the disk does, the content can be had from upstream.
     pub async fn blob(&self, digest: Digest) -> Option<Blob> {
         self.0.blobs.lookup(digest).await
+    }
+
+    /// A blob that the registry of `repository` itself has sent, and what it is there, if `repository` may serve it; `None`
+    /// as [`Store::blob`]. What was looked up a moment ago costs no trip to another thread, anything else one.
+    pub async fn received_blob(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Option<(Blob, Option<Member>)> {
+        if let Some(member) = self.0.records.known(repository, digest)
+            && let Some(blob) = self.0.blobs.find_open(digest)
+        {
+            return Some((blob, Some(member)));
+        }
+        let (store, repository) = (self.clone(), repository.clone());
+        let look = move || {
+            if !store.0.records.look_for_receipt(repository.registry(), digest) {
+                return None;
+            }
+            let blob = store.0.blobs.open(digest)?;
+            Some((blob, store.0.records.look_for_member(&repository, digest)))
+        };
+        blocking::find(look).await
     }
 
     /// Notes that a blob was used without being opened. Never blocks.
@@ -364,88 +301,6 @@ impl Store {
     /// Moves a blob that failed a check while it was read to quarantine; the next reader fetches it anew.
     pub async fn quarantine(&self, blob: &Blob, reason: String) {
         self.0.blobs.quarantine_damaged(blob, reason).await;
-    }
-}
-
-/// Images: what is in the store by name, and pins.
-impl Store {
-    /// Every tag, and every image that is pinned by its digest.
-    ///
-    /// # Errors
-    /// A panic of the listing.
-    pub async fn inventory(&self) -> Result<Vec<CachedImage>, Error> {
-        self.flush().await;
-        let inventory = self.0.inventory.clone();
-        blocking::run(move || Ok(inventory.list())).await
-    }
-
-    /// What is in the store of one image; `None` of a tag that upstream never confirmed.
-    ///
-    /// # Errors
-    /// A panic of the reading.
-    pub async fn contents(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-    ) -> Result<Option<ImageContents>, Error> {
-        self.flush().await;
-        let (root, confirmed_at) = match reference {
-            Reference::Digest(digest) => (*digest, None),
-            Reference::Tag(tag) => match self.records().tag(repository, tag).await {
-                Some(record) => (record.digest, Some(record.confirmed_at)),
-                None => return Ok(None),
-            },
-        };
-        let layout = self.0.layout.clone();
-        blocking::run(move || Ok(Some(ImageContents::read(&layout, root, confirmed_at)))).await
-    }
-
-    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
-    /// stay until they are evicted.
-    ///
-    /// # Errors
-    /// The disk; parts of the image may have been removed before.
-    pub async fn remove_image(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-    ) -> Result<RemovedImage, Error> {
-        self.flush().await;
-        self.0.inventory.remove(repository, reference).await
-    }
-
-    /// Pins an image: nothing of it is evicted from now on.
-    ///
-    /// # Errors
-    /// The disk; an image with more than 800 manifests and blobs.
-    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
-        let pins = self.0.pins.clone();
-        blocking::run(move || pins.add(pin)).await
-    }
-
-    /// Ends the pins that were made for a reference, or for the digest it had; returns how many there were.
-    ///
-    /// # Errors
-    /// The disk; some pins may have ended before.
-    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, Error> {
-        let pins = self.0.pins.clone();
-        let repository = repository.clone();
-        let reference = reference.to_string();
-        blocking::run(move || pins.remove_matching(&repository, &reference)).await
-    }
-
-    /// Ends one pin.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
-        let pins = self.0.pins.clone();
-        blocking::run(move || pins.remove(&pin)).await
-    }
-
-    /// The images that are pinned.
-    pub fn pins(&self) -> Vec<Pin> {
-        self.0.pins.list()
     }
 }
 

@@ -16,8 +16,10 @@ use crate::support::bounded_map::BoundedMap;
 
 /// Blobs that are kept open: a quarter of the descriptors that are reserved for what is not a client.
 const KEPT_MAX: usize = 64;
-/// Bytes of the checksums of those: of a blob of 1 GiB they are 64 KiB.
-const KEPT_CHECKSUM_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of the checksums of those: of a blob of 1 GiB they are 64 KiB, so that as many blobs of 2 GiB are kept.
+const KEPT_CHECKSUM_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Bytes of the checksums of one: those of 64 GiB. A larger blob is not kept, because it would close many others.
+const ONE_CHECKSUM_BYTES_MAX: u64 = KEPT_CHECKSUM_BYTES_MAX / 2;
 
 /// Open blobs by digest.
 #[derive(Debug)]
@@ -39,6 +41,9 @@ struct Open {
 
 impl Open {
     fn keep(&mut self, file: SharedFile) {
+        if file.checksum_bytes() > ONE_CHECKSUM_BYTES_MAX {
+            return;
+        }
         self.kept_checksum_bytes += file.checksum_bytes();
         if let Some((_, before)) = self.kept.insert(file.digest(), file) {
             self.kept_checksum_bytes -= before.checksum_bytes();

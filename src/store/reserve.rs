@@ -18,6 +18,8 @@ struct All {
     sum: Reserved,
     /// Bytes by limited registry; one without any has no entry.
     limited: HashMap<OwnerId, u64>,
+    /// Bytes of all of these.
+    limited_sum: u64,
 }
 
 /// Reserved bytes, and those of them that are not on the disk yet.
@@ -39,7 +41,7 @@ impl Reservations {
     /// Bytes reserved for one limited registry, and for all of them together.
     pub(super) fn limited(&self, id: OwnerId) -> (u64, u64) {
         let all = self.0.lock();
-        (all.limited.get(&id).copied().unwrap_or(0), all.limited.values().sum())
+        (all.limited.get(&id).copied().unwrap_or(0), all.limited_sum)
     }
 
     /// Reserves bytes; the caller has made sure that they are to be had.
@@ -49,6 +51,7 @@ impl Reservations {
         all.sum.unwritten += bytes;
         if owner.limited {
             *all.limited.entry(owner.id).or_default() += bytes;
+            all.limited_sum += bytes;
         }
         Reservation { all: self.clone(), owner, bytes, written: 0 }
     }
@@ -113,6 +116,7 @@ impl All {
         self.sum.unwritten -= bytes - written;
         if let Some(held) = self.limited.get_mut(&owner.id).filter(|_| owner.limited) {
             *held -= bytes;
+            self.limited_sum -= bytes;
             if *held == 0 {
                 self.limited.remove(&owner.id);
             }

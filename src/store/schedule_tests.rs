@@ -65,7 +65,7 @@ impl World {
         let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
         let index = Index::start(tree, clock, Arc::clone(&metrics), Arc::clone(&open_blobs), pins).unwrap();
         let budget = Budget { max: Amount::Bytes(MAX), min_free: Amount::Bytes(0) };
-        let disk = Box::new(|| Some(Disk { total: 10 * MAX, free: 9 * MAX }));
+        let disk = Box::new(|| Some(Disk { total: 10 * MAX, free: 9 * MAX, inodes: None }));
         let quarantine =
             QuarantineFiles::new(Layout::new(directory.path()), metrics.quarantine_bytes.clone());
         let admission = Arc::new(Admission::new(budget, disk, index.clone(), quarantine));

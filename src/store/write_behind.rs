@@ -1,6 +1,6 @@
-//! Writes that no answer waits for: done one after the other, in the order in which they were asked for.
+//! Writes that no answer waits for: in the order in which they were asked for, those that wait together in one batch.
 //!
-//! Promises: a record that is written behind its content never names what is not durable, because the content is written
+//! Promises: a record that is written behind its content never names what is not durable, because the content gets its name
 //! first; what is asked for while too much waits, waits for a place itself. A panic of a write ends that write alone.
 //!
 //! Not here: what readers see until a write is done. Each kind of write keeps that in memory.
@@ -11,25 +11,39 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::store::batch;
 use crate::store::error::Error;
+use crate::store::layout::Layout;
 
 /// Writes that wait at most, each with a manifest of at most 128 KiB: 32 MiB on a disk that hangs.
 const WAITING_MAX: usize = 256;
+/// Writes in one batch: each has two or three files open until they are synced.
+const BATCH_MAX: usize = 16;
 
-type Work = Box<dyn FnOnce() + Send>;
+/// Something that is to be done.
+enum Work {
+    /// By itself: what comes after it begins when it is done.
+    Alone(Box<dyn FnOnce() + Send>),
+    /// Together with others.
+    Staged(batch::Write),
+}
+
+/// What waits, with its place.
+type Waiting = (Option<OwnedSemaphorePermit>, Work);
 
 /// The writes of one store. Cheap to clone; clones share the order.
 #[derive(Clone)]
 pub(super) struct WriteBehind {
+    layout: Layout,
     places: Arc<Semaphore>,
     queue: Arc<Mutex<Queue>>,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Work>,
+    waiting: VecDeque<Waiting>,
     /// Whether a thread works on them.
     is_running: bool,
 }
@@ -40,31 +54,35 @@ impl std::fmt::Debug for WriteBehind {
     }
 }
 
-impl Default for WriteBehind {
-    fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(WAITING_MAX)), queue: Arc::default() }
-    }
-}
-
 impl WriteBehind {
+    /// Writes to `layout`.
+    pub(super) fn new(layout: Layout) -> Self {
+        Self { layout, places: Arc::new(Semaphore::new(WAITING_MAX)), queue: Arc::default() }
+    }
+
     /// Does `work` on a blocking thread after everything that was asked for before. Returns when it has its place in the
     /// order.
     pub(super) async fn later(&self, work: impl FnOnce() + Send + 'static) {
+        self.add(Work::Alone(Box::new(work))).await;
+    }
+
+    /// As [`WriteBehind::later`], for a write whose files may get their names together with others.
+    pub(super) async fn stage(&self, write: batch::Write) {
+        self.add(Work::Staged(write)).await;
+    }
+
+    async fn add(&self, work: Work) {
         // Closed never; without a place the work is only bounded less.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let work = Box::new(move || {
-            drop(place);
-            work();
-        });
         {
             let mut queue = self.queue.lock();
-            queue.waiting.push_back(work);
+            queue.waiting.push_back((place, work));
             if std::mem::replace(&mut queue.is_running, true) {
                 return;
             }
         }
-        let queue = Arc::clone(&self.queue);
-        tokio::task::spawn_blocking(move || run(&queue));
+        let (layout, queue) = (self.layout.clone(), Arc::clone(&self.queue));
+        tokio::task::spawn_blocking(move || run(&layout, &queue));
     }
 
     /// As [`WriteBehind::later`], and waits for the result.
@@ -94,19 +112,49 @@ impl WriteBehind {
 }
 
 /// Does what waits, until nothing does.
-fn run(queue: &Mutex<Queue>) {
+fn run(layout: &Layout, queue: &Mutex<Queue>) {
     loop {
-        let work = {
+        let (alone, staged) = {
             let mut queue = queue.lock();
-            let Some(work) = queue.waiting.pop_front() else {
+            let alone = queue.take_alone();
+            let staged = if alone.is_none() { queue.take_staged() } else { Vec::new() };
+            if alone.is_none() && staged.is_empty() {
                 queue.is_running = false;
                 return;
-            };
-            work
+            }
+            (alone, staged)
         };
-        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        if !staged.is_empty() {
+            batch::write(layout, staged);
+        }
+        if let Some(work) = alone
+            && catch_unwind(AssertUnwindSafe(work)).is_err()
+        {
             tracing::error!("a write of the store panicked; what it should have written is not there");
         }
+    }
+}
+
+impl Queue {
+    /// What is next, if that is to be done by itself.
+    fn take_alone(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
+        let (_, Work::Alone(_)) = self.waiting.front()? else { return None };
+        match self.waiting.pop_front() {
+            Some((_, Work::Alone(work))) => Some(work),
+            _ => None,
+        }
+    }
+
+    /// What is next, as far as it is done together.
+    fn take_staged(&mut self) -> Vec<batch::Write> {
+        let mut taken = Vec::new();
+        while taken.len() < BATCH_MAX
+            && let Some((_, Work::Staged(_))) = self.waiting.front()
+            && let Some((_, Work::Staged(write))) = self.waiting.pop_front()
+        {
+            taken.push(write);
+        }
+        taken
     }
 }
 
@@ -116,12 +164,21 @@ mod tests {
 
     #[tokio::test]
     async fn writes_are_done_in_order_also_after_one_that_panicked() {
-        let (writes, done) = (WriteBehind::default(), Arc::new(Mutex::new(Vec::new())));
+        let directory = tempfile::tempdir().unwrap();
+        let (writes, done) =
+            (WriteBehind::new(Layout::new(directory.path())), Arc::new(Mutex::new(Vec::new())));
         for n in 0..2 * WAITING_MAX {
             let done = Arc::clone(&done);
-            writes.later(move || done.lock().push(n)).await;
+            if n % 3 == 0 {
+                writes.later(move || done.lock().push(n)).await;
+            } else {
+                let end = move |_| done.lock().push(n);
+                writes.stage(Box::new(move |_| (Ok(()), Box::new(end)))).await;
+            }
             if n == 7 {
                 writes.later(|| panic!("on purpose")).await;
+                writes.stage(Box::new(|_| panic!("on purpose"))).await;
+                writes.stage(Box::new(|_| (Ok(()), Box::new(|_| panic!("on purpose"))))).await;
             }
         }
         writes.flush().await;

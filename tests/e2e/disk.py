@@ -205,8 +205,31 @@ class Disk(OnDisk):
         larder = self.on("-t", "tmpfs", "-o", "size=64m,nr_inodes=60", "tmpfs")
         for _ in range(60):
             self.is_pulled(larder, self.upstream.put(1000))
-        self.assertEqual(self.metric(larder, "larder_store_caching"), 0.0)
+        self.assertEqual(self.metric(larder, "larder_store_caching"), 1.0, "it is full, and nothing failed")
+        self.becomes(larder, "larder_store_capacity_bytes", 0.0)
+        self.assertGreater(os.statvfs(self.at).f_favail, 0, "the last inodes are left to others")
+        self.assertIn("inodes", larder.command("status"))
         self.verified(larder)
+
+    def test_files_of_others_that_take_the_inodes_make_the_store_give_way(self):
+        larder = self.on("-t", "tmpfs", "-o", "size=64m,nr_inodes=400", "tmpfs")
+        for _ in range(30):
+            self.is_pulled(larder, self.upstream.put(1000))
+        self.becomes(larder, "larder_store_blobs", 30)
+        others = f"{self.at}/others"
+        os.mkdir(others)
+        for number in range(os.statvfs(self.at).f_favail - 4):
+            with open(f"{others}/{number}", "wb"):
+                pass
+        # 24 are 6 %: each blob gives two back.
+        self.world.wait_for(lambda: os.statvfs(self.at).f_favail >= 24, larder.name)
+        self.assertGreater(self.metric(larder, "larder_store_blobs"), 5, "no more than what is needed")
+        self.is_pulled(larder, self.upstream.put(1000))
+        shutil.rmtree(others)
+        digest = self.upstream.put(1000)
+        self.is_pulled(larder, digest)
+        self.becomes(larder, "larder_flights", 0)
+        self.upstream_is_not_asked_for(larder, {digest})
 
     def test_a_disk_that_turns_read_only_serves_what_it_has_and_the_rest_passes_through(self):
         larder = self.on_new("ext4", 64)

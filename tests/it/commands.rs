@@ -34,6 +34,7 @@ fn store() -> StoreStatus {
         max_bytes: Some(1),
         free_bytes: Some(1),
         capacity_bytes: Some(1),
+        lacks_inodes: false,
         caching: true,
         disk_failing: false,
         pins: 1,

@@ -69,6 +69,7 @@ impl Membership {
     }
 
     /// What `digest` is in `repository`, if it is a member and the repository's registry delivered the bytes.
+    /// Where content is served, that is looked up together with its file ([`crate::store::Store::received_blob`]).
     pub(crate) async fn of(&self, repository: &Repository, digest: Digest) -> Option<Member> {
         let member = self.records.member(repository, digest).await?;
         self.records.received_from(repository.registry(), digest).await.then_some(member)

@@ -214,7 +214,10 @@ impl Filler {
         let owner = self.room.owner(context.repository().registry());
         let begun = match self.partials.take_ingest(context, digest, body.size()) {
             Some(ingest) => Ok(ingest),
-            None => self.store.begin(digest, body.size(), owner).await,
+            None => match self.room.refusal(context.priority(), digest, body.size()).await {
+                Some(refused) => Err(refused),
+                None => self.store.begin(digest, body.size(), owner).await,
+            },
         };
         let ingest = match begun {
             Ok(ingest) => ingest,

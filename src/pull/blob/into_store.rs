@@ -103,7 +103,8 @@ impl Blobs {
             return;
         }
         let registry = context.repository().registry();
-        if self.room.check(registry, Some(size)).await.is_err() {
+        if self.room.check(registry, Some(size)).await.is_err() || self.room.is_passed_by(digest, size).await
+        {
             return;
         }
         match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {

@@ -2,7 +2,8 @@
 //! that it would not take.
 
 use crate::pull::config::Config;
-use crate::reference::Registry;
+use crate::pull::context::Priority;
+use crate::reference::{Digest, Registry};
 use crate::store::{Error, Owner, Store};
 use crate::support::live::Live;
 
@@ -26,6 +27,24 @@ impl Room {
     /// For whom content of a registry is stored: one that the operator did not name takes at most its share.
     pub(crate) fn owner(&self, registry: &Registry) -> Owner {
         if self.is_named(registry) { Owner::unlimited(registry) } else { Owner::limited(registry) }
+    }
+
+    /// Whether a blob of `bytes` would be passed by, if a client asked for it: it is large, asked for the first time, and would
+    /// take the place of others.
+    pub(crate) async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
+        self.store.would_be_passed_by(digest, bytes).await
+    }
+
+    /// Why a blob of `bytes` is not to be stored although there may be room: as [`Room::is_passed_by`], and it is remembered
+    /// that a client asked for it. What the operator wants in the store is stored.
+    pub(crate) async fn refusal(
+        &self,
+        priority: Priority,
+        digest: Digest,
+        bytes: Option<u64>,
+    ) -> Option<Error> {
+        let needed = bytes.filter(|_| priority == Priority::Foreground)?;
+        self.store.is_passed_by(digest, needed).await.then_some(Error::PassedBy { needed })
     }
 
     /// Whether `bytes` of a registry could be stored now; one byte where it is not known how many there will be.

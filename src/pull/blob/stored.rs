@@ -42,11 +42,7 @@ impl StoredBlobs {
     ) -> Result<Option<StoredBlob>, Error> {
         let Self { store, access } = self;
         let repository = context.repository();
-        if !store.records().received_from(repository.registry(), digest).await {
-            return Ok(None);
-        }
-        let Some(blob) = self.open(digest).await else { return Ok(None) };
-        let member = access.membership().of(repository, digest).await;
+        let Some((blob, member)) = store.received_blob(repository, digest).await else { return Ok(None) };
         let (member, media_type) = match member {
             Some(Member::Manifest(media_type)) => (true, Some(media_type)),
             other => (other.is_some(), None),

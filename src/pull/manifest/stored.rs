@@ -48,10 +48,10 @@ impl StoredManifests {
         if let Some((media_type, bytes)) = self.kept.find(repository, digest).await {
             return Some(hit(media_type, bytes));
         }
-        let Member::Manifest(media_type) = self.membership.of(repository, digest).await? else {
+        let (blob, Some(Member::Manifest(media_type))) = self.store.received_blob(repository, digest).await?
+        else {
             return None;
         };
-        let blob = self.store.blob(digest).await?;
         let reserved = if blob.size() > UNRESERVED_BYTES {
             let size = usize::try_from(blob.size()).unwrap_or(usize::MAX);
             // Without memory it counts as absent.

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::space::{Refused, Space};
-use super::victims::Victims;
+use super::victims::{StillMissing, Victims};
 use crate::store::budget::{self, Missing};
 use crate::store::index::{Batch, Demand, Evictable, Wanted};
 use crate::store::reserve::Reservation;
@@ -53,12 +53,12 @@ impl Demand for Claim {
                 Err(Refused::Share) => return None,
                 Err(Refused::Missing(missing)) => missing,
             };
-            if victims.is_none() && missing.bytes() > space.to_be_had(*owner, *wanted, evictable) {
+            if victims.is_none() && !space.can_be_freed(missing, *owner, *wanted, evictable) {
                 return None;
             }
             let victims = victims.get_or_insert_default();
             let still_missing = victims.still_missing(missing);
-            if still_missing == 0 {
+            if still_missing.is_nothing() {
                 let _ = answer.try_send(Granted::NotFreeYet);
                 return None;
             }
@@ -136,7 +136,7 @@ fn for_none(space: &Space, victims: &mut Victims, missing: impl Fn() -> Missing)
     let mut freed = 0;
     loop {
         let still_missing = victims.still_missing(missing());
-        if still_missing == 0 {
+        if still_missing.is_nothing() {
             return (None, freed);
         }
         match free_damaged(space, victims, still_missing) {
@@ -147,12 +147,13 @@ fn for_none(space: &Space, victims: &mut Victims, missing: impl Fn() -> Missing)
 }
 
 /// Damaged blobs are the first to go; returns how many bytes of them went.
-fn free_damaged(space: &Space, victims: &mut Victims, missing: u64) -> u64 {
+fn free_damaged(space: &Space, victims: &mut Victims, missing: StillMissing) -> u64 {
     let before = space.quarantine().bytes();
     if before == 0 {
         return 0;
     }
-    space.quarantine().free(missing);
+    // Where inodes are missing all of them go: they are few.
+    space.quarantine().free(if missing.blobs > 0 { u64::MAX } else { missing.bytes });
     let freed = before.saturating_sub(space.quarantine().bytes());
     victims.freed(freed);
     freed

@@ -16,12 +16,16 @@ mod victims;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::reference::Digest;
 use crate::store::budget::{self, Budget, StoreLimits};
 use crate::store::error::Error;
 use crate::store::index::Index;
+use crate::store::large::Passed;
 use crate::store::quarantine_files::QuarantineFiles;
 use crate::store::reserve::Reservation;
 use crate::store::share::Owner;
+use crate::support::clock::Timestamp;
+use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicU64, Ordering};
 use crate::support::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use crate::support::sync::thread;
@@ -42,6 +46,8 @@ pub(super) struct Admission {
     index: Index,
     /// How many reservations had been asked for at the last look.
     asked_before: AtomicU64,
+    /// The large blobs that were passed by. Held for a look at the map.
+    passed: Mutex<Passed>,
 }
 
 impl Admission {
@@ -52,7 +58,7 @@ impl Admission {
         quarantine: QuarantineFiles,
     ) -> Self {
         let space = Arc::new(Space::new(budget, probe_disk, index.clone(), quarantine));
-        Self { space, index, asked_before: AtomicU64::new(0) }
+        Self { space, index, asked_before: AtomicU64::new(0), passed: Mutex::default() }
     }
 
     /// The damaged blobs, which count towards the budget.
@@ -64,15 +70,14 @@ impl Admission {
     /// second at most.
     ///
     /// # Errors
-    /// [`Error::Full`] if they could not, or if that is not known in time.
+    /// [`Error::Full`] or [`Error::NoInodes`] if they could not, or if that is not known in time.
     pub(super) fn check(&self, owner: Owner, wanted: u64) -> Result<(), Error> {
-        let full = Err(Error::Full { needed: wanted });
         if self.space.is_free(owner, wanted) {
             return Ok(());
         }
         // Until the blobs are counted nothing is evicted.
         if !self.index.is_counted() {
-            return full;
+            return Err(self.space.refusal(wanted));
         }
         // By the thread of the index: blobs that were committed a moment ago count as reserved until it has them.
         let (answer, wait) = sync_channel(1);
@@ -80,30 +85,43 @@ impl Admission {
         self.index.look(move |evictable| {
             let _ = answer.try_send(space.could_be_had(owner, wanted, evictable));
         });
-        if self.index.wait(&wait) == Some(true) { Ok(()) } else { full }
+        if self.index.wait(&wait) == Some(true) { Ok(()) } else { Err(self.space.refusal(wanted)) }
+    }
+
+    /// Whether a blob of `bytes` that a client asks for is better passed by than stored ([`Passed`]).
+    pub(super) fn is_passed_by(&self, digest: Digest, bytes: u64, now: Timestamp) -> bool {
+        !self.space.missing(bytes).is_nothing()
+            && self.passed.lock().is_passed_by(digest, bytes, self.space.capacity(), now)
+    }
+
+    /// Whether it would be, if a client asked for it.
+    pub(super) fn would_be_passed_by(&self, digest: Digest, bytes: u64, now: Timestamp) -> bool {
+        !self.space.missing(bytes).is_nothing()
+            && self.passed.lock().would_be_passed_by(&digest, bytes, self.space.capacity(), now)
     }
 
     /// Reserves `wanted` bytes for `owner`, evicting what that takes. Blocks for about a
     /// second at most: an eviction that takes longer goes on by itself.
     ///
     /// # Errors
-    /// [`Error::Full`] if they are not to be had, or not in time.
+    /// [`Error::Full`] or [`Error::NoInodes`] if they are not to be had, or not in time.
     pub(super) fn reserve(&self, owner: Owner, wanted: u64) -> Result<Reservation, Error> {
         self.space.note_asked();
         if let Ok(reserved) = self.space.try_reserve(owner, wanted) {
             return Ok(reserved);
         }
-        let full = Error::Full { needed: wanted };
         // Until the blobs are counted, what is free on the filesystem decides alone, and nothing is evicted: no download
         // waits for the count. What exceeds the budget by then is evicted afterwards.
-        if !self.index.is_counted() {
-            return Err(full);
-        }
-        match self.index.wait(&self.claim(owner, wanted)) {
-            Some(Granted::Reserved(reserved)) => Ok(reserved),
-            Some(Granted::NotFreeYet) => self.reserve_soon(owner, wanted).ok_or(full),
-            None => Err(full),
-        }
+        let reserved = if self.index.is_counted() {
+            match self.index.wait(&self.claim(owner, wanted)) {
+                Some(Granted::Reserved(reserved)) => Some(reserved),
+                Some(Granted::NotFreeYet) => self.reserve_soon(owner, wanted),
+                None => None,
+            }
+        } else {
+            None
+        };
+        reserved.ok_or_else(|| self.space.refusal(wanted))
     }
 
     /// Asks for a reservation for which something may have to be evicted. Dropping the receiver gives up.
@@ -131,7 +149,7 @@ impl Admission {
     /// eviction goes on after that.
     pub(super) fn enforce_budget(&self) -> u64 {
         self.quarantine().measure();
-        if self.space.missing(0).bytes() == 0 || !self.index.is_counted() {
+        if self.space.missing(0).is_nothing() || !self.index.is_counted() {
             return 0;
         }
         let (ended, wait) = sync_channel(1);
@@ -148,7 +166,7 @@ impl Admission {
     pub(super) fn evict_ahead(&self) {
         let asked = self.space.asked();
         let is_idle = self.asked_before.swap(asked, Ordering::Relaxed) == asked;
-        let is_over = || self.space.missing_ahead(budget::high_headroom).bytes() > 0;
+        let is_over = || !self.space.missing_ahead(budget::high_headroom).is_nothing();
         if is_idle && self.index.is_counted() && is_over() {
             self.index.evict_ahead(Ahead::new(Arc::clone(&self.space), asked));
         }
@@ -157,6 +175,11 @@ impl Admission {
     /// `None` if the size of the filesystem is unknown.
     pub(super) fn limits(&self) -> Option<StoreLimits> {
         self.space.limits()
+    }
+
+    /// Whether the filesystem has too few inodes for anything new.
+    pub(super) fn is_short_of_inodes(&self) -> bool {
+        self.space.missing(1).inodes > 0
     }
 
     /// Bytes that the blobs may occupy now.

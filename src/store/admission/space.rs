@@ -5,7 +5,9 @@
 
 use std::collections::HashSet;
 
-use crate::store::budget::{self, Budget, Disk, Missing, StoreLimits};
+use crate::store::budget::{self, Budget, Disk, Missing, StoreLimits, Used};
+use crate::store::error::Error;
+use crate::store::index::totals::Totals;
 use crate::store::index::{Evictable, Index};
 use crate::store::quarantine_files::QuarantineFiles;
 use crate::store::reserve::{Reservation, Reservations, Reserved};
@@ -26,12 +28,9 @@ pub(super) struct Space {
     /// How many reservations have been asked for: no download is under way that needs space while that stays.
     asked: AtomicU64,
     /// Limited registries that reached their share. Held while a reservation is decided on and made, so that two downloads
-    /// do not count the same bytes, and never while something is waited for. No other lock is taken under it but `limited`
-    /// and those of the totals and of the reservations.
+    /// do not count the same bytes, and never while something is waited for. No other lock is taken under it but those of the
+    /// totals and of the reservations.
     granting: Mutex<HashSet<OwnerId>>,
-    /// Limited registries that have stored or reserved anything since the start. No other lock is taken under it but those
-    /// of the totals and of the reservations.
-    limited: Mutex<HashSet<OwnerId>>,
 }
 
 /// Why nothing is reserved.
@@ -39,7 +38,7 @@ pub(super) struct Space {
 pub(super) enum Refused {
     /// Downloads of limited registries would hold more than they may.
     Share,
-    /// So many bytes are missing.
+    /// So much is missing.
     Missing(Missing),
 }
 
@@ -51,8 +50,8 @@ impl Space {
         quarantine: QuarantineFiles,
     ) -> Self {
         let reservations = Reservations::default();
-        let (asked, granting, limited) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        Self { budget, probe_disk, index, quarantine, reservations, asked, granting, limited }
+        let (asked, granting) = (AtomicU64::new(0), Mutex::default());
+        Self { budget, probe_disk, index, quarantine, reservations, asked, granting }
     }
 
     pub(super) fn quarantine(&self) -> &QuarantineFiles {
@@ -79,7 +78,7 @@ impl Space {
             at_their_share.insert(owner.id);
         }
         let missing = self.missing(wanted);
-        if missing.bytes() > 0 {
+        if !missing.is_nothing() {
             return Err(Refused::Missing(missing));
         }
         Ok(self.reservations.reserve(owner, wanted))
@@ -87,22 +86,28 @@ impl Space {
 
     /// Whether `wanted` bytes are free for `owner`.
     pub(super) fn is_free(&self, owner: Owner, wanted: u64) -> bool {
-        !self.exceeds_share(owner, wanted) && self.missing(wanted).bytes() == 0
+        !self.exceeds_share(owner, wanted) && self.missing(wanted).is_nothing()
+    }
+
+    /// Why `wanted` bytes are not stored.
+    pub(super) fn refusal(&self, wanted: u64) -> Error {
+        if self.missing(wanted).inodes > 0 { Error::NoInodes } else { Error::Full { needed: wanted } }
     }
 
     /// Whether `wanted` bytes are free for `owner` or could be made so.
     pub(super) fn could_be_had(&self, owner: Owner, wanted: u64, evictable: Evictable<'_>) -> bool {
         !self.exceeds_share(owner, wanted)
-            && self.missing(wanted).bytes() <= self.to_be_had(owner, wanted, evictable)
+            && self.can_be_freed(self.missing(wanted), owner, wanted, evictable)
     }
 
     /// `None` if the size of the filesystem is unknown.
     pub(super) fn limits(&self) -> Option<StoreLimits> {
-        let disk = (self.probe_disk)()?;
+        let (disk, used) = ((self.probe_disk)()?, self.used());
         Some(StoreLimits {
             max_bytes: self.budget.max.of(disk.total),
             free_bytes: disk.free,
-            capacity_bytes: budget::capacity(&self.budget, Some(disk), self.used()),
+            capacity_bytes: budget::capacity(&self.budget, Some(disk), used),
+            lacks_inodes: disk.lacks_inodes(used),
         })
     }
 
@@ -111,9 +116,16 @@ impl Space {
         budget::capacity(&self.budget, (self.probe_disk)(), self.used())
     }
 
-    /// Bytes that could be evicted for `owner`.
-    pub(super) fn to_be_had(&self, owner: Owner, wanted: u64, evictable: Evictable<'_>) -> u64 {
-        self.quarantine.bytes().saturating_add(evictable(self.own_only(owner, wanted)))
+    /// Whether what is missing could be evicted for `owner`.
+    pub(super) fn can_be_freed(
+        &self,
+        missing: Missing,
+        owner: Owner,
+        wanted: u64,
+        evictable: Evictable<'_>,
+    ) -> bool {
+        let Totals { blobs, bytes } = evictable(self.own_only(owner, wanted));
+        missing.bytes() <= self.quarantine.bytes().saturating_add(bytes) && missing.blobs() <= blobs
     }
 
     /// A registry that holds its share evicts its own blobs only.
@@ -153,23 +165,20 @@ impl Space {
         if held.saturating_add(wanted) > share::of_one(capacity) {
             return true;
         }
-        let mut limited = self.limited.lock();
-        // One without blobs takes no memory, unless a download of it is under way.
-        limited.retain(|id| self.index.bytes_of(*id) > 0 || self.reservations.limited(*id).0 > 0);
-        let all_held = limited.iter().map(|id| self.index.bytes_of(*id)).sum::<u64>();
-        limited.insert(owner.id);
+        let all_held = self.index.limited_bytes(owner.id);
         all_held.saturating_add(all_reserved).saturating_add(wanted) > share::of_all(capacity)
     }
 
-    /// Bytes that are committed or in quarantine.
-    fn used(&self) -> u64 {
-        self.index.totals().bytes.saturating_add(self.quarantine.bytes())
+    /// What is committed or in quarantine.
+    fn used(&self) -> Used {
+        let Totals { blobs, bytes } = self.index.totals();
+        Used { bytes: bytes.saturating_add(self.quarantine.bytes()), blobs }
     }
 
     pub(super) fn missing(&self, wanted: u64) -> Missing {
         let disk = (self.probe_disk)();
         let (reserved, used) = self.reserved_and_used();
-        budget::missing(&self.budget, disk, used, reserved, wanted)
+        budget::missing(&self.budget, disk, used.bytes, reserved, wanted)
     }
 
     /// What is missing for the headroom that a watermark leaves. What is reserved and not written yet may never come.
@@ -178,12 +187,13 @@ impl Space {
         let (reserved, used) = self.reserved_and_used();
         let written = Reserved { bytes: reserved.bytes - reserved.unwritten, unwritten: 0 };
         let headroom = headroom(budget::capacity(&self.budget, disk, used));
-        budget::missing(&self.budget, disk, used, written, headroom)
+        budget::missing(&self.budget, disk, used.bytes, written, headroom)
     }
 
-    fn reserved_and_used(&self) -> (Reserved, u64) {
+    fn reserved_and_used(&self) -> (Reserved, Used) {
         // The totals are there a moment before the index says so; a download that sees them by then is not refused.
-        let used = || if self.index.is_counted() { self.used() } else { self.quarantine.bytes() };
+        let uncounted = || Used { bytes: self.quarantine.bytes(), blobs: 0 };
+        let used = || if self.index.is_counted() { self.used() } else { uncounted() };
         self.reservations.sum_and(used)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::reference::{Algorithm, Digest};
 use crate::store::budget::Amount;
-use crate::store::budget::Disk;
+use crate::store::budget::{Disk, Inodes};
 use crate::store::in_use::InUse;
 use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
@@ -20,6 +20,7 @@ struct World {
     _directory: tempfile::TempDir,
     layout: Layout,
     free: Arc<AtomicU64>,
+    free_inodes: Arc<AtomicU64>,
     in_use: InUse,
     index: Index,
     admission: Admission,
@@ -40,13 +41,16 @@ impl World {
         let index = Index::start(layout.clone(), clock, metrics, open_blobs, pins).unwrap();
         index.catch_up();
         let free = Arc::new(AtomicU64::new(9_000));
-        let probed = Arc::clone(&free);
-        let probe: ProbeDisk =
-            Box::new(move || Some(Disk { total: 10_000, free: probed.load(Ordering::Relaxed) }));
+        let free_inodes = Arc::new(AtomicU64::new(1_000));
+        let (probed, inodes) = (Arc::clone(&free), Arc::clone(&free_inodes));
+        let probe: ProbeDisk = Box::new(move || {
+            let inodes = Inodes { total: 1_000, free: inodes.load(Ordering::Relaxed) };
+            Some(Disk { total: 10_000, free: probed.load(Ordering::Relaxed), inodes: Some(inodes) })
+        });
         let gauge = Registry::new().gauge("store_quarantine_bytes", "of a test").unwrap();
         let quarantine = QuarantineFiles::new(layout.clone(), gauge);
         let admission = Admission::new(budget, probe, index.clone(), quarantine);
-        Self { _directory: directory, layout, free, in_use, index, admission }
+        Self { _directory: directory, layout, free, free_inodes, in_use, index, admission }
     }
 
     /// Commits a blob as an ingest does.
@@ -97,7 +101,8 @@ fn other_files_on_the_filesystem_refuse_new_content_and_evict_blobs() {
     let reserved = world.admission.reserve(ours(), 600).unwrap();
     world.commit(&[1; 600], reserved);
     world.index.catch_up();
-    let limits = StoreLimits { max_bytes: 5_000, free_bytes: 9_000, capacity_bytes: 5_000 };
+    let limits =
+        StoreLimits { max_bytes: 5_000, free_bytes: 9_000, capacity_bytes: 5_000, lacks_inodes: false };
     assert_eq!(world.admission.limits(), Some(limits));
     world.free.store(100, Ordering::Relaxed);
     assert_eq!(world.admission.capacity(), 0);
@@ -319,4 +324,43 @@ fn an_eviction_ahead_of_need_ends_when_a_download_asks_for_space() {
     busy.recv().unwrap();
     world.index.settle();
     assert_eq!(world.index.totals().bytes, 10_000);
+}
+
+#[test]
+fn a_filesystem_without_inodes_is_one_without_space_and_blobs_go_for_what_is_new() {
+    let world = World::new(budget(9_000, 0));
+    fill(&world, 10);
+    // Two for each blob that goes, and eight that what is new needs: the filesystem shows them later.
+    world.free_inodes.store(60, Ordering::Relaxed);
+    let claim = world.admission.claim(ours(), 100);
+    assert!(matches!(claim.recv(), Ok(Granted::NotFreeYet)));
+    assert_eq!(world.index.totals().blobs, 6, "as many as were missing");
+    world.free_inodes.store(68, Ordering::Relaxed);
+    assert!(world.admission.reserve(ours(), 100).is_ok());
+    assert!(!world.admission.is_short_of_inodes());
+
+    world.free_inodes.store(50, Ordering::Relaxed);
+    assert!(matches!(world.admission.check(ours(), 1), Err(Error::NoInodes)), "six blobs are not enough");
+    assert!(matches!(world.admission.reserve(ours(), 1), Err(Error::NoInodes)));
+    assert_eq!(world.index.totals().blobs, 6, "nothing goes in vain");
+    assert!(world.admission.is_short_of_inodes() && world.admission.limits().unwrap().lacks_inodes);
+    assert_eq!(world.admission.capacity(), 0);
+    world.admission.enforce_budget();
+    assert_eq!(world.index.totals().blobs, 1, "the store gives way before kubelet evicts a pod");
+}
+
+#[test]
+fn a_large_blob_that_is_asked_for_once_takes_the_place_of_no_others() {
+    const LARGE: u64 = 1 << 30;
+    let world = World::new(budget(u64::MAX, 0));
+    fill(&world, 5);
+    let large = Digest::of(b"large");
+    let ask = |digest: Digest, bytes, at| world.admission.is_passed_by(digest, bytes, Timestamp(at));
+    world.free.store(LARGE, Ordering::Relaxed);
+    assert!(!ask(large, LARGE, 1_000), "it finds space");
+    world.free.store(LARGE - 1, Ordering::Relaxed);
+    assert!(!ask(Digest::of(b"small"), LARGE / 20, 1_000));
+    assert!(world.admission.would_be_passed_by(large, LARGE, Timestamp(1_000)));
+    assert!(ask(large, LARGE, 1_000), "others would have to go");
+    assert!(!ask(large, LARGE, 5_000), "it is asked for again");
 }

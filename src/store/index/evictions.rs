@@ -4,17 +4,21 @@
 //! is asked anew before each batch, so that nothing is evicted that is not needed any more; an eviction goes on when the
 //! download that asked for it has given up waiting. Not here: the removal of files, and why something is wanted.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::time::Duration;
 
+use super::totals::Totals;
 use crate::reference::Digest;
 use crate::store::share::OwnerId;
+use crate::support::bounded_map::BoundedMap;
+use crate::support::clock::Timestamp;
 
 /// Evictions that wait at most: twice as many as there are downloads. A further one is dropped, which its download takes
 /// for a full store.
 const WAITING_MAX: usize = 512;
 
-/// Bytes that could be evicted, of one registry or of all.
-pub(crate) type Evictable<'a> = &'a dyn Fn(Option<OwnerId>) -> u64;
+/// What could be evicted, of one registry or of all.
+pub(crate) type Evictable<'a> = &'a dyn Fn(Option<OwnerId>) -> Totals;
 
 /// Something that wants blobs evicted.
 pub(crate) trait Demand: Send {
@@ -25,10 +29,13 @@ pub(crate) trait Demand: Send {
     fn evicted(&mut self, batch: &Batch);
 }
 
-/// Bytes of blobs that are to go, of one registry or of all.
+/// What is to go, of one registry or of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
+    /// Bytes of blobs.
     pub(crate) bytes: u64,
+    /// Blobs at least, whatever their size: the filesystem has too few inodes.
+    pub(crate) blobs: u64,
     pub(crate) only: Option<OwnerId>,
 }
 
@@ -37,6 +44,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Batch {
     /// Bytes of the blobs that have gone.
     pub(crate) bytes: u64,
+    /// How many they are.
+    pub(crate) blobs: u64,
     /// No blob is left that may go, or none that can be removed.
     pub(crate) is_last: bool,
 }
@@ -44,8 +53,39 @@ pub(crate) struct Batch {
 /// A demand, and what was found while it was met.
 pub(crate) struct Eviction {
     pub(crate) demand: Box<dyn Demand>,
-    /// Blobs whose files cannot be removed: they are passed over in further batches.
-    pub(crate) stuck: HashSet<Digest>,
+    /// Files that could not be removed for it.
+    pub(crate) failures: usize,
+}
+
+/// How long a blob is passed over whose file could not be removed.
+pub(crate) const STUCK_FOR: Duration = Duration::from_secs(60);
+/// Such blobs that are remembered; further ones are tried again sooner.
+const STUCK_MAX: usize = 1_024;
+
+/// Blobs whose files could not be removed a moment ago: no eviction tries them before others, and none counts on them.
+pub(crate) struct Stuck(BoundedMap<Digest, Timestamp>);
+
+impl Default for Stuck {
+    fn default() -> Self {
+        Self(BoundedMap::new(STUCK_MAX))
+    }
+}
+
+impl Stuck {
+    /// The file of a blob could not be removed.
+    pub(crate) fn insert(&mut self, digest: Digest, now: Timestamp) {
+        self.0.insert(digest, now);
+    }
+
+    /// Whether a blob is passed over.
+    pub(crate) fn contains(&self, digest: &Digest, now: Timestamp) -> bool {
+        self.0.peek(digest).is_some_and(|at| at.age_at(now) < STUCK_FOR)
+    }
+
+    /// The blobs that are passed over.
+    pub(crate) fn digests(&self, now: Timestamp) -> impl Iterator<Item = Digest> + '_ {
+        self.0.iter().filter(move |(_, at)| at.age_at(now) < STUCK_FOR).map(|(digest, _)| *digest)
+    }
 }
 
 /// All evictions.
@@ -60,13 +100,13 @@ impl Evictions {
     /// Adds a demand behind those that wait.
     pub(crate) fn add(&mut self, demand: Box<dyn Demand>) {
         if self.waiting.len() < WAITING_MAX {
-            self.waiting.push_back(Eviction { demand, stuck: HashSet::new() });
+            self.waiting.push_back(Eviction { demand, failures: 0 });
         }
     }
 
     /// Sets the demand that is met while nothing else is to be done, unless there is one.
     pub(crate) fn set_ahead(&mut self, demand: Box<dyn Demand>) {
-        self.ahead.get_or_insert(Eviction { demand, stuck: HashSet::new() });
+        self.ahead.get_or_insert(Eviction { demand, failures: 0 });
     }
 
     /// Whether somebody waits.

@@ -94,7 +94,12 @@ impl Index {
 
     /// Bytes of the blobs of one registry, as far as they are counted.
     pub(super) fn bytes_of(&self, owner: OwnerId) -> u64 {
-        self.0.totals.of(owner)
+        self.0.totals.of(owner).bytes
+    }
+
+    /// Bytes of the blobs of all limited registries, of which `owner` is one.
+    pub(super) fn limited_bytes(&self, owner: OwnerId) -> u64 {
+        self.0.totals.limited_bytes(owner)
     }
 
     /// A blob of `owner` exists; its reservation, if it has one, ends once it is counted. Blocks while the queue is full.

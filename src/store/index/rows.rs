@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 
 use super::totals::Totals;
 use crate::reference::Digest;
-use crate::store::evict::{self, CLASSES};
+use crate::store::evict::{self, CLASSES, Order};
 use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
@@ -67,7 +67,10 @@ struct List {
 }
 
 /// Where a search for victims has got to: blobs that may not be evicted are passed once, not once for each victim.
-pub(crate) struct Search([u32; LISTS]);
+pub(crate) struct Search {
+    at: [u32; LISTS],
+    order: Order,
+}
 
 impl Rows {
     pub(crate) fn new() -> Self {
@@ -162,8 +165,8 @@ impl Rows {
     }
 
     /// Begins a search for victims.
-    pub(crate) fn search(&self) -> Search {
-        Search(self.lists.map(|list| list.first))
+    pub(crate) fn search(&self, order: Order) -> Search {
+        Search { at: self.lists.map(|list| list.first), order }
     }
 
     /// The next blob to evict, if any may be: of the longest idle of each size, the one that weighs most. The caller may
@@ -175,7 +178,7 @@ impl Rows {
         may_go: impl Fn(&Digest, &Row) -> bool,
     ) -> Option<(Digest, Row)> {
         let mut best: Option<(u64, usize)> = None;
-        for (list, at) in search.0.iter_mut().enumerate() {
+        for (list, at) in search.at.iter_mut().enumerate() {
             while let Some(Slot { digest, row, after, .. }) = self.slots.get(*at as usize)
                 && !may_go(digest, row)
             {
@@ -185,12 +188,12 @@ impl Rows {
                 continue;
             }
             let Row { size, used_at, reused, .. } = self.slots[*at as usize].row;
-            let weight = evict::weight(used_at.age_at(now), evict::class(size), reused);
+            let weight = evict::weight(search.order, used_at.age_at(now), evict::class(size), reused);
             if best.is_none_or(|(most, _)| weight >= most) {
                 best = Some((weight, list));
             }
         }
-        let at = &mut search.0[best?.1];
+        let at = &mut search.at[best?.1];
         let Slot { digest, row, after, .. } = &self.slots[*at as usize];
         *at = *after;
         Some((*digest, *row))
@@ -260,7 +263,7 @@ mod tests {
     }
 
     fn victims(rows: &Rows, now: u64, may_go: impl Fn(&Digest, &Row) -> bool) -> Vec<u8> {
-        let mut search = rows.search();
+        let mut search = rows.search(Order::BySize);
         std::iter::from_fn(|| rows.next_victim(&mut search, Timestamp(now), &may_go))
             .map(|(digest, _)| digest.as_bytes()[0])
             .collect()
@@ -292,14 +295,14 @@ mod tests {
     enum Change {
         Put(u8, u64, bool),
         Remove(u8),
-        Evict,
+        Evict(bool),
     }
 
     fn change() -> impl Strategy<Value = Change> {
         prop_oneof![
             4 => (0..20_u8, 0..40_u32, any::<bool>()).prop_map(|(n, bits, reused)| Change::Put(n, 1 << bits, reused)),
             1 => (0..20_u8).prop_map(Change::Remove),
-            1 => Just(Change::Evict),
+            1 => any::<bool>().prop_map(Change::Evict),
         ]
     }
 
@@ -319,10 +322,11 @@ mod tests {
                         model.insert(n, row);
                     }
                     Change::Remove(n) => prop_assert_eq!(rows.remove(&digest(n)), model.remove(&n)),
-                    Change::Evict => {
-                        let weight = |row: &Row| evict::weight(row.used_at.age_at(now), evict::class(row.size), row.reused);
+                    Change::Evict(for_bytes) => {
+                        let order = if for_bytes { Order::BySize } else { Order::ByCount };
+                        let weight = |row: &Row| evict::weight(order, row.used_at.age_at(now), evict::class(row.size), row.reused);
                         let heaviest = model.values().map(weight).max();
-                        let victim = rows.next_victim(&mut rows.search(), now, |_, _| true);
+                        let victim = rows.next_victim(&mut rows.search(order), now, |_, _| true);
                         prop_assert_eq!(victim.map(|(_, row)| weight(&row)), heaviest);
                         if let Some((digest, _)) = victim {
                             rows.remove(&digest);

@@ -1,7 +1,7 @@
 //! How many blobs the index has counted, and their bytes, in all and by registry. Eviction decides by these numbers; the
 //! gauges mirror them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::store::metrics::{Metrics, gauge_value};
@@ -21,9 +21,50 @@ pub struct Totals {
 #[derive(Debug)]
 pub(crate) struct SharedTotals {
     totals: Mutex<Totals>,
-    /// Bytes by the registry that they were received from: an entry for each registry that has blobs.
-    by_owner: Mutex<HashMap<OwnerId, u64>>,
+    by_owner: Mutex<ByOwner>,
     metrics: Arc<Metrics>,
+}
+
+/// Limited registries that are remembered before those without blobs are forgotten for the first time.
+const LIMITED_MIN: usize = 1_024;
+
+/// The blobs by the registry that they were received from.
+#[derive(Debug)]
+struct ByOwner {
+    /// An entry for each registry that has any.
+    held: HashMap<OwnerId, Totals>,
+    /// Limited registries that have asked for space since the start. Those without blobs are forgotten when there are as many
+    /// as `limited_max`, twice as many as were left at the last time.
+    limited: HashSet<OwnerId>,
+    limited_max: usize,
+    /// Bytes of all of these.
+    limited_bytes: u64,
+}
+
+impl Default for ByOwner {
+    fn default() -> Self {
+        let (held, limited) = (HashMap::new(), HashSet::new());
+        Self { held, limited, limited_max: LIMITED_MIN, limited_bytes: 0 }
+    }
+}
+
+impl ByOwner {
+    fn of(&self, owner: OwnerId) -> Totals {
+        self.held.get(&owner).copied().unwrap_or_default()
+    }
+
+    fn limit(&mut self, owner: OwnerId) {
+        if self.limited.contains(&owner) {
+            return;
+        }
+        if self.limited.len() >= self.limited_max {
+            let held = &self.held;
+            self.limited.retain(|owner| held.contains_key(owner));
+            self.limited_max = 2 * self.limited.len().max(LIMITED_MIN);
+        }
+        self.limited.insert(owner);
+        self.limited_bytes = self.limited_bytes.saturating_add(self.of(owner).bytes);
+    }
 }
 
 impl SharedTotals {
@@ -35,23 +76,40 @@ impl SharedTotals {
         *self.totals.lock()
     }
 
-    /// Bytes of the blobs of one registry.
-    pub(crate) fn of(&self, owner: OwnerId) -> u64 {
-        self.by_owner.lock().get(&owner).copied().unwrap_or(0)
+    /// The blobs of one registry.
+    pub(crate) fn of(&self, owner: OwnerId) -> Totals {
+        self.by_owner.lock().of(owner)
+    }
+
+    /// Bytes of the blobs of all limited registries, of which `owner` is one.
+    pub(crate) fn limited_bytes(&self, owner: OwnerId) -> u64 {
+        let mut by_owner = self.by_owner.lock();
+        by_owner.limit(owner);
+        by_owner.limited_bytes
     }
 
     /// A registry has a blob more.
     pub(crate) fn add(&self, owner: OwnerId, bytes: u64) {
-        *self.by_owner.lock().entry(owner).or_default() += bytes;
+        let mut by_owner = self.by_owner.lock();
+        let held = by_owner.held.entry(owner).or_default();
+        held.blobs += 1;
+        held.bytes = held.bytes.saturating_add(bytes);
+        if by_owner.limited.contains(&owner) {
+            by_owner.limited_bytes = by_owner.limited_bytes.saturating_add(bytes);
+        }
     }
 
     /// A registry has a blob less.
     pub(crate) fn subtract(&self, owner: OwnerId, bytes: u64) {
         let mut by_owner = self.by_owner.lock();
-        if let Some(held) = by_owner.get_mut(&owner) {
-            *held = held.saturating_sub(bytes);
-            if *held == 0 {
-                by_owner.remove(&owner);
+        if by_owner.limited.contains(&owner) {
+            by_owner.limited_bytes = by_owner.limited_bytes.saturating_sub(bytes);
+        }
+        if let Some(held) = by_owner.held.get_mut(&owner) {
+            held.blobs = held.blobs.saturating_sub(1);
+            held.bytes = held.bytes.saturating_sub(bytes);
+            if held.blobs == 0 {
+                by_owner.held.remove(&owner);
             }
         }
     }
@@ -88,7 +146,28 @@ mod tests {
         totals.add(ours, 5);
         totals.subtract(theirs, 20);
         totals.subtract(ours, 10);
-        assert_eq!((totals.of(ours), totals.of(theirs)), (5, 0));
-        assert_eq!(totals.by_owner.lock().len(), 1, "one without blobs takes no memory");
+        assert_eq!((totals.of(ours), totals.of(theirs)), (Totals { blobs: 1, bytes: 5 }, Totals::default()));
+        assert_eq!(totals.by_owner.lock().held.len(), 1, "one without blobs takes no memory");
+    }
+
+    #[test]
+    fn what_all_limited_registries_hold_is_counted_from_when_the_first_of_them_asks_on() {
+        let totals = SharedTotals::new(Arc::new(Metrics::register(&Registry::new()).unwrap()));
+        let (ours, first, second) = (OwnerId(1), OwnerId(2), OwnerId(3));
+        totals.add(ours, 100);
+        totals.add(first, 20);
+        assert_eq!(totals.limited_bytes(first), 20);
+        totals.add(first, 1);
+        totals.add(second, 7);
+        assert_eq!((totals.limited_bytes(first), totals.limited_bytes(second)), (21, 28));
+        totals.subtract(first, 20);
+        totals.subtract(ours, 100);
+        assert_eq!(totals.limited_bytes(second), 8);
+        for n in 0..3 * LIMITED_MIN as u64 {
+            totals.limited_bytes(OwnerId(1_000 + n));
+        }
+        let by_owner = totals.by_owner.lock();
+        assert!(by_owner.limited.len() <= 2 * LIMITED_MIN && by_owner.limited.contains(&first));
+        assert_eq!(by_owner.limited_bytes, 8);
     }
 }

@@ -3,15 +3,15 @@
 //! The rows are in memory and the database follows them. Evictions are done in batches of a few files, and a new database
 //! is filled a few rows at a time, so that no operation waits for the whole of either.
 
-use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 
-use super::evictions::{Batch, Demand, Evictable, Evictions, Wanted};
+use super::evictions::{Batch, Demand, Evictable, Evictions, Stuck, Wanted};
 use super::rows::{Row, Rows};
 use super::rows_on_disk::{FILL_ROWS, RowsOnDisk};
-use super::totals::SharedTotals;
+use super::totals::{SharedTotals, Totals};
 use crate::reference::Digest;
+use crate::store::evict::Order;
 use crate::store::last_access;
 use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
@@ -71,6 +71,7 @@ pub(crate) struct Worker {
     rows: Rows,
     on_disk: RowsOnDisk,
     evictions: Evictions,
+    stuck: Stuck,
 }
 
 impl Worker {
@@ -82,7 +83,7 @@ impl Worker {
             totals.add(row.owner, row.size);
         }
         totals.set(rows.totals());
-        Self { context, rows, on_disk, evictions: Evictions::default() }
+        Self { context, rows, on_disk, evictions: Evictions::default(), stuck: Stuck::default() }
     }
 
     /// Applies operations until one of them is [`Operation::Close`] or every sender is gone. Evictions under way end with
@@ -190,37 +191,42 @@ impl Worker {
         }
     }
 
-    /// Bytes that are neither pinned nor being read. Only the rows of those that are get looked up, which are few.
-    fn evictable(&self, only: Option<OwnerId>) -> u64 {
-        let Context { totals, pins, open_blobs, .. } = &self.context;
-        let pinned = pins.digests();
-        let read = open_blobs.in_use().into_iter().filter(|digest| !pinned.contains(digest));
-        let kept_rows = pinned.iter().copied().chain(read).filter_map(|digest| self.rows.row(&digest));
+    /// What is neither pinned nor being read, and can be removed as far as is known. Only the rows of the others are looked
+    /// up, which are few.
+    fn evictable(&self, only: Option<OwnerId>) -> Totals {
+        let Context { totals, pins, open_blobs, clock, .. } = &self.context;
+        let mut kept = pins.digests();
+        kept.extend(open_blobs.in_use());
+        kept.extend(self.stuck.digests(clock.now()));
+        let kept_rows = kept.iter().filter_map(|digest| self.rows.row(digest));
         let is_meant = |row: &Row| only.is_none_or(|owner| row.owner == owner);
-        let kept_bytes = kept_rows.filter(is_meant).map(|row| row.size).fold(0, u64::saturating_add);
-        let bytes = only.map_or_else(|| totals.current().bytes, |owner| totals.of(owner));
-        bytes.saturating_sub(kept_bytes)
+        let mut left = only.map_or_else(|| totals.current(), |owner| totals.of(owner));
+        for row in kept_rows.filter(is_meant) {
+            left.bytes = left.bytes.saturating_sub(row.size);
+            left.blobs = left.blobs.saturating_sub(1);
+        }
+        left
     }
 
     /// Does the next batch of the eviction whose turn it is; `false` if none is under way.
     pub(crate) fn evict_batch(&mut self) -> bool {
         let Some((mut eviction, is_ahead)) = self.evictions.take() else { return false };
         if let Some(wanted) = eviction.demand.next(&|only| self.evictable(only)) {
-            let batch = self.evict(wanted, &mut eviction.stuck);
+            let batch = self.evict(wanted, &mut eviction.failures);
             eviction.demand.evicted(&batch);
             self.evictions.put_back(eviction, is_ahead);
         }
         true
     }
 
-    /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again by
-    /// the next eviction; others go instead.
-    fn evict(&mut self, Wanted { bytes, only }: Wanted, stuck: &mut HashSet<Digest>) -> Batch {
+    /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again after a
+    /// minute; others go instead.
+    fn evict(&mut self, Wanted { bytes, blobs, only }: Wanted, failures: &mut usize) -> Batch {
         let now = self.context.clock.now();
-        let mut search = self.rows.search();
-        let mut freed = 0;
+        let mut search = self.rows.search(if bytes > 0 { Order::BySize } else { Order::ByCount });
+        let mut gone = Batch::default();
         for _ in 0..BATCH_FILES {
-            if freed >= bytes.min(BATCH_BYTES) {
+            if gone.bytes >= bytes.min(BATCH_BYTES) && gone.blobs >= blobs {
                 break;
             }
             let Context { open_blobs, pins, .. } = &self.context;
@@ -228,10 +234,10 @@ impl Worker {
                 only.is_none_or(|owner| row.owner == owner)
                     && !open_blobs.is_in_use(digest)
                     && !pins.contains(digest)
-                    && !stuck.contains(digest)
+                    && !self.stuck.contains(digest, now)
             };
             let Some((digest, Row { size, .. })) = self.rows.next_victim(&mut search, now, may_go) else {
-                return Batch { bytes: freed, is_last: true };
+                return Batch { is_last: true, ..gone };
             };
             match self.context.layout.remove(&self.context.layout.blob(&digest)) {
                 Ok(existed) => {
@@ -239,7 +245,8 @@ impl Worker {
                     self.context.open_blobs.note_removal();
                     let _ = self.context.layout.remove(&self.context.layout.checks_of(&digest));
                     self.remove(&digest);
-                    freed += size;
+                    gone.bytes += size;
+                    gone.blobs += 1;
                     if existed {
                         self.context.metrics.evicted.inc();
                         self.context.metrics.evicted_bytes.inc_by(size);
@@ -248,17 +255,18 @@ impl Worker {
                 }
                 Err(error) => {
                     self.context.metrics.eviction_failures.inc();
-                    if stuck.is_empty() {
+                    if *failures == 0 {
                         tracing::warn!(%digest, %error, cause = error.cause(), "a blob cannot be evicted; its bytes stay counted");
                     }
-                    stuck.insert(digest);
-                    if stuck.len() >= UNLINK_FAILURES_MAX {
-                        return Batch { bytes: freed, is_last: true };
+                    self.stuck.insert(digest, now);
+                    *failures += 1;
+                    if *failures >= UNLINK_FAILURES_MAX {
+                        return Batch { is_last: true, ..gone };
                     }
                 }
             }
         }
-        Batch { bytes: freed, is_last: false }
+        gone
     }
 }
 

@@ -5,8 +5,8 @@ use std::fs;
 use super::*;
 use crate::reference::Algorithm;
 use crate::store::in_use::InUse;
+use crate::store::index::evictions::STUCK_FOR;
 use crate::store::index::rows_on_disk::CLEAN;
-use crate::store::index::totals::Totals;
 use crate::store::reserve::Reservations;
 use crate::store::share::Owner;
 use crate::support::clock::Timestamp;
@@ -72,16 +72,17 @@ struct Fixed(Wanted);
 
 impl Demand for Fixed {
     fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
-        Some(self.0).filter(|wanted| wanted.bytes > 0)
+        Some(self.0).filter(|wanted| wanted.bytes > 0 || wanted.blobs > 0)
     }
 
     fn evicted(&mut self, batch: &Batch) {
         self.0.bytes = if batch.is_last { 0 } else { self.0.bytes.saturating_sub(batch.bytes) };
+        self.0.blobs = if batch.is_last { 0 } else { self.0.blobs.saturating_sub(batch.blobs) };
     }
 }
 
 fn demand(bytes: u64, only: Option<OwnerId>) -> Operation {
-    Operation::Evict(Box::new(Fixed(Wanted { bytes, only })))
+    Operation::Evict(Box::new(Fixed(Wanted { bytes, blobs: 0, only })))
 }
 
 fn evict(worker: &mut Worker, bytes: u64, only: Option<OwnerId>) {
@@ -233,9 +234,33 @@ fn a_file_that_cannot_be_removed_stays_counted_and_is_tried_again() {
     assert_eq!((world.metrics.evicted.get(), world.metrics.eviction_failures.get()), (1, 1));
     fs::remove_dir(&file).unwrap();
     fs::write(&file, b"stuck").unwrap();
+    assert_eq!(worker.evictable(None), Totals::default(), "no download may count on it");
+    evict(&mut worker, 1, None);
+    assert_eq!(
+        (world.totals(), world.metrics.eviction_failures.get()),
+        ((1, 5), 1),
+        "not tried first each time"
+    );
+    world.clock.advance(STUCK_FOR);
+    assert_eq!(worker.evictable(None), Totals { blobs: 1, bytes: 5 });
     evict(&mut worker, 1, None);
     assert_eq!(world.totals(), (0, 0));
     assert!(!file.exists());
+}
+
+#[test]
+fn where_inodes_are_missing_so_many_blobs_go_and_the_small_ones_first() {
+    let world = World::new();
+    let large = world.blob(&[1; 100_000]);
+    for n in 0..100_u8 {
+        world.blob(&[n, n]);
+    }
+    let mut worker = world.worker();
+    let wanted = Wanted { bytes: 0, blobs: 80, only: None };
+    worker.apply(Operation::Evict(Box::new(Fixed(wanted))));
+    while worker.evict_batch() {}
+    assert_eq!(world.totals().0, 21);
+    assert!(world.layout().blob(&large).exists());
 }
 
 #[test]
@@ -283,9 +308,9 @@ fn the_blobs_of_one_registry_are_evicted_alone_also_after_the_index_was_lost() {
         fs::write(received, b"").unwrap();
     }
     let mut worker = world.worker();
-    assert_eq!(world.totals.of(OwnerId::of(&theirs)), 6);
+    assert_eq!(world.totals.of(OwnerId::of(&theirs)).bytes, 6);
     evict(&mut worker, u64::MAX, Some(OwnerId::of(&theirs)));
-    assert_eq!((world.totals(), world.totals.of(OwnerId::of(&theirs))), ((1, 4), 0));
+    assert_eq!((world.totals(), world.totals.of(OwnerId::of(&theirs)).bytes), ((1, 4), 0));
     assert!(world.layout().blob(&Digest::of(b"ours")).exists());
 }
 
@@ -297,7 +322,7 @@ fn a_registry_that_delivers_what_another_one_delivered_does_not_become_its_owner
     let stranger = Owner::limited(&"evil.test".parse().unwrap());
     let reserved = Some(Reservations::default().reserve(stranger, 5));
     worker.apply(Operation::Add { digest: Digest::of(b"x"), size: 5, owner: stranger.id, reserved });
-    assert_eq!(world.totals.of(stranger.id), 0);
+    assert_eq!(world.totals.of(stranger.id).bytes, 0);
 }
 
 #[test]
@@ -306,9 +331,9 @@ fn what_is_pinned_or_being_read_does_not_count_as_evictable() {
     let (read, _idle) = (world.blob(b"being read"), world.blob(b"idle"));
     let mark = world.in_use.mark(read);
     let worker = world.worker();
-    assert_eq!(worker.evictable(None), 4);
+    assert_eq!(worker.evictable(None), Totals { blobs: 1, bytes: 4 });
     drop(mark);
-    assert_eq!(worker.evictable(None), 14);
+    assert_eq!(worker.evictable(None), Totals { blobs: 2, bytes: 14 });
 }
 
 #[test]

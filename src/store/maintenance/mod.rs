@@ -19,7 +19,7 @@ use crate::store::blocking;
 use crate::store::layout::Layout;
 use crate::store::maintenance::scrub::Scrubber;
 use crate::store::metrics::gauge_value;
-use crate::store::records::Records;
+use crate::store::records::{Records, expire};
 use crate::support::metrics::IntGauge;
 use crate::support::shutdown::Shutdown;
 
@@ -30,6 +30,8 @@ const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
 /// may have made the budget smaller. More often than kubelet looks at the disk, every 10 s, so that the store has given way
 /// by then. Blobs are evicted ahead of need if nothing asked for space in so long.
 const BUDGET_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is looked whether the filesystem is short of inodes, so that records of absent content give theirs back.
+const INODES_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// How long `index.json` may lag behind the tags, and the share of the time, one in so many, that is spent on writing it:
 /// with very many tags it lags longer.
 const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
@@ -68,6 +70,7 @@ impl Maintenance {
         tokio::join!(
             self.enforce_budget(shutdown.clone()),
             self.follow_tags(shutdown.clone()),
+            self.give_back_inodes(shutdown.clone()),
             self.scrub_and_expire(shutdown)
         );
     }
@@ -130,7 +133,7 @@ impl Maintenance {
             let this = self.clone();
             let stop = shutdown.clone();
             let done = low_priority::run(move || {
-                this.expire_records();
+                this.expire_records(expire::LIFE, &|| stop.is_requested());
                 this.scrubber.verify_all(&|| stop.is_requested());
                 Ok(())
             });
@@ -141,8 +144,27 @@ impl Maintenance {
         }
     }
 
-    fn expire_records(&self) {
-        let count = self.records.expire();
+    async fn give_back_inodes(&self, mut shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(INODES_INTERVAL) => {}
+                () = shutdown.requested() => return,
+            }
+            let (this, stop) = (self.clone(), shutdown.clone());
+            let done = low_priority::run(move || {
+                if this.admission.is_short_of_inodes() {
+                    this.expire_records(expire::LIFE_WITHOUT_INODES, &|| stop.is_requested());
+                }
+                Ok(())
+            });
+            if let Err(error) = done.await {
+                tracing::error!(%error, cause = error.cause(), "records could not be expired");
+            }
+        }
+    }
+
+    fn expire_records(&self, life: Duration, is_stopping: &dyn Fn() -> bool) {
+        let count = self.records.expire(life, is_stopping);
         if count > 0 {
             tracing::info!(count, "expired records of content that has left the store were removed");
         }

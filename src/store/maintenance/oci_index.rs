@@ -2,20 +2,20 @@
 //!
 //! It follows the records of the tags a moment after they changed. A tag whose manifest is not in the store is left out.
 //! Each image is a line of the file, in the order of the names, so that a change of a few tags is merged into the file
-//! that is there, without reading the records of all tags. Larder itself does not read it otherwise.
+//! that is there, line by line, without reading the records of all tags. Larder itself does not read it otherwise.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 
 use oci_spec::image::{Descriptor, DescriptorBuilder};
 
 use crate::reference::{Digest, Repository, Tag};
 use crate::store::error::Error;
-use crate::store::layout::Layout;
+use crate::store::layout::{Layout, TAGS};
 use crate::store::records::changed_tags::TagChanges;
 use crate::store::records::members::{self, Member};
-use crate::store::records::tags;
+use crate::store::records::{tags, walk};
 
 /// The annotation by which skopeo and crane find an image in a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -29,46 +29,77 @@ const LAST_LINE: &str = "]}";
 /// The disk.
 pub(crate) fn write(layout: &Layout, changes: &TagChanges) -> Result<(), Error> {
     let path = layout.index_json();
-    let merged = match changes {
-        TagChanges::Some(changed) => merge(layout, changed).map_err(Error::io("read", &path))?,
-        TagChanges::Any => None,
+    let is_merged = match changes {
+        TagChanges::Some(changed) => layout.write_stream(&path, |out| merge(layout, changed, out))?,
+        TagChanges::Any => false,
     };
-    let images = merged.unwrap_or_else(|| all(layout));
-    let text = format!("{FIRST_LINE}\n{}\n{LAST_LINE}\n", images.join(",\n"));
-    layout.write_small(&path, text.as_bytes())
+    if !is_merged {
+        layout.write_stream(&path, |out| all(layout, out).map(|()| true))?;
+    }
+    Ok(())
 }
 
-/// The lines of all images, from the records.
-fn all(layout: &Layout) -> Vec<String> {
-    let mut images: Vec<(String, String)> = tags::all(layout)
-        .into_iter()
-        .filter_map(|(repository, tag, record)| {
-            Some((format!("{repository}:{tag}"), line(layout, &repository, &tag, &record.digest)?))
-        })
-        .collect();
-    images.sort();
-    images.into_iter().map(|(_, line)| line).collect()
+/// The file as it is written: a line at a time, so that no more of it is in memory.
+struct Images<'a> {
+    out: &'a mut dyn Write,
+    are_some: bool,
+}
+
+impl<'a> Images<'a> {
+    fn begin(out: &'a mut dyn Write) -> io::Result<Self> {
+        writeln!(out, "{FIRST_LINE}")?;
+        Ok(Self { out, are_some: false })
+    }
+
+    fn add(&mut self, line: Option<&str>) -> io::Result<()> {
+        let Some(line) = line else { return Ok(()) };
+        if std::mem::replace(&mut self.are_some, true) {
+            self.out.write_all(b",\n")?;
+        }
+        self.out.write_all(line.as_bytes())
+    }
+
+    fn end(self) -> io::Result<()> {
+        write!(self.out, "\n{LAST_LINE}\n")
+    }
+}
+
+/// The lines of all images, from the records, in the order of their whole names.
+fn all(layout: &Layout, out: &mut dyn Write) -> io::Result<()> {
+    let mut images = Images::begin(out)?;
+    let mut repositories = walk::repositories_with(layout, TAGS);
+    repositories.sort_by_cached_key(|repository| format!("{repository}:"));
+    for repository in repositories {
+        for (tag, record) in tags::of(layout, &repository) {
+            images.add(line(layout, &repository, &tag, &record.digest).as_deref())?;
+        }
+    }
+    images.end()
 }
 
 /// The lines of the file that is there, with those of the tags that changed in their places; without those whose manifest
-/// has left the store. `None` if the file is none that was written here.
-fn merge(layout: &Layout, changed: &BTreeMap<String, (Repository, Tag)>) -> io::Result<Option<Vec<String>>> {
+/// has left the store. `false` if the file is none that was written here.
+fn merge(
+    layout: &Layout,
+    changed: &BTreeMap<String, (Repository, Tag)>,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
     let file = match File::open(layout.index_json()) {
         Ok(file) => BufReader::new(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
     let mut lines = file.lines();
     if lines.next().transpose()?.as_deref() != Some(FIRST_LINE) {
-        return Ok(None);
+        return Ok(false);
     }
-    let mut images = Vec::new();
+    let mut images = Images::begin(out)?;
     let mut changed = changed.iter().peekable();
     let current = |(_, (repository, tag)): (&String, &(Repository, Tag))| {
         line(layout, repository, tag, &tags::find(layout, repository, tag)?.digest)
     };
     loop {
-        let Some(text) = lines.next().transpose()? else { return Ok(None) };
+        let Some(text) = lines.next().transpose()? else { return Ok(false) };
         if text == LAST_LINE {
             break;
         }
@@ -76,18 +107,21 @@ fn merge(layout: &Layout, changed: &BTreeMap<String, (Repository, Tag)>) -> io::
             continue;
         }
         let text = text.trim_end_matches(',');
-        let Some((name, digest)) = read_line(text) else { return Ok(None) };
+        let Some((name, digest)) = read_line(text) else { return Ok(false) };
         while let Some(before) = changed.next_if(|(changed, _)| **changed < name) {
-            images.extend(current(before));
+            images.add(current(before).as_deref())?;
         }
         match changed.next_if(|(changed, _)| **changed == name) {
-            Some(same) => images.extend(current(same)),
-            None if layout.blob(&digest).exists() => images.push(text.to_owned()),
+            Some(same) => images.add(current(same).as_deref())?,
+            None if layout.blob(&digest).exists() => images.add(Some(text))?,
             None => {}
         }
     }
-    images.extend(changed.filter_map(current));
-    Ok(Some(images))
+    for after in changed {
+        images.add(current(after).as_deref())?;
+    }
+    images.end()?;
+    Ok(true)
 }
 
 /// An image as a line.

@@ -17,22 +17,35 @@ use crate::store::layout::{self, Layout};
 use crate::support::clock::Timestamp;
 
 /// How long a record stays after it was last written or used.
-const LIFE: Duration = Duration::from_secs(30 * 86_400);
+pub(crate) const LIFE: Duration = Duration::from_secs(30 * 86_400);
+/// How long where the filesystem is short of inodes: content is written right after its records, in less than that.
+pub(crate) const LIFE_WITHOUT_INODES: Duration = Duration::from_secs(3_600);
 
-/// Removes expired records and returns how many there were. Blocks. A record that cannot be removed stays until the next
-/// time.
-pub(crate) fn remove(layout: &Layout, now: Timestamp) -> usize {
+/// Removes records that are older than `life`, and returns how many there were; ends early once `is_stopping`. Blocks. A
+/// record that cannot be removed stays until the next time.
+pub(crate) fn remove(
+    layout: &Layout,
+    now: Timestamp,
+    life: Duration,
+    is_stopping: &dyn Fn() -> bool,
+) -> usize {
+    let remove_from = |directory: &Path, is_obsolete: &dyn Fn(&str) -> bool| -> usize {
+        let may_go = |name: &String| is_old(&directory.join(name), now, life) && is_obsolete(name);
+        let names = walk::files(directory).into_iter().take_while(|_| !is_stopping());
+        names.filter(|name| may_go(name) && fs::remove_file(directory.join(name)).is_ok()).count()
+    };
     let is_absent = |digest: &Digest| !layout.blob(digest).exists();
     let names_absent = |name: &str| Digest::from_hex(name).is_ok_and(|digest| is_absent(&digest));
     let remove_marked = |marker, is_obsolete: &dyn Fn(&Repository, &str) -> bool| -> usize {
         let remove = |repository: Repository| {
-            remove_from(&layout.marked(&repository, marker), now, |name| is_obsolete(&repository, name))
+            remove_from(&layout.marked(&repository, marker), &|name| is_obsolete(&repository, name))
         };
-        walk::repositories_with(layout, marker).into_iter().map(remove).sum()
+        let repositories = if is_stopping() { Vec::new() } else { walk::repositories_with(layout, marker) };
+        repositories.into_iter().take_while(|_| !is_stopping()).map(remove).sum()
     };
     let registries = walk::registries(layout);
     let received =
-        registries.iter().map(|r| remove_from(&layout.received_from(r), now, names_absent)).sum::<usize>();
+        registries.iter().map(|r| remove_from(&layout.received_from(r), &names_absent)).sum::<usize>();
     let members = remove_marked(layout::MEMBERS, &|_, name| names_absent(name));
     let tags = remove_marked(layout::TAGS, &|repository, name| {
         let tag = name.parse::<Tag>();
@@ -51,18 +64,9 @@ pub(crate) fn remove(layout: &Layout, now: Timestamp) -> usize {
     received + members + tags + absent + synthesized
 }
 
-fn remove_from(directory: &Path, now: Timestamp, is_obsolete: impl Fn(&str) -> bool) -> usize {
-    let names = walk::files(directory).into_iter();
-    let removed = names.filter(|name| {
-        let path = directory.join(name);
-        is_old(&path, now) && is_obsolete(name) && fs::remove_file(path).is_ok()
-    });
-    removed.count()
-}
-
-fn is_old(path: &Path, now: Timestamp) -> bool {
+fn is_old(path: &Path, now: Timestamp, life: Duration) -> bool {
     let written = fs::symlink_metadata(path).ok().and_then(|found| u64::try_from(found.mtime()).ok());
-    written.is_some_and(|at| Timestamp(at).age_at(now) >= LIFE)
+    written.is_some_and(|at| Timestamp(at).age_at(now) >= life)
 }
 
 #[cfg(test)]
@@ -126,6 +130,10 @@ mod tests {
             }
         }
 
+        fn expire(&self, now: Timestamp) -> usize {
+            remove(&self.layout, now, LIFE, &|| false)
+        }
+
         fn records(&self) -> Vec<String> {
             let mut found = Vec::new();
             let mut directories = vec![self.layout.refs()];
@@ -172,9 +180,10 @@ mod tests {
         let before = world.records();
         world.evict(&goes);
         fs::write(world.layout.marked(&world.app, layout::MEMBERS).join("not-ours"), "").unwrap();
-        assert_eq!(remove(&world.layout, after(0)), 0, "it may be being written");
-        assert_eq!(remove(&world.layout, after(29)), 0);
-        assert_eq!(remove(&world.layout, after(30)), 5, "{:?}", world.records());
+        assert_eq!(world.expire(after(0)), 0, "it may be being written");
+        assert_eq!(world.expire(after(29)), 0);
+        assert_eq!(remove(&world.layout, after(30), LIFE, &|| true), 0, "the daemon stops");
+        assert_eq!(world.expire(after(30)), 5, "{:?}", world.records());
         let left: Vec<_> = world.records().into_iter().filter(|r| !r.ends_with("not-ours")).collect();
         let index = Digest::of(&world.index_of(goes).bytes);
         let expected: Vec<_> = before
@@ -201,7 +210,19 @@ mod tests {
             if round == 0 {
                 world.date_all(START);
             }
-            assert_eq!(remove(&world.layout, after(29 * (round + 1))), 0, "{:?}", world.records());
+            assert_eq!(world.expire(after(29 * (round + 1))), 0, "{:?}", world.records());
         }
+    }
+
+    #[test]
+    fn a_filesystem_that_is_short_of_inodes_gets_those_of_records_without_content_back_sooner() {
+        let world = World::new();
+        let (stays, goes) = (world.put(b"stays", START), world.put(b"goes", START));
+        world.date_all(START);
+        world.evict(&goes);
+        let expire = |now| remove(&world.layout, now, LIFE_WITHOUT_INODES, &|| false);
+        assert_eq!(expire(Timestamp(START.0 + 3_599)), 0, "its content may be being written");
+        assert_eq!(expire(Timestamp(START.0 + 3_600)), 2);
+        assert!(members::find(&world.layout, &world.app, &stays).is_some());
     }
 }

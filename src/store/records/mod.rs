@@ -13,6 +13,7 @@ pub(super) mod changed_tags;
 pub(super) mod expire;
 pub(super) mod file;
 pub(super) mod grants;
+mod later;
 pub(super) mod members;
 pub(super) mod outages;
 pub(super) mod pending_tags;
@@ -52,13 +53,14 @@ pub struct Records {
 impl Records {
     /// The records under `layout`, which must have been prepared.
     pub(super) fn new(layout: Layout, clock: Clock) -> Self {
+        let writes = WriteBehind::new(layout.clone());
         Self {
             layout,
             clock,
             changed_tags: Arc::new(ChangedTags::new()),
             cache: Arc::default(),
             pending_tags: Arc::default(),
-            writes: WriteBehind::default(),
+            writes,
         }
     }
 
@@ -73,13 +75,37 @@ impl Records {
             return Some(member);
         }
         let (this, repository) = (self.clone(), repository.clone());
-        let find = move || {
-            let read_at = this.cache.age();
-            let member = members::find(&this.layout, &repository, &digest)?;
-            this.cache.add_member(repository, digest, member.clone(), read_at);
-            Some(member)
-        };
-        blocking::find(find).await
+        blocking::find(move || this.look_for_member(&repository, digest)).await
+    }
+
+    /// What `digest` is in `repository`, if that and the receipt of its bytes were looked up a moment ago. Asks no disk.
+    pub(super) fn known(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        let is_received = self.cache.is_received(repository.registry(), digest);
+        is_received.then(|| self.cache.member(repository, digest)).flatten()
+    }
+
+    /// As [`Records::member`]. Blocks.
+    pub(super) fn look_for_member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        if let Some(member) = self.cache.member(repository, digest) {
+            return Some(member);
+        }
+        let read_at = self.cache.age();
+        let member = members::find(&self.layout, repository, &digest)?;
+        self.cache.add_member(repository.clone(), digest, member.clone(), read_at);
+        Some(member)
+    }
+
+    /// As [`Records::received_from`]. Blocks.
+    pub(super) fn look_for_receipt(&self, registry: &Registry, digest: Digest) -> bool {
+        if self.cache.is_received(registry, digest) {
+            return true;
+        }
+        let read_at = self.cache.age();
+        let is_received = members::is_received(&self.layout, registry, &digest);
+        if is_received {
+            self.cache.add_received(registry.clone(), digest, read_at);
+        }
+        is_received
     }
 
     /// Records that `repository` may serve `digest`.
@@ -116,33 +142,14 @@ impl Records {
         self.writes.run(remove).await
     }
 
-    /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait for the
-    /// disk. Readers see it at once.
-    pub async fn add_member_later(&self, repository: &Repository, digest: Digest, member: Member) {
-        self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
-        let (this, repository) = (self.clone(), repository.clone());
-        let write = move || {
-            if members::find(&this.layout, &repository, &digest).is_some() {
-                // It may say something else.
-                this.cache.forget_member(&repository, &digest);
-                return;
-            }
-            if let Err(error) = members::add(&this.layout, &repository, &digest, &member) {
-                this.cache.forget_member(&repository, &digest);
-                let cause = error.cause();
-                tracing::error!(%repository, %digest, %error, cause, "a confirmed blob could not be recorded");
-            }
-        };
-        self.writes.later(write).await;
-    }
-
-    /// Records that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of its registry
-    /// has sent the bytes. Blocks.
+    /// Stages by `staging` that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of its
+    /// registry has sent the bytes; [`Records::note_received`] follows. Blocks.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn add_received(
+    pub(super) fn stage_received(
         &self,
+        staging: &Layout,
         repository: &Repository,
         digest: &Digest,
         member: Option<&Member>,
@@ -151,11 +158,14 @@ impl Records {
         let is_manifest =
             || matches!(members::find(&self.layout, repository, digest), Some(Member::Manifest(_)));
         if let Some(member) = member.filter(|member| **member != Member::Blob || !is_manifest()) {
-            let added = members::add(&self.layout, repository, digest, member);
-            self.cache.forget_member(repository, digest);
-            added?;
+            members::add(staging, repository, digest, member)?;
         }
-        members::add_received(&self.layout, repository.registry(), digest, self.clock.now())
+        members::add_received(staging, repository.registry(), digest, self.clock.now())
+    }
+
+    /// What was staged has its names, or could not be written: what was read before may say something else.
+    pub(super) fn note_received(&self, repository: &Repository, digest: &Digest) {
+        self.cache.forget_member(repository, digest);
     }
 
     /// Whether `registry` itself has sent the bytes of `digest`.
@@ -164,17 +174,13 @@ impl Records {
             return true;
         }
         let (this, registry) = (self.clone(), registry.clone());
-        let find = move || {
-            let read_at = this.cache.age();
-            members::is_received(&this.layout, &registry, &digest)
-                .then(|| this.cache.add_received(registry, digest, read_at))
-        };
-        blocking::find(find).await.is_some()
+        blocking::find(move || this.look_for_receipt(&registry, digest).then_some(())).await.is_some()
     }
 
-    /// Removes expired records and returns how many there were. Blocks.
-    pub(super) fn expire(&self) -> usize {
-        let removed = expire::remove(&self.layout, self.clock.now());
+    /// Removes records of absent content that are older than `life`, and returns how many there were; ends early once
+    /// `is_stopping`. Blocks.
+    pub(super) fn expire(&self, life: Duration, is_stopping: &dyn Fn() -> bool) -> usize {
+        let removed = expire::remove(&self.layout, self.clock.now(), life, is_stopping);
         if removed > 0 {
             self.cache.forget_all();
         }
@@ -199,19 +205,6 @@ impl Records {
     ) -> Result<(), Error> {
         let (this, repository) = (self.clone(), repository.clone());
         blocking::run(move || grants::set(&this.layout, &repository, &principal, proved_at)).await
-    }
-
-    /// As [`Records::set_grant`], behind what is being written already: the answer does not wait for the disk. A grant that
-    /// is ended later does not return.
-    pub async fn set_grant_later(&self, repository: &Repository, principal: Principal, proved_at: Timestamp) {
-        let (this, repository) = (self.clone(), repository.clone());
-        let write = move || {
-            if let Err(error) = grants::set(&this.layout, &repository, &principal, proved_at) {
-                let cause = error.cause();
-                tracing::error!(%repository, %error, cause, "a grant could not be written to disk; it holds until the next start");
-            }
-        };
-        self.writes.later(write).await;
     }
 
     /// Ends the grant of `principal` on `repository`, durably.
@@ -266,42 +259,32 @@ impl Records {
     /// The disk.
     pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
-        let now = this.clock.now();
-        self.writes.run(move || this.write_tag(&repository, &tag, digest, now)).await
-    }
-
-    /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk. Readers
-    /// see the record at once.
-    pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
-        let record = TagRecord { digest, confirmed_at: self.clock.now() };
-        let pending = self.pending_tags.add(repository, tag, record);
-        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        let record = TagRecord { digest, confirmed_at: this.clock.now() };
         let write = move || {
-            if let Err(error) = this.write_tag(&repository, &tag, digest, record.confirmed_at) {
-                let cause = error.cause();
-                tracing::error!(%repository, %tag, %error, cause, "a tag could not be recorded");
+            if this.write_tag(&this.layout, &repository, &tag, record)? {
+                this.changed_tags.record(&repository, &tag);
             }
-            this.pending_tags.remove(&pending);
+            this.pending_tags.forget(&repository, &tag);
+            Ok(())
         };
-        self.writes.later(write).await;
+        self.writes.run(write).await
     }
 
-    /// Blocks.
+    /// Writes the record of a tag by `layout`, unless it says the same and is recent; returns whether it did. Blocks.
     fn write_tag(
         &self,
+        layout: &Layout,
         repository: &Repository,
         tag: &Tag,
-        digest: Digest,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        let is_recent = tags::find(&self.layout, repository, tag)
-            .is_some_and(|r| r.digest == digest && r.confirmed_at.age_at(now) < TAG_RENEWAL);
-        if is_recent {
-            return Ok(());
+        record: TagRecord,
+    ) -> Result<bool, Error> {
+        let is_recent = tags::find(layout, repository, tag).is_some_and(|found| {
+            found.digest == record.digest && found.confirmed_at.age_at(record.confirmed_at) < TAG_RENEWAL
+        });
+        if !is_recent {
+            tags::set(layout, repository, tag, record)?;
         }
-        tags::set(&self.layout, repository, tag, TagRecord { digest, confirmed_at: now })?;
-        self.changed_tags.record(repository, tag);
-        Ok(())
+        Ok(!is_recent)
     }
 
     /// The writes that answers do not wait for.
@@ -316,6 +299,7 @@ impl Records {
     pub async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let remove = move || {
+            this.pending_tags.forget(&repository, &tag);
             tags::remove(&this.layout, &repository, &tag)?;
             this.changed_tags.record(&repository, &tag);
             Ok(())

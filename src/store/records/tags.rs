@@ -32,16 +32,17 @@ pub(crate) fn find(layout: &Layout, repository: &Repository, tag: &Tag) -> Optio
 pub(crate) fn all(layout: &Layout) -> Vec<(Repository, Tag, TagRecord)> {
     let mut found = Vec::new();
     for repository in walk::repositories_with(layout, layout::TAGS) {
-        let names = walk::files(&layout.tags(&repository));
-        let mut tags: Vec<Tag> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        tags.sort();
-        for tag in tags {
-            if let Some(record) = find(layout, &repository, &tag) {
-                found.push((repository.clone(), tag, record));
-            }
-        }
+        found.extend(of(layout, &repository).map(|(tag, record)| (repository.clone(), tag, record)));
     }
     found
+}
+
+/// The tags of a repository, in their order.
+pub(crate) fn of(layout: &Layout, repository: &Repository) -> impl Iterator<Item = (Tag, TagRecord)> {
+    let names = walk::files(&layout.tags(repository));
+    let mut tags: Vec<Tag> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    tags.sort();
+    tags.into_iter().filter_map(|tag| find(layout, repository, &tag).map(|record| (tag, record)))
 }
 
 pub(crate) fn set(

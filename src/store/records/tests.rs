@@ -29,7 +29,7 @@ async fn what_one_repository_may_serve_no_other_may() {
     records.remove_member(&app, digest).await.unwrap();
     records.add_member(&app, digest, Member::Blob).await.unwrap();
     assert!(!records.received_from(app.registry(), digest).await, "a confirmed digest brought no bytes");
-    records.add_received(&other, &digest, Some(&Member::Blob)).unwrap();
+    records.stage_received(&records.layout, &other, &digest, Some(&Member::Blob)).unwrap();
     assert_eq!(records.member(&other, digest).await, Some(Member::Blob));
     assert!(records.received_from(app.registry(), digest).await);
 }

@@ -1,4 +1,4 @@
-//! The directory tree of the store: the only file that builds its paths, and the only one that publishes by rename.
+//! The directory tree of the store: the only file that builds its paths.
 //!
 //! ```text
 //! <store>/format                      version of this tree
@@ -21,20 +21,26 @@
 //! No component of a repository's name begins with an underscore, so none can be mistaken for a marker directory. Paths
 //! are built from parsed types alone; the hex digits of a digest tell its algorithm by their number: no name that a client or a registry sends leads out of the tree.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+pub(super) mod files;
+pub(super) mod staged;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use parking_lot::Mutex;
+
+pub(super) use files::{create, open_regular, publish, publish_new, read_small, refresh, sync_directory};
+use files::{fill_and_publish, rename, rename_at_failpoints, write_and_publish};
 
 use crate::reference::{Algorithm, Digest, Principal, Registry, Repository, Tag};
 use crate::store::changes::{Change, Changes};
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::leftovers::Leftovers;
-use crate::support::clock::Timestamp;
+use staged::{Staged, StagedFile};
 
 /// Content of `format`; a store with another content is refused.
 pub(super) const FORMAT: &str = "larder store 2\n";
@@ -53,8 +59,6 @@ pub(super) const MEMBERS: &str = "_members";
 pub(super) const ABSENT: &str = "_absent";
 /// The directory of the indexes synthesized for a repository.
 pub(super) const SYNTHESIZED: &str = "_composed";
-/// Bytes read of a small file (a tag, a membership). A pin, the largest of them, has 60 KiB at most.
-const SMALL_BYTES_MAX: u64 = 64 * 1024;
 
 /// The tree under one root. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -62,11 +66,20 @@ pub(super) struct Layout {
     root: Arc<Path>,
     changes: Changes,
     leftovers: Leftovers,
+    /// Where small files go that get their names later, together with others.
+    staged: Option<Arc<Mutex<Staged>>>,
 }
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.into(), changes: Changes::default(), leftovers: Leftovers::default() }
+        Self { root: root.into(), changes: Changes::default(), leftovers: Leftovers::default(), staged: None }
+    }
+
+    /// This tree, with small files and directories staged: they are written and made, and durable, and the files under their
+    /// names, when what was staged is published (`batch`).
+    pub(super) fn staging(&self) -> (Self, Arc<Mutex<Staged>>) {
+        let staged = Arc::new(Mutex::new(Staged::default()));
+        (Self { staged: Some(Arc::clone(&staged)), ..self.clone() }, staged)
     }
 
     /// Begins a change of the tree, which this and its clones may make until [`Layout::end_changes`].
@@ -198,19 +211,74 @@ impl Layout {
         self.root.join("index")
     }
 
+    /// Gives a finished file of `ingest/` its name, and makes its bytes durable before, when what is staged is published.
+    pub(super) fn name_later(&self, temporary: PathBuf, path: PathBuf, bytes: Arc<File>) {
+        if let Some(staged) = &self.staged {
+            staged.lock().files.push(StagedFile::new(temporary, path, Some(bytes)));
+        }
+    }
+
+    /// What is staged is published only if there is a file at `path` by then.
+    pub(super) fn names(&self, path: PathBuf) {
+        if let Some(staged) = &self.staged {
+            staged.lock().names = Some(path);
+        }
+    }
+
     /// Writes a small file so that after a crash it is either complete or as it was.
     pub(super) fn write_small(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
-        self.write(path, content, write_and_publish)
+        match &self.staged {
+            // A file without content has its name alone.
+            Some(staged) => self.stage(staged, path, content, !content.is_empty()),
+            None => self.write(path, content, write_and_publish),
+        }
     }
 
     /// Writes a small file that can be made again: complete for every process, but a power cut may take it or parts of it.
     /// Its reader must find that out. Costs no sync.
     pub(super) fn write_derived(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        if let Some(staged) = &self.staged {
+            return self.stage(staged, path, content, false);
+        }
         self.write(path, content, |temporary, path, content| {
             let mut file = create(temporary)?;
             file.write_all(content).map_err(Error::io("write", temporary))?;
             failpoints::reached("derived file written");
             rename(temporary, path)
+        })
+    }
+
+    /// As [`Layout::write_small`], for a file that is written piece by piece; not if `fill` returns `false`, which this
+    /// returns too.
+    pub(super) fn write_stream(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<bool>,
+    ) -> Result<bool, Error> {
+        let mut is_whole = false;
+        self.write(path, &[], |temporary, path, _| {
+            is_whole = fill_and_publish(temporary, path, fill)?;
+            Ok(())
+        })?;
+        Ok(is_whole)
+    }
+
+    /// Writes a file that gets its name later. `is_synced` says whether its bytes have to be durable by then.
+    fn stage(
+        &self,
+        staged: &Mutex<Staged>,
+        path: &Path,
+        content: &[u8],
+        is_synced: bool,
+    ) -> Result<(), Error> {
+        self.write(path, content, |temporary, path, content| {
+            let mut file = create(temporary)?;
+            failpoints::reached("staged file created");
+            file.write_all(content).map_err(Error::io("write", temporary))?;
+            failpoints::reached("staged file written");
+            let bytes = is_synced.then(|| Arc::new(file));
+            staged.lock().files.push(StagedFile::new(temporary.to_owned(), path.to_owned(), bytes));
+            Ok(())
         })
     }
 
@@ -308,118 +376,17 @@ impl Layout {
         match made {
             Ok(()) => {
                 failpoints::reached("directory made");
-                directory.parent().map_or(Ok(()), sync_directory)
+                match (directory.parent(), &self.staged) {
+                    (Some(parent), Some(staged)) => {
+                        staged.lock().made_in.insert(parent.to_owned());
+                        Ok(())
+                    }
+                    (Some(parent), None) => sync_directory(parent),
+                    (None, _) => Ok(()),
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
             Err(e) => Err(Error::io("make directory", directory)(e)),
         }
     }
-}
-
-/// Creates a file that must not exist yet, readable by its owner only.
-pub(super) fn create(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io("create", path))
-}
-
-/// Writes a file, makes it durable and gives it its name.
-fn write_and_publish(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
-    let mut file = create(temporary)?;
-    failpoints::reached("small file created");
-    // A file without content has its name alone, which the directory's sync makes durable.
-    if !content.is_empty() {
-        file.write_all(content).map_err(Error::io("write", temporary))?;
-        failpoints::reached("small file written");
-        file.sync_data().map_err(Error::io("sync", temporary))?;
-        failpoints::reached("small file synced");
-    }
-    publish(temporary, path)
-}
-
-/// Moves a finished, synced file to its final name and makes the name durable.
-pub(super) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
-    rename_at_failpoints(from, to)?;
-    sync_name(to)
-}
-
-fn rename_at_failpoints(from: &Path, to: &Path) -> Result<(), Error> {
-    failpoints::reached("before the rename");
-    rename(from, to)?;
-    failpoints::reached("renamed");
-    Ok(())
-}
-
-/// Makes the name of a file durable.
-pub(super) fn sync_name(path: &Path) -> Result<(), Error> {
-    path.parent().map_or(Ok(()), sync_directory)?;
-    failpoints::reached("rename synced");
-    Ok(())
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one place that renames; what has to be durable is published"
-)]
-fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(Error::io("publish", to))
-}
-
-/// As [`publish`], unless the name is taken.
-pub(super) fn publish_new(from: &Path, to: &Path) -> Result<(), Error> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let renamed = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
-    renamed.map_err(|error| Error::io("publish", to)(error.into()))?;
-    to.parent().map_or(Ok(()), sync_directory)
-}
-
-pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {
-    File::open(directory).and_then(|f| f.sync_all()).map_err(Error::io("sync directory", directory))
-}
-
-/// Opens a regular file for reading: follows no symlink and waits for no FIFO. `None` if there is no file.
-///
-/// # Errors
-/// Anything else under that name is an error of kind `InvalidData`.
-pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
-    let file = match OpenOptions::new().read(true).custom_flags(flags as i32).open(path) {
-        Ok(file) => file,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "is a symbolic link"));
-        }
-        Err(e) => return Err(e),
-    };
-    if file.metadata()?.is_file() {
-        Ok(Some(file))
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"))
-    }
-}
-
-/// Sets the modification time of a record that was used again; `false` if there is no such record. Not synced: the
-/// time is only used to expire records, and a lost one expires its record early at worst.
-pub(super) fn refresh(path: &Path, now: Timestamp) -> bool {
-    let Ok(Some(file)) = open_regular(path) else { return false };
-    // A filesystem that takes no writes keeps the old time, and expires nothing either.
-    let _ = file.set_modified(now.to_system_time());
-    true
-}
-
-/// The content of a small file; `None` if there is none.
-pub(super) fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(path)? else {
-        return Ok(None);
-    };
-    let mut content = Vec::new();
-    file.take(SMALL_BYTES_MAX).read_to_end(&mut content)?;
-    Ok(Some(content))
 }

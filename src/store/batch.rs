@@ -1,0 +1,301 @@
+//! Files that get their names together, with few syncs.
+//!
+//! Written one by one, each small file costs two syncs, of its bytes and of its directory, and each directory of a new
+//! repository one more, one after the other. A batch writes all files first, syncs their bytes at the same time, gives them
+//! their names in order, and syncs each directory once, at the same time too: a batch takes the time of three syncs, whatever
+//! is in it.
+//!
+//! Promises: no file has its name before its bytes are durable; files get their names in the order in which they were
+//! staged, those of one group after those of the group before; but what names another file gets its name after that one is
+//! durable, and none without it. A group of which a file cannot be synced gets no names. What is told as durable survives a
+//! power cut.
+//!
+//! Not here: what is written, and when (`write_behind`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::store::error::Error;
+use crate::store::failpoints;
+use crate::store::layout::staged::Staged;
+use crate::store::layout::{self, Layout};
+
+/// Syncs at the same time: more than these a disk does not join into one write of its journal much better.
+const SYNCS_AT_ONCE: usize = 8;
+
+/// What became of a group.
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    /// Its files have their names, and a power cut takes none of them.
+    Durable,
+    /// Its files have their names; a power cut may take them.
+    Fragile(Error),
+    /// What it names is not in the store: none of its files has its name.
+    NamesNothing,
+    /// Its files do not have their names, or not all of them.
+    Failed(Error),
+}
+
+/// Writes the files of a group by the layout that it is given, and returns what is to be told the outcome.
+pub(super) type Write = Box<dyn FnOnce(&Layout) -> (Result<(), Error>, End) + Send>;
+/// Is told what became of a group.
+pub(super) type End = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Files that belong together.
+struct Group {
+    staged: Staged,
+    failed: Option<Error>,
+}
+
+/// Writes each group and publishes all of them. Blocks.
+pub(super) fn write(layout: &Layout, writes: Vec<Write>) {
+    // Until the ends were told: the store is not closed in between. A store that is closed refuses each write by itself.
+    let _change = layout.change().ok();
+    let (mut groups, mut ends) = (Vec::new(), Vec::new());
+    for write in writes {
+        let (staging, staged) = layout.staging();
+        let written = catch_unwind(AssertUnwindSafe(|| write(&staging)));
+        let (result, end) = written.unwrap_or_else(|_| {
+            tracing::error!("a write of the store panicked; what it should have written is not there");
+            let panicked = Error::io("write", layout.root())(std::io::Error::other("a panic"));
+            (Err(panicked), Box::new(|_| ()))
+        });
+        groups.push(Group { staged: std::mem::take(&mut staged.lock()), failed: result.err() });
+        ends.push(end);
+    }
+    for (outcome, end) in publish(layout, groups).into_iter().zip(ends) {
+        if catch_unwind(AssertUnwindSafe(|| end(outcome))).is_err() {
+            tracing::error!("what follows a write of the store panicked");
+        }
+    }
+}
+
+/// Writes one group by the layout that `write` is given, and publishes it. Blocks.
+pub(super) fn write_one(layout: &Layout, write: impl FnOnce(&Layout) -> Result<(), Error>) -> Outcome {
+    let (staging, staged) = layout.staging();
+    let failed = write(&staging).err();
+    let group = Group { staged: std::mem::take(&mut staged.lock()), failed };
+    publish(layout, vec![group]).pop().unwrap_or(Outcome::Durable)
+}
+
+fn publish(layout: &Layout, mut groups: Vec<Group>) -> Vec<Outcome> {
+    failpoints::reached("batch written");
+    sync_bytes(&mut groups);
+    failpoints::reached("batch synced");
+    // A record that a power cut leaves names what it leaves too.
+    let (mut names, mut others): (Vec<_>, Vec<_>) =
+        groups.iter_mut().enumerate().partition(|(_, group)| group.staged.names.is_some());
+    let mut outcomes = name_and_sync(layout, &mut others);
+    outcomes.extend(name_and_sync(layout, &mut names));
+    outcomes.into_values().collect()
+}
+
+/// Gives files their names and makes these durable; the outcomes are by the number of the group.
+fn name_and_sync(layout: &Layout, groups: &mut [(usize, &mut Group)]) -> BTreeMap<usize, Outcome> {
+    let named: Vec<Result<(), Outcome>> =
+        groups.iter_mut().map(|(_, group)| give_names(layout, group)).collect();
+    let directories: BTreeSet<PathBuf> = groups.iter().flat_map(|(_, group)| group.directories()).collect();
+    let directories: Vec<PathBuf> = directories.into_iter().collect();
+    let synced = at_once(&directories, |directory| layout::sync_directory(directory));
+    failpoints::reached("directories synced");
+    let failed: BTreeMap<&Path, Error> = directories
+        .iter()
+        .zip(synced)
+        .filter_map(|(directory, synced)| Some((directory.as_path(), synced.err()?)))
+        .collect();
+    let durable = |group: &Group| match group.directories().find_map(|at| failed.get(at.as_path())) {
+        Some(error) => Outcome::Fragile(error.clone()),
+        None => Outcome::Durable,
+    };
+    let outcomes = groups.iter().zip(named);
+    outcomes
+        .map(|((number, group), named)| (*number, named.err().unwrap_or_else(|| durable(group))))
+        .collect()
+}
+
+impl Group {
+    /// The directories in which something has got a name.
+    fn directories(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let of_files = self.staged.files.iter().filter_map(|file| file.directory().map(Path::to_owned));
+        self.staged.made_in.iter().cloned().chain(of_files)
+    }
+}
+
+/// Makes the bytes of all files durable; a group of which that fails has failed.
+fn sync_bytes(groups: &mut [Group]) {
+    let sound = groups.iter().enumerate().filter(|(_, group)| group.failed.is_none());
+    let files: Vec<_> =
+        sound.flat_map(|(number, group)| group.staged.files.iter().map(move |file| (number, file))).collect();
+    let sync = |(_, file): &(usize, &layout::staged::StagedFile)| {
+        file.sync().map_err(Error::io("sync", &file.temporary))
+    };
+    let synced = at_once(&files, sync);
+    let numbers: Vec<usize> = files.iter().map(|(number, _)| *number).collect();
+    for (number, result) in numbers.into_iter().zip(synced) {
+        if let Err(error) = result {
+            groups[number].failed.get_or_insert(error);
+        }
+    }
+}
+
+/// Gives the files of a group their names; those that got none are removed, and do not count as its files any more.
+fn give_names(layout: &Layout, group: &mut Group) -> Result<(), Outcome> {
+    let is_missing = |path: &PathBuf| !path.exists();
+    let mut outcome = match group.failed.take() {
+        Some(error) => Err(Outcome::Failed(error)),
+        None if group.staged.names.as_ref().is_some_and(is_missing) => Err(Outcome::NamesNothing),
+        None => Ok(()),
+    };
+    let mut named = 0;
+    for file in &group.staged.files {
+        if outcome.is_ok() {
+            outcome = layout.rename(&file.temporary, &file.path).map_err(Outcome::Failed);
+        }
+        if outcome.is_ok() {
+            named += 1;
+        } else {
+            layout.remove_temporary(&file.temporary);
+        }
+    }
+    group.staged.files.truncate(named);
+    outcome
+}
+
+/// Does the same with each of `items`, several at a time: on threads of their own as far as there are any. The results are
+/// in the order of the items.
+fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -> Vec<Result<(), Error>> {
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let take_turns = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(number) else { return };
+            let result = work(item);
+            results.lock().insert(number, result);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..items.len().min(SYNCS_AT_ONCE) {
+            let builder = std::thread::Builder::new().name("larder-sync".to_owned());
+            // Without a thread the others take more turns.
+            if builder.spawn_scoped(scope, take_turns).is_err() {
+                break;
+            }
+        }
+        take_turns();
+    });
+    results.into_inner().into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn layout(directory: &tempfile::TempDir) -> Layout {
+        let layout = Layout::new(directory.path());
+        layout.make_directory(&layout.ingest()).unwrap();
+        layout
+    }
+
+    /// Writes `content` to `path` when it is its turn, and notes the outcome.
+    fn write_of(path: PathBuf, content: &'static [u8], seen: &Seen) -> Write {
+        let seen = seen.clone();
+        Box::new(move |staging| {
+            let written = staging.write_small(&path, content);
+            let there_before = path.exists();
+            (written, Box::new(move |outcome| seen.0.lock().push((there_before, path.exists(), outcome))))
+        })
+    }
+
+    /// Whether a file was there when it was written, and when its outcome was told.
+    #[derive(Clone, Default)]
+    struct Seen(std::sync::Arc<Mutex<Vec<(bool, bool, Outcome)>>>);
+
+    #[test]
+    fn files_of_a_batch_get_their_names_when_all_are_written_and_each_directory_is_synced_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (layout, seen) = (layout(&directory), Seen::default());
+        let at = |name: &str| layout.root().join("refs/a.test/b").join(name);
+        let writes = ["1", "2", "3"].map(|name| write_of(at(name), b"x", &seen));
+        write(&layout, writes.into());
+        let seen = seen.0.lock();
+        assert_eq!(seen.len(), 3);
+        assert!(seen.iter().all(|found| matches!(found, (false, true, Outcome::Durable))), "{seen:?}");
+        assert_eq!(fs::read_dir(layout.ingest()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn one_that_cannot_be_written_keeps_no_other_from_its_name_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (layout, seen) = (layout(&directory), Seen::default());
+        let [first, last] = ["first", "last"].map(|name| layout.root().join(name));
+        let bad: Write = Box::new({
+            let path = layout.root().join("half");
+            move |staging| {
+                staging.write_small(&path, b"half").unwrap();
+                let failed = Error::io("write", &path)(std::io::ErrorKind::StorageFull.into());
+                (Err(failed), Box::new(|outcome| assert!(matches!(outcome, Outcome::Failed(_)))))
+            }
+        });
+        write(&layout, vec![write_of(first, b"1", &seen), bad, write_of(last, b"2", &seen)]);
+        assert!(seen.0.lock().iter().all(|found| matches!(found, (false, true, Outcome::Durable))));
+        assert!(!layout.root().join("half").exists());
+        assert_eq!(fs::read_dir(layout.ingest()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_names_a_file_is_published_after_it_and_not_without_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (layout, seen) = (layout(&directory), Seen::default());
+        let content = layout.root().join("content");
+        let name = |path: &str, of: &str| -> Write {
+            let (path, content) = (layout.root().join(path), layout.root().join(of));
+            let write = write_of(path, b"content", &seen);
+            Box::new(move |staging| {
+                staging.names(content);
+                write(staging)
+            })
+        };
+        let writes = vec![
+            name("without it", "nothing"),
+            name("before it", "content"),
+            write_of(content, b"x", &seen),
+            name("after it", "content"),
+        ];
+        write(&layout, writes);
+        let outcomes: Vec<_> =
+            seen.0.lock().iter().map(|(_, is_there, outcome)| (*is_there, outcome.clone())).collect();
+        assert!(
+            matches!(
+                outcomes.as_slice(),
+                [
+                    (false, Outcome::NamesNothing),
+                    (true, Outcome::Durable),
+                    (true, Outcome::Durable),
+                    (true, Outcome::Durable)
+                ]
+            ),
+            "{outcomes:?}"
+        );
+        assert_eq!(fs::read_dir(layout.ingest()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn everything_is_done_once_and_its_result_is_in_its_place() {
+        let items: Vec<usize> = (0..100).collect();
+        let done = Mutex::new(Vec::new());
+        let results = at_once(&items, |item| {
+            done.lock().push(*item);
+            if item % 7 == 0 { Err(Error::Closed) } else { Ok(()) }
+        });
+        assert!(results.iter().enumerate().all(|(item, result)| result.is_err() == (item % 7 == 0)));
+        let mut done = done.into_inner();
+        done.sort_unstable();
+        assert_eq!(done, items);
+    }
+}

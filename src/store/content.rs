@@ -1,0 +1,155 @@
+//! Content into the store: received, verified, and committed together with what its repository may do with it.
+//!
+//! Content that an answer waits for is written at once; a manifest that was answered already is written behind, several in
+//! one batch.
+
+use bytes::Bytes;
+
+use super::Store;
+use crate::reference::{Digest, Repository};
+use crate::store::batch::{self, End, Outcome};
+use crate::store::blocking;
+use crate::store::error::Error;
+use crate::store::ingest::Verified;
+use crate::store::layout::Layout;
+use crate::store::records::members::Member;
+use crate::store::share::Owner;
+
+impl Store {
+    /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if the
+    /// registry itself says that the repository has it: first the membership, then the bytes, so that
+    /// no request finds a blob whose membership is still being written and asks upstream for it. A membership without
+    /// bytes is what an eviction leaves too: it opens nothing. Blocks.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn commit(
+        &self,
+        verified: Verified,
+        repository: &Repository,
+        member: Option<&Member>,
+    ) -> Result<(), Error> {
+        // Until the blob is counted.
+        let _change = self.0.layout.change()?;
+        let stage = |staging: &Layout| self.stage(staging, &verified, repository, member);
+        let outcome = batch::write_one(&self.0.layout, stage);
+        self.end_commit(verified, repository, outcome)
+    }
+
+    fn stage(
+        &self,
+        staging: &Layout,
+        verified: &Verified,
+        repository: &Repository,
+        member: Option<&Member>,
+    ) -> Result<(), Error> {
+        self.0.records.stage_received(staging, repository, &verified.digest(), member)?;
+        verified.stage(staging)
+    }
+
+    fn end_commit(&self, verified: Verified, repository: &Repository, outcome: Outcome) -> Result<(), Error> {
+        self.0.records.note_received(repository, &verified.digest());
+        self.0.blobs.end_commit(verified, outcome).inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Stores small content that is complete in memory, such as a manifest. It counts for its registry and is not refused
+    /// for that registry's share: no more is asked for than what a pull names.
+    ///
+    /// # Errors
+    /// Content that is not `digest`'s; no space; the disk, or that it failed a moment ago.
+    pub async fn put(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+    ) -> Result<(), Error> {
+        let (store, repository) = (self.clone(), repository.clone());
+        blocking::run(move || {
+            let verified = store.receive(&repository, digest, &content)?;
+            store.commit(verified, &repository, Some(&member))
+        })
+        .await
+    }
+
+    /// Blocks.
+    fn receive(&self, repository: &Repository, digest: Digest, content: &Bytes) -> Result<Verified, Error> {
+        let owner = Owner::unlimited(repository.registry());
+        let mut ingest = self.begin_write(digest, Some(content.len() as u64), owner)?;
+        ingest.write(content).inspect_err(|error| self.record_failure(error))?;
+        ingest.hash(content);
+        ingest.verify()
+    }
+
+    /// As [`Store::put`], for an answer that does not wait for the disk: behind what is being written already, so that a
+    /// record that is written later never names content that is not durable. The caller keeps the content until then.
+    /// `done` is told whether it is stored.
+    pub async fn put_later(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        self.write_later(repository, digest, content, member, |_, _| true, done).await;
+    }
+
+    /// As [`Store::put_later`], for content that was stored: it is written only if its blob has left the store.
+    pub async fn restore_later(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let is_gone =
+            move |store: &Self, content: &Bytes| !store.0.blobs.is_on_disk(&digest, content.len() as u64);
+        self.write_later(repository, digest, content, member, is_gone, done).await;
+    }
+
+    async fn write_later(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+        is_needed: impl FnOnce(&Self, &Bytes) -> bool + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let (store, repository) = (self.clone(), repository.clone());
+        let write = move |staging: &Layout| -> (Result<(), Error>, End) {
+            if !is_needed(&store, &content) {
+                return (Ok(()), Box::new(|_| done(true)));
+            }
+            let received = store.receive(&repository, digest, &content);
+            let staged = received.and_then(|verified| {
+                store.stage(staging, &verified, &repository, Some(&member)).map(|()| verified)
+            });
+            let (verified, staged) = match staged {
+                Ok(verified) => (Some(verified), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let end = move |outcome| {
+                let written = match (verified, outcome) {
+                    (Some(verified), outcome) => store.end_commit(verified, &repository, outcome),
+                    (None, Outcome::Failed(error)) => {
+                        store.record_failure(&error);
+                        Err(error)
+                    }
+                    (None, _) => Ok(()),
+                };
+                done(written.is_ok());
+                if let Err(error) = written
+                    && store.should_log(&error)
+                {
+                    let cause = error.cause();
+                    tracing::error!(%repository, %digest, %error, cause, "a manifest is served but could not be stored");
+                }
+            };
+            (staged, Box::new(end))
+        };
+        self.0.records.writes().stage(Box::new(write)).await;
+    }
+}

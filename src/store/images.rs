@@ -1,0 +1,90 @@
+//! Images of the store: what is there by name, and pins.
+
+use super::Store;
+use crate::reference::{Reference, Repository};
+use crate::store::blocking;
+use crate::store::error::Error;
+use crate::store::image_contents::ImageContents;
+use crate::store::inventory::{CachedImage, RemovedImage};
+use crate::store::pins::Pin;
+
+impl Store {
+    /// Every tag, and every image that is pinned by its digest.
+    ///
+    /// # Errors
+    /// A panic of the listing.
+    pub async fn inventory(&self) -> Result<Vec<CachedImage>, Error> {
+        self.flush().await;
+        let inventory = self.0.inventory.clone();
+        blocking::run(move || Ok(inventory.list())).await
+    }
+
+    /// What is in the store of one image; `None` of a tag that upstream never confirmed.
+    ///
+    /// # Errors
+    /// A panic of the reading.
+    pub async fn contents(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Option<ImageContents>, Error> {
+        self.flush().await;
+        let (root, confirmed_at) = match reference {
+            Reference::Digest(digest) => (*digest, None),
+            Reference::Tag(tag) => match self.records().tag(repository, tag).await {
+                Some(record) => (record.digest, Some(record.confirmed_at)),
+                None => return Ok(None),
+            },
+        };
+        let layout = self.0.layout.clone();
+        blocking::run(move || Ok(Some(ImageContents::read(&layout, root, confirmed_at)))).await
+    }
+
+    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
+    /// stay until they are evicted.
+    ///
+    /// # Errors
+    /// The disk; parts of the image may have been removed before.
+    pub async fn remove_image(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<RemovedImage, Error> {
+        self.flush().await;
+        self.0.inventory.remove(repository, reference).await
+    }
+
+    /// Pins an image: nothing of it is evicted from now on.
+    ///
+    /// # Errors
+    /// The disk; an image with more than 800 manifests and blobs.
+    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
+        let pins = self.0.pins.clone();
+        blocking::run(move || pins.add(pin)).await
+    }
+
+    /// Ends the pins that were made for a reference, or for the digest it had; returns how many there were.
+    ///
+    /// # Errors
+    /// The disk; some pins may have ended before.
+    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<usize, Error> {
+        let pins = self.0.pins.clone();
+        let repository = repository.clone();
+        let reference = reference.to_string();
+        blocking::run(move || pins.remove_matching(&repository, &reference)).await
+    }
+
+    /// Ends one pin.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
+        let pins = self.0.pins.clone();
+        blocking::run(move || pins.remove(&pin)).await
+    }
+
+    /// The images that are pinned.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.0.pins.list()
+    }
+}

@@ -1,0 +1,144 @@
+//! Files and directories as the store makes them: created once, given a name by rename, made durable by syncs, and opened
+//! without following what another program may have put there. The only place that renames.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use crate::store::error::Error;
+use crate::store::failpoints;
+use crate::support::clock::Timestamp;
+
+/// Bytes read of a small file (a tag, a membership). A pin, the largest of them, has 60 KiB at most.
+const SMALL_BYTES_MAX: u64 = 64 * 1024;
+
+/// Creates a file that must not exist yet, readable by its owner only.
+pub(crate) fn create(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io("create", path))
+}
+
+/// Writes a file, makes it durable and gives it its name.
+pub(crate) fn write_and_publish(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
+    let mut file = create(temporary)?;
+    failpoints::reached("small file created");
+    // A file without content has its name alone, which the directory's sync makes durable.
+    if !content.is_empty() {
+        file.write_all(content).map_err(Error::io("write", temporary))?;
+        failpoints::reached("small file written");
+        file.sync_data().map_err(Error::io("sync", temporary))?;
+        failpoints::reached("small file synced");
+    }
+    publish(temporary, path)
+}
+
+/// As [`write_and_publish`], for a file that `fill` writes; removes it if that returns `false`, which this returns too.
+pub(crate) fn fill_and_publish(
+    temporary: &Path,
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<bool>,
+) -> Result<bool, Error> {
+    let failed = |error| Error::io("write", temporary)(error);
+    let mut out = BufWriter::new(create(temporary)?);
+    failpoints::reached("file created");
+    if !fill(&mut out).map_err(failed)? {
+        fs::remove_file(temporary).map_err(failed)?;
+        return Ok(false);
+    }
+    let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.sync_data().map_err(Error::io("sync", temporary))?;
+    failpoints::reached("file synced");
+    publish(temporary, path)?;
+    Ok(true)
+}
+
+/// Moves a finished, synced file to its final name and makes the name durable.
+pub(crate) fn publish(from: &Path, to: &Path) -> Result<(), Error> {
+    rename_at_failpoints(from, to)?;
+    sync_name(to)
+}
+
+pub(crate) fn rename_at_failpoints(from: &Path, to: &Path) -> Result<(), Error> {
+    failpoints::reached("before the rename");
+    rename(from, to)?;
+    failpoints::reached("renamed");
+    Ok(())
+}
+
+/// Makes the name of a file durable.
+pub(crate) fn sync_name(path: &Path) -> Result<(), Error> {
+    path.parent().map_or(Ok(()), sync_directory)?;
+    failpoints::reached("rename synced");
+    Ok(())
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place that renames; what has to be durable is published"
+)]
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(Error::io("publish", to))
+}
+
+/// As [`publish`], unless the name is taken.
+pub(crate) fn publish_new(from: &Path, to: &Path) -> Result<(), Error> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let renamed = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+    renamed.map_err(|error| Error::io("publish", to)(error.into()))?;
+    to.parent().map_or(Ok(()), sync_directory)
+}
+
+pub(crate) fn sync_directory(directory: &Path) -> Result<(), Error> {
+    File::open(directory).and_then(|f| f.sync_all()).map_err(Error::io("sync directory", directory))
+}
+
+/// Opens a regular file for reading: follows no symlink and waits for no FIFO. `None` if there is no file.
+///
+/// # Errors
+/// Anything else under that name is an error of kind `InvalidData`.
+pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
+    let file = match OpenOptions::new().read(true).custom_flags(flags as i32).open(path) {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "is a symbolic link"));
+        }
+        Err(e) => return Err(e),
+    };
+    if file.metadata()?.is_file() {
+        Ok(Some(file))
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"))
+    }
+}
+
+/// Sets the modification time of a record that was used again; `false` if there is no such record. Not synced: the
+/// time is only used to expire records, and a lost one expires its record early at worst.
+pub(crate) fn refresh(path: &Path, now: Timestamp) -> bool {
+    let Ok(Some(file)) = open_regular(path) else { return false };
+    // A filesystem that takes no writes keeps the old time, and expires nothing either.
+    let _ = file.set_modified(now.to_system_time());
+    true
+}
+
+/// The content of a small file; `None` if there is none.
+pub(crate) fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = open_regular(path)? else {
+        return Ok(None);
+    };
+    let mut content = Vec::new();
+    file.take(SMALL_BYTES_MAX).read_to_end(&mut content)?;
+    Ok(Some(content))
+}

@@ -1,0 +1,44 @@
+//! What is written and does not have its names yet.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Files that are written and do not have their names yet, in the order in which they get them.
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    pub(crate) files: Vec<StagedFile>,
+    /// Directories that others were made in.
+    pub(crate) made_in: BTreeSet<PathBuf>,
+    /// A file that has to be there by then: what is staged names it.
+    pub(crate) names: Option<PathBuf>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct StagedFile {
+    pub(crate) temporary: PathBuf,
+    pub(crate) path: PathBuf,
+    /// The open file, whose bytes have to be durable before it has its name; `None` where they need not.
+    bytes: Option<Arc<File>>,
+}
+
+impl StagedFile {
+    pub(crate) fn new(temporary: PathBuf, path: PathBuf, bytes: Option<Arc<File>>) -> Self {
+        Self { temporary, path, bytes }
+    }
+
+    /// Makes its bytes durable, as far as they have to be.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.bytes.as_ref().map_or(Ok(()), |file| file.sync_data())
+    }
+
+    /// The directory that it is in once it has its name.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.path.parent()
+    }
+}

@@ -1,0 +1,83 @@
+//! Records that no answer waits for: readers see them at once, and they are written behind what is being written already.
+
+use super::Records;
+use super::grants;
+use super::members::{self, Member};
+use super::tags::TagRecord;
+use crate::reference::{Digest, Principal, Repository, Tag};
+use crate::store::batch::{End, Outcome};
+use crate::store::error::Error;
+use crate::store::layout::Layout;
+use crate::support::clock::Timestamp;
+
+impl Records {
+    /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait for the
+    /// disk. Readers see it at once.
+    pub async fn add_member_later(&self, repository: &Repository, digest: Digest, member: Member) {
+        self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
+        let (this, repository) = (self.clone(), repository.clone());
+        let write = move |staging: &Layout| -> (Result<(), Error>, End) {
+            let is_known = members::find(&this.layout, &repository, &digest).is_some();
+            let staged = if is_known { Ok(()) } else { members::add(staging, &repository, &digest, &member) };
+            let end = move |outcome| {
+                if is_known {
+                    // It may say something else.
+                    this.cache.forget_member(&repository, &digest);
+                }
+                if let Outcome::Failed(error) = outcome {
+                    this.cache.forget_member(&repository, &digest);
+                    let cause = error.cause();
+                    tracing::error!(%repository, %digest, %error, cause, "a confirmed blob could not be recorded");
+                }
+            };
+            (staged, Box::new(end))
+        };
+        self.writes.stage(Box::new(write)).await;
+    }
+
+    /// As [`Records::set_grant`], behind what is being written already: the answer does not wait for the disk. A grant that
+    /// is ended later does not return.
+    pub async fn set_grant_later(&self, repository: &Repository, principal: Principal, proved_at: Timestamp) {
+        let repository = repository.clone();
+        let write = move |staging: &Layout| -> (Result<(), Error>, End) {
+            let staged = grants::set(staging, &repository, &principal, proved_at);
+            let end = move |outcome| {
+                if let Outcome::Failed(error) = outcome {
+                    let cause = error.cause();
+                    tracing::error!(%repository, %error, cause, "a grant could not be written to disk; it holds until the next start");
+                }
+            };
+            (staged, Box::new(end))
+        };
+        self.writes.stage(Box::new(write)).await;
+    }
+
+    /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk. Readers
+    /// see the record at once. One whose manifest is not in the store by then is kept in memory alone.
+    pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
+        let record = TagRecord { digest, confirmed_at: self.clock.now() };
+        let pending = self.pending_tags.add(repository, tag, record);
+        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        let write = move |staging: &Layout| -> (Result<(), Error>, End) {
+            staging.names(this.layout.blob(&digest));
+            let written = this.write_tag(staging, &repository, &tag, record);
+            let (is_new, staged) = (matches!(written, Ok(true)), written.map(drop));
+            let end = move |outcome| match outcome {
+                Outcome::Durable | Outcome::Fragile(_) => {
+                    if is_new {
+                        this.changed_tags.record(&repository, &tag);
+                    }
+                    this.pending_tags.remove(&pending);
+                }
+                Outcome::NamesNothing => this.pending_tags.keep(&pending),
+                Outcome::Failed(error) => {
+                    let cause = error.cause();
+                    tracing::error!(%repository, %tag, %error, cause, "a tag could not be recorded");
+                    this.pending_tags.keep(&pending);
+                }
+            };
+            (staged, Box::new(end))
+        };
+        self.writes.stage(Box::new(write)).await;
+    }
+}
