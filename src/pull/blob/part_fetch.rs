@@ -45,6 +45,8 @@ pub(crate) enum Reserved {
     New(Reservation),
     /// Another one does.
     Coming(Coming),
+    /// Its first byte is kept by now.
+    Kept,
     /// Too many parts are being fetched.
     Full,
 }
@@ -66,11 +68,15 @@ impl FetchedParts {
         &self.blob
     }
 
-    /// Reserves the bytes from `start` on, which are not kept, up to `end` or to where others are kept or on their way.
+    /// Reserves the bytes from `start` on, up to `end` or to where others are kept or on their way.
     pub(crate) fn reserve(&self, start: u64, end: u64) -> Reserved {
         let mut all = self.coming.lock();
         if let Some(coming) = all.iter().find(|coming| coming.start <= start && start < coming.end) {
             return Reserved::Coming(coming.clone());
+        }
+        // What came is kept before it is on its way no more.
+        if self.blob.first_missing(start, start + 1).is_none() {
+            return Reserved::Kept;
         }
         if all.len() == FETCHES_MAX {
             return Reserved::Full;
@@ -143,5 +149,34 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.parts.coming.lock().retain(|coming| coming.start != self.coming.start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::for_tests;
+    use crate::store::Owner;
+
+    #[tokio::test]
+    async fn no_byte_that_is_kept_or_on_its_way_is_reserved_again() {
+        let ((store, _clock, _directory), (metrics, _)) = (for_tests::store(), for_tests::metrics());
+        let (digest, owner) = (Digest::of(b"x"), Owner::unlimited(&"reg.test".parse().unwrap()));
+        let blob = store.begin_partial(digest, 1_000, owner).await.unwrap();
+        let parts = FetchedParts::new(blob, digest, Tasks::default(), metrics);
+        assert!(parts.blob().keep(100, Bytes::from_static(&[1; 50])).await.unwrap());
+        let reserved = |start, end| match parts.reserve(start, end) {
+            Reserved::New(part) => Some(part),
+            _ => None,
+        };
+        assert!(matches!(parts.reserve(100, 200), Reserved::Kept), "it came between the look and the turn");
+        assert!(matches!(parts.reserve(149, 150), Reserved::Kept));
+        let behind = reserved(150, 1_000).unwrap();
+        assert_eq!((behind.start(), behind.end()), (150, 1_000));
+        assert!(matches!(parts.reserve(500, 600), Reserved::Coming(_)));
+        let before = reserved(50, 1_000).unwrap();
+        assert_eq!((before.start(), before.end()), (50, 100));
+        drop((before, behind));
+        assert!(reserved(500, 600).is_some(), "what did not come is fetched by the next");
     }
 }

@@ -150,7 +150,7 @@ impl Parts {
             return Ok(None);
         }
         let part = match partial.parts.reserve(missing, end) {
-            Reserved::Coming(_) => return Ok(Some(Found::Kept(partial, false))),
+            Reserved::Coming(_) | Reserved::Kept => return Ok(Some(Found::Kept(partial, false))),
             Reserved::New(part) if has_room => part,
             // What cannot be kept is asked for from its first byte on.
             Reserved::New(_) | Reserved::Full => return self.open(context, digest, of(start, end)).await,
@@ -192,7 +192,7 @@ impl Parts {
         if partial.parts.blob().first_missing(from, until) == Some(from) {
             match partial.parts.reserve(from, until) {
                 Reserved::New(part) if part.end() == until => drop(part.receive(async { Ok(*body) })),
-                Reserved::Coming(_) => {}
+                Reserved::Coming(_) | Reserved::Kept => {}
                 Reserved::New(_) | Reserved::Full => return Ok(Some(Found::Alone(body, size))),
             }
         }

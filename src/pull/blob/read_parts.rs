@@ -50,6 +50,7 @@ pub(crate) async fn read_part(
                     if body.is_of_blob(size) { Ok(body) } else { Err(body.encoded()) }
                 })
             }
+            Reserved::Kept => continue,
             Reserved::Full => break,
         };
         if !coming.has_reached(start).await {
