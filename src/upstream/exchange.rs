@@ -8,12 +8,10 @@
 //! Deliberately not here: other endpoints and retries (`attempts`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{Method, Response, StatusCode};
-use url::Url;
 
 use crate::credentials::PresentedCredential;
 use crate::reference::{Principal, Registry};
@@ -28,11 +26,9 @@ use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::exchange_state::{ExchangeState, HeadVerdict, PlainAttempt, head_verdict, without_body};
 use crate::upstream::metrics::RequestKind;
-use crate::upstream::proof::Proof;
 use crate::upstream::redirect::{self, REDIRECTS_MAX, RedirectError};
 use crate::upstream::request::RegistryRequest;
-use crate::upstream::response::{RegistryResponse, ResponseContext};
-use crate::upstream::transport::address::HostTrust;
+use crate::upstream::response::{RegistryResponse, ResponseContext, may_refuse_range};
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::client::HttpClient;
 use crate::upstream::transport::configured::Configured;
@@ -351,20 +347,11 @@ impl Exchange {
         }
         let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
         state.url = redirect::target(&state.url, location).map_err(invalid)?;
-        state.trust = self.trust_in_redirect(&state.url, state.endpoint);
+        let (endpoint, to) = (state.endpoint, authority(&state.url));
+        let home = (endpoint.host_and_port(), endpoint.trust);
+        state.trust = redirect::trust(&to, home, &self.configured.current().config.trusted_redirects);
         drain(response.into_body()).await;
         Ok(())
-    }
-
-    fn trust_in_redirect(&self, target: &Url, endpoint: &Endpoint) -> HostTrust {
-        let host = authority(target);
-        if host == endpoint.host_and_port() {
-            endpoint.trust
-        } else if self.configured.current().config.trusted_redirects.contains(&host) {
-            HostTrust::Configured
-        } else {
-            HostTrust::Untrusted
-        }
     }
 
     fn auth_request<'a>(&'a self, state: &'a ExchangeState<'a>) -> AuthRequest<'a> {
@@ -377,16 +364,6 @@ impl Exchange {
         }
     }
 
-    /// What a success proves; `bare` if no extra header may have been a credential.
-    fn proof(&self, state: &ExchangeState<'_>, bare: bool) -> Proof {
-        if bare && state.authorizations.is_empty() {
-            return Proof::Public;
-        }
-        let now = self.clock.now();
-        let authorization = state.authorizations.get(&state.home);
-        Proof::Principal { token_age: authorization.map_or(Duration::ZERO, |a| a.token_age(now)) }
-    }
-
     fn context<'a>(&'a self, state: &ExchangeState<'a>) -> ResponseContext<'a> {
         // The extra headers of a docker config may be what opened the repository.
         let credential = self.credential_for(state.endpoint, state.request);
@@ -397,17 +374,11 @@ impl Exchange {
             from_endpoint: state.is_at_endpoint(),
             kind: state.request.kind,
             presented: self.presented(state),
-            proof: self.proof(state, bare),
+            proof: state.proof(bare, self.clock.now()),
             by_get: state.request.method == Method::GET,
             now: self.clock.now(),
         }
     }
-}
-
-/// Whether this may be the answer to the range and not to the question: no word about the credential (401), the content (404,
-/// 410) or the moment (408, 429), and not the one that says so (416), whose size counts.
-fn may_refuse_range(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400 | 402 | 403 | 405..=407 | 409 | 411..=415 | 417..=428 | 430..=499 | 501)
 }
 
 #[cfg(test)]

@@ -1,17 +1,20 @@
 //! How far a request to one endpoint has come: what it was authorized with, what was refused, where it was redirected to.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use http::Response;
 use http_body_util::{BodyExt, Empty};
 use url::{Origin, Url};
 
+use crate::support::clock::Timestamp;
 use crate::upstream::auth::authenticator::OriginAuthorization;
 use crate::upstream::auth::challenge::Challenge;
 use crate::upstream::body::{ResponseBody, drain};
 use crate::upstream::endpoint::head_support::Contradiction;
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::Error;
+use crate::upstream::proof::Proof;
 use crate::upstream::request::RegistryRequest;
 use crate::upstream::transport::address::HostTrust;
 
@@ -69,6 +72,15 @@ impl<'a> ExchangeState<'a> {
 
     pub(super) fn authorization(&self) -> Option<&OriginAuthorization> {
         self.authorizations.get(&self.url.origin())
+    }
+
+    /// What a success proves at `now`; `bare` if no extra header may have been a credential.
+    pub(super) fn proof(&self, bare: bool, now: Timestamp) -> Proof {
+        if bare && self.authorizations.is_empty() {
+            return Proof::Public;
+        }
+        let authorization = self.authorizations.get(&self.home);
+        Proof::Principal { token_age: authorization.map_or(Duration::ZERO, |a| a.token_age(now)) }
     }
 
     /// Whether the endpoint has not been asked without authorization, and did not ask for what it got.

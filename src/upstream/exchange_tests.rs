@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Method;
 use http::header::{HeaderName, HeaderValue};
+use url::Url;
 
 use super::*;
 use crate::credentials::{Credential, CredentialSource};
@@ -14,7 +15,9 @@ use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::config::{Config, CredentialUse, EndpointConfig, RegistryConfig};
 use crate::upstream::endpoint::select;
 use crate::upstream::metrics::Recorder;
+use crate::upstream::proof::Proof;
 use crate::upstream::request::{AuthContext, Patience};
+use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
 
 const TOKEN_CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;

@@ -4,7 +4,11 @@
 //! gets no credential (the exchange sends a token to the origin that it was issued for and to no other), no weaker
 //! transport, and no private address unless the configuration lists it.
 
+use std::collections::HashSet;
+
 use url::Url;
+
+use crate::upstream::transport::address::HostTrust;
 
 /// Redirects that are followed at most; real registries send one, sometimes two.
 pub(super) const REDIRECTS_MAX: usize = 5;
@@ -47,6 +51,21 @@ pub(super) fn target(from: &Url, location: Option<&str>) -> Result<Url, Redirect
         return Err(RedirectError::NoHost);
     }
     Ok(target)
+}
+
+/// How far `host` is trusted, to which an endpoint redirected: as the endpoint, which is its `home`, or as the operator says.
+pub(super) fn trust(
+    host: &str,
+    (home, of_home): (String, HostTrust),
+    trusted: &HashSet<String>,
+) -> HostTrust {
+    if host == home {
+        of_home
+    } else if trusted.contains(host) {
+        HostTrust::Configured
+    } else {
+        HostTrust::Untrusted
+    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use http::Response;
 use http::header::{CONTENT_ENCODING, HeaderMap};
+use http::{Response, StatusCode};
 use serde::Deserialize;
 
 use crate::credentials::PresentedCredential;
@@ -141,6 +141,12 @@ impl ResponseContext<'_> {
 pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
     let encoding = headers.get(CONTENT_ENCODING);
     encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether this may be the answer to the range and not to the question: no word about the credential (401), the content (404,
+/// 410) or the moment (408, 429), and not the one that says so (416), whose size counts.
+pub(super) fn may_refuse_range(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 402 | 403 | 405..=407 | 409 | 411..=415 | 417..=428 | 430..=499 | 501)
 }
 
 /// What an error document says is unknown. A body that is slow, large or no such document says nothing.

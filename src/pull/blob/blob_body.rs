@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use super::download::{Download, Downloads};
 use super::flight::Sharing;
 use super::flight_content::FlightContent;
-use super::follow::{Missing, Seen, Sent, follow};
+use super::follow::{Missing, Seen, Sent, follow, until_verified};
+use super::out_of_order::next_out_of_order;
 use super::partial::Partial;
 use super::passthrough::Passthrough;
 use super::progress::Progress;
@@ -52,8 +53,11 @@ impl Reader {
         self.upstream.open(&self.context, self.digest, at, None).await
     }
 
-    fn count_passthrough(&self, reason: &str, bytes: usize) {
-        self.metrics.passthrough.with_label_values(&[reason]).inc_by(bytes as u64);
+    /// Bytes that come past the disk: those before `end` are for the client, and counted by `reason`.
+    fn pass(&self, mut bytes: Bytes, reason: &str, at: u64, end: Option<u64>) -> Next {
+        bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
+        self.metrics.passthrough.with_label_values(&[reason]).inc_by(bytes.len() as u64);
+        Next::Chunk(bytes.into())
     }
 }
 
@@ -173,18 +177,6 @@ impl BlobBody {
         }
     }
 
-    /// How many bytes are left, read to the end.
-    ///
-    /// # Errors
-    /// As [`Self::next`].
-    pub(crate) async fn count(&mut self) -> Result<u64, Error> {
-        let mut bytes = 0;
-        while let Some(chunk) = self.next().await {
-            bytes += chunk?.len() as u64;
-        }
-        Ok(bytes)
-    }
-
     async fn look(&mut self) -> Result<Next, Error> {
         let (at, end) = (self.at, self.end);
         match &mut self.source {
@@ -209,7 +201,10 @@ impl BlobBody {
                 }
             }
             BodySource::OutOfOrder(body, progress) => {
-                out_of_order(&self.reader, body, progress, at, end).await
+                Ok(match next_out_of_order(self.reader.digest, body, progress, at).await? {
+                    Some(bytes) => self.reader.pass(bytes, "out_of_order", at, end),
+                    None => Next::ChangeTo(BodySource::Following(progress.clone(), true)),
+                })
             }
             BodySource::Partial(partial) => {
                 let Reader { upstream, context, digest, .. } = &self.reader;
@@ -223,11 +218,7 @@ impl BlobBody {
             }
             BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
             BodySource::Shared(window) => match window.next().await? {
-                Windowed::Bytes(mut bytes) => {
-                    truncate(&mut bytes, at, end);
-                    self.reader.count_passthrough("disk", bytes.len());
-                    Ok(Next::Chunk(bytes.into()))
-                }
+                Windowed::Bytes(bytes) => Ok(self.reader.pass(bytes, "disk", at, end)),
                 Windowed::End => match end {
                     None => Ok(Next::Chunk(Bytes::new().into())),
                     Some(end) => Err(Error::ShortBody { missing: end - at }),
@@ -247,10 +238,7 @@ impl BlobBody {
                         Some(end) => Err(Error::ShortBody { missing: end - at }),
                     };
                 };
-                let mut bytes = bytes?;
-                truncate(&mut bytes, at, end);
-                self.reader.count_passthrough(reason, bytes.len());
-                Ok(Next::Chunk(bytes.into()))
+                Ok(self.reader.pass(bytes?, reason, at, end))
             }
         }
     }
@@ -268,7 +256,9 @@ impl BlobBody {
         }
         let verified = is_complete || self.sent.content().is_none();
         let source = match (self.past_the_disk(growing, detached, verified).await, error) {
-            (Err(Error::ContentReplaced), Some(unreadable)) => until_verified(progress, unreadable).await,
+            (Err(Error::ContentReplaced), Some(unreadable)) => {
+                until_verified(progress, unreadable).await.map(|flight| BodySource::Following(flight, false))
+            }
             (source, _) => source,
         };
         source.map(Next::ChangeTo)
@@ -393,54 +383,4 @@ impl BlobBody {
             None => BodySource::OutOfOrder(Box::new(body), progress.clone()),
         })
     }
-}
-
-fn truncate(bytes: &mut Bytes, at: u64, end: Option<u64>) {
-    bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
-}
-
-/// A flight that is followed again once its content was verified: by then what a client was sent is known to be right,
-/// although the disk does not give it back to be compared, and the rest of right content belongs to it.
-///
-/// # Errors
-/// `unreadable`, which is why it was not read back, if the content is not verified on disk; why the flight failed.
-async fn until_verified(
-    mut progress: watch::Receiver<Progress>,
-    unreadable: store::Error,
-) -> Result<BodySource, Error> {
-    let _ = progress.wait_for(Progress::is_over).await;
-    let now = progress.borrow().clone();
-    match now {
-        Progress::Complete { .. } => Ok(BodySource::Following(progress, false)),
-        Progress::Failed(error) => Err(error),
-        Progress::Detached { .. } => Err(unreadable.into()),
-        Progress::Waiting | Progress::Filling { .. } => Err(Error::LeaderGone),
-    }
-}
-
-/// The next bytes of a range that was asked for by itself, kept for the fill; back to following once the fill has come up
-/// to it.
-async fn out_of_order(
-    reader: &Reader,
-    body: &mut UpstreamBody,
-    progress: &watch::Receiver<Progress>,
-    at: u64,
-    end: Option<u64>,
-) -> Result<Next, Error> {
-    let (caught_up, growing) = match &*progress.borrow() {
-        Progress::Filling { readable, growing, .. } => (*readable > at, Some(growing.clone())),
-        other => (matches!(other, Progress::Complete { .. }), None),
-    };
-    if caught_up {
-        return Ok(Next::ChangeTo(BodySource::Following(progress.clone(), true)));
-    }
-    let mut bytes = body.next().await.ok_or(Error::ShortBody { missing: body.missing() })??;
-    truncate(&mut bytes, at, end);
-    if let Some(growing) = growing
-        && let Err(error) = growing.write_out_of_order(at, bytes.clone()).await
-    {
-        tracing::debug!(digest = %reader.digest, at, %error, "bytes fetched out of order are not kept");
-    }
-    reader.count_passthrough("out_of_order", bytes.len());
-    Ok(Next::Chunk(bytes.into()))
 }

@@ -175,3 +175,22 @@ fn past_the_disk(
     let detached = Some((written, hasher));
     Ok(Seen::NotOnDisk(Missing { growing, detached, is_complete: false, error: None }))
 }
+
+/// A flight that is followed again once its content was verified: by then what a client was sent is known to be right,
+/// although the disk does not give it back to be compared, and the rest of right content belongs to it.
+///
+/// # Errors
+/// `unreadable`, which is why it was not read back, if the content is not verified on disk; why the flight failed.
+pub(crate) async fn until_verified(
+    mut progress: watch::Receiver<Progress>,
+    unreadable: store::Error,
+) -> Result<watch::Receiver<Progress>, Error> {
+    let _ = progress.wait_for(Progress::is_over).await;
+    let now = progress.borrow().clone();
+    match now {
+        Progress::Complete { .. } => Ok(progress),
+        Progress::Failed(error) => Err(error),
+        Progress::Detached { .. } => Err(unreadable.into()),
+        Progress::Waiting | Progress::Filling { .. } => Err(Error::LeaderGone),
+    }
+}

@@ -34,6 +34,7 @@ pub(crate) mod flight;
 pub(crate) mod flight_content;
 pub(crate) mod follow;
 pub(crate) mod into_store;
+pub(crate) mod out_of_order;
 pub(crate) mod part_fetch;
 pub(crate) mod partial;
 pub(crate) mod parts;
@@ -302,11 +303,13 @@ impl Blobs {
         // The end of it tells: that of a download which the next request finds, or of bytes past the disk.
         let BlobAnswer { size, mut body, source, .. } =
             self.find(context, digest, BlobRange::From(0)).await?;
-        let size = match size {
-            Some(size) => size,
-            None => body.count().await?,
-        };
-        Ok(BlobSize { size, media_type, source, stale })
+        let mut counted = 0;
+        while size.is_none()
+            && let Some(chunk) = body.next().await
+        {
+            counted += chunk?.len() as u64;
+        }
+        Ok(BlobSize { size: size.unwrap_or(counted), media_type, source, stale })
     }
 
     async fn upstream_size(&self, context: &PullContext, digest: Digest) -> Result<Option<u64>, Error> {
