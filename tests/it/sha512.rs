@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use http::StatusCode;
-use larder::admin::control::{self, Pull, PullImage};
+use larder::admin::control::{
+    self, IMPORT_BLOB, IMPORT_MANIFEST, ImportNames, Pull, PullImage, Readers, Remove,
+};
 use larder::prepull::Event;
-use larder::reference::{Algorithm, Digest};
+use larder::reference::{Algorithm, Digest, MediaType};
 
 use crate::support::client::Reply;
 use crate::support::image::{self, Image, noise};
@@ -146,4 +148,74 @@ async fn what_cannot_be_proved_is_not_found_and_what_is_no_digest_is_a_bad_reque
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_pulled_without_a_registry_and_removed_with_its_bytes() {
+    let mut scene = scene().await;
+    scene.registry.stop().await;
+    let socket = scene.directory.path().join("larder/larder.sock");
+    let (config, layer) = (b"{}".to_vec(), noise(LAYER, 12));
+    let [of_config, of_layer] = [&config, &layer].map(|bytes| Digest::computed(Algorithm::Sha512, bytes));
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": MediaType::OCI_MANIFEST,
+        "config": {"mediaType": "a/b", "digest": of_config.to_string(), "size": config.len()},
+        "layers": [{"mediaType": "a/b", "digest": of_layer.to_string(), "size": layer.len()}],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let root = Digest::computed(Algorithm::Sha512, &manifest);
+    let put = async |to: &str, digest: Digest, bytes: &[u8]| {
+        let (len, bytes) = (bytes.len() as u64, bytes.to_vec());
+        let path = format!("{to}?repository=reg.test/imported/app&digest={digest}&size={len}");
+        control::put(&socket, &path, Box::new(std::io::Cursor::new(bytes)), len).await
+    };
+    assert!(put(IMPORT_BLOB, of_layer, &config).await.is_err(), "other bytes than the digest says");
+    put(IMPORT_BLOB, of_config, &config).await.unwrap();
+    put(IMPORT_BLOB, of_layer, &layer).await.unwrap();
+    let path = format!("{IMPORT_MANIFEST}?repository=reg.test/imported/app&digest={root}");
+    let reader = Box::new(std::io::Cursor::new(manifest.clone()));
+    control::put(&socket, &path, reader, manifest.len() as u64).await.unwrap();
+    let image = "reg.test/imported/app:v1".to_owned();
+    let names = ImportNames { image: image.clone(), digest: root.to_string(), readers: Readers::Public };
+    control::send(&socket, &names).await.unwrap();
+    for round in ["imported", "after a restart"] {
+        for (what, bytes) in [
+            ("manifests/v1".to_owned(), &manifest),
+            (format!("manifests/{root}"), &manifest),
+            (format!("blobs/{of_layer}"), &layer),
+            (format!("blobs/{of_config}"), &config),
+        ] {
+            let reply = scene.larder.get(&format!("/v2/imported/app/{what}?ns=reg.test")).await;
+            assert_eq!((reply.status, &reply.body[..]), (StatusCode::OK, &bytes[..]), "{round}: {what}");
+        }
+        if round == "imported" {
+            scene.larder.stop().await;
+            scene.larder = Larder::start(scene.directory.path(), &[("reg.test", scene.registry.url())], "");
+        }
+    }
+    assert!([root, of_layer, of_config].iter().all(|digest| scene.file_of(*digest).is_file()));
+    let removed = control::send(&socket, &Remove { image }).await.unwrap();
+    assert_eq!((removed.tags, removed.blobs), (1, 3), "{removed:?}");
+    assert!([root, of_layer, of_config].iter().all(|digest| !scene.file_of(*digest).exists()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_idle_longest_is_evicted_and_fetched_again() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    registry.name_by(Algorithm::Sha512);
+    let small = "[store]\nmax_bytes = \"64MiB\"";
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], small);
+    let layers: Vec<Digest> =
+        (0..9).map(|seed| registry.put_blob("team/app", noise(10 * 1024 * 1024, 20 + seed))).collect();
+    let path = |digest: &Digest| format!("/v2/team/app/blobs/{digest}?ns=reg.test");
+    for layer in &layers {
+        assert!(layer.is_of(&larder.get(&path(layer)).await.body));
+        larder.settled().await;
+    }
+    let blobs = directory.path().join("larder/store/blobs/sha512");
+    let held = files_under(&blobs).len();
+    assert!((3..=6).contains(&held), "{held} of 9 layers of 10 MiB in 64 MiB");
+    assert!(!blobs.join(layers[0].hex()).exists() && blobs.join(layers[8].hex()).is_file());
+    assert!(layers[0].is_of(&larder.get(&path(&layers[0])).await.body));
 }
