@@ -229,12 +229,44 @@ class PackageScripts(unittest.TestCase):
 
 
 class RpmPackage(unittest.TestCase):
-    """The RPM package as rpm reads it."""
+    """The RPM package as rpm reads it, and in a root of its own, since the tests have no machine of its kind."""
+
+    def setUp(self):
+        self.world = World()
+        self.addCleanup(self.world.end)
+        self.package = run(f"{ROOT}/systemd/rpm.sh", PROGRAM, self.world.directory("rpm"))
+
+    def test_an_upgrade_keeps_what_was_changed_and_a_removal_takes_the_runtimes_back(self):
+        directory = self.world.directory("root")
+        script = """
+            mount -t tmpfs tmpfs $1 && mkdir $1/upper $1/work $1/root || exit 77
+            mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/root || exit 77
+            set -e
+            mount -t proc proc $1/root/proc; mount -t tmpfs tmpfs $1/root/run; cp $2 $1/root/root/larder.rpm
+            exec chroot $1/root sh -ec '
+                rm -rf /etc/larder /etc/containerd/certs.d
+                enabled() { ls /etc/systemd/system/*.wants | grep larder | sort | tr "\\n" " "; echo; }
+                quietly() { "$@" >/root/log 2>&1 || { cat /root/log; exit 1; }; }
+                quietly rpm -i --nodeps /root/larder.rpm; enabled
+                quietly larder setup containerd; test -e /etc/containerd/certs.d/_default/hosts.toml
+                rm /etc/systemd/system/*.wants/larder.service
+                echo "# mine" >>/etc/larder/larder.toml
+                quietly rpm -U --nodeps --force /root/larder.rpm; enabled
+                grep "^# mine" /etc/larder/larder.toml
+                quietly rpm -e --nodeps larder; enabled || true
+                ls /usr/bin/larder /etc/containerd/certs.d/_default/hosts.toml 2>/dev/null || echo gone
+            '"""
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", directory, self.package], capture_output=True,
+                              text=True, timeout=120, check=False)
+        if done.returncode == 77:
+            self.skipTest(f"this machine does not permit an overlay: {done.stderr}")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual([line.strip() for line in done.stdout.splitlines()],
+                         ["larder-credentials.path larder.service larder.socket", "larder-credentials.path larder.socket",
+                          "# mine", "", "gone"])
 
     def test_it_has_the_files_the_scripts_and_what_it_needs(self):
-        world = World()
-        self.addCleanup(world.end)
-        package = run(f"{ROOT}/systemd/rpm.sh", PROGRAM, world.directory("rpm"))
+        package = self.package
         files = run("rpm", "-qlp", package).splitlines()
         for path in ("/usr/bin/larder", "/usr/lib/systemd/system/larder.service", "/usr/lib/systemd/system/larder.socket",
                      "/usr/lib/systemd/system/larder-credentials.path", "/etc/larder/larder.toml",
