@@ -8,13 +8,14 @@
 
 use std::collections::HashSet;
 
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::credentials::{Keychain, ProviderConfigError};
 use crate::prepull::List;
 use crate::pull;
 use crate::reference::Registry;
 use crate::serve::{Gate, GateError};
 use crate::support::live::Live;
+use crate::support::metrics::{self, IntGauge, MetricsError};
 use crate::upstream::{BuildError, Configured, Upstream};
 
 /// The parts of a running daemon that take new settings.
@@ -28,6 +29,40 @@ pub struct Reload {
     pub(crate) list: List,
     /// The settings that were read last.
     pub(crate) settings: Live<Settings>,
+    pub(crate) shown: ConfigMetrics,
+}
+
+/// What is shown of the configuration. Cheap to clone.
+#[derive(Clone)]
+pub struct ConfigMetrics {
+    hash: IntGauge,
+    last_reload: IntGauge,
+}
+
+impl ConfigMetrics {
+    /// Registers it, and shows `settings`.
+    ///
+    /// # Errors
+    /// A name registered twice.
+    pub(crate) fn register(registry: &metrics::Registry, settings: &Settings) -> Result<Self, MetricsError> {
+        let shown = Self {
+            hash: registry.gauge(
+                "config_hash",
+                "A number for the configuration that was read last; daemons with equal settings show the same one.",
+            )?,
+            last_reload: registry.gauge(
+                "config_last_reload_successful",
+                "1 if the configuration could be used when it was read last, 0 if an older one is in effect.",
+            )?,
+        };
+        shown.read(settings);
+        Ok(shown)
+    }
+
+    fn read(&self, settings: &Settings) {
+        self.hash.set(i64::try_from(config::hash(settings)).unwrap_or(0));
+        self.last_reload.set(1);
+    }
 }
 
 /// Why new settings cannot be used; the old ones stay in effect, all of them.
@@ -45,6 +80,11 @@ pub enum ReloadError {
 }
 
 impl Reload {
+    /// Shows that the configuration was read again and could not be used.
+    pub fn show_failure(&self) {
+        self.shown.last_reload.set(0);
+    }
+
     /// From now on the daemon works by `settings`, as far as they can change while it runs. The files that they name
     /// are read again even if the settings are as before. Blocks for a moment.
     ///
@@ -67,6 +107,7 @@ impl Reload {
         self.pull.replace(settings.pull.clone());
         self.list.replace(settings.prepull.clone());
         self.settings.replace(settings.clone());
+        self.shown.read(settings);
         Ok(())
     }
 }

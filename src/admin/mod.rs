@@ -9,8 +9,10 @@ mod config;
 pub mod control;
 mod disk_state;
 mod explain;
+mod history;
 mod obstacle;
 mod page;
+mod plot;
 mod readiness;
 mod registries;
 mod report;
@@ -24,6 +26,7 @@ pub use explain::{
     AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FreshnessOutlook,
     PlatformOutlook, RightOutlook,
 };
+pub use history::{History, Sample};
 pub use readiness::Readiness;
 pub use registries::{EndpointReport, RateLimitReport, RegistryReport, registries};
 pub use report::StatusReport;

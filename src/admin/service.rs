@@ -8,6 +8,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower::util::{BoxCloneSyncService, service_fn};
 
+use super::history::History;
 use super::page;
 use super::readiness::Readiness;
 use super::respond::{page_of, text};
@@ -25,6 +26,8 @@ pub struct Sources {
     pub metrics: Registry,
     /// What `/readyz` says.
     pub readiness: Readiness,
+    /// What the plots of the page show.
+    pub history: History,
     /// What `/v1/status` and the page show.
     pub status: Arc<dyn Fn() -> DaemonStatus + Send + Sync>,
 }
@@ -58,7 +61,7 @@ fn answer(sources: &Sources, method: &Method, path: &str) -> Response<Body> {
         return response;
     }
     match path {
-        "/" => page::answer(&(sources.status)()),
+        "/" => page::answer(&(sources.status)(), &sources.history),
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" if sources.readiness.is_ready() => text(StatusCode::OK, "ok\n"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
@@ -103,8 +106,12 @@ mod tests {
             requests: Default::default(),
             outages: 0,
         };
-        let sources =
-            Sources { metrics: Registry::new(), readiness: readiness.clone(), status: Arc::new(status) };
+        let sources = Sources {
+            history: History::default(),
+            metrics: Registry::new(),
+            readiness: readiness.clone(),
+            status: Arc::new(status),
+        };
         let asked = |method: Method, path: &str| answer(&sources, &method, path).status().as_u16();
         readiness.set(true);
         assert_eq!(asked(Method::GET, "/readyz"), 200);

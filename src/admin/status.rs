@@ -60,33 +60,42 @@ pub struct ServedStatus {
     pub bytes_by_source: BTreeMap<String, u64>,
     /// The sum.
     pub bytes: u64,
-    /// Body bytes that were received from upstream.
-    pub received_bytes: u64,
-    /// The fraction of the bytes that upstream did not have to send for this request, from 0 to 1; absent before the
-    /// first byte.
-    pub hit_ratio: Option<f64>,
-    /// Bytes that did not have to be fetched.
+    /// Those that upstream had to send: each byte that was fetched counts for the first client that gets it, whether it was
+    /// fetched for that client or ahead of it.
+    #[serde(default)]
+    pub from_upstream_bytes: u64,
+    /// Those that did not have to be fetched; with `from_upstream_bytes` the sum.
     pub saved_bytes: u64,
+    /// The fraction of the sum that did not have to be fetched, from 0 to 1; absent before the first byte.
+    pub hit_ratio: Option<f64>,
+    /// Body bytes of manifests and blobs that were received from upstream.
+    pub received_bytes: u64,
+    /// Those that were served to nobody, yet or in vain; with `from_upstream_bytes` what was received.
+    #[serde(default)]
+    pub unserved_bytes: u64,
 }
 
 impl ServedStatus {
-    /// From the bytes by where they came from, and those that were received from upstream.
-    pub fn new(by_source: &[(AnswerSource, u64)], received_bytes: u64) -> Self {
-        let is_fetched = |source| matches!(source, AnswerSource::Fill | AnswerSource::Passthrough);
+    /// From the bytes by where they came from, those of them that upstream had to send, and those that were received from
+    /// upstream. The numbers add up, although they are counted while others are read.
+    pub fn new(by_source: &[(AnswerSource, u64)], from_upstream_bytes: u64, received_bytes: u64) -> Self {
         let bytes: u64 = by_source.iter().map(|(_, bytes)| bytes).sum();
-        let fetched: u64 =
-            by_source.iter().filter(|(source, _)| is_fetched(*source)).map(|(_, bytes)| bytes).sum();
+        let from_upstream_bytes = from_upstream_bytes.min(bytes);
+        let received_bytes = received_bytes.max(from_upstream_bytes);
+        let saved_bytes = bytes - from_upstream_bytes;
         #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
-        let hit_ratio = (bytes > 0).then(|| (bytes - fetched) as f64 / bytes as f64);
+        let hit_ratio = (bytes > 0).then(|| saved_bytes as f64 / bytes as f64);
         Self {
             bytes_by_source: by_source
                 .iter()
                 .map(|(source, bytes)| (source.label().to_owned(), *bytes))
                 .collect(),
             bytes,
-            received_bytes,
+            from_upstream_bytes,
+            saved_bytes,
             hit_ratio,
-            saved_bytes: bytes.saturating_sub(received_bytes),
+            received_bytes,
+            unserved_bytes: received_bytes - from_upstream_bytes,
         }
     }
 }
@@ -96,11 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_upstream_did_not_have_to_send_is_a_hit() {
+    fn what_came_from_upstream_and_what_was_saved_add_up_to_what_was_served() {
+        // The hits were fetched ahead: nothing was saved by them.
         let by_source = [(AnswerSource::Fill, 100), (AnswerSource::Hit, 250), (AnswerSource::Join, 50)];
-        let served = ServedStatus::new(&by_source, 110);
-        assert_eq!((served.bytes, served.hit_ratio, served.saved_bytes), (400, Some(0.75), 290));
-        let nothing = ServedStatus::new(&[], 10);
-        assert_eq!((nothing.hit_ratio, nothing.saved_bytes), (None, 0));
+        let served = ServedStatus::new(&by_source, 350, 380);
+        assert_eq!((served.bytes, served.from_upstream_bytes, served.saved_bytes), (400, 350, 50));
+        assert_eq!((served.hit_ratio, served.received_bytes, served.unserved_bytes), (Some(0.125), 380, 30));
+        let nothing = ServedStatus::new(&[], 0, 10);
+        assert_eq!((nothing.hit_ratio, nothing.saved_bytes, nothing.unserved_bytes), (None, 0, 10));
+        let torn = ServedStatus::new(&[(AnswerSource::Fill, 5)], 7, 3);
+        assert_eq!((torn.saved_bytes, torn.received_bytes, torn.unserved_bytes), (0, 5, 0));
     }
 }

@@ -6,6 +6,7 @@ mod addresses;
 mod check;
 mod descriptors;
 mod error;
+mod shown;
 mod status;
 
 use std::collections::HashSet;
@@ -19,18 +20,19 @@ pub use check::check;
 pub use error::Error;
 
 use crate::admin::control::{Control, EffectiveConfig, Explainer};
-use crate::admin::{self, Readiness, Sources};
+use crate::admin::{self, History, Readiness, Sources};
 use crate::config::{self, Settings};
 use crate::credentials::{Keychain, Keys};
 use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen, Listener};
 use crate::prepull::{Fetcher, List};
 use crate::pull::Puller;
-use crate::reload::Reload;
+use crate::reload::{ConfigMetrics, Reload};
 use crate::serve::{Gate, RequestLog};
 use crate::store::Store;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::metrics::{ObservedCounter, Registry, RegistryLabels};
+use crate::support::process;
 use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
 use crate::upstream::Upstream;
@@ -59,6 +61,7 @@ pub struct App {
     read: Live<Settings>,
     list: List,
     registry: Registry,
+    shown: ConfigMetrics,
     observer: Arc<serve::Observer>,
     log: Arc<RequestLog>,
     lost_lines: ObservedCounter,
@@ -79,6 +82,8 @@ impl App {
     /// Whatever could not be had.
     pub fn build(settings: Settings, clock: Clock, inherited: Vec<Inherited>) -> Result<Self, Error> {
         let registry = Registry::new();
+        process::register(&registry, clock.now())?;
+        let shown = ConfigMetrics::register(&registry, &settings)?;
         let labels = Arc::new(RegistryLabels::new(
             settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
         ));
@@ -101,16 +106,15 @@ impl App {
         );
         let pull_metrics = pull::metrics::Metrics::register(&registry)?;
         let pull = Live::new(settings.pull.clone());
-        let puller = Puller::new(
-            pull.clone(),
-            store.clone(),
-            upstream.clone(),
-            keychain.clone(),
-            pull_metrics,
-            Arc::clone(&labels),
-        );
+        let puller =
+            Puller::new(pull.clone(), store.clone(), upstream.clone(), keychain.clone(), pull_metrics);
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
-        let observer = Arc::new(serve::Observer::new(serve::Metrics::register(&registry)?, labels));
+        let observer = Arc::new(serve::Observer::new(
+            serve::Metrics::register(&registry)?,
+            Arc::clone(&labels),
+            upstream.unserved(),
+        ));
+        shown::register(&registry, &puller, &upstream, &observer, &labels)?;
         let log = Arc::new(RequestLog::new(clock));
         let lost_lines = registry.observed_counter(
             "log_lines_dropped_total",
@@ -131,6 +135,7 @@ impl App {
             pull,
             list,
             registry,
+            shown,
             observer,
             log,
             lost_lines,
@@ -214,7 +219,12 @@ impl App {
         let control = self.control(&status, commands.clone(), control_shutdown.clone());
         let control = admin::control::service(control);
         let control = tokio::spawn(listener::run(self.control, control, small(&options), control_shutdown));
+        let history = History::default();
+        let numbers = status.clone();
+        let sampling = history.clone().run(move || numbers.status(), shutdown.clone());
+        let sampling = tokio::spawn(sampling);
         let sources = Sources {
+            history,
             metrics: self.registry.clone(),
             readiness: readiness.clone(),
             status: Arc::new(move || status.status()),
@@ -238,7 +248,7 @@ impl App {
         stop.requested().await;
         readiness.set(false);
         data.join_all().await;
-        let _ = telling.await;
+        let _ = (telling.await, sampling.await);
         told.tell_all();
         settle(&self.puller, &self.upstream, &self.keychain).await;
         let _ = list.await;
@@ -262,6 +272,7 @@ impl App {
             pull: self.pull.clone(),
             list: self.list.clone(),
             settings: self.read.clone(),
+            shown: self.shown.clone(),
         }
     }
 

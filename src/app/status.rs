@@ -8,7 +8,7 @@ use crate::prepull::List;
 use crate::pull::Puller;
 use crate::serve::Observer;
 use crate::store::Store;
-use crate::upstream::Upstream;
+use crate::upstream::{FailingEndpoint, Upstream};
 
 /// The parts whose state is shown. Cheap to clone.
 #[derive(Clone)]
@@ -33,7 +33,11 @@ impl StatusSources {
             uptime_seconds: self.since.elapsed().as_secs(),
             ready: self.readiness.is_ready(),
             store: self.store_status(),
-            served: ServedStatus::new(&answered.bytes, self.upstream.received_bytes()),
+            served: ServedStatus::new(
+                &answered.bytes,
+                answered.from_upstream,
+                self.upstream.received_bytes(),
+            ),
             downloads: self.puller.downloads(),
             requests: requests.collect(),
             outages: self.puller.outages().len(),
@@ -46,12 +50,19 @@ impl StatusSources {
             numbers: self.status(),
             registries: admin::registries(
                 self.puller.outages(),
-                self.upstream.failing_endpoints(),
+                self.failing_endpoints(),
                 self.upstream.rate_limits(),
                 self.store.clock().now(),
             ),
             prepull: self.list.status(),
         }
+    }
+
+    /// Endpoints that fail, of registries that the operator named or that answered before.
+    fn failing_endpoints(&self) -> Vec<FailingEndpoint> {
+        let mut failing = self.upstream.failing_endpoints();
+        failing.retain(|endpoint| self.puller.is_known_registry(&endpoint.registry));
+        failing
     }
 
     fn store_status(&self) -> StoreStatus {

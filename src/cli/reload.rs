@@ -37,6 +37,7 @@ impl Hangup {
                     applied = settings;
                 }
                 Err(error) => {
+                    self.parts.show_failure();
                     tracing::error!(
                         error,
                         "the configuration is not read again; what was read before counts"

@@ -1,5 +1,6 @@
 //! `larder status`: the state of the daemon at a glance.
 
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -20,18 +21,48 @@ pub(super) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Again every two seconds, until it is interrupted; with --json one object a line
+    #[arg(long)]
+    watch: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
+/// How often `--watch` asks.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// Clears a terminal and goes to its upper left corner.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let report = ask_daemon(&context.settings()?, &GetReport {})?;
-    if arguments.json {
-        return print_json(&report);
+    let settings = context.settings()?;
+    if !arguments.watch {
+        let report = ask_daemon(&settings, &GetReport {})?;
+        if arguments.json {
+            return print_json(&report);
+        }
+        return print(&text(&report));
     }
-    for (title, line) in lines(&report, Clock::system().now()) {
-        println!("{title:<11} {line}");
+    let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
+    loop {
+        // A daemon that restarts is back in a moment.
+        let shown = match ask_daemon(&settings, &GetReport {}) {
+            Ok(report) if arguments.json => serde_json::to_string(&report).map_err(Failure::failed)? + "\n",
+            Ok(report) => format!("{clear}{}{}", text(&report), if clear.is_empty() { "\n" } else { "" }),
+            Err(error) if arguments.json => format!("{}\n", serde_json::json!({"error": error.message()})),
+            Err(error) => format!("{clear}{}\n", error.message()),
+        };
+        print(&shown)?;
+        std::thread::sleep(WATCH_EVERY);
     }
-    Ok(())
+}
+
+/// Prints, and fails where nobody reads.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::failed)
+}
+
+fn text(report: &StatusReport) -> String {
+    let lines = lines(report, Clock::system().now());
+    lines.iter().map(|(title, line)| format!("{title:<11} {line}\n")).collect()
 }
 
 /// The lines that a person is shown, each with its title.
@@ -46,13 +77,18 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
         match served.hit_ratio {
             None => "nothing yet".to_owned(),
             Some(ratio) => format!(
-                "{}, {:.1} % of it without upstream; {} not fetched",
+                "{}: {} from upstream, {} not fetched ({:.1} %)",
                 size::shown(served.bytes),
-                ratio * 100.0,
-                size::shown(served.saved_bytes)
+                size::shown(served.from_upstream_bytes),
+                size::shown(served.saved_bytes),
+                ratio * 100.0
             ),
         },
     ));
+    if served.received_bytes > 0 {
+        let (received, unserved) = (size::shown(served.received_bytes), size::shown(served.unserved_bytes));
+        lines.push(("received", format!("{received} from upstream, {unserved} of it served to nobody yet")));
+    }
     let of = store.max_bytes.map_or_else(String::new, |max| format!(" of {}", size::shown(max)));
     let free = store.free_bytes.map_or_else(String::new, |free| format!(", {} free", size::shown(free)));
     lines.push(("store", format!("{} blobs, {}{of}{free}", store.blobs, size::shown(store.bytes))));

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::failure::Failure;
 use crate::reference::Digest;
 use crate::store::{Finding, Verifier};
+use crate::support::size;
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -88,7 +89,7 @@ impl Report {
     }
 
     fn print(&self, repair: bool) {
-        println!("{} blobs with {} bytes are sound", self.sound, self.bytes);
+        println!("{} blobs with {} are sound", self.sound, size::shown(self.bytes));
         for (digest, reason) in &self.damaged {
             println!("damaged: {digest}: {reason}");
         }

@@ -23,7 +23,7 @@ mod variables;
 pub use document::{reference, template};
 pub use environment::Environment;
 pub use load::{Error, Loaded, load};
-pub use print::{print, print_in_effect, print_with_sources};
+pub use print::{hash, print, print_in_effect, print_with_sources};
 pub use report::{Mistake, Source};
 pub use resolve::resolve;
 pub use section::{Change, LogConfig, LogFormat, LogLevel};

@@ -5,6 +5,7 @@ use super::report::Sources;
 use super::schema::Needs;
 use super::section::{Block, Entries};
 use super::settings::Settings;
+use crate::reference::Digest;
 
 /// Writes every key with its effective value, in a form that is read as the same settings.
 pub fn print(settings: &Settings) -> String {
@@ -36,6 +37,13 @@ pub fn print_in_effect(started: &Settings, now: &Settings) -> String {
         }
     }
     written(blocks, &sources)
+}
+
+/// A number for the configuration as it is in effect: equal settings have the same one, wherever they were written. Of 48 bits,
+/// so that a metric holds it exactly.
+pub fn hash(settings: &Settings) -> u64 {
+    let digest = Digest::of(print(settings).as_bytes());
+    digest.as_bytes().iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn document(settings: &Settings, sources: &Sources) -> String {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::size;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use zeroize::Zeroizing;
@@ -75,7 +76,7 @@ pub(super) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>
         read.map_err(|e| format!("its output cannot be read: {e}"))?;
         let over = output.len() as u64 > OUTPUT_BYTES_MAX;
         if over {
-            return Err(format!("its output is larger than {OUTPUT_BYTES_MAX} bytes").into());
+            return Err(format!("its output is larger than {}", size::shown(OUTPUT_BYTES_MAX)).into());
         }
         let status = child.wait().await.map_err(|e| e.to_string())?;
         if !status.success() {

@@ -20,6 +20,7 @@ use super::docker_config::{
 };
 use super::keyring::Keyring;
 use super::search::KubeletDirectories;
+use crate::support::size;
 use crate::support::tasks::Tasks;
 
 /// The files are checked for changes at most this often.
@@ -195,7 +196,9 @@ fn read_file(path: &Path) -> Result<Option<DockerConfig>, String> {
 pub(super) fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, String> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => return Ok(None),
-        Ok(found) if found.len() > BYTES_MAX => return Err(format!("larger than {BYTES_MAX} bytes")),
+        Ok(found) if found.len() > BYTES_MAX => {
+            return Err(format!("larger than {}", size::shown(BYTES_MAX)));
+        }
         _ => {}
     }
     let file = match File::open(path) {

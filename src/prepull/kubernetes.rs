@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::reference::Image;
 use crate::support::directory::{self, Entry};
-use crate::support::yaml;
+use crate::support::{size, yaml};
 
 /// Directories within directories at most.
 const DEPTH_MAX: usize = 8;
@@ -130,7 +130,7 @@ pub fn read_each(path: &Path) -> (Vec<Found>, Vec<KubernetesError>) {
 fn text(file: &Path) -> Result<String, String> {
     let length = fs::metadata(file).map_err(|e| e.to_string())?.len();
     if length > FILE_BYTES_MAX {
-        return Err(format!("larger than {FILE_BYTES_MAX} bytes"));
+        return Err(format!("larger than {}", size::shown(FILE_BYTES_MAX)));
     }
     fs::read_to_string(file).map_err(|e| e.to_string())
 }

@@ -23,7 +23,7 @@ use crate::reference::{Child, Digest, MediaType, Principal, Reference, Registry,
 use crate::store::{self, Amount, Budget, Member, Store};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
-use crate::support::metrics::{Registry as MetricsRegistry, RegistryLabels};
+use crate::support::metrics::Registry as MetricsRegistry;
 use crate::support::tasks::Tasks;
 use crate::upstream::{
     Allowed, AuthContext, BlobHead, ConnectStage, DeliveryFault, Download, EndpointId, Error, Listing,
@@ -47,9 +47,8 @@ fn store_of(max_bytes: u64) -> (Store, Clock, TempDir) {
     (Store::open(&config, clock.clone(), metrics).unwrap(), clock, directory)
 }
 
-pub(crate) fn metrics() -> (Arc<Metrics>, Arc<RegistryLabels>) {
-    let metrics = Metrics::register(&MetricsRegistry::new()).unwrap();
-    (Arc::new(metrics), Arc::new(RegistryLabels::new(Vec::new())))
+pub(crate) fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::register(&MetricsRegistry::new()).unwrap())
 }
 
 /// Stores a blob as if `repository`'s upstream had delivered it.
@@ -467,12 +466,12 @@ impl Parts {
     }
 
     fn over((store, clock, directory): (Store, Clock, TempDir)) -> Self {
-        let (metrics, labels) = metrics();
+        let metrics = metrics();
         let (keychain, registry) = (keychain(&directory), Arc::<FakeRegistry>::default());
         let client = || Arc::clone(&registry) as Arc<dyn RegistryClient>;
         let (config, tasks) = (Live::<Config>::default(), Tasks::default());
         let (keys, ticking) = (keychain.clone(), tasks.clone());
-        let access = Access::new(config.clone(), store.records(), keys, client(), ticking, &metrics, labels);
+        let access = Access::new(config.clone(), store.records(), keys, client(), ticking, &metrics);
         let manifests =
             Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
         let blobs = Blobs::new(config, access.clone(), client(), store.clone(), tasks, metrics);

@@ -1,7 +1,7 @@
-//! The metrics of `pull`: downloads, rights, outages. They mirror state and are read by nothing but `/metrics`.
+//! The metrics of `pull`: downloads, rights. They mirror state and are read by nothing but `/metrics`.
 
 use crate::reference::Principal;
-use crate::support::metrics::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricsError, Registry};
+use crate::support::metrics::{IntCounter, IntCounterVec, IntGauge, MetricsError, Registry};
 
 /// The metrics of `pull`.
 pub struct Metrics {
@@ -15,8 +15,6 @@ pub struct Metrics {
     pub(super) repairs: IntCounter,
     /// Segments of large blobs that were asked for on a connection beside the first.
     pub(super) segments: IntCounter,
-    /// Since when registries cannot be asked, in seconds of Unix time.
-    pub(super) outage: IntGaugeVec,
     /// Rights proved, ended and held, by principal.
     rights: IntCounterVec,
 }
@@ -46,11 +44,6 @@ impl Metrics {
             segments: registry.counter(
                 "fill_segments_total",
                 "Segments of large blobs asked for on a connection beside the first, because that was slow.",
-            )?,
-            outage: registry.gauges(
-                "upstream_outage_start_timestamp_seconds",
-                "Since when a registry cannot be asked (Unix time); 0 while it can.",
-                &["registry"],
             )?,
             rights: registry.counters(
                 "rights_total",

@@ -56,7 +56,6 @@ use crate::reference::{Digest, Reference, Registry, Repository};
 use crate::store::Store;
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
-use crate::support::metrics::RegistryLabels;
 use crate::support::tasks::Tasks;
 use crate::upstream::{Listing, Page, Upstream};
 use access::Access;
@@ -94,9 +93,8 @@ impl Puller {
         upstream: Upstream,
         keychain: Keychain,
         metrics: Metrics,
-        labels: Arc<RegistryLabels>,
     ) -> Self {
-        Self::over(config, store, Arc::new(upstream), keychain, metrics, labels)
+        Self::over(config, store, Arc::new(upstream), keychain, metrics)
     }
 
     fn over(
@@ -105,12 +103,11 @@ impl Puller {
         upstream: Arc<dyn RegistryClient>,
         keychain: Keychain,
         metrics: Metrics,
-        labels: Arc<RegistryLabels>,
     ) -> Self {
         let (metrics, tasks) = (Arc::new(metrics), Tasks::default());
         let client = || Arc::clone(&upstream);
         let access =
-            Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics, labels);
+            Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics);
         let manifests =
             Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
         let blobs =
@@ -259,6 +256,11 @@ impl Puller {
     /// The registries that cannot be asked, and since when.
     pub fn outages(&self) -> Vec<(Registry, Timestamp)> {
         self.0.access.outages()
+    }
+
+    /// Whether the operator named a registry, or it answered before: what a client mistyped is neither.
+    pub fn is_known_registry(&self, registry: &Registry) -> bool {
+        self.0.access.is_known_registry(registry)
     }
 
     /// Blob downloads under way.

@@ -8,6 +8,7 @@
 
 use super::MediaType;
 use super::outline::{Child, List, Outline, Part};
+use crate::support::size;
 
 /// Bytes at most of a manifest or index. containerd reads 8 MiB, distribution 4 MiB; larger ones were seen of registries
 /// that keep a list of files in the annotations.
@@ -41,7 +42,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
     /// Over the size limit.
-    #[error("manifest larger than {MANIFEST_BYTES_MAX} bytes")]
+    #[error("manifest larger than {}", size::shown(MANIFEST_BYTES_MAX as u64))]
     TooLarge,
     /// No JSON object, or one that nothing gives a type to: not what a tag can name.
     #[error("manifest is not a valid document: {0}")]

@@ -72,7 +72,7 @@ impl RequestContext<'_> {
             RangeAnswer::Unsatisfiable => return Ok((response, source)),
         };
         if self.method == Method::GET {
-            self.body_observer(RouteLabel::Manifest, source).count(bytes.len());
+            self.body_observer(RouteLabel::Manifest, digest, source).count(bytes.len());
             *response.body_mut() = Body::full(bytes);
         }
         Ok((response, source))
@@ -114,7 +114,7 @@ impl RequestContext<'_> {
             RangeAnswer::Range { start, end } => answer.body.narrow(start, end),
             RangeAnswer::Whole => {}
         }
-        let observer = self.body_observer(RouteLabel::Blob, answer.source);
+        let observer = self.body_observer(RouteLabel::Blob, digest, answer.source);
         *response.body_mut() = observe::body(answer.body, observer);
         Ok((response, answer.source))
     }
@@ -174,7 +174,7 @@ impl RequestContext<'_> {
             return Ok((response, answer.source));
         };
         answer.body.narrow(start, end);
-        let observer = self.body_observer(RouteLabel::Blob, answer.source);
+        let observer = self.body_observer(RouteLabel::Blob, digest, answer.source);
         if parts.len() == 1 {
             *response.body_mut() = observe::body(answer.body, observer);
             return Ok((response, answer.source));
@@ -250,8 +250,8 @@ impl RequestContext<'_> {
         self.observer.show_stale_age(self.repository.registry(), age);
     }
 
-    fn body_observer(&self, route: RouteLabel, source: AnswerSource) -> BodyObserver {
-        BodyObserver::new(self.observer, route, source, self.since)
+    fn body_observer(&self, route: RouteLabel, digest: Digest, source: AnswerSource) -> BodyObserver {
+        BodyObserver::new(self.observer, route, digest, source, self.since)
     }
 }
 

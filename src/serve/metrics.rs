@@ -1,6 +1,6 @@
 //! What is shown of requests and answers. The numbers that the status page has are those of `observe`, not these.
 
-use crate::support::metrics::{HistogramVec, IntCounterVec, MetricsError, Registry};
+use crate::support::metrics::{HistogramVec, IntCounter, IntCounterVec, MetricsError, Registry};
 
 /// The metrics of the data plane.
 pub struct Metrics {
@@ -9,6 +9,10 @@ pub struct Metrics {
     pub(super) errors: IntCounterVec,
     /// Body bytes handed to clients.
     pub(super) bytes: IntCounterVec,
+    /// Those of them that upstream had to send for it.
+    pub(super) from_upstream: IntCounter,
+    /// Those of them that did not have to be fetched.
+    pub(super) saved: IntCounter,
     /// Seconds from a request to the first byte of its answer's body.
     pub(super) first_byte: HistogramVec,
     /// Seconds since upstream confirmed what was served while upstream could not be asked.
@@ -36,6 +40,14 @@ impl Metrics {
                 "served_bytes_total",
                 "Body bytes of manifests and blobs handed to clients, by where they came from.",
                 &["source"],
+            )?,
+            from_upstream: registry.counter(
+                "served_from_upstream_bytes_total",
+                "Served bytes that upstream had to send for it: each byte that was fetched counts for the first client that gets it.",
+            )?,
+            saved: registry.counter(
+                "saved_bytes_total",
+                "Served bytes that did not have to be fetched.",
             )?,
             first_byte: registry.latencies(
                 "first_byte_seconds",

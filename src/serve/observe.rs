@@ -13,9 +13,10 @@ use super::metrics::Metrics;
 use super::route::Resource;
 use crate::listener::{Body, BodyError};
 use crate::pull::{self, AnswerSource, BlobBody, Fault};
-use crate::reference::Registry;
+use crate::reference::{Digest, Registry};
 use crate::support::body_chunk::BodyChunk;
 use crate::support::metrics::{IntCounter, RegistryLabels};
+use crate::support::unserved::{self, Unserved};
 use crate::upstream::PageBody;
 
 /// What a request was for; the `route` label.
@@ -136,6 +137,8 @@ pub struct Totals {
     pub requests: BTreeMap<&'static str, u64>,
     /// Body bytes handed to clients, by where they came from.
     pub bytes: Vec<(AnswerSource, u64)>,
+    /// Those of them that upstream had to send for it.
+    pub from_upstream: u64,
 }
 
 /// Counts requests and bytes, in its own totals and in the metrics. Shared by all connections.
@@ -144,16 +147,20 @@ pub struct Observer {
     labels: Arc<RegistryLabels>,
     requests: [AtomicU64; SOURCES + OTHERS.len()],
     bytes: [AtomicU64; SOURCES],
+    from_upstream: AtomicU64,
+    unserved: Unserved<Digest>,
 }
 
 impl Observer {
-    /// Nothing counted yet.
-    pub fn new(metrics: Metrics, labels: Arc<RegistryLabels>) -> Self {
+    /// Nothing counted yet. `unserved` is what was fetched and served to nobody.
+    pub fn new(metrics: Metrics, labels: Arc<RegistryLabels>, unserved: Unserved<Digest>) -> Self {
         Self {
             metrics,
             labels,
             requests: std::array::from_fn(|_| AtomicU64::new(0)),
             bytes: std::array::from_fn(|_| AtomicU64::new(0)),
+            from_upstream: AtomicU64::new(0),
+            unserved,
         }
     }
 
@@ -170,6 +177,7 @@ impl Observer {
                 .map(|(source, count)| (source, count.load(Ordering::Relaxed)))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
+            from_upstream: self.from_upstream.load(Ordering::Relaxed),
         }
     }
 
@@ -199,6 +207,9 @@ pub(super) struct BodyObserver {
     observer: Arc<Observer>,
     route: RouteLabel,
     source: AnswerSource,
+    digest: Digest,
+    /// What was fetched of the content and served to nobody; `None` while that is nothing.
+    unserved: Option<unserved::Bytes>,
     bytes: IntCounter,
     /// When the request came; taken with the first byte.
     since: Option<Instant>,
@@ -208,11 +219,14 @@ impl BodyObserver {
     pub(super) fn new(
         observer: &Arc<Observer>,
         route: RouteLabel,
+        digest: Digest,
         source: AnswerSource,
         since: Instant,
     ) -> Self {
         let bytes = observer.metrics.bytes.with_label_values(&[source.label()]);
-        Self { observer: Arc::clone(observer), route, source, bytes, since: Some(since) }
+        let unserved = observer.unserved.of(&digest);
+        let observer = Arc::clone(observer);
+        Self { observer, route, source, digest, unserved, bytes, since: Some(since) }
     }
 
     /// Counts bytes that leave.
@@ -223,7 +237,16 @@ impl BodyObserver {
             first_byte.observe(since.elapsed().as_secs_f64());
         }
         self.bytes.inc_by(bytes as u64);
-        self.observer.bytes[self.source as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        let observer = &self.observer;
+        observer.bytes[self.source as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        // A body that begins in the store may have to go on from upstream.
+        if self.unserved.is_none() && self.source != AnswerSource::Hit {
+            self.unserved = observer.unserved.of(&self.digest);
+        }
+        let fetched = self.unserved.as_ref().map_or(0, |unserved| unserved.serve(bytes as u64));
+        observer.from_upstream.fetch_add(fetched, Ordering::Relaxed);
+        observer.metrics.from_upstream.inc_by(fetched);
+        observer.metrics.saved.inc_by(bytes as u64 - fetched);
     }
 }
 
@@ -282,7 +305,8 @@ mod tests {
     fn the_status_page_and_the_metrics_agree_and_no_outcome_shares_a_total() {
         let registry = metrics::Registry::new();
         let labels = Arc::new(RegistryLabels::new(["reg.test".to_owned()]));
-        let observer = Arc::new(Observer::new(Metrics::register(&registry).unwrap(), labels));
+        let observer =
+            Arc::new(Observer::new(Metrics::register(&registry).unwrap(), labels, Unserved::default()));
         let reg: Registry = "reg.test".parse().unwrap();
         for (n, outcome) in Outcome::all().enumerate() {
             assert_eq!(outcome.index(), n, "{outcome:?}");
@@ -291,7 +315,8 @@ mod tests {
             }
         }
         for (n, source) in AnswerSource::ALL.into_iter().enumerate() {
-            BodyObserver::new(&observer, RouteLabel::Blob, source, Instant::now()).count(100 + n);
+            let digest = Digest::of(b"x");
+            BodyObserver::new(&observer, RouteLabel::Blob, digest, source, Instant::now()).count(100 + n);
         }
         let page = String::from_utf8(registry.render().unwrap()).unwrap();
         let totals = observer.totals();

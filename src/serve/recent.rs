@@ -97,7 +97,7 @@ impl Recent {
     }
 
     /// The last requests for content of `repository`, the last first.
-    pub fn of(&self, repository: &Repository) -> Vec<RecentRequest> {
+    pub fn requests_for(&self, repository: &Repository) -> Vec<RecentRequest> {
         let repositories = self.0.lock();
         let found = repositories.served.peek(repository).or_else(|| repositories.others.peek(repository));
         found.map(|requests| requests.iter().rev().cloned().collect()).unwrap_or_default()
@@ -155,11 +155,11 @@ mod tests {
             let stranger = format!("reg.test/stranger{n}").parse().unwrap();
             recent.0.lock().add(&stranger, request(n, None));
         }
-        assert_eq!(recent.of(&app).iter().map(|one| one.request).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(recent.requests_for(&app).iter().map(|one| one.request).collect::<Vec<_>>(), [2, 1]);
         for n in 3..200 {
             recent.0.lock().add(&app, request(n, None));
         }
-        let last = recent.of(&app);
+        let last = recent.requests_for(&app);
         assert_eq!((last.len(), last[0].request), (REQUESTS_MAX, 199));
         assert_eq!(recent.0.lock().others.len(), OTHERS_MAX);
     }

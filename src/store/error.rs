@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::reference::Digest;
+use crate::support::size;
 
 /// A failure of the store. Cloneable, because every follower of a download receives the same one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -20,7 +21,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// The bytes do not fit into the budget, and nothing more can be evicted.
-    #[error("no space in the store for {needed} bytes")]
+    #[error("no space in the store for {}", size::shown(*needed))]
     Full {
         /// Bytes that were wanted.
         needed: u64,

@@ -1,7 +1,7 @@
 //! The metrics registry: the one door to the prometheus crate.
 //!
 //! Each domain registers its metrics once, in its own `metrics` module, and keeps the handles in fields. Every name
-//! starts with `larder_`, uses base units, and is described in `docs/metrics.md`, which a test holds equal to
+//! starts with `larder_` (those of [`super::process`] with `process_`), uses base units, and is described in `docs/metrics.md`, which a test holds equal to
 //! [`Registry::described`]. Label values come from enums or from the bounded [`RegistryLabels`]; never from a name
 //! that a client sent.
 
@@ -85,7 +85,7 @@ impl Registry {
             let count: Arc<OnceLock<Count>> = Arc::clone(&count);
             move || vec![(Vec::new(), count.get().map_or(0.0, |count| count() as f64))]
         };
-        let observed = Observed::new(name, help, &[], MetricType::COUNTER, Arc::new(read))?;
+        let observed = Observed::new(full(name), help, &[], MetricType::COUNTER, Arc::new(read))?;
         self.add(name, "counter", &[], observed)?;
         Ok(ObservedCounter(count))
     }
@@ -98,8 +98,22 @@ impl Registry {
         labels: &[&str],
         read: impl Fn() -> Vec<(Vec<String>, f64)> + Send + Sync + 'static,
     ) -> Result<(), MetricsError> {
-        let observed = Observed::new(name, help, labels, MetricType::GAUGE, Arc::new(read))?;
+        let observed = Observed::new(full(name), help, labels, MetricType::GAUGE, Arc::new(read))?;
         self.add(name, "gauge", labels, observed).map(drop)
+    }
+
+    /// A `counter` or `gauge` of the process, under its whole name; not shown while `read` gives nothing.
+    pub(super) fn of_process(
+        &self,
+        name: &str,
+        kind: &'static str,
+        help: &str,
+        read: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) -> Result<(), MetricsError> {
+        let of_kind = if kind == "counter" { MetricType::COUNTER } else { MetricType::GAUGE };
+        let read = move || read().map(|value| (Vec::new(), value)).into_iter().collect();
+        let observed = Observed::new(name.to_owned(), help, &[], of_kind, Arc::new(read))?;
+        self.add_named(name.to_owned(), kind, &[], observed).map(drop)
     }
 
     fn add<C: Collector + Clone + 'static>(
@@ -109,10 +123,20 @@ impl Registry {
         labels: &[&str],
         metric: C,
     ) -> Result<C, MetricsError> {
+        self.add_named(full(name), kind, labels, metric)
+    }
+
+    fn add_named<C: Collector + Clone + 'static>(
+        &self,
+        name: String,
+        kind: &'static str,
+        labels: &[&str],
+        metric: C,
+    ) -> Result<C, MetricsError> {
         self.inner.register(Box::new(metric.clone()))?;
         let labels = labels.iter().map(|&l| l.to_owned()).collect();
         let mut described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
-        described.push(Described { name: full(name), kind, labels });
+        described.push(Described { name, kind, labels });
         Ok(metric)
     }
 
@@ -164,14 +188,14 @@ struct Observed {
 
 impl Observed {
     fn new(
-        name: &str,
+        name: String,
         help: &str,
         labels: &[&str],
         kind: MetricType,
         read: Read,
     ) -> Result<Self, MetricsError> {
         let labels: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
-        let desc = Desc::new(full(name), help.to_owned(), labels.clone(), Default::default())?;
+        let desc = Desc::new(name, help.to_owned(), labels.clone(), Default::default())?;
         Ok(Self { desc, kind, labels, read })
     }
 

@@ -13,9 +13,11 @@ pub mod live;
 pub mod metrics;
 #[cfg(feature = "model")]
 pub(crate) mod model_channel;
+pub mod process;
 pub mod shutdown;
 pub mod singleflight;
 pub mod size;
 pub(crate) mod sync;
 pub mod tasks;
+pub mod unserved;
 pub mod yaml;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::reference::Registry;
 use crate::support::byte_budget::{ByteBudget, Reservation};
+use crate::support::size;
 use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
 use crate::upstream::received::ReceivedCounter;
 
@@ -105,7 +106,7 @@ pub(super) async fn read_whole(
             Ok(Some(Err(error))) => return Err((error, false)),
             Ok(Some(Ok(bytes))) => {
                 if whole.len() + bytes.len() > bytes_max {
-                    let why = format!("a body larger than {bytes_max} bytes");
+                    let why = format!("a body larger than {}", size::shown(bytes_max as u64));
                     return Err((Error::Invalid { host: chunks.host, why }, false));
                 }
                 if whole.len() + bytes.len() > UNRESERVED_BYTES && reserved.is_none() {
@@ -133,7 +134,7 @@ pub(crate) async fn read_small(mut body: ResponseBody, bytes_max: usize) -> Resu
         let frame = frame.map_err(|error| root_cause(&*error))?;
         let Ok(bytes) = frame.into_data() else { continue };
         if whole.len() + bytes.len() > bytes_max {
-            return Err(format!("a body larger than {bytes_max} bytes"));
+            return Err(format!("a body larger than {}", size::shown(bytes_max as u64)));
         }
         whole.extend_from_slice(&bytes);
     }
@@ -189,7 +190,7 @@ mod tests {
 
     fn chunks(body: ResponseBody) -> (Chunks, ReceivedBytes) {
         let received = ReceivedBytes::new(Recorder::for_test());
-        let counter = received.counter_for(&"reg.test".parse().unwrap());
+        let counter = received.counter_for(&"reg.test".parse().unwrap(), None);
         (Chunks { body, host: "reg.test:443".to_owned(), received: counter }, received)
     }
 

@@ -13,6 +13,7 @@ use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::support::metrics::RegistryLabels;
 use crate::support::tasks::Tasks;
+use crate::support::unserved::Unserved;
 use crate::upstream::attempts::Attempts;
 use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
@@ -243,7 +244,7 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<Page>, Error> {
         let request = RegistryRequest::list(repository, listing, query, auth);
-        let read = |response| self.0.bodies.page(repository.registry(), response);
+        let read = |response| self.0.bodies.page(response);
         self.0.attempts.send_and_read(&request, read).await
     }
 
@@ -271,9 +272,14 @@ impl Upstream {
         self.0.attempts.exchange.authenticator.forget_tokens(repository);
     }
 
-    /// Body bytes of manifests, lists and blobs received since the start.
+    /// Body bytes of manifests and blobs received since the start.
     pub fn received_bytes(&self) -> u64 {
-        self.0.bodies.received_bytes()
+        self.0.bodies.received().total()
+    }
+
+    /// What of that was served to nobody yet: who serves it tells.
+    pub fn unserved(&self) -> Unserved<Digest> {
+        self.0.bodies.received().unserved().clone()
     }
 
     /// What registries said about their rate limits in the last ten minutes.

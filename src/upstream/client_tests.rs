@@ -168,7 +168,7 @@ async fn a_body_of_another_range_than_the_requested_one_is_not_taken_for_it() {
 }
 
 #[tokio::test]
-async fn what_is_received_is_counted_whatever_it_is() {
+async fn what_is_received_of_manifests_and_blobs_is_counted_and_lists_are_not() {
     let (upstream, _) = upstream(|_| respond(200, &[], "12345"));
     let (repository, auth) = (repository(), anonymous());
     let tag: Tag = "latest".parse().unwrap();
@@ -179,7 +179,11 @@ async fn what_is_received_is_counted_whatever_it_is() {
         bytes.unwrap();
     }
     upstream.list(&repository, &Listing::Tags, None, &auth).await.unwrap();
-    assert_eq!(upstream.received_bytes(), 15);
+    assert_eq!(upstream.received_bytes(), 10);
+    let of_blob = upstream.unserved().of(&digest()).unwrap();
+    assert_eq!((of_blob.serve(3), of_blob.serve(3)), (3, 2), "a byte is fetched for one client");
+    let of_tag = upstream.unserved().of(&Digest::of(b"12345")).unwrap();
+    assert_eq!(of_tag.serve(9), 5, "what a tag names is known by its digest");
 }
 
 #[tokio::test]

@@ -186,6 +186,10 @@ impl Recorder {
     ) {
         let value = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.labels.with(registry.as_str(), |label| {
+            // A gauge that several registries share would say what the last of them said.
+            if label != registry.as_str() {
+                return;
+            }
             let labels = [label, principal.kind.label()];
             self.metrics.remaining.with_label_values(&labels).set(value(remaining));
             if let Some(limit) = limit {
@@ -197,6 +201,9 @@ impl Recorder {
     pub(super) fn held_back_until(&self, registry: &Registry, principal: Principal, until: Timestamp) {
         let until = i64::try_from(until.0).unwrap_or(i64::MAX);
         self.labels.with(registry.as_str(), |label| {
+            if label != registry.as_str() {
+                return;
+            }
             self.metrics.retry_at.with_label_values(&[label, principal.kind.label()]).set(until);
         });
     }

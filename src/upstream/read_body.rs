@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
 
-use crate::reference::{Digest, MANIFEST_BYTES_MAX, MediaType, Registry, is_manifest_of};
+use crate::reference::{Digest, MANIFEST_BYTES_MAX, MediaType, Registry, is_manifest_of, manifest_digest};
 use crate::support::byte_budget::ByteBudget;
 use crate::support::live::Live;
 use crate::upstream::attempts::RESPONSE_WAIT;
@@ -21,7 +21,7 @@ use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::headers::{content_length, header, parse_content_range};
 use crate::upstream::page::Page;
-use crate::upstream::received::ReceivedBytes;
+use crate::upstream::received::{ReceivedBytes, ReceivedCounter};
 use crate::upstream::response::{RegistryResponse, is_encoded};
 use crate::upstream::transport::configured::Configured;
 
@@ -73,9 +73,9 @@ impl BodyReader {
         }
     }
 
-    /// Body bytes of manifests, lists and blobs since the start.
-    pub(super) fn received_bytes(&self) -> u64 {
-        self.received.total()
+    /// What was received since the start.
+    pub(super) fn received(&self) -> &ReceivedBytes {
+        &self.received
     }
 
     /// Where a digest is `expected`, content of another one is refused, so that the next endpoint is asked.
@@ -90,13 +90,15 @@ impl BodyReader {
         let is_authoritative = endpoint.is_authoritative();
         let stated = stated_digest(response.response.headers());
         let is_encoded = is_encoded(response.response.headers());
-        let bytes = self.whole_body(registry, response).await;
+        let bytes = self.whole_body(registry, expected, response).await;
         let Some(expected) = expected else {
             let bytes = bytes?;
             let is_proved = || stated.is_some_and(|digest| is_manifest_of(&bytes, &digest));
             if is_encoded && !is_proved() {
                 return Err(encoded(host));
             }
+            let stated = stated.filter(|digest| is_manifest_of(&bytes, digest));
+            self.received.identify(stated.unwrap_or_else(|| manifest_digest(&bytes)), bytes.len());
             return Ok(Manifest { bytes, media_type, host, is_authoritative });
         };
         let wrong = |fault| self.avoided.record(registry, expected, &endpoint, fault);
@@ -118,9 +120,14 @@ impl BodyReader {
         }
     }
 
-    async fn whole_body(&self, registry: &Registry, response: RegistryResponse) -> Result<Bytes, Error> {
+    async fn whole_body(
+        &self,
+        registry: &Registry,
+        digest: Option<Digest>,
+        response: RegistryResponse,
+    ) -> Result<Bytes, Error> {
         let RegistryResponse { response, host, has_alternative, tracked, .. } = response;
-        let received = self.received.counter_for(registry);
+        let received = self.received.counter_for(registry, digest);
         let declared = content_length(response.headers());
         let chunks = Chunks { body: response.into_body(), host, received };
         let memory = Memory { budget: &self.memory, registry, declared };
@@ -172,7 +179,7 @@ impl BodyReader {
             (content_length(response.headers()), 0)
         };
         let is_encoded = is_encoded(response.headers());
-        let received = self.received.counter_for(registry);
+        let received = self.received.counter_for(registry, Some(digest));
         let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
         let mut download = Download::new(size, offset, proof, chunks);
         (download.has_digest, download.is_encoded) = (head.has_digest, is_encoded);
@@ -181,12 +188,11 @@ impl BodyReader {
     }
 
     /// A page of a list.
-    pub(super) async fn page(&self, registry: &Registry, response: RegistryResponse) -> Result<Page, Error> {
+    pub(super) async fn page(&self, response: RegistryResponse) -> Result<Page, Error> {
         let RegistryResponse { response, host, proof, has_alternative, tracked, .. } = response;
         let idle = self.body_wait(has_alternative).idle;
         let (head, body) = response.into_parts();
-        let received = self.received.counter_for(registry);
-        let chunks = Chunks { body, host: host.clone(), received };
+        let chunks = Chunks { body, host: host.clone(), received: ReceivedCounter::none() };
         let body = Download::new(None, 0, proof, chunks);
         Page::begin(&head.headers, host.clone(), body.bounded(host, idle, tracked, has_alternative)).await
     }

@@ -38,6 +38,106 @@ async fn probes_and_numbers_are_there_and_name_no_repository() {
     assert_eq!(reply.status, StatusCode::MISDIRECTED_REQUEST);
 }
 
+/// The numbers of `/v1/status` about what was served.
+async fn served(larder: &Larder) -> [u64; 5] {
+    let status = client::get(larder.admin, "/v1/status").await.json();
+    ["bytes", "from_upstream_bytes", "saved_bytes", "received_bytes", "unserved_bytes"]
+        .map(|name| status["served"][name].as_u64().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_pull_saves_nothing_although_its_layers_were_fetched_ahead_of_the_runtime() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    let image = image::push(&registry, "team/app", "v1", 100_000);
+    let platform = &image.platforms[0];
+    let pull = async || {
+        larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+        larder.get(&format!("/v2/team/app/manifests/{}?ns=reg.test", platform.manifest)).await;
+        let layers = platform.layers.iter().chain([&platform.config]);
+        for layer in layers {
+            assert!(larder.get(&format!("/v2/team/app/blobs/{layer}?ns=reg.test")).await.is_well());
+            // Whatever is fetched ahead is here before it is asked for.
+            larder.settled().await;
+        }
+    };
+    pull().await;
+    let [bytes, from_upstream, saved, received, unserved] = served(&larder).await;
+    assert!(
+        larder.metric(r#"larder_served_bytes_total{source="hit"}"#).await > 0.0,
+        "nothing was fetched ahead"
+    );
+    assert_eq!((saved, from_upstream), (0, bytes));
+    assert_eq!((received, unserved), (bytes, 0));
+    pull().await;
+    let [again, from_upstream, saved, received, unserved] = served(&larder).await;
+    assert_eq!((again, from_upstream, saved), (2 * bytes, bytes, bytes));
+    // What is fetched ahead and never asked for was fetched in vain.
+    let other = image::push(&registry, "team/other", "v1", 50_000);
+    let first = &other.platforms[1];
+    larder.get(&format!("/v2/team/other/manifests/{}?ns=reg.test", first.manifest)).await;
+    larder.get(&format!("/v2/team/other/blobs/{}?ns=reg.test", first.layers[1])).await;
+    larder.settled().await;
+    let [all, now_from_upstream, now_saved, now_received, now_unserved] = served(&larder).await;
+    assert_eq!((all, now_received), (now_from_upstream + now_saved, now_from_upstream + now_unserved));
+    assert!(now_unserved > unserved && now_received > received && now_from_upstream > from_upstream);
+    for (metric, value) in [
+        ("larder_served_from_upstream_bytes_total", now_from_upstream),
+        ("larder_saved_bytes_total", now_saved),
+        ("larder_upstream_received_bytes_total{registry=\"reg.test\"}", now_received),
+        ("larder_upstream_unserved_bytes", now_unserved),
+    ] {
+        assert_eq!(larder.metric(metric).await, value as f64, "{metric}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_draws_the_last_hour_and_day_and_loads_and_runs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
+    let page = client::get(larder.admin, "/").await;
+    let policy = page.header("content-security-policy").to_owned();
+    let html = String::from_utf8(page.body.to_vec()).unwrap();
+    assert_eq!(html.matches("<svg ").count(), 6, "{html}");
+    assert!(html.contains("The last hour") && html.contains("The last day"));
+    for outside in ["<script", "http://", "https://", "src=", "@import", "url("] {
+        assert!(!html.contains(outside), "{outside}: {html}");
+    }
+    assert!(policy.contains("default-src 'none'") && !policy.contains("script-src"), "{policy}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_a_client_mistyped_is_not_away_and_one_that_answered_before_is() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let url = format!("http://{}", registry.address);
+    let larder = Larder::start(directory.path(), &[("reg.test", url)], "");
+    image::push(&registry, "team/app", "v1", 1_000);
+    larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+    larder.get("/v2/team/app/manifests/v1?ns=mistyped.invalid").await;
+    let away = async || {
+        let status = client::get(larder.admin, "/v1/status").await.json();
+        let page = client::get(larder.admin, "/metrics").await;
+        let page = String::from_utf8(page.body.to_vec()).unwrap();
+        let shown = page.lines().filter(|line| line.starts_with("larder_upstream_outage")).count();
+        (status["outages"].as_u64().unwrap(), shown)
+    };
+    assert_eq!(away().await, (0, 0));
+    registry.stop().await;
+    larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+    assert_eq!(away().await, (1, 1));
+    registry.restart().await;
+    larder.get("/v2/team/app/manifests/v1?ns=mistyped.invalid").await;
+    assert!(larder.metric("larder_upstream_outage_start_timestamp_seconds{registry=\"other\"}").await == 0.0);
+    for _ in 0..200 {
+        larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+        if away().await == (0, 0) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("an outage that is over is shown for ever");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_metrics_page_does_not_grow_with_what_clients_ask_for() {
     let directory = tempfile::tempdir().unwrap();
@@ -59,7 +159,7 @@ async fn the_documented_metrics_are_the_real_ones() {
     let larder = Larder::start(directory.path(), &[], "");
     let documented: Vec<String> = include_str!("../../docs/metrics.md")
         .lines()
-        .filter(|line| line.starts_with("| `larder_"))
+        .filter(|line| line.starts_with("| `larder_") || line.starts_with("| `process_"))
         .map(|line| {
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
             format!("{} {} {}", cells[1].trim_matches('`'), cells[2], cells[3].replace('`', ""))

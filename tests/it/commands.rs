@@ -113,7 +113,7 @@ fn samples() -> Vec<Value> {
         uptime_seconds: 1,
         ready: true,
         store: store(),
-        served: ServedStatus::new(&[(larder::pull::AnswerSource::Hit, 1)], 0),
+        served: ServedStatus::new(&[(larder::pull::AnswerSource::Hit, 1)], 0, 0),
         downloads: 0,
         requests: [("hit".to_owned(), 1)].into(),
         outages: 0,

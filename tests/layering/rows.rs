@@ -240,6 +240,7 @@ pub(crate) const DOORS: &[(&str, &str)] = &[
     ("sha2", "reference/digest.rs"),
     ("strsim", "config/variables.rs"),
     ("prometheus", "support/metrics.rs"),
+    ("procfs", "support/process.rs"),
     ("hyper_rustls", "upstream/transport/connect.rs"),
     ("clap", "cli/"),
     ("indicatif", "cli/"),

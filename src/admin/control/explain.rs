@@ -69,7 +69,7 @@ impl Explainer {
             access: access(outlook),
             cached: contents.map(cached),
             pins: pinned.map(|pin| pin.owner.unwrap_or_else(|| "a pull under way".to_owned())).collect(),
-            recent: self.recent.of(repository),
+            recent: self.recent.requests_for(repository),
         };
         explanation.obstacle = explanation.first_obstacle(self.store.clock().now());
         explanation.steps = explanation.next_steps();

@@ -33,7 +33,6 @@ use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::store::{self, Records};
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
-use crate::support::metrics::RegistryLabels;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, BlobHead, Proof};
@@ -64,13 +63,12 @@ impl Access {
         upstream: Arc<dyn RegistryClient>,
         tasks: Tasks,
         metrics: &Arc<Metrics>,
-        labels: Arc<RegistryLabels>,
     ) -> Self {
         let grants = Arc::new(Grants::new(records.clone()));
         let principals = Principals::new(keychain);
         let known =
             KnownRights::new(config.clone(), Arc::clone(&grants), principals.clone(), Arc::clone(metrics));
-        let outages = Outages::new(records.clone(), Arc::clone(metrics), labels);
+        let outages = Outages::new(records.clone(), config.clone());
         let (client, who) = (Arc::clone(&upstream), principals.clone());
         let answers = RecordedAnswers::new(config, client, who, grants, outages, Arc::clone(metrics));
         let membership = Membership::new(records.clone());
@@ -99,6 +97,11 @@ impl Access {
     /// The registries in outage, and since when.
     pub(crate) fn outages(&self) -> Vec<(Registry, Timestamp)> {
         self.0.answers.outages()
+    }
+
+    /// Whether the operator named a registry, or it answered before.
+    pub(crate) fn is_known_registry(&self, registry: &Registry) -> bool {
+        self.0.answers.is_known_registry(registry)
     }
 
     /// Whether a grant is fresh, so that upstream is asked only to deliver.

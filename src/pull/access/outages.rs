@@ -1,59 +1,78 @@
 //! Which registries cannot be asked, and since when.
 //!
 //! Promises: the start of an outage outlives a restart, so that `outage_grace` and `stale_if_error` are counted from
-//! it; a registry that answered once since the start of the daemon has no older outage. Bounded: what is forgotten is
-//! read again from the store.
+//! it; a registry that answered once since the start of the daemon has no older outage. Shown as away is only what the
+//! operator named or what answered before, and only while it is asked: what a client mistyped is no outage of anybody.
+//! Bounded: what is forgotten is read again from the store.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::pull::metrics::Metrics;
+use crate::pull::config::Config;
 use crate::reference::Registry;
 use crate::store::Records;
 use crate::support::bounded_map::BoundedMap;
-use crate::support::clock::Timestamp;
-use crate::support::metrics::RegistryLabels;
+use crate::support::clock::{Moment, Timestamp};
+use crate::support::live::Live;
 
 /// Registries remembered at most.
 const REGISTRIES_MAX: usize = 8_192;
+/// How long a registry is shown as away after a request to it failed last: kubelet asks for an image again every five
+/// minutes at the latest.
+const SHOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// What is known of a registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum State {
     Answers,
-    OutSince(Timestamp),
+    Out(Outage),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    since: Timestamp,
+    /// When a request failed last.
+    last: Moment,
+    /// Whether the registry ever answered, as far as this process and the store know.
+    has_answered: bool,
 }
 
 /// The registries that were asked since the start of the daemon.
 pub(crate) struct Outages {
     records: Records,
+    config: Live<Config>,
     states: Mutex<BoundedMap<Registry, State>>,
-    metrics: Arc<Metrics>,
-    labels: Arc<RegistryLabels>,
 }
 
 impl Outages {
-    pub(crate) fn new(records: Records, metrics: Arc<Metrics>, labels: Arc<RegistryLabels>) -> Self {
-        Self { records, states: Mutex::new(BoundedMap::new(REGISTRIES_MAX)), metrics, labels }
+    pub(crate) fn new(records: Records, config: Live<Config>) -> Self {
+        Self { records, config, states: Mutex::new(BoundedMap::new(REGISTRIES_MAX)) }
     }
 
     /// Records that `registry` cannot be asked; returns how long that has lasted, restarts included.
     pub(crate) async fn record(&self, registry: &Registry) -> Duration {
         let now = self.records.clock().now();
-        let known = self.states.lock().get(registry).copied();
-        let since = match known {
-            Some(State::OutSince(since)) => return since.age_at(now),
-            Some(State::Answers) => now,
-            // It was not asked since the start of the daemon: the outage may be older than that.
-            None => self.records.outage(registry).await.filter(|since| *since <= now).unwrap_or(now),
+        let last = Moment::recorded(now);
+        let known = {
+            let mut states = self.states.lock();
+            if let Some(State::Out(outage)) = states.get(registry) {
+                outage.last = last;
+                return outage.since.age_at(now);
+            }
+            states.get(registry).is_some()
         };
-        self.states.lock().insert(registry.clone(), State::OutSince(since));
+        let (since, has_answered) = if known {
+            (now, true)
+        } else {
+            // It was not asked since the start of the daemon: the outage may be older than that.
+            let begun = self.records.outage(registry).await.filter(|since| *since <= now);
+            (begun.unwrap_or(now), self.records.has_delivered(registry).await)
+        };
+        self.states.lock().insert(registry.clone(), State::Out(Outage { since, last, has_answered }));
         if let Err(error) = self.records.set_outage(registry, Some(since)).await {
             tracing::debug!(%registry, %error, "the start of an outage could not be written to the store");
         }
-        self.show(registry, i64::try_from(since.0).unwrap_or(i64::MAX));
         since.age_at(now)
     }
 
@@ -61,32 +80,47 @@ impl Outages {
     pub(crate) async fn end(&self, registry: &Registry) {
         {
             let mut states = self.states.lock();
-            if states.get(registry) == Some(&mut State::Answers) {
+            if matches!(states.get(registry), Some(State::Answers)) {
                 return;
             }
             states.insert(registry.clone(), State::Answers);
         }
-        self.show(registry, 0);
         if let Err(error) = self.records.set_outage(registry, None).await {
             tracing::debug!(%registry, %error, "the end of an outage could not be written to the store");
         }
     }
 
-    /// The registries in outage, and since when.
+    /// The registries that are shown as away, and since when.
     pub(crate) fn list(&self) -> Vec<(Registry, Timestamp)> {
+        let (config, now) = (self.config.current(), self.records.clock().now());
         let out = |(registry, state): (&Registry, &State)| match state {
-            State::OutSince(since) => Some((registry.clone(), *since)),
-            State::Answers => None,
+            State::Out(outage)
+                if (outage.has_answered || is_named(&config, registry))
+                    && outage.last.age_at(now) < SHOWN_FOR =>
+            {
+                Some((registry.clone(), outage.since))
+            }
+            State::Out(_) | State::Answers => None,
         };
         let mut all: Vec<_> = self.states.lock().iter().filter_map(out).collect();
         all.sort();
         all
     }
 
-    fn show(&self, registry: &Registry, since: i64) {
-        self.labels
-            .with(registry.as_str(), |label| self.metrics.outage.with_label_values(&[label]).set(since));
+    /// Whether the operator named `registry`, or it answered since the start or before the outage that it is in.
+    pub(crate) fn is_known(&self, registry: &Registry) -> bool {
+        is_named(&self.config.current(), registry)
+            || match self.states.lock().peek(registry) {
+                Some(State::Answers) => true,
+                Some(State::Out(outage)) => outage.has_answered,
+                None => false,
+            }
     }
+}
+
+/// Docker Hub is what a name without a registry means, and needs no section.
+fn is_named(config: &Config, registry: &Registry) -> bool {
+    config.is_named(registry) || *registry == Registry::docker_hub()
 }
 
 #[cfg(test)]
@@ -94,22 +128,46 @@ mod tests {
     use super::*;
     use crate::pull::for_tests;
 
+    fn outages(store: &crate::store::Store) -> Outages {
+        Outages::new(store.records().clone(), Live::new(Config::default()))
+    }
+
     #[tokio::test]
     async fn an_outage_is_counted_from_its_start_and_ends_with_the_first_answer() {
         let (store, clock, _directory) = for_tests::store();
-        let (metrics, labels) = for_tests::metrics();
-        let outages = Outages::new(store.records().clone(), Arc::clone(&metrics), Arc::clone(&labels));
+        let first = outages(&store);
         let registry: Registry = "reg.test".parse().unwrap();
         for_tests::remember_blob(&store, "reg.test/app", b"x").await;
 
-        assert_eq!(outages.record(&registry).await, Duration::ZERO);
+        assert_eq!(first.record(&registry).await, Duration::ZERO);
         clock.advance(Duration::from_secs(60));
-        assert_eq!(outages.record(&registry).await, Duration::from_secs(60));
-        assert_eq!(outages.list().len(), 1);
-        let restarted = Outages::new(store.records().clone(), metrics, labels);
+        assert_eq!(first.record(&registry).await, Duration::from_secs(60));
+        assert_eq!(first.list().len(), 1);
+        let restarted = outages(&store);
         assert_eq!(restarted.record(&registry).await, Duration::from_secs(60), "forgotten by a restart");
         restarted.end(&registry).await;
         clock.advance(Duration::from_secs(60));
         assert_eq!(restarted.record(&registry).await, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_a_client_mistyped_is_never_away() {
+        let (store, clock, _directory) = for_tests::store();
+        let named: Registry = "named.test".parse().unwrap();
+        let config = Config { named: [named.clone()].into(), ..Config::default() };
+        let outages = Outages::new(store.records().clone(), Live::new(config));
+        let [mistyped, answered] = ["mistyped.test", "answered.test"].map(|name| name.parse().unwrap());
+        outages.end(&answered).await;
+        for registry in [&mistyped, &answered, &named, &Registry::docker_hub()] {
+            outages.record(registry).await;
+        }
+        let away =
+            || outages.list().into_iter().map(|(registry, _)| registry.to_string()).collect::<Vec<_>>();
+        assert_eq!(away(), ["answered.test", "docker.io", "named.test"]);
+        assert!(!outages.is_known(&mistyped) && outages.is_known(&answered) && outages.is_known(&named));
+        // An entry that nobody asks about any more ends by itself; the outage does not.
+        clock.advance(SHOWN_FOR);
+        assert_eq!(outages.record(&answered).await, SHOWN_FOR);
+        assert_eq!(away(), ["answered.test"]);
     }
 }

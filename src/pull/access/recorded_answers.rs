@@ -215,6 +215,11 @@ impl RecordedAnswers {
         if is_outage { Some(self.outages.record(registry).await) } else { None }
     }
 
+    /// Whether the operator named a registry, or it answered before.
+    pub(crate) fn is_known_registry(&self, registry: &Registry) -> bool {
+        self.outages.is_known(registry)
+    }
+
     /// The registries in outage, and since when.
     pub(crate) fn outages(&self) -> Vec<(Registry, Timestamp)> {
         self.outages.list()

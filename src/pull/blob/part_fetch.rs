@@ -160,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_byte_that_is_kept_or_on_its_way_is_reserved_again() {
-        let ((store, _clock, _directory), (metrics, _)) = (for_tests::store(), for_tests::metrics());
+        let ((store, _clock, _directory), metrics) = (for_tests::store(), for_tests::metrics());
         let (digest, owner) = (Digest::of(b"x"), Owner::unlimited(&"reg.test".parse().unwrap()));
         let blob = store.begin_partial(digest, 1_000, owner).await.unwrap();
         let parts = FetchedParts::new(blob, digest, Tasks::default(), metrics);

@@ -235,6 +235,12 @@ impl Records {
         blocking::find(move || outages::find(&this.layout, &registry)).await
     }
 
+    /// Whether `registry` ever delivered something that is recorded.
+    pub async fn has_delivered(&self, registry: &Registry) -> bool {
+        let (this, registry) = (self.clone(), registry.clone());
+        blocking::find(move || outages::has_delivered(&this.layout, &registry).then_some(())).await.is_some()
+    }
+
     /// Records since when `registry` has been unreachable, or with `None` that it is reachable.
     ///
     /// # Errors

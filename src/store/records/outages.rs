@@ -12,13 +12,18 @@ pub(crate) fn find(layout: &Layout, registry: &Registry) -> Option<Timestamp> {
     file::read(&layout.outage(registry))
 }
 
+/// Whether the registry ever delivered something that is recorded.
+pub(crate) fn has_delivered(layout: &Layout, registry: &Registry) -> bool {
+    layout.outage(registry).parent().is_some_and(Path::is_dir)
+}
+
 /// Records the start of an outage, or its end with `None`.
 pub(crate) fn set(layout: &Layout, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
     let path = layout.outage(registry);
     match since {
         // A registry that never delivered anything has no directory and gets none: nothing of it can be served during an
         // outage, and clients may ask for ever new registries.
-        Some(_) if !path.parent().is_some_and(Path::is_dir) => Ok(()),
+        Some(_) if !has_delivered(layout, registry) => Ok(()),
         Some(since) => file::write(layout, &path, &since),
         None => layout.remove(&path).map(drop),
     }
