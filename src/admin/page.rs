@@ -25,7 +25,7 @@ const HEAD: &str = r#"<!doctype html>
 body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:2rem 0 .5rem}
 p{margin:.2rem 0;color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1.2rem 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1.2rem 0}
 .tile{border:1px solid var(--line);border-radius:.5rem;padding:.7rem 1rem}
 .tile b{display:block;font-size:1.5rem;font-weight:600;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:.85rem}
@@ -35,8 +35,9 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .
 td:last-child,th:last-child{text-align:right;font-variant-numeric:tabular-nums}
 .bad{color:var(--bad)}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(22rem,100%),1fr));gap:1rem 1.5rem}
-figure{margin:0}figcaption{font-size:.85rem;color:var(--soft)}svg{display:block;width:100%;height:auto}
-svg text{font-size:11px;fill:var(--soft)}.axis{stroke:var(--soft)}.grid{stroke:var(--line);stroke-dasharray:3}
+figure{margin:0}figcaption{font-size:.85rem;color:var(--soft)}svg{display:block;width:100%;height:6rem}
+.most,.ends{font-size:.75rem;color:var(--soft)}.ends{display:flex;justify-content:space-between}
+.axis{stroke:var(--soft)}.grid{stroke:var(--line);stroke-dasharray:3}
 .key{white-space:nowrap;margin-left:.6rem}.key i{display:inline-block;width:.7em;height:.7em;margin-right:.3em;border-radius:2px}
 </style></head><body><main>"#;
 

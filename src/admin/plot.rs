@@ -4,12 +4,12 @@
 
 use std::fmt::Write as _;
 
-/// The picture's own units; the page scales it.
+/// The picture's own units; the page stretches it. Words stand beside it, so that they keep their size.
 const WIDTH: f64 = 600.0;
-const HEIGHT: f64 = 130.0;
-/// Where the bars are: below the largest value's label, above the times'.
-const TOP: f64 = 18.0;
-const BOTTOM: f64 = 112.0;
+const HEIGHT: f64 = 100.0;
+/// Where the bars are.
+const TOP: f64 = 3.0;
+const BOTTOM: f64 = 97.0;
 
 /// One of the stacked series.
 pub(super) struct Series {
@@ -52,10 +52,9 @@ impl Plot {
             write!(html, "<span class=\"key\"><i style=\"background:var({colour})\"></i>{name}</span> ")?;
         }
         write!(html, "</figcaption>")?;
-        write!(
-            html,
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}, at most {shown}\">"
-        )?;
+        write!(html, "<div class=\"most\">{shown}</div>")?;
+        write!(html, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" ")?;
+        write!(html, "aria-label=\"{title}, at most {shown}\">")?;
         write!(html, "<line class=\"axis\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{BOTTOM}\" y2=\"{BOTTOM}\"/>")?;
         write!(html, "<line class=\"grid\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{TOP}\" y2=\"{TOP}\"/>")?;
         let mut floor = vec![BOTTOM; steps];
@@ -69,9 +68,7 @@ impl Plot {
             }
             write!(html, "\"/>")?;
         }
-        write!(html, "<text x=\"0\" y=\"{:.0}\">{shown}</text>", TOP - 5.0)?;
-        write!(html, "<text x=\"0\" y=\"{HEIGHT:.0}\">{}</text>", self.from)?;
-        writeln!(html, "<text x=\"{WIDTH}\" y=\"{HEIGHT:.0}\" text-anchor=\"end\">now</text></svg></figure>")
+        writeln!(html, "</svg><div class=\"ends\"><span>{}</span><span>now</span></div></figure>", self.from)
     }
 }
 
@@ -119,15 +116,18 @@ mod tests {
     fn bars_stand_on_each_other_and_the_largest_sum_is_as_high_as_the_plot() {
         let html = plot([vec![Some(1.0), Some(3.0)], vec![None, Some(1.0)]]);
         // 94 units for the sum of 4.
-        assert!(html.contains("M0.0 112.0h258.0v-23.5h-258.0z"), "{html}");
-        assert!(html.contains("M300.0 112.0h258.0v-70.5h-258.0z"), "{html}");
-        assert!(html.contains("d=\"M300.0 41.5h258.0v-23.5h-258.0z\""), "{html}");
-        assert!(html.contains(">4</text>"), "{html}");
+        assert!(html.contains("M0.0 97.0h258.0v-23.5h-258.0z"), "{html}");
+        assert!(html.contains("M300.0 97.0h258.0v-70.5h-258.0z"), "{html}");
+        assert!(html.contains("d=\"M300.0 26.5h258.0v-23.5h-258.0z\""), "{html}");
+        assert!(html.contains("<div class=\"most\">4</div>"), "{html}");
     }
 
     #[test]
     fn a_plot_of_nothing_is_an_empty_plot() {
         let html = plot([vec![None, Some(0.0)], Vec::new()]);
-        assert!(html.contains("d=\"\"") && html.contains(">0</text>") && !html.contains("NaN"), "{html}");
+        assert!(
+            html.contains("d=\"\"") && html.contains("<div class=\"most\">0</div>") && !html.contains("NaN"),
+            "{html}"
+        );
     }
 }

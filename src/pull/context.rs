@@ -104,8 +104,18 @@ struct Inner {
 impl PullContext {
     /// A foreground pull without a deadline. `reference` is what the request names, for the log; a list names none.
     pub fn new(repository: Repository, reference: Option<Reference>, caller: Caller) -> Self {
+        Self::of_request(RequestId::next(), repository, reference, caller)
+    }
+
+    /// The same for the request that has this number.
+    pub fn of_request(
+        request_id: RequestId,
+        repository: Repository,
+        reference: Option<Reference>,
+        caller: Caller,
+    ) -> Self {
         Self(Arc::new(Inner {
-            request_id: RequestId::next(),
+            request_id,
             repository,
             reference,
             caller,
@@ -115,12 +125,6 @@ impl PullContext {
             asked: AskedEndpoints::default(),
             download: Arc::default(),
         }))
-    }
-
-    /// The same pull, for the request that has this number.
-    #[must_use]
-    pub fn of_request(self, id: RequestId) -> Self {
-        self.change(|inner| inner.request_id = id)
     }
 
     /// The same pull; its client waits for the head of an answer for so long.

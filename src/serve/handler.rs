@@ -87,8 +87,7 @@ impl Handler {
                         return self.refuse(described, about, Outcome::Challenged, &error, challenge);
                     }
                 };
-                let pull = PullContext::new(repository.clone(), reference, caller)
-                    .of_request(arrival.id)
+                let pull = PullContext::of_request(arrival.id, repository.clone(), reference, caller)
                     .answered_within(self.answer_wait);
                 // A mirror client asks the registry itself.
                 let pull = if client.has_fallback() { pull.without_patience() } else { pull };
