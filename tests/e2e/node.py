@@ -116,7 +116,8 @@ class Commands(unittest.TestCase):
             file.write(text)
         code, said = attempt(PROGRAM, "--config", larder.config, "doctor", "--root", root, "--canary", NAME,
                              "--containerd", containerd.socket)
-        self.assertRegex(said, r"ok +canary +reg.test/team/app:v1: containerd asked this cache \d+ times")
+        self.assertRegex(said, r"ok +canary +reg.test/team/app: containerd's request \d+ came through this cache")
+        self.assertRegex(said, r"ok +canary +reg.test/team/app:v1 was pulled")
         self.assertRegex(said, r"ok +cache +reg.test answers")
 
     def test_6c_doctor_asks_the_containerd_of_this_machine(self):

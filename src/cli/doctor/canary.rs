@@ -1,15 +1,20 @@
-//! One image pulled by containerd itself: did it ask this cache?
+//! One image pulled by containerd itself: did its requests come here?
+//!
+//! Proved by a request that can be nobody else's: containerd is told to pull a tag with a random name, which no registry
+//! has, and the daemon is asked for the requests for that repository. Pulls of others, and what is counted of them, prove
+//! nothing and disturb nothing.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use super::finding::{Findings, Level};
-use crate::admin::control::{self, GetReport};
+use crate::admin::control::{self, Explain};
 use crate::cli::containerd_config::{CONFIG, config_of};
 use crate::cli::machine::Machine;
 use crate::cli::run_async::run_async;
 use crate::config::Settings;
 use crate::reference::Image;
+use crate::serve::RecentRequest;
 
 const ABOUT: &str = "canary";
 
@@ -20,35 +25,42 @@ pub(super) fn check(
     settings: &Settings,
     findings: &mut Findings,
 ) {
-    let asked = || {
-        let report = run_async(control::send(&settings.admin.socket, &GetReport {}));
-        let report = report.ok().and_then(Result::ok)?;
-        Some(report.numbers.requests.values().sum::<u64>())
-    };
-    let Some(before) = asked() else {
-        return findings.add(Level::Problem, ABOUT, "without a running cache there is nothing to see", "");
-    };
+    if let Err(why) = requests(settings, image) {
+        let what = format!("without a running cache there is nothing to see: {why}");
+        return findings.add(Level::Problem, ABOUT, what, "");
+    }
     let directory = config_of(&machine.read(CONFIG)).ok().and_then(|cri| cri.config_path());
-    let mut command = if on_path("crictl") {
-        let mut command = Command::new("crictl");
-        command
-            .arg("--image-endpoint")
-            .arg(format!("unix://{}", socket.display()))
-            .args(["pull", &image.to_string()]);
-        command
-    } else if on_path("ctr") {
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "pull"]);
-        if let Some(directory) = &directory {
-            command.args(["--hosts-dir", directory]);
-        }
-        command.arg(image.to_string());
-        command
-    } else {
+    let Some(program) = ["crictl", "ctr"].into_iter().find(|program| on_path(program)) else {
         return findings.add(Level::Warning, ABOUT, "neither crictl nor ctr is here", "install one of them");
     };
-    match command.output() {
-        Ok(done) if done.status.success() => {}
+    let pull = |name: &str| command(program, socket, directory.as_deref(), name).output();
+    let tag = format!("larder-canary-{:016x}", fastrand::u64(..));
+    // It fails, since there is no such tag; that it was asked for here is what counts.
+    let _ = pull(&format!("{}:{tag}", image.repository));
+    let asked = requests(settings, image).unwrap_or_default();
+    match of_tag(&asked, &tag) {
+        Some(request) => findings.ok(
+            ABOUT,
+            format!("{}: containerd's request {} came through this cache", image.repository, request.request),
+        ),
+        None => findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("{}: containerd did not ask this cache for it", image.repository),
+            "larder setup containerd, then systemctl restart containerd",
+        ),
+    }
+    pulled(image, pull(&image.to_string()), findings);
+}
+
+/// The request for a tag, the last one first.
+fn of_tag<'r>(requests: &'r [RecentRequest], tag: &str) -> Option<&'r RecentRequest> {
+    requests.iter().find(|request| request.reference.as_deref() == Some(tag))
+}
+
+fn pulled(image: &Image, done: std::io::Result<Output>, findings: &mut Findings) {
+    match done {
+        Ok(done) if done.status.success() => findings.ok(ABOUT, format!("{image} was pulled")),
         Ok(done) => {
             let said = String::from_utf8_lossy(&done.stderr);
             let last = said.trim().lines().last().unwrap_or_default().to_owned();
@@ -56,20 +68,60 @@ pub(super) fn check(
         }
         Err(error) => findings.add(Level::Problem, ABOUT, error.to_string(), ""),
     }
-    match asked() {
-        Some(after) if after > before => {
-            findings.ok(ABOUT, format!("{image}: containerd asked this cache {} times", after - before));
-        }
-        _ => findings.add(
-            Level::Problem,
-            ABOUT,
-            format!("{image}: containerd did not ask this cache"),
-            "larder setup containerd, then systemctl restart containerd",
-        ),
+}
+
+/// The last requests for the repository, as the daemon has them.
+fn requests(settings: &Settings, image: &Image) -> Result<Vec<RecentRequest>, String> {
+    let command = Explain { image: image.to_string(), secrets: Vec::new() };
+    let asked = run_async(control::send(&settings.admin.socket, &command));
+    let asked = asked.map_err(|failure| failure.message().to_owned())?;
+    asked.map(|explained| explained.recent).map_err(|error| error.to_string())
+}
+
+fn command(program: &str, socket: &Path, directory: Option<&str>, name: &str) -> Command {
+    let mut command = Command::new(program);
+    if program == "crictl" {
+        command.arg("--image-endpoint").arg(format!("unix://{}", socket.display())).args(["pull", name]);
+        return command;
     }
+    command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "pull"]);
+    if let Some(directory) = directory {
+        command.args(["--hosts-dir", directory]);
+    }
+    command.arg(name);
+    command
 }
 
 fn on_path(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output();
     found.is_ok_and(|done| done.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::clock::Timestamp;
+
+    #[test]
+    fn pulls_of_others_are_not_taken_for_the_canary() {
+        let request = |request, reference: Option<&str>| RecentRequest {
+            at: Timestamp(1),
+            request,
+            client: "127.0.0.1".to_owned(),
+            user: None,
+            method: "HEAD".to_owned(),
+            reference: reference.map(str::to_owned),
+            status: Some(404),
+            ended: String::new(),
+            source: None,
+            upstream: Vec::new(),
+            download: None,
+            bytes: 0,
+            duration_ms: 1,
+            reason: None,
+        };
+        let others = [request(1, Some("v1")), request(2, Some("larder-canary-0")), request(3, None)];
+        assert_eq!(of_tag(&others, "larder-canary-1"), None);
+        assert_eq!(of_tag(&others, "larder-canary-0").map(|found| found.request), Some(2));
+    }
 }
