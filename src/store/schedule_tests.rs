@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+
 use super::*;
 use crate::reference::Algorithm;
 use crate::store::admission::Admission;
@@ -203,7 +205,10 @@ fn in_no_order_does_a_commit_change_the_store_after_it_was_closed_or_leave_a_blo
                 let Ok(mut ingest) = blobs.begin(Digest::of(content), Some(5), owner()) else { return };
                 ingest.write(&Bytes::from_static(content)).unwrap();
                 ingest.hash(&Bytes::from_static(content));
-                let _ = blobs.commit(ingest.verify().unwrap());
+                let verified = ingest.verify().unwrap();
+                let Ok(_change) = world.layout.change() else { return };
+                let outcome = batch::write_one(&world.layout, |staging| verified.stage(staging));
+                let _ = blobs.end_commit(verified, outcome);
             }
         };
         let close: fn(&World) = |world| {
