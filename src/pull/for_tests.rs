@@ -465,6 +465,11 @@ impl Parts {
         Self::over(store_of(1))
     }
 
+    /// The same over a store of so many bytes.
+    pub(crate) fn with_room_for(bytes: u64) -> Self {
+        Self::over(store_of(bytes))
+    }
+
     fn over((store, clock, directory): (Store, Clock, TempDir)) -> Self {
         let metrics = metrics();
         let (keychain, registry) = (keychain(&directory), Arc::<FakeRegistry>::default());

@@ -15,14 +15,31 @@ use crate::support::clock::Timestamp;
 const LARGE_PERCENT: u64 = 25;
 /// Bytes up to which no blob is large, however small the store: they are fetched again in a moment.
 const LARGE_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// How much later a blob is asked for again, and not by the same pull, which may resume or begin anew.
+/// How long after its last request a pull is over: it may pause, resume or begin anew, and a slow one asks for range after
+/// range.
 const AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// How long a pull may last; what asks for a blob for longer needs it more than once.
+const SAME_PULL_MAX: Duration = Duration::from_secs(4 * 60 * 60);
 /// Blobs that are remembered; of further ones the first request counts again.
 const BLOBS_MAX: usize = 1_024;
 
 /// The blobs that were passed by, and when.
 #[derive(Debug)]
-pub(super) struct Passed(BoundedMap<Digest, Timestamp>);
+pub(super) struct Passed(BoundedMap<Digest, Asked>);
+
+/// The requests of the pull by which a blob was asked for first.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    first: Timestamp,
+    last: Timestamp,
+}
+
+impl Asked {
+    /// Whether a request now is of another pull.
+    fn is_over(self, now: Timestamp) -> bool {
+        self.last.age_at(now) >= AGAIN_AFTER || self.first.age_at(now) >= SAME_PULL_MAX
+    }
+}
 
 impl Default for Passed {
     fn default() -> Self {
@@ -37,8 +54,13 @@ impl Passed {
         if !is_large(size, capacity) {
             return false;
         }
-        let first = *self.0.get_or_insert_with(digest, || now);
-        first.age_at(now) < AGAIN_AFTER
+        let asked = self.0.get_or_insert_with(digest, || Asked { first: now, last: now });
+        if asked.is_over(now) {
+            // It stays so: what another pull asks for is stored, however that pull goes on.
+            return false;
+        }
+        asked.last = now;
+        true
     }
 
     /// Whether it would be, if it were asked for; remembers nothing.
@@ -49,7 +71,7 @@ impl Passed {
         capacity: u64,
         now: Timestamp,
     ) -> bool {
-        let is_new = || self.0.peek(digest).is_none_or(|first| first.age_at(now) < AGAIN_AFTER);
+        let is_new = || self.0.peek(digest).is_none_or(|asked| !asked.is_over(now));
         is_large(size, capacity) && is_new()
     }
 }
@@ -75,14 +97,29 @@ mod tests {
             (LARGE_BYTES_MIN, 1, 1_000, false, "not large for any store"),
             (25 * GIB + 1, 100 * GIB, 1_000, true, "the first time"),
             (25 * GIB + 1, 100 * GIB, 1_599, true, "the same pull, resumed"),
-            (25 * GIB + 1, 100 * GIB, 1_600, false, "again"),
-            (u64::MAX, u64::MAX, 1_600, false, "no overflow"),
+            (25 * GIB + 1, 100 * GIB, 2_199, false, "again, ten minutes after the last request"),
+            (25 * GIB + 1, 100 * GIB, 2_300, false, "that pull goes on"),
+            (u64::MAX, u64::MAX, 2_300, false, "no overflow"),
         ] {
             assert_eq!(ask(size, capacity, at), expected, "{why}");
         }
         let other = Digest::of(b"other");
-        let ahead = |digest, size| passed.would_be_passed_by(&digest, size, 10 * GIB, Timestamp(1_600));
+        let ahead = |digest, size| passed.would_be_passed_by(&digest, size, 10 * GIB, Timestamp(2_300));
         assert!(!ahead(digest, 3 * GIB) && ahead(other, 3 * GIB) && !ahead(other, 2 * GIB));
         assert!(passed.is_passed_by(other, 2 * GIB, GIB, Timestamp(9_000)), "of its own");
+    }
+
+    #[test]
+    fn a_slow_pull_by_ranges_is_not_taken_for_another_one_unless_it_lasts_for_hours() {
+        let mut passed = Passed::default();
+        let digest = Digest::of(b"large");
+        let first_stored = (0..10_000).step_by(9).find(|minute| {
+            let at = Timestamp(1_000 + minute * 60);
+            let ahead = passed.would_be_passed_by(&digest, GIB, GIB, at);
+            let is_passed = passed.is_passed_by(digest, GIB, GIB, at);
+            assert_eq!(ahead, is_passed, "minute {minute}");
+            !is_passed
+        });
+        assert_eq!(first_stored, Some(243), "the first request after four hours");
     }
 }

@@ -23,6 +23,7 @@ use super::room::Room;
 use super::segments::Received;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use super::transfer::Transfers;
+use super::wanted::is_much;
 use super::window::Window;
 use super::window_memory::WindowMemory;
 use super::withheld_tail::Withheld;
@@ -212,10 +213,17 @@ impl Filler {
     ) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
         let owner = self.room.owner(context.repository().registry());
-        let begun = match self.partials.take_ingest(context, digest, body.size()) {
-            Some(ingest) => Ok(ingest),
-            None => match self.room.refusal(context.priority(), digest, body.size()).await {
-                Some(refused) => Err(refused),
+        // A large layer of which a little was read by parts is passed by like any other; one of which much was, is completed.
+        let is_begun =
+            body.size().is_some_and(|size| is_much(self.partials.bytes_of(context, digest, size), size));
+        let refused = match is_begun {
+            true => None,
+            false => self.room.refusal(context.priority(), digest, body.size()).await,
+        };
+        let begun = match refused {
+            Some(refused) => Err(refused),
+            None => match self.partials.take_ingest(context, digest, body.size()) {
+                Some(ingest) => Ok(ingest),
                 None => self.store.begin(digest, body.size(), owner).await,
             },
         };

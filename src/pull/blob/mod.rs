@@ -372,6 +372,8 @@ impl Blobs {
 #[cfg(test)]
 mod leader_failure_tests;
 #[cfg(test)]
+mod passed_by_tests;
+#[cfg(test)]
 mod past_the_disk_tests;
 #[cfg(test)]
 mod range_tests;

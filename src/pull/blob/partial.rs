@@ -110,6 +110,13 @@ impl Partials {
         (partial.size == size).then_some(partial)
     }
 
+    /// Bytes that are kept of a blob of `size` bytes.
+    pub(crate) fn bytes_of(&self, context: &PullContext, digest: Digest, size: u64) -> u64 {
+        let partial = self.blobs.lock().get(&key_of(context, digest)).cloned();
+        let of_blob = partial.filter(|partial| partial.size == size);
+        of_blob.map_or(0, |partial| partial.parts.blob().bytes())
+    }
+
     /// What receives a blob of `size` bytes, with the parts that are kept of it.
     pub(crate) fn take_ingest(
         &self,

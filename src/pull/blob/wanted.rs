@@ -93,6 +93,11 @@ impl BlobRange {
     }
 }
 
+/// Whether so much of a blob of `size` bytes is kept of parts that a small part more makes it the whole.
+pub(crate) fn is_much(kept: u64, size: u64) -> bool {
+    kept.saturating_add(PART_MAX) > size / PARTS_OF_BLOB
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +141,14 @@ mod tests {
         assert_eq!(small.alone(Some(MIB), MIB / 4, true), None, "much of it was read");
         assert_eq!(bytes(0, MIB + 1).alone(Some(1_000 * MIB), 0, true), None, "not small");
         assert_eq!(bytes(0, MIB).alone(Some(1_000 * MIB), 0, true), part(0, Some(MIB)));
+    }
+
+    #[test]
+    fn a_blob_of_which_much_is_kept_is_one_whose_next_small_part_may_be_fetched_as_the_whole() {
+        let size = 100 * MIB;
+        assert!(!is_much(0, size) && !is_much(4_096, size) && !is_much(24 * MIB, size));
+        assert!(is_much(24 * MIB + 1, size) && is_much(u64::MAX, size));
+        assert!(bytes(0, MIB).alone(Some(size), 24 * MIB, true).is_some(), "no whole before that");
     }
 
     #[test]
