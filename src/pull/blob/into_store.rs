@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ATTEMPTS_MAX;
 use super::Blobs;
 use super::concerns_leader_only;
 use super::download::{Download, Followed};
@@ -15,6 +16,10 @@ use crate::reference::Digest;
 /// How often the progress of a download into the store is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
+/// How long the end of a download past the disk is waited for: that of a client which reads slowly may take longer, and then
+/// the blob is downloaded beside it.
+const PASSED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// What became of a blob that was to be downloaded into the store.
 enum Fetched {
     Stored {
@@ -23,6 +28,9 @@ enum Fetched {
     },
     /// The download that was joined failed for a reason of its leader.
     LeaderFailed(Error),
+    /// The download that was joined goes past the disk, and this one need not: the store passes a large blob by for a client,
+    /// and there may have been no place for a download.
+    Passed,
 }
 
 impl Blobs {
@@ -37,16 +45,24 @@ impl Blobs {
         digest: Digest,
         report: impl Fn(u64, Option<u64>),
     ) -> Result<(u64, bool), Error> {
-        match self.fetch_sharing(context, digest, &report, Sharing::All).await? {
-            Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
-            // Upstream has answered this caller, if not the leader that it joined.
-            Fetched::LeaderFailed(error) => {
-                match self.fetch_sharing(context, digest, &report, Sharing::SameQuestion).await? {
-                    Fetched::Stored { size, downloaded } => Ok((size, downloaded)),
-                    Fetched::LeaderFailed(_) => Err(error),
+        let (mut sharing, mut last) = (Sharing::All, Error::NotStored);
+        for _ in 0..ATTEMPTS_MAX {
+            match self.fetch_sharing(context, digest, &report, sharing).await? {
+                Fetched::Stored { size, downloaded } => return Ok((size, downloaded)),
+                Fetched::LeaderFailed(error) if sharing == Sharing::SameQuestion => return Err(error),
+                // Upstream has answered this caller, if not the leader that it joined.
+                Fetched::LeaderFailed(error) => (sharing, last) = (Sharing::SameQuestion, error),
+                Fetched::Passed => {
+                    // Not as one of its followers, for whom it would go on. It ends with its last client.
+                    let registry = context.repository().registry();
+                    let end = self.flights.wait_while(|| self.flights.has(registry, digest));
+                    if tokio::time::timeout(PASSED_WAIT_MAX, end).await.is_err() {
+                        sharing = Sharing::SameQuestion;
+                    }
                 }
             }
         }
+        Err(last)
     }
 
     async fn fetch_sharing(
@@ -78,6 +94,12 @@ impl Blobs {
                         return Err(Error::NotStored);
                     }
                     return stored(size, source == AnswerSource::Fill);
+                }
+                Progress::Detached { size, .. } if source == AnswerSource::Join => {
+                    drop(progress);
+                    let registry = context.repository().registry();
+                    let checked = self.room.check(registry, size).await;
+                    return checked.map(|()| Fetched::Passed).map_err(|_| Error::NotStored);
                 }
                 Progress::Detached { .. } => return Err(Error::NotStored),
                 Progress::Failed(error)

@@ -84,3 +84,16 @@ async fn a_large_layer_of_which_much_was_read_by_parts_is_completed_at_its_first
     }
     assert!(scene.is_stored().await);
 }
+
+#[tokio::test]
+async fn a_pre_pull_that_meets_a_pods_pull_of_a_large_layer_past_the_disk_stores_it_afterwards() {
+    let scene = Scene::new().await;
+    let Scene { parts, context, digest } = &scene;
+    let pod = parts.blobs.find(context, *digest, BlobRange::Whole).await.unwrap();
+    let background = context.clone().in_background();
+    let (fetched, content) =
+        tokio::join!(parts.blobs.fetch_into_store(&background, *digest, |_, _| {}), read(pod));
+    assert!(content.unwrap() == layer());
+    assert_eq!(fetched.unwrap(), (SIZE, true));
+    assert!(scene.is_stored().await);
+}
