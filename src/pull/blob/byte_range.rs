@@ -63,6 +63,11 @@ impl SingleRanges {
             && range.alone(declared, self.read_of(registry, digest), has_room).is_some()
     }
 
+    /// Whether a range is a small part of a blob of `size` bytes, together with what was read before.
+    pub(crate) fn is_small(&self, registry: &Registry, digest: Digest, range: BlobRange, size: u64) -> bool {
+        range.is_small(Some(size), self.read_of(registry, digest))
+    }
+
     fn read_of(&self, registry: &Registry, digest: Digest) -> u64 {
         self.read.lock().get(&(registry.clone(), digest)).copied().unwrap_or(0)
     }

@@ -16,7 +16,7 @@ use super::part_fetch::Reserved;
 use super::partial::{Partial, Partials};
 use super::room::Room;
 use super::source::UpstreamBody;
-use super::wanted::BlobRange;
+use super::wanted::{BlobRange, is_much};
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
 use crate::pull::context::PullContext;
@@ -143,7 +143,8 @@ impl Parts {
         let Some(missing) = partial.parts.blob().first_missing(start, end) else {
             return Ok(Some(Found::Kept(partial, true)));
         };
-        let has_room = self.room.check(registry, None).await.is_ok();
+        let wanted = BlobRange::Bytes { start: missing, end };
+        let has_room = self.has_room(context, digest, wanted, Some(size)).await;
         let of =
             |start, end| Wanted { range: BlobRange::Bytes { start, end }, declared: Some(size), has_room };
         if !self.ranges.is_alone(registry, digest, of(missing, end)) {
@@ -173,7 +174,7 @@ impl Parts {
         declared: Option<u64>,
     ) -> Result<Option<Found>, Error> {
         let registry = context.repository().registry();
-        let has_room = self.room.check(registry, None).await.is_ok();
+        let has_room = self.has_room(context, digest, range, declared).await;
         let (body, size) = match self.open(context, digest, Wanted { range, declared, has_room }).await? {
             Some(Found::Alone(body, size)) => (body, size),
             found => return Ok(found),
@@ -197,6 +198,26 @@ impl Parts {
             }
         }
         Ok(Some(Found::Kept(partial, false)))
+    }
+
+    /// Whether a part is asked for as one of a blob that is stored if more of it is wanted: a small part as long as anything
+    /// is, any other only if the whole would be. Otherwise the whole would be asked for in vain, and the part after it.
+    async fn has_room(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        range: BlobRange,
+        size: Option<u64>,
+    ) -> bool {
+        let registry = context.repository().registry();
+        let whole = size.filter(|size| !self.ranges.is_small(registry, digest, range, *size));
+        let kept = whole.map_or(0, |size| self.partials.bytes_of(context, digest, size));
+        // What is kept has its place already.
+        if self.room.check(registry, whole.map(|size| size.saturating_sub(kept))).await.is_err() {
+            return false;
+        }
+        let Some(size) = whole else { return true };
+        is_much(kept, size) || self.room.refusal(context.priority(), digest, Some(size)).await.is_none()
     }
 
     async fn open(

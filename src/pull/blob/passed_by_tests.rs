@@ -67,6 +67,22 @@ impl Scene {
 }
 
 #[tokio::test]
+async fn a_range_of_a_large_layer_that_is_passed_by_costs_one_request_until_another_pull_wants_it() {
+    let scene = Scene::new().await;
+    assert_eq!((scene.cost(0, 4_096).await, scene.cost(0, 4_096).await), (1, 0), "a small part is kept");
+    for start in [0, 20 * MIB, 40 * MIB] {
+        assert_eq!(scene.cost(start, start + 2 * MIB).await, 1, "from {start}");
+        assert_eq!(scene.parts.blobs.downloads(), 0, "all of it is asked for as well");
+        scene.parts.clock.advance(Duration::from_secs(9 * 60));
+    }
+    assert_eq!(scene.cost(60 * MIB, 62 * MIB).await, 1, "the same slow pull");
+    assert!(!scene.is_stored().await);
+    scene.parts.clock.advance(Duration::from_secs(10 * 60));
+    scene.cost(20 * MIB, 22 * MIB).await;
+    assert!(scene.is_stored().await);
+}
+
+#[tokio::test]
 async fn a_large_layer_of_which_a_little_was_read_by_parts_is_passed_by_at_its_first_pull() {
     let scene = Scene::new().await;
     assert_eq!(scene.cost(0, 4_096).await, 1);
