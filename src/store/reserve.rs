@@ -49,7 +49,7 @@ impl Reservations {
         let mut all = self.0.lock();
         all.sum.bytes += bytes;
         all.sum.unwritten += bytes;
-        if owner.limited {
+        if owner.is_limited() {
             *all.limited.entry(owner.id).or_default() += bytes;
             all.limited_sum += bytes;
         }
@@ -114,7 +114,7 @@ impl All {
     fn give_back(&mut self, owner: Owner, bytes: u64, written: u64) {
         self.sum.bytes -= bytes;
         self.sum.unwritten -= bytes - written;
-        if let Some(held) = self.limited.get_mut(&owner.id).filter(|_| owner.limited) {
+        if let Some(held) = self.limited.get_mut(&owner.id).filter(|_| owner.is_limited()) {
             *held -= bytes;
             self.limited_sum -= bytes;
             if *held == 0 {

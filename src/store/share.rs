@@ -33,18 +33,43 @@ impl OwnerId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     pub(super) id: OwnerId,
-    pub(super) limited: bool,
+    standing: Standing,
+}
+
+/// Why a registry's part of the store is limited, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The operator named it.
+    Named,
+    /// The operator did not.
+    Limited,
+    /// It is not asked for this content.
+    Exempt,
 }
 
 impl Owner {
-    /// A registry that the operator named, or content that the operator brought.
+    /// A registry that the operator named.
+    pub fn named(registry: &Registry) -> Self {
+        Self { id: OwnerId::of(registry), standing: Standing::Named }
+    }
+
+    /// Content that the operator brought, or small content such as a manifest, of whichever registry: it is not limited, and
+    /// that says nothing of the registry.
     pub fn unlimited(registry: &Registry) -> Self {
-        Self { id: OwnerId::of(registry), limited: false }
+        Self { id: OwnerId::of(registry), standing: Standing::Exempt }
     }
 
     /// A registry that the operator did not name.
     pub fn limited(registry: &Registry) -> Self {
-        Self { id: OwnerId::of(registry), limited: true }
+        Self { id: OwnerId::of(registry), standing: Standing::Limited }
+    }
+
+    pub(super) fn is_limited(&self) -> bool {
+        self.standing == Standing::Limited
+    }
+
+    pub(super) fn is_named(&self) -> bool {
+        self.standing == Standing::Named
     }
 }
 

@@ -26,7 +26,7 @@ impl Room {
 
     /// For whom content of a registry is stored: one that the operator did not name takes at most its share.
     pub(crate) fn owner(&self, registry: &Registry) -> Owner {
-        if self.is_named(registry) { Owner::unlimited(registry) } else { Owner::limited(registry) }
+        if self.is_named(registry) { Owner::named(registry) } else { Owner::limited(registry) }
     }
 
     /// Whether a blob of `bytes` would be passed by, if a client asked for it: it is large, asked for the first time, and would

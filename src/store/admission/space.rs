@@ -71,6 +71,11 @@ impl Space {
     /// Reserves what is free.
     pub(super) fn try_reserve(&self, owner: Owner, wanted: u64) -> Result<Reservation, Refused> {
         let mut at_their_share = self.granting.lock();
+        if owner.is_named() {
+            // It may have been limited until a reload named it.
+            at_their_share.remove(&owner.id);
+            self.index.lift_limit(owner.id);
+        }
         if self.exceeds_share(owner, wanted) {
             return Err(Refused::Share);
         }
@@ -144,7 +149,7 @@ impl Space {
     /// Whether downloads of limited registries would hold more than they may at once: what is reserved cannot be
     /// evicted.
     fn exceeds_share(&self, owner: Owner, wanted: u64) -> bool {
-        if !owner.limited {
+        if !owner.is_limited() {
             return false;
         }
         let capacity = self.capacity();
@@ -156,7 +161,7 @@ impl Space {
     /// Whether a registry with `wanted` bytes more has its share or more, or all limited ones together have theirs, so that
     /// it evicts nothing of others.
     fn holds_its_share(&self, owner: Owner, wanted: u64) -> bool {
-        if !owner.limited {
+        if !owner.is_limited() {
             return false;
         }
         let capacity = self.capacity();

@@ -221,6 +221,31 @@ fn downloads_of_strangers_leave_room_that_others_can_have() {
     assert!(world.admission.check(stranger(), 501).is_err());
 }
 
+#[test]
+fn a_registry_that_a_reload_names_takes_nothing_of_the_share_of_those_that_have_no_name() {
+    let world = World::new(budget(1_000, 0));
+    for n in 0..9 {
+        let reserved = world.admission.reserve(stranger(), 100).unwrap();
+        world.commit(&[n; 100], reserved);
+    }
+    let other = Owner::limited(&"other.test".parse().unwrap());
+    assert!(world.admission.reserve(other, 200).is_err(), "strangers together have their share");
+    let manifest = Owner::unlimited(&"evil.test".parse().unwrap());
+    drop(world.admission.reserve(manifest, 1).unwrap());
+    assert!(
+        world.admission.reserve(other, 200).is_err(),
+        "a manifest of a stranger lifts the limit of strangers"
+    );
+    let named = Owner::named(&"evil.test".parse().unwrap());
+    drop(world.admission.reserve(named, 1).unwrap());
+    assert!(world.admission.space.excesses().is_empty(), "what it holds is nobody's first victim");
+    assert!(
+        world.admission.reserve(other, 200).is_ok(),
+        "the only stranger is refused for what another holds"
+    );
+    assert_eq!(world.index.bytes_of(named.id), 800);
+}
+
 /// Fills the store of [`World`] with so many blobs of 100 bytes.
 fn fill(world: &World, blobs: u8) {
     for n in 0..blobs {

@@ -102,6 +102,11 @@ impl Index {
         self.0.totals.limited_bytes(owner)
     }
 
+    /// The operator named `owner`: it is not limited, or not any more.
+    pub(super) fn lift_limit(&self, owner: OwnerId) {
+        self.0.totals.lift_limit(owner);
+    }
+
     /// A blob of `owner` exists; its reservation, if it has one, ends once it is counted. Blocks while the queue is full.
     pub(super) fn add(&self, digest: Digest, size: u64, owner: OwnerId, reserved: Option<Reservation>) {
         let _ = self.0.queue.send(Operation::Add { digest, size, owner, reserved });

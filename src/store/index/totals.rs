@@ -33,7 +33,7 @@ const LIMITED_MIN: usize = 1_024;
 struct ByOwner {
     /// An entry for each registry that has any.
     held: HashMap<OwnerId, Totals>,
-    /// Limited registries that have asked for space since the start. Those without blobs are forgotten when there are as many
+    /// Limited registries that have asked for space since the start, unless they are not limited any more. Those without blobs are forgotten when there are as many
     /// as `limited_max`, twice as many as were left at the last time.
     limited: HashSet<OwnerId>,
     limited_max: usize,
@@ -65,6 +65,12 @@ impl ByOwner {
         self.limited.insert(owner);
         self.limited_bytes = self.limited_bytes.saturating_add(self.of(owner).bytes);
     }
+
+    fn lift_limit(&mut self, owner: OwnerId) {
+        if self.limited.remove(&owner) {
+            self.limited_bytes = self.limited_bytes.saturating_sub(self.of(owner).bytes);
+        }
+    }
 }
 
 impl SharedTotals {
@@ -86,6 +92,11 @@ impl SharedTotals {
         let mut by_owner = self.by_owner.lock();
         by_owner.limit(owner);
         by_owner.limited_bytes
+    }
+
+    /// The operator named a registry, which may not have been so before: its blobs do not count among those of limited ones.
+    pub(crate) fn lift_limit(&self, owner: OwnerId) {
+        self.by_owner.lock().lift_limit(owner);
     }
 
     /// A registry has a blob more.
@@ -169,5 +180,22 @@ mod tests {
         let by_owner = totals.by_owner.lock();
         assert!(by_owner.limited.len() <= 2 * LIMITED_MIN && by_owner.limited.contains(&first));
         assert_eq!(by_owner.limited_bytes, 8);
+    }
+
+    #[test]
+    fn what_a_registry_holds_that_is_named_by_now_is_not_counted_among_the_unnamed_ones() {
+        let totals = SharedTotals::new(Arc::new(Metrics::register(&Registry::new()).unwrap()));
+        let (named, other) = (OwnerId(1), OwnerId(2));
+        totals.add(named, 100);
+        totals.add(other, 20);
+        assert_eq!((totals.limited_bytes(named), totals.limited_bytes(other)), (100, 120));
+        for _ in 0..2 {
+            totals.lift_limit(named);
+            assert_eq!(totals.limited_bytes(other), 20);
+        }
+        totals.add(named, 5);
+        totals.subtract(named, 100);
+        assert_eq!(totals.limited_bytes(other), 20);
+        assert_eq!(totals.limited_bytes(named), 25, "its name was taken away again");
     }
 }
