@@ -15,13 +15,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::store::error::Error;
 use crate::store::failpoints;
-use crate::store::layout::staged::Staged;
+use crate::store::layout::staged::{Earlier, Staged};
 use crate::store::layout::{self, Layout};
 
 /// Syncs at the same time: more than these a disk does not join into one write of its journal much better.
@@ -55,16 +56,20 @@ struct Group {
 pub(super) fn write(layout: &Layout, writes: Vec<Write>) {
     // Until the ends were told: the store is not closed in between. A store that is closed refuses each write by itself.
     let _change = layout.change().ok();
-    let (mut groups, mut ends) = (Vec::new(), Vec::new());
+    let (mut groups, mut ends, earlier) = (Vec::new(), Vec::new(), Earlier::default());
     for write in writes {
-        let (staging, staged) = layout.staging();
+        let (staging, staged) = layout.staging(Arc::clone(&earlier));
         let written = catch_unwind(AssertUnwindSafe(|| write(&staging)));
         let (result, end) = written.unwrap_or_else(|_| {
             tracing::error!("a write of the store panicked; what it should have written is not there");
             let panicked = Error::io("write", layout.root())(std::io::Error::other("a panic"));
             (Err(panicked), Box::new(|_| ()))
         });
-        groups.push(Group { staged: std::mem::take(&mut staged.lock()), failed: result.err() });
+        let staged = std::mem::take(&mut *staged.lock());
+        if result.is_ok() {
+            earlier.lock().extend(staged.files.iter().map(|file| file.path.clone()));
+        }
+        groups.push(Group { staged, failed: result.err() });
         ends.push(end);
     }
     for (outcome, end) in publish(layout, groups).into_iter().zip(ends) {
@@ -76,7 +81,7 @@ pub(super) fn write(layout: &Layout, writes: Vec<Write>) {
 
 /// Writes one group by the layout that `write` is given, and publishes it. Blocks.
 pub(super) fn write_one(layout: &Layout, write: impl FnOnce(&Layout) -> Result<(), Error>) -> Outcome {
-    let (staging, staged) = layout.staging();
+    let (staging, staged) = layout.staging(Earlier::default());
     let failed = write(&staging).err();
     let group = Group { staged: std::mem::take(&mut staged.lock()), failed };
     publish(layout, vec![group]).pop().unwrap_or(Outcome::Durable)

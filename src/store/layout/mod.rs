@@ -40,7 +40,7 @@ use crate::store::changes::{Change, Changes};
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::leftovers::Leftovers;
-use staged::{Staged, StagedFile};
+use staged::{Earlier, Staged, StagedFile};
 
 /// Content of `format`; a store with another content is refused.
 pub(super) const FORMAT: &str = "larder store 2\n";
@@ -76,9 +76,9 @@ impl Layout {
     }
 
     /// This tree, with small files and directories staged: they are written and made, and durable, and the files under their
-    /// names, when what was staged is published (`batch`).
-    pub(super) fn staging(&self) -> (Self, Arc<Mutex<Staged>>) {
-        let staged = Arc::new(Mutex::new(Staged::default()));
+    /// names, when what was staged is published (`batch`), after what is written `earlier`.
+    pub(super) fn staging(&self, earlier: Earlier) -> (Self, Arc<Mutex<Staged>>) {
+        let staged = Arc::new(Mutex::new(Staged { earlier, ..Staged::default() }));
         (Self { staged: Some(Arc::clone(&staged)), ..self.clone() }, staged)
     }
 
@@ -223,6 +223,11 @@ impl Layout {
         if let Some(staged) = &self.staged {
             staged.lock().names = Some(path);
         }
+    }
+
+    /// Whether a file gets the name `path` before what is staged does: what is there now will not be there then.
+    pub(super) fn is_written_earlier(&self, path: &Path) -> bool {
+        self.staged.as_ref().is_some_and(|staged| staged.lock().earlier.lock().contains(path))
     }
 
     /// Writes a small file so that after a crash it is either complete or as it was.

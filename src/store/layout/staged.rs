@@ -5,6 +5,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+/// What the earlier groups of a batch write. Cheap to clone; clones share it.
+pub(crate) type Earlier = Arc<Mutex<BTreeSet<PathBuf>>>;
+
 /// Files that are written and do not have their names yet, in the order in which they get them.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
@@ -13,6 +18,8 @@ pub(crate) struct Staged {
     pub(crate) made_in: BTreeSet<PathBuf>,
     /// A file that has to be there by then: what is staged names it.
     pub(crate) names: Option<PathBuf>,
+    /// What gets its names before these: the disk does not show it yet.
+    pub(crate) earlier: Earlier,
 }
 
 /// One of them.

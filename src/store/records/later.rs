@@ -17,7 +17,8 @@ impl Records {
         self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
         let (this, repository) = (self.clone(), repository.clone());
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
-            let is_known = members::find(&this.layout, &repository, &digest).is_some();
+            let is_known = staging.is_written_earlier(&this.layout.member(&repository, &digest))
+                || members::find(&this.layout, &repository, &digest).is_some();
             let staged = if is_known { Ok(()) } else { members::add(staging, &repository, &digest, &member) };
             let end = move |outcome| {
                 if is_known {

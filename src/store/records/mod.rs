@@ -155,8 +155,10 @@ impl Records {
         member: Option<&Member>,
     ) -> Result<(), Error> {
         // A manifest that was asked for as a blob stays a manifest of its type.
-        let is_manifest =
-            || matches!(members::find(&self.layout, repository, digest), Some(Member::Manifest(_)));
+        let is_manifest = || {
+            staging.is_written_earlier(&self.layout.member(repository, digest))
+                || matches!(members::find(&self.layout, repository, digest), Some(Member::Manifest(_)))
+        };
         if let Some(member) = member.filter(|member| **member != Member::Blob || !is_manifest()) {
             members::add(staging, repository, digest, member)?;
         }
@@ -276,7 +278,8 @@ impl Records {
         self.writes.run(write).await
     }
 
-    /// Writes the record of a tag by `layout`, unless it says the same and is recent; returns whether it did. Blocks.
+    /// Writes the record of a tag by `layout`, unless it says the same and is recent; returns whether it did. One that is
+    /// going to be replaced in the same batch is not recent. Blocks.
     fn write_tag(
         &self,
         layout: &Layout,
@@ -284,9 +287,11 @@ impl Records {
         tag: &Tag,
         record: TagRecord,
     ) -> Result<bool, Error> {
-        let is_recent = tags::find(layout, repository, tag).is_some_and(|found| {
+        let says_the_same = |found: TagRecord| {
             found.digest == record.digest && found.confirmed_at.age_at(record.confirmed_at) < TAG_RENEWAL
-        });
+        };
+        let is_recent = !layout.is_written_earlier(&layout.tag(repository, tag))
+            && tags::find(layout, repository, tag).is_some_and(says_the_same);
         if !is_recent {
             tags::set(layout, repository, tag, record)?;
         }

@@ -87,3 +87,49 @@ async fn an_outage_of_a_registry_that_never_delivered_anything_leaves_no_file() 
     records.set_outage(app.registry(), None).await.unwrap();
     assert_eq!(records.outage(app.registry()).await, None);
 }
+
+/// Writes that are asked for before the sender is dropped are done in one batch.
+async fn hold_writes(records: &Records) -> std::sync::mpsc::Sender<()> {
+    let (held, release) = std::sync::mpsc::channel();
+    let wait = move || {
+        let _ = release.recv();
+    };
+    records.writes().later(wait).await;
+    held
+}
+
+#[tokio::test]
+async fn the_last_confirmation_of_a_tag_counts_also_where_the_disk_says_the_same_before_the_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let (app, tag): (_, Tag) = (repository(), "v1".parse().unwrap());
+    let [old, other] = [b"old", b"new"].map(|content| Digest::of(content));
+    for digest in [old, other] {
+        records.layout.write_small(&records.layout.blob(&digest), b"content").unwrap();
+    }
+    records.confirm_tag(&app, &tag, old).await.unwrap();
+    let held = hold_writes(&records).await;
+    records.confirm_tag_later(&app, &tag, other).await;
+    records.confirm_tag_later(&app, &tag, old).await;
+    drop(held);
+    records.writes().flush().await;
+    assert_eq!(tags::find(&records.layout, &app, &tag).map(|record| record.digest), Some(old));
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_confirmed_as_a_blob_in_the_batch_that_writes_it_keeps_its_type() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let (app, digest) = (repository(), Digest::of(b"x"));
+    let manifest = Member::Manifest(MediaType::OCI_INDEX.parse().unwrap());
+    let held = hold_writes(&records).await;
+    let (name, member) = (app.clone(), manifest.clone());
+    let write = move |staging: &Layout| -> (Result<(), Error>, crate::store::batch::End) {
+        (members::add(staging, &name, &digest, &member), Box::new(|_| ()))
+    };
+    records.writes().stage(Box::new(write)).await;
+    records.add_member_later(&app, digest, Member::Blob).await;
+    drop(held);
+    records.writes().flush().await;
+    assert_eq!(records.member(&app, digest).await, Some(manifest));
+}
