@@ -68,7 +68,8 @@ impl Image {
         let member = Member::Manifest(media_type.clone());
         store.put_later(repository, behind, Bytes::from_static(BEHIND), member, |_| {}).await;
         store.records().confirm_tag_later(repository, &later, behind).await;
-        store.records().set_grant_later(repository, *principal, Timestamp(901)).await;
+        let place = store.records().place().await;
+        store.records().set_grant_later(place, repository, *principal, Timestamp(901));
         drop(held);
         store.flush().await;
         done("behind");

@@ -264,6 +264,12 @@ impl Store {
         held
     }
 
+    /// No write has a place before the result is dropped.
+    #[cfg(test)]
+    pub(crate) fn fill_writes(&self) -> impl Sized + use<> {
+        self.0.records.writes().fill_places()
+    }
+
     /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
     /// that the disk does not give: whatever the disk does, the content can be had from upstream.
     pub async fn blob(&self, digest: Digest) -> Option<Blob> {

@@ -3,7 +3,8 @@
 //! Promises: a record that is written behind its content never names what is not durable, because the content gets its name
 //! first; what is asked for while too much waits, waits for a place itself. A panic of a write ends that write alone.
 //!
-//! Not here: what readers see until a write is done. Each kind of write keeps that in memory.
+//! Not here: what readers see until a write is done. Each kind of write keeps that in memory, from when it has its place:
+//! a request that gives up while it waits for one leaves nothing behind.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,6 +33,12 @@ enum Work {
 
 /// What waits, with its place.
 type Waiting = (Option<OwnedSemaphorePermit>, Work);
+
+/// A place among what waits.
+pub struct Place<'a> {
+    writes: &'a WriteBehind,
+    permit: Option<OwnedSemaphorePermit>,
+}
 
 /// The writes of one store. Cheap to clone; clones share the order.
 #[derive(Clone)]
@@ -63,20 +70,25 @@ impl WriteBehind {
     /// Does `work` on a blocking thread after everything that was asked for before. Returns when it has its place in the
     /// order.
     pub(super) async fn later(&self, work: impl FnOnce() + Send + 'static) {
-        self.add(Work::Alone(Box::new(work))).await;
+        self.place().await.take(Work::Alone(Box::new(work)));
     }
 
     /// As [`WriteBehind::later`], for a write whose files may get their names together with others.
     pub(super) async fn stage(&self, write: batch::Write) {
-        self.add(Work::Staged(write)).await;
+        self.place().await.stage(write);
     }
 
-    async fn add(&self, work: Work) {
+    /// Waits for a place. What is noted after that, and before it is taken, is noted for a write that will be done.
+    pub(super) async fn place(&self) -> Place<'_> {
         // Closed never; without a place the work is only bounded less.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let permit = Arc::clone(&self.places).acquire_owned().await.ok();
+        Place { writes: self, permit }
+    }
+
+    fn add(&self, permit: Option<OwnedSemaphorePermit>, work: Work) {
         {
             let mut queue = self.queue.lock();
-            queue.waiting.push_back((place, work));
+            queue.waiting.push_back((permit, work));
             if std::mem::replace(&mut queue.is_running, true) {
                 return;
             }
@@ -93,8 +105,27 @@ impl WriteBehind {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        Self::take_for_result(self.place().await, work).await
+    }
+
+    /// As [`WriteBehind::run`], without waiting for a place: for an end that must come although its request gives up. The
+    /// caller bounds how many there are.
+    ///
+    /// # Errors
+    /// As [`WriteBehind::run`].
+    pub(super) async fn run_surely<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        Self::take_for_result(Place { writes: self, permit: None }, work).await
+    }
+
+    async fn take_for_result<T: Send + 'static>(
+        place: Place<'_>,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (done, result) = oneshot::channel();
-        self.later(move || drop(done.send(work()))).await;
+        place.take(Work::Alone(Box::new(move || drop(done.send(work())))));
         let panicked =
             |ended| Error::io("finish work on", Path::new("the store"))(std::io::Error::other(ended));
         result.await.unwrap_or_else(|ended| Err(panicked(ended)))
@@ -108,6 +139,17 @@ impl WriteBehind {
         };
         self.later(tell).await;
         let _ = flushed.await;
+    }
+}
+
+impl Place<'_> {
+    /// Takes it for a write whose files may get their names together with others.
+    pub(super) fn stage(self, write: batch::Write) {
+        self.take(Work::Staged(write));
+    }
+
+    fn take(self, work: Work) {
+        self.writes.add(self.permit, work);
     }
 }
 
@@ -155,6 +197,15 @@ impl Queue {
             taken.push(write);
         }
         taken
+    }
+}
+
+#[cfg(test)]
+impl WriteBehind {
+    /// Takes all places but as many as are taken already; they are free again once the result is dropped.
+    pub(super) fn fill_places(&self) -> Option<OwnedSemaphorePermit> {
+        let left = u32::try_from(self.places.available_permits()).ok()?;
+        Arc::clone(&self.places).try_acquire_many_owned(left).ok()
     }
 }
 

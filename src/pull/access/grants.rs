@@ -36,6 +36,12 @@ struct Proof {
     written_at: Option<Timestamp>,
 }
 
+impl Proof {
+    fn is_to_be_written(&self, now: Timestamp) -> bool {
+        self.written_at.is_none_or(|at| at > now || at.age_at(self.proved.at) >= RENEWAL)
+    }
+}
+
 type Proofs = BoundedMap<Principal, Proof>;
 
 /// The grants of a store.
@@ -106,26 +112,33 @@ impl Grants {
         self.of(repository).await;
         let now = self.records.clock().now();
         let proved = Moment::ago(age, now);
-        let write = {
+        {
             let mut repositories = self.repositories.lock();
             // Under the lock that a revocation takes after it has counted.
             if self.revocations() != revocations {
                 return;
             }
             let proofs = proofs_of(&mut repositories, repository);
-            let Proof { proved: before, written_at } =
-                proofs.get_or_insert_with(principal, || Proof { proved, written_at: None });
-            if before.age_at(now) > age {
-                *before = proved;
+            let proof = proofs.get_or_insert_with(principal, || Proof { proved, written_at: None });
+            if proof.proved.age_at(now) > age {
+                proof.proved = proved;
             }
-            let write = written_at.is_none_or(|at| at > now || at.age_at(proved.at) >= RENEWAL);
-            if write {
-                *written_at = Some(proved.at);
+            if !proof.is_to_be_written(now) {
+                return;
             }
-            write
-        };
-        if write {
-            self.records.set_grant_later(repository, principal, proved.at).await;
+        }
+        // Before it is marked: a request that gives up while it waits must not have marked it.
+        let place = self.records.place().await;
+        let mut repositories = self.repositories.lock();
+        if self.revocations() != revocations {
+            return;
+        }
+        // It may have ended meanwhile, or another request may have written it. Under the lock, so that an end from now on is
+        // written after it.
+        let proof = repositories.get(repository).and_then(|proofs| proofs.get(&principal));
+        if let Some(proof) = proof.filter(|proof| proof.is_to_be_written(now)) {
+            proof.written_at = Some(proof.proved.at);
+            self.records.set_grant_later(place, repository, principal, proof.proved.at);
         }
     }
 
@@ -177,6 +190,8 @@ fn proofs_of<'a>(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::pull::for_tests;
     use crate::reference::PrincipalKind;
@@ -242,6 +257,24 @@ mod tests {
             grants.of(&app).await.is_empty()
                 && Grants::new(store.records().clone()).of(&app).await.is_empty()
         );
+    }
+
+    #[tokio::test]
+    async fn a_request_that_gives_up_while_too_much_waits_to_be_written_loses_and_keeps_no_grant() {
+        let (store, _clock, _directory) = for_tests::store();
+        let app: Repository = "reg.test/app".parse().unwrap();
+        let [alice, bob] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
+        let grants = Grants::new(store.records().clone());
+        record(&grants, &app, bob).await;
+        store.flush().await;
+        let full = store.fill_writes();
+        assert!(record(&grants, &app, alice).now_or_never().is_none());
+        assert!(grants.end(&app, bob).now_or_never().is_none());
+        drop(full);
+        record(&grants, &app, alice).await;
+        store.flush().await;
+        let on_disk = store.records().grants(&app).await;
+        assert_eq!(on_disk.iter().map(|(principal, _)| *principal).collect::<Vec<_>>(), [alice]);
     }
 
     #[tokio::test]

@@ -12,13 +12,35 @@ use bytes::Bytes;
 use super::memory_cache::{MemoryCache, Write};
 use crate::reference::{Digest, MediaType, Repository};
 use crate::store::{Member, Store};
-use crate::support::clock::Timestamp;
+use crate::support::clock::{Clock, Timestamp};
 
 /// The manifests in memory, and the store that they belong in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct KeptManifests {
     store: Store,
     memory: Arc<MemoryCache>,
+}
+
+/// The write of a manifest. Dropped without an end, by a request that gives up or a write that panics, it has failed.
+struct UnderWay {
+    memory: Arc<MemoryCache>,
+    clock: Clock,
+    repository: Repository,
+    digest: Digest,
+    is_stored: bool,
+}
+
+impl UnderWay {
+    fn end(mut self, is_stored: bool) {
+        self.is_stored = is_stored;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Self { memory, clock, repository, digest, is_stored } = self;
+        memory.end_write(repository, *digest, *is_stored, clock.now());
+    }
 }
 
 impl KeptManifests {
@@ -106,14 +128,42 @@ impl KeptManifests {
         bytes: &Bytes,
         write: Write,
     ) {
-        let (memory, name) = (Arc::clone(&self.memory), repository.clone());
-        let clock = self.store.clock().clone();
-        let done = move |is_stored| memory.end_write(&name, digest, is_stored, clock.now());
+        let (memory, clock) = (Arc::clone(&self.memory), self.store.clock().clone());
+        let under_way = UnderWay { memory, clock, repository: repository.clone(), digest, is_stored: false };
+        let done = move |is_stored| under_way.end(is_stored);
         let member = Member::Manifest(media_type.clone());
         let (store, bytes) = (&self.store, bytes.clone());
         match write {
             Write::Content => store.put_later(repository, digest, bytes, member, done).await,
             Write::IfGone => store.restore_later(repository, digest, bytes, member, done).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::pull::for_tests::{self, MANIFEST};
+
+    #[tokio::test]
+    async fn a_manifest_whose_request_gave_up_while_too_much_waits_to_be_written_is_written_when_it_is_used()
+    {
+        let (store, clock, _directory) = for_tests::store();
+        let app: Repository = "reg.test/app".parse().unwrap();
+        let (kept, bytes) = (KeptManifests::new(store.clone()), Bytes::from_static(MANIFEST));
+        let (digest, media_type) = (Digest::of(MANIFEST), MediaType::OCI_MANIFEST.parse().unwrap());
+        let full = store.fill_writes();
+        assert!(kept.add_fetched(&app, digest, &media_type, &bytes).now_or_never().is_none());
+        clock.advance(Duration::from_secs(60));
+        assert!(kept.find(&app, digest).now_or_never().is_none());
+        drop(full);
+        clock.advance(Duration::from_secs(60));
+        assert!(kept.find(&app, digest).await.is_some());
+        store.flush().await;
+        assert!(store.blob(digest).await.is_some());
     }
 }

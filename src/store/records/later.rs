@@ -8,12 +8,14 @@ use crate::reference::{Digest, Principal, Repository, Tag};
 use crate::store::batch::{End, Outcome};
 use crate::store::error::Error;
 use crate::store::layout::Layout;
+use crate::store::write_behind::Place;
 use crate::support::clock::Timestamp;
 
 impl Records {
     /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait for the
     /// disk. Readers see it at once.
     pub async fn add_member_later(&self, repository: &Repository, digest: Digest, member: Member) {
+        let place = self.writes.place().await;
         self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
         let (this, repository) = (self.clone(), repository.clone());
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
@@ -33,12 +35,23 @@ impl Records {
             };
             (staged, Box::new(end))
         };
-        self.writes.stage(Box::new(write)).await;
+        place.stage(Box::new(write));
     }
 
-    /// As [`Records::set_grant`], behind what is being written already: the answer does not wait for the disk. A grant that
-    /// is ended later does not return.
-    pub async fn set_grant_later(&self, repository: &Repository, principal: Principal, proved_at: Timestamp) {
+    /// Waits until one more record may be written behind what is being written already.
+    pub async fn place(&self) -> Place<'_> {
+        self.writes.place().await
+    }
+
+    /// As [`Records::set_grant`], in a place behind what is being written already: the answer does not wait for the disk. A
+    /// grant that is ended later does not return.
+    pub fn set_grant_later(
+        &self,
+        place: Place<'_>,
+        repository: &Repository,
+        principal: Principal,
+        proved_at: Timestamp,
+    ) {
         let repository = repository.clone();
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
             let staged = grants::set(staging, &repository, &principal, proved_at);
@@ -50,13 +63,14 @@ impl Records {
             };
             (staged, Box::new(end))
         };
-        self.writes.stage(Box::new(write)).await;
+        place.stage(Box::new(write));
     }
 
     /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk. Readers
     /// see the record at once. One whose manifest is not in the store by then is kept in memory alone.
     pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         let record = TagRecord { digest, confirmed_at: self.clock.now() };
+        let place = self.writes.place().await;
         let pending = self.pending_tags.add(repository, tag, record);
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
@@ -68,17 +82,17 @@ impl Records {
                     if is_new {
                         this.changed_tags.record(&repository, &tag);
                     }
-                    this.pending_tags.remove(&pending);
+                    pending.written();
                 }
-                Outcome::NamesNothing => this.pending_tags.keep(&pending),
+                Outcome::NamesNothing => pending.keep(),
                 Outcome::Failed(error) => {
                     let cause = error.cause();
                     tracing::error!(%repository, %tag, %error, cause, "a tag could not be recorded");
-                    this.pending_tags.keep(&pending);
+                    pending.keep();
                 }
             };
             (staged, Box::new(end))
         };
-        self.writes.stage(Box::new(write)).await;
+        place.stage(Box::new(write));
     }
 }

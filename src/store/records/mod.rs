@@ -127,7 +127,7 @@ impl Records {
         blocking::run(add).await
     }
 
-    /// Ends the membership of `digest` in `repository`, durably.
+    /// Ends the membership of `digest` in `repository`, durably, also if the caller gives up.
     ///
     /// # Errors
     /// The disk.
@@ -138,8 +138,9 @@ impl Records {
             this.cache.forget_member(&repository, &digest);
             removed
         };
-        // After what is being written already: a manifest of a moment ago must not come back.
-        self.writes.run(remove).await
+        // After what is being written already: a manifest of a moment ago must not come back. There is one for each membership
+        // that ends, and none for what was none.
+        self.writes.run_surely(remove).await
     }
 
     /// Stages by `staging` that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of its
@@ -209,13 +210,14 @@ impl Records {
         blocking::run(move || grants::set(&this.layout, &repository, &principal, proved_at)).await
     }
 
-    /// Ends the grant of `principal` on `repository`, durably.
+    /// Ends the grant of `principal` on `repository`, durably, also if the caller gives up: there is one for each grant that
+    /// ends.
     ///
     /// # Errors
     /// The disk.
     pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
         let (this, repository) = (self.clone(), repository.clone());
-        self.writes.run(move || grants::remove(&this.layout, &repository, &principal)).await
+        self.writes.run_surely(move || grants::remove(&this.layout, &repository, &principal)).await
     }
 
     /// Ends every grant on `repository`, or on all repositories; returns how many there were.
@@ -268,11 +270,12 @@ impl Records {
     pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let record = TagRecord { digest, confirmed_at: this.clock.now() };
+        let added = self.pending_tags.added();
         let write = move || {
             if this.write_tag(&this.layout, &repository, &tag, record)? {
                 this.changed_tags.record(&repository, &tag);
             }
-            this.pending_tags.forget(&repository, &tag);
+            this.pending_tags.forget(&repository, &tag, added);
             Ok(())
         };
         self.writes.run(write).await
@@ -309,8 +312,9 @@ impl Records {
     /// The disk.
     pub async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        let added = self.pending_tags.added();
         let remove = move || {
-            this.pending_tags.forget(&repository, &tag);
+            this.pending_tags.forget(&repository, &tag, added);
             tags::remove(&this.layout, &repository, &tag)?;
             this.changed_tags.record(&repository, &tag);
             Ok(())

@@ -4,6 +4,7 @@
 //! it names is in memory alone.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -34,9 +35,10 @@ impl Default for PendingTags {
     }
 }
 
-/// One record until it is written.
+/// One record until it is written. Dropped without that, as by a write that panics, it is kept in memory.
 #[derive(Debug)]
 pub(crate) struct PendingTag {
+    all: Arc<PendingTags>,
     name: (Repository, Tag),
     number: u64,
 }
@@ -54,42 +56,60 @@ impl PendingTags {
     }
 
     /// A record is going to be written.
-    pub(crate) fn add(&self, repository: &Repository, tag: &Tag, record: TagRecord) -> PendingTag {
+    pub(crate) fn add(self: &Arc<Self>, repository: &Repository, tag: &Tag, record: TagRecord) -> PendingTag {
         let mut pending = self.0.lock();
         pending.added += 1;
         let (name, number) = ((repository.clone(), tag.clone()), pending.added);
         pending.records.insert(name.clone(), (record, number));
-        PendingTag { name, number }
+        PendingTag { all: Arc::clone(self), name, number }
     }
 
-    /// It is on disk. A newer one of the same tag that is being written stays.
-    pub(crate) fn remove(&self, written: &PendingTag) {
+    /// How many have been added until now.
+    pub(crate) fn added(&self) -> u64 {
+        self.0.lock().added
+    }
+
+    /// What is on disk counts, or that nothing is there, and not what is being written of the first `added`.
+    pub(crate) fn forget(&self, repository: &Repository, tag: &Tag, added: u64) {
         let mut pending = self.0.lock();
-        pending.take(written);
-        pending.kept.remove(&written.name);
+        if pending.kept.is_empty() && pending.records.is_empty() {
+            return;
+        }
+        let name = (repository.clone(), tag.clone());
+        pending.kept.remove(&name);
+        if pending.records.get(&name).is_some_and(|(_, number)| *number <= added) {
+            pending.records.remove(&name);
+        }
+    }
+}
+
+impl PendingTag {
+    /// It is on disk. A newer one of the same tag that is being written stays.
+    pub(crate) fn written(self) {
+        let mut pending = self.all.0.lock();
+        pending.take(&self.name, self.number);
+        pending.kept.remove(&self.name);
     }
 
     /// It is not going to be on disk.
-    pub(crate) fn keep(&self, unwritten: &PendingTag) {
-        let mut pending = self.0.lock();
-        if let Some(record) = pending.take(unwritten) {
-            pending.kept.insert(unwritten.name.clone(), record);
-        }
+    pub(crate) fn keep(self) {
+        drop(self);
     }
+}
 
-    /// What is on disk counts, or that nothing is there.
-    pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
-        let mut pending = self.0.lock();
-        if !pending.kept.is_empty() {
-            pending.kept.remove(&(repository.clone(), tag.clone()));
+impl Drop for PendingTag {
+    fn drop(&mut self) {
+        let mut pending = self.all.0.lock();
+        if let Some(record) = pending.take(&self.name, self.number) {
+            pending.kept.insert(self.name.clone(), record);
         }
     }
 }
 
 impl Pending {
-    fn take(&mut self, of: &PendingTag) -> Option<TagRecord> {
-        let is_newest = self.records.get(&of.name).is_some_and(|(_, number)| *number == of.number);
-        is_newest.then(|| self.records.remove(&of.name)).flatten().map(|(record, _)| record)
+    fn take(&mut self, name: &(Repository, Tag), number: u64) -> Option<TagRecord> {
+        let is_newest = self.records.get(name).is_some_and(|(_, newest)| *newest == number);
+        is_newest.then(|| self.records.remove(name)).flatten().map(|(record, _)| record)
     }
 }
 
@@ -102,29 +122,37 @@ mod tests {
     #[test]
     fn the_newest_record_of_a_tag_is_seen_until_it_is_written_itself() {
         let (pending, app, tag) =
-            (PendingTags::default(), "reg.test/app".parse().unwrap(), "v1".parse().unwrap());
+            (Arc::new(PendingTags::default()), "reg.test/app".parse().unwrap(), "v1".parse().unwrap());
         let record = |content: &[u8]| TagRecord { digest: Digest::of(content), confirmed_at: Timestamp(1) };
         let first = pending.add(&app, &tag, record(b"first"));
         let second = pending.add(&app, &tag, record(b"second"));
-        pending.remove(&first);
+        first.written();
         assert_eq!(pending.find(&app, &tag), Some(record(b"second")));
-        pending.remove(&second);
+        second.written();
         assert_eq!(pending.find(&app, &tag), None);
     }
 
     #[test]
     fn a_record_that_is_not_going_to_be_on_disk_is_seen_until_another_one_is() {
         let (pending, app, tag) =
-            (PendingTags::default(), "reg.test/app".parse().unwrap(), "v1".parse().unwrap());
+            (Arc::new(PendingTags::default()), "reg.test/app".parse().unwrap(), "v1".parse().unwrap());
         let record = |content: &[u8]| TagRecord { digest: Digest::of(content), confirmed_at: Timestamp(1) };
-        pending.keep(&pending.add(&app, &tag, record(b"first")));
+        pending.add(&app, &tag, record(b"first")).keep();
         assert_eq!(pending.find(&app, &tag), Some(record(b"first")));
         let second = pending.add(&app, &tag, record(b"second"));
         assert_eq!(pending.find(&app, &tag), Some(record(b"second")));
-        pending.remove(&second);
+        second.written();
         assert_eq!(pending.find(&app, &tag), None);
-        pending.keep(&pending.add(&app, &tag, record(b"third")));
-        pending.forget(&app, &tag);
+        // As by a write that panics.
+        drop(pending.add(&app, &tag, record(b"third")));
+        assert_eq!(pending.find(&app, &tag), Some(record(b"third")));
+        let fourth = pending.add(&app, &tag, record(b"fourth"));
+        let added = pending.added();
+        let fifth = pending.add(&app, &tag, record(b"fifth"));
+        pending.forget(&app, &tag, added);
+        assert_eq!(pending.find(&app, &tag), Some(record(b"fifth")), "it is newer than the removal");
+        pending.forget(&app, &tag, pending.added());
+        drop((fourth, fifth));
         assert_eq!(pending.find(&app, &tag), None, "it was removed");
     }
 }

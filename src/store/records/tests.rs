@@ -1,5 +1,7 @@
 //! What one repository may serve no other may, and what cannot be read is absent.
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::reference::MediaType;
 
@@ -132,4 +134,23 @@ async fn a_manifest_that_is_confirmed_as_a_blob_in_the_batch_that_writes_it_keep
     drop(held);
     records.writes().flush().await;
     assert_eq!(records.member(&app, digest).await, Some(manifest));
+}
+
+#[tokio::test]
+async fn a_request_that_gives_up_while_too_much_waits_to_be_written_changes_no_tag_and_no_membership() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let (app, tag): (_, Tag) = (repository(), "v1".parse().unwrap());
+    let [old, new] = [b"old", b"new"].map(|content| Digest::of(content));
+    records.confirm_tag(&app, &tag, old).await.unwrap();
+    records.add_member(&app, old, Member::Blob).await.unwrap();
+    let full = records.writes().fill_places();
+    assert!(records.confirm_tag_later(&app, &tag, new).now_or_never().is_none());
+    assert!(records.add_member_later(&app, new, Member::Blob).now_or_never().is_none());
+    assert!(records.remove_member(&app, old).now_or_never().is_none());
+    drop(full);
+    records.writes().flush().await;
+    assert_eq!(records.tag(&app, &tag).await.map(|record| record.digest), Some(old));
+    assert_eq!(records.member(&app, new).await, None);
+    assert_eq!(records.member(&app, old).await, None, "what has ended has ended");
 }
