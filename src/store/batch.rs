@@ -35,7 +35,7 @@ pub(super) enum Outcome {
     Durable,
     /// Its files have their names; a power cut may take them.
     Fragile(Error),
-    /// What it names is not in the store: none of its files has its name.
+    /// What it names is not in the store, or a power cut may take that: none of its files has its name.
     NamesNothing,
     /// Its files do not have their names, or not all of them.
     Failed(Error),
@@ -87,39 +87,56 @@ pub(super) fn write_one(layout: &Layout, write: impl FnOnce(&Layout) -> Result<(
     publish(layout, vec![group]).pop().unwrap_or(Outcome::Durable)
 }
 
-fn publish(layout: &Layout, mut groups: Vec<Group>) -> Vec<Outcome> {
+fn publish(layout: &Layout, groups: Vec<Group>) -> Vec<Outcome> {
+    publish_by(layout, groups, &layout::sync_directory)
+}
+
+/// Makes the names in a directory durable.
+type SyncDirectory<'a> = &'a (dyn Fn(&Path) -> Result<(), Error> + Sync);
+
+fn publish_by(layout: &Layout, mut groups: Vec<Group>, sync: SyncDirectory<'_>) -> Vec<Outcome> {
     failpoints::reached("batch written");
     sync_bytes(&mut groups);
     failpoints::reached("batch synced");
     // A record that a power cut leaves names what it leaves too.
     let (mut names, mut others): (Vec<_>, Vec<_>) =
         groups.iter_mut().enumerate().partition(|(_, group)| group.staged.names.is_some());
-    let mut outcomes = name_and_sync(layout, &mut others);
-    outcomes.extend(name_and_sync(layout, &mut names));
+    let (mut outcomes, fragile) = name_and_sync(layout, &mut others, &Unsynced::new(), sync);
+    outcomes.extend(name_and_sync(layout, &mut names, &fragile, sync).0);
     outcomes.into_values().collect()
 }
 
-/// Gives files their names and makes these durable; the outcomes are by the number of the group.
-fn name_and_sync(layout: &Layout, groups: &mut [(usize, &mut Group)]) -> BTreeMap<usize, Outcome> {
+/// Directories that could not be synced, and why: a power cut may take what has got its name in them.
+type Unsynced = BTreeMap<PathBuf, Error>;
+
+/// Gives files their names and makes these durable; the outcomes are by the number of the group. A group that names what is
+/// in a `fragile` directory gets none.
+fn name_and_sync(
+    layout: &Layout,
+    groups: &mut [(usize, &mut Group)],
+    fragile: &Unsynced,
+    sync: SyncDirectory<'_>,
+) -> (BTreeMap<usize, Outcome>, Unsynced) {
     let named: Vec<Result<(), Outcome>> =
-        groups.iter_mut().map(|(_, group)| give_names(layout, group)).collect();
+        groups.iter_mut().map(|(_, group)| give_names(layout, group, fragile)).collect();
     let directories: BTreeSet<PathBuf> = groups.iter().flat_map(|(_, group)| group.directories()).collect();
     let directories: Vec<PathBuf> = directories.into_iter().collect();
-    let synced = at_once(&directories, |directory| layout::sync_directory(directory));
+    let synced = at_once(&directories, |directory| sync(directory));
     failpoints::reached("directories synced");
-    let failed: BTreeMap<&Path, Error> = directories
-        .iter()
+    let failed: Unsynced = directories
+        .into_iter()
         .zip(synced)
-        .filter_map(|(directory, synced)| Some((directory.as_path(), synced.err()?)))
+        .filter_map(|(directory, synced)| Some((directory, synced.err()?)))
         .collect();
-    let durable = |group: &Group| match group.directories().find_map(|at| failed.get(at.as_path())) {
+    let durable = |group: &Group| match group.directories().find_map(|at| failed.get(&at)) {
         Some(error) => Outcome::Fragile(error.clone()),
         None => Outcome::Durable,
     };
     let outcomes = groups.iter().zip(named);
-    outcomes
+    let outcomes = outcomes
         .map(|((number, group), named)| (*number, named.err().unwrap_or_else(|| durable(group))))
-        .collect()
+        .collect();
+    (outcomes, failed)
 }
 
 impl Group {
@@ -148,8 +165,9 @@ fn sync_bytes(groups: &mut [Group]) {
 }
 
 /// Gives the files of a group their names; those that got none are removed, and do not count as its files any more.
-fn give_names(layout: &Layout, group: &mut Group) -> Result<(), Outcome> {
-    let is_missing = |path: &PathBuf| !path.exists();
+fn give_names(layout: &Layout, group: &mut Group, fragile: &Unsynced) -> Result<(), Outcome> {
+    let is_missing =
+        |path: &PathBuf| fragile.keys().any(|directory| path.starts_with(directory)) || !path.exists();
     let mut outcome = match group.failed.take() {
         Some(error) => Err(Outcome::Failed(error)),
         None if group.staged.names.as_ref().is_some_and(is_missing) => Err(Outcome::NamesNothing),
@@ -288,6 +306,36 @@ mod tests {
             "{outcomes:?}"
         );
         assert_eq!(fs::read_dir(layout.ingest()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_names_a_file_that_a_power_cut_may_take_gets_no_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let [blob, other] = ["blobs/sha256/x", "other/x"].map(|path| layout.root().join(path));
+        for unsynced in ["blobs/sha256", "blobs", "elsewhere"] {
+            let group = |path: &str, names: Option<&PathBuf>| {
+                let (staging, staged) = layout.staging(Earlier::default());
+                names.into_iter().for_each(|names| staging.names(names.clone()));
+                staging.write_small(&layout.root().join(path), b"x").unwrap();
+                Group { staged: std::mem::take(&mut staged.lock()), failed: None }
+            };
+            let groups = vec![
+                group("blobs/sha256/x", None),
+                group("other/x", None),
+                group("tags/of-blob", Some(&blob)),
+                group("tags/of-other", Some(&other)),
+            ];
+            let failing = layout.root().join(unsynced);
+            let outcomes = publish_by(&layout, groups, &|at| {
+                if at == failing { Err(Error::Closed) } else { layout::sync_directory(at) }
+            });
+            let is_fragile = unsynced != "elsewhere";
+            assert_eq!(matches!(outcomes[2], Outcome::NamesNothing), is_fragile, "{unsynced} {outcomes:?}");
+            assert!(matches!(outcomes[3], Outcome::Durable) && blob.exists(), "{unsynced} {outcomes:?}");
+            assert_eq!(layout.root().join("tags/of-blob").exists(), !is_fragile, "{unsynced}");
+            fs::remove_dir_all(layout.root().join("blobs")).unwrap();
+        }
     }
 
     #[test]
