@@ -1,7 +1,8 @@
 //! What wants blobs evicted: a download that claims space, the enforcement of the budget, and the low watermark.
 //!
 //! Each is asked by the thread of the index before every batch and looks anew at what is missing, so that what became
-//! free by other means is not evicted as well. None of them waits.
+//! free by other means is not evicted as well. None of them waits. Where inodes are missing and all blobs that may go would
+//! not give back enough, none goes for them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -90,8 +91,8 @@ impl Enforcement {
 }
 
 impl Demand for Enforcement {
-    fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
-        let (wanted, freed) = for_none(&self.space, &mut self.victims, || self.space.missing(0));
+    fn next(&mut self, evictable: Evictable<'_>) -> Option<Wanted> {
+        let (wanted, freed) = for_none(&self.space, &mut self.victims, evictable, || self.space.missing(0));
         self.freed.fetch_add(freed, Ordering::Relaxed);
         wanted
     }
@@ -118,12 +119,12 @@ impl Ahead {
 }
 
 impl Demand for Ahead {
-    fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
+    fn next(&mut self, evictable: Evictable<'_>) -> Option<Wanted> {
         if self.space.asked() != self.asked {
             return None;
         }
         let missing = || self.space.missing_ahead(budget::low_headroom);
-        for_none(&self.space, &mut self.victims, missing).0
+        for_none(&self.space, &mut self.victims, evictable, missing).0
     }
 
     fn evicted(&mut self, batch: &Batch) {
@@ -132,10 +133,18 @@ impl Demand for Ahead {
 }
 
 /// What is to go next where no download claims the bytes, and how many bytes of quarantine went for it.
-fn for_none(space: &Space, victims: &mut Victims, missing: impl Fn() -> Missing) -> (Option<Wanted>, u64) {
+fn for_none(
+    space: &Space,
+    victims: &mut Victims,
+    evictable: Evictable<'_>,
+    missing: impl Fn() -> Missing,
+) -> (Option<Wanted>, u64) {
     let mut freed = 0;
     loop {
         let still_missing = victims.still_missing(missing());
+        // Asked only where it matters: it looks at every blob that is pinned or read.
+        let blobs = if still_missing.blobs > 0 { evictable(None).blobs } else { 0 };
+        let still_missing = still_missing.within(blobs);
         if still_missing.is_nothing() {
             return (None, freed);
         }

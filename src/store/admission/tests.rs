@@ -375,6 +375,21 @@ fn a_filesystem_without_inodes_is_one_without_space_and_blobs_go_for_what_is_new
 }
 
 #[test]
+fn where_all_blobs_give_back_too_few_inodes_the_node_keeps_them_and_only_bytes_over_the_budget_go() {
+    let world = World::new(budget(9_000, 0));
+    fill(&world, 10);
+    // Twenty-two are missing, which eleven blobs would give back.
+    world.free_inodes.store(38, Ordering::Relaxed);
+    assert_eq!(world.admission.enforce_budget(), 0);
+    world.admission.evict_ahead();
+    world.index.settle();
+    assert_eq!(world.index.totals().blobs, 10, "all were evicted in vain");
+    world.free_inodes.store(40, Ordering::Relaxed);
+    world.admission.enforce_budget();
+    assert_eq!(world.index.totals().blobs, 0, "ten are enough");
+}
+
+#[test]
 fn a_large_blob_that_is_asked_for_once_takes_the_place_of_no_others() {
     const LARGE: u64 = 1 << 30;
     let world = World::new(budget(u64::MAX, 0));

@@ -39,6 +39,11 @@ impl StillMissing {
     pub(super) fn is_nothing(self) -> bool {
         self == Self::default()
     }
+
+    /// The same where so many `blobs` may go: none goes for inodes if all of them would not give back enough.
+    pub(super) fn within(self, blobs: u64) -> Self {
+        Self { blobs: if self.blobs > blobs { 0 } else { self.blobs }, ..self }
+    }
 }
 
 impl Victims {
