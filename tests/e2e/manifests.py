@@ -140,6 +140,14 @@ class Manifests(unittest.TestCase):
                   for container in pod["initContainers"] + pod["containers"]}
         self.assertEqual(mounts, {"setup-node": ["config", "containerd"], "larder": ["config", "state", "run"]})
 
+    def test_the_policy_isolates_no_pod_but_those_of_larder(self):
+        for objects in (kustomized(), templated({})):
+            selector = of_kind(objects, "NetworkPolicy")["spec"]["podSelector"]
+            # An empty one is every pod of the namespace, which may be kube-system.
+            self.assertEqual(selector, {"matchLabels": {"app.kubernetes.io/name": "larder"}})
+            labels = of_kind(objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+            self.assertEqual(labels["app.kubernetes.io/name"], "larder")
+
     def test_a_removal_changes_what_the_init_container_does_and_nothing_else(self):
         before = of_kind(kustomized(), "DaemonSet")
         with open(f"{self.world.directory('removal')}/daemonset.json", "w", encoding="utf-8") as file:
