@@ -152,10 +152,13 @@ class PackageScripts(unittest.TestCase):
                            f'case "{name} $*" in "larder setup -h") echo "  <RUNTIME> [possible values: containerd, k3s]" ;; esac\n')
             os.chmod(f"{self.directory}/{name}", 0o755)
 
-    def script(self, name, *arguments, fails="nothing", systemd=True, **more):
-        """Runs a script of a package; returns its exit code, the calls, and what it said."""
+    def script(self, name, *arguments, fails="nothing", systemd=True, node="", **more):
+        """Runs a script of a package; returns its exit code, the calls, and what it said. `node` makes the files of a node, in
+        an /etc and a /var/lib of its own; what is left of its /var/lib and /etc is said last."""
         # A /run of its own says whether systemd runs; the real deb-systemd-helper keeps its notes below DPKG_ROOT.
-        prepare = "mount -t tmpfs tmpfs /run && " + ("mkdir -p /run/systemd/system && " if systemd else "") + 'exec "$@"'
+        prepare = "mount -t tmpfs tmpfs /run && " + ("mkdir -p /run/systemd/system && " if systemd else "")
+        prepare += (f'mount -t tmpfs tmpfs /etc && mount -t tmpfs tmpfs /var/lib && {{ {node}; }} && {{ "$@"; code=$?; '
+                    'find /var/lib /etc -name store -o -name larder.toml; exit $code; }' if node else 'exec "$@"')
         environment = {"PATH": f"{self.directory}:/usr/sbin:/usr/bin:/sbin:/bin", "FAILS": fails,
                        "DPKG_ROOT": self.directory, "DPKG_MAINTSCRIPT_PACKAGE": "larder", **more}
         done = subprocess.run(["unshare", "--mount", "sh", "-c", prepare, "sh", "sh", f"{ROOT}/systemd/{name}", *arguments],
@@ -226,6 +229,40 @@ class PackageScripts(unittest.TestCase):
             self.assertEqual((code, [call for call in calls if call.startswith("larder")]), (0, []), said)
             code, calls, said = self.script(script, upgrade)
             self.assertEqual((code, calls), (0, []), "an upgrade is no removal: " + said)
+
+    def test_removing_the_package_after_a_move_to_the_daemonset_takes_nothing_from_it(self):
+        def hosts(port):
+            return ("mkdir -p /etc/containerd/certs.d/_default && printf '%s\\n' "
+                    f"'[host.\"http://127.0.0.1:{port}\"] # written by `larder setup`' >/etc/containerd/certs.d/_default/hosts.toml && "
+                    "mkdir -p /etc/systemd/system/larder.socket.d && printf '[Socket]\\nListenStream=\\nListenStream=127.0.0.1:5050\\n' "
+                    ">/etc/systemd/system/larder.socket.d/own.conf")
+
+        free = "mkdir -p /var/lib/larder/store && touch /var/lib/larder/store/LOCK"
+        held = f"{free} && exec 8>/var/lib/larder/store/LOCK && flock 8"
+        disabled = "systemctl*is-*"
+        for script, removal in (("deb/prerm", "remove"), ("rpm/preun", "0")):
+            for node, fails, taken_over in ((hosts(505), disabled, True), (f"{held} && {hosts(5050)}", disabled, True),
+                                            (held, disabled, True), (f"{free} && {hosts(5050)}", disabled, False),
+                                            (free, disabled, False), (f"{held} && {hosts(505)}", "nothing", False)):
+                code, calls, said = self.script(script, removal, fails=fails, node=node)
+                self.assertEqual(code, 0, said)
+                undone = [call for call in calls if call.endswith("--undo")]
+                self.assertEqual(undone, [] if taken_over else ["larder setup containerd --undo", "larder setup k3s --undo"],
+                                 (script, node, fails, said))
+                self.assertEqual("another larder serves this node" in said, taken_over, said)
+                self.assertTrue([call for call in calls if "stop" in call], "the package goes all the same")
+
+    def test_deb_a_purge_deletes_no_store_but_the_units(self):
+        free = ("mkdir -p /etc/larder /var/lib/private/larder/store && touch /etc/larder/larder.toml "
+                "/var/lib/private/larder/store/LOCK && ln -s private/larder /var/lib/larder")
+        units = f"{free} && chown -R 62000:62000 /var/lib/private/larder"
+        held = f"{units} && exec 8>/var/lib/larder/store/LOCK && flock 8"
+        for node, kept in ((units, False), (held, True), (free, True)):
+            code, _, said = self.script("deb/postrm", "purge", node=node)
+            self.assertEqual(code, 0, said)
+            self.assertEqual("/var/lib/private/larder/store" in said, kept, said)
+            self.assertEqual("is kept" in said, kept, said)
+            self.assertNotIn("larder.toml", said)
 
 
 class RpmPackage(unittest.TestCase):
