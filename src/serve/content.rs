@@ -164,17 +164,21 @@ impl RequestContext<'_> {
         let first = parts.first().cloned();
         let range = match (&first, parts.len()) {
             (Some(Range { start, end }), 1) => RangeAnswer::Range { start: *start, end: *end },
-            (Some(_), _) => RangeAnswer::Whole,
-            (None, _) => RangeAnswer::Unsatisfiable,
+            (None, _) if size.is_some() => RangeAnswer::Unsatisfiable,
+            // Several; or, of a blob whose size nobody says, everything, as for one range.
+            _ => RangeAnswer::Whole,
         };
         let media_type = media_type_of_blob(answer.media_type.as_ref());
         let mut response = content_head(media_type, digest, registry, size, range);
         self.mark_stale(&mut response, answer.stale.as_ref());
+        let observer = self.body_observer(RouteLabel::Blob, digest, answer.source);
         let (Some(Range { start, end }), Some(size)) = (first, size) else {
+            if range == RangeAnswer::Whole {
+                *response.body_mut() = observe::body(answer.body, observer);
+            }
             return Ok((response, answer.source));
         };
         answer.body.narrow(start, end);
-        let observer = self.body_observer(RouteLabel::Blob, digest, answer.source);
         if parts.len() == 1 {
             *response.body_mut() = observe::body(answer.body, observer);
             return Ok((response, answer.source));

@@ -135,6 +135,19 @@ async fn a_range_without_room_costs_that_range() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_ranges_of_a_blob_whose_size_nobody_says_are_answered_with_all_of_it_and_not_refused() {
+    let scene = without_room().await;
+    let bytes = Bytes::from(noise(300_000, 1));
+    let path = scene.blob(&bytes);
+    scene.registry.wrong_at("/blobs/", Fault::Unsized);
+    for ranges in ["bytes=0-9,1000-1009", "bytes=0-9,-10", "bytes=5-9"] {
+        let reply = scene.larder.get_range(&path, ranges).await;
+        assert!(reply.complete && reply.status == StatusCode::OK, "{ranges}: {:?}", reply.status);
+        assert!(reply.body == bytes && !reply.headers.contains_key("content-range"), "{ranges}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn runtimes_that_ask_for_every_layer_by_range_share_its_body_without_room() {
     let scene = without_room().await;
     let bytes = Bytes::from(noise(4 * 1024 * 1024, 1));
