@@ -82,16 +82,8 @@ struct Secret {
     path: PathBuf,
 }
 
-/// Reads a file, or every YAML and JSON file in a directory and its own directories.
-///
-/// # Errors
-/// The first that cannot be used, or an image name that is none.
-pub fn read(path: &Path) -> Result<Vec<Found>, KubernetesError> {
-    let (found, problems) = read_each(path);
-    problems.into_iter().next().map_or(Ok(found), Err)
-}
-
-/// The same; what cannot be used (a file, a document, an image name) stops nothing else, and is told beside it.
+/// Reads a file, or every YAML and JSON file in a directory and its own directories. What cannot be used (a file, a document,
+/// an image name) stops nothing else, and is told beside it.
 pub fn read_each(path: &Path) -> (Vec<Found>, Vec<KubernetesError>) {
     let failed = |path: &Path, why: String| KubernetesError { path: path.to_owned(), why };
     let files = match directory::files(path, DEPTH_MAX, is_ours) {
@@ -286,7 +278,8 @@ items:
         fs::write(directory.path().join("cron.json"), r#"{"kind":"CronJob","spec":{"jobTemplate":{"spec":{"template":{"spec":{"containers":[{"image":"cron"}]}}}}}}"#).unwrap();
         fs::write(directory.path().join("README.md"), "containers: [").unwrap();
         fs::write(directory.path().join(".hidden.yaml"), "containers: [").unwrap();
-        let found = read(directory.path()).unwrap();
+        let (found, problems) = read_each(directory.path());
+        assert!(problems.is_empty(), "{problems:?}");
         let names: Vec<String> = found.iter().map(|f| f.image.to_string()).collect();
         assert_eq!(
             names,
@@ -317,10 +310,10 @@ items:
             [("a: [", "x.yaml"), ("spec: {containers: [{image: \"some/Case\"}]}", "some/Case")]
         {
             fs::write(&file, text).unwrap();
-            let error = read(&file).unwrap_err().to_string();
+            let error = read_each(&file).1.remove(0).to_string();
             assert!(error.contains(part) && error.contains("x.yaml"), "{error}");
         }
-        assert!(read(&directory.path().join("missing")).is_err());
+        assert_eq!(read_each(&directory.path().join("missing")).1.len(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! not name any more is unpinned; what a command pinned stays. What cannot be read of the list stops nothing else of it,
 //! and unpins nothing. When which image is checked: `schedule`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -28,6 +29,8 @@ use crate::support::shutdown::Shutdown;
 
 /// Events that may wait to be received.
 const EVENTS_MAX: usize = 256;
+/// Problems of the list that are told by name: enough to begin with, in a line of the log that a person reads.
+const PROBLEMS_MAX: usize = 8;
 
 /// The list and its status. Cheap to clone.
 #[derive(Clone)]
@@ -209,30 +212,44 @@ async fn listed(config: &Config) -> Listed {
     read.unwrap_or_else(|error| Listed { problem: Some(error.to_string()), ..Listed::default() })
 }
 
-/// Blocks. What can be read is fetched, whatever stands beside it; an image is not asked for without the pull secrets
-/// that are meant for it.
+/// Blocks. What can be read is fetched, whatever stands beside it. A pull secret of the configuration that cannot be read is
+/// missing for every image, as one that expired would be; an image of a manifest is not asked for without the pull secrets
+/// of its own pod.
 fn read(config: Config) -> Listed {
-    let common = match PullSecrets::read(&config.pull_secrets) {
-        Ok(common) => common,
-        Err(error) => return Listed { problem: Some(error.to_string()), ..Listed::default() },
-    };
+    let mut problems = Vec::new();
+    let mut common = PullSecrets::default();
+    for path in config.pull_secrets {
+        match PullSecrets::read(&[path]) {
+            Ok(secrets) => common.merge(&secrets),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
     let mut all: Vec<RequestedImage> =
         config.images.into_iter().map(|image| RequestedImage { image, secrets: common.clone() }).collect();
-    let mut problem = None;
-    let found = config.manifests.map_or(Ok(Vec::new()), |path| kubernetes::read(&path));
-    for found in found.unwrap_or_else(|error| {
-        problem = Some(error.to_string());
-        Vec::new()
-    }) {
+    let (found, bad) = config.manifests.map(|path| kubernetes::read_each(&path)).unwrap_or_default();
+    problems.extend(bad.iter().map(ToString::to_string));
+    for found in found {
         match secrets_of(&found.secrets) {
             Ok(mut secrets) => {
                 secrets.merge(&common);
                 all.push(RequestedImage { image: found.image, secrets });
             }
-            Err(error) => problem = problem.or(Some(error.to_string())),
+            Err(error) => problems.push(error.to_string()),
         }
     }
-    Listed { images: merge_duplicates(all), problem }
+    Listed { images: merge_duplicates(all), problem: joined(problems) }
+}
+
+/// The problems as one text, each once.
+fn joined(mut problems: Vec<String>) -> Option<String> {
+    let mut said = HashSet::new();
+    problems.retain(|problem| said.insert(problem.clone()));
+    let more = problems.len().saturating_sub(PROBLEMS_MAX);
+    problems.truncate(PROBLEMS_MAX);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    (!problems.is_empty()).then(|| problems.join("; "))
 }
 
 fn secrets_of(manifests: &[SecretManifest]) -> Result<PullSecrets, PullSecretError> {
@@ -241,4 +258,63 @@ fn secrets_of(manifests: &[SecretManifest]) -> Result<PullSecrets, PullSecretErr
         secrets.add(path, content.as_bytes())?;
     }
     Ok(secrets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    const POD: &str = "kind: Pod\nspec: {containers: [{image: reg.test/good}]}\n";
+
+    fn names(listed: &Listed) -> Vec<String> {
+        listed.images.iter().map(|requested| requested.image.to_string()).collect()
+    }
+
+    #[test]
+    fn one_bad_file_of_the_list_takes_no_other_image_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("manifests")).unwrap();
+        fs::write(at("manifests/1.yaml"), "kind: [").unwrap();
+        fs::write(at("manifests/2.yaml"), POD).unwrap();
+        fs::write(at("manifests/3.yaml"), [0xff, 0xfe]).unwrap();
+        let config = Config {
+            images: vec!["reg.test/listed".parse().unwrap()],
+            manifests: Some(at("manifests")),
+            pull_secrets: vec![at("missing.json")],
+            ..Config::default()
+        };
+        let listed = read(config);
+        assert_eq!(names(&listed), ["reg.test/listed:latest", "reg.test/good:latest"]);
+        let problem = listed.problem.unwrap();
+        for bad in ["1.yaml", "3.yaml", "missing.json"] {
+            assert!(problem.contains(bad), "{bad}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_pull_secret_that_cannot_be_read_takes_away_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let good = directory.path().join("good.json");
+        fs::write(&good, r#"{"auths":{"reg.test":{"username":"ann","password":"p"}}}"#).unwrap();
+        let with = |pull_secrets: Vec<PathBuf>| {
+            let images = vec!["reg.test/listed".parse().unwrap()];
+            read(Config { images, pull_secrets, ..Config::default() })
+        };
+        let whole = format!("{:?}", with(vec![good.clone()]).images);
+        let partly = with(vec![directory.path().join("missing.json"), good]);
+        assert_eq!(format!("{:?}", partly.images), whole);
+        assert!(whole.contains("1 entries") && partly.problem.is_some(), "{whole}");
+    }
+
+    #[test]
+    fn many_problems_are_one_text_that_a_person_can_read() {
+        assert_eq!(joined(Vec::new()), None);
+        assert_eq!(joined(vec!["a".to_owned(), "b".to_owned(), "a".to_owned()]).unwrap(), "a; b");
+        let many = joined((0..1_000).map(|n| n.to_string()).collect()).unwrap();
+        assert_eq!(many, "0; 1; 2; 3; 4; 5; 6; 7; and 992 more");
+    }
 }

@@ -22,7 +22,7 @@ mod tree;
 pub use config::Config;
 pub use event::{BlobState, Event, Summary};
 pub use fetch::Fetcher;
-pub use kubernetes::{Found, KubernetesError, SecretManifest, read, read_each};
+pub use kubernetes::{Found, KubernetesError, SecretManifest, read_each};
 pub use list::{List, ListStatus};
 pub use metrics::Metrics;
 pub use order::{Order, PinOwner, RequestedImage, merge_duplicates};

@@ -162,7 +162,8 @@ fn samples() -> Vec<Value> {
 #[test]
 fn the_daemonset_is_what_kubernetes_reads_and_its_configuration_is_right() {
     let directory = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes"));
-    let found = larder::prepull::read(directory).unwrap();
+    let (found, problems) = larder::prepull::read_each(directory);
+    assert!(problems.is_empty(), "{problems:?}");
     let images: Vec<String> = found.iter().map(|found| found.image.to_string()).collect();
     // The init container, and the daemon.
     assert_eq!(images, ["docker.io/library/larder:latest"; 2]);

@@ -423,26 +423,37 @@ async fn a_missing_image_of_the_list_is_counted_and_the_others_are_fetched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_of_a_list_stops_nothing_else_of_it_and_unpins_nothing() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    image::push(&registry, "team/app", "v1", 10_000);
-    image::push(&registry, "team/other", "v1", 20_000);
-    let manifest = directory.path().join("pod.yaml");
-    std::fs::write(&manifest, "kind: Pod\nspec: {containers: [{image: \"reg.test/team/other:v1\"}]}\n")
-        .unwrap();
-    let keys = format!("images = [\"{APP}\"]\nmanifests = \"{}\"", manifest.display());
+    let manifests = directory.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let manifest = |name: &str| {
+        let text = format!("kind: Pod\nspec: {{containers: [{{image: \"reg.test/team/{name}:v1\"}}]}}\n");
+        std::fs::write(manifests.join(format!("{name}.yaml")), text).unwrap();
+    };
+    for (name, size) in [("app", 10_000), ("other", 20_000), ("third", 30_000)] {
+        image::push(&registry, &format!("team/{name}"), "v1", size);
+    }
+    manifest("other");
+    manifest("third");
+    let secret = directory.path().join("pull-secret.json");
+    std::fs::write(&secret, "{}").unwrap();
+    let keys = format!("images = [\"{APP}\"]\nmanifests = \"{}\"", manifests.display());
+    let keys = format!("{keys}\n[credentials]\npull_secrets = [\"{}\"]", secret.display());
     let state = directory.path().join("state");
     let (larder, socket) = with_list(&registry, &state, &keys).await;
-    let status = status_of_list(&socket, |status| status.summary.pulled == 2).await;
+    let status = status_of_list(&socket, |status| status.summary.pulled == 3).await;
     assert_eq!((status.problem, status.failed), (None, vec![]));
     larder.stop().await;
 
-    std::fs::write(&manifest, "spec: [").unwrap();
+    std::fs::write(manifests.join("other.yaml"), "spec: [").unwrap();
+    std::fs::write(&secret, "not JSON").unwrap();
     let (larder, socket) = with_list(&registry, &state, &keys).await;
     let status = status_of_list(&socket, |status| status.finished_at.is_some()).await;
-    assert!(status.problem.unwrap().contains("pod.yaml"), "it says which file");
-    assert_eq!((status.images, status.summary.pulled), (1, 1), "what can be read is fetched");
+    let problem = status.problem.unwrap();
+    assert!(problem.contains("other.yaml") && problem.contains("pull-secret.json"), "every file: {problem}");
+    assert_eq!((status.images, status.summary.pulled), (2, 2), "what can be read is fetched");
     assert_eq!(larder.metric("larder_prepull_list_readable").await, 0.0);
     let rows = control::send(&socket, &ListImages {}).await.unwrap();
-    assert_eq!(rows.iter().filter(|row| row.pinned).count(), 2, "nothing is unpinned: {rows:?}");
+    assert_eq!(rows.iter().filter(|row| row.pinned).count(), 3, "nothing is unpinned: {rows:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
