@@ -1,6 +1,7 @@
 //! The sockets of the daemon: those that systemd holds for it, and those that it binds itself.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
@@ -42,6 +43,14 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Add
     }
     // Addresses first: a second daemon should fail on what the operator sees first.
     for at in missing(&settings.listen, &held, settings.says_where_to_listen()) {
+        if let Some(held) = held.iter().find(|held| is_in_the_way(held, at)) {
+            tracing::warn!(
+                %at, %held,
+                "this address of [server] listen is not listened on: the socket that was handed to us has its port, and \
+                 receives what comes to its own address alone; set ListenStream= in larder.socket"
+            );
+            continue;
+        }
         if !held.is_empty() {
             tracing::info!(%at, "no socket was handed to us for this address of [server] listen: it is bound too");
         }
@@ -70,11 +79,19 @@ fn missing<'l>(listen: &'l [Listen], held: &[Listen], written: bool) -> Vec<&'l 
 /// Whether a socket receives what is sent to an address.
 fn covers(held: &Listen, at: &Listen) -> bool {
     match (held, at) {
-        (Listen::Tcp(held), Listen::Tcp(at)) => {
-            held.port() == at.port() && (held.ip() == at.ip() || held.ip().is_unspecified())
-        }
+        (Listen::Tcp(held), Listen::Tcp(at)) => held.port() == at.port() && contains(held.ip(), at.ip()),
         (held, at) => held == at,
     }
+}
+
+/// Whether an address cannot be bound, because a socket has its port at one of the addresses that it stands for.
+fn is_in_the_way(held: &Listen, at: &Listen) -> bool {
+    held != at && covers(at, held)
+}
+
+/// Whether one is the other, or stands for all addresses and so for the other: `[::]` for those of IPv4 too.
+fn contains(whole: IpAddr, part: IpAddr) -> bool {
+    whole == part || (whole.is_unspecified() && (whole.is_ipv6() || part.is_ipv4()))
 }
 
 /// A socket that only our own user can open, in a directory that is made if it is missing.
@@ -105,6 +122,7 @@ pub(super) fn ports(addresses: &[Listen]) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, Environment};
 
     #[test]
     fn an_address_that_was_written_is_bound_beside_the_sockets_that_are_held() {
@@ -116,10 +134,45 @@ mod tests {
             (vec!["127.0.0.1:5050"], vec!["0.0.0.0:5050"], true, vec![]),
             (vec!["127.0.0.1:5050", "unix:/x"], vec!["127.0.0.1:5050"], true, vec!["unix:/x"]),
             (vec!["127.0.0.1:6060"], vec!["127.0.0.1:5050"], true, vec!["127.0.0.1:6060"]),
+            (vec!["127.0.0.1:5050", "[::1]:5050"], vec!["[::]:5050"], true, vec![]),
+            (vec!["[::1]:5050"], vec!["0.0.0.0:5050"], true, vec!["[::1]:5050"]),
         ] {
             let (listen, held) = (at(&listen), at(&held));
             let found: Vec<Listen> = missing(&listen, &held, written).into_iter().cloned().collect();
             assert_eq!(found, at(&expected), "{listen:?} {held:?}");
         }
+    }
+    #[test]
+    fn a_held_socket_ends_no_daemon_that_is_to_listen_on_more_addresses_of_its_port() {
+        for (held, at, expected) in [
+            ("127.0.0.1:5050", "0.0.0.0:5050", true),
+            ("127.0.0.1:5050", "[::]:5050", true),
+            ("[::1]:5050", "[::]:5050", true),
+            ("[::1]:5050", "0.0.0.0:5050", false),
+            ("127.0.0.1:5050", "0.0.0.0:6060", false),
+            ("127.0.0.1:5050", "10.0.0.1:5050", false),
+            ("0.0.0.0:5050", "0.0.0.0:5050", false),
+            ("unix:/x", "0.0.0.0:5050", false),
+        ] {
+            assert_eq!(is_in_the_way(&held.parse().unwrap(), &at.parse().unwrap()), expected, "{held} {at}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_starts_though_the_socket_unit_holds_the_port_of_all_its_addresses() {
+        let hold = || {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            (Inherited::Tcp(socket, address), address)
+        };
+        let ((data, at), (admin, admin_at)) = (hold(), hold());
+        let text =
+            format!("[server]\nlisten = [\"0.0.0.0:{}\"]\n[admin]\nlisten = \"{admin_at}\"\n", at.port());
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let settings = config::resolve(&text, &environment).unwrap();
+        assert!(settings.says_where_to_listen());
+        let addresses = bind(&settings, vec![data, admin]).unwrap();
+        let bound: Vec<Listen> = addresses.data.iter().map(|socket| socket.address().unwrap()).collect();
+        assert_eq!(bound, [Listen::Tcp(at)]);
     }
 }
