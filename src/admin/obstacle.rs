@@ -1,5 +1,6 @@
 //! What would happen to a pull now, and the first thing that stands in its way: pure.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::explain::{EndpointOutlook, Explanation};
@@ -11,8 +12,9 @@ use crate::support::size;
 const LATELY: Duration = Duration::from_secs(3_600);
 
 impl Explanation {
-    /// The first thing that stands in the way of a pull at `now`; `None` if nothing is known to.
-    pub(super) fn first_obstacle(&self, now: Timestamp) -> Option<String> {
+    /// The first thing that stands in the way of a pull at `now`; `None` if nothing is known to. `names` are the tag or digest
+    /// that is asked about, and the digests of all that is known to be of that image.
+    pub(super) fn first_obstacle(&self, now: Timestamp, names: &HashSet<String>) -> Option<String> {
         if let Some(why) = &self.not_permitted {
             return Some(format!("the operator permits no request to {}: {why}", self.registry));
         }
@@ -25,7 +27,8 @@ impl Explanation {
                 "no endpoint of {registry} is authoritative: mark one with authoritative = true"
             ));
         }
-        self.unreachable().or_else(|| self.limited()).or_else(|| self.no_right()).or_else(|| self.failed(now))
+        let known = self.unreachable().or_else(|| self.limited()).or_else(|| self.no_right());
+        known.or_else(|| self.failed(now, names))
     }
 
     /// What would happen, in the order in which it would.
@@ -150,16 +153,20 @@ impl Explanation {
     }
 
     /// The last request of this image failed.
-    fn failed(&self, now: Timestamp) -> Option<String> {
+    fn failed(&self, now: Timestamp, names: &HashSet<String>) -> Option<String> {
+        // The repository has other images, whose failures say nothing of this one.
+        let is_of_image = |request: &RecentRequest| {
+            request.reference.as_ref().is_some_and(|reference| names.contains(reference))
+        };
         let is_said =
-            |request: &&RecentRequest| !matches!(request.ended.as_str(), "challenged" | "client left");
-        let last = self.recent.iter().find(is_said)?;
+            |request: &RecentRequest| !matches!(request.ended.as_str(), "challenged" | "client left");
+        let last = self.recent.iter().find(|request| is_of_image(request) && is_said(request))?;
         if last.ended == "served" || last.at.age_at(now) > LATELY {
             return None;
         }
         let ago = humantime::format_duration(last.at.age_at(now));
         let reason = last.reason.as_deref().unwrap_or("the log says no more");
-        let what = last.reference.as_deref().unwrap_or("a list");
+        let what = last.reference.as_deref().unwrap_or_default();
         Some(format!("request {}, {ago} ago, for {what} was {}: {reason}", last.request, last.ended))
     }
 }

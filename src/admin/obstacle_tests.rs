@@ -65,7 +65,12 @@ fn request(ended: &str, at: u64, reason: &str) -> RecentRequest {
 fn obstacle(change: impl FnOnce(&mut Explanation)) -> Option<String> {
     let mut explanation = pulled();
     change(&mut explanation);
-    explanation.first_obstacle(NOW)
+    explanation.first_obstacle(NOW, &names())
+}
+
+/// What is asked about, and a digest that is known to be of it.
+fn names() -> HashSet<String> {
+    ["v1", "sha256:own"].map(str::to_owned).into()
 }
 
 fn fail(explanation: &mut Explanation) {
@@ -119,7 +124,7 @@ fn the_first_thing_in_the_way_is_named_whatever_else_is_wrong() {
     let mut all = pulled();
     for (expected, change) in steps {
         change(&mut all);
-        let named = all.first_obstacle(NOW).unwrap_or_default();
+        let named = all.first_obstacle(NOW, &names()).unwrap_or_default();
         assert!(named.starts_with(expected), "{expected}: {named}");
     }
 }
@@ -154,6 +159,24 @@ fn what_ended_well_or_long_ago_or_was_a_mere_challenge_is_no_obstacle() {
     assert_eq!(after(vec![request("challenged", 9_999, "x")]), None);
     let hidden = vec![request("challenged", 9_999, "x"), request("failed", 9_990, "y")];
     assert!(after(hidden).is_some_and(|said| said.ends_with(": y")));
+}
+
+#[test]
+fn a_failure_of_another_image_of_the_repository_is_no_obstacle() {
+    let with = |reference: Option<&str>, ended: &str, at: u64| RecentRequest {
+        reference: reference.map(str::to_owned),
+        ..request(ended, at, "why")
+    };
+    let after = |requests: Vec<RecentRequest>| obstacle(|e| e.recent = requests);
+    for other in [Some("v9"), Some("sha256:other"), None] {
+        assert_eq!(after(vec![with(other, "refused", 9_999)]), None, "{other:?}");
+    }
+    let own = with(Some("sha256:own"), "failed", 9_990);
+    let found = after(vec![with(Some("v9"), "served", 9_999), own]);
+    assert!(
+        found.is_some_and(|found| found.contains("for sha256:own was failed")),
+        "another's success hides nothing"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Deliberately not here: who may read it.
 
+use std::collections::HashSet;
 use std::fs;
 
 use crate::reference::{Child, Digest, Document, Kind};
@@ -11,6 +12,8 @@ use crate::support::clock::Timestamp;
 
 /// Platforms that are told of one image: indexes in use have a dozen.
 const PLATFORMS_MAX: usize = 64;
+/// Digests that are known to be of one image: as many blobs as a pre-pull fetches at the most.
+const DIGESTS_MAX: usize = 4_096;
 
 /// What is in the store of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct ImageContents {
     pub is_index: bool,
     /// Its images: of an index one for each platform, the first 64.
     pub platforms: Vec<PlatformContents>,
+    /// Its own digest, and those of the manifests and blobs that it names, here or not: the first 4,096.
+    pub digests: HashSet<Digest>,
 }
 
 /// What is in the store of one platform's image.
@@ -49,8 +54,14 @@ pub struct PlatformContents {
 impl ImageContents {
     /// Of the image whose manifest or index is `root`. Blocks.
     pub(super) fn read(layout: &Layout, root: Digest, confirmed_at: Option<Timestamp>) -> Self {
-        let mut contents =
-            Self { root, confirmed_at, is_here: false, is_index: false, platforms: Vec::new() };
+        let mut contents = Self {
+            root,
+            confirmed_at,
+            is_here: false,
+            is_index: false,
+            platforms: Vec::new(),
+            digests: HashSet::new(),
+        };
         contents.is_here = manifest(layout, &root).is_some();
         contents.is_index = contents.add(layout, &root, "", DEPTH_MAX);
         contents
@@ -58,6 +69,7 @@ impl ImageContents {
 
     /// Adds a manifest, or what an index names; returns whether it is an index.
     fn add(&mut self, layout: &Layout, digest: &Digest, platform: &str, depth: usize) -> bool {
+        self.name(digest);
         let document = manifest(layout, digest).map(|(_, bytes)| Document::parse(&bytes, None));
         match document.and_then(Result::ok).map(|document| document.kind) {
             Some(Kind::Index(children)) if depth > 0 => {
@@ -68,6 +80,7 @@ impl ImageContents {
                 true
             }
             Some(Kind::Image(children)) => {
+                children.iter().for_each(|child| self.name(&child.digest));
                 self.push(PlatformContents::of(layout, digest, platform, &children));
                 false
             }
@@ -79,6 +92,12 @@ impl ImageContents {
                 });
                 false
             }
+        }
+    }
+
+    fn name(&mut self, digest: &Digest) {
+        if self.digests.len() < DIGESTS_MAX {
+            self.digests.insert(*digest);
         }
     }
 

@@ -103,6 +103,8 @@ async fn the_first_thing_that_stands_in_the_way_is_named() {
     assert!(missing.starts_with("request ") && missing.contains("for v9 was refused"), "{missing}");
     assert!(get(&program, MANIFEST).await.is_well());
     assert_eq!(obstacle(IMAGE), "", "the last request went well");
+    assert_eq!(get(&program, "/v2/team/app/manifests/v9?ns=reg.test").await.status, 404);
+    assert_eq!(obstacle(IMAGE), "", "another tag that is missing says nothing of this one");
     upstream.stop().await;
     assert_eq!(get(&program, "/v2/team/other/manifests/v1?ns=reg.test").await.status, 503);
     let away = obstacle("reg.test/team/other:v1");

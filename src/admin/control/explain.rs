@@ -45,6 +45,8 @@ impl Explainer {
         let outlook = self.puller.outlook(&context, reference).await;
         let contents = self.store.contents(repository, reference).await.map_err(CommandError::failed)?;
         let root = contents.as_ref().map(|contents| contents.root);
+        let digests = contents.iter().flat_map(|contents| &contents.digests).map(ToString::to_string);
+        let names = digests.chain([reference.to_string()]).collect();
         let pinned = self.store.pins().into_iter().filter(|pin| {
             pin.repository == *repository
                 && (pin.reference == reference.to_string() || Some(pin.root) == root)
@@ -71,7 +73,7 @@ impl Explainer {
             pins: pinned.map(|pin| pin.owner.unwrap_or_else(|| "a pull under way".to_owned())).collect(),
             recent: self.recent.requests_for(repository),
         };
-        explanation.obstacle = explanation.first_obstacle(self.store.clock().now());
+        explanation.obstacle = explanation.first_obstacle(self.store.clock().now(), &names);
         explanation.steps = explanation.next_steps();
         Ok(explanation)
     }
