@@ -83,7 +83,7 @@ impl RequestLog {
 
     /// A request that has come.
     pub(super) fn begin<B>(self: &Arc<Self>, request: &Request<B>, id: RequestId) -> Told {
-        let absolute = request.uri().authority().map(|authority| bounded(authority.as_str(), SENT_CHARS_MAX));
+        let absolute = request.uri().authority().map(|authority| host_of(authority.as_str()));
         Told {
             log: Arc::clone(self),
             since: Instant::now(),
@@ -93,8 +93,8 @@ impl RequestLog {
                 id,
                 client: request.extensions().get::<Peer>().cloned().unwrap_or_default(),
                 method: request.method().clone(),
-                host: absolute.or_else(|| sent(request.headers(), &HOST)),
-                range: sent(request.headers(), &RANGE),
+                host: absolute.or_else(|| sent(request.headers(), &HOST).map(|host| host_of(&host))),
+                range: sent(request.headers(), &RANGE).map(|range| bounded(&range, SENT_CHARS_MAX)),
                 details: Details::default(),
                 status: None,
                 end: End::ClientLeft,
@@ -197,5 +197,30 @@ impl Drop for Told {
 }
 
 fn sent(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {
-    headers.get(name).map(|value| bounded(&String::from_utf8_lossy(value.as_bytes()), SENT_CHARS_MAX))
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// The host that a client addressed, without the user name and password that a client may put before it.
+fn host_of(authority: &str) -> String {
+    // Before it is cut off: the last '@' may be behind the cut.
+    bounded(authority.rsplit('@').next().unwrap_or_default(), SENT_CHARS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_a_client_put_before_the_host_is_in_no_line() {
+        let log = Arc::new(RequestLog::new(Clock::system()));
+        let host = |uri: &str, header: &str| {
+            let request = Request::get(uri).header(HOST, header).body(()).unwrap();
+            let told = log.begin(&request, RequestId::next());
+            told.line.host.clone().unwrap()
+        };
+        assert_eq!(host("http://u:secret@cache.test/v2/", "cache.test"), "cache.test");
+        assert_eq!(host("/v2/", "u:se@cret@cache.test:5050"), "cache.test:5050");
+        assert_eq!(host("/v2/", &format!("u:{}@cache.test", "secret".repeat(100))), "cache.test");
+        assert_eq!(host("/v2/", "[::1]:5050"), "[::1]:5050");
+    }
 }
