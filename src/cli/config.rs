@@ -40,9 +40,7 @@ fn check(json: bool, context: &Context) -> Result<(), Failure> {
     };
     let Loaded { settings, from } =
         config::load(context.file.as_deref(), &context.environment).map_err(|error| {
-            if let config::Error::Mistaken { mistakes, .. } = &error {
-                said(&mistakes.iter().map(json_of).collect::<Vec<_>>());
-            }
+            said(&problems_of(&error));
             Failure::usage(error)
         })?;
     let refused = app::check(&settings);
@@ -85,8 +83,37 @@ fn print(from_files: bool, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The mistakes as JSON; of a file that cannot be read that one thing.
+fn problems_of(error: &config::Error) -> Vec<serde_json::Value> {
+    match error {
+        config::Error::Mistaken { mistakes, .. } => mistakes.iter().map(json_of).collect(),
+        config::Error::Unreadable { path, .. } => {
+            let source = path.display().to_string();
+            vec![serde_json::json!({"key": null, "problem": error.to_string(), "source": source})]
+        }
+    }
+}
+
 fn json_of(mistake: &Mistake) -> serde_json::Value {
     let Mistake { key, problem, source } = mistake;
     let source = source.as_ref().map(ToString::to_string);
     serde_json::json!({"key": key, "problem": problem, "source": source})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_in_json_too() {
+        let missing = std::path::Path::new("/nowhere/larder.toml");
+        let error = config::load(Some(missing), &Environment::default()).unwrap_err();
+        let [told] = &problems_of(&error)[..] else { panic!("{error:?}") };
+        assert_eq!(
+            (&told["key"], &told["source"]),
+            (&serde_json::Value::Null, &"/nowhere/larder.toml".into())
+        );
+        assert!(told["problem"].as_str().unwrap().contains("cannot read"), "{told}");
+    }
 }

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let verifier = Verifier::open(&settings.store.path).map_err(Failure::caused)?;
     let report = look(&verifier, arguments);
     if arguments.json {
-        report.print_json(arguments.repair);
+        print_json(&report.json(arguments.repair));
     } else {
         report.print(arguments.repair);
     }
@@ -72,20 +72,24 @@ fn look(verifier: &Verifier, arguments: &Arguments) -> Report {
 }
 
 #[allow(clippy::print_stdout, reason = "what this command is for")]
+fn print_json(report: &serde_json::Value) {
+    println!("{report}");
+}
+
+#[allow(clippy::print_stdout, reason = "what this command is for")]
 impl Report {
-    fn print_json(&self, repair: bool) {
+    fn json(&self, repair: bool) -> serde_json::Value {
         let list = |found: &[(Digest, String)]| -> Vec<_> {
             let shown = |(digest, reason): &(Digest, String)| serde_json::json!({"digest": digest.to_string(), "reason": reason});
             found.iter().map(shown).collect()
         };
-        let report = serde_json::json!({
+        serde_json::json!({
             "sound": self.sound,
             "bytes": self.bytes,
             "damaged": list(&self.damaged),
             "unreadable": list(&self.unreadable),
             "set_aside": repair && !self.damaged.is_empty(),
-        });
-        println!("{report}");
+        })
     }
 
     fn print(&self, repair: bool) {
@@ -122,6 +126,18 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn every_field_that_a_script_reads_is_described() {
+        let page = include_str!("../../docs/commands.md");
+        let one = vec![(Digest::of(b"one"), "why".to_owned())];
+        let report = Report { sound: 1, bytes: 1, damaged: one.clone(), unreadable: one };
+        let json = report.json(true);
+        let within = |name: &str| json[name][0].as_object().unwrap().keys();
+        for field in json.as_object().unwrap().keys().chain(within("damaged")).chain(within("unreadable")) {
+            assert!(page.contains(&format!("`{field}`")), "{field} is not in docs/commands.md");
+        }
+    }
 
     #[test]
     fn one_blob_that_cannot_be_set_aside_does_not_keep_the_others_from_being_looked_at() {
