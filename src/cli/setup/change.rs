@@ -2,7 +2,9 @@
 //!
 //! What setup writes carries its own mark, and undoing removes what is marked. Where that would not give back the file
 //! byte for byte, and with its permissions, the file as it was is kept beside it until it is given back. It counts only
-//! as long as nobody else has changed the file since: otherwise what is marked is removed, and the rest stays.
+//! as long as nobody else has changed the file since: otherwise what is marked is removed, and the rest stays. What was
+//! kept is then set aside under a name of its own, and that is said. A file without marks of which nothing is kept was
+//! never set up, and stays as it is.
 
 use similar::TextDiff;
 
@@ -11,6 +13,9 @@ use crate::reference::Digest;
 
 /// How the first line of a kept file begins.
 const KEPT: &str = "larder setup, kept for --undo:";
+
+/// Files that are set aside beside one file at most; then the operator is to look at them.
+const SET_ASIDE_MAX: usize = 32;
 
 /// A file as it is and as it is to be; `None` where there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub(super) struct Change {
     attributes_before: Option<Attributes>,
     kept_before: Option<Kept>,
     kept_after: Option<Kept>,
+    /// The number under which what is kept can be set aside.
+    free: usize,
     /// Whether nothing in the file says what setup wrote, so that it is kept in any case.
     pub(super) carries_no_mark: bool,
 }
@@ -59,7 +66,9 @@ impl Change {
         };
         let attributes_before = before.as_ref().and_then(|_| machine.attributes(&path));
         let kept_before = machine.text(&kept_path(&path)).ok().and_then(|text| Kept::parse(&text));
+        let free = (1..SET_ASIDE_MAX).find(|number| !machine.has(&set_aside_path(&path, *number)));
         Ok(Self {
+            free: free.unwrap_or(SET_ASIDE_MAX),
             shown: machine.shown(&path),
             after: before.clone(),
             before,
@@ -76,6 +85,8 @@ impl Change {
     pub(super) fn original(&self, remove: Remove<'_>) -> Option<String> {
         match (self.kept(), &self.before) {
             (Some(kept), _) => kept.content.clone(),
+            // An entry that leads here was written by hand.
+            (None, text) if self.carries_no_mark && self.kept_before.is_none() => text.clone(),
             // A file without content is a file too.
             (None, Some(text)) if text.trim().is_empty() => Some(text.clone()),
             (None, Some(text)) => remove(text),
@@ -124,6 +135,20 @@ impl Change {
         self.kept_before.as_ref().filter(|kept| kept.written == now)
     }
 
+    /// Whether an earlier setup has left something to give back, and the file was changed since.
+    pub(super) fn is_changed_by_others(&self) -> bool {
+        self.kept_before.is_some() && self.kept().is_none()
+    }
+
+    /// What was kept and would be lost, since the file was changed after it.
+    fn superseded(&self) -> Option<&Kept> {
+        let is_given_back = |kept: &Kept| kept.content.is_none() || kept.content == self.after;
+        let is_kept_still =
+            |kept: &Kept| self.kept_after.as_ref().is_some_and(|after| after.content == kept.content);
+        let stale = self.kept_before.as_ref().filter(|_| self.is_changed_by_others());
+        stale.filter(|kept| !is_given_back(kept) && !is_kept_still(kept))
+    }
+
     /// Whether anything changes.
     pub(super) fn changes_anything(&self) -> bool {
         let opened =
@@ -137,10 +162,11 @@ impl Change {
     }
 
     /// As a difference, for people.
-    pub(super) fn difference(&self) -> String {
-        let (before, after) = (self.before.as_deref().unwrap_or_default(), self.text());
+    pub(super) fn difference(&self, shown: Option<fn(&str) -> String>) -> String {
+        let shown = |text: &str| shown.map_or_else(|| text.to_owned(), |shown| shown(text));
+        let (before, after) = (shown(self.before.as_deref().unwrap_or_default()), shown(self.text()));
         let name = |there: bool| if there { self.shown.as_str() } else { "/dev/null" };
-        let diff = TextDiff::from_lines(before, after);
+        let diff = TextDiff::from_lines(&before, &after);
         let (old, new) = (name(self.before.is_some()), name(self.after.is_some()));
         diff.unified_diff().header(old, new).to_string()
     }
@@ -156,7 +182,14 @@ impl Change {
             Some(_) => format!(" (as it was, it is kept beside it, as {})", name_of_kept(&self.path)),
             None => String::new(),
         };
-        format!("{what}: {}{kept}", self.shown)
+        let aside = match self.superseded() {
+            Some(_) => format!(
+                " (it was changed after an earlier setup: as it was before that, it is in {} beside it)",
+                name_of(&set_aside_path(&self.path, self.free))
+            ),
+            None => String::new(),
+        };
+        format!("{what}: {}{kept}{aside}", self.shown)
     }
 
     /// Writes the file: it is either as it was, or whole. What is kept of it is written before it and removed after it.
@@ -167,6 +200,16 @@ impl Change {
         let failed = |error: std::io::Error| format!("cannot write {}: {error}", self.shown);
         let beside = kept_path(&self.path);
         let owner = self.attributes_before.and_then(|found| found.owner);
+        if let Some(kept) = self.superseded() {
+            if self.free == SET_ASIDE_MAX {
+                return Err(format!(
+                    "{}: {SET_ASIDE_MAX} files as it was are beside it: remove some",
+                    self.shown
+                ));
+            }
+            let aside = set_aside_path(&self.path, self.free);
+            machine.replace(&aside, &kept.text(), Attributes { mode: 0o600, owner }).map_err(failed)?;
+        }
         if let Some(kept) = &self.kept_after {
             // It may hold what the file held: nobody else is to read it.
             machine.replace(&beside, &kept.text(), Attributes { mode: 0o600, owner }).map_err(failed)?;
@@ -215,7 +258,15 @@ fn digest(text: &str) -> String {
 
 /// A hidden name, which no runtime reads.
 fn name_of_kept(path: &str) -> String {
-    format!(".{}.before-larder", path.rsplit('/').next().unwrap_or_default())
+    format!(".{}.before-larder", name_of(path))
+}
+
+fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+fn set_aside_path(path: &str, number: usize) -> String {
+    format!("{}.{number}", kept_path(path))
 }
 
 fn kept_path(path: &str) -> String {
@@ -286,9 +337,24 @@ mod tests {
         wired(Change::read(&machine, "/x").unwrap()).apply(&machine).unwrap();
         let written = fs::read_to_string(&path).unwrap();
         fs::write(&path, written + "b\n").unwrap();
-        Change::read(&machine, "/x").unwrap().undone(&remove).apply(&machine).unwrap();
+        let undone = Change::read(&machine, "/x").unwrap().undone(&remove);
+        undone.apply(&machine).unwrap();
         let left = fs::read_to_string(&path).unwrap();
         assert!(left.ends_with("b\n") && !left.contains("MARK"), "{left:?}");
-        assert_eq!(machine.names("/"), ["x"]);
+        assert_eq!(machine.names("/"), [".x.before-larder.1", "x"]);
+        assert!(
+            machine.read("/.x.before-larder.1").ends_with("\na\n\n\n"),
+            "as it was before the first setup"
+        );
+        assert!(undone.outcome().contains(".x.before-larder.1"), "{}", undone.outcome());
+        fs::write(&path, "a\n\n\n").unwrap();
+        wired(Change::read(&machine, "/x").unwrap()).apply(&machine).unwrap();
+        fs::write(&path, machine.read("/x") + "c\n\n\n").unwrap();
+        wired(Change::read(&machine, "/x").unwrap()).apply(&machine).unwrap();
+        assert!(
+            machine.has("/.x.before-larder.2"),
+            "a second one overwrites nothing: {:?}",
+            machine.names("/")
+        );
     }
 }

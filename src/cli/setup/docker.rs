@@ -54,7 +54,7 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
 fn daemon(mut change: Change, request: &SetupRequest) -> Result<Change, String> {
     // JSON has no comments, so that nothing could carry a mark: the file is kept.
     change.carries_no_mark = true;
-    let mut urls = vec![request.url.clone()];
+    let mut urls = request.urls();
     urls.extend(change.led_to().map(str::to_owned));
     let text = change.text().to_owned();
     config_of(&text)?;
@@ -65,7 +65,7 @@ fn daemon(mut change: Change, request: &SetupRequest) -> Result<Change, String> 
     let original = change.original(&remove).unwrap_or_default();
     let mut config = config_of(&original)?;
     let mut mirrors = mirrors_of(&config)?;
-    if mirrors.first().is_some_and(|mirror| leads_to(mirror, &urls[..1])) {
+    if mirrors.first().is_some_and(|mirror| leads_to(mirror, &request.urls())) {
         return Ok(change.becomes(original, &request.url, &remove));
     }
     mirrors.retain(|mirror| !leads_to(mirror, &urls));

@@ -73,6 +73,22 @@ fn an_old_port_is_removed_though_others_have_changed_the_file_since() {
 }
 
 #[test]
+fn what_an_operator_wrote_by_hand_stays_when_nothing_was_set_up() {
+    for by_hand in [
+        "{\"registry-mirrors\":[\"http://127.0.0.1:5050/\"]}",
+        "{\"registry-mirrors\":[\"https://m.corp\",\"http://127.0.0.1:5050/\"]}",
+    ] {
+        let (_directory, machine) = machine(Some(by_hand));
+        let undo = SetupRequest { undo: true, ..request("127.0.0.1:5050") };
+        apply(&machine, &undo);
+        assert_eq!(machine.read(CONFIG), by_hand);
+        apply(&machine, &request("127.0.0.1:5050"));
+        apply(&machine, &undo);
+        assert_eq!(machine.read(CONFIG), by_hand);
+    }
+}
+
+#[test]
 fn a_file_that_docker_does_not_start_with_is_not_touched() {
     for text in ["{", "{\"registry-mirrors\": 5}"] {
         let (_directory, machine) = machine(Some(text));

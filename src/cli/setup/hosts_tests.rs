@@ -189,7 +189,7 @@ proptest! {
             prop_assert_eq!(text.contains(&host), hosts.contains(&host), "{}", once);
         }
         let twice = wire(URL);
-        prop_assert!(!twice.changes_anything(), "{}", twice.difference());
+        prop_assert!(!twice.changes_anything(), "{}", twice.difference(None));
         read().undone(&without_host).apply(&machine).unwrap();
         let left = std::fs::read_to_string(directory.path().join("hosts.toml")).ok();
         prop_assert_eq!(left.as_deref(), Some(text.as_str()));

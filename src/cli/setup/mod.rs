@@ -125,7 +125,7 @@ fn carry_out(
         if arguments.dry_run {
             // The gate's value is for the runtime alone.
             let gate = request.gate.as_ref().map_or("", |gate| gate.value().reveal());
-            let shown = change.difference();
+            let shown = change.difference(plan.shown);
             print!("{}", if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") });
         } else {
             change.apply(machine).map_err(Failure::Failed)?;

@@ -8,7 +8,7 @@ use crate::serve::Gate;
 pub(super) struct SetupRequest {
     /// As it is named on the command line.
     pub(super) runtime: &'static str,
-    /// `http://127.0.0.1:5050`.
+    /// `http://127.0.0.1:5050`; empty where an earlier setup is undone and this cache does not listen on the loopback.
     pub(super) url: String,
     /// `127.0.0.1:5050`.
     pub(super) authority: String,
@@ -25,6 +25,13 @@ pub(super) struct SetupRequest {
     pub(super) gate: Option<Gate>,
 }
 
+impl SetupRequest {
+    /// Where an entry that is this cache's leads, if that is known.
+    pub(super) fn urls(&self) -> Vec<String> {
+        Some(&self.url).filter(|url| !url.is_empty()).into_iter().cloned().collect()
+    }
+}
+
 /// What a setup changes, and what has to be said about it.
 #[derive(Default)]
 pub(super) struct SetupPlan {
@@ -32,4 +39,6 @@ pub(super) struct SetupPlan {
     /// The command after which the changes take effect, if they need one.
     pub(super) restart: Option<&'static str>,
     pub(super) notes: Vec<String>,
+    /// What of a text is shown to people; all of it if there is none.
+    pub(super) shown: Option<fn(&str) -> String>,
 }
