@@ -1,17 +1,23 @@
 //! k3s and RKE2: `registries.yaml`, from which they write their containerd's configuration at every start.
 //!
-//! Nothing is written that they write themselves (`config.toml`, `certs.d` below their data directory).
+//! Nothing is written that they write themselves (`config.toml`, `certs.d` below their data directory). What is not edited
+//! as text is refused, with the lines that are to be added by hand.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::change::Change;
 use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::machine::Machine;
-use crate::cli::registries_yaml::{ALL, endpoints, endpoints_mut, leads_to, read, written};
+use crate::cli::registries_yaml::{
+    ALL, Emptied, endpoints, endpoints_mut, extended, leads_to, read, reduced, shown,
+};
 
 const HEAD: &str = "# Written by `larder setup`, removed by `larder setup --undo`.\n";
-/// Above what was there before: its comments are in the file that is kept.
-const HEAD_OF_THEIRS: &str = "# Extended by `larder setup`. As it was, with its comments, it is kept beside this file for `larder setup --undo`.\n";
+/// Above what was there before.
+const HEAD_OF_THEIRS: &str =
+    "# Extended by `larder setup`. As it was, it is kept beside this file for `larder setup --undo`.\n";
+/// What stood there before that.
+const HEAD_OF_EARLIER: &str = "# Extended by `larder setup`. As it was, with its comments, it is kept beside this file for `larder setup --undo`.\n";
 
 /// Where a distribution has its files, and how it is restarted.
 pub(super) struct Rancher {
@@ -44,16 +50,23 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest, of: &Rancher) -> R
     let mut change = Change::read(machine, &path)?;
     change.carries_no_mark = true;
     let malformed = |at: String| format!("{path} is malformed, and {name} does not start with it: {at}");
-    let mut urls = vec![request.url.clone()];
+    let mut urls: Vec<String> = request.urls();
     urls.extend(change.led_to().map(str::to_owned));
-    let remove = |text: &str| without(text, &urls);
-    let mut plan = SetupPlan { restart: Some(of.restart), ..SetupPlan::default() };
+    let remove = |text: &str| without(text, &urls).unwrap_or_else(|| Some(text.to_owned()));
+    let mut plan = SetupPlan { restart: Some(of.restart), shown: Some(shown), ..SetupPlan::default() };
+    let by_hand = |what: &str| {
+        format!("{path} has a form that is not edited here, and nothing was written. By hand: {what}")
+    };
+    if change.is_changed_by_others() && without(change.text(), &urls).is_none() {
+        return Err(by_hand(&format!("remove the endpoint {}", urls.join(" and "))));
+    }
     if request.undo {
         plan.changes.push(change.undone(&remove));
         return Ok(plan);
     }
     let original = change.original(&remove);
-    let mut file = read(original.as_deref().unwrap_or_default()).map_err(malformed)?;
+    let mut text = original.clone().unwrap_or_default();
+    let mut file = read(&text).map_err(malformed)?;
     let named = endpoints(&file);
     let mut wanted: Vec<String> = request.registries.clone();
     if wanted.is_empty() {
@@ -65,14 +78,30 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest, of: &Rancher) -> R
     for registry in &wanted {
         let listed = endpoints_mut(&mut file, registry)
             .ok_or_else(|| format!("{path}: mirrors of {registry} in a form that {name} does not read"))?;
+        let is_first = listed.first().is_some_and(|first| first.as_str() == Some(&request.url));
+        if is_first && !listed.iter().skip(1).any(|endpoint| is_ours(endpoint, &urls)) {
+            continue;
+        }
         listed.retain(|endpoint| !is_ours(endpoint, &urls));
-        listed.insert(0, json!(request.url));
+        listed.insert(0, Value::from(request.url.as_str()));
+        let list = strings(listed);
+        // What is written must be what was meant.
+        let done = list.and_then(|list| extended(&text, registry, &list));
+        text = done.filter(|text| read(text).as_ref() == Ok(&file)).ok_or_else(|| {
+            let registries = wanted.join(" and ");
+            by_hand(&format!(
+                "in mirrors, for {registries}, put {} first in the list \"endpoint\"",
+                request.url
+            ))
+        })?;
     }
-    let head = if original.is_some() { HEAD_OF_THEIRS } else { HEAD };
-    let text = format!("{head}{}", written(&file));
-    // What is written must be what was meant.
-    (read(&text).as_ref() == Ok(&file)).then_some(()).ok_or_else(|| format!("{path} cannot be extended"))?;
-    plan.changes.push(change.becomes(text, &request.url, &remove));
+    let head = match &original {
+        // By hand.
+        Some(original) if *original == text => "",
+        Some(_) => HEAD_OF_THEIRS,
+        None => HEAD,
+    };
+    plan.changes.push(change.becomes(format!("{head}{text}"), &request.url, &remove));
     plan.notes.push(format!("{name} makes its containerd's files from {path} when it starts, and sends the pods' credentials to a mirror as containerd does"));
     Ok(plan)
 }
@@ -81,9 +110,17 @@ fn is_ours(endpoint: &Value, urls: &[String]) -> bool {
     endpoint.as_str().is_some_and(|endpoint| urls.iter().any(|url| leads_to(endpoint, url)))
 }
 
-/// The file without these endpoints; a registry that had no other is not named any more.
-fn without(text: &str, urls: &[String]) -> Option<String> {
-    let Ok(mut file) = read(text) else { return Some(text.to_owned()) };
+fn strings(list: &[Value]) -> Option<Vec<String>> {
+    list.iter().map(|endpoint| endpoint.as_str().map(str::to_owned)).collect()
+}
+
+/// The file without these endpoints, `Some(None)` if nothing is left; a registry that had no other is not named any more.
+/// `None`: it has a form that is not edited.
+#[allow(clippy::option_option, reason = "no file, and a file that cannot be edited")]
+fn without(text: &str, urls: &[String]) -> Option<Option<String>> {
+    let heads = [HEAD, HEAD_OF_THEIRS, HEAD_OF_EARLIER];
+    let mut left = heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text).to_owned();
+    let Ok(mut file) = read(text) else { return Some(Some(text.to_owned())) };
     let named: Vec<String> = endpoints(&file).into_iter().map(|(registry, _)| registry).collect();
     let mut found = false;
     for registry in named {
@@ -94,28 +131,37 @@ fn without(text: &str, urls: &[String]) -> Option<String> {
             continue;
         }
         found = true;
-        if listed.is_empty() {
-            forget(&mut file, &registry);
+        let list = strings(listed)?;
+        let emptied = if list.is_empty() { forget(&mut file, &registry) } else { Emptied::Nothing };
+        left = reduced(&left, &registry, &list, emptied)?;
+        if read(&left).as_ref() != Ok(&file) {
+            return None;
         }
     }
     match found {
-        false => Some(text.to_owned()),
-        true => (!file.is_empty()).then(|| written(&file)),
+        false => Some(Some(text.to_owned())),
+        true => Some((!left.trim().is_empty()).then_some(left)),
     }
 }
 
 /// Removes what has nothing in it any more.
-fn forget(file: &mut Map<String, Value>, registry: &str) {
-    let Some(mirrors) = file.get_mut("mirrors").and_then(Value::as_object_mut) else { return };
-    if let Some(mirror) = mirrors.get_mut(registry).and_then(Value::as_object_mut) {
-        mirror.shift_remove("endpoint");
-        if mirror.is_empty() {
-            mirrors.shift_remove(registry);
-        }
+fn forget(file: &mut Map<String, Value>, registry: &str) -> Emptied {
+    let Some(mirrors) = file.get_mut("mirrors").and_then(Value::as_object_mut) else {
+        return Emptied::Nothing;
+    };
+    let Some(mirror) = mirrors.get_mut(registry).and_then(Value::as_object_mut) else {
+        return Emptied::Nothing;
+    };
+    mirror.shift_remove("endpoint");
+    if !mirror.is_empty() {
+        return Emptied::Endpoints;
     }
-    if mirrors.is_empty() {
-        file.shift_remove("mirrors");
+    mirrors.shift_remove(registry);
+    if !mirrors.is_empty() {
+        return Emptied::Registry;
     }
+    file.shift_remove("mirrors");
+    Emptied::Mirrors
 }
 
 #[cfg(test)]
@@ -159,6 +205,9 @@ mod tests {
             fs::create_dir_all(directory.path().join("etc/rancher/k3s")).unwrap();
             let file = directory.path().join("etc/rancher/k3s/registries.yaml");
             before.iter().for_each(|text| fs::write(&file, text).unwrap());
+            let made = plan(&machine, &request("127.0.0.1:6060"), &K3S).unwrap();
+            let shown = made.changes[0].difference(made.shown);
+            assert!(shown.contains("6060") && !shown.contains("password"), "{shown}");
             apply(&machine, &request("127.0.0.1:6060"));
             apply(&machine, &request("127.0.0.1:5050"));
             let text = machine.read(FILE);
@@ -170,6 +219,10 @@ mod tests {
                 before == Some(theirs),
                 "{text}"
             );
+            before.iter().flat_map(|text| text.lines()).for_each(|line| {
+                let is_kept = text.contains(line) || line.contains("endpoint:") || line.contains("5050");
+                assert!(is_kept, "{line} is lost: {text}");
+            });
             let again = plan(&machine, &request("127.0.0.1:5050"), &K3S).unwrap();
             assert!(again.changes.iter().all(|change| !change.changes_anything()), "twice is once");
             apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:5050") });
@@ -186,6 +239,38 @@ mod tests {
         fs::write(&file, machine.read(FILE) + "configs:\n  a.corp: {}\n").unwrap();
         apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:7070") });
         assert_eq!(machine.read(FILE), "configs:\n  a.corp: {}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_not_edited_is_refused_with_what_to_add_by_hand() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        fs::create_dir_all(directory.path().join("etc/rancher/k3s")).unwrap();
+        let text = "{mirrors: {docker.io: {endpoint: []}}, configs: {a: {auth: {password: 00123}}}}\n";
+        fs::write(directory.path().join("etc/rancher/k3s/registries.yaml"), text).unwrap();
+        let error = plan(&machine, &request("127.0.0.1:5050"), &K3S).err().unwrap();
+        assert!(error.contains("for * and docker.io, put http://127.0.0.1:5050 first"), "{error}");
+        assert_eq!(machine.read(FILE), text);
+        let url = "\"http://127.0.0.1:5050\"";
+        let text = format!("{{mirrors: {{docker.io: {{endpoint: [{url}]}}, '*': {{endpoint: [{url}]}}}}}}\n");
+        fs::write(directory.path().join("etc/rancher/k3s/registries.yaml"), &text).unwrap();
+        apply(&machine, &request("127.0.0.1:5050"));
+        assert_eq!(machine.read(FILE), text, "it is so, by hand");
+    }
+
+    #[test]
+    fn what_an_operator_wrote_by_hand_stays_when_nothing_was_set_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        fs::create_dir_all(directory.path().join("etc/rancher/k3s")).unwrap();
+        let text = "mirrors:\n  '*':\n    endpoint:\n    - http://127.0.0.1:5050\n";
+        fs::write(directory.path().join("etc/rancher/k3s/registries.yaml"), text).unwrap();
+        let undo = SetupRequest { undo: true, ..request("127.0.0.1:5050") };
+        apply(&machine, &undo);
+        assert_eq!(machine.read(FILE), text);
+        apply(&machine, &request("127.0.0.1:5050"));
+        apply(&machine, &undo);
+        assert_eq!(machine.read(FILE), text);
     }
 
     #[test]
