@@ -6,14 +6,14 @@
 //! registry hides `_default`; a file that is imported overrides the one that imports it.
 
 use super::change::Change;
-use super::hosts::{Certificates, Host, is_ours, with_host, without_host};
+use super::hosts::{Certificates, Host, certificates_of, is_ours, with_host, without_host};
 use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::containerd_config::{Cri, config_at, restored};
 use crate::cli::containerd_files::{DROP_INS, files};
 use crate::cli::machine::Machine;
 
 /// Where hosts are looked up, unless it says otherwise.
-const HOSTS: &str = "/etc/containerd/certs.d";
+pub(in crate::cli) const HOSTS: &str = "/etc/containerd/certs.d";
 /// Where hosts are looked up after that, from 2.2 on, unless it says otherwise.
 const DOCKER_HOSTS: &str = "/etc/docker/certs.d";
 /// The drop-in that is written where there is no `config.toml`, whose defaults it would end.
@@ -130,7 +130,7 @@ fn configured(
 }
 
 /// The one directory: of a list the first, which is where containerd itself looks first.
-fn first_directory(config_path: Option<&str>) -> String {
+pub(in crate::cli) fn first_directory(config_path: Option<&str>) -> String {
     let first = config_path.unwrap_or(HOSTS).split(':').find(|path| !path.is_empty());
     first.unwrap_or(HOSTS).trim_end_matches('/').to_owned()
 }
@@ -150,9 +150,16 @@ fn dropped_directories(parts: &[Part], config_path: Option<&str>) -> Vec<(String
     }
 }
 
-/// A registry's directory: a port is written so, since a colon divides paths elsewhere.
-fn directory_name(registry: &str) -> String {
+/// A registry's directory as containerd writes it: a colon divides paths elsewhere.
+fn port_name(registry: &str) -> String {
     registry.rsplit_once(':').map_or(registry.to_owned(), |(host, port)| format!("{host}_{port}_"))
+}
+
+/// A registry's directory: of its two names, in the order in which containerd looks them up, the one that is there.
+fn directory_name(machine: &Machine, directory: &str, registry: &str) -> String {
+    let name = port_name(registry);
+    let is_there = |name: &str| machine.has_directory(&format!("{directory}/{name}"));
+    if !is_there(&name) && is_there(registry) { registry.to_owned() } else { name }
 }
 
 /// The `hosts.toml` of all registries, or of those that are named; and of those that an earlier setup has named, which
@@ -164,7 +171,8 @@ pub(super) fn hosts(
     plan: &mut SetupPlan,
 ) -> Result<(), String> {
     let all = request.registries.is_empty();
-    let mut wanted: Vec<String> = request.registries.iter().map(|name| directory_name(name)).collect();
+    let mut wanted: Vec<String> =
+        request.registries.iter().map(|name| directory_name(machine, directory, name)).collect();
     if all {
         wanted.push("_default".to_owned());
     }
@@ -173,8 +181,11 @@ pub(super) fn hosts(
         if wanted.contains(&name) || !machine.has_directory(&path) {
             continue;
         }
+        let other = port_name(&name);
         if is_ours(&machine.read(&format!("{path}/hosts.toml"))) {
             wanted.push(name);
+        } else if other != name && machine.has_directory(&format!("{directory}/{other}")) {
+            plan.notes.push(format!("{path} is not read by containerd, since {directory}/{other} is there"));
         } else if all {
             plan.notes.push(format!(
                 "{path} hides _default: its images are pulled without this cache; to change that: larder setup {} --registry {}",
@@ -212,6 +223,7 @@ pub(super) fn hosts_undone(machine: &Machine, directory: &str, plan: &mut SetupP
     Ok(())
 }
 
+/// The `hosts.toml` at a path; without certificates it keeps those that an earlier setup has written into it.
 pub(super) fn hosts_of(
     machine: &Machine,
     request: &SetupRequest,
@@ -219,6 +231,11 @@ pub(super) fn hosts_of(
     certificates: Certificates,
 ) -> Result<Change, String> {
     let mut change = Change::read(machine, path)?;
+    let certificates = if certificates == Certificates::default() {
+        kept_on(machine, certificates_of(change.text()))
+    } else {
+        certificates
+    };
     let gate = request.gate.as_ref();
     let host = Host { url: &request.url, strict: request.strict, gate, certificates };
     let original = change.original(&without_host);
@@ -241,7 +258,8 @@ fn kept_certificates(
     for name in machine.names(dropped) {
         let from = format!("{dropped}/{name}");
         // Docker writes a colon where containerd writes underscores.
-        let to = format!("{directory}/{}", directory_name(&name));
+        let registry = registry_of(&port_name(&name));
+        let to = format!("{directory}/{}", directory_name(machine, directory, &registry));
         if !machine.has_directory(&from) {
             continue;
         }
@@ -255,9 +273,8 @@ fn kept_certificates(
             || machine.has_directory(&to) && !is_ours(&machine.read(&format!("{to}/hosts.toml")))
         {
             plan.notes.push(format!(
-                "{from} is not read by containerd{}: what it has for {} must be in {to}/hosts.toml",
-                if in_force { " any more" } else { "" },
-                registry_of(&directory_name(&name))
+                "{from} is not read by containerd{}: what it has for {registry} must be in {to}/hosts.toml",
+                if in_force { " any more" } else { "" }
             ));
             continue;
         }
@@ -266,10 +283,22 @@ fn kept_certificates(
         plan.changes.push(hosts_of(machine, request, &path, certificates)?);
         plan.notes.push(format!(
             "{from} is not read by containerd any more: {path} names its certificates. This cache asks {0} itself and does not read them: [[registry]] host = \"{0}\", ca = ...",
-            registry_of(&directory_name(&name))
+            registry
         ));
     }
     Ok(())
+}
+
+/// Those that are there, or of which that is not known: an init container does not see the directory that they are in.
+fn kept_on(machine: &Machine, mut certificates: Certificates) -> Certificates {
+    let counts = |path: &str| {
+        let of_registry = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let of_all = of_registry.rsplit_once('/').map_or("", |(directory, _)| directory);
+        machine.has(path) || !machine.has_directory(of_all)
+    };
+    certificates.ca.retain(|path| counts(path));
+    certificates.client.retain(|(path, _)| counts(path));
+    certificates
 }
 
 /// The certificates in a directory, by their names as Docker reads them.

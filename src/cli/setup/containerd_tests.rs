@@ -250,3 +250,41 @@ fn a_changed_port_leaves_no_dead_mirror_behind() {
         assert!(text.contains("5050") && !text.contains("6060"), "{text}");
     }
 }
+
+#[test]
+fn a_directory_that_is_named_with_a_colon_is_edited_and_not_hidden() {
+    let theirs = "server = \"https://reg.corp:5000\"\nca = \"/etc/reg.pem\"\n";
+    let (_directory, machine) = machine(None, &[("reg.corp:5000", theirs)]);
+    let one = SetupRequest { registries: vec!["reg.corp:5000".into(), "new.corp:5000".into()], ..request() };
+    apply(&machine, &plan(&machine, &one).unwrap());
+    assert_eq!(machine.names(HOSTS), ["new.corp_5000_", "reg.corp:5000"]);
+    let text = machine.read(&format!("{HOSTS}/reg.corp:5000/hosts.toml"));
+    assert!(text.starts_with(theirs) && text.contains("127.0.0.1:5050"), "{text}");
+    apply(&machine, &plan(&machine, &SetupRequest { undo: true, ..request() }).unwrap());
+    assert_eq!(machine.read(&format!("{HOSTS}/reg.corp:5000/hosts.toml")), theirs);
+}
+
+#[test]
+fn certificates_stay_trusted_where_their_directory_is_not_seen() {
+    let list = "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n";
+    let (directory, machine) = machine(Some(list), &[]);
+    let theirs = directory.path().join("etc/docker/certs.d/reg.corp:5000");
+    fs::create_dir_all(&theirs).unwrap();
+    for name in ["ca.crt", "client.cert", "client.key"] {
+        fs::write(theirs.join(name), "PEM").unwrap();
+    }
+    apply(&machine, &plan(&machine, &request()).unwrap());
+    let path = format!("{HOSTS}/reg.corp_5000_/hosts.toml");
+    let before = machine.read(&path);
+    assert!(before.contains("ca.crt") && before.contains("client.key"), "{before}");
+    fs::remove_dir_all(directory.path().join("etc/docker")).unwrap();
+    let mut alone = SetupPlan::default();
+    let moved = SetupRequest { url: "http://127.0.0.1:6060".into(), ..request() };
+    hosts(&machine, &moved, HOSTS, &mut alone).unwrap();
+    apply(&machine, &alone);
+    assert_eq!(machine.read(&path), before.replace("5050", "6060"));
+    // Where it is seen, and the file is gone, nothing names it.
+    fs::create_dir_all(directory.path().join("etc/docker/certs.d")).unwrap();
+    apply(&machine, &plan(&machine, &request()).unwrap());
+    assert!(!machine.read(&path).contains("ca.crt"));
+}

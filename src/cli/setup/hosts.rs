@@ -239,16 +239,34 @@ fn trust(document: &mut DocumentMut, certificates: &Certificates) {
     put("client", pairs.collect());
 }
 
+fn is_marked(item: &Item) -> bool {
+    let decor = match item {
+        Item::Table(table) => table.decor(),
+        Item::Value(value) => value.decor(),
+        _ => return false,
+    };
+    decor.suffix().and_then(|suffix| suffix.as_str()).is_some_and(|suffix| suffix.contains(MARK))
+}
+
+/// The certificates that setup has written into a text.
+pub(super) fn certificates_of(text: &str) -> Certificates {
+    let Ok(document) = text.parse::<DocumentMut>() else { return Certificates::default() };
+    let written = |key: &str| {
+        let item = document.get(key).filter(|item| is_marked(item));
+        item.and_then(Item::as_array).into_iter().flatten()
+    };
+    let pair = |value: &Value| {
+        let text = |at: usize| value.as_array()?.get(at)?.as_str().map(str::to_owned);
+        Some((text(0)?, text(1)))
+    };
+    Certificates {
+        ca: written("ca").filter_map(Value::as_str).map(str::to_owned).collect(),
+        client: written("client").filter_map(pair).collect(),
+    }
+}
+
 /// Whether there was something to remove.
 fn remove_marked(document: &mut DocumentMut) -> bool {
-    let is_marked = |item: &Item| {
-        let decor = match item {
-            Item::Table(table) => table.decor(),
-            Item::Value(value) => value.decor(),
-            _ => return false,
-        };
-        decor.suffix().and_then(|suffix| suffix.as_str()).is_some_and(|suffix| suffix.contains(MARK))
-    };
     let marked: Vec<String> =
         document.iter().filter(|(_, item)| is_marked(item)).map(|(key, _)| key.to_owned()).collect();
     for key in &marked {
