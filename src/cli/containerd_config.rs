@@ -11,6 +11,8 @@ use super::toml_text::rendered;
 pub(super) const CONFIG: &str = "/etc/containerd/config.toml";
 /// The newest version that is known here; containerd 2.3 and later print it.
 const VERSION_MAX: i64 = 4;
+/// At once, as containerd has it by default.
+const DOWNLOADS: i64 = 3;
 /// The comment behind a value that Larder has set; the value from before follows.
 const MARK: &str = "# set by larder; before: ";
 /// In place of the value from before: there was no table for it.
@@ -71,6 +73,33 @@ impl Cri {
     /// The version of the file, if it is newer than what is known here.
     pub(super) fn unknown_version(&self) -> Option<i64> {
         (self.version > VERSION_MAX).then_some(self.version)
+    }
+
+    /// Whether containerd may be 1.x, which reads a list of directories; 2.x reads such a file too.
+    pub(super) fn may_be_old(&self) -> bool {
+        self.version <= 2
+    }
+
+    /// Whether the file has a setting with which the CRI of 2.1 and later pulls by itself. It then reads a list of
+    /// directories, which the transfer service does not.
+    pub(super) fn pulls_locally(&self) -> bool {
+        let mut at: &dyn toml_edit::TableLike = self.document.as_table();
+        for name in self.path.iter().take(2) {
+            let Some(table) = at.get(name).and_then(Item::as_table_like) else { return false };
+            at = table;
+        }
+        let inner = at.get("containerd").and_then(Item::as_table_like);
+        [Some(at), inner].into_iter().flatten().any(|table| {
+            let says = |key: &str, said: bool| table.get(key).and_then(Item::as_bool) == Some(said);
+            says("discard_unpacked_layers", true)
+                || says("image_pull_with_sync_fs", true)
+                || says("use_local_image_pull", true)
+                || says("disable_snapshot_annotations", false)
+                || table
+                    .get("max_concurrent_downloads")
+                    .and_then(Item::as_integer)
+                    .is_some_and(|count| count != DOWNLOADS)
+        })
     }
 
     /// Whether the table of the registry settings is there at all.

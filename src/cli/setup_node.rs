@@ -3,8 +3,8 @@
 //!
 //! Promises: `hosts.toml` is written where containerd's configuration names one directory of such files, and nothing else
 //! is changed; a node on which that is not so keeps what it has, and one line says what is missing, in the container's log
-//! and in its termination message, where `kubectl` shows it. Neither keeps the daemon from running. `--undo` removes what
-//! `larder setup containerd` wrote.
+//! and in its termination message, where `kubectl` shows it. Neither keeps the daemon from running. containerd's own
+//! configuration is never changed, since that would need a restart. `--undo` removes what is marked in `hosts.toml`.
 //!
 //! Deliberately not here: how a `hosts.toml` is edited (`setup`); finding out that the DaemonSet is being removed. A pod
 //! that ends does not know whether another one follows, so that whoever removes the DaemonSet says so first, by `--undo`.
@@ -12,17 +12,23 @@
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::{Args, Command, FromArgMatches};
+use clap::Args;
 
-use super::containerd_config::{CONFIG, config_of};
+use super::containerd_config::{CONFIG, Cri, config_at};
+use super::containerd_files::files;
 use super::context::Context;
 use super::failure::Failure;
+use super::machine::Machine;
 use super::setup;
 
 /// The part of the node's filesystem that the init container sees.
 const MOUNTED: &str = "/etc/containerd/";
+
+/// What is to be done about a `config_path`.
+const ADD: &str =
+    "set config_path = \"/etc/containerd/certs.d\" there, restart containerd, then delete this pod";
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -43,6 +49,8 @@ pub(super) struct Arguments {
 enum Outcome {
     /// It reads this directory, in which Larder is named.
     SetUp(String),
+    /// This directory is the first of a list, which containerd reads up to 2.0 only.
+    SetUpIfOld(String),
     /// Larder is not named in it any more.
     SetBack,
     /// Nothing was changed, for this reason.
@@ -56,6 +64,7 @@ enum NotSetUp {
     Unreadable(String),
     NoConfigPath,
     Several(String),
+    Disagree(Vec<String>),
     NotMounted(String),
     CriOff,
     OldForm,
@@ -66,6 +75,10 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SetUp(directory) => write!(f, "set up: containerd pulls through Larder ({directory})"),
+            Self::SetUpIfOld(directory) => write!(
+                f,
+                "set up: containerd up to 2.0 pulls through Larder ({directory}). config_path in {CONFIG} is a list, of which 2.1 and later read no directory; {ADD}"
+            ),
             Self::SetBack => f.write_str("set back: containerd does not pull through Larder"),
             Self::NotSetUp(why) => write!(f, "not set up: {why}"),
         }
@@ -74,18 +87,21 @@ impl fmt::Display for Outcome {
 
 impl fmt::Display for NotSetUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let add =
-            "set config_path = \"/etc/containerd/certs.d\" there, restart containerd, then delete this pod";
         match self {
             Self::NoFile => write!(
                 f,
                 "there is no {CONFIG}: if this node's containerd is configured elsewhere (k3s, RKE2, microk8s, k0s), see docs/kubernetes.md"
             ),
             Self::Unreadable(why) => f.write_str(why),
-            Self::NoConfigPath => write!(f, "{CONFIG} has no config_path; {add}"),
+            Self::NoConfigPath => write!(f, "{CONFIG} has no config_path; {ADD}"),
             Self::Several(path) => write!(
                 f,
-                "config_path in {CONFIG} is {path:?}, a list, of which containerd 2.1 and later read no directory; {add}"
+                "config_path in {CONFIG} is {path:?}, a list, of which containerd 2.1 and later read no directory; {ADD}"
+            ),
+            Self::Disagree(said) => write!(
+                f,
+                "the files of containerd's configuration do not say the same: {}; give them one config_path",
+                said.join(", ")
             ),
             Self::NotMounted(path) => write!(
                 f,
@@ -116,59 +132,90 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
 }
 
 fn set_up(arguments: &Arguments, context: &Context) -> Result<Outcome, Failure> {
-    let root = &arguments.root;
     // A configuration of Larder's that cannot be used is told whatever the node's is.
-    context.settings()?;
-    let directory = read(root).and_then(|config| directory_of(&config, |path| below(root, path).is_dir()));
-    let directory = match (directory, arguments.undo) {
-        (Ok(directory), _) => directory,
-        (Err(why), false) => return Ok(Outcome::NotSetUp(why)),
-        // Nothing that Larder wrote is read there.
-        (Err(_), true) => String::new(),
-    };
-    let mut words = vec!["setup".into(), "containerd".into(), "--root".into(), root.as_os_str().to_owned()];
-    if arguments.undo {
-        words.push("--undo".into());
+    if !arguments.undo {
+        context.settings()?;
     }
-    let words = setup::Arguments::augment_args(Command::new("setup")).try_get_matches_from(words);
-    let words =
-        words.and_then(|words| setup::Arguments::from_arg_matches(&words)).map_err(Failure::failed)?;
-    match setup::run(&words, context) {
-        Ok(()) if arguments.undo => Ok(Outcome::SetBack),
-        Ok(()) => Ok(Outcome::SetUp(directory)),
+    let machine = Machine::under(&arguments.root);
+    let parts = read(&machine);
+    let (directories, outcome) = if arguments.undo {
+        (marked_directories(parts.as_deref().unwrap_or_default()), Outcome::SetBack)
+    } else {
+        let found = parts.and_then(|parts| directory_of(&parts, |path| machine.has_directory(path)));
+        match found {
+            Ok((directory, true)) => (vec![directory.clone()], Outcome::SetUp(directory)),
+            Ok((directory, false)) => (vec![directory.clone()], Outcome::SetUpIfOld(directory)),
+            Err(why) => return Ok(Outcome::NotSetUp(why)),
+        }
+    };
+    match setup::hosts_alone(&machine, &directories, arguments.undo, context) {
+        Ok(()) => Ok(outcome),
         Err(Failure::Failed(why)) => Ok(Outcome::NotSetUp(NotSetUp::Failed(why))),
         Err(usage) => Err(usage),
     }
 }
 
-fn below(root: &Path, absolute: &str) -> PathBuf {
-    root.join(absolute.trim_start_matches('/'))
+/// A file of containerd's configuration.
+struct Part {
+    path: String,
+    /// Whether it is certain that containerd reads it.
+    certain: bool,
+    cri: Cri,
 }
 
-fn read(root: &Path) -> Result<String, NotSetUp> {
-    match fs::read_to_string(below(root, CONFIG)) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(NotSetUp::NoFile),
-        Err(error) => Err(NotSetUp::Unreadable(format!("cannot read {CONFIG}: {error}"))),
+fn read(machine: &Machine) -> Result<Vec<Part>, NotSetUp> {
+    match machine.text(CONFIG) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(NotSetUp::NoFile),
+        Err(error) => return Err(NotSetUp::Unreadable(format!("cannot read {CONFIG}: {error}"))),
     }
+    let parts = files(machine).map_err(NotSetUp::Unreadable)?.into_iter().map(|file| {
+        let cri = config_at(&file.path, &machine.read(&file.path)).map_err(NotSetUp::Unreadable)?;
+        Ok(Part { path: file.path, certain: file.certain, cri })
+    });
+    parts.collect()
 }
 
-/// The one directory of `hosts.toml` that a configuration names; `is_there` says whether a directory is seen from here.
-fn directory_of(config: &str, is_there: impl Fn(&str) -> bool) -> Result<String, NotSetUp> {
-    let cri = config_of(config).map_err(NotSetUp::Unreadable)?;
-    if cri.is_off() {
+/// Where Larder may have written: in every directory that is named, and where it is named by default.
+fn marked_directories(parts: &[Part]) -> Vec<String> {
+    let named = parts.iter().filter_map(|part| part.cri.config_path());
+    let mut directories: Vec<String> = named.map(|path| setup::first_directory(Some(&path))).collect();
+    directories.push(setup::HOSTS.to_owned());
+    directories.sort();
+    directories.dedup();
+    directories
+}
+
+/// The directory of `hosts.toml` that a configuration names, and whether it is certain that containerd looks into it;
+/// `is_there` says whether a directory is seen from here.
+fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(String, bool), NotSetUp> {
+    if parts.iter().any(|part| part.cri.is_off()) {
         return Err(NotSetUp::CriOff);
     }
-    if !cri.old_settings().is_empty() {
+    if parts.iter().any(|part| !part.cri.old_settings().is_empty()) {
         return Err(NotSetUp::OldForm);
     }
-    let path = cri.config_path().ok_or(NotSetUp::NoConfigPath)?;
-    if path.contains(':') {
+    let said: Vec<(&Part, String)> =
+        parts.iter().filter_map(|part| Some((part, part.cri.config_path()?))).collect();
+    let certain = said.iter().find(|(part, _)| part.certain).ok_or(NotSetUp::NoConfigPath)?;
+    let path = certain.1.clone();
+    if said.iter().any(|(_, other)| *other != path) {
+        let said = said.iter().map(|(part, path)| format!("{} has config_path {path:?}", part.path));
+        return Err(NotSetUp::Disagree(said.collect()));
+    }
+    let is_list = path.contains(':');
+    let is_local = parts.iter().any(|part| part.cri.pulls_locally());
+    if is_list && !is_local && !parts.iter().all(|part| part.cri.may_be_old()) {
         return Err(NotSetUp::Several(path));
     }
+    let path = if is_list { setup::first_directory(Some(&path)) } else { path };
     // A path with `..` may lead anywhere.
     let is_mounted = path.starts_with(MOUNTED) && !path.split('/').any(|part| part == "..");
-    if is_mounted || is_there(&path) { Ok(path) } else { Err(NotSetUp::NotMounted(path)) }
+    if is_mounted || is_there(&path) {
+        Ok((path, !is_list || is_local))
+    } else {
+        Err(NotSetUp::NotMounted(path))
+    }
 }
 
 #[cfg(test)]
@@ -189,14 +236,29 @@ mod tests {
             (config("/etc/docker/certs.d"), Err("mount it")),
             (config("/etc/containerd/../shadow.d"), Err("mount it")),
             (config("/etc/containerd/certs.d:/etc/docker/certs.d"), Err("a list")),
+            (
+                config("/etc/containerd/certs.d:/etc/docker/certs.d")
+                    + "[plugins.'io.containerd.cri.v1.images']\n  discard_unpacked_layers = true\n",
+                Ok("/etc/containerd/certs.d"),
+            ),
+            (
+                "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n".to_owned(),
+                Ok("/etc/containerd/certs.d"),
+            ),
             (config(""), Err("no config_path")),
             (String::new(), Err("no config_path")),
             ("version = 2\ndisabled_plugins = [\"cri\"]\n".to_owned(), Err("disabled_plugins")),
             (old.to_owned(), Err("old form")),
             ("version = [".to_owned(), Err("malformed")),
         ] {
-            match (directory_of(&text, |path| path == "/mounted"), expected) {
-                (Ok(found), Ok(directory)) => assert_eq!(found, directory),
+            let found = config_at(CONFIG, &text).map_err(NotSetUp::Unreadable).and_then(|cri| {
+                let parts = [Part { path: CONFIG.to_owned(), certain: true, cri }];
+                directory_of(&parts, |path| path == "/mounted")
+            });
+            match (found, expected) {
+                (Ok((found, certain)), Ok(directory)) => {
+                    assert_eq!((found.as_str(), certain), (directory, !text.contains("version = 2")));
+                }
                 (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{why}"),
                 (found, _) => panic!("{text}: {found:?}"),
             }
@@ -245,6 +307,29 @@ mod tests {
         assert!(node.run(true).starts_with("set back: "));
         assert_eq!(node.hosts(), None);
         assert_eq!(fs::read_to_string(node.path("etc/containerd/config.toml")).unwrap(), text);
+    }
+
+    #[test]
+    fn files_that_do_not_say_the_same_are_left_as_they_are() {
+        let text = config("/etc/containerd/certs.d");
+        let node = Node::new(Some(&text));
+        fs::create_dir_all(node.path("etc/containerd/conf.d")).unwrap();
+        let drop_in = node.path("etc/containerd/conf.d/site.toml");
+        let theirs = config("/site/certs.d");
+        fs::write(&drop_in, &theirs).unwrap();
+        let said = node.run(false);
+        assert!(said.starts_with("not set up: ") && said.contains("conf.d/site.toml"), "{said}");
+        assert_eq!(node.hosts(), None);
+        assert_eq!(fs::read_to_string(&drop_in).unwrap(), theirs);
+        let list = config("/etc/containerd/certs.d:/etc/docker/certs.d")
+            .replace("version = 3", "version = 2")
+            .replace("cri.v1.images", "grpc.v1.cri");
+        let node = Node::new(Some(&list));
+        assert!(node.run(false).starts_with("set up: containerd up to 2.0"));
+        assert!(node.hosts().is_some());
+        node.run(true);
+        assert_eq!(node.hosts(), None);
+        assert_eq!(fs::read_to_string(node.path("etc/containerd/config.toml")).unwrap(), list);
     }
 
     #[test]

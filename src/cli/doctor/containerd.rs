@@ -10,6 +10,8 @@ use crate::cli::setup::{listed_hosts, registry_of};
 
 const ABOUT: &str = "containerd";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
+/// In place of a file: containerd itself was asked.
+const ASKED: &str = "containerd's configuration in force";
 /// What every version of containerd knows; one that is not known makes it drop the whole file.
 const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
 /// Keys that make containerd try TLS first on an http host.
@@ -58,14 +60,7 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
         );
     };
     if path.contains(':') {
-        findings.add(
-            Level::Problem,
-            ABOUT,
-            format!(
-                "config_path is a list ({path}): from 2.1 on, its transfer service reads no hosts.toml at all"
-            ),
-            SETUP,
-        );
+        list(&path, &parts, findings);
     }
     let written = config_of(&machine.read(CONFIG)).ok().and_then(|cri| cri.config_path());
     if let Some(written) = written.filter(|written| *written != path) {
@@ -85,6 +80,32 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
     );
 }
 
+/// A list of directories, which containerd 1.x and 2.0 read, and later ones where the CRI pulls by itself.
+fn list(path: &str, parts: &[(String, Cri)], findings: &mut Findings) {
+    let why = "from 2.1 on, its transfer service reads no hosts.toml at all";
+    if parts.iter().any(|(_, cri)| cri.pulls_locally()) {
+        let what = format!(
+            "config_path is a list ({path}), which it reads, since its CRI is set to pull without the transfer service"
+        );
+        findings.add(
+            Level::Note,
+            ABOUT,
+            what,
+            "larder doctor --canary IMAGE shows whether a pull comes through this cache",
+        );
+    } else if !parts.iter().all(|(_, cri)| cri.may_be_old()) {
+        findings.add(Level::Problem, ABOUT, format!("config_path is a list ({path}): {why}"), SETUP);
+    } else if parts.iter().all(|(path, _)| path != ASKED) {
+        // 2.x prints its configuration with a later version.
+        findings.add(
+            Level::Warning,
+            ABOUT,
+            format!("config_path is a list ({path}), which 1.x reads: {why}"),
+            SETUP,
+        );
+    }
+}
+
 /// containerd's configuration as it is in force, if containerd itself can be asked; else its files in their order.
 fn in_force(machine: &Machine) -> Result<Vec<(String, Cri)>, String> {
     let dumped = machine
@@ -93,7 +114,6 @@ fn in_force(machine: &Machine) -> Result<Vec<(String, Cri)>, String> {
         .flatten()
         .filter(|done| done.status.success());
     if let Some(done) = dumped {
-        const ASKED: &str = "containerd's configuration in force";
         return Ok(vec![(ASKED.to_owned(), config_at(ASKED, &String::from_utf8_lossy(&done.stdout))?)]);
     }
     let mut parts = Vec::new();

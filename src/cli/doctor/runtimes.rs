@@ -246,6 +246,9 @@ mod tests {
         let one = v2("/etc/containerd/certs.d");
         let list = v2("/etc/containerd/certs.d:/etc/docker/certs.d");
         let none = v2("");
+        let list3 = list.replace("version = 2", "version = 3").replace("grpc.v1.cri", "cri.v1.images");
+        let local =
+            format!("{list3}[plugins.\"io.containerd.cri.v1.images\"]\ndiscard_unpacked_layers = true\n");
         let table = "[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = ";
         let v9 = format!("version = 9\n{table}\"/etc/containerd/certs.d\"\n");
         let v3 = format!("version = 3\n{table}\"/elsewhere\"\n");
@@ -258,7 +261,9 @@ mod tests {
         );
         for (files, level, part) in [
             (vec![(CONFIG, one.as_str()), (DEFAULT, good)], Level::Ok, "_default leads here"),
-            (vec![(CONFIG, list.as_str()), (DEFAULT, good)], Level::Problem, "is a list"),
+            (vec![(CONFIG, list.as_str()), (DEFAULT, good)], Level::Warning, "which 1.x reads"),
+            (vec![(CONFIG, list3.as_str()), (DEFAULT, good)], Level::Problem, "is a list"),
+            (vec![(CONFIG, local.as_str()), (DEFAULT, good)], Level::Note, "which it reads"),
             (vec![(CONFIG, "version = 2\n"), (DEFAULT, good)], Level::Problem, "no config_path"),
             (vec![(CONFIG, none.as_str()), (DEFAULT, good)], Level::Problem, "no config_path"),
             (vec![(CONFIG, one.as_str())], Level::Problem, "nothing in"),

@@ -27,9 +27,10 @@ use super::runtime::{Runtime, distributions};
 use super::socket_unit::held;
 use crate::config::Settings;
 use crate::listener::Listen;
+use crate::reference::Registry;
 use crate::serve::Gate;
 use change::Change;
-pub(super) use containerd::registry_of;
+pub(super) use containerd::{HOSTS, first_directory, registry_of};
 pub(super) use containers::BEST_KNOWN;
 pub(super) use distributions::{MICROK8S_HOSTS, k0s_hosts};
 pub(super) use hosts::listed as listed_hosts;
@@ -60,30 +61,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let machine = Machine::under(&arguments.root);
-    let (settings, listening) = listening(&machine, context)?;
-    let address = listening.iter().find_map(|at| match at {
-        Listen::Tcp(at) if at.ip().is_loopback() => Some(*at),
-        // Every address is the loopback's too.
-        Listen::Tcp(at) if at.ip().is_unspecified() => Some((Ipv4Addr::LOCALHOST, at.port()).into()),
-        _ => None,
-    });
-    let address = address.ok_or_else(|| {
-        Failure::usage(
-            "this cache listens on no loopback address: a runtime would send its credentials through the network",
-        )
-    })?;
-    let gate = settings.serve.gate.as_ref().map(Gate::read).transpose();
-    let mut request = SetupRequest {
-        runtime: arguments.runtime.name(),
-        url: format!("http://{address}"),
-        authority: address.to_string(),
-        strict: arguments.strict,
-        undo: arguments.undo,
-        registries: arguments.registries.iter().map(ToString::to_string).collect(),
-        configured: settings.upstream.registries.keys().map(ToString::to_string).collect(),
-        default_registry: settings.serve.default_registry.clone(),
-        gate: gate.map_err(|error| Failure::usage(format!("[server] gate_file: {error}")))?,
-    };
+    let (mut request, address) = request(&machine, context, arguments.undo)?;
+    request.strict = arguments.strict;
+    request.registries = arguments.registries.iter().map(ToString::to_string).collect();
     for runtime in arguments.runtime.meant(&machine) {
         request.runtime = runtime.name();
         let mut plan = plan(runtime, &machine, &request).map_err(Failure::Failed)?;
@@ -92,12 +72,77 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
                 format!("{0} is here too, with a containerd of its own: larder setup {0}", other.name())
             }));
         }
-        carry_out(plan, arguments, &machine, &request)?;
+        carry_out(plan, arguments.dry_run, &machine, &request)?;
     }
-    if !arguments.undo {
+    if let Some(address) = address {
         warn_of_port(address, &machine);
     }
     Ok(())
+}
+
+/// Writes the `hosts.toml` of this cache below these directories, or removes what was written there, and changes nothing
+/// else.
+pub(super) fn hosts_alone(
+    machine: &Machine,
+    directories: &[String],
+    undo: bool,
+    context: &Context,
+) -> Result<(), Failure> {
+    let (request, _) = request(machine, context, undo)?;
+    let mut plan = SetupPlan::default();
+    for directory in directories {
+        let done = match undo {
+            true => containerd::hosts_undone(machine, directory, &mut plan),
+            false => containerd::hosts(machine, &request, directory, &mut plan),
+        };
+        done.map_err(Failure::Failed)?;
+    }
+    carry_out(plan, false, machine, &request)
+}
+
+/// What a setup is made for, and where this cache listens. To undo one needs neither an address nor the gate nor a
+/// configuration that can be used: a package goes with whatever is configured.
+fn request(
+    machine: &Machine,
+    context: &Context,
+    undo: bool,
+) -> Result<(SetupRequest, Option<SocketAddr>), Failure> {
+    let (settings, listening) = match listening(machine, context) {
+        Ok((settings, listening)) => (Some(settings), listening),
+        Err(_) if undo => (None, Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let settings = settings.as_ref();
+    let address = listening.iter().find_map(|at| match at {
+        Listen::Tcp(at) if at.ip().is_loopback() => Some(*at),
+        // Every address is the loopback's too.
+        Listen::Tcp(at) if at.ip().is_unspecified() => Some((Ipv4Addr::LOCALHOST, at.port()).into()),
+        _ => None,
+    });
+    if address.is_none() && !undo {
+        return Err(Failure::usage(
+            "this cache listens on no loopback address: a runtime would send its credentials through the network",
+        ));
+    }
+    let gate = settings
+        .filter(|_| !undo)
+        .and_then(|settings| settings.serve.gate.as_ref())
+        .map(Gate::read)
+        .transpose();
+    let configured = settings.into_iter().flat_map(|settings| settings.upstream.registries.keys());
+    let authority = address.map_or_else(String::new, |address| address.to_string());
+    let request = SetupRequest {
+        runtime: Runtime::Containerd.name(),
+        url: address.map_or_else(String::new, |address| format!("http://{address}")),
+        authority,
+        strict: false,
+        undo,
+        registries: Vec::new(),
+        configured: configured.map(ToString::to_string).collect(),
+        default_registry: settings.map_or_else(Registry::docker_hub, |it| it.serve.default_registry.clone()),
+        gate: gate.map_err(|error| Failure::usage(format!("[server] gate_file: {error}")))?,
+    };
+    Ok((request, address.filter(|_| !undo)))
 }
 
 fn plan(runtime: Runtime, machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
@@ -116,13 +161,13 @@ fn plan(runtime: Runtime, machine: &Machine, request: &SetupRequest) -> Result<S
 #[allow(clippy::print_stdout, reason = "what this command is for")]
 fn carry_out(
     plan: SetupPlan,
-    arguments: &Arguments,
+    dry_run: bool,
     machine: &Machine,
     request: &SetupRequest,
 ) -> Result<(), Failure> {
     let changes: Vec<&Change> = plan.changes.iter().filter(|change| change.changes_anything()).collect();
     for change in &changes {
-        if arguments.dry_run {
+        if dry_run {
             // The gate's value is for the runtime alone.
             let gate = request.gate.as_ref().map_or("", |gate| gate.value().reveal());
             let shown = change.difference(plan.shown);
@@ -132,7 +177,7 @@ fn carry_out(
             println!("{}", change.outcome());
         }
     }
-    match (changes.is_empty(), arguments.dry_run) {
+    match (changes.is_empty(), dry_run) {
         (true, _) => println!("nothing to change"),
         (false, true) => println!("nothing was changed: this is what would change"),
         (false, false) => {
@@ -173,4 +218,30 @@ fn listening(machine: &Machine, context: &Context) -> Result<(Settings, Vec<List
         held.chain(settings.listen.iter().cloned()).collect()
     });
     Ok((settings, listening))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn undoing_needs_no_loopback_address_and_no_gate() {
+        let root = tempfile::tempdir().unwrap();
+        let config = root.path().join("larder.toml");
+        let context = || Context {
+            file: Some(config.clone()),
+            environment: crate::config::Environment { root: true, ..Default::default() },
+        };
+        let machine = Machine::under(root.path());
+        let directories = [HOSTS.to_owned()];
+        fs::write(&config, "[server]\nlisten = [\"127.0.0.1:505\"]\n").unwrap();
+        hosts_alone(&machine, &directories, false, &context()).unwrap();
+        assert_eq!(machine.names(HOSTS), ["_default"]);
+        fs::write(&config, "[server]\nlisten = [\"unix:/run/larder/larder.sock\"]\ngate_header = \"X-Key\"\ngate_file = \"/nothing\"\n").unwrap();
+        assert!(hosts_alone(&machine, &directories, false, &context()).is_err());
+        hosts_alone(&machine, &directories, true, &context()).unwrap();
+        assert_eq!(machine.names(HOSTS), [""; 0]);
+    }
 }
