@@ -126,7 +126,7 @@ impl Window {
                 }
                 let (now, mut patience) = (Instant::now(), self.patience.lock());
                 if state.fits(chunk.len()) {
-                    patience.is_used_up(now, false);
+                    patience.is_used_up(now, false, state.end());
                     return state.add(chunk, hasher);
                 }
                 if state.withholds_more_than_the_tail() {
@@ -134,7 +134,7 @@ impl Window {
                     self.shared.arrived.notify_waiters();
                     continue;
                 }
-                if patience.is_used_up(now, state.is_anyone_starving()) {
+                if patience.is_used_up(now, state.is_anyone_starving(), state.end()) {
                     state.go_on_without_the_slowest(now, LAG_MAX);
                     continue;
                 }

@@ -76,34 +76,42 @@ impl Chunk {
     }
 }
 
-/// For how long the slowest clients may keep the others waiting: for so long at a time, and not for more than half of the
-/// time. A client that takes a little again and again would else set everybody's pace.
+/// Bytes a second at which the slowest clients set no pace that others would mind. On a busy node the fastest of twenty
+/// clients waits for some other all the time, and each of them comes along.
+const PACE: u64 = 1024 * 1024;
+
+/// For how long the slowest clients may keep the others waiting: for so long at a time, and on the whole no longer than
+/// the window takes at [`PACE`]. A client that takes a little again and again would else set everybody's pace.
 pub(super) struct Patience {
     max: Duration,
     left: Duration,
     at: Instant,
     was_starving: bool,
+    end: u64,
 }
 
 impl Patience {
     /// All of it.
     pub(super) fn new(max: Duration, now: Instant) -> Self {
-        Self { max, left: max, at: now, was_starving: false }
+        Self { max, left: max, at: now, was_starving: false, end: 0 }
     }
 
     /// Whether it is used up by now; then it is renewed, because the slowest are not waited for any more. `is_starving` says
-    /// whether clients are being kept waiting from now on.
-    pub(super) fn is_used_up(&mut self, now: Instant, is_starving: bool) -> bool {
+    /// whether clients are being kept waiting from now on, `end` up to which byte the window has come.
+    pub(super) fn is_used_up(&mut self, now: Instant, is_starving: bool, end: u64) -> bool {
         let passed = now - std::mem::replace(&mut self.at, now);
+        let moved = end.saturating_sub(std::mem::replace(&mut self.end, end));
+        let earned = Duration::from_micros(moved.saturating_mul(1_000_000) / PACE);
         self.left = if self.was_starving {
-            self.left.saturating_sub(passed)
+            (self.left + earned).saturating_sub(passed)
         } else {
-            self.max.min(self.left + passed)
+            self.left + earned + passed
         };
+        self.left = self.left.min(self.max);
         self.was_starving = is_starving;
         let is_used_up = is_starving && self.left.is_zero();
         if is_used_up {
-            *self = Self::new(self.max, now);
+            *self = Self { end, ..Self::new(self.max, now) };
         }
         is_used_up
     }
@@ -188,6 +196,11 @@ impl State {
             self.start = first.start + first.bytes.len() as u64;
             self.readers.retain(|_, reader| reader.at >= self.start);
         }
+    }
+
+    /// Up to which byte everything has come.
+    pub(super) fn end(&self) -> u64 {
+        self.end
     }
 
     /// The hash of everything that has come.

@@ -338,3 +338,25 @@ async fn bytes_before_a_window_are_withheld_with_it() {
         assert_eq!(waited.unwrap(), is_right.then_some(300_000));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_comes_along_does_not_fall_out_because_the_others_are_faster() {
+    let comes_along = |mut reader: WindowReader| async move {
+        loop {
+            match reader.next().await.unwrap() {
+                // A chunk of 50,000 bytes each time: twice the pace that nobody minds.
+                Windowed::Bytes(_) => tokio::time::sleep(Duration::from_millis(24)).await,
+                Windowed::End => return true,
+                Windowed::FellOut(_) => return false,
+            }
+        }
+    };
+    let content = content(8_000_000);
+    let window = window_of(&content);
+    let slow = comes_along(window.handle().join(0, 0, None).unwrap());
+    let fast = read(window.handle().join(0, 0, None).unwrap());
+    let (written, stayed, fast) = tokio::join!(write(window, content.clone()), slow, fast);
+    written.unwrap();
+    assert!(fast.unwrap().0 == content, "the fast one fell out");
+    assert!(stayed, "it fell out");
+}
