@@ -139,7 +139,7 @@ impl Explanation {
         Some(format!("{} limits this node's requests ({kind}): it is asked again in {wait}", self.registry))
     }
 
-    /// Nobody is known who could open the repository to this caller.
+    /// No principal is known that could open the repository to this caller.
     fn no_right(&self) -> Option<String> {
         let usable = self.access.rights.iter().any(|right| right.usable);
         if usable || !self.credentials.is_empty() || !self.access.refuses_anonymous {

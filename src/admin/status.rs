@@ -70,7 +70,7 @@ pub struct ServedStatus {
     pub hit_ratio: Option<f64>,
     /// Body bytes of manifests and blobs that were received from upstream.
     pub received_bytes: u64,
-    /// Those that were served to nobody, yet or in vain; with `from_upstream_bytes` what was received.
+    /// Those that were served to no client, yet or in vain; with `from_upstream_bytes` what was received.
     #[serde(default)]
     pub unserved_bytes: u64,
 }

@@ -7,7 +7,7 @@
 //! configuration is never changed, since that would need a restart. `--undo` removes what is marked in `hosts.toml`.
 //!
 //! Deliberately not here: how a `hosts.toml` is edited (`setup`); finding out that the DaemonSet is being removed. A pod
-//! that ends does not know whether another one follows, so that whoever removes the DaemonSet says so first, by `--undo`.
+//! that ends does not know whether another one follows, so that the operator who removes the DaemonSet says so first, by `--undo`.
 
 use std::fmt;
 use std::fs;

@@ -106,7 +106,7 @@ fn ask_kernel(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
         NetlinkMessage::<SockDiagMessage>::deserialize(&answer[..received]).map_err(io::Error::other)?;
     match message.payload {
         NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-            // A socket that its process has closed is nobody's; the kernel shows root there.
+            // A socket that its process has closed has no owner; the kernel shows root there.
             Ok(Some(found.header.uid).filter(|_| found.header.inode != 0))
         }
         NetlinkPayload::Error(error) => {

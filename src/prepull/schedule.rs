@@ -49,7 +49,7 @@ impl Schedule {
         Self::at_once(now + times.spread(random))
     }
 
-    /// A check of every image now: somebody changed the list, and waits.
+    /// A check of every image now: an operator changed the list, and waits.
     pub(super) fn at_once(now: Instant) -> Self {
         Self { at: now, all_at: now, incomplete: 0, done: HashSet::new() }
     }

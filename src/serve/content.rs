@@ -165,7 +165,7 @@ impl RequestContext<'_> {
         let range = match (&first, parts.len()) {
             (Some(Range { start, end }), 1) => RangeAnswer::Range { start: *start, end: *end },
             (None, _) if size.is_some() => RangeAnswer::Unsatisfiable,
-            // Several; or, of a blob whose size nobody says, everything, as for one range.
+            // Several; or, of a blob whose size is unknown, everything, as for one range.
             _ => RangeAnswer::Whole,
         };
         let media_type = media_type_of_blob(answer.media_type.as_ref());

@@ -152,7 +152,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Nothing counted yet. `unserved` is what was fetched and served to nobody.
+    /// Nothing counted yet. `unserved` is what was fetched and served to no client.
     pub fn new(metrics: Metrics, labels: Arc<RegistryLabels>, unserved: Unserved<Digest>) -> Self {
         Self {
             metrics,
@@ -208,7 +208,7 @@ pub(super) struct BodyObserver {
     route: RouteLabel,
     source: AnswerSource,
     digest: Digest,
-    /// What was fetched of the content and served to nobody; `None` while that is nothing.
+    /// What was fetched of the content and served to no client; `None` while that is nothing.
     unserved: Option<unserved::Bytes>,
     bytes: IntCounter,
     /// When the request came; taken with the first byte.

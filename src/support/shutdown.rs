@@ -1,7 +1,7 @@
 //! The wish to stop, told once and heard by everybody.
 //!
 //! A [`Shutdown`] is a cheap, cloneable ear. Who hears it finishes what it holds and takes nothing new; deadlines
-//! are the business of whoever waits for them.
+//! are the business of the caller that waits for them.
 
 use tokio::sync::watch;
 

@@ -1,4 +1,4 @@
-//! What was fetched and has been served to nobody yet, by a key: so that a byte counts as fetched for the first client that
+//! What was fetched and has been served to no client yet, by a key: so that a byte counts as fetched for the first client that
 //! gets it, and as saved for every other one.
 //!
 //! Promises: what is counted as served from a fetch is never more than was fetched. Bounded: of a key that is forgotten,

@@ -37,7 +37,7 @@ impl ReceivedBytes {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// What was received and served to nobody yet.
+    /// What was received and served to no client yet.
     pub(super) fn unserved(&self) -> &Unserved<Digest> {
         &self.unserved
     }

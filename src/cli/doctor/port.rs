@@ -67,7 +67,7 @@ pub(super) fn check_registries(address: SocketAddr, settings: &Settings, finding
         match get(address, &path, headers, ANSWER_WAIT) {
             Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
                 let why = answer.body["errors"][0]["message"].as_str().unwrap_or("it cannot be asked");
-                // One that nobody configured may be one that nobody uses.
+                // A registry that no section names may be one that no pod uses.
                 let level =
                     if settings.upstream.registries.is_empty() { Level::Warning } else { Level::Problem };
                 findings.add(

@@ -81,7 +81,7 @@ impl Change {
         })
     }
 
-    /// The file as it was before setup: as it was kept if nobody has changed it since, else without what is marked.
+    /// The file as it was before setup: as it was kept if it has not been changed since, else without what is marked.
     pub(super) fn original(&self, remove: Remove<'_>) -> Option<String> {
         match (self.kept(), &self.before) {
             (Some(kept), _) => kept.content.clone(),

@@ -2,6 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::cli::containerd_config::{CONFIG, config_of};
+use crate::cli::setup::for_tests;
 
 fn machine(config: Option<&str>, hosts: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
     let directory = tempfile::tempdir().unwrap();
@@ -21,18 +22,7 @@ fn machine(config: Option<&str>, hosts: &[(&str, &str)]) -> (tempfile::TempDir, 
 }
 
 fn request() -> SetupRequest {
-    let authority = "127.0.0.1:5050".to_owned();
-    SetupRequest {
-        runtime: "containerd",
-        url: format!("http://{authority}"),
-        authority,
-        strict: false,
-        undo: false,
-        registries: Vec::new(),
-        configured: Vec::new(),
-        default_registry: crate::reference::Registry::docker_hub(),
-        gate: None,
-    }
+    for_tests::request("containerd", "127.0.0.1:5050")
 }
 
 fn apply(machine: &Machine, plan: &SetupPlan) {

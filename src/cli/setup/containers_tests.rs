@@ -2,30 +2,11 @@ use std::fs;
 
 use super::*;
 use crate::cli::registries_conf::{CONFIG, DROP_INS};
+use crate::cli::setup::for_tests::{self, machine};
 
 fn request() -> SetupRequest {
-    SetupRequest {
-        runtime: "crio",
-        url: "http://127.0.0.1:5050".into(),
-        authority: "127.0.0.1:5050".into(),
-        strict: false,
-        undo: false,
-        registries: Vec::new(),
-        configured: vec!["registry.corp".into()],
-        default_registry: crate::reference::Registry::docker_hub(),
-        gate: None,
-    }
-}
-
-fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
-    let directory = tempfile::tempdir().unwrap();
-    for (path, text) in files {
-        let path = directory.path().join(path.trim_start_matches('/'));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    let machine = Machine::under(directory.path());
-    (directory, machine)
+    let configured = vec!["registry.corp".into()];
+    SetupRequest { configured, ..for_tests::request("crio", "127.0.0.1:5050") }
 }
 
 fn apply(machine: &Machine, request: &SetupRequest) -> Vec<String> {

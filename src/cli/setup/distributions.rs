@@ -111,33 +111,11 @@ fn k0s_is_managed(machine: &Machine) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
+    use crate::cli::setup::for_tests::{self, machine};
 
     fn request(runtime: &'static str) -> SetupRequest {
-        SetupRequest {
-            runtime,
-            url: "http://127.0.0.1:5050".into(),
-            authority: "127.0.0.1:5050".into(),
-            strict: false,
-            undo: false,
-            registries: Vec::new(),
-            configured: Vec::new(),
-            default_registry: crate::reference::Registry::docker_hub(),
-            gate: None,
-        }
-    }
-
-    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
-        let directory = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = directory.path().join(path.trim_start_matches('/'));
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let machine = Machine::under(directory.path());
-        (directory, machine)
+        for_tests::request(runtime, "127.0.0.1:5050")
     }
 
     fn apply(machine: &Machine, plan: &SetupPlan) {

@@ -1,19 +1,10 @@
 use std::fs;
 
 use super::*;
+use crate::cli::setup::for_tests;
 
 fn request(url: &str) -> SetupRequest {
-    SetupRequest {
-        runtime: "docker",
-        url: format!("http://{url}"),
-        authority: url.to_owned(),
-        strict: false,
-        undo: false,
-        registries: Vec::new(),
-        configured: Vec::new(),
-        default_registry: crate::reference::Registry::docker_hub(),
-        gate: None,
-    }
+    for_tests::request("docker", url)
 }
 
 fn machine(daemon: Option<&str>) -> (tempfile::TempDir, Machine) {

@@ -10,6 +10,8 @@ mod containerd;
 mod containers;
 mod distributions;
 mod docker;
+#[cfg(test)]
+mod for_tests;
 mod hosts;
 mod plan;
 mod rancher;

@@ -169,19 +169,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::cli::setup::for_tests;
 
     fn request(url: &str) -> SetupRequest {
-        SetupRequest {
-            runtime: "k3s",
-            url: format!("http://{url}"),
-            authority: url.to_owned(),
-            strict: false,
-            undo: false,
-            registries: Vec::new(),
-            configured: Vec::new(),
-            default_registry: crate::reference::Registry::docker_hub(),
-            gate: None,
-        }
+        for_tests::request("k3s", url)
     }
 
     fn apply(machine: &Machine, request: &SetupRequest) {

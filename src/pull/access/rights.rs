@@ -59,7 +59,7 @@ pub(crate) fn is_fresh(age: Duration, wanted: Use, terms: &Terms) -> bool {
 /// Whether a proof of this age holds while upstream cannot be asked.
 pub(crate) fn holds(kind: PrincipalKind, age: Duration, trouble: Trouble, terms: &Terms) -> bool {
     match trouble {
-        // Whoever uses up a limit would open for all what the registry closed long ago.
+        // A caller that uses up a limit would open for all what the registry closed long ago.
         Trouble::RateLimit => age <= terms.grant_ttl + RATE_LIMIT_GRACE,
         _ if kind.is_shared() => true,
         Trouble::Outage => age <= terms.outage_grace,

@@ -38,7 +38,7 @@ pub(crate) async fn first_bytes(
     };
     let is_small = size.is_some_and(|size| size <= TAIL);
     if let Some(window) = window.filter(|window| is_small || window.is_mirrored()) {
-        // Wrong content of a mirror is delivered by nobody before it is noticed: the blob is looked for anew.
+        // Wrong content of a mirror is delivered to no client before it is noticed: the blob is looked for anew.
         window.readable_beyond(0, None).await?.ok_or(Error::LeaderGone)?;
     }
     Ok((progress, size))

@@ -112,7 +112,7 @@ impl Window {
     }
 
     async fn append_chunk(&self, chunk: Bytes, expected: &impl Fn() -> usize) {
-        // Before the lock is taken that readers wait for. Nobody else adds anything.
+        // Before the lock is taken that readers wait for. Nothing else adds to the window.
         let mut hasher = self.shared.state.lock().hasher();
         hasher.update(&chunk);
         loop {

@@ -243,7 +243,7 @@ impl State {
         self.chunks.get(next.checked_sub(1)?)
     }
 
-    /// What the hash of everything before byte `at` is made of; hashing itself takes too long for whoever holds a lock.
+    /// What the hash of everything before byte `at` is made of; hashing itself takes too long under a lock.
     pub(super) fn unhashed_at(&self, at: u64) -> Option<Unhashed> {
         if at == self.end {
             return Some(Unhashed { before: self.hasher.clone(), bytes: Bytes::new() });

@@ -109,7 +109,7 @@ impl Evictions {
         self.ahead.get_or_insert(Eviction { demand, failures: 0 });
     }
 
-    /// Whether somebody waits.
+    /// Whether a download waits.
     pub(crate) fn is_waited_for(&self) -> bool {
         !self.waiting.is_empty()
     }

@@ -47,7 +47,7 @@ struct Handle {
     queue: SyncSender<Operation>,
     totals: Arc<SharedTotals>,
     is_counted: Arc<AtomicBool>,
-    /// Whether somebody has waited in vain since the last step of the thread.
+    /// Whether a caller has waited in vain since the last step of the thread.
     is_late: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
