@@ -96,7 +96,7 @@ fn start_daemon(directory: &Path, registry: &FakeRegistry) -> (Child, SocketAddr
     let (data, admin) = (free(), free());
     let config = directory.join("larder.toml");
     let text = format!(
-        "[server]\nlisten = [\"{data}\"]\nstate = \"{}\"\n[admin]\nlisten = \"{admin}\"\n[store]\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n\
+        "[server]\nlisten = [\"{data}\"]\nstate = \"{}\"\n[admin]\nlisten = \"{admin}\"\n[store]\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\naccess = false\n\
          [[registry]]\nhost = \"docker.io\"\nendpoints = [\"{}\"]\n",
         directory.display(),
         registry.url()
