@@ -123,6 +123,19 @@ impl Digest {
         }
     }
 
+    /// The SHA-256 digest of these bytes.
+    pub fn from_sha256(bytes: [u8; 32]) -> Self {
+        Self(Value::Sha256(bytes))
+    }
+
+    /// The SHA-512 digest of these bytes, in two halves.
+    pub fn from_sha512(first: [u8; 32], second: [u8; 32]) -> Self {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&first);
+        bytes[32..].copy_from_slice(&second);
+        Self(Value::Sha512(bytes))
+    }
+
     /// The digest of these bytes (as the index keeps them); `None` unless they are 32 or 64.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let value = match bytes.len() {

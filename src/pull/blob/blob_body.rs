@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::download::{Download, Downloads};
 use super::flight::Sharing;
 use super::flight_content::FlightContent;
-use super::follow::{Missing, Seen, Sent, follow, until_verified};
+use super::follow::{Missing, Seen, Sent, follow, until_over};
 use super::out_of_order::next_out_of_order;
 use super::partial::Partial;
 use super::passthrough::Passthrough;
@@ -244,7 +244,7 @@ impl BlobBody {
     }
 
     /// The rest of a flight that the disk does not give: from the store if it is there by now, else past the disk; if what
-    /// the client was sent cannot be read back to be compared, once the flight has verified it.
+    /// the client was sent cannot be read back to be compared, once the flight knows what that was.
     async fn not_on_disk(
         &mut self,
         missing: Missing,
@@ -255,11 +255,12 @@ impl BlobBody {
             return Ok(Next::ChangeTo(source));
         }
         let verified = is_complete || self.sent.content().is_none();
-        let source = match (self.past_the_disk(growing, detached, verified).await, error) {
-            (Err(Error::ContentReplaced), Some(unreadable)) => {
-                until_verified(progress, unreadable).await.map(|flight| BodySource::Following(flight, false))
+        let may_be_known_later = error.is_some() && detached.is_none();
+        let source = match self.past_the_disk(growing, detached, verified).await {
+            Err(Error::ContentReplaced) if may_be_known_later => {
+                until_over(progress).await.map(|flight| BodySource::Following(flight, false))
             }
-            (source, _) => source,
+            source => source,
         };
         source.map(Next::ChangeTo)
     }
@@ -309,8 +310,8 @@ impl BlobBody {
     }
 
     /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by the
-    /// hash of what a download wrote, if that is as far as this body is; else of what can be read back; else, if it was
-    /// verified, all of it is fetched again.
+    /// hash of what a download received, if that is as far as this body is; else of what can be read back; else all of it is
+    /// fetched again, and must begin with what the download received, unless that was verified.
     async fn past_the_disk(
         &self,
         growing: Option<FlightContent>,
@@ -318,9 +319,8 @@ impl BlobBody {
         verified: bool,
     ) -> Result<BodySource, Error> {
         let (at, digest) = (self.at, self.reader.digest);
-        let written = detached.and_then(|(written, hasher)| (written == at).then_some(hasher));
-        let hasher = match written {
-            Some(hasher) if self.to_end => Some(hasher),
+        let hasher = match &detached {
+            Some((written, hasher)) if *written == at && self.to_end => Some(hasher.clone()),
             _ if self.is_whole() => self.hash_of_sent(growing).await,
             _ => None,
         };
@@ -330,10 +330,14 @@ impl BlobBody {
                 Passthrough::rest(body, hasher, digest, self.end, self.reader.memory.share())
             }
             // What was sent cannot be read back to be compared.
-            None if self.is_whole() && !verified => return Err(Error::ContentReplaced),
             None if self.is_whole() => {
+                let received = detached.filter(|(written, _)| *written >= at);
+                if received.is_none() && !verified {
+                    return Err(Error::ContentReplaced);
+                }
                 let body = self.reader.upstream_from(0).await?;
-                Passthrough::again(body, digest, at, self.end, self.reader.memory.share())
+                let share = self.reader.memory.share();
+                Passthrough::again(body, digest, at, received.filter(|_| !verified), self.end, share)
             }
             None => Passthrough::range(self.reader.upstream_from(at).await?),
         };

@@ -82,7 +82,7 @@ pub(super) enum Seen {
 pub(super) struct Missing {
     /// What is there of it.
     pub(super) growing: Option<FlightContent>,
-    /// How much a download that was given up wrote, and the hash of that.
+    /// How much a download that was given up received for the disk, and the hash of that.
     pub(super) detached: Option<(u64, Hasher)>,
     pub(super) is_complete: bool,
     /// Why what was received cannot be read back.
@@ -113,11 +113,15 @@ pub(super) async fn follow(
     let _ = progress.wait_for(is_useful).await;
     let now = progress.borrow_and_update().clone();
     let is_complete = matches!(now, Progress::Complete { .. });
+    let detached = match &now {
+        Progress::Detached { written, hasher, .. } => Some((*written, hasher.clone())),
+        _ => None,
+    };
     let (growing, up_to, size) = match now {
         Progress::Filling { readable, .. } if readable <= at => return Ok(Seen::FarBehind),
         Progress::Filling { growing, readable, size, .. } => (growing, readable.min(sent.limit(size)), size),
         Progress::Complete { growing, size } => (growing, size, Some(size)),
-        Progress::Detached { growing: Some(growing), written, size, window: Some(window), .. }
+        Progress::Detached { growing: Some(growing), written, hasher, size, window: Some(window) }
             if at < written =>
         {
             sent.goes_on_with(&growing, size, at)?;
@@ -125,13 +129,8 @@ pub(super) async fn follow(
                 Some(readable) => (growing, readable.min(written), size),
                 // Not what it should be, or not to be had here.
                 None => {
-                    let growing = Some(growing);
-                    return Ok(Seen::NotOnDisk(Missing {
-                        growing,
-                        detached: None,
-                        is_complete,
-                        error: None,
-                    }));
+                    let (growing, detached) = (Some(growing), Some((written, hasher)));
+                    return Ok(Seen::NotOnDisk(Missing { growing, detached, is_complete, error: None }));
                 }
             }
         }
@@ -151,7 +150,7 @@ pub(super) async fn follow(
         Err(error) => {
             tracing::error!(%digest, %error, at, "what was received cannot be read back; it is fetched again");
             let (growing, error) = (Some(growing), Some(error));
-            Seen::NotOnDisk(Missing { growing, detached: None, is_complete, error })
+            Seen::NotOnDisk(Missing { growing, detached, is_complete, error })
         }
     })
 }
@@ -176,21 +175,19 @@ fn past_the_disk(
     Ok(Seen::NotOnDisk(Missing { growing, detached, is_complete: false, error: None }))
 }
 
-/// A flight that is followed again once its content was verified: by then what a client was sent is known to be right,
-/// although the disk does not give it back to be compared, and the rest of right content belongs to it.
+/// A flight that is followed again once it is known what a client was sent, although the disk does not give that back to be
+/// compared: by then its content was verified, or there is a hash of what was received.
 ///
 /// # Errors
-/// `unreadable`, which is why it was not read back, if the content is not verified on disk; why the flight failed.
-pub(crate) async fn until_verified(
+/// Why the flight failed.
+pub(crate) async fn until_over(
     mut progress: watch::Receiver<Progress>,
-    unreadable: store::Error,
 ) -> Result<watch::Receiver<Progress>, Error> {
     let _ = progress.wait_for(Progress::is_over).await;
     let now = progress.borrow().clone();
     match now {
-        Progress::Complete { .. } => Ok(progress),
+        Progress::Complete { .. } | Progress::Detached { .. } => Ok(progress),
         Progress::Failed(error) => Err(error),
-        Progress::Detached { .. } => Err(unreadable.into()),
         Progress::Waiting | Progress::Filling { .. } => Err(Error::LeaderGone),
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Passthrough {
     returned: Option<Hasher>,
     /// The offset of that byte.
     returned_until: u64,
+    /// How content must begin, because the client has bytes of it that cannot be read back: so many bytes, with this hash.
+    beginning: Option<(u64, Hasher)>,
     tries: Tries,
     /// Bytes of the blob, where they are known, and its digest: with more it is another blob.
     size: Option<(u64, Digest)>,
@@ -58,11 +60,13 @@ impl Passthrough {
     }
 
     /// The rest of a blob of `size` bytes for a client that has those before `at`: all of it is fetched again, because
-    /// what the client has cannot be read back, and verified.
+    /// what the client has cannot be read back, and verified. What the client has was right, or it is how the `received`
+    /// bytes begin, which this hash has seen: the content must begin with these too.
     pub(crate) fn again(
         body: UpstreamBody,
         digest: Digest,
         at: u64,
+        received: Option<(u64, Hasher)>,
         size: Option<u64>,
         share: MemoryShare,
     ) -> Self {
@@ -70,6 +74,7 @@ impl Passthrough {
             returned: None,
             skip_until: at,
             returned_until: at,
+            beginning: received,
             ..Self::rest(body, digest.hasher(), digest, size, share)
         }
     }
@@ -84,6 +89,7 @@ impl Passthrough {
             withheld: None,
             tail_alone: false,
             returned: None,
+            beginning: None,
             tries: Tries::default(),
             size: None,
             held: VecDeque::new(),
@@ -151,15 +157,11 @@ impl Passthrough {
             return Err(store::Error::TooLong { digest, limit: size }.into());
         }
         let had = bytes.split_to(self.skip_until.clamp(begin, end).saturating_sub(begin) as usize);
-        if let Some((hasher, _)) = &mut self.check {
-            hasher.update(&had);
-        }
+        self.hash(&had, begin)?;
         if !had.is_empty() && end >= self.skip_until {
             self.compare_with_returned()?;
         }
-        if let Some((hasher, _)) = &mut self.check {
-            hasher.update(&bytes);
-        }
+        self.hash(&bytes, end - bytes.len() as u64)?;
         if !bytes.is_empty() {
             self.held_bytes += bytes.len() as u64;
             self.held.push_back((bytes, self.check.as_ref().map(|(hasher, _)| hasher.clone())));
@@ -171,6 +173,24 @@ impl Passthrough {
         {
             self.tail_alone = true;
         }
+        Ok(())
+    }
+
+    /// Takes the bytes at `offset` into the hash; where the beginning ends, it must be what was received.
+    fn hash(&mut self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        let Some((hasher, _)) = &mut self.check else { return Ok(()) };
+        let mut rest = bytes;
+        if let Some((end, received)) = &self.beginning
+            && (offset..=offset + bytes.len() as u64).contains(end)
+        {
+            let beginning;
+            (beginning, rest) = bytes.split_at((end - offset) as usize);
+            hasher.update(beginning);
+            if hasher.clone().finish() != received.clone().finish() {
+                return Err(Error::ContentReplaced);
+            }
+        }
+        hasher.update(rest);
         Ok(())
     }
 
@@ -188,7 +208,8 @@ impl Passthrough {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        if self.check.is_some() && self.body.at() < self.skip_until {
+        let least = self.beginning.as_ref().map_or(0, |(end, _)| *end).max(self.skip_until);
+        if self.check.is_some() && self.body.at() < least {
             // Right content that ends before what the client has is not how that content began.
             return Err(Error::ContentReplaced);
         }

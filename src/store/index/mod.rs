@@ -9,6 +9,7 @@ pub(super) mod evictions;
 pub(super) mod rows;
 pub(super) mod rows_on_disk;
 mod scan;
+mod slots;
 pub(super) mod totals;
 pub(super) mod worker;
 

@@ -2,47 +2,32 @@
 //!
 //! Blobs of about one size are in one list, the blob that was used longest ago first; only the heads of the lists are
 //! compared when a blob is to be evicted. A victim, an access and a removal therefore cost the same whatever the number
-//! of blobs. A row takes about 120 bytes. Not here: which blobs may not be evicted, and what is on disk.
+//! of blobs. A row takes 64 bytes (`slots`) and its place in the table by digest 12 at most. Not here: which blobs may not
+//! be evicted, and what is on disk.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+pub(crate) use super::slots::Row;
+use super::slots::{NONE, Slots};
 use super::totals::Totals;
 use crate::reference::Digest;
 use crate::store::evict::{self, CLASSES, Order};
 use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
-/// No slot: the end of a list.
-const NONE: u32 = u32::MAX;
-
 /// A list for each class of size of blobs that were used once, and one of those that were used again.
 const LISTS: usize = 2 * CLASSES;
 
-/// What is known of one blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Row {
-    /// Its size in bytes.
-    pub(crate) size: u64,
-    /// Its last access.
-    pub(crate) used_at: Timestamp,
-    /// The registry that it was first received from.
-    pub(crate) owner: OwnerId,
-    /// Whether it was used again after the pull that stored it.
-    pub(crate) reused: bool,
-}
-
-impl Row {
-    /// The list that the row is in.
-    fn list(self) -> usize {
-        evict::class(self.size) + if self.reused { CLASSES } else { 0 }
-    }
+/// The list that a row is in.
+fn list_of(row: Row) -> usize {
+    evict::class(row.size) + if row.reused { CLASSES } else { 0 }
 }
 
 /// All rows. At most 2³² - 1 of them.
 pub(crate) struct Rows {
-    slots: Vec<Slot>,
+    slots: Slots,
     by_digest: HashTable<u32>,
     /// With a key of its own, so that digests cannot be chosen to collide.
     hasher: RandomState,
@@ -50,13 +35,6 @@ pub(crate) struct Rows {
     lists: [List; LISTS],
     free: u32,
     totals: Totals,
-}
-
-struct Slot {
-    digest: Digest,
-    row: Row,
-    before: u32,
-    after: u32,
 }
 
 /// The ends of a list: used longest ago, and used last.
@@ -75,7 +53,7 @@ pub(crate) struct Search {
 impl Rows {
     pub(crate) fn new() -> Self {
         Self {
-            slots: Vec::new(),
+            slots: Slots::default(),
             by_digest: HashTable::new(),
             hasher: RandomState::new(),
             lists: [List { first: NONE, last: NONE }; LISTS],
@@ -89,19 +67,17 @@ impl Rows {
         let mut all = Self::new();
         for (digest, row) in rows {
             match all.find(&digest) {
-                Some(slot) => all.slots[slot as usize].row = row,
-                None => drop(all.occupy(digest, row)),
+                Some(slot) => all.slots.set_row(slot, row),
+                None => drop(all.occupy(&digest, row)),
             }
         }
         let mut order: Vec<u32> = (0..all.len() as u32).collect();
-        order.sort_unstable_by_key(|&slot| all.slots[slot as usize].row.used_at);
+        order.sort_unstable_by_key(|&slot| all.slots.row(slot).used_at);
         for slot in order {
             all.link(slot);
         }
-        all.totals = Totals {
-            blobs: all.len() as u64,
-            bytes: all.slots.iter().map(|slot| slot.row.size).fold(0, u64::saturating_add),
-        };
+        let bytes = all.iter().map(|(_, row)| row.size).fold(0, u64::saturating_add);
+        all.totals = Totals { blobs: all.len() as u64, bytes };
         all
     }
 
@@ -116,18 +92,32 @@ impl Rows {
     }
 
     pub(crate) fn row(&self, digest: &Digest) -> Option<Row> {
-        self.find(digest).map(|slot| self.slots[slot as usize].row)
+        self.find(digest).map(|slot| self.slots.row(slot))
     }
 
     /// The place of a row: its own below the largest number of rows that there have been, while it stays.
-    pub(crate) fn place(&self, digest: &Digest) -> Option<usize> {
-        self.find(digest).map(|slot| slot as usize)
+    pub(crate) fn place(&self, digest: &Digest) -> Option<u32> {
+        self.find(digest)
+    }
+
+    /// The row at a place, if there is one.
+    pub(crate) fn at(&self, place: u32) -> Option<(Digest, Row)> {
+        self.slots.is_filled(place).then(|| (self.slots.digest(place), self.slots.row(place)))
+    }
+
+    /// The places of all rows, in the order of their digests' first bytes.
+    pub(crate) fn places_by_digest(&self) -> Vec<u32> {
+        let mut places: Vec<u32> = self.by_digest.iter().copied().collect();
+        places.sort_unstable_by_key(|&place| {
+            self.slots.digest(place).as_bytes().first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+        });
+        places
     }
 
     /// Sets a row, as that of the blob that was used last.
     pub(crate) fn put(&mut self, digest: Digest, row: Row) {
         self.remove(&digest);
-        let slot = self.occupy(digest, row);
+        let slot = self.occupy(&digest, row);
         self.link(slot);
         self.totals.blobs += 1;
         self.totals.bytes = self.totals.bytes.saturating_add(row.size);
@@ -136,20 +126,22 @@ impl Rows {
     /// Sets the owner of a row that has none; its place in the order stays.
     pub(crate) fn set_owner(&mut self, digest: &Digest, owner: OwnerId) {
         if let Some(slot) = self.find(digest)
-            && self.slots[slot as usize].row.owner == OwnerId::UNKNOWN
+            && let row = self.slots.row(slot)
+            && row.owner == OwnerId::UNKNOWN
         {
-            self.slots[slot as usize].row.owner = owner;
+            self.slots.set_row(slot, Row { owner, ..row });
         }
     }
 
     /// Removes a row and returns it.
     pub(crate) fn remove(&mut self, digest: &Digest) -> Option<Row> {
         let hash = self.hasher.hash_one(digest);
-        let found = self.by_digest.find_entry(hash, |&slot| self.slots[slot as usize].digest == *digest);
+        let found = self.by_digest.find_entry(hash, |&slot| self.slots.holds(slot, digest));
         let (slot, _) = found.ok()?.remove();
         self.unlink(slot);
-        let row = self.slots[slot as usize].row;
-        self.slots[slot as usize].after = self.free;
+        let row = self.slots.row(slot);
+        self.slots.clear(slot);
+        self.slots.set_after(slot, self.free);
         self.free = slot;
         self.totals.blobs -= 1;
         self.totals.bytes = self.totals.bytes.saturating_sub(row.size);
@@ -158,10 +150,7 @@ impl Rows {
 
     /// Every row, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Digest, Row)> + '_ {
-        self.by_digest.iter().map(|&slot| {
-            let Slot { digest, row, .. } = &self.slots[slot as usize];
-            (*digest, *row)
-        })
+        self.by_digest.iter().map(|&slot| (self.slots.digest(slot), self.slots.row(slot)))
     }
 
     /// Begins a search for victims.
@@ -179,73 +168,68 @@ impl Rows {
     ) -> Option<(Digest, Row)> {
         let mut best: Option<(u64, usize)> = None;
         for (list, at) in search.at.iter_mut().enumerate() {
-            while let Some(Slot { digest, row, after, .. }) = self.slots.get(*at as usize)
-                && !may_go(digest, row)
-            {
-                *at = *after;
+            while *at != NONE && !may_go(&self.slots.digest(*at), &self.slots.row(*at)) {
+                *at = self.slots.after(*at);
             }
             if *at == NONE {
                 continue;
             }
-            let Row { size, used_at, reused, .. } = self.slots[*at as usize].row;
+            let Row { size, used_at, reused, .. } = self.slots.row(*at);
             let weight = evict::weight(search.order, used_at.age_at(now), evict::class(size), reused);
             if best.is_none_or(|(most, _)| weight >= most) {
                 best = Some((weight, list));
             }
         }
         let at = &mut search.at[best?.1];
-        let Slot { digest, row, after, .. } = &self.slots[*at as usize];
-        *at = *after;
-        Some((*digest, *row))
+        let victim = (self.slots.digest(*at), self.slots.row(*at));
+        *at = self.slots.after(*at);
+        Some(victim)
     }
 
     fn find(&self, digest: &Digest) -> Option<u32> {
         let hash = self.hasher.hash_one(digest);
-        self.by_digest.find(hash, |&slot| self.slots[slot as usize].digest == *digest).copied()
+        self.by_digest.find(hash, |&slot| self.slots.holds(slot, digest)).copied()
     }
 
     /// Takes a slot for a digest that has none; in no list yet.
-    fn occupy(&mut self, digest: Digest, row: Row) -> u32 {
-        let new = Slot { digest, row, before: NONE, after: NONE };
+    fn occupy(&mut self, digest: &Digest, row: Row) -> u32 {
         let slot = if self.free == NONE {
-            self.slots.push(new);
-            (self.slots.len() - 1) as u32
+            self.slots.push(digest, row)
         } else {
             let slot = self.free;
-            self.free = self.slots[slot as usize].after;
-            self.slots[slot as usize] = new;
+            self.free = self.slots.after(slot);
+            self.slots.fill(slot, digest, row);
             slot
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash_of = |&slot: &u32| hasher.hash_one(slots[slot as usize].digest);
+        let hash_of = |&slot: &u32| hasher.hash_one(slots.digest(slot));
         self.by_digest.insert_unique(hash_of(&slot), slot, hash_of);
         slot
     }
 
     /// Appends a slot to the list of its class.
     fn link(&mut self, slot: u32) {
-        let list = &mut self.lists[self.slots[slot as usize].row.list()];
+        let list = &mut self.lists[list_of(self.slots.row(slot))];
         let last = std::mem::replace(&mut list.last, slot);
         if last == NONE {
             list.first = slot;
         } else {
-            self.slots[last as usize].after = slot;
+            self.slots.set_after(last, slot);
         }
-        self.slots[slot as usize].before = last;
-        self.slots[slot as usize].after = NONE;
+        self.slots.set_before(slot, last);
+        self.slots.set_after(slot, NONE);
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Slot { row, before, after, .. } = self.slots[slot as usize];
-        let list = &mut self.lists[row.list()];
+        let (before, after) = (self.slots.before(slot), self.slots.after(slot));
+        let list = &mut self.lists[list_of(self.slots.row(slot))];
         match before {
             NONE => list.first = after,
-            _ => self.slots[before as usize].after = after,
+            _ => self.slots.set_after(before, after),
         }
-        let list = &mut self.lists[row.list()];
         match after {
             NONE => list.last = before,
-            _ => self.slots[after as usize].before = before,
+            _ => self.slots.set_before(after, before),
         }
     }
 }
@@ -267,13 +251,6 @@ mod tests {
         std::iter::from_fn(|| rows.next_victim(&mut search, Timestamp(now), &may_go))
             .map(|(digest, _)| digest.as_bytes()[0])
             .collect()
-    }
-
-    #[test]
-    fn a_row_takes_no_more_than_150_bytes() {
-        // Its place in the table by digest has a byte of control beside it, and the table is half full at least.
-        let in_table = 2 * (size_of::<u32>() + 1);
-        assert!(size_of::<Slot>() + in_table <= 150, "{}", size_of::<Slot>());
     }
 
     #[test]

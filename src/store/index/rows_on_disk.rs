@@ -32,8 +32,9 @@ pub(crate) struct RowsOnDisk {
     metrics: Arc<Metrics>,
     /// `None` once it has failed too often.
     database: Option<Database>,
-    /// Blobs whose rows a new database does not have yet, in the order in which they are written, from the end.
-    unwritten: Vec<Digest>,
+    /// Places of rows that a new database does not have yet, in the order in which they are written, from the end. What has
+    /// come to such a place since is written once more.
+    unwritten: Vec<u32>,
     failures: u32,
 }
 
@@ -85,7 +86,7 @@ impl RowsOnDisk {
         if !new.is_empty() {
             scan::find_owners(&mut rows, &self.layout);
         }
-        self.unwritten = new;
+        self.unwritten = new.iter().filter_map(|digest| rows.place(digest)).collect();
         self.database = Some(database);
         Ok(rows)
     }
@@ -115,7 +116,7 @@ impl RowsOnDisk {
     pub(crate) fn fill(&mut self, count: usize, rows: &Rows) {
         let from = self.unwritten.len().saturating_sub(count);
         let next = self.unwritten.split_off(from).into_iter();
-        let next: Vec<_> = next.filter_map(|digest| Some((digest, rows.row(&digest)?))).collect();
+        let next: Vec<_> = next.filter_map(|place| rows.at(place)).collect();
         self.write(rows, |database| database.put(&next));
         if self.unwritten.is_empty() {
             self.unwritten = Vec::new();
@@ -175,9 +176,8 @@ impl RowsOnDisk {
         match Database::open(&self.path()) {
             Ok(database) => {
                 self.database = Some(database);
-                self.unwritten = rows.iter().map(|(digest, _)| digest).collect();
                 // Neighbours are written together: sled's cache holds a small part of a large store.
-                self.unwritten.sort_unstable();
+                self.unwritten = rows.places_by_digest();
             }
             Err(error) => tracing::warn!(%error, "the index stays in memory until the next start"),
         }

@@ -49,11 +49,11 @@ pub(crate) fn compare(mut rows: Rows, layout: &Layout, now: Timestamp) -> Compar
         {
             new.push((digest, row));
         }
-        if let Some(found) = rows.place(&digest).and_then(|place| found.get_mut(place)) {
+        if let Some(found) = rows.place(&digest).and_then(|place| found.get_mut(place as usize)) {
             *found = true;
         }
     }
-    let is_gone = |digest: &Digest| rows.place(digest).is_some_and(|place| !found[place]);
+    let is_gone = |digest: &Digest| rows.place(digest).is_some_and(|place| !found[place as usize]);
     let gone: Vec<Digest> = rows.iter().map(|(digest, _)| digest).filter(is_gone).collect();
     for digest in &gone {
         rows.remove(digest);

@@ -31,7 +31,7 @@ pub(crate) fn remove(
 ) -> usize {
     let remove_from = |directory: &Path, is_obsolete: &dyn Fn(&str) -> bool| -> usize {
         let may_go = |name: &String| is_old(&directory.join(name), now, life) && is_obsolete(name);
-        let names = walk::files(directory).into_iter().take_while(|_| !is_stopping());
+        let names = walk::files(directory).take_while(|_| !is_stopping());
         names.filter(|name| may_go(name) && fs::remove_file(directory.join(name)).is_ok()).count()
     };
     let is_absent = |digest: &Digest| !layout.blob(digest).exists();

@@ -40,7 +40,7 @@ pub(crate) fn all(layout: &Layout) -> Vec<(Repository, Tag, TagRecord)> {
 /// The tags of a repository, in their order.
 pub(crate) fn of(layout: &Layout, repository: &Repository) -> impl Iterator<Item = (Tag, TagRecord)> {
     let names = walk::files(&layout.tags(repository));
-    let mut tags: Vec<Tag> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let mut tags: Vec<Tag> = names.filter_map(|name| name.parse().ok()).collect();
     tags.sort();
     tags.into_iter().filter_map(|tag| find(layout, repository, &tag).map(|record| (tag, record)))
 }

@@ -25,8 +25,9 @@ pub(crate) fn repositories_with(layout: &Layout, marker: &str) -> Vec<Repository
     found
 }
 
-/// The names of the files in a directory; none if there is no directory.
-pub(crate) fn files(path: &Path) -> Vec<String> {
+/// The names of the files in a directory; none if there is no directory. Read as they are asked for: a registry may have a
+/// record for each of a million blobs.
+pub(crate) fn files(path: &Path) -> impl Iterator<Item = String> + use<> {
     names(path, fs::FileType::is_file)
 }
 
@@ -49,16 +50,12 @@ fn collect(
 }
 
 fn directories(path: &Path) -> Vec<String> {
-    names(path, fs::FileType::is_dir)
+    names(path, fs::FileType::is_dir).collect()
 }
 
-fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(path) else {
-        return Vec::new();
-    };
+fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| wanted(&kind)))
+        .filter(move |entry| entry.file_type().is_ok_and(|kind| wanted(&kind)))
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
 }
