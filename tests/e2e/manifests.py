@@ -104,16 +104,27 @@ class Manifests(unittest.TestCase):
 
     def test_helm_and_kustomize_make_the_same_objects(self):
         self.assertEqual(comparable(templated({})), comparable(kustomized()))
-        objects = self.switched_on("podmonitor.yaml", "critical-quota.yaml", "critical.yaml")
+        objects = self.switched_on("podmonitor.yaml", "prometheusrule.yaml", "critical-quota.yaml",
+                                   "critical.yaml")
         self.assertEqual(of_kind(objects, "DaemonSet")["spec"]["template"]["spec"]["priorityClassName"], "system-node-critical")
-        values = {"podMonitor": {"enabled": True}, "critical": {"enabled": True}}
+        values = {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "critical": {"enabled": True}}
         self.assertEqual(comparable(templated(values)), comparable(objects))
         self.assertEqual({kind for kind, _ in comparable(objects)},
-                         {"ConfigMap", "DaemonSet", "NetworkPolicy", "PodMonitor", "PriorityClass", "ResourceQuota",
-                          "ServiceAccount"})
+                         {"ConfigMap", "DaemonSet", "NetworkPolicy", "PodMonitor", "PriorityClass", "PrometheusRule",
+                          "ResourceQuota", "ServiceAccount"})
         without = self.switched_on("no-setup-node.yaml")
         self.assertNotIn("/etc/containerd", json.dumps(without))
         self.assertEqual(comparable(templated({"setupNode": {"enabled": False}})), comparable(without))
+
+    def test_a_larder_that_never_came_up_does_not_go_unseen(self):
+        directory = self.world.directory("alerts")
+        with open(f"{KUBERNETES}/prometheusrule.yaml", encoding="utf-8") as file:
+            rules = yaml.safe_load(file)["spec"]
+        with open(f"{directory}/rules.yaml", "w", encoding="utf-8") as file:
+            yaml.safe_dump(rules, file)
+        shutil.copy(f"{ROOT}/tests/e2e/daemonset_alerts_test.yaml", directory)
+        run("promtool", "check", "rules", f"{directory}/rules.yaml")
+        run("promtool", "test", "rules", f"{directory}/daemonset_alerts_test.yaml")
 
     def test_the_pods_have_no_more_rights_than_they_need_and_every_node_runs_the_same_bytes(self):
         objects = kustomized()
