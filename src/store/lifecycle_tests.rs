@@ -139,6 +139,31 @@ async fn what_is_written_after_its_answer_is_seen_at_once_and_kept_by_a_stop_the
 }
 
 #[tokio::test]
+async fn a_tag_that_is_confirmed_again_and_again_costs_the_disk_nothing_and_a_change_is_seen_at_once() {
+    let world = World::new();
+    let (app, tag) = (repository("reg.test/a"), "v1".parse().unwrap());
+    let (old, new) = (world.put(&app, b"old").await, world.put(&app, b"new").await);
+    let records = world.store.records();
+    let now = async || records.tag(&app, &tag).await.map(|record| record.digest);
+    records.confirm_tag(&app, &tag, old).await.unwrap();
+    assert_eq!(now().await, Some(old));
+    let file = world.store.0.layout.tag(&app, &tag);
+    fs::remove_file(&file).unwrap();
+    records.confirm_tag_later(&app, &tag, old).await;
+    world.store.flush().await;
+    assert!(!file.exists(), "it was written, or looked for, although it says the same");
+    assert_eq!(now().await, Some(old));
+    records.confirm_tag_later(&app, &tag, new).await;
+    assert_eq!(now().await, Some(new));
+    world.store.flush().await;
+    assert_eq!(now().await, Some(new));
+    records.confirm_tag(&app, &tag, old).await.unwrap();
+    assert_eq!(now().await, Some(old));
+    records.remove_tag(&app, &tag).await.unwrap();
+    assert_eq!(now().await, None);
+}
+
+#[tokio::test]
 async fn a_tag_whose_manifest_could_not_be_stored_is_known_in_memory_and_not_on_disk() {
     let world = World::new();
     let (app, tag) = (repository("reg.test/a"), "v1".parse().unwrap());

@@ -67,9 +67,16 @@ impl Records {
     }
 
     /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk. Readers
-    /// see the record at once. One whose manifest is not in the store by then is kept in memory alone.
+    /// see the record at once. One whose manifest is not in the store by then is kept in memory alone. Nothing is written if
+    /// the record on the disk, read a moment ago, says the same.
     pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         let record = TagRecord { digest, confirmed_at: self.clock.now() };
+        // In this order: what is not pending any more has left the cache before.
+        if self.pending_tags.find(repository, tag).is_none()
+            && self.cache.tag(repository, tag).is_some_and(|found| found.says(&record))
+        {
+            return;
+        }
         let place = self.writes.place().await;
         let pending = self.pending_tags.add(repository, tag, record);
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
@@ -77,18 +84,21 @@ impl Records {
             staging.names(this.layout.blob(&digest));
             let written = this.write_tag(staging, &repository, &tag, record);
             let (is_new, staged) = (matches!(written, Ok(true)), written.map(drop));
-            let end = move |outcome| match outcome {
-                Outcome::Durable | Outcome::Fragile(_) => {
-                    if is_new {
-                        this.changed_tags.record(&repository, &tag);
+            let end = move |outcome| {
+                this.cache.forget_tag(&repository, &tag);
+                match outcome {
+                    Outcome::Durable | Outcome::Fragile(_) => {
+                        if is_new {
+                            this.changed_tags.record(&repository, &tag);
+                        }
+                        pending.written();
                     }
-                    pending.written();
-                }
-                Outcome::NamesNothing => pending.keep(),
-                Outcome::Failed(error) => {
-                    let cause = error.cause();
-                    tracing::error!(%repository, %tag, %error, cause, "a tag could not be recorded");
-                    pending.keep();
+                    Outcome::NamesNothing => pending.keep(),
+                    Outcome::Failed(error) => {
+                        let cause = error.cause();
+                        tracing::error!(%repository, %tag, %error, cause, "a tag could not be recorded");
+                        pending.keep();
+                    }
                 }
             };
             (staged, Box::new(end))

@@ -36,9 +36,6 @@ use crate::store::records::tags::TagRecord;
 use crate::store::write_behind::WriteBehind;
 use crate::support::clock::{Clock, Timestamp};
 
-/// How old the record of a tag must be to be written again with the same digest: a pull must not cost a sync.
-const TAG_RENEWAL: Duration = Duration::from_secs(3_600);
-
 /// The records of a store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Records {
@@ -259,8 +256,17 @@ impl Records {
         if let Some(pending) = self.pending_tags.find(repository, tag) {
             return Some(pending);
         }
+        if let Some(cached) = self.cache.tag(repository, tag) {
+            return Some(cached);
+        }
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
-        blocking::find(move || tags::find(&this.layout, &repository, &tag)).await
+        let find = move || {
+            let read_at = this.cache.age();
+            let record = tags::find(&this.layout, &repository, &tag)?;
+            this.cache.add_tag(repository, tag, record, read_at);
+            Some(record)
+        };
+        blocking::find(find).await
     }
 
     /// Records that upstream has confirmed `digest` as that of `tag`, just now.
@@ -272,7 +278,9 @@ impl Records {
         let record = TagRecord { digest, confirmed_at: this.clock.now() };
         let added = self.pending_tags.added();
         let write = move || {
-            if this.write_tag(&this.layout, &repository, &tag, record)? {
+            let is_written = this.write_tag(&this.layout, &repository, &tag, record);
+            this.cache.forget_tag(&repository, &tag);
+            if is_written? {
                 this.changed_tags.record(&repository, &tag);
             }
             this.pending_tags.forget(&repository, &tag, added);
@@ -290,11 +298,8 @@ impl Records {
         tag: &Tag,
         record: TagRecord,
     ) -> Result<bool, Error> {
-        let says_the_same = |found: TagRecord| {
-            found.digest == record.digest && found.confirmed_at.age_at(record.confirmed_at) < TAG_RENEWAL
-        };
         let is_recent = !layout.is_written_earlier(&layout.tag(repository, tag))
-            && tags::find(layout, repository, tag).is_some_and(says_the_same);
+            && tags::find(layout, repository, tag).is_some_and(|found| found.says(&record));
         if !is_recent {
             tags::set(layout, repository, tag, record)?;
         }
@@ -315,7 +320,9 @@ impl Records {
         let added = self.pending_tags.added();
         let remove = move || {
             this.pending_tags.forget(&repository, &tag, added);
-            tags::remove(&this.layout, &repository, &tag)?;
+            let removed = tags::remove(&this.layout, &repository, &tag);
+            this.cache.forget_tag(&repository, &tag);
+            removed?;
             this.changed_tags.record(&repository, &tag);
             Ok(())
         };

@@ -1,5 +1,7 @@
 //! Tags: the digest that each last had, and when upstream last confirmed it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{file, walk};
@@ -8,6 +10,9 @@ use crate::store::error::Error;
 use crate::store::layout::{self, Layout};
 use crate::support::clock::Timestamp;
 
+/// How old the record of a tag must be to be written again with the same digest: a pull must not cost a sync.
+pub(crate) const RENEWAL: Duration = Duration::from_secs(3_600);
+
 /// The digest that a tag last had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TagRecord {
@@ -15,6 +20,13 @@ pub struct TagRecord {
     pub digest: Digest,
     /// When upstream last confirmed it, to the hour.
     pub confirmed_at: Timestamp,
+}
+
+impl TagRecord {
+    /// Whether `newer` would say the same, but for a time that need not be recorded.
+    pub(crate) fn says(&self, newer: &Self) -> bool {
+        self.digest == newer.digest && self.confirmed_at.age_at(newer.confirmed_at) < RENEWAL
+    }
 }
 
 #[derive(Serialize, Deserialize)]

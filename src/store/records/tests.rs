@@ -48,7 +48,7 @@ async fn a_tag_that_keeps_its_digest_is_written_again_after_an_hour_only() {
     };
     let first = Digest::of(b"first");
     assert_eq!(confirmed_at(first).await, Timestamp(1_000));
-    records.clock.advance(TAG_RENEWAL - Duration::from_secs(1));
+    records.clock.advance(tags::RENEWAL - Duration::from_secs(1));
     assert_eq!(confirmed_at(first).await, Timestamp(1_000));
     records.clock.advance(Duration::from_secs(1));
     assert_eq!(confirmed_at(first).await, Timestamp(4_600));
