@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -161,7 +162,10 @@ fn tracked(
             // Every service here is ready at once: admission is decided inside, with an answer.
             let _ = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
             let answered = service.call(request).await;
-            answered.map(|response| response.map(|body| TrackedBody { body, busy, outgoing }))
+            answered.map(|response| {
+                let left = content_length(&response);
+                response.map(|body| TrackedBody { body, left, busy, outgoing })
+            })
         }
     })
 }
@@ -170,6 +174,11 @@ fn tracked(
 async fn first_byte_in_a_stop(socket: &Socket, shutdown: &mut Shutdown) -> Option<bool> {
     shutdown.requested().await;
     tokio::time::timeout(FIRST_BYTE_WAIT, socket.speaks_tls()).await.ok()
+}
+
+/// The length of the body that the head of a response promises.
+fn content_length<B>(response: &Response<B>) -> Option<u64> {
+    response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// A client configured for TLS that reads `HTTP/` in answer to its ClientHello falls back to plain HTTP.
@@ -193,6 +202,8 @@ async fn answer_and_close(mut socket: Socket, text: &str) {
 /// A response body as hyper reads it; its end is the end of the connection's busy time.
 struct TrackedBody {
     body: Body,
+    /// Bytes that its head promises and that hyper has not been given; `None` where the head promises no number.
+    left: Option<u64>,
     busy: Busy,
     outgoing: Outgoing,
 }
@@ -206,11 +217,15 @@ impl http_body::Body for TrackedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let bytes = match ready!(this.body.poll_next(cx)) {
-            Some(Ok(BodyChunk::Memory(bytes))) => bytes,
-            Some(Ok(BodyChunk::File(range))) => this.outgoing.bytes_for(range)?,
+        let chunk = match ready!(this.body.poll_next(cx)) {
+            Some(Ok(chunk)) => chunk,
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(None),
+        };
+        this.left = this.left.map(|left| left.saturating_sub(chunk.len() as u64));
+        let bytes = match chunk {
+            BodyChunk::Memory(bytes) => bytes,
+            BodyChunk::File(range) => this.outgoing.bytes_for(range, this.left)?,
         };
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }

@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tower::util::service_fn;
 
 use super::*;
-use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
+use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck, Refetch, Refetched};
 use crate::support::metrics::Registry;
 use crate::support::shutdown;
 
@@ -27,12 +27,36 @@ use crate::support::shutdown;
 const SIZE: usize = 24 * 1024 * 1024 + 17;
 
 /// A check with the result that the test sets.
-#[derive(Default)]
-struct Check(AtomicBool);
+struct Check {
+    is_intact: AtomicBool,
+    file: Arc<File>,
+}
 
 impl IntegrityCheck for Check {
     fn is_intact(&self, _: u64, _: u64) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_intact.load(Ordering::Relaxed)
+    }
+
+    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool {
+        let mut bytes = vec![0; (end - offset).min(50_000) as usize];
+        let is_intact = self.is_intact(offset, end) && self.file.read_exact_at(&mut bytes, offset).is_ok();
+        if is_intact {
+            take(&bytes);
+        }
+        is_intact
+    }
+}
+
+/// What the file had, or nothing.
+struct Source(Option<Vec<u8>>);
+
+impl Refetch for Source {
+    fn refetch(self: Arc<Self>, offset: u64, len: usize) -> Refetched {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let content = self.0.as_ref()?;
+            Some(Bytes::copy_from_slice(&content[offset as usize..][..len]))
+        })
     }
 }
 
@@ -50,17 +74,28 @@ struct World {
 impl World {
     /// A listener that answers `/chunked` without and everything else with a length, with the whole file.
     async fn new(size: usize, cuts: &'static [usize], transfer: FileTransfer) -> Self {
+        Self::with(size, cuts, transfer, |_| Source(None)).await
+    }
+
+    /// The same, with what is asked for bytes that the file does not give.
+    async fn with(
+        size: usize,
+        cuts: &'static [usize],
+        transfer: FileTransfer,
+        source: fn(&[u8]) -> Source,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let content: Vec<u8> = (0..size).map(|at| (at / 251 + at % 241) as u8 | 1).collect();
+        let source = Arc::new(source(&content));
         let path = directory.path().join("file");
         std::fs::write(&path, &content).unwrap();
         let file = Arc::new(File::options().read(true).write(true).open(path).unwrap());
-        let check = Arc::new(Check(true.into()));
+        let check = Arc::new(Check { is_intact: true.into(), file: Arc::clone(&file) });
         let (trigger, shutdown) = shutdown::channel();
         let service = {
             let (file, check) = (Arc::clone(&file), Arc::clone(&check));
             service_fn(move |request: Request<Incoming>| {
-                let chunks = chunks(&file, size, &check, cuts);
+                let chunks = chunks(&file, size, (&check, &source), cuts);
                 let mut response = Response::new(Body::stream(stream::iter(chunks)));
                 if request.uri().path() != "/chunked" {
                     response.headers_mut().insert(CONTENT_LENGTH, size.into());
@@ -98,10 +133,15 @@ impl World {
 
     /// A client that has asked, read the head and a little, and then slept for two seconds.
     async fn sleeper(&self) -> TcpStream {
+        self.sleeper_of("/whole").await
+    }
+
+    async fn sleeper_of(&self, path: &str) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
         let mut stream = socket.connect(self.tcp).await.unwrap();
-        stream.write_all(b"GET /whole HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         stream.read_exact(&mut [0; 8 * 1024]).await.unwrap();
         tokio::time::sleep(Duration::from_secs(2)).await;
         stream
@@ -111,7 +151,7 @@ impl World {
 fn chunks(
     file: &Arc<File>,
     size: usize,
-    check: &Arc<Check>,
+    (check, source): (&Arc<Check>, &Arc<Source>),
     cuts: &[usize],
 ) -> Vec<Result<BodyChunk, BodyError>> {
     let (mut chunks, mut at) = (Vec::new(), 0);
@@ -126,7 +166,13 @@ fn chunks(
             BodyChunk::Memory(bytes.into())
         } else {
             let (file, check): (_, Arc<dyn IntegrityCheck>) = (Arc::clone(file), check.clone());
-            BodyChunk::File(FileRange { file, offset: at as u64, len, check: Some(check) })
+            BodyChunk::File(FileRange {
+                file,
+                offset: at as u64,
+                len,
+                check: Some(check),
+                refetch: Some(source.clone()),
+            })
         }));
         at += len;
     }
@@ -179,9 +225,36 @@ async fn what_waited_for_its_client_is_checked_again() {
     };
     let whole = read_on(world.sleeper().await).await.unwrap();
     assert!(whole > SIZE - 8 * 1024, "{whole}");
-    world.check.0.store(false, Ordering::Relaxed);
+    world.check.is_intact.store(false, Ordering::Relaxed);
     let short = read_on(world.sleeper().await).await.expect("an end, and no reset");
     assert!(short < SIZE / 2, "{short} bytes of what the check refuses");
+}
+
+#[tokio::test]
+async fn a_stalled_client_is_not_sent_what_a_file_became_after_its_last_byte_was_handed_over() {
+    for path in ["/whole", "/chunked"] {
+        let world = World::new(300_003, &[100_001], FileTransfer::Sendfile).await;
+        // All of it is in the queues of the sockets by then.
+        let mut stream = world.sleeper_of(path).await;
+        world.file.write_all_at(&vec![0; 300_003], 0).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.len() > 200_000 && !rest.contains(&0), "{path}: {} bytes", rest.len());
+    }
+}
+
+#[tokio::test]
+async fn what_a_file_gives_no_more_is_fetched_again_and_no_body_ends_short() {
+    // What stands at the end is copied, what stands before it is not.
+    for (size, left) in [(SIZE, 1_000_000), (SIZE, SIZE - 100_000), (2_000_000, 0)] {
+        let of = |content: &[u8]| Source(Some(content.to_vec()));
+        let world = World::with(size, &[200_001], FileTransfer::Sendfile, of).await;
+        let mut stream = world.sleeper().await;
+        world.file.set_len(left as u64).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.expect("an end, and no reset");
+        assert!(world.content.ends_with(&rest) && rest.len() + 8 * 1024 > size, "{} bytes", rest.len());
+    }
 }
 
 #[tokio::test]

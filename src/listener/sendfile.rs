@@ -9,7 +9,9 @@
 //! vectored writes, and [`super::sendfile_check`] compares every byte of one body before the first client is served.
 //! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead. When a slow client has made a range
 //! wait, the rest of it is checked again before it leaves, and so is what the socket's queue may still hold: the kernel
-//! sends the pages as they are then. The check has a thread of its own; other connections do not wait for it.
+//! sends the pages as they are then. The check has a thread of its own; other connections do not wait for it. After the
+//! last byte nothing is checked again: the end of a body, as much of it as a queue holds, is copied, and each copy is
+//! compared. Bytes that the file gives no more are fetched again, as long as none of them has left.
 //!
 //! Deliberately not here: a way for filesystems without `splice`; since Linux 6.5 the kernel has one, and before that
 //! every filesystem with a page cache could do it.
@@ -28,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::socket::Socket;
-use crate::support::body_chunk::FileRange;
+use crate::support::body_chunk::{FileRange, Refetched};
 
 /// Bytes of one file range at most; the store reads no more at once.
 pub(super) const FILE_RANGE_BYTES_MAX: usize = 256 * 1024;
@@ -68,10 +70,67 @@ struct Slots {
 #[derive(Debug)]
 struct Sending {
     range: FileRange,
+    /// Whether it is copied: it belongs to the end of its body.
+    is_copied: bool,
     /// Since when the range waits for the client.
     waiting_since: Option<Instant>,
     /// The check that it is still what it was, and what is queued before it too.
-    recheck: Option<JoinHandle<bool>>,
+    recheck: Option<JoinHandle<Rechecked>>,
+    /// What is sent in place of what the file does not give.
+    instead: Option<Instead>,
+}
+
+/// What a check found again.
+#[derive(Debug, Clone, Copy)]
+struct Rechecked {
+    /// What is queued is what it was.
+    is_queue_intact: bool,
+    /// So is what comes next.
+    is_next_intact: bool,
+}
+
+/// Bytes that are sent in place of those of a file.
+enum Instead {
+    /// They are being fetched; they begin after so many bytes of the range.
+    Coming(usize, Refetched),
+    /// They begin after so many bytes of the range.
+    Here(usize, Bytes),
+}
+
+impl std::fmt::Debug for Instead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Coming(from, _) => write!(f, "Coming({from})"),
+            Self::Here(from, bytes) => write!(f, "Here({from}, {} bytes)", bytes.len()),
+        }
+    }
+}
+
+impl Sending {
+    /// The file does not give what comes after the first `sent` bytes of the range: it is fetched again.
+    ///
+    /// # Errors
+    /// `error`, if that cannot be done.
+    fn fetch_again(&mut self, sent: usize, error: io::Error) -> io::Result<()> {
+        let Some(refetch) = self.range.refetch.clone() else { return Err(error) };
+        let rest = self.range.part(sent, self.range.len.saturating_sub(sent));
+        self.instead = Some(Instead::Coming(sent, refetch.refetch(rest.offset, rest.len)));
+        Ok(())
+    }
+
+    /// What is sent in place of the file after the first `sent` bytes of the range; `None` if that is in the file.
+    fn poll_instead(&mut self, cx: &mut Context<'_>, sent: usize) -> Poll<io::Result<Option<Bytes>>> {
+        if let Some(Instead::Coming(from, coming)) = &mut self.instead {
+            let bytes = ready!(coming.as_mut().poll(cx));
+            let bytes = bytes.filter(|bytes| *from + bytes.len() == self.range.len);
+            let Some(bytes) = bytes else { return Poll::Ready(Err(io::ErrorKind::InvalidData.into())) };
+            self.instead = Some(Instead::Here(*from, bytes));
+        }
+        Poll::Ready(Ok(match &self.instead {
+            Some(Instead::Here(from, bytes)) => Some(bytes.slice(sent.saturating_sub(*from)..)),
+            _ => None,
+        }))
+    }
 }
 
 /// The ranges that were handed to the socket last, and may still be in its queue.
@@ -80,6 +139,7 @@ struct Queued(VecDeque<FileRange>);
 
 impl Queued {
     fn add(&mut self, sent: FileRange) {
+        let sent = FileRange { refetch: None, ..sent };
         match self.0.back_mut() {
             Some(last) if last.is_followed_by(&sent) => last.len += sent.len,
             _ => self.0.push_back(sent),
@@ -97,9 +157,12 @@ impl Queued {
     }
 
     /// Checks all of it, and `next`. Blocks.
-    fn recheck(&self, next: FileRange) -> impl FnOnce() -> bool + Send + use<> {
-        let ranges: Vec<FileRange> = self.0.iter().cloned().chain([next]).collect();
-        move || ranges.iter().all(FileRange::is_intact)
+    fn recheck(&self, next: FileRange) -> impl FnOnce() -> Rechecked + Send + use<> {
+        let queued: Vec<FileRange> = self.0.iter().cloned().collect();
+        move || Rechecked {
+            is_queue_intact: queued.iter().all(FileRange::is_intact),
+            is_next_intact: next.is_intact(),
+        }
     }
 }
 
@@ -126,27 +189,29 @@ impl Outgoing {
         Self { transfer, slots: Arc::default() }
     }
 
-    /// What hyper is given for a range of a file: a slice of the placeholder, or the bytes themselves.
+    /// What hyper is given for a range of a file: a slice of the placeholder, or the bytes themselves. So many bytes follow
+    /// it in its body, where that is known.
     ///
     /// # Errors
     /// More ranges, or longer ones, than there is a placeholder for; when copying, what the disk says.
-    pub(super) fn bytes_for(&self, range: FileRange) -> io::Result<Bytes> {
+    pub(super) fn bytes_for(&self, range: FileRange, follow: Option<u64>) -> io::Result<Bytes> {
         if range.len > FILE_RANGE_BYTES_MAX {
             return Err(io::Error::other("a file range that is too long"));
         }
         match self.transfer {
-            FileTransfer::Sendfile => self.placeholder_for(range),
+            FileTransfer::Sendfile => self.placeholder_for(range, is_end(follow)),
             FileTransfer::Copy => copy(&range),
         }
     }
 
-    fn placeholder_for(&self, range: FileRange) -> io::Result<Bytes> {
+    fn placeholder_for(&self, range: FileRange, is_copied: bool) -> io::Result<Bytes> {
         let mut slots = self.slots.lock();
         let (slot, len) = (slots.next, range.len);
         if slots.ranges[slot].is_some() {
             return Err(io::Error::other("too many file ranges at once"));
         }
-        slots.ranges[slot] = Some(Sending { range, waiting_since: None, recheck: None });
+        slots.ranges[slot] =
+            Some(Sending { range, is_copied, waiting_since: None, recheck: None, instead: None });
         slots.next = (slot + 1) % SLOTS;
         Ok(Bytes::from_static(&placeholder()[slot * FILE_RANGE_BYTES_MAX..][..len]))
     }
@@ -166,6 +231,12 @@ impl Outgoing {
         }
     }
 
+    /// Whether a client waits for bytes that are fetched again.
+    pub(super) fn is_refetching(&self) -> bool {
+        let slots = self.slots.lock();
+        slots.ranges.iter().flatten().any(|sending| matches!(sending.instead, Some(Instead::Coming(..))))
+    }
+
     fn poll_send(&self, socket: &mut Socket, cx: &mut Context<'_>, slice: &[u8]) -> Poll<io::Result<usize>> {
         let unknown = || io::Error::other("a slice of the placeholder that stands for no file range");
         let Position { slot, sent } = Position::of(slice).ok_or_else(unknown)?;
@@ -179,30 +250,81 @@ impl Outgoing {
             sending.recheck = Some(tokio::task::spawn_blocking(queued.recheck(rest.clone())));
         }
         if let Some(recheck) = &mut sending.recheck {
-            let is_intact = ready!(Pin::new(recheck).poll(cx));
+            let rechecked = ready!(Pin::new(recheck).poll(cx));
             sending.recheck = None;
-            if !is_intact.is_ok_and(|is_intact| is_intact) {
+            // What is in the queue cannot be taken back.
+            let Ok(Rechecked { is_queue_intact: true, is_next_intact }) = rechecked else {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            };
+            if !is_next_intact && sending.instead.is_none() {
+                sending.fetch_again(sent, io::ErrorKind::InvalidData.into())?;
             }
         }
-        match socket.poll_sendfile(cx, &rest.file, rest.offset, rest.len) {
-            Poll::Pending => {
-                sending.waiting_since.get_or_insert_with(Instant::now);
-                Poll::Pending
+        let (written, is_of_file) = loop {
+            if let Some(bytes) = ready!(sending.poll_instead(cx, sent))? {
+                let bytes = &bytes[..bytes.len().min(rest.len)];
+                break (socket.poll_write_slices(cx, &[IoSlice::new(bytes)]), false);
             }
-            // The file was cut off since.
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            Poll::Ready(Ok(count)) => {
-                sending.waiting_since = None;
-                if sent + count >= sending.range.len {
-                    *slot = None;
-                }
-                queued.add(rest.part(0, count));
-                Poll::Ready(Ok(count))
+            match poll_send_from_file(socket, cx, &rest, sending.is_copied) {
+                Err(FileFailed(error)) => sending.fetch_again(sent, error)?,
+                Ok(written) => break (written, !sending.is_copied),
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        };
+        let Poll::Ready(written) = written else {
+            sending.waiting_since.get_or_insert_with(Instant::now);
+            return Poll::Pending;
+        };
+        let count = written?;
+        sending.waiting_since = None;
+        if sent + count >= sending.range.len {
+            *slot = None;
         }
+        if is_of_file {
+            queued.add(rest.part(0, count));
+        }
+        Poll::Ready(Ok(count))
     }
+}
+
+/// The file does not give its bytes, and none of them was sent.
+struct FileFailed(io::Error);
+
+/// Sends bytes of a file: the very pages, or a copy that was compared.
+fn poll_send_from_file(
+    socket: &mut Socket,
+    cx: &mut Context<'_>,
+    range: &FileRange,
+    is_copied: bool,
+) -> Result<Poll<io::Result<usize>>, FileFailed> {
+    let sent = match &range.check {
+        Some(check) if is_copied => {
+            let mut sent = Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            let end = range.offset + range.len as u64;
+            let mut send = |bytes: &[u8]| sent = socket.poll_write_slices(cx, &[IoSlice::new(bytes)]);
+            if !check.with_intact(range.offset, end, &mut send) {
+                return Err(FileFailed(io::ErrorKind::InvalidData.into()));
+            }
+            sent
+        }
+        _ => match socket.poll_sendfile(cx, &range.file, range.offset, range.len) {
+            // The file was cut off since.
+            Poll::Ready(Ok(0)) => return Err(FileFailed(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Err(error)) if !is_of_socket(&error) => return Err(FileFailed(error)),
+            sent => sent,
+        },
+    };
+    Ok(sent)
+}
+
+/// Whether `sendfile` failed because of the socket, and not because of the file.
+fn is_of_socket(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut)
+}
+
+/// Whether a range that so many bytes follow may be in the queue when the last byte of its body was handed over.
+fn is_end(follow: Option<u64>) -> bool {
+    follow.is_none_or(|follow| follow < QUEUE_BYTES_MAX as u64)
 }
 
 /// The placeholder: zeroes that the kernel only promised, so that it costs addresses and no memory.
@@ -225,8 +347,13 @@ mod tests {
     #[test]
     fn what_was_sent_last_is_remembered_and_no_more_than_a_queue_holds() {
         let files = [(); 2].map(|()| Arc::new(tempfile::tempfile().unwrap()));
-        let range =
-            |file: usize, offset, len| FileRange { file: Arc::clone(&files[file]), offset, len, check: None };
+        let range = |file: usize, offset, len| FileRange {
+            file: Arc::clone(&files[file]),
+            offset,
+            len,
+            check: None,
+            refetch: None,
+        };
         let mut queued = Queued::default();
         queued.add(range(0, 0, 1_000));
         queued.add(range(0, 1_000, QUEUE_BYTES_MAX - 500));

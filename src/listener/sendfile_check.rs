@@ -140,7 +140,13 @@ fn chunks(content: &Bytes, file: &Arc<File>) -> Vec<Result<BodyChunk, BodyError>
         chunks.push(Ok(if number % 2 == 0 {
             BodyChunk::Memory(content.slice(at..at + len))
         } else {
-            BodyChunk::File(FileRange { file: Arc::clone(file), offset: at as u64, len, check: None })
+            BodyChunk::File(FileRange {
+                file: Arc::clone(file),
+                offset: at as u64,
+                len,
+                check: None,
+                refetch: None,
+            })
         }));
         at += len;
     }

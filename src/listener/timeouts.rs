@@ -152,7 +152,8 @@ impl Timed {
     }
 
     fn after_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        // A client that waits for bytes which are fetched again does not stall.
+        if written.is_ready() || self.outgoing.is_refetching() {
             self.stalled = false;
             return written;
         }

@@ -74,7 +74,7 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         let check: Arc<dyn IntegrityCheck> = self.clone();
         let file = Arc::clone(&self.file);
         let len = (end - offset) as usize;
-        Ok(BodyChunk::File(FileRange { file, offset, len, check: Some(check) }))
+        Ok(BodyChunk::File(FileRange { file, offset, len, check: Some(check), refetch: None }))
     }
 
     /// As [`CheckedFile::read`], in memory, at most to the end of a chunk.
@@ -163,6 +163,16 @@ impl<C: ChunkChecksums + 'static> IntegrityCheck for CheckedFile<C> {
         let mut buffer = Buffer::new(CHUNK);
         (offset / CHUNK as u64..end.div_ceil(CHUNK as u64))
             .all(|chunk| self.compare_chunk(chunk, end, &mut buffer).is_ok())
+    }
+
+    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool {
+        let mut buffer = Buffer::new(CHUNK);
+        let chunk = offset / CHUNK as u64;
+        let start = chunk * CHUNK as u64;
+        let end = end.min(start + CHUNK as u64);
+        let Ok(content) = self.compare_chunk(chunk, end, &mut buffer) else { return false };
+        take(&content[(offset - start) as usize..(end - start) as usize]);
+        true
     }
 }
 

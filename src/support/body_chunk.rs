@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -53,6 +54,19 @@ impl From<Bytes> for BodyChunk {
 pub trait IntegrityCheck: Send + Sync {
     /// Whether the bytes from `offset` up to, not including, `end` are intact. Blocks for as long as reading them takes.
     fn is_intact(&self, offset: u64, end: u64) -> bool;
+
+    /// Reads the bytes at `offset`, at least one and none at or beyond `end`, compares them, and hands them to `take`;
+    /// `false`, and nothing is handed over, if they are not intact. Blocks for as long as reading them takes.
+    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool;
+}
+
+/// Bytes on their way from where a [`Refetch`] gets them; `None` if they cannot be had.
+pub type Refetched = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
+
+/// Where bytes come from that their file gives no more when they are sent.
+pub trait Refetch: Send + Sync {
+    /// Exactly `len` bytes at `offset`, proved to be those of the blob.
+    fn refetch(self: Arc<Self>, offset: u64, len: usize) -> Refetched;
 }
 
 /// A range of an open file, whose bytes were intact when this was made.
@@ -66,6 +80,8 @@ pub struct FileRange {
     pub len: usize,
     /// What checks the bytes again when some time has passed; `None` for a file that no disk has.
     pub check: Option<Arc<dyn IntegrityCheck>>,
+    /// What is asked for the bytes if the file does not give them any more.
+    pub refetch: Option<Arc<dyn Refetch>>,
 }
 
 impl FileRange {

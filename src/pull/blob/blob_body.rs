@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::download::{Download, Downloads};
+use super::download::Download;
 use super::flight::Sharing;
 use super::flight_content::FlightContent;
 use super::follow::{Missing, Seen, Sent, follow, until_over};
@@ -22,44 +22,17 @@ use super::partial::Partial;
 use super::passthrough::Passthrough;
 use super::progress::Progress;
 use super::read_parts::{PartRead, read_part};
-use super::source::{UpstreamBlobs, UpstreamBody};
-use super::stored::StoredBlobs;
+use super::reader::Reader;
+use super::refetch::RefetchOfBody;
+use super::source::UpstreamBody;
 use super::window::{WindowReader, Windowed};
-use super::window_memory::WindowMemory;
-use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
-use crate::pull::metrics::Metrics;
-use crate::reference::{Digest, Hasher};
+use crate::reference::Hasher;
 use crate::store::{self, Blob};
 use crate::support::body_chunk::BodyChunk;
 
 /// Times that one answer is repaired: a disk that damages what was just written is not to be trusted further.
 const REPAIRS_MAX: u32 = 3;
-
-/// What a body needs to get at more of its blob.
-#[derive(Clone)]
-pub(crate) struct Reader {
-    pub(crate) stored: StoredBlobs,
-    pub(crate) downloads: Downloads,
-    pub(crate) upstream: UpstreamBlobs,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) memory: WindowMemory,
-    pub(crate) context: PullContext,
-    pub(crate) digest: Digest,
-}
-
-impl Reader {
-    async fn upstream_from(&self, at: u64) -> Result<UpstreamBody, Error> {
-        self.upstream.open(&self.context, self.digest, at, None).await
-    }
-
-    /// Bytes that come past the disk: those before `end` are for the client, and counted by `reason`.
-    fn pass(&self, mut bytes: Bytes, reason: &str, at: u64, end: Option<u64>) -> Next {
-        bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
-        self.metrics.passthrough.with_label_values(&[reason]).inc_by(bytes.len() as u64);
-        Next::Chunk(bytes.into())
-    }
-}
 
 /// The body of an answer: a byte range of a blob, or all of it.
 pub struct BlobBody {
@@ -75,6 +48,8 @@ pub struct BlobBody {
     /// The stored blob that it was read from until a chunk was found damaged.
     damaged: Option<Blob>,
     repairs: u32,
+    /// Gets what was handed over as a range of a file and is not there any more when it is sent.
+    refetch: Option<Arc<RefetchOfBody>>,
 }
 
 /// Where the next bytes come from.
@@ -142,7 +117,19 @@ impl BlobBody {
 
     fn whole(reader: Reader, source: BodySource, end: Option<u64>) -> Self {
         let sent = Sent::nothing(end);
-        Self { reader, source, at: 0, end, sent, from_start: true, to_end: true, damaged: None, repairs: 0 }
+        let (from_start, to_end) = (true, true);
+        Self {
+            reader,
+            source,
+            at: 0,
+            end,
+            sent,
+            from_start,
+            to_end,
+            damaged: None,
+            repairs: 0,
+            refetch: None,
+        }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
@@ -164,8 +151,11 @@ impl BlobBody {
             }
             match self.look().await {
                 Ok(Next::Chunk(chunk)) if chunk.is_empty() => return None,
-                Ok(Next::Chunk(chunk)) => {
+                Ok(Next::Chunk(mut chunk)) => {
                     self.at += chunk.len() as u64;
+                    if let BodyChunk::File(range) = &mut chunk {
+                        range.refetch = Some(self.refetch());
+                    }
                     return Some(Ok(chunk));
                 }
                 Ok(Next::ChangeTo(source)) => self.source = source,
@@ -202,7 +192,7 @@ impl BlobBody {
             }
             BodySource::OutOfOrder(body, progress) => {
                 Ok(match next_out_of_order(self.reader.digest, body, progress, at).await? {
-                    Some(bytes) => self.reader.pass(bytes, "out_of_order", at, end),
+                    Some(bytes) => Next::Chunk(self.reader.pass(bytes, "out_of_order", at, end)),
                     None => Next::ChangeTo(BodySource::Following(progress.clone(), true)),
                 })
             }
@@ -218,7 +208,7 @@ impl BlobBody {
             }
             BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
             BodySource::Shared(window) => match window.next().await? {
-                Windowed::Bytes(bytes) => Ok(self.reader.pass(bytes, "disk", at, end)),
+                Windowed::Bytes(bytes) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
                 Windowed::End => match end {
                     None => Ok(Next::Chunk(Bytes::new().into())),
                     Some(end) => Err(Error::ShortBody { missing: end - at }),
@@ -238,7 +228,7 @@ impl BlobBody {
                         Some(end) => Err(Error::ShortBody { missing: end - at }),
                     };
                 };
-                Ok(self.reader.pass(bytes?, reason, at, end))
+                Ok(Next::Chunk(self.reader.pass(bytes?, reason, at, end)))
             }
         }
     }
@@ -342,6 +332,11 @@ impl BlobBody {
             None => Passthrough::range(self.reader.upstream_from(at).await?),
         };
         Ok(BodySource::Passthrough(Box::new(passthrough), "disk"))
+    }
+
+    fn refetch(&mut self) -> Arc<RefetchOfBody> {
+        let reader = &self.reader;
+        Arc::clone(self.refetch.get_or_insert_with(|| Arc::new(RefetchOfBody::new(reader.clone()))))
     }
 
     fn is_whole(&self) -> bool {

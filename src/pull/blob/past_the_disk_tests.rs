@@ -7,6 +7,7 @@ use super::tests::{damage, downloads, pull, read, refuse_downloads};
 use super::*;
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
+use crate::store::Member;
 use crate::upstream::DeliveryFault;
 
 /// Larger than the tail that is withheld.
@@ -98,4 +99,51 @@ async fn wrong_content_is_complete_for_no_client_and_costs_one_download() {
         assert!(got.is_err());
     }
     assert_eq!(downloads(&parts.registry.asked()), 1);
+}
+
+/// What was received so far is gone from the disk, and the disk takes no more.
+async fn lose_what_was_received(parts: &Parts) -> Option<crate::store::Blob> {
+    for file in std::fs::read_dir(parts.directory.path().join("store/ingest")).unwrap() {
+        std::fs::OpenOptions::new().write(true).open(file.unwrap().path()).unwrap().set_len(0).unwrap();
+    }
+    static OTHER: [u8; 2_500_000] = [5; 2_500_000];
+    let other = Digest::of(&OTHER);
+    let repository = "reg.test/other".parse().unwrap();
+    parts.store.put(&repository, other, Bytes::from_static(&OTHER), Member::Blob).await.unwrap();
+    // It is read, and therefore not evicted.
+    parts.store.blob(other).await
+}
+
+#[tokio::test]
+async fn a_disk_that_gives_back_nothing_in_mid_body_cuts_no_body_and_makes_no_wrong_one_complete() {
+    static BEGINS_WRONG: [u8; 3_000_000] = {
+        let mut content = LARGE;
+        content[0] = 8;
+        content
+    };
+    for is_right in [true, false] {
+        let (parts, app) = (Parts::with_room_for(4_000_000), "reg.test/app".parse::<Repository>().unwrap());
+        let digest = parts.registry.push(&app, None, &LARGE);
+        if !is_right {
+            parts.registry.damage(&app, digest, &BEGINS_WRONG);
+        }
+        let gate = parts.registry.hold_after(1_000_000);
+        let answer = parts.blobs.find(&for_tests::pull(&app), digest, BlobRange::Whole).await.unwrap();
+        let BlobAnswer { mut body, .. } = answer;
+        let mut got = body.next().await.unwrap().unwrap().len();
+        assert!(got < 900_000, "it has to want more of what was received");
+        let held = lose_what_was_received(&parts).await;
+        assert!(held.is_some());
+        // The rest of what was wrong from the first byte on is right, and so is all that is sent from now on.
+        parts.registry.damage(&app, digest, &LARGE);
+        gate.add_permits(10_000);
+        let mut failed = false;
+        while let Some(chunk) = body.next().await {
+            match chunk {
+                Ok(chunk) => got += chunk.len(),
+                Err(_) => failed = true,
+            }
+        }
+        assert_eq!((got == LARGE.len(), failed), (is_right, !is_right), "{got}");
+    }
 }
