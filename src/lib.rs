@@ -21,4 +21,5 @@ pub mod reload;
 pub mod serve;
 pub mod store;
 pub mod support;
+pub mod traces;
 pub mod upstream;

@@ -35,9 +35,11 @@ use crate::support::metrics::{ObservedCounter, Registry, RegistryLabels};
 use crate::support::process;
 use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
+use crate::traces::Counts;
 use crate::upstream::Upstream;
 use crate::{prepull, pull, reference, serve, store, upstream};
 use addresses::Addresses;
+use shown::SpanCounters;
 use status::StatusSources;
 
 /// How long a stop waits for downloads that no client waits for any more.
@@ -65,6 +67,7 @@ pub struct App {
     observer: Arc<serve::Observer>,
     log: Arc<RequestLog>,
     lost_lines: ObservedCounter,
+    spans: SpanCounters,
     connections: listener::Metrics,
     data: Vec<Listener>,
     admin: Listener,
@@ -120,6 +123,7 @@ impl App {
             "log_lines_dropped_total",
             "Lines of the log that were not written because where they go is too slow, or does not take them.",
         )?;
+        let spans = SpanCounters::register(&registry)?;
         let connections = listener::Metrics::register(&registry)?;
         let path_logins = Live::new(settings.serve.path_logins.clone());
         let limits = descriptors::within(settings.limits, descriptors::raise_limit());
@@ -139,6 +143,7 @@ impl App {
             observer,
             log,
             lost_lines,
+            spans,
             connections,
             data,
             admin,
@@ -182,6 +187,11 @@ impl App {
     /// Shows what `count` says as the lines that the log has lost.
     pub fn count_lost_log_lines(&self, count: Arc<dyn Fn() -> u64 + Send + Sync>) {
         self.lost_lines.observe(count);
+    }
+
+    /// Shows how many spans of traces were delivered and dropped.
+    pub fn count_spans(&self, counts: &Counts) {
+        self.spans.observe(counts);
     }
 
     /// Connections that are accepted at the same time, after the file limit had its say.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::pull::Puller;
 use crate::serve::Observer;
-use crate::support::metrics::{MetricsError, Registry, RegistryLabels};
+use crate::support::metrics::{MetricsError, ObservedCounter, Registry, RegistryLabels};
+use crate::traces::Counts;
 use crate::upstream::Upstream;
 
 /// Registers them.
@@ -53,4 +54,30 @@ pub(super) fn register(
             vec![(Vec::new(), upstream.received_bytes().saturating_sub(from_upstream) as f64)]
         },
     )
+}
+
+/// How many spans of traces were delivered and dropped.
+pub(super) struct SpanCounters {
+    delivered: ObservedCounter,
+    dropped: ObservedCounter,
+}
+
+impl SpanCounters {
+    pub(super) fn register(registry: &Registry) -> Result<Self, MetricsError> {
+        let delivered = registry.observed_counter(
+            "trace_spans_delivered_total",
+            "Spans of traces that the collector has taken.",
+        )?;
+        let dropped = registry.observed_counter(
+            "trace_spans_dropped_total",
+            "Spans of traces that were dropped because the collector is too slow, or does not take them.",
+        )?;
+        Ok(Self { delivered, dropped })
+    }
+
+    pub(super) fn observe(&self, counts: &Counts) {
+        let (delivered, dropped) = (counts.clone(), counts.clone());
+        self.delivered.observe(Arc::new(move || delivered.delivered()));
+        self.dropped.observe(Arc::new(move || dropped.dropped()));
+    }
 }

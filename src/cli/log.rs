@@ -1,20 +1,28 @@
 //! The log of the daemon: where it is written, and how much of it.
 //!
 //! Promises: no request waits for the log. Lines go through a bounded queue to a thread of their own, which alone waits
-//! for standard error; what a slow terminal, pipe or disk does not take is dropped and counted
-//! (`larder_log_lines_dropped_total`). At the stop what is queued is written for about a second at most.
+//! for standard error; what a slow terminal, pipe or disk does not take is dropped, before it costs the time to make a text of
+//! it, and counted (`larder_log_lines_dropped_total`). At the stop what is queued is written for about a second at most.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Context, Filter, Layered, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// Lines that may wait to be written: a few seconds of a node that starts all its pods, and a few megabytes.
 const QUEUED_LINES_MAX: usize = 8_192;
+/// Lines that threads are making while the queue becomes full: more than there are threads.
+const LINES_BEING_MADE_MAX: usize = 1_024;
 
 /// The log, until the process ends: dropped, it writes what is queued.
 pub(super) struct Log {
@@ -25,28 +33,27 @@ pub(super) struct Log {
 
 /// Changes what is logged while the daemon runs. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct LogFilter(Arc<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
+pub(super) struct LogFilter(reload::Handle<EnvFilter, Registry>);
 
-/// Begins to write the log to standard error. Called once a process.
-pub(super) fn start(log: LogConfig) -> Log {
-    let (writer, dropped, writing) = queue(io::stderr());
-    let lines = tracing_subscriber::fmt().with_env_filter(filter(log)).with_writer(writer);
-    let filter = match log.format {
-        LogFormat::Text => {
-            let lines = lines.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
-            let handle = lines.reload_handle();
-            lines.init();
-            LogFilter(Arc::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
-        }
-        LogFormat::Json => {
-            let lines = lines.json().with_filter_reloading();
-            let handle = lines.reload_handle();
-            lines.init();
-            LogFilter(Arc::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
-        }
+/// Begins to write the log to standard error, and to make spans for traces. Called once a process.
+pub(super) fn start(log: LogConfig, spans: Option<Spans>) -> Log {
+    let Queue { writer, room, dropped, writing } = queue(io::stderr());
+    let (filter, handle) = reload::Layer::new(filter(log));
+    let lines = fmt::layer().with_writer(writer);
+    let lines = match log.format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
-    Log { filter, dropped, _writing: writing }
+    // Each with a filter of its own: traces have the spans of every request, whatever the level of the log is.
+    let lines = lines.with_filter(filter.and(room)).boxed();
+    tracing_subscriber::registry().with(lines).with(spans).init();
+    Log { filter: LogFilter(handle), dropped, _writing: writing }
 }
+
+/// What makes spans for traces.
+pub(super) type Spans = Box<dyn Layer<Logged> + Send + Sync>;
+/// What spans are made over: the log.
+pub(super) type Logged = Layered<Box<dyn Layer<Registry> + Send + Sync>, Registry>;
 
 impl Log {
     /// Changes what is logged.
@@ -63,7 +70,7 @@ impl Log {
 impl LogFilter {
     /// From now on what `log` says is written; its format stays as it is.
     pub(super) fn set(&self, log: LogConfig) {
-        if let Err(error) = (self.0)(filter(log)) {
+        if let Err(error) = self.0.reload(filter(log)) {
             tracing::error!(%error, "what is logged cannot be changed");
         }
     }
@@ -75,28 +82,104 @@ fn filter(LogConfig { level, access, .. }: LogConfig) -> EnvFilter {
     EnvFilter::new(format!("warn,larder={},larder::access={access}", level.name()))
 }
 
-/// What lines are put into, how many were dropped so far, and the thread that writes them to `to`.
-fn queue(to: impl Write + Send + 'static) -> (NonBlocking, Arc<dyn Fn() -> u64 + Send + Sync>, WorkerGuard) {
-    let failed = Arc::new(AtomicU64::new(0));
-    let to = Counted { to, failed: Arc::clone(&failed) };
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUED_LINES_MAX).lossy(true);
-    let (writer, writing) = builder.thread_name("log").finish(to);
-    let full = writer.error_counter();
-    let dropped = move || full.dropped_lines() as u64 + failed.load(Ordering::Relaxed);
-    (writer, Arc::new(dropped), writing)
+/// Lines on their way.
+struct Queue {
+    /// What lines are put into.
+    writer: Waiting,
+    /// What says whether there is room for a line.
+    room: Room,
+    /// How many were dropped so far.
+    dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The thread that writes them.
+    writing: WorkerGuard,
 }
 
-/// Counts lines that cannot be written: the reader of the pipe has gone, or the disk is full.
+/// A queue whose lines are written to `to`.
+fn queue(to: impl Write + Send + 'static) -> Queue {
+    let room = Room::default();
+    let to = Counted { to, room: room.clone() };
+    let builder = NonBlockingBuilder::default()
+        .buffered_lines_limit(QUEUED_LINES_MAX + LINES_BEING_MADE_MAX)
+        .lossy(true);
+    let (queue, writing) = builder.thread_name("log").finish(to);
+    let (full, lost) = (queue.error_counter(), room.clone());
+    let dropped = move || full.dropped_lines() as u64 + lost.0.dropped.load(Ordering::Relaxed);
+    Queue { writer: Waiting { queue, room: room.clone() }, room, dropped: Arc::new(dropped), writing }
+}
+
+/// How many lines wait, and whether there is room for one more. Cheap to clone; clones share the numbers.
+#[derive(Clone, Default)]
+struct Room(Arc<Lines>);
+
+#[derive(Default)]
+struct Lines {
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl Room {
+    fn has_room(&self) -> bool {
+        let has_room = self.0.waiting.load(Ordering::Relaxed) < QUEUED_LINES_MAX;
+        if !has_room {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+}
+
+impl<S> Filter<S> for Room {
+    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::always()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, _: &Event<'_>, _: &Context<'_, S>) -> bool {
+        self.has_room()
+    }
+}
+
+/// Counts lines that are queued.
+#[derive(Clone)]
+struct Waiting {
+    queue: NonBlocking,
+    room: Room,
+}
+
+impl Write for Waiting {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.room.0.waiting.fetch_add(1, Ordering::Relaxed);
+        self.queue.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.queue.flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for Waiting {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Counts lines that leave the queue, and those that cannot be written: the reader of the pipe has gone, or the disk is
+/// full.
 struct Counted<W> {
     to: W,
-    failed: Arc<AtomicU64>,
+    room: Room,
 }
 
 impl<W: Write> Write for Counted<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.room.0.waiting.fetch_sub(1, Ordering::Relaxed);
         // All or nothing, so that the rest of a line is not taken for another one.
         if self.to.write_all(line).is_err() {
-            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.room.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -129,15 +212,21 @@ mod tests {
     #[test]
     fn a_terminal_that_takes_nothing_holds_up_no_line_and_what_it_misses_is_counted() {
         let (release, stuck) = mpsc::channel();
-        let (mut writer, dropped, writing) = queue(Stuck(stuck));
+        let Queue { mut writer, room, dropped, writing } = queue(Stuck(stuck));
+        let mut made = 0;
         for _ in 0..QUEUED_LINES_MAX + 100 {
-            writer.write_all(b"a line\n").unwrap();
+            if room.has_room() {
+                made += 1;
+                writer.write_all(b"a line\n").unwrap();
+            }
         }
         // One or two are with the terminal already.
         let lost = dropped();
         assert!((98..=100).contains(&lost), "{lost}");
+        assert_eq!(made + lost, QUEUED_LINES_MAX as u64 + 100, "a line that is dropped costs its text");
         drop((release, writer, writing));
         assert_eq!(dropped(), lost);
+        assert!(room.has_room(), "what has been written still takes room");
     }
 
     #[test]
@@ -152,7 +241,7 @@ mod tests {
                 Ok(())
             }
         }
-        let (mut writer, dropped, writing) = queue(Gone);
+        let Queue { mut writer, dropped, writing, .. } = queue(Gone);
         for _ in 0..3 {
             writer.write_all(b"a line\n").unwrap();
         }

@@ -34,6 +34,7 @@ mod socket_unit;
 mod status;
 mod systemd;
 mod toml_text;
+mod traces;
 mod unpin;
 mod verify;
 

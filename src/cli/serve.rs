@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::log::{self, Log};
 use super::reload::Hangup;
 use super::systemd;
+use super::traces::Traces;
 use crate::app::{self, App};
 use crate::config::Loaded;
 use crate::credentials::NodeFiles;
@@ -20,17 +21,18 @@ use crate::support::shutdown::{self, Trigger};
 
 pub(super) fn run(context: &Context) -> Result<(), Failure> {
     let loaded = context.load()?;
-    let log = log::start(loaded.settings.log);
+    let traces = Traces::new(&loaded.settings.traces)?;
+    let log = log::start(loaded.settings.log, traces.spans());
     keep_out_of_cores();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    let done = runtime.block_on(serve(loaded, context, &log));
+    let done = runtime.block_on(serve(loaded, context, &log, traces));
     // Downloads that did not finish in time end here; what they had is resumed or removed at the next start.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(loaded: Loaded, context: &Context, log: &Log) -> Result<(), Failure> {
+async fn serve(loaded: Loaded, context: &Context, log: &Log, traces: Traces) -> Result<(), Failure> {
     let (trigger, shutdown) = shutdown::channel();
     // First of all: a signal that comes during the start is heard when the start is over.
     let signals = StopSignals::new()?;
@@ -41,6 +43,7 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log) -> Result<(), Failu
     })?;
     let app = App::build(loaded.settings.clone(), Clock::system(), inherited).map_err(failure)?;
     app.count_lost_log_lines(log.dropped());
+    app.count_spans(&traces.counts());
     introduction.print(&app).map_err(Failure::caused)?;
     let reload = Hangup {
         file: context.file.clone(),
@@ -55,8 +58,13 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log) -> Result<(), Failu
     background.spawn(reload.listen(hangup));
     // The sockets are bound: a client that connects from now on is answered.
     systemd::ready();
+    // Until the last request has its span.
+    let (no_more_spans, stopped) = shutdown::channel();
+    let sending = tokio::spawn(traces.run(stopped));
     let served = app.run(shutdown).await.map_err(Failure::caused);
     background.shutdown().await;
+    no_more_spans.fire();
+    let _ = sending.await;
     served?;
     tracing::info!("stopped");
     Ok(())

@@ -89,6 +89,7 @@ fn settings(sections: Sections, environment: &Environment, report: &Report) -> S
         upstream: upstream(&sections, environment),
         prepull: sections.prepull.config(&credentials.pull_secrets),
         log: sections.log.config(),
+        traces: sections.log.traces(),
         credentials,
         keys: state.join("keys"),
         pull: pull(&sections),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::report::Sources;
 use super::section::{Change, LogConfig, Sections};
 use crate::listener::{ConnectionLimits, Listen};
-use crate::{admin, credentials, prepull, pull, serve, store, upstream};
+use crate::{admin, credentials, prepull, pull, serve, store, traces, upstream};
 
 /// Everything that the daemon is built from.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct Settings {
     pub prepull: prepull::Config,
     /// The log.
     pub log: LogConfig,
+    /// Traces.
+    pub traces: traces::Config,
     /// Where credentials are.
     pub credentials: credentials::Config,
     /// The directory of the node's own keys.

@@ -22,6 +22,7 @@ mod request_line;
 mod request_log;
 pub mod respond;
 pub mod route;
+mod span;
 mod token;
 
 use std::collections::HashSet;
@@ -90,7 +91,7 @@ pub fn service(config: &Config, ports: &[u16], components: Components) -> Servic
     });
     let answer = service_fn(move |(request, arrival): (Request<Incoming>, Arrival)| {
         let handler = Arc::clone(&handler);
-        let span = tracing::debug_span!("request", id = arrival.id.number());
+        let span = arrival.span.clone();
         // On the heap from here on: the layers above would move all of the future about.
         Box::pin(async move { Ok::<_, Infallible>(handler.answer(request, &arrival).await) }.instrument(span))
     });
@@ -105,7 +106,8 @@ pub fn service(config: &Config, ports: &[u16], components: Components) -> Servic
             let id = RequestId::next();
             let told = log.begin(&request, id);
             let described = told.described().clone();
-            let arrival = Arrival { id, since: told.since(), described: described.clone() };
+            let (since, span) = (told.since(), told.span().clone());
+            let arrival = Arrival { id, since, described: described.clone(), span };
             let answered = bounded.oneshot((request, arrival)).await;
             let response = answered.unwrap_or_else(|error| not_answered(&observer, &described, &error));
             Ok(told.until_the_end_of(response))

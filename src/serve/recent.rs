@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::request_line::{Details, Line};
-use crate::pull::{AnswerSource, PullContext, RequestId};
+use crate::pull::{AnswerSource, RequestId};
 use crate::reference::Repository;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
@@ -20,7 +20,13 @@ const REQUESTS_MAX: usize = 24;
 const SERVED_MAX: usize = 512;
 const OTHERS_MAX: usize = 128;
 
-type Requests = VecDeque<RecentRequest>;
+type Requests = VecDeque<Remembered>;
+
+/// A request that has ended, and when.
+struct Remembered {
+    at: Timestamp,
+    line: Line,
+}
 
 /// The last requests. Cheap to clone; clones share them.
 #[derive(Clone)]
@@ -72,13 +78,28 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Remembers a request for content; others are no pulls.
-    pub(super) fn add(&self, line: &Line, at: Timestamp) {
-        let Details { repository: Some(repository), reference, pull, reason, .. } = &line.details else {
-            return;
-        };
-        let request = RecentRequest {
-            at,
+    /// Remembers a request for content; others are no pulls. What is shown of it is made when it is asked for: this is on
+    /// the way of every request.
+    pub(super) fn add(&self, line: Line, at: Timestamp) {
+        if let Some(repository) = line.details.repository.clone() {
+            self.0.lock().add(&repository, Remembered { at, line });
+        }
+    }
+
+    /// The last requests for content of `repository`, the last first.
+    pub fn requests_for(&self, repository: &Repository) -> Vec<RecentRequest> {
+        let repositories = self.0.lock();
+        let found = repositories.served.peek(repository).or_else(|| repositories.others.peek(repository));
+        found.map(|requests| requests.iter().rev().map(Remembered::shown).collect()).unwrap_or_default()
+    }
+}
+
+impl Remembered {
+    fn shown(&self) -> RecentRequest {
+        let Self { at, line } = self;
+        let Details { reference, reason, .. } = &line.details;
+        RecentRequest {
+            at: *at,
             request: line.id.number(),
             client: line.client.to_string(),
             user: line.client.uid,
@@ -87,62 +108,66 @@ impl Recent {
             status: line.status,
             ended: line.said().to_owned(),
             source: line.source().map(|source| AnswerSource::label(source).to_owned()),
-            upstream: pull.as_ref().map(PullContext::asked_urls).unwrap_or_default(),
-            download: pull.as_ref().and_then(PullContext::download).map(RequestId::number),
+            upstream: line.upstream.clone(),
+            download: line.download.map(RequestId::number),
             bytes: line.bytes,
             duration_ms: u64::try_from(line.duration.as_millis()).unwrap_or(u64::MAX),
             reason: reason.clone(),
-        };
-        self.0.lock().add(repository, request);
-    }
-
-    /// The last requests for content of `repository`, the last first.
-    pub fn requests_for(&self, repository: &Repository) -> Vec<RecentRequest> {
-        let repositories = self.0.lock();
-        let found = repositories.served.peek(repository).or_else(|| repositories.others.peek(repository));
-        found.map(|requests| requests.iter().rev().cloned().collect()).unwrap_or_default()
+        }
     }
 }
 
 impl Repositories {
-    fn add(&mut self, repository: &Repository, request: RecentRequest) {
-        if request.source.is_some()
-            && self.served.peek(repository).is_none()
-            && let Some(before) = self.others.remove(repository)
-        {
-            self.served.insert(repository.clone(), before);
+    fn add(&mut self, repository: &Repository, request: Remembered) {
+        let is_served = request.line.source().is_some();
+        if let Some(requests) = self.served.get(repository) {
+            return push(requests, request);
         }
-        let is_served = request.source.is_some() || self.served.peek(repository).is_some();
-        let map = if is_served { &mut self.served } else { &mut self.others };
-        let requests = map.get_or_insert_with(repository.clone(), Requests::new);
-        if requests.len() == REQUESTS_MAX {
-            requests.pop_front();
+        if is_served {
+            let mut requests = self.others.remove(repository).unwrap_or_default();
+            push(&mut requests, request);
+            self.served.insert(repository.clone(), requests);
+        } else {
+            push(self.others.get_or_insert_with(repository.clone(), Requests::new), request);
         }
-        requests.push_back(request);
     }
+}
+
+fn push(requests: &mut Requests, request: Remembered) {
+    if requests.len() == REQUESTS_MAX {
+        requests.pop_front();
+    }
+    requests.push_back(request);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn request(n: u64, source: Option<&str>) -> RecentRequest {
-        RecentRequest {
-            at: Timestamp(n),
-            request: n,
-            client: "127.0.0.1:1".to_owned(),
-            user: None,
-            method: "GET".to_owned(),
-            reference: None,
-            status: Some(200),
-            ended: "served".to_owned(),
-            source: source.map(str::to_owned),
+    use super::*;
+    use crate::listener::Peer;
+    use crate::serve::observe::Outcome;
+    use crate::serve::request_line::End;
+
+    fn request(n: u64, source: Option<AnswerSource>) -> Remembered {
+        let outcome = source.map_or(Outcome::Declined, Outcome::Served);
+        let details = Details { outcome: Some(outcome), ..Details::default() };
+        let line = Line {
+            id: RequestId::next(),
+            client: Peer::default(),
+            method: http::Method::GET,
+            host: None,
+            range: None,
+            details,
             upstream: Vec::new(),
             download: None,
-            bytes: 0,
-            duration_ms: 0,
-            reason: None,
-        }
+            status: Some(200),
+            end: End::Whole,
+            bytes: n,
+            first_byte: None,
+            duration: Duration::ZERO,
+        };
+        Remembered { at: Timestamp(n), line }
     }
 
     #[test]
@@ -150,17 +175,17 @@ mod tests {
         let recent = Recent::default();
         let app: Repository = "reg.test/app".parse().unwrap();
         recent.0.lock().add(&app, request(1, None));
-        recent.0.lock().add(&app, request(2, Some("fill")));
+        recent.0.lock().add(&app, request(2, Some(AnswerSource::Fill)));
         for n in 0..2_000 {
             let stranger = format!("reg.test/stranger{n}").parse().unwrap();
             recent.0.lock().add(&stranger, request(n, None));
         }
-        assert_eq!(recent.requests_for(&app).iter().map(|one| one.request).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(recent.requests_for(&app).iter().map(|one| one.bytes).collect::<Vec<_>>(), [2, 1]);
         for n in 3..200 {
             recent.0.lock().add(&app, request(n, None));
         }
         let last = recent.requests_for(&app);
-        assert_eq!((last.len(), last[0].request), (REQUESTS_MAX, 199));
+        assert_eq!((last.len(), last[0].bytes), (REQUESTS_MAX, 199));
         assert_eq!(recent.0.lock().others.len(), OTHERS_MAX);
     }
 }

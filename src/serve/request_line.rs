@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use parking_lot::Mutex;
+use tracing::Span;
 
 use super::observe::{Outcome, RouteLabel};
 use crate::listener::Peer;
@@ -27,6 +28,10 @@ pub(super) struct Line {
     pub(super) host: Option<String>,
     pub(super) range: Option<String>,
     pub(super) details: Details,
+    /// The endpoints that were asked for it.
+    pub(super) upstream: Vec<String>,
+    /// The request that led the download which it read.
+    pub(super) download: Option<RequestId>,
     pub(super) status: Option<u16>,
     pub(super) end: End,
     pub(super) bytes: u64,
@@ -50,6 +55,7 @@ pub(super) struct Arrival {
     pub(super) id: RequestId,
     pub(super) since: Instant,
     pub(super) described: Described,
+    pub(super) span: Span,
 }
 
 /// What is known of a request once it was read; shared between what answers it and what tells of it.
@@ -98,6 +104,11 @@ impl Described {
     pub(super) fn details(&self) -> Details {
         self.0.lock().clone()
     }
+
+    /// What is known at the end, which nothing asks for again.
+    pub(super) fn take(&self) -> Details {
+        std::mem::take(&mut *self.0.lock())
+    }
 }
 
 impl Line {
@@ -133,17 +144,17 @@ impl Line {
     }
 
     /// Whether upstream or this node failed, and not the client or its credential.
-    fn is_failure(&self) -> bool {
+    pub(super) fn is_failure(&self) -> bool {
         let failed = [Outcome::Failed, Outcome::TimedOut, Outcome::Overloaded];
         self.end == End::CutShort || self.details.outcome.is_some_and(|outcome| failed.contains(&outcome))
     }
 
     /// Writes the line; `folded` is how many more like it were not written.
     pub(super) fn write(&self, folded: Option<u64>) {
-        let Details { repository, reference, pull, reason, .. } = &self.details;
-        let upstream = pull.as_ref().map(PullContext::asked_urls).filter(|urls| !urls.is_empty());
-        let upstream = upstream.map(|urls| urls.join(" "));
-        let download = pull.as_ref().and_then(PullContext::download).map(RequestId::number);
+        let Details { repository, reference, reason, .. } = &self.details;
+        // Most requests led to one endpoint at most.
+        let joined = (self.upstream.len() > 1).then(|| self.upstream.join(" "));
+        let upstream = joined.as_deref().or(self.upstream.first().map(String::as_str));
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -158,8 +169,8 @@ impl Line {
                     range = self.range.as_deref(),
                     status = self.status,
                     source = self.source().map(AnswerSource::label),
-                    upstream = upstream.as_deref(),
-                    download,
+                    upstream,
+                    download = self.download.map(RequestId::number),
                     bytes = self.bytes,
                     first_byte_ms = self.first_byte.map(milliseconds),
                     duration_ms = milliseconds(self.duration),
@@ -193,7 +204,7 @@ impl Line {
 }
 
 /// To a tenth, as people read it.
-fn milliseconds(duration: Duration) -> f64 {
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 

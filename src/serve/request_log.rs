@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use http::header::{HOST, RANGE};
 use http::{HeaderMap, Method, Request, Response};
 use parking_lot::Mutex;
+use tracing::Span;
 
 use super::folds::{Folds, Verdict};
 use super::recent::Recent;
 use super::request_line::{Described, Details, End, Line, TARGET, bounded};
+use super::span;
 use crate::listener::{Body, BodyError, BodyWatch, Peer};
-use crate::pull::RequestId;
+use crate::pull::{PullContext, RequestId};
 use crate::support::clock::Clock;
 use crate::support::shutdown::Shutdown;
 
@@ -86,6 +88,7 @@ impl RequestLog {
         let absolute = request.uri().authority().map(|authority| host_of(authority.as_str()));
         Told {
             log: Arc::clone(self),
+            span: span::of(request, id),
             since: Instant::now(),
             described: Described::default(),
             expected: None,
@@ -96,6 +99,8 @@ impl RequestLog {
                 host: absolute.or_else(|| sent(request.headers(), &HOST).map(|host| host_of(&host))),
                 range: sent(request.headers(), &RANGE).map(|range| bounded(&range, SENT_CHARS_MAX)),
                 details: Details::default(),
+                upstream: Vec::new(),
+                download: None,
                 status: None,
                 end: End::ClientLeft,
                 bytes: 0,
@@ -106,13 +111,15 @@ impl RequestLog {
     }
 
     fn tell(&self, line: Line) {
-        self.recent.add(&line, self.clock.now());
+        let at = self.clock.now();
         if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
-            return;
+            return self.recent.add(line, at);
         }
         if line.is_success() {
-            return line.write(None);
+            line.write(None);
+            return self.recent.add(line, at);
         }
+        self.recent.add(line.clone(), at);
         let (equal, of_client) = (line.key_of_equal(), line.key_of_client());
         let now = Instant::now();
         let mut folding = self.folding.lock();
@@ -130,6 +137,7 @@ impl RequestLog {
 /// One request until its body has ended: its line is written when this is dropped.
 pub(super) struct Told {
     log: Arc<RequestLog>,
+    span: Span,
     since: Instant,
     described: Described,
     /// Bytes of the body, where the head says so.
@@ -141,6 +149,11 @@ impl Told {
     /// What is to be filled in while the request is answered.
     pub(super) fn described(&self) -> &Described {
         &self.described
+    }
+
+    /// What everything that is done for the request is within.
+    pub(super) fn span(&self) -> &Span {
+        &self.span
     }
 
     /// When the request came.
@@ -184,14 +197,31 @@ impl BodyWatch for Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        let mut line = self.line.clone();
-        line.duration = self.since.elapsed();
-        line.details = self.described.details();
+        let mut details = self.described.take();
+        // The line outlives the request, and the credential of its caller must not.
+        let pull = details.pull.take();
+        let (id, method, status) = (self.line.id, std::mem::take(&mut self.line.method), self.line.status);
+        let mut line = Line {
+            id,
+            client: std::mem::take(&mut self.line.client),
+            method,
+            host: self.line.host.take(),
+            range: self.line.range.take(),
+            upstream: pull.as_ref().map(PullContext::asked_urls).unwrap_or_default(),
+            download: pull.as_ref().and_then(PullContext::download),
+            details,
+            status,
+            end: self.line.end,
+            bytes: self.line.bytes,
+            first_byte: self.line.first_byte,
+            duration: self.since.elapsed(),
+        };
         // An answer that has no body to wait for: the client's `HEAD`, or a body that hyper took as a whole.
         if line.method == Method::HEAD && line.status.is_some() {
             line.end = End::Whole;
             line.first_byte.get_or_insert(line.duration);
         }
+        span::end(&self.span, &line);
         self.log.tell(line);
     }
 }

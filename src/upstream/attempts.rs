@@ -24,6 +24,7 @@ use crate::upstream::metrics::Recorder;
 use crate::upstream::request::{PROBE_BYTES, Patience, RegistryRequest};
 use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::retry;
+use crate::upstream::span;
 use crate::upstream::transport::configured::Configured;
 
 /// A request that failed quickly is repeated this often at one endpoint.
@@ -257,9 +258,10 @@ impl Attempts {
             return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
         }
         tracked.start();
-        let span = tracing::debug_span!("question", endpoint = endpoint.base_url(), path = request.path);
+        let span = span::of(endpoint, request);
         let asking = self.send_with_retries(endpoint, &mut tracked, request, account, retries);
-        let result = asking.instrument(span).await;
+        let result = asking.instrument(span.clone()).await;
+        span::note(&span, &result);
         let body = tracked.body();
         tracked.finish(&result);
         if request.method == Method::GET && result.is_ok() {

@@ -33,6 +33,7 @@ mod redirect;
 mod request;
 mod response;
 mod retry;
+mod span;
 mod status;
 mod transport;
 

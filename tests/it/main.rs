@@ -50,8 +50,11 @@ mod segments;
 mod several_ranges;
 mod sha512;
 mod space;
+mod status_watch;
 mod timeouts;
 mod tokens;
+#[cfg(feature = "otlp")]
+mod traces;
 mod transport;
 mod trouble;
 mod wrong_content;

@@ -67,20 +67,47 @@ impl Program {
 
     /// Runs a command against it; returns its exit code and what it printed.
     pub(crate) fn command(&self, words: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.within(env!("CARGO_BIN_EXE_larder"));
+        let done = command.args(["--config", self.config.to_str().unwrap()]).args(words).output().unwrap();
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Runs `words` against it on a terminal (`script` of util-linux), or without one, until it is killed.
+    pub(crate) fn watch(&self, words: &[&str], terminal: bool) -> Child {
+        let config = self.config.to_str().unwrap();
+        let words = [&[env!("CARGO_BIN_EXE_larder"), "--config", config], words].concat();
+        let mut command = if terminal {
+            let mut script = self.within("/usr/bin/script");
+            script.env("SHELL", "/bin/sh").env("TERM", "dumb");
+            script.args([
+                "--quiet",
+                "--flush",
+                "--command",
+                &format!("exec {}", words.join(" ")),
+                "/dev/null",
+            ]);
+            script
+        } else {
+            let mut command = self.within(words[0]);
+            command.args(&words[1..]);
+            command
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// A program with the environment of the daemon.
+    fn within(&self, program: &str) -> Command {
         let directory = self.config.parent().unwrap();
-        let done = Command::new(env!("CARGO_BIN_EXE_larder"))
-            .args(["--config", self.config.to_str().unwrap()])
-            .args(words)
+        let mut command = Command::new(program);
+        command
             .env_clear()
             .env("XDG_STATE_HOME", directory)
             .env("HOME", directory)
             .env("XDG_RUNTIME_DIR", directory)
             .env("RUNTIME_DIRECTORY", directory)
-            .env("STATE_DIRECTORY", directory.join("state"))
-            .output()
-            .unwrap();
-        let text = [done.stdout, done.stderr].concat();
-        (done.status.code(), String::from_utf8_lossy(&text).into_owned())
+            .env("STATE_DIRECTORY", directory.join("state"));
+        command
     }
 
     /// Another configuration from now on.

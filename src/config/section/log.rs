@@ -1,7 +1,9 @@
 //! `[log]`: what is logged, and how.
 
+use crate::config::report::Place;
 use crate::config::schema::section;
-use crate::config::value::{choice, flag};
+use crate::config::value::{choice, flag, parsed};
+use crate::traces::{self, Collector, Share};
 
 section! {
     /// What is logged, and how.
@@ -16,9 +18,29 @@ section! {
 
     /// Lines for people, or for collectors.
     restart format: LogFormat = choice(&LogFormat::NAMES), |_| LogFormat::Text;
+
+    /// The OpenTelemetry collector that traces are sent to, over HTTP (`docs/traces.md`): its base URL, to which
+    /// `/v1/traces` is added. Without it there are no traces.
+    restart otlp: Option<Collector> = parsed::<Collector>("URL", &["http://collector:4318"]), |_| None, example "\"http://collector:4318\"";
+
+    /// The share of the traces that are sent. What a client says about sampling does not count.
+    restart otlp_sample: Share = parsed::<Share>("percentage", &["100%", "5%", "0.1%"]), |_| Share::default();
 }
 
 impl Log {
+    /// A collector is of no use to a program that cannot send traces.
+    pub(crate) fn check(&self, place: &Place<'_>) {
+        if self.otlp.is_some() && !traces::BUILT_IN {
+            let problem = "this larder cannot send traces: it was built without the feature otlp";
+            place.known_key("otlp").mistake(problem);
+        }
+    }
+
+    /// Where traces are sent.
+    pub(crate) fn traces(&self) -> traces::Config {
+        traces::Config { collector: self.otlp.clone(), sample: self.otlp_sample }
+    }
+
     /// What the log is begun with.
     pub(crate) fn config(&self) -> LogConfig {
         LogConfig { level: self.level, access: self.access, format: self.format }

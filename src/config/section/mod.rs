@@ -92,7 +92,7 @@ impl Sections {
         let upstream = section(&mut file, &context, upstream::Upstream::check);
         let registries = sections(&mut file, &context, registry::Registry::check);
         let prepull = section(&mut file, &context, |_, _| {});
-        let log = section(&mut file, &context, |_, _| {});
+        let log = section(&mut file, &context, log::Log::check);
         file.finish();
         Self {
             server,
