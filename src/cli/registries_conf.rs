@@ -1,7 +1,11 @@
 //! `registries.conf` and `registries.conf.d`, which podman, CRI-O and skopeo read: which entry counts for an image.
 //!
 //! Of entries with the same prefix, the one of the later file counts as a whole; of those that match an image, the one
-//! with the longest prefix.
+//! with the longest prefix. What a package ships below `/usr/share` is read as podman 6 reads it (containers/storage,
+//! `pkg/configfile`): the site's main file and drop-ins take the place of those with the same name. Earlier versions do not
+//! read it, and their packages ship nothing there.
+
+use std::collections::BTreeMap;
 
 use toml_edit::{DocumentMut, Item, TableLike};
 
@@ -11,6 +15,15 @@ use super::machine::Machine;
 pub(super) const CONFIG: &str = "/etc/containers/registries.conf";
 /// The files that are read after it, in the order of their names.
 pub(super) const DROP_INS: &str = "/etc/containers/registries.conf.d";
+/// What packages ship; it is not for an operator, or for setup, to change.
+const VENDOR: &str = "/usr/share/containers/";
+/// The directories of drop-ins as root has them; of files with the same name, that of the last counts.
+const DROP_IN_DIRECTORIES: [&str; 4] = [
+    "/usr/share/containers/registries.conf.d",
+    "/usr/share/containers/registries.rootful.conf.d",
+    DROP_INS,
+    "/etc/containers/registries.rootful.conf.d",
+];
 /// Setup's own.
 pub(super) const OURS: &str = "/etc/containers/registries.conf.d/010-larder.conf";
 
@@ -28,13 +41,21 @@ pub(super) struct Entry {
     pub(super) mirrors: Vec<String>,
 }
 
-/// The files that are there, in the order in which they are read.
+/// The files that are there and count, in the order in which they are read.
 pub(super) fn files(machine: &Machine) -> Vec<String> {
-    let drop_ins = machine.names(DROP_INS).into_iter().filter(|name| name.ends_with(".conf"));
-    let mut files = vec![CONFIG.to_owned()];
-    files.extend(drop_ins.map(|name| format!("{DROP_INS}/{name}")));
-    files.retain(|path| machine.has(path));
-    files
+    let vendor = format!("{VENDOR}registries.conf");
+    let main = [CONFIG.to_owned(), vendor].into_iter().find(|path| machine.has(path));
+    let mut drop_ins = BTreeMap::new();
+    for directory in DROP_IN_DIRECTORIES {
+        let names = machine.names(directory).into_iter().filter(|name| name.ends_with(".conf"));
+        drop_ins.extend(names.map(|name| (name.clone(), format!("{directory}/{name}"))));
+    }
+    main.into_iter().chain(drop_ins.into_values()).filter(|path| machine.has(path)).collect()
+}
+
+/// Whether a file belongs to a package.
+pub(super) fn is_shipped(file: &str) -> bool {
+    file.starts_with(VENDOR)
 }
 
 /// The entries of a file.

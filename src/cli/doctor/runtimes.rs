@@ -155,9 +155,9 @@ fn containers(machine: &Machine, urls: &[String], settings: &Settings, findings:
             Err(error) => return findings.add(Level::Problem, CONTAINERS, error, "correct it"),
         }
     }
-    for earlier in &all {
-        let ours = all.iter().any(|entry| entry.file == OURS && entry.prefix == earlier.prefix);
-        if earlier.file != OURS && ours && earlier.file.as_str() < OURS {
+    for (at, earlier) in all.iter().enumerate() {
+        let ours = all[at..].iter().any(|later| later.file == OURS && later.prefix == earlier.prefix);
+        if earlier.file != OURS && ours {
             findings.add(
                 Level::Problem,
                 CONTAINERS,

@@ -2,7 +2,7 @@
 //!
 //! Promises: what a site has written about a registry (`blocked`, `location`, `insecure`, mirrors) still counts. An entry
 //! that is there is joined in its own file; only registries without an entry get one in a file of setup's own. What is
-//! blocked stays blocked.
+//! blocked stays blocked. What a package ships below `/usr/share` is not changed.
 //!
 //! containers/image shows no credential for a registry to a mirror of another host: through it this cache serves what the
 //! node's credentials or anonymous callers may read. It can send a mirror no header either.
@@ -15,7 +15,9 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
 use super::change::Change;
 use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::machine::Machine;
-use crate::cli::registries_conf::{Entry, OURS, entries, files, in_force, matching, prefix_of};
+use crate::cli::registries_conf::{
+    DROP_INS, Entry, OURS, entries, files, in_force, is_shipped, matching, prefix_of,
+};
 use crate::cli::toml_text::rendered;
 
 /// The comment behind what setup has added, and behind what it has replaced with the value from before.
@@ -35,10 +37,19 @@ struct Theirs {
 
 pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
     let mut plan = SetupPlan::default();
-    let mut theirs = Vec::new();
+    let (mut theirs, mut all) = (Vec::new(), Vec::new());
     for path in files(machine).into_iter().filter(|path| path != OURS) {
+        if is_shipped(&path) {
+            if !request.undo {
+                all.extend(entries(&path, &machine.read(&path))?);
+            }
+            continue;
+        }
         let change = Change::read(machine, &path)?;
         let original = change.original(&without_mirrors);
+        if !request.undo {
+            all.extend(entries(&change.path, original.as_deref().unwrap_or_default())?);
+        }
         theirs.push(Theirs { change, original });
     }
     let mut ours = Change::read(machine, OURS)?;
@@ -54,10 +65,6 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
              Nothing was written. allow_uids restricts who may connect without a header",
             request.runtime
         ));
-    }
-    let mut all = Vec::new();
-    for file in &theirs {
-        all.extend(entries(&file.change.path, file.original.as_deref().unwrap_or_default())?);
     }
     let all = in_force(all);
     let registries = wanted(request);
@@ -225,11 +232,18 @@ fn own(
     }
     for registry in registries {
         match matching(all, registry) {
-            Some(entry) if entry.prefix == *registry => continue,
+            Some(entry) if entry.prefix == *registry && !is_shipped(&entry.file) => continue,
             Some(entry) if entry.blocked => {
                 notes.push(format!(
                     "{} blocks {}, and with it {registry}: it stays blocked",
                     entry.file, entry.prefix
+                ));
+                continue;
+            }
+            Some(entry) if entry.prefix == *registry => {
+                notes.push(format!(
+                    "{} has {registry}, and belongs to a package, so that it is not changed: {registry} is pulled without this cache. Copy the file to {DROP_INS}, then run this again",
+                    entry.file
                 ));
                 continue;
             }

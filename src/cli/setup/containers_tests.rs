@@ -70,6 +70,40 @@ fn what_a_site_has_blocked_stays_blocked_and_its_mirrors_are_still_asked() {
 }
 
 #[test]
+fn what_a_package_has_blocked_stays_blocked_and_its_files_are_not_changed() {
+    const SHIPPED: &str = "/usr/share/containers/registries.conf.d/000-vendor.conf";
+    let shipped =
+        "[[registry]]\nlocation = \"quay.io\"\nblocked = true\n[[registry]]\nlocation = \"ghcr.io\"\n";
+    let hidden = "[[registry]]\nlocation = \"gcr.io\"\nblocked = true\n";
+    let (root, machine) = machine(&[
+        (SHIPPED, shipped),
+        (
+            "/usr/share/containers/registries.rootful.conf.d/020-root.conf",
+            "[[registry]]\nlocation = \"docker.io\"\nblocked = true\n",
+        ),
+        // The site's own of the same name counts in its place.
+        ("/usr/share/containers/registries.conf.d/050-site.conf", hidden),
+        ("/usr/share/containers/registries.conf", hidden),
+        (SITE, ""),
+        (CONFIG, ""),
+    ]);
+    let notes = apply(&machine, &request()).join("\n");
+    let counted = counts(&machine);
+    let of = |name: &str| matching(&counted, name).unwrap_or_else(|| panic!("{name}: {counted:#?}"));
+    assert!(of("quay.io").blocked && of("docker.io").blocked, "{counted:#?}");
+    assert_eq!(of("gcr.io").mirrors, ["127.0.0.1:5050/gcr.io"]);
+    assert_eq!(of("ghcr.io").mirrors, [""; 0], "what a package says of it is overridden");
+    assert!(notes.contains("has ghcr.io, and belongs to a package"), "{notes}");
+    assert_eq!(machine.read(SHIPPED), shipped);
+    // Where the site has no file of its own, the package's counts.
+    fs::remove_file(root.path().join(CONFIG.trim_start_matches('/'))).unwrap();
+    assert!(files(&machine).contains(&"/usr/share/containers/registries.conf".to_owned()));
+    apply(&machine, &SetupRequest { undo: true, ..request() });
+    assert_eq!(machine.read(SHIPPED), shipped);
+    assert!(!machine.has(OURS));
+}
+
+#[test]
 fn nothing_is_pulled_around_this_cache_with_strict_and_undo_gives_back_the_location() {
     let main = "[[registry]]\nlocation = \"docker.io\" # theirs\n";
     let (directory, machine) = machine(&[(CONFIG, main)]);

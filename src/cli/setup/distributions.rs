@@ -1,10 +1,10 @@
 //! microk8s and k0s: `hosts.toml` where their containerd looks for it. What they write themselves is not touched.
 
 use super::change::Change;
-use super::containerd::{hosts, hosts_of, hosts_undone};
+use super::containerd::{first_directory, hosts, hosts_of, hosts_undone};
 use super::hosts::Certificates;
 use super::plan::{SetupPlan, SetupRequest};
-use crate::cli::containerd_config::{config_at, restored};
+use crate::cli::containerd_config::{Cri, config_at, restored};
 use crate::cli::machine::Machine;
 use crate::reference::DOCKER_HUB;
 
@@ -40,6 +40,7 @@ pub(super) fn microk8s(machine: &Machine, request: &SetupRequest) -> Result<Setu
 pub(super) fn k0s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {
     let mut plan = SetupPlan::default();
     let directory = k0s_hosts(machine)?.unwrap_or_else(|| K0S_HOSTS.to_owned());
+    let first = first_directory(Some(&directory));
     let managed = k0s_is_managed(machine);
     let path = if managed { K0S_DROP_IN } else { K0S_CONFIG };
     let change = Change::read(machine, path)?;
@@ -47,7 +48,7 @@ pub(super) fn k0s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan
         plan.changes.push(change.undone(&restored));
         plan.restart =
             plan.changes.iter().any(Change::changes_anything).then_some("systemctl restart k0sworker");
-        hosts_undone(machine, &directory, &mut plan)?;
+        hosts_undone(machine, &first, &mut plan)?;
         return Ok(plan);
     }
     let original = change.original(&restored);
@@ -62,21 +63,42 @@ pub(super) fn k0s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan
     }
     let others = k0s_said_by_others(machine, path)?;
     if cri.config_path().is_none() && others.is_none() {
-        cri.set(&directory, original.is_some());
+        cri.set(&first, original.is_some());
         plan.changes.push(change.becomes(cri.text(), &request.url, &restored));
         plan.restart =
             plan.changes.iter().any(Change::changes_anything).then_some("systemctl restart k0sworker");
     }
     if directory.contains(':') {
-        return Err(format!(
-            "config_path is a list ({directory}), of which containerd's transfer service reads nothing: name one directory there"
-        ));
+        plan.notes.extend(judged_list(machine, &directory)?);
     }
     if !managed {
         plan.notes.push(format!("{K0S_CONFIG} does not begin with {K0S_MANAGED}: k0s reads nothing in {K0S_DROP_INS}, and the file itself was extended"));
     }
-    hosts(machine, request, &directory, &mut plan)?;
+    hosts(machine, request, &first, &mut plan)?;
     Ok(plan)
+}
+
+/// What is to be said of a list of directories, the first of which is looked at first: containerd 1.x and 2.0 read it, and
+/// later ones where the CRI pulls without the transfer service.
+///
+/// # Errors
+/// k0s' containerd reads nothing of the list, or a file is malformed.
+fn judged_list(machine: &Machine, list: &str) -> Result<Option<String>, String> {
+    let names = machine.names(K0S_DROP_INS).into_iter().filter(|name| name.ends_with(".toml"));
+    let paths = names.map(|name| format!("{K0S_DROP_INS}/{name}")).filter(|_| k0s_is_managed(machine));
+    let parts = [K0S_CONFIG.to_owned()].into_iter().chain(paths).filter(|path| machine.has(path));
+    let parts = parts.map(|path| config_at(&path, &machine.read(&path))).collect::<Result<Vec<_>, _>>()?;
+    if parts.iter().any(Cri::pulls_locally) {
+        return Ok(None);
+    }
+    if !parts.iter().all(Cri::may_be_old) {
+        return Err(format!(
+            "config_path is a list ({list}), of which containerd's transfer service reads nothing: name one directory there"
+        ));
+    }
+    Ok(Some(format!(
+        "config_path is a list ({list}), which k0s reads up to containerd 2.0: check it with larder doctor --canary IMAGE"
+    )))
 }
 
 /// Where k0s' containerd looks hosts up, if anything says so.
@@ -173,5 +195,30 @@ mod tests {
         let made = k0s(&two, &request("k0s")).unwrap();
         apply(&two, &made);
         assert!(two.read(K0S_CONFIG).contains("config_path") && made.notes[0].contains("k0s_managed"));
+    }
+
+    #[test]
+    fn a_list_that_k0s_reads_is_no_reason_to_refuse_a_node_and_one_that_it_does_not_read_is() {
+        let list = |version: u8, cri: &str, more: &str| {
+            format!(
+                "version = {version}\n[plugins.\"io.containerd.{cri}\".registry]\nconfig_path = \"/etc/k0s/certs.d:/etc/docker/certs.d\"\n{more}"
+            )
+        };
+        let site = "/etc/k0s/containerd.d/site.toml";
+        let local = "[plugins.\"io.containerd.cri.v1.images\"]\nuse_local_image_pull = true\n";
+        let (one, three) = (list(2, "grpc.v1.cri", ""), list(3, "cri.v1.images", ""));
+        let local = list(3, "cri.v1.images", local);
+        for (managed, text, notes) in [(2, &one, Some(1)), (3, &local, Some(0)), (3, &three, None)] {
+            let managed = format!("{K0S_MANAGED}\nversion = {managed}\n");
+            let (_root, machine) = machine(&[(K0S_CONFIG, &managed), (site, text)]);
+            let made = k0s(&machine, &request("k0s"));
+            assert_eq!(made.as_ref().ok().map(|plan| plan.notes.len()), notes, "{:?}", made.as_ref().err());
+            let Ok(made) = made else { continue };
+            apply(&machine, &made);
+            assert!(machine.has("/etc/k0s/certs.d/_default/hosts.toml") && !machine.has(K0S_DROP_IN));
+            apply(&machine, &k0s(&machine, &SetupRequest { undo: true, ..request("k0s") }).unwrap());
+            assert!(!machine.has("/etc/k0s/certs.d/_default"));
+            assert_eq!(&machine.read(site), text);
+        }
     }
 }

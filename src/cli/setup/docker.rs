@@ -4,6 +4,8 @@
 //! Docker 20.10). Its containerd image store shows a mirror none: through that, this cache serves what the node's
 //! credentials or anonymous callers may read. Only that store can send a header.
 
+use jsonc_parser::ParseOptions;
+use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstObjectProp, CstRootNode};
 use serde_json::{Map, Value, json};
 
 use super::change::Change;
@@ -63,33 +65,71 @@ fn daemon(mut change: Change, request: &SetupRequest) -> Result<Change, String> 
         return Ok(change.undone(&remove));
     }
     let original = change.original(&remove).unwrap_or_default();
-    let mut config = config_of(&original)?;
-    let mut mirrors = mirrors_of(&config)?;
+    let mirrors = mirrors_of(&config_of(&original)?)?;
     if mirrors.first().is_some_and(|mirror| leads_to(mirror, &request.urls())) {
         return Ok(change.becomes(original, &request.url, &remove));
     }
-    mirrors.retain(|mirror| !leads_to(mirror, &urls));
-    mirrors.insert(0, json!(request.url));
-    config.insert(MIRRORS.to_owned(), Value::Array(mirrors));
-    Ok(change.becomes(written(&config), &request.url, &remove))
+    Ok(change.becomes(with_mirror(&original, &request.url, &urls)?, &request.url, &remove))
+}
+
+/// The file with `url` as the first mirror, and without `urls`. Nothing else of it changes.
+fn with_mirror(text: &str, url: &str, urls: &[String]) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Ok(format!("{{\n  \"{MIRRORS}\": [\n    {}\n  ]\n}}\n", json!(url)));
+    }
+    let (root, object) = parsed(text)?;
+    let first = CstInputValue::from(url);
+    match property(&object).map(|property| (property.array_value(), property)) {
+        None => drop(object.append(MIRRORS, CstInputValue::Array(vec![first]))),
+        Some((None, property)) => property.set_value(CstInputValue::Array(vec![first])),
+        Some((Some(mirrors), _)) => {
+            remove(&mirrors, urls);
+            mirrors.insert(0, first);
+        }
+    }
+    Ok(root.to_string())
 }
 
 /// The file without these mirrors; `None`: nothing is left.
 fn without_mirrors(text: &str, urls: &[String]) -> Option<String> {
     let unchanged = || Some(text.to_owned());
-    let Ok(mut config) = config_of(text) else { return unchanged() };
-    let Ok(mut mirrors) = mirrors_of(&config) else { return unchanged() };
-    let before = mirrors.len();
-    mirrors.retain(|mirror| !leads_to(mirror, urls));
-    if mirrors.len() == before {
+    if config_of(text).and_then(|config| mirrors_of(&config)).is_err() {
         return unchanged();
     }
-    if mirrors.is_empty() {
-        config.shift_remove(MIRRORS);
-    } else {
-        config.insert(MIRRORS.to_owned(), Value::Array(mirrors));
+    let Ok((root, object)) = parsed(text) else { return unchanged() };
+    let Some(property) = property(&object) else { return unchanged() };
+    let Some(mirrors) = property.array_value().filter(|mirrors| remove(mirrors, urls)) else {
+        return unchanged();
+    };
+    if mirrors.elements().is_empty() {
+        property.remove();
     }
-    (!config.is_empty()).then(|| written(&config))
+    (!object.properties().is_empty()).then(|| root.to_string())
+}
+
+/// Removes these mirrors; whether there was one of them.
+fn remove(mirrors: &CstArray, urls: &[String]) -> bool {
+    let is_theirs = |element: &CstNode| {
+        let text = element.as_string_lit().and_then(|text| text.decoded_value().ok());
+        text.is_some_and(|text| leads_to(&Value::String(text), urls))
+    };
+    let theirs: Vec<CstNode> = mirrors.elements().into_iter().filter(is_theirs).collect();
+    let any = !theirs.is_empty();
+    theirs.into_iter().for_each(CstNode::remove);
+    any
+}
+
+/// The file with every space of it, and the object that it is.
+fn parsed(text: &str) -> Result<(CstRootNode, CstObject), String> {
+    let malformed = |error: &dyn std::fmt::Display| format!("{CONFIG} is malformed: {error}");
+    let root = CstRootNode::parse(text, &ParseOptions::default()).map_err(|error| malformed(&error))?;
+    let object = root.object_value().ok_or_else(|| malformed(&"it is no object"))?;
+    Ok((root, object))
+}
+
+/// The mirrors: of a key that is there twice, Docker reads the last.
+fn property(object: &CstObject) -> Option<CstObjectProp> {
+    object.properties().into_iter().rfind(|property| property.decoded_name().as_deref() == Some(MIRRORS))
 }
 
 fn config_of(text: &str) -> Result<Map<String, Value>, String> {
@@ -110,10 +150,6 @@ fn mirrors_of(config: &Map<String, Value>) -> Result<Vec<Value>, String> {
 /// Docker writes a slash behind it.
 fn leads_to(mirror: &Value, urls: &[String]) -> bool {
     mirror.as_str().is_some_and(|mirror| urls.iter().any(|url| mirror.trim_end_matches('/') == url))
-}
-
-fn written(config: &Map<String, Value>) -> String {
-    serde_json::to_string_pretty(config).unwrap_or_default() + "\n"
 }
 
 #[cfg(test)]

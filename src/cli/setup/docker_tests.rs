@@ -60,7 +60,31 @@ fn an_old_port_is_removed_though_others_have_changed_the_file_since() {
     let text = machine.read(CONFIG);
     assert!(text.contains("5050") && !text.contains("6060") && text.contains("false"), "{text}");
     apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:5050") });
-    assert_eq!(machine.read(CONFIG), "{\n  \"debug\": false\n}\n");
+    assert_eq!(machine.read(CONFIG), "{\n  \"debug\":false\n}");
+}
+
+#[test]
+fn an_operator_who_looks_at_the_difference_finds_the_mirror_and_no_other_change() {
+    let theirs = "{\n\t\"debug\" : true,\r\n\n\t\"log-opts\":{\"max-size\":\"10m\",   \"max-file\":\"3\"}";
+    for mirrors in
+        ["", ",\n\t\"registry-mirrors\": null", ",\n\t\"registry-mirrors\" :[\n\t\t\"https://m.corp\"\n\t]"]
+    {
+        let before = format!("{theirs}{mirrors}\n}}\n\n");
+        let (directory, machine) = machine(Some(&before));
+        apply(&machine, &request("127.0.0.1:5050"));
+        let after = machine.read(CONFIG);
+        assert!(after.starts_with(theirs) && after.ends_with("\n}\n\n"), "{after:?}");
+        let config: Value = serde_json::from_str(&after).unwrap();
+        assert_eq!(config[MIRRORS][0], "http://127.0.0.1:5050", "{after}");
+        assert_eq!(config[MIRRORS].as_array().unwrap().len(), 1 + usize::from(mirrors.contains("m.corp")));
+        // Others have changed the file since, so that the copy that was kept does not count.
+        let changed = after.replace("true", "false");
+        fs::write(directory.path().join("etc/docker/daemon.json"), &changed).unwrap();
+        apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:5050") });
+        let theirs = theirs.replace("true", "false");
+        assert!(machine.read(CONFIG).starts_with(&theirs), "{:?}", machine.read(CONFIG));
+        assert!(!machine.read(CONFIG).contains("5050"));
+    }
 }
 
 #[test]
