@@ -21,5 +21,6 @@ pub mod reload;
 pub mod serve;
 pub mod store;
 pub mod support;
+pub mod tier;
 pub mod traces;
 pub mod upstream;

@@ -61,7 +61,8 @@ pub(super) fn answer(status: &DaemonStatus, history: &History) -> Response<Body>
 }
 
 fn write_main(html: &mut String, status: &DaemonStatus, history: &History) -> std::fmt::Result {
-    let DaemonStatus { version, uptime_seconds, ready, store, served, downloads, requests, outages } = status;
+    let DaemonStatus { version, uptime_seconds, ready, store, served, downloads, requests, outages, tier } =
+        status;
     let up = humantime::format_duration(std::time::Duration::from_secs(*uptime_seconds));
     let state = if *ready { "ready" } else { "not ready" };
     writeln!(html, "<h1>Larder</h1><p>version {version}, {state}, up for {up}</p>")?;
@@ -80,6 +81,9 @@ fn write_main(html: &mut String, status: &DaemonStatus, history: &History) -> st
     } else if store.capacity_bytes == Some(0) {
         html.push_str("<p class=\"bad\">Its filesystem is too full to store anything; what is fetched is passed through.</p>\n");
     }
+    if tier.as_ref().is_some_and(|tier| tier.reading_fails.is_some() || tier.writing_fails.is_some()) {
+        writeln!(html, "<p class=\"bad\">The shared tier fails; registries are asked instead.</p>")?;
+    }
     html.push_str("<div class=\"tiles\">");
     let ratio = served.hit_ratio.map_or("–".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
     tile(html, &ratio, "of the bytes served did not have to be fetched", served.hit_ratio)?;
@@ -95,6 +99,10 @@ fn write_main(html: &mut String, status: &DaemonStatus, history: &History) -> st
     tile(html, &store.pins.to_string(), "images pinned", None)?;
     let free = store.free_bytes.map_or("–".to_owned(), bytes);
     tile(html, &free, "free on its filesystem", None)?;
+    if let Some(tier) = tier {
+        let read = format!("read from the shared tier; {} written to it", bytes(tier.written_bytes));
+        tile(html, &bytes(tier.read_bytes), &read, None)?;
+    }
     html.push_str("</div>");
     write_plots(html, history)?;
     let served = served.bytes_by_source.iter().map(|(source, n)| (source.as_str(), bytes(*n)));

@@ -105,6 +105,7 @@ mod tests {
             downloads: 0,
             requests: Default::default(),
             outages: 0,
+            tier: None,
         };
         let sources = Sources {
             history: History::default(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::pull::AnswerSource;
+use crate::tier::TierStatus;
 
 /// The numbers of the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct DaemonStatus {
     pub requests: BTreeMap<String, u64>,
     /// Registries that cannot be asked.
     pub outages: usize,
+    /// The shared tier; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<TierStatus>,
 }
 
 /// What the store holds.

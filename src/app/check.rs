@@ -8,6 +8,10 @@ use super::error::Error;
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
 use crate::serve::Gate;
+use crate::support::clock::Clock;
+use crate::support::metrics::Registry;
+use crate::tier::Tier;
+use crate::tier::metrics::Metrics;
 use crate::upstream;
 
 /// What the daemon would not start with, each with its key. Blocks while files are read.
@@ -18,6 +22,9 @@ pub fn check(settings: &Settings) -> Vec<(&'static str, Error)> {
     }
     if let Err(error) = configured(settings) {
         found.push(("[[registry]]", error));
+    }
+    if let Err(error) = tier(settings) {
+        found.push(("[tier]", error));
     }
     let keychain = Keys::ephemeral().map_err(Error::from).and_then(|keys| keychain(settings, keys));
     if let Err(error) = keychain {
@@ -34,6 +41,22 @@ pub(super) fn gate(settings: &Settings) -> Result<Option<Gate>, Error> {
 /// The registries, with the certificates of their files.
 pub(super) fn configured(settings: &Settings) -> Result<upstream::Configured, Error> {
     Ok(upstream::Configured::new(settings.upstream.clone())?)
+}
+
+/// The shared tier of a command, which shows no metrics.
+///
+/// # Errors
+/// A URL, file or credential that cannot be used.
+pub fn tier(settings: &Settings) -> Result<Tier, Error> {
+    build_tier(settings, Clock::system(), Metrics::register(&Registry::new())?)
+}
+
+/// The shared tier, with the credential of its key file; none if none is configured.
+pub(super) fn build_tier(settings: &Settings, clock: Clock, metrics: Metrics) -> Result<Tier, Error> {
+    Ok(match &settings.tier {
+        Some(config) => Tier::build(config.clone(), clock, metrics)?,
+        None => Tier::none(),
+    })
 }
 
 /// The node's credentials, with the plugins that their configuration names.

@@ -4,7 +4,7 @@ use crate::credentials::{KeysError, ProviderConfigError};
 use crate::listener::ListenError;
 use crate::serve::GateError;
 use crate::support::metrics::MetricsError;
-use crate::{store, upstream};
+use crate::{store, tier, upstream};
 
 /// What a part of the daemon could not do at the start.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum Error {
     /// Build the upstream client.
     #[error(transparent)]
     Upstream(#[from] upstream::BuildError),
+    /// Set up the shared tier.
+    #[error(transparent)]
+    Tier(#[from] tier::BuildError),
     /// Listen on an address.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use check::check;
+pub use check::{check, tier};
 pub use error::Error;
 
 use crate::admin::control::{Control, EffectiveConfig, Explainer};
@@ -35,15 +35,18 @@ use crate::support::metrics::{ObservedCounter, Registry, RegistryLabels};
 use crate::support::process;
 use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
+use crate::tier::Tier;
 use crate::traces::Counts;
 use crate::upstream::Upstream;
-use crate::{prepull, pull, reference, serve, store, upstream};
+use crate::{prepull, pull, reference, serve, store, tier, upstream};
 use addresses::Addresses;
 use shown::SpanCounters;
 use status::StatusSources;
 
 /// How long a stop waits for downloads that no client waits for any more.
 const SETTLE_WAIT: Duration = Duration::from_secs(3);
+/// How long a stop waits for requests to the shared tier that end an upload.
+const TIER_WAIT: Duration = Duration::from_secs(1);
 /// Connections to the admin plane at the same time.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// How long a stop waits for answers of the admin plane.
@@ -56,6 +59,7 @@ pub struct App {
     puller: Puller,
     upstream: Upstream,
     keychain: Keychain,
+    tier: Tier,
     gate: Live<Option<Gate>>,
     path_logins: Live<HashSet<reference::Registry>>,
     pull: Live<pull::Config>,
@@ -109,8 +113,15 @@ impl App {
         );
         let pull_metrics = pull::metrics::Metrics::register(&registry)?;
         let pull = Live::new(settings.pull.clone());
-        let puller =
-            Puller::new(pull.clone(), store.clone(), upstream.clone(), keychain.clone(), pull_metrics);
+        let tier = check::build_tier(&settings, clock.clone(), tier::metrics::Metrics::register(&registry)?)?;
+        let puller = Puller::new(
+            pull.clone(),
+            store.clone(),
+            upstream.clone(),
+            keychain.clone(),
+            tier.clone(),
+            pull_metrics,
+        );
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let observer = Arc::new(serve::Observer::new(
             serve::Metrics::register(&registry)?,
@@ -134,6 +145,7 @@ impl App {
             puller,
             upstream,
             keychain,
+            tier,
             gate: Live::new(gate),
             path_logins,
             pull,
@@ -214,6 +226,7 @@ impl App {
             upstream: self.upstream.clone(),
             observer: Arc::clone(&self.observer),
             list: self.list.clone(),
+            tier: self.tier.clone(),
             readiness: readiness.clone(),
             since: Instant::now(),
         };
@@ -261,6 +274,7 @@ impl App {
         let _ = (telling.await, sampling.await);
         told.tell_all();
         settle(&self.puller, &self.upstream, &self.keychain).await;
+        self.tier.finish(TIER_WAIT).await;
         let _ = list.await;
         control_trigger.fire();
         let _ = control.await;

@@ -8,6 +8,7 @@ use crate::prepull::List;
 use crate::pull::Puller;
 use crate::serve::Observer;
 use crate::store::Store;
+use crate::tier::Tier;
 use crate::upstream::{FailingEndpoint, Upstream};
 
 /// The parts whose state is shown. Cheap to clone.
@@ -18,6 +19,7 @@ pub(super) struct StatusSources {
     pub(super) upstream: Upstream,
     pub(super) observer: Arc<Observer>,
     pub(super) list: List,
+    pub(super) tier: Tier,
     pub(super) readiness: Readiness,
     /// When the daemon began to serve.
     pub(super) since: Instant,
@@ -41,6 +43,7 @@ impl StatusSources {
             downloads: self.puller.downloads(),
             requests: requests.collect(),
             outages: self.puller.outages().len(),
+            tier: self.tier.status(),
         }
     }
 

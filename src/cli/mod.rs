@@ -33,6 +33,7 @@ mod setup_node;
 mod socket_unit;
 mod status;
 mod systemd;
+mod tier;
 mod toml_text;
 mod traces;
 mod unpin;
@@ -94,6 +95,9 @@ enum Subcommand {
     Revoke(revoke::Arguments),
     /// Hash everything in the store, and set aside what is damaged
     Verify(verify::Arguments),
+    /// Look after the object store that nodes share
+    #[command(subcommand)]
+    Tier(tier::TierCommand),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -135,6 +139,7 @@ impl Subcommand {
             Self::Credentials(arguments) => credentials::run(arguments, context),
             Self::Revoke(arguments) => revoke::run(arguments, context),
             Self::Verify(arguments) => verify::run(arguments, context),
+            Self::Tier(command) => tier::run(command, context),
             Self::Config(command) => config::run(command, context),
         }
     }

@@ -14,6 +14,7 @@ use crate::admin::{DiskState, StatusReport};
 use crate::prepull::ListStatus;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::size;
+use crate::tier::{TierStatus, TierTrouble};
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -99,6 +100,7 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
             .filter(|said| !said.is_empty())
             .map(|said| ("", (*said).to_owned())),
     );
+    lines.extend(numbers.tier.iter().flat_map(tier));
     lines.push(("downloads", numbers.downloads.to_string()));
     lines.push(("pinned", format!("{} image(s)", store.pins)));
     if prepull.images > 0 || prepull.problem.is_some() {
@@ -117,6 +119,25 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
             let title = if at == 0 && n == 0 { "registries" } else { "" };
             lines.push((title, format!("{name:<20} {message}")));
         }
+    }
+    lines
+}
+
+/// The shared tier: what it brought, and what is wrong with it.
+fn tier(tier: &TierStatus) -> Vec<(&'static str, String)> {
+    let (read, written) = (size::shown(tier.read_bytes), size::shown(tier.written_bytes));
+    let mut lines = vec![(
+        "tier",
+        format!("{} found there, {} not; {read} read, {written} written", tier.hits, tier.misses),
+    )];
+    for (what, trouble) in [("read", &tier.reading_fails), ("written", &tier.writing_fails)] {
+        lines.extend(trouble.iter().map(|TierTrouble { kind, seconds }| {
+            let lasts = shown_duration(Duration::from_secs(*seconds));
+            ("", format!("it cannot be {what} ({kind}) for {lasts}; registries are asked instead"))
+        }));
+    }
+    if tier.bad_objects > 0 {
+        lines.push(("", format!("{} object(s) were not the content of their digest", tier.bad_objects)));
     }
     lines
 }

@@ -25,6 +25,7 @@ use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
 use crate::support::metrics::Registry as MetricsRegistry;
 use crate::support::tasks::Tasks;
+use crate::tier::Tier;
 use crate::upstream::{
     Allowed, AuthContext, BlobHead, ConnectStage, DeliveryFault, Download, EndpointId, Error, Listing,
     Manifest, Page, Proof, ResolvedTag, Unknown,
@@ -470,16 +471,31 @@ impl Parts {
         Self::over(store_of(bytes))
     }
 
-    fn over((store, clock, directory): (Store, Clock, TempDir)) -> Self {
+    /// The same over a shared tier.
+    pub(crate) fn with_tier(tier: Tier) -> Self {
+        Self::build(store(), tier)
+    }
+
+    fn over(store: (Store, Clock, TempDir)) -> Self {
+        Self::build(store, Tier::none())
+    }
+
+    fn build((store, clock, directory): (Store, Clock, TempDir), tier: Tier) -> Self {
         let metrics = metrics();
         let (keychain, registry) = (keychain(&directory), Arc::<FakeRegistry>::default());
         let client = || Arc::clone(&registry) as Arc<dyn RegistryClient>;
         let (config, tasks) = (Live::<Config>::default(), Tasks::default());
         let (keys, ticking) = (keychain.clone(), tasks.clone());
         let access = Access::new(config.clone(), store.records(), keys, client(), ticking, &metrics);
-        let manifests =
-            Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
-        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), tasks, metrics);
+        let manifests = Manifests::new(
+            config.clone(),
+            access.clone(),
+            client(),
+            store.clone(),
+            tier.clone(),
+            tasks.clone(),
+        );
+        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), tier, tasks, metrics);
         Self { registry, store, clock, keychain, access, manifests, blobs, directory }
     }
 

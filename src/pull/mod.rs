@@ -57,6 +57,7 @@ use crate::store::Store;
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
+use crate::tier::Tier;
 use crate::upstream::{Listing, Page, Upstream};
 use access::Access;
 use arch_alias::ArchAliases;
@@ -85,16 +86,17 @@ struct Components {
 }
 
 impl Puller {
-    /// Pulls from `upstream` into `store`, with the credentials of `keychain`. New settings in `config` count from the
+    /// Pulls from `upstream` into `store`, with the credentials of `keychain` and the bytes of `tier` where it has them. New settings in `config` count from the
     /// next request on.
     pub fn new(
         config: Live<Config>,
         store: Store,
         upstream: Upstream,
         keychain: Keychain,
+        tier: Tier,
         metrics: Metrics,
     ) -> Self {
-        Self::over(config, store, Arc::new(upstream), keychain, metrics)
+        Self::over(config, store, Arc::new(upstream), keychain, tier, metrics)
     }
 
     fn over(
@@ -102,16 +104,23 @@ impl Puller {
         store: Store,
         upstream: Arc<dyn RegistryClient>,
         keychain: Keychain,
+        tier: Tier,
         metrics: Metrics,
     ) -> Self {
         let (metrics, tasks) = (Arc::new(metrics), Tasks::default());
         let client = || Arc::clone(&upstream);
         let access =
             Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics);
-        let manifests =
-            Manifests::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone());
+        let manifests = Manifests::new(
+            config.clone(),
+            access.clone(),
+            client(),
+            store.clone(),
+            tier.clone(),
+            tasks.clone(),
+        );
         let blobs =
-            Blobs::new(config.clone(), access.clone(), client(), store.clone(), tasks.clone(), metrics);
+            Blobs::new(config.clone(), access.clone(), client(), store.clone(), tier, tasks.clone(), metrics);
         let prefetch = Prefetch::new(config.clone(), access.clone(), blobs.clone(), tasks.clone());
         let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());

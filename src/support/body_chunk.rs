@@ -7,6 +7,8 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -33,6 +35,21 @@ impl BodyChunk {
     /// Whether the chunk has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The bytes, read if they are in a file. Blocks for a read.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn read(self) -> io::Result<Bytes> {
+        match self {
+            Self::Memory(bytes) => Ok(bytes),
+            Self::File(range) => {
+                let mut bytes = vec![0; range.len];
+                range.file.read_exact_at(&mut bytes, range.offset)?;
+                Ok(bytes.into())
+            }
+        }
     }
 
     /// Cuts off the bytes beyond `len`.

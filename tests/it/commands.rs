@@ -9,6 +9,7 @@ use larder::admin::{
 use larder::prepull::{BlobState, Event, ListStatus, Summary};
 use larder::serve::RecentRequest;
 use larder::support::clock::Timestamp;
+use larder::tier::{TierStatus, TierTrouble};
 use serde_json::Value;
 
 /// Every field name in a document, without the keys of maps whose keys are data.
@@ -117,6 +118,18 @@ fn samples() -> Vec<Value> {
         downloads: 0,
         requests: [("hit".to_owned(), 1)].into(),
         outages: 0,
+        tier: Some(TierStatus {
+            reads: true,
+            writes: true,
+            hits: 1,
+            misses: 1,
+            read_bytes: 1,
+            written: 1,
+            written_bytes: 1,
+            bad_objects: 1,
+            reading_fails: Some(TierTrouble { kind: text(), seconds: 1 }),
+            writing_fails: Some(TierTrouble { kind: text(), seconds: 1 }),
+        }),
     };
     let prepull = ListStatus {
         images: 1,

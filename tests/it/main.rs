@@ -51,6 +51,8 @@ mod several_ranges;
 mod sha512;
 mod space;
 mod status_watch;
+#[cfg(feature = "tier")]
+mod tier;
 mod timeouts;
 mod tokens;
 #[cfg(feature = "otlp")]

@@ -5,7 +5,7 @@ pub(crate) const ROOMS: &[&[&str]] = &[
     &["support"],
     &["reference"],
     &["listener", "credentials", "store", "traces"],
-    &["upstream"],
+    &["upstream", "tier"],
     &["pull"],
     &["serve", "prepull"],
     &["admin"],
@@ -16,8 +16,13 @@ pub(crate) const ROOMS: &[&[&str]] = &[
 ];
 
 /// Pairs of rooms that the rows above would allow and the design does not.
-pub(crate) const NEVER: &[(&str, &str)] =
-    &[("upstream", "store"), ("upstream", "listener"), ("pull", "listener")];
+pub(crate) const NEVER: &[(&str, &str)] = &[
+    ("upstream", "store"),
+    ("upstream", "listener"),
+    ("tier", "store"),
+    ("tier", "listener"),
+    ("pull", "listener"),
+];
 
 /// Rooms without circles of files.
 pub(crate) const WITHOUT_CIRCLES: &[&str] = &[
@@ -27,6 +32,7 @@ pub(crate) const WITHOUT_CIRCLES: &[&str] = &[
     "credentials",
     "store",
     "upstream",
+    "tier",
     "pull",
     "serve",
     "prepull",
@@ -136,11 +142,11 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "blob/window_memory",
             ],
             &["blob/source", "blob/withheld_tail"],
-            &["blob/part_fetch", "blob/window_state"],
+            &["blob/part_fetch", "blob/tiered", "blob/window_state"],
             &["blob/window"],
             &["blob/progress"],
             &["blob/first_bytes", "blob/flight", "blob/partial"],
-            &["blob/byte_range", "blob/passthrough", "blob/priority", "blob/segments"],
+            &["blob/byte_range", "blob/passthrough", "blob/priority", "blob/segments", "blob/shared_copy"],
             &["blob/out_of_order", "blob/parts", "blob/read_parts", "blob/rest"],
             &["blob/transfer"],
             &["blob/fill"],
@@ -209,6 +215,20 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
         ],
     ),
     (
+        "tier",
+        &[
+            &["config", "counts", "error", "lease", "metrics", "recent"],
+            &["health", "http", "layout", "objects"],
+            &["backend/credential", "backend/store"],
+            &["backend/platform"],
+            &["backend"],
+            &["handle"],
+            &["gc", "probe", "reading", "status", "upload"],
+            &["claim"],
+            &["mod"],
+        ],
+    ),
+    (
         "config",
         &[
             &["environment", "report"],
@@ -224,6 +244,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "section/prepull",
                 "section/server",
                 "section/store",
+                "section/tier",
                 "section/upstream",
             ],
             &["section/freshness"],
@@ -251,6 +272,7 @@ pub(crate) const DOORS: &[(&str, &str)] = &[
     ("opentelemetry_otlp", "traces/delivery.rs"),
     ("opentelemetry_sdk", "traces/"),
     ("tracing_opentelemetry", "cli/traces.rs"),
+    ("hyper_rustls", "tier/http.rs"),
     ("clap", "cli/"),
     ("indicatif", "cli/"),
     ("tar", "cli/import/"),

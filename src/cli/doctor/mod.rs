@@ -11,6 +11,7 @@ mod http;
 mod metrics;
 mod port;
 mod runtimes;
+mod tier;
 
 use std::path::PathBuf;
 
@@ -53,6 +54,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let machine = Machine::under(&arguments.root);
     cache::check(&machine, &asked, &mut findings);
     runtimes::check(&machine, &asked, &mut findings);
+    tier::check(settings, &mut findings);
     if let Some(image) = &arguments.canary {
         canary::check(&machine, &arguments.containerd, image, settings, &mut findings);
     }

@@ -12,6 +12,7 @@ mod prepull;
 mod registry;
 mod server;
 mod store;
+mod tier;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ pub(super) struct Sections {
     pub(super) upstream: upstream::Upstream,
     pub(super) registries: Vec<registry::Registry>,
     pub(super) prepull: prepull::Prepull,
+    pub(super) tier: tier::Tier,
     pub(super) log: log::Log,
 }
 
@@ -92,6 +94,7 @@ impl Sections {
         let upstream = section(&mut file, &context, upstream::Upstream::check);
         let registries = sections(&mut file, &context, registry::Registry::check);
         let prepull = section(&mut file, &context, |_, _| {});
+        let tier = section(&mut file, &context, tier::Tier::check);
         let log = section(&mut file, &context, log::Log::check);
         file.finish();
         Self {
@@ -105,6 +108,7 @@ impl Sections {
             upstream,
             registries,
             prepull,
+            tier,
             log,
         }
     }
@@ -122,6 +126,7 @@ impl Sections {
             one(&self.upstream),
             many(&self.registries),
             one(&self.prepull),
+            one(&self.tier),
             one(&self.log),
         ]
     }
@@ -141,6 +146,7 @@ impl Sections {
         changed(&self.upstream, &before.upstream, &mut changes);
         changed_registries(&self.registries, &before.registries, &mut changes);
         changed(&self.prepull, &before.prepull, &mut changes);
+        changed(&self.tier, &before.tier, &mut changes);
         changed(&self.log, &before.log, &mut changes);
         changes
     }

@@ -62,8 +62,14 @@ impl Trail {
         self.0.lock().proved_in.contains(repository)
     }
 
-    /// Whether a mirror delivered some of the bytes.
+    /// Whether a mirror delivered some of the bytes: neither the size that it stated nor its bytes are the registry's word.
     pub(crate) fn has_mirror(&self) -> bool {
+        let is_mirror = |endpoint: &EndpointId| !endpoint.is_authoritative() && !endpoint.is_shared_tier();
+        self.0.lock().endpoints.iter().any(is_mirror)
+    }
+
+    /// Whether a mirror or the shared tier delivered some of the bytes, whose size may be known from the registry.
+    pub(crate) fn has_unproved_bytes(&self) -> bool {
         self.0.lock().endpoints.iter().any(|endpoint| !endpoint.is_authoritative())
     }
 

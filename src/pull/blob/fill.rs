@@ -21,7 +21,9 @@ use super::progress::Progress;
 use super::rest::{Next, Rest};
 use super::room::Room;
 use super::segments::Received;
+use super::shared_copy::{SharedCopies, SharedCopy};
 use super::source::{UpstreamBlobs, UpstreamBody};
+use super::tiered::{Opened, Share};
 use super::transfer::Transfers;
 use super::wanted::is_much;
 use super::window::Window;
@@ -47,6 +49,7 @@ pub(crate) struct Filler {
     transfers: Transfers,
     foreground: Foreground,
     partials: Partials,
+    copies: SharedCopies,
     memory: WindowMemory,
     tasks: Tasks,
     metrics: Arc<Metrics>,
@@ -54,7 +57,7 @@ pub(crate) struct Filler {
 
 /// How a fill that did not fail ended.
 enum Filled {
-    Verified(Box<Verified>, Trail),
+    Verified(Box<Verified>, Trail, Option<SharedCopy>),
     /// The disk took nothing, or not all: the followers were given the rest past it, or what of it could be had.
     PassedOn(Result<(), Error>),
 }
@@ -93,7 +96,8 @@ impl Filler {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (store, foreground) = (partials.store().clone(), transfers.foreground().clone());
-        Self { room, store, blobs, transfers, foreground, partials, memory, tasks, metrics }
+        let copies = SharedCopies::new(blobs.tier().clone(), tasks.clone());
+        Self { room, store, blobs, transfers, foreground, partials, copies, memory, tasks, metrics }
     }
 
     /// Fills the flight of `leader` to its end, whatever that is.
@@ -109,7 +113,7 @@ impl Filler {
     /// Passes the blob of a flight on to its followers, past the disk.
     pub(crate) async fn pass_through(&self, leader: Leader) {
         let passed = async {
-            let body = self.blobs.open(leader.flight().context(), leader.digest(), 0, None).await?;
+            let body = self.blobs.open_whole(leader.flight().context(), leader.digest()).await?.body;
             let detached = past_the_disk(body, leader.digest().hasher(), None);
             self.pass_on(&leader, detached).await
         };
@@ -119,8 +123,8 @@ impl Filler {
 
     async fn end(&self, leader: &Arc<Leader>, received: Result<Filled, Error>) {
         let result = match received {
-            Ok(Filled::Verified(verified, trail)) => {
-                self.complete(leader, *verified, &trail).await;
+            Ok(Filled::Verified(verified, trail, copy)) => {
+                self.complete(leader, *verified, &trail, copy).await;
                 "complete"
             }
             Ok(Filled::PassedOn(Ok(()))) => "detached",
@@ -149,10 +153,19 @@ impl Filler {
 
     /// Tells the readers that everything is there, then makes it durable; the flight ends after that, so that a later
     /// request finds the blob. What the registry does not say of the repository makes it no member: a later request asks.
-    async fn complete(&self, leader: &Arc<Leader>, verified: Verified, trail: &Trail) {
+    async fn complete(
+        &self,
+        leader: &Arc<Leader>,
+        verified: Verified,
+        trail: &Trail,
+        copy: Option<SharedCopy>,
+    ) {
         leader.publish_complete(verified.size());
         let (digest, context) = (leader.digest(), leader.flight().context());
         let is_member = self.blobs.is_member(context, digest, verified.size(), trail).await;
+        if let Some(copy) = copy.filter(|_| is_member) {
+            copy.complete(verified.size());
+        }
         let (store, repository) = (self.store.clone(), context.repository().clone());
         let commit = move || store.commit(verified, &repository, is_member.then_some(&Member::Blob));
         let committed = self.tasks.spawn_blocking(commit).await;
@@ -179,12 +192,12 @@ impl Filler {
         let mut tries = Tries::default();
         let mut wrong = None;
         loop {
-            let body = self.blobs.open(context, digest, 0, None).await?;
+            let Opened { body, share } = self.blobs.open_whole(context, digest).await?;
             if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
                 return Err(error);
             }
             let (trail, unproved) = (body.trail().clone(), body.unproved());
-            let error = match self.receive_body(leader, body, tries.way()).await {
+            let error = match self.receive_body(leader, body, tries.way(), share).await {
                 Ok(filled) => {
                     if let (Filled::Verified(..), Some(source)) = (&filled, &unproved) {
                         self.blobs.record_verified(context, source, &trail).await;
@@ -210,6 +223,7 @@ impl Filler {
         leader: &Arc<Leader>,
         body: UpstreamBody,
         way: Way,
+        share: Share,
     ) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
         let owner = self.room.owner(context.repository().registry());
@@ -235,7 +249,7 @@ impl Filler {
             }
             Err(error) => return Err(error.into()),
         };
-        self.store_body(leader, body, ingest, way).await
+        self.store_body(leader, body, ingest, way, share).await
     }
 
     async fn store_body(
@@ -244,12 +258,14 @@ impl Filler {
         body: UpstreamBody,
         ingest: Ingest,
         way: Way,
+        share: Share,
     ) -> Result<Filled, Error> {
         let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
         let withheld = Withheld::of(size, body.trail());
         let (growing, trail) = (ingest.growing(), body.trail().clone());
         let trail_of_body = trail.clone();
         let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored());
+        let copy = self.copies.begin(flight, digest, &content, size, share);
         let (queue, received) = mpsc::channel(QUEUE);
         let writer = self.tasks.spawn_blocking({
             let leader = Arc::clone(leader);
@@ -262,7 +278,9 @@ impl Filler {
         };
         let write = async {
             match writer.await.map_err(|ended| Error::task_ended("wrote a blob", &ended))?? {
-                Written::Verified(verified) => Ok(Some(Filled::Verified(verified, trail_of_body.clone()))),
+                Written::Verified(verified) => {
+                    Ok(Some(Filled::Verified(verified, trail_of_body.clone(), copy)))
+                }
                 Written::Incomplete => Ok(None),
                 Written::Detached(detached) => {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));

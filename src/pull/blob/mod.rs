@@ -12,7 +12,8 @@
 //!   fill        upstream -> store: room, bound, write, hash, verify, commit
 //!     delivery  after wrong content: another endpoint, or one connection instead of several
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
-//!       source  upstream's body, resumed where it breaks off
+//!       source  upstream's body, resumed where it breaks off; from the shared tier where the registry confirms it (tiered)
+//!     shared_copy  what the shared tier lacks is copied there
 //!     window    what the disk does not take (rest), shared by its clients (window_state), in a bounded memory (window_memory)
 //! blob_body     the bytes of an answer, wherever they come from (read_parts: from kept parts)
 //!   follow      every client reads up to the readable offset; passthrough by itself where it falls out of the window
@@ -48,8 +49,10 @@ mod refetch;
 pub(crate) mod rest;
 pub(crate) mod room;
 pub(crate) mod segments;
+pub(crate) mod shared_copy;
 pub(crate) mod source;
 pub(crate) mod stored;
+pub(crate) mod tiered;
 pub(crate) mod transfer;
 pub(crate) mod wanted;
 pub(crate) mod window;
@@ -71,6 +74,7 @@ use crate::reference::{Digest, MediaType};
 use crate::store::Store;
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
+use crate::tier::Tier;
 use crate::upstream::AuthContext;
 use begun::Begun;
 use blob_body::BlobBody;
@@ -146,13 +150,14 @@ impl Blobs {
         access: Access,
         registries: Arc<dyn RegistryClient>,
         store: Store,
+        tier: Tier,
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
         let flights = Flights::new(metrics.flights.clone());
         let foreground = Foreground::new(flights.clone());
         let stored = StoredBlobs::new(store.clone(), access.clone());
-        let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries));
+        let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), tier);
         let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
         let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let room = Room::new(config, store.clone());

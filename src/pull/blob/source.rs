@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::delivery::Trail;
@@ -16,7 +17,8 @@ use crate::pull::access::{Access, Purpose, Subject, UnprovedRight};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Repository};
+use crate::reference::{Digest, Principal, Registry, Repository};
+use crate::tier::{self, ErrorKind, Fault, Found, Tier};
 use crate::upstream::{
     self, Allowed, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId, Patience, Proof,
 };
@@ -37,11 +39,31 @@ const SKIPS_MAX: u32 = 3;
 pub(crate) struct UpstreamBlobs {
     access: Access,
     upstream: Arc<dyn RegistryClient>,
+    tier: Tier,
 }
 
 impl UpstreamBlobs {
-    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>) -> Self {
-        Self { access, upstream }
+    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, tier: Tier) -> Self {
+        Self { access, upstream, tier }
+    }
+
+    /// Who may read what.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The shared tier.
+    pub(crate) fn tier(&self) -> &Tier {
+        &self.tier
+    }
+
+    /// The body of a blob that comes from the shared tier. What breaks off is resumed at the registry, as for any request
+    /// of `context`.
+    pub(crate) fn from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
+        let chunks = found.body.map(|chunk| chunk.map_err(|error| interrupted(&error)));
+        let endpoint = EndpointId::shared_tier();
+        let download = Download::new(Some(found.size), 0, Proof::Nothing, chunks).delivered_by(endpoint);
+        UpstreamBody::new(self, context.repository(), digest, Origin::Tier(context.clone()), download)
     }
 
     /// Asks for a blob from byte `from` on, up to `until` or its end. Where the caller has no fresh right, upstream's
@@ -67,25 +89,18 @@ impl UpstreamBlobs {
         let (download, presented) =
             self.access.ask(context, &Subject::Blob(digest), purpose, request).await?;
         let is_unproved = matches!(purpose, Purpose::Prove) && !download.has_digest;
+        let asked = context.asked().clone();
+        let auth = AuthContext { presented, proof: None, patience: Patience::Wait, asked };
+        let skip_first = download.offset != from;
+        let body = UpstreamBody::new(self, repository, digest, Origin::Registry(auth), download);
         let body = UpstreamBody {
             unproved: is_unproved.then_some(right),
-            upstream: Arc::clone(upstream),
-            repository: repository.clone(),
-            digest,
-            auth: AuthContext {
-                presented,
-                proof: None,
-                patience: Patience::Wait,
-                asked: context.asked().clone(),
-            },
-            skip_first: download.offset != from,
-            download,
+            skip_first,
             from,
             at: from,
             until,
             broken: Broken { at: from, times: 0, since: Instant::now() },
-            skips: 0,
-            trail: Trail::default(),
+            ..body
         };
         Ok(body.recorded_in(&Trail::default()))
     }
@@ -135,10 +150,36 @@ impl UpstreamBlobs {
         fault: DeliveryFault,
     ) -> bool {
         let registry = context.repository().registry();
-        endpoints
-            .iter()
-            .fold(false, |_, endpoint| self.upstream.record_wrong_content(registry, digest, endpoint, fault))
+        endpoints.iter().fold(false, |_, endpoint| self.record_fault(registry, digest, endpoint, fault))
     }
+
+    /// Records that one of them did not deliver; returns whether another one is left. Beside the shared tier that is the
+    /// registry.
+    fn record_fault(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        endpoint: &EndpointId,
+        fault: DeliveryFault,
+    ) -> bool {
+        if !endpoint.is_shared_tier() {
+            return self.upstream.record_wrong_content(registry, digest, endpoint, fault);
+        }
+        let fault = if fault == DeliveryFault::BrokenOff { Fault::BrokenOff } else { Fault::Wrong };
+        self.tier.record_fault(registry, digest, fault);
+        true
+    }
+}
+
+/// The error of a body from the shared tier that broke off, or did not come.
+fn interrupted(error: &tier::Error) -> upstream::Error {
+    let stage = if error.kind == ErrorKind::GaveUp { ConnectStage::Timeout } else { ConnectStage::Body };
+    upstream::Error::Unreachable { host: "shared tier".to_owned(), stage, why: error.to_string() }
+}
+
+/// Whether the tier did not have the blob in time: it did nothing wrong.
+fn is_not_there_yet(error: &upstream::Error) -> bool {
+    matches!(error, upstream::Error::Unreachable { stage: ConnectStage::Timeout, .. })
 }
 
 /// An answer of a registry that proves a right when its content was verified.
@@ -151,11 +192,10 @@ pub(crate) struct UnprovedSource {
 
 /// The bytes of a blob from some offset on.
 pub(crate) struct UpstreamBody {
-    upstream: Arc<dyn RegistryClient>,
+    blobs: UpstreamBlobs,
     repository: Repository,
     digest: Digest,
-    /// As whom the blob was asked for, and is asked for again.
-    auth: AuthContext,
+    origin: Origin,
     /// Set if its content proves a right that its head did not.
     unproved: Option<UnprovedRight>,
     download: Download,
@@ -172,6 +212,14 @@ pub(crate) struct UpstreamBody {
     trail: Trail,
 }
 
+/// Who delivers a body.
+enum Origin {
+    /// An endpoint of the registry: as whom the blob was asked for, and is asked for again.
+    Registry(AuthContext),
+    /// The shared tier; the pull for which the registry is asked for the rest.
+    Tier(PullContext),
+}
+
 /// The breaks of a body since its last progress.
 struct Broken {
     at: u64,
@@ -180,6 +228,36 @@ struct Broken {
 }
 
 impl UpstreamBody {
+    /// A whole body from its first byte on, whose head proved what there was to prove.
+    fn new(
+        blobs: &UpstreamBlobs,
+        repository: &Repository,
+        digest: Digest,
+        origin: Origin,
+        download: Download,
+    ) -> Self {
+        Self {
+            blobs: blobs.clone(),
+            repository: repository.clone(),
+            digest,
+            origin,
+            unproved: None,
+            download,
+            skip_first: false,
+            from: 0,
+            at: 0,
+            until: None,
+            broken: Broken { at: 0, times: 0, since: Instant::now() },
+            skips: 0,
+            trail: Trail::default(),
+        }
+    }
+
+    /// Whether the shared tier delivers it.
+    pub(crate) fn is_from_tier(&self) -> bool {
+        matches!(self.origin, Origin::Tier(_))
+    }
+
     /// Whether upstream began at the requested byte; otherwise the bytes before it are read and thrown away.
     pub(crate) fn is_ranged(&self) -> bool {
         !self.skip_first
@@ -208,7 +286,8 @@ impl UpstreamBody {
 
     /// What its content proves when all of it was verified; `None` if its head proved it, or nothing is to be proved.
     pub(crate) fn unproved(&self) -> Option<UnprovedSource> {
-        let (principal, proof) = (self.auth.presented.principal, self.download.proof);
+        let Origin::Registry(auth) = &self.origin else { return None };
+        let (principal, proof) = (auth.presented.principal, self.download.proof);
         let endpoint = self.endpoint().cloned();
         self.unproved.map(|right| UnprovedSource { right, principal, proof, endpoint })
     }
@@ -233,31 +312,18 @@ impl UpstreamBody {
     /// # Errors
     /// Any of [`upstream::Error`].
     pub(crate) async fn begin_anew(&self) -> Result<Self, upstream::Error> {
-        let download = self.ask(0, None).await?;
-        let body = Self {
-            unproved: None,
-            upstream: Arc::clone(&self.upstream),
-            repository: self.repository.clone(),
-            digest: self.digest,
-            auth: self.auth.clone(),
-            skip_first: false,
-            download,
-            from: 0,
-            at: 0,
-            until: None,
-            broken: Broken { at: 0, times: 0, since: Instant::now() },
-            skips: 0,
-            trail: Trail::default(),
-        };
+        let (download, auth) = self.ask(0, None).await?;
+        let body = Self::new(&self.blobs, &self.repository, self.digest, Origin::Registry(auth), download);
         Ok(body.recorded_in(&Trail::default()))
     }
 
     /// Records that what was delivered is wrong; returns whether an endpoint is left that has not delivered wrong content.
     pub(crate) fn record_wrong_content(&self, fault: DeliveryFault) -> bool {
         let registry = self.repository.registry();
-        self.trail.suspects().iter().fold(false, |_, endpoint| {
-            self.upstream.record_wrong_content(registry, self.digest, endpoint, fault)
-        })
+        self.trail
+            .suspects()
+            .iter()
+            .fold(false, |_, endpoint| self.blobs.record_fault(registry, self.digest, endpoint, fault))
     }
 
     /// Which endpoints have delivered it.
@@ -265,10 +331,17 @@ impl UpstreamBody {
         &self.trail
     }
 
-    /// The same body, whose endpoints are recorded in `trail`.
+    /// The same body, whose endpoints are recorded in `trail`; the shared tier with its first bytes.
     pub(crate) fn recorded_in(self, trail: &Trail) -> Self {
-        self.endpoint().into_iter().for_each(|endpoint| trail.record(endpoint, &self.repository));
-        Self { trail: trail.clone(), ..self }
+        let body = Self { trail: trail.clone(), ..self };
+        if !body.is_from_tier() {
+            body.record_endpoint();
+        }
+        body
+    }
+
+    fn record_endpoint(&self) {
+        self.endpoint().into_iter().for_each(|endpoint| self.trail.record(endpoint, &self.repository));
     }
 
     /// Bytes between here and the declared end; zero where upstream declared none.
@@ -303,6 +376,9 @@ impl UpstreamBody {
         loop {
             let error = match self.download.next().await {
                 Some(Ok(bytes)) => {
+                    if self.is_from_tier() && self.at == self.from {
+                        self.record_endpoint();
+                    }
                     self.at += bytes.len() as u64;
                     return Some(Ok(bytes));
                 }
@@ -328,7 +404,10 @@ impl UpstreamBody {
         if self.at > self.broken.at || self.broken.times == 0 {
             self.broken = Broken { at: self.at, times: 0, since: Instant::now() };
         }
-        let mut another = self.record(DeliveryFault::BrokenOff);
+        let mut another = match self.is_from_tier() && is_not_there_yet(&error) {
+            true => true,
+            false => self.record(DeliveryFault::BrokenOff),
+        };
         let mut pause = RESUME_PAUSE * 2_u32.pow(self.broken.times);
         self.broken.times += 1;
         tracing::info!(digest = %self.digest, at = self.at, %error, "upstream broke off a body; it is resumed");
@@ -366,7 +445,7 @@ impl UpstreamBody {
 
     async fn resume(&mut self) -> Result<Recovered, upstream::Error> {
         let (at, size) = (self.at, self.size());
-        let download = match self.ask(at, self.until).await {
+        let (download, auth) = match self.ask(at, self.until).await {
             // A body without a declared length broke off after its last byte.
             Err(upstream::Error::RangeNotSatisfiable { size: Some(whole), .. })
                 if whole == at && size.is_none_or(|size| size == at) =>
@@ -390,16 +469,33 @@ impl UpstreamBody {
         {
             return Err(self.invalid(format!("a size of {now} after one of {before}")));
         }
+        self.origin = Origin::Registry(auth);
         self.download = download;
         self.download.size = self.download.size.or(size);
-        self.endpoint().into_iter().for_each(|endpoint| self.trail.record(endpoint, &self.repository));
-        self.trail.record_ranges();
+        self.record_endpoint();
+        if at > self.from {
+            self.trail.record_ranges();
+        }
         self.skip_to_offset().await.map(|()| Recovered::Resumed)
     }
 
-    async fn ask(&self, from: u64, until: Option<u64>) -> Result<Download, upstream::Error> {
-        let Self { upstream, repository, digest, auth, .. } = self;
-        Ok(upstream.download(repository, *digest, from, until, auth).await?.value)
+    /// Asks the registry for the blob, or for a part of it; returns as whom, too.
+    async fn ask(&self, from: u64, until: Option<u64>) -> Result<(Download, AuthContext), upstream::Error> {
+        let Self { blobs, repository, digest, origin, .. } = self;
+        match origin {
+            Origin::Registry(auth) => {
+                let allowed = blobs.upstream.download(repository, *digest, from, until, auth).await?;
+                Ok((allowed.value, auth.clone()))
+            }
+            Origin::Tier(context) => match Box::pin(blobs.open(context, *digest, from, until)).await {
+                Ok(Self { download, origin: Origin::Registry(auth), .. }) => Ok((download, auth)),
+                Ok(_) => Err(self.invalid("the shared tier, instead of the registry".to_owned())),
+                Err(Error::Upstream(error)) => Err(error),
+                Err(error) => {
+                    Err(upstream::Error::Unauthenticated { host: self.host(), why: error.to_string() })
+                }
+            },
+        }
     }
 
     /// Skips the bytes before the offset, if upstream ignored the range; the digest decides in the end whether they were
@@ -430,9 +526,8 @@ impl UpstreamBody {
     /// Records that the endpoint did not deliver; returns whether another one is left.
     fn record(&self, fault: DeliveryFault) -> bool {
         let registry = self.repository.registry();
-        self.endpoint().is_some_and(|endpoint| {
-            self.upstream.record_wrong_content(registry, self.digest, endpoint, fault)
-        })
+        self.endpoint()
+            .is_some_and(|endpoint| self.blobs.record_fault(registry, self.digest, endpoint, fault))
     }
 
     fn host(&self) -> String {

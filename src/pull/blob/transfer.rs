@@ -87,7 +87,8 @@ impl Transfers {
         let trail = body.trail().clone();
         let mut measured = Measured { begun_at: body.at(), skipped: 0, waited: Duration::ZERO };
         let mut second: Option<SecondConnection> = None;
-        let mut second_tried = way == Way::Plain;
+        // What another connection would ask is the registry; a tier that is slow fails by itself.
+        let mut second_tried = way == Way::Plain || body.is_from_tier();
         let mut may_skip = way == Way::Fastest;
         loop {
             self.foreground.yield_before_chunk(flight).await;

@@ -8,7 +8,7 @@
 //! withheld whole until it is verified, up to [`MIRRORED_STORED`] bytes on the way into the store and [`MIRRORED_PASSED`]
 //! past the disk, where it has to be in memory. A client that got nothing for ten seconds is then given a little each
 //! second, so that it does not take the download for dead: only that little may be wrong. A larger blob goes out as it
-//! comes, but for its tail.
+//! comes, but for its tail. The same holds for what the shared tier delivers: its bytes are nobody's word either.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Withheld {
         self.size
     }
 
-    /// Whether a mirror delivers some of it.
+    /// Whether a mirror delivers some of it, so that its size is not the registry's word.
     pub(crate) fn is_mirrored(&self) -> bool {
         self.trail.has_mirror()
     }
@@ -63,7 +63,7 @@ impl Withheld {
     /// How many bytes may be served when so many are there and the digest is not verified.
     pub(crate) fn readable(&self, written: u64) -> u64 {
         let readable = self.all_but_the_tail(written);
-        if !self.is_mirrored() || self.size.unwrap_or(written) > self.mirrored_max {
+        if !self.trail.has_unproved_bytes() || self.size.unwrap_or(written) > self.mirrored_max {
             return readable;
         }
         let given_out_for = self.begun.elapsed().saturating_sub(MIRRORED_SILENCE);

@@ -5,6 +5,7 @@
 //! registry itself says that the repository has it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -16,16 +17,19 @@ use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{
-    Digest, Document, DocumentError, Kind, MediaType, Principal, Reference, Repository, is_manifest_of,
-    manifest_digest,
+    Digest, Document, DocumentError, Kind, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Repository,
+    is_manifest_of, manifest_digest,
 };
 use crate::store::{Member, Store};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
+use crate::tier::{Fault, Tier};
 use crate::upstream::{Allowed, AskedEndpoints, AuthContext, Manifest, Patience, Proof};
 
 /// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not kept.
 const CONFIRMATIONS_MAX: usize = 32;
+/// How long the registry may take to confirm a manifest of the shared tier, before it is asked for the manifest itself.
+const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// A verified manifest, fresh from upstream.
 #[derive(Debug, Clone)]
@@ -73,6 +77,7 @@ pub(crate) struct ManifestFetcher {
     upstream: Arc<dyn RegistryClient>,
     store: Store,
     kept: KeptManifests,
+    tier: Tier,
     running: Singleflight<Key, Result<Allowed<FetchedManifest>, Error>>,
     confirmations: Arc<Semaphore>,
     tasks: Tasks,
@@ -85,11 +90,12 @@ impl ManifestFetcher {
         upstream: Arc<dyn RegistryClient>,
         store: Store,
         kept: KeptManifests,
+        tier: Tier,
         tasks: Tasks,
     ) -> Self {
         let (running, confirmations) =
             (Singleflight::new(tasks.clone()), Arc::new(Semaphore::new(CONFIRMATIONS_MAX)));
-        Self { access, upstream, store, kept, running, confirmations, tasks }
+        Self { access, upstream, store, kept, tier, running, confirmations, tasks }
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names is
@@ -141,6 +147,11 @@ impl ManifestFetcher {
             let value = FetchedManifest { digest: *digest, is_authoritative: false, media_type, bytes };
             return Ok(Allowed { value, proof: Proof::Nothing });
         }
+        if let Reference::Digest(digest) = reference
+            && let Some(found) = self.from_tier(repository, *digest, auth).await
+        {
+            return Ok(found);
+        }
         let Allowed { value: manifest, proof } = self.upstream.manifest(repository, reference, auth).await?;
         let (digest, proved_by) = match reference {
             Reference::Tag(_) => (manifest_digest(&manifest.bytes), BytesProvedBy::Registry),
@@ -165,6 +176,43 @@ impl ManifestFetcher {
             self.keep_once_confirmed(repository, &fetched, auth);
         }
         Ok(Allowed { value: fetched, proof })
+    }
+
+    /// The manifest from the shared tier, if its registry itself confirms that the repository has it: it said so in its answer
+    /// to a tag, or does so now. Anything but a plain yes is left to the request for the manifest.
+    async fn from_tier(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        auth: &AuthContext,
+    ) -> Option<Allowed<FetchedManifest>> {
+        let registry = repository.registry();
+        let bytes = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX).await?;
+        if !is_manifest_of(&bytes, &digest) {
+            self.tier.record_fault(registry, digest, Fault::Wrong);
+            return None;
+        }
+        // What type it has is for the registry to say where the document does not.
+        Document::parse(&bytes, None).ok()?;
+        let membership = self.access.membership();
+        let is_named = membership.is_manifest(repository, digest).await;
+        let proof = if auth.proof.is_none() && is_named && !membership.has_ended(repository, digest) {
+            Proof::Nothing
+        } else {
+            let grant_ttl = self.access.known().terms(repository).grant_ttl;
+            let asking = AuthContext { proof: Some(auth.proof.unwrap_or(grant_ttl)), ..auth.clone() };
+            let confirming = self.upstream.confirm_manifest(repository, digest, &asking);
+            let confirmed = tokio::time::timeout(CONFIRM_WAIT, confirming).await;
+            let proof = confirmed.ok()?.ok()?.proof;
+            if auth.proof.is_some() { proof } else { Proof::Nothing }
+        };
+        let host = "shared tier".to_owned();
+        let manifest = Manifest { bytes, media_type: None, host, is_authoritative: false };
+        let read = self.read(repository, digest, manifest, BytesProvedBy::Digest).await.ok()?;
+        // By the registry's own word, wherever the bytes come from.
+        let fetched = FetchedManifest { is_authoritative: true, ..read };
+        self.keep(repository, &fetched).await;
+        Some(Allowed { value: fetched, proof })
     }
 
     /// Takes the manifest `digest` that the registry itself sent: reads it, keeps it in memory and stores it; a large one
@@ -208,6 +256,7 @@ impl ManifestFetcher {
     async fn keep(&self, repository: &Repository, fetched: &FetchedManifest) {
         let FetchedManifest { digest, media_type, bytes, .. } = fetched;
         if digest.is_of(bytes) && !media_type.is_useless() {
+            self.tier.write_manifest(repository.registry(), *digest, bytes.clone());
             self.kept.add_fetched(repository, *digest, media_type, bytes).await;
         }
     }

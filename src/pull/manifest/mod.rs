@@ -35,6 +35,7 @@ use crate::store::Store;
 use crate::support::clock::{Clock, Moment};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
+use crate::tier::Tier;
 use fetch::ManifestFetcher;
 use kept::KeptManifests;
 use resolve::Tags;
@@ -68,12 +69,19 @@ impl Manifests {
         access: Access,
         upstream: Arc<dyn RegistryClient>,
         store: Store,
+        tier: Tier,
         tasks: Tasks,
     ) -> Self {
         let kept = KeptManifests::new(store.clone());
         let stored = StoredManifests::new(store.clone(), access.membership().clone(), kept.clone());
-        let fetcher =
-            ManifestFetcher::new(access.clone(), Arc::clone(&upstream), store.clone(), kept, tasks.clone());
+        let fetcher = ManifestFetcher::new(
+            access.clone(),
+            Arc::clone(&upstream),
+            store.clone(),
+            kept,
+            tier,
+            tasks.clone(),
+        );
         let tags = Tags::new(
             config,
             access.clone(),

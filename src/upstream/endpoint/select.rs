@@ -13,6 +13,9 @@ use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 
+/// How the shared tier is named where an endpoint is: the base URL of an endpoint has a scheme.
+const SHARED_TIER: &str = "shared tier";
+
 /// Names an endpoint that delivered something. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointId {
@@ -30,6 +33,16 @@ impl EndpointId {
     /// Whether its responses prove rights: it is the registry itself, and not a mirror.
     pub fn is_authoritative(&self) -> bool {
         self.authoritative
+    }
+
+    /// What is no endpoint of any registry, and delivers all the same: the shared tier. Its bytes prove no right.
+    pub(crate) fn shared_tier() -> Self {
+        Self { base_url: SHARED_TIER.into(), host: SHARED_TIER.into(), authoritative: false }
+    }
+
+    /// Whether it names the shared tier, and no endpoint.
+    pub(crate) fn is_shared_tier(&self) -> bool {
+        &*self.base_url == SHARED_TIER
     }
 
     pub(crate) fn base_url(&self) -> &str {

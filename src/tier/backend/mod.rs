@@ -1,0 +1,31 @@
+//! Object stores, by the crate object_store: the one place that uses it besides `http`.
+//!
+//! ```text
+//! store        the trait of `objects` over a store of that crate
+//! platform     the store of a configuration: S3, Google Cloud Storage, Azure Blob, a directory
+//! credential   key files
+//! ```
+
+mod credential;
+mod platform;
+mod store;
+
+use std::sync::Arc;
+
+use super::config::Config;
+use super::error::BuildError;
+use super::objects::Objects;
+
+/// The object store of `config`. Blocks while files are read.
+///
+/// # Errors
+/// What cannot be used of it.
+pub(super) fn build(config: &Config) -> Result<Arc<dyn Objects>, BuildError> {
+    Ok(Arc::new(platform::store(config)?))
+}
+
+/// The objects of a store in memory.
+#[cfg(test)]
+pub(super) fn in_memory(store: Arc<object_store::memory::InMemory>) -> Arc<dyn Objects> {
+    Arc::new(store::Store::over(store, store::Base::Root))
+}

@@ -1,0 +1,181 @@
+//! The tier as its users hold it: what it is built from, and what is remembered of its objects.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+#[cfg(feature = "tier")]
+use super::backend;
+use super::config::Config;
+use super::counts::Counts;
+use super::error::{BuildError, Error, ErrorKind};
+use super::health::Health;
+use super::layout::Layout;
+use super::metrics::Metrics;
+use super::objects::Objects;
+use super::recent::{self, Recent};
+
+use crate::reference::{Digest, Registry};
+use crate::support::clock::Clock;
+use crate::support::tasks::Tasks;
+
+/// The shared tier, or none. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Tier(pub(super) Option<Arc<Inner>>);
+
+/// How content failed to be what its key says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The object is wrong: another digest, another length.
+    Wrong,
+    /// The transfer broke off, or came too slowly.
+    BrokenOff,
+}
+
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) layout: Layout,
+    pub(super) objects: Arc<dyn Objects>,
+    pub(super) clock: Clock,
+    pub(super) reading: Health,
+    pub(super) writing: Health,
+    /// Objects that are not read for a while, because they were wrong or their transfer broke off.
+    pub(super) avoided: Recent,
+    /// Objects that this node wrote, or found, a moment ago.
+    pub(super) present: Recent,
+    /// Objects whose last use was recorded a while ago.
+    pub(super) touched: Recent,
+    pub(super) uploads: Arc<Semaphore>,
+    pub(super) counts: Counts,
+    pub(super) metrics: Metrics,
+    pub(super) tasks: Tasks,
+}
+
+impl Tier {
+    /// The tier of `config`. Blocks while files are read.
+    ///
+    /// # Errors
+    /// A URL, file or credential that cannot be used. Whether the tier answers is not asked.
+    #[cfg(feature = "tier")]
+    pub fn build(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, BuildError> {
+        let objects = backend::build(&config)?;
+        Ok(Self::over(config, objects, clock, metrics))
+    }
+
+    /// No tier can be built without the feature `tier`.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "tier"))]
+    pub fn build(_config: Config, _clock: Clock, _metrics: Metrics) -> Result<Self, BuildError> {
+        Err(BuildError::NotCompiledIn)
+    }
+
+    #[cfg_attr(not(feature = "tier"), allow(dead_code, reason = "only a tier that is compiled in is built"))]
+    pub(super) fn over(config: Config, objects: Arc<dyn Objects>, clock: Clock, metrics: Metrics) -> Self {
+        Self(Some(Arc::new(Inner {
+            layout: Layout::new(config.location.prefix()),
+            objects,
+            clock,
+            reading: Health::default(),
+            writing: Health::default(),
+            avoided: Recent::new(recent::AVOIDED_FOR),
+            present: Recent::new(recent::PRESENT_FOR),
+            touched: Recent::new(recent::TOUCHED_FOR),
+            uploads: Arc::new(Semaphore::new(config.uploads)),
+            counts: Counts::default(),
+            metrics,
+            tasks: Tasks::default(),
+            config,
+        })))
+    }
+
+    /// No tier: everything is absent and nothing is written.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Whether there is a tier.
+    pub fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(super) fn reader(&self) -> Option<&Arc<Inner>> {
+        self.0.as_ref().filter(|inner| inner.config.read)
+    }
+
+    pub(super) fn writer(&self) -> Option<&Arc<Inner>> {
+        self.0.as_ref().filter(|inner| inner.config.write)
+    }
+
+    /// Records that an object did not deliver the content of `digest`. One that is wrong is deleted.
+    pub(crate) fn record_fault(&self, registry: &Registry, digest: Digest, fault: Fault) {
+        let Some(inner) = &self.0 else { return };
+        inner.avoided.note(registry, digest);
+        inner.present.forget(registry, digest);
+        match fault {
+            Fault::BrokenOff => inner.metrics.reads.with_label_values(&["broken_off"]).inc(),
+            Fault::Wrong => {
+                inner.counts.bad_objects.fetch_add(1, Ordering::Relaxed);
+                inner.metrics.bad_objects.inc();
+                tracing::error!(%registry, %digest, "an object of the shared tier is not the content of its digest; it is deleted where this node may write");
+                if inner.config.write {
+                    inner.delete_in_background(registry, digest);
+                }
+            }
+        }
+    }
+
+    /// What is there is written again once the content is here: it may be wrong.
+    pub(crate) fn forget_present(&self, registry: &Registry, digest: Digest) {
+        if let Some(inner) = &self.0 {
+            inner.present.forget(registry, digest);
+        }
+    }
+
+    /// Waits until what goes on in the background is over, but no longer than `wait`.
+    pub async fn finish(&self, wait: Duration) {
+        if let Some(inner) = &self.0 {
+            inner.tasks.finish(wait).await;
+        }
+    }
+}
+
+impl Inner {
+    fn delete_in_background(self: &Arc<Self>, registry: &Registry, digest: Digest) {
+        let (inner, registry) = (Arc::clone(self), registry.clone());
+        self.tasks.spawn_detached(async move {
+            for key in [inner.layout.blob(&registry, digest), inner.layout.manifest(&registry, digest)] {
+                if let Err(error) = inner.bounded(inner.objects.delete(&key)).await
+                    && error.kind != ErrorKind::NotFound
+                {
+                    tracing::warn!(%digest, %error, "a wrong object of the shared tier could not be deleted");
+                }
+            }
+        });
+    }
+
+    /// A request that is answered within the time that a head may take.
+    pub(super) async fn bounded<T>(
+        &self,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let answered = tokio::time::timeout(self.config.head_timeout, request).await;
+        let result = answered.unwrap_or_else(|_| Err(Error::timed_out(self.config.head_timeout)));
+        if let Err(error) = &result
+            && error.kind != ErrorKind::NotFound
+            && error.kind != ErrorKind::Exists
+        {
+            self.metrics.errors.with_label_values(&[error.kind.label()]).inc();
+        }
+        result
+    }
+}
+
+impl std::fmt::Debug for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Tier").field(&self.0.as_ref().map(|inner| &inner.config)).finish()
+    }
+}

@@ -1,0 +1,182 @@
+//! The HTTP client of the object stores: hyper over rustls, like that of registries, with the certificate authorities and
+//! proxies that the tier is configured with.
+//!
+//! Hosts are the operator's, so that addresses inside the node's network are allowed. A request is sent once; answers of
+//! 429 and 5xx are errors here, which say no more than the status. Deliberately not here: how long a request may take
+//! (`Tier`), and its signature (object_store).
+
+use std::fmt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use http_body_util::BodyExt;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector as ConnectStore, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
+    HttpResponse, HttpResponseBody, HttpService,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tower::Service;
+
+use super::config::Config;
+use super::error::BuildError;
+
+/// Connections to the store that are kept for the next request: as many as there are downloads on a busy node.
+const IDLE_CONNECTIONS_MAX: usize = 16;
+/// How long; object stores close theirs after a few seconds to a minute.
+const IDLE_FOR: Duration = Duration::from_secs(15);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Connector = HttpsConnector<Dialer>;
+
+/// Sends the requests of object_store. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct StoreClient(Client<Connector, HttpRequestBody>);
+
+/// An answer that says that the store as a whole is in trouble.
+#[derive(Debug, thiserror::Error)]
+#[error("status {0}")]
+pub(super) struct Trouble(pub(super) u16);
+
+impl StoreClient {
+    /// Blocks while certificate files are read.
+    ///
+    /// # Errors
+    /// A file of certificate authorities that cannot be used.
+    pub(super) fn new(config: &Config) -> Result<Self, BuildError> {
+        let roots = roots(config.ca.as_deref())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| BuildError::Settings(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Dialer::new(config));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_FOR)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build(connector);
+        Ok(Self(client))
+    }
+}
+
+impl fmt::Debug for StoreClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreClient")
+    }
+}
+
+impl ConnectStore for StoreClient {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+impl HttpService for StoreClient {
+    // As `async_trait` writes it.
+    fn call<'s, 'f>(
+        &'s self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'f>>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        Box::pin(async move {
+            let response = self.0.request(request).await.map_err(|error| {
+                let kind =
+                    if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
+                HttpError::new(kind, error)
+            })?;
+            let status = response.status().as_u16();
+            if status == 429 || status >= 500 {
+                return Err(HttpError::new(HttpErrorKind::Request, Trouble(status)));
+            }
+            let body = |body: hyper::body::Incoming| {
+                HttpResponseBody::new(body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)))
+            };
+            Ok(response.map(body))
+        })
+    }
+}
+
+/// The system's certificate authorities, and those of a file.
+fn roots(file: Option<&Path>) -> Result<RootCertStore, BuildError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let Some(path) = file else { return Ok(roots) };
+    let failed = |why: String| BuildError::File { path: path.to_owned(), why };
+    let mut count = 0;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))? {
+        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
+        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+        count += 1;
+    }
+    if count == 0 { Err(failed("there is no certificate in it".to_owned())) } else { Ok(roots) }
+}
+
+/// Connects to the store, directly or through the operator's proxies.
+#[derive(Clone)]
+struct Dialer {
+    direct: HttpConnector,
+    proxies: Arc<Matcher>,
+}
+
+impl Dialer {
+    fn new(config: &Config) -> Self {
+        let mut direct = HttpConnector::new();
+        direct.enforce_http(false);
+        direct.set_nodelay(true);
+        direct.set_connect_timeout(Some(config.connect_timeout));
+        let proxy = &config.proxy;
+        // Where a platform serves the credentials of its machines, and loopback, there is no proxy.
+        let no = format!("localhost,127.0.0.0/8,::1,169.254.0.0/16,fd00:ec2::254,{}", proxy.no);
+        let proxies = Matcher::builder().http(proxy.http.as_str()).https(proxy.https.as_str()).no(no).build();
+        Self { direct, proxies: Arc::new(proxies) }
+    }
+}
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<TcpStream>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        // Plain HTTP is for a store within the operator's network: no proxy is asked for it.
+        let proxy = self.proxies.intercept(&to).filter(|_| to.scheme_str() == Some("https"));
+        let mut direct = self.direct.clone();
+        Box::pin(async move {
+            let Some(proxy) = proxy else { return Ok(direct.call(to).await?) };
+            if proxy.uri().scheme_str() != Some("http") {
+                return Err("only http:// proxies are supported".into());
+            }
+            let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
+            if let Some(auth) = proxy.basic_auth() {
+                tunnel = tunnel.with_auth(auth.clone());
+            }
+            Ok(tunnel.call(to).await?)
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! Leases: which node writes a blob to the tier, and how long the others wait for it. Pure decisions.
+//!
+//! A lease is an object that is created only if there is none. Its writer writes it again every few seconds; a lease that
+//! does not change for a while is that of a writer that is gone. Others measure that by their own monotonic clock, from
+//! when they saw it first: no time of day is compared, so that no clock can be wrong.
+//!
+//! Nothing depends on leases but the number of downloads: one that is lost, forged or written by two nodes costs a second
+//! download, and a store that creates an object twice makes every node a writer.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a blob from which on nodes wait for each other: a smaller one is there before a lease would be.
+pub(super) const LEASED_MIN: u64 = 4 * 1024 * 1024;
+/// How often a writer writes its lease again.
+pub(super) const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// How long a lease may stay the same before its writer counts as gone: a few renewals.
+pub(super) const SILENT_MAX: Duration = Duration::from_secs(12);
+/// Bytes of a lease at most; a larger object is none.
+pub(super) const BYTES_MAX: usize = 1024;
+
+/// What is granted beside the time that the rest of a download takes: the last part has to be written, too.
+const GRACE: Duration = Duration::from_secs(15);
+/// How often a lease is looked at, at least and at most.
+const LOOK_MIN: Duration = Duration::from_millis(300);
+const LOOK_MAX: Duration = Duration::from_secs(3);
+
+/// What a lease says, as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Lease {
+    /// Tells one writer's lease from another's.
+    pub(super) nonce: u64,
+    /// Goes up with each renewal.
+    pub(super) beat: u64,
+    /// Bytes of the blob.
+    pub(super) size: u64,
+    /// Bytes of it that the writer has received.
+    pub(super) done: u64,
+    /// Bytes a second at which it receives them; 0 while that is not known.
+    pub(super) rate: u64,
+}
+
+/// What a node does that finds the lease of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It looks again after this time, give or take.
+    Wait(Duration),
+    /// It becomes the writer: the other one is gone.
+    TakeOver,
+    /// It asks the registry.
+    GiveUp,
+}
+
+/// What is decided after `waited`, of a lease that has been the same for `silent`. No wait is longer than `wait_max`, nor
+/// much longer than the rest of the download takes at the rate that the lease tells.
+pub(super) fn decide(lease: Lease, waited: Duration, silent: Duration, wait_max: Duration) -> Decision {
+    if silent >= SILENT_MAX {
+        return Decision::TakeOver;
+    }
+    if waited >= wait_max {
+        return Decision::GiveUp;
+    }
+    let Some(whole) = seconds(lease.size, lease.rate) else { return Decision::Wait(LOOK_MIN * 2) };
+    let rest = seconds(lease.size.saturating_sub(lease.done), lease.rate).unwrap_or_default();
+    if waited > whole * 2 + GRACE || waited + rest > wait_max {
+        return Decision::GiveUp;
+    }
+    Decision::Wait((rest / 4).clamp(LOOK_MIN, LOOK_MAX))
+}
+
+/// How long so many bytes take; `None` if the rate is not known.
+fn seconds(bytes: u64, rate: u64) -> Option<Duration> {
+    // The longest that is of interest: a forged rate makes no overflow.
+    let days = 7.0 * 86_400.0;
+    (rate > 0).then(|| Duration::from_secs_f64((bytes as f64 / rate as f64).min(days)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+    const MAX: Duration = Duration::from_secs(240);
+
+    fn at(waited: u64, silent: u64, done: u64, rate: u64) -> Decision {
+        let lease = Lease { size: 1_000 * MIB, done: done * MIB, rate: rate * MIB, ..Lease::default() };
+        decide(lease, Duration::from_secs(waited), Duration::from_secs(silent), MAX)
+    }
+
+    #[test]
+    fn no_node_waits_for_a_writer_that_is_gone_or_will_not_make_it() {
+        for (waited, silent, done, rate, decision) in [
+            (0, 0, 0, 0, Decision::Wait(LOOK_MIN * 2)),
+            (10, 0, 200, 20, Decision::Wait(LOOK_MAX)),
+            (49, 0, 980, 20, Decision::Wait(LOOK_MIN)),
+            (10, 12, 200, 20, Decision::TakeOver),
+            (500, 12, 200, 20, Decision::TakeOver),
+            (240, 0, 999, 20, Decision::GiveUp),
+            // The rest takes longer than anyone waits.
+            (10, 0, 10, 1, Decision::GiveUp),
+            // It is much slower than it says.
+            (116, 0, 200, 20, Decision::GiveUp),
+        ] {
+            assert_eq!(at(waited, silent, done, rate), decision, "{waited} {silent} {done} {rate}");
+        }
+    }
+
+    #[test]
+    fn a_forged_lease_makes_no_node_wait_for_ever() {
+        for (size, done, rate) in [(u64::MAX, 0, 1), (0, u64::MAX, u64::MAX), (u64::MAX, u64::MAX, 0)] {
+            let lease = Lease { size, done, rate, ..Lease::default() };
+            let last = decide(lease, MAX, Duration::ZERO, MAX);
+            assert_eq!(last, Decision::GiveUp);
+            let _ = decide(lease, Duration::ZERO, Duration::ZERO, MAX);
+        }
+    }
+}

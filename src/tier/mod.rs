@@ -1,0 +1,55 @@
+//! The shared tier: an object store behind the stores of many nodes, so that one node's download from a registry is enough
+//! for all of them.
+//!
+//! ```text
+//! config    where the tier is, and what this node may do there
+//! layout    the key of every object
+//! objects   what is asked of an object store, as a trait
+//!   backend   that trait over the crate object_store: S3, Google Cloud Storage, Azure Blob, a directory (http: its requests)
+//! health    when the tier is left alone because it fails (pure, by a given time)
+//! handle    the tier as its users hold it: what it is built from, what is remembered of its objects (recent)
+//! reading   blobs and manifests from the tier, bounded in time
+//! lease     which node writes a blob, and how long others wait (pure); claim: its effects
+//! gc        what no node uses any more is deleted
+//! probe     whether the tier does what it is for; status: how it is (counts)
+//! upload    content to the tier, while it arrives and once it is verified
+//! ```
+//!
+//! Promises: what the tier holds is bytes, and no right to read them. It is found under the registry that it was received
+//! from and its digest: a registry that merely says that it has a digest gets no bytes that came from another one. Every
+//! wait is bounded, every failure is a miss, and a tier that fails is left alone for a while. What comes from it is
+//! unverified: `pull` verifies it.
+//!
+//! Deliberately not here: who may read what, registries, and the store of this node.
+
+#[cfg(feature = "tier")]
+mod backend;
+mod claim;
+mod config;
+mod counts;
+mod error;
+mod gc;
+mod handle;
+mod health;
+#[cfg(feature = "tier")]
+mod http;
+mod layout;
+mod lease;
+pub mod metrics;
+mod objects;
+mod probe;
+mod reading;
+mod recent;
+mod status;
+mod upload;
+
+pub(crate) use claim::{ClaimSlot, Role};
+pub use config::{Config, Location, LocationError, Platform, Proxies};
+pub use error::{BuildError, Error, ErrorKind};
+pub use gc::Collected;
+pub(crate) use handle::Fault;
+pub use handle::Tier;
+pub use probe::Probed;
+pub(crate) use reading::{Found, Lookup};
+pub use status::{TierStatus, TierTrouble};
+pub(crate) use upload::Upload;

@@ -1,0 +1,88 @@
+//! Whether the tier does what it is for: a real round trip with an object of no use, for `larder doctor`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::{Instant, timeout};
+
+use super::error::{Error, ErrorKind};
+use super::handle::{Inner, Tier};
+use super::objects::Replace;
+
+/// How long each step may take: longer than a pull waits, since a first request may have to fetch a credential.
+const STEP_WAIT: Duration = Duration::from_secs(15);
+/// What the object holds.
+const CONTENT: &[u8] = b"larder doctor";
+
+/// What a round trip found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// How long the object took to be written and read, where both were tried.
+    pub took: Duration,
+    /// Whether an object can be created only if there is none: without that, every node downloads by itself what all
+    /// want at once.
+    pub creates_once: bool,
+}
+
+impl Tier {
+    /// Writes, reads, creates again and deletes an object, as far as this node may. With an error, which step failed.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn probe(&self) -> Result<Probed, (&'static str, Error)> {
+        let Some(inner) = &self.0 else {
+            return Err(("find a tier", Error::new(ErrorKind::Unsupported, "none is configured")));
+        };
+        let (key, begun) = (inner.layout.probe(), Instant::now());
+        if !inner.config.write {
+            return match step("read", inner.objects.get(&key)).await {
+                Err((_, error)) if error.kind == ErrorKind::NotFound => {
+                    Ok(Probed { took: begun.elapsed(), creates_once: true })
+                }
+                Err(failed) => Err(failed),
+                Ok(_) => Ok(Probed { took: begun.elapsed(), creates_once: true }),
+            };
+        }
+        let content = Bytes::from_static(CONTENT);
+        step("write", inner.objects.put(&key, content.clone(), Replace::Anything)).await?;
+        let probed = inner.probe_written(&key, content, begun).await;
+        let deleted = step("delete", inner.objects.delete(&key)).await;
+        let probed = probed?;
+        deleted.map(|()| probed)
+    }
+}
+
+impl Inner {
+    async fn probe_written(
+        &self,
+        key: &str,
+        content: Bytes,
+        begun: Instant,
+    ) -> Result<Probed, (&'static str, Error)> {
+        if self.config.read {
+            let mut object = step("read", self.objects.get(key)).await?;
+            let read = step("read", async { object.body.next().await.transpose() }).await?;
+            if read.as_deref() != Some(CONTENT) {
+                return Err(("read", Error::new(ErrorKind::Unavailable, "it answered with other bytes")));
+            }
+        }
+        let took = begun.elapsed();
+        let again = step("create", self.objects.put(key, content, Replace::Nothing)).await;
+        let creates_once = match again {
+            Err((_, error)) if error.kind == ErrorKind::Exists => true,
+            Ok(()) => false,
+            Err((_, error)) if error.kind == ErrorKind::Unsupported => false,
+            Err(failed) => return Err(failed),
+        };
+        Ok(Probed { took, creates_once })
+    }
+}
+
+async fn step<T>(
+    name: &'static str,
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, (&'static str, Error)> {
+    let answered = timeout(STEP_WAIT, request).await;
+    answered.unwrap_or_else(|_| Err(Error::timed_out(STEP_WAIT))).map_err(|error| (name, error))
+}

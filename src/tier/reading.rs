@@ -1,0 +1,204 @@
+//! Blobs and manifests from the tier. Every failure is a miss; a body that stalls or crawls fails.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::time::{Instant, timeout};
+
+use super::error::{Error, ErrorKind};
+use super::handle::{Inner, Tier};
+use super::objects::{Chunks, Object, Replace};
+use super::recent::TOUCHED_FOR;
+use crate::reference::{Digest, Registry};
+use crate::support::clock::Timestamp;
+
+/// Over this time of waiting a body has to bring [`RATE_MIN`] bytes a second: an object store that is slower is no help.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+/// A thirtieth of a gigabit link. The time for which the reader itself is slow does not count.
+const RATE_MIN: u64 = 1024 * 1024;
+
+/// Within this time after its use that is recorded.
+const TOUCH_JITTER: Duration = Duration::from_secs(60);
+
+/// What came of a look for content.
+pub(crate) enum Lookup {
+    /// It is there.
+    Found(Found),
+    /// It is not there, as far as the tier says.
+    Absent,
+    /// The tier is not asked, or does not answer.
+    Unavailable,
+}
+
+/// Content in the tier, unverified.
+pub(crate) struct Found {
+    /// Bytes of it.
+    pub(crate) size: u64,
+    /// The bytes.
+    pub(crate) body: TierBody,
+}
+
+/// The bytes of content in the tier, bounded in time.
+pub(crate) type TierBody = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>;
+
+impl Tier {
+    /// The bytes of a blob that a node received from `registry`.
+    pub(crate) async fn blob(&self, registry: &Registry, digest: Digest) -> Lookup {
+        let Some(inner) = self.reader() else {
+            // A node that only writes looks when it has something to write.
+            return if self.writer().is_some() { Lookup::Absent } else { Lookup::Unavailable };
+        };
+        inner.look(registry, digest, &inner.layout.blob(registry, digest)).await
+    }
+
+    /// The bytes of a manifest that a node received from `registry`, of at most `bytes_max` bytes.
+    pub(crate) async fn manifest(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        bytes_max: usize,
+    ) -> Option<Bytes> {
+        let inner = self.reader()?;
+        let key = inner.layout.manifest(registry, digest);
+        let Lookup::Found(Found { size, mut body }) = inner.look(registry, digest, &key).await else {
+            return None;
+        };
+        let mut whole = BytesMut::new();
+        let reading = async {
+            while let Some(chunk) = body.next().await {
+                let chunk = chunk.ok()?;
+                if whole.len() + chunk.len() > bytes_max {
+                    return None;
+                }
+                whole.extend_from_slice(&chunk);
+            }
+            (whole.len() as u64 == size).then_some(())
+        };
+        let read = timeout(inner.config.idle_timeout, reading).await.ok().flatten();
+        if read.is_none() {
+            inner.avoided.note(registry, digest);
+        }
+        read.map(|()| whole.freeze())
+    }
+}
+
+impl Inner {
+    pub(super) async fn look(self: &Arc<Self>, registry: &Registry, digest: Digest, key: &str) -> Lookup {
+        if self.avoided.has(registry, digest) {
+            return Lookup::Absent;
+        }
+        let count = |result: &str| self.metrics.reads.with_label_values(&[result]).inc();
+        if !self.reading.admits(Instant::now()) {
+            count("left_alone");
+            return Lookup::Unavailable;
+        }
+        let begun = Instant::now();
+        let answer = self.bounded(self.objects.get(key)).await;
+        self.metrics.seconds.with_label_values(&["get"]).observe(begun.elapsed().as_secs_f64());
+        match answer {
+            Ok(object) => {
+                self.reading.succeeded();
+                self.present.note(registry, digest);
+                self.counts.hits.fetch_add(1, Ordering::Relaxed);
+                count("hit");
+                self.note_use(registry, digest, object.modified);
+                let size = object.size;
+                Lookup::Found(Found { size, body: self.body(object) })
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                self.reading.succeeded();
+                self.counts.misses.fetch_add(1, Ordering::Relaxed);
+                count("miss");
+                Lookup::Absent
+            }
+            Err(error) => {
+                count("error");
+                if error.kind.is_trouble() {
+                    self.reading.failed(error.kind, Instant::now());
+                }
+                tracing::warn!(%error, "the shared tier is left alone for a while; registries are asked instead");
+                Lookup::Unavailable
+            }
+        }
+    }
+
+    /// Records that an object is used, which was written at `modified`: in the background, about once a day in all nodes
+    /// together. A wrong clock costs a few requests.
+    fn note_use(self: &Arc<Self>, registry: &Registry, digest: Digest, modified: Timestamp) {
+        let is_old = |written: Timestamp| written.age_at(self.clock.now()) > TOUCHED_FOR;
+        if !self.config.write || !is_old(modified) || self.touched.has(registry, digest) {
+            return;
+        }
+        self.touched.note(registry, digest);
+        let (inner, key) = (Arc::clone(self), self.layout.used(registry, digest));
+        self.tasks.spawn_detached(async move {
+            // Not all nodes at once: the first one spares the others the write.
+            tokio::time::sleep(TOUCH_JITTER.mul_f64(fastrand::f64())).await;
+            let written = match inner.bounded(inner.objects.get(&key)).await {
+                Ok(object) => Some(object.modified),
+                Err(error) if error.kind == ErrorKind::NotFound => None,
+                Err(_) => return,
+            };
+            if written.is_none_or(|written| written.age_at(inner.clock.now()) > TOUCHED_FOR) {
+                let put = inner.objects.put(&key, Bytes::new(), Replace::Anything);
+                if let Err(error) = inner.bounded(put).await {
+                    tracing::debug!(%error, "the use of an object of the shared tier could not be recorded");
+                }
+            }
+        });
+    }
+
+    fn body(self: &Arc<Self>, object: Object) -> TierBody {
+        let bounds = Bounds { idle: self.config.idle_timeout, waited: Duration::ZERO, bytes: 0 };
+        let inner = Arc::clone(self);
+        Box::pin(bounded(object.body, bounds).inspect(move |chunk| {
+            let bytes = chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            inner.counts.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+            inner.metrics.read_bytes.inc_by(bytes);
+        }))
+    }
+}
+
+/// What a body must not fall below.
+struct Bounds {
+    idle: Duration,
+    /// How long it was waited for in this window.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Bounds {
+    fn count(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
+        self.bytes += bytes as u64;
+        self.waited += waited;
+        if self.waited < RATE_WINDOW {
+            return Ok(());
+        }
+        if self.bytes < RATE_MIN * self.waited.as_secs() {
+            let why = format!("slower than {RATE_MIN} bytes a second");
+            return Err(Error::new(ErrorKind::TimedOut, why));
+        }
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
+        Ok(())
+    }
+}
+
+/// The same chunks, and an error in the place of one that does not come in time; nothing comes after an error.
+fn bounded(body: Chunks, bounds: Bounds) -> impl Stream<Item = Result<Bytes, Error>> + Send + Sync {
+    stream::unfold(Some((body, bounds)), |state| async move {
+        let (mut body, mut bounds) = state?;
+        let begun = Instant::now();
+        let Ok(next) = timeout(bounds.idle, body.next()).await else {
+            let why = format!("no data for {:?}", bounds.idle);
+            return Some((Err(Error::new(ErrorKind::TimedOut, why)), None));
+        };
+        let chunk = next?;
+        let checked = chunk.and_then(|bytes| bounds.count(bytes.len(), begun.elapsed()).map(|()| bytes));
+        let state = checked.is_ok().then_some((body, bounds));
+        Some((checked, state))
+    })
+}

@@ -1,0 +1,266 @@
+//! Content for the tier, while it arrives on this node. It is there for others only once it was completed, which its owner
+//! does after verification.
+//!
+//! Promises: one part in memory for each upload, and a bounded number of uploads; parts are of equal size, as some stores
+//! demand; content that is there already is not written again for a while. What was begun and not completed is thrown
+//! away, by this node or, after a crash, by the store's own rule for unfinished uploads.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout};
+
+use super::error::{Error, ErrorKind};
+use super::handle::{Inner, Tier};
+use super::objects::{Multipart, Replace};
+use crate::reference::{Digest, Registry};
+
+/// Bytes of a part. Object stores take parts from 5 MiB on; larger ones cost memory.
+const PART: u64 = 8 * 1024 * 1024;
+/// Parts of an object at most: S3 takes 10,000.
+const PARTS_MAX: u64 = 9_000;
+/// Bytes of a part at most. Larger blobs, of more than 140 GiB, are not written.
+const PART_MAX: u64 = 16 * 1024 * 1024;
+/// How long a part may take.
+const PART_WAIT: Duration = Duration::from_secs(60);
+/// How long an upload waits for its place among the others.
+const PLACE_WAIT: Duration = Duration::from_secs(120);
+
+/// A blob on its way to the tier. Dropped without an end, its parts are thrown away.
+pub(crate) struct Upload {
+    inner: Arc<Inner>,
+    registry: Registry,
+    digest: Digest,
+    key: String,
+    part: u64,
+    parts: Option<Box<dyn Multipart>>,
+    held: Vec<Bytes>,
+    held_bytes: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The size of the parts of an object of `size` bytes; `None` if it is too large.
+fn part_of(size: u64) -> Option<u64> {
+    let part = PART.max(size.div_ceil(PARTS_MAX));
+    (part <= PART_MAX).then_some(part)
+}
+
+impl Tier {
+    /// Whether a blob is worth writing: the tier takes it, and did not have it a moment ago.
+    pub(crate) fn wants(&self, registry: &Registry, digest: Digest, size: u64) -> bool {
+        self.writer().is_some_and(|inner| {
+            part_of(size).is_some()
+                && !inner.present.has(registry, digest)
+                && inner.writing.trouble(Instant::now()).is_none_or(|_| inner.writing.admits(Instant::now()))
+        })
+    }
+
+    /// A place for the upload of a blob of `size` bytes; `None` if there is none in time.
+    pub(crate) async fn begin_upload(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        size: u64,
+    ) -> Option<Upload> {
+        let inner = self.writer()?;
+        let part = part_of(size)?;
+        let place = timeout(PLACE_WAIT, Arc::clone(&inner.uploads).acquire_owned()).await;
+        let Ok(Ok(place)) = place else {
+            inner.count_write("skipped");
+            return None;
+        };
+        let key = inner.layout.blob(registry, digest);
+        if !inner.config.read && inner.bounded(inner.objects.get(&key)).await.is_ok() {
+            inner.present.note(registry, digest);
+            inner.count_write("present");
+            return None;
+        }
+        Some(Upload {
+            inner: Arc::clone(inner),
+            registry: registry.clone(),
+            digest,
+            key,
+            part,
+            parts: None,
+            held: Vec::new(),
+            held_bytes: 0,
+            _place: place,
+        })
+    }
+
+    /// Writes a manifest, in the background.
+    pub(crate) fn write_manifest(&self, registry: &Registry, digest: Digest, content: Bytes) {
+        let Some(inner) = self.writer() else { return };
+        if inner.present.has(registry, digest) || !inner.writing.admits(Instant::now()) {
+            return;
+        }
+        let Ok(place) = Arc::clone(&inner.uploads).try_acquire_owned() else {
+            inner.count_write("skipped");
+            return;
+        };
+        let (inner, registry) = (Arc::clone(inner), registry.clone());
+        let tasks = inner.tasks.clone();
+        tasks.spawn_detached(async move {
+            let key = inner.layout.manifest(&registry, digest);
+            let bytes = content.len();
+            let written = inner.bounded(inner.objects.put(&key, content, Replace::Nothing)).await;
+            let _ = inner.note_written(&registry, digest, bytes, written);
+            drop(place);
+        });
+    }
+}
+
+impl Upload {
+    /// Adds the next bytes; sends a part when there is one.
+    ///
+    /// # Errors
+    /// The tier does not take it; then the upload can only be dropped.
+    pub(crate) async fn add(&mut self, mut bytes: Bytes) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            // A part is sent when more is there, so that the last one need not be empty.
+            if self.held_bytes == self.part {
+                self.send_part().await?;
+            }
+            let room = usize::try_from(self.part - self.held_bytes).unwrap_or(usize::MAX);
+            let taken = bytes.split_to(room.min(bytes.len()));
+            self.held_bytes += taken.len() as u64;
+            self.held.push(taken);
+        }
+        Ok(())
+    }
+
+    /// Makes what was added an object: it is the content of the digest.
+    ///
+    /// # Errors
+    /// The tier does not take it.
+    pub(crate) async fn complete(mut self) -> Result<(), Error> {
+        let written = self.finish().await;
+        let (inner, registry) = (Arc::clone(&self.inner), self.registry.clone());
+        if written.is_ok() {
+            self.parts = None;
+        }
+        inner.note_written(&registry, self.digest, 0, written)
+    }
+
+    async fn finish(&mut self) -> Result<(), Error> {
+        if self.parts.is_some() {
+            self.send_part().await?;
+            let inner = Arc::clone(&self.inner);
+            let Some(parts) = &mut self.parts else { return Ok(()) };
+            return inner.within(PART_WAIT, parts.complete()).await;
+        }
+        let mut whole = bytes::BytesMut::with_capacity(usize::try_from(self.held_bytes).unwrap_or(0));
+        self.held.drain(..).for_each(|chunk| whole.extend_from_slice(&chunk));
+        let (inner, whole) = (Arc::clone(&self.inner), whole.freeze());
+        let bytes = whole.len() as u64;
+        let written = inner.within(PART_WAIT, inner.objects.put(&self.key, whole, Replace::Anything)).await;
+        written.inspect(|()| inner.count_bytes(bytes))
+    }
+
+    async fn send_part(&mut self) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let parts = match &mut self.parts {
+            Some(parts) => parts,
+            none => none.insert(inner.bounded(inner.objects.begin(&self.key)).await?),
+        };
+        let (content, bytes) = (std::mem::take(&mut self.held), std::mem::take(&mut self.held_bytes));
+        let begun = Instant::now();
+        let sent = inner.within(PART_WAIT, parts.part(content)).await;
+        inner.metrics.seconds.with_label_values(&["put"]).observe(begun.elapsed().as_secs_f64());
+        sent.inspect(|()| inner.count_bytes(bytes))
+    }
+
+    /// Counts that the tier did not take a part.
+    pub(crate) fn failed(&self, error: &Error) {
+        let _ = self.inner.note_written(&self.registry, self.digest, 0, Err(error.clone()));
+    }
+
+    /// Throws away what was written: the download failed.
+    pub(crate) fn abort(self) {
+        self.inner.count_write("aborted");
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(mut parts) = self.parts.take() else { return };
+        let inner = Arc::clone(&self.inner);
+        self.inner.tasks.spawn_detached(async move {
+            if let Err(error) = inner.bounded(parts.abort()).await {
+                tracing::debug!(%error, "an unfinished upload to the shared tier could not be thrown away");
+            }
+        });
+    }
+}
+
+impl Inner {
+    fn count_bytes(&self, bytes: u64) {
+        self.counts.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.written_bytes.inc_by(bytes);
+    }
+
+    fn count_write(&self, result: &str) {
+        self.metrics.writes.with_label_values(&[result]).inc();
+    }
+
+    /// A request that may take as long as a part.
+    async fn within<T>(
+        &self,
+        wait: Duration,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let result = timeout(wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(wait)));
+        if let Err(error) = &result {
+            self.metrics.errors.with_label_values(&[error.kind.label()]).inc();
+        }
+        result
+    }
+
+    fn note_written(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        bytes: usize,
+        written: Result<(), Error>,
+    ) -> Result<(), Error> {
+        match &written {
+            Ok(()) => {
+                self.writing.succeeded();
+                self.count_bytes(bytes as u64);
+                self.counts.written.fetch_add(1, Ordering::Relaxed);
+                self.count_write("written");
+                self.present.note(registry, digest);
+            }
+            Err(error) if error.kind == ErrorKind::Exists => {
+                self.writing.succeeded();
+                self.count_write("present");
+                self.present.note(registry, digest);
+            }
+            Err(error) => {
+                self.count_write("failed");
+                if error.kind.is_trouble() {
+                    self.writing.failed(error.kind, Instant::now());
+                }
+                tracing::warn!(%error, "content could not be written to the shared tier");
+            }
+        }
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_object_has_more_parts_than_a_store_takes() {
+        for size in [1, PART, PART + 1, PART * PARTS_MAX, PART * PARTS_MAX + 1, PART_MAX * PARTS_MAX] {
+            let part = part_of(size).unwrap();
+            assert!(size.div_ceil(part) <= PARTS_MAX && (PART..=PART_MAX).contains(&part), "{size}");
+        }
+        assert_eq!(part_of(PART_MAX * PARTS_MAX + 1), None);
+    }
+}

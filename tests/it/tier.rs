@@ -1,0 +1,310 @@
+//! The shared tier: what one node has fetched and verified, another one need not fetch; and nothing in the tier opens a
+//! right or ends up in a complete body that is wrong.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use larder::reference::Digest;
+use tempfile::TempDir;
+
+use crate::support::fault::Fault;
+use crate::support::image::{self, noise};
+use crate::support::registry::{Accounts, FakeRegistry, Seen};
+use crate::support::world::{Larder, files_under};
+
+/// Larger than one part of an upload, so that it has several.
+const LAYER: usize = 20_000_000;
+
+/// A registry and a directory that nodes share.
+struct Site {
+    registry: FakeRegistry,
+    shared: TempDir,
+    nodes: Vec<TempDir>,
+}
+
+impl Site {
+    async fn new() -> Self {
+        Self {
+            registry: FakeRegistry::start().await,
+            shared: tempfile::tempdir().unwrap(),
+            nodes: Vec::new(),
+        }
+    }
+
+    /// An empty node.
+    fn node(&mut self) -> Larder {
+        self.node_with("")
+    }
+
+    fn node_with(&mut self, more: &str) -> Larder {
+        let state = tempfile::tempdir().unwrap();
+        let tier = format!("[tier]\nurl = \"file://{}\"\n{more}\n", self.shared.path().display());
+        let larder = Larder::start(state.path(), &[("reg.test", self.registry.url())], &tier);
+        self.nodes.push(state);
+        larder
+    }
+
+    fn blob(&self, len: usize, seed: u64) -> (Bytes, String) {
+        let bytes = Bytes::from(noise(len, seed));
+        let digest = self.registry.put_blob("team/app", bytes.clone());
+        (bytes, path_of(digest))
+    }
+
+    /// The objects of a kind, whole paths.
+    fn objects(&self, kind: &str) -> Vec<PathBuf> {
+        let root = self.shared.path().join("larder/v1").join(kind);
+        files_under(&root).into_iter().map(|path| root.join(path)).filter(is_object).collect()
+    }
+
+    /// Waits until there are so many objects of a kind.
+    async fn has_objects(&self, kind: &str, count: usize) {
+        for _ in 0..1_000 {
+            if self.objects(kind).len() == count {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{:?} and not {count}", self.objects(kind));
+    }
+
+    /// Downloads from the start, each over as many connections as make it fast.
+    fn downloads(&self) -> usize {
+        let from_start = |seen: &&Seen| is_blob_get(seen) && seen.headers.get("range").is_none();
+        self.registry.seen().iter().filter(from_start).count()
+    }
+
+    fn blob_gets(&self) -> usize {
+        self.registry.count(Method::GET, "/blobs/")
+    }
+}
+
+/// Not one that is being written.
+fn is_object(path: &PathBuf) -> bool {
+    !path.display().to_string().contains('#')
+}
+
+fn is_blob_get(seen: &Seen) -> bool {
+    seen.method == Method::GET && seen.path.contains("/blobs/")
+}
+
+fn path_of(digest: Digest) -> String {
+    format!("/v2/team/app/blobs/{digest}?ns=reg.test")
+}
+
+fn change(object: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(object).unwrap();
+    change(&mut bytes);
+    std::fs::write(object, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_layer_that_one_node_has_fetched_is_not_fetched_again_by_another_one() {
+    let mut site = Site::new().await;
+    let (one, other) = (site.node(), site.node());
+    for (len, seed) in [(LAYER, 1), (100_000, 2), (1_000, 3)] {
+        let (bytes, path) = site.blob(len, seed);
+        assert_eq!(one.get(&path).await.body, bytes);
+        site.has_objects("blobs", seed as usize).await;
+        site.registry.forget_seen();
+        let reply = other.get(&path).await;
+        assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, len));
+        assert_eq!(reply.body, bytes);
+        assert_eq!(site.blob_gets(), 0, "{len}");
+        assert_eq!(site.registry.count(Method::HEAD, "/blobs/"), 1, "its right is proved at the registry");
+    }
+    other.settled().await;
+    assert_eq!(other.metric("larder_tier_reads_total{result=\"hit\"}").await, 3.0);
+    assert_eq!(one.metric("larder_tier_writes_total{result=\"written\"}").await, 3.0);
+    assert_eq!(other.metric("larder_tier_writes_total{result=\"written\"}").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_new_node_spends_no_manifest_of_the_rate_limit_on_what_the_tier_has() {
+    let mut site = Site::new().await;
+    let image = image::push(&site.registry, "team/app", "v1", 10_000);
+    let (one, other) = (site.node(), site.node());
+    let tag = "/v2/team/app/manifests/v1?ns=reg.test".to_owned();
+    let platform = format!("/v2/team/app/manifests/{}?ns=reg.test", image.platforms[0].manifest);
+    for path in [&tag, &platform] {
+        assert!(one.get(path).await.is_well());
+    }
+    site.has_objects("manifests", 2).await;
+    site.registry.forget_seen();
+    let reply = other.get(&tag).await;
+    assert_eq!(reply.body, image.index_bytes);
+    assert_eq!(reply.header("content-type"), one.get(&tag).await.header("content-type"));
+    assert_eq!(other.get(&platform).await.digest(), image.platforms[0].manifest);
+    assert_eq!(site.registry.count(Method::GET, "/manifests/"), 0);
+}
+
+#[tokio::test]
+async fn a_wrong_object_costs_a_download_and_no_pull() {
+    // Of an object of another size the registry's answer to `HEAD` tells, where it states the digest.
+    for (harm, is_noticed) in [
+        ((|bytes| bytes[12] ^= 1) as fn(&mut Vec<u8>), true),
+        (|bytes| bytes[LAYER - 1] ^= 1, true),
+        (|bytes| bytes.truncate(LAYER / 2), false),
+        (|bytes| bytes.push(0), false),
+        (Vec::clear, false),
+    ] {
+        let mut site = Site::new().await;
+        let (one, other) = (site.node(), site.node());
+        let (bytes, path) = site.blob(LAYER, 1);
+        assert_eq!(one.get(&path).await.body, bytes);
+        site.has_objects("blobs", 1).await;
+        let object = site.objects("blobs").remove(0);
+        change(&object, harm);
+        let reply = other.get(&path).await;
+        assert!(reply.is_well() && reply.body == bytes, "{}", reply.body.len());
+        other.settled().await;
+        assert_eq!(other.metric("larder_tier_bad_objects_total").await, f64::from(u8::from(is_noticed)));
+        // It is deleted, and what the registry delivered is written in its place.
+        for _ in 0..500 {
+            if std::fs::read(&object).is_ok_and(|now| now == bytes) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert_eq!(std::fs::read(&object).unwrap_or_default().len(), LAYER);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_claims_the_digest_of_another_one_is_not_given_its_bytes() {
+    let mut site = Site::new().await;
+    let one = site.node();
+    let (bytes, path) = site.blob(100_000, 1);
+    assert_eq!(one.get(&path).await.body, bytes);
+    site.has_objects("blobs", 1).await;
+    // It says that it has the blob, and has not.
+    let evil = FakeRegistry::start().await;
+    let digest = evil.put_blob("team/app", bytes.clone());
+    evil.wrong(|seen| {
+        (seen.method == Method::GET && seen.path.contains("/blobs/"))
+            .then_some(Fault::Status(404, Vec::new()))
+    });
+    let state = tempfile::tempdir().unwrap();
+    let tier = format!("[tier]\nurl = \"file://{}\"\n", site.shared.path().display());
+    let other = Larder::start(state.path(), &[("evil.test", evil.url())], &tier);
+    let reply = other.get(&format!("/v2/team/app/blobs/{digest}?ns=evil.test")).await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    assert_eq!(other.metric("larder_tier_read_bytes_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_empty_nodes_that_want_a_layer_at_once_download_it_once() {
+    let mut site = Site::new().await;
+    let (bytes, path) = site.blob(LAYER, 1);
+    // Slow enough that all have asked before it is here.
+    site.registry.wrong(|seen| is_blob_get(seen).then_some(Fault::Slow(100_000)));
+    let nodes: Vec<Larder> = (0..10).map(|_| site.node()).collect();
+    let pulls = nodes.iter().map(|node| async { node.get(&path).await.body == bytes });
+    assert_eq!(futures_util::future::join_all(pulls).await, [true; 10]);
+    assert_eq!(site.downloads(), 1, "the others wait for the first one");
+    site.has_objects("leases", 0).await;
+    assert_eq!(site.objects("blobs").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_dies_costs_seconds_and_one_more_download() {
+    let mut site = Site::new().await;
+    let (bytes, path) = site.blob(LAYER, 1);
+    let dead = site.node();
+    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let held = std::sync::Arc::clone(&permits);
+    site.registry.wrong(move |seen| {
+        is_blob_get(seen).then(|| Fault::HoldAfter(1_000_000, std::sync::Arc::clone(&held)))
+    });
+    let hanging = tokio::spawn({
+        let (address, path) = (dead.address, path.clone());
+        async move { crate::support::client::get(address, &path).await.is_well() }
+    });
+    site.has_objects("leases", 1).await;
+    // As after `kill -9`: the lease stays as it is.
+    let lease = site.objects("leases").remove(0);
+    let content = std::fs::read(&lease).unwrap();
+    dead.begin_stop();
+    hanging.abort();
+    dead.stopped().await;
+    std::fs::create_dir_all(lease.parent().unwrap()).unwrap();
+    std::fs::write(&lease, content).unwrap();
+    site.registry.behave();
+    site.registry.forget_seen();
+    let nodes: Vec<Larder> = (0..3).map(|_| site.node()).collect();
+    let pulls = nodes.iter().map(|node| async { node.get(&path).await.body == bytes });
+    assert_eq!(futures_util::future::join_all(pulls).await, [true; 3]);
+    assert_eq!(site.downloads(), 1, "one of them takes over");
+    site.has_objects("leases", 0).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_garbage_or_of_nobody_fails_no_pull() {
+    let mut site = Site::new().await;
+    let (bytes, path) = site.blob(LAYER, 1);
+    let node = site.node_with("write = false\nwait_max = \"2s\"");
+    let one = site.node();
+    assert_eq!(one.get(&path).await.body, bytes);
+    site.has_objects("blobs", 1).await;
+    let object = site.objects("blobs").remove(0);
+    let lease = PathBuf::from(object.display().to_string().replace("/blobs/", "/leases/"));
+    std::fs::remove_file(&object).unwrap();
+    std::fs::create_dir_all(lease.parent().unwrap()).unwrap();
+    std::fs::write(&lease, vec![0xff; 5_000]).unwrap();
+    let reply = node.get(&path).await;
+    assert!(reply.is_well() && reply.body == bytes);
+}
+
+#[tokio::test]
+async fn the_tier_opens_no_private_image_after_its_right_was_revoked() {
+    let mut site = Site::new().await;
+    let accounts = Accounts::new(&[("alice", "secret", &["team/app"])]);
+    site.registry.know(accounts);
+    let (one, other) = (site.node(), site.node());
+    let (bytes, path) = site.blob(LAYER, 1);
+    let alice = ("alice", "secret");
+    assert_eq!(one.get_as(&path, alice).await.body, bytes);
+    site.has_objects("blobs", 1).await;
+    assert_ne!(other.get(&path).await.status, StatusCode::OK, "without her credential");
+    site.registry.change(true, |accounts| accounts.users.clear());
+    assert_ne!(other.get_as(&path, alice).await.status, StatusCode::OK);
+    assert_eq!(other.metric("larder_tier_read_bytes_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_read_or_write_the_tier_leaves_it_alone() {
+    let mut site = Site::new().await;
+    let (bytes, path) = site.blob(100_000, 1);
+    let silent = site.node_with("read = false\nwrite = false");
+    let reader = site.node_with("write = false");
+    for node in [&silent, &reader] {
+        assert_eq!(node.get(&path).await.body, bytes);
+        node.settled().await;
+    }
+    assert_eq!(site.blob_gets(), 2);
+    assert_eq!(files_under(site.shared.path()), [PathBuf::new(); 0]);
+    let writer = site.node_with("read = false");
+    assert_eq!(writer.get(&path).await.body, bytes);
+    site.has_objects("blobs", 1).await;
+    let late = site.node_with("read = false");
+    assert_eq!(late.get(&path).await.body, bytes);
+    assert_eq!(site.blob_gets(), 4);
+}
+
+#[tokio::test]
+async fn a_tier_that_is_not_there_fails_no_pull() {
+    let mut site = Site::new().await;
+    let (bytes, path) = site.blob(LAYER, 1);
+    let node = site.node();
+    std::fs::remove_dir_all(site.shared.path()).unwrap();
+    assert_eq!(node.get(&path).await.body, bytes);
+    let (more, path) = site.blob(100_000, 2);
+    assert_eq!(node.get(&path).await.body, more);
+    assert!(!site.shared.path().exists(), "a file system that is not mounted is not written to");
+    assert_eq!(
+        node.metric("larder_tier_errors_total{kind=\"unavailable\"}").await,
+        1.0,
+        "then it is left alone"
+    );
+    std::fs::create_dir(site.shared.path()).unwrap();
+}
