@@ -13,6 +13,8 @@ pub mod config;
 pub mod credentials;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod listener;
 pub mod prepull;
 pub mod pull;
