@@ -13,7 +13,6 @@ pub mod config;
 pub mod credentials;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod listener;
 pub mod prepull;

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::registries::RateLimitReport;
+use crate::kubernetes::PodOutlook;
 use crate::serve::RecentRequest;
 use crate::support::clock::Timestamp;
 
@@ -42,6 +43,9 @@ pub struct Explanation {
     pub freshness: Option<FreshnessOutlook>,
     /// What pins it: `command`, `list`, or `import`.
     pub pins: Vec<String>,
+    /// The pods of this node that have it, and how far it is for each.
+    #[serde(default)]
+    pub pods: Vec<PodOutlook>,
     /// The last requests for content of the repository, the last first.
     pub recent: Vec<RecentRequest>,
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::registries::RegistryReport;
 use super::status::DaemonStatus;
+use crate::kubernetes::PodsStatus;
 use crate::prepull::ListStatus;
 
 /// The whole report, through the control socket.
@@ -16,4 +17,7 @@ pub struct StatusReport {
     pub registries: Vec<RegistryReport>,
     /// The images that the daemon fetches by itself.
     pub prepull: ListStatus,
+    /// This node's pods, whose images it fetches ahead.
+    #[serde(default)]
+    pub pods: PodsStatus,
 }

@@ -6,6 +6,7 @@ mod addresses;
 mod check;
 mod descriptors;
 mod error;
+mod pods;
 mod shown;
 mod status;
 
@@ -23,6 +24,7 @@ use crate::admin::control::{Control, EffectiveConfig, Explainer};
 use crate::admin::{self, History, Readiness, Sources};
 use crate::config::{self, Settings};
 use crate::credentials::{Keychain, Keys};
+use crate::kubernetes::{PodSource, Pods, SecretSource};
 use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen, Listener};
 use crate::prepull::{Fetcher, List};
 use crate::pull::Puller;
@@ -38,7 +40,7 @@ use crate::support::tasks::Tasks;
 use crate::tier::Tier;
 use crate::traces::Counts;
 use crate::upstream::Upstream;
-use crate::{prepull, pull, reference, serve, store, tier, upstream};
+use crate::{kubernetes, prepull, pull, reference, serve, store, tier, upstream};
 use addresses::Addresses;
 use shown::SpanCounters;
 use status::StatusSources;
@@ -66,6 +68,8 @@ pub struct App {
     /// The settings that were read last.
     read: Live<Settings>,
     list: List,
+    pods: Pods,
+    pod_metrics: kubernetes::Metrics,
     registry: Registry,
     shown: ConfigMetrics,
     observer: Arc<serve::Observer>,
@@ -123,6 +127,9 @@ impl App {
             pull_metrics,
         );
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
+        let pod_metrics = kubernetes::Metrics::register(&registry)?;
+        let fetcher = Fetcher::new(puller.clone(), store.clone(), keychain.clone());
+        let pods = pods::of(&settings.kubernetes, fetcher, store.clone(), pod_metrics.clone());
         let observer = Arc::new(serve::Observer::new(
             serve::Metrics::register(&registry)?,
             Arc::clone(&labels),
@@ -150,6 +157,8 @@ impl App {
             path_logins,
             pull,
             list,
+            pods,
+            pod_metrics,
             registry,
             shown,
             observer,
@@ -163,6 +172,20 @@ impl App {
             metrics,
             limits,
         })
+    }
+
+    /// From [`App::run`] on, this node's pods are seen in `sources` and their pull secrets read in `secrets`, instead of
+    /// where `[kubernetes]` says: for worlds without an API server.
+    pub fn watch_pods(&mut self, sources: Vec<Arc<dyn PodSource>>, secrets: Option<Arc<dyn SecretSource>>) {
+        let parts = kubernetes::Parts {
+            sources,
+            secrets,
+            presence: Vec::new(),
+            images: Arc::new(self.fetcher()),
+            store: self.store.clone(),
+            ahead: self.settings.kubernetes.ahead,
+        };
+        self.pods = Pods::new(parts, self.pod_metrics.clone());
     }
 
     /// Where the data plane listens, ports chosen.
@@ -226,6 +249,7 @@ impl App {
             upstream: self.upstream.clone(),
             observer: Arc::clone(&self.observer),
             list: self.list.clone(),
+            pods: self.pods.clone(),
             tier: self.tier.clone(),
             readiness: readiness.clone(),
             since: Instant::now(),
@@ -262,6 +286,7 @@ impl App {
         let told = Arc::clone(&self.log);
         let telling = tokio::spawn(Arc::clone(&told).run(shutdown.clone()));
         let list = tokio::spawn(self.list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
+        let pods = tokio::spawn(self.pods.run(shutdown.clone()));
         let mut data = JoinSet::new();
         for listener in self.data {
             data.spawn(listener::run(listener, data_service.clone(), options.clone(), shutdown.clone()));
@@ -275,7 +300,7 @@ impl App {
         told.tell_all();
         settle(&self.puller, &self.upstream, &self.keychain).await;
         self.tier.finish(TIER_WAIT).await;
-        let _ = list.await;
+        let _ = (list.await, pods.await);
         control_trigger.fire();
         let _ = control.await;
         commands.finish(ADMIN_DRAIN_WAIT).await;
@@ -315,6 +340,7 @@ impl App {
                 keychain: self.keychain.clone(),
                 upstream: self.upstream.clone(),
                 recent: self.log.recent().clone(),
+                pods: self.pods.clone(),
             },
             fetcher: self.fetcher(),
             report: Arc::new(move || status.report()),
@@ -328,6 +354,7 @@ impl App {
     }
 
     fn data_service(&self) -> Result<serve::Service, Error> {
+        let pods = self.pods.clone();
         let components = serve::Components {
             puller: self.puller.clone(),
             keychain: self.keychain.clone(),
@@ -336,6 +363,7 @@ impl App {
             clock: self.store.clock().clone(),
             observer: Arc::clone(&self.observer),
             log: Arc::clone(&self.log),
+            manifests: Arc::new(move |repository, reference| pods.asked(repository, reference)),
         };
         let ports = addresses::ports(&self.data_addresses()?);
         Ok(serve::service(&self.settings.serve, &ports, components))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::admin::{self, DaemonStatus, Readiness, ServedStatus, StatusReport, StoreStatus};
+use crate::kubernetes::Pods;
 use crate::prepull::List;
 use crate::pull::Puller;
 use crate::serve::Observer;
@@ -19,6 +20,7 @@ pub(super) struct StatusSources {
     pub(super) upstream: Upstream,
     pub(super) observer: Arc<Observer>,
     pub(super) list: List,
+    pub(super) pods: Pods,
     pub(super) tier: Tier,
     pub(super) readiness: Readiness,
     /// When the daemon began to serve.
@@ -58,6 +60,7 @@ impl StatusSources {
                 self.store.clock().now(),
             ),
             prepull: self.list.status(),
+            pods: self.pods.status(),
         }
     }
 

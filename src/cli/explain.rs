@@ -12,6 +12,7 @@ use super::output::{print_json, shown_duration};
 use super::run_async::ask_daemon;
 use crate::admin::control::Explain;
 use crate::admin::{CachedOutlook, Explanation, FreshnessOutlook, RightOutlook};
+use crate::kubernetes::PodOutlook;
 use crate::reference::Image;
 use crate::serve::RecentRequest;
 use crate::support::clock::{Clock, Timestamp};
@@ -109,6 +110,7 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
     }
     let pins = explanation.pins.iter().map(|owner| format!("by {owner}"));
     add_or(&mut lines, "pinned", pins, "no");
+    add(&mut lines, "pods", explanation.pods.iter().map(shown_pod));
     let recent = explanation.recent.iter().take(RECENT_SHOWN).map(|request| shown_request(request, now));
     add_or(&mut lines, "last", recent, "no request since the start");
     lines
@@ -142,6 +144,15 @@ fn shown_right(right: &RightOutlook, now: Timestamp) -> String {
     let fresh = if right.fresh { "counts without a question" } else { "is proved anew by the next pull" };
     let lost = if right.holds_in_outage { "" } else { ", and would not hold in an outage" };
     format!("{whose}; proved {} ago, {fresh}{lost}", shown_duration(right.proved_at.age_at(now)))
+}
+
+fn shown_pod(pod: &PodOutlook) -> String {
+    let secrets = if pod.pull_secrets.is_empty() {
+        "no pull secret".to_owned()
+    } else {
+        format!("pull secrets {}", pod.pull_secrets.join(", "))
+    };
+    format!("{} ({secrets}): {}", pod.pod, pod.state)
 }
 
 fn shown_cached(cached: &CachedOutlook) -> Vec<String> {

@@ -11,6 +11,7 @@ use super::output::{print_json, shown_duration};
 use super::run_async::ask_daemon;
 use crate::admin::control::GetReport;
 use crate::admin::{DiskState, StatusReport};
+use crate::kubernetes::PodsStatus;
 use crate::prepull::ListStatus;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::size;
@@ -68,7 +69,7 @@ fn text(report: &StatusReport) -> String {
 
 /// The lines that a person is shown, each with its title.
 fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
-    let StatusReport { numbers, registries, prepull } = report;
+    let StatusReport { numbers, registries, prepull, pods } = report;
     let (store, served) = (&numbers.store, &numbers.served);
     let state = if numbers.ready { "ready" } else { "not ready" };
     let up = shown_duration(Duration::from_secs(numbers.uptime_seconds));
@@ -110,6 +111,7 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
         }
         lines.extend(prepull.failed.iter().map(|(image, error)| ("", format!("{image}: {error}"))));
     }
+    lines.extend(of_pods(pods));
     if registries.is_empty() {
         lines.push(("registries", "nothing to report".to_owned()));
     }
@@ -138,6 +140,27 @@ fn tier(tier: &TierStatus) -> Vec<(&'static str, String)> {
     }
     if tier.bad_objects > 0 {
         lines.push(("", format!("{} object(s) were not the content of their digest", tier.bad_objects)));
+    }
+    lines
+}
+
+/// Nothing where this node's pods are not watched.
+fn of_pods(pods: &PodsStatus) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    for source in &pods.sources {
+        let state = match &source.problem {
+            None => "tells of them".to_owned(),
+            Some(problem) => format!("does not tell of them: {problem}"),
+        };
+        lines.push((if lines.is_empty() { "pods" } else { "" }, format!("{} {state}", source.name)));
+    }
+    if !lines.is_empty() {
+        let PodsStatus { pods: known, fetching, protected_blobs, .. } = pods;
+        let text = format!(
+            "{known} known, {fetching} image(s) being fetched for them, {protected_blobs} blobs protected"
+        );
+        lines.push(("", text));
+        lines.extend(pods.failed.iter().map(|(image, why)| ("", format!("{image}: {why}"))));
     }
     lines
 }

@@ -88,6 +88,7 @@ fn settings(sections: Sections, environment: &Environment, report: &Report) -> S
         store: sections.store.config(),
         upstream: upstream(&sections, environment),
         prepull: sections.prepull.config(&credentials.pull_secrets),
+        kubernetes: sections.kubernetes.config(&sections.credentials.kubelet_root),
         tier: sections.tier.config(&environment.proxy),
         log: sections.log.config(),
         traces: sections.log.traces(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::report::Sources;
 use super::section::{Change, LogConfig, Sections};
 use crate::listener::{ConnectionLimits, Listen};
-use crate::{admin, credentials, prepull, pull, serve, store, tier, traces, upstream};
+use crate::{admin, credentials, kubernetes, prepull, pull, serve, store, tier, traces, upstream};
 
 /// Everything that the daemon is built from.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Settings {
     pub upstream: upstream::Config,
     /// The images that are kept without being asked for.
     pub prepull: prepull::Config,
+    /// This node's pods.
+    pub kubernetes: kubernetes::Config,
     /// The shared tier, if there is one.
     pub tier: Option<tier::Config>,
     /// The log.

@@ -82,7 +82,7 @@ fn an_example_of_a_key_that_has_no_default_can_be_switched_on() {
 #[test]
 fn every_key_is_in_the_shipped_file() {
     // An unknown key makes each section tell all that it knows.
-    let nonsense = "x=1\n[server]\nx=1\n[admin]\nx=1\n[store]\nx=1\n[upstream]\nx=1\n[log]\nx=1\n[credentials]\nx=1\n[access]\nx=1\n[freshness]\nx=1\n[prepull]\nx=1\n[tier]\nx=1\n[[registry]]\nhost='a.b'\nx=1";
+    let nonsense = "x=1\n[server]\nx=1\n[admin]\nx=1\n[store]\nx=1\n[upstream]\nx=1\n[log]\nx=1\n[credentials]\nx=1\n[access]\nx=1\n[freshness]\nx=1\n[prepull]\nx=1\n[kubernetes]\nx=1\n[tier]\nx=1\n[[registry]]\nhost='a.b'\nx=1";
     let shipped = uncommented();
     for mistake in resolve(nonsense, &environment()).unwrap_err() {
         let known = mistake.problem.split_once("known here: ");

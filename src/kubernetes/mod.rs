@@ -1,7 +1,59 @@
 //! This node's pods: their images are fetched before kubelet asks for them.
+//!
+//! ```text
+//! source        what tells of pods, of pull secrets, and of what the runtime has: traits
+//!   api_server  the API server, as one identity: watch (pods), api_secrets, node_images, access (what it may read)
+//! pod           a pod as far as its images are concerned, in kubelet's order: pure
+//! table         the pods that the sources see: pure
+//! plan          which images are fetched now: pure
+//! state         pods and fetches, and how they change: no task
+//! pods          the watch as a whole: sources tell, the plan is made, fetches are begun and ended
+//!   fetch       one image: as each credential of the pod, in kubelet's order
+//!     secrets   the pod's pull secrets, merged as kubelet merges them
+//!   head_start  how long before a runtime's question an image was here
+//!   protect     what runs here is evicted last
+//! ```
+//!
+//! Promises: a registry is asked with a pod's credential exactly as kubelet will ask, and the right that this proves is
+//! that credential's and no other's; what a runtime waits for goes first; whatever fails here, pulls go on as if there were
+//! no watch; memory is bounded by what one node can run.
+//!
+//! Deliberately not here: the runtime's own store (see `prepull`), and who may read what is fetched (`pull`).
 
+mod config;
+mod fetch;
+mod head_start;
+mod metrics;
+mod plan;
 mod pod;
+mod pods;
+mod protect;
+mod secrets;
 mod source;
+mod state;
+mod status;
+mod table;
 
+#[cfg(feature = "kubernetes")]
+mod access;
+#[cfg(feature = "kubernetes")]
+mod api_secrets;
+#[cfg(feature = "kubernetes")]
+mod api_server;
+#[cfg(feature = "kubernetes")]
+mod node_images;
+#[cfg(feature = "kubernetes")]
+mod watch;
+
+#[cfg(feature = "kubernetes")]
+pub use access::Access;
+#[cfg(feature = "kubernetes")]
+pub use api_server::{ApiServer, AskError};
+pub use config::{Config, Identity};
+pub use fetch::{FetchAhead, NotFetched};
+pub use metrics::Metrics;
 pub use pod::{IMAGES_MAX, ImageUse, PULL_SECRETS_MAX, Pod, PodImage, PullPolicy, RawImage, RawPod};
+pub use pods::{Parts, Pods};
 pub use source::{ImagePresence, PodEvent, PodSource, Secret, SecretError, SecretSource};
+pub use status::{PodOutlook, PodsStatus, SourceStatus};
+pub use table::PODS_MAX;

@@ -127,7 +127,6 @@ impl Pod {
     /// The order of images is kubelet's (`SyncPod` in kuberuntime_manager.go): image volumes, once the sandbox stands;
     /// ephemeral containers; init containers one after the other; then containers.
     pub fn new(raw: RawPod) -> Option<Self> {
-        let is_name = |name: &str| !name.is_empty() && name.len() <= NAME_BYTES_MAX;
         if ![&raw.uid, &raw.namespace, &raw.name].into_iter().all(|name| is_name(name)) {
             return None;
         }
@@ -152,6 +151,7 @@ impl Pod {
             }
         }
         let mut pull_secrets = raw.pull_secrets;
+        // Kubelet passes over an entry without a name too.
         pull_secrets.retain(|name| is_name(name));
         pull_secrets.truncate(PULL_SECRETS_MAX);
         Some(Self {
@@ -171,6 +171,12 @@ impl Pod {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+}
+
+/// Whether an API server may have given that name: it is put into the path of a request as it is.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain) && !name.starts_with('.')
 }
 
 /// What kubelet does with a policy; an empty one is what the API server fills in: `Always` for the tag `latest`, named or
@@ -250,7 +256,11 @@ mod tests {
         let pod = Pod::new(RawPod { containers: many, pull_secrets: secrets, ..raw() }).unwrap();
         assert_eq!((pod.images.len(), pod.pull_secrets.len()), (IMAGES_MAX, PULL_SECRETS_MAX));
         assert_eq!(Pod::new(RawPod { uid: "x".repeat(1_000), ..raw() }), None);
-        assert_eq!(Pod::new(RawPod { name: String::new(), ..raw() }), None);
+        for bad in ["", "..", "a/b", "a?b"] {
+            assert_eq!(Pod::new(RawPod { name: bad.to_owned(), ..raw() }), None);
+        }
+        let secrets = vec!["../../nodes".to_owned(), "corp".to_owned(), String::new()];
+        assert_eq!(Pod::new(RawPod { pull_secrets: secrets, ..raw() }).unwrap().pull_secrets, ["corp"]);
         let bad = vec![raw_image("a", "Not A Reference", ""), raw_image("b", &"x".repeat(5_000), "")];
         assert_eq!(Pod::new(RawPod { containers: bad, ..raw() }).unwrap().images.len(), 3);
     }

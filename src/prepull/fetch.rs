@@ -12,7 +12,7 @@ use super::pins::{self, PinChange};
 use super::plan::Platforms;
 use super::tree::{Tree, TreeError};
 use crate::credentials::Keychain;
-use crate::pull::{self, Caller, Fault, ManifestUse, PullContext, Puller};
+use crate::pull::{self, Caller, Fault, ManifestUse, Priority, PullContext, Puller};
 use crate::reference::{Digest, Image, Reference};
 use crate::store::{self, Store};
 
@@ -21,7 +21,7 @@ const BLOBS_AT_A_TIME: usize = 3;
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
     /// The pull failed.
     #[error(transparent)]
     Pull(#[from] pull::Error),
@@ -40,10 +40,29 @@ enum Error {
     #[error(
         "{missing} of its {all} manifests and blobs are not in the store: it has no room for all of them, or its disk failed"
     )]
-    NotStored { missing: usize, all: usize },
+    NotStored {
+        /// Manifests and blobs that are not there.
+        missing: usize,
+        /// Of so many.
+        all: usize,
+    },
     /// None of the callers was let in, and none was refused either.
     #[error("no credential may be used for it")]
     NoCaller,
+}
+
+impl Error {
+    /// Whether the registry says that these callers may not have it, or that it does not have it: asking again a moment
+    /// later leads to the same.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Pull(error) => {
+                matches!(error.fault(), Fault::Refused(_) | Fault::NotFound | Fault::AuthenticationRequired)
+            }
+            Self::Tree(_) | Self::NoCaller => true,
+            Self::Pins(_) | Self::RateLimit | Self::NotStored { .. } => false,
+        }
+    }
 }
 
 /// Fetches images into the store. Cheap to clone.
@@ -65,7 +84,8 @@ impl Fetcher {
     pub async fn run(&self, order: Order, events: mpsc::Sender<Event>) -> Summary {
         let Order { images, platforms, pin, concurrency } = order;
         let totals = Mutex::new(Totals::default());
-        let run = Run { fetcher: self, platforms: &platforms, pin, events: &events };
+        let priority = Priority::Background;
+        let run = Run { fetcher: self, platforms: &platforms, pin, priority, events: &events };
         stream::iter(images)
             .for_each_concurrent(concurrency, |requested| {
                 let (run, totals) = (&run, &totals);
@@ -83,17 +103,40 @@ impl Fetcher {
         summary
     }
 
+    /// Fetches one image ahead of a pod that will ask for it; it is not pinned.
+    ///
+    /// # Errors
+    /// Why it is not in the store.
+    pub async fn fetch_ahead(
+        &self,
+        requested: &RequestedImage,
+        platforms: &Platforms,
+    ) -> Result<Fetched, Error> {
+        // What happens on the way is of no interest: the events have no receiver.
+        let (events, _) = mpsc::channel(1);
+        let priority = Priority::Ahead;
+        Run { fetcher: self, platforms, pin: None, priority, events: &events }.fetch(requested).await
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.store
     }
 }
 
 /// An image that is in the store.
-struct Fetched {
+#[derive(Debug)]
+pub struct Fetched {
     root: Digest,
     /// Bytes of each manifest and blob.
     sizes: HashMap<Digest, u64>,
     fetched_bytes: u64,
+}
+
+impl Fetched {
+    /// Bytes that were not in the store before.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes
+    }
 }
 
 /// The sums over an order.
@@ -132,6 +175,7 @@ struct Run<'a> {
     fetcher: &'a Fetcher,
     platforms: &'a Platforms,
     pin: Option<PinOwner>,
+    priority: Priority,
     events: &'a mpsc::Sender<Event>,
 }
 
@@ -162,7 +206,8 @@ impl Run<'_> {
         let mut refused = None;
         for caller in callers {
             let reference = Some(image.reference.clone());
-            let context = PullContext::new(image.repository.clone(), reference, caller).in_background();
+            let context = PullContext::new(image.repository.clone(), reference, caller);
+            let context = context.with_priority(self.priority);
             if self.fetcher.puller.is_budget_low(&context).await {
                 return Err(Error::RateLimit);
             }
@@ -224,7 +269,7 @@ impl Run<'_> {
         Ok((root, tree))
     }
 
-    /// Fetches one blob, after the foreground has what it waits for; returns its bytes, and whether they were fetched.
+    /// Fetches one blob, in the background after the foreground has what it waits for; returns its bytes, and whether they were fetched.
     /// `size_bytes` is what its manifest says.
     async fn blob(
         &self,
@@ -233,7 +278,9 @@ impl Run<'_> {
         digest: Digest,
         size_bytes: u64,
     ) -> Result<(Digest, u64, bool), Error> {
-        self.fetcher.puller.yield_to_foreground().await;
+        if self.priority == Priority::Background {
+            self.fetcher.puller.yield_to_foreground().await;
+        }
         let event = |done_bytes: u64, size_bytes: Option<u64>, state| Event::Blob {
             image: image.to_string(),
             digest: digest.to_string(),

@@ -21,7 +21,7 @@ mod tree;
 
 pub use config::Config;
 pub use event::{BlobState, Event, Summary};
-pub use fetch::Fetcher;
+pub use fetch::{Error as FetchError, Fetched, Fetcher};
 pub use kubernetes::{Found, KubernetesError, SecretManifest, read_each};
 pub use list::{List, ListStatus};
 pub use metrics::Metrics;

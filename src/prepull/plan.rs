@@ -14,7 +14,7 @@ pub enum Platforms {
 /// A platform that an image does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("it is not there for {platform}, only for {}", available.join(", "))]
-pub(super) struct NoPlatform {
+pub struct NoPlatform {
     platform: Platform,
     available: Vec<String>,
 }

@@ -13,7 +13,7 @@ const BLOBS_MAX: usize = 4_096;
 
 /// Why an image cannot be fetched, whatever its registry answers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TreeError {
+pub enum TreeError {
     /// What belongs to the image is not known.
     #[error("a manifest of type {0} is not understood: it is served to clients, and cannot be fetched ahead")]
     NotUnderstood(MediaType),

@@ -56,7 +56,10 @@ impl Caller {
 pub enum Priority {
     /// A runtime waits for it, or will in a moment.
     Foreground,
-    /// No runtime waits for it: it yields to foreground pulls, and nothing is prefetched for it.
+    /// A runtime will wait for it, once it gets so far: it yields to what one waits for now, and goes before the
+    /// background. Nothing is prefetched for it.
+    Ahead,
+    /// No runtime waits for it: it yields to all others, and nothing is prefetched for it.
     Background,
 }
 
@@ -136,7 +139,13 @@ impl PullContext {
     /// The same pull, for which no runtime waits.
     #[must_use]
     pub fn in_background(self) -> Self {
-        self.change(|inner| inner.priority = Priority::Background)
+        self.with_priority(Priority::Background)
+    }
+
+    /// The same pull, as urgent as that.
+    #[must_use]
+    pub fn with_priority(self, priority: Priority) -> Self {
+        self.change(|inner| inner.priority = priority)
     }
 
     /// The same pull, for which upstream is not waited for while it refuses connections: its client asks the registry

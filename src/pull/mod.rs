@@ -28,7 +28,7 @@ mod context;
 mod error;
 mod explain;
 #[cfg(test)]
-mod for_tests;
+pub(crate) mod for_tests;
 mod import;
 mod manifest;
 pub mod metrics;

@@ -8,6 +8,7 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
+use super::ManifestListener;
 use super::client_auth::{self, Authorization, InvalidAuthorization, Login};
 use super::content::RequestContext;
 use super::gate::Gate;
@@ -38,6 +39,7 @@ pub(super) struct Handler {
     pub(super) answer_wait: Duration,
     pub(super) clock: Clock,
     pub(super) observer: Arc<Observer>,
+    pub(super) manifests: ManifestListener,
 }
 
 /// A request whose `Host` and path have been read.
@@ -152,6 +154,9 @@ impl Handler {
         let (route, registry) = (RouteLabel::from(resource), repository.registry());
         match context.answer(resource).await {
             Ok((response, source)) => {
+                if let Resource::Manifest(reference) = resource {
+                    (self.manifests)(repository, reference);
+                }
                 self.observer.count_request(route, Some(registry), Outcome::Served(source));
                 context.described.answered(Outcome::Served(source), None);
                 response

@@ -46,7 +46,7 @@ pub use request_log::RequestLog;
 use crate::credentials::Keychain;
 use crate::listener::{Body, Hosts};
 use crate::pull::{Puller, RequestId};
-use crate::reference::{Registry, Repository};
+use crate::reference::{Reference, Registry, Repository};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use handler::Handler;
@@ -56,6 +56,9 @@ use respond::ErrorResponse;
 
 /// The data plane as a service for a [`crate::listener`].
 pub type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
+
+/// Told of each manifest that a client asked for and was given. Must not wait.
+pub type ManifestListener = Arc<dyn Fn(&Repository, &Reference) + Send + Sync>;
 
 /// The parts of the daemon that the data plane answers with.
 pub struct Components {
@@ -73,11 +76,13 @@ pub struct Components {
     pub observer: Arc<Observer>,
     /// Tells of each request.
     pub log: Arc<RequestLog>,
+    /// Told of each manifest that was given.
+    pub manifests: ManifestListener,
 }
 
 /// Builds the data plane. `ports` are those that it is listening on.
 pub fn service(config: &Config, ports: &[u16], components: Components) -> Service {
-    let Components { puller, keychain, gate, path_logins, clock, observer, log } = components;
+    let Components { puller, keychain, gate, path_logins, clock, observer, log, manifests } = components;
     let handler = Arc::new(Handler {
         puller,
         keychain,
@@ -88,6 +93,7 @@ pub fn service(config: &Config, ports: &[u16], components: Components) -> Servic
         answer_wait: config.answer_wait,
         clock,
         observer: Arc::clone(&observer),
+        manifests,
     });
     let answer = service_fn(move |(request, arrival): (Request<Incoming>, Arrival)| {
         let handler = Arc::clone(&handler);

@@ -1,7 +1,9 @@
 //! Images of the store: what is there by name, and pins.
 
+use std::collections::HashSet;
+
 use super::Store;
-use crate::reference::{Reference, Repository};
+use crate::reference::{Digest, Reference, Repository};
 use crate::store::blocking;
 use crate::store::error::Error;
 use crate::store::image_contents::ImageContents;
@@ -81,6 +83,17 @@ impl Store {
     pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
         let pins = self.0.pins.clone();
         blocking::run(move || pins.remove(&pin)).await
+    }
+
+    /// From now on these blobs are evicted only where nothing else may be, and never ahead of need; until the next call.
+    /// The budget holds as ever.
+    pub fn protect(&self, digests: HashSet<Digest>) {
+        self.0.pins.protect(digests);
+    }
+
+    /// How many blobs are protected.
+    pub fn protected(&self) -> usize {
+        self.0.pins.protected().len()
     }
 
     /// The images that are pinned.

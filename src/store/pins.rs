@@ -17,6 +17,7 @@ use crate::reference::{Digest, Repository};
 use crate::store::error::Error;
 use crate::store::layout::{self, Layout};
 use crate::store::records::{file, walk};
+use crate::support::live::Live;
 
 /// Digests of one pin at most, so that its file stays within what is read of it: an index with 80 platforms of 10
 /// layers.
@@ -51,6 +52,8 @@ struct PinFile {
 pub(super) struct Pins {
     layout: Layout,
     all: Arc<Mutex<All>>,
+    /// Blobs of images that run on this node: evicted after all others. In memory alone.
+    protected: Live<HashSet<Digest>>,
 }
 
 /// The pins, and how many of them each digest is in: eviction asks for each blob.
@@ -105,7 +108,7 @@ impl Pins {
                 }
             }
         }
-        Self { layout, all: Arc::new(Mutex::new(all)) }
+        Self { layout, all: Arc::new(Mutex::new(all)), protected: Live::default() }
     }
 
     /// Pins an image, beside the digest that the same reference had before. Blocks.
@@ -156,6 +159,16 @@ impl Pins {
         let mut all: Vec<Pin> = self.all.lock().pins.values().cloned().collect();
         all.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
         all
+    }
+
+    /// From now on these are evicted after all that is neither pinned nor protected.
+    pub(super) fn protect(&self, digests: HashSet<Digest>) {
+        self.protected.replace(digests);
+    }
+
+    /// The blobs that are evicted after all others.
+    pub(super) fn protected(&self) -> Arc<HashSet<Digest>> {
+        self.protected.current()
     }
 
     /// Whether a blob belongs to an image that is pinned.

@@ -22,6 +22,9 @@ pub const LATENCY_BUCKETS: &[f64] =
 /// Seconds from a minute to a month.
 const AGE_BUCKETS: &[f64] = &[60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0];
 
+/// Seconds from a tenth to ten minutes.
+const WAIT_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0];
+
 /// Everything that `/metrics` shows.
 #[derive(Clone, Default)]
 pub struct Registry {
@@ -76,6 +79,12 @@ impl Registry {
     pub fn ages(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, MetricsError> {
         let opts = HistogramOpts::new(full(name), help).buckets(AGE_BUCKETS.to_vec());
         self.add(name, "histogram", labels, HistogramVec::new(opts, labels)?)
+    }
+
+    /// A histogram of seconds, from a tenth to ten minutes.
+    pub fn waits(&self, name: &str, help: &str) -> Result<Histogram, MetricsError> {
+        let opts = HistogramOpts::new(full(name), help).buckets(WAIT_BUCKETS.to_vec());
+        self.add(name, "histogram", &[], Histogram::with_opts(opts)?)
     }
 
     /// A counter whose value is read from its owner whenever it is shown; zero until there is one.

@@ -6,6 +6,7 @@ use larder::admin::{
     Explanation, FreshnessOutlook, PlatformOutlook, RateLimitReport, RegistryReport, RightOutlook,
     ServedStatus, StatusReport, StoreStatus,
 };
+use larder::kubernetes::{PodOutlook, PodsStatus, SourceStatus};
 use larder::prepull::{BlobState, Event, ListStatus, Summary};
 use larder::serve::RecentRequest;
 use larder::support::clock::Timestamp;
@@ -83,6 +84,7 @@ fn explanation() -> Explanation {
             ..CachedOutlook::default()
         }),
         freshness: Some(FreshnessOutlook::default()),
+        pods: vec![PodOutlook { pod: text(), pull_secrets: vec![text()], state: text() }],
         recent: vec![request],
         ..Explanation::default()
     }
@@ -139,6 +141,13 @@ fn samples() -> Vec<Value> {
         failed: vec![(text(), text())],
         problem: Some(text()),
     };
+    let pods = PodsStatus {
+        sources: vec![SourceStatus { name: text(), connected: false, problem: Some(text()) }],
+        pods: 1,
+        fetching: 1,
+        protected_blobs: 1,
+        failed: vec![(text(), text())],
+    };
     let events = [
         Event::Resolved { image: text(), digest: text(), platforms: vec![], foreign_layers: 1 },
         Event::Blob {
@@ -162,7 +171,7 @@ fn samples() -> Vec<Value> {
     };
     let mut all: Vec<Value> = events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
     all.extend([
-        serde_json::to_value(StatusReport { numbers, registries: vec![registry], prepull }).unwrap(),
+        serde_json::to_value(StatusReport { numbers, registries: vec![registry], prepull, pods }).unwrap(),
         serde_json::to_value(row).unwrap(),
         serde_json::to_value(Removed { tags: 1, pins: 1, blobs: 1, bytes: 1 }).unwrap(),
         serde_json::to_value(Unpinned { unpinned: 1 }).unwrap(),

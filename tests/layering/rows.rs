@@ -231,6 +231,20 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
         ],
     ),
     (
+        "kubernetes",
+        &[
+            &["config", "pod", "status"],
+            &["source"],
+            &["api_server", "secrets", "table"],
+            &["access", "api_secrets", "node_images", "plan", "watch"],
+            &["fetch"],
+            &["metrics", "state"],
+            &["head_start", "protect"],
+            &["pods"],
+            &["mod"],
+        ],
+    ),
+    (
         "config",
         &[
             &["environment", "report"],
@@ -242,6 +256,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "section/admin",
                 "section/credentials",
                 "section/endpoint",
+                "section/kubernetes",
                 "section/log",
                 "section/prepull",
                 "section/server",
@@ -262,6 +277,8 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
 
 /// Outside crates that are used in one place only, or in each of the places that are listed.
 pub(crate) const DOORS: &[(&str, &str)] = &[
+    ("kube", "kubernetes/"),
+    ("k8s_openapi", "kubernetes/"),
     ("sled", "store/index/database.rs"),
     ("sha2", "reference/digest.rs"),
     ("strsim", "config/variables.rs"),

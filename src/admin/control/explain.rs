@@ -9,6 +9,7 @@ use crate::admin::explain::{
 };
 use crate::admin::registries::RateLimitReport;
 use crate::credentials::{CredentialMatch, Keychain, PullSecrets};
+use crate::kubernetes::Pods;
 use crate::pull::{Caller, Outlook, Policy, PullContext, Puller, TagTtl};
 use crate::reference::{Image, Platform, Repository};
 use crate::serve::Recent;
@@ -28,6 +29,8 @@ pub struct Explainer {
     pub upstream: Upstream,
     /// The last pulls.
     pub recent: Recent,
+    /// This node's pods.
+    pub pods: Pods,
 }
 
 impl Explainer {
@@ -71,6 +74,7 @@ impl Explainer {
             access: access(outlook),
             cached: contents.map(cached),
             pins: pinned.map(|pin| pin.owner.unwrap_or_else(|| "a pull under way".to_owned())).collect(),
+            pods: self.pods.outlook(&image),
             recent: self.recent.requests_for(repository),
         };
         explanation.obstacle = explanation.first_obstacle(self.store.clock().now(), &names);

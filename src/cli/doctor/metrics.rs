@@ -9,7 +9,7 @@ use super::finding::{CACHE, Findings, Level};
 use crate::support::clock::Timestamp;
 
 /// Findings that are about no runtime.
-const OTHERS: [&str; 3] = [CACHE, "canary", "runtimes"];
+const OTHERS: [&str; 4] = [CACHE, "canary", "kubernetes", "runtimes"];
 
 /// The findings as metrics, in Prometheus' text format.
 pub(super) fn text(findings: &Findings, now: Timestamp) -> String {

@@ -9,6 +9,8 @@ mod containerd;
 mod finding;
 mod http;
 mod metrics;
+#[cfg(feature = "kubernetes")]
+mod pods;
 mod port;
 mod runtimes;
 mod tier;
@@ -54,6 +56,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let machine = Machine::under(&arguments.root);
     cache::check(&machine, &asked, &mut findings);
     runtimes::check(&machine, &asked, &mut findings);
+    #[cfg(feature = "kubernetes")]
+    pods::check(settings, &mut findings);
     tier::check(settings, &mut findings);
     if let Some(image) = &arguments.canary {
         canary::check(&machine, &arguments.containerd, image, settings, &mut findings);

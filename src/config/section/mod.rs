@@ -7,6 +7,7 @@ mod admin;
 mod credentials;
 mod endpoint;
 mod freshness;
+mod kubernetes;
 mod log;
 mod prepull;
 mod registry;
@@ -44,6 +45,7 @@ pub(super) struct Sections {
     pub(super) upstream: upstream::Upstream,
     pub(super) registries: Vec<registry::Registry>,
     pub(super) prepull: prepull::Prepull,
+    pub(super) kubernetes: kubernetes::Kubernetes,
     pub(super) tier: tier::Tier,
     pub(super) log: log::Log,
 }
@@ -94,6 +96,7 @@ impl Sections {
         let upstream = section(&mut file, &context, upstream::Upstream::check);
         let registries = sections(&mut file, &context, registry::Registry::check);
         let prepull = section(&mut file, &context, |_, _| {});
+        let kubernetes = section(&mut file, &context, kubernetes::Kubernetes::check);
         let tier = section(&mut file, &context, tier::Tier::check);
         let log = section(&mut file, &context, log::Log::check);
         file.finish();
@@ -108,6 +111,7 @@ impl Sections {
             upstream,
             registries,
             prepull,
+            kubernetes,
             tier,
             log,
         }
@@ -126,6 +130,7 @@ impl Sections {
             one(&self.upstream),
             many(&self.registries),
             one(&self.prepull),
+            one(&self.kubernetes),
             one(&self.tier),
             one(&self.log),
         ]
@@ -146,6 +151,7 @@ impl Sections {
         changed(&self.upstream, &before.upstream, &mut changes);
         changed_registries(&self.registries, &before.registries, &mut changes);
         changed(&self.prepull, &before.prepull, &mut changes);
+        changed(&self.kubernetes, &before.kubernetes, &mut changes);
         changed(&self.tier, &before.tier, &mut changes);
         changed(&self.log, &before.log, &mut changes);
         changes

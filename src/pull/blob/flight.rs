@@ -81,6 +81,11 @@ impl Flight {
         self.foreground.load(Ordering::Relaxed)
     }
 
+    /// Whether a runtime will wait for it, and does not yet.
+    pub(crate) fn is_ahead(&self) -> bool {
+        !self.is_foreground() && self.context.priority() == Priority::Ahead
+    }
+
     /// How many clients wait for it, those not counted that share a window.
     pub(crate) fn followers(&self) -> usize {
         self.progress.receiver_count()
@@ -190,6 +195,11 @@ impl Flights {
     /// Whether there is a flight that a runtime waits for.
     pub(crate) fn any_foreground(&self) -> bool {
         self.0.flights.lock().values().any(|flight| flight.is_foreground())
+    }
+
+    /// Whether there is a flight that a runtime waits for, or will wait for.
+    pub(crate) fn any_before_background(&self) -> bool {
+        self.0.flights.lock().values().any(|flight| flight.is_foreground() || flight.is_ahead())
     }
 
     /// Joins the flight for `digest` from the registry of the pull's repository, or leads a new one.

@@ -1,7 +1,8 @@
 //! Priority: downloads that no runtime waits for yield to those that one waits for.
 //!
-//! Promises: from a runtime's first question on, no background download begins and those under way slow down; a
-//! background download that a runtime joins goes on at full speed; nothing yields for ever.
+//! Promises: from a runtime's first question on, no background download begins and those under way slow down; what is
+//! downloaded ahead for a pod goes before the background, and slows down only while a runtime waits for another download;
+//! a download that a runtime joins goes on at full speed; nothing yields for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,10 @@ use super::flight::{Flight, Flights};
 const YIELD_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a background download waits before each of its chunks: its registry must not take it for dead.
 const CHUNK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a download ahead of a runtime waits before each of its chunks while a runtime waits for another: on a link that
+/// both share, the other has nearly all of it; on one that limits each connection, this one is not stopped for the length
+/// of the other.
+const AHEAD_CHUNK_WAIT_MAX: Duration = Duration::from_millis(100);
 /// A runtime that has just asked for something asks for more within this time.
 const MORE_TO_COME: Duration = Duration::from_millis(300);
 
@@ -35,9 +40,14 @@ impl Foreground {
         *self.last_asked.lock() = Some(Instant::now());
     }
 
-    /// Whether runtimes pull, or did a moment ago.
+    /// Whether background work yields: runtimes pull, or did a moment ago, or will in a moment.
     pub(crate) fn is_active(&self) -> bool {
-        self.asked_until() > Instant::now() || self.flights.any_foreground()
+        self.asked_until() > Instant::now() || self.flights.any_before_background()
+    }
+
+    /// Whether a download may take further connections: not while a runtime waits for another one.
+    pub(crate) fn may_widen(&self, flight: &Flight) -> bool {
+        flight.is_foreground() || flight.is_ahead() && !self.flights.any_foreground()
     }
 
     /// Until when a runtime that has asked counts as pulling.
@@ -50,8 +60,16 @@ impl Foreground {
         self.wait_while(YIELD_WAIT_MAX, || self.is_active()).await;
     }
 
-    /// Waits while runtimes pull, for less long: before each chunk of a background download.
+    /// Waits while runtimes pull, for less long: before each chunk of a download that no runtime waits for.
     pub(crate) async fn yield_before_chunk(&self, flight: &Flight) {
+        if flight.is_foreground() {
+            return;
+        }
+        if flight.is_ahead() {
+            let other = self.flights.wait_while(|| !flight.is_foreground() && self.flights.any_foreground());
+            let _ = tokio::time::timeout(AHEAD_CHUNK_WAIT_MAX, other).await;
+            return;
+        }
         self.wait_while(CHUNK_WAIT_MAX, || !flight.is_foreground() && self.is_active()).await;
     }
 
@@ -76,7 +94,7 @@ impl Foreground {
 mod tests {
     use super::*;
     use crate::pull::blob::flight::{Role, Sharing};
-    use crate::pull::context::{Caller, PullContext};
+    use crate::pull::context::{Caller, Priority, PullContext};
     use crate::reference::Digest;
     use crate::support::metrics::IntGauge;
 
@@ -118,6 +136,40 @@ mod tests {
         };
         tokio::join!(foreground.yield_before_chunk(own.flight()), joins);
         assert_eq!(begun.elapsed(), second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_fetched_ahead_goes_before_the_background_and_never_before_what_a_runtime_waits_for() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let foreground = Foreground::new(flights.clone());
+        let pull = || PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
+        let lead = |context: &PullContext, of: &[u8]| {
+            let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+                panic!("it is led")
+            };
+            leader
+        };
+        let elapsed = async |flight: &Flight| {
+            let begun = Instant::now();
+            foreground.yield_before_chunk(flight).await;
+            begun.elapsed()
+        };
+        let ahead = lead(&pull().with_priority(Priority::Ahead), b"ahead");
+        let background = lead(&pull().in_background(), b"background");
+        // A question about a tag alone, which nearly every pull begins with, stops nothing that is fetched ahead.
+        foreground.record();
+        assert_eq!(elapsed(ahead.flight()).await, Duration::ZERO);
+        assert!(foreground.may_widen(ahead.flight()) && !foreground.may_widen(background.flight()));
+        tokio::time::sleep(MORE_TO_COME).await;
+        assert_eq!(elapsed(background.flight()).await, CHUNK_WAIT_MAX, "a pod of this node goes first");
+        let runtime = lead(&pull(), b"x");
+        assert_eq!(elapsed(ahead.flight()).await, AHEAD_CHUNK_WAIT_MAX);
+        assert_eq!(elapsed(runtime.flight()).await, Duration::ZERO);
+        assert!(!foreground.may_widen(ahead.flight()));
+        // The runtime gets so far.
+        let _ = flights.join_or_lead(&pull(), Digest::of(b"ahead"), Sharing::All);
+        assert_eq!(elapsed(ahead.flight()).await, Duration::ZERO);
+        assert!(foreground.may_widen(ahead.flight()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -142,7 +142,7 @@ impl Transfers {
                 }
             } else if second.is_none()
                 && !second_tried
-                && flight.is_foreground()
+                && self.foreground.may_widen(flight)
                 && let Some(size) = body.size()
                 && is_slow(measured.received(body.at()), measured.waited, size - body.at())
             {

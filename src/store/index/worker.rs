@@ -212,7 +212,7 @@ impl Worker {
     pub(crate) fn evict_batch(&mut self) -> bool {
         let Some((mut eviction, is_ahead)) = self.evictions.take() else { return false };
         if let Some(wanted) = eviction.demand.next(&|only| self.evictable(only)) {
-            let batch = self.evict(wanted, &mut eviction.failures);
+            let batch = self.evict(wanted, &mut eviction.failures, is_ahead);
             eviction.demand.evicted(&batch);
             self.evictions.put_back(eviction, is_ahead);
         }
@@ -220,10 +220,17 @@ impl Worker {
     }
 
     /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again after a
-    /// minute; others go instead.
-    fn evict(&mut self, Wanted { bytes, blobs, only }: Wanted, failures: &mut usize) -> Batch {
+    /// minute; others go instead. What is protected goes after all others, and stays where nothing is needed yet.
+    fn evict(
+        &mut self,
+        Wanted { bytes, blobs, only }: Wanted,
+        failures: &mut usize,
+        is_ahead: bool,
+    ) -> Batch {
         let now = self.context.clock.now();
-        let mut search = self.rows.search(if bytes > 0 { Order::BySize } else { Order::ByCount });
+        let order = if bytes > 0 { Order::BySize } else { Order::ByCount };
+        let mut search = self.rows.search(order);
+        let mut protected = self.context.pins.protected();
         let mut gone = Batch::default();
         for _ in 0..BATCH_FILES {
             if gone.bytes >= bytes.min(BATCH_BYTES) && gone.blobs >= blobs {
@@ -235,9 +242,15 @@ impl Worker {
                     && !open_blobs.is_in_use(digest)
                     && !pins.contains(digest)
                     && !self.stuck.contains(digest, now)
+                    && !protected.contains(digest)
             };
             let Some((digest, Row { size, .. })) = self.rows.next_victim(&mut search, now, may_go) else {
-                return Batch { is_last: true, ..gone };
+                if is_ahead || protected.is_empty() {
+                    return Batch { is_last: true, ..gone };
+                }
+                protected = Arc::default();
+                search = self.rows.search(order);
+                continue;
             };
             match self.context.layout.remove(&self.context.layout.blob(&digest)) {
                 Ok(existed) => {

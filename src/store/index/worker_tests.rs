@@ -389,3 +389,24 @@ fn a_busy_thread_goes_on_with_an_eviction_and_an_eviction_holds_up_no_operation(
     seen.dedup();
     assert_eq!(seen, [256, 192, 128, 64]);
 }
+
+#[test]
+fn what_runs_on_this_node_goes_last_and_the_budget_holds_all_the_same() {
+    let world = World::new();
+    let all: Vec<Digest> = [&b"aa"[..], b"bb", b"cc"].iter().map(|content| world.blob(content)).collect();
+    let is_here = |digest: &Digest| world.layout().blob(digest).exists();
+    let mut worker = world.worker();
+    world.pins.protect([all[0], all[1]].into());
+    worker.apply(Operation::EvictAhead(Box::new(Fixed(Wanted { bytes: 6, blobs: 0, only: None }))));
+    while worker.evict_batch() {}
+    assert_eq!(
+        all.iter().map(is_here).collect::<Vec<_>>(),
+        [true, true, false],
+        "nothing goes ahead of need"
+    );
+    evict(&mut worker, 2, None);
+    assert_eq!(all.iter().filter(|digest| is_here(digest)).count(), 1, "what is needed goes");
+    world.pins.protect([].into());
+    evict(&mut worker, 2, None);
+    assert_eq!(world.totals(), (0, 0));
+}

@@ -1,0 +1,41 @@
+//! The watch of this node's pods, from its settings.
+
+use std::sync::Arc;
+
+use crate::kubernetes::{Config, Metrics, Parts, Pods};
+use crate::prepull::Fetcher;
+use crate::store::Store;
+
+/// The watch that `config` describes; one that does nothing where it names no source. Blocks for a moment.
+pub(super) fn of(config: &Config, fetcher: Fetcher, store: Store, metrics: Metrics) -> Pods {
+    let mut parts = Parts {
+        sources: Vec::new(),
+        secrets: None,
+        presence: Vec::new(),
+        images: Arc::new(fetcher),
+        store,
+        ahead: config.ahead,
+    };
+    add_sources(config, &mut parts);
+    Pods::new(parts, metrics)
+}
+
+#[cfg(feature = "kubernetes")]
+fn add_sources(config: &Config, parts: &mut Parts) {
+    use crate::kubernetes::ApiServer;
+
+    let Some(identity) = &config.identity else { return };
+    match config.node_name() {
+        Ok(node) => {
+            let server = Arc::new(ApiServer::new(identity.clone(), node));
+            parts.sources.push(Arc::clone(&server) as _);
+            parts.presence.push(Arc::clone(&server) as _);
+            parts.secrets = config.secrets.then_some(server as _);
+        }
+        Err(why) => tracing::error!(why, "the name of this node is not known: set [kubernetes] node"),
+    }
+}
+
+/// The configuration is refused that names one.
+#[cfg(not(feature = "kubernetes"))]
+fn add_sources(_: &Config, _: &mut Parts) {}

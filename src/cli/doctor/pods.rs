@@ -1,0 +1,110 @@
+//! The watch of this node's pods: is the node's name right, and what may the identity see?
+
+use std::time::Duration;
+
+use super::finding::{Findings, Level};
+use crate::cli::run_async::run_async;
+use crate::config::Settings;
+use crate::kubernetes::{Access, ApiServer};
+
+const ABOUT: &str = "kubernetes";
+/// How long the API server is waited for, all questions together.
+const WAIT: Duration = Duration::from_secs(15);
+/// Where docs/pods.md says what each identity may see.
+const SEE: &str = "docs/pods.md says what each identity may see and what it needs";
+
+pub(super) fn check(settings: &Settings, findings: &mut Findings) {
+    let config = &settings.kubernetes;
+    let Some(identity) = &config.identity else { return };
+    let node = match config.node_name() {
+        Ok(node) => node,
+        Err(why) => {
+            let what = format!("the name of this node is not known: {why}");
+            return findings.add(Level::Problem, ABOUT, what, "set [kubernetes] node");
+        }
+    };
+    let server = ApiServer::new(identity.clone(), node);
+    let asked = run_async(tokio::time::timeout(WAIT, server.access()));
+    let failed = |findings: &mut Findings, what: String| {
+        findings.add(Level::Problem, ABOUT, format!("the API server cannot be asked: {what}"), SEE);
+    };
+    match asked {
+        Ok(Ok(Ok(access))) => of(&access, server.node(), config.secrets, findings),
+        Ok(Ok(Err(error))) => failed(findings, error.to_string()),
+        Ok(Err(_)) => failed(findings, format!("no answer within {} s", WAIT.as_secs())),
+        Err(_) => failed(findings, "no runtime for it".to_owned()),
+    }
+}
+
+/// What follows from what the identity may see.
+fn of(access: &Access, node: &str, reads_secrets: bool, findings: &mut Findings) {
+    let rename = "set [kubernetes] node to the name that kubectl get nodes shows";
+    match (access.knows_node, &access.pods) {
+        (Some(false), _) => {
+            findings.add(Level::Problem, ABOUT, format!("the API server knows no node {node}"), rename);
+        }
+        (_, Err(why)) => {
+            findings.add(Level::Problem, ABOUT, format!("the pods of {node} cannot be listed: {why}"), SEE);
+        }
+        (None, Ok(0)) => {
+            findings.add(Level::Warning, ABOUT, format!("no pod of a node {node} is seen"), rename);
+        }
+        (_, Ok(pods)) => findings.ok(ABOUT, format!("{pods} pod(s) of node {node} are seen")),
+    }
+    if access.pods.is_ok() && !access.may_watch {
+        let what = format!("the pods of {node} may be listed and not watched");
+        findings.add(Level::Problem, ABOUT, what, SEE);
+    }
+    match &access.secret {
+        _ if !reads_secrets => {
+            findings.add(
+                Level::Note,
+                ABOUT,
+                "pull secrets are not read: what only they open is not fetched ahead",
+                "",
+            );
+        }
+        Some((name, true)) => findings.ok(ABOUT, format!("the pull secret {name} may be read")),
+        Some((name, false)) => {
+            let what = format!("the pull secret {name} of a pod of this node may not be read");
+            findings.add(Level::Problem, ABOUT, what, SEE);
+        }
+        None => {
+            findings.add(Level::Note, ABOUT, "no pod of this node has a pull secret to try", "");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn levels(access: &Access, reads_secrets: bool) -> Vec<(Level, String)> {
+        let mut findings = Findings::default();
+        of(access, "node-1", reads_secrets, &mut findings);
+        findings.0.into_iter().map(|finding| (finding.level, finding.what)).collect()
+    }
+
+    #[test]
+    fn a_node_of_another_name_and_a_right_that_is_missing_are_told_with_their_remedy() {
+        let good = Access {
+            knows_node: Some(true),
+            pods: Ok(3),
+            may_watch: true,
+            secret: Some(("shop/corp".to_owned(), true)),
+        };
+        assert!(levels(&good, true).iter().all(|(level, _)| *level == Level::Ok));
+        assert_eq!(levels(&good, false)[1].0, Level::Note);
+        for bad in [
+            Access { knows_node: Some(false), pods: Ok(0), ..good.clone() },
+            Access { pods: Err("denied".to_owned()), ..good.clone() },
+            Access { may_watch: false, ..good.clone() },
+            Access { secret: Some(("shop/corp".to_owned(), false)), ..good.clone() },
+        ] {
+            let found = levels(&bad, true);
+            assert_eq!(found.iter().filter(|(level, _)| *level == Level::Problem).count(), 1, "{found:?}");
+        }
+        let unnamed = Access { knows_node: None, pods: Ok(0), ..good };
+        assert_eq!(levels(&unnamed, true)[0].0, Level::Warning);
+    }
+}

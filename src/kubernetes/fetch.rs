@@ -1,0 +1,123 @@
+//! One image fetched for pods: as the callers, and in the order, in which kubelet will pull it.
+//!
+//! Each credential of the pod's secrets is a caller of its own: the registry is asked with it exactly as it will be asked
+//! when kubelet's runtime brings it, and the right that this proves is that credential's and no other's. The node's own
+//! credentials and its plugins' come after it, as in any pull.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::plan::Fetch;
+use super::secrets::{PodSecrets, PodSecretsError};
+use super::source::ImagePresence;
+use crate::credentials::PullSecrets;
+use crate::prepull::{FetchError, Fetcher, Platforms, RequestedImage};
+use crate::reference::Image;
+
+/// How long a runtime or API server is waited for that may have the image: after that it counts as not there.
+const PRESENCE_WAIT: Duration = Duration::from_secs(2);
+/// How long one image may take. What is under way then is finished without it, and joined by kubelet.
+const FETCH_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// Why an image did not come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotFetched {
+    /// Whether the registry refused it or does not have it.
+    pub is_refusal: bool,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// Brings images into the store; returns the bytes that were not there before.
+pub trait FetchAhead: Send + Sync {
+    /// Fetches an image as the first of the pull secrets' credentials that is let in; without any, as the node may.
+    fn fetch<'a>(&'a self, image: &'a Image, secrets: PullSecrets) -> BoxFuture<'a, Result<u64, NotFetched>>;
+}
+
+impl FetchAhead for Fetcher {
+    fn fetch<'a>(&'a self, image: &'a Image, secrets: PullSecrets) -> BoxFuture<'a, Result<u64, NotFetched>> {
+        async move {
+            let requested = RequestedImage { image: image.clone(), secrets };
+            let fetched = self.fetch_ahead(&requested, &Platforms::of(Vec::new())).await;
+            let not_fetched =
+                |error: FetchError| NotFetched { is_refusal: error.is_refusal(), why: error.to_string() };
+            fetched.map(|fetched| fetched.fetched_bytes()).map_err(not_fetched)
+        }
+        .boxed()
+    }
+}
+
+/// What became of a fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is in the store, with so many bytes that were not there before.
+    Here {
+        /// Bytes that were fetched.
+        fetched_bytes: u64,
+    },
+    /// The runtime has it, and kubelet does not pull it.
+    InRuntime,
+    /// The registry refused it or does not have it, or kubelet will not pull it.
+    Refused(String),
+    /// Something was in the way.
+    Failed(String),
+}
+
+impl Outcome {
+    /// For metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Here { fetched_bytes: 0 } => "present",
+            Self::Here { .. } => "fetched",
+            Self::InRuntime => "in_runtime",
+            Self::Refused(_) => "refused",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// Fetches images for pods.
+pub(super) struct PodFetcher {
+    pub(super) images: Arc<dyn FetchAhead>,
+    /// `None`: pull secrets are not read.
+    pub(super) secrets: Option<PodSecrets>,
+    pub(super) presence: Vec<Arc<dyn ImagePresence>>,
+}
+
+impl PodFetcher {
+    /// Fetches an image, unless kubelet finds it in the runtime.
+    pub(super) async fn fetch(&self, fetch: &Fetch) -> Outcome {
+        if !fetch.is_always && self.runtime_has(&fetch.image).await {
+            return Outcome::InRuntime;
+        }
+        let secrets = match &self.secrets {
+            Some(secrets) => secrets.merged(&fetch.namespace, &fetch.secrets).await,
+            None => Ok(PullSecrets::default()),
+        };
+        let secrets = match secrets {
+            Ok(secrets) => secrets,
+            Err(error @ PodSecretsError::Malformed(_)) => return Outcome::Refused(error.to_string()),
+            Err(error @ PodSecretsError::Unavailable(_)) => return Outcome::Failed(error.to_string()),
+        };
+        match timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets)).await {
+            Ok(Ok(fetched_bytes)) => Outcome::Here { fetched_bytes },
+            Ok(Err(NotFetched { is_refusal: true, why })) => Outcome::Refused(why),
+            Ok(Err(NotFetched { is_refusal: false, why })) => Outcome::Failed(why),
+            Err(_) => Outcome::Failed("it took too long".to_owned()),
+        }
+    }
+
+    /// Whether one of those that may know says that the runtime has it. Only a yes counts.
+    async fn runtime_has(&self, image: &Image) -> bool {
+        for presence in &self.presence {
+            if timeout(PRESENCE_WAIT, presence.has(image)).await.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
+    }
+}

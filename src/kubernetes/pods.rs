@@ -1,0 +1,248 @@
+//! The watch of this node's pods: sources tell, a plan is made, images are fetched.
+//!
+//! Degrades to nothing: a source that fails is told once and tried again by itself, and pulls go on as if there were no
+//! watch. One task changes the state; fetches are tasks of their own, ended with their pods.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::fetch::{FetchAhead, Outcome, PodFetcher};
+use super::head_start::HeadStart;
+use super::metrics::Metrics;
+use super::plan::{Fetch, Plan};
+use super::protect;
+use super::secrets::PodSecrets;
+use super::source::{ImagePresence, PodEvent, PodSource, SecretSource};
+use super::state::State;
+use super::status::{PodOutlook, PodsStatus};
+use crate::reference::{Image, Reference, Repository};
+use crate::store::Store;
+use crate::support::shutdown::Shutdown;
+
+/// Events that may wait: a list of pods comes faster than a plan is made.
+const EVENTS_MAX: usize = 256;
+/// How often what was fetched in vain is looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// What the watch of pods is built from.
+pub struct Parts {
+    /// Where pods are seen.
+    pub sources: Vec<Arc<dyn PodSource>>,
+    /// Where pull secrets are read; `None`: they are not.
+    pub secrets: Option<Arc<dyn SecretSource>>,
+    /// What may know that the runtime has an image.
+    pub presence: Vec<Arc<dyn ImagePresence>>,
+    /// What brings images into the store.
+    pub images: Arc<dyn FetchAhead>,
+    /// The store, in which images of running pods are protected.
+    pub store: Store,
+    /// Images of one pod that are fetched at a time.
+    pub ahead: usize,
+}
+
+/// This node's pods. Cheap to clone.
+#[derive(Clone)]
+pub struct Pods(Arc<Inner>);
+
+struct Inner {
+    sources: Vec<Arc<dyn PodSource>>,
+    fetcher: PodFetcher,
+    store: Store,
+    state: Mutex<State>,
+    running: watch::Sender<HashSet<Image>>,
+    head_start: HeadStart,
+    metrics: Metrics,
+}
+
+/// Fetches under way.
+#[derive(Default)]
+struct Fetches {
+    tasks: JoinSet<Outcome>,
+    handles: HashMap<Fetch, AbortHandle>,
+}
+
+impl Pods {
+    /// A watch that does nothing until [`Pods::run`].
+    pub fn new(parts: Parts, metrics: Metrics) -> Self {
+        let Parts { sources, secrets, presence, images, store, ahead } = parts;
+        let names: Vec<&str> = sources.iter().map(|source| source.name()).collect();
+        names.iter().for_each(|name| metrics.connected(name, false));
+        let state = Mutex::new(State::new(&names, ahead));
+        let fetcher = PodFetcher { images, secrets: secrets.map(PodSecrets::new), presence };
+        let (running, head_start) = (watch::Sender::default(), HeadStart::default());
+        Self(Arc::new(Inner { sources, fetcher, store, state, running, head_start, metrics }))
+    }
+
+    /// Watches and fetches until `shutdown`. Returns at once where there is no source.
+    pub async fn run(self, shutdown: Shutdown) {
+        if self.0.sources.is_empty() {
+            return;
+        }
+        let this = self.clone();
+        let (store, running) = (self.0.store.clone(), self.0.running.subscribe());
+        let protected =
+            protect::run(running, store, |blobs| this.0.metrics.protected(blobs), shutdown.clone());
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let mut telling = JoinSet::new();
+        for (at, source) in self.0.sources.iter().enumerate() {
+            telling.spawn(tell(Arc::clone(source), at, sender.clone(), shutdown.clone()));
+        }
+        drop(sender);
+        tokio::join!(protected, self.follow(events, shutdown));
+        telling.shutdown().await;
+    }
+
+    /// A runtime asked for an image and was answered.
+    pub fn asked(&self, repository: &Repository, reference: &Reference) {
+        self.0.head_start.asked(repository, reference, &self.0.metrics);
+    }
+
+    /// The sources and the pods.
+    pub fn status(&self) -> PodsStatus {
+        let protected_blobs = if self.0.sources.is_empty() { 0 } else { self.0.store.protected() };
+        PodsStatus { protected_blobs, ..self.0.state.lock().status() }
+    }
+
+    /// The pods that have an image, and how far it is for each.
+    pub fn outlook(&self, image: &Image) -> Vec<PodOutlook> {
+        self.0.state.lock().outlook(image)
+    }
+
+    async fn follow(&self, mut events: mpsc::Receiver<(usize, PodEvent)>, mut shutdown: Shutdown) {
+        let mut fetches = Fetches::default();
+        let mut look_again: Option<Instant> = None;
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wait = async {
+                match look_again {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    let mut changed = self.apply(event);
+                    while let Ok(event) = events.try_recv() {
+                        changed |= self.apply(event);
+                    }
+                    if changed {
+                        let images = self.0.state.lock().images();
+                        self.0.running.send_if_modified(|before| {
+                            let is_new = *before != images;
+                            *before = images;
+                            is_new
+                        });
+                    }
+                }
+                Some(ended) = fetches.tasks.join_next_with_id() => self.ended(ended, &mut fetches),
+                () = wait => {}
+                _ = sweep.tick() => self.0.head_start.sweep(&self.0.metrics),
+                () = shutdown.requested() => return,
+            }
+            look_again = self.act(&mut fetches);
+        }
+    }
+
+    /// Applies what a source tells; returns whether pods changed.
+    fn apply(&self, (source, event): (usize, PodEvent)) -> bool {
+        let name = self.0.sources.get(source).map_or("", |source| source.name());
+        let why = match &event {
+            PodEvent::Lost(why) => why.clone(),
+            _ => String::new(),
+        };
+        let changed = self.0.state.lock().apply(source, event);
+        match changed.connection {
+            Some(true) => tracing::info!(source = name, "this node's pods are seen"),
+            Some(false) => tracing::warn!(
+                source = name,
+                why,
+                "this node's pods are not seen; images are fetched when a runtime asks for them"
+            ),
+            None => {}
+        }
+        if let Some(is_connected) = changed.connection {
+            self.0.metrics.connected(name, is_connected);
+        }
+        changed.pods
+    }
+
+    /// Does what is to be done now; returns when to look again.
+    fn act(&self, fetches: &mut Fetches) -> Option<Instant> {
+        let (Plan { begin, end, look_again }, (pods, fetching)) = {
+            let mut state = self.0.state.lock();
+            (state.plan(Instant::now()), state.counts())
+        };
+        self.0.metrics.state(pods, fetching);
+        for fetch in end {
+            if let Some(handle) = fetches.handles.remove(&fetch) {
+                handle.abort();
+                self.0.metrics.ended(None);
+                self.0.head_start.not_here(&fetch.image);
+            }
+        }
+        for fetch in begin {
+            self.0.head_start.begun(&fetch.image);
+            let (this, own) = (self.clone(), fetch.clone());
+            let handle = fetches.tasks.spawn(async move { this.0.fetcher.fetch(&own).await });
+            fetches.handles.insert(fetch, handle);
+        }
+        look_again
+    }
+
+    fn ended(&self, ended: Result<(Id, Outcome), JoinError>, fetches: &mut Fetches) {
+        let (id, outcome) = match ended {
+            Ok(ended) => ended,
+            Err(error) => (error.id(), Outcome::Failed(error.to_string())),
+        };
+        // One that was ended with its pod is not among the handles any more.
+        let of_task = fetches.handles.iter().find(|(_, handle)| handle.id() == id);
+        let Some(fetch) = of_task.map(|(fetch, _)| fetch.clone()) else { return };
+        fetches.handles.remove(&fetch);
+        let image = &fetch.image;
+        match &outcome {
+            Outcome::Here { fetched_bytes } => {
+                self.0.head_start.here(image, *fetched_bytes);
+                if *fetched_bytes > 0 {
+                    tracing::info!(%image, fetched_bytes, "an image of a pod was fetched ahead of kubelet");
+                }
+            }
+            Outcome::InRuntime => self.0.head_start.not_here(image),
+            Outcome::Refused(why) | Outcome::Failed(why) => {
+                self.0.head_start.not_here(image);
+                tracing::info!(%image, why, "an image of a pod was not fetched ahead of kubelet");
+            }
+        }
+        self.0.metrics.ended(Some(&outcome));
+        self.0.state.lock().ended(&fetch, &outcome, Instant::now());
+    }
+}
+
+/// Passes on what a source tells.
+async fn tell(
+    source: Arc<dyn PodSource>,
+    at: usize,
+    events: mpsc::Sender<(usize, PodEvent)>,
+    shutdown: Shutdown,
+) {
+    let (sender, mut told) = mpsc::channel(EVENTS_MAX);
+    let pass_on = async {
+        while let Some(event) = told.recv().await {
+            if events.send((at, event)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(source.run(sender, shutdown), pass_on);
+}
+
+#[cfg(test)]
+#[path = "pods_tests.rs"]
+mod tests;

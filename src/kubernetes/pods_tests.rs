@@ -1,0 +1,133 @@
+//! The watch as a whole, with sources that say what the test says.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::credentials::PullSecrets;
+use crate::kubernetes::NotFetched;
+use crate::kubernetes::pod::{Pod, RawImage, RawPod};
+use crate::pull::for_tests;
+use crate::support::metrics::Registry;
+use crate::support::shutdown;
+
+/// A source whose events come from the test.
+struct Scripted(Mutex<Option<mpsc::Receiver<PodEvent>>>);
+
+impl PodSource for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn run(&self, events: mpsc::Sender<PodEvent>, mut shutdown: Shutdown) -> BoxFuture<'_, ()> {
+        let told = self.0.lock().take();
+        async move {
+            let mut told = told.unwrap();
+            while let Some(event) = told.recv().await {
+                events.send(event).await.unwrap();
+            }
+            shutdown.requested().await;
+        }
+        .boxed()
+    }
+}
+
+/// Fetches that take until the test lets them.
+#[derive(Default)]
+struct Slow {
+    begun: Mutex<Vec<String>>,
+    ended: Arc<Mutex<usize>>,
+    go_on: Notify,
+}
+
+struct CountsItsEnd(Arc<Mutex<usize>>);
+
+impl Drop for CountsItsEnd {
+    fn drop(&mut self) {
+        *self.0.lock() += 1;
+    }
+}
+
+impl FetchAhead for Slow {
+    fn fetch<'a>(&'a self, image: &'a Image, _: PullSecrets) -> BoxFuture<'a, Result<u64, NotFetched>> {
+        self.begun.lock().push(image.repository.to_string());
+        let end = CountsItsEnd(Arc::clone(&self.ended));
+        async move {
+            let _end = end;
+            self.go_on.notified().await;
+            assert!(!image.repository.to_string().contains("panics"), "on purpose");
+            Ok(5)
+        }
+        .boxed()
+    }
+}
+
+fn pod(uid: &str, images: &[&str]) -> PodEvent {
+    let container = |image: &&str| RawImage {
+        name: (*image).to_owned(),
+        image: format!("reg.test/{image}:v1"),
+        ..RawImage::default()
+    };
+    let raw = RawPod {
+        uid: uid.to_owned(),
+        namespace: "shop".to_owned(),
+        name: format!("pod-{uid}"),
+        containers: images.iter().map(container).collect(),
+        ..RawPod::default()
+    };
+    PodEvent::Applied(Pod::new(raw).unwrap())
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(300), wait).await.expect("it comes to that");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_ends_its_fetch_and_a_fetch_that_panics_ends_nothing_else() {
+    let (store, _clock, _directory) = for_tests::store();
+    let (tell, told) = mpsc::channel(8);
+    let (images, registry) = (Arc::new(Slow::default()), Registry::new());
+    let parts = Parts {
+        sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
+        secrets: None,
+        presence: Vec::new(),
+        images: Arc::clone(&images) as _,
+        store,
+        ahead: 2,
+    };
+    let pods = Pods::new(parts, Metrics::register(&registry).unwrap());
+    let (trigger, shutdown) = shutdown::channel();
+    let running = tokio::spawn(pods.clone().run(shutdown));
+    tell.send(pod("a", &["one", "two", "three"])).await.unwrap();
+    until(|| images.begun.lock().len() == 2).await;
+    assert_eq!(*images.begun.lock(), ["reg.test/one", "reg.test/two"], "two at a time");
+    tell.send(PodEvent::Deleted { uid: "a".to_owned() }).await.unwrap();
+    until(|| *images.ended.lock() == 2).await;
+    tell.send(pod("b", &["panics", "good"])).await.unwrap();
+    until(|| images.begun.lock().len() == 4).await;
+    images.go_on.notify_waiters();
+    until(|| pods.status().fetching == 0).await;
+    let outlook = |name: &str| pods.outlook(&format!("reg.test/{name}:v1").parse().unwrap()).remove(0).state;
+    assert!(outlook("good").contains("was fetched"), "{}", outlook("good"));
+    assert!(outlook("panics").contains("could not be fetched"), "{}", outlook("panics"));
+    pods.asked(&"reg.test/good".parse().unwrap(), &"v1".parse().unwrap());
+    let text = String::from_utf8(registry.render().unwrap()).unwrap();
+    for line in [
+        "larder_kubernetes_fetches_total{result=\"ended\"} 2",
+        "larder_kubernetes_fetches_total{result=\"failed\"} 1",
+        "larder_kubernetes_fetches_total{result=\"fetched\"} 1",
+        "larder_kubernetes_fetched_bytes_total 5",
+        "larder_kubernetes_pulls_total{found=\"all\"} 1",
+        "larder_kubernetes_source_connected{source=\"scripted\"} 1",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    trigger.fire();
+    running.await.unwrap();
+}

@@ -1,0 +1,196 @@
+//! The pull secrets of a pod, read by name and merged as kubelet merges them.
+//!
+//! Kubelet reads `imagePullSecrets` of the pod alone: those of its service account were copied into it by the API server's
+//! admission. A secret that does not exist is passed over; one that is malformed fails the pull, of every image of the pod,
+//! as it does with kubelet. Promises: what was read is kept in memory for seconds, never written, and wiped when it is
+//! dropped; what a secret opens is proved by the registry, as for any caller.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::source::{Secret, SecretError, SecretSource};
+use crate::credentials::PullSecrets;
+use crate::support::bounded_map::BoundedMap;
+
+/// How long a secret counts that was read: the images of one pod follow each other within seconds.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+/// Secrets that are kept at most.
+const KEPT_MAX: usize = 256;
+/// Bytes of a secret at most: the API server's own limit is 1 MiB of content, in base64.
+const SECRET_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How long one secret is waited for.
+const READ_WAIT: Duration = Duration::from_secs(5);
+/// A secret that may not be read is asked for again after this: the API server learns which pods are bound to a node a moment
+/// after the watch tells of them, and lets the node read their secrets from then on.
+const FORBIDDEN_WAITS: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(750)];
+
+/// Why the pull secrets of a pod cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PodSecretsError {
+    /// Kubelet does not pull with it either.
+    #[error("a pull secret of the pod cannot be used: {0}")]
+    Malformed(String),
+    /// Which credentials kubelet will use is not known.
+    #[error("a pull secret of the pod cannot be read: {0}")]
+    Unavailable(String),
+}
+
+/// Pull secrets of pods, through a source.
+pub(super) struct PodSecrets {
+    source: Arc<dyn SecretSource>,
+    kept: Mutex<BoundedMap<(String, String), (Instant, Option<Secret>)>>,
+}
+
+impl PodSecrets {
+    pub(super) fn new(source: Arc<dyn SecretSource>) -> Self {
+        Self { source, kept: Mutex::new(BoundedMap::new(KEPT_MAX)) }
+    }
+
+    /// The secrets of these names, merged. One that does not exist, or that the identity may not read, is passed over.
+    pub(super) async fn merged(
+        &self,
+        namespace: &str,
+        names: &[String],
+    ) -> Result<PullSecrets, PodSecretsError> {
+        let mut merged = PullSecrets::default();
+        for name in names {
+            let Some(secret) = self.secret(namespace, name).await? else { continue };
+            let shown = format!("{namespace}/{name}");
+            if secret.manifest.len() > SECRET_BYTES_MAX {
+                return Err(PodSecretsError::Malformed(format!("{shown} is too large")));
+            }
+            let added = merged.add(Path::new(&shown), &secret.manifest);
+            added.map_err(|error| PodSecretsError::Malformed(error.to_string()))?;
+        }
+        Ok(merged)
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, PodSecretsError> {
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some((read_at, secret)) = self.kept.lock().get(&key)
+            && read_at.elapsed() < KEPT_FOR
+        {
+            return Ok(secret.clone());
+        }
+        let mut waits = FORBIDDEN_WAITS.iter();
+        let secret = loop {
+            let asked = timeout(READ_WAIT, self.source.secret(namespace, name)).await;
+            match asked.unwrap_or_else(|_| Err(SecretError::Unavailable("no answer in time".to_owned()))) {
+                Ok(secret) => break Some(secret),
+                Err(SecretError::Missing) => break None,
+                Err(SecretError::Forbidden) => match waits.next() {
+                    Some(wait) => sleep(*wait).await,
+                    None => {
+                        tracing::warn!(namespace, name, "a pull secret of a pod may not be read");
+                        break None;
+                    }
+                },
+                Err(SecretError::Unavailable(why)) => return Err(PodSecretsError::Unavailable(why)),
+            }
+        };
+        self.kept.lock().insert(key, (Instant::now(), secret.clone()));
+        Ok(secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+
+    /// Secrets by name; each answer is taken once, the last stays.
+    #[derive(Default)]
+    struct Scripted {
+        answers: Mutex<HashMap<String, Vec<Result<Secret, SecretError>>>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl SecretSource for Scripted {
+        fn secret<'a>(
+            &'a self,
+            namespace: &'a str,
+            name: &'a str,
+        ) -> BoxFuture<'a, Result<Secret, SecretError>> {
+            self.asked.lock().push(format!("{namespace}/{name}"));
+            let mut all = self.answers.lock();
+            let answers = all.get_mut(name).filter(|answers| !answers.is_empty());
+            let answer = answers.map_or(Err(SecretError::Missing), |answers| {
+                if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() }
+            });
+            async move { answer }.boxed()
+        }
+    }
+
+    fn good(host: &str) -> Result<Secret, SecretError> {
+        let config = format!(r#"{{"auths":{{"{host}":{{"username":"ann","password":"marker"}}}}}}"#);
+        let manifest = serde_json::json!({"kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": config}});
+        Ok(Secret { manifest: serde_json::to_vec(&manifest).unwrap().into() })
+    }
+
+    fn scene(answers: &[(&str, Vec<Result<Secret, SecretError>>)]) -> (PodSecrets, Arc<Scripted>) {
+        let source = Arc::new(Scripted::default());
+        for (name, answers) in answers {
+            source.answers.lock().insert((*name).to_owned(), answers.clone());
+        }
+        (PodSecrets::new(Arc::clone(&source) as _), source)
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_secret_is_passed_over_and_all_others_are_merged() {
+        let (secrets, source) = scene(&[("a", vec![good("a.test")]), ("b", vec![good("b.test")])]);
+        let merged = secrets.merged("shop", &names(&["a", "none", "b"])).await.unwrap();
+        assert_eq!(format!("{merged:?}"), "PullSecrets(2 entries)");
+        secrets.merged("shop", &names(&["a", "none", "b"])).await.unwrap();
+        assert_eq!(source.asked.lock().len(), 3, "the images of one pod ask once");
+        secrets.merged("bank", &names(&["a"])).await.unwrap();
+        tokio::time::advance(KEPT_FOR).await;
+        secrets.merged("shop", &names(&["a"])).await.unwrap();
+        assert_eq!(*source.asked.lock(), ["shop/a", "shop/none", "shop/b", "bank/a", "shop/a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_a_node_may_read_a_moment_later_is_not_left_out() {
+        let forbidden = || Err(SecretError::Forbidden);
+        let (secrets, _) = scene(&[("late", vec![forbidden(), forbidden(), good("a.test")])]);
+        let merged = secrets.merged("shop", &names(&["late"])).await.unwrap();
+        assert_eq!(format!("{merged:?}"), "PullSecrets(1 entries)");
+        let (secrets, source) = scene(&[("never", vec![forbidden()])]);
+        let merged = secrets.merged("shop", &names(&["never"])).await.unwrap();
+        assert_eq!(
+            (format!("{merged:?}"), source.asked.lock().len()),
+            ("PullSecrets(0 entries)".to_owned(), 4)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_is_not_known_is_no_reason_to_ask_without_it() {
+        let away = Err(SecretError::Unavailable("away".to_owned()));
+        let malformed = Ok(Secret {
+            manifest:
+                br#"{"kind":"Secret","type":"kubernetes.io/dockercfg","stringData":{".dockercfg":"{marker"}}"#
+                    .to_vec()
+                    .into(),
+        });
+        let (secrets, _) = scene(&[("away", vec![away]), ("bad", vec![malformed])]);
+        let error = secrets.merged("shop", &names(&["away"])).await.unwrap_err();
+        assert!(matches!(error, PodSecretsError::Unavailable(_)), "{error}");
+        let error = secrets.merged("shop", &names(&["bad"])).await.unwrap_err();
+        assert!(matches!(error, PodSecretsError::Malformed(_)), "{error}");
+        let shown = error.to_string();
+        assert!(shown.contains("shop/bad") && !shown.contains("marker"), "{shown}");
+    }
+}

@@ -1,0 +1,243 @@
+//! What is known of this node's pods and the fetches for them, and how it changes: no task, no clock but what is given.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio::time::Instant;
+
+use super::fetch::Outcome;
+use super::plan::{Failed, Fetch, Known, Plan, plan, wanted};
+use super::pod::{Pod, PullPolicy};
+use super::source::PodEvent;
+use super::status::{PodOutlook, PodsStatus, SourceStatus};
+use super::table::Table;
+use crate::reference::Image;
+use crate::support::bounded_map::BoundedMap;
+
+/// Fetches that failed and are remembered at most: a node has some hundred images.
+const FAILED_MAX: usize = 1_024;
+/// Failures that are told by name.
+const FAILED_SHOWN: usize = 8;
+
+/// The pods, the fetches, and the sources.
+pub(super) struct State {
+    table: Table,
+    under_way: HashSet<Fetch>,
+    settled: HashMap<String, HashSet<Fetch>>,
+    failed: BoundedMap<Fetch, Failed>,
+    sources: Vec<SourceStatus>,
+    ahead: usize,
+}
+
+/// What an event changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// Other pods, or the same in another state.
+    pub(super) pods: bool,
+    /// The source tells of pods again, or does not any more.
+    pub(super) connection: Option<bool>,
+}
+
+impl State {
+    /// Nothing is known yet from the sources of these names.
+    pub(super) fn new(sources: &[&str], ahead: usize) -> Self {
+        let unknown = |name: &&str| SourceStatus {
+            name: (*name).to_owned(),
+            connected: false,
+            problem: Some("it has told nothing yet".to_owned()),
+        };
+        Self {
+            table: Table::default(),
+            under_way: HashSet::new(),
+            settled: HashMap::new(),
+            failed: BoundedMap::new(FAILED_MAX),
+            sources: sources.iter().map(unknown).collect(),
+            ahead,
+        }
+    }
+
+    /// Applies what a source tells.
+    pub(super) fn apply(&mut self, source: usize, event: PodEvent) -> Changed {
+        let problem = match &event {
+            PodEvent::Lost(why) => Some(Some(why.clone())),
+            PodEvent::ListBegins => None,
+            PodEvent::Applied(_) | PodEvent::ListEnds | PodEvent::Deleted { .. } => Some(None),
+        };
+        let mut connection = None;
+        if let (Some(problem), Some(status)) = (problem, self.sources.get_mut(source)) {
+            let is_connected = problem.is_none();
+            let is_first = status.problem.is_some() && !status.connected && !is_connected;
+            if status.connected != is_connected || is_first && status.problem != problem {
+                connection = Some(is_connected);
+            }
+            (status.connected, status.problem) = (is_connected, problem);
+        }
+        let pods = self.table.apply(source, event);
+        if pods {
+            self.settled.retain(|uid, _| self.table.contains(uid));
+        }
+        Changed { pods, connection }
+    }
+
+    /// What is to be done now. What begins and ends counts as begun and ended.
+    pub(super) fn plan(&mut self, now: Instant) -> Plan {
+        let failed = |fetch: &Fetch| self.failed.peek(fetch).map(|failed| failed.until);
+        let known = Known { under_way: &self.under_way, settled: &self.settled, failed: &failed };
+        let plan = plan(self.table.pods(), known, self.ahead, now);
+        for fetch in &plan.end {
+            self.under_way.remove(fetch);
+        }
+        self.under_way.extend(plan.begin.iter().cloned());
+        plan
+    }
+
+    /// A fetch has ended.
+    pub(super) fn ended(&mut self, fetch: &Fetch, outcome: &Outcome, now: Instant) {
+        self.under_way.remove(fetch);
+        match outcome {
+            Outcome::Here { .. } | Outcome::InRuntime => {
+                self.failed.remove(fetch);
+                for pod in self.table.pods().filter(|pod| wanted(pod).contains(fetch)) {
+                    self.settled.entry(pod.uid.clone()).or_default().insert(fetch.clone());
+                }
+            }
+            Outcome::Refused(why) | Outcome::Failed(why) => {
+                let failed = Failed::after(self.failed.peek(fetch), now, why.clone());
+                self.failed.insert(fetch.clone(), failed);
+            }
+        }
+    }
+
+    /// How many pods and fetches there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.table.len(), self.under_way.len())
+    }
+
+    /// The images of the pods that have not ended: what runs here, and what is about to.
+    pub(super) fn images(&self) -> HashSet<Image> {
+        let pods = self.table.pods().filter(|pod| !pod.has_ended);
+        pods.flat_map(|pod| pod.images.iter().map(|image| image.image.clone())).collect()
+    }
+
+    /// The state for people, without the number of protected blobs.
+    pub(super) fn status(&self) -> PodsStatus {
+        let (pods, fetching) = self.counts();
+        let failed = self.failed.iter().take(FAILED_SHOWN);
+        PodsStatus {
+            sources: self.sources.clone(),
+            pods,
+            fetching,
+            protected_blobs: 0,
+            failed: failed.map(|(fetch, failed)| (fetch.image.to_string(), failed.why.clone())).collect(),
+        }
+    }
+
+    /// The pods that have an image, and how far it is for each.
+    pub(super) fn outlook(&self, image: &Image) -> Vec<PodOutlook> {
+        let mut all = Vec::new();
+        for pod in self.table.pods() {
+            for own in pod.images.iter().filter(|own| own.image == *image) {
+                let outlook = PodOutlook {
+                    pod: pod.full_name(),
+                    pull_secrets: pod.pull_secrets.clone(),
+                    state: self.state_of(pod, Fetch::of(pod, own), own.policy),
+                };
+                if !all.contains(&outlook) {
+                    all.push(outlook);
+                }
+            }
+        }
+        all.sort_by(|a, b| a.pod.cmp(&b.pod));
+        all
+    }
+
+    fn state_of(&self, pod: &Pod, fetch: Option<Fetch>, policy: PullPolicy) -> String {
+        let Some(fetch) = fetch else {
+            let text = match policy {
+                _ if pod.has_ended => "the pod has ended",
+                PullPolicy::Never => "its pull policy is Never: it is not fetched",
+                PullPolicy::Always | PullPolicy::IfNotPresent => "its container has started",
+            };
+            return text.to_owned();
+        };
+        if self.settled.get(&pod.uid).is_some_and(|settled| settled.contains(&fetch)) {
+            return "it was fetched for the pod, or the runtime had it".to_owned();
+        }
+        if self.under_way.contains(&fetch) {
+            return "it is being fetched for the pod".to_owned();
+        }
+        match self.failed.peek(&fetch) {
+            Some(failed) => format!("it could not be fetched for the pod: {}", failed.why),
+            None => "it waits until earlier images of the pod are here".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::pod::{RawImage, RawPod};
+
+    fn pod(uid: &str, image: &str) -> Pod {
+        let container =
+            RawImage { name: "c".to_owned(), image: image.to_owned(), policy: "Always".to_owned() };
+        let raw = RawPod {
+            uid: uid.to_owned(),
+            namespace: "shop".to_owned(),
+            name: format!("pod-{uid}"),
+            containers: vec![container],
+            ..RawPod::default()
+        };
+        Pod::new(raw).unwrap()
+    }
+
+    fn lost(why: &str) -> PodEvent {
+        PodEvent::Lost(why.to_owned())
+    }
+
+    #[test]
+    fn a_source_that_fails_again_and_again_is_told_once() {
+        let mut state = State::new(&["watch"], 3);
+        let connection = |state: &mut State, event| state.apply(0, event).connection;
+        assert_eq!(connection(&mut state, lost("refused")), Some(false));
+        assert_eq!(connection(&mut state, lost("refused")), None);
+        assert_eq!(connection(&mut state, PodEvent::ListBegins), None);
+        assert_eq!(connection(&mut state, PodEvent::ListEnds), Some(true));
+        assert_eq!(connection(&mut state, PodEvent::Applied(pod("a", "app"))), None);
+        assert_eq!(connection(&mut state, lost("cut off")), Some(false));
+        assert_eq!(state.status().sources[0].problem.as_deref(), Some("cut off"));
+        assert_eq!(state.counts().0, 1, "what was seen last stays");
+    }
+
+    #[tokio::test]
+    async fn a_new_pod_with_the_policy_always_asks_anew_and_one_that_was_answered_does_not() {
+        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
+        state.apply(0, PodEvent::Applied(pod("a", "app")));
+        let begun = state.plan(now).begin;
+        assert_eq!((begun.len(), state.plan(now)), (1, Plan::default()));
+        let image = begun[0].image.clone();
+        assert!(state.outlook(&image)[0].state.contains("being fetched"));
+        state.ended(&begun[0], &Outcome::Here { fetched_bytes: 1 }, now);
+        assert_eq!(state.plan(now), Plan::default());
+        assert!(state.outlook(&image)[0].state.contains("was fetched"));
+        state.apply(0, PodEvent::Applied(pod("b", "app")));
+        assert_eq!(state.plan(now).begin, begun);
+        state.apply(0, PodEvent::Deleted { uid: "b".to_owned() });
+        assert_eq!(state.plan(now).end, begun);
+        state.apply(0, PodEvent::Deleted { uid: "a".to_owned() });
+        assert!(state.settled.is_empty() && state.outlook(&image).is_empty() && state.images().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_follows_a_refused_one_does_not_ask_again_at_once() {
+        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
+        state.apply(0, PodEvent::Applied(pod("a", "app")));
+        let begun = state.plan(now).begin;
+        state.ended(&begun[0], &Outcome::Refused("denied".to_owned()), now);
+        state.apply(0, PodEvent::Deleted { uid: "a".to_owned() });
+        state.apply(0, PodEvent::Applied(pod("b", "app")));
+        let plan = state.plan(now);
+        assert!(plan.begin.is_empty());
+        assert!(state.outlook(&begun[0].image)[0].state.contains("denied"));
+        assert_eq!(state.plan(plan.look_again.unwrap()).begin, begun);
+    }
+}
