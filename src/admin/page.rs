@@ -61,8 +61,18 @@ pub(super) fn answer(status: &DaemonStatus, history: &History) -> Response<Body>
 }
 
 fn write_main(html: &mut String, status: &DaemonStatus, history: &History) -> std::fmt::Result {
-    let DaemonStatus { version, uptime_seconds, ready, store, served, downloads, requests, outages, tier } =
-        status;
+    let DaemonStatus {
+        version,
+        uptime_seconds,
+        ready,
+        store,
+        served,
+        downloads,
+        requests,
+        outages,
+        pods,
+        tier,
+    } = status;
     let up = humantime::format_duration(std::time::Duration::from_secs(*uptime_seconds));
     let state = if *ready { "ready" } else { "not ready" };
     writeln!(html, "<h1>Larder</h1><p>version {version}, {state}, up for {up}</p>")?;
@@ -97,6 +107,12 @@ fn write_main(html: &mut String, status: &DaemonStatus, history: &History) -> st
     tile(html, &bytes(store.bytes), &format!("in {} blobs{of}", store.blobs), full)?;
     tile(html, &downloads.to_string(), "downloads under way", None)?;
     tile(html, &store.pins.to_string(), "images pinned", None)?;
+    if let Some(pods) = pods {
+        let asked = pods.found_all + pods.found_part;
+        let found = (asked > 0).then(|| fraction(pods.found_all, asked));
+        let caption = format!("of {asked} images were here before a runtime asked, for {} pods", pods.known);
+        tile(html, &pods.found_all.to_string(), &caption, found)?;
+    }
     let free = store.free_bytes.map_or("–".to_owned(), bytes);
     tile(html, &free, "free on its filesystem", None)?;
     if let Some(tier) = tier {

@@ -17,7 +17,7 @@ pub struct StatusReport {
     pub registries: Vec<RegistryReport>,
     /// The images that the daemon fetches by itself.
     pub prepull: ListStatus,
-    /// This node's pods, whose images it fetches ahead.
+    /// Where this node's pods are seen, and which of their images could not be fetched.
     #[serde(default)]
-    pub pods: PodsStatus,
+    pub pod_sources: PodsStatus,
 }

@@ -105,6 +105,7 @@ mod tests {
             downloads: 0,
             requests: Default::default(),
             outages: 0,
+            pods: Some(Default::default()),
             tier: None,
         };
         let sources = Sources {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kubernetes::PodNumbers;
 use crate::pull::AnswerSource;
 use crate::tier::TierStatus;
 
@@ -26,6 +27,9 @@ pub struct DaemonStatus {
     pub requests: BTreeMap<String, u64>,
     /// Registries that cannot be asked.
     pub outages: usize,
+    /// This node's pods; absent where they are not watched.
+    #[serde(default)]
+    pub pods: Option<PodNumbers>,
     /// The shared tier; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<TierStatus>,

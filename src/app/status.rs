@@ -45,6 +45,7 @@ impl StatusSources {
             downloads: self.puller.downloads(),
             requests: requests.collect(),
             outages: self.puller.outages().len(),
+            pods: self.pods.numbers(),
             tier: self.tier.status(),
         }
     }
@@ -60,7 +61,7 @@ impl StatusSources {
                 self.store.clock().now(),
             ),
             prepull: self.list.status(),
-            pods: self.pods.status(),
+            pod_sources: self.pods.status(),
         }
     }
 

@@ -11,7 +11,7 @@ use super::output::{print_json, shown_duration};
 use super::run_async::ask_daemon;
 use crate::admin::control::GetReport;
 use crate::admin::{DiskState, StatusReport};
-use crate::kubernetes::PodsStatus;
+use crate::kubernetes::{PodNumbers, PodsStatus};
 use crate::prepull::ListStatus;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::size;
@@ -69,7 +69,7 @@ fn text(report: &StatusReport) -> String {
 
 /// The lines that a person is shown, each with its title.
 fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
-    let StatusReport { numbers, registries, prepull, pods } = report;
+    let StatusReport { numbers, registries, prepull, pod_sources } = report;
     let (store, served) = (&numbers.store, &numbers.served);
     let state = if numbers.ready { "ready" } else { "not ready" };
     let up = shown_duration(Duration::from_secs(numbers.uptime_seconds));
@@ -111,7 +111,7 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
         }
         lines.extend(prepull.failed.iter().map(|(image, error)| ("", format!("{image}: {error}"))));
     }
-    lines.extend(of_pods(pods));
+    lines.extend(of_pods(pod_sources, numbers.pods.unwrap_or_default()));
     if registries.is_empty() {
         lines.push(("registries", "nothing to report".to_owned()));
     }
@@ -145,7 +145,7 @@ fn tier(tier: &TierStatus) -> Vec<(&'static str, String)> {
 }
 
 /// Nothing where this node's pods are not watched.
-fn of_pods(pods: &PodsStatus) -> Vec<(&'static str, String)> {
+fn of_pods(pods: &PodsStatus, numbers: PodNumbers) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     for source in &pods.sources {
         let state = match &source.problem {
@@ -155,11 +155,10 @@ fn of_pods(pods: &PodsStatus) -> Vec<(&'static str, String)> {
         lines.push((if lines.is_empty() { "pods" } else { "" }, format!("{} {state}", source.name)));
     }
     if !lines.is_empty() {
-        let PodsStatus { pods: known, fetching, protected_blobs, .. } = pods;
-        let text = format!(
-            "{known} known, {fetching} image(s) being fetched for them, {protected_blobs} blobs protected"
-        );
-        lines.push(("", text));
+        let PodNumbers { known, fetching, found_all, found_part, protected_blobs } = numbers;
+        lines.push(("", format!("{known} pod(s) known, {fetching} image(s) being fetched for them")));
+        let found = format!("{found_all} image(s) were here when a runtime asked, {found_part} in part");
+        lines.push(("", format!("{found}; {protected_blobs} blob(s) of running pods are evicted last")));
         lines.extend(pods.failed.iter().map(|(image, why)| ("", format!("{image}: {why}"))));
     }
     lines

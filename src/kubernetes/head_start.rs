@@ -1,5 +1,6 @@
 //! Head start: how long before a runtime's first question an image was here, and what was fetched in vain.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -28,11 +29,14 @@ struct Ahead {
 /// What was fetched ahead, and whether a runtime asked for it.
 pub(super) struct HeadStart {
     images: Mutex<BoundedMap<(Repository, Reference), Ahead>>,
+    found_all: AtomicU64,
+    found_part: AtomicU64,
 }
 
 impl Default for HeadStart {
     fn default() -> Self {
-        Self { images: Mutex::new(BoundedMap::new(IMAGES_MAX)) }
+        let images = Mutex::new(BoundedMap::new(IMAGES_MAX));
+        Self { images, found_all: AtomicU64::new(0), found_part: AtomicU64::new(0) }
     }
 }
 
@@ -75,7 +79,14 @@ impl HeadStart {
             return;
         };
         ahead.is_asked = true;
+        let found = if ahead.is_here { &self.found_all } else { &self.found_part };
+        found.fetch_add(1, Ordering::Relaxed);
         metrics.asked(ahead.is_here.then(|| ahead.at.elapsed()));
+    }
+
+    /// How many images were asked for when all of them was here, and while they were being fetched.
+    pub(super) fn found(&self) -> (u64, u64) {
+        (self.found_all.load(Ordering::Relaxed), self.found_part.load(Ordering::Relaxed))
     }
 
     /// Forgets what is long past; counts what was fetched in vain.

@@ -55,5 +55,5 @@ pub use metrics::Metrics;
 pub use pod::{IMAGES_MAX, ImageUse, PULL_SECRETS_MAX, Pod, PodImage, PullPolicy, RawImage, RawPod};
 pub use pods::{Parts, Pods};
 pub use source::{ImagePresence, PodEvent, PodSource, Secret, SecretError, SecretSource};
-pub use status::{PodOutlook, PodsStatus, SourceStatus};
+pub use status::{PodNumbers, PodOutlook, PodsStatus, SourceStatus};
 pub use table::PODS_MAX;

@@ -20,7 +20,7 @@ use super::protect;
 use super::secrets::PodSecrets;
 use super::source::{ImagePresence, PodEvent, PodSource, SecretSource};
 use super::state::State;
-use super::status::{PodOutlook, PodsStatus};
+use super::status::{PodNumbers, PodOutlook, PodsStatus};
 use crate::reference::{Image, Reference, Repository};
 use crate::store::Store;
 use crate::support::shutdown::Shutdown;
@@ -103,10 +103,20 @@ impl Pods {
         self.0.head_start.asked(repository, reference, &self.0.metrics);
     }
 
-    /// The sources and the pods.
+    /// The numbers; `None` where this node's pods are not watched.
+    pub fn numbers(&self) -> Option<PodNumbers> {
+        if self.0.sources.is_empty() {
+            return None;
+        }
+        let (known, fetching) = self.0.state.lock().counts();
+        let (found_all, found_part) = self.0.head_start.found();
+        let protected_blobs = self.0.store.protected();
+        Some(PodNumbers { known, fetching, found_all, found_part, protected_blobs })
+    }
+
+    /// The sources, and what could not be fetched.
     pub fn status(&self) -> PodsStatus {
-        let protected_blobs = if self.0.sources.is_empty() { 0 } else { self.0.store.protected() };
-        PodsStatus { protected_blobs, ..self.0.state.lock().status() }
+        self.0.state.lock().status()
     }
 
     /// The pods that have an image, and how far it is for each.

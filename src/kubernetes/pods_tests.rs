@@ -112,11 +112,13 @@ async fn a_deleted_pod_ends_its_fetch_and_a_fetch_that_panics_ends_nothing_else(
     tell.send(pod("b", &["panics", "good"])).await.unwrap();
     until(|| images.begun.lock().len() == 4).await;
     images.go_on.notify_waiters();
-    until(|| pods.status().fetching == 0).await;
+    until(|| pods.numbers().unwrap().fetching == 0).await;
     let outlook = |name: &str| pods.outlook(&format!("reg.test/{name}:v1").parse().unwrap()).remove(0).state;
     assert!(outlook("good").contains("was fetched"), "{}", outlook("good"));
     assert!(outlook("panics").contains("could not be fetched"), "{}", outlook("panics"));
     pods.asked(&"reg.test/good".parse().unwrap(), &"v1".parse().unwrap());
+    let numbers = pods.numbers().unwrap();
+    assert_eq!((numbers.known, numbers.found_all, numbers.found_part), (1, 1, 0));
     let text = String::from_utf8(registry.render().unwrap()).unwrap();
     for line in [
         "larder_kubernetes_fetches_total{result=\"ended\"} 2",

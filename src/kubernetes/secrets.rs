@@ -40,10 +40,13 @@ pub(super) enum PodSecretsError {
     Unavailable(String),
 }
 
+/// When a secret was read, by namespace and name; `None`: it was not there.
+type Kept = BoundedMap<(String, String), (Instant, Option<Secret>)>;
+
 /// Pull secrets of pods, through a source.
 pub(super) struct PodSecrets {
     source: Arc<dyn SecretSource>,
-    kept: Mutex<BoundedMap<(String, String), (Instant, Option<Secret>)>>,
+    kept: Mutex<Kept>,
 }
 
 impl PodSecrets {

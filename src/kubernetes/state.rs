@@ -118,15 +118,11 @@ impl State {
         pods.flat_map(|pod| pod.images.iter().map(|image| image.image.clone())).collect()
     }
 
-    /// The state for people, without the number of protected blobs.
+    /// The state for people.
     pub(super) fn status(&self) -> PodsStatus {
-        let (pods, fetching) = self.counts();
         let failed = self.failed.iter().take(FAILED_SHOWN);
         PodsStatus {
             sources: self.sources.clone(),
-            pods,
-            fetching,
-            protected_blobs: 0,
             failed: failed.map(|(fetch, failed)| (fetch.image.to_string(), failed.why.clone())).collect(),
         }
     }

@@ -2,17 +2,26 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The sources and the pods, for the owner of the daemon.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodsStatus {
-    /// The sources of pods; none where `[kubernetes]` is not used.
-    pub sources: Vec<SourceStatus>,
-    /// Pods of this node that are known.
-    pub pods: usize,
+/// The pods of this node in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNumbers {
+    /// Pods that are known.
+    pub known: usize,
     /// Images that are being fetched for them.
     pub fetching: usize,
+    /// Images that a runtime asked for when all of them was here, fetched ahead.
+    pub found_all: u64,
+    /// Images that a runtime asked for while they were being fetched ahead.
+    pub found_part: u64,
     /// Blobs that are evicted after all others.
     pub protected_blobs: usize,
+}
+
+/// The sources of pods, for the owner of the daemon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodsStatus {
+    /// The sources; none where `[kubernetes]` is not used.
+    pub sources: Vec<SourceStatus>,
     /// Images that could not be fetched, and why: the last ones.
     pub failed: Vec<(String, String)>,
 }

@@ -6,7 +6,7 @@ use larder::admin::{
     Explanation, FreshnessOutlook, PlatformOutlook, RateLimitReport, RegistryReport, RightOutlook,
     ServedStatus, StatusReport, StoreStatus,
 };
-use larder::kubernetes::{PodOutlook, PodsStatus, SourceStatus};
+use larder::kubernetes::{PodNumbers, PodOutlook, PodsStatus, SourceStatus};
 use larder::prepull::{BlobState, Event, ListStatus, Summary};
 use larder::serve::RecentRequest;
 use larder::support::clock::Timestamp;
@@ -40,6 +40,14 @@ fn store() -> StoreStatus {
         caching: true,
         disk_failing: false,
         pins: 1,
+    }
+}
+
+fn pod_sources() -> PodsStatus {
+    let text = String::new;
+    PodsStatus {
+        sources: vec![SourceStatus { name: text(), connected: false, problem: Some(text()) }],
+        failed: vec![(text(), text())],
     }
 }
 
@@ -120,6 +128,7 @@ fn samples() -> Vec<Value> {
         downloads: 0,
         requests: [("hit".to_owned(), 1)].into(),
         outages: 0,
+        pods: Some(PodNumbers::default()),
         tier: Some(TierStatus {
             reads: true,
             writes: true,
@@ -140,13 +149,6 @@ fn samples() -> Vec<Value> {
         summary,
         failed: vec![(text(), text())],
         problem: Some(text()),
-    };
-    let pods = PodsStatus {
-        sources: vec![SourceStatus { name: text(), connected: false, problem: Some(text()) }],
-        pods: 1,
-        fetching: 1,
-        protected_blobs: 1,
-        failed: vec![(text(), text())],
     };
     let events = [
         Event::Resolved { image: text(), digest: text(), platforms: vec![], foreign_layers: 1 },
@@ -171,7 +173,13 @@ fn samples() -> Vec<Value> {
     };
     let mut all: Vec<Value> = events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
     all.extend([
-        serde_json::to_value(StatusReport { numbers, registries: vec![registry], prepull, pods }).unwrap(),
+        serde_json::to_value(StatusReport {
+            numbers,
+            registries: vec![registry],
+            prepull,
+            pod_sources: pod_sources(),
+        })
+        .unwrap(),
         serde_json::to_value(row).unwrap(),
         serde_json::to_value(Removed { tags: 1, pins: 1, blobs: 1, bytes: 1 }).unwrap(),
         serde_json::to_value(Unpinned { unpinned: 1 }).unwrap(),

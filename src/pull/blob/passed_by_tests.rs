@@ -102,6 +102,18 @@ async fn a_large_layer_of_which_much_was_read_by_parts_is_completed_at_its_first
 }
 
 #[tokio::test]
+async fn what_is_fetched_ahead_of_a_pod_pushes_out_no_more_than_the_pods_own_pull_would() {
+    let scene = Scene::new().await;
+    let Scene { parts, context, digest } = &scene;
+    let ahead = context.clone().with_priority(Priority::Ahead);
+    let fetched = parts.blobs.fetch_into_store(&ahead, *digest, |_, _| {}).await;
+    assert!(matches!(fetched, Err(Error::NotStored)), "{fetched:?}");
+    assert!(!scene.is_stored().await, "what others need made way for it");
+    let (content, _) = scene.get(BlobRange::Whole).await;
+    assert!(content == layer() && !scene.is_stored().await, "it counted as a pull");
+}
+
+#[tokio::test]
 async fn a_pre_pull_that_meets_a_pods_pull_of_a_large_layer_past_the_disk_stores_it_afterwards() {
     let scene = Scene::new().await;
     let Scene { parts, context, digest } = &scene;

@@ -36,15 +36,21 @@ impl Room {
     }
 
     /// Why a blob of `bytes` is not to be stored although there may be room: as [`Room::is_passed_by`], and it is remembered
-    /// that a client asked for it. What the operator wants in the store is stored.
+    /// that a client asked for it. What the operator wants in the store is stored. What is fetched ahead of a client is
+    /// judged as its pull would be, and remembered only with that.
     pub(crate) async fn refusal(
         &self,
         priority: Priority,
         digest: Digest,
         bytes: Option<u64>,
     ) -> Option<Error> {
-        let needed = bytes.filter(|_| priority == Priority::Foreground)?;
-        self.store.is_passed_by(digest, needed).await.then_some(Error::PassedBy { needed })
+        let needed = bytes?;
+        let is_passed_by = match priority {
+            Priority::Foreground => self.store.is_passed_by(digest, needed).await,
+            Priority::Ahead => self.store.would_be_passed_by(digest, needed).await,
+            Priority::Background => false,
+        };
+        is_passed_by.then_some(Error::PassedBy { needed })
     }
 
     /// Whether `bytes` of a registry could be stored now; one byte where it is not known how many there will be.
