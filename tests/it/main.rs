@@ -7,6 +7,8 @@ mod support;
 
 mod access;
 mod admin;
+#[cfg(feature = "kubernetes")]
+mod api_server;
 mod arch_alias;
 mod blobs;
 mod client_auth;

@@ -11,6 +11,7 @@
 )]
 
 pub mod accounts;
+pub mod api_server;
 pub mod client;
 pub mod fault;
 pub mod image;
