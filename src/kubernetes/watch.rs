@@ -171,7 +171,7 @@ impl ApiServer {
                         return false;
                     }
                     pause(wait).await;
-                    if connection.has_changed().await {
+                    if is_expired(&error) || connection.has_changed().await {
                         return true;
                     }
                     continue;
@@ -184,6 +184,12 @@ impl ApiServer {
             }
         }
     }
+}
+
+/// Whether the version from which the watch was to go on is forgotten: all pods have to be listed again. The client does so
+/// by itself where an event says it, and not where the answer to the watch is `410 Gone`.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 /// Waits, and longer the next time; not at the moment at which every other node does.

@@ -36,6 +36,8 @@ mod node_credentials;
 mod opaque_manifests;
 mod path_logins;
 mod plugins;
+#[cfg(feature = "kubernetes")]
+mod pods;
 mod prepull;
 mod program;
 mod pulls;
