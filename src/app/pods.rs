@@ -22,8 +22,15 @@ pub(super) fn of(config: &Config, fetcher: Fetcher, store: Store, metrics: Metri
 
 #[cfg(feature = "kubernetes")]
 fn add_sources(config: &Config, parts: &mut Parts) {
-    use crate::kubernetes::ApiServer;
+    use crate::kubernetes::{ApiServer, ImageService, PodsApi};
 
+    if let Some(socket) = config.pods_api_socket() {
+        parts.sources.push(Arc::new(PodsApi::new(socket)));
+    }
+    // Asked before the API server: it answers at once, and for every image.
+    if let Some(socket) = &config.runtime_socket {
+        parts.presence.push(Arc::new(ImageService::new(socket.clone())));
+    }
     let Some(identity) = &config.identity else { return };
     match config.node_name() {
         Ok(node) => {

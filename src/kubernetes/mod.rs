@@ -3,6 +3,7 @@
 //! ```text
 //! source        what tells of pods, of pull secrets, and of what the runtime has: traits
 //!   api_server  the API server, as one identity: watch (pods), api_secrets, node_images, access (what it may read)
+//!   pods_api    kubelet's own list of pods; image_service: the runtime's images (grpc, pod_message: what they speak)
 //! pod           a pod as far as its images are concerned, in kubelet's order: pure
 //! table         the pods that the sources see: pure
 //! plan          which images are fetched now: pure
@@ -41,7 +42,17 @@ mod api_secrets;
 #[cfg(feature = "kubernetes")]
 mod api_server;
 #[cfg(feature = "kubernetes")]
+mod grpc;
+#[cfg(all(test, feature = "kubernetes"))]
+mod grpc_tests;
+#[cfg(feature = "kubernetes")]
+mod image_service;
+#[cfg(feature = "kubernetes")]
 mod node_images;
+#[cfg(feature = "kubernetes")]
+mod pod_message;
+#[cfg(feature = "kubernetes")]
+mod pods_api;
 #[cfg(feature = "kubernetes")]
 mod watch;
 
@@ -51,9 +62,15 @@ pub use access::Access;
 pub use api_server::{ApiServer, AskError};
 pub use config::{Config, Identity};
 pub use fetch::{FetchAhead, NotFetched};
+#[cfg(feature = "kubernetes")]
+pub use grpc::LocalError;
+#[cfg(feature = "kubernetes")]
+pub use image_service::ImageService;
 pub use metrics::Metrics;
 pub use pod::{IMAGES_MAX, ImageUse, PULL_SECRETS_MAX, Pod, PodImage, PullPolicy, RawImage, RawPod};
 pub use pods::{Parts, Pods};
+#[cfg(feature = "kubernetes")]
+pub use pods_api::PodsApi;
 pub use source::{ImagePresence, PodEvent, PodSource, Secret, SecretError, SecretSource};
 pub use status::{PodNumbers, PodOutlook, PodsStatus, SourceStatus};
 pub use table::PODS_MAX;

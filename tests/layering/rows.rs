@@ -311,4 +311,7 @@ pub(crate) const DOORS: &[(&str, &str)] = &[
     ("tokio_util", "support/tasks.rs"),
     ("arc_swap", "support/live.rs"),
     ("psl", "reference/domain.rs"),
+    ("tonic", "kubernetes/grpc.rs"),
+    ("tonic_prost", "kubernetes/grpc.rs"),
+    ("prost", "kubernetes/"),
 ];
