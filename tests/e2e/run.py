@@ -6,7 +6,7 @@ Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, 
 all of it again with the registry stopped and the daemon restarted. access.py tests who
 may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, strangers.py registries that nobody named,
 node.py and systemd.py the commands, the
-units and the packages, manifests.py what is applied to a cluster, pod.py the DaemonSet's containers, limits.py the memory
+units and the packages, manifests.py what is applied to a cluster, pods.py the sources of pods, pod.py the DaemonSet's containers, limits.py the memory
 that it gives them, replacement.py a daemon that is replaced. Everything listens on loopback, in directories that are
 removed afterwards.
 
@@ -38,6 +38,7 @@ from limits import Limits  # noqa: E402,F401
 from manifests import Manifests  # noqa: E402,F401
 from node import Browser, Commands, Offline, Prometheus, Setup  # noqa: E402,F401
 from pod import Pod  # noqa: E402,F401
+from pods import PodsOfTheNode  # noqa: E402,F401
 from programs import Containerd, Larder, Registry, World, run  # noqa: E402
 from replacement import Replacement  # noqa: E402,F401
 from systemd import Package, PackageScripts, Restarts, RpmPackage, Units  # noqa: E402,F401
