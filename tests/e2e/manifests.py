@@ -75,6 +75,10 @@ def comparable(objects):
             for container in template["spec"].get("initContainers", []) + template["spec"]["containers"]:
                 # The API server's default for an image by digest.
                 container.setdefault("imagePullPolicy", "IfNotPresent")
+                # A patch adds at the front, and what it takes out leaves an empty list.
+                container["env"] = sorted(container.get("env", []), key=lambda entry: entry["name"])
+                container["volumeMounts"].sort(key=lambda mount: mount["mountPath"])
+            template["spec"]["volumes"].sort(key=lambda volume: volume["name"])
         if each["kind"] != "Namespace":
             found[(each["kind"], metadata["name"])] = each
     return found
@@ -89,15 +93,18 @@ class Manifests(unittest.TestCase):
         self.world = World()
         self.addCleanup(self.world.end)
 
-    def switched_on(self, *names):
-        """The kustomization with these of the parts that are comments in it."""
+    def switched_on(self, *names, without=None):
+        """The kustomization with these of the parts that are comments in it, and without one of its resources."""
         directory = f"{self.world.directory('kustomize')}/all"
+        shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(KUBERNETES, directory)
         path = f"{directory}/kustomization.yaml"
         parts = "|".join(re.escape(name) for name in names)
         with open(path, encoding="utf-8") as file:
             text, count = re.subn(rf"(?m)^(\s*)#(\s*- ({parts})|patchesStrategicMerge:)$", r"\1\2", file.read())
         self.assertEqual(count, len(names) + 1)
+        if without:
+            text = text.replace(f"  - {without}\n", "")
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
         return kustomized(directory)
@@ -110,8 +117,8 @@ class Manifests(unittest.TestCase):
         values = {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "critical": {"enabled": True}}
         self.assertEqual(comparable(templated(values)), comparable(objects))
         self.assertEqual({kind for kind, _ in comparable(objects)},
-                         {"ConfigMap", "DaemonSet", "NetworkPolicy", "PodMonitor", "PriorityClass", "PrometheusRule",
-                          "ResourceQuota", "ServiceAccount"})
+                         {"ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet", "NetworkPolicy", "PodMonitor",
+                          "PriorityClass", "PrometheusRule", "ResourceQuota", "ServiceAccount"})
         without = self.switched_on("no-setup-node.yaml")
         self.assertNotIn("/etc/containerd", json.dumps(without))
         self.assertEqual(comparable(templated({"setupNode": {"enabled": False}})), comparable(without))
@@ -149,7 +156,32 @@ class Manifests(unittest.TestCase):
         # No other container sees the node's containerd.
         mounts = {container["name"]: [mount["name"] for mount in container["volumeMounts"]]
                   for container in pod["initContainers"] + pod["containers"]}
-        self.assertEqual(mounts, {"setup-node": ["config", "containerd"], "larder": ["config", "state", "run"]})
+        self.assertEqual(mounts, {"setup-node": ["config", "containerd"], "larder": ["config", "state", "run", "token"]})
+
+    def test_helm_and_kustomize_let_each_identity_see_the_same(self):
+        """What each variant may ask of the API server, and whose credential its container sees."""
+        def granted(objects):
+            return sorted((resource, verb) for each in objects if each["kind"] == "ClusterRole"
+                          for rule in each["rules"] for resource in rule["resources"] for verb in rule["verbs"])
+
+        def volumes(objects):
+            return {volume["name"] for volume in of_kind(objects, "DaemonSet")["spec"]["template"]["spec"]["volumes"]}
+
+        pods = [("nodes", "get"), ("pods", "list"), ("pods", "watch")]
+        for identity, parts, without, rights, seen in (
+            ("serviceAccount", (), False, pods, {"token"}),
+            ("serviceAccountWithSecrets", ("pods-secrets-rbac.yaml", "pods-secrets.yaml"), False,
+             [*pods, ("secrets", "get")], {"token"}),
+            ("kubelet", ("pods-kubelet.yaml",), True, [], {"kubelet-conf", "kubelet-pki"}),
+            ("none", ("no-pods.yaml",), True, [], set()),
+        ):
+            rendered = self.switched_on(*parts, without="pods-rbac.yaml" if without else None) if parts else kustomized()
+            self.assertEqual(comparable(templated({"podWatch": {"identity": identity}})), comparable(rendered), identity)
+            self.assertEqual(granted(rendered), sorted(rights), identity)
+            self.assertEqual(volumes(rendered) & {"token", "kubelet-conf", "kubelet-pki"}, seen, identity)
+            for each in rendered:
+                if each["kind"] == "ClusterRoleBinding":
+                    self.assertEqual(each["subjects"], [{"kind": "ServiceAccount", "name": "larder", "namespace": "larder"}])
 
     def test_the_policy_isolates_no_pod_but_those_of_larder(self):
         for objects in (kustomized(), templated({})):
@@ -180,6 +212,7 @@ class Manifests(unittest.TestCase):
             ({"priorityClass": {"value": 2000000000}}, "/priorityClass/value"),
             ({"ports": {"admin": 5051}}, "ports.admin"),
             ({"statePath": "var/lib/larder"}, "/statePath"),
+            ({"podWatch": {"identity": "admin"}}, "/podWatch/identity"),
         ):
             with self.assertRaises(Exception) as refused:
                 templated(values)

@@ -22,7 +22,8 @@ def pod_of_the_daemonset():
 def podman_arguments(pod, container, directories):
     """What a container's manifest states, in podman's words; `directories` are those of its volumes. What is not known
     here fails, so that no right goes unnoticed."""
-    known = {"name", "image", "args", "resources", "ports", "readinessProbe", "livenessProbe", "securityContext", "volumeMounts"}
+    known = {"name", "image", "args", "resources", "ports", "readinessProbe", "livenessProbe", "securityContext", "volumeMounts",
+             "env"}
     assert set(container) <= known, set(container) - known
     context = dict(container["securityContext"])
     words = []
@@ -39,6 +40,10 @@ def podman_arguments(pod, container, directories):
     # podman's own default.
     assert context.pop("seccompProfile") == {"type": "RuntimeDefault"}
     assert not context, context
+    for entry in container.get("env", []):
+        # What kubelet reads from the pod is the node's name here.
+        assert "value" in entry or entry["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName", entry
+        words.append(f"--env={entry['name']}={entry.get('value', 'node-1')}")
     for mount in container["volumeMounts"]:
         end = ":ro" if mount.get("readOnly") else ""
         words.append(f"--volume={directories[mount['name']]}:{mount['mountPath']}{end}")
@@ -68,10 +73,15 @@ class Pod(unittest.TestCase):
         self.world = World()
         self.addCleanup(self.world.end)
         self.directory = self.world.directory("pod")
-        names = ("config", "state", "run", "containerd")
+        names = ("config", "state", "run", "containerd", "token")
         self.directories = {name: f"{self.directory}/{name}" for name in names}
         for path in self.directories.values():
             os.makedirs(path)
+        # A service account's token, as kubelet mounts it. Nothing answers where the API server would be.
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
+            "/CN=kubernetes", "-keyout", "/dev/null", "-out", f"{self.directories['token']}/ca.crt")
+        self.write("token/token", "a-token")
+        self.write("token/namespace", "larder")
 
     def write(self, path, text):
         with open(f"{self.directory}/{path}", "w", encoding="utf-8") as file:
