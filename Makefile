@@ -104,6 +104,7 @@ bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; th
 	tests/tools.sh --bench
 	$(CARGO) bench --locked --bench side_by_side
 	$(CARGO) bench --locked --bench lazy
+	$(CARGO) bench --locked --bench pods
 	$(CARGO) bench --locked --bench micro
 	$(MAKE) --no-print-directory bench-scale
 
