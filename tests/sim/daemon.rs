@@ -1,6 +1,7 @@
 //! The daemon under test: the whole of it, over the disk, the network and the clock of the world.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use larder::app::App;
 use larder::config::{Environment, Settings, resolve};
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::disk::Disk;
 use crate::plan::Setup;
+use crate::pods::Pods;
 use crate::registry::Upstreams;
 use crate::time::Now;
 
@@ -65,12 +67,16 @@ impl Daemon {
         upstreams: &Upstreams,
         now: &Now,
         setup: &Setup,
+        pods: &Arc<Pods>,
     ) -> Result<Self, String> {
         let settings = settings(disk, upstreams, setup)?;
         let control = settings.admin.socket.clone();
         let (listener, dialer) = MemoryListener::new();
         let inherited = vec![Inherited::Memory(listener, Path::new("/memory").to_owned())];
-        let app = App::build(settings, now.clock(), inherited).map_err(|error| error.to_string())?;
+        let mut app = App::build(settings, now.clock(), inherited).map_err(|error| error.to_string())?;
+        if setup.pods {
+            app.watch_pods(vec![Arc::clone(pods) as _], Some(Arc::clone(pods) as _));
+        }
         let (metrics, reload) = (app.metrics().clone(), app.reload());
         let (trigger, shutdown) = shutdown::channel();
         let running = tokio::spawn(app.run(shutdown));

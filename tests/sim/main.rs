@@ -20,6 +20,7 @@ mod log;
 mod many;
 mod network;
 mod plan;
+mod pods;
 mod preload;
 mod referee;
 mod registry;

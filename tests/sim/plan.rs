@@ -34,6 +34,9 @@ pub(crate) struct Setup {
     /// The node has a docker config with a login for reg.corp, which may read what both tenants may.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) node: bool,
+    /// The daemon watches the node's pods.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) pods: bool,
 }
 
 impl Default for Setup {
@@ -46,6 +49,7 @@ impl Default for Setup {
             redirects: false,
             no_negative: true,
             node: false,
+            pods: false,
         }
     }
 }
@@ -111,6 +115,12 @@ pub(crate) enum Act {
     Reload { mirror: bool },
     /// The node's docker config changes.
     NodeLogin(NodeLogin),
+    /// A pod of this tenant with this image is bound to the node.
+    Pod { id: u32, who: Who, repo: Repo },
+    /// It is deleted.
+    PodGone(u32),
+    /// The API server that tells of pods goes away, or comes back.
+    ApiServer { away: bool },
     /// Nothing for a while.
     Wait { seconds: u64 },
 }

@@ -1,6 +1,7 @@
 //! From a seed to a plan. Each history is about a few things only, drawn first, so that rare ones meet.
 
 mod acts;
+mod pods;
 
 use crate::plan::{
     Act, Fault, FaultKind, Get, Host, Manner, Method, Part, Plan, Pull, Repo, Setup, Step, What, Who,
@@ -76,7 +77,11 @@ pub(crate) fn plan(seed: u64) -> Plan {
             steps.push(Step { after_ms, act });
         }
     }
-    Plan { seed, setup, steps }
+    let mut plan = Plan { seed, setup, steps };
+    if pods::has_pods(seed) {
+        pods::add(&mut plan);
+    }
+    plan
 }
 
 struct Draw {
@@ -149,6 +154,7 @@ impl Draw {
             redirects: self.rng.chance(15),
             no_negative: self.rng.chance(70),
             node: self.is(Theme::Node),
+            pods: false,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::daemon::Daemon;
 use crate::disk::Disk;
 use crate::files::{leaks, sizes};
 use crate::plan::{Act, Host, NodeLogin, Plan, Repo, Setup};
+use crate::pods::Pods;
 use crate::registry::{Seen, Upstreams};
 use crate::time::Now;
 use crate::truth::{Span, Truth};
@@ -76,6 +77,7 @@ struct World {
     setup: Setup,
     disk: Disk,
     upstreams: Upstreams,
+    pods: Arc<Pods>,
     daemon: Option<Daemon>,
     dialer: Arc<Mutex<Option<Dialer>>>,
     asks: JoinSet<Vec<Ask>>,
@@ -96,6 +98,7 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
         setup: plan.setup.clone(),
         disk,
         upstreams,
+        pods: Arc::new(Pods::new()),
         daemon: None,
         dialer: Arc::default(),
         asks: JoinSet::new(),
@@ -122,7 +125,9 @@ impl World {
     }
 
     async fn start(&mut self) {
-        let started = Daemon::start(&self.disk, &self.upstreams, &self.now, &self.setup);
+        let begin =
+            |this: &Self| Daemon::start(&this.disk, &this.upstreams, &this.now, &this.setup, &this.pods);
+        let started = begin(self);
         match started {
             Ok(daemon) => {
                 *self.dialer.lock().unwrap() = Some(daemon.dialer.clone());
@@ -132,7 +137,7 @@ impl World {
                 self.note(format!("did not start: {why}"));
                 self.heal_disk();
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                match Daemon::start(&self.disk, &self.upstreams, &self.now, &self.setup) {
+                match begin(self) {
                     Ok(daemon) => {
                         *self.dialer.lock().unwrap() = Some(daemon.dialer.clone());
                         self.daemon = Some(daemon);
@@ -189,6 +194,9 @@ impl World {
             }
             Act::Reload { mirror } => self.reload(*mirror).await,
             Act::NodeLogin(login) => self.log_in(*login),
+            Act::Pod { id, who, repo } => self.pods.bind(*id, *who, *repo),
+            Act::PodGone(id) => self.pods.delete(*id),
+            Act::ApiServer { away } => self.pods.set_away(*away),
             Act::Wait { seconds } => self.now.sleep(Duration::from_secs(*seconds)).await,
         }
     }
@@ -235,6 +243,7 @@ impl World {
             self.asks.abort_all();
         }
         self.heal();
+        self.pods.set_away(false);
         tokio::time::sleep(RECOVERY).await;
         if self.daemon.is_none() {
             self.start().await;
@@ -248,6 +257,10 @@ impl World {
         self.quieten("at the end").await;
         if let Some(daemon) = self.daemon.take() {
             let _ = daemon.stop().await;
+        }
+        let read = self.pods.read();
+        if !read.is_empty() {
+            self.note(format!("pull secrets that were read for pods: {}", read.join(", ")));
         }
         let leaks = leaks(&self.disk.state(), &self.upstreams.tokens());
         let ended_at = self.now.ms();

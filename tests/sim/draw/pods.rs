@@ -1,0 +1,62 @@
+//! Pods of several tenants, among whatever else a history is about.
+
+use crate::plan::{Act, Manner, Plan, Pull, Repo, Step, Who};
+use crate::rng::Rng;
+
+/// One seed in so many has pods. They are drawn apart from everything else, so that every other seed means what it meant.
+const EVERY: u64 = 10;
+
+/// Whether the history of this seed has pods.
+pub(super) fn has_pods(seed: u64) -> bool {
+    seed % EVERY == EVERY - 1
+}
+
+/// Adds pods, and what goes wrong around them, at places of the plan.
+pub(super) fn add(plan: &mut Plan) {
+    let mut rng = Rng::new(plan.seed ^ 0x706f_6473);
+    plan.setup.pods = true;
+    let (mut bound, mut away) = (0, false);
+    for _ in 0..3 + rng.below(6) {
+        let acts = acts(&mut rng, &mut bound, &mut away);
+        let mut at = rng.below(plan.steps.len() as u64 + 1) as usize;
+        for act in acts {
+            let after_ms = rng.pick(&[0, 5, 100, 900, 5_000]);
+            plan.steps.insert(at, Step { after_ms, act });
+            at += 1;
+        }
+    }
+}
+
+fn acts(rng: &mut Rng, bound: &mut u32, away: &mut bool) -> Vec<Act> {
+    let repo = rng.pick(&[Repo::TeamA, Repo::TeamA, Repo::TeamB, Repo::Shared, Repo::Open, Repo::Hub]);
+    let owner = match repo {
+        Repo::TeamA => Who::Alice,
+        Repo::TeamB => Who::Bob,
+        Repo::Shared => rng.pick(&[Who::Alice, Who::Bob]),
+        _ => Who::Nobody,
+    };
+    let other = rng.pick(&[Who::Nobody, Who::Alice, Who::Bob, Who::Mallory]);
+    *bound += 1;
+    let id = *bound;
+    let pull = |who| Act::Pull(Pull { who, repo, manner: Manner { mirror: true, ..Manner::default() } });
+    let pod = |who| Act::Pod { id, who, repo };
+    let wait = Act::Wait { seconds: rng.pick(&[1, 3, 30]) };
+    match rng.below(8) {
+        // kubelet asks a moment later, and then a neighbour.
+        0 | 1 => vec![pod(owner), wait, pull(owner), pull(other)],
+        // The neighbour asks first, and for a pod of its own, too.
+        2 => vec![pod(owner), wait, pull(other)],
+        3 => vec![pod(other), wait, pull(other), pull(owner)],
+        // The secret is no longer right between bind and pull.
+        4 if owner != Who::Nobody => {
+            let ends = Act::Right { who: owner, repo, may: false };
+            vec![pod(owner), wait, ends, Act::Wait { seconds: 320 }, pull(owner)]
+        }
+        5 => vec![pod(owner), Act::PodGone(id), pull(owner)],
+        6 => {
+            *away = !*away;
+            vec![Act::ApiServer { away: *away }, pod(owner), pull(owner)]
+        }
+        _ => vec![pod(owner), pull(owner)],
+    }
+}
