@@ -1,13 +1,13 @@
 //! Files that get their names together, with few syncs.
 //!
 //! Written one by one, each small file costs two syncs, of its bytes and of its directory, and each directory of a new
-//! repository one more, one after the other. A batch writes all files first, syncs their bytes at the same time, gives them
-//! their names in order, and syncs each directory once, at the same time too: a batch takes the time of three syncs, whatever
-//! is in it.
+//! repository one more, one after the other. A batch writes all files first, syncs their bytes, gives them their names in
+//! order, and syncs each directory once; on a slow disk at the same time (`sync_pace`): a batch takes the time of three
+//! syncs, whatever is in it.
 //!
 //! Promises: no file has its name before its bytes are durable; files get their names in the order in which they were
 //! staged, those of one group after those of the group before; but what names another file gets its name after that one is
-//! durable, and none without it. A group of which a file cannot be synced gets no names. What is told as durable survives a
+//! durable, whichever batch wrote it, and none without it. A group of which a file cannot be synced gets no names. What is told as durable survives a
 //! power cut.
 //!
 //! Not here: what is written, and when (`write_behind`).
@@ -16,17 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::layout::staged::{Earlier, Staged};
 use crate::store::layout::{self, Layout};
-
-/// Syncs at the same time: more than these a disk does not join into one write of its journal much better.
-const SYNCS_AT_ONCE: usize = 8;
+use crate::store::unsynced::Failed;
 
 /// What became of a group.
 #[derive(Debug, Clone)]
@@ -96,38 +91,39 @@ type SyncDirectory<'a> = &'a (dyn Fn(&Path) -> Result<(), Error> + Sync);
 
 fn publish_by(layout: &Layout, mut groups: Vec<Group>, sync: SyncDirectory<'_>) -> Vec<Outcome> {
     failpoints::reached("batch written");
-    sync_bytes(&mut groups);
+    sync_bytes(layout, &mut groups);
     failpoints::reached("batch synced");
     // A record that a power cut leaves names what it leaves too.
     let (mut names, mut others): (Vec<_>, Vec<_>) =
         groups.iter_mut().enumerate().partition(|(_, group)| group.staged.names.is_some());
-    let (mut outcomes, fragile) = name_and_sync(layout, &mut others, &Unsynced::new(), sync);
+    let (mut outcomes, mut fragile) = name_and_sync(layout, &mut others, &Failed::new(), sync);
+    if !names.is_empty() {
+        fragile.extend(layout.unsynced().retry(sync));
+    }
     outcomes.extend(name_and_sync(layout, &mut names, &fragile, sync).0);
     outcomes.into_values().collect()
 }
-
-/// Directories that could not be synced, and why: a power cut may take what has got its name in them.
-type Unsynced = BTreeMap<PathBuf, Error>;
 
 /// Gives files their names and makes these durable; the outcomes are by the number of the group. A group that names what is
 /// in a `fragile` directory gets none.
 fn name_and_sync(
     layout: &Layout,
     groups: &mut [(usize, &mut Group)],
-    fragile: &Unsynced,
+    fragile: &Failed,
     sync: SyncDirectory<'_>,
-) -> (BTreeMap<usize, Outcome>, Unsynced) {
+) -> (BTreeMap<usize, Outcome>, Failed) {
     let named: Vec<Result<(), Outcome>> =
         groups.iter_mut().map(|(_, group)| give_names(layout, group, fragile)).collect();
     let directories: BTreeSet<PathBuf> = groups.iter().flat_map(|(_, group)| group.directories()).collect();
     let directories: Vec<PathBuf> = directories.into_iter().collect();
-    let synced = at_once(&directories, |directory| sync(directory));
+    let synced = layout.sync_pace().run(&directories, |directory| sync(directory));
     failpoints::reached("directories synced");
-    let failed: Unsynced = directories
+    let failed: Failed = directories
         .into_iter()
         .zip(synced)
         .filter_map(|(directory, synced)| Some((directory, synced.err()?)))
         .collect();
+    layout.unsynced().add(&failed);
     let durable = |group: &Group| match group.directories().find_map(|at| failed.get(&at)) {
         Some(error) => Outcome::Fragile(error.clone()),
         None => Outcome::Durable,
@@ -148,14 +144,14 @@ impl Group {
 }
 
 /// Makes the bytes of all files durable; a group of which that fails has failed.
-fn sync_bytes(groups: &mut [Group]) {
+fn sync_bytes(layout: &Layout, groups: &mut [Group]) {
     let sound = groups.iter().enumerate().filter(|(_, group)| group.failed.is_none());
-    let files: Vec<_> =
-        sound.flat_map(|(number, group)| group.staged.files.iter().map(move |file| (number, file))).collect();
+    let files = sound.flat_map(|(number, group)| group.staged.files.iter().map(move |file| (number, file)));
+    let files: Vec<_> = files.filter(|(_, file)| file.needs_sync()).collect();
     let sync = |(_, file): &(usize, &layout::staged::StagedFile)| {
         file.sync().map_err(Error::io("sync", &file.temporary))
     };
-    let synced = at_once(&files, sync);
+    let synced = layout.sync_pace().run(&files, sync);
     let numbers: Vec<usize> = files.iter().map(|(number, _)| *number).collect();
     for (number, result) in numbers.into_iter().zip(synced) {
         if let Err(error) = result {
@@ -165,7 +161,7 @@ fn sync_bytes(groups: &mut [Group]) {
 }
 
 /// Gives the files of a group their names; those that got none are removed, and do not count as its files any more.
-fn give_names(layout: &Layout, group: &mut Group, fragile: &Unsynced) -> Result<(), Outcome> {
+fn give_names(layout: &Layout, group: &mut Group, fragile: &Failed) -> Result<(), Outcome> {
     let is_missing =
         |path: &PathBuf| fragile.keys().any(|directory| path.starts_with(directory)) || !path.exists();
     let mut outcome = match group.failed.take() {
@@ -188,34 +184,11 @@ fn give_names(layout: &Layout, group: &mut Group, fragile: &Unsynced) -> Result<
     outcome
 }
 
-/// Does the same with each of `items`, several at a time: on threads of their own as far as there are any. The results are
-/// in the order of the items.
-fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -> Vec<Result<(), Error>> {
-    let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-    let take_turns = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(number) else { return };
-            let result = work(item);
-            results.lock().insert(number, result);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..items.len().min(SYNCS_AT_ONCE) {
-            let builder = std::thread::Builder::new().name("larder-sync".to_owned());
-            // Without a thread the others take more turns.
-            if builder.spawn_scoped(scope, take_turns).is_err() {
-                break;
-            }
-        }
-        take_turns();
-    });
-    results.into_inner().into_values().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -339,16 +312,27 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_done_once_and_its_result_is_in_its_place() {
-        let items: Vec<usize> = (0..100).collect();
-        let done = Mutex::new(Vec::new());
-        let results = at_once(&items, |item| {
-            done.lock().push(*item);
-            if item % 7 == 0 { Err(Error::Closed) } else { Ok(()) }
-        });
-        assert!(results.iter().enumerate().all(|(item, result)| result.is_err() == (item % 7 == 0)));
-        let mut done = done.into_inner();
-        done.sort_unstable();
-        assert_eq!(done, items);
+    fn what_an_earlier_batch_could_not_make_durable_gets_no_name_in_a_later_one_either() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let blob = layout.root().join("blobs/sha256/x");
+        let group = |path: &str, names: Option<&PathBuf>| {
+            let (staging, staged) = layout.staging(Earlier::default());
+            names.into_iter().for_each(|names| staging.names(names.clone()));
+            staging.write_small(&layout.root().join(path), b"x").unwrap();
+            Group { staged: std::mem::take(&mut staged.lock()), failed: None }
+        };
+        let blobs = layout.root().join("blobs/sha256");
+        let failing = |at: &Path| if at == blobs { Err(Error::Closed) } else { layout::sync_directory(at) };
+        let outcomes = publish_by(&layout, vec![group("blobs/sha256/x", None)], &failing);
+        assert!(matches!(outcomes[..], [Outcome::Fragile(_)]) && blob.exists(), "{outcomes:?}");
+        let outcomes = publish_by(&layout, vec![group("tags/t", Some(&blob))], &failing);
+        assert!(matches!(outcomes[..], [Outcome::NamesNothing]), "{outcomes:?}");
+        assert!(!layout.root().join("tags/t").exists());
+        // The disk works again, and what is named is durable by then.
+        let outcomes = publish_by(&layout, vec![group("tags/t", Some(&blob))], &layout::sync_directory);
+        assert!(matches!(outcomes[..], [Outcome::Durable]), "{outcomes:?}");
+        let outcomes = publish_by(&layout, vec![group("tags/u", Some(&blob))], &failing);
+        assert!(matches!(outcomes[..], [Outcome::Durable]), "it is not synced for ever: {outcomes:?}");
     }
 }

@@ -1,14 +1,15 @@
 //! The images in the store by name: listed for an operator, and removed.
 //!
-//! Read from the files each time; no request of a runtime waits for it. A damaged manifest counts as absent here: the
-//! next pull finds and replaces it.
+//! Read from the files each time, several at a time; no request of a runtime waits for it. A damaged manifest counts as
+//! absent here: the next pull finds and replaces it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::sync::Arc;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
-use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX, Reference, Repository};
+use crate::reference::{Digest, Document, Image, Kind, MANIFEST_BYTES_MAX, Reference, Repository, Tag};
 use crate::store::blobs::Blobs;
 use crate::store::blocking;
 use crate::store::error::Error;
@@ -20,6 +21,10 @@ use crate::support::clock::Timestamp;
 
 /// How deep indexes within indexes are followed.
 pub(super) const DEPTH_MAX: usize = 4;
+/// Images that are read at the same time: each is a few small files, and what takes long is to wait for the disk.
+const READ_AT_ONCE: usize = 8;
+/// Images from which that is worth the threads.
+const READ_AT_ONCE_FROM: usize = 256;
 
 /// An image in the store, by one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,15 +86,17 @@ impl Inventory {
                 image,
             }
         };
-        let tags = tags::all(&self.layout).into_iter().map(|(repository, tag, record)| {
-            let image = Image { repository, reference: Reference::Tag(tag) };
-            cached(image, record.digest, Some(record.confirmed_at))
-        });
+        let tagged = |(repository, tag): &(Repository, Tag)| {
+            let record = tags::find(&self.layout, repository, tag)?;
+            let image = Image { repository: repository.clone(), reference: Reference::Tag(tag.clone()) };
+            Some(cached(image, record.digest, Some(record.confirmed_at)))
+        };
+        let tags = read_all(&tags::names(&self.layout), tagged);
         let by_digest = pins.iter().filter(|pin| pin.reference == pin.root.to_string()).map(|pin| {
             let image = Image { repository: pin.repository.clone(), reference: Reference::Digest(pin.root) };
             cached(image, pin.root, None)
         });
-        tags.chain(by_digest).collect()
+        tags.into_iter().chain(by_digest).collect()
     }
 
     /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
@@ -143,6 +150,32 @@ impl Inventory {
     }
 }
 
+/// What `read` finds of each of `names`, in their order: in as many parts at the same time as are worth it. Blocks.
+fn read_all<N: Sync, T: Send>(names: &[N], read: impl Fn(&N) -> Option<T> + Sync) -> Vec<T> {
+    let threads = if names.len() < READ_AT_ONCE_FROM { 1 } else { READ_AT_ONCE };
+    let part = |names: &[N]| names.iter().filter_map(&read).collect::<Vec<T>>();
+    let mut parts = names.chunks(names.len().div_ceil(threads).max(1));
+    let first = parts.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|names| (names, spawn(scope, || part(names)))).collect();
+        let mut found = part(first);
+        for (names, thread) in others {
+            // Without a thread, and after a panic of one, they are read here.
+            let read = thread.and_then(|thread| thread.join().ok());
+            found.extend(read.unwrap_or_else(|| part(names)));
+        }
+        found
+    })
+}
+
+/// A thread that reads a part; `None` if there are no more threads.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    read: impl FnOnce() -> T + Send + 'scope,
+) -> Option<ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new().name("larder-list".to_owned()).spawn_scoped(scope, read).ok()
+}
+
 /// The manifests and blobs of an image that are in the store, and the platforms that are complete.
 #[derive(Default)]
 struct Content {
@@ -194,4 +227,18 @@ pub(super) fn manifest(layout: &Layout, digest: &Digest) -> Option<(u64, Vec<u8>
     let mut bytes = Vec::new();
     file.take(MANIFEST_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
     Some((size, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_is_in_its_order_and_complete_however_many_threads_read_it() {
+        for count in [0, 1, READ_AT_ONCE_FROM - 1, READ_AT_ONCE_FROM, READ_AT_ONCE_FROM + 1, 10_000] {
+            let names: Vec<usize> = (0..count).collect();
+            let found = read_all(&names, |name| (name % 3 != 0).then_some(*name));
+            assert!(found.into_iter().eq((0..count).filter(|name| name % 3 != 0)), "{count}");
+        }
+    }
 }

@@ -52,6 +52,8 @@ mod quarantine_files;
 mod records;
 mod reserve;
 mod share;
+mod sync_pace;
+mod unsynced;
 mod write_behind;
 
 use std::path::PathBuf;

@@ -63,10 +63,10 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "metrics",
                 "share",
             ],
-            &["changes"],
+            &["changes", "sync_pace", "unsynced"],
             &["blocking", "buffers", "hashing", "health", "layout/files", "layout/staged", "reserve"],
             &["layout"],
-            &["batch"],
+            &["batch", "layout/directories"],
             &[
                 "budget",
                 "page_cache",

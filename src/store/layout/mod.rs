@@ -21,12 +21,12 @@
 //! No component of a repository's name begins with an underscore, so none can be mistaken for a marker directory. Paths
 //! are built from parsed types alone; the hex digits of a digest tell its algorithm by their number: no name that a client or a registry sends leads out of the tree.
 
+mod directories;
 pub(super) mod files;
 pub(super) mod staged;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ use crate::store::changes::{Change, Changes};
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::leftovers::Leftovers;
+use crate::store::sync_pace::SyncPace;
+use crate::store::unsynced::Unsynced;
 use staged::{Earlier, Staged, StagedFile};
 
 /// Content of `format`; a store with another content is refused.
@@ -66,13 +68,32 @@ pub(super) struct Layout {
     root: Arc<Path>,
     changes: Changes,
     leftovers: Leftovers,
+    sync_pace: SyncPace,
+    unsynced: Unsynced,
     /// Where small files go that get their names later, together with others.
     staged: Option<Arc<Mutex<Staged>>>,
 }
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.into(), changes: Changes::default(), leftovers: Leftovers::default(), staged: None }
+        Self {
+            root: root.into(),
+            changes: Changes::default(),
+            leftovers: Leftovers::default(),
+            sync_pace: SyncPace::default(),
+            unsynced: Unsynced::new(&root.join("blobs")),
+            staged: None,
+        }
+    }
+
+    /// How long the syncs of this tree take.
+    pub(super) fn sync_pace(&self) -> &SyncPace {
+        &self.sync_pace
+    }
+
+    /// Directories of content in which a power cut may take names.
+    pub(super) fn unsynced(&self) -> &Unsynced {
+        &self.unsynced
     }
 
     /// This tree, with small files and directories staged: they are written and made, and durable, and the files under their
@@ -312,33 +333,6 @@ impl Layout {
         rename_at_failpoints(from, to)
     }
 
-    fn make_way(&self, to: &Path) {
-        if to.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            self.move_away(to);
-        }
-    }
-
-    /// Moves what has a name that another kind of file must have; `false` if it is still there.
-    fn move_away(&self, path: &Path) -> bool {
-        let quarantine = self.quarantine();
-        // What is needed to move something is not moved.
-        if quarantine.starts_with(path) || self.make_directory(&quarantine).is_err() {
-            return false;
-        }
-        // A name without a time: it is the operator's, who decides when it goes.
-        let to = quarantine.join(format!("other-{:016x}", fastrand::u64(..)));
-        match rename(path, &to) {
-            Ok(()) => {
-                tracing::warn!(path = %path.display(), moved_to = %to.display(), "something that Larder does not make lay in the store and was moved");
-                true
-            }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, cause = error.cause(), "something that Larder does not make lies in the store and cannot be moved");
-                false
-            }
-        }
-    }
-
     /// Removes a file of the tree; `false` if there was none. The removal may be undone by a power cut.
     pub(super) fn remove(&self, path: &Path) -> Result<bool, Error> {
         let _change = self.change()?;
@@ -359,39 +353,5 @@ impl Layout {
             failpoints::reached("removal synced");
         }
         Ok(existed)
-    }
-
-    /// Makes a directory and its missing parents durably. Another thread may make them at the same time. A file that has
-    /// the name is moved to quarantine.
-    pub(super) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
-        if directory.is_dir() {
-            return Ok(());
-        }
-        let _change = self.change()?;
-        if let Some(parent) = directory.parent().filter(|_| directory != self.root()) {
-            self.make_directory(parent)?;
-        }
-        let make = || fs::DirBuilder::new().mode(0o700).create(directory);
-        let made = match make() {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !directory.is_dir() => {
-                if self.move_away(directory) { make() } else { Err(e) }
-            }
-            made => made,
-        };
-        match made {
-            Ok(()) => {
-                failpoints::reached("directory made");
-                match (directory.parent(), &self.staged) {
-                    (Some(parent), Some(staged)) => {
-                        staged.lock().made_in.insert(parent.to_owned());
-                        Ok(())
-                    }
-                    (Some(parent), None) => sync_directory(parent),
-                    (None, _) => Ok(()),
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
-            Err(e) => Err(Error::io("make directory", directory)(e)),
-        }
     }
 }

@@ -36,6 +36,11 @@ impl StagedFile {
         Self { temporary, path, bytes }
     }
 
+    /// Whether its bytes have to be made durable.
+    pub(crate) fn needs_sync(&self) -> bool {
+        self.bytes.is_some()
+    }
+
     /// Makes its bytes durable, as far as they have to be.
     ///
     /// # Errors

@@ -41,19 +41,33 @@ pub(crate) fn find(layout: &Layout, repository: &Repository, tag: &Tag) -> Optio
 }
 
 /// Every tag, in the order of the repositories' names and then of their own.
-pub(crate) fn all(layout: &Layout) -> Vec<(Repository, Tag, TagRecord)> {
+pub(crate) fn all(layout: &Layout) -> impl Iterator<Item = (Repository, Tag, TagRecord)> {
+    let found = names(layout).into_iter();
+    found.filter_map(|(repository, tag)| {
+        let record = find(layout, &repository, &tag)?;
+        Some((repository, tag, record))
+    })
+}
+
+/// The names of all tags, in the same order; records may be missing or unreadable.
+pub(crate) fn names(layout: &Layout) -> Vec<(Repository, Tag)> {
     let mut found = Vec::new();
     for repository in walk::repositories_with(layout, layout::TAGS) {
-        found.extend(of(layout, &repository).map(|(tag, record)| (repository.clone(), tag, record)));
+        found.extend(names_of(layout, &repository).into_iter().map(|tag| (repository.clone(), tag)));
     }
     found
 }
 
-/// The tags of a repository, in their order.
-pub(crate) fn of(layout: &Layout, repository: &Repository) -> impl Iterator<Item = (Tag, TagRecord)> {
+fn names_of(layout: &Layout, repository: &Repository) -> Vec<Tag> {
     let names = walk::files(&layout.tags(repository));
     let mut tags: Vec<Tag> = names.filter_map(|name| name.parse().ok()).collect();
     tags.sort();
+    tags
+}
+
+/// The tags of a repository, in their order.
+pub(crate) fn of(layout: &Layout, repository: &Repository) -> impl Iterator<Item = (Tag, TagRecord)> {
+    let tags = names_of(layout, repository);
     tags.into_iter().filter_map(|tag| find(layout, repository, &tag).map(|record| (tag, record)))
 }
 
