@@ -49,6 +49,8 @@ mod reload;
 mod request_log;
 mod rights;
 mod runtime_errors;
+#[cfg(feature = "tier")]
+mod s3_of_the_tests;
 mod secrets;
 mod segments;
 mod several_ranges;

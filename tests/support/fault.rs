@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 /// Bytes of one frame.
 const PIECE: usize = 16 * 1024;
 
-pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// What the registry does instead of its normal answer.
 #[derive(Clone)]
@@ -57,14 +57,14 @@ pub(super) fn with<T>(mut response: Response<T>, headers: &[(&'static str, Strin
     response
 }
 
-pub(super) fn empty(status: StatusCode) -> Response<Body> {
+pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }
 
 /// Gives a response its length and its body, whole or damaged.
-pub(super) fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>) -> Response<Body> {
+pub fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>) -> Response<Body> {
     let (mut parts, bytes) = response.into_parts();
     if !matches!(fault, Some(Fault::Chunked)) && !parts.headers.contains_key(CONTENT_LENGTH) {
         parts.headers.insert(CONTENT_LENGTH, bytes.len().into());

@@ -18,5 +18,6 @@ pub mod image;
 pub mod proxy;
 pub mod registry;
 pub mod runtime;
+pub mod s3;
 pub mod scene;
 pub mod world;
