@@ -11,7 +11,9 @@
 //! wait, the rest of it is checked again before it leaves, and so is what the socket's queue may still hold: the kernel
 //! sends the pages as they are then. The check has a thread of its own; other connections do not wait for it. After the
 //! last byte nothing is checked again: the end of a body, as much of it as a queue holds, is copied, and each copy is
-//! compared. Bytes that the file gives no more are fetched again, as long as none of them has left.
+//! compared. Bytes that the file gives no more when they are to leave are fetched again ([`Refetch`]).
+//!
+//! [`Refetch`]: crate::support::body_chunk::Refetch
 //!
 //! Deliberately not here: a way for filesystems without `splice`; since Linux 6.5 the kernel has one, and before that
 //! every filesystem with a page cache could do it.

@@ -129,10 +129,10 @@ class OnDisk(unittest.TestCase):
         larder.store = f"{self.at}/store"
         return larder
 
-    def get(self, larder, digest):
+    def get(self, larder, digest, *options):
         """Pulls the blob and checks it; returns curl's exit code if the body is not complete."""
         path = f"http://{larder.address}/v2/team/app/blobs/{digest}?ns=reg.test"
-        done = subprocess.run(["curl", "-sf", "--max-time", "60", path], capture_output=True, check=False)
+        done = subprocess.run(["curl", "-sf", "--max-time", "60", *options, path], capture_output=True, check=False)
         if done.returncode == 0:
             self.assertEqual("sha256:" + hashlib.sha256(done.stdout).hexdigest(), digest, "a complete body is right")
         return done.returncode

@@ -103,10 +103,11 @@ async fn wrong_content_is_complete_for_no_client_and_costs_one_download() {
 
 /// What was received so far is gone from the disk, and the disk takes no more.
 async fn lose_what_was_received(parts: &Parts) -> Option<crate::store::Blob> {
-    for file in std::fs::read_dir(parts.directory.path().join("store/ingest")).unwrap() {
-        std::fs::OpenOptions::new().write(true).open(file.unwrap().path()).unwrap().set_len(0).unwrap();
-    }
-    static OTHER: [u8; 2_500_000] = [5; 2_500_000];
+    let files = std::fs::read_dir(parts.directory.path().join("store/ingest")).unwrap();
+    let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "it is being stored");
+    std::fs::OpenOptions::new().write(true).open(&files[0]).unwrap().set_len(0).unwrap();
+    static OTHER: [u8; 6_500_000] = [5; 6_500_000];
     let other = Digest::of(&OTHER);
     let repository = "reg.test/other".parse().unwrap();
     parts.store.put(&repository, other, Bytes::from_static(&OTHER), Member::Blob).await.unwrap();
@@ -122,7 +123,7 @@ async fn a_disk_that_gives_back_nothing_in_mid_body_cuts_no_body_and_makes_no_wr
         content
     };
     for is_right in [true, false] {
-        let (parts, app) = (Parts::with_room_for(4_000_000), "reg.test/app".parse::<Repository>().unwrap());
+        let (parts, app) = (Parts::with_room_for(8_000_000), "reg.test/app".parse::<Repository>().unwrap());
         let digest = parts.registry.push(&app, None, &LARGE);
         if !is_right {
             parts.registry.damage(&app, digest, &BEGINS_WRONG);
