@@ -39,6 +39,8 @@ pub struct Explanation {
     pub access: AccessOutlook,
     /// What is in the store of it; absent if its name is not known there.
     pub cached: Option<CachedOutlook>,
+    /// The shared tier; absent if this node does not read from one.
+    pub tier: Option<TierOutlook>,
     /// How fresh the meaning of the tag has to be; absent for a digest.
     pub freshness: Option<FreshnessOutlook>,
     /// What pins it: `command`, `list`, or `import`.
@@ -48,6 +50,15 @@ pub struct Explanation {
     pub pods: Vec<PodOutlook>,
     /// The last requests for content of the repository, the last first.
     pub recent: Vec<RecentRequest>,
+}
+
+/// The shared tier, for content that is not in the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierOutlook {
+    /// Why it is left alone now; absent while it answers.
+    pub fails: Option<String>,
+    /// Whether it has the manifest; absent if the digest is not known here, or the tier did not say.
+    pub has_manifest: Option<bool>,
 }
 
 /// An endpoint, and how it is.

@@ -24,7 +24,7 @@ pub use config::{Config, LISTEN};
 pub use disk_state::DiskState;
 pub use explain::{
     AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FreshnessOutlook,
-    PlatformOutlook, RightOutlook,
+    PlatformOutlook, RightOutlook, TierOutlook,
 };
 pub use history::{History, Sample};
 pub use readiness::Readiness;

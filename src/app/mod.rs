@@ -339,6 +339,7 @@ impl App {
                 store: self.store.clone(),
                 keychain: self.keychain.clone(),
                 upstream: self.upstream.clone(),
+                tier: self.tier.clone(),
                 recent: self.log.recent().clone(),
                 pods: self.pods.clone(),
             },

@@ -105,6 +105,17 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
         None => lines.push(("cached", "nothing under this name".to_owned())),
         Some(cached) => add(&mut lines, "cached", shown_cached(cached)),
     }
+    if let Some(tier) = &explanation.tier {
+        let has = match (&tier.fails, tier.has_manifest) {
+            (Some(kind), _) => format!("it fails ({kind}); the registry is asked instead"),
+            (None, Some(true)) => {
+                "it has the manifest; its bytes are used once the registry confirms them".to_owned()
+            }
+            (None, Some(false)) => "it does not have the manifest".to_owned(),
+            (None, None) => "it is looked into for what is not here".to_owned(),
+        };
+        lines.push(("tier", has));
+    }
     if let Some(freshness) = &explanation.freshness {
         lines.push(("freshness", shown_freshness(freshness, now)));
     }

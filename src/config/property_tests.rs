@@ -13,8 +13,12 @@ use super::value::{Shape, spelled};
 use super::*;
 
 /// Keys that make sense only together with another one.
-const PAIRS: [(&str, &str); 3] =
-    [("gate_header", "gate_file"), ("provider_config", "provider_bin_dir"), ("client_cert", "client_key")];
+const PAIRS: [(&str, &str); 4] = [
+    ("gate_header", "gate_file"),
+    ("provider_config", "provider_bin_dir"),
+    ("client_cert", "client_key"),
+    ("share_names", "cluster_key"),
+];
 /// Keys that must be there.
 const NEEDED: [&str; 2] = ["host", "match"];
 

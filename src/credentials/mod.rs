@@ -6,6 +6,7 @@
 //!
 //! Deliberately not here: what a credential may read (`pull`), and how it is sent to a registry (`upstream`).
 
+mod cluster_key;
 mod credential;
 mod docker_config;
 mod exec;
@@ -24,6 +25,7 @@ mod secret;
 mod sources;
 mod token;
 
+pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use credential::Credential;
 pub use docker_config::HttpHeaders;
 pub use keychain::{CredentialMatch, Keychain, NodeCredentials};

@@ -466,6 +466,11 @@ impl Parts {
         Self::over(store_of(1))
     }
 
+    /// The same over a shared tier.
+    pub(crate) fn without_room_over(tier: Tier) -> Self {
+        Self::build(store_of(1), tier)
+    }
+
     /// The same over a store of so many bytes.
     pub(crate) fn with_room_for(bytes: u64) -> Self {
         Self::over(store_of(bytes))

@@ -5,6 +5,7 @@
 //! manifest    what a tag names now (resolve, freshness); the document of a digest (stored, fetch)
 //! blob        stored, or one download (flight, fill) that every reader follows
 //! prefetch    what belongs to a layer that is read as a whole
+//! shared_names  what nodes tell each other for an outage
 //! content     manifests and blobs under their own names
 //! arch_alias  the same under the names that a registry's `arch_suffix` adds
 //! import      images without a registry
@@ -34,6 +35,7 @@ mod manifest;
 pub mod metrics;
 mod prefetch;
 mod registry_client;
+mod shared_names;
 
 use std::sync::Arc;
 use std::time::Duration;

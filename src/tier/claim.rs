@@ -76,12 +76,16 @@ impl Tier {
         if inner.config.write && inner.writing.admits(Instant::now()) {
             match inner.claim(registry, digest, size).await {
                 Ok(claim) => {
+                    inner.writing.succeeded();
                     *slot.0.lock() = Some(claim);
                     inner.metrics.count_lease("claimed");
                     return Role::Writer(slot);
                 }
-                Err(error) if error.kind == ErrorKind::Exists => {}
+                Err(error) if error.kind == ErrorKind::Exists => inner.writing.succeeded(),
                 Err(error) => {
+                    if error.kind.is_trouble() {
+                        inner.writing.failed(error.kind, Instant::now());
+                    }
                     tracing::debug!(%error, "no lease in the shared tier: each node downloads for itself");
                     return Role::Alone;
                 }

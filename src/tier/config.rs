@@ -27,6 +27,8 @@ pub struct Config {
     pub read: bool,
     /// Whether this node writes to the tier.
     pub write: bool,
+    /// The file of the key that names are shared with; without one none are.
+    pub cluster_key: Option<PathBuf>,
     /// How long a connection may take to open.
     pub connect_timeout: Duration,
     /// How long the head of an answer may take.
@@ -71,6 +73,7 @@ impl Config {
             key_file: None,
             read: true,
             write: true,
+            cluster_key: None,
             connect_timeout: Duration::from_secs(1),
             head_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(5),

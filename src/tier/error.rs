@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::credentials::ClusterKeyError;
+
 /// A request to the tier that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the shared tier {}: {why}", kind.sentence())]
@@ -96,6 +98,9 @@ pub enum BuildError {
         /// What is wrong with the file.
         why: String,
     },
+    /// The cluster's key.
+    #[error(transparent)]
+    Key(#[from] ClusterKeyError),
     /// The settings do not make a tier.
     #[error("the shared tier cannot be set up: {0}")]
     Settings(String),

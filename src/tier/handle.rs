@@ -17,8 +17,9 @@ use super::metrics::Metrics;
 use super::objects::Objects;
 use super::recent::{self, Recent};
 
+use crate::credentials::ClusterKey;
 use crate::reference::{Digest, Registry};
-use crate::support::clock::Clock;
+use crate::support::clock::{Clock, Timestamp};
 use crate::support::tasks::Tasks;
 
 /// The shared tier, or none. Cheap to clone.
@@ -38,6 +39,8 @@ pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) layout: Layout,
     pub(super) objects: Arc<dyn Objects>,
+    /// What names are sealed with, if they are shared.
+    pub(super) key: Option<ClusterKey>,
     pub(super) clock: Clock,
     pub(super) reading: Health,
     pub(super) writing: Health,
@@ -47,6 +50,8 @@ pub(super) struct Inner {
     pub(super) present: Recent,
     /// Objects whose last use was recorded a while ago.
     pub(super) touched: Recent,
+    /// Names that were shared, or found to be shared, a while ago.
+    pub(super) told: Recent<String>,
     pub(super) uploads: Arc<Semaphore>,
     pub(super) counts: Counts,
     pub(super) metrics: Metrics,
@@ -61,7 +66,8 @@ impl Tier {
     #[cfg(feature = "tier")]
     pub fn build(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, BuildError> {
         let objects = backend::build(&config)?;
-        Ok(Self::over(config, objects, clock, metrics))
+        let key = config.cluster_key.as_deref().map(ClusterKey::read).transpose()?;
+        Ok(Self::over(config, objects, key, clock, metrics))
     }
 
     /// No tier can be built without the feature `tier`.
@@ -74,16 +80,24 @@ impl Tier {
     }
 
     #[cfg_attr(not(feature = "tier"), allow(dead_code, reason = "only a tier that is compiled in is built"))]
-    pub(super) fn over(config: Config, objects: Arc<dyn Objects>, clock: Clock, metrics: Metrics) -> Self {
+    pub(super) fn over(
+        config: Config,
+        objects: Arc<dyn Objects>,
+        key: Option<ClusterKey>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         Self(Some(Arc::new(Inner {
             layout: Layout::new(config.location.prefix()),
             objects,
+            key,
             clock,
             reading: Health::default(),
             writing: Health::default(),
             avoided: Recent::new(recent::AVOIDED_FOR),
             present: Recent::new(recent::PRESENT_FOR),
             touched: Recent::new(recent::TOUCHED_FOR),
+            told: Recent::new(recent::TOLD_FOR),
             uploads: Arc::new(Semaphore::new(config.uploads)),
             counts: Counts::default(),
             metrics,
@@ -133,6 +147,11 @@ impl Tier {
         if let Some(inner) = &self.0 {
             inner.present.forget(registry, digest);
         }
+    }
+
+    /// The time by the clock of this node; `None` without a tier.
+    pub(crate) fn now(&self) -> Option<Timestamp> {
+        self.0.as_ref().map(|inner| inner.clock.now())
     }
 
     /// Waits until what goes on in the background is over, but no longer than `wait`.

@@ -5,6 +5,7 @@
 //!                    manifests/sha256/ab/<hex>/<origin>    the bytes of a manifest
 //!                    used/sha256/ab/<hex>/<origin>         empty: written again now and then while the object is used
 //!                    leases/sha256/ab/<hex>/<origin>       who is writing the blob
+//!                    names/ab/<name>                       sealed records, with `share_names`; the name needs the cluster's key
 //!                    probe/<random>                        what `larder doctor` writes and deletes
 //! ```
 //!
@@ -49,6 +50,11 @@ impl Layout {
     /// The object that says when another one was last used, by when it was written.
     pub(super) fn used(&self, registry: &Registry, digest: Digest) -> String {
         self.key("used", registry, digest)
+    }
+
+    /// A record about names, by the name that the cluster's key gives it.
+    pub(super) fn name(&self, name: &str) -> String {
+        format!("{}/names/{}/{name}", self.root, name.get(..2).unwrap_or_default())
     }
 
     /// The directory of a kind, `below` its algorithm and first digits; with a slash at its end.

@@ -10,6 +10,7 @@
 //! handle    the tier as its users hold it: what it is built from, what is remembered of its objects (recent)
 //! reading   blobs and manifests from the tier, bounded in time
 //! lease     which node writes a blob, and how long others wait (pure); claim: its effects
+//! names     records about names, sealed with the cluster's key
 //! gc        what no node uses any more is deleted
 //! probe     whether the tier does what it is for; status: how it is (counts)
 //! upload    content to the tier, while it arrives and once it is verified
@@ -28,6 +29,8 @@ mod claim;
 mod config;
 mod counts;
 mod error;
+#[cfg(test)]
+pub(crate) mod for_tests;
 mod gc;
 mod handle;
 mod health;
@@ -36,6 +39,7 @@ mod http;
 mod layout;
 mod lease;
 pub mod metrics;
+mod names;
 mod objects;
 mod probe;
 mod reading;
@@ -49,7 +53,11 @@ pub use error::{BuildError, Error, ErrorKind};
 pub use gc::Collected;
 pub(crate) use handle::Fault;
 pub use handle::Tier;
+pub(crate) use names::Dated;
 pub use probe::Probed;
 pub(crate) use reading::{Found, Lookup};
 pub use status::{TierStatus, TierTrouble};
 pub(crate) use upload::Upload;
+
+#[cfg(test)]
+mod tests;

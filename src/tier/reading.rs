@@ -86,6 +86,18 @@ impl Tier {
     }
 }
 
+impl Tier {
+    /// Whether there is a manifest that a node received from `registry`; `None` if the tier does not say.
+    pub async fn has_manifest(&self, registry: &Registry, digest: Digest) -> Option<bool> {
+        let inner = self.reader()?;
+        match inner.look(registry, digest, &inner.layout.manifest(registry, digest)).await {
+            Lookup::Found(_) => Some(true),
+            Lookup::Absent => Some(false),
+            Lookup::Unavailable => None,
+        }
+    }
+}
+
 impl Inner {
     pub(super) async fn look(self: &Arc<Self>, registry: &Registry, digest: Digest, key: &str) -> Lookup {
         if self.avoided.has(registry, digest) {

@@ -1,5 +1,6 @@
 //! What was noted of objects a while ago, bounded in number and time. Nothing here outlives a restart.
 
+use std::hash::Hash;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,17 +18,32 @@ pub(super) const TOUCHED_FOR: Duration = Duration::from_secs(86_400);
 /// Objects remembered; one that is forgotten costs a request.
 const OBJECTS_MAX: usize = 4_096;
 
-/// Objects that something was noted of.
-pub(super) struct Recent {
-    noted: Mutex<BoundedMap<(Registry, Digest), Instant>>,
+/// How often one name is shared, or looked at whether it is, at most.
+pub(super) const TOLD_FOR: Duration = Duration::from_secs(3_600);
+
+/// What something was noted of: objects by registry and digest, or names.
+pub(super) struct Recent<K: Hash + Eq = (Registry, Digest)> {
+    noted: Mutex<BoundedMap<K, Instant>>,
     lasts: Duration,
 }
 
-impl Recent {
+impl<K: Hash + Eq> Recent<K> {
     pub(super) fn new(lasts: Duration) -> Self {
         Self { noted: Mutex::new(BoundedMap::new(OBJECTS_MAX)), lasts }
     }
 
+    /// Notes it; returns whether nothing was noted of it a while ago.
+    pub(super) fn note_once(&self, key: K) -> bool {
+        let mut noted = self.noted.lock();
+        let is_new = noted.peek(&key).is_none_or(|at| at.elapsed() >= self.lasts);
+        if is_new {
+            noted.insert(key, Instant::now());
+        }
+        is_new
+    }
+}
+
+impl Recent {
     pub(super) fn note(&self, registry: &Registry, digest: Digest) {
         self.noted.lock().insert((registry.clone(), digest), Instant::now());
     }

@@ -54,7 +54,7 @@ impl Tier {
         self.writer().is_some_and(|inner| {
             part_of(size).is_some()
                 && !inner.present.has(registry, digest)
-                && inner.writing.trouble(Instant::now()).is_none_or(|_| inner.writing.admits(Instant::now()))
+                && inner.writing.admits(Instant::now())
         })
     }
 

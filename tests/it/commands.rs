@@ -4,7 +4,7 @@ use larder::admin::control::{Collected, ImageRow, Removed, Revoked, Unpinned};
 use larder::admin::{
     AccessOutlook, CachedOutlook, CredentialOutlook, DaemonStatus, EndpointOutlook, EndpointReport,
     Explanation, FreshnessOutlook, PlatformOutlook, RateLimitReport, RegistryReport, RightOutlook,
-    ServedStatus, StatusReport, StoreStatus,
+    ServedStatus, StatusReport, StoreStatus, TierOutlook,
 };
 use larder::kubernetes::{PodNumbers, PodOutlook, PodsStatus, SourceStatus};
 use larder::prepull::{BlobState, Event, ListStatus, Summary};
@@ -91,6 +91,7 @@ fn explanation() -> Explanation {
             platforms: vec![PlatformOutlook::default()],
             ..CachedOutlook::default()
         }),
+        tier: Some(TierOutlook::default()),
         freshness: Some(FreshnessOutlook::default()),
         pods: vec![PodOutlook { pod: text(), pull_secrets: vec![text()], state: text() }],
         recent: vec![request],

@@ -68,6 +68,19 @@ impl Site {
         panic!("{:?} and not {count}", self.objects(kind));
     }
 
+    /// Where the lease of a blob is, which the tier does not have.
+    async fn lease_of(&mut self, path: &str, bytes: &Bytes) -> PathBuf {
+        let node = self.node();
+        assert_eq!(&node.get(path).await.body, bytes);
+        self.has_objects("blobs", 1).await;
+        self.has_objects("leases", 0).await;
+        let object = self.objects("blobs").remove(0);
+        std::fs::remove_file(&object).unwrap();
+        let lease = PathBuf::from(object.display().to_string().replace("/blobs/", "/leases/"));
+        std::fs::create_dir_all(lease.parent().unwrap()).unwrap();
+        lease
+    }
+
     /// Downloads from the start, each over as many connections as make it fast.
     fn downloads(&self) -> usize {
         let from_start = |seen: &&Seen| is_blob_get(seen) && seen.headers.get("range").is_none();
@@ -210,32 +223,16 @@ async fn ten_empty_nodes_that_want_a_layer_at_once_download_it_once() {
 async fn a_writer_that_dies_costs_seconds_and_one_more_download() {
     let mut site = Site::new().await;
     let (bytes, path) = site.blob(LAYER, 1);
-    let dead = site.node();
-    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
-    let held = std::sync::Arc::clone(&permits);
-    site.registry.wrong(move |seen| {
-        is_blob_get(seen).then(|| Fault::HoldAfter(1_000_000, std::sync::Arc::clone(&held)))
-    });
-    let hanging = tokio::spawn({
-        let (address, path) = (dead.address, path.clone());
-        async move { crate::support::client::get(address, &path).await.is_well() }
-    });
-    site.has_objects("leases", 1).await;
-    // As after `kill -9`: the lease stays as it is.
-    let lease = site.objects("leases").remove(0);
-    let content = std::fs::read(&lease).unwrap();
-    dead.begin_stop();
-    hanging.abort();
-    dead.stopped().await;
-    std::fs::create_dir_all(lease.parent().unwrap()).unwrap();
-    std::fs::write(&lease, content).unwrap();
-    site.registry.behave();
+    // What `kill -9` leaves: a lease, and no object.
+    let lease = site.lease_of(&path, &bytes).await;
+    std::fs::write(&lease, r#"{"nonce":1,"beat":3,"size":20000000,"done":1000000,"rate":1000000}"#).unwrap();
     site.registry.forget_seen();
     let nodes: Vec<Larder> = (0..3).map(|_| site.node()).collect();
     let pulls = nodes.iter().map(|node| async { node.get(&path).await.body == bytes });
     assert_eq!(futures_util::future::join_all(pulls).await, [true; 3]);
     assert_eq!(site.downloads(), 1, "one of them takes over");
     site.has_objects("leases", 0).await;
+    site.has_objects("blobs", 1).await;
 }
 
 #[tokio::test]
@@ -243,13 +240,7 @@ async fn a_lease_that_is_garbage_or_of_nobody_fails_no_pull() {
     let mut site = Site::new().await;
     let (bytes, path) = site.blob(LAYER, 1);
     let node = site.node_with("write = false\nwait_max = \"2s\"");
-    let one = site.node();
-    assert_eq!(one.get(&path).await.body, bytes);
-    site.has_objects("blobs", 1).await;
-    let object = site.objects("blobs").remove(0);
-    let lease = PathBuf::from(object.display().to_string().replace("/blobs/", "/leases/"));
-    std::fs::remove_file(&object).unwrap();
-    std::fs::create_dir_all(lease.parent().unwrap()).unwrap();
+    let lease = site.lease_of(&path, &bytes).await;
     std::fs::write(&lease, vec![0xff; 5_000]).unwrap();
     let reply = node.get(&path).await;
     assert!(reply.is_well() && reply.body == bytes);
@@ -307,4 +298,99 @@ async fn a_tier_that_is_not_there_fails_no_pull() {
         "then it is left alone"
     );
     std::fs::create_dir(site.shared.path()).unwrap();
+}
+
+const SHARED_NAMES: &str = "share_names = true\ncluster_key = ";
+
+/// A key file that only its owner can read.
+fn cluster_key(directory: &Path, name: &str, byte: u8) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = directory.join(name);
+    std::fs::write(&path, [byte; 32]).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    format!("{SHARED_NAMES}\"{}\"", path.display())
+}
+
+#[tokio::test]
+async fn a_new_node_serves_public_images_and_no_others_while_their_registry_is_away() {
+    let mut site = Site::new().await;
+    let alice = ("alice", "secret");
+    let users: [(&str, &str, &[&str]); 1] = [(alice.0, alice.1, &["team/private"])];
+    site.registry.know(Accounts { public: vec!["team/app".into()], ..Accounts::new(&users) });
+    let public = image::push(&site.registry, "team/app", "v1", 10_000);
+    let private = image::push(&site.registry, "team/private", "v1", 20_000);
+    let keys = tempfile::tempdir().unwrap();
+    let shares = cluster_key(keys.path(), "key", 1);
+    let one = site.node_with(&shares);
+    let paths = |repository: &str, image: &image::Image| {
+        let platform = &image.platforms[0];
+        let path = |kind: &str, what: String| format!("/v2/{repository}/{kind}/{what}?ns=reg.test");
+        let blobs = platform.layers.iter().chain([&platform.config]);
+        let mut paths =
+            vec![path("manifests", "v1".to_owned()), path("manifests", platform.manifest.to_string())];
+        paths.extend(blobs.map(|digest| path("blobs", digest.to_string())));
+        paths
+    };
+    let (open, closed) = (paths("team/app", &public), paths("team/private", &private));
+    for path in &open {
+        assert_eq!(one.get(path).await.status, StatusCode::OK, "{path}");
+        one.settled().await;
+    }
+    for path in &closed {
+        assert_eq!(one.get_as(path, alice).await.status, StatusCode::OK, "{path}");
+        one.settled().await;
+    }
+    // What the tag names, that it is public, and five members of the public image; of the private one nothing.
+    site.has_objects("names", 7).await;
+    site.has_objects("manifests", 4).await;
+    // Both have the same config.
+    site.has_objects("blobs", 5).await;
+    site.registry.stop().await;
+    let fresh = site.node_with(&shares);
+    for path in &open {
+        let reply = fresh.get(path).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path}");
+    }
+    assert_eq!(fresh.get(&open[0]).await.body, public.index_bytes);
+    assert!(!fresh.get(&open[0]).await.header("warning").is_empty(), "it is marked stale");
+    for path in &closed {
+        assert_ne!(fresh.get(path).await.status, StatusCode::OK, "{path}");
+        assert_ne!(fresh.get_as(path, alice).await.status, StatusCode::OK, "{path}");
+    }
+    let other_cluster = site.node_with(&cluster_key(keys.path(), "other", 2));
+    let keyless = site.node();
+    for node in [&other_cluster, &keyless] {
+        for path in &open {
+            assert_ne!(node.get(path).await.status, StatusCode::OK, "{path}");
+        }
+    }
+    for name in files_under(site.shared.path()) {
+        let text = name.display().to_string();
+        assert!(!text.contains("team") && !text.contains("reg.test"), "{text}");
+        let content = std::fs::read(site.shared.path().join(&name)).unwrap();
+        let is_record = text.contains("/names/");
+        let has = |word: &[u8]| content.windows(word.len()).any(|window| window == word);
+        assert!(!is_record || !has(b"team") && !has(b"sha256"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_was_moved_to_the_place_of_another_one_opens_nothing() {
+    let mut site = Site::new().await;
+    let image = image::push(&site.registry, "team/app", "v1", 10_000);
+    let keys = tempfile::tempdir().unwrap();
+    let shares = cluster_key(keys.path(), "key", 1);
+    let one = site.node_with(&shares);
+    let tag = "/v2/team/app/manifests/v1?ns=reg.test";
+    assert_eq!(one.get(tag).await.body, image.index_bytes);
+    site.has_objects("names", 3).await;
+    site.has_objects("manifests", 1).await;
+    let names = site.objects("names");
+    let contents: Vec<_> = names.iter().map(|name| std::fs::read(name).unwrap()).collect();
+    for (name, content) in names.iter().zip(contents.iter().cycle().skip(1)) {
+        std::fs::write(name, content).unwrap();
+    }
+    site.registry.stop().await;
+    let fresh = site.node_with(&shares);
+    assert_ne!(fresh.get(tag).await.status, StatusCode::OK);
 }

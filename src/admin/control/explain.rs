@@ -5,15 +5,16 @@ use super::commands::{Explain, PullSecret};
 use super::error::CommandError;
 use crate::admin::explain::{
     AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FreshnessOutlook,
-    PlatformOutlook, RightOutlook,
+    PlatformOutlook, RightOutlook, TierOutlook,
 };
 use crate::admin::registries::RateLimitReport;
 use crate::credentials::{CredentialMatch, Keychain, PullSecrets};
 use crate::kubernetes::Pods;
 use crate::pull::{Caller, Outlook, Policy, PullContext, Puller, TagTtl};
-use crate::reference::{Image, Platform, Repository};
+use crate::reference::{Digest, Image, Platform, Reference, Registry, Repository};
 use crate::serve::Recent;
 use crate::store::{ImageContents, PlatformContents, Store};
+use crate::tier::Tier;
 use crate::upstream::{EndpointStatus, Upstream};
 
 /// The parts of the daemon that are asked. Cheap to clone.
@@ -27,6 +28,8 @@ pub struct Explainer {
     pub keychain: Keychain,
     /// The registries, and how they are.
     pub upstream: Upstream,
+    /// The shared tier.
+    pub tier: Tier,
     /// The last pulls.
     pub recent: Recent,
     /// This node's pods.
@@ -71,6 +74,7 @@ impl Explainer {
             credentials: matches.into_iter().map(credential).collect(),
             credential_problems,
             freshness: freshness(&outlook),
+            tier: self.tier(registry, digest_of(reference).or(root)).await,
             access: access(outlook),
             cached: contents.map(cached),
             pins: pinned.map(|pin| pin.owner.unwrap_or_else(|| "a pull under way".to_owned())).collect(),
@@ -80,6 +84,16 @@ impl Explainer {
         explanation.obstacle = explanation.first_obstacle(self.store.clock().now(), &names);
         explanation.steps = explanation.next_steps();
         Ok(explanation)
+    }
+
+    /// How the shared tier is, and whether it has the manifest: the one question that is asked.
+    async fn tier(&self, registry: &Registry, digest: Option<Digest>) -> Option<TierOutlook> {
+        let status = self.tier.status().filter(|status| status.reads)?;
+        let has_manifest = match digest {
+            Some(digest) => self.tier.has_manifest(registry, digest).await,
+            None => None,
+        };
+        Some(TierOutlook { fails: status.reading_fails.map(|trouble| trouble.kind), has_manifest })
     }
 
     /// The endpoints of a repository and how each is for it; or why none may be asked.
@@ -104,6 +118,13 @@ impl Explainer {
             }
         };
         (endpoints.into_iter().map(outlook).collect(), None)
+    }
+}
+
+fn digest_of(reference: &Reference) -> Option<Digest> {
+    match reference {
+        Reference::Digest(digest) => Some(*digest),
+        Reference::Tag(_) => None,
     }
 }
 

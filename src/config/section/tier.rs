@@ -47,6 +47,14 @@ section! {
     /// Whether this node writes to it. Who reads the bucket reads the private images of every node that does.
     restart write: bool = flag(), |_| true;
 
+    /// Whether nodes tell each other, for the time of an outage, which repositories are public, what their tags name and which
+    /// digests they have: a new node then serves public images while their registry cannot be asked. Needs `cluster_key`.
+    restart share_names: bool = flag(), |_| false;
+
+    /// The key that such records are sealed with: a file of 32 random bytes, the same on all nodes, that only the daemon's user
+    /// can read.
+    restart cluster_key: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/cluster.key\"";
+
     /// How long a connection may take to open.
     restart connect_timeout: Duration = span(MILLISECOND..=TIMEOUT_MAX), |_| Duration::from_secs(1);
 
@@ -71,6 +79,9 @@ impl Tier {
             let problem = "this program was built without the feature \"tier\"";
             place.known_key("url").mistake(problem);
         }
+        if self.share_names && self.cluster_key.is_none() {
+            place.known_key("share_names").mistake("names are sealed with a key: set cluster_key too");
+        }
     }
 
     /// What the tier is built from; `None` if there is none.
@@ -86,6 +97,7 @@ impl Tier {
             key_file: self.key_file.clone(),
             read: self.read,
             write: self.write,
+            cluster_key: self.cluster_key.clone().filter(|_| self.share_names),
             connect_timeout: self.connect_timeout,
             head_timeout: self.header_timeout,
             idle_timeout: self.idle_timeout,

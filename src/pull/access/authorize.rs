@@ -265,6 +265,17 @@ impl Access {
         self.0.answers.record_grant(repository, principal).await;
     }
 
+    /// Takes over that everyone may read a repository, as another node was told so long ago. Not after the operator revoked
+    /// rights: then the registry itself has to say so. Returns whether it did.
+    pub(crate) async fn take_over_public(&self, repository: &Repository, age: Duration) -> bool {
+        let revocations = self.0.answers.revocations();
+        if revocations > 0 {
+            return false;
+        }
+        self.0.answers.take_over(repository, self.0.principals.anonymous(), age, revocations).await;
+        true
+    }
+
     /// Whether the rate limit of the principal that upstream is asked as first is nearly used up.
     pub(crate) async fn is_budget_low(&self, context: &PullContext) -> bool {
         let (caller, repository) = (context.caller(), context.repository());

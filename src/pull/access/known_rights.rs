@@ -100,6 +100,15 @@ impl KnownRights {
         grants.iter().filter(counts).map(|grant| grant.principal).collect()
     }
 
+    /// When it was proved last that everyone may read a repository, if that is fresh.
+    pub(crate) async fn public_since(&self, repository: &Repository) -> Option<Timestamp> {
+        let (everyone, terms) = (self.principals.anonymous(), self.terms(repository));
+        let grants = self.grants.of(repository).await;
+        let is_fresh = |grant: &&Grant| rights::is_fresh(grant.age, Use::Read, &terms);
+        let found = grants.iter().filter(|grant| grant.principal == everyone).find(is_fresh)?;
+        Some(found.proved_at)
+    }
+
     /// The principal whose right an answer to `asked` is about; what upstream says without a credential is about everyone's.
     pub(crate) fn concerned(&self, asked: Principal, is_public: bool) -> Principal {
         if is_public { self.principals.anonymous() } else { asked }

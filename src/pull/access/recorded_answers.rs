@@ -173,6 +173,17 @@ impl RecordedAnswers {
         self.grant(repository, principal, Duration::ZERO, self.grants.revocations()).await;
     }
 
+    /// Records a right of everyone that was proved to another node so long ago. It says nothing of an outage.
+    pub(crate) async fn take_over(
+        &self,
+        repository: &Repository,
+        everyone: Principal,
+        age: Duration,
+        revocations: u64,
+    ) {
+        self.grant(repository, everyone, age, revocations).await;
+    }
+
     async fn grant(&self, repository: &Repository, principal: Principal, age: Duration, revocations: u64) {
         self.grants.record(repository, principal, age, revocations).await;
         if principal.kind.is_shared() {

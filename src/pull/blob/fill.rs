@@ -163,8 +163,9 @@ impl Filler {
         leader.publish_complete(verified.size());
         let (digest, context) = (leader.digest(), leader.flight().context());
         let is_member = self.blobs.is_member(context, digest, verified.size(), trail).await;
-        if let Some(copy) = copy.filter(|_| is_member) {
-            copy.complete(verified.size());
+        if is_member {
+            copy.into_iter().for_each(|copy| copy.complete(verified.size()));
+            self.blobs.names().tell_member(context.repository(), digest, &Member::Blob).await;
         }
         let (store, repository) = (self.store.clone(), context.repository().clone());
         let commit = move || store.commit(verified, &repository, is_member.then_some(&Member::Blob));

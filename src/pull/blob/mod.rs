@@ -388,4 +388,6 @@ mod range_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tiered_tests;
+#[cfg(test)]
 mod wrong_content_tests;

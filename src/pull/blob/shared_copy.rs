@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::flight::Flight;
 use super::flight_content::FlightContent;
@@ -21,9 +21,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Bytes that are read at a time.
 const READ: u64 = 1024 * 1024;
 
+/// Copies under way at most, most of which wait for a place among the uploads: each keeps its file from being evicted.
+const COPIES_MAX: usize = 64;
+
 /// Makes copies. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SharedCopies {
+    places: Arc<Semaphore>,
     tier: Tier,
     tasks: Tasks,
 }
@@ -52,7 +56,7 @@ struct Source {
 
 impl SharedCopies {
     pub(crate) fn new(tier: Tier, tasks: Tasks) -> Self {
-        Self { tier, tasks }
+        Self { places: Arc::new(Semaphore::new(COPIES_MAX)), tier, tasks }
     }
 
     /// Begins to copy `content` of a flight, of `size` bytes where the registry said so; `None` if the tier does not want it.
@@ -73,17 +77,18 @@ impl SharedCopies {
         if !self.tier.wants(&registry, digest, size.unwrap_or(0)) {
             return None;
         }
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let (sender, verified) = oneshot::channel();
         let (flight, content) = (Arc::clone(flight), content.clone());
         let source = Source { flight, content, registry, digest, claim, needs_claim };
-        self.tasks.spawn_detached(copy(self.tier.clone(), source, size, verified));
+        let tier = self.tier.clone();
+        self.tasks.spawn_detached(async move {
+            source.copy(&tier, size, verified).await;
+            source.claim.release();
+            drop(place);
+        });
         Some(SharedCopy(sender))
     }
-}
-
-async fn copy(tier: Tier, source: Source, size: Option<u64>, verified: oneshot::Receiver<u64>) {
-    source.copy(&tier, size, verified).await;
-    source.claim.release();
 }
 
 impl Source {

@@ -17,6 +17,7 @@ use crate::pull::access::{Access, Purpose, Subject, UnprovedRight};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
+use crate::pull::shared_names::SharedNames;
 use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::tier::{self, ErrorKind, Fault, Found, Tier};
 use crate::upstream::{
@@ -40,11 +41,13 @@ pub(crate) struct UpstreamBlobs {
     access: Access,
     upstream: Arc<dyn RegistryClient>,
     tier: Tier,
+    names: SharedNames,
 }
 
 impl UpstreamBlobs {
     pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, tier: Tier) -> Self {
-        Self { access, upstream, tier }
+        let names = SharedNames::new(tier.clone(), access.clone());
+        Self { access, upstream, tier, names }
     }
 
     /// Who may read what.
@@ -55,6 +58,11 @@ impl UpstreamBlobs {
     /// The shared tier.
     pub(crate) fn tier(&self) -> &Tier {
         &self.tier
+    }
+
+    /// What nodes tell each other.
+    pub(crate) fn names(&self) -> &SharedNames {
+        &self.names
     }
 
     /// The body of a blob that comes from the shared tier. What breaks off is resumed at the registry, as for any request

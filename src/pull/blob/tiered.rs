@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::access::Purpose;
 use crate::pull::context::PullContext;
-use crate::pull::error::Error;
+use crate::pull::error::{Error, Fault};
 use crate::reference::Digest;
-use crate::tier::{ClaimSlot, Fault, Lookup, Role};
+use crate::tier::{self, ClaimSlot, Lookup, Role};
 use crate::upstream::BlobHead;
 
 /// How long the registry may take to confirm a blob, before it is asked for the blob itself instead.
@@ -73,7 +73,7 @@ impl UpstreamBlobs {
             Lookup::Found(found) => match self.word_on(context, digest, found.size).await {
                 Word::Yes => Ok(Opened { body: self.from_tier(context, digest, found), share: Share::No }),
                 Word::OtherSize => {
-                    self.tier().record_fault(registry, digest, Fault::Wrong);
+                    self.tier().record_fault(registry, digest, tier::Fault::Wrong);
                     self.open_sharing(context, digest, Share::Yes(ClaimSlot::default())).await
                 }
                 Word::Doubtful => {
@@ -129,6 +129,23 @@ impl UpstreamBlobs {
         tokio::time::timeout(CONFIRM_WAIT, confirming).await.ok()?.ok()?.size
     }
 
+    /// Whether the caller's right and the membership hold although the registry cannot be asked, which failed with `error`:
+    /// they were proved before, or another node was told that everyone may read the blob.
+    async fn holds(&self, context: &PullContext, digest: Digest, error: &Error) -> bool {
+        let (access, repository, names) = (self.access(), context.repository(), self.names());
+        if error.fault() != Fault::Outage {
+            return false;
+        }
+        let is_member = access.membership().is_confirmed(repository, digest).await
+            || names.told_member(repository, digest).await.is_some();
+        if !is_member {
+            return false;
+        }
+        access.known().held_since(context, error).await.is_some()
+            || names.take_over_right(repository).await
+                && access.known().held_since(context, error).await.is_some()
+    }
+
     /// Whether the caller may have the blob, and it has `size` bytes, by the registry's word.
     async fn word_on(&self, context: &PullContext, digest: Digest, size: u64) -> Word {
         let (access, repository) = (self.access(), context.repository());
@@ -146,6 +163,9 @@ impl UpstreamBlobs {
         let confirming = access.confirm_blob(context, digest, Some(size));
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => word_of(head, declared, size),
+            Ok(Err(error)) if declared == Some(size) && self.holds(context, digest, &error).await => {
+                Word::Yes
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%repository, %digest, %error, "the registry does not confirm what the shared tier has");
                 Word::Nothing

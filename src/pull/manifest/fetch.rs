@@ -16,6 +16,7 @@ use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
+use crate::pull::shared_names::SharedNames;
 use crate::reference::{
     Digest, Document, DocumentError, Kind, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Repository,
     is_manifest_of, manifest_digest,
@@ -78,6 +79,7 @@ pub(crate) struct ManifestFetcher {
     store: Store,
     kept: KeptManifests,
     tier: Tier,
+    names: SharedNames,
     running: Singleflight<Key, Result<Allowed<FetchedManifest>, Error>>,
     confirmations: Arc<Semaphore>,
     tasks: Tasks,
@@ -95,7 +97,8 @@ impl ManifestFetcher {
     ) -> Self {
         let (running, confirmations) =
             (Singleflight::new(tasks.clone()), Arc::new(Semaphore::new(CONFIRMATIONS_MAX)));
-        Self { access, upstream, store, kept, tier, running, confirmations, tasks }
+        let names = SharedNames::new(tier.clone(), access.clone());
+        Self { access, upstream, store, kept, tier, names, running, confirmations, tasks }
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names is
@@ -215,6 +218,34 @@ impl ManifestFetcher {
         Some(Allowed { value: fetched, proof })
     }
 
+    /// What nodes tell each other.
+    pub(crate) fn names(&self) -> &SharedNames {
+        &self.names
+    }
+
+    /// Brings a manifest of the repository from the shared tier into the store, although the registry cannot be asked:
+    /// another node was told that the repository has it. Returns whether it is there now. A right it is not.
+    pub(crate) async fn restore(&self, repository: &Repository, digest: Digest) -> bool {
+        let registry = repository.registry();
+        if self.access.membership().has_ended(repository, digest) {
+            return false;
+        }
+        let Some(bytes) = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX).await else {
+            return false;
+        };
+        if !is_manifest_of(&bytes, &digest) {
+            self.tier.record_fault(registry, digest, Fault::Wrong);
+            return false;
+        }
+        let host = "shared tier".to_owned();
+        let manifest = Manifest { bytes, media_type: None, host, is_authoritative: false };
+        let Ok(read) = self.read(repository, digest, manifest, BytesProvedBy::Digest).await else {
+            return false;
+        };
+        self.keep(repository, &read).await;
+        true
+    }
+
     /// Takes the manifest `digest` that the registry itself sent: reads it, keeps it in memory and stores it; a large one
     /// before it returns. What no digest proves has to be a document that a tag can name.
     ///
@@ -256,6 +287,8 @@ impl ManifestFetcher {
     async fn keep(&self, repository: &Repository, fetched: &FetchedManifest) {
         let FetchedManifest { digest, media_type, bytes, .. } = fetched;
         if digest.is_of(bytes) && !media_type.is_useless() {
+            let member = Member::Manifest(media_type.clone());
+            self.names.tell_member(repository, *digest, &member).await;
             self.tier.write_manifest(repository.registry(), *digest, bytes.clone());
             self.kept.add_fetched(repository, *digest, media_type, bytes).await;
         }

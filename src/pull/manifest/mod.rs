@@ -31,7 +31,7 @@ use super::context::{PullContext, Question};
 use super::error::{Error, Fault};
 use super::registry_client::RegistryClient;
 use crate::reference::{Digest, MediaType, Reference, Repository, Tag};
-use crate::store::Store;
+use crate::store::{Member, Store};
 use crate::support::clock::{Clock, Moment};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
@@ -146,7 +146,10 @@ impl Manifests {
         let (repository, known) = (context.repository(), self.access.known());
         let fresh = known.fresh_grant(context, right).await;
         let Some(answer) = self.stored.find(repository, digest).await else {
-            let fetched = Box::pin(self.fetcher.fetch(context, &digest.into())).await?;
+            let fetched = match Box::pin(self.fetcher.fetch(context, &digest.into())).await {
+                Ok(fetched) => fetched,
+                Err(error) => return Box::pin(self.restored(context, digest, error)).await,
+            };
             if fetched.is_authoritative {
                 self.resolved.record(repository, digest, self.clock.now());
             }
@@ -173,6 +176,31 @@ impl Manifests {
                 Ok(answer.stale(grant.proved_at, error))
             }
             _ => Err(error),
+        }
+    }
+
+    /// A manifest that could not be fetched: where its registry cannot be asked, another node may have been told that everyone
+    /// may read it.
+    async fn restored(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        error: Error,
+    ) -> Result<ManifestAnswer, Error> {
+        let (repository, names) = (context.repository(), self.fetcher.names());
+        if error.fault() != Fault::Outage
+            || !matches!(names.told_member(repository, digest).await, Some(Member::Manifest(_)))
+            || !names.take_over_right(repository).await
+        {
+            return Err(error);
+        }
+        let Some(since) = self.access.known().held_since(context, &error).await else { return Err(error) };
+        if !self.fetcher.restore(repository, digest).await {
+            return Err(error);
+        }
+        match self.stored.find(repository, digest).await {
+            Some(answer) => Ok(answer.stale(since, error)),
+            None => Err(error),
         }
     }
 

@@ -91,10 +91,35 @@ impl Tags {
         context: &PullContext,
         tag: &Tag,
     ) -> Result<ManifestAnswer, Error> {
-        match self.by_record(context, tag).await {
-            Some(answer) => Ok(answer),
-            None => self.resolve(context, tag).await,
+        if let Some(answer) = self.by_record(context, tag).await {
+            return Ok(answer);
         }
+        match self.resolve(context, tag).await {
+            Err(error) if error.fault() == Fault::Outage => self.by_told_name(context, tag, error).await,
+            resolved => resolved,
+        }
+    }
+
+    /// The manifest that a tag named last, as another node was told: where this one has no record of the tag and its registry
+    /// cannot be asked.
+    async fn by_told_name(
+        &self,
+        context: &PullContext,
+        tag: &Tag,
+        error: Error,
+    ) -> Result<ManifestAnswer, Error> {
+        let (repository, names) = (context.repository(), self.0.fetcher.names());
+        if self.0.records.tag(repository, tag).await.is_some() {
+            return Err(error);
+        }
+        let age_max = self.freshness(repository, tag).stale_if_error;
+        let Some(record) = names.told_tag(repository, tag, age_max).await else { return Err(error) };
+        if !names.take_over_right(repository).await
+            || !self.0.fetcher.restore(repository, record.digest).await
+        {
+            return Err(error);
+        }
+        self.stale(context, tag, record, error).await
     }
 
     /// When upstream last said what a tag names; after a restart to the hour.
@@ -408,5 +433,6 @@ impl Tags {
     async fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         self.0.confirmed.confirm(repository, tag, digest, self.0.records.clock().now());
         self.0.records.confirm_tag_later(repository, tag, digest).await;
+        self.0.fetcher.names().tell_tag(repository, tag, digest).await;
     }
 }

@@ -23,9 +23,3 @@ use super::objects::Objects;
 pub(super) fn build(config: &Config) -> Result<Arc<dyn Objects>, BuildError> {
     Ok(Arc::new(platform::store(config)?))
 }
-
-/// The objects of a store in memory.
-#[cfg(test)]
-pub(super) fn in_memory(store: Arc<object_store::memory::InMemory>) -> Arc<dyn Objects> {
-    Arc::new(store::Store::over(store, store::Base::Root))
-}

@@ -1,0 +1,105 @@
+//! Blobs from a shared tier that does what the test says.
+
+use super::*;
+use crate::pull::for_tests::{self, Parts};
+use crate::reference::Repository;
+use crate::tier::ErrorKind;
+use crate::tier::for_tests::FakeObjects;
+
+static CONTENT: [u8; 3_000_000] = [7; 3_000_000];
+
+/// A node that has written the content to the tier, and the tier.
+async fn shared() -> (FakeObjects, Repository, Digest) {
+    let (objects, app): (_, Repository) = (FakeObjects::default(), "reg.test/app".parse().unwrap());
+    let parts = Parts::with_tier(objects.tier());
+    let digest = parts.registry.push(&app, None, &CONTENT);
+    assert_eq!(pulled(&parts, &app, digest).await, CONTENT);
+    while objects.keys("blobs").is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (objects, app, digest)
+}
+
+async fn pulled(parts: &Parts, app: &Repository, digest: Digest) -> Vec<u8> {
+    let context = for_tests::pull(app);
+    let mut body = parts.blobs.find(&context, digest, BlobRange::Whole).await.unwrap().body;
+    let mut whole = Vec::new();
+    while let Some(chunk) = body.next().await {
+        whole.extend_from_slice(&chunk.unwrap().read().unwrap());
+    }
+    whole
+}
+
+fn downloads(parts: &Parts) -> usize {
+    parts.registry.asked().iter().filter(|asked| asked.starts_with("download")).count()
+}
+
+#[tokio::test]
+async fn what_the_tier_has_is_confirmed_by_the_registry_and_not_downloaded() {
+    let (objects, app, digest) = shared().await;
+    let other = Parts::with_tier(objects.tier());
+    other.registry.push(&app, None, &CONTENT);
+    assert_eq!(pulled(&other, &app, digest).await, CONTENT);
+    assert_eq!(other.registry.asked(), ["confirm blob as -"]);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_gone_on_with_at_the_registry() {
+    for after in [0, 1, 1_500_000, CONTENT.len() - 1] {
+        let (objects, app, digest) = shared().await;
+        objects.break_off_after(Some(after));
+        let other = Parts::with_tier(objects.tier());
+        other.registry.push(&app, None, &CONTENT);
+        assert_eq!(pulled(&other, &app, digest).await, CONTENT);
+        assert_eq!(downloads(&other), 1, "{after}");
+    }
+}
+
+#[tokio::test]
+async fn no_client_is_sent_wrong_bytes_of_the_tier() {
+    let (objects, app, digest) = shared().await;
+    let key = objects.keys("blobs").remove(0);
+    let mut wrong = CONTENT.to_vec();
+    wrong[5] ^= 1;
+    objects.replace(&key, wrong);
+    let other = Parts::with_tier(objects.tier());
+    other.registry.push(&app, None, &CONTENT);
+    assert_eq!(pulled(&other, &app, digest).await, CONTENT);
+    assert!(other.registry.faults().is_empty(), "no endpoint is blamed");
+}
+
+#[tokio::test]
+async fn a_tier_that_fails_changes_no_answer() {
+    let (objects, app, digest) = shared().await;
+    for kind in [ErrorKind::Denied, ErrorKind::Throttled, ErrorKind::TimedOut, ErrorKind::Unavailable] {
+        objects.fail(Some(kind));
+        let other = Parts::with_tier(objects.tier());
+        other.registry.push(&app, None, &CONTENT);
+        assert_eq!(pulled(&other, &app, digest).await, CONTENT);
+        assert_eq!(downloads(&other), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_take_comes_from_the_tier_and_is_not_written_there() {
+    let (objects, app, digest) = shared().await;
+    let full = Parts::without_room_over(objects.tier());
+    full.registry.push(&app, None, &CONTENT);
+    assert_eq!(pulled(&full, &app, digest).await, CONTENT);
+    assert_eq!(downloads(&full), 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_the_registry_refuses_is_given_nothing_of_the_tier() {
+    let (objects, app, digest) = shared().await;
+    let other = Parts::with_tier(objects.tier());
+    other.registry.push(&app, None, &CONTENT);
+    other.registry.allow(&app, &["alice"]);
+    let context = for_tests::pull(&app);
+    let refused = other.blobs.find(&context, digest, BlobRange::Whole).await;
+    assert!(matches!(refused, Err(Error::AuthenticationRequired { .. })), "{refused:?}");
+    let context = other.pull_as("bob", &app);
+    assert!(other.blobs.find(&context, digest, BlobRange::Whole).await.is_err());
+    let context = other.pull_as("alice", &app);
+    assert!(other.blobs.find(&context, digest, BlobRange::Whole).await.is_ok());
+}

@@ -1,0 +1,192 @@
+//! A tier over an object store of the test's own, in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use parking_lot::Mutex;
+
+use super::config::Config;
+use super::error::{Error, ErrorKind};
+use super::handle::Tier;
+use super::metrics::Metrics;
+use super::objects::{List, Listed, Multipart, Object, Objects, Replace, shareable};
+use crate::support::clock::{Clock, Timestamp};
+use crate::support::metrics::Registry;
+
+/// An object store that does what the test says. Cheap to clone; clones share the objects.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FakeObjects(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<String, Bytes>,
+    /// Bodies break off after so many bytes.
+    breaks_after: Option<usize>,
+    /// Every request fails like this.
+    fails: Option<ErrorKind>,
+    /// It ignores that an object is to be created only if there is none.
+    creates_twice: bool,
+    requests: usize,
+    parts: Vec<usize>,
+    aborted: usize,
+}
+
+impl FakeObjects {
+    /// A tier over it.
+    pub(crate) fn tier(&self) -> Tier {
+        self.tier_with(|_| {})
+    }
+
+    /// The same with other settings.
+    pub(crate) fn tier_with(&self, change: impl FnOnce(&mut Config)) -> Tier {
+        let mut config = Config::at("s3://bucket".parse().unwrap());
+        change(&mut config);
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        Tier::over(config, Arc::new(self.clone()), None, Clock::manual(Timestamp(1_000)), metrics)
+    }
+
+    /// The keys of the objects of a kind.
+    pub(crate) fn keys(&self, kind: &str) -> Vec<String> {
+        let part = format!("/{kind}/");
+        self.0.lock().objects.keys().filter(|key| key.contains(&part)).cloned().collect()
+    }
+
+    pub(crate) fn content(&self, key: &str) -> Option<Bytes> {
+        self.0.lock().objects.get(key).cloned()
+    }
+
+    pub(crate) fn replace(&self, key: &str, content: impl Into<Bytes>) {
+        self.0.lock().objects.insert(key.to_owned(), content.into());
+    }
+
+    pub(crate) fn remove(&self, key: &str) {
+        self.0.lock().objects.remove(key);
+    }
+
+    pub(crate) fn break_off_after(&self, bytes: Option<usize>) {
+        self.0.lock().breaks_after = bytes;
+    }
+
+    pub(crate) fn fail(&self, kind: Option<ErrorKind>) {
+        self.0.lock().fails = kind;
+    }
+
+    pub(crate) fn create_twice(&self) {
+        self.0.lock().creates_twice = true;
+    }
+
+    /// Requests so far.
+    pub(crate) fn requests(&self) -> usize {
+        self.0.lock().requests
+    }
+
+    /// The sizes of the parts that were written.
+    pub(crate) fn parts(&self) -> Vec<usize> {
+        self.0.lock().parts.clone()
+    }
+
+    /// Uploads that were thrown away.
+    pub(crate) fn aborted(&self) -> usize {
+        self.0.lock().aborted
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let mut state = self.0.lock();
+        state.requests += 1;
+        state.fails.map_or(Ok(()), |kind| Err(Error::new(kind, "as the test says")))
+    }
+}
+
+impl Objects for FakeObjects {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            let state = self.0.lock();
+            let content = state.objects.get(key).cloned();
+            let content = content.ok_or_else(|| Error::new(ErrorKind::NotFound, "none"))?;
+            let size = content.len() as u64;
+            let until = state.breaks_after.unwrap_or(content.len()).min(content.len());
+            let mut chunks: Vec<Result<Bytes, Error>> =
+                content[..until].chunks(10_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+            if until < content.len() {
+                chunks.push(Err(Error::new(ErrorKind::Unavailable, "broken off")));
+            }
+            Ok(Object { size, modified: Timestamp(1_000), body: shareable(stream::iter(chunks)) })
+        })
+    }
+
+    fn put<'a>(&'a self, key: &'a str, content: Bytes, replace: Replace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.check()?;
+            let mut state = self.0.lock();
+            if replace == Replace::Nothing && !state.creates_twice && state.objects.contains_key(key) {
+                return Err(Error::new(ErrorKind::Exists, "there is one"));
+            }
+            state.objects.insert(key.to_owned(), content);
+            Ok(())
+        })
+    }
+
+    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Multipart>, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            let upload = FakeUpload { store: self.clone(), key: key.to_owned(), content: Arc::default() };
+            Ok(Box::new(upload) as Box<dyn Multipart>)
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.check()?;
+            self.0.lock().objects.remove(key);
+            Ok(())
+        })
+    }
+
+    fn list<'a>(&'a self, directory: &str) -> List<'a> {
+        let listed: Vec<_> = (self.0.lock().objects.iter())
+            .filter(|(key, _)| key.starts_with(directory))
+            .map(|(key, content)| {
+                let size = content.len() as u64;
+                Ok(Listed { key: key.clone(), size, modified: Timestamp(1_000) })
+            })
+            .collect();
+        Box::pin(stream::iter(listed))
+    }
+}
+
+struct FakeUpload {
+    store: FakeObjects,
+    key: String,
+    content: Arc<Mutex<BytesMut>>,
+}
+
+impl Multipart for FakeUpload {
+    fn part(&mut self, content: Vec<Bytes>) -> BoxFuture<'static, Result<(), Error>> {
+        let (store, whole) = (self.store.clone(), Arc::clone(&self.content));
+        Box::pin(async move {
+            store.check()?;
+            store.0.lock().parts.push(content.iter().map(Bytes::len).sum());
+            content.iter().for_each(|chunk| whole.lock().extend_from_slice(chunk));
+            Ok(())
+        })
+    }
+
+    fn complete(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.store.check()?;
+            self.store.replace(&self.key, self.content.lock().clone().freeze());
+            Ok(())
+        })
+    }
+
+    fn abort(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.store.0.lock().aborted += 1;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,204 @@
+//! The tier over an object store in memory, in a time of the test's own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::for_tests::FakeObjects;
+use super::{ErrorKind, Fault, Found, Lookup, Role, Tier};
+use crate::reference::{Digest, Registry};
+
+const MIB: usize = 1024 * 1024;
+
+fn registry() -> Registry {
+    "reg.test".parse().unwrap()
+}
+
+async fn write(tier: &Tier, content: &[u8]) -> Digest {
+    let digest = Digest::of(content);
+    let mut upload = tier.begin_upload(&registry(), digest, content.len() as u64).await.unwrap();
+    for chunk in content.chunks(300_000) {
+        upload.add(Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    upload.complete().await.unwrap();
+    digest
+}
+
+async fn read(found: Found) -> Result<Vec<u8>, ErrorKind> {
+    let (mut body, mut whole) = (found.body, Vec::new());
+    while let Some(chunk) = body.next().await {
+        whole.extend_from_slice(&chunk.map_err(|error| error.kind)?);
+    }
+    Ok(whole)
+}
+
+async fn look(tier: &Tier, digest: Digest) -> Option<Vec<u8>> {
+    match tier.blob(&registry(), digest).await {
+        Lookup::Found(found) => read(found).await.ok(),
+        Lookup::Absent | Lookup::Unavailable => None,
+    }
+}
+
+#[tokio::test]
+async fn parts_are_equal_but_the_last_and_nothing_is_there_before_the_end() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    for (len, parts) in [(0, 0), (1, 0), (8 * MIB, 0), (8 * MIB + 1, 2), (16 * MIB, 2), (20 * MIB, 3)] {
+        let before = objects.parts().len();
+        let content = vec![7; len];
+        let digest = write(&tier, &content).await;
+        assert_eq!(look(&tier, digest).await.unwrap(), content);
+        let written = objects.parts()[before..].to_vec();
+        assert_eq!(written.len(), parts, "{len}");
+        assert!(
+            written.iter().rev().skip(1).all(|part| *part == 8 * MIB) && !written.contains(&0),
+            "{written:?}"
+        );
+    }
+    let digest = Digest::of(b"given up");
+    let mut upload = tier.begin_upload(&registry(), digest, 20 * MIB as u64).await.unwrap();
+    upload.add(vec![7; 20 * MIB].into()).await.unwrap();
+    upload.abort();
+    tokio::task::yield_now().await;
+    assert_eq!((look(&tier, digest).await, objects.aborted()), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_that_fails_is_left_alone_and_asked_again_later() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    let digest = write(&tier, b"content").await;
+    objects.fail(Some(ErrorKind::Throttled));
+    for _ in 0..10 {
+        assert!(matches!(tier.blob(&registry(), digest).await, Lookup::Unavailable));
+    }
+    let requests = objects.requests();
+    assert_eq!(tier.status().unwrap().reading_fails.unwrap().kind, "throttled");
+    objects.fail(None);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(look(&tier, digest).await.unwrap(), b"content");
+    assert_eq!(objects.requests(), requests + 1);
+    assert_eq!(tier.status().unwrap().reading_fails, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_object_is_deleted_and_not_read_again_for_a_while() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    let digest = write(&tier, b"content").await;
+    tier.record_fault(&registry(), digest, Fault::Wrong);
+    tier.finish(Duration::from_secs(1)).await;
+    assert!(objects.keys("blobs").is_empty());
+    let late = objects.tier_with(|config| config.write = false);
+    objects.replace("larder/v1/blobs/x", "other");
+    late.record_fault(&registry(), digest, Fault::Wrong);
+    late.finish(Duration::from_secs(1)).await;
+    assert_eq!(objects.keys("blobs").len(), 1, "a node that may not write deletes nothing");
+}
+
+async fn role(tier: &Tier, digest: Digest) -> Role {
+    tier.role(&registry(), digest, 20).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_wait_for_the_writer_and_take_over_when_it_is_gone() {
+    let objects = FakeObjects::default();
+    let [one, two, three] = [objects.tier(), objects.tier(), objects.tier()];
+    let digest = Digest::of(b"content");
+    let Role::Writer(claim) = role(&one, digest).await else { panic!("the first one writes") };
+    let Role::Waiter(found, slot) = role(&two, digest).await else { panic!("the second one waits") };
+    let waiting = tokio::spawn(read(found));
+    // Renewed, it holds for longer than a silent one would.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!waiting.is_finished() && !slot.is_held());
+    // As after `kill -9`: nothing renews it any more.
+    let lease = objects.keys("leases").remove(0);
+    let frozen = objects.content(&lease).unwrap();
+    claim.release();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    objects.replace(&lease, frozen);
+    let Role::Waiter(found, third) = role(&three, digest).await else { panic!("the third one waits") };
+    let also_waiting = tokio::spawn(read(found));
+    assert_eq!(waiting.await.unwrap(), Err(ErrorKind::GaveUp));
+    assert!(slot.is_held() && !third.is_held(), "one of them takes over");
+    write(&two, b"content").await;
+    slot.release();
+    // Of another size than the lease was about.
+    assert_eq!(also_waiting.await.unwrap(), Err(ErrorKind::GaveUp));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_gets_what_the_writer_wrote() {
+    let objects = FakeObjects::default();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let digest = Digest::of(&[7; 20]);
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, slot) = role(&two, digest).await else { panic!() };
+    let waiting = tokio::spawn(read(found));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    write(&one, &[7; 20]).await;
+    claim.release();
+    assert_eq!(waiting.await.unwrap(), Ok(vec![7; 20]));
+    assert!(!slot.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_gives_up_is_followed_by_a_waiter() {
+    let objects = FakeObjects::default();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let digest = Digest::of(b"content");
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, slot) = role(&two, digest).await else { panic!() };
+    claim.release();
+    assert_eq!(read(found).await, Err(ErrorKind::GaveUp));
+    assert!(slot.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_creates_twice_or_fails_makes_every_node_ask_the_registry() {
+    let objects = FakeObjects::default();
+    objects.create_twice();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let digest = Digest::of(b"content");
+    let (first, second) = (role(&one, digest).await, role(&two, digest).await);
+    assert!(matches!((first, second), (Role::Writer(_), Role::Writer(_))));
+    objects.fail(Some(ErrorKind::Unsupported));
+    assert!(matches!(role(&one, Digest::of(b"other")).await, Role::Alone));
+    objects.fail(None);
+    // A lease that nobody renews holds a node that may not write for seconds, and no longer than that.
+    let reader = objects.tier_with(|config| config.write = false);
+    let digest = Digest::of(b"third");
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, _) = role(&reader, digest).await else { panic!() };
+    let lease = objects.keys("leases").remove(0);
+    objects.remove(&lease);
+    drop(claim);
+    assert_eq!(read(found).await, Err(ErrorKind::GaveUp));
+}
+
+#[tokio::test]
+async fn what_no_node_uses_is_deleted_and_what_is_not_ours_stays() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    write(&tier, b"content").await;
+    objects.replace("other/object", "x");
+    objects.replace("larder/v0/blobs/sha256/ab/x", "x");
+    let kept = tier.collect(Duration::from_secs(1)).await.unwrap();
+    assert_eq!((kept.deleted, kept.kept, kept.kept_bytes), (0, 1, 7));
+    assert!(objects.keys("probe").is_empty());
+    let reader = objects.tier_with(|config| config.write = false);
+    assert_eq!(reader.collect(Duration::ZERO).await.unwrap_err().kind, ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn a_round_trip_names_the_step_that_fails() {
+    let objects = FakeObjects::default();
+    assert!(objects.tier().probe().await.unwrap().creates_once);
+    assert!(objects.keys("probe").is_empty());
+    objects.create_twice();
+    assert!(!objects.tier().probe().await.unwrap().creates_once);
+    objects.fail(Some(ErrorKind::Denied));
+    let (step, error) = objects.tier().probe().await.unwrap_err();
+    assert_eq!((step, error.kind), ("write", ErrorKind::Denied));
+}
