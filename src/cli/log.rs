@@ -76,10 +76,13 @@ impl LogFilter {
     }
 }
 
+/// Crates whose errors Larder tells itself: they log each attempt, and documents that they do not understand as a whole.
+const SILENT: &str = "kube_client=off,kube_runtime=off";
+
 /// Lines of other crates are written from warnings on: theirs below that are for their authors.
 fn filter(LogConfig { level, access, .. }: LogConfig) -> EnvFilter {
     let access = if access { LogLevel::Info.name() } else { "off" };
-    EnvFilter::new(format!("warn,larder={},larder::access={access}", level.name()))
+    EnvFilter::new(format!("warn,{SILENT},larder={},larder::access={access}", level.name()))
 }
 
 /// Lines on their way.
@@ -254,9 +257,14 @@ mod tests {
         let text = |level, access| filter(LogConfig { level, access, format: LogFormat::Text }).to_string();
         let directives = |level, access| {
             let mut all: Vec<String> = text(level, access).split(',').map(str::to_owned).collect();
+            all.retain(|directive| !SILENT.contains(directive.as_str()));
             all.sort();
             all
         };
+        assert!(
+            text(LogLevel::Debug, true).contains("kube_client=off"),
+            "each attempt to reach an API server"
+        );
         assert_eq!(directives(LogLevel::Error, true), ["larder::access=info", "larder=error", "warn"]);
         assert_eq!(directives(LogLevel::Debug, false), ["larder::access=off", "larder=debug", "warn"]);
     }

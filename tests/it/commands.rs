@@ -43,6 +43,18 @@ fn store() -> StoreStatus {
     }
 }
 
+fn list_status(summary: Summary) -> ListStatus {
+    let text = String::new;
+    ListStatus {
+        images: 1,
+        running: false,
+        finished_at: Some(Timestamp(1)),
+        summary,
+        failed: vec![(text(), text())],
+        problem: Some(text()),
+    }
+}
+
 fn pod_sources() -> PodsStatus {
     let text = String::new;
     PodsStatus {
@@ -142,14 +154,6 @@ fn samples() -> Vec<Value> {
             reading_fails: Some(TierTrouble { kind: text(), seconds: 1 }),
             writing_fails: Some(TierTrouble { kind: text(), seconds: 1 }),
         }),
-    };
-    let prepull = ListStatus {
-        images: 1,
-        running: false,
-        finished_at: Some(Timestamp(1)),
-        summary,
-        failed: vec![(text(), text())],
-        problem: Some(text()),
     };
     let events = [
         Event::Resolved { image: text(), digest: text(), platforms: vec![], foreign_layers: 1 },
