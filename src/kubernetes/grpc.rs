@@ -27,6 +27,9 @@ const OPEN_MAX: Duration = Duration::from_secs(2);
 /// The server's name in requests, as gRPC's own libraries have it for a local socket.
 const ORIGIN: &str = "http://localhost";
 
+/// The answers of a server to one question, as they come.
+pub(super) type Answers<A> = Streaming<A>;
+
 /// Why a local server gives no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
@@ -126,7 +129,7 @@ impl Connection {
         &self,
         path: &'static str,
         question: Q,
-    ) -> Result<Streaming<A>, LocalError>
+    ) -> Result<Answers<A>, LocalError>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,

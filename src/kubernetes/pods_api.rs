@@ -14,9 +14,8 @@ use futures_util::future::BoxFuture;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::codec::Streaming;
 
-use super::grpc::{Connection, LocalError};
+use super::grpc::{Answers, Connection, LocalError};
 use super::pod::Pod;
 use super::pod_message;
 use super::source::{PodEvent, PodSource};
@@ -148,7 +147,7 @@ async fn follow(
 ) -> Result<(), End> {
     let subscription = connection.subscribe::<_, Watched>(WATCH, Nothing {});
     tokio::pin!(subscription);
-    let mut stream: Option<Streaming<Watched>> = None;
+    let mut stream: Option<Answers<Watched>> = None;
     let mut list_at = Instant::now();
     loop {
         tokio::select! {
@@ -166,7 +165,7 @@ async fn follow(
 }
 
 /// The next event; pending while nothing has come yet.
-async fn next(stream: &mut Option<Streaming<Watched>>) -> Result<Watched, LocalError> {
+async fn next(stream: &mut Option<Answers<Watched>>) -> Result<Watched, LocalError> {
     let Some(stream) = stream else { return std::future::pending().await };
     let ended =
         || LocalError::Refused { code: "Ok".to_owned(), message: "kubelet ended the watch".to_owned() };

@@ -234,9 +234,9 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "kubernetes",
         &[
-            &["config", "pod", "status"],
-            &["source"],
-            &["api_server", "secrets", "table"],
+            &["config", "grpc", "pod", "status"],
+            &["pod_message", "source"],
+            &["api_server", "image_service", "pods_api", "secrets", "table"],
             &["access", "api_secrets", "node_images", "plan", "watch"],
             &["fetch"],
             &["metrics", "state"],
