@@ -87,10 +87,12 @@ e2e: ## The real programs: containerd, runc, docker-registry, skopeo, podman, Do
 	$(CARGO) build --locked --bin larder --example demo
 	$(AS_ROOT) /usr/bin/python3 -B tests/e2e/run.py
 
-test-long: ## Kills, power cuts and blobs, E2E_LONG (100) times as many as in make test; a million from 500 on; Chromium
+test-long: ## Kills, power cuts and blobs, E2E_LONG (100) times as many as in make test; a million from 500 on; Chromium; a shared tier of ten nodes and 1 GiB
 	$(CARGO) build --locked --bin larder
 	tests/tools.sh --long
 	$(AS_ROOT) env E2E_LONG=$(E2E_LONG) /usr/bin/python3 -B tests/e2e/run.py Disk FullDisk Browser
+	$(CARGO) build --locked --release --bin larder
+	$(AS_ROOT) env E2E_TIER_MIB=1024 E2E_TIER_NODES=10 LARDER=$(CURDIR)/target/release/larder /usr/bin/python3 -B tests/e2e/run.py Tier
 
 stall: ## Unit and integration tests with threads stopped at random, STALL_ROUNDS (3) times: finds races
 	mkdir -p target && cc -Wall -O2 -shared -fPIC -o target/stall.so tests/stall.c -lpthread
@@ -105,6 +107,7 @@ bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; th
 	$(CARGO) bench --locked --bench side_by_side
 	$(CARGO) bench --locked --bench lazy
 	$(CARGO) bench --locked --bench pods
+	$(CARGO) bench --locked --bench tier
 	$(CARGO) bench --locked --bench micro
 	$(MAKE) --no-print-directory bench-scale
 

@@ -23,9 +23,14 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon on the state directory, with a budget of `max_bytes`, and waits until it is ready.
     pub(crate) fn start(state: &Path, registry: &str, max_bytes: &str) -> Self {
+        Self::start_with(state, registry, max_bytes, "")
+    }
+
+    /// The same with more lines of configuration.
+    pub(crate) fn start_with(state: &Path, registry: &str, max_bytes: &str, more: &str) -> Self {
         let (address, admin) = (free(), free());
         let text = format!(
-            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n[[registry]]\nhost = \"reg.test\"\nendpoints = [\"http://{registry}\"]\n",
+            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n[[registry]]\nhost = \"reg.test\"\nendpoints = [\"http://{registry}\"]\n{more}",
             state.display()
         );
         let path = state.join("larder.toml");
@@ -176,6 +181,6 @@ impl Connection {
     }
 }
 
-fn free() -> String {
+pub(crate) fn free() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

@@ -11,6 +11,8 @@ mod admin;
 mod api_server;
 mod arch_alias;
 mod blobs;
+#[cfg(feature = "tier")]
+mod bucket;
 mod client_auth;
 mod commands;
 mod conformance;
@@ -49,8 +51,6 @@ mod reload;
 mod request_log;
 mod rights;
 mod runtime_errors;
-#[cfg(feature = "tier")]
-mod s3_of_the_tests;
 mod secrets;
 mod segments;
 mod several_ranges;

@@ -1,0 +1,105 @@
+//! What a shared tier is worth to a new node, and what writing to it costs the first one.
+//!
+//! `cargo bench --bench tier`, which `make bench` runs. Needs SeaweedFS (`tests/tools.sh --bench` installs it). Writes
+//! `benches/TIER.md`, `benches/tier.json` and `benches/tier.svg`. The registry answers after 50 ms and sends 20 MB/s in
+//! all; the object store is on loopback. Read the ratios: the figures are this machine's.
+//! `BENCH_MIB=64` pulls a smaller image and writes nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what a benchmark is for")]
+#![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
+
+#[path = "../scale/daemon.rs"]
+#[allow(dead_code, reason = "the other benchmark needs more of it")]
+mod daemon;
+mod registry;
+mod report;
+#[path = "../side_by_side/shaper.rs"]
+#[allow(dead_code, reason = "the other benchmark needs more of it")]
+mod shaper;
+mod store;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use daemon::Daemon;
+use registry::{Image, Registry};
+use report::{Measured, Report};
+use shaper::{Limit, Shaper};
+use store::Store;
+
+/// Bytes a second of the registry's link.
+const LINK: f64 = 20e6;
+/// How often each row is measured; the median counts. Each time it is another image.
+const ROUNDS: usize = 5;
+/// Bytes of an image, in MiB, and its layers.
+const MIB: usize = 256;
+const LAYERS: usize = 4;
+/// Layers that a runtime fetches at a time.
+const AT_ONCE: usize = 3;
+
+fn main() {
+    // Cargo passes `--bench`; `cargo test` would run this too.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return;
+    }
+    let chosen: Option<usize> = std::env::var("BENCH_MIB").ok().and_then(|text| text.parse().ok());
+    let mib = chosen.unwrap_or(MIB);
+    let registry = Registry::start();
+    let link = Shaper::start(&registry.address, Limit::Together(LINK));
+    let store = Store::start();
+    let mut report = Report::new(mib, LAYERS);
+    for round in 0..ROUNDS {
+        let image = registry.push(mib << 20, LAYERS, round as u64);
+        report.add("new node, no tier", pull(&image, &link, ""));
+        report.add("first node, it writes to the tier", pull(&image, &link, &store.section()));
+        report.add("new node, the tier has the image", pull(&image, &link, &store.section()));
+        registry.forget(&image);
+    }
+    report.print();
+    if chosen.is_none() {
+        report.write(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches")));
+    }
+}
+
+/// An empty node pulls the image as a runtime does; its processor time until everything is stored and shared counts.
+fn pull(image: &Image, link: &Shaper, tier: &str) -> Measured {
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(directory.path(), &link.address, "100%", tier);
+    daemon.settle();
+    rustix::fs::sync();
+    let (cpu, sent) = (daemon.cpu_seconds(), link.sent());
+    let begun = Instant::now();
+    let (status, manifest) = daemon.connect().get(&format!("/v2/bench/app/manifests/{}", image.tag));
+    assert!(status == 200 && manifest == image.manifest, "manifest: {status}");
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let mut connection = daemon.connect();
+                loop {
+                    let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(layer) = image.layers.get(at) else { return };
+                    let (status, body) = connection.get(&format!("/v2/bench/app/blobs/{}", layer.digest));
+                    assert!(
+                        status == 200 && body == *layer.bytes,
+                        "layer {at}: {status}, {} bytes",
+                        body.len()
+                    );
+                }
+            });
+        }
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    // Until the last layer is stored here and in the tier.
+    std::thread::sleep(Duration::from_secs(2));
+    daemon.settle();
+    let gigabytes = image.bytes() as f64 / 1e9;
+    let measured = Measured {
+        seconds,
+        cpu_per_gb: (daemon.cpu_seconds() - cpu) / gigabytes,
+        from_registry: (link.sent() - sent) as f64 / image.bytes() as f64,
+    };
+    daemon.stop();
+    measured
+}

@@ -1,0 +1,77 @@
+//! SeaweedFS with its S3, on loopback.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::daemon::free;
+
+const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/seaweedfs/bin/weed");
+
+/// A running object store.
+pub(crate) struct Store {
+    process: Child,
+    address: String,
+    directory: tempfile::TempDir,
+}
+
+impl Store {
+    pub(crate) fn start() -> Self {
+        assert!(Path::new(PROGRAM).exists(), "SeaweedFS is missing: run tests/tools.sh --bench");
+        let directory = tempfile::tempdir().unwrap();
+        let identities = r#"{"identities":[{"name":"bench","credentials":[{"accessKey":"bench","secretKey":"bench-secret"}],"actions":["Admin","Read","Write","List"]}]}"#;
+        fs::write(directory.path().join("s3.json"), identities).unwrap();
+        fs::write(
+            directory.path().join("tier.key"),
+            "[default]\naws_access_key_id = bench\naws_secret_access_key = bench-secret\n",
+        )
+        .unwrap();
+        let port = || {
+            // Its second port for each service is 10,000 higher.
+            loop {
+                let port: u16 = free().rsplit(':').next().unwrap().parse().unwrap();
+                if port < 55_000 {
+                    return port;
+                }
+            }
+        };
+        let s3 = port();
+        let mut command = Command::new(PROGRAM);
+        command.arg("server").arg(format!("-dir={}", directory.path().display()));
+        command.arg(format!("-s3.config={}", directory.path().join("s3.json").display()));
+        command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.port.iceberg=0"]);
+        command.args(["-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=16"]);
+        command.args(["-volume.preStopSeconds=0", "-metricsPort=0"]).arg(format!("-s3.port={s3}"));
+        for name in ["master", "volume", "filer"] {
+            command.arg(format!("-{name}.port={}", port()));
+        }
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let store = Self { process, address: format!("127.0.0.1:{s3}"), directory };
+        let until = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(&store.address).is_err() {
+            assert!(Instant::now() < until, "SeaweedFS does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // Its port is open before its volumes are known.
+        std::thread::sleep(Duration::from_secs(5));
+        store
+    }
+
+    /// The section of a node's configuration.
+    pub(crate) fn section(&self) -> String {
+        format!(
+            "[tier]\nurl = \"s3://bench/tier\"\nendpoint = \"http://{}\"\nregion = \"us-east-1\"\npath_style = true\nkey_file = \"{}\"\n",
+            self.address,
+            self.directory.path().join("tier.key").display()
+        )
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
