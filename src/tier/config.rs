@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::network::Reach;
+
 /// Uploads at the same time; each holds one part in memory.
 const UPLOADS: usize = 3;
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub uploads: usize,
     /// The proxies of the environment.
     pub proxy: Proxies,
+    /// The network that connections are opened through; not a setting of the configuration.
+    pub reach: Reach,
 }
 
 /// The proxies that requests to the tier go through; as the environment has them.
@@ -80,6 +84,7 @@ impl Config {
             wait_max: Duration::from_secs(240),
             uploads: UPLOADS,
             proxy: Proxies::default(),
+            reach: Reach::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! (`Tier`), and its signature (object_store).
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use std::time::Duration;
 
 use http::Uri;
 use http_body_util::BodyExt;
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use object_store::ClientOptions;
@@ -28,11 +30,11 @@ use object_store::client::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tower::Service;
 
 use super::config::Config;
 use super::error::BuildError;
+use super::network::{Io, Reach};
 
 /// Connections to the store that are kept for the next request: as many as there are downloads on a busy node.
 const IDLE_CONNECTIONS_MAX: usize = 16;
@@ -138,6 +140,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, BuildError> {
 struct Dialer {
     direct: HttpConnector,
     proxies: Arc<Matcher>,
+    reach: Reach,
 }
 
 impl Dialer {
@@ -150,25 +153,29 @@ impl Dialer {
         // Where a platform serves the credentials of its machines, and loopback, there is no proxy.
         let no = format!("localhost,127.0.0.0/8,::1,169.254.0.0/16,fd00:ec2::254,{}", proxy.no);
         let proxies = Matcher::builder().http(proxy.http.as_str()).https(proxy.https.as_str()).no(no).build();
-        Self { direct, proxies: Arc::new(proxies) }
+        Self { direct, proxies: Arc::new(proxies), reach: config.reach.clone() }
     }
 }
 
 impl Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
+    type Response = Link;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<TcpStream>, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Link, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
+        if let Some(network) = self.reach.other() {
+            let connecting = network.connect(to.authority().map_or("", |authority| authority.as_str()));
+            return Box::pin(async move { Ok(Link(TokioIo::new(connecting.await?))) });
+        }
         // Plain HTTP is for a store within the operator's network: no proxy is asked for it.
         let proxy = self.proxies.intercept(&to).filter(|_| to.scheme_str() == Some("https"));
         let mut direct = self.direct.clone();
         Box::pin(async move {
-            let Some(proxy) = proxy else { return Ok(direct.call(to).await?) };
+            let Some(proxy) = proxy else { return Ok(Link::from(direct.call(to).await?)) };
             if proxy.uri().scheme_str() != Some("http") {
                 return Err("only http:// proxies are supported".into());
             }
@@ -176,7 +183,58 @@ impl Service<Uri> for Dialer {
             if let Some(auth) = proxy.basic_auth() {
                 tunnel = tunnel.with_auth(auth.clone());
             }
-            Ok(tunnel.call(to).await?)
+            Ok(Link::from(tunnel.call(to).await?))
         })
+    }
+}
+
+/// A connection to the store, through whichever network.
+struct Link(TokioIo<Box<dyn Io>>);
+
+impl<T: Io + 'static> From<TokioIo<T>> for Link {
+    fn from(io: TokioIo<T>) -> Self {
+        Self(TokioIo::new(Box::new(io.into_inner())))
+    }
+}
+
+impl Connection for Link {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl Write for Link {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

@@ -104,6 +104,7 @@ impl Tier {
             wait_max: self.wait_max,
             uploads: self.uploads as usize,
             proxy: tier::Proxies { http, https, no },
+            reach: tier::Reach::default(),
         })
     }
 }
