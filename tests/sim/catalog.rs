@@ -74,8 +74,8 @@ impl Repo {
 }
 
 impl Host {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Reg, Self::Mirror, Self::Hub, Self::Store, Self::Objects, Self::Evil];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Reg, Self::Mirror, Self::Hub, Self::Store, Self::Objects, Self::Evil, Self::Bucket];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -85,6 +85,7 @@ impl Host {
             Self::Store => "store.corp",
             Self::Objects => "objects.corp",
             Self::Evil => "evil.example",
+            Self::Bucket => "bucket.corp",
         }
     }
 

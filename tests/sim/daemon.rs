@@ -13,6 +13,7 @@ use larder::support::shutdown::{self, Trigger};
 use larder::upstream::Reach;
 use tokio::task::JoinHandle;
 
+use crate::bucket;
 use crate::disk::Disk;
 use crate::plan::Setup;
 use crate::pods::Pods;
@@ -39,13 +40,14 @@ fn configuration(setup: &Setup, disk: &Disk) -> String {
     };
     let mirror = if setup.mirror { "\"http://mirror.corp\", " } else { "" };
     let node = if setup.node { format!("{:?}", disk.node_config()) } else { String::new() };
+    let tier = if setup.tier { bucket::configuration(&disk.tier_key()) } else { String::new() };
     let negative = if setup.no_negative { "0s" } else { "3s" };
     format!(
         "[server]\nlisten = [\"unix:/memory\"]\ndrain_wait = \"20s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
          [store]\nmax_bytes = \"{budget}\"\nmin_free = \"{free}\"\n[freshness]\nnegative_ttl = \"{negative}\"\n\
          [credentials]\nnode = [{node}]\n[[registry]]\nhost = \"reg.corp\"\n\
          endpoints = [{mirror}\"http://reg.corp\"]\n[[registry]]\nhost = \"store.corp\"\n\
-         endpoints = [\"http://store.corp\"]\n"
+         endpoints = [\"http://store.corp\"]\n{tier}"
     )
 }
 
@@ -54,6 +56,9 @@ fn settings(disk: &Disk, upstreams: &Upstreams, setup: &Setup) -> Result<Setting
     let resolved = resolve(&configuration(setup, disk), &environment);
     let mut settings = resolved.map_err(|mistakes| format!("{mistakes:?}"))?;
     settings.upstream.reach = Reach::through(upstreams.network());
+    if let Some(tier) = &mut settings.tier {
+        tier.reach = larder::tier::Reach::through(upstreams.way_to_bucket());
+    }
     Ok(settings)
 }
 

@@ -56,6 +56,11 @@ impl Disk {
         self.root.join("node.json")
     }
 
+    /// The credential of the bucket.
+    pub(crate) fn tier_key(&self) -> PathBuf {
+        self.root.join("tier.key")
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.state().join("larder/store")
     }

@@ -9,6 +9,14 @@
     reason = "a program of its own: it reads its environment, says what it found and ends with a status"
 )]
 
+#[allow(unreachable_pub, missing_docs, dead_code, reason = "the integration tests need more of it")]
+#[path = "../support/fault.rs"]
+mod fault;
+#[allow(unreachable_pub, missing_docs, dead_code, reason = "the integration tests need more of it")]
+#[path = "../support/s3/mod.rs"]
+mod s3;
+
+mod bucket;
 mod catalog;
 mod client;
 mod daemon;

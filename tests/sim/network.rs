@@ -13,7 +13,7 @@ use crate::plan::{FaultKind, Host};
 use crate::registry::Upstreams;
 
 /// Bytes that wait on a connection.
-const BUFFER: usize = 64 * 1024;
+pub(crate) const BUFFER: usize = 64 * 1024;
 
 /// The network of one daemon.
 pub(crate) struct Reach {
@@ -64,7 +64,7 @@ impl Network for Reach {
                     .serve_connection(TokioIo::new(server), service)
                     .await;
             });
-            let connection: Box<dyn Io> = Box::new(Connection { io: client, upstreams, epoch });
+            let connection: Box<dyn Io> = Box::new(Connection::new(client, upstreams, epoch));
             Ok(connection)
         })
     }
@@ -77,13 +77,17 @@ fn address(host: Host) -> SocketAddr {
 }
 
 /// A connection that ends with the daemon that opened it.
-struct Connection {
+pub(crate) struct Connection {
     io: DuplexStream,
     upstreams: Upstreams,
     epoch: u32,
 }
 
 impl Connection {
+    pub(crate) fn new(io: DuplexStream, upstreams: Upstreams, epoch: u32) -> Self {
+        Self { io, upstreams, epoch }
+    }
+
     fn is_cut(&self) -> bool {
         self.upstreams.epoch() != self.epoch
     }

@@ -37,6 +37,9 @@ pub(crate) struct Setup {
     /// The daemon watches the node's pods.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) pods: bool,
+    /// There is a shared tier, in a bucket.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) tier: bool,
 }
 
 impl Default for Setup {
@@ -50,6 +53,7 @@ impl Default for Setup {
             no_negative: true,
             node: false,
             pods: false,
+            tier: false,
         }
     }
 }
@@ -121,8 +125,28 @@ pub(crate) enum Act {
     PodGone(u32),
     /// The API server that tells of pods goes away, or comes back.
     ApiServer { away: bool },
+    /// Others do something in the bucket of the shared tier.
+    Bucket(BucketAct),
     /// Nothing for a while.
     Wait { seconds: u64 },
+}
+
+/// What others do in the bucket of the shared tier.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BucketAct {
+    /// Another node has written the first version of an image.
+    Shared(Repo),
+    /// An object is damaged; without checksums, `lose_checks` makes it longer.
+    Damage(Damage),
+    /// What is no lease is where the lease of a layer would be.
+    Junk { repo: Repo, layer: u8 },
+    /// Another node says for so long that it is writing a layer, at so many bytes a second; it never does.
+    Writing { repo: Repo, layer: u8, seconds: u64, rate: u64 },
+    /// Everything is deleted.
+    Empty,
+    /// The clock of the store is so many seconds off from now on.
+    ClockOff { seconds: i64 },
 }
 
 /// Where an image is; what is in it is in `catalog.rs`.
@@ -248,6 +272,8 @@ pub(crate) enum Host {
     Objects,
     /// evil.example
     Evil,
+    /// bucket.corp: the object store of the shared tier
+    Bucket,
 }
 
 /// What of a host's answers.
@@ -267,6 +293,8 @@ pub(crate) enum Method {
     Any,
     Head,
     Get,
+    /// What changes something: of the bucket alone.
+    Put,
 }
 
 /// An upstream that does wrong.

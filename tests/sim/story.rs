@@ -37,6 +37,7 @@ pub(crate) fn tell(history: &History, violations: &[Violation]) -> String {
             ),
         ));
     }
+    lines.extend(history.bucket.seen.iter().map(|(at, line)| (*at, format!("   {}", shortened(line)))));
     lines.push((history.calm_at, "   nothing is wrong any more, and has not been for a while".to_owned()));
     if history.disk_hits > 0 {
         lines
@@ -79,6 +80,15 @@ fn answered(ask: &Ask) -> String {
             write!(text, " {}", String::from_utf8_lossy(&reply.kept).chars().take(160).collect::<String>());
     }
     text
+}
+
+/// Keys of the bucket without what all of them have.
+fn shortened(line: &str) -> String {
+    let words = line.split(' ').map(|word| match word.split('/').collect::<Vec<_>>().as_slice() {
+        [_, _, _, kind, _, _, hex, _] if hex.len() > 8 => format!("{kind} {}", &hex[..8]),
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Digests by their first digits.

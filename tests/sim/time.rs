@@ -25,7 +25,7 @@ const STEP_SHARE: u64 = 4;
 const STEP_WAITED_US: u64 = 200_000;
 const STEP_IDLE_US: u64 = 5_000_000;
 /// When simulated time begins.
-const START: u64 = 1_700_000_000;
+pub(crate) const START: u64 = 1_700_000_000;
 /// How often the other threads are let run before a history is given up: one of them does not come to rest.
 const TURNS_MAX: u32 = 50_000_000;
 

@@ -1,5 +1,7 @@
 //! What is really so, and since when: what the referee judges by. Times are milliseconds of simulated time.
 
+use std::collections::BTreeSet;
+
 use larder::reference::Digest;
 
 use crate::catalog::catalog;
@@ -25,6 +27,8 @@ pub(crate) struct Truth {
     pub(crate) set_back: Vec<u64>,
     /// What the node's docker config said, from when on.
     pub(crate) logins: Vec<(u64, NodeLogin)>,
+    /// Keys of objects of the bucket that others have damaged.
+    pub(crate) bucket_damage: BTreeSet<String>,
 }
 
 /// Others have filled the filesystem.
@@ -160,6 +164,7 @@ pub(crate) fn matches(fault: &Fault, host: Host, part: Part, head: bool, repo: O
             Method::Any => true,
             Method::Head => head,
             Method::Get => !head,
+            Method::Put => false,
         }
         && (fault.repo.is_none() || repo.is_none() || fault.repo == repo)
 }

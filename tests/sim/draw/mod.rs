@@ -2,6 +2,7 @@
 
 mod acts;
 mod pods;
+mod tier;
 
 use crate::plan::{
     Act, Fault, FaultKind, Get, Host, Manner, Method, Part, Plan, Pull, Repo, Setup, Step, What, Who,
@@ -81,6 +82,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     if pods::has_pods(seed) {
         pods::add(&mut plan);
     }
+    tier::add(&mut plan);
     plan
 }
 
@@ -155,6 +157,7 @@ impl Draw {
             no_negative: self.rng.chance(70),
             node: self.is(Theme::Node),
             pods: false,
+            tier: false,
         }
     }
 

@@ -10,6 +10,7 @@ mod rights;
 pub(crate) mod secrets;
 mod service;
 mod space;
+mod tier;
 
 use crate::client::Ask;
 use crate::plan::{Fault, FaultKind, Host, Method, Part, What, Who};
@@ -27,7 +28,7 @@ pub(crate) struct Violation {
 type Rule = fn(&Judge<'_>) -> Vec<Violation>;
 
 /// The rules, each with its sentence.
-pub(crate) const RULES: [(&str, &str, Rule); 7] = [
+pub(crate) const RULES: [(&str, &str, Rule); 8] = [
     ("bytes", bytes::SENTENCE, bytes::judge),
     ("rights", rights::SENTENCE, rights::judge),
     ("secrets", secrets::SENTENCE, secrets::judge),
@@ -35,6 +36,7 @@ pub(crate) const RULES: [(&str, &str, Rule); 7] = [
     ("cost", cost::SENTENCE, cost::judge),
     ("space", space::SENTENCE, space::judge),
     ("memory", memory::SENTENCE, memory::judge),
+    ("tier", tier::SENTENCE, tier::judge),
 ];
 
 /// All violations of a history, the earliest first.
@@ -100,6 +102,7 @@ impl Judge<'_> {
         let method = match fault.method {
             Method::Any => true,
             Method::Head => ask.head,
+            Method::Put => false,
             Method::Get => {
                 !ask.head || ask.what == What::Tag || matches!(fault.part, Part::Any | Part::Token)
             }

@@ -19,9 +19,11 @@ use hyper::body::Incoming;
 use larder::reference::Digest;
 use larder::upstream::Network;
 
+use crate::bucket::{self, Way};
 use crate::catalog::REPOS;
 use crate::network::Reach;
-use crate::plan::{Fault, FaultKind, Host, Part, Repo, Setup, Who};
+use crate::plan::{Fault, FaultKind, Host, Method, Part, Repo, Setup, Who};
+use crate::s3::{self, Bucket};
 use crate::time::Now;
 use crate::truth::{Span, Truth, is_of_the_host, matches};
 
@@ -53,6 +55,7 @@ pub(crate) struct Upstreams(Arc<Shared>);
 struct Shared {
     now: Now,
     setup: Setup,
+    bucket: Bucket,
     epoch: AtomicU32,
     state: Mutex<State>,
 }
@@ -60,6 +63,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     truth: Truth,
+    bucket_seen: Vec<(u64, String)>,
     seen: Vec<Seen>,
     tokens: BTreeMap<String, Token>,
     /// Tokens that a fault made others on their way: what was really sent.
@@ -76,7 +80,52 @@ struct Token {
 
 impl Upstreams {
     pub(crate) fn new(now: Now, setup: Setup) -> Self {
-        Self(Arc::new(Shared { now, setup, epoch: AtomicU32::new(0), state: Mutex::default() }))
+        let bucket = bucket::new(&now);
+        let this = Self(Arc::new(Shared {
+            now,
+            setup,
+            bucket: bucket.clone(),
+            epoch: AtomicU32::new(0),
+            state: Mutex::default(),
+        }));
+        let faults = Arc::downgrade(&this.0);
+        bucket.wrong(move |asked| Self(faults.upgrade()?).bucket_fault(asked).map(bucket::wrong));
+        this
+    }
+
+    /// The object store of the shared tier.
+    pub(crate) fn bucket(&self) -> &Bucket {
+        &self.0.bucket
+    }
+
+    /// The way to it, for the daemon that is about to start.
+    pub(crate) fn way_to_bucket(&self) -> Arc<dyn larder::tier::Network> {
+        Arc::new(Way::new(self.clone(), self.epoch()))
+    }
+
+    /// What goes wrong with this request to the bucket; counted.
+    fn bucket_fault(&self, asked: &s3::Asked) -> Option<FaultKind> {
+        self.0.now.stir();
+        let (part, writes) = bucket::about(asked);
+        let fault = self.fault_that(|fault| {
+            fault.host == Host::Bucket
+                && (fault.part == Part::Any || fault.part == part)
+                && match fault.method {
+                    Method::Any => true,
+                    Method::Head | Method::Get => !writes,
+                    Method::Put => writes,
+                }
+        });
+        let wrong = fault.map_or(String::new(), |fault| format!(", on purpose: {fault:?}"));
+        let range = asked.headers.get("range").and_then(|range| range.to_str().ok()).unwrap_or_default();
+        let line = format!("{} <- {:?} {} {range}{wrong}", Host::Bucket.name(), asked.op, asked.key);
+        self.state().bucket_seen.push((self.0.now.ms(), line));
+        fault
+    }
+
+    /// Requests that came to the bucket, with when.
+    pub(crate) fn bucket_seen(&self) -> Vec<(u64, String)> {
+        self.state().bucket_seen.clone()
     }
 
     /// What is so, to be changed.
@@ -133,13 +182,16 @@ impl Upstreams {
 
     /// What goes wrong with this; counted.
     fn fault_for(&self, host: Host, part: Part, head: bool, repo: Option<Repo>) -> Option<FaultKind> {
+        self.fault_that(|fault| matches(fault, host, part, head, repo))
+    }
+
+    fn fault_that(&self, touches: impl Fn(&Fault) -> bool) -> Option<FaultKind> {
         let at = self.0.now.ms();
         let mut state = self.state();
-        let span = state.truth.faults.iter_mut().rev().find(|span| {
-            span.until.is_none()
-                && !is_of_the_host(span.what.kind)
-                && matches(&span.what, host, part, head, repo)
-        })?;
+        let span =
+            state.truth.faults.iter_mut().rev().find(|span| {
+                span.until.is_none() && !is_of_the_host(span.what.kind) && touches(&span.what)
+            })?;
         span.hit = Some(at);
         if let Some(left) = &mut span.what.times {
             *left = left.saturating_sub(1);

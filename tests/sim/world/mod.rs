@@ -13,6 +13,7 @@ use larder::admin::control;
 use larder::listener::memory::Dialer;
 use tokio::task::JoinSet;
 
+use crate::bucket;
 use crate::client::Ask;
 use crate::daemon::Daemon;
 use crate::disk::Disk;
@@ -44,6 +45,7 @@ pub(crate) struct History {
     pub(crate) pages: Vec<String>,
     /// Files that hold a secret.
     pub(crate) leaks: Vec<String>,
+    pub(crate) bucket: bucket::Left,
     pub(crate) disk_hits: u64,
     pub(crate) ended_at: u64,
 }
@@ -110,6 +112,9 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
     };
     if plan.setup.node {
         world.log_in(NodeLogin::Right);
+    }
+    if plan.setup.tier {
+        world.disk.as_another(|| fs::write(world.disk.tier_key(), bucket::key_file()).unwrap());
     }
     world.start().await;
     for (number, step) in plan.steps.iter().enumerate() {
@@ -197,6 +202,11 @@ impl World {
             Act::Pod { id, who, repo } => self.pods.bind(*id, *who, *repo),
             Act::PodGone(id) => self.pods.delete(*id),
             Act::ApiServer { away } => self.pods.set_away(*away),
+            Act::Bucket(act) => {
+                let bucket = self.upstreams.bucket().clone();
+                let done = self.upstreams.truth(|truth, _| bucket::act(&bucket, truth, act));
+                self.note(done);
+            }
             Act::Wait { seconds } => self.now.sleep(Duration::from_secs(*seconds)).await,
         }
     }
@@ -264,6 +274,10 @@ impl World {
         }
         let leaks = leaks(&self.disk.state(), &self.upstreams.tokens());
         let ended_at = self.now.ms();
+        let secrets: Vec<String> = self.upstreams.tokens().into_iter().map(|(token, _)| token).collect();
+        let damaged = self.upstreams.truth(|truth, _| truth.bucket_damage.clone());
+        let mut bucket = bucket::left(self.upstreams.bucket(), &damaged, &secrets);
+        bucket.seen = self.upstreams.bucket_seen();
         History {
             plan: self.plan,
             asks: self.done,
@@ -277,6 +291,7 @@ impl World {
             log: crate::log::take(),
             pages: self.pages,
             leaks,
+            bucket,
             disk_hits: self.disk_hits,
             ended_at,
         }

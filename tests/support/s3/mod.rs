@@ -10,7 +10,7 @@ mod wrong;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri};
@@ -23,6 +23,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+pub use self::objects::Clock;
 use self::objects::Objects;
 pub use self::wrong::Wrong;
 use super::fault::Body;
@@ -146,8 +147,14 @@ impl Drop for FakeS3 {
 
 impl Bucket {
     /// An empty bucket whose clock is this machine's.
+    #[allow(clippy::disallowed_methods, reason = "the clock of the store, which is no part of the daemon")]
     pub fn new() -> Self {
-        let objects = Objects::default();
+        Self::with_clock(Arc::new(SystemTime::now))
+    }
+
+    /// An empty bucket with this clock.
+    pub fn with_clock(now: Clock) -> Self {
+        let objects = Objects::new(now);
         let mut builder = S3ServiceBuilder::new(objects.clone());
         builder.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
         let service = builder.build();

@@ -32,29 +32,25 @@ struct State {
     next: u64,
     page: usize,
     conditions: bool,
+    now: Clock,
     /// Seconds by which the store's clock is ahead.
     clock: i64,
 }
+
+/// What the store takes for the time.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// The content of the bucket. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Objects(Arc<Mutex<State>>);
 
-impl Default for Objects {
-    fn default() -> Self {
-        let (objects, uploads) = (BTreeMap::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(State {
-            objects,
-            uploads,
-            next: 1,
-            page: PAGE,
-            conditions: true,
-            clock: 0,
-        })))
-    }
-}
-
 impl Objects {
+    pub(super) fn new(now: Clock) -> Self {
+        let (objects, uploads) = (BTreeMap::new(), BTreeMap::new());
+        let (next, page, conditions, clock) = (1, PAGE, true, 0);
+        Self(Arc::new(Mutex::new(State { objects, uploads, next, page, conditions, now, clock })))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
@@ -102,9 +98,8 @@ impl Objects {
 }
 
 impl State {
-    #[allow(clippy::disallowed_methods, reason = "the clock of the store, which is no part of the daemon")]
     fn now(&self) -> SystemTime {
-        let now = SystemTime::now();
+        let now = (self.now)();
         let by = Duration::from_secs(self.clock.unsigned_abs());
         if self.clock < 0 { now - by } else { now + by }
     }
