@@ -55,6 +55,7 @@ mod secrets;
 mod segments;
 mod several_ranges;
 mod sha512;
+mod site_cache;
 mod space;
 mod status_watch;
 #[cfg(feature = "tier")]

@@ -220,7 +220,8 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "tier",
         &[
-            &["config", "counts", "error", "lease", "metrics", "recent"],
+            &["counts", "error", "lease", "metrics", "network", "recent"],
+            &["config"],
             &["health", "http", "layout", "objects"],
             &["backend/credential", "backend/store"],
             &["backend/platform"],

@@ -44,7 +44,7 @@ async fn a_private_layer_in_the_bucket_is_given_to_nobody_whom_the_registry_refu
     // And to whom it does not refuse, without a transfer.
     fleet.registry.forget_seen();
     assert_eq!(get_as(&second, &path, ALICE).await.body, blob.bytes);
-    assert_eq!(fleet.transfers(&blob), 0);
+    assert_eq!(fleet.asked_for(&blob), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

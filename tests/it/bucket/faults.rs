@@ -219,7 +219,7 @@ async fn a_bucket_that_is_away_and_comes_back_is_used_again() {
     }
     fleet.registry.forget_seen();
     second.pulls(&blob, "it is back").await;
-    assert_eq!(fleet.transfers(&blob), 0);
+    assert_eq!(fleet.asked_for(&blob), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

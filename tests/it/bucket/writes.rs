@@ -154,7 +154,7 @@ async fn a_completion_whose_answer_is_lost_costs_no_more_than_another_upload() {
     assert_eq!(fleet.s3.object(&key).unwrap(), blob.bytes);
     fleet.registry.forget_seen();
     fleet.node("second").pulls(&blob, "it is there").await;
-    assert_eq!(fleet.transfers(&blob), 0);
+    assert_eq!(fleet.asked_for(&blob), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,5 +177,5 @@ async fn a_bucket_that_refuses_writes_is_read_all_the_same() {
     let node = fleet.node("reader");
     node.pulls(&fleet.blob(SMALL, 2), "it may not write this").await;
     node.pulls(&blob, "and may read that").await;
-    assert_eq!(fleet.transfers(&blob), 0);
+    assert_eq!(fleet.asked_for(&blob), 0);
 }
