@@ -7,6 +7,7 @@ mod check;
 mod descriptors;
 mod error;
 mod pods;
+mod pulling;
 mod shown;
 mod status;
 
@@ -23,7 +24,7 @@ pub use error::Error;
 use crate::admin::control::{Control, EffectiveConfig, Explainer};
 use crate::admin::{self, History, Readiness, Sources};
 use crate::config::{self, Settings};
-use crate::credentials::{Keychain, Keys};
+use crate::credentials::Keychain;
 use crate::kubernetes::{PodSource, Pods, SecretSource};
 use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen, Listener};
 use crate::prepull::{Fetcher, List};
@@ -40,8 +41,9 @@ use crate::support::tasks::Tasks;
 use crate::tier::Tier;
 use crate::traces::Counts;
 use crate::upstream::Upstream;
-use crate::{kubernetes, prepull, pull, reference, serve, store, tier, upstream};
+use crate::{kubernetes, prepull, pull, reference, serve, store};
 use addresses::Addresses;
+use pulling::Pulling;
 use shown::SpanCounters;
 use status::StatusSources;
 
@@ -106,26 +108,8 @@ impl App {
             Some(held) => held,
             None => addresses::control_socket(&settings.admin.socket)?,
         };
-        let upstream_metrics = upstream::metrics::Metrics::register(&registry)?;
-        let keychain = check::keychain(&settings, Keys::open(&settings.keys)?)?;
-        let upstream = Upstream::new(
-            check::configured(&settings)?,
-            keychain.anonymous(),
-            upstream_metrics,
-            Arc::clone(&labels),
-            clock.clone(),
-        );
-        let pull_metrics = pull::metrics::Metrics::register(&registry)?;
-        let pull = Live::new(settings.pull.clone());
-        let tier = check::build_tier(&settings, clock.clone(), tier::metrics::Metrics::register(&registry)?)?;
-        let puller = Puller::new(
-            pull.clone(),
-            store.clone(),
-            upstream.clone(),
-            keychain.clone(),
-            tier.clone(),
-            pull_metrics,
-        );
+        let Pulling { keychain, upstream, tier, pull, puller } =
+            Pulling::build(&settings, &registry, &labels, &store, &clock)?;
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let pod_metrics = kubernetes::Metrics::register(&registry)?;
         let fetcher = Fetcher::new(puller.clone(), store.clone(), keychain.clone());

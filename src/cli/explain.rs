@@ -11,7 +11,9 @@ use super::failure::Failure;
 use super::output::{print_json, shown_duration};
 use super::run_async::ask_daemon;
 use crate::admin::control::Explain;
-use crate::admin::{CachedOutlook, Explanation, FreshnessOutlook, RightOutlook};
+use crate::admin::{
+    CachedOutlook, EndpointOutlook, Explanation, FreshnessOutlook, RateLimitReport, RightOutlook, TierOutlook,
+};
 use crate::kubernetes::PodOutlook;
 use crate::reference::Image;
 use crate::serve::RecentRequest;
@@ -60,33 +62,8 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
     let outage =
         explanation.outage_since.map_or(String::new(), |at| format!("; cannot be asked since {}", ago(at)));
     lines.push(("registry", format!("{}, {section}{outage}", explanation.registry)));
-    let endpoints = explanation.endpoints.iter().map(|endpoint| {
-        let role = if endpoint.authoritative { "authoritative" } else { "mirror" };
-        let shown = match endpoint.credentials.as_str() {
-            "node" => "any credential",
-            "caller" => "callers' credentials",
-            _ => "no credential",
-        };
-        let failing = Duration::from_secs(endpoint.failing_seconds.unwrap_or(0));
-        let health = endpoint.error.as_ref().map_or("answers, as far as is known".to_owned(), |error| {
-            format!("has been failing for {}: {error}", shown_duration(failing))
-        });
-        format!("{}  {role}, may be shown {shown}; {health}", endpoint.url)
-    });
-    add(&mut lines, "endpoints", endpoints);
-    let limits = explanation.rate_limits.iter().map(|limit| {
-        let number = |n: Option<u64>| n.map_or("?".to_owned(), |n| n.to_string());
-        let wait = limit.retry_after_seconds.map_or(String::new(), |wait| {
-            format!("; asked again in {}", shown_duration(Duration::from_secs(wait)))
-        });
-        format!(
-            "{}: {} of {} requests left{wait}",
-            limit.principal,
-            number(limit.remaining),
-            number(limit.limit)
-        )
-    });
-    add(&mut lines, "limits", limits);
+    add(&mut lines, "endpoints", explanation.endpoints.iter().map(shown_endpoint));
+    add(&mut lines, "limits", explanation.rate_limits.iter().map(shown_limit));
     let credentials = explanation.credentials.iter().map(|found| {
         let user = if found.username.is_empty() { "(no user name)" } else { &found.username };
         format!("{:<12} {}  {}  {user}", found.source, found.key, found.file)
@@ -105,17 +82,7 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
         None => lines.push(("cached", "nothing under this name".to_owned())),
         Some(cached) => add(&mut lines, "cached", shown_cached(cached)),
     }
-    if let Some(tier) = &explanation.tier {
-        let has = match (&tier.fails, tier.has_manifest) {
-            (Some(kind), _) => format!("it fails ({kind}); the registry is asked instead"),
-            (None, Some(true)) => {
-                "it has the manifest; its bytes are used once the registry confirms them".to_owned()
-            }
-            (None, Some(false)) => "it does not have the manifest".to_owned(),
-            (None, None) => "it is looked into for what is not here".to_owned(),
-        };
-        lines.push(("tier", has));
-    }
+    lines.extend(explanation.tier.iter().map(|tier| ("tier", shown_tier(tier))));
     if let Some(freshness) = &explanation.freshness {
         lines.push(("freshness", shown_freshness(freshness, now)));
     }
@@ -125,6 +92,39 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
     let recent = explanation.recent.iter().take(RECENT_SHOWN).map(|request| shown_request(request, now));
     add_or(&mut lines, "last", recent, "no request since the start");
     lines
+}
+
+fn shown_endpoint(endpoint: &EndpointOutlook) -> String {
+    let role = if endpoint.authoritative { "authoritative" } else { "mirror" };
+    let shown = match endpoint.credentials.as_str() {
+        "node" => "any credential",
+        "caller" => "callers' credentials",
+        _ => "no credential",
+    };
+    let failing = Duration::from_secs(endpoint.failing_seconds.unwrap_or(0));
+    let health = endpoint.error.as_ref().map_or("answers, as far as is known".to_owned(), |error| {
+        format!("has been failing for {}: {error}", shown_duration(failing))
+    });
+    format!("{}  {role}, may be shown {shown}; {health}", endpoint.url)
+}
+
+fn shown_limit(limit: &RateLimitReport) -> String {
+    let number = |n: Option<u64>| n.map_or("?".to_owned(), |n| n.to_string());
+    let wait = limit.retry_after_seconds.map_or(String::new(), |wait| {
+        format!("; asked again in {}", shown_duration(Duration::from_secs(wait)))
+    });
+    format!("{}: {} of {} requests left{wait}", limit.principal, number(limit.remaining), number(limit.limit))
+}
+
+fn shown_tier(tier: &TierOutlook) -> String {
+    match (&tier.fails, tier.has_manifest) {
+        (Some(kind), _) => format!("it fails ({kind}); the registry is asked instead"),
+        (None, Some(true)) => {
+            "it has the manifest; its bytes are used once the registry confirms them".to_owned()
+        }
+        (None, Some(false)) => "it does not have the manifest".to_owned(),
+        (None, None) => "it is looked into for what is not here".to_owned(),
+    }
 }
 
 fn add(lines: &mut Vec<(&'static str, String)>, title: &'static str, all: impl IntoIterator<Item = String>) {

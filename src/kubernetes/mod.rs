@@ -43,7 +43,8 @@ mod api_secrets;
 mod api_server;
 #[cfg(feature = "kubernetes")]
 mod grpc;
-#[cfg(all(test, feature = "kubernetes"))]
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
 mod grpc_tests;
 #[cfg(feature = "kubernetes")]
 mod image_service;
