@@ -72,14 +72,13 @@ impl RowsOnDisk {
 
     /// Opens the database of a clean stop, checks every row and compares the rows with the files.
     fn adopt(&mut self, clock: &Clock) -> Result<Rows, Failure> {
+        let database = Database::open(&self.path())?;
         let mut failure = None;
         let readable = |row: Result<_, Failure>| row.map_err(|error| failure = Some(error)).ok();
-        // Closed when all rows were read: until then sled keeps much of them in memory.
-        let before = Rows::from_unordered(Database::open(&self.path())?.rows().map_while(readable));
+        let before = Rows::from_unordered(database.rows().map_while(readable));
         if let Some(failure) = failure {
             return Err(failure);
         }
-        let database = Database::open(&self.path())?;
         let scan::Compared { mut rows, gone, new } = scan::compare(before, &self.layout, clock.now());
         for digest in &gone {
             database.remove(digest)?;
