@@ -11,7 +11,7 @@ PACKAGE_TARGET ?= $(shell uname -m)-unknown-linux-gnu
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim coverage docs tools e2e test-long stall bench bench-scale deb packages static image \
-  deny msrv fuzz
+  deny msrv fuzz bench-compare
 
 FUZZ_SECONDS ?= 60
 STALL_ROUNDS ?= 3
@@ -102,7 +102,7 @@ stall: ## Unit and integration tests with threads stopped at random, STALL_ROUND
 	    NEXTEST_RETRIES=0 $(MAKE) --no-print-directory unit || exit 1; \
 	done
 
-bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; then its pieces one by one
+bench: ## Larder beside nginx, docker-registry and other caches; writes benches/RESULTS.md; then its pieces one by one
 	tests/tools.sh --bench
 	$(CARGO) bench --locked --bench side_by_side
 	$(CARGO) bench --locked --bench lazy
@@ -110,6 +110,10 @@ bench: ## Larder beside nginx and docker-registry; writes benches/RESULTS.md; th
 	$(CARGO) bench --locked --bench tier
 	$(CARGO) bench --locked --bench micro
 	$(MAKE) --no-print-directory bench-scale
+
+bench-compare: ## This tree beside OLD, a program or a commit, in turns: which rows moved beyond noise (BENCH_ONLY, BENCH_ROUNDS)
+	tests/tools.sh --bench
+	benches/compare.sh "$(OLD)"
 
 bench-scale: ## Stores of 10,000, 100,000 and 1,000,000 blobs (16 GiB of disk); writes benches/SCALE.md
 	$(CARGO) bench --locked --bench scale

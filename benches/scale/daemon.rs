@@ -26,11 +26,11 @@ impl Daemon {
         Self::start_with(state, registry, max_bytes, "")
     }
 
-    /// The same with more lines of configuration.
+    /// The same with more lines of configuration, those of `[log]` first.
     pub(crate) fn start_with(state: &Path, registry: &str, max_bytes: &str, more: &str) -> Self {
         let (address, admin) = (free(), free());
         let text = format!(
-            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n[[registry]]\nhost = \"reg.test\"\nendpoints = [\"http://{registry}\"]\n{more}",
+            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n{more}\n[[registry]]\nhost = \"reg.test\"\nendpoints = [\"http://{registry}\"]\n",
             state.display()
         );
         let path = state.join("larder.toml");

@@ -1,6 +1,7 @@
-//! Compares Larder with nginx and docker-registry: the same files, on loopback, in one run, in turns.
+//! Compares Larder with nginx, docker-registry, Varnish, Traffic Server and drayage: the same files, on loopback, in one run, in turns.
 //!
-//! `make bench`. Needs nginx, docker-registry and wrk (`make tools` installs them). Writes `benches/RESULTS.md`,
+//! `make bench`. Needs nginx, docker-registry and wrk; other caches take part where they are installed (`tests/tools.sh --bench`
+//! installs all). Writes `benches/RESULTS.md`,
 //! `benches/results.json` and `benches/results.svg`. Read the ratios: the figures are this machine's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
@@ -8,7 +9,9 @@
 #![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
 
 mod client;
+mod compare;
 mod content;
+mod peers;
 mod report;
 mod servers;
 mod shaper;
@@ -17,6 +20,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use client::{Reply, fetch};
+use compare::median;
 use report::{Row, Table};
 use servers::{Congestion, Kind, Servers};
 use shaper::Shaper;
@@ -64,28 +68,24 @@ fn main() {
         idle(&mut table);
     }
     let peak = servers.all.iter().map(|server| (server.kind, server.peak_mib())).collect();
-    table.add(Row {
-        what: "peak memory over all of this".into(),
-        unit: "MiB",
-        more_is_better: false,
-        values: peak,
-    });
+    table.add(Row::once("peak memory over all of this".into(), "MiB", false, peak));
+    table.print_changes();
     // Parts of it, and comparisons with an earlier build, are for the developer's eyes and not committed.
     if only.is_empty() && std::env::var_os("BENCH_BEFORE").is_none() {
         table.write();
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// How often a row is measured: `BENCH_ROUNDS`, else `usual`.
+fn rounds(usual: usize) -> usize {
+    std::env::var("BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// A large blob that is in the page cache, read by this many readers at once; every byte is compared.
 fn warm(servers: &Servers, table: &mut Table, readers: usize) {
     let mut rates: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
     let mut cpu: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
-    for _ in 0..=ROUNDS {
+    for _ in 0..=rounds(ROUNDS) {
         for server in &servers.all {
             let _reno = (server.kind == Kind::NginxReno).then(Congestion::reno);
             let before = server.cpu_seconds();
@@ -101,27 +101,18 @@ fn warm(servers: &Servers, table: &mut Table, readers: usize) {
         }
     }
     // The first round fills caches and stores.
-    let medians =
-        |all: BTreeMap<Kind, Vec<f64>>| all.into_iter().map(|(k, v)| (k, median(v[1..].to_vec()))).collect();
-    table.add(Row {
-        what: format!("warm blob, {readers} reader(s)"),
-        unit: "GB/s",
-        more_is_better: true,
-        values: medians(rates),
-    });
-    table.add(Row {
-        what: format!("server CPU, {readers} reader(s)"),
-        unit: "s/GB",
-        more_is_better: false,
-        values: medians(cpu),
-    });
+    for rounds in [&mut rates, &mut cpu] {
+        rounds.values_mut().for_each(|values| *values = values.split_off(1));
+    }
+    table.add(Row::of(format!("warm blob, {readers} reader(s)"), "GB/s", true, rates));
+    table.add(Row::of(format!("server CPU, {readers} reader(s)"), "s/GB", false, cpu));
 }
 
 /// A small manifest on 32 connections.
 fn manifests(servers: &Servers, table: &mut Table) {
     let mut rates: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
     let mut cpu: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds(ROUNDS) {
         for server in &servers.all {
             let before = server.cpu_seconds();
             let url = format!("http://{}{}", server.address, server.manifest_path(&servers.manifest));
@@ -139,19 +130,8 @@ fn manifests(servers: &Servers, table: &mut Table) {
             cpu.entry(server.kind).or_default().push(micros);
         }
     }
-    let values = rates.into_iter().map(|(kind, values)| (kind, median(values))).collect();
-    table.add(Row {
-        what: "warm manifest, 32 connections".into(),
-        unit: "req/s",
-        more_is_better: true,
-        values,
-    });
-    table.add(Row {
-        what: "server CPU, warm manifest".into(),
-        unit: "µs",
-        more_is_better: false,
-        values: cpu.into_iter().map(|(kind, values)| (kind, median(values))).collect(),
-    });
+    table.add(Row::of("warm manifest, 32 connections".into(), "req/s", true, rates));
+    table.add(Row::of("server CPU, warm manifest".into(), "µs", false, cpu));
 }
 
 /// A blob that no cache has stored, from docker-registry; compared with docker-registry itself.
@@ -159,7 +139,7 @@ fn cold(servers: &mut Servers, table: &mut Table) {
     let (mut rates, mut firsts): (BTreeMap<Kind, Vec<f64>>, BTreeMap<Kind, Vec<f64>>) = Default::default();
     // A sender that paces, as BBR does, settles on one of two rates on loopback, so that results with it vary by chance.
     let _reno = Congestion::reno();
-    for _ in 0..COLD_ROUNDS {
+    for _ in 0..rounds(COLD_ROUNDS) {
         let (digest, bytes) = servers.push_fresh(256);
         let running = |kind: &Kind| servers.all.iter().any(|server| server.kind == *kind);
         let caches: Vec<Kind> = Kind::CACHES.into_iter().filter(running).collect();
@@ -172,19 +152,8 @@ fn cold(servers: &mut Servers, table: &mut Table) {
             firsts.entry(kind).or_default().push(first_byte.as_secs_f64() * 1e3);
         }
     }
-    let medians = |all: BTreeMap<Kind, Vec<f64>>| all.into_iter().map(|(k, v)| (k, median(v))).collect();
-    table.add(Row {
-        what: "cold blob (docker-registry: direct)".into(),
-        unit: "GB/s",
-        more_is_better: true,
-        values: medians(rates),
-    });
-    table.add(Row {
-        what: "cold blob, first byte (docker-registry: direct)".into(),
-        unit: "ms",
-        more_is_better: false,
-        values: medians(firsts),
-    });
+    table.add(Row::of("cold blob (docker-registry: direct)".into(), "GB/s", true, rates));
+    table.add(Row::of("cold blob, first byte (docker-registry: direct)".into(), "ms", false, firsts));
 }
 
 /// A new blob through a shaped proxy to the registry: directly, and through Larder, in megabytes a second.
@@ -204,19 +173,19 @@ fn through(
         let larder = servers.of(Kind::Larder);
         cached.push(rate(fetch(larder, &format!("{path}?ns={host}"), &bytes)));
     }
-    BTreeMap::from([(Kind::Larder, median(cached)), (Kind::Registry, median(direct))])
+    BTreeMap::from([(Kind::Larder, median(&cached)), (Kind::Registry, median(&direct))])
 }
 
 fn gigabit(servers: &mut Servers, table: &mut Table) {
     let values = through(servers, |servers| &servers.shaped.gigabit, "gigabit.test", 256);
     let what = "cold blob, upstream at 1 Gbit/s (docker-registry: direct)".into();
-    table.add(Row { what, unit: "MB/s", more_is_better: true, values });
+    table.add(Row::once(what, "MB/s", true, values));
 }
 
 fn throttled(servers: &mut Servers, table: &mut Table) {
     let values = through(servers, |servers| &servers.shaped.throttled, "throttled.test", 256);
     let what = "cold blob, upstream at 20 MB/s a connection (docker-registry: direct)".into();
-    table.add(Row { what, unit: "MB/s", more_is_better: true, values });
+    table.add(Row::once(what, "MB/s", true, values));
 }
 
 /// One client directly, then a hundred of another blob through Larder.
@@ -238,11 +207,11 @@ fn hundred(servers: &mut Servers, table: &mut Table) {
         (Kind::Registry, alone.as_secs_f64()),
     ]);
     let what = "100 clients of a cold blob at 8 MB/s (docker-registry: one, direct)".into();
-    table.add(Row { what, unit: "s", more_is_better: false, values });
+    table.add(Row::once(what, "s", false, values));
     let times = (slow.sent() - before) as f64 / bytes.len() as f64;
     let what = "bytes from upstream for those 100".into();
     let values = BTreeMap::from([(Kind::Larder, times)]);
-    table.add(Row { what, unit: "times the blob", more_is_better: false, values });
+    table.add(Row::once(what, "times the blob", false, values));
 }
 
 /// A thousand readers that took a little and then stopped.
@@ -259,16 +228,16 @@ fn slow_readers(servers: &Servers, table: &mut Table) {
         std::thread::sleep(Duration::from_secs(1));
     }
     let what = "anonymous memory, 1,000 slow readers".into();
-    table.add(Row { what, unit: "MiB", more_is_better: false, values: memory });
+    table.add(Row::once(what, "MiB", false, memory));
     let what = "socket memory of the kernel, both ends, 1,000 slow readers".into();
-    table.add(Row { what, unit: "MiB", more_is_better: false, values: sockets });
+    table.add(Row::once(what, "MiB", false, sockets));
 }
 
 fn idle(table: &mut Table) {
     let (ready, memory) = servers::idle(20_000);
     let only = |value| BTreeMap::from([(Kind::Larder, value)]);
     let what = "ready, with 20,000 blobs and no index".into();
-    table.add(Row { what, unit: "s", more_is_better: false, values: only(ready) });
+    table.add(Row::once(what, "s", false, only(ready)));
     let what = "anonymous memory, idle, 20,000 blobs".into();
-    table.add(Row { what, unit: "MiB", more_is_better: false, values: only(memory) });
+    table.add(Row::once(what, "MiB", false, only(memory)));
 }

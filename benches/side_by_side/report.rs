@@ -7,6 +7,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+use crate::compare::{Change, judge, median};
 use crate::servers::Kind;
 
 /// One row: a kind of work.
@@ -15,6 +16,8 @@ pub(crate) struct Row {
     pub(crate) unit: &'static str,
     pub(crate) more_is_better: bool,
     pub(crate) values: BTreeMap<Kind, f64>,
+    /// What the values are the medians of; empty for what is measured once.
+    rounds: BTreeMap<Kind, Vec<f64>>,
 }
 
 /// All of them.
@@ -24,6 +27,39 @@ pub(crate) struct Table {
 }
 
 impl Row {
+    /// The medians of what was measured in turns.
+    pub(crate) fn of(
+        what: String,
+        unit: &'static str,
+        more_is_better: bool,
+        rounds: BTreeMap<Kind, Vec<f64>>,
+    ) -> Self {
+        let values = rounds.iter().map(|(kind, values)| (*kind, median(values))).collect();
+        Self { what, unit, more_is_better, values, rounds }
+    }
+
+    /// What was measured once.
+    pub(crate) fn once(
+        what: String,
+        unit: &'static str,
+        more_is_better: bool,
+        values: BTreeMap<Kind, f64>,
+    ) -> Self {
+        Self { what, unit, more_is_better, values, rounds: BTreeMap::new() }
+    }
+
+    /// Larder against the build before, if that took part.
+    fn change(&self) -> Option<Change> {
+        let (before, after) = (self.values.get(&Kind::LarderBefore)?, self.values.get(&Kind::Larder)?);
+        let rounds = |kind| self.rounds.get(kind).map_or(&[][..], Vec::as_slice);
+        let (old, new) = (rounds(&Kind::LarderBefore), rounds(&Kind::Larder));
+        Some(if before.is_finite() && after.is_finite() {
+            judge(old, new, self.more_is_better)
+        } else {
+            Change::Unknown
+        })
+    }
+
     /// Larder against the best nginx, or against docker-registry where no nginx took part; above 1 Larder is better.
     fn ratio(&self) -> Option<f64> {
         let larder = *self.values.get(&Kind::Larder)?;
@@ -47,6 +83,20 @@ impl Table {
             row.values.iter().map(|(kind, value)| format!("{} {value:.2}", kind.name())).collect();
         println!("{:<48} {} ({})", row.what, shown.join(", "), row.unit);
         self.rows.push(row);
+    }
+
+    /// Says which rows moved since the build before, if that took part.
+    pub(crate) fn print_changes(&self) {
+        for row in &self.rows {
+            let said = match row.change() {
+                None => continue,
+                Some(Change::Better(by)) => format!("BETTER by {:.1} %", by * 100.0),
+                Some(Change::Worse(by)) => format!("WORSE by {:.1} %", by * 100.0),
+                Some(Change::Noise) => "the same, as far as the noise lets see".to_owned(),
+                Some(Change::Unknown) => "measured too rarely to say".to_owned(),
+            };
+            println!("{:<48} {said}", row.what);
+        }
     }
 
     pub(crate) fn write(&self) {

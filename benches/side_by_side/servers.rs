@@ -1,5 +1,5 @@
-//! The servers: docker-registry with the blobs in its own store, two nginx on those same files, Larder in front of
-//! docker-registry.
+//! The servers: docker-registry with the blobs in its own store, nginx on those same files, Larder and other caches
+//! (`peers`) in front of docker-registry.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use larder::reference::Digest;
 
 use crate::content::{content, push, push_manifest};
+use crate::peers;
 use crate::shaper::{Limit, Shaper};
 
 /// The servers that are measured.
@@ -24,10 +25,13 @@ pub(crate) enum Kind {
     NginxCache,
     Registry,
     RegistryCache,
+    Varnish,
+    TrafficServer,
+    Drayage,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Larder,
         Self::LarderBefore,
         Self::NginxSendfile,
@@ -36,12 +40,22 @@ impl Kind {
         Self::NginxCache,
         Self::Registry,
         Self::RegistryCache,
+        Self::Varnish,
+        Self::TrafficServer,
+        Self::Drayage,
     ];
     /// The servers that serve files and cannot fetch them.
     pub(crate) const STATIC: [Self; 3] = [Self::NginxSendfile, Self::NginxReno, Self::NginxBuffers];
     /// The servers that fetch what they do not have.
-    pub(crate) const CACHES: [Self; 4] =
-        [Self::Larder, Self::LarderBefore, Self::NginxCache, Self::RegistryCache];
+    pub(crate) const CACHES: [Self; 7] = [
+        Self::Larder,
+        Self::LarderBefore,
+        Self::NginxCache,
+        Self::RegistryCache,
+        Self::Varnish,
+        Self::TrafficServer,
+        Self::Drayage,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -53,6 +67,9 @@ impl Kind {
             Self::NginxCache => "nginx, proxy_cache",
             Self::Registry => "docker-registry",
             Self::RegistryCache => "docker-registry, pull-through",
+            Self::Varnish => "Varnish",
+            Self::TrafficServer => "Traffic Server",
+            Self::Drayage => "drayage",
         }
     }
 }
@@ -130,6 +147,13 @@ impl Servers {
         all.push(larder(Kind::Larder, program, &at("larder"), &registry, &shaped));
         if let Ok(program) = std::env::var("BENCH_BEFORE") {
             all.push(larder(Kind::LarderBefore, &program, &at("larder-before"), &registry, &shaped));
+        }
+        // Two builds of Larder are compared with each other alone.
+        if std::env::var_os("BENCH_COMPARE").is_some() {
+            let compared = [Kind::Larder, Kind::LarderBefore, Kind::Registry];
+            all.retain(|server| compared.contains(&server.kind));
+        } else {
+            all.extend(peers::start(directory.path(), &registry));
         }
         all.sort_by_key(|server| server.kind);
         let large_bytes = content(mib, 1);
@@ -228,7 +252,7 @@ impl Drop for Congestion {
 }
 
 impl Server {
-    fn run(kind: Kind, address: &str, program: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn run(kind: Kind, address: &str, program: &str, arguments: &[&str]) -> Self {
         let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
         let process = Command::new(program)
             .args(arguments)
@@ -316,7 +340,7 @@ pub(crate) fn socket_mib() -> f64 {
     pages * 4096.0 / f64::from(1 << 20)
 }
 
-fn free() -> String {
+pub(crate) fn free() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

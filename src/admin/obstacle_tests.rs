@@ -77,6 +77,46 @@ fn fail(explanation: &mut Explanation) {
     explanation.endpoints[0].error = Some("connection refused".to_owned());
 }
 
+/// A credential of a pull secret or of the node that matches the image.
+fn credential(source: &str) -> CredentialOutlook {
+    CredentialOutlook {
+        source: source.to_owned(),
+        username: "ann".to_owned(),
+        ..CredentialOutlook::default()
+    }
+}
+
+#[test]
+fn a_rate_limit_of_the_node_is_no_obstacle_to_a_pod_with_an_account_of_its_own() {
+    let limited = |source: &str, principal: &str| {
+        obstacle(|explanation| {
+            explanation.credentials = vec![credential(source)];
+            explanation.rate_limits = vec![RateLimitReport {
+                principal: principal.to_owned(),
+                limit: Some(100),
+                remaining: Some(0),
+                retry_after_seconds: Some(60),
+            }];
+        })
+    };
+    assert_eq!(limited("pull-secret", "node"), None);
+    assert!(limited("pull-secret", "caller").unwrap().contains("(caller)"));
+    assert!(limited("node", "node").unwrap().contains("(node)"));
+}
+
+#[test]
+fn a_repository_that_refuses_anonymous_callers_is_open_to_a_credential_that_matches() {
+    let refused = |credentials: Vec<CredentialOutlook>| {
+        obstacle(|explanation| {
+            explanation.access.rights.clear();
+            explanation.access.refuses_anonymous = true;
+            explanation.credentials = credentials;
+        })
+    };
+    assert!(refused(Vec::new()).unwrap().contains("no credential matches"));
+    assert_eq!(refused(vec![credential("pull-secret")]), None);
+}
+
 #[test]
 fn nothing_stands_in_the_way_of_what_is_cached_or_can_be_asked_for() {
     assert_eq!(obstacle(|_| {}), None);

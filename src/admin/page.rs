@@ -100,7 +100,7 @@ fn write_main(html: &mut String, status: &DaemonStatus, history: &History) -> st
     let of_served = format!("of {} served did not have to be fetched", bytes(served.bytes));
     tile(html, &bytes(served.saved_bytes), &of_served, None)?;
     tile(html, &bytes(served.from_upstream_bytes), "of them came from upstream", None)?;
-    let of_received = format!("of {} received were served to nobody yet", bytes(served.received_bytes));
+    let of_received = format!("of {} received were served to no client yet", bytes(served.received_bytes));
     tile(html, &bytes(served.unserved_bytes), &of_received, None)?;
     let full = store.max_bytes.filter(|max| *max > 0).map(|max| fraction(store.bytes, max));
     let of = store.max_bytes.map_or_else(String::new, |max| format!(" of {}", bytes(max)));

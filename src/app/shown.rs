@@ -46,7 +46,7 @@ pub(super) fn register(
     let (upstream, observer) = (upstream.clone(), Arc::clone(observer));
     registry.observed_gauges(
         "upstream_unserved_bytes",
-        "Bytes of manifests and blobs that were received since the start and served to nobody, yet or in vain.",
+        "Bytes of manifests and blobs that were received since the start and served to no client, yet or in vain.",
         &[],
         move || {
             // In this order: what is served was received before.

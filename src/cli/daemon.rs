@@ -33,7 +33,7 @@ impl InEffect {
         Ok(Self { settings, daemon, from: loaded.from })
     }
 
-    /// Where the data plane listens, as far as anybody says.
+    /// Where the data plane listens, as far as that is known.
     pub(super) fn listening(&self) -> Vec<Listen> {
         match &self.daemon {
             Ok(said) => said.listening.iter().filter_map(|at| at.parse().ok()).collect(),

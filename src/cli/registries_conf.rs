@@ -139,6 +139,7 @@ mod tests {
         let hub = matching(&all, "docker.io").unwrap();
         assert_eq!((hub.file.as_str(), hub.blocked, hub.mirrors.len()), ("2", false, 2));
         assert_eq!(hub.location.as_deref(), Some("m.corp/hub"));
+        assert_eq!(all.iter().filter(|entry| entry.prefix == "docker.io").count(), 1, "{all:?}");
         assert_eq!(matching(&all, "docker.io/library/app").unwrap().prefix, "docker.io/library");
         assert!(matching(&all, "reg.corp").unwrap().blocked);
         assert_eq!(matching(&all, "corp"), None);

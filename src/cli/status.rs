@@ -89,7 +89,10 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
     ));
     if served.received_bytes > 0 {
         let (received, unserved) = (size::shown(served.received_bytes), size::shown(served.unserved_bytes));
-        lines.push(("received", format!("{received} from upstream, {unserved} of it served to nobody yet")));
+        lines.push((
+            "received",
+            format!("{received} from upstream, {unserved} of it served to no client yet"),
+        ));
     }
     let of = store.max_bytes.map_or_else(String::new, |max| format!(" of {}", size::shown(max)));
     let free = store.free_bytes.map_or_else(String::new, |free| format!(", {} free", size::shown(free)));

@@ -311,6 +311,21 @@ mod tests {
     }
 
     #[test]
+    fn an_image_of_a_manifest_has_the_configured_pull_secrets_beside_its_pods_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("pod.yaml"), POD).unwrap();
+        fs::write(at("good.json"), r#"{"auths":{"reg.test":{"username":"ann","password":"p"}}}"#).unwrap();
+        let config = Config {
+            manifests: Some(at("pod.yaml")),
+            pull_secrets: vec![at("good.json")],
+            ..Config::default()
+        };
+        let images = format!("{:?}", read(config).images);
+        assert!(images.contains("1 entries"), "{images}");
+    }
+
+    #[test]
     fn many_problems_are_one_text_that_a_person_can_read() {
         assert_eq!(joined(Vec::new()), None);
         assert_eq!(joined(vec!["a".to_owned(), "b".to_owned(), "a".to_owned()]).unwrap(), "a; b");

@@ -335,4 +335,23 @@ mod tests {
         let outcomes = publish_by(&layout, vec![group("tags/u", Some(&blob))], &failing);
         assert!(matches!(outcomes[..], [Outcome::Durable]), "it is not synced for ever: {outcomes:?}");
     }
+
+    #[test]
+    fn a_file_whose_bytes_a_power_cut_may_take_gets_no_name_and_nor_does_the_rest_of_its_group() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let group = |names: [&str; 2]| {
+            let (staging, staged) = layout.staging(Earlier::default());
+            names.iter().for_each(|name| staging.write_small(&layout.root().join(name), b"x").unwrap());
+            Group { staged: std::mem::take(&mut staged.lock()), failed: None }
+        };
+        let (mut bad, good) = (group(["a/1", "a/2"]), group(["b/1", "b/2"]));
+        let last = bad.staged.files.pop().unwrap();
+        bad.staged.files.push(last.that_cannot_be_synced());
+        let outcomes = publish(&layout, vec![bad, good]);
+        assert!(matches!(outcomes[..], [Outcome::Failed(_), Outcome::Durable]), "{outcomes:?}");
+        let is_there = |name: &str| layout.root().join(name).exists();
+        assert!(!is_there("a/1") && !is_there("a/2") && is_there("b/1") && is_there("b/2"));
+        assert_eq!(fs::read_dir(layout.ingest()).unwrap().count(), 0);
+    }
 }

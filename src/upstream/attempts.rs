@@ -1,30 +1,29 @@
 //! How often, where and for how long a request is tried: the endpoints in order, failing ones last; retries; the time
 //! limit; and what is counted of it.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use tokio::time::{Instant, timeout};
-use tracing::Instrument;
+use tokio::time::Instant;
 
 use crate::reference::{Digest, Registry, Repository};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::body::{brings, interrupted};
 use crate::upstream::endpoint::avoided::AvoidedEndpoints;
-use crate::upstream::endpoint::health::{Health, Question};
-use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
+use crate::upstream::endpoint::failure_record::Question;
+use crate::upstream::endpoint::health::Health;
+use crate::upstream::endpoint::rate_limit::RateLimits;
 use crate::upstream::endpoint::select::{self, Endpoint};
 use crate::upstream::endpoint::tracked::{Availability, Retry, TrackedRequest};
-use crate::upstream::error::{ConnectStage, Error, Failure, Party};
+use crate::upstream::error::{ConnectStage, Error};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::metrics::Recorder;
+use crate::upstream::one_endpoint::OneEndpoint;
 use crate::upstream::request::{PROBE_BYTES, Patience, RegistryRequest};
 use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::retry;
-use crate::upstream::span;
 use crate::upstream::transport::configured::Configured;
 
 /// A request that failed quickly is repeated this often at one endpoint.
@@ -37,10 +36,6 @@ pub(super) const RESPONSE_WAIT: Duration = Duration::from_secs(20);
 const ROUNDS_MAX: u32 = 4;
 /// How long the body of a probe may take.
 const PROBE_BODY_WAIT: Duration = Duration::from_secs(8);
-
-/// How long a `HEAD` is waited for alone; then `GET` is sent beside it. Longer than it takes to notice that an idle
-/// connection was forgotten, so that this costs no `GET`, and short enough to leave a `GET` half of [`RESPONSE_WAIT`].
-const HEAD_ALONE: Duration = Duration::from_secs(9);
 
 /// Tries requests at the endpoints of their registry. Cheap to clone.
 #[derive(Clone)]
@@ -241,128 +236,14 @@ impl Attempts {
     async fn try_endpoint(
         &self,
         endpoint: &Endpoint,
-        mut tracked: TrackedRequest,
+        tracked: TrackedRequest,
         request: &RegistryRequest<'_>,
         retries: u32,
     ) -> Result<RegistryResponse, Error> {
-        let repository = request.repository;
-        request.auth.asked.record(endpoint.base_url());
-        let account = Account {
-            registry: repository.registry(),
-            endpoint: endpoint.base_url(),
-            principal: self.exchange.principal(endpoint, request),
-        };
-        let request = &self.exchange.effective(endpoint, request, retries);
-        let class = (request.kind, request.method.clone());
-        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, repository, &class).await {
-            return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
-        }
-        tracked.start();
-        let span = span::of(endpoint, request);
-        let asking = self.send_with_retries(endpoint, &mut tracked, request, account, retries);
-        let result = asking.instrument(span.clone()).await;
-        span::note(&span, &result);
-        let body = tracked.body();
-        tracked.finish(&result);
-        if request.method == Method::GET && result.is_ok() {
-            self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
-        }
-        let result = self.rate_limits.record_result(account, repository, &class, result);
-        let answer = result.map_err(|failure| failure.error)?;
-        Ok(RegistryResponse { tracked: Some(body), ..answer })
-    }
-
-    /// A `HEAD` that failed is repeated as the `GET` that can confirm it. A connection that was refused is tried again
-    /// only with the patience for that.
-    async fn send_with_retries(
-        &self,
-        endpoint: &Endpoint,
-        tracked: &mut TrackedRequest,
-        request: &RegistryRequest<'_>,
-        account: Account<'_>,
-        retries: u32,
-    ) -> Result<RegistryResponse, Failure> {
-        let mut result = match request.method {
-            Method::HEAD => self.send_head(endpoint, request, account).await,
-            _ => self.exchange.send(endpoint, request).await,
-        };
-        let again = request.confirming_if_head();
-        let patient = request.auth.patience == Patience::Wait;
-        for n in 0..retries {
-            let worth = |Failure { error, .. }: &Failure| {
-                error.is_worth_a_retry() && (patient || !error.is_refused_connection())
-            };
-            if !result.as_ref().is_err_and(worth) {
-                break;
-            }
-            tokio::time::sleep(retry::pause(n, fastrand::f64())).await;
-            tracked.repeat();
-            result = self.exchange.send(endpoint, &again).await;
-            if result.is_ok() && request.method == Method::HEAD {
-                self.exchange.record_failed_head(endpoint, request);
-            }
-        }
-        result
-    }
-
-    /// Sends a `HEAD`, and beside it, if it is not answered within [`HEAD_ALONE`], the `GET` that asks the same: some
-    /// registries answer no `HEAD`. The first answer counts. Where there is no other endpoint, `GET` follows a `HEAD` that
-    /// timed out before, too.
-    async fn send_head(
-        &self,
-        endpoint: &Endpoint,
-        head: &RegistryRequest<'_>,
-        account: Account<'_>,
-    ) -> Result<RegistryResponse, Failure> {
-        let mut heading = pin!(self.exchange.send(endpoint, head));
-        let alone = timeout(HEAD_ALONE, &mut heading).await;
-        // Another endpoint is to have what is left of the time.
-        let is_only = self.endpoints(head).is_ok_and(|all| all.len() == 1);
-        let heads = &self.exchange.heads;
-        if let Ok(result) = alone {
-            let hung = result.as_ref().is_err_and(is_hang);
-            if hung {
-                heads.record_hang(&endpoint.host_and_port(), head.kind);
-            }
-            return if hung && is_only {
-                self.get_instead(endpoint, head, account).await.or(result)
-            } else {
-                result
-            };
-        }
-        let mut getting = pin!(self.get_instead(endpoint, head, account));
-        heads.record_hang(&endpoint.host_and_port(), head.kind);
-        tokio::select! {
-            result = &mut heading => match result {
-                Err(failure) if is_hang(&failure) && is_only => getting.await.or(Err(failure)),
-                result => result,
-            },
-            result = &mut getting => match result {
-                Ok(response) => Ok(response),
-                Err(_) => heading.await,
-            },
-        }
-    }
-
-    /// Asks by `GET` what a `HEAD` was not answered to.
-    async fn get_instead(
-        &self,
-        endpoint: &Endpoint,
-        head: &RegistryRequest<'_>,
-        account: Account<'_>,
-    ) -> Result<RegistryResponse, Failure> {
-        let (get, host) = (head.confirming(), endpoint.host_and_port());
-        let class = (get.kind, Method::GET);
-        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, head.repository, &class).await
-        {
-            let error = Error::RateLimited { host, retry_after: Some(wait) };
-            return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
-        }
-        let result = self.exchange.send(endpoint, &get).await;
-        if result.is_ok() {
-            self.exchange.heads.record_get_beside(&host, get.kind);
-        }
-        self.rate_limits.record_result(account, head.repository, &class, result)
+        let is_only =
+            request.method == Method::HEAD && self.endpoints(request).is_ok_and(|all| all.len() == 1);
+        let (exchange, rate_limits) = (&*self.exchange, &*self.rate_limits);
+        OneEndpoint { exchange, rate_limits, endpoint, is_only }.send(tracked, request, retries).await
     }
 
     /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them: whether
@@ -398,12 +279,6 @@ async fn probe_body(answer: RegistryResponse) {
         tracked
             .stalled(&interrupted(&host, format!("not the beginning of a body within {PROBE_BODY_WAIT:?}")));
     }
-}
-
-/// Whether the endpoint, or a host that it redirected to, did not answer in time.
-fn is_hang(failure: &Failure) -> bool {
-    let timed_out = matches!(failure.error, Error::Unreachable { stage: ConnectStage::Timeout, .. });
-    timed_out && failure.party != Party::TokenServer
 }
 
 /// What `read` makes of a response.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::support::clock::Clock;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
+use crate::upstream::one_endpoint::HEAD_ALONE;
 use crate::upstream::request::AuthContext;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
 

@@ -25,6 +25,7 @@ mod exchange_state;
 mod headers;
 mod link;
 pub mod metrics;
+mod one_endpoint;
 mod page;
 mod proof;
 mod read_body;

@@ -10,6 +10,7 @@ mod admin;
 #[cfg(feature = "kubernetes")]
 mod api_server;
 mod arch_alias;
+mod bench_compare;
 mod blobs;
 #[cfg(feature = "tier")]
 mod bucket;

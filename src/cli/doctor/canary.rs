@@ -1,6 +1,6 @@
 //! One image pulled by containerd itself: did its requests come here?
 //!
-//! Proved by a request that can be nobody else's: containerd is told to pull a tag with a random name, which no registry
+//! Proved by a request that no other client makes: containerd is told to pull a tag with a random name, which no registry
 //! has, and the daemon is asked for the requests for that repository. Pulls of others, and what is counted of them, prove
 //! nothing and disturb nothing.
 

@@ -2,7 +2,7 @@
 //!
 //! What setup writes carries its own mark, and undoing removes what is marked. Where that would not give back the file
 //! byte for byte, and with its permissions, the file as it was is kept beside it until it is given back. It counts only
-//! as long as nobody else has changed the file since: otherwise what is marked is removed, and the rest stays. What was
+//! as long as the file was not changed since: otherwise what is marked is removed, and the rest stays. What was
 //! kept is then set aside under a name of its own, and that is said. A file without marks of which nothing is kept was
 //! never set up, and stays as it is.
 
@@ -211,7 +211,7 @@ impl Change {
             machine.replace(&aside, &kept.text(), Attributes { mode: 0o600, owner }).map_err(failed)?;
         }
         if let Some(kept) = &self.kept_after {
-            // It may hold what the file held: nobody else is to read it.
+            // It may hold what the file held, which other users must not read.
             machine.replace(&beside, &kept.text(), Attributes { mode: 0o600, owner }).map_err(failed)?;
         }
         match &self.after {
@@ -312,6 +312,13 @@ mod tests {
             once.mode = 0o600;
             let once = wired(once);
             once.apply(&machine).unwrap();
+            if let Ok(kept) = fs::metadata(directory.path().join("etc/.x.before-larder")) {
+                assert_eq!(
+                    kept.permissions().mode() & 0o777,
+                    0o600,
+                    "a password in the file is read by others"
+                );
+            }
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
             let mut twice = read();
             twice.mode = 0o600;

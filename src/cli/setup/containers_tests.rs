@@ -60,7 +60,7 @@ fn what_a_site_has_blocked_stays_blocked_and_its_mirrors_are_still_asked() {
         SetupRequest { authority: "127.0.0.1:6060".into(), url: "http://127.0.0.1:6060".into(), ..request() };
     apply(&machine, &moved);
     for file in files(&machine) {
-        assert!(!machine.read(&file).contains("5050"), "{file} leads to a port that nobody has");
+        assert!(!machine.read(&file).contains("5050"), "{file} leads to a port that no daemon has");
     }
     apply(&machine, &SetupRequest { undo: true, ..request() });
     for (path, text) in before {

@@ -83,7 +83,7 @@ pub(super) fn k0s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan
 ///
 /// # Errors
 /// k0s' containerd reads nothing of the list, or a file is malformed.
-fn judged_list(machine: &Machine, list: &str) -> Result<Option<String>, String> {
+pub(in crate::cli) fn judged_list(machine: &Machine, list: &str) -> Result<Option<String>, String> {
     let names = machine.names(K0S_DROP_INS).into_iter().filter(|name| name.ends_with(".toml"));
     let paths = names.map(|name| format!("{K0S_DROP_INS}/{name}")).filter(|_| k0s_is_managed(machine));
     let parts = [K0S_CONFIG.to_owned()].into_iter().chain(paths).filter(|path| machine.has(path));

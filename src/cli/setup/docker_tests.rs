@@ -40,7 +40,7 @@ fn the_mirror_comes_first_a_changed_port_leaves_no_dead_one_and_undo_gives_back_
             config[MIRRORS].as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
         let others = usize::from(before.is_some_and(|text| text.contains("m.corp")));
         assert_eq!((mirrors[0], mirrors.len()), ("http://127.0.0.1:5050", 1 + others), "{text}");
-        assert!(!machine.has("/etc/docker/certs.d/quay.io"), "it leads to a port that nobody has");
+        assert!(!machine.has("/etc/docker/certs.d/quay.io"), "it leads to a port that no daemon has");
         let again = plan(&machine, &request("127.0.0.1:5050")).unwrap();
         assert!(again.changes.iter().all(|change| !change.changes_anything()), "twice is once");
         apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:7070") });
@@ -129,4 +129,7 @@ fn a_mirror_that_would_refuse_every_pull_is_not_written_and_that_is_said() {
     apply(&machine, &gated);
     assert_eq!(machine.read(CONFIG), "{}\n", "an earlier entry is taken back");
     assert!(machine.read("/etc/docker/certs.d/docker.io/hosts.toml").contains("x-node-key"));
+    let hosts = directory.path().join("etc/docker/certs.d/docker.io/hosts.toml");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(hosts).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "every user who reads the file can speak to the cache");
 }

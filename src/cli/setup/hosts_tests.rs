@@ -196,3 +196,11 @@ proptest! {
         prop_assert_eq!(machine.names("/"), vec!["hosts.toml".to_owned()]);
     }
 }
+
+#[test]
+fn an_empty_table_of_hosts_that_an_operator_wrote_stays() {
+    let text = "server = \"https://reg.corp\"\n\n[host]\n";
+    let written = with_host(Some(text), &wanted("http://127.0.0.1:5050", false)).unwrap();
+    assert!(written.contains("127.0.0.1:5050"), "{written}");
+    assert!(without_host(&written).unwrap().contains("[host]"));
+}

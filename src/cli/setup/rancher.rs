@@ -222,6 +222,22 @@ mod tests {
     }
 
     #[test]
+    fn this_cache_is_asked_once_though_an_operator_put_it_behind_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        fs::create_dir_all(directory.path().join("etc/rancher/k3s")).unwrap();
+        let text =
+            "mirrors:\n  docker.io:\n    endpoint:\n    - https://m.corp\n    - http://127.0.0.1:5050\n";
+        fs::write(directory.path().join("etc/rancher/k3s/registries.yaml"), text).unwrap();
+        apply(&machine, &request("127.0.0.1:5050"));
+        let named = endpoints(&read(&machine.read(FILE)).unwrap());
+        let hub = named.iter().find(|(registry, _)| registry == "docker.io").unwrap();
+        assert_eq!(hub.1, ["http://127.0.0.1:5050", "https://m.corp"]);
+        apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:5050") });
+        assert_eq!(machine.read(FILE), text);
+    }
+
+    #[test]
     fn what_others_wrote_since_stays_when_it_is_undone() {
         let directory = tempfile::tempdir().unwrap();
         let machine = Machine::under(directory.path());

@@ -49,6 +49,13 @@ impl StagedFile {
         self.bytes.as_ref().map_or(Ok(()), |file| file.sync_data())
     }
 
+    /// The same, on a disk that does not make its bytes durable.
+    #[cfg(test)]
+    pub(crate) fn that_cannot_be_synced(self) -> Self {
+        // A device has nothing to sync, and says so.
+        Self { bytes: File::open("/dev/null").ok().map(Arc::new), ..self }
+    }
+
     /// The directory that it is in once it has its name.
     pub(crate) fn directory(&self) -> Option<&Path> {
         self.path.parent()

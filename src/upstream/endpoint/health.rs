@@ -24,27 +24,14 @@ use tokio::time::Instant;
 
 use crate::reference::{Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
+use crate::upstream::endpoint::failure_record::{Asked, FailedPart, Question, RECENT, Record, SLOW_FAILURE};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::Error;
 use crate::upstream::metrics::{Recorder, RequestKind};
 
-/// The first pause; then twice as long each time.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause: a registry that is back is used again within seconds.
-const PAUSE_MAX: Duration = Duration::from_secs(8);
-/// The first pause after a body that did not come, and the longest: finding out again costs a pull as long as a body may
-/// stand still.
-const BODY_PAUSE: Duration = Duration::from_secs(60);
-const BODY_PAUSE_MAX: Duration = Duration::from_secs(600);
-/// A failure that took this long is not repeated for every caller.
-pub(super) const SLOW_FAILURE: Duration = Duration::from_secs(1);
 /// A slow failure keeps callers away for this long at most: longer than a pause and a retry that fails slowly too take
 /// together, so that in an outage one request at a time waits; and no caller is refused for what was long ago.
 const SLOW_FAILURE_COUNTS_FOR: Duration = Duration::from_secs(30);
-/// A failure that is longer ago says nothing of whether a host can be reached now.
-const RECENT: Duration = Duration::from_secs(30);
-/// A retry is over after this long: every request is.
-const RETRY_LASTS_MAX: Duration = Duration::from_secs(30);
 /// Requests a second to a failing endpoint that has no alternative.
 const REQUESTS_MAX: u32 = 10;
 /// An endpoint that no request was sent to for this long is not reported as failing any more.
@@ -56,13 +43,6 @@ const HOSTS_MAX: usize = 1_024;
 /// Failing questions at most, in a map of their own, so that a registry with many does not push out failing hosts.
 const QUESTIONS_MAX: usize = 4_096;
 
-/// What is asked of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Question {
-    pub(crate) repository: Repository,
-    pub(crate) kind: RequestKind,
-}
-
 /// What a failure is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Scope {
@@ -72,24 +52,6 @@ enum Scope {
     Question(Question),
     /// Questions of one kind.
     Kind(RequestKind),
-}
-
-/// What of an answer did not come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum FailedPart {
-    Head,
-    /// The head came, and not the body.
-    Body,
-}
-
-/// What was asked, and where.
-#[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) question: Question,
-    /// The URL of the endpoint.
-    pub(super) url: String,
-    /// Its `host:port`.
-    pub(super) host: String,
 }
 
 /// The failing endpoints of all registries. Cheap to clone.
@@ -129,27 +91,6 @@ pub struct FailingEndpoint {
     pub failing_for: Duration,
     /// Time since the last request to it.
     pub last_request_ago: Duration,
-}
-
-#[derive(Debug, Clone)]
-struct Record {
-    registry: Registry,
-    host: String,
-    error: Error,
-    failures: u32,
-    first: Instant,
-    /// The first failure since the last gap of more than [`RECENT`].
-    failing_since: Instant,
-    last: Instant,
-    /// Whether the last failure took at least [`SLOW_FAILURE`].
-    slow: bool,
-    /// Whether a body did not come since one last did: then a head is no sign that it does now.
-    of_body: bool,
-    retry_at: Instant,
-    /// Since when a request tries it again.
-    retrying_since: Option<Instant>,
-    /// Requests that found it failing, in the second that began then.
-    requests: (Instant, u32),
 }
 
 /// How an endpoint is.
@@ -362,51 +303,6 @@ impl Failing {
             _ => self.questions.remove(&key).map(|record| record.failures),
         }
     }
-}
-
-impl Record {
-    fn after(before: Option<&Self>, asked: &Asked, error: &Error, took: Duration, part: FailedPart) -> Self {
-        let now = Instant::now();
-        let of_body = part == FailedPart::Body || before.is_some_and(|record| record.of_body);
-        let failures = before.map_or(0, |record| record.failures).saturating_add(1);
-        let registry = asked.question.repository.registry();
-        if failures == 1 {
-            tracing::warn!(endpoint = asked.url, %registry, %error, "an endpoint fails");
-        }
-        Self {
-            registry: registry.clone(),
-            host: asked.host.clone(),
-            error: error.clone(),
-            failures,
-            first: before.map_or(now, |record| record.first),
-            failing_since: before
-                .filter(|record| record.last.elapsed() <= RECENT)
-                .map_or(now, |record| record.failing_since),
-            last: now,
-            slow: took >= SLOW_FAILURE,
-            of_body,
-            retry_at: now + pause(failures, of_body),
-            retrying_since: None,
-            requests: before.map_or((now, 0), |record| record.requests),
-        }
-    }
-}
-
-impl Record {
-    /// A retry whose outcome went to another record does not hold up the next one for ever.
-    fn is_being_retried(&self) -> bool {
-        self.retrying_since.is_some_and(|since| since.elapsed() < RETRY_LASTS_MAX)
-    }
-
-    fn retry_later(&mut self) {
-        self.retrying_since = None;
-        self.retry_at = Instant::now() + pause(self.failures, self.of_body);
-    }
-}
-
-fn pause(failures: u32, of_body: bool) -> Duration {
-    let (first, longest) = if of_body { (BODY_PAUSE, BODY_PAUSE_MAX) } else { (PAUSE, PAUSE_MAX) };
-    first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest)
 }
 
 #[cfg(test)]

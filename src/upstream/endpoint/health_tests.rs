@@ -1,6 +1,7 @@
 //! Which endpoints fail, and for what.
 
 use super::*;
+use crate::upstream::endpoint::failure_record::{BODY_PAUSE, PAUSE};
 use crate::upstream::endpoint::tracked::{Availability, HUNG};
 use crate::upstream::error::{ConnectStage, Failure, Party};
 

@@ -1,6 +1,7 @@
 //! The endpoints of a registry: their order, which of them fail or deliver wrong content, where `HEAD` is of no use, and their rate limits.
 
 pub(crate) mod avoided;
+pub(crate) mod failure_record;
 pub(crate) mod head_support;
 pub(crate) mod health;
 pub(crate) mod rate_limit;

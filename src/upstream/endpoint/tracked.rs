@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::endpoint::health::{Asked, FailedPart, Health, Question, SLOW_FAILURE, State};
+use crate::upstream::endpoint::failure_record::{Asked, FailedPart, Question, SLOW_FAILURE};
+use crate::upstream::endpoint::health::{Health, State};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
 

@@ -1,7 +1,7 @@
 //! Names to addresses, so that a name whose DNS does not answer holds up that name alone.
 //!
 //! Promises: the resolver of the machine, which blocks and cannot be cancelled, runs on threads of its own, so that none
-//! that the store or the runtime needs waits for DNS. A name is looked up once at a time, whoever asks; names of one
+//! that the store or the runtime needs waits for DNS. A name is looked up once at a time, for all that ask; names of one
 //! domain have a share of the threads, and hosts that the configuration names have threads for themselves. A look-up that
 //! takes long goes on, on a thread that is counted among those of its like, so that names whose DNS hangs leave room for
 //! names whose DNS answers. Where the threads are taken, a name that resolved a while ago has its last addresses, and

@@ -1,0 +1,122 @@
+//! What is remembered of an endpoint that fails: how often, since when, and when a request tries it again.
+//!
+//! Deliberately not here: which failures concern a question, and what is done with it (`health`).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::reference::{Registry, Repository};
+use crate::upstream::error::Error;
+use crate::upstream::metrics::RequestKind;
+
+/// The first pause; then twice as long each time.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause: a registry that is back is used again within seconds.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// The first pause after a body that did not come, and the longest: finding out again costs a pull as long as a body may
+/// stand still.
+pub(super) const BODY_PAUSE: Duration = Duration::from_secs(60);
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// A failure that took this long is not repeated for every caller.
+pub(super) const SLOW_FAILURE: Duration = Duration::from_secs(1);
+/// A failure that is longer ago says nothing of whether a host can be reached now.
+pub(super) const RECENT: Duration = Duration::from_secs(30);
+/// A retry is over after this long: every request is.
+const RETRY_LASTS_MAX: Duration = Duration::from_secs(30);
+
+/// What is asked of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Question {
+    pub(crate) repository: Repository,
+    pub(crate) kind: RequestKind,
+}
+
+/// What of an answer did not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum FailedPart {
+    Head,
+    /// The head came, and not the body.
+    Body,
+}
+
+/// What was asked, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) question: Question,
+    /// The URL of the endpoint.
+    pub(super) url: String,
+    /// Its `host:port`.
+    pub(super) host: String,
+}
+
+/// An endpoint that fails.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) registry: Registry,
+    pub(super) host: String,
+    pub(super) error: Error,
+    pub(super) failures: u32,
+    pub(super) first: Instant,
+    /// The first failure since the last gap of more than [`RECENT`].
+    pub(super) failing_since: Instant,
+    pub(super) last: Instant,
+    /// Whether the last failure took at least [`SLOW_FAILURE`].
+    pub(super) slow: bool,
+    /// Whether a body did not come since one last did: then a head is no sign that it does now.
+    pub(super) of_body: bool,
+    pub(super) retry_at: Instant,
+    /// Since when a request tries it again.
+    pub(super) retrying_since: Option<Instant>,
+    /// Requests that found it failing, in the second that began then.
+    pub(super) requests: (Instant, u32),
+}
+
+impl Record {
+    pub(super) fn after(
+        before: Option<&Self>,
+        asked: &Asked,
+        error: &Error,
+        took: Duration,
+        part: FailedPart,
+    ) -> Self {
+        let now = Instant::now();
+        let of_body = part == FailedPart::Body || before.is_some_and(|record| record.of_body);
+        let failures = before.map_or(0, |record| record.failures).saturating_add(1);
+        let registry = asked.question.repository.registry();
+        if failures == 1 {
+            tracing::warn!(endpoint = asked.url, %registry, %error, "an endpoint fails");
+        }
+        Self {
+            registry: registry.clone(),
+            host: asked.host.clone(),
+            error: error.clone(),
+            failures,
+            first: before.map_or(now, |record| record.first),
+            failing_since: before
+                .filter(|record| record.last.elapsed() <= RECENT)
+                .map_or(now, |record| record.failing_since),
+            last: now,
+            slow: took >= SLOW_FAILURE,
+            of_body,
+            retry_at: now + pause(failures, of_body),
+            retrying_since: None,
+            requests: before.map_or((now, 0), |record| record.requests),
+        }
+    }
+
+    /// A retry whose outcome went to another record does not hold up the next one for ever.
+    pub(super) fn is_being_retried(&self) -> bool {
+        self.retrying_since.is_some_and(|since| since.elapsed() < RETRY_LASTS_MAX)
+    }
+
+    pub(super) fn retry_later(&mut self) {
+        self.retrying_since = None;
+        self.retry_at = Instant::now() + pause(self.failures, self.of_body);
+    }
+}
+
+fn pause(failures: u32, of_body: bool) -> Duration {
+    let (first, longest) = if of_body { (BODY_PAUSE, BODY_PAUSE_MAX) } else { (PAUSE, PAUSE_MAX) };
+    first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest)
+}

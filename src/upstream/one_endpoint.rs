@@ -1,0 +1,160 @@
+//! A request to one endpoint: its rate limit, retries, and the `GET` beside a `HEAD` that is not answered.
+//!
+//! Deliberately not here: which endpoint is asked, and what follows a failure (`attempts`); challenges and redirects
+//! (`exchange`).
+
+use std::pin::pin;
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
+use crate::upstream::endpoint::select::Endpoint;
+use crate::upstream::endpoint::tracked::TrackedRequest;
+use crate::upstream::error::{ConnectStage, Error, Failure, Party};
+use crate::upstream::exchange::Exchange;
+use crate::upstream::request::{Patience, RegistryRequest};
+use crate::upstream::response::RegistryResponse;
+use crate::upstream::{retry, span};
+
+/// How long a `HEAD` is waited for alone; then `GET` is sent beside it. Longer than it takes to notice that an idle
+/// connection was forgotten, so that this costs no `GET`, and short enough to leave a `GET` half of the time that a request has.
+pub(super) const HEAD_ALONE: Duration = Duration::from_secs(9);
+
+/// An endpoint that is asked.
+pub(super) struct OneEndpoint<'a> {
+    pub(super) exchange: &'a Exchange,
+    pub(super) rate_limits: &'a RateLimits,
+    pub(super) endpoint: &'a Endpoint,
+    /// Whether there is no other, which is to have what a `HEAD` leaves of the time.
+    pub(super) is_only: bool,
+}
+
+impl OneEndpoint<'_> {
+    /// Sends a request to one endpoint, again where that may help, and records the outcome.
+    pub(super) async fn send(
+        &self,
+        mut tracked: TrackedRequest,
+        request: &RegistryRequest<'_>,
+        retries: u32,
+    ) -> Result<RegistryResponse, Error> {
+        let (endpoint, repository) = (self.endpoint, request.repository);
+        request.auth.asked.record(endpoint.base_url());
+        let account = Account {
+            registry: repository.registry(),
+            endpoint: endpoint.base_url(),
+            principal: self.exchange.principal(endpoint, request),
+        };
+        let request = &self.exchange.effective(endpoint, request, retries);
+        let class = (request.kind, request.method.clone());
+        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, repository, &class).await {
+            return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
+        }
+        tracked.start();
+        let span = span::of(endpoint, request);
+        let asking = self.send_with_retries(&mut tracked, request, account, retries);
+        let result = asking.instrument(span.clone()).await;
+        span::note(&span, &result);
+        let body = tracked.body();
+        tracked.finish(&result);
+        if request.method == Method::GET && result.is_ok() {
+            self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
+        }
+        let result = self.rate_limits.record_result(account, repository, &class, result);
+        let answer = result.map_err(|failure| failure.error)?;
+        Ok(RegistryResponse { tracked: Some(body), ..answer })
+    }
+
+    /// A `HEAD` that failed is repeated as the `GET` that can confirm it. A connection that was refused is tried again
+    /// only with the patience for that.
+    async fn send_with_retries(
+        &self,
+        tracked: &mut TrackedRequest,
+        request: &RegistryRequest<'_>,
+        account: Account<'_>,
+        retries: u32,
+    ) -> Result<RegistryResponse, Failure> {
+        let mut result = match request.method {
+            Method::HEAD => self.send_head(request, account).await,
+            _ => self.exchange.send(self.endpoint, request).await,
+        };
+        let again = request.confirming_if_head();
+        let patient = request.auth.patience == Patience::Wait;
+        for n in 0..retries {
+            let worth = |Failure { error, .. }: &Failure| {
+                error.is_worth_a_retry() && (patient || !error.is_refused_connection())
+            };
+            if !result.as_ref().is_err_and(worth) {
+                break;
+            }
+            tokio::time::sleep(retry::pause(n, fastrand::f64())).await;
+            tracked.repeat();
+            result = self.exchange.send(self.endpoint, &again).await;
+            if result.is_ok() && request.method == Method::HEAD {
+                self.exchange.record_failed_head(self.endpoint, request);
+            }
+        }
+        result
+    }
+
+    /// Sends a `HEAD`, and beside it, if it is not answered within [`HEAD_ALONE`], the `GET` that asks the same: some
+    /// registries answer no `HEAD`. The first answer counts. Where there is no other endpoint, `GET` follows a `HEAD` that
+    /// timed out before, too.
+    async fn send_head(
+        &self,
+        head: &RegistryRequest<'_>,
+        account: Account<'_>,
+    ) -> Result<RegistryResponse, Failure> {
+        let mut heading = pin!(self.exchange.send(self.endpoint, head));
+        let alone = timeout(HEAD_ALONE, &mut heading).await;
+        let is_only = self.is_only;
+        let heads = &self.exchange.heads;
+        if let Ok(result) = alone {
+            let hung = result.as_ref().is_err_and(is_hang);
+            if hung {
+                heads.record_hang(&self.endpoint.host_and_port(), head.kind);
+            }
+            return if hung && is_only { self.get_instead(head, account).await.or(result) } else { result };
+        }
+        let mut getting = pin!(self.get_instead(head, account));
+        heads.record_hang(&self.endpoint.host_and_port(), head.kind);
+        tokio::select! {
+            result = &mut heading => match result {
+                Err(failure) if is_hang(&failure) && is_only => getting.await.or(Err(failure)),
+                result => result,
+            },
+            result = &mut getting => match result {
+                Ok(response) => Ok(response),
+                Err(_) => heading.await,
+            },
+        }
+    }
+
+    /// Asks by `GET` what a `HEAD` was not answered to.
+    async fn get_instead(
+        &self,
+        head: &RegistryRequest<'_>,
+        account: Account<'_>,
+    ) -> Result<RegistryResponse, Failure> {
+        let (get, host) = (head.confirming(), self.endpoint.host_and_port());
+        let class = (get.kind, Method::GET);
+        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, head.repository, &class).await
+        {
+            let error = Error::RateLimited { host, retry_after: Some(wait) };
+            return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
+        }
+        let result = self.exchange.send(self.endpoint, &get).await;
+        if result.is_ok() {
+            self.exchange.heads.record_get_beside(&host, get.kind);
+        }
+        self.rate_limits.record_result(account, head.repository, &class, result)
+    }
+}
+
+/// Whether the endpoint, or a host that it redirected to, did not answer in time.
+fn is_hang(failure: &Failure) -> bool {
+    let timed_out = matches!(failure.error, Error::Unreachable { stage: ConnectStage::Timeout, .. });
+    timed_out && failure.party != Party::TokenServer
+}
