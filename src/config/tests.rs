@@ -112,6 +112,13 @@ fn no_file_means_defaults_that_need_no_root() {
 }
 
 #[test]
+fn a_collector_is_refused_where_no_trace_would_ever_be_sent() {
+    let said = mistakes("[log]\notlp = \"http://collector:4318\"\n").join("\n");
+    assert_eq!(said.contains("built without the feature otlp"), !crate::traces::BUILT_IN, "{said}");
+    assert!(mistakes("[log]\notlp = \"collector:4318\"\n").join("\n").contains("http://collector:4318"));
+}
+
+#[test]
 fn all_mistakes_are_told_at_once_each_with_its_key() {
     let text = r#"
         speed = "fast"
