@@ -15,10 +15,12 @@ use crate::reference::Image;
 /// Images of all pods that are fetched at a time: few beside the 256 downloads that there may be, and enough for several
 /// pods that start together.
 pub(super) const FETCHES_MAX: usize = 12;
-/// How long an image is not asked for again that was refused or is missing: at first, and at most. Doubled each time, as
-/// kubelet's own back-off.
-const REFUSED_FOR: Duration = Duration::from_secs(20);
-const REFUSED_FOR_MAX: Duration = Duration::from_secs(300);
+/// How long an image is not asked for again that was refused or is missing, at first: doubled each time, up to
+/// [`FAILED_FOR_MAX`], as kubelet's own back-off is.
+pub(super) const REFUSED_FOR: Duration = Duration::from_secs(20);
+/// The same where something was in the way that may be over in a moment: an API server or a registry that did not answer.
+pub(super) const FAILED_FOR: Duration = Duration::from_secs(2);
+const FAILED_FOR_MAX: Duration = Duration::from_secs(300);
 
 /// What is fetched: equal for pods that would ask the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -77,11 +79,11 @@ impl Fetch {
 }
 
 impl Failed {
-    /// The failure that follows `before`.
-    pub(super) fn after(before: Option<&Self>, now: Instant, why: String) -> Self {
+    /// The failure that follows `before`; `first` is the wait after a first one.
+    pub(super) fn after(before: Option<&Self>, first: Duration, now: Instant, why: String) -> Self {
         let times = before.map_or(0, |before| before.times).saturating_add(1);
-        let doubled = REFUSED_FOR.saturating_mul(2_u32.saturating_pow(times - 1));
-        Self { times, until: now + doubled.min(REFUSED_FOR_MAX), why }
+        let doubled = first.saturating_mul(2_u32.saturating_pow(times - 1));
+        Self { times, until: now + doubled.min(FAILED_FOR_MAX), why }
     }
 }
 

@@ -121,7 +121,7 @@ async fn what_was_refused_is_not_asked_for_again_at_once_whatever_pods_come() {
     let now = Instant::now();
     let mut world = World { pods: vec![pod("a", &["secret", "public"])], ..World::default() };
     let refused = fetch(&world.pods[0], 0);
-    let failed = Failed::after(None, now, "refused".to_owned());
+    let failed = Failed::after(None, REFUSED_FOR, now, "refused".to_owned());
     world.failed.insert(refused.clone(), failed.until);
     world.pods = vec![pod("b", &["secret", "public"]), pod("c", &["secret"])];
     let plan = world.plan(3, now);
@@ -131,7 +131,7 @@ async fn what_was_refused_is_not_asked_for_again_at_once_whatever_pods_come() {
     let mut failed = failed;
     for _ in 0..7 {
         waits.push((failed.until - now).as_secs());
-        failed = Failed::after(Some(&failed), now, String::new());
+        failed = Failed::after(Some(&failed), REFUSED_FOR, now, String::new());
     }
     assert_eq!(waits, [20, 40, 80, 160, 300, 300, 300]);
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::fetch::Outcome;
-use super::plan::{Failed, Fetch, Known, Plan, plan, wanted};
+use super::plan::{FAILED_FOR, Failed, Fetch, Known, Plan, REFUSED_FOR, plan, wanted};
 use super::pod::{Pod, PullPolicy};
 use super::source::PodEvent;
 use super::status::{PodOutlook, PodsStatus, SourceStatus};
@@ -101,7 +101,9 @@ impl State {
                 }
             }
             Outcome::Refused(why) | Outcome::Failed(why) => {
-                let failed = Failed::after(self.failed.peek(fetch), now, why.clone());
+                let is_refusal = matches!(outcome, Outcome::Refused(_));
+                let first = if is_refusal { REFUSED_FOR } else { FAILED_FOR };
+                let failed = Failed::after(self.failed.peek(fetch), first, now, why.clone());
                 self.failed.insert(fetch.clone(), failed);
             }
         }
@@ -234,6 +236,19 @@ mod tests {
         let plan = state.plan(now);
         assert!(plan.begin.is_empty());
         assert!(state.outlook(&begun[0].image)[0].state.contains("denied"));
+        assert_eq!(plan.look_again, Some(now + REFUSED_FOR));
         assert_eq!(state.plan(plan.look_again.unwrap()).begin, begun);
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_is_away_for_a_moment_costs_a_pod_no_more_than_that() {
+        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
+        state.apply(0, PodEvent::Applied(pod("a", "app")));
+        let begun = state.plan(now).begin;
+        state.ended(&begun[0], &Outcome::Failed("no answer".to_owned()), now);
+        assert_eq!(state.plan(now), Plan { look_again: Some(now + FAILED_FOR), ..Plan::default() });
+        assert_eq!(state.plan(now + FAILED_FOR).begin, begun);
+        state.ended(&begun[0], &Outcome::Here { fetched_bytes: 1 }, now);
+        assert_eq!(state.plan(now + 2 * FAILED_FOR), Plan::default());
     }
 }

@@ -130,9 +130,19 @@ impl Kind for IdentityKind {
 #[cfg(test)]
 mod tests {
     use crate::config::{Environment, resolve};
+    #[cfg(feature = "kubernetes")]
     use crate::kubernetes::Identity;
 
     #[test]
+    #[cfg(not(feature = "kubernetes"))]
+    fn a_build_that_cannot_watch_pods_refuses_to_look_as_if_it_did() {
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let mistakes = resolve("[kubernetes]\nkubeconfig = \"in-cluster\"", &environment).unwrap_err();
+        assert!(mistakes[0].problem.contains("feature kubernetes"), "{mistakes:?}");
+    }
+
+    #[test]
+    #[cfg(feature = "kubernetes")]
     fn secrets_are_read_with_a_kubeconfig_and_in_cluster_only_where_it_is_said() {
         let config = |text: &str| {
             let environment = Environment { home: Some("/h".into()), ..Environment::default() };
