@@ -111,6 +111,22 @@ fn explanation() -> Explanation {
     }
 }
 
+fn tier() -> TierStatus {
+    let trouble = || Some(TierTrouble { kind: String::new(), seconds: 1 });
+    TierStatus {
+        reads: true,
+        writes: true,
+        hits: 1,
+        misses: 1,
+        read_bytes: 1,
+        written: 1,
+        written_bytes: 1,
+        bad_objects: 1,
+        reading_fails: trouble(),
+        writing_fails: trouble(),
+    }
+}
+
 fn samples() -> Vec<Value> {
     let text = String::new;
     let summary = Summary { pulled: 1, failed: 0, bytes: 1, shared_bytes: 0, fetched_bytes: 1 };
@@ -142,18 +158,7 @@ fn samples() -> Vec<Value> {
         requests: [("hit".to_owned(), 1)].into(),
         outages: 0,
         pods: Some(PodNumbers::default()),
-        tier: Some(TierStatus {
-            reads: true,
-            writes: true,
-            hits: 1,
-            misses: 1,
-            read_bytes: 1,
-            written: 1,
-            written_bytes: 1,
-            bad_objects: 1,
-            reading_fails: Some(TierTrouble { kind: text(), seconds: 1 }),
-            writing_fails: Some(TierTrouble { kind: text(), seconds: 1 }),
-        }),
+        tier: Some(tier()),
     };
     let events = [
         Event::Resolved { image: text(), digest: text(), platforms: vec![], foreign_layers: 1 },

@@ -67,7 +67,7 @@ impl UpstreamBlobs {
 
     /// The body of a blob that comes from the shared tier. What breaks off is resumed at the registry, as for any request
     /// of `context`.
-    pub(crate) fn from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
+    pub(crate) fn body_from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
         let chunks = found.body.map(|chunk| chunk.map_err(|error| interrupted(&error)));
         let endpoint = EndpointId::shared_tier();
         let download = Download::new(Some(found.size), 0, Proof::Nothing, chunks).delivered_by(endpoint);

@@ -71,7 +71,9 @@ impl UpstreamBlobs {
         let registry = context.repository().registry();
         match self.tier().blob(registry, digest).await {
             Lookup::Found(found) => match self.word_on(context, digest, found.size).await {
-                Word::Yes => Ok(Opened { body: self.from_tier(context, digest, found), share: Share::No }),
+                Word::Yes => {
+                    Ok(Opened { body: self.body_from_tier(context, digest, found), share: Share::No })
+                }
                 Word::OtherSize => {
                     self.tier().record_fault(registry, digest, tier::Fault::Wrong);
                     self.open_sharing(context, digest, Share::Yes(ClaimSlot::default())).await
@@ -110,7 +112,7 @@ impl UpstreamBlobs {
             Role::Writer(slot) => self.open_sharing(context, digest, Share::Yes(slot)).await,
             Role::Waiter(found, slot) => match self.word_on(context, digest, size).await {
                 Word::Yes => {
-                    let body = self.from_tier(context, digest, found);
+                    let body = self.body_from_tier(context, digest, found);
                     Ok(Opened { body, share: Share::OnceClaimed(slot) })
                 }
                 _ => self.open_sharing(context, digest, Share::No).await,

@@ -151,7 +151,7 @@ impl ManifestFetcher {
             return Ok(Allowed { value, proof: Proof::Nothing });
         }
         if let Reference::Digest(digest) = reference
-            && let Some(found) = self.from_tier(repository, *digest, auth).await
+            && let Some(found) = self.fetch_from_tier(repository, *digest, auth).await
         {
             return Ok(found);
         }
@@ -183,7 +183,7 @@ impl ManifestFetcher {
 
     /// The manifest from the shared tier, if its registry itself confirms that the repository has it: it said so in its answer
     /// to a tag, or does so now. Anything but a plain yes is left to the request for the manifest.
-    async fn from_tier(
+    async fn fetch_from_tier(
         &self,
         repository: &Repository,
         digest: Digest,
