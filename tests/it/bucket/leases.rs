@@ -11,17 +11,23 @@ use crate::support::s3::{Op, SECRET, Wrong};
 
 /// Two seconds at the pace of the registry, so that those that come in between find it under way.
 const SIZE: usize = 20 << 20;
+/// Just large enough for a lease.
+const LEASED: usize = 5 << 20;
 /// Bytes each hundredth of a second.
 const PACE: usize = 100 * 1024;
 const NODES: usize = 4;
 
 /// A registry that sends slowly, and a blob of it.
 async fn slow() -> (Fleet, Blob) {
+    slow_blob(SIZE).await
+}
+
+async fn slow_blob(len: usize) -> (Fleet, Blob) {
     let fleet = Fleet::new().await;
     fleet.registry.wrong(|seen| {
         (seen.method == http::Method::GET && seen.path.contains("/blobs/")).then_some(Fault::Slow(PACE))
     });
-    let blob = fleet.blob(SIZE, 1);
+    let blob = fleet.blob(len, 1);
     (fleet, blob)
 }
 
@@ -70,20 +76,27 @@ async fn a_store_that_creates_a_lease_twice_costs_no_more_than_it_would_without_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_that_are_refused_or_fail_cost_no_pull() {
-    for (name, wrong) in [
-        ("denied", Wrong::denied()),
-        ("501", Wrong::Refused(501, "NotImplemented")),
-        ("SlowDown", Wrong::slow_down()),
-        ("no answer", Wrong::Hang),
-        ("lost", Wrong::Lost),
+    let unknown = || Wrong::Refused(501, "NotImplemented");
+    for (op, wrong) in [
+        (Op::Put, Wrong::denied()),
+        (Op::Put, unknown()),
+        (Op::Put, Wrong::slow_down()),
+        (Op::Put, Wrong::Hang),
+        (Op::Put, Wrong::Lost),
+        (Op::Get, Wrong::denied()),
+        (Op::Get, Wrong::Hang),
+        (Op::Get, Wrong::Lost),
+        (Op::Delete, Wrong::denied()),
     ] {
-        for op in [Op::Put, Op::Get, Op::Delete] {
-            let (fleet, blob) = slow().await;
-            fleet.s3.wrong_at(op, "/leases/", wrong.clone());
-            all_at_once(&fleet, &blob, "header_timeout = \"300ms\"").await;
-            let transfers = fleet.transfers(&blob);
-            assert!((1..=NODES).contains(&transfers), "{name} {op:?}: {transfers}");
-        }
+        let (fleet, blob) = slow_blob(LEASED).await;
+        // Which object a request to delete is about is in its body.
+        fleet.s3.wrong(move |asked| {
+            let of_a_lease = asked.key.contains("/leases/") || op == Op::Delete;
+            (asked.op == op && of_a_lease).then(|| wrong.clone())
+        });
+        all_at_once(&fleet, &blob, "header_timeout = \"300ms\"").await;
+        let transfers = fleet.transfers(&blob);
+        assert!((1..=NODES).contains(&transfers), "{op:?}: {transfers}");
     }
 }
 
