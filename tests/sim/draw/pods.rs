@@ -18,11 +18,10 @@ pub(super) fn add(plan: &mut Plan) {
     let (mut bound, mut away) = (0, false);
     for _ in 0..3 + rng.below(6) {
         let acts = acts(&mut rng, &mut bound, &mut away);
-        let mut at = rng.below(plan.steps.len() as u64 + 1) as usize;
-        for act in acts {
+        let first = rng.below(plan.steps.len() as u64 + 1) as usize;
+        for (n, act) in acts.into_iter().enumerate() {
             let after_ms = rng.pick(&[0, 5, 100, 900, 5_000]);
-            plan.steps.insert(at, Step { after_ms, act });
-            at += 1;
+            plan.steps.insert(first + n, Step { after_ms, act });
         }
     }
 }

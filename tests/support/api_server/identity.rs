@@ -96,6 +96,7 @@ impl Authorities {
 
 impl Identity {
     /// Replaces the certificate by a new one, as kubelet rotates it: in place, by a rename.
+    #[allow(clippy::disallowed_methods, reason = "it does what kubelet does")]
     pub fn rotate(&self, authorities: &Authorities, user: &str) {
         let next = self.pem.with_extension("next");
         std::fs::write(&next, authorities.pem_of(user)).unwrap();

@@ -203,7 +203,7 @@ impl Bucket {
     pub fn read_only(&self) {
         self.wrong(|asked| {
             let reads = matches!(asked.op, Op::Get | Op::Head | Op::List);
-            (!reads).then(|| Wrong::denied())
+            (!reads).then(Wrong::denied)
         });
     }
 
