@@ -13,7 +13,7 @@ use crate::store::failpoints;
 impl Layout {
     /// Makes a directory and its missing parents durably. Another thread may make them at the same time. A file that has
     /// the name is moved to quarantine.
-    pub(in crate::store) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
+    pub(crate) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
         if directory.is_dir() {
             return Ok(());
         }
