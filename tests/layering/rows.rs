@@ -66,7 +66,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["changes", "sync_pace", "unsynced"],
             &["blocking", "buffers", "hashing", "health", "layout/files", "layout/staged", "reserve"],
             &["layout"],
-            &["batch", "layout/directories"],
+            &["batch"],
             &[
                 "budget",
                 "page_cache",
