@@ -65,7 +65,7 @@ impl Table {
 
     /// The seconds that the link needs for the bytes of a pod.
     fn link(&self, images: usize) -> f64 {
-        (images * self.mib << 20) as f64 / LINK_RATE
+        ((images * self.mib) << 20) as f64 / LINK_RATE
     }
 
     pub(crate) fn write(&self) {

@@ -77,6 +77,13 @@ impl Tier {
             match inner.claim(registry, digest, size).await {
                 Ok(claim) => {
                     inner.writing.succeeded();
+                    // The writer before may have completed the object and given its lease back since this node looked.
+                    let blob = inner.layout.blob(registry, digest);
+                    if let Lookup::Found(found) = inner.look(registry, digest, &blob).await
+                        && found.size == size
+                    {
+                        return Role::Waiter(found, slot);
+                    }
                     *slot.0.lock() = Some(claim);
                     inner.metrics.count_lease("claimed");
                     return Role::Writer(slot);

@@ -10,8 +10,10 @@ import concurrent.futures
 import hashlib
 import http.client
 import json
+import re
 import sys
 import time
+import urllib.parse
 
 ACCEPT = "application/vnd.oci.image.manifest.v1+json"
 # containerd's `max_concurrent_downloads`.
@@ -23,10 +25,26 @@ def main():
     host, registry, repository, tag = sys.argv[1:]
     begun = time.monotonic()
 
-    def get(path, headers):
+    token = {}
+
+    def ask(path, headers):
         connection = http.client.HTTPConnection(host, timeout=300)
-        connection.request("GET", f"/v2/{repository}/{path}?ns={registry}", headers=headers)
+        connection.request("GET", path, headers=headers)
         return connection.getresponse()
+
+    def get(path, headers):
+        path = f"/v2/{repository}/{path}?ns={registry}"
+        answer = ask(path, {**headers, **token})
+        if answer.status == 401 and not token:
+            # Without a credential of its own, as a runtime does it: an anonymous token.
+            challenge = dict(re.findall(r'(\w+)="([^"]*)"', answer.headers["WWW-Authenticate"]))
+            answer.read()
+            realm = urllib.parse.urlsplit(challenge["realm"])
+            query = urllib.parse.urlencode({"service": challenge["service"], "scope": challenge["scope"]})
+            given = json.loads(ask(f"{realm.path}?{'&'.join(filter(None, (realm.query, query)))}", {}).read())
+            token["Authorization"] = f"Bearer {given['token']}"
+            answer = ask(path, {**headers, **token})
+        return answer
 
     def blob(described):
         content, got = hashlib.sha256(), 0

@@ -212,7 +212,7 @@ class Tier(unittest.TestCase):
         cls.store = ObjectStore(cls.world, cls.network)
         # What was pushed before counts at full speed.
         cls.sizes = {name: cls.registry.push(name, mib) for name, mib in
-                     (("team/app", IMAGE_MIB), ("team/stopped", 32), ("team/reader", 16))}
+                     (("team/app", IMAGE_MIB), ("team/stopped", 32), ("team/reader", 16), ("team/outage", 8))}
         shape(cls.registry.inside)
 
     def node(self, account=WRITER, more="", tier=True):
@@ -262,7 +262,26 @@ class Tier(unittest.TestCase):
         else:
             self.fail("what the writer has pulled did not come into the bucket")
 
-    def test_3_an_object_store_that_stops_in_the_middle_costs_no_pull(self):
+    def test_3_an_image_of_a_registry_that_is_away_is_pulled_by_a_new_node(self):
+        key = os.path.join(self.world.directory("key"), "cluster.key")
+        with open(key, "wb") as file:
+            file.write(os.urandom(32))
+        os.chmod(key, 0o600)
+        shares = f'share_names = true\ncluster_key = "{key}"\n'
+        first = self.node(more=shares)
+        self.is_whole(first.pull("team/outage"), "team/outage")
+        self.registry.stop()
+        self.addCleanup(self.registry.start)
+        until = time.monotonic() + 20
+        # What is shared is written after the answer.
+        while (pulled := self.node(more=shares).pull("team/outage"))["wrong"] and time.monotonic() < until:
+            time.sleep(0.5)
+        self.is_whole(pulled, "team/outage")
+        self.assertTrue(pulled["warning"], "and it says that this is what was so")
+        stranger = self.node().pull("team/outage")
+        self.assertTrue(stranger["wrong"], "without the key nothing is known of the name")
+
+    def test_4_an_object_store_that_stops_in_the_middle_costs_no_pull(self):
         first = self.node()
         self.is_whole(first.pull("team/stopped"), "team/stopped")
         nodes = [self.node() for _ in range(2)]

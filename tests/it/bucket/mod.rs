@@ -3,6 +3,7 @@
 mod access;
 mod faults;
 mod leases;
+mod names;
 mod s3_itself;
 mod writes;
 
