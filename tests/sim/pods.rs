@@ -64,6 +64,12 @@ impl Pods {
         self.state.send_modify(|state| drop(state.pods.remove(&id)));
     }
 
+    /// All pods have ended. One that still waits for its images would have them fetched again after each start, and what
+    /// does not fit beside them evicted.
+    pub(crate) fn end(&self) {
+        self.state.send_modify(|state| *state = State::default());
+    }
+
     /// The API server goes away, or comes back.
     pub(crate) fn set_away(&self, away: bool) {
         self.state.send_modify(|state| state.away = away);

@@ -253,7 +253,7 @@ impl World {
             self.asks.abort_all();
         }
         self.heal();
-        self.pods.set_away(false);
+        self.pods.end();
         tokio::time::sleep(RECOVERY).await;
         if self.daemon.is_none() {
             self.start().await;
