@@ -160,14 +160,7 @@ fn samples() -> Vec<Value> {
         pods: Some(PodNumbers::default()),
         tier: Some(tier()),
     };
-    let prepull = ListStatus {
-        images: 1,
-        running: false,
-        finished_at: Some(Timestamp(1)),
-        summary,
-        failed: vec![(text(), text())],
-        problem: Some(text()),
-    };
+    let prepull = list_status(summary);
     let events = [
         Event::Resolved { image: text(), digest: text(), platforms: vec![], foreign_layers: 1 },
         Event::Blob {
