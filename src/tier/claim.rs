@@ -226,8 +226,13 @@ async fn wait(
         match decide(lease, begun.elapsed(), now.duration_since(since), inner.config.wait_max) {
             Decision::Wait(next) => pause = next,
             Decision::GiveUp => return None,
-            Decision::TakeOver if !inner.config.write => return None,
             Decision::TakeOver => {
+                // Its writer may be done, and not have been able to delete its lease.
+                match inner.look(registry, digest, &inner.layout.blob(registry, digest)).await {
+                    Lookup::Found(found) => return Some(found).filter(|found| found.size == size),
+                    Lookup::Absent if inner.config.write => {}
+                    Lookup::Absent | Lookup::Unavailable => return None,
+                }
                 // Another one may have been faster.
                 if inner
                     .lease_at(&key)
@@ -237,7 +242,11 @@ async fn wait(
                 {
                     continue;
                 }
-                let _ = inner.bounded(inner.objects.delete(&key)).await;
+                if let Err(error) = inner.bounded(inner.objects.delete(&key)).await
+                    && error.kind != ErrorKind::NotFound
+                {
+                    return None;
+                }
                 match inner.claim(registry, digest, size).await {
                     Ok(claim) => return hold(slot, claim),
                     Err(error) if error.kind == ErrorKind::Exists => seen = None,
