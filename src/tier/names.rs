@@ -64,7 +64,9 @@ impl Tier {
     {
         let Some(inner) = self.writer().filter(|inner| inner.key.is_some()) else { return };
         let Some(name) = inner.key.as_ref().map(|key| key.name(&borrowed(&parts))) else { return };
-        if !inner.told.note_once(name) || !inner.writing.admits(Instant::now()) {
+        // Another fact about the same is told at once.
+        let told = format!("{name} {}", serde_json::to_string(&fact).unwrap_or_default());
+        if !inner.told.note_once(told) || !inner.writing.admits(Instant::now()) {
             return;
         }
         let inner = Arc::clone(inner);
