@@ -3,10 +3,12 @@
 //! ```text
 //! store        the trait of `objects` over a store of that crate
 //! platform     the store of a configuration: S3, Google Cloud Storage, Azure Blob, a directory
+//! file_threads threads for the requests to a directory
 //! credential   key files
 //! ```
 
 mod credential;
+mod file_threads;
 mod platform;
 mod store;
 

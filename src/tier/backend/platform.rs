@@ -14,6 +14,7 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use super::credential::{AccountKey, AwsKeyFile, account_key};
+use super::file_threads::FileThreads;
 use super::store::{Base, Store};
 use crate::tier::config::{Config, Platform};
 use crate::tier::error::BuildError;
@@ -45,7 +46,8 @@ pub(super) fn store(config: &Config) -> Result<Store, BuildError> {
 fn directory(config: &Config) -> Result<Store, BuildError> {
     let directory = FilePath::new(config.location.directory());
     let path = Path::from_absolute_path(directory).map_err(settings)?;
-    Ok(Store::over(Arc::new(LocalFileSystem::new()), Base::Directory(directory.to_owned(), path)))
+    let threads = Arc::new(FileThreads::new().map_err(|error| BuildError::Settings(error.to_string()))?);
+    Ok(Store::over(Arc::new(LocalFileSystem::new()), Base::Directory(directory.to_owned(), path, threads)))
 }
 
 fn s3(config: &Config, client: StoreClient, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>, BuildError> {

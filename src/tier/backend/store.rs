@@ -1,6 +1,6 @@
 //! The trait of [`super::super::objects`] over a store of the crate object_store.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +12,9 @@ use object_store::{
     Error as StoreError, GetResult, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
+use tokio::sync::Mutex;
 
+use super::file_threads::FileThreads;
 use crate::support::clock::Timestamp;
 use crate::tier::error::{Error, ErrorKind};
 use crate::tier::http::Trouble;
@@ -29,12 +31,15 @@ pub(super) enum Base {
     /// Nothing.
     Root,
     /// A directory, which must be there: that of a file system that is not mounted is not made.
-    Directory(PathBuf, Path),
+    Directory(PathBuf, Path, Arc<FileThreads>),
 }
 
-/// A store.
+/// A store. Its requests hold what they need, so that those to a file system may go on after their caller gave up.
+#[derive(Debug, Clone)]
+pub(super) struct Store(Arc<Inner>);
+
 #[derive(Debug)]
-pub(super) struct Store {
+struct Inner {
     /// Sends each request once.
     store: Arc<dyn ObjectStore>,
     /// The same one; what it writes is sent again where that may help.
@@ -44,22 +49,47 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(store: Arc<dyn ObjectStore>, writing: Arc<dyn ObjectStore>) -> Self {
-        Self { store, writing, base: Base::Root }
+        Self(Arc::new(Inner { store, writing, base: Base::Root }))
     }
 
     /// A store on this machine.
     pub(super) fn over(store: Arc<dyn ObjectStore>, base: Base) -> Self {
-        Self { writing: Arc::clone(&store), store, base }
+        Self(Arc::new(Inner { writing: Arc::clone(&store), store, base }))
     }
 
+    /// Carries out a request where it blocks no thread of the daemon.
+    async fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        match &self.0.base {
+            Base::Root => request.await,
+            Base::Directory(.., threads) => threads.run(request).await,
+        }
+    }
+
+    fn threads(&self) -> Option<Arc<FileThreads>> {
+        match &self.0.base {
+            Base::Root => None,
+            Base::Directory(.., threads) => Some(Arc::clone(threads)),
+        }
+    }
+}
+
+impl Inner {
     async fn path(&self, key: &str) -> Result<Path, Error> {
         let key = match &self.base {
             Base::Root => key.to_owned(),
-            Base::Directory(directory, path) => {
-                let directory = directory.clone();
-                let is_there = tokio::task::spawn_blocking(move || directory.is_dir()).await;
-                if !is_there.unwrap_or(false) {
+            Base::Directory(directory, path, _) => {
+                let (directory, object) = (directory.clone(), directory.join(key));
+                let looking = move || (directory.is_dir(), is_file_or_new(object.symlink_metadata()));
+                let (is_there, is_usable) =
+                    tokio::task::spawn_blocking(looking).await.unwrap_or((false, false));
+                if !is_there {
                     return Err(Error::new(ErrorKind::Unavailable, "its directory is not there"));
+                }
+                if !is_usable {
+                    return Err(Error::new(ErrorKind::NotFound, "what is there is no file"));
                 }
                 format!("{path}/{key}")
             }
@@ -68,58 +98,79 @@ impl Store {
     }
 }
 
+/// Whether an object can be at a place: to open a pipe would wait for its other end. Directories are listed.
+fn is_file_or_new(found: io::Result<std::fs::Metadata>) -> bool {
+    found.map_or(true, |found| found.is_file() || found.is_dir())
+}
+
 impl Objects for Store {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, Error>> {
         Box::pin(async move {
-            let path = self.path(key).await?;
-            let found = self.store.get(&path).await.map_err(|error| error_of(&error))?;
+            let (inner, key) = (Arc::clone(&self.0), key.to_owned());
+            let getting = async move {
+                let path = inner.path(&key).await?;
+                inner.store.get(&path).await.map_err(|error| error_of(&error))
+            };
+            let found = self.run(getting).await?;
             let (size, modified) = (found.meta.size, stamp(found.meta.last_modified.timestamp()));
-            Ok(Object { size, modified, body: chunks(found) })
+            Ok(Object { size, modified, body: chunks(found, self.threads()) })
         })
     }
 
     fn put<'a>(&'a self, key: &'a str, content: Bytes, replace: Replace) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let path = self.path(key).await?;
             let mode = match replace {
                 Replace::Anything => PutMode::Overwrite,
                 Replace::Nothing => PutMode::Create,
             };
-            let options = PutOptions::from(mode);
-            let put = self.store.put_opts(&path, PutPayload::from_bytes(content), options).await;
-            put.map(drop).map_err(|error| error_of(&error))
+            let (inner, key) = (Arc::clone(&self.0), key.to_owned());
+            let putting = async move {
+                let (path, options) = (inner.path(&key).await?, PutOptions::from(mode));
+                let put = inner.store.put_opts(&path, PutPayload::from_bytes(content), options).await;
+                put.map(drop).map_err(|error| error_of(&error))
+            };
+            self.run(putting).await
         })
     }
 
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Multipart>, Error>> {
         Box::pin(async move {
-            let path = self.path(key).await?;
-            let upload = self.writing.put_multipart(&path).await.map_err(|error| error_of(&error))?;
-            Ok(Box::new(Parts(upload)) as Box<dyn Multipart>)
+            let (inner, key) = (Arc::clone(&self.0), key.to_owned());
+            let beginning = async move {
+                let path = inner.path(&key).await?;
+                inner.writing.put_multipart(&path).await.map_err(|error| error_of(&error))
+            };
+            let upload = self.run(beginning).await?;
+            Ok(Box::new(Parts { upload: Arc::new(Mutex::new(upload)), store: self.clone() })
+                as Box<dyn Multipart>)
         })
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let path = self.path(key).await?;
-            self.store.delete(&path).await.map_err(|error| error_of(&error))
+            let (inner, key) = (Arc::clone(&self.0), key.to_owned());
+            let deleting = async move {
+                let path = inner.path(&key).await?;
+                inner.store.delete(&path).await.map_err(|error| error_of(&error))
+            };
+            self.run(deleting).await
         })
     }
 
     fn list<'a>(&'a self, directory: &str) -> List<'a> {
         let directory = directory.to_owned();
         let listing = async move {
-            let path = self.path(&directory).await?;
-            let cut = match &self.base {
+            let path = self.0.path(&directory).await?;
+            let cut = match &self.0.base {
                 Base::Root => 0,
-                Base::Directory(_, base) => base.as_ref().len() + 1,
+                Base::Directory(_, base, _) => base.as_ref().len() + 1,
             };
             let listed = move |meta: ObjectMeta| Listed {
                 key: meta.location.as_ref().get(cut..).unwrap_or_default().to_owned(),
                 size: meta.size,
                 modified: stamp(meta.last_modified.timestamp()),
             };
-            Ok(self.store.list(Some(&path)).map_ok(listed).map_err(|error| error_of(&error)))
+            Ok(self.0.store.list(Some(&path)).map_ok(listed).map_err(|error| error_of(&error)))
         };
         Box::pin(stream::once(listing).try_flatten())
     }
@@ -129,37 +180,55 @@ fn stamp(seconds: i64) -> Timestamp {
     Timestamp(u64::try_from(seconds).unwrap_or(0))
 }
 
-struct Parts(Box<dyn MultipartUpload>);
+struct Parts {
+    upload: Arc<Mutex<Box<dyn MultipartUpload>>>,
+    store: Store,
+}
 
 impl Multipart for Parts {
     fn part(&mut self, content: Vec<Bytes>) -> BoxFuture<'static, Result<(), Error>> {
-        let part = self.0.put_part(content.into_iter().collect());
-        Box::pin(async move { part.await.map_err(|error| error_of(&error)) })
+        let (upload, store) = (Arc::clone(&self.upload), self.store.clone());
+        Box::pin(async move {
+            let sending = async move {
+                let part = upload.lock().await.put_part(content.into_iter().collect());
+                part.await.map_err(|error| error_of(&error))
+            };
+            store.run(sending).await
+        })
     }
 
     fn complete(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move { self.0.complete().await.map(drop).map_err(|error| error_of(&error)) })
+        let upload = Arc::clone(&self.upload);
+        let completing =
+            async move { upload.lock().await.complete().await.map(drop).map_err(|error| error_of(&error)) };
+        Box::pin(self.store.run(completing))
     }
 
     fn abort(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move { self.0.abort().await.map_err(|error| error_of(&error)) })
+        let upload = Arc::clone(&self.upload);
+        let aborting = async move { upload.lock().await.abort().await.map_err(|error| error_of(&error)) };
+        Box::pin(self.store.run(aborting))
     }
 }
 
 /// The body of an object. A file is read in larger chunks than the crate reads it in.
-fn chunks(found: GetResult) -> Chunks {
-    match found.payload {
-        GetResultPayload::Stream(stream) => shareable(stream.map_err(|error| error_of(&error))),
-        GetResultPayload::File(file, _) => Box::pin(stream::try_unfold(file, |mut file| async move {
-            let read = move || {
-                let mut chunk = Vec::with_capacity(FILE_CHUNK);
-                (&mut file).take(FILE_CHUNK as u64).read_to_end(&mut chunk).map(|_| (chunk, file))
-            };
-            let failed = |why: String| Error::new(ErrorKind::Unavailable, why);
-            let read = tokio::task::spawn_blocking(read).await.map_err(|error| failed(error.to_string()))?;
-            let (chunk, file) = read.map_err(|error| failed(error.to_string()))?;
-            Ok(if chunk.is_empty() { None } else { Some((Bytes::from(chunk), file)) })
-        })),
+fn chunks(found: GetResult, threads: Option<Arc<FileThreads>>) -> Chunks {
+    match (found.payload, threads) {
+        (GetResultPayload::Stream(stream), _) => shareable(stream.map_err(|error| error_of(&error))),
+        (GetResultPayload::File(file, _), Some(threads)) => {
+            shareable(stream::try_unfold((file, threads), |(mut file, threads)| async move {
+                let read = move || {
+                    let mut chunk = Vec::with_capacity(FILE_CHUNK);
+                    (&mut file).take(FILE_CHUNK as u64).read_to_end(&mut chunk).map(|_| (chunk, file))
+                };
+                let (chunk, file) = threads.call(read).await?;
+                Ok(if chunk.is_empty() { None } else { Some((Bytes::from(chunk), (file, threads))) })
+            }))
+        }
+        (GetResultPayload::File(..), None) => {
+            let why = "a file, of a store that is no directory";
+            shareable(stream::once(async move { Err(Error::new(ErrorKind::Unavailable, why)) }))
+        }
     }
 }
 
