@@ -149,19 +149,29 @@ impl UpstreamBlobs {
         }
     }
 
-    /// Records that `endpoints` delivered content of `digest` that is wrong; returns whether another endpoint is left.
+    /// Records that what came as `trail` says is not the content of `digest`; returns whether another endpoint is left.
     pub(crate) fn record_wrong_content(
         &self,
         context: &PullContext,
         digest: Digest,
-        endpoints: &[EndpointId],
+        trail: &Trail,
         fault: DeliveryFault,
     ) -> bool {
-        let registry = context.repository().registry();
-        endpoints.iter().fold(false, |_, endpoint| self.record_fault(registry, digest, endpoint, fault))
+        self.record_wrong(context.repository().registry(), digest, trail, fault)
     }
 
-    /// Records that one of them did not deliver; returns whether another one is left. Beside the shared tier that is the
+    fn record_wrong(&self, registry: &Registry, digest: Digest, trail: &Trail, fault: DeliveryFault) -> bool {
+        trail.suspects().iter().fold(false, |_, endpoint| {
+            // An object of which the registry delivered the rest may be right: it is not read for a while, and stays.
+            let fault = match endpoint.is_shared_tier() && !trail.is_of(endpoint) {
+                true => DeliveryFault::BrokenOff,
+                false => fault,
+            };
+            self.record_fault(registry, digest, endpoint, fault)
+        })
+    }
+
+    /// Records that `endpoint` did not deliver; returns whether another one is left. Beside the shared tier that is the
     /// registry.
     fn record_fault(
         &self,
@@ -328,10 +338,7 @@ impl UpstreamBody {
     /// Records that what was delivered is wrong; returns whether an endpoint is left that has not delivered wrong content.
     pub(crate) fn record_wrong_content(&self, fault: DeliveryFault) -> bool {
         let registry = self.repository.registry();
-        self.trail
-            .suspects()
-            .iter()
-            .fold(false, |_, endpoint| self.blobs.record_fault(registry, self.digest, endpoint, fault))
+        self.blobs.record_wrong(registry, self.digest, &self.trail, fault)
     }
 
     /// Which endpoints have delivered it.

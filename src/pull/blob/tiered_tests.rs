@@ -56,6 +56,25 @@ async fn a_body_that_breaks_off_is_gone_on_with_at_the_registry() {
 }
 
 #[tokio::test]
+async fn an_object_is_not_deleted_for_what_the_registry_sent_after_it() {
+    let (objects, app, digest) = shared().await;
+    let key = objects.keys("blobs").remove(0);
+    objects.break_off_after(Some(1_500_000));
+    let other = Parts::with_tier(objects.tier());
+    let mut wrong = CONTENT.to_vec();
+    wrong[2_000_000] ^= 1;
+    other.registry.push(&app, None, &CONTENT);
+    other.registry.damage(&app, digest, wrong.leak());
+    let context = for_tests::pull(&app);
+    let mut body = other.blobs.find(&context, digest, BlobRange::Whole).await.map(|answer| answer.body);
+    if let Ok(body) = &mut body {
+        while let Some(Ok(_)) = body.next().await {}
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(objects.content(&key).unwrap(), CONTENT[..]);
+}
+
+#[tokio::test]
 async fn no_client_is_sent_wrong_bytes_of_the_tier() {
     let (objects, app, digest) = shared().await;
     let key = objects.keys("blobs").remove(0);

@@ -112,7 +112,11 @@ impl Transfers {
                 // The writer is gone only after an error of its own, which is the one that counts.
                 return Ok(());
             }
-            if may_skip && let Some(until) = worth_skipping(growing, body.at(), body.size()) {
+            // For what the tier delivers nothing is asked of the registry.
+            if may_skip
+                && !body.is_from_tier()
+                && let Some(until) = worth_skipping(growing, body.at(), body.size())
+            {
                 if body.size() == Some(until) {
                     trail.record_ranges();
                     let _ = queue.send(Received::InFile(until)).await;

@@ -4,12 +4,15 @@
 //! is an error before any header, and not a broken body.
 //!
 //! Bytes that were sent cannot be unsent, and a runtime that was sent wrong ones fails its pull, whatever follows. A mirror
-//! is nobody's word, and the registry behind it could still deliver the right content. So what a mirror delivers is
+//! is not the registry, which could still deliver the right content. So what a mirror delivers is
 //! withheld whole until it is verified, up to [`MIRRORED_STORED`] bytes on the way into the store and [`MIRRORED_PASSED`]
 //! past the disk, where it has to be in memory. A client that got nothing for ten seconds is then given a little each
 //! second, so that it does not take the download for dead: only that little may be wrong. A larger blob goes out as it
-//! comes, but for its tail. The same holds for what the shared tier delivers: its bytes are nobody's word either.
+//! comes, but for its tail. The same holds for what the shared tier delivers, although the registry has confirmed its digest
+//! and size: its bytes are as unverified, and a wrong object must cost a download and not the pulls of its readers. The ten
+//! seconds begin with the first byte: a node may have waited long for another one to write the object.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,7 +36,8 @@ const MIRRORED_RATE: u64 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Withheld {
     size: Option<u64>,
-    begun: Instant,
+    /// When the first byte was there.
+    begun: Arc<OnceLock<Instant>>,
     /// Tells whether a mirror delivers some of it.
     trail: Trail,
     mirrored_max: u64,
@@ -42,7 +46,7 @@ pub(crate) struct Withheld {
 impl Withheld {
     /// Of a blob of `size` bytes that begins to arrive for the store; `trail` records who delivers it.
     pub(crate) fn of(size: Option<u64>, trail: &Trail) -> Self {
-        Self { size, begun: Instant::now(), trail: trail.clone(), mirrored_max: MIRRORED_STORED }
+        Self { size, begun: Arc::default(), trail: trail.clone(), mirrored_max: MIRRORED_STORED }
     }
 
     /// Of the same blob past the disk.
@@ -63,10 +67,14 @@ impl Withheld {
     /// How many bytes may be served when so many are there and the digest is not verified.
     pub(crate) fn readable(&self, written: u64) -> u64 {
         let readable = self.all_but_the_tail(written);
+        if written == 0 {
+            return readable;
+        }
+        let begun = self.begun.get_or_init(Instant::now);
         if !self.trail.has_unproved_bytes() || self.size.unwrap_or(written) > self.mirrored_max {
             return readable;
         }
-        let given_out_for = self.begun.elapsed().saturating_sub(MIRRORED_SILENCE);
+        let given_out_for = begun.elapsed().saturating_sub(MIRRORED_SILENCE);
         readable.min(given_out_for.as_secs() * MIRRORED_RATE)
     }
 
@@ -110,6 +118,9 @@ mod tests {
         {
             let trail = Trail::default();
             let withheld = Withheld::of(size, &trail);
+            // As long as another node writes the blob, and nothing comes.
+            assert_eq!(withheld.readable(0), 0);
+            tokio::time::advance(Duration::from_secs(600)).await;
             let (written, all) = (100 * TAIL, if size.is_some() { 100 * TAIL } else { 99 * TAIL });
             assert_eq!(withheld.readable(written), all, "the registry delivers it");
             // A mirror goes on with it.
