@@ -110,6 +110,11 @@ impl GrowingBlob {
         self.content.checksums().lock().update(bytes);
     }
 
+    /// Bytes that the download has written so far, from the start on.
+    pub fn written(&self) -> u64 {
+        self.content.checksums().lock().size()
+    }
+
     /// The checksums of what the download has written.
     pub(super) fn checksums(&self) -> Checksums {
         self.content.checksums().lock().clone().finish()

@@ -81,7 +81,7 @@ impl Config {
             connect_timeout: Duration::from_secs(1),
             head_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(5),
-            wait_max: Duration::from_secs(240),
+            wait_max: Duration::from_secs(40),
             uploads: UPLOADS,
             proxy: Proxies::default(),
             reach: Reach::default(),

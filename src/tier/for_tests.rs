@@ -20,6 +20,15 @@ use crate::support::metrics::Registry;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FakeObjects(Arc<Mutex<State>>);
 
+/// What is asked of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Get,
+    Put,
+    Begin,
+    Delete,
+}
+
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<String, Bytes>,
@@ -27,6 +36,9 @@ struct State {
     breaks_after: Option<usize>,
     /// Every request fails like this.
     fails: Option<ErrorKind>,
+    /// The next requests, so many, of an operation at keys of a kind fail like this.
+    fails_at: Option<(Op, &'static str, ErrorKind, usize)>,
+    asked: Vec<(Op, String)>,
     /// It ignores that an object is to be created only if there is none.
     creates_twice: bool,
     requests: usize,
@@ -93,6 +105,30 @@ impl FakeObjects {
         self.0.lock().aborted
     }
 
+    /// The next `times` requests of `op` at the objects of a kind fail.
+    pub(crate) fn fail_at(&self, op: Op, kind: &'static str, error: ErrorKind, times: usize) {
+        self.0.lock().fails_at = Some((op, kind, error, times));
+    }
+
+    /// How often `op` was asked for of objects of a kind.
+    pub(crate) fn asked(&self, op: Op, kind: &str) -> usize {
+        let part = format!("/{kind}/");
+        self.0.lock().asked.iter().filter(|(asked, key)| *asked == op && key.contains(&part)).count()
+    }
+
+    fn check_at(&self, op: Op, key: &str) -> Result<(), Error> {
+        self.check()?;
+        let mut state = self.0.lock();
+        state.asked.push((op, key.to_owned()));
+        match &mut state.fails_at {
+            Some((at, kind, error, times)) if *at == op && key.contains(*kind) && *times > 0 => {
+                *times -= 1;
+                Err(Error::new(*error, "as the test says"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         let mut state = self.0.lock();
         state.requests += 1;
@@ -103,7 +139,7 @@ impl FakeObjects {
 impl Objects for FakeObjects {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, Error>> {
         Box::pin(async move {
-            self.check()?;
+            self.check_at(Op::Get, key)?;
             let state = self.0.lock();
             let content = state.objects.get(key).cloned();
             let content = content.ok_or_else(|| Error::new(ErrorKind::NotFound, "none"))?;
@@ -120,7 +156,7 @@ impl Objects for FakeObjects {
 
     fn put<'a>(&'a self, key: &'a str, content: Bytes, replace: Replace) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.check()?;
+            self.check_at(Op::Put, key)?;
             let mut state = self.0.lock();
             if replace == Replace::Nothing && !state.creates_twice && state.objects.contains_key(key) {
                 return Err(Error::new(ErrorKind::Exists, "there is one"));
@@ -132,7 +168,7 @@ impl Objects for FakeObjects {
 
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Multipart>, Error>> {
         Box::pin(async move {
-            self.check()?;
+            self.check_at(Op::Begin, key)?;
             let upload = FakeUpload { store: self.clone(), key: key.to_owned(), content: Arc::default() };
             Ok(Box::new(upload) as Box<dyn Multipart>)
         })
@@ -140,7 +176,7 @@ impl Objects for FakeObjects {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.check()?;
+            self.check_at(Op::Delete, key)?;
             self.0.lock().objects.remove(key);
             Ok(())
         })

@@ -16,6 +16,7 @@ use super::layout::Layout;
 use super::metrics::Metrics;
 use super::objects::Objects;
 use super::recent::{self, Recent};
+use super::upload;
 
 use crate::credentials::ClusterKey;
 use crate::reference::{Digest, Registry};
@@ -44,6 +45,10 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     pub(super) reading: Health,
     pub(super) writing: Health,
+    /// Leases. They are small: that they work says nothing of uploads.
+    pub(super) leasing: Health,
+    /// Bodies. That a small object is read says nothing of large ones.
+    pub(super) bodies: Health,
     /// Objects that are not read for a while, because they were wrong or their transfer broke off.
     pub(super) avoided: Recent,
     /// Objects that this node wrote, or found, a moment ago.
@@ -52,7 +57,14 @@ pub(super) struct Inner {
     pub(super) touched: Recent,
     /// Names that were shared, or found to be shared, a while ago.
     pub(super) told: Recent<String>,
+    /// Leases, by key, nonce and beat, that were silent for too long.
+    pub(super) silent: Recent<(String, u64, u64)>,
+    /// Places of blobs that are written in parts.
     pub(super) uploads: Arc<Semaphore>,
+    /// Places of what is written by one request.
+    pub(super) singles: Arc<Semaphore>,
+    /// Bytes of manifests that are written or wait for their place.
+    pub(super) queued: Arc<Semaphore>,
     pub(super) counts: Counts,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
@@ -94,11 +106,16 @@ impl Tier {
             clock,
             reading: Health::default(),
             writing: Health::default(),
+            leasing: Health::default(),
+            bodies: Health::default(),
             avoided: Recent::new(recent::AVOIDED_FOR),
             present: Recent::new(recent::PRESENT_FOR),
             touched: Recent::new(recent::TOUCHED_FOR),
             told: Recent::new(recent::TOLD_FOR),
+            silent: Recent::new(recent::SILENT_FOR),
             uploads: Arc::new(Semaphore::new(config.uploads)),
+            singles: Arc::new(Semaphore::new(upload::SINGLES)),
+            queued: Arc::new(Semaphore::new(upload::QUEUED_BYTES_MAX)),
             counts: Counts::default(),
             metrics,
             tasks: Tasks::default(),

@@ -17,6 +17,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// After refused access.
 const DENIED_PAUSE: Duration = Duration::from_secs(300);
 
+/// Bytes of a body from which on it tells that bodies come.
+const TELLING_BYTES: u64 = 1024 * 1024;
+
 /// Whether the tier answers, for one kind of access.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<State>);
@@ -26,6 +29,7 @@ struct State {
     failures: u32,
     alone_until: Option<Instant>,
     failing_since: Option<Instant>,
+    failed_at: Option<Instant>,
     last: Option<ErrorKind>,
 }
 
@@ -50,9 +54,24 @@ impl Health {
         }
     }
 
+    /// Whether no request would be admitted now; takes the place of none.
+    pub(super) fn is_left_alone(&self, now: Instant) -> bool {
+        self.0.lock().alone_until.is_some_and(|until| now < until)
+    }
+
     /// The tier answered.
     pub(super) fn succeeded(&self) {
         *self.0.lock() = State::default();
+    }
+
+    /// A body of `bytes` bytes came whole. A small one says little of large ones: it counts once there was no failure for
+    /// as long as the longest pause.
+    pub(super) fn succeeded_with(&self, bytes: u64, now: Instant) {
+        let mut state = self.0.lock();
+        let is_long_ago = state.failed_at.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE_MAX);
+        if bytes >= TELLING_BYTES || is_long_ago {
+            *state = State::default();
+        }
     }
 
     /// A request failed, at `now`, in a way that concerns the tier as a whole.
@@ -61,6 +80,7 @@ impl Health {
         state.failures = state.failures.saturating_add(1);
         state.last = Some(kind);
         state.failing_since.get_or_insert(now);
+        state.failed_at = Some(now);
         let pause = state.pause();
         // The nodes of a fleet do not all come back at once.
         let jitter = pause.mul_f64(0.25 * fastrand::f64());
@@ -104,6 +124,21 @@ mod tests {
         assert_eq!(health.trouble(later).unwrap().lasts, Duration::from_secs(2));
         health.succeeded();
         assert!(health.admits(later) && health.admits(later) && health.trouble(later).is_none());
+    }
+
+    #[test]
+    fn small_objects_that_come_do_not_hide_that_large_ones_do_not() {
+        let (health, start) = (Health::default(), Instant::now());
+        for _ in 0..4 {
+            health.failed(ErrorKind::TimedOut, start);
+            health.succeeded_with(2_000, start);
+        }
+        assert!(!health.admits(start + Duration::from_secs(7)), "four failures in a row");
+        health.succeeded_with(2_000, start + PAUSE_MAX);
+        assert!(health.trouble(start).is_none(), "long ago");
+        health.failed(ErrorKind::TimedOut, start);
+        health.succeeded_with(TELLING_BYTES, start);
+        assert!(health.admits(start) && health.trouble(start).is_none());
     }
 
     #[test]

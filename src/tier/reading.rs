@@ -104,7 +104,8 @@ impl Inner {
             return Lookup::Absent;
         }
         let count = |result: &str| self.metrics.reads.with_label_values(&[result]).inc();
-        if !self.reading.admits(Instant::now()) {
+        let now = Instant::now();
+        if !self.reading.admits(now) || !self.bodies.admits(now) {
             count("left_alone");
             return Lookup::Unavailable;
         }
@@ -166,11 +167,18 @@ impl Inner {
 
     fn body(self: &Arc<Self>, object: Object) -> TierBody {
         let bounds = Bounds { idle: self.config.idle_timeout, waited: Duration::ZERO, bytes: 0 };
-        let inner = Arc::clone(self);
-        Box::pin(bounded(object.body, bounds).inspect(move |chunk| {
-            let bytes = chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
-            inner.counts.read_bytes.fetch_add(bytes, Ordering::Relaxed);
-            inner.metrics.read_bytes.inc_by(bytes);
+        let (inner, size, mut received) = (Arc::clone(self), object.size, 0);
+        Box::pin(bounded(object.body, bounds).inspect(move |chunk| match chunk {
+            Ok(chunk) => {
+                let bytes = chunk.len() as u64;
+                inner.counts.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+                inner.metrics.read_bytes.inc_by(bytes);
+                received += bytes;
+                if received == size {
+                    inner.bodies.succeeded_with(size, Instant::now());
+                }
+            }
+            Err(error) => inner.bodies.failed(error.kind, Instant::now()),
         }))
     }
 }

@@ -18,6 +18,8 @@ pub(super) const TOUCHED_FOR: Duration = Duration::from_secs(86_400);
 /// Objects remembered; one that is forgotten costs a request.
 const OBJECTS_MAX: usize = 4_096;
 
+/// How long a lease that nothing renews is known to be that of a writer that is gone.
+pub(super) const SILENT_FOR: Duration = Duration::from_secs(600);
 /// How often one name is shared, or looked at whether it is, at most.
 pub(super) const TOLD_FOR: Duration = Duration::from_secs(3_600);
 
@@ -40,6 +42,11 @@ impl<K: Hash + Eq> Recent<K> {
             noted.insert(key, Instant::now());
         }
         is_new
+    }
+
+    /// Whether it was noted a while ago.
+    pub(super) fn is_noted(&self, key: &K) -> bool {
+        self.noted.lock().peek(key).is_some_and(|at| at.elapsed() < self.lasts)
     }
 }
 

@@ -57,8 +57,8 @@ impl Tier {
             written: of(&counts.written),
             written_bytes: of(&counts.written_bytes),
             bad_objects: of(&counts.bad_objects),
-            reading_fails: inner.reading.trouble(now).map(shown),
-            writing_fails: inner.writing.trouble(now).map(shown),
+            reading_fails: inner.reading.trouble(now).or(inner.bodies.trouble(now)).map(shown),
+            writing_fails: inner.writing.trouble(now).or(inner.leasing.trouble(now)).map(shown),
         })
     }
 }

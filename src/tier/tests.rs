@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::for_tests::FakeObjects;
-use super::{ErrorKind, Fault, Found, Lookup, Role, Tier};
+use super::for_tests::{FakeObjects, Op};
+use super::{ClaimSlot, ErrorKind, Fault, Found, Lookup, Role, Tier};
 use crate::reference::{Digest, Registry};
 
 const MIB: usize = 1024 * 1024;
@@ -17,7 +17,8 @@ fn registry() -> Registry {
 
 async fn write(tier: &Tier, content: &[u8]) -> Digest {
     let digest = Digest::of(content);
-    let mut upload = tier.begin_upload(&registry(), digest, content.len() as u64).await.unwrap();
+    let mut upload =
+        tier.begin_upload(&registry(), digest, content.len() as u64, &ClaimSlot::default()).await.unwrap();
     for chunk in content.chunks(300_000) {
         upload.add(Bytes::copy_from_slice(chunk)).await.unwrap();
     }
@@ -57,7 +58,8 @@ async fn parts_are_equal_but_the_last_and_nothing_is_there_before_the_end() {
         );
     }
     let digest = Digest::of(b"given up");
-    let mut upload = tier.begin_upload(&registry(), digest, 20 * MIB as u64).await.unwrap();
+    let mut upload =
+        tier.begin_upload(&registry(), digest, 20 * MIB as u64, &ClaimSlot::default()).await.unwrap();
     upload.add(vec![7; 20 * MIB].into()).await.unwrap();
     upload.abort();
     tokio::task::yield_now().await;
@@ -110,7 +112,7 @@ async fn others_wait_for_the_writer_and_take_over_when_it_is_gone() {
     let Role::Waiter(found, slot) = role(&two, digest).await else { panic!("the second one waits") };
     let waiting = tokio::spawn(read(found));
     // Renewed, it holds for longer than a silent one would.
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(!waiting.is_finished() && !slot.is_held());
     // As after `kill -9`: nothing renews it any more.
     let lease = objects.keys("leases").remove(0);
@@ -161,7 +163,10 @@ async fn a_store_that_creates_twice_or_fails_makes_every_node_ask_the_registry()
     objects.create_twice();
     let [one, two] = [objects.tier(), objects.tier()];
     let digest = Digest::of(b"content");
-    let (first, second) = (role(&one, digest).await, role(&two, digest).await);
+    let first = role(&one, digest).await;
+    // Both looked before either had written.
+    objects.fail_at(Op::Get, "leases", ErrorKind::NotFound, 1);
+    let second = role(&two, digest).await;
     assert!(matches!((first, second), (Role::Writer(_), Role::Writer(_))));
     objects.fail(Some(ErrorKind::Unsupported));
     assert!(matches!(role(&one, Digest::of(b"other")).await, Role::Alone));
@@ -175,6 +180,183 @@ async fn a_store_that_creates_twice_or_fails_makes_every_node_ask_the_registry()
     objects.remove(&lease);
     drop(claim);
     assert_eq!(read(found).await, Err(ErrorKind::GaveUp));
+}
+
+/// A lease of a writer of which nothing else is left.
+async fn left_behind(objects: &FakeObjects, digest: Digest) -> String {
+    let Role::Writer(claim) = role(&objects.tier(), digest).await else { panic!() };
+    let lease = objects.keys("leases").remove(0);
+    let frozen = objects.content(&lease).unwrap();
+    claim.release();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    objects.replace(&lease, frozen);
+    lease
+}
+
+async fn wait_of(tier: &Tier, digest: Digest) -> (Result<Vec<u8>, ErrorKind>, ClaimSlot, Duration) {
+    let begun = tokio::time::Instant::now();
+    let Role::Waiter(found, slot) = role(tier, digest).await else { panic!("it waits") };
+    (read(found).await, slot, begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_may_write_no_more_makes_no_other_node_wait() {
+    let objects = FakeObjects::default();
+    let one = objects.tier_with(|config| config.uploads = 1);
+    let digests = [b"first", b"other"].map(|content| Digest::of(content));
+    let Role::Writer(claim) = role(&one, digests[0]).await else { panic!() };
+    assert!(matches!(role(&one, digests[1]).await, Role::Alone));
+    assert_eq!(objects.keys("leases").len(), 1, "no lease without an upload");
+    assert!(matches!(role(&objects.tier(), digests[1]).await, Role::Writer(_)));
+    // The upload has the place of its lease, and needs no second one.
+    let upload = one.begin_upload(&registry(), digests[0], 20 * MIB as u64, &claim).await;
+    assert!(upload.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_tells_what_is_received_although_nothing_is_uploaded() {
+    let objects = FakeObjects::default();
+    let Role::Writer(claim) = role(&objects.tier(), Digest::of(b"content")).await else { panic!() };
+    claim.tells(|| 12_000);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let lease = objects.content(&objects.keys("leases")[0]).unwrap();
+    let lease: super::lease::Lease = serde_json::from_slice(&lease).unwrap();
+    assert_eq!((lease.beat, lease.done, lease.rate), (1, 12_000, 4_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_find_a_lease_do_not_try_to_write_it() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    let Role::Writer(_claim) = role(&objects.tier(), digest).await else { panic!() };
+    for _ in 0..10 {
+        assert!(matches!(role(&objects.tier(), digest).await, Role::Waiter(..)));
+    }
+    assert_eq!(objects.asked(Op::Put, "leases"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_the_store_may_not_write_so_often_is_looked_at() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    objects.fail_at(Op::Put, "leases", ErrorKind::Throttled, 1);
+    assert!(matches!(role(&objects.tier(), digest).await, Role::Alone), "there is none");
+    let tier = objects.tier();
+    let digest = write(&tier, b"another").await;
+    objects.fail_at(Op::Put, "leases", ErrorKind::Throttled, 1);
+    assert!(matches!(role(&tier, digest).await, Role::Alone));
+    assert!(
+        objects.keys("blobs").len() == 1 && tier.wants(&registry(), Digest::of(b"x"), 1),
+        "uploads go on"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_is_gone_costs_a_node_that_may_not_write_one_wait() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    left_behind(&objects, digest).await;
+    let reader = objects.tier_with(|config| config.write = false);
+    let (waited, _, lasted) = wait_of(&reader, digest).await;
+    assert_eq!(waited, Err(ErrorKind::GaveUp));
+    assert!(lasted >= Duration::from_secs(12));
+    assert!(matches!(role(&reader, digest).await, Role::Alone), "it is known to be silent");
+    // A writer takes the lease over, and the node waits for that one.
+    let (_, slot, _) = wait_of(&objects.tier(), digest).await;
+    assert!(slot.is_held() && matches!(role(&reader, digest).await, Role::Waiter(..)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_may_not_be_deleted_ends_the_wait() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    left_behind(&objects, digest).await;
+    let tier = objects.tier();
+    objects.fail_at(Op::Delete, "leases", ErrorKind::Denied, usize::MAX);
+    let (waited, slot, lasted) = wait_of(&tier, digest).await;
+    assert_eq!((waited, slot.is_held()), (Err(ErrorKind::GaveUp), false));
+    assert!(lasted < Duration::from_secs(20), "{lasted:?}");
+    let (waited, _, lasted) = wait_of(&tier, digest).await;
+    assert_eq!(waited, Err(ErrorKind::GaveUp));
+    assert!(lasted < Duration::from_secs(2), "{lasted:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_whose_writer_could_not_give_its_lease_back_is_found_before_it_counts_as_gone() {
+    let objects = FakeObjects::default();
+    let content = [7; 20];
+    let digest = Digest::of(&content);
+    left_behind(&objects, digest).await;
+    let tier = objects.tier();
+    let Role::Waiter(found, _) = role(&tier, digest).await else { panic!() };
+    write(&objects.tier(), &content).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(read(found).await, Ok(content.to_vec()));
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_another_node_took_over_is_neither_renewed_nor_deleted() {
+    let objects = FakeObjects::default();
+    let Role::Writer(claim) = role(&objects.tier(), Digest::of(b"content")).await else { panic!() };
+    let lease = objects.keys("leases").remove(0);
+    let of_another = Bytes::from_static(br#"{"nonce":0,"beat":5,"size":20,"done":1,"rate":1}"#);
+    objects.replace(&lease, of_another.clone());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(objects.content(&lease), Some(of_another.clone()), "not renewed");
+    claim.release();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(objects.content(&lease), Some(of_another), "not deleted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_that_fails_does_not_end_a_wait() {
+    let objects = FakeObjects::default();
+    let content = [7; 20];
+    let digest = Digest::of(&content);
+    let one = objects.tier();
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, _) = role(&objects.tier(), digest).await else { panic!() };
+    objects.fail_at(Op::Get, "leases", ErrorKind::TimedOut, 2);
+    let waiting = tokio::spawn(read(found));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!waiting.is_finished());
+    write(&one, &content).await;
+    claim.release();
+    assert_eq!(waiting.await.unwrap(), Ok(content.to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn manifests_and_small_blobs_do_not_wait_for_layers() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier_with(|config| config.uploads = 1);
+    let layer = Digest::of(b"layer");
+    let _upload =
+        tier.begin_upload(&registry(), layer, 20 * MIB as u64, &ClaimSlot::default()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    for at in 0..20_u8 {
+        let content = Bytes::copy_from_slice(&[at; 100]);
+        tier.write_manifest(&registry(), Digest::of(&content), content);
+    }
+    write(&tier, b"small").await;
+    tier.finish(Duration::from_secs(1)).await;
+    assert_eq!((objects.keys("manifests").len(), objects.keys("blobs").len()), (20, 1));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_break_off_make_a_node_leave_the_tier_alone() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    let digests = [write(&tier, &[1; 2 * MIB]).await, write(&tier, &[2; 2 * MIB]).await];
+    objects.break_off_after(Some(MIB));
+    assert_eq!(look(&tier, digests[0]).await, None);
+    assert!(matches!(tier.blob(&registry(), digests[1]).await, Lookup::Unavailable));
+    assert!(tier.status().unwrap().reading_fails.is_some());
+    objects.break_off_after(None);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(look(&tier, digests[1]).await.unwrap().len(), 2 * MIB);
+    assert!(tier.status().unwrap().reading_fails.is_none());
 }
 
 #[tokio::test]

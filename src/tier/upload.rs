@@ -13,8 +13,10 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
+use super::claim::ClaimSlot;
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
+use super::lease::LEASED_MIN;
 use super::objects::{Multipart, Replace};
 use crate::reference::{Digest, Registry};
 
@@ -28,6 +30,11 @@ const PART_MAX: u64 = 16 * 1024 * 1024;
 const PART_WAIT: Duration = Duration::from_secs(60);
 /// How long an upload waits for its place among the others.
 const PLACE_WAIT: Duration = Duration::from_secs(120);
+/// Manifests and small blobs that are written at the same time. They have places of their own: those of layers are held for
+/// whole downloads.
+pub(super) const SINGLES: usize = 3;
+/// Bytes of the manifests that wait for one of those places, or have it. One more is not written.
+pub(super) const QUEUED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A blob on its way to the tier. Dropped without an end, its parts are thrown away.
 pub(crate) struct Upload {
@@ -58,16 +65,22 @@ impl Tier {
         })
     }
 
-    /// A place for the upload of a blob of `size` bytes; `None` if there is none in time.
+    /// A place for the upload of a blob of `size` bytes, which is that of the lease if there is one in `claim`; `None` if
+    /// there is none in time.
     pub(crate) async fn begin_upload(
         &self,
         registry: &Registry,
         digest: Digest,
         size: u64,
+        claim: &ClaimSlot,
     ) -> Option<Upload> {
         let inner = self.writer()?;
         let part = part_of(size)?;
-        let place = timeout(PLACE_WAIT, Arc::clone(&inner.uploads).acquire_owned()).await;
+        let places = if size < LEASED_MIN { &inner.singles } else { &inner.uploads };
+        let place = match claim.take_place() {
+            Some(place) => Ok(Ok(place)),
+            None => timeout(PLACE_WAIT, Arc::clone(places).acquire_owned()).await,
+        };
         let Ok(Ok(place)) = place else {
             inner.count_write("skipped");
             return None;
@@ -97,18 +110,21 @@ impl Tier {
         if inner.present.has(registry, digest) || !inner.writing.admits(Instant::now()) {
             return;
         }
-        let Ok(place) = Arc::clone(&inner.uploads).try_acquire_owned() else {
+        let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
+        let Ok(queued) = Arc::clone(&inner.queued).try_acquire_many_owned(bytes) else {
             inner.count_write("skipped");
             return;
         };
         let (inner, registry) = (Arc::clone(inner), registry.clone());
         let tasks = inner.tasks.clone();
         tasks.spawn_detached(async move {
+            let place = timeout(PLACE_WAIT, inner.singles.acquire()).await;
+            let Ok(Ok(_place)) = place else { return inner.count_write("skipped") };
             let key = inner.layout.manifest(&registry, digest);
             let bytes = content.len();
             let written = inner.bounded(inner.objects.put(&key, content, Replace::Nothing)).await;
             let _ = inner.note_written(&registry, digest, bytes, written);
-            drop(place);
+            drop(queued);
         });
     }
 }

@@ -64,11 +64,13 @@ section! {
     /// The longest pause within a body. Then the registry delivers the rest.
     restart idle_timeout: Duration = span(MILLISECOND..=TIMEOUT_MAX), |_| Duration::from_secs(5);
 
-    /// The longest wait for a layer that another node is writing, before the registry is asked. A runtime gives up on a pull
-    /// that brings nothing for 5 minutes (containerd 1.7.0 to 1.7.19: one minute). "0s": nodes do not wait for each other.
-    restart wait_max: Duration = span(Duration::ZERO..=WAIT_MAX), |_| Duration::from_secs(240);
+    /// The longest wait for a layer that another node is writing, before the registry is asked; clients get nothing
+    /// meanwhile. containerd 1.7.0 to 1.7.19 cancels a pull that brings nothing for a minute, later versions after 5: where
+    /// all nodes are newer and layers take long, "4m" spares the registry more. "0s": nodes do not wait for each other.
+    restart wait_max: Duration = span(Duration::ZERO..=WAIT_MAX), |_| Duration::from_secs(40);
 
-    /// Uploads at a time; each holds a part of 8 MiB in memory.
+    /// Layers that are written at a time; each holds a part of 8 MiB in memory. What is smaller than 4 MiB has 3 places of its
+    /// own.
     restart uploads: u32 = number(1..=UPLOADS_MAX), |_| 3;
 }
 

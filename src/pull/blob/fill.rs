@@ -209,7 +209,7 @@ impl Filler {
             };
             let Some(fault) = fault_of(&error, &trail) else { return Err(error) };
             self.partials.forget(context, digest);
-            let another = self.blobs.record_wrong_content(context, digest, &trail.suspects(), fault);
+            let another = self.blobs.record_wrong_content(context, digest, &trail, fault);
             if !tries.failed(&trail, another) {
                 return Err(error);
             }
@@ -285,6 +285,8 @@ impl Filler {
                 Written::Incomplete => Ok(None),
                 Written::Detached(detached) => {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));
+                    // What the disk does not take is not copied: no other node waits for it.
+                    drop(copy);
                     Ok(Some(Filled::PassedOn(self.pass_on(leader, *detached).await)))
                 }
             }
@@ -333,8 +335,8 @@ impl Filler {
             return Ok(());
         };
         if let Some(fault) = fault_of(&error, &trail) {
-            let (context, suspects) = (flight.context(), trail.suspects());
-            let another = self.blobs.record_wrong_content(context, leader.digest(), &suspects, fault);
+            let context = flight.context();
+            let another = self.blobs.record_wrong_content(context, leader.digest(), &trail, fault);
             if another || trail.is_in_ranges() {
                 // Its readers fall out of the window: each goes on by itself, at another endpoint or in another way. One that
                 // was sent nothing looks for the blob anew, and must not find this flight.

@@ -106,14 +106,6 @@ impl Flight {
         self.progress.borrow().received()
     }
 
-    /// Up to where `content` may be read, while it is the content of this flight.
-    pub(crate) fn readable_of(&self, content: &FlightContent) -> u64 {
-        match &*self.progress.borrow() {
-            Progress::Filling { growing, readable, .. } if growing.is_same(content) => *readable,
-            _ => 0,
-        }
-    }
-
     /// Watches the progress.
     pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()

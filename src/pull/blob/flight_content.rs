@@ -67,6 +67,11 @@ impl FlightContent {
         self.growing.is_same_file(&other.growing)
     }
 
+    /// As [`GrowingBlob::written`].
+    pub(crate) fn written(&self) -> u64 {
+        self.growing.written()
+    }
+
     /// As [`GrowingBlob::read`].
     ///
     /// # Errors

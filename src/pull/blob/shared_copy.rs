@@ -32,7 +32,7 @@ pub(crate) struct SharedCopies {
     tasks: Tasks,
 }
 
-/// A copy under way; dropped, it is thrown away.
+/// A copy under way. Dropped, it is thrown away.
 pub(crate) struct SharedCopy(oneshot::Sender<u64>);
 
 impl SharedCopy {
@@ -44,7 +44,6 @@ impl SharedCopy {
 
 /// What is copied.
 struct Source {
-    flight: Arc<Flight>,
     content: FlightContent,
     registry: Registry,
     digest: Digest,
@@ -78,9 +77,12 @@ impl SharedCopies {
             return None;
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        claim.tells({
+            let content = content.clone();
+            move || content.written()
+        });
         let (sender, verified) = oneshot::channel();
-        let (flight, content) = (Arc::clone(flight), content.clone());
-        let source = Source { flight, content, registry, digest, claim, needs_claim };
+        let source = Source { content: content.clone(), registry, digest, claim, needs_claim };
         let tier = self.tier.clone();
         self.tasks.spawn_detached(async move {
             source.copy(&tier, size, verified).await;
@@ -111,11 +113,13 @@ impl Source {
                 Err(_) => return,
             },
         };
-        let Some(mut upload) = tier.begin_upload(&self.registry, self.digest, size).await else { return };
+        let Some(mut upload) = tier.begin_upload(&self.registry, self.digest, size, &self.claim).await else {
+            return;
+        };
         let mut at = 0;
         loop {
-            let until = end.unwrap_or_else(|| self.flight.readable_of(&self.content));
-            self.claim.received(until);
+            // Also what is withheld from readers: nothing is an object before it is verified.
+            let until = end.unwrap_or_else(|| self.content.written());
             if at < until {
                 match self.add(&mut upload, at, until).await {
                     Some(now) => at = now,

@@ -1,5 +1,5 @@
 //! Nodes that miss the same layer at the same time: one downloads it, the others wait for it. A lease that is lost, forged,
-//! or held by nobody costs a second download, and never a pull.
+//! or held by no writer costs a second download, and never a pull.
 
 use std::sync::Arc;
 
@@ -89,6 +89,7 @@ async fn leases_that_are_refused_or_fail_cost_no_pull() {
         (Op::Delete, Wrong::denied()),
     ] {
         let (fleet, blob) = slow_blob(LEASED).await;
+        let wrong_is_lost = matches!(wrong, Wrong::Lost);
         // Which object a request to delete is about is in its body.
         fleet.s3.wrong(move |asked| {
             let of_a_lease = asked.key.contains("/leases/") || op == Op::Delete;
@@ -96,7 +97,12 @@ async fn leases_that_are_refused_or_fail_cost_no_pull() {
         });
         all_at_once(&fleet, &blob, "header_timeout = \"300ms\"").await;
         let transfers = fleet.transfers(&blob);
-        assert!((1..=NODES).contains(&transfers), "{op:?}: {transfers}");
+        match op {
+            Op::Delete => assert_eq!(transfers, 1, "that a lease stays harms none that waits"),
+            // The lease that was lost is there: the others wait for it.
+            Op::Put if wrong_is_lost => assert!((1..=NODES).contains(&transfers), "{transfers}"),
+            _ => assert!((2..=NODES).contains(&transfers), "{op:?}: {transfers}"),
+        }
     }
 }
 
@@ -143,6 +149,29 @@ async fn a_forged_lease_that_is_renewed_for_ever_makes_no_node_wait_for_ever() {
         forging.abort();
     });
     futures_util::future::join_all(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_object_that_was_long_waited_for_reaches_no_client() {
+    let (fleet, blob) = slow().await;
+    let (bucket, key) = (fleet.s3.bucket(), lease_key(&blob));
+    let mut wrong = blob.bytes.to_vec();
+    wrong[0] ^= 1;
+    let writing = tokio::spawn(async move {
+        // Longer than clients of a mirror are given nothing.
+        for beat in 0..26 {
+            bucket
+                .put(&key, format!("{{\"nonce\":7,\"beat\":{beat},\"size\":{SIZE},\"done\":0,\"rate\":0}}"));
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+        bucket.put(&key.replace("/leases/", "/blobs/"), wrong);
+        bucket.remove(&key);
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let node = fleet.node("node");
+    node.pulls(&blob, "a wrong object").await;
+    writing.await.unwrap();
+    assert_eq!(node.larder.metric("larder_tier_bad_objects_total").await, 1.0, "it waited for the object");
 }
 
 #[tokio::test(flavor = "multi_thread")]
