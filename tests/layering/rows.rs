@@ -149,7 +149,8 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["blob/window"],
             &["blob/progress"],
             &["blob/first_bytes", "blob/flight", "blob/partial"],
-            &["blob/byte_range", "blob/passthrough", "blob/priority", "blob/segments", "blob/shared_copy"],
+            &["blob/byte_range", "blob/passthrough", "blob/priority", "blob/shared_copy"],
+            &["blob/segments"],
             &["blob/out_of_order", "blob/parts", "blob/read_parts", "blob/rest"],
             &["blob/transfer"],
             &["blob/fill"],
@@ -237,7 +238,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "kubernetes",
         &[
-            &["config", "grpc", "pod", "status"],
+            &["config", "grpc", "pod", "status", "unused"],
             &["pod_message", "source"],
             &["api_server", "image_service", "pods_api", "secrets", "table"],
             &["access", "api_secrets", "node_images", "plan", "watch"],

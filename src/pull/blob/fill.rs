@@ -349,12 +349,12 @@ impl Filler {
     }
 
     /// Returns once the download of a flight drips and no client waits for it or reads it. While it yields to others,
-    /// which it does only in the background, slowness is not its own.
+    /// slowness is not its own.
     async fn drips(&self, flight: &Flight) {
         let mut watch = DripWatch::new(Instant::now());
         loop {
             tokio::time::sleep(DRIP_CHECK).await;
-            let yields = !flight.is_foreground() && self.foreground.is_active();
+            let yields = self.foreground.is_yielding(flight);
             if watch.look(Instant::now(), flight.received(), flight.has_client() || yields) {
                 return;
             }

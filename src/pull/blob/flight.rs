@@ -32,6 +32,8 @@ pub(crate) struct Flight {
     context: PullContext,
     /// Whether a runtime waits for it; a pre-pull does not.
     foreground: AtomicBool,
+    /// Whether a runtime will wait for it, once it gets so far: one of those who joined is ahead of one.
+    ahead: AtomicBool,
     /// Pulls of followers whose own question was answered yes: one of them may be used to go on where the leader's
     /// repository or credential fails in mid-body.
     alternates: Mutex<Vec<PullContext>>,
@@ -83,7 +85,7 @@ impl Flight {
 
     /// Whether a runtime will wait for it, and does not yet.
     pub(crate) fn is_ahead(&self) -> bool {
-        !self.is_foreground() && self.context.priority() == Priority::Ahead
+        !self.is_foreground() && self.ahead.load(Ordering::Relaxed)
     }
 
     /// How many clients wait for it, those not counted that share a window.
@@ -131,7 +133,7 @@ type Key = (Registry, Digest, Option<(Repository, Option<Principal>)>);
 struct Shared {
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
     ended: AtomicU64,
-    /// A flight ended, or one became foreground.
+    /// A flight ended, or one was joined and may be more urgent.
     changed: Notify,
     gauge: IntGauge,
 }
@@ -199,17 +201,21 @@ impl Flights {
         let question = || (context.repository().clone(), context.caller().principal());
         let question = (sharing == Sharing::SameQuestion).then(question);
         let key = (context.repository().registry().clone(), digest, question);
+        // The greatest of those who join counts.
         let foreground = context.priority() == Priority::Foreground;
+        let ahead = context.priority() == Priority::Ahead;
         let mut flights = self.0.flights.lock();
         let role = match flights.entry(key.clone()) {
             Entry::Occupied(under_way) => {
                 under_way.get().foreground.fetch_or(foreground, Ordering::Relaxed);
+                under_way.get().ahead.fetch_or(ahead, Ordering::Relaxed);
                 Role::Follow(Arc::clone(under_way.get()))
             }
             Entry::Vacant(vacant) => {
                 let flight = Arc::new(Flight {
                     context: context.clone(),
                     foreground: AtomicBool::new(foreground),
+                    ahead: AtomicBool::new(ahead),
                     alternates: Mutex::default(),
                     progress: watch::Sender::new(Progress::Waiting),
                 });

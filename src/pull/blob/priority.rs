@@ -16,9 +16,9 @@ use super::flight::{Flight, Flights};
 const YIELD_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a background download waits before each of its chunks: its registry must not take it for dead.
 const CHUNK_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How long a download ahead of a runtime waits before each of its chunks while a runtime waits for another: on a link that
-/// both share, the other has nearly all of it; on one that limits each connection, this one is not stopped for the length
-/// of the other.
+/// All downloads ahead of a runtime together take one chunk in this time while a runtime waits for another: at most 2.6 MB/s,
+/// with chunks of 256 KiB. On a link that both share, the other has nearly all of it; on one that limits each connection,
+/// none is stopped for the length of the other.
 const AHEAD_CHUNK_WAIT_MAX: Duration = Duration::from_millis(100);
 /// A runtime that has just asked for something asks for more within this time.
 const MORE_TO_COME: Duration = Duration::from_millis(300);
@@ -28,11 +28,13 @@ const MORE_TO_COME: Duration = Duration::from_millis(300);
 pub(crate) struct Foreground {
     flights: Flights,
     last_asked: Arc<Mutex<Option<Instant>>>,
+    /// Whose turn it is of the downloads ahead, in the order in which they asked.
+    ahead_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Foreground {
     pub(crate) fn new(flights: Flights) -> Self {
-        Self { flights, last_asked: Arc::default() }
+        Self { flights, last_asked: Arc::default(), ahead_turn: Arc::default() }
     }
 
     /// Records that a runtime asked for content that is not here, or what a tag names.
@@ -48,6 +50,15 @@ impl Foreground {
     /// Whether a download may take further connections: not while a runtime waits for another one.
     pub(crate) fn may_widen(&self, flight: &Flight) -> bool {
         flight.is_foreground() || flight.is_ahead() && !self.flights.any_foreground()
+    }
+
+    /// Whether a download yields now to what others wait for.
+    pub(crate) fn is_yielding(&self, flight: &Flight) -> bool {
+        if flight.is_ahead() {
+            self.flights.any_foreground()
+        } else {
+            !flight.is_foreground() && self.is_active()
+        }
     }
 
     /// Until when a runtime that has asked counts as pulling.
@@ -66,11 +77,23 @@ impl Foreground {
             return;
         }
         if flight.is_ahead() {
-            let other = self.flights.wait_while(|| !flight.is_foreground() && self.flights.any_foreground());
-            let _ = tokio::time::timeout(AHEAD_CHUNK_WAIT_MAX, other).await;
+            self.take_turn_ahead(flight).await;
             return;
         }
-        self.wait_while(CHUNK_WAIT_MAX, || !flight.is_foreground() && self.is_active()).await;
+        self.wait_while(CHUNK_WAIT_MAX, || self.is_yielding(flight)).await;
+    }
+
+    /// Waits for a chunk of what all downloads ahead may take together; ends at once when no runtime waits for another any
+    /// more, or one waits for this.
+    async fn take_turn_ahead(&self, flight: &Flight) {
+        let yields = || flight.is_ahead() && self.is_yielding(flight);
+        let turn = tokio::select! {
+            biased;
+            () = self.flights.wait_while(yields) => return,
+            turn = self.ahead_turn.lock() => turn,
+        };
+        let _ = tokio::time::timeout(AHEAD_CHUNK_WAIT_MAX, self.flights.wait_while(yields)).await;
+        drop(turn);
     }
 
     async fn wait_while(&self, wait_max: Duration, active: impl Fn() -> bool) {
@@ -160,6 +183,8 @@ mod tests {
         foreground.record();
         assert_eq!(elapsed(ahead.flight()).await, Duration::ZERO);
         assert!(foreground.may_widen(ahead.flight()) && !foreground.may_widen(background.flight()));
+        // Nor is one that drips excused by itself.
+        assert!(!foreground.is_yielding(ahead.flight()) && foreground.is_yielding(background.flight()));
         tokio::time::sleep(MORE_TO_COME).await;
         assert_eq!(elapsed(background.flight()).await, CHUNK_WAIT_MAX, "a pod of this node goes first");
         let runtime = lead(&pull(), b"x");
@@ -170,6 +195,77 @@ mod tests {
         let _ = flights.join_or_lead(&pull(), Digest::of(b"ahead"), Sharing::All);
         assert_eq!(elapsed(ahead.flight()).await, Duration::ZERO);
         assert!(foreground.may_widen(ahead.flight()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_downloads_are_ahead_they_take_one_chunk_at_a_time_from_a_runtime() {
+        const CHUNK: u64 = 256 * 1024;
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let foreground = Foreground::new(flights.clone());
+        let pull = || PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
+        let lead = |context: &PullContext, of: &[u8]| {
+            let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+                panic!("it is led")
+            };
+            leader
+        };
+        let runtime = lead(&pull(), b"a runtime waits for it");
+        let taken = [(); 36].map(|()| std::sync::atomic::AtomicU64::new(0));
+        let downloads = taken.iter().enumerate().map(|(n, taken)| {
+            let leader = lead(&pull().with_priority(Priority::Ahead), &n.to_le_bytes());
+            let foreground = &foreground;
+            async move {
+                loop {
+                    foreground.yield_before_chunk(leader.flight()).await;
+                    taken.fetch_add(CHUNK, std::sync::atomic::Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+        let all = futures_util::future::join_all(downloads);
+        let mut all = std::pin::pin!(tokio::time::timeout(Duration::from_secs(60), all));
+        let ten_seconds = tokio::time::sleep(Duration::from_secs(10));
+        tokio::select! { _ = &mut all => panic!("they go on"), () = ten_seconds => {} }
+        let bytes =
+            || taken.iter().map(|taken| taken.load(std::sync::atomic::Ordering::Relaxed)).collect::<Vec<_>>();
+        let (sum, least) = (bytes().iter().sum::<u64>(), bytes().into_iter().min());
+        assert!(sum <= 101 * CHUNK, "{sum} bytes in ten seconds in which a runtime waits");
+        assert!(least >= Some(CHUNK), "one of them got nothing");
+        drop(runtime);
+        let a_second = tokio::time::sleep(Duration::from_secs(1));
+        tokio::select! { _ = &mut all => panic!("they go on"), () = a_second => {} }
+        assert!(bytes().iter().sum::<u64>() > 1_000 * CHUNK, "no runtime waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_pod_wants_does_not_wait_behind_the_pre_pull_that_downloads_it() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let foreground = Foreground::new(flights.clone());
+        let pull = || PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
+        let lead = |context: &PullContext, of: &[u8]| {
+            let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+                panic!("it is led")
+            };
+            leader
+        };
+        let own = lead(&pull().in_background(), b"own");
+        let _other = lead(&pull().with_priority(Priority::Ahead), b"other");
+        assert!(!own.flight().is_ahead() && !foreground.may_widen(own.flight()));
+        let begun = Instant::now();
+        let joins = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let ahead = pull().with_priority(Priority::Ahead);
+            assert!(matches!(
+                flights.join_or_lead(&ahead, Digest::of(b"own"), Sharing::All),
+                Role::Follow(_)
+            ));
+        };
+        tokio::join!(foreground.yield_before_chunk(own.flight()), joins);
+        assert_eq!(begun.elapsed(), Duration::from_millis(5));
+        assert!(own.flight().is_ahead() && foreground.may_widen(own.flight()));
+        // Another pre-pull that joins takes nothing back.
+        let _ = flights.join_or_lead(&pull().in_background(), Digest::of(b"own"), Sharing::All);
+        assert!(own.flight().is_ahead());
     }
 
     #[tokio::test(start_paused = true)]

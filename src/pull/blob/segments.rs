@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, SEGMENT, WINDOW};
 use super::delivery::Trail;
+use super::flight::Flight;
+use super::priority::Foreground;
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -160,6 +162,20 @@ pub(crate) struct Begun {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
+/// For whom a download yields. What segments have been asked for arrives, at most [`SEGMENT`] for each connection; none is
+/// opened before the chunks ahead of it were handed on.
+#[derive(Clone, Copy)]
+pub(crate) struct Yielding<'a> {
+    pub(crate) foreground: &'a Foreground,
+    pub(crate) flight: &'a Flight,
+}
+
+impl Yielding<'_> {
+    async fn before_chunk(self) {
+        self.foreground.yield_before_chunk(self.flight).await;
+    }
+}
+
 /// Several connections for one blob, in the order of their segments.
 pub(crate) struct SegmentedDownload<'a> {
     segments: &'a Segments,
@@ -209,9 +225,14 @@ impl<'a> SegmentedDownload<'a> {
     ///
     /// # Errors
     /// Upstream failed, for the rest on one connection too.
-    pub(crate) async fn run(mut self, queue: &mpsc::Sender<Received>) -> Result<(), Error> {
+    pub(crate) async fn run(
+        mut self,
+        queue: &mpsc::Sender<Received>,
+        yielding: Yielding<'_>,
+    ) -> Result<(), Error> {
         let mut window = (Instant::now(), 0);
         while let Some(segment) = self.running.front_mut() {
+            yielding.before_chunk().await;
             match segment.received.recv().await {
                 Some(Ok(received)) => {
                     match &received {
@@ -238,16 +259,18 @@ impl<'a> SegmentedDownload<'a> {
             }
             self.open_more();
         }
-        self.rest(queue).await
+        self.rest(queue, yielding).await
     }
 
     /// The bytes that no segment has brought, over one connection.
-    async fn rest(mut self, queue: &mpsc::Sender<Received>) -> Result<(), Error> {
+    async fn rest(mut self, queue: &mpsc::Sender<Received>, yielding: Yielding<'_>) -> Result<(), Error> {
         self.running.clear();
         if self.next < self.size {
             let rest = self.segments.blobs.open(self.context, self.digest, self.next, None).await?;
             let mut rest = rest.recorded_in(&self.trail);
-            while let Some(bytes) = rest.next().await {
+            loop {
+                yielding.before_chunk().await;
+                let Some(bytes) = rest.next().await else { break };
                 if queue.send(Received::Bytes(bytes?)).await.is_err() {
                     return Ok(());
                 }

@@ -14,7 +14,7 @@ use super::concurrency::{SEGMENT, is_slow};
 use super::delivery::Way;
 use super::flight::Flight;
 use super::priority::Foreground;
-use super::segments::{Begun, Received, SegmentedDownload, Segments, worth_skipping};
+use super::segments::{Begun, Received, SegmentedDownload, Segments, Yielding, worth_skipping};
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -142,7 +142,8 @@ impl Transfers {
                     let rate = measured.rate(body.at());
                     let begun = Begun { first: body, rate, second: next, permit: asked.permit.take() };
                     let download = SegmentedDownload::new(&self.segments, context, digest, growing, begun);
-                    return download.run(queue).await;
+                    let yielding = Yielding { foreground: &self.foreground, flight };
+                    return download.run(queue, yielding).await;
                 }
             } else if second.is_none()
                 && !second_tried
