@@ -163,6 +163,9 @@ fn of_pods(pods: &PodsStatus, numbers: PodNumbers) -> Vec<(&'static str, String)
         let found = format!("{found_all} image(s) were here when a runtime asked, {found_part} in part");
         lines.push(("", format!("{found}; {protected_blobs} blob(s) of running pods are evicted last")));
         lines.extend(pods.failed.iter().map(|(image, why)| ("", format!("{image}: {why}"))));
+        lines.extend(pods.unused.iter().map(|registry| {
+            ("", format!("{registry}: nothing is fetched ahead, no runtime asked for the last images of it"))
+        }));
     }
     lines
 }

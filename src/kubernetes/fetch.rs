@@ -5,6 +5,7 @@
 //! credentials and its plugins' come after it, as in any pull.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -32,20 +33,41 @@ pub struct NotFetched {
     pub why: String,
 }
 
-/// Brings images into the store; returns the bytes that were not there before.
+/// An image that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchedAhead {
+    /// Bytes that were not there before.
+    pub fetched_bytes: u64,
+    /// Whether all of it is here: a layer that the store passes by is not.
+    pub is_whole: bool,
+}
+
+/// Brings images into the store.
 pub trait FetchAhead: Send + Sync {
     /// Fetches an image as the first of the pull secrets' credentials that is let in; without any, as the node may.
-    fn fetch<'a>(&'a self, image: &'a Image, secrets: PullSecrets) -> BoxFuture<'a, Result<u64, NotFetched>>;
+    /// `arrived` counts its bytes as they come.
+    fn fetch<'a>(
+        &'a self,
+        image: &'a Image,
+        secrets: PullSecrets,
+        arrived: &'a AtomicU64,
+    ) -> BoxFuture<'a, Result<FetchedAhead, NotFetched>>;
 }
 
 impl FetchAhead for Fetcher {
-    fn fetch<'a>(&'a self, image: &'a Image, secrets: PullSecrets) -> BoxFuture<'a, Result<u64, NotFetched>> {
+    fn fetch<'a>(
+        &'a self,
+        image: &'a Image,
+        secrets: PullSecrets,
+        arrived: &'a AtomicU64,
+    ) -> BoxFuture<'a, Result<FetchedAhead, NotFetched>> {
         async move {
             let requested = RequestedImage { image: image.clone(), secrets };
-            let fetched = self.fetch_ahead(&requested, &Platforms::of(Vec::new())).await;
+            let fetched = self.fetch_ahead(&requested, &Platforms::of(Vec::new()), arrived).await;
             let not_fetched =
                 |error: FetchError| NotFetched { is_refusal: error.is_refusal(), why: error.to_string() };
-            fetched.map(|fetched| fetched.fetched_bytes()).map_err(not_fetched)
+            let fetched = fetched.map_err(not_fetched)?;
+            Ok(FetchedAhead { fetched_bytes: fetched.fetched_bytes(), is_whole: fetched.is_whole() })
         }
         .boxed()
     }
@@ -54,11 +76,8 @@ impl FetchAhead for Fetcher {
 /// What became of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It is in the store, with so many bytes that were not there before.
-    Here {
-        /// Bytes that were fetched.
-        fetched_bytes: u64,
-    },
+    /// It is in the store, but for layers that the store does not take.
+    Here(FetchedAhead),
     /// The runtime has it, and kubelet does not pull it.
     InRuntime,
     /// The registry refused it or does not have it, or kubelet will not pull it.
@@ -71,8 +90,8 @@ impl Outcome {
     /// For metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {
-            Self::Here { fetched_bytes: 0 } => "present",
-            Self::Here { .. } => "fetched",
+            Self::Here(FetchedAhead { fetched_bytes: 0, .. }) => "present",
+            Self::Here(_) => "fetched",
             Self::InRuntime => "in_runtime",
             Self::Refused(_) => "refused",
             Self::Failed(_) => "failed",
@@ -89,8 +108,8 @@ pub(super) struct PodFetcher {
 }
 
 impl PodFetcher {
-    /// Fetches an image, unless kubelet finds it in the runtime.
-    pub(super) async fn fetch(&self, fetch: &Fetch) -> Outcome {
+    /// Fetches an image, unless kubelet finds it in the runtime. `arrived` counts its bytes as they come.
+    pub(super) async fn fetch(&self, fetch: &Fetch, arrived: &AtomicU64) -> Outcome {
         if !fetch.is_always && self.runtime_has(&fetch.image).await {
             return Outcome::InRuntime;
         }
@@ -103,8 +122,8 @@ impl PodFetcher {
             Err(error @ PodSecretsError::Malformed(_)) => return Outcome::Refused(error.to_string()),
             Err(error @ PodSecretsError::Unavailable(_)) => return Outcome::Failed(error.to_string()),
         };
-        match timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets)).await {
-            Ok(Ok(fetched_bytes)) => Outcome::Here { fetched_bytes },
+        match timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets, arrived)).await {
+            Ok(Ok(fetched)) => Outcome::Here(fetched),
             Ok(Err(NotFetched { is_refusal: true, why })) => Outcome::Refused(why),
             Ok(Err(NotFetched { is_refusal: false, why })) => Outcome::Failed(why),
             Err(_) => Outcome::Failed("it took too long".to_owned()),

@@ -1,5 +1,6 @@
 //! Head start: how long before a runtime's first question an image was here, and what was fetched in vain.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::metrics::Metrics;
-use crate::reference::{Image, Reference, Repository};
+use super::unused::Unused;
+use crate::reference::{Image, Reference, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 
 /// Images that are remembered: those that the pods of a node want within [`VAIN_AFTER`].
@@ -22,6 +24,8 @@ struct Ahead {
     /// When it began, and after that when all of it was here.
     at: Instant,
     is_here: bool,
+    /// Whether it ended before all of it was here.
+    has_ended: bool,
     fetched_bytes: u64,
     is_asked: bool,
 }
@@ -31,49 +35,64 @@ pub(super) struct HeadStart {
     images: Mutex<BoundedMap<(Repository, Reference), Ahead>>,
     found_all: AtomicU64,
     found_part: AtomicU64,
+    unused: Mutex<Unused>,
 }
 
 impl Default for HeadStart {
     fn default() -> Self {
         let images = Mutex::new(BoundedMap::new(IMAGES_MAX));
-        Self { images, found_all: AtomicU64::new(0), found_part: AtomicU64::new(0) }
+        let (found_all, found_part) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { images, found_all, found_part, unused: Mutex::default() }
     }
 }
 
 impl HeadStart {
     /// A fetch begins.
     pub(super) fn begun(&self, image: &Image) {
-        let begun = Ahead { at: Instant::now(), is_here: false, fetched_bytes: 0, is_asked: false };
+        let at = Instant::now();
+        let begun = Ahead { at, is_here: false, has_ended: false, fetched_bytes: 0, is_asked: false };
         let mut images = self.images.lock();
         let key = (image.repository.clone(), image.reference.clone());
         // Another pod may want it, and its runtime has not asked yet.
-        if images.peek(&key).is_none_or(|before| before.is_asked) {
-            images.insert(key, begun);
+        match images.get(&key) {
+            Some(before) if !before.is_asked => before.has_ended = false,
+            _ => drop(images.insert(key, begun)),
         }
     }
 
-    /// All of an image is here.
+    /// All of an image is here; so many bytes of it came.
     pub(super) fn here(&self, image: &Image, fetched_bytes: u64) {
         let mut images = self.images.lock();
-        if let Some(ahead) = images.get(&(image.repository.clone(), image.reference.clone()))
-            && !ahead.is_here
-        {
-            (ahead.at, ahead.is_here) = (Instant::now(), true);
+        if let Some(ahead) = images.get(&(image.repository.clone(), image.reference.clone())) {
             ahead.fetched_bytes += fetched_bytes;
+            if !ahead.is_here {
+                (ahead.at, ahead.is_here) = (Instant::now(), true);
+            }
         }
     }
 
-    /// A fetch ended without the image, or the runtime has it.
-    pub(super) fn not_here(&self, image: &Image) {
+    /// A fetch ended without all of the image, or the runtime has it; so many bytes of it came.
+    pub(super) fn not_here(&self, image: &Image, fetched_bytes: u64) {
         let mut images = self.images.lock();
         let key = (image.repository.clone(), image.reference.clone());
-        if images.peek(&key).is_some_and(|ahead| !ahead.is_here) {
+        let Some(ahead) = images.get(&key) else { return };
+        ahead.fetched_bytes += fetched_bytes;
+        if ahead.is_here {
+            return;
+        }
+        if ahead.fetched_bytes == 0 && !ahead.is_asked {
             images.remove(&key);
+        } else {
+            (ahead.at, ahead.has_ended) = (Instant::now(), true);
         }
     }
 
     /// A runtime asked for an image and was answered.
     pub(super) fn asked(&self, repository: &Repository, reference: &Reference, metrics: &Metrics) {
+        if self.unused.lock().asked(repository.registry()) {
+            let registry = repository.registry();
+            tracing::info!(%registry, "a runtime asks for images of a registry again; they are fetched ahead");
+        }
         let mut images = self.images.lock();
         let Some(ahead) = images.get(&(repository.clone(), reference.clone())).filter(|a| !a.is_asked) else {
             return;
@@ -91,13 +110,33 @@ impl HeadStart {
 
     /// Forgets what is long past; counts what was fetched in vain.
     pub(super) fn sweep(&self, metrics: &Metrics) {
-        self.images.lock().retain(|_, ahead| {
-            let is_past = ahead.at.elapsed() >= VAIN_AFTER && (ahead.is_here || ahead.is_asked);
+        let mut in_vain = Vec::new();
+        self.images.lock().retain(|(repository, _), ahead| {
+            let is_over = ahead.is_here || ahead.is_asked || ahead.has_ended;
+            let is_past = ahead.at.elapsed() >= VAIN_AFTER && is_over;
             if is_past && !ahead.is_asked {
                 metrics.in_vain(ahead.fetched_bytes);
+                // What was here already cost nothing, and what ended with its pod says nothing of its registry.
+                if ahead.is_here && ahead.fetched_bytes > 0 {
+                    in_vain.push(repository.registry().clone());
+                }
             }
             !is_past
         });
+        let mut unused = self.unused.lock();
+        for registry in in_vain {
+            if unused.in_vain(&registry) {
+                tracing::info!(
+                    %registry,
+                    "images of a registry are fetched ahead no more until a runtime asks for one: the last were fetched in vain"
+                );
+            }
+        }
+    }
+
+    /// Registries of which nothing is fetched ahead.
+    pub(super) fn unused(&self) -> HashSet<Registry> {
+        self.unused.lock().registries()
     }
 }
 
@@ -105,6 +144,48 @@ impl HeadStart {
 mod tests {
     use super::*;
     use crate::support::metrics::Registry;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_for_a_deleted_pod_was_fetched_in_vain_too_unless_a_runtime_asks() {
+        let registry = Registry::new();
+        let (metrics, head_start) = (Metrics::register(&registry).unwrap(), HeadStart::default());
+        let image = |name: &str| name.parse::<Image>().unwrap();
+        let [deleted, asked, again] =
+            ["reg.test/gone:v1", "reg.test/asked:v1", "reg.test/again:v1"].map(image);
+        for image in [&deleted, &asked, &again] {
+            head_start.begun(image);
+            head_start.not_here(image, 100);
+        }
+        head_start.begun(&again);
+        head_start.here(&again, 20);
+        head_start.asked(&asked.repository, &asked.reference, &metrics);
+        tokio::time::advance(VAIN_AFTER).await;
+        head_start.sweep(&metrics);
+        let text = String::from_utf8(registry.render().unwrap()).unwrap();
+        assert!(text.contains("larder_kubernetes_in_vain_bytes_total 220"), "{text}");
+        assert!(head_start.unused().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_is_unused_when_what_was_fetched_is_never_asked_for_and_until_it_is() {
+        let registry = Registry::new();
+        let (metrics, head_start) = (Metrics::register(&registry).unwrap(), HeadStart::default());
+        let fetched = |repository: &str, bytes: u64| {
+            for n in 0..5 {
+                let image: Image = format!("{repository}{n}:v1").parse().unwrap();
+                head_start.begun(&image);
+                head_start.here(&image, bytes);
+            }
+        };
+        fetched("other.test/app", 7);
+        fetched("here.test/app", 0);
+        tokio::time::advance(VAIN_AFTER).await;
+        head_start.sweep(&metrics);
+        assert_eq!(head_start.unused(), ["other.test".parse().unwrap()].into());
+        let pulled: Image = "other.test/another:v1".parse().unwrap();
+        head_start.asked(&pulled.repository, &pulled.reference, &metrics);
+        assert!(head_start.unused().is_empty());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_pull_counts_once_and_what_no_runtime_asks_for_was_fetched_in_vain() {

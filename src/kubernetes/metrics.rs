@@ -46,7 +46,7 @@ impl Metrics {
             )?,
             fetched_bytes: registry.counter(
                 "kubernetes_fetched_bytes_total",
-                "Bytes of images that were fetched for pods and were not here before.",
+                "Bytes that were fetched for pods and were not here before, also of fetches that ended or failed.",
             )?,
             in_vain: registry.counter(
                 "kubernetes_in_vain_bytes_total",
@@ -76,12 +76,10 @@ impl Metrics {
         self.fetching.set(i64::try_from(fetching).unwrap_or(i64::MAX));
     }
 
-    /// Counts a fetch that has ended; `None`: no pod wanted it any more.
-    pub(super) fn ended(&self, outcome: Option<&Outcome>) {
+    /// Counts a fetch that has ended, and the bytes that came; `None`: no pod wanted it any more, or another one its place.
+    pub(super) fn ended(&self, outcome: Option<&Outcome>, arrived_bytes: u64) {
         self.fetches.with_label_values(&[outcome.map_or("ended", Outcome::label)]).inc();
-        if let Some(Outcome::Here { fetched_bytes }) = outcome {
-            self.fetched_bytes.inc_by(*fetched_bytes);
-        }
+        self.fetched_bytes.inc_by(arrived_bytes);
     }
 
     /// Counts the first question of a runtime; `None`: not all of the image was here.

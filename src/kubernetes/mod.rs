@@ -11,6 +11,7 @@
 //! pods          the watch as a whole: sources tell, the plan is made, fetches are begun and ended
 //!   fetch       one image: as each credential of the pod, in kubelet's order
 //!     secrets   the pod's pull secrets, merged as kubelet merges them
+//!   unused      registries that no runtime asks Larder for: pure
 //!   head_start  how long before a runtime's question an image was here
 //!   protect     what runs here is evicted last
 //! ```
@@ -34,6 +35,7 @@ mod source;
 mod state;
 mod status;
 mod table;
+mod unused;
 
 #[cfg(feature = "kubernetes")]
 mod access;
@@ -62,7 +64,7 @@ pub use access::Access;
 #[cfg(feature = "kubernetes")]
 pub use api_server::{ApiServer, AskError};
 pub use config::{Config, Identity};
-pub use fetch::{FetchAhead, NotFetched};
+pub use fetch::{FetchAhead, FetchedAhead, NotFetched};
 #[cfg(feature = "kubernetes")]
 pub use grpc::LocalError;
 #[cfg(feature = "kubernetes")]

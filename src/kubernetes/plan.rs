@@ -2,25 +2,37 @@
 //!
 //! A pod wants its images in kubelet's order; of each pod a stated number is fetched at a time. Pods go by priority, then
 //! by age, and take turns, so that a pod of many images does not keep the next one from its first. What two pods want alike
-//! is fetched once.
+//! is fetched once. Places are shared: a more urgent pod gets one of a less urgent one's, and a namespace one of those of a
+//! namespace that holds more. Of a registry that no runtime asks Larder for, nothing is fetched.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::pod::{Pod, PodImage, PullPolicy};
-use crate::reference::Image;
+use crate::reference::{Image, Registry};
 
 /// Images of all pods that are fetched at a time: few beside the 256 downloads that there may be, and enough for several
 /// pods that start together.
 pub(super) const FETCHES_MAX: usize = 12;
-/// How long an image is not asked for again that was refused or is missing, at first: doubled each time, up to
-/// [`FAILED_FOR_MAX`], as kubelet's own back-off is.
-pub(super) const REFUSED_FOR: Duration = Duration::from_secs(20);
-/// The same where something was in the way that may be over in a moment: an API server or a registry that did not answer.
-pub(super) const FAILED_FOR: Duration = Duration::from_secs(2);
-const FAILED_FOR_MAX: Duration = Duration::from_secs(300);
+/// How long a fetch that failed is not tried again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BackOff {
+    /// After a first failure; doubled each time, as kubelet's own back-off is.
+    first: Duration,
+    /// At most.
+    max: Duration,
+}
+
+/// For an image that was refused or is missing.
+pub(super) const REFUSED: BackOff = BackOff { first: Duration::from_secs(20), max: Duration::from_secs(300) };
+/// Where something was in the way that may be over in a moment: an API server or a registry that did not answer.
+pub(super) const FAILED: BackOff = BackOff { first: Duration::from_secs(2), max: Duration::from_secs(30) };
+/// A failure that ended so long ago counts no more: the next one is a first one.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// What is fetched: equal for pods that would ask the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,7 +40,7 @@ pub(super) struct Fetch {
     pub(super) image: Image,
     /// Namespace and names of the pull secrets; the namespace is empty without any.
     pub(super) namespace: String,
-    pub(super) secrets: Vec<String>,
+    pub(super) secrets: Arc<[String]>,
     /// Whether the registry is asked although the runtime has the image.
     pub(super) is_always: bool,
 }
@@ -49,6 +61,8 @@ pub(super) struct Known<'a> {
     /// What needs no fetch any more, by the UID of the pod.
     pub(super) settled: &'a HashMap<String, HashSet<Fetch>>,
     pub(super) failed: &'a dyn Fn(&Fetch) -> Option<Instant>,
+    /// Registries from which nothing is fetched ahead.
+    pub(super) unused: &'a dyn Fn(&Registry) -> bool,
 }
 
 /// What is to be done.
@@ -72,18 +86,19 @@ impl Fetch {
         Some(Self {
             image: image.image.clone(),
             namespace: if has_secrets { pod.namespace.clone() } else { String::new() },
-            secrets: pod.pull_secrets.clone(),
+            secrets: Arc::clone(&pod.pull_secrets),
             is_always: image.policy == PullPolicy::Always,
         })
     }
 }
 
 impl Failed {
-    /// The failure that follows `before`; `first` is the wait after a first one.
-    pub(super) fn after(before: Option<&Self>, first: Duration, now: Instant, why: String) -> Self {
-        let times = before.map_or(0, |before| before.times).saturating_add(1);
-        let doubled = first.saturating_mul(2_u32.saturating_pow(times - 1));
-        Self { times, until: now + doubled.min(FAILED_FOR_MAX), why }
+    /// The failure that follows `before`.
+    pub(super) fn after(before: Option<&Self>, wait: BackOff, now: Instant, why: String) -> Self {
+        let recent = before.filter(|before| now < before.until + FORGET_AFTER);
+        let times = recent.map_or(0, |before| before.times).saturating_add(1);
+        let doubled = wait.first.saturating_mul(2_u32.saturating_pow(times - 1));
+        Self { times, until: now + doubled.min(wait.max), why }
     }
 }
 
@@ -96,39 +111,102 @@ pub(super) fn plan<'a>(
 ) -> Plan {
     let mut pods: Vec<&Pod> = pods.filter(|pod| !pod.has_ended).collect();
     pods.sort_by(|a, b| (b.priority, a.created_at, &a.uid).cmp(&(a.priority, b.created_at, &b.uid)));
-    let unsettled = |pod: &&Pod| {
+    let mut plan = Plan::default();
+    let mut holders: Vec<Holder<'_>> = Vec::new();
+    let mut queues: Vec<Queue<'_>> = Vec::new();
+    for (order, pod) in pods.into_iter().enumerate() {
         let settled = known.settled.get(&pod.uid);
-        let is_settled = |fetch: &Fetch| settled.is_some_and(|settled| settled.contains(fetch));
-        wanted(pod).into_iter().filter(|fetch| !is_settled(fetch)).collect()
-    };
-    let wants: Vec<Vec<Fetch>> = pods.iter().map(unsettled).collect();
-    let all: HashSet<&Fetch> = wants.iter().flatten().collect();
-    let end: Vec<Fetch> = known.under_way.iter().filter(|fetch| !all.contains(fetch)).cloned().collect();
-    let mut free = FETCHES_MAX.saturating_sub(known.under_way.len() - end.len());
-    let mut plan = Plan { end, ..Plan::default() };
-    let mut queues: Vec<Queue> = Vec::new();
-    for wants in wants {
-        queues.push(Queue::new(wants, known, ahead, now, &mut plan.look_again));
-    }
-    let mut begun: HashSet<Fetch> = HashSet::new();
-    while free > 0 {
-        let mut any = false;
-        for queue in &mut queues {
-            let Some(next) = queue.next(&begun) else { continue };
-            any = true;
-            if begun.insert(next.clone()) {
-                plan.begin.push(next);
-                free -= 1;
-                if free == 0 {
-                    break;
-                }
+        let mut wants = wanted(pod);
+        wants.retain(|fetch| settled.is_none_or(|settled| !settled.contains(fetch)));
+        for fetch in wants.iter().filter(|fetch| known.under_way.contains(*fetch)) {
+            // It is charged to the first pod that wants it.
+            if holders.iter().all(|holder| holder.fetch != *fetch) {
+                holders.push(Holder { fetch: fetch.clone(), pod, order });
             }
         }
-        if !any {
-            break;
+        queues.push(Queue::new(pod, wants, known, ahead, now, &mut plan.look_again));
+    }
+    let is_wanted = |fetch: &Fetch| holders.iter().any(|holder| holder.fetch == *fetch);
+    plan.end = known.under_way.iter().filter(|fetch| !is_wanted(fetch)).cloned().collect();
+    let mut places = Places { holders, held: HashMap::new() };
+    places.count();
+    let mut begun: HashSet<Fetch> = HashSet::new();
+    loop {
+        // Pods take turns, the most urgent first, and among equals one of the namespace that holds least.
+        let next = queues.iter_mut().enumerate().filter_map(|(at, queue)| {
+            queue.pass_over(&begun);
+            let pod = queue.next()?;
+            Some((queue.turns, Reverse(pod.priority), places.held_by(pod), at))
+        });
+        let Some((.., at)) = next.min() else { break };
+        let pod = queues[at].pod;
+        if places.holders.len() + begun.len() >= FETCHES_MAX {
+            let Some(ended) = places.give_way(pod) else {
+                // Nor for a pod like it.
+                let is_like = |queue: &&mut Queue<'_>| {
+                    queue.pod.namespace == pod.namespace && queue.pod.priority <= pod.priority
+                };
+                queues.iter_mut().filter(is_like).for_each(|queue| queue.places = 0);
+                continue;
+            };
+            plan.end.push(ended);
+        }
+        if let Some(fetch) = queues[at].take() {
+            *places.held.entry(&pod.namespace).or_default() += 1;
+            begun.insert(fetch.clone());
+            plan.begin.push(fetch);
         }
     }
     plan
+}
+
+/// A fetch under way, and the most urgent pod that wants it.
+struct Holder<'a> {
+    fetch: Fetch,
+    pod: &'a Pod,
+    /// The pod's place in the order of pods.
+    order: usize,
+}
+
+/// Who holds the places.
+struct Places<'a> {
+    holders: Vec<Holder<'a>>,
+    /// How many places each namespace holds.
+    held: HashMap<&'a str, usize>,
+}
+
+impl<'a> Places<'a> {
+    fn count(&mut self) {
+        for holder in &self.holders {
+            *self.held.entry(&holder.pod.namespace).or_default() += 1;
+        }
+    }
+
+    fn held_by(&self, pod: &Pod) -> usize {
+        self.held.get(pod.namespace.as_str()).copied().unwrap_or(0)
+    }
+
+    /// Ends a fetch for `pod`, so that one tenant whose registry is slow does not hold all places: one of a less urgent pod,
+    /// or one of an equally urgent pod whose namespace holds at least two more. What is under way of it goes on by itself as
+    /// long as bytes come.
+    fn give_way(&mut self, pod: &Pod) -> Option<Fetch> {
+        let own = self.held_by(pod);
+        let may = |holder: &&Holder<'_>| {
+            holder.pod.priority < pod.priority
+                || holder.pod.priority == pod.priority && self.held_by(holder.pod) > own + 1
+        };
+        let least =
+            |holder: &&Holder<'_>| (Reverse(holder.pod.priority), self.held_by(holder.pod), holder.order);
+        let at = {
+            let chosen = self.holders.iter().filter(may).max_by_key(least)?;
+            self.holders.iter().position(|holder| holder.fetch == chosen.fetch)?
+        };
+        let Holder { fetch, pod: of, .. } = self.holders.swap_remove(at);
+        if let Some(held) = self.held.get_mut(of.namespace.as_str()) {
+            *held = held.saturating_sub(1);
+        }
+        Some(fetch)
+    }
 }
 
 /// What a pod wants, in kubelet's order, each once.
@@ -139,24 +217,31 @@ pub(super) fn wanted(pod: &Pod) -> Vec<Fetch> {
 }
 
 /// What is to be begun for one pod.
-struct Queue {
-    waiting: std::vec::IntoIter<Fetch>,
+struct Queue<'a> {
+    pod: &'a Pod,
+    waiting: VecDeque<Fetch>,
     /// How many more may be under way for it.
     places: usize,
+    /// How many were begun for it.
+    turns: usize,
 }
 
-impl Queue {
+impl<'a> Queue<'a> {
     fn new(
+        pod: &'a Pod,
         wants: Vec<Fetch>,
         known: Known<'_>,
         ahead: usize,
         now: Instant,
         look_again: &mut Option<Instant>,
     ) -> Self {
-        let (mut under_way, mut waiting) = (0, Vec::new());
+        let (mut under_way, mut waiting) = (0, VecDeque::new());
         for fetch in wants {
             if known.under_way.contains(&fetch) {
                 under_way += 1;
+                continue;
+            }
+            if (known.unused)(fetch.image.repository.registry()) {
                 continue;
             }
             match (known.failed)(&fetch).filter(|until| *until > now) {
@@ -164,21 +249,30 @@ impl Queue {
                     let earliest = look_again.map_or(until, |before| before.min(until));
                     *look_again = Some(earliest);
                 }
-                None => waiting.push(fetch),
+                None => waiting.push_back(fetch),
             }
         }
-        Self { waiting: waiting.into_iter(), places: ahead.saturating_sub(under_way) }
+        Self { pod, waiting, places: ahead.saturating_sub(under_way), turns: 0 }
     }
 
-    /// The next one; one that another pod has just begun takes a place here too.
-    fn next(&mut self, begun: &HashSet<Fetch>) -> Option<Fetch> {
-        loop {
-            self.places = self.places.checked_sub(1)?;
-            let next = self.waiting.next()?;
-            if !begun.contains(&next) {
-                return Some(next);
-            }
+    /// The pod, if it has something to begin.
+    fn next(&self) -> Option<&'a Pod> {
+        (self.places > 0 && !self.waiting.is_empty()).then_some(self.pod)
+    }
+
+    /// What another pod has begun takes a place here too.
+    fn pass_over(&mut self, begun: &HashSet<Fetch>) {
+        while self.places > 0 && self.waiting.front().is_some_and(|next| begun.contains(next)) {
+            self.waiting.pop_front();
+            self.places -= 1;
+            self.turns += 1;
         }
+    }
+
+    fn take(&mut self) -> Option<Fetch> {
+        self.places = self.places.checked_sub(1)?;
+        self.turns += 1;
+        self.waiting.pop_front()
     }
 }
 

@@ -28,6 +28,7 @@ struct World {
     under_way: HashSet<Fetch>,
     settled: HashMap<String, HashSet<Fetch>>,
     failed: HashMap<Fetch, Instant>,
+    unused: HashSet<Registry>,
 }
 
 impl World {
@@ -36,6 +37,7 @@ impl World {
             under_way: &self.under_way,
             settled: &self.settled,
             failed: &|fetch| self.failed.get(fetch).copied(),
+            unused: &|registry| self.unused.contains(registry),
         };
         plan(self.pods.iter(), known, ahead, now)
     }
@@ -121,7 +123,7 @@ async fn what_was_refused_is_not_asked_for_again_at_once_whatever_pods_come() {
     let now = Instant::now();
     let mut world = World { pods: vec![pod("a", &["secret", "public"])], ..World::default() };
     let refused = fetch(&world.pods[0], 0);
-    let failed = Failed::after(None, REFUSED_FOR, now, "refused".to_owned());
+    let failed = Failed::after(None, REFUSED, now, "refused".to_owned());
     world.failed.insert(refused.clone(), failed.until);
     world.pods = vec![pod("b", &["secret", "public"]), pod("c", &["secret"])];
     let plan = world.plan(3, now);
@@ -131,7 +133,77 @@ async fn what_was_refused_is_not_asked_for_again_at_once_whatever_pods_come() {
     let mut failed = failed;
     for _ in 0..7 {
         waits.push((failed.until - now).as_secs());
-        failed = Failed::after(Some(&failed), REFUSED_FOR, now, String::new());
+        failed = Failed::after(Some(&failed), REFUSED, now, String::new());
     }
     assert_eq!(waits, [20, 40, 80, 160, 300, 300, 300]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_last_week_does_not_hold_up_the_one_of_today_and_none_for_minutes() {
+    let mut now = Instant::now();
+    let next = |before: &mut Option<Failed>, now: Instant| {
+        let failed = Failed::after(before.as_ref(), FAILED, now, String::new());
+        let wait = (failed.until - now).as_secs();
+        *before = Some(failed);
+        wait
+    };
+    let mut failed = None;
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let wait = next(&mut failed, now);
+        now += Duration::from_secs(wait);
+        waits.push(wait);
+    }
+    assert_eq!(waits, [2, 4, 8, 16, 30, 30], "something was in the way, and may be over");
+    assert_eq!(next(&mut failed, now + Duration::from_secs(590)), 30);
+    assert_eq!(next(&mut failed, now + Duration::from_secs(24 * 3600)), 2);
+}
+
+#[test]
+fn a_tenant_whose_registry_drips_does_not_hold_the_places_of_others() {
+    let of = |namespace: &str, priority: i32, n: usize| {
+        let uid = format!("{namespace}{n}");
+        let mut pod = Pod::new(RawPod { namespace: namespace.to_owned(), ..raw(&uid, &[&uid]) }).unwrap();
+        (pod.created_at, pod.priority) = (i64::try_from(n).unwrap(), priority);
+        pod
+    };
+    let mut world = World { pods: (0..20).map(|n| of("drip", 0, n)).collect(), ..World::default() };
+    let settle = |world: &mut World| {
+        let plan = world.plan(3, Instant::now());
+        assert!(world.under_way.len() + plan.begin.len() <= FETCHES_MAX + plan.end.len());
+        world.under_way.retain(|fetch| !plan.end.contains(fetch));
+        world.under_way.extend(plan.begin.iter().cloned());
+        let again = world.plan(3, Instant::now());
+        assert!(again.begin.is_empty() && again.end.is_empty(), "it goes to and fro: {again:?}");
+        (plan.begin.len(), names(&plan.end))
+    };
+    assert_eq!(settle(&mut world), (FETCHES_MAX, vec![]));
+    // The last that began makes way.
+    world.pods.push(of("shop", 0, 50));
+    assert_eq!(settle(&mut world), (1, vec!["drip11".to_owned()]));
+    world.pods.extend((51..70).map(|n| of("shop", 0, n)));
+    assert_eq!(settle(&mut world).0, FETCHES_MAX / 2 - 1);
+    // One more tenant, and a pod that goes before all others.
+    world.pods.push(of("bank", 0, 80));
+    assert_eq!(settle(&mut world).0, 1);
+    world.pods.extend([of("drip", 9, 90), of("drip", -5, 91)]);
+    assert_eq!(settle(&mut world).0, 1, "the urgent one, and not the one that may wait");
+    // Nor do two namespaces, begun together, get other shares.
+    world.under_way.clear();
+    assert_eq!(settle(&mut world).0, FETCHES_MAX);
+    let held = |name: &str| {
+        names(&world.under_way.iter().cloned().collect::<Vec<_>>())
+            .iter()
+            .filter(|held| held.starts_with(name))
+            .count()
+    };
+    assert_eq!((held("bank"), held("shop")), (1, 5), "{}", held("drip"));
+}
+
+#[test]
+fn nothing_is_fetched_from_a_registry_that_no_runtime_asks_for() {
+    let world = World { pods: vec![pod("a", &["one", "two"])], ..World::default() };
+    assert_eq!(world.begins(3), ["one", "two"]);
+    let world = World { unused: ["reg.test".parse().unwrap()].into(), ..world };
+    assert!(world.begins(3).is_empty());
 }

@@ -4,6 +4,8 @@
 //! into the order in which kubelet needs them, applies kubelet's default pull policy, and bounds everything. Not here:
 //! where a pod comes from, and what is done about it.
 
+use std::sync::Arc;
+
 use crate::reference::{Image, Reference};
 
 /// Images of one pod at most, further ones are left for kubelet: pods in use have a dozen.
@@ -71,7 +73,7 @@ pub struct Pod {
     pub has_ended: bool,
     /// The names of its pull secrets, in their order. Those of its service account are among them: the API server's
     /// admission copies them into the pod, and kubelet reads the pod alone.
-    pub pull_secrets: Vec<String>,
+    pub pull_secrets: Arc<[String]>,
     /// Its images in the order in which kubelet needs them.
     pub images: Vec<PodImage>,
 }
@@ -162,7 +164,7 @@ impl Pod {
             service_account: Some(raw.service_account).filter(|name| is_name(name)).unwrap_or_default(),
             priority: raw.priority.unwrap_or_default(),
             created_at: raw.created_at,
-            pull_secrets,
+            pull_secrets: pull_secrets.into(),
             images,
         })
     }
@@ -260,7 +262,8 @@ mod tests {
             assert_eq!(Pod::new(RawPod { name: bad.to_owned(), ..raw() }), None);
         }
         let secrets = vec!["../../nodes".to_owned(), "corp".to_owned(), String::new()];
-        assert_eq!(Pod::new(RawPod { pull_secrets: secrets, ..raw() }).unwrap().pull_secrets, ["corp"]);
+        let pod = Pod::new(RawPod { pull_secrets: secrets, ..raw() }).unwrap();
+        assert_eq!(pod.pull_secrets.to_vec(), ["corp"]);
         let bad = vec![raw_image("a", "Not A Reference", ""), raw_image("b", &"x".repeat(5_000), "")];
         assert_eq!(Pod::new(RawPod { containers: bad, ..raw() }).unwrap().images.len(), 3);
     }

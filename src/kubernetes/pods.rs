@@ -3,24 +3,27 @@
 //! Degrades to nothing: a source that fails is told once and tried again by itself, and pulls go on as if there were no
 //! watch. One task changes the state; fetches are tasks of their own, ended with their pods.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::fetch::{FetchAhead, Outcome, PodFetcher};
+use super::fetch::{FetchAhead, FetchedAhead, Outcome, PodFetcher};
 use super::head_start::HeadStart;
 use super::metrics::Metrics;
 use super::plan::{Fetch, Plan};
 use super::protect;
+use super::protect::Running;
 use super::secrets::PodSecrets;
 use super::source::{ImagePresence, PodEvent, PodSource, SecretSource};
 use super::state::State;
 use super::status::{PodNumbers, PodOutlook, PodsStatus};
+use super::table::PODS_MAX;
 use crate::reference::{Image, Reference, Repository};
 use crate::store::Store;
 use crate::support::shutdown::Shutdown;
@@ -55,7 +58,7 @@ struct Inner {
     fetcher: PodFetcher,
     store: Store,
     state: Mutex<State>,
-    running: watch::Sender<HashSet<Image>>,
+    running: Running,
     head_start: HeadStart,
     metrics: Metrics,
 }
@@ -64,7 +67,14 @@ struct Inner {
 #[derive(Default)]
 struct Fetches {
     tasks: JoinSet<Outcome>,
-    handles: HashMap<Fetch, AbortHandle>,
+    handles: HashMap<Fetch, UnderWay>,
+}
+
+/// A fetch under way.
+struct UnderWay {
+    handle: AbortHandle,
+    /// Bytes that have come.
+    arrived: Arc<AtomicU64>,
 }
 
 impl Pods {
@@ -75,7 +85,7 @@ impl Pods {
         names.iter().for_each(|name| metrics.connected(name, false));
         let state = Mutex::new(State::new(&names, ahead));
         let fetcher = PodFetcher { images, secrets: secrets.map(PodSecrets::new), presence };
-        let (running, head_start) = (watch::Sender::default(), HeadStart::default());
+        let (running, head_start) = (Running::default(), HeadStart::default());
         Self(Arc::new(Inner { sources, fetcher, store, state, running, head_start, metrics }))
     }
 
@@ -85,9 +95,9 @@ impl Pods {
             return;
         }
         let this = self.clone();
-        let (store, running) = (self.0.store.clone(), self.0.running.subscribe());
+        let store = self.0.store.clone();
         let protected =
-            protect::run(running, store, |blobs| this.0.metrics.protected(blobs), shutdown.clone());
+            protect::run(&self.0.running, store, |blobs| this.0.metrics.protected(blobs), shutdown.clone());
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let mut telling = JoinSet::new();
         for (at, source) in self.0.sources.iter().enumerate() {
@@ -101,6 +111,7 @@ impl Pods {
     /// A runtime asked for an image and was answered.
     pub fn asked(&self, repository: &Repository, reference: &Reference) {
         self.0.head_start.asked(repository, reference, &self.0.metrics);
+        self.0.running.look_again(&Image { repository: repository.clone(), reference: reference.clone() });
     }
 
     /// The numbers; `None` where this node's pods are not watched.
@@ -145,11 +156,7 @@ impl Pods {
                     }
                     if changed {
                         let images = self.0.state.lock().images();
-                        self.0.running.send_if_modified(|before| {
-                            let is_new = *before != images;
-                            *before = images;
-                            is_new
-                        });
+                        self.0.running.set(images);
                     }
                 }
                 Some(ended) = fetches.tasks.join_next_with_id() => self.ended(ended, &mut fetches),
@@ -178,6 +185,12 @@ impl Pods {
             ),
             None => {}
         }
+        if changed.is_full {
+            tracing::warn!(
+                pods = PODS_MAX,
+                "there are more pods than are followed; images of the others are fetched when a runtime asks for them"
+            );
+        }
         if let Some(is_connected) = changed.connection {
             self.0.metrics.connected(name, is_connected);
         }
@@ -187,22 +200,25 @@ impl Pods {
     /// Does what is to be done now; returns when to look again.
     fn act(&self, fetches: &mut Fetches) -> Option<Instant> {
         let (Plan { begin, end, look_again }, (pods, fetching)) = {
+            let unused = self.0.head_start.unused();
             let mut state = self.0.state.lock();
-            (state.plan(Instant::now()), state.counts())
+            (state.plan(unused, Instant::now()), state.counts())
         };
         self.0.metrics.state(pods, fetching);
         for fetch in end {
-            if let Some(handle) = fetches.handles.remove(&fetch) {
+            if let Some(UnderWay { handle, arrived }) = fetches.handles.remove(&fetch) {
                 handle.abort();
-                self.0.metrics.ended(None);
-                self.0.head_start.not_here(&fetch.image);
+                let arrived = arrived.load(Ordering::Relaxed);
+                self.0.metrics.ended(None, arrived);
+                self.0.head_start.not_here(&fetch.image, arrived);
             }
         }
         for fetch in begin {
             self.0.head_start.begun(&fetch.image);
-            let (this, own) = (self.clone(), fetch.clone());
-            let handle = fetches.tasks.spawn(async move { this.0.fetcher.fetch(&own).await });
-            fetches.handles.insert(fetch, handle);
+            let (this, own, arrived) = (self.clone(), fetch.clone(), Arc::<AtomicU64>::default());
+            let counted = Arc::clone(&arrived);
+            let handle = fetches.tasks.spawn(async move { this.0.fetcher.fetch(&own, &counted).await });
+            fetches.handles.insert(fetch, UnderWay { handle, arrived });
         }
         look_again
     }
@@ -213,24 +229,30 @@ impl Pods {
             Err(error) => (error.id(), Outcome::Failed(error.to_string())),
         };
         // One that was ended with its pod is not among the handles any more.
-        let of_task = fetches.handles.iter().find(|(_, handle)| handle.id() == id);
+        let of_task = fetches.handles.iter().find(|(_, under_way)| under_way.handle.id() == id);
         let Some(fetch) = of_task.map(|(fetch, _)| fetch.clone()) else { return };
-        fetches.handles.remove(&fetch);
+        let under_way = fetches.handles.remove(&fetch);
+        let arrived = under_way.map_or(0, |under_way| under_way.arrived.load(Ordering::Relaxed));
         let image = &fetch.image;
         match &outcome {
-            Outcome::Here { fetched_bytes } => {
-                self.0.head_start.here(image, *fetched_bytes);
-                if *fetched_bytes > 0 {
-                    tracing::info!(%image, fetched_bytes, "an image of a pod was fetched ahead of kubelet");
+            Outcome::Here(FetchedAhead { fetched_bytes, is_whole }) => {
+                if *is_whole {
+                    self.0.head_start.here(image, arrived);
+                } else {
+                    self.0.head_start.not_here(image, arrived);
                 }
+                if *fetched_bytes > 0 {
+                    tracing::info!(%image, fetched_bytes, is_whole, "an image of a pod was fetched ahead of kubelet");
+                }
+                self.0.running.look_again(image);
             }
-            Outcome::InRuntime => self.0.head_start.not_here(image),
+            Outcome::InRuntime => self.0.head_start.not_here(image, arrived),
             Outcome::Refused(why) | Outcome::Failed(why) => {
-                self.0.head_start.not_here(image);
+                self.0.head_start.not_here(image, arrived);
                 tracing::info!(%image, why, "an image of a pod was not fetched ahead of kubelet");
             }
         }
-        self.0.metrics.ended(Some(&outcome));
+        self.0.metrics.ended(Some(&outcome), arrived);
         self.0.state.lock().ended(&fetch, &outcome, Instant::now());
     }
 }

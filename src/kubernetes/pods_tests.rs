@@ -50,14 +50,21 @@ impl Drop for CountsItsEnd {
 }
 
 impl FetchAhead for Slow {
-    fn fetch<'a>(&'a self, image: &'a Image, _: PullSecrets) -> BoxFuture<'a, Result<u64, NotFetched>> {
+    fn fetch<'a>(
+        &'a self,
+        image: &'a Image,
+        _: PullSecrets,
+        arrived: &'a AtomicU64,
+    ) -> BoxFuture<'a, Result<FetchedAhead, NotFetched>> {
         self.begun.lock().push(image.repository.to_string());
         let end = CountsItsEnd(Arc::clone(&self.ended));
         async move {
             let _end = end;
+            arrived.fetch_add(3, Ordering::Relaxed);
             self.go_on.notified().await;
+            arrived.fetch_add(2, Ordering::Relaxed);
             assert!(!image.repository.to_string().contains("panics"), "on purpose");
-            Ok(5)
+            Ok(FetchedAhead { fetched_bytes: 5, is_whole: true })
         }
         .boxed()
     }
@@ -124,7 +131,7 @@ async fn a_deleted_pod_ends_its_fetch_and_a_fetch_that_panics_ends_nothing_else(
         "larder_kubernetes_fetches_total{result=\"ended\"} 2",
         "larder_kubernetes_fetches_total{result=\"failed\"} 1",
         "larder_kubernetes_fetches_total{result=\"fetched\"} 1",
-        "larder_kubernetes_fetched_bytes_total 5",
+        "larder_kubernetes_fetched_bytes_total 16",
         "larder_kubernetes_pulls_total{found=\"all\"} 1",
         "larder_kubernetes_source_connected{source=\"scripted\"} 1",
     ] {

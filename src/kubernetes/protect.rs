@@ -10,51 +10,58 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::reference::{Digest, Image};
+use crate::reference::Image;
 use crate::store::Store;
 use crate::support::shutdown::Shutdown;
 
-/// Pods come and go together: further changes within this time are looked at once.
-const SETTLE: Duration = Duration::from_secs(2);
+/// Pods come and go together, and so do the images that they pull: further changes within this time are looked at once.
+const SETTLE: Duration = Duration::from_secs(5);
 /// What an image consists of is read again after this: a tag may name something else, and what was not here may be.
 const AGAIN: Duration = Duration::from_secs(300);
 /// Blobs that are protected at most: those of some 2,000 images.
 const BLOBS_MAX: usize = 65_536;
 
+/// The images of pods that have not ended.
+#[derive(Default)]
+pub(super) struct Running {
+    images: watch::Sender<HashSet<Image>>,
+}
+
+impl Running {
+    /// These from now on.
+    pub(super) fn set(&self, images: HashSet<Image>) {
+        self.images.send_if_modified(|before| {
+            let is_new = *before != images;
+            *before = images;
+            is_new
+        });
+    }
+
+    /// More may be in the store of an image: it was fetched, or a runtime got its manifest.
+    pub(super) fn look_again(&self, image: &Image) {
+        self.images.send_if_modified(|running| running.contains(image));
+    }
+}
+
 /// Keeps the protected blobs of `store` in step with the images of running pods, until `shutdown`; `shown` is told how many.
-pub(super) async fn run(
-    mut images: watch::Receiver<HashSet<Image>>,
-    store: Store,
-    shown: impl Fn(usize),
-    mut shutdown: Shutdown,
-) {
+pub(super) async fn run(running: &Running, store: Store, shown: impl Fn(usize), mut shutdown: Shutdown) {
+    let mut images = running.images.subscribe();
     loop {
         let round = async {
             let running = images.borrow_and_update().clone();
-            let blobs = blobs_of(&running, &store).await;
+            let blobs = store.digests_of(&running, BLOBS_MAX).await;
             shown(blobs.len());
             store.protect(blobs);
             sleep(SETTLE).await;
-            timeout(AGAIN, images.changed()).await.is_ok_and(|changed| changed.is_err())
+            let _ = timeout(AGAIN, images.changed()).await;
         };
         tokio::select! {
-            is_over = round => if is_over { return },
+            () = round => {}
             () = shutdown.requested() => return,
         }
     }
 }
 
-/// The manifests and blobs of these images, as far as they are known here.
-async fn blobs_of(images: &HashSet<Image>, store: &Store) -> HashSet<Digest> {
-    let mut blobs = HashSet::new();
-    for image in images {
-        let contents = store.contents(&image.repository, &image.reference).await;
-        if let Ok(Some(contents)) = contents {
-            blobs.extend(contents.digests);
-        }
-        if blobs.len() > BLOBS_MAX {
-            break;
-        }
-    }
-    blobs
-}
+#[cfg(test)]
+#[path = "protect_tests.rs"]
+mod tests;

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::fetch::Outcome;
-use super::plan::{FAILED_FOR, Failed, Fetch, Known, Plan, REFUSED_FOR, plan, wanted};
+use super::plan::{FAILED, Failed, Fetch, Known, Plan, REFUSED, plan, wanted};
 use super::pod::{Pod, PullPolicy};
 use super::source::PodEvent;
 use super::status::{PodOutlook, PodsStatus, SourceStatus};
 use super::table::Table;
-use crate::reference::Image;
+use crate::reference::{Image, Registry};
 use crate::support::bounded_map::BoundedMap;
 
 /// Fetches that failed and are remembered at most: a node has some hundred images.
@@ -26,6 +26,8 @@ pub(super) struct State {
     failed: BoundedMap<Fetch, Failed>,
     sources: Vec<SourceStatus>,
     ahead: usize,
+    /// Registries of which nothing is fetched ahead.
+    unused: HashSet<Registry>,
 }
 
 /// What an event changed.
@@ -35,6 +37,8 @@ pub(super) struct Changed {
     pub(super) pods: bool,
     /// The source tells of pods again, or does not any more.
     pub(super) connection: Option<bool>,
+    /// There are more pods than are followed, and there were not before.
+    pub(super) is_full: bool,
 }
 
 impl State {
@@ -52,6 +56,7 @@ impl State {
             failed: BoundedMap::new(FAILED_MAX),
             sources: sources.iter().map(unknown).collect(),
             ahead,
+            unused: HashSet::new(),
         }
     }
 
@@ -71,17 +76,22 @@ impl State {
             }
             (status.connected, status.problem) = (is_connected, problem);
         }
+        let was_full = self.table.has_left_out();
         let pods = self.table.apply(source, event);
+        let is_full = self.table.has_left_out() && !was_full;
         if pods {
             self.settled.retain(|uid, _| self.table.contains(uid));
         }
-        Changed { pods, connection }
+        Changed { pods, connection, is_full }
     }
 
-    /// What is to be done now. What begins and ends counts as begun and ended.
-    pub(super) fn plan(&mut self, now: Instant) -> Plan {
+    /// What is to be done now; nothing is begun from `unused` registries. What begins and ends counts as begun and ended.
+    pub(super) fn plan(&mut self, unused: HashSet<Registry>, now: Instant) -> Plan {
+        self.unused = unused;
         let failed = |fetch: &Fetch| self.failed.peek(fetch).map(|failed| failed.until);
-        let known = Known { under_way: &self.under_way, settled: &self.settled, failed: &failed };
+        let unused = |registry: &Registry| self.unused.contains(registry);
+        let known =
+            Known { under_way: &self.under_way, settled: &self.settled, failed: &failed, unused: &unused };
         let plan = plan(self.table.pods(), known, self.ahead, now);
         for fetch in &plan.end {
             self.under_way.remove(fetch);
@@ -94,7 +104,7 @@ impl State {
     pub(super) fn ended(&mut self, fetch: &Fetch, outcome: &Outcome, now: Instant) {
         self.under_way.remove(fetch);
         match outcome {
-            Outcome::Here { .. } | Outcome::InRuntime => {
+            Outcome::Here(_) | Outcome::InRuntime => {
                 self.failed.remove(fetch);
                 for pod in self.table.pods().filter(|pod| wanted(pod).contains(fetch)) {
                     self.settled.entry(pod.uid.clone()).or_default().insert(fetch.clone());
@@ -102,8 +112,8 @@ impl State {
             }
             Outcome::Refused(why) | Outcome::Failed(why) => {
                 let is_refusal = matches!(outcome, Outcome::Refused(_));
-                let first = if is_refusal { REFUSED_FOR } else { FAILED_FOR };
-                let failed = Failed::after(self.failed.peek(fetch), first, now, why.clone());
+                let wait = if is_refusal { REFUSED } else { FAILED };
+                let failed = Failed::after(self.failed.peek(fetch), wait, now, why.clone());
                 self.failed.insert(fetch.clone(), failed);
             }
         }
@@ -122,10 +132,15 @@ impl State {
 
     /// The state for people.
     pub(super) fn status(&self) -> PodsStatus {
-        let failed = self.failed.iter().take(FAILED_SHOWN);
+        // What a pod wants that is here; what a deleted pod could not have is of no interest any more.
+        let wanted: HashSet<Fetch> = self.table.pods().flat_map(wanted).collect();
+        let failed = self.failed.iter().filter(|(fetch, _)| wanted.contains(*fetch)).take(FAILED_SHOWN);
+        let mut unused: Vec<String> = self.unused.iter().map(ToString::to_string).collect();
+        unused.sort();
         PodsStatus {
             sources: self.sources.clone(),
             failed: failed.map(|(fetch, failed)| (fetch.image.to_string(), failed.why.clone())).collect(),
+            unused,
         }
     }
 
@@ -136,7 +151,7 @@ impl State {
             for own in pod.images.iter().filter(|own| own.image == *image) {
                 let outlook = PodOutlook {
                     pod: pod.full_name(),
-                    pull_secrets: pod.pull_secrets.clone(),
+                    pull_secrets: pod.pull_secrets.to_vec(),
                     state: self.state_of(pod, Fetch::of(pod, own), own.policy),
                 };
                 if !all.contains(&outlook) {
@@ -163,6 +178,12 @@ impl State {
         if self.under_way.contains(&fetch) {
             return "it is being fetched for the pod".to_owned();
         }
+        let registry = fetch.image.repository.registry();
+        if self.unused.contains(registry) {
+            return format!(
+                "nothing is fetched ahead from {registry}: no runtime asked for the last images of it"
+            );
+        }
         match self.failed.peek(&fetch) {
             Some(failed) => format!("it could not be fetched for the pod: {}", failed.why),
             None => "it waits until earlier images of the pod are here".to_owned(),
@@ -172,7 +193,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::kubernetes::FetchedAhead;
     use crate::kubernetes::pod::{RawImage, RawPod};
 
     fn pod(uid: &str, image: &str) -> Pod {
@@ -186,6 +210,10 @@ mod tests {
             ..RawPod::default()
         };
         Pod::new(raw).unwrap()
+    }
+
+    fn here() -> Outcome {
+        Outcome::Here(FetchedAhead { fetched_bytes: 1, is_whole: true })
     }
 
     fn lost(why: &str) -> PodEvent {
@@ -210,17 +238,17 @@ mod tests {
     async fn a_new_pod_with_the_policy_always_asks_anew_and_one_that_was_answered_does_not() {
         let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
         state.apply(0, PodEvent::Applied(pod("a", "app")));
-        let begun = state.plan(now).begin;
-        assert_eq!((begun.len(), state.plan(now)), (1, Plan::default()));
+        let begun = state.plan(HashSet::new(), now).begin;
+        assert_eq!((begun.len(), state.plan(HashSet::new(), now)), (1, Plan::default()));
         let image = begun[0].image.clone();
         assert!(state.outlook(&image)[0].state.contains("being fetched"));
-        state.ended(&begun[0], &Outcome::Here { fetched_bytes: 1 }, now);
-        assert_eq!(state.plan(now), Plan::default());
+        state.ended(&begun[0], &here(), now);
+        assert_eq!(state.plan(HashSet::new(), now), Plan::default());
         assert!(state.outlook(&image)[0].state.contains("was fetched"));
         state.apply(0, PodEvent::Applied(pod("b", "app")));
-        assert_eq!(state.plan(now).begin, begun);
+        assert_eq!(state.plan(HashSet::new(), now).begin, begun);
         state.apply(0, PodEvent::Deleted { uid: "b".to_owned() });
-        assert_eq!(state.plan(now).end, begun);
+        assert_eq!(state.plan(HashSet::new(), now).end, begun);
         state.apply(0, PodEvent::Deleted { uid: "a".to_owned() });
         assert!(state.settled.is_empty() && state.outlook(&image).is_empty() && state.images().is_empty());
     }
@@ -229,26 +257,48 @@ mod tests {
     async fn a_pod_that_follows_a_refused_one_does_not_ask_again_at_once() {
         let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
         state.apply(0, PodEvent::Applied(pod("a", "app")));
-        let begun = state.plan(now).begin;
+        let begun = state.plan(HashSet::new(), now).begin;
         state.ended(&begun[0], &Outcome::Refused("denied".to_owned()), now);
         state.apply(0, PodEvent::Deleted { uid: "a".to_owned() });
         state.apply(0, PodEvent::Applied(pod("b", "app")));
-        let plan = state.plan(now);
+        let plan = state.plan(HashSet::new(), now);
         assert!(plan.begin.is_empty());
         assert!(state.outlook(&begun[0].image)[0].state.contains("denied"));
-        assert_eq!(plan.look_again, Some(now + REFUSED_FOR));
-        assert_eq!(state.plan(plan.look_again.unwrap()).begin, begun);
+        assert_eq!(plan.look_again, Some(now + Duration::from_secs(20)));
+        assert_eq!(state.plan(HashSet::new(), plan.look_again.unwrap()).begin, begun);
+        assert_eq!(state.status().failed.len(), 1);
+        state.apply(0, PodEvent::Deleted { uid: "b".to_owned() });
+        assert!(state.status().failed.is_empty(), "no pod wants it");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_from_a_registry_that_no_runtime_asks_for() {
+        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
+        state.apply(0, PodEvent::Applied(pod("a", "reg.test/app:v1")));
+        state.apply(0, PodEvent::Applied(pod("b", "other.test/app:v1")));
+        let unused: HashSet<Registry> = ["reg.test".parse().unwrap()].into();
+        let begun = state.plan(unused, now).begin;
+        assert_eq!(
+            begun.iter().map(|fetch| fetch.image.to_string()).collect::<Vec<_>>(),
+            ["other.test/app:v1"]
+        );
+        assert_eq!(state.status().unused, ["reg.test"]);
+        assert!(state.outlook(&"reg.test/app:v1".parse().unwrap())[0].state.contains("no runtime asked"));
+        assert_eq!(state.plan(HashSet::new(), now).begin.len(), 1);
     }
 
     #[tokio::test]
     async fn an_api_server_that_is_away_for_a_moment_costs_a_pod_no_more_than_that() {
         let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
         state.apply(0, PodEvent::Applied(pod("a", "app")));
-        let begun = state.plan(now).begin;
+        let begun = state.plan(HashSet::new(), now).begin;
         state.ended(&begun[0], &Outcome::Failed("no answer".to_owned()), now);
-        assert_eq!(state.plan(now), Plan { look_again: Some(now + FAILED_FOR), ..Plan::default() });
-        assert_eq!(state.plan(now + FAILED_FOR).begin, begun);
-        state.ended(&begun[0], &Outcome::Here { fetched_bytes: 1 }, now);
-        assert_eq!(state.plan(now + 2 * FAILED_FOR), Plan::default());
+        assert_eq!(
+            state.plan(HashSet::new(), now),
+            Plan { look_again: Some(now + Duration::from_secs(2)), ..Plan::default() }
+        );
+        assert_eq!(state.plan(HashSet::new(), now + Duration::from_secs(2)).begin, begun);
+        state.ended(&begun[0], &here(), now);
+        assert_eq!(state.plan(HashSet::new(), now + Duration::from_secs(4)), Plan::default());
     }
 }

@@ -24,6 +24,9 @@ pub struct PodsStatus {
     pub sources: Vec<SourceStatus>,
     /// Images that could not be fetched, and why: the last ones.
     pub failed: Vec<(String, String)>,
+    /// Registries of which nothing is fetched ahead, because no runtime asked for the last images of them.
+    #[serde(default)]
+    pub unused: Vec<String>,
 }
 
 /// A source of pods.

@@ -1,25 +1,40 @@
 //! The pods that the sources see: pure.
 //!
 //! A pod is there as long as one source sees it. A source that is lost keeps what it saw last: its list tells later what
-//! is gone. Bounded by what one node can run.
+//! is gone. A pod that has ended is gone, whatever sources still tell of it: ended pods stay in the API server until they
+//! are removed, and count in no limit of the node. Bounded by what one node can run; a full table is shared evenly by
+//! namespaces, so that none takes it from all others.
 
 use std::collections::{HashMap, HashSet};
 
 use super::pod::Pod;
 use super::source::PodEvent;
+use crate::support::bounded_map::BoundedMap;
 
 /// Pods at most, further ones are left out: kubelet's own limit is 110 by default, and clusters with more than 500 are
 /// not supported.
 pub const PODS_MAX: usize = 1_024;
 /// Sources at most.
 const SOURCES_MAX: usize = 8;
+/// UIDs of ended pods that are remembered: one source tells of an end a moment after another.
+const ENDED_MAX: usize = 1_024;
 
 /// The pods.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     pods: HashMap<String, Seen>,
     /// What the list of each source that is under way has had so far.
     lists: HashMap<usize, HashSet<String>>,
+    ended: BoundedMap<String, ()>,
+    /// Whether a pod was left out since the table was last well below its bound.
+    has_left_out: bool,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        let (pods, lists) = (HashMap::new(), HashMap::new());
+        Self { pods, lists, ended: BoundedMap::new(ENDED_MAX), has_left_out: false }
+    }
 }
 
 #[derive(Debug)]
@@ -34,12 +49,15 @@ impl Table {
         let source = source.min(SOURCES_MAX - 1);
         match event {
             PodEvent::Applied(pod) => {
+                let uid = pod.uid.clone();
+                let is_new = self.insert(source, pod);
                 if let Some(list) = self.lists.get_mut(&source)
                     && list.len() < PODS_MAX
+                    && self.pods.contains_key(&uid)
                 {
-                    list.insert(pod.uid.clone());
+                    list.insert(uid);
                 }
-                self.insert(source, pod)
+                is_new
             }
             PodEvent::Deleted { uid } => self.unsee(source, &uid),
             PodEvent::ListBegins => {
@@ -75,21 +93,58 @@ impl Table {
         self.pods.len()
     }
 
+    /// Whether pods are left out for want of room.
+    pub(super) fn has_left_out(&self) -> bool {
+        self.has_left_out
+    }
+
     fn insert(&mut self, source: usize, pod: Pod) -> bool {
+        if pod.has_ended {
+            let is_new = self.pods.remove(&pod.uid).is_some();
+            self.ended.insert(pod.uid, ());
+            return is_new;
+        }
+        if self.ended.get(&pod.uid).is_some() {
+            return false;
+        }
         if let Some(seen) = self.pods.get_mut(&pod.uid) {
             seen.by[source] = true;
-            // One source is a moment behind another: what has started or ended once stays so.
+            // One source is a moment behind another: what has started once stays so.
             let pod = later(pod, &seen.pod);
             let is_new = seen.pod != pod;
             seen.pod = pod;
             return is_new;
         }
         if self.pods.len() >= PODS_MAX {
-            return false;
+            self.has_left_out = true;
+            if !self.make_way(&pod) {
+                return false;
+            }
+        } else if self.pods.len() < PODS_MAX / 4 * 3 {
+            self.has_left_out = false;
         }
         let mut by = [false; SOURCES_MAX];
         by[source] = true;
         self.pods.insert(pod.uid.clone(), Seen { pod, by });
+        true
+    }
+
+    /// Leaves out a pod of the namespace that has most, if that is more than `new`'s will have: the least urgent one.
+    fn make_way(&mut self, new: &Pod) -> bool {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for seen in self.pods.values() {
+            *counts.entry(&seen.pod.namespace).or_default() += 1;
+        }
+        let own = counts.get(new.namespace.as_str()).copied().unwrap_or(0);
+        let most = counts.into_iter().max_by_key(|(namespace, count)| (*count, *namespace));
+        let Some((largest, _)) = most.filter(|(_, count)| *count > own + 1) else { return false };
+        let pods = self.pods.values().map(|seen| &seen.pod).filter(|pod| pod.namespace == largest);
+        let least = pods.min_by_key(|pod| (pod.priority, std::cmp::Reverse(pod.created_at), &pod.uid));
+        let Some(uid) = least.map(|pod| pod.uid.clone()) else { return false };
+        self.pods.remove(&uid);
+        self.lists.values_mut().for_each(|list| {
+            list.remove(&uid);
+        });
         true
     }
 
@@ -106,7 +161,6 @@ impl Table {
 
 /// The pod, with what is known of it from before.
 fn later(mut pod: Pod, before: &Pod) -> Pod {
-    pod.has_ended |= before.has_ended;
     for image in &mut pod.images {
         let was_started = before
             .images
@@ -182,5 +236,35 @@ mod tests {
         }
         assert_eq!(table.len(), PODS_MAX);
         assert_eq!(table.lists[&0].len(), PODS_MAX);
+        assert!(table.has_left_out());
+    }
+
+    #[test]
+    fn a_tenant_whose_pods_ended_or_are_many_takes_no_pod_of_another_from_the_table() {
+        let of = |namespace: &str, n: usize, phase: &str| {
+            let uid = format!("{namespace}-{n}");
+            let raw = RawPod { namespace: namespace.to_owned(), phase: phase.to_owned(), ..raw(&uid) };
+            PodEvent::Applied(Pod::new(raw).unwrap())
+        };
+        let mut table = Table::default();
+        table.apply(0, of("shop", 0, "Running"));
+        for n in 0..2 * PODS_MAX {
+            table.apply(0, of("job", n, "Failed"));
+        }
+        assert!(table.len() == 1 && !table.has_left_out(), "ended pods take room");
+        // A source that is behind does not bring back what has ended.
+        assert!(table.apply(0, of("shop", 0, "Succeeded")));
+        assert!(!table.apply(1, of("shop", 0, "Running")) && table.len() == 0);
+        table.apply(0, PodEvent::ListBegins);
+        for n in 0..2 * PODS_MAX {
+            table.apply(0, of("many", n, "Pending"));
+        }
+        for n in 1..300 {
+            assert!(table.apply(0, of("shop", n, "Pending")), "{n}");
+        }
+        table.apply(0, PodEvent::ListEnds);
+        let of_shop = table.pods().filter(|pod| pod.namespace == "shop").count();
+        assert_eq!((table.len(), of_shop), (PODS_MAX, 299));
+        assert!(table.has_left_out());
     }
 }

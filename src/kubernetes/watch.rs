@@ -26,9 +26,11 @@ use crate::support::shutdown::Shutdown;
 /// The wait after an error, at first and at most; doubled each time.
 const ERROR_WAIT: Duration = Duration::from_millis(500);
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Pods of one answer to a list: bounds what one answer takes in memory. A list from the API server's own memory, as
+/// Pods that have ended stay in the API server until they are removed, and are of no interest.
+const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+/// Pods of one answer to a list, each of 1.5 MB at most: bounds what one answer takes in memory. A list from the API server's own memory, as
 /// kubelet asks for it, would come in one piece.
-const PAGE: u32 = 100;
+const PAGE: u32 = 20;
 /// Seconds for which the API server keeps a watch open: after that it is asked again from where it was, so that a
 /// connection that died unseen is noticed.
 const WATCH_SECONDS: u32 = 120;
@@ -143,7 +145,7 @@ impl ApiServer {
     ) -> bool {
         let pods: Api<SeenPod> = Api::all_with(connection.client.clone(), &ApiResource::erase::<ApiPod>(&()));
         let config = watcher::Config::default()
-            .fields(&format!("spec.nodeName={}", self.node))
+            .fields(&format!("spec.nodeName={},{NOT_ENDED}", self.node))
             .page_size(PAGE)
             .timeout(WATCH_SECONDS);
         let mut seen = Box::pin(watcher::watcher(pods, config));
@@ -263,7 +265,7 @@ mod tests {
         let Some(PodEvent::Applied(pod)) = event_of(Event::Apply(seen)) else { panic!() };
         assert_eq!((pod.full_name().as_str(), pod.uid.as_str(), pod.priority), ("shop/web", "4d1c", 7));
         assert_eq!((pod.service_account.as_str(), pod.created_at), ("builder", 1_795_773_600));
-        assert_eq!((pod.pull_secrets.as_slice(), pod.has_ended), (&["corp".to_owned()][..], false));
+        assert_eq!((&*pod.pull_secrets, pod.has_ended), (&["corp".to_owned()][..], false));
         let seen: Vec<_> =
             pod.images.iter().map(|image| (image.used_as, image.policy, image.has_started)).collect();
         let expected = [

@@ -1,6 +1,7 @@
 //! Fetching an order: each image resolved, its manifests chosen, its blobs fetched, its pin set.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
@@ -85,7 +86,8 @@ impl Fetcher {
         let Order { images, platforms, pin, concurrency } = order;
         let totals = Mutex::new(Totals::default());
         let priority = Priority::Background;
-        let run = Run { fetcher: self, platforms: &platforms, pin, priority, events: &events };
+        let (events, arrived) = (&events, &AtomicU64::new(0));
+        let run = Run { fetcher: self, platforms: &platforms, pin, priority, events, arrived };
         stream::iter(images)
             .for_each_concurrent(concurrency, |requested| {
                 let (run, totals) = (&run, &totals);
@@ -103,7 +105,8 @@ impl Fetcher {
         summary
     }
 
-    /// Fetches one image ahead of a pod that will ask for it; it is not pinned.
+    /// Fetches one image ahead of a pod that will ask for it; it is not pinned. A layer that the store does not take is left
+    /// out, see [`Fetched::is_whole`]. `arrived` counts the bytes as they come, which stay counted where it fails.
     ///
     /// # Errors
     /// Why it is not in the store.
@@ -111,11 +114,13 @@ impl Fetcher {
         &self,
         requested: &RequestedImage,
         platforms: &Platforms,
+        arrived: &AtomicU64,
     ) -> Result<Fetched, Error> {
         // What happens on the way is of no interest: the events have no receiver.
         let (events, _) = mpsc::channel(1);
         let priority = Priority::Ahead;
-        Run { fetcher: self, platforms, pin: None, priority, events: &events }.fetch(requested).await
+        let run = Run { fetcher: self, platforms, pin: None, priority, events: &events, arrived };
+        run.fetch(requested).await
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -130,9 +135,16 @@ pub struct Fetched {
     /// Bytes of each manifest and blob.
     sizes: HashMap<Digest, u64>,
     fetched_bytes: u64,
+    is_whole: bool,
 }
 
 impl Fetched {
+    /// Whether all of it is in the store. What is fetched ahead leaves out what the store passes by: a layer too large to take
+    /// the place of others at its first pull.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// Bytes that were not in the store before.
     pub fn fetched_bytes(&self) -> u64 {
         self.fetched_bytes
@@ -150,7 +162,7 @@ impl Totals {
     /// Counts the result of one image, and says it.
     fn add(&mut self, image: &Image, result: Result<Fetched, Error>, pinned: bool) -> Event {
         let image = image.to_string();
-        let Fetched { root, sizes, fetched_bytes } = match result {
+        let Fetched { root, sizes, fetched_bytes, .. } = match result {
             Ok(fetched) => fetched,
             Err(error) => {
                 self.summary.failed += 1;
@@ -177,6 +189,8 @@ struct Run<'a> {
     pin: Option<PinOwner>,
     priority: Priority,
     events: &'a mpsc::Sender<Event>,
+    /// Bytes that came over the network.
+    arrived: &'a AtomicU64,
 }
 
 impl Run<'_> {
@@ -237,15 +251,16 @@ impl Run<'_> {
         }
         let Tree { manifests: mut sizes, blobs, mut fetched_bytes, .. } = tree;
         let coming = stream::iter(blobs)
-            .map(|(digest, size)| self.blob(context, image, digest, size))
+            .map(|(digest, size)| self.blob_if_taken(context, image, digest, size))
             .buffer_unordered(BLOBS_AT_A_TIME);
-        let arrived: Vec<(Digest, u64, bool)> = coming.try_collect().await?;
-        for (digest, size, fetched) in arrived {
+        let arrived: Vec<Option<(Digest, u64, bool)>> = coming.try_collect().await?;
+        let is_whole = arrived.iter().all(Option::is_some);
+        for (digest, size, fetched) in arrived.into_iter().flatten() {
             fetched_bytes += if fetched { size } else { 0 };
             sizes.insert(digest, size);
         }
         match self.fetcher.puller.missing(&image.repository, sizes.keys().copied()).await {
-            0 => Ok(Fetched { root, sizes, fetched_bytes }),
+            0 => Ok(Fetched { root, sizes, fetched_bytes, is_whole }),
             missing => Err(Error::NotStored { missing, all: sizes.len() }),
         }
     }
@@ -266,10 +281,27 @@ impl Run<'_> {
                 waiting.push((answer, choice.platforms, choice.name));
             }
         }
+        self.arrived.fetch_add(tree.fetched_bytes, Ordering::Relaxed);
         Ok((root, tree))
     }
 
-    /// Fetches one blob, in the background after the foreground has what it waits for; returns its bytes, and whether they were fetched.
+    /// As [`Self::blob`]; `None` for one that is fetched ahead and that the store does not take: the others are of use
+    /// without it, and it would not be taken at the next try either.
+    async fn blob_if_taken(
+        &self,
+        context: &PullContext,
+        image: &Image,
+        digest: Digest,
+        size_bytes: u64,
+    ) -> Result<Option<(Digest, u64, bool)>, Error> {
+        match self.blob(context, image, digest, size_bytes).await {
+            Err(Error::Pull(pull::Error::NotStored)) if self.priority == Priority::Ahead => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    /// Fetches one blob, one of the background after runtimes have what they wait for; returns its bytes, and whether they were
+    /// fetched.
     /// `size_bytes` is what its manifest says.
     async fn blob(
         &self,
@@ -288,11 +320,24 @@ impl Run<'_> {
             size_bytes,
             state,
         };
+        let counted = AtomicU64::new(0);
+        // What is wrong and begun anew came over the network all the same.
+        let count = |done_bytes: u64| {
+            let before = counted.swap(done_bytes, Ordering::Relaxed);
+            self.arrived.fetch_add(done_bytes.saturating_sub(before), Ordering::Relaxed);
+        };
         let progress = |done_bytes, known: Option<u64>| {
+            count(done_bytes);
             // A slow receiver misses an event in between, and nothing else.
             let _ = self.events.try_send(event(done_bytes, known.or(Some(size_bytes)), BlobState::Fetching));
         };
         let (size, fetched) = self.fetcher.puller.fetch_into_store(context, digest, progress).await?;
+        if fetched {
+            count(size);
+        } else {
+            // Another download brought it.
+            self.arrived.fetch_sub(counted.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         let state = if fetched { BlobState::Fetched } else { BlobState::Present };
         let _ = self.events.send(event(size, Some(size), state)).await;
         Ok((digest, size, fetched))
@@ -310,6 +355,7 @@ mod tests {
             root: Digest::of(b"root"),
             sizes: blobs.iter().map(|(blob, size)| (Digest::of(blob), *size)).collect(),
             fetched_bytes,
+            is_whole: true,
         };
         let mut totals = Totals::default();
         totals.add(&image, Ok(fetched(&[(b"base", 100), (b"a", 1)], 101)), false);

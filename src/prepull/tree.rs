@@ -38,8 +38,8 @@ pub enum TreeError {
 pub(super) struct Tree {
     /// Bytes of each manifest.
     pub(super) manifests: HashMap<Digest, u64>,
-    /// Bytes of each blob, as its manifest has them.
-    pub(super) blobs: HashMap<Digest, u64>,
+    /// Each blob once, with its bytes as its manifest has them: in the order of the manifest, in which runtimes ask.
+    pub(super) blobs: Vec<(Digest, u64)>,
     /// The names of the platforms that the manifests are for.
     pub(super) platforms: Vec<String>,
     /// Bytes of manifests that were not in the store before.
@@ -47,6 +47,7 @@ pub(super) struct Tree {
     /// Layers that are left out: runtimes fetch them from where the image says, and registries need not have them.
     pub(super) foreign: HashSet<Digest>,
     chosen: HashSet<Digest>,
+    named: HashSet<Digest>,
 }
 
 impl Tree {
@@ -76,8 +77,8 @@ impl Tree {
                 for Child { digest, size, is_foreign, .. } in children {
                     if is_foreign {
                         self.foreign.insert(digest);
-                    } else {
-                        self.blobs.insert(digest, size);
+                    } else if self.named.insert(digest) {
+                        self.blobs.push((digest, size));
                     }
                 }
                 if self.blobs.len() + self.foreign.len() > BLOBS_MAX {
@@ -104,7 +105,7 @@ impl Tree {
 
     /// Every manifest and blob.
     pub(super) fn digests(&self) -> Vec<Digest> {
-        self.manifests.keys().chain(self.blobs.keys()).copied().collect()
+        self.manifests.keys().copied().chain(self.blobs.iter().map(|(digest, _)| *digest)).collect()
     }
 }
 
@@ -166,6 +167,18 @@ mod tests {
         let mut tree = Tree::default();
         tree.add(&answer(MANIFEST, &document, AnswerSource::Fill), &Platforms::All, String::new()).unwrap();
         assert_eq!((tree.blobs.len(), tree.foreign.len(), tree.digests().len()), (2, 2, 3));
+    }
+
+    #[test]
+    fn blobs_come_in_the_order_in_which_a_runtime_asks_for_them() {
+        let mut tree = Tree::default();
+        tree.add(&image(1..40), &Platforms::All, String::new()).unwrap();
+        tree.add(&image(20..50), &Platforms::All, String::new()).unwrap();
+        // The config has one byte, and each layer one more than the one before.
+        assert_eq!(
+            tree.blobs.iter().map(|(_, size)| *size).collect::<Vec<_>>(),
+            (1..=50).collect::<Vec<_>>()
+        );
     }
 
     #[test]

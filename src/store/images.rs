@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Store;
-use crate::reference::{Digest, Reference, Repository};
+use crate::reference::{Digest, Image, Reference, Repository};
 use crate::store::blocking;
 use crate::store::error::Error;
 use crate::store::image_contents::ImageContents;
@@ -40,6 +40,28 @@ impl Store {
         };
         let layout = self.0.layout.clone();
         blocking::run(move || Ok(Some(ImageContents::read(&layout, root, confirmed_at)))).await
+    }
+
+    /// The digests of the manifests and blobs of these images, here or not, as far as they are known: at most about `max`.
+    pub async fn digests_of(&self, images: &HashSet<Image>, max: usize) -> HashSet<Digest> {
+        self.flush().await;
+        let mut digests = HashSet::new();
+        for image in images {
+            let root = match &image.reference {
+                Reference::Digest(digest) => Some(*digest),
+                Reference::Tag(tag) => {
+                    self.records().tag(&image.repository, tag).await.map(|record| record.digest)
+                }
+            };
+            let Some(root) = root else { continue };
+            let layout = self.0.layout.clone();
+            let read = blocking::run(move || Ok(ImageContents::read(&layout, root, None))).await;
+            digests.extend(read.into_iter().flat_map(|contents| contents.digests));
+            if digests.len() > max {
+                break;
+            }
+        }
+        digests
     }
 
     /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read

@@ -60,6 +60,7 @@ fn pod_sources() -> PodsStatus {
     PodsStatus {
         sources: vec![SourceStatus { name: text(), connected: false, problem: Some(text()) }],
         failed: vec![(text(), text())],
+        unused: vec![text()],
     }
 }
 

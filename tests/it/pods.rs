@@ -233,6 +233,18 @@ async fn a_pod_that_is_deleted_ends_its_fetch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_has_ended_takes_no_room_from_those_that_follow() {
+    let node = Node::new().await.watching().await;
+    image::push(&node.registry, "team/app", "v1", 10_000);
+    for name in ["job", "web"] {
+        node.server.put_pod(Pod::new("shop", name, "n1").image("reg.test/team/app:v1"));
+    }
+    node.larder.metric_becomes("larder_kubernetes_pods", 2.0).await;
+    node.server.edit_pod("shop", "job", |pod| pod["status"]["phase"] = "Failed".into());
+    node.larder.metric_becomes("larder_kubernetes_pods", 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_that_asks_meanwhile_downloads_nothing_twice() {
     let node = Node::new().await.watching().await;
     let image = image::push(&node.registry, "team/app", "v1", 200_000);

@@ -128,7 +128,7 @@ fn allows(
         })
     };
     match (verb, resource) {
-        ("list" | "watch", "pods") => selector == format!("spec.nodeName={node}"),
+        ("list" | "watch", "pods") => selector.split(',').any(|term| term == format!("spec.nodeName={node}")),
         ("get", "nodes") => name == node,
         ("get", "secrets") => on_node(|pod| {
             let secrets = pod["spec"]["imagePullSecrets"].as_array();
@@ -215,6 +215,7 @@ fn list(cluster: &Cluster, asked: &Asked) -> Answer {
 fn matches(asked: &Asked, pod: &Value) -> bool {
     asked.query.get("fieldSelector").is_none_or(|selector| {
         selector.split(',').all(|term| match term.split_once('=') {
+            Some(("status.phase!", phase)) => pod["status"]["phase"] != phase,
             Some(("spec.nodeName", node)) => pod["spec"]["nodeName"] == node.trim_start_matches('='),
             Some(("metadata.name", name)) => pod["metadata"]["name"] == name.trim_start_matches('='),
             _ => false,
@@ -308,9 +309,22 @@ impl Watch {
     fn news(&mut self) -> Vec<Value> {
         let cluster = self.shared.cluster.lock().unwrap();
         let changes = cluster.changes.iter().filter(|change| change.version > self.sent);
+        let mut without_phase = self.asked.clone();
+        if let Some(selector) = without_phase.query.get_mut("fieldSelector") {
+            let others = selector.split(',').filter(|term| !term.starts_with("status.phase"));
+            *selector = others.collect::<Vec<_>>().join(",");
+        }
         let events = changes
-            .filter(|change| matches(&self.asked, &change.object))
-            .map(|change| json!({"type": change.kind, "object": *change.object}))
+            .filter_map(|change| {
+                let kind =
+                    match (matches(&self.asked, &change.object), matches(&without_phase, &change.object)) {
+                        (true, _) => change.kind,
+                        // One that is selected no more is told as deleted.
+                        (false, true) => "DELETED",
+                        (false, false) => return None,
+                    };
+                Some(json!({"type": kind, "object": *change.object}))
+            })
             .collect();
         self.sent = self.sent.max(cluster.version);
         events
