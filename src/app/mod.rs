@@ -113,7 +113,7 @@ impl App {
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let pod_metrics = kubernetes::Metrics::register(&registry)?;
         let fetcher = Fetcher::new(puller.clone(), store.clone(), keychain.clone());
-        let pods = pods::of(&settings.kubernetes, fetcher, store.clone(), pod_metrics.clone());
+        let pods = pods::of(&settings.kubernetes, fetcher, &keychain, store.clone(), pod_metrics.clone());
         let observer = Arc::new(serve::Observer::new(
             serve::Metrics::register(&registry)?,
             Arc::clone(&labels),
@@ -164,6 +164,7 @@ impl App {
         let parts = kubernetes::Parts {
             sources,
             secrets,
+            accounts: None,
             presence: Vec::new(),
             images: Arc::new(self.fetcher()),
             store: self.store.clone(),

@@ -2,27 +2,35 @@
 
 use std::sync::Arc;
 
+use crate::credentials::Keychain;
 use crate::kubernetes::{Config, Metrics, Parts, Pods};
 use crate::prepull::Fetcher;
 use crate::store::Store;
 
 /// The watch that `config` describes; one that does nothing where it names no source. Blocks for a moment.
-pub(super) fn of(config: &Config, fetcher: Fetcher, store: Store, metrics: Metrics) -> Pods {
+pub(super) fn of(
+    config: &Config,
+    fetcher: Fetcher,
+    keychain: &Keychain,
+    store: Store,
+    metrics: Metrics,
+) -> Pods {
     let mut parts = Parts {
         sources: Vec::new(),
         secrets: None,
+        accounts: None,
         presence: Vec::new(),
         images: Arc::new(fetcher),
         store,
         ahead: config.ahead,
     };
-    add_sources(config, &mut parts);
+    add_sources(config, keychain, &mut parts);
     Pods::new(parts, metrics)
 }
 
 #[cfg(feature = "kubernetes")]
-fn add_sources(config: &Config, parts: &mut Parts) {
-    use crate::kubernetes::{ApiServer, ImageService, PodsApi};
+fn add_sources(config: &Config, keychain: &Keychain, parts: &mut Parts) {
+    use crate::kubernetes::{ApiServer, Identity, ImageService, PodsApi, ServiceAccounts};
 
     if let Some(socket) = config.pods_api_socket() {
         parts.sources.push(Arc::new(PodsApi::new(socket)));
@@ -37,6 +45,10 @@ fn add_sources(config: &Config, parts: &mut Parts) {
             let server = Arc::new(ApiServer::new(identity.clone(), node));
             parts.sources.push(Arc::clone(&server) as _);
             parts.presence.push(Arc::clone(&server) as _);
+            // A kubeconfig is kubelet's; a service account of Larder's own may do neither, or more than it should.
+            if config.secrets && matches!(identity, Identity::Kubeconfig(_)) {
+                parts.accounts = Some(ServiceAccounts::new(keychain.clone(), Arc::clone(&server) as _));
+            }
             parts.secrets = config.secrets.then_some(server as _);
         }
         Err(why) => tracing::error!(why, "the name of this node is not known: set [kubernetes] node"),
@@ -45,4 +57,4 @@ fn add_sources(config: &Config, parts: &mut Parts) {
 
 /// The configuration is refused that names one.
 #[cfg(not(feature = "kubernetes"))]
-fn add_sources(_: &Config, _: &mut Parts) {}
+fn add_sources(_: &Config, _: &Keychain, _: &mut Parts) {}

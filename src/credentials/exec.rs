@@ -22,7 +22,7 @@ pub(super) struct Invocation<'a> {
     pub(super) program: &'a Path,
     pub(super) args: &'a [String],
     pub(super) env: &'a [(String, String)],
-    pub(super) input: Vec<u8>,
+    pub(super) input: Zeroizing<Vec<u8>>,
     pub(super) wait: Duration,
 }
 

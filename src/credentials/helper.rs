@@ -87,7 +87,7 @@ async fn run(directory: PathBuf, name: &str, server: &str) -> Result<Option<Cred
         return Err("its name is not that of a program".to_owned());
     }
     let program = directory.join(format!("docker-credential-{name}"));
-    let (args, input) = (["get".to_owned()], server.as_bytes().to_vec());
+    let (args, input) = (["get".to_owned()], server.as_bytes().to_vec().into());
     let invocation = Invocation { program: &program, args: &args, env: &[], input, wait: WAIT };
     let output = match exec::run(invocation).await {
         Ok(output) => output,

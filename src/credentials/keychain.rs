@@ -17,7 +17,7 @@ use super::helper::HelperFailed;
 use super::keys::Keys;
 use super::node::ConfigEntry;
 use super::presented::{CredentialSource, PresentedCredential};
-use super::provider::ProviderConfigError;
+use super::provider::{AccountError, AccountSource, PodAccount, ProviderConfigError};
 use super::pull_secrets::PullSecrets;
 use super::sources::{Config, CredentialSources};
 use crate::reference::{Principal, PrincipalKind, Repository};
@@ -134,6 +134,34 @@ impl Keychain {
             StoredCredential::Helper { .. } => None,
         });
         credentials.map(|credential| self.caller_credential(credential)).collect()
+    }
+
+    /// What plugins gave for the pod's service account: each a caller's own, as the runtime will bring it.
+    pub fn account_credentials_in(&self, secrets: &PullSecrets) -> Vec<PresentedCredential> {
+        secrets.of_account.iter().cloned().map(|credential| self.caller_credential(credential)).collect()
+    }
+
+    /// Whether a plugin asks for the token of a pod's service account to give a credential for `repository`.
+    pub fn wants_account_for(&self, repository: &Repository) -> bool {
+        let sources = self.0.sources.current();
+        sources.providers.as_ref().is_some_and(|p| p.wants_account_for(&repository.to_string()))
+    }
+
+    /// What plugins give for the service account of `pod`, in the order in which kubelet tries them. Runs plugins where their
+    /// last result does not count any more.
+    ///
+    /// # Errors
+    /// [`AccountError::Unavailable`]: what kubelet will have is not known now.
+    pub async fn account_credentials(
+        &self,
+        repository: &Repository,
+        pod: &PodAccount,
+        source: &dyn AccountSource,
+    ) -> Result<Vec<Credential>, AccountError> {
+        let (sources, image) = (self.0.sources.current(), repository.to_string());
+        let Some(providers) = &sources.providers else { return Ok(Vec::new()) };
+        let ring = providers.account_ring(&image, pod, source).await?;
+        Ok(ring.lookup(&image).into_iter().filter_map(|(_, credential)| credential).collect())
     }
 
     /// No credential.

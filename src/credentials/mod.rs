@@ -32,7 +32,7 @@ pub use keychain::{CredentialMatch, Keychain, NodeCredentials};
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;
 pub use presented::{CredentialSource, PresentedCredential};
-pub use provider::ProviderConfigError;
+pub use provider::{AccountError, AccountSource, PodAccount, ProviderConfigError, ServiceAccount};
 pub use pull_secrets::{PullSecretError, PullSecrets, pull_secret_files};
 pub use search::KubeletDirectories;
 pub use secret::Secret;

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};
 use serde::Deserialize;
 
+use super::credential::Credential;
 use super::docker_config::{DockerConfig, is_current, read_current, read_legacy};
 use super::keyring::Keyring;
 use super::node::{ConfigEntry, read_bounded};
@@ -52,6 +53,8 @@ pub struct PullSecrets {
     pub(super) ring: Keyring<ConfigEntry>,
     /// In their order, to be merged with those of others.
     entries: Vec<(String, ConfigEntry)>,
+    /// What plugins gave for the pod's service account, in their order.
+    pub(super) of_account: Vec<Credential>,
 }
 
 impl std::fmt::Debug for PullSecrets {
@@ -96,6 +99,12 @@ impl PullSecrets {
         for (key, entry) in &others.entries {
             self.add_entry(key.clone(), entry.clone());
         }
+        self.of_account.extend(others.of_account.iter().cloned());
+    }
+
+    /// Adds what plugins gave for the pod's service account and the image that is fetched.
+    pub fn add_account_credentials(&mut self, credentials: Vec<Credential>) {
+        self.of_account.extend(credentials);
     }
 
     fn add_entry(&mut self, key: String, entry: ConfigEntry) {

@@ -2,7 +2,7 @@
 //!
 //! Each credential of the pod's secrets is a caller of its own: the registry is asked with it exactly as it will be asked
 //! when kubelet's runtime brings it, and the right that this proves is that credential's and no other's. The node's own
-//! credentials and its plugins' come after it, as in any pull.
+//! credentials and its plugins' come after it, as in any pull; then what plugins gave for the pod's service account.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,9 +13,11 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::plan::Fetch;
+use super::pod::Pod;
 use super::secrets::{PodSecrets, PodSecretsError};
+use super::service_account::ServiceAccounts;
 use super::source::ImagePresence;
-use crate::credentials::PullSecrets;
+use crate::credentials::{PodAccount, PullSecrets};
 use crate::prepull::{FetchError, Fetcher, Platforms, RequestedImage};
 use crate::reference::Image;
 
@@ -105,11 +107,29 @@ pub(super) struct PodFetcher {
     /// `None`: pull secrets are not read.
     pub(super) secrets: Option<PodSecrets>,
     pub(super) presence: Vec<Arc<dyn ImagePresence>>,
+    /// `None`: no tokens of service accounts are requested.
+    pub(super) accounts: Option<ServiceAccounts>,
 }
 
 impl PodFetcher {
-    /// Fetches an image, unless kubelet finds it in the runtime. `arrived` counts its bytes as they come.
-    pub(super) async fn fetch(&self, fetch: &Fetch, arrived: &AtomicU64) -> Outcome {
+    /// Says of each image of the pod whether a plugin asks for its service account.
+    pub(super) fn mark(&self, pod: &mut Pod) {
+        let Some(accounts) = self.accounts.as_ref().filter(|_| !pod.service_account.is_empty()) else {
+            return;
+        };
+        for image in &mut pod.images {
+            image.needs_account = accounts.are_wanted_for(&image.image.repository);
+        }
+    }
+
+    /// Fetches an image, unless kubelet finds it in the runtime; `account` is that of a pod that wants it, where a plugin asks
+    /// for one. `arrived` counts its bytes as they come.
+    pub(super) async fn fetch(
+        &self,
+        fetch: &Fetch,
+        account: Option<PodAccount>,
+        arrived: &AtomicU64,
+    ) -> Outcome {
         if !fetch.is_always && self.runtime_has(&fetch.image).await {
             return Outcome::InRuntime;
         }
@@ -117,11 +137,17 @@ impl PodFetcher {
             Some(secrets) => secrets.merged(&fetch.namespace, &fetch.secrets).await,
             None => Ok(PullSecrets::default()),
         };
-        let secrets = match secrets {
+        let mut secrets = match secrets {
             Ok(secrets) => secrets,
             Err(error @ PodSecretsError::Malformed(_)) => return Outcome::Refused(error.to_string()),
             Err(error @ PodSecretsError::Unavailable(_)) => return Outcome::Failed(error.to_string()),
         };
+        if let (Some(accounts), Some(account)) = (&self.accounts, account) {
+            match accounts.credentials(&fetch.image.repository, &account).await {
+                Ok(credentials) => secrets.add_account_credentials(credentials),
+                Err(error) => return Outcome::Failed(format!("the pod's service account: {error}")),
+            }
+        }
         match timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets, arrived)).await {
             Ok(Ok(fetched)) => Outcome::Here(fetched),
             Ok(Err(NotFetched { is_refusal: true, why })) => Outcome::Refused(why),

@@ -11,6 +11,7 @@
 //! pods          the watch as a whole: sources tell, the plan is made, fetches are begun and ended
 //!   fetch       one image: as each credential of the pod, in kubelet's order
 //!     secrets   the pod's pull secrets, merged as kubelet merges them
+//!     service_account  tokens of the pod's service account, for plugins that ask for them (api_accounts: by TokenRequest)
 //!   unused      registries that no runtime asks Larder for: pure
 //!   head_start  how long before a runtime's question an image was here
 //!   protect     what runs here is evicted last
@@ -31,6 +32,7 @@ mod pod;
 mod pods;
 mod protect;
 mod secrets;
+mod service_account;
 mod source;
 mod state;
 mod status;
@@ -39,6 +41,8 @@ mod unused;
 
 #[cfg(feature = "kubernetes")]
 mod access;
+#[cfg(feature = "kubernetes")]
+mod api_accounts;
 #[cfg(feature = "kubernetes")]
 mod api_secrets;
 #[cfg(feature = "kubernetes")]
@@ -74,6 +78,7 @@ pub use pod::{IMAGES_MAX, ImageUse, PULL_SECRETS_MAX, Pod, PodImage, PullPolicy,
 pub use pods::{Parts, Pods};
 #[cfg(feature = "kubernetes")]
 pub use pods_api::PodsApi;
+pub use service_account::ServiceAccounts;
 pub use source::{ImagePresence, PodEvent, PodSource, Secret, SecretError, SecretSource};
 pub use status::{PodNumbers, PodOutlook, PodsStatus, SourceStatus};
 pub use table::PODS_MAX;

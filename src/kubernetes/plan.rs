@@ -38,9 +38,11 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Fetch {
     pub(super) image: Image,
-    /// Namespace and names of the pull secrets; the namespace is empty without any.
+    /// Namespace and names of the pull secrets; the namespace is empty without any secret or account.
     pub(super) namespace: String,
     pub(super) secrets: Arc<[String]>,
+    /// The pod's service account, where a plugin asks for its token; empty otherwise.
+    pub(super) account: String,
     /// Whether the registry is asked although the runtime has the image.
     pub(super) is_always: bool,
 }
@@ -82,11 +84,13 @@ impl Fetch {
         if pod.has_ended || image.has_started || image.policy == PullPolicy::Never {
             return None;
         }
-        let has_secrets = !pod.pull_secrets.is_empty();
+        let account = if image.needs_account { pod.service_account.clone() } else { String::new() };
+        let is_of_namespace = !pod.pull_secrets.is_empty() || !account.is_empty();
         Some(Self {
             image: image.image.clone(),
-            namespace: if has_secrets { pod.namespace.clone() } else { String::new() },
+            namespace: if is_of_namespace { pod.namespace.clone() } else { String::new() },
             secrets: Arc::clone(&pod.pull_secrets),
+            account,
             is_always: image.policy == PullPolicy::Always,
         })
     }

@@ -98,6 +98,27 @@ fn what_two_pods_want_alike_is_fetched_once_and_what_they_may_read_differently_i
 }
 
 #[test]
+fn pods_of_one_account_ask_once_and_those_of_two_are_never_one_fetch() {
+    let of = |uid: &str, namespace: &str, account: &str| {
+        let (namespace, service_account) = (namespace.to_owned(), account.to_owned());
+        let mut pod =
+            Pod::new(RawPod { namespace, service_account, ..raw(uid, &["private", "public"]) }).unwrap();
+        pod.images[0].needs_account = true;
+        pod
+    };
+    let world = |pods: Vec<Pod>| World { pods, ..World::default() };
+    assert_eq!(
+        world(vec![of("a", "shop", "web"), of("b", "shop", "web")]).begins(3).len(),
+        2,
+        "one account, its tokens are bound to one of the pods"
+    );
+    for other in [("shop", "other"), ("bank", "web")] {
+        let begun = world(vec![of("a", "shop", "web"), of("b", other.0, other.1)]).begins(3);
+        assert_eq!(begun, ["private", "private", "public"], "{other:?}");
+    }
+}
+
+#[test]
 fn a_deleted_pod_ends_its_fetches_and_those_that_another_wants_go_on() {
     let (a, b) = (pod("a", &["own", "shared"]), pod("b", &["shared"]));
     let mut world = World { under_way: [fetch(&a, 0), fetch(&a, 1)].into(), ..World::default() };

@@ -52,6 +52,8 @@ pub struct PodImage {
     pub used_as: ImageUse,
     /// Whether kubelet has got it already: its container has started once.
     pub has_started: bool,
+    /// Whether a credential plugin asks for a token of the pod's service account to pull it.
+    pub needs_account: bool,
 }
 
 /// A pod of this node.
@@ -149,7 +151,8 @@ impl Pod {
                 }
                 let Ok(image) = image.parse::<Image>() else { continue };
                 let has_started = if used_as == ImageUse::Volume { any_started } else { has_started(name) };
-                images.push(PodImage { policy: policy_of(policy, &image), image, used_as, has_started });
+                let policy = policy_of(policy, &image);
+                images.push(PodImage { policy, image, used_as, has_started, needs_account: false });
             }
         }
         let mut pull_secrets = raw.pull_secrets;

@@ -20,6 +20,7 @@ use super::plan::{Fetch, Plan};
 use super::protect;
 use super::protect::Running;
 use super::secrets::PodSecrets;
+use super::service_account::ServiceAccounts;
 use super::source::{ImagePresence, PodEvent, PodSource, SecretSource};
 use super::state::State;
 use super::status::{PodNumbers, PodOutlook, PodsStatus};
@@ -39,6 +40,8 @@ pub struct Parts {
     pub sources: Vec<Arc<dyn PodSource>>,
     /// Where pull secrets are read; `None`: they are not.
     pub secrets: Option<Arc<dyn SecretSource>>,
+    /// What gives credentials for the pods' service accounts; `None`: no tokens are requested.
+    pub accounts: Option<ServiceAccounts>,
     /// What may know that the runtime has an image.
     pub presence: Vec<Arc<dyn ImagePresence>>,
     /// What brings images into the store.
@@ -80,11 +83,11 @@ struct UnderWay {
 impl Pods {
     /// A watch that does nothing until [`Pods::run`].
     pub fn new(parts: Parts, metrics: Metrics) -> Self {
-        let Parts { sources, secrets, presence, images, store, ahead } = parts;
+        let Parts { sources, secrets, accounts, presence, images, store, ahead } = parts;
         let names: Vec<&str> = sources.iter().map(|source| source.name()).collect();
         names.iter().for_each(|name| metrics.connected(name, false));
         let state = Mutex::new(State::new(&names, ahead));
-        let fetcher = PodFetcher { images, secrets: secrets.map(PodSecrets::new), presence };
+        let fetcher = PodFetcher { images, secrets: secrets.map(PodSecrets::new), presence, accounts };
         let (running, head_start) = (Running::default(), HeadStart::default());
         Self(Arc::new(Inner { sources, fetcher, store, state, running, head_start, metrics }))
     }
@@ -169,7 +172,10 @@ impl Pods {
     }
 
     /// Applies what a source tells; returns whether pods changed.
-    fn apply(&self, (source, event): (usize, PodEvent)) -> bool {
+    fn apply(&self, (source, mut event): (usize, PodEvent)) -> bool {
+        if let PodEvent::Applied(pod) = &mut event {
+            self.0.fetcher.mark(pod);
+        }
         let name = self.0.sources.get(source).map_or("", |source| source.name());
         let why = match &event {
             PodEvent::Lost(why) => why.clone(),
@@ -216,9 +222,9 @@ impl Pods {
         for fetch in begin {
             self.0.head_start.begun(&fetch.image);
             let (this, own, arrived) = (self.clone(), fetch.clone(), Arc::<AtomicU64>::default());
-            let counted = Arc::clone(&arrived);
-            let handle = fetches.tasks.spawn(async move { this.0.fetcher.fetch(&own, &counted).await });
-            fetches.handles.insert(fetch, UnderWay { handle, arrived });
+            let (counted, account) = (Arc::clone(&arrived), self.0.state.lock().pod_account(&fetch));
+            let fetched = async move { this.0.fetcher.fetch(&own, account, &counted).await };
+            fetches.handles.insert(fetch, UnderWay { handle: fetches.tasks.spawn(fetched), arrived });
         }
         look_again
     }

@@ -103,6 +103,7 @@ async fn a_deleted_pod_ends_its_fetch_and_a_fetch_that_panics_ends_nothing_else(
     let parts = Parts {
         sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
         secrets: None,
+        accounts: None,
         presence: Vec::new(),
         images: Arc::clone(&images) as _,
         store,

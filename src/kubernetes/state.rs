@@ -10,6 +10,7 @@ use super::pod::{Pod, PullPolicy};
 use super::source::PodEvent;
 use super::status::{PodOutlook, PodsStatus, SourceStatus};
 use super::table::Table;
+use crate::credentials::PodAccount;
 use crate::reference::{Image, Registry};
 use crate::support::bounded_map::BoundedMap;
 
@@ -117,6 +118,20 @@ impl State {
                 self.failed.insert(fetch.clone(), failed);
             }
         }
+    }
+
+    /// A pod that wants a fetch for which its service account is asked: the one that its token is bound to.
+    pub(super) fn pod_account(&self, fetch: &Fetch) -> Option<PodAccount> {
+        if fetch.account.is_empty() {
+            return None;
+        }
+        let pod = self.table.pods().find(|pod| wanted(pod).contains(fetch))?;
+        Some(PodAccount {
+            namespace: pod.namespace.clone(),
+            service_account: fetch.account.clone(),
+            pod: pod.name.clone(),
+            uid: pod.uid.clone(),
+        })
     }
 
     /// How many pods and fetches there are.

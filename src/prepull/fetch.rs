@@ -214,9 +214,16 @@ impl Run<'_> {
         let RequestedImage { image, secrets } = requested;
         let credentials = self.fetcher.keychain.pull_secret_credentials(secrets, &image.repository);
         let mut callers: Vec<Caller> = credentials.into_iter().map(Caller::Presented).collect();
-        if callers.is_empty() {
+        // Kubelet's order: the pod's secrets, the node's docker config, plugins (`makeLookupPullCredentialsFunc`). The first
+        // caller brings the node's with it.
+        let keychain = &self.fetcher.keychain;
+        let of_account = keychain.account_credentials_in(secrets);
+        let is_nodes_first =
+            of_account.is_empty() || !keychain.node_principals(&image.repository).await.is_empty();
+        if callers.is_empty() && is_nodes_first {
             callers.push(Caller::Anonymous);
         }
+        callers.extend(of_account.into_iter().map(Caller::Presented));
         let mut refused = None;
         for caller in callers {
             let reference = Some(image.reference.clone());
@@ -226,7 +233,7 @@ impl Run<'_> {
                 return Err(Error::RateLimit);
             }
             match self.fetch_as(&context, image).await {
-                Err(Error::Pull(error)) if matches!(error.fault(), Fault::Refused(_) | Fault::NotFound) => {
+                Err(Error::Pull(error)) if is_next_asked(error.fault()) => {
                     refused = refused.or(Some(error));
                 }
                 done => return done,
@@ -342,6 +349,11 @@ impl Run<'_> {
         let _ = self.events.send(event(size, Some(size), state)).await;
         Ok((digest, size, fetched))
     }
+}
+
+/// Whether the next credential is tried after this.
+fn is_next_asked(fault: Fault) -> bool {
+    matches!(fault, Fault::Refused(_) | Fault::NotFound | Fault::AuthenticationRequired)
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ mod rights;
 mod runtime_errors;
 mod secrets;
 mod segments;
+mod service_accounts;
 mod several_ranges;
 mod sha512;
 mod site_cache;

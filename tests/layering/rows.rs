@@ -240,8 +240,8 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
         &[
             &["config", "grpc", "pod", "status", "unused"],
             &["pod_message", "source"],
-            &["api_server", "image_service", "pods_api", "secrets", "table"],
-            &["access", "api_secrets", "node_images", "plan", "watch"],
+            &["api_server", "image_service", "pods_api", "secrets", "service_account", "table"],
+            &["access", "api_accounts", "api_secrets", "node_images", "plan", "watch"],
             &["fetch"],
             &["metrics", "state"],
             &["head_start", "protect"],

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::response::{CacheKeyType, Response};
+use crate::reference::Digest;
 use crate::support::bounded_map::BoundedMap;
 
 /// Responses at most; a plugin whose response is forgotten is run again.
@@ -17,12 +18,20 @@ const FAILURE_LIFETIME: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProviderFailed;
 
-/// Which plugin, by its position in the configuration, and for which images the response counts.
+/// Which plugin, by its position in the configuration, for whom it was run, and for which images the response counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum CacheKey {
-    Image(usize, String),
-    Registry(usize, String),
-    Global(usize),
+struct CacheKey {
+    provider: usize,
+    /// Of a service account; `None`: of the node.
+    account: Option<Digest>,
+    images: Images,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Images {
+    One(String),
+    Registry(String),
+    All,
 }
 
 struct CachedResponse {
@@ -40,10 +49,15 @@ impl Default for ResponseCache {
 }
 
 impl ResponseCache {
-    /// What a plugin returned for `image`, if that still counts.
-    pub(super) fn lookup(&self, provider: usize, image: &str) -> Option<Result<Response, ProviderFailed>> {
+    /// What a plugin returned for `image` and an account or the node, if that still counts.
+    pub(super) fn lookup(
+        &self,
+        provider: usize,
+        image: &str,
+        account: Option<Digest>,
+    ) -> Option<Result<Response, ProviderFailed>> {
         let (now, mut responses) = (Instant::now(), self.0.lock());
-        keys(provider, image).iter().find_map(|key| {
+        keys(provider, image, account).iter().find_map(|key| {
             let cached = responses.get(key).filter(|cached| cached.expires > now)?;
             Some(cached.result.clone())
         })
@@ -54,10 +68,11 @@ impl ResponseCache {
         &self,
         provider: usize,
         image: &str,
+        account: Option<Digest>,
         result: Result<Response, ProviderFailed>,
         default_lifetime: Duration,
     ) {
-        let [by_image, by_registry, global] = keys(provider, image);
+        let [by_image, by_registry, global] = keys(provider, image, account);
         let (key, lifetime) = match &result {
             Err(ProviderFailed) => (by_image, FAILURE_LIFETIME),
             Ok(response) => {
@@ -74,23 +89,23 @@ impl ResponseCache {
         }
     }
 
-    /// Forgets what a plugin returned for `image`.
+    /// Forgets what a plugin returned for `image` and the node.
     pub(super) fn forget(&self, provider: usize, image: &str) {
         let mut responses = self.0.lock();
-        for key in &keys(provider, image) {
+        for key in &keys(provider, image, None) {
             responses.remove(key);
         }
     }
 }
 
 /// The keys under which a response for `image` may be, in kubelet's order.
-fn keys(provider: usize, image: &str) -> [CacheKey; 3] {
+fn keys(provider: usize, image: &str, account: Option<Digest>) -> [CacheKey; 3] {
     let registry = image.split('/').next().unwrap_or_default().to_owned();
-    [
-        CacheKey::Image(provider, image.to_owned()),
-        CacheKey::Registry(provider, registry),
-        CacheKey::Global(provider),
-    ]
+    [Images::One(image.to_owned()), Images::Registry(registry), Images::All].map(|images| CacheKey {
+        provider,
+        account,
+        images,
+    })
 }
 
 #[cfg(test)]
@@ -101,16 +116,20 @@ mod tests {
     async fn an_expired_response_and_that_of_another_plugin_do_not_count() {
         let (cache, hour) = (ResponseCache::default(), Duration::from_secs(3_600));
         let response = |cache_key_type| Response { cache_key_type, cache_duration: None, auth: Vec::new() };
-        cache.store(0, "a.test/x", Ok(response(CacheKeyType::Registry)), hour);
-        assert!(cache.lookup(0, "a.test/y").is_some());
-        assert!(cache.lookup(0, "b.test/x").is_none() && cache.lookup(1, "a.test/x").is_none());
+        cache.store(0, "a.test/x", None, Ok(response(CacheKeyType::Registry)), hour);
+        assert!(cache.lookup(0, "a.test/y", None).is_some());
+        assert!(cache.lookup(0, "b.test/x", None).is_none() && cache.lookup(1, "a.test/x", None).is_none());
         tokio::time::advance(hour).await;
-        assert!(cache.lookup(0, "a.test/y").is_none());
+        assert!(cache.lookup(0, "a.test/y", None).is_none());
 
-        cache.store(0, "a.test/x", Err(ProviderFailed), hour);
-        assert_eq!(cache.lookup(0, "a.test/x"), Some(Err(ProviderFailed)));
-        assert_eq!(cache.lookup(0, "a.test/y"), None, "a failure for one image says nothing of another");
+        cache.store(0, "a.test/x", None, Err(ProviderFailed), hour);
+        assert_eq!(cache.lookup(0, "a.test/x", None), Some(Err(ProviderFailed)));
+        assert_eq!(
+            cache.lookup(0, "a.test/y", None),
+            None,
+            "a failure for one image says nothing of another"
+        );
         tokio::time::advance(FAILURE_LIFETIME).await;
-        assert_eq!(cache.lookup(0, "a.test/x"), None);
+        assert_eq!(cache.lookup(0, "a.test/x", None), None);
     }
 }

@@ -32,6 +32,35 @@ pub(in crate::credentials) struct Provider {
     pub(super) api: ApiVersion,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+    /// `None`: it is run for the node alone.
+    pub(super) token: Option<TokenAttributes>,
+}
+
+/// For which tokens of a service account a response counts (`cacheType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CacheType {
+    /// For one token. Also where nothing is said, as with kubelet 1.33: what is shared least.
+    Token,
+    /// For every token of the account.
+    ServiceAccount,
+}
+
+/// What a plugin needs of a pod's service account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TokenAttributes {
+    pub(super) audience: String,
+    /// Whether it is not run without a service account.
+    pub(super) is_account_required: bool,
+    pub(super) cache_type: CacheType,
+    pub(super) required_annotations: Vec<String>,
+    pub(super) optional_annotations: Vec<String>,
+}
+
+impl Provider {
+    /// Whether it is run for the node: without a service account, as kubelet does for a pod that has none.
+    pub(super) fn is_run_for_node(&self) -> bool {
+        self.token.as_ref().is_none_or(|token| !token.is_account_required)
+    }
 }
 
 #[derive(Deserialize)]
@@ -56,13 +85,12 @@ struct ProviderEntry {
     #[serde(default)]
     env: Option<Vec<Variable>>,
     #[serde(default)]
-    token_attributes: Option<TokenAttributes>,
+    token_attributes: Option<TokenEntry>,
 }
 
-/// What a plugin needs of a pod's service account.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct TokenAttributes {
+struct TokenEntry {
     service_account_token_audience: String,
     require_service_account: bool,
     /// Of kubelet 1.34 and later.
@@ -70,8 +98,8 @@ struct TokenAttributes {
     cache_type: Option<String>,
     #[serde(default)]
     required_service_account_annotation_keys: Option<Vec<String>>,
-    #[serde(default, rename = "optionalServiceAccountAnnotationKeys")]
-    _optional_annotation_keys: Option<Vec<String>>,
+    #[serde(default)]
+    optional_service_account_annotation_keys: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -104,10 +132,9 @@ pub(in crate::credentials) fn read(path: &Path) -> Result<Vec<Provider>, Provide
                 return Err(failed(file, format!("the provider {name} is there twice")));
             }
             names.push(name);
-            providers.extend(provider);
+            providers.push(provider);
         }
     }
-    // One that only kubelet can run is a provider too.
     if names.is_empty() {
         return Err(failed(path, "it names no provider".to_owned()));
     }
@@ -127,8 +154,8 @@ pub(in crate::credentials) fn check_directory(path: &Path) -> Result<(), Provide
     }
 }
 
-/// The providers by their names; those that only kubelet can run have no more than that.
-fn parse(content: &[u8]) -> Result<Vec<(String, Option<Provider>)>, String> {
+/// The providers by their names.
+fn parse(content: &[u8]) -> Result<Vec<(String, Provider)>, String> {
     let text = std::str::from_utf8(content).map_err(|e| format!("it is not text: {e}"))?;
     // JSON is YAML. The parser's message may quote the line, and `env` may hold a secret.
     let file: ConfigFile = yaml::document(text).map_err(|at| {
@@ -150,9 +177,7 @@ fn parse(content: &[u8]) -> Result<Vec<(String, Option<Provider>)>, String> {
     Ok(providers)
 }
 
-/// `None` for a plugin that needs a pod's service-account token, which only kubelet has. One that also works without is run
-/// without, as kubelet does for a pod that has no service account.
-fn provider(entry: ProviderEntry) -> Result<Option<Provider>, String> {
+fn provider(entry: ProviderEntry) -> Result<Provider, String> {
     let bad_name = entry.name.is_empty()
         || matches!(entry.name.as_str(), "." | "..")
         || entry.name.contains(|c: char| c == '/' || c.is_whitespace());
@@ -169,29 +194,27 @@ fn provider(entry: ProviderEntry) -> Result<Option<Provider>, String> {
     let api = ApiVersion::parse(&entry.api_version).ok_or_else(|| {
         "apiVersion: expected credentialprovider.kubelet.k8s.io/v1, v1beta1 or v1alpha1".to_owned()
     })?;
-    if let Some(attributes) = &entry.token_attributes {
-        attributes.check(api)?;
-        if attributes.require_service_account {
-            tracing::warn!(
-                provider = entry.name,
-                "this credential provider needs a pod's service-account token, which only kubelet has; it is not used"
-            );
-            return Ok(None);
-        }
+    let token = entry.token_attributes.map(|attributes| attributes.checked(api)).transpose()?;
+    if token.as_ref().is_some_and(|token| token.is_account_required) {
+        tracing::info!(
+            provider = entry.name,
+            "this credential provider needs a token of a pod's service account: it is run for the pods that are watched, and never for a request of a runtime"
+        );
     }
-    Ok(Some(Provider {
+    Ok(Provider {
         name: entry.name,
         match_images,
         default_cache,
         api,
         args: entry.args.unwrap_or_default(),
         env: entry.env.unwrap_or_default().into_iter().map(|v| (v.name, v.value)).collect(),
-    }))
+        token,
+    })
 }
 
-impl TokenAttributes {
+impl TokenEntry {
     /// As kubelet checks them.
-    fn check(&self, api: ApiVersion) -> Result<(), String> {
+    fn checked(self, api: ApiVersion) -> Result<TokenAttributes, String> {
         let required =
             self.required_service_account_annotation_keys.as_ref().is_some_and(|keys| !keys.is_empty());
         let why = if api != ApiVersion::V1 {
@@ -203,9 +226,23 @@ impl TokenAttributes {
         } else if required && !self.require_service_account {
             "tokenAttributes.requiredServiceAccountAnnotationKeys: not without requireServiceAccount"
         } else {
-            return Ok(());
+            return Ok(self.read());
         };
         Err(why.to_owned())
+    }
+
+    fn read(self) -> TokenAttributes {
+        let cache_type = match self.cache_type.as_deref() {
+            Some("ServiceAccount") => CacheType::ServiceAccount,
+            _ => CacheType::Token,
+        };
+        TokenAttributes {
+            audience: self.service_account_token_audience,
+            is_account_required: self.require_service_account,
+            cache_type,
+            required_annotations: self.required_service_account_annotation_keys.unwrap_or_default(),
+            optional_annotations: self.optional_service_account_annotation_keys.unwrap_or_default(),
+        }
     }
 }
 
@@ -222,37 +259,45 @@ mod tests {
             found,
             [(
                 "ecr-credential-provider".to_owned(),
-                Some(Provider {
+                Provider {
                     name: "ecr-credential-provider".into(),
                     match_images: vec!["*.dkr.ecr.*.amazonaws.com".into()],
                     default_cache: Duration::from_secs(43_200),
                     api: ApiVersion::V1,
                     args: vec!["get-credentials".into()],
                     env: vec![("AWS_PROFILE".into(), "x".into())],
-                })
+                    token: None,
+                }
             )]
         );
         let json = r#"{"apiVersion":"kubelet.config.k8s.io/v1beta1","kind":"CredentialProviderConfig","providers":[
             {"name":"p","matchImages":["*"],"defaultCacheDuration":"0s","apiVersion":"credentialprovider.kubelet.k8s.io/v1alpha1"}]}"#;
         let read = parse(json.as_bytes()).unwrap();
-        assert_eq!(read[0].1.as_ref().map(|provider| provider.api), Some(ApiVersion::V1Alpha1));
+        assert_eq!(read[0].1.api, ApiVersion::V1Alpha1);
         let needs_pod = ECR.to_owned()
-            + "  tokenAttributes: {serviceAccountTokenAudience: a, cacheType: Token, requireServiceAccount: true}\n";
-        assert_eq!(parse(needs_pod.as_bytes()).unwrap(), [("ecr-credential-provider".to_owned(), None)]);
+            + "  tokenAttributes: {serviceAccountTokenAudience: a, cacheType: ServiceAccount, requireServiceAccount: true, requiredServiceAccountAnnotationKeys: [x], optionalServiceAccountAnnotationKeys: [y]}\n";
+        let token = TokenAttributes {
+            audience: "a".into(),
+            is_account_required: true,
+            cache_type: CacheType::ServiceAccount,
+            required_annotations: vec!["x".into()],
+            optional_annotations: vec!["y".into()],
+        };
+        assert_eq!(parse(needs_pod.as_bytes()).unwrap()[0].1.token, Some(token));
     }
 
     #[test]
-    fn plugins_for_service_accounts_alone_stop_no_start_and_one_that_works_without_is_run() {
+    fn a_plugin_that_needs_a_service_account_stops_no_start_and_is_not_run_for_the_node() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("p.yaml");
         let with = |attributes: &str| {
             format!("{ECR}  tokenAttributes: {{serviceAccountTokenAudience: a, {attributes}}}\n")
         };
         for (attributes, used) in
-            [("requireServiceAccount: true, cacheType: Token", 0), ("requireServiceAccount: false", 1)]
+            [("requireServiceAccount: true, cacheType: Token", false), ("requireServiceAccount: false", true)]
         {
             std::fs::write(&file, with(attributes)).unwrap();
-            assert_eq!(read(&file).unwrap().len(), used, "{attributes}");
+            assert_eq!(read(&file).unwrap()[0].is_run_for_node(), used, "{attributes}");
         }
         for (attributes, why) in [
             ("cacheType: Token", "line "),

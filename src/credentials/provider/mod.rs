@@ -3,9 +3,13 @@
 //! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once; a plugin
 //! that fails means no credential and a line in the log; one that hangs costs one pull a few seconds.
 //!
-//! Deliberately not here: plugins that need a pod's service-account token, which only kubelet has. One that can do without
-//! (`requireServiceAccount: false`) is run without.
+//! A plugin that asks for a token of a pod's service account is run with one for pods alone ([`Providers::account_ring`]); for
+//! the node, it is run without where it can do without (`requireServiceAccount: false`). What it gave for one account is never
+//! used for another.
+//!
+//! Deliberately not here: where service accounts and their tokens come from ([`AccountSource`]).
 
+mod account;
 mod cache;
 mod config;
 pub(super) mod response;
@@ -16,6 +20,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+pub use account::{AccountError, AccountSource, PodAccount, ServiceAccount};
 pub use config::ProviderConfigError;
 pub(super) use config::{Provider, check_directory, read};
 
@@ -23,9 +28,12 @@ use super::credential::Credential;
 use super::exec::{self, Invocation};
 use super::keyring::{Keyring, urls_match};
 use super::patience::Patience;
+use crate::reference::Digest;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
+use account::AccountInput;
 use cache::{ProviderFailed, ResponseCache};
+use config::{CacheType, TokenAttributes};
 use response::Response;
 
 /// The time that kubelet gives a plugin, after which its run is ended. Requests wait for less.
@@ -50,9 +58,15 @@ struct Inner {
     /// With the paths of their programs.
     providers: Vec<(Provider, Arc<Path>)>,
     cache: ResponseCache,
-    /// By the position of the plugin, and the image.
-    running: Singleflight<(usize, String), Result<Response, ProviderFailed>>,
-    patience: Patience<(usize, String)>,
+    running: Singleflight<RunKey, Result<Response, ProviderFailed>>,
+    patience: Patience<RunKey>,
+}
+
+/// The position of the plugin, the image, and whose run it is: that of a service account or of the node.
+type RunKey = (usize, String, Option<Digest>);
+
+fn run_key(position: usize, image: &str, account: Option<&AccountInput>) -> RunKey {
+    (position, image.to_owned(), account.map(|account| account.run_for))
 }
 
 /// What plugins returned for an image.
@@ -82,17 +96,23 @@ impl Providers {
         Self(Arc::new(Inner { providers, cache, running, patience }))
     }
 
-    /// Whether any plugin is responsible for `image`.
+    /// Whether any plugin is responsible for `image` without a service account.
     pub(super) fn is_responsible_for(&self, image: &str) -> bool {
-        self.0.providers.iter().any(|(provider, _)| matches(provider, image))
+        self.0.providers.iter().any(|(provider, _)| provider.is_run_for_node() && matches(provider, image))
     }
 
-    /// What the responsible plugins return, as one keyring in their order.
+    /// Whether any plugin that asks for a service account's token is responsible for `image`.
+    pub(super) fn wants_account_for(&self, image: &str) -> bool {
+        self.0.providers.iter().any(|(provider, _)| provider.token.is_some() && matches(provider, image))
+    }
+
+    /// What the responsible plugins return without a service account, as one keyring in their order.
     pub(super) async fn ring(&self, image: &str) -> Provided {
-        let responsible = self.0.providers.iter().enumerate().filter(|(_, (p, _))| matches(p, image));
+        let all = self.0.providers.iter().enumerate();
+        let responsible = all.filter(|(_, (p, _))| p.is_run_for_node() && matches(p, image));
         let responses = responsible.map(|(position, (provider, program))| async move {
             let name: Arc<str> = Arc::from(provider.name.as_str());
-            (self.response(position, image).await, name, Arc::clone(program))
+            (self.response(position, image, None).await, name, Arc::clone(program))
         });
         let mut provided = Provided { ring: Keyring::default(), incomplete: false };
         for (response, provider, program) in join_all(responses).await {
@@ -105,6 +125,60 @@ impl Providers {
         provided
     }
 
+    /// What the plugins return for the service account of `pod`, those that ask for its token, as one keyring in their order.
+    /// One that fails, or that kubelet would not run, is passed over, as kubelet does.
+    ///
+    /// # Errors
+    /// [`AccountError::Unavailable`]: what kubelet will have is not known now.
+    pub(super) async fn account_ring(
+        &self,
+        image: &str,
+        pod: &PodAccount,
+        source: &dyn AccountSource,
+    ) -> Result<Keyring<Option<Credential>>, AccountError> {
+        let all = self.0.providers.iter().enumerate().filter(|(_, (p, _))| matches(p, image));
+        let asking = all.filter_map(|(position, (p, _))| Some((position, p.token.as_ref()?)));
+        let responses = asking.map(|(position, attributes)| async move {
+            match self.account_response(position, attributes, image, pod, source).await {
+                Err(error @ AccountError::Unavailable(_)) => Err(error),
+                Err(AccountError::Missing | AccountError::Forbidden(_)) => Ok(Vec::new()),
+                Ok(response) => Ok(response.map(|response| response.auth).unwrap_or_default()),
+            }
+        });
+        let mut ring = Keyring::default();
+        for auth in join_all(responses).await {
+            for (key, credential) in auth? {
+                ring.add(&key, credential);
+            }
+        }
+        Ok(ring)
+    }
+
+    /// What a plugin returns for a service account; [`ProviderFailed`] also where it is not run. In kubelet's order: the account
+    /// is read, a token requested, the plugin run; but no token is requested where a response counts for all of the account's.
+    async fn account_response(
+        &self,
+        position: usize,
+        attributes: &TokenAttributes,
+        image: &str,
+        pod: &PodAccount,
+        source: &dyn AccountSource,
+    ) -> Result<Result<Response, ProviderFailed>, AccountError> {
+        let account = source.account(pod).await?;
+        let Some(annotations) = account::annotations(attributes, &account) else {
+            return Ok(Err(ProviderFailed));
+        };
+        if attributes.cache_type == CacheType::ServiceAccount {
+            let kept_for = account::kept_for(pod, &account, &annotations, None);
+            if let Some(cached) = self.0.cache.lookup(position, image, Some(kept_for)) {
+                return Ok(cached);
+            }
+        }
+        let token = source.token(pod, &attributes.audience).await?;
+        let input = AccountInput::new(attributes, pod, &account, annotations, token);
+        Ok(self.response(position, image, Some(&input)).await)
+    }
+
     /// Forgets what the plugins returned for `image`: it may have been withdrawn before its time.
     pub(super) fn forget(&self, image: &str) {
         for position in 0..self.0.providers.len() {
@@ -113,17 +187,22 @@ impl Providers {
     }
 
     /// The cached response of the plugin at `position`, or that of a run.
-    async fn response(&self, position: usize, image: &str) -> Result<Response, ProviderFailed> {
-        if let Some(cached) = self.0.cache.lookup(position, image) {
+    async fn response(
+        &self,
+        position: usize,
+        image: &str,
+        account: Option<&AccountInput>,
+    ) -> Result<Response, ProviderFailed> {
+        let kept_for = account.map(|account| account.kept_for);
+        if let Some(cached) = self.0.cache.lookup(position, image, kept_for) {
             return cached;
         }
-        let (this, image) = (self.clone(), image.to_owned());
+        let key = run_key(position, image, account);
         let work = || {
-            let (this, image) = (this.clone(), image.clone());
-            async move { this.run(position, &image).await }
+            let (this, image, account) = (self.clone(), image.to_owned(), account.cloned());
+            async move { this.run(position, &image, account.as_ref()).await }
         };
-        let key = (position, image.clone());
-        match self.0.patience.wait(&key, this.0.running.run(key.clone(), work)).await {
+        match self.0.patience.wait(&key, self.0.running.run(key.clone(), work)).await {
             Some(response) => response.unwrap_or(Err(ProviderFailed)),
             None => {
                 let provider = self.0.providers.get(position).map_or("", |(provider, _)| &provider.name);
@@ -137,24 +216,35 @@ impl Providers {
         }
     }
 
-    async fn run(&self, position: usize, image: &str) -> Result<Response, ProviderFailed> {
+    async fn run(
+        &self,
+        position: usize,
+        image: &str,
+        account: Option<&AccountInput>,
+    ) -> Result<Response, ProviderFailed> {
         let (provider, program) = self.0.providers.get(position).ok_or(ProviderFailed)?;
         let (args, env) = (&provider.args, &provider.env);
-        let input = response::request(provider.api, image);
+        let told = account.map(|account| (account.token.reveal(), &account.annotations));
+        let input = response::request(provider.api, image, told);
         let output = exec::run(Invocation { program, args, env, input, wait: WAIT }).await;
-        let response =
-            output.map_err(|error| error.why).and_then(|output| response::read(provider.api, &output));
+        let output = output.map_err(|error| account::why(error, account.is_some()));
+        let response = output.and_then(|output| response::read(provider.api, &output));
+        let response = response.and_then(|response| match (account, &provider.token) {
+            (Some(account), Some(attributes)) => account::checked(response, attributes, &account.token),
+            _ => Ok(response),
+        });
         let result = response.map_err(|why| {
             let provider = &provider.name;
             tracing::warn!(provider, image, why, "a credential provider gave no credential");
             ProviderFailed
         });
-        let key = (position, image.to_owned());
+        let key = run_key(position, image, account);
         match &result {
             Ok(_) => self.0.patience.recovered(&key),
             Err(ProviderFailed) => self.0.patience.ended(&key),
         }
-        self.0.cache.store(position, image, result.clone(), provider.default_cache);
+        let kept_for = account.map(|account| account.kept_for);
+        self.0.cache.store(position, image, kept_for, result.clone(), provider.default_cache);
         result
     }
 }
@@ -163,5 +253,7 @@ fn matches(provider: &Provider, image: &str) -> bool {
     provider.match_images.iter().any(|pattern| urls_match(pattern, image))
 }
 
+#[cfg(test)]
+mod account_tests;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,10 @@
 //! What is written to a plugin and what it prints (`credentialprovider.kubelet.k8s.io`). Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::super::credential::Credential;
 use crate::support::go_json::{Json, Names, WrongType};
@@ -53,11 +57,43 @@ pub(super) struct Response {
     pub(super) auth: Vec<(String, Option<Credential>)>,
 }
 
-/// What is written to the plugin's standard input.
-pub(super) fn request(api: ApiVersion, image: &str) -> Vec<u8> {
-    let request =
-        serde_json::json!({"kind": "CredentialProviderRequest", "apiVersion": api.full(), "image": image});
-    request.to_string().into_bytes()
+/// `CredentialProviderRequest`. What is empty is left out.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    kind: &'static str,
+    api_version: String,
+    image: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    service_account_token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_account_annotations: Option<&'a BTreeMap<String, String>>,
+}
+
+/// Bytes of a request at most beside what is counted: its other fields.
+const REQUEST_BYTES: usize = 512;
+
+/// What is written to the plugin's standard input; of a service account, the token and annotations.
+pub(super) fn request(
+    api: ApiVersion,
+    image: &str,
+    account: Option<(&str, &BTreeMap<String, String>)>,
+) -> Zeroizing<Vec<u8>> {
+    let annotations = account.map(|(_, annotations)| annotations).filter(|all| !all.is_empty());
+    let request = Request {
+        kind: "CredentialProviderRequest",
+        api_version: api.full(),
+        image,
+        service_account_token: account.map_or("", |(token, _)| token),
+        service_account_annotations: annotations,
+    };
+    // As large as it becomes: a buffer that grows leaves what was in it behind.
+    let told: usize = annotations.into_iter().flatten().map(|(key, value)| key.len() + value.len() + 6).sum();
+    let bytes = REQUEST_BYTES + image.len() + 6 * request.service_account_token.len() + 6 * told;
+    let mut written = Zeroizing::new(Vec::with_capacity(bytes));
+    // Texts alone, into memory: nothing of it can fail.
+    let _ = serde_json::to_writer(&mut *written, &request);
+    written
 }
 
 /// Reads what the plugin printed, as kubelet's decoder does: the case of names counts, the last of a name that is there
@@ -220,11 +256,21 @@ mod tests {
     #[test]
     fn a_request_is_kubelets() {
         let request: serde_json::Value =
-            serde_json::from_slice(&request(ApiVersion::V1Beta1, "a.b/c")).unwrap();
+            serde_json::from_slice(&request(ApiVersion::V1Beta1, "a.b/c", None)).unwrap();
         let api = "credentialprovider.kubelet.k8s.io/v1beta1";
         assert_eq!(
             request,
             serde_json::json!({"kind": "CredentialProviderRequest", "apiVersion": api, "image": "a.b/c"})
         );
+        let annotations = BTreeMap::from([("example.com/role".to_owned(), "\"reader\"".to_owned())]);
+        let written = super::request(ApiVersion::V1, "a.b/c", Some(("marker", &annotations)));
+        assert!(written.capacity() >= written.len() && written.len() < REQUEST_BYTES, "it never grew");
+        let request: serde_json::Value = serde_json::from_slice(&written).unwrap();
+        assert_eq!(request["serviceAccountToken"], "marker");
+        assert_eq!(request["serviceAccountAnnotations"]["example.com/role"], "\"reader\"");
+        let bare: serde_json::Value =
+            serde_json::from_slice(&super::request(ApiVersion::V1, "a", Some(("t", &BTreeMap::new()))))
+                .unwrap();
+        assert_eq!(bare.get("serviceAccountAnnotations"), None);
     }
 }
