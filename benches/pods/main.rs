@@ -59,7 +59,7 @@ fn main() {
     }
 }
 
-/// Starts a pod of images that no one has, then another of the same images; the time of each.
+/// Starts a pod of images that are in no store, then another of the same images; the time of each.
 async fn start_twice(images: usize, mib: usize, round: usize, watch: bool) -> (Duration, Duration) {
     let directory = tempfile::tempdir().unwrap();
     let upstream = Upstream::start(images, LAYERS, mib << 20, round as u64);

@@ -4,7 +4,7 @@
 //! beginning of standard error is.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::support::size;
@@ -18,25 +18,36 @@ const OUTPUT_BYTES_MAX: u64 = 256 * 1024;
 const ERROR_OUTPUT_BYTES_MAX: u64 = 512;
 
 /// A program to run, with its input and the longest time that it may take.
-pub(super) struct Invocation<'a> {
-    pub(super) program: &'a Path,
-    pub(super) args: &'a [String],
-    pub(super) env: &'a [(String, String)],
-    pub(super) input: Zeroizing<Vec<u8>>,
-    pub(super) wait: Duration,
+pub(crate) struct Invocation<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) args: &'a [String],
+    pub(crate) env: &'a [(String, String)],
+    pub(crate) input: Zeroizing<Vec<u8>>,
+    pub(crate) wait: Duration,
 }
 
 /// A program that did not end well.
-pub(super) struct RunError {
+pub(crate) struct RunError {
     /// Why: with the beginning of standard error, and nothing of standard output.
     pub(super) why: String,
+    /// How it ended, where it ended by itself.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "read where an API server is asked"))]
+    status: Option<ExitStatus>,
     /// Its standard output, where it ended by itself. Not to be shown: it may hold a secret.
     pub(super) output: Zeroizing<Vec<u8>>,
 }
 
 impl From<String> for RunError {
     fn from(why: String) -> Self {
-        Self { why, output: Zeroizing::default() }
+        Self { why, status: None, output: Zeroizing::default() }
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+impl RunError {
+    /// Why, without anything that the program wrote.
+    pub(crate) fn without_output(self) -> String {
+        self.status.map_or(self.why, |status| status.to_string())
     }
 }
 
@@ -44,7 +55,7 @@ impl From<String> for RunError {
 ///
 /// # Errors
 /// It cannot be started, takes too long, writes too much, or ends with another status than 0.
-pub(super) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>, RunError> {
+pub(crate) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>, RunError> {
     let mut command = Command::new(invocation.program);
     command.args(invocation.args).envs(invocation.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -81,7 +92,7 @@ pub(super) async fn run(invocation: Invocation<'_>) -> Result<Zeroizing<Vec<u8>>
         let status = child.wait().await.map_err(|e| e.to_string())?;
         if !status.success() {
             let why = format!("{status}: {}", String::from_utf8_lossy(&error_output).trim().escape_debug());
-            return Err(RunError { why, output });
+            return Err(RunError { why, status: Some(status), output });
         }
         Ok(output)
     };

@@ -28,6 +28,8 @@ mod token;
 pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use credential::Credential;
 pub use docker_config::HttpHeaders;
+#[cfg(feature = "kubernetes")]
+pub(crate) use exec::{Invocation, run as run_program};
 pub use keychain::{CredentialMatch, Keychain, NodeCredentials};
 pub use keys::{Keys, KeysError};
 pub use node::NodeFiles;

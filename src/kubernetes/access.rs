@@ -1,13 +1,14 @@
 //! What the identity may see, for `larder doctor`: asked of the API server, which changes nothing.
 
 use http::Request;
-use serde::Deserialize;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::api_server::{ApiServer, AskError};
+use super::watch::SeenPod;
 
-/// Pods that are looked at.
-const PODS_MAX: u32 = 500;
+/// Pods that are looked at: a sample, in one answer.
+const PODS_LOOKED_AT: u32 = 100;
 
 /// What the identity may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,42 +17,10 @@ pub struct Access {
     pub knows_node: Option<bool>,
     /// Pods of the node, or why they cannot be listed.
     pub pods: Result<usize, String>,
-    /// Whether pods of this node may be watched.
-    pub may_watch: bool,
+    /// Why pods of this node cannot be watched, if they cannot: the rights, or what lies in between.
+    pub no_watch: Option<String>,
     /// A pull secret of one of them, and whether it may be read; `None` where no pod has one.
     pub secret: Option<(String, bool)>,
-}
-
-#[derive(Deserialize)]
-struct Pods {
-    items: Vec<Pod>,
-}
-
-#[derive(Deserialize)]
-struct Pod {
-    #[serde(default)]
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Spec,
-}
-
-#[derive(Default, Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    namespace: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Spec {
-    #[serde(default)]
-    image_pull_secrets: Vec<Named>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    #[serde(default)]
-    name: String,
 }
 
 impl ApiServer {
@@ -71,22 +40,29 @@ impl ApiServer {
             Err(AskError::Forbidden(_)) => None,
             Err(error) => return Err(error),
         };
-        let selector = format!("fieldSelector=spec.nodeName%3D{}", self.node);
-        let listed = match self.get(format!("/api/v1/pods?{selector}&limit={PODS_MAX}")).await {
-            Ok(text) => serde_json::from_str::<Pods>(&text).map_err(|_| "its answer is no list".to_owned()),
+        let listed = match self.page(PODS_LOOKED_AT, None).await {
+            Ok(page) => Ok(page),
             Err(error @ AskError::Forbidden(_)) => Err(error.to_string()),
             Err(error) => return Err(error),
         };
         let pods_of_node = json!({"verb": "watch", "resource": "pods", "fieldSelector":
             {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": [self.node]}]}});
-        let may_watch = self.may(pods_of_node).await?;
+        let no_watch = match (&listed, self.may(pods_of_node).await?) {
+            (_, false) => Some("the identity may not".to_owned()),
+            // A proxy in between may let a list through and no watch.
+            (Ok(page), true) => {
+                let version = page.metadata.resource_version.as_deref().unwrap_or("0");
+                self.try_watch(version).await.err().map(|error| error.to_string())
+            }
+            (Err(_), true) => None,
+        };
         let mut secret = None;
-        if let Some((namespace, name)) = listed.as_ref().ok().and_then(|pods| pods.first_secret()) {
+        if let Some((namespace, name)) = listed.as_ref().ok().and_then(|page| first_secret(&page.items)) {
             let attributes =
                 json!({"verb": "get", "resource": "secrets", "namespace": namespace, "name": name});
             secret = Some((format!("{namespace}/{name}"), self.may(attributes).await?));
         }
-        Ok(Access { knows_node, pods: listed.map(|pods| pods.items.len()), may_watch, secret })
+        Ok(Access { knows_node, pods: listed.map(|page| page.items.len()), no_watch, secret })
     }
 
     /// A SelfSubjectAccessReview.
@@ -102,13 +78,11 @@ impl ApiServer {
     }
 }
 
-impl Pods {
-    /// The first pull secret that one of the pods names.
-    fn first_secret(&self) -> Option<(&str, &str)> {
-        let mut secrets = self.items.iter().flat_map(|pod| {
-            let namespace = pod.metadata.namespace.as_str();
-            pod.spec.image_pull_secrets.iter().map(move |named| (namespace, named.name.as_str()))
-        });
-        secrets.find(|(_, name)| !name.is_empty())
-    }
+/// The first pull secret that one of the pods names.
+fn first_secret(pods: &[SeenPod]) -> Option<(String, String)> {
+    let mut secrets = pods.iter().flat_map(|pod| {
+        let namespace = pod.namespace().unwrap_or_default();
+        pod.spec.image_pull_secrets.iter().map(move |named| (namespace.clone(), named.name.clone()))
+    });
+    secrets.find(|(_, name)| !name.is_empty())
 }

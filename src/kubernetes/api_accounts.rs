@@ -38,7 +38,9 @@ impl From<AskError> for AccountError {
         match error {
             AskError::Missing => Self::Missing,
             AskError::Forbidden(why) => Self::Forbidden(why),
-            AskError::Identity(why) | AskError::Unavailable(why) => Self::Unavailable(why),
+            AskError::Identity(why) | AskError::Unauthorized(why) | AskError::Unavailable(why) => {
+                Self::Unavailable(why)
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The connection to the API server: its identity, read again when the files change that it is made of.
 //!
 //! Kubelet rotates its client certificate in place: the kubeconfig names a link whose file is another one afterwards. A
-//! kubeconfig may name a token file or a program instead, which the client reads and runs again by itself.
+//! kubeconfig may name a token file instead, which the client reads again by itself, or a program, which is run again before
+//! its credential ends ([`super::credential_program`]). Promises: every question has an end; one connection is made at a time;
+//! no secret is in an error.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,11 +15,18 @@ use kube::{Client, Config as ClientConfig};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::api_error::said;
 use super::config::Identity;
+use super::credential_program;
 use crate::reference::Image;
 
 /// How long one question is waited for; a watch is no question.
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(10);
+/// How long a connection may take to be made, with the program that is run for it.
+const CONNECT_WAIT: Duration = Duration::from_secs(25);
+/// How long the API server keeps a watch open: after that it is asked again from where it was, so that a connection that
+/// died unseen is noticed.
+const WATCH_FOR: Duration = Duration::from_secs(120);
 /// How often it is looked whether the files of the identity have changed.
 pub(super) const FILES_LOOK: Duration = Duration::from_secs(5);
 
@@ -26,8 +35,26 @@ pub struct ApiServer {
     identity: Identity,
     pub(super) node: String,
     connection: Mutex<Option<Connection>>,
+    /// Held while a connection is made: a program that hangs is not run a second time beside itself.
+    connecting: tokio::sync::Mutex<()>,
+    pub(super) waits: Waits,
     /// The images in the node's status, and when they were read.
     pub(super) node_images: Mutex<Option<(Instant, HashSet<Image>)>>,
+}
+
+/// How long the API server is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// For the answer to a question, a page of a list, or the beginning of a watch.
+    pub answer: Duration,
+    /// How long a watch lasts, after which it is asked for again.
+    pub watch: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { answer: ASK_WAIT, watch: WATCH_FOR }
+    }
 }
 
 /// A client, and the files that it was made of.
@@ -35,6 +62,8 @@ pub struct ApiServer {
 pub(super) struct Connection {
     pub(super) client: Client,
     files: Vec<File>,
+    /// When its credential is to be renewed.
+    renew_at: Option<Instant>,
 }
 
 /// A file as it was when it was read.
@@ -54,7 +83,10 @@ pub enum AskError {
     /// There is no such object.
     #[error("there is no such object")]
     Missing,
-    /// The identity is not known, or may not ask that.
+    /// The API server does not know the identity: a certificate or a token that ended, or was withdrawn.
+    #[error("the API server does not know the identity: {0}")]
+    Unauthorized(String),
+    /// The identity may not ask that.
     #[error("the API server refuses: {0}")]
     Forbidden(String),
     /// The API server does not answer, or not in a way that is understood.
@@ -65,27 +97,57 @@ pub enum AskError {
 impl ApiServer {
     /// Asks as `identity` about `node`. Nothing is read or connected to yet.
     pub fn new(identity: Identity, node: String) -> Self {
-        Self { identity, node, connection: Mutex::default(), node_images: Mutex::default() }
+        Self {
+            identity,
+            node,
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            waits: Waits::default(),
+            node_images: Mutex::default(),
+        }
     }
 
-    /// The connection, made anew where the files of the identity have changed.
+    /// The same with other limits of time.
+    #[must_use]
+    pub fn with_waits(self, waits: Waits) -> Self {
+        Self { waits, ..self }
+    }
+
+    /// The connection, made anew where the files of the identity have changed or its credential ends.
     pub(super) async fn connection(&self) -> Result<Connection, AskError> {
-        let known = self.connection.lock().clone();
-        if let Some(known) = known
-            && !known.has_changed().await
-        {
+        if let Some(known) = self.known().await {
             return Ok(known);
         }
-        let made = connect(&self.identity).await?;
+        let _one = self.connecting.lock().await;
+        if let Some(known) = self.known().await {
+            return Ok(known);
+        }
+        let made = timeout(CONNECT_WAIT, connect(&self.identity, self.waits)).await;
+        let made = made.map_err(|_| AskError::Identity("no connection was made in time".to_owned()))??;
         *self.connection.lock() = Some(made.clone());
         Ok(made)
+    }
+
+    /// The connection that there is, if nothing has changed that it was made of.
+    async fn known(&self) -> Option<Connection> {
+        let known = self.connection.lock().clone()?;
+        (!known.has_changed().await).then_some(known)
+    }
+
+    /// What a client's error says. An identity that is not known is read again for the next question.
+    pub(super) fn failed(&self, error: &kube::Error) -> AskError {
+        let error = ask_error(error);
+        if matches!(error, AskError::Unauthorized(_)) {
+            *self.connection.lock() = None;
+        }
+        error
     }
 
     /// The answer to a request, as text.
     pub(super) async fn ask(&self, request: Request<Vec<u8>>) -> Result<String, AskError> {
         let client = self.connection().await?.client;
-        let answer = timeout(ASK_WAIT, client.request_text(request)).await;
-        answer.map_err(|_| AskError::Unavailable("no answer in time".to_owned()))?.map_err(|e| ask_error(&e))
+        let answer = timeout(self.waits.answer, client.request_text(request)).await;
+        answer.map_err(|_| no_answer())?.map_err(|error| self.failed(&error))
     }
 
     /// The object at a path, as text.
@@ -96,8 +158,11 @@ impl ApiServer {
 }
 
 impl Connection {
-    /// Whether a file that it was made of is another one now.
+    /// Whether a file that it was made of is another one now, or its credential ends.
     pub(super) async fn has_changed(&self) -> bool {
+        if self.renew_at.is_some_and(|at| at <= Instant::now()) {
+            return true;
+        }
         let files = self.files.clone();
         let look = move || files.iter().any(|file| File::seen(&file.path) != *file);
         tokio::task::spawn_blocking(look).await.unwrap_or(true)
@@ -112,25 +177,32 @@ impl File {
     }
 }
 
+/// The API server gives no answer within its time.
+pub(super) fn no_answer() -> AskError {
+    AskError::Unavailable("the API server gives no answer in time".to_owned())
+}
+
 /// What an error of the client says; never content.
-pub(super) fn ask_error(error: &kube::Error) -> AskError {
+fn ask_error(error: &kube::Error) -> AskError {
     match error {
         kube::Error::Api(status) if status.code == 404 => AskError::Missing,
-        kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
-            AskError::Forbidden(status.message.clone())
-        }
-        other => AskError::Unavailable(crate::support::causes::with_causes(other)),
+        kube::Error::Api(status) if status.code == 401 => AskError::Unauthorized(status.message.clone()),
+        kube::Error::Api(status) if status.code == 403 => AskError::Forbidden(status.message.clone()),
+        other => AskError::Unavailable(said(other)),
     }
 }
 
-async fn connect(identity: &Identity) -> Result<Connection, AskError> {
-    let failed =
-        |error: &dyn std::error::Error| AskError::Identity(crate::support::causes::with_causes(error));
+async fn connect(identity: &Identity, waits: Waits) -> Result<Connection, AskError> {
+    let failed = |error: &(dyn std::error::Error + 'static)| AskError::Identity(said(error));
     // The same library that all of Larder's connections use; a process has one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (config, files) = match identity {
+    let (mut config, files) = match identity {
         // Its token is read again by the client, before it expires.
-        Identity::InCluster => (ClientConfig::incluster().map_err(|error| failed(&error))?, Vec::new()),
+        Identity::InCluster => {
+            let config = ClientConfig::incluster().map_err(|error| failed(&error))?;
+            let files = config.root_cert_file.iter().map(|path| File::seen(path)).collect();
+            (config, files)
+        }
         Identity::Kubeconfig(path) => {
             let own = path.clone();
             let read = tokio::task::spawn_blocking(move || {
@@ -152,8 +224,12 @@ async fn connect(identity: &Identity) -> Result<Connection, AskError> {
             (config.map_err(|error| failed(&error))?, files)
         }
     };
+    let renew_at = credential_program::resolve(&mut config.auth_info).await.map_err(AskError::Identity)?;
+    // A connection on which nothing comes for longer than a watch lasts is dead.
+    config.read_timeout = Some(waits.watch + waits.answer);
+    config.reset_reader_on_write = true;
     let client = Client::try_from(config).map_err(|error| failed(&error))?;
-    Ok(Connection { client, files })
+    Ok(Connection { client, files, renew_at })
 }
 
 /// The files that a kubeconfig names and that are read once.

@@ -1,12 +1,12 @@
 //! `[kubernetes]`: where this node's pods are seen, and how far ahead of kubelet their images are fetched.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::support::host;
 
 /// Images of one pod that are fetched at a time. Kubelet pulls one after the other: while it unpacks one, the next few
 /// arrive, and the one that it wants next shares the link with few others.
 const AHEAD: usize = 3;
-/// The kernel's name of this machine, which kubelet takes as the node's.
-const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 /// As whom the API server is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,23 +62,22 @@ impl Config {
         self.pods_api.clone().or_else(|| there.cloned())
     }
 
-    /// The node's name. Blocks for a moment.
+    /// The node's name.
     ///
     /// # Errors
-    /// None is configured, and the kernel does not say the host's.
+    /// None is configured, and the host has none.
     pub fn node_name(&self) -> Result<String, String> {
         match &self.node {
             Some(node) => Ok(node.clone()),
-            None => host_name(Path::new(HOSTNAME)),
+            None => of_host(&host::name()),
         }
     }
 }
 
 /// The host's name as kubelet makes a node's of it: without blanks around it, in lower case.
-fn host_name(file: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let name = text.trim().to_ascii_lowercase();
-    if name.is_empty() { Err(format!("{} is empty", file.display())) } else { Ok(name) }
+fn of_host(name: &str) -> Result<String, String> {
+    let name = name.trim().to_ascii_lowercase();
+    if name.is_empty() { Err("this host has no name".to_owned()) } else { Ok(name) }
 }
 
 #[cfg(test)]
@@ -87,12 +86,12 @@ mod tests {
 
     #[test]
     fn a_node_is_named_as_kubelet_names_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("hostname");
-        std::fs::write(&file, "Node-1.Example\n").unwrap();
-        assert_eq!(host_name(&file).unwrap(), "node-1.example");
-        std::fs::write(&file, "\n").unwrap();
-        assert!(host_name(&file).is_err() && host_name(&directory.path().join("none")).is_err());
+        assert_eq!(of_host("Node-1.Example\n").unwrap(), "node-1.example");
+        assert!(of_host("\n").is_err());
+        assert!(
+            !Config::default().node_name().unwrap().is_empty(),
+            "as the systemd unit has it: without /proc/sys"
+        );
         let named = Config { node: Some("ip-10-0-0-1".to_owned()), ..Config::default() };
         assert_eq!(named.node_name().unwrap(), "ip-10-0-0-1");
     }

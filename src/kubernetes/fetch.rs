@@ -135,6 +135,11 @@ impl PodFetcher {
         }
         let secrets = match &self.secrets {
             Some(secrets) => secrets.merged(&fetch.namespace, &fetch.secrets).await,
+            // kubelet will pull with an account: asking without it spends the node's anonymous limit in its place.
+            None if !fetch.secrets.is_empty() => {
+                let why = "the pod has pull secrets, which are not read here: it is left to kubelet";
+                return Outcome::Refused(why.to_owned());
+            }
             None => Ok(PullSecrets::default()),
         };
         let mut secrets = match secrets {

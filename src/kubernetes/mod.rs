@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! source        what tells of pods, of pull secrets, and of what the runtime has: traits
-//!   api_server  the API server, as one identity: watch (pods), api_secrets, node_images, access (what it may read)
+//!   api_server  the API server, as one identity: watch (pods), api_secrets, node_images, access (what it may read);
+//!               credential_program runs what a kubeconfig names for a credential, api_error says errors without secrets
 //!   pods_api    kubelet's own list of pods; image_service: the runtime's images (grpc, pod_message: what they speak)
 //! pod           a pod as far as its images are concerned, in kubelet's order: pure
 //! table         the pods that the sources see: pure
@@ -44,9 +45,13 @@ mod access;
 #[cfg(feature = "kubernetes")]
 mod api_accounts;
 #[cfg(feature = "kubernetes")]
+mod api_error;
+#[cfg(feature = "kubernetes")]
 mod api_secrets;
 #[cfg(feature = "kubernetes")]
 mod api_server;
+#[cfg(feature = "kubernetes")]
+mod credential_program;
 #[cfg(feature = "kubernetes")]
 mod grpc;
 #[cfg(test)]
@@ -66,7 +71,7 @@ mod watch;
 #[cfg(feature = "kubernetes")]
 pub use access::Access;
 #[cfg(feature = "kubernetes")]
-pub use api_server::{ApiServer, AskError};
+pub use api_server::{ApiServer, AskError, Waits};
 pub use config::{Config, Identity};
 pub use fetch::{FetchAhead, FetchedAhead, NotFetched};
 #[cfg(feature = "kubernetes")]

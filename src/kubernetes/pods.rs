@@ -189,6 +189,9 @@ impl Pods {
                 why,
                 "this node's pods are not seen; images are fetched when a runtime asks for them"
             ),
+            None if !why.is_empty() => {
+                tracing::debug!(source = name, why, "this node's pods are still not seen")
+            }
             None => {}
         }
         if changed.is_full {
@@ -255,7 +258,7 @@ impl Pods {
             Outcome::InRuntime => self.0.head_start.not_here(image, arrived),
             Outcome::Refused(why) | Outcome::Failed(why) => {
                 self.0.head_start.not_here(image, arrived);
-                tracing::info!(%image, why, "an image of a pod was not fetched ahead of kubelet");
+                tracing::debug!(%image, why, "an image of a pod was not fetched ahead of kubelet");
             }
         }
         self.0.metrics.ended(Some(&outcome), arrived);

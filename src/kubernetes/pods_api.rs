@@ -19,13 +19,12 @@ use super::grpc::{Answers, Connection, LocalError};
 use super::pod::Pod;
 use super::pod_message;
 use super::source::{PodEvent, PodSource};
+use super::table::PODS_MAX;
 use crate::support::shutdown::Shutdown;
 
 /// Bytes of an answer at most. The list is one message with every pod: 500 pods, the most that is in use on a node, of
 /// 32 KiB each, which is large for one.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Pods of a list at most: twice the largest limit that is in use.
-const PODS_MAX: usize = 1_000;
 /// How long a list may take.
 const LIST_MAX: Duration = Duration::from_secs(10);
 /// How often all pods are listed besides the events.
@@ -111,7 +110,7 @@ impl PodsApi {
 
 impl PodSource for PodsApi {
     fn name(&self) -> &'static str {
-        "pods-api"
+        "pods_api"
     }
 
     fn run(&self, events: mpsc::Sender<PodEvent>, mut shutdown: Shutdown) -> BoxFuture<'_, ()> {

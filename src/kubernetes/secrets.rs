@@ -1,7 +1,7 @@
 //! The pull secrets of a pod, read by name and merged as kubelet merges them.
 //!
 //! Kubelet reads `imagePullSecrets` of the pod alone: those of its service account were copied into it by the API server's
-//! admission. A secret that does not exist is passed over; one that is malformed fails the pull, of every image of the pod,
+//! admission. A secret that does not exist is passed over; one that may not be read is waited for, and nothing is asked without it; one that is malformed fails the pull, of every image of the pod,
 //! as it does with kubelet. Promises: what was read is kept in memory for seconds, never written, and wiped when it is
 //! dropped; what a secret opens is proved by the registry, as for any caller.
 
@@ -54,7 +54,8 @@ impl PodSecrets {
         Self { source, kept: Mutex::new(BoundedMap::new(KEPT_MAX)) }
     }
 
-    /// The secrets of these names, merged. One that does not exist, or that the identity may not read, is passed over.
+    /// The secrets of these names, merged. One that does not exist is passed over. One that may not be read is not: kubelet
+    /// may read it, and without it the image would be asked for as another caller.
     pub(super) async fn merged(
         &self,
         namespace: &str,
@@ -89,8 +90,8 @@ impl PodSecrets {
                 Err(SecretError::Forbidden) => match waits.next() {
                     Some(wait) => sleep(*wait).await,
                     None => {
-                        tracing::warn!(namespace, name, "a pull secret of a pod may not be read");
-                        break None;
+                        let why = format!("the identity may not read {namespace}/{name}");
+                        return Err(PodSecretsError::Unavailable(why));
                     }
                 },
                 Err(SecretError::Unavailable(why)) => return Err(PodSecretsError::Unavailable(why)),
@@ -172,11 +173,9 @@ mod tests {
         let merged = secrets.merged("shop", &names(&["late"])).await.unwrap();
         assert_eq!(format!("{merged:?}"), "PullSecrets(1 entries)");
         let (secrets, source) = scene(&[("never", vec![forbidden()])]);
-        let merged = secrets.merged("shop", &names(&["never"])).await.unwrap();
-        assert_eq!(
-            (format!("{merged:?}"), source.asked.lock().len()),
-            ("PullSecrets(0 entries)".to_owned(), 4)
-        );
+        let error = secrets.merged("shop", &names(&["never"])).await.unwrap_err();
+        assert!(matches!(&error, PodSecretsError::Unavailable(why) if why.contains("shop/never")), "{error}");
+        assert_eq!(source.asked.lock().len(), 4);
     }
 
     #[tokio::test(start_paused = true)]

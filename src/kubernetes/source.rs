@@ -17,7 +17,7 @@ pub enum PodEvent {
     ListBegins,
     /// A pod is there, or is another than before.
     Applied(Pod),
-    /// The list has ended: pods that were not in it are gone.
+    /// The list has ended: pods that were not in it are gone. From now on the source tells of every change.
     ListEnds,
     /// A pod is gone.
     Deleted {

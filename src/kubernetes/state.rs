@@ -19,6 +19,9 @@ const FAILED_MAX: usize = 1_024;
 /// Failures that are told by name.
 const FAILED_SHOWN: usize = 8;
 
+/// The problem of a source before it tells anything.
+const NOTHING_YET: &str = "it has told nothing yet";
+
 /// The pods, the fetches, and the sources.
 pub(super) struct State {
     table: Table,
@@ -48,7 +51,7 @@ impl State {
         let unknown = |name: &&str| SourceStatus {
             name: (*name).to_owned(),
             connected: false,
-            problem: Some("it has told nothing yet".to_owned()),
+            problem: Some(NOTHING_YET.to_owned()),
         };
         Self {
             table: Table::default(),
@@ -65,14 +68,15 @@ impl State {
     pub(super) fn apply(&mut self, source: usize, event: PodEvent) -> Changed {
         let problem = match &event {
             PodEvent::Lost(why) => Some(Some(why.clone())),
-            PodEvent::ListBegins => None,
-            PodEvent::Applied(_) | PodEvent::ListEnds | PodEvent::Deleted { .. } => Some(None),
+            // A source whose list comes and whose events do not is not connected.
+            PodEvent::ListBegins | PodEvent::Applied(_) | PodEvent::Deleted { .. } => None,
+            PodEvent::ListEnds => Some(None),
         };
         let mut connection = None;
         if let (Some(problem), Some(status)) = (problem, self.sources.get_mut(source)) {
             let is_connected = problem.is_none();
-            let is_first = status.problem.is_some() && !status.connected && !is_connected;
-            if status.connected != is_connected || is_first && status.problem != problem {
+            let is_first = status.problem.as_deref() == Some(NOTHING_YET);
+            if status.connected != is_connected || is_first {
                 connection = Some(is_connected);
             }
             (status.connected, status.problem) = (is_connected, problem);
@@ -241,7 +245,9 @@ mod tests {
         let connection = |state: &mut State, event| state.apply(0, event).connection;
         assert_eq!(connection(&mut state, lost("refused")), Some(false));
         assert_eq!(connection(&mut state, lost("refused")), None);
+        assert_eq!(connection(&mut state, lost("no answer")), None, "another reason is no other state");
         assert_eq!(connection(&mut state, PodEvent::ListBegins), None);
+        assert_eq!(connection(&mut state, PodEvent::Applied(pod("a", "app"))), None);
         assert_eq!(connection(&mut state, PodEvent::ListEnds), Some(true));
         assert_eq!(connection(&mut state, PodEvent::Applied(pod("a", "app"))), None);
         assert_eq!(connection(&mut state, lost("cut off")), Some(false));

@@ -1,26 +1,27 @@
-//! The API server's watch of this node's pods.
+//! The API server's watch of this node's pods: a list, then a watch from where the list ended.
 //!
-//! The client goes on where a watch was cut off, begins anew after `410 Gone`, and takes bookmarks. Promises: an error is
-//! told and waited after, longer each time; a changed identity is taken up within seconds; of a pod only what its images
-//! need is kept.
+//! Promises: a watch that ends or is cut goes on from the last version that was seen; where that fails, and after `410 Gone`
+//! or an event that is not understood, all pods are listed anew. The source counts as lost from the failure until a watch has
+//! begun again, whether a pod changes or not. Every list and every beginning of a watch has an end; an error is told and
+//! waited after, longer each time; a changed identity is taken up within seconds; of a pod only what its images need is kept.
+//! Not the client's own watcher: it does not say when a watch has begun again, and waits for an answer for ever.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::Pod as ApiPod;
-use kube::api::ApiResource;
-use kube::core::Object;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::{Object, ObjectList, Request};
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::api_server::{ApiServer, Connection, FILES_LOOK};
+use super::api_error::said;
+use super::api_server::{ApiServer, AskError, FILES_LOOK, no_answer};
 use super::pod::{Pod, RawImage, RawPod};
 use super::source::{PodEvent, PodSource};
-use crate::support::causes;
 use crate::support::shutdown::Shutdown;
 
 /// The wait after an error, at first and at most; doubled each time.
@@ -28,22 +29,23 @@ const ERROR_WAIT: Duration = Duration::from_millis(500);
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Pods that have ended stay in the API server until they are removed, and are of no interest.
 const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
-/// Pods of one answer to a list, each of 1.5 MB at most: bounds what one answer takes in memory. A list from the API server's own memory, as
-/// kubelet asks for it, would come in one piece.
+/// A watch that ends sooner, and without an event, is asked for again only after a wait.
+const SHORT_WATCH: Duration = Duration::from_secs(5);
+/// Pods of one answer to a list, each of 1.5 MB at most: bounds what one answer takes in memory. A list from the API server's
+/// own memory, as kubelet asks for it, would come in one piece.
 const PAGE: u32 = 20;
-/// Seconds for which the API server keeps a watch open: after that it is asked again from where it was, so that a
-/// connection that died unseen is noticed.
-const WATCH_SECONDS: u32 = 120;
+/// The pods of all namespaces.
+const PODS: &str = "/api/v1/pods";
 
 /// A pod with no more than is needed of it.
-type SeenPod = Object<Spec, Status>;
+pub(super) type SeenPod = Object<Spec, Status>;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Spec {
+pub(super) struct Spec {
     service_account_name: String,
     priority: Option<i32>,
-    image_pull_secrets: Vec<Named>,
+    pub(super) image_pull_secrets: Vec<Named>,
     volumes: Vec<Volume>,
     ephemeral_containers: Vec<Container>,
     init_containers: Vec<Container>,
@@ -52,8 +54,8 @@ struct Spec {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-struct Named {
-    name: String,
+pub(super) struct Named {
+    pub(super) name: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -80,7 +82,7 @@ struct ImageVolume {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Status {
+pub(super) struct Status {
     phase: String,
     container_statuses: Vec<ContainerStatus>,
     init_container_statuses: Vec<ContainerStatus>,
@@ -114,99 +116,199 @@ impl PodSource for ApiServer {
     }
 }
 
+/// Why a step of the watch ended.
+enum End {
+    /// Nothing receives the events any more.
+    Finished,
+    /// The source sees nothing for this reason, and begins anew.
+    Failed(String),
+}
+
+impl From<AskError> for End {
+    fn from(error: AskError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// How far the watch is.
+struct Progress {
+    /// From where it goes on; `None`: all pods are listed first.
+    version: Option<String>,
+    /// Whether a list was told whose end was not: it ends when the watch has begun.
+    is_listing: bool,
+    /// The wait after the next error.
+    wait: Duration,
+}
+
 impl ApiServer {
     /// Watches again and again. Ends when nothing receives the events any more.
     async fn watch(&self, events: &mpsc::Sender<PodEvent>) {
-        let mut wait = ERROR_WAIT;
+        let mut progress = Progress { version: None, is_listing: false, wait: ERROR_WAIT };
         loop {
-            match self.connection().await {
-                Ok(connection) => {
-                    if !self.watch_over(&connection, events, &mut wait).await {
+            let begun_at = Instant::now();
+            match self.step(&mut progress, events).await {
+                Ok(()) if begun_at.elapsed() >= SHORT_WATCH => {}
+                Ok(()) => pause(&mut progress.wait).await,
+                Err(End::Finished) => return,
+                Err(End::Failed(why)) => {
+                    progress.version = None;
+                    if events.send(PodEvent::Lost(why)).await.is_err() {
                         return;
                     }
-                }
-                Err(error) => {
-                    if events.send(PodEvent::Lost(error.to_string())).await.is_err() {
-                        return;
-                    }
-                    pause(&mut wait).await;
+                    pause(&mut progress.wait).await;
                 }
             }
         }
     }
 
-    /// Watches over one connection, until the files have changed that it was made of; `false` when nothing receives the
-    /// events any more.
-    async fn watch_over(
-        &self,
-        connection: &Connection,
-        events: &mpsc::Sender<PodEvent>,
-        wait: &mut Duration,
-    ) -> bool {
-        let pods: Api<SeenPod> = Api::all_with(connection.client.clone(), &ApiResource::erase::<ApiPod>(&()));
-        let config = watcher::Config::default()
-            .fields(&format!("spec.nodeName={},{NOT_ENDED}", self.node))
-            .page_size(PAGE)
-            .timeout(WATCH_SECONDS);
-        let mut seen = Box::pin(watcher::watcher(pods, config));
+    /// One watch, after a list where one is needed. Returns where it can go on from the version that was seen.
+    async fn step(&self, progress: &mut Progress, events: &mpsc::Sender<PodEvent>) -> Result<(), End> {
+        let version = match progress.version.clone() {
+            Some(version) => version,
+            None => {
+                let version = self.list(events).await?;
+                progress.is_listing = true;
+                progress.version = Some(version.clone());
+                version
+            }
+        };
+        let connection = self.connection().await?;
+        let wanted = WatchParams::default().fields(&self.of_node()).timeout(seconds(self.waits.watch));
+        let request = Request::new(PODS).watch(&wanted, &version).map_err(|_| unasked())?;
+        let begun = timeout(self.waits.answer, connection.client.request_events::<SeenPod>(request)).await;
+        let begun = begun.map_err(|_| no_answer())?.map_err(|error| self.failed(&error))?;
+        if std::mem::take(&mut progress.is_listing) {
+            tell(events, PodEvent::ListEnds).await?;
+        }
+        let mut seen = pin!(begun);
+        // The API server ends it earlier, unless it is not there any more.
+        let end = Instant::now() + self.waits.watch + self.waits.answer;
         let mut look = Instant::now() + FILES_LOOK;
         loop {
             let next = tokio::select! {
                 next = seen.next() => next,
                 () = sleep_until(look) => {
                     if connection.has_changed().await {
-                        tracing::info!("the identity for the API server has changed; it is read again");
-                        return true;
+                        tracing::debug!("the identity for the API server has changed; it is read again");
+                        return Ok(());
                     }
                     look = Instant::now() + FILES_LOOK;
                     continue;
                 }
+                () = sleep_until(end) => return Ok(()),
             };
-            let event = match next {
-                None => return true,
+            match next {
+                None => return Ok(()),
                 Some(Ok(event)) => {
-                    *wait = ERROR_WAIT;
-                    event_of(event)
+                    progress.wait = ERROR_WAIT;
+                    if !self.event(event, progress, events).await? {
+                        return Ok(());
+                    }
+                }
+                // Going on from the same version would bring the same again.
+                Some(Err(error @ (kube::Error::Api(_) | kube::Error::SerdeError(_)))) => {
+                    return Err(self.failed(&error).into());
                 }
                 Some(Err(error)) => {
-                    if events.send(PodEvent::Lost(causes::with_causes(&error))).await.is_err() {
-                        return false;
-                    }
-                    pause(wait).await;
-                    if is_expired(&error) || connection.has_changed().await {
-                        return true;
-                    }
-                    continue;
+                    tracing::debug!(why = said(&error), "the watch of pods was cut; it goes on where it was");
+                    return Ok(());
                 }
-            };
-            if let Some(event) = event
-                && events.send(event).await.is_err()
-            {
-                return false;
             }
         }
     }
+
+    /// Tells an event, and notes how far the watch is; returns whether it goes on.
+    async fn event(
+        &self,
+        event: WatchEvent<SeenPod>,
+        progress: &mut Progress,
+        events: &mpsc::Sender<PodEvent>,
+    ) -> Result<bool, End> {
+        let (version, told) = match event {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                (pod.resource_version(), Pod::new(raw(pod)).map(PodEvent::Applied))
+            }
+            WatchEvent::Deleted(pod) => {
+                (pod.resource_version(), pod.uid().map(|uid| PodEvent::Deleted { uid }))
+            }
+            WatchEvent::Bookmark(mark) => (Some(mark.metadata.resource_version), None),
+            WatchEvent::Error(status) => return Err(self.failed(&kube::Error::Api(status)).into()),
+        };
+        if let Some(told) = told {
+            tell(events, told).await?;
+        }
+        // Without a version, the next watch begins with a list.
+        let version = version.filter(|version| !version.is_empty());
+        let has_version = version.is_some();
+        progress.version = version;
+        Ok(has_version)
+    }
+
+    /// Tells all pods, page after page; returns the version that the watch goes on from. The list's end is told when the
+    /// watch has begun.
+    async fn list(&self, events: &mpsc::Sender<PodEvent>) -> Result<String, End> {
+        tell(events, PodEvent::ListBegins).await?;
+        let mut from = None;
+        loop {
+            let page = self.page(PAGE, from.as_deref()).await?;
+            for pod in page.items {
+                if let Some(pod) = Pod::new(raw(pod)) {
+                    tell(events, PodEvent::Applied(pod)).await?;
+                }
+            }
+            from = page.metadata.continue_.filter(|token| !token.is_empty());
+            if from.is_none() {
+                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                return version.ok_or_else(|| End::Failed("a list of pods has no version".to_owned()));
+            }
+        }
+    }
+
+    /// A page of the list of this node's pods.
+    pub(super) async fn page(&self, limit: u32, from: Option<&str>) -> Result<ObjectList<SeenPod>, AskError> {
+        let mut wanted = ListParams::default().fields(&self.of_node()).limit(limit);
+        wanted.continue_token = from.map(str::to_owned);
+        let request = Request::new(PODS).list(&wanted).map_err(|_| unasked())?;
+        let answer = self.ask(request).await?;
+        serde_json::from_str(&answer)
+            .map_err(|_| AskError::Unavailable("the API server's list of pods is not understood".to_owned()))
+    }
+
+    /// Asks for a watch of this node's pods and returns once it has begun.
+    ///
+    /// # Errors
+    /// It does not begin.
+    pub(super) async fn try_watch(&self, version: &str) -> Result<(), AskError> {
+        let wanted = WatchParams::default().fields(&self.of_node()).timeout(1);
+        let request = Request::new(PODS).watch(&wanted, version).map_err(|_| unasked())?;
+        let client = self.connection().await?.client;
+        let begun = timeout(self.waits.answer, client.request_events::<SeenPod>(request)).await;
+        begun.map_err(|_| no_answer())?.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    /// The selector of this node's pods.
+    fn of_node(&self) -> String {
+        format!("spec.nodeName={},{NOT_ENDED}", self.node)
+    }
 }
 
-/// Whether the version from which the watch was to go on is forgotten: all pods have to be listed again. The client does so
-/// by itself where an event says it, and not where the answer to the watch is `410 Gone`.
-fn is_expired(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+async fn tell(events: &mpsc::Sender<PodEvent>, event: PodEvent) -> Result<(), End> {
+    events.send(event).await.map_err(|_| End::Finished)
+}
+
+fn unasked() -> AskError {
+    AskError::Unavailable("the question cannot be put".to_owned())
+}
+
+/// Whole seconds, for the API server.
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// Waits, and longer the next time; not at the moment at which every other node does.
 async fn pause(wait: &mut Duration) {
     sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
     *wait = (*wait * 2).min(ERROR_WAIT_MAX);
-}
-
-fn event_of(event: Event<SeenPod>) -> Option<PodEvent> {
-    match event {
-        Event::Apply(seen) | Event::InitApply(seen) => Pod::new(raw(seen)).map(PodEvent::Applied),
-        Event::Delete(seen) => seen.uid().map(|uid| PodEvent::Deleted { uid }),
-        Event::Init => Some(PodEvent::ListBegins),
-        Event::InitDone => Some(PodEvent::ListEnds),
-    }
 }
 
 fn raw(seen: SeenPod) -> RawPod {
@@ -262,7 +364,7 @@ mod tests {
     #[test]
     fn a_pod_is_read_as_an_api_server_has_it() {
         let seen: SeenPod = serde_json::from_str(POD).unwrap();
-        let Some(PodEvent::Applied(pod)) = event_of(Event::Apply(seen)) else { panic!() };
+        let pod = Pod::new(raw(seen)).unwrap();
         assert_eq!((pod.full_name().as_str(), pod.uid.as_str(), pod.priority), ("shop/web", "4d1c", 7));
         assert_eq!((pod.service_account.as_str(), pod.created_at), ("builder", 1_795_773_600));
         assert_eq!((&*pod.pull_secrets, pod.has_ended), (&["corp".to_owned()][..], false));
@@ -277,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_what_it_should_have_is_passed_over_and_ends_nothing() {
+    fn a_pod_without_what_it_should_have_is_passed_over() {
         let seen: SeenPod = serde_json::from_str(r#"{"metadata":{},"spec":{}}"#).unwrap();
-        assert!(event_of(Event::Apply(seen.clone())).is_none() && event_of(Event::Delete(seen)).is_none());
+        assert!(Pod::new(raw(seen.clone())).is_none() && seen.uid().is_none());
     }
 }

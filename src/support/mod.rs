@@ -9,6 +9,7 @@ pub mod causes;
 pub mod clock;
 pub mod directory;
 pub mod go_json;
+pub mod host;
 pub mod live;
 pub mod metrics;
 #[cfg(feature = "model")]

@@ -14,6 +14,7 @@ use super::config::{Collector, Config};
 use super::counts::Counts;
 use super::queue::Queue;
 use super::span::exported;
+use crate::support::host;
 use crate::support::shutdown::Shutdown;
 
 /// Spans of one request to the collector: OpenTelemetry's own default.
@@ -176,9 +177,9 @@ async fn fill(receiver: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>
 /// Who sends: what `OTEL_RESOURCE_ATTRIBUTES` says too, which is how a DaemonSet names its node and cluster.
 fn resource() -> Resource {
     let mut all = vec![KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if !name.trim().is_empty() {
-        all.push(KeyValue::new("host.name", name.trim().to_owned()));
+    let name = host::name();
+    if !name.is_empty() {
+        all.push(KeyValue::new("host.name", name));
     }
     Resource::builder().with_attributes(all).with_service_name("larder").build()
 }

@@ -89,7 +89,7 @@ class PodsOfTheNode(unittest.TestCase):
         # kubelet comes later than Larder, as at a boot.
         kubelet = PodsApi(socket)
         self.addCleanup(kubelet.stop)
-        connected = 'larder_kubernetes_source_connected{source="pods-api"}'
+        connected = 'larder_kubernetes_source_connected{source="pods_api"}'
         world.wait_for(lambda: self.metric(larder, connected) == 1, larder.name)
         kubelet.bind("a", ("reg.test/team/here:v1", "IfNotPresent"), ("reg.test/team/cold:v1", "IfNotPresent"))
         results = 'larder_kubernetes_fetches_total{{result="{}"}}'.format

@@ -1,12 +1,11 @@
 //! The API server of the tests' own, as kube's client sees it: a server that no client understands would prove nothing.
 
 use std::path::Path;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Pod as KubePod, Secret};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Config};
 
 use crate::support::api_server::objects::{self, Pod};
@@ -22,48 +21,37 @@ async fn client(kubeconfig: &Path) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tests_own_api_server_speaks_as_kubes_watcher_understands() {
+async fn the_tests_own_api_server_speaks_as_kubes_client_understands() {
     let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
     let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
     server.put_pod(Pod::new("team", "old", "n1").image("reg.test/team/app:v1"));
     server.put_pod(Pod::new("team", "elsewhere", "n2").image("reg.test/team/app:v1"));
     let pods: Api<KubePod> = Api::all(client(&identity.kubeconfig).await);
-    let selected = watcher::Config::default().fields("spec.nodeName=n1");
-    let mut events = Box::pin(watcher::watcher(pods, selected));
-    let mut seen = Vec::new();
-    let mut lists = 0;
-    let mut cuts = vec![Interjection::Gone, Interjection::CutInEvent, Interjection::Bookmark];
-    while seen.last().is_none_or(|name| name != "deleted new") {
-        let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap();
-        match event {
-            Ok(Event::InitApply(pod)) => seen.push(format!("listed {}", pod.metadata.name.unwrap())),
-            Ok(Event::InitDone) => {
-                lists += 1;
-                server.put_pod(Pod::new("team", "new", "n1").image("reg.test/team/app:v1"));
-            }
-            Ok(Event::Apply(pod)) => {
-                seen.push(format!("applied {}", pod.metadata.name.unwrap()));
-                match cuts.pop() {
-                    Some(Interjection::Bookmark) => {
-                        server.interject(Interjection::Bookmark);
-                        server.put_pod(Pod::new("team", "new", "n1").priority(2));
-                    }
-                    Some(Interjection::CutInEvent) => {
-                        server.interject(Interjection::CutInEvent);
-                        server.put_pod(Pod::new("team", "new", "n1").priority(3));
-                    }
-                    Some(Interjection::Gone) => {
-                        server.interject(Interjection::Gone);
-                    }
-                    _ => server.remove_pod("team", "new"),
-                }
-            }
-            Ok(Event::Delete(pod)) => seen.push(format!("deleted {}", pod.metadata.name.unwrap())),
-            Ok(Event::Init) | Err(_) => {}
-        }
-    }
-    assert_eq!(lists, 2, "{seen:?}");
-    assert!(seen.iter().all(|name| !name.contains("elsewhere")), "{seen:?}");
+    let selected = "spec.nodeName=n1";
+    let listed = pods.list(&ListParams::default().fields(selected)).await.unwrap();
+    let names: Vec<_> = listed.items.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, ["old"]);
+    let watching = WatchParams::default().fields(selected);
+    let version = listed.metadata.resource_version.unwrap();
+    let mut events = Box::pin(pods.watch(&watching, &version).await.unwrap());
+    let new = || Pod::new("team", "new", "n1").image("reg.test/team/app:v1");
+    server.put_pod(new());
+    assert!(matches!(events.next().await, Some(Ok(WatchEvent::Added(_)))));
+    server.interject(Interjection::Bookmark);
+    assert!(matches!(events.next().await, Some(Ok(WatchEvent::Bookmark(_)))));
+    server.put_pod(new().priority(2));
+    let Some(Ok(WatchEvent::Modified(pod))) = events.next().await else { panic!("it was changed") };
+    server.interject(Interjection::CutInEvent);
+    assert!(matches!(events.next().await, None | Some(Err(_))));
+    let version = pod.metadata.resource_version.unwrap();
+    let mut events = Box::pin(pods.watch(&watching, &version).await.unwrap());
+    server.remove_pod("team", "new");
+    assert!(matches!(events.next().await, Some(Ok(WatchEvent::Deleted(_)))));
+    server.interject(Interjection::Gone);
+    assert!(matches!(events.next().await, Some(Ok(WatchEvent::Error(status))) if status.code == 410));
+    server.compact();
+    let refused = pods.watch(&watching, &version).await.err();
+    assert!(matches!(refused, Some(kube::Error::Api(status)) if status.code == 410));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,8 @@ mod path_logins;
 mod plugins;
 #[cfg(feature = "kubernetes")]
 mod pods;
+#[cfg(feature = "kubernetes")]
+mod pods_watch;
 mod prepull;
 mod program;
 mod pulls;

@@ -13,20 +13,20 @@ use crate::support::image::{self, Image};
 use crate::support::registry::{Accounts, FakeRegistry};
 use crate::support::world::Larder;
 
-const NODE: &str = "system:node:n1";
-const WATCHING: &str = "larder_kubernetes_source_connected{source=\"api_server\"}";
+pub(crate) const NODE: &str = "system:node:n1";
+pub(crate) const WATCHING: &str = "larder_kubernetes_source_connected{source=\"api_server\"}";
 
 /// A registry, an API server, and a daemon that watches the pods of `n1` as kubelet does.
-struct Node {
-    registry: FakeRegistry,
-    server: ApiServer,
+pub(crate) struct Node {
+    pub(crate) registry: FakeRegistry,
+    pub(crate) server: ApiServer,
     identity: Identity,
-    larder: Larder,
+    pub(crate) larder: Larder,
     _directory: tempfile::TempDir,
 }
 
 impl Node {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with("", |_| {}).await
     }
 
@@ -44,12 +44,12 @@ impl Node {
         Self { registry, server, identity, larder, _directory: directory }
     }
 
-    async fn watching(self) -> Self {
+    pub(crate) async fn watching(self) -> Self {
         self.larder.metric_becomes(WATCHING, 1.0).await;
         self
     }
 
-    async fn ended(&self, result: &str, count: u32) {
+    pub(crate) async fn ended(&self, result: &str, count: u32) {
         let line = format!("larder_kubernetes_fetches_total{{result=\"{result}\"}}");
         self.larder.metric_becomes(&line, count.into()).await;
     }
@@ -370,7 +370,7 @@ async fn a_list_of_thousands_of_pods_is_bounded_and_the_daemon_serves_meanwhile(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_account_without_secrets_reads_none_and_fetches_what_anyone_may_read() {
+async fn without_secrets_only_what_any_caller_may_read_is_fetched_and_no_account_is_replaced_by_none() {
     let registry = FakeRegistry::start().await;
     let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
     let token = directory.path().join("token");
@@ -387,16 +387,20 @@ async fn a_service_account_without_secrets_reads_none_and_fetches_what_anyone_ma
     );
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &config);
     larder.metric_becomes(WATCHING, 1.0).await;
-    for name in ["team/public", "team/private"] {
+    for name in ["team/public", "team/private", "team/account"] {
         image::push(&registry, name, "v1", 1_000);
     }
     let mut accounts = Accounts::new(&[("ann", "a-pass", &["team/private"])]);
-    accounts.public = vec!["team/public".to_owned()];
+    accounts.public = vec!["team/public".to_owned(), "team/account".to_owned()];
     registry.know(accounts);
     server.put_secret(objects::pull_secret("ann", "pull", "reg.test", ("ann", "a-pass")));
-    let pod = Pod::new("ann", "web", "n1").pull_secret("pull").image("reg.test/team/public:v1");
+    let pod = Pod::new("ann", "web", "n1").image("reg.test/team/public:v1");
     server.put_pod(pod.image("reg.test/team/private:v1"));
     larder.metric_becomes("larder_kubernetes_fetches_total{result=\"fetched\"}", 1.0).await;
     larder.metric_becomes("larder_kubernetes_fetches_total{result=\"refused\"}", 1.0).await;
+    // kubelet pulls this one with the pod's account: asked for without it, the node's own limit would be spent.
+    server.put_pod(Pod::new("ann", "account", "n1").pull_secret("pull").image("reg.test/team/account:v1"));
+    larder.metric_becomes("larder_kubernetes_fetches_total{result=\"refused\"}", 2.0).await;
+    assert_eq!(registry.seen().iter().filter(|seen| seen.path.contains("team/account")).count(), 0);
     assert_eq!(server.count(|asked| asked.path.contains("/secrets/")), 0);
 }

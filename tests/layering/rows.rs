@@ -238,10 +238,11 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "kubernetes",
         &[
-            &["config", "grpc", "pod", "status", "unused"],
+            &["api_error", "config", "credential_program", "grpc", "pod", "status", "unused"],
             &["pod_message", "source"],
-            &["api_server", "image_service", "pods_api", "secrets", "service_account", "table"],
-            &["access", "api_accounts", "api_secrets", "node_images", "plan", "watch"],
+            &["api_server", "image_service", "secrets", "service_account", "table"],
+            &["api_accounts", "api_secrets", "node_images", "plan", "pods_api", "watch"],
+            &["access"],
             &["fetch"],
             &["metrics", "state"],
             &["head_start", "protect"],

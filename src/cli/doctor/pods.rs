@@ -1,21 +1,66 @@
-//! The watch of this node's pods: is the node's name right, and what may the identity see?
+//! The watch of this node's pods: is the node's name right, what may the identity see, and do kubelet's and the runtime's
+//! sockets answer?
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::finding::{Findings, Level};
 use crate::cli::run_async::run_async;
 use crate::config::Settings;
-use crate::kubernetes::{Access, ApiServer};
+use crate::kubernetes::{Access, ApiServer, Config, Identity, ImageService, PodsApi};
+use crate::support::causes::with_causes;
 
 const ABOUT: &str = "kubernetes";
+/// An image that the runtime is asked about; whether it has that does not matter.
+const ASKED_FOR: &str = "registry.k8s.io/pause:3.10";
 /// How long the API server is waited for, all questions together.
 const WAIT: Duration = Duration::from_secs(15);
 /// Where docs/pods.md says what each identity may see.
 const SEE: &str = "docs/pods.md says what each identity may see and what it needs";
 
 pub(super) fn check(settings: &Settings, findings: &mut Findings) {
-    let config = &settings.kubernetes;
-    let Some(identity) = &config.identity else { return };
+    of_config(&settings.kubernetes, findings);
+}
+
+fn of_config(config: &Config, findings: &mut Findings) {
+    if let Some(socket) = config.pods_api_socket() {
+        let counted =
+            run_async(PodsApi::new(socket.clone()).count()).map_err(|_| "no runtime for it".to_owned());
+        match counted.and_then(|counted| counted.map_err(|error| with_causes(&error))) {
+            Ok(pods) => findings.ok(ABOUT, format!("kubelet lists {pods} pod(s) at {}", socket.display())),
+            Err(why) => {
+                let what = format!("kubelet does not list its pods at {}: {why}", socket.display());
+                // Where the socket is not configured, it is no more than a second source.
+                let level = if config.pods_api.is_some() { Level::Problem } else { Level::Warning };
+                findings.add(level, ABOUT, what, SEE);
+            }
+        }
+    }
+    if let Some(socket) = &config.runtime_socket {
+        of_runtime(socket, findings);
+    }
+    if let Some(identity) = &config.identity {
+        of_api_server(config, identity, findings);
+    }
+}
+
+/// Whether the runtime says which images it has.
+fn of_runtime(socket: &Path, findings: &mut Findings) {
+    let service = ImageService::new(socket.to_owned());
+    let asked = match ASKED_FOR.parse() {
+        Ok(image) => run_async(service.status(&image)).map_err(|_| "no runtime for it".to_owned()),
+        Err(_) => return,
+    };
+    match asked.and_then(|asked| asked.map_err(|error| with_causes(&error))) {
+        Ok(_) => findings.ok(ABOUT, format!("the runtime at {} says which images it has", socket.display())),
+        Err(why) => {
+            let what = format!("the runtime at {} does not say which images it has: {why}", socket.display());
+            findings.add(Level::Problem, ABOUT, what, SEE);
+        }
+    }
+}
+
+fn of_api_server(config: &Config, identity: &Identity, findings: &mut Findings) {
     let node = match config.node_name() {
         Ok(node) => node,
         Err(why) => {
@@ -51,8 +96,8 @@ fn of(access: &Access, node: &str, reads_secrets: bool, findings: &mut Findings)
         }
         (_, Ok(pods)) => findings.ok(ABOUT, format!("{pods} pod(s) of node {node} are seen")),
     }
-    if access.pods.is_ok() && !access.may_watch {
-        let what = format!("the pods of {node} may be listed and not watched");
+    if let (Ok(_), Some(why)) = (&access.pods, &access.no_watch) {
+        let what = format!("the pods of {node} can be listed and not watched: {why}");
         findings.add(Level::Problem, ABOUT, what, SEE);
     }
     match &access.secret {
@@ -60,7 +105,7 @@ fn of(access: &Access, node: &str, reads_secrets: bool, findings: &mut Findings)
             findings.add(
                 Level::Note,
                 ABOUT,
-                "pull secrets are not read: what only they open is not fetched ahead",
+                "pull secrets are not read: pods that have some are left to kubelet",
                 "",
             );
         }
@@ -86,11 +131,28 @@ mod tests {
     }
 
     #[test]
+    fn sockets_that_do_not_answer_are_told_without_a_kubeconfig_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let (pods, runtime) = (directory.path().join("pods.sock"), directory.path().join("runtime.sock"));
+        let kubernetes = Config {
+            pods_api: Some(pods.clone()),
+            runtime_socket: Some(runtime.clone()),
+            ..Config::default()
+        };
+        let mut findings = Findings::default();
+        of_config(&kubernetes, &mut findings);
+        assert_eq!(findings.0.len(), 2);
+        for (finding, socket) in findings.0.iter().zip([pods, runtime]) {
+            assert!(finding.level == Level::Problem && finding.what.contains(socket.to_str().unwrap()));
+        }
+    }
+
+    #[test]
     fn a_node_of_another_name_and_a_right_that_is_missing_are_told_with_their_remedy() {
         let good = Access {
             knows_node: Some(true),
             pods: Ok(3),
-            may_watch: true,
+            no_watch: None,
             secret: Some(("shop/corp".to_owned(), true)),
         };
         assert!(levels(&good, true).iter().all(|(level, _)| *level == Level::Ok));
@@ -98,7 +160,7 @@ mod tests {
         for bad in [
             Access { knows_node: Some(false), pods: Ok(0), ..good.clone() },
             Access { pods: Err("denied".to_owned()), ..good.clone() },
-            Access { may_watch: false, ..good.clone() },
+            Access { no_watch: Some("the identity may not".to_owned()), ..good.clone() },
             Access { secret: Some(("shop/corp".to_owned(), false)), ..good.clone() },
         ] {
             let found = levels(&bad, true);

@@ -79,6 +79,11 @@ impl Authorities {
         self.kubeconfig(directory, url, &format!("tokenFile: {}", token.to_str().unwrap()))
     }
 
+    /// A kubeconfig whose user has what a program gives; `exec` is its entry, as JSON.
+    pub fn with_program(&self, directory: &Path, url: &str, exec: &str) -> PathBuf {
+        self.kubeconfig(directory, url, &format!("exec: {exec}"))
+    }
+
     fn kubeconfig(&self, directory: &Path, url: &str, user: &str) -> PathBuf {
         use base64::Engine;
         let authority = base64::engine::general_purpose::STANDARD.encode(self.server.pem());

@@ -1,0 +1,183 @@
+//! The API server's watch under faults: what a source tells while a list, a watch or a credential program fails, and what a
+//! daemon's gauge says. The source is run by itself where its limits of time have to be short.
+
+use std::path::Path;
+use std::time::Duration;
+
+use larder::kubernetes::{ApiServer as Watching, Identity, PodEvent, PodSource, Waits};
+use larder::support::shutdown::{self, Trigger};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::pods::{NODE, Node, WATCHING};
+use crate::support::api_server::objects::Pod;
+use crate::support::api_server::{ApiFault, ApiServer, Interjection};
+
+const SHORT: Waits = Waits { answer: Duration::from_millis(500), watch: Duration::from_secs(1) };
+/// After this a test has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A source, and what it tells.
+struct Source {
+    events: mpsc::Receiver<PodEvent>,
+    task: JoinHandle<()>,
+    _running: Trigger,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Source {
+    fn new(kubeconfig: &Path, waits: Waits) -> Self {
+        let source = Watching::new(Identity::Kubeconfig(kubeconfig.to_owned()), "n1".to_owned());
+        let source = source.with_waits(waits);
+        let (sender, events) = mpsc::channel(64);
+        let (running, shutdown) = shutdown::channel();
+        let task = tokio::spawn(async move { source.run(sender, shutdown).await });
+        Self { events, task, _running: running }
+    }
+
+    async fn next(&mut self) -> PodEvent {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("it tells something").unwrap()
+    }
+
+    /// Why it is lost; nothing but a list's beginning and pods comes before.
+    async fn lost(&mut self) -> String {
+        loop {
+            match self.next().await {
+                PodEvent::Lost(why) => return why,
+                PodEvent::ListEnds => panic!("it counts as connected"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until it is connected; returns whether it was lost before.
+    async fn connected(&mut self) -> bool {
+        let mut was_lost = false;
+        loop {
+            match self.next().await {
+                PodEvent::Lost(_) => was_lost = true,
+                PodEvent::ListEnds => return was_lost,
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn scene(waits: Waits, before: impl FnOnce(&ApiServer)) -> (ApiServer, tempfile::TempDir, Source) {
+    let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
+    let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
+    before(&server);
+    let source = Source::new(&identity.kubeconfig, waits);
+    (server, directory, source)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_never_answered_is_told_and_asked_for_again() {
+    let hang = |server: &ApiServer| server.wrong(|asked| asked.is_list_of_pods().then_some(ApiFault::Hang));
+    let (server, _directory, mut source) = scene(SHORT, hang).await;
+    assert!(source.lost().await.contains("no answer in time"));
+    server.heal();
+    source.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_never_begins_does_not_count_as_connected() {
+    let hang = |server: &ApiServer| server.wrong(|asked| asked.is_watch().then_some(ApiFault::Hang));
+    let (server, _directory, mut source) = scene(SHORT, hang).await;
+    assert!(source.lost().await.contains("no answer in time"));
+    server.heal();
+    source.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_answer_is_waited_for() {
+    let late = |server: &ApiServer| server.wrong(|_| Some(ApiFault::Late(Duration::from_millis(600))));
+    let waits = Waits { answer: Duration::from_secs(20), ..SHORT };
+    let (_server, _directory, mut source) = scene(waits, late).await;
+    assert!(!source.connected().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_whose_connection_dies_unseen_is_asked_for_again_and_misses_no_pod() {
+    let (server, _directory, mut source) = scene(SHORT, |_| {}).await;
+    source.connected().await;
+    server.watched(1).await;
+    assert!(server.interject(Interjection::Stall));
+    server.put_pod(Pod::new("shop", "web", "n1").image("reg.test/team/app:v1"));
+    match source.next().await {
+        PodEvent::Applied(pod) => assert_eq!(pod.full_name(), "shop/web"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(server.count(|asked| asked.is_list_of_pods()), 1, "it goes on where it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_comes_back_counts_before_the_next_pod_changes() {
+    let node = Node::new().await.watching().await;
+    node.server.watched(1).await;
+    node.server.stop().await;
+    node.larder.metric_becomes(WATCHING, 0.0).await;
+    node.server.restart().await;
+    node.larder.metric_becomes(WATCHING, 1.0).await;
+    // A cut that is mended at once is no loss, and asks for no list.
+    node.server.watched(1).await;
+    let lists = node.server.count(|asked| asked.is_list_of_pods());
+    let watches = node.server.count(|asked| asked.is_watch());
+    assert!(node.server.interject(Interjection::CutInEvent));
+    while node.server.count(|asked| asked.is_watch()) == watches {
+        assert_eq!(node.larder.metric(WATCHING).await, 1.0);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(node.server.count(|asked| asked.is_list_of_pods()), lists);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_program_gives_the_identity_and_its_secrets_are_in_no_text() {
+    let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
+    server.know_token("marker-token", NODE);
+    let kubeconfig = |script: &str| {
+        let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/sh", "args": ["-c", script],
+            "env": [{"name": "TOKEN", "value": "marker-token"}], "interactiveMode": "IfAvailable"});
+        server.authorities.with_program(directory.path(), &server.url(), &exec.to_string())
+    };
+    for script in ["echo \"$TOKEN\"; exit 1", "echo \"{\\\"status\\\": $TOKEN}\""] {
+        let mut source = Source::new(&kubeconfig(script), SHORT);
+        let why = source.lost().await;
+        assert!(why.contains("credential program") && !why.contains("marker"), "{why}");
+    }
+    let file = kubeconfig("printf '{\"status\":{\"token\":\"%s\"}}' \"$TOKEN\"");
+    assert!(!Source::new(&file, SHORT).connected().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_not_asked_for_without_a_secret_that_may_not_be_read() {
+    for (code, reason) in [(403, "Forbidden"), (401, "Unauthorized")] {
+        let node = Node::new().await.watching().await;
+        crate::support::image::push(&node.registry, "team/app", "v1", 1_000);
+        node.server
+            .wrong(move |asked| asked.path.contains("/secrets/").then_some(ApiFault::Status(code, reason)));
+        node.server.put_pod(Pod::new("shop", "web", "n1").pull_secret("pull").image("reg.test/team/app:v1"));
+        node.ended("failed", 1).await;
+        assert!(node.registry.seen().is_empty(), "{code}: {:#?}", node.registry.seen());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_a_proxy_holds_up_is_found_by_a_check_although_the_rights_are_there() {
+    let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
+    let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
+    server.put_pod(Pod::new("shop", "web", "n1").pull_secret("pull").image("reg.test/team/app:v1"));
+    let asking = Watching::new(Identity::Kubeconfig(identity.kubeconfig), "n1".to_owned()).with_waits(SHORT);
+    let access = asking.access().await.unwrap();
+    assert_eq!((access.pods, access.no_watch), (Ok(1), None));
+    assert_eq!(access.secret, Some(("shop/pull".to_owned(), true)));
+    server.wrong(|asked| asked.is_watch().then_some(ApiFault::Hang));
+    let access = asking.access().await.unwrap();
+    assert!(access.no_watch.unwrap().contains("no answer"));
+}
