@@ -2,20 +2,28 @@
 //! repository is public, and which digests it has.
 //!
 //! Promises: only what this node's registry said is told, and only of repositories that everyone may read; a private
-//! right is never told. What other nodes told is used only where the registry cannot be asked; a right that they told is
-//! never fresh here, so that the registry is asked again as soon as it can be.
+//! right is never told. A node whose registry refuses everyone replaces the record that a repository is public. What other
+//! nodes told is used only in an outage of the registry; a right that they told is held in memory for that outage and is
+//! never fresh, so that the registry is asked again as soon as it can be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use tokio::sync::Semaphore;
+
 use super::access::Access;
+use super::error::Error;
 use crate::reference::{Digest, MediaType, Repository, Tag};
-use crate::store::{Member, TagRecord};
+use crate::store::{Member, Records, TagRecord};
+use crate::support::clock::Timestamp;
+use crate::support::tasks::Tasks;
 use crate::tier::{Dated, Tier};
 
-/// A right is not fresh from this age on, whatever `grant_ttl` is: a pull is over by then.
-const NEVER_FRESH: Duration = Duration::from_secs(61);
+/// Closed repositories at most whose records are replaced at the same time; the record of one more stays until the registry
+/// refuses it again.
+const CLOSING_MAX: usize = 4;
 
 /// What nodes tell each other. Cheap to clone.
 #[derive(Clone)]
@@ -30,9 +38,14 @@ struct TagFact {
     digest: String,
 }
 
-/// That everyone may read a repository.
+/// That everyone may read a repository, or that the registry refused everyone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct PublicFact {}
+struct PublicFact {
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    closed: bool,
+}
+
+const OPEN: PublicFact = PublicFact { closed: false };
 
 /// That a repository has a digest: as a blob, or as a manifest of a type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +67,7 @@ impl SharedNames {
         let Some(now) = self.tier.now() else { return };
         let fact = TagFact { digest: digest.to_string() };
         self.tier.tell_name(parts("tag", repository, &tag.to_string()), now, fact);
-        self.tier.tell_name(parts("public", repository, ""), proved_at, PublicFact {});
+        self.tier.tell_name(parts("public", repository, ""), proved_at, OPEN);
     }
 
     /// Tells that the registry confirmed or delivered a digest.
@@ -69,7 +82,7 @@ impl SharedNames {
         };
         let fact = MemberFact { manifest_type };
         self.tier.tell_name(parts("member", repository, &digest.to_string()), proved_at, fact);
-        self.tier.tell_name(parts("public", repository, ""), proved_at, PublicFact {});
+        self.tier.tell_name(parts("public", repository, ""), proved_at, OPEN);
     }
 
     /// What a tag named last, as another node was told no longer than `age_max` ago.
@@ -94,18 +107,36 @@ impl SharedNames {
         }
     }
 
-    /// Takes over that everyone may read a repository, if another node was told so: a right that holds while the registry
-    /// cannot be asked. Returns whether it did.
-    pub(crate) async fn take_over_right(&self, repository: &Repository) -> bool {
-        let told: Option<Dated<PublicFact>> = self.told("public", repository, "").await;
-        let (Some(told), Some(now)) = (told, self.tier.now()) else { return false };
-        let age = told.at.age_at(now);
-        // An old record may be a repetition of one from before the repository was closed.
-        if age >= self.access.known().terms(repository).outage_grace || self.access.is_refused(repository) {
+    /// Holds everyone's right to a repository, if another node shared it, while the registry is in the outage that a request
+    /// failed by with `error`. Returns whether it is held.
+    pub(crate) async fn hold_right(&self, repository: &Repository, error: &Error) -> bool {
+        let (access, registry) = (&self.access, repository.registry());
+        // A credential that is not to be had, a rate limit and a slow answer are no outages: the registry can be asked.
+        if access.outage_lasted(registry, error).await.is_none() {
             return false;
         }
-        let never_fresh = (self.access.known().terms(repository).grant_ttl * 2).max(NEVER_FRESH);
-        self.access.take_over_public(repository, age.max(never_fresh)).await
+        let told: Option<Dated<PublicFact>> = self.told("public", repository, "").await;
+        let (Some(told), Some(now)) = (told, self.tier.now()) else { return false };
+        // An old record may be a repetition of one from before the repository was closed.
+        let is_young = told.at.age_at(now) < access.known().terms(repository).outage_grace;
+        !told.fact.closed && is_young && access.shared().hold(repository, told.at).await
+    }
+
+    /// Has the record that a repository is public replaced once its registry refuses everyone.
+    pub(crate) fn replace_when_closed(&self, records: &Records, tasks: &Tasks) {
+        if !self.tier.shares_names() {
+            return;
+        }
+        let (tier, records, tasks) = (self.tier.clone(), records.clone(), tasks.clone());
+        let places = Arc::new(Semaphore::new(CLOSING_MAX));
+        self.access.shared().on_closed(move |repository, at| {
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { return };
+            let (tier, records, repository) = (tier.clone(), records.clone(), repository.clone());
+            tasks.spawn(async move {
+                close(&tier, &records, &repository, at).await;
+                drop(place);
+            });
+        });
     }
 
     async fn told<T: serde::de::DeserializeOwned>(
@@ -120,6 +151,23 @@ impl SharedNames {
         let parts = parts(kind, repository, about);
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         self.tier.told_name(&parts).await
+    }
+}
+
+/// Records that the registry refused everyone, where that is of use: a client may ask for any name.
+async fn close(tier: &Tier, records: &Records, repository: &Repository, at: Timestamp) {
+    let parts = parts("public", repository, "");
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let replaced = tier.replace_name(&parts, at, PublicFact { closed: true }).await;
+    if let Err(error) = &replaced {
+        tracing::debug!(%repository, %error, "the shared record of a repository that was closed is not replaced");
+    }
+    let is_marked = match replaced {
+        Ok(was_shared) => was_shared,
+        Err(_) => records.has_any(repository).await,
+    };
+    if is_marked && let Err(error) = records.set_closed(Some(repository), at).await {
+        tracing::error!(%repository, %error, "that a repository was closed could not be recorded");
     }
 }
 

@@ -140,7 +140,7 @@ impl Tier {
         }
         inner.metrics.count_lease("waited");
         let body = waiting(Arc::clone(inner), registry.clone(), digest, size, slot.clone());
-        Role::Waiter(Found { size, body }, slot)
+        Role::Waiter(Found { size, modified: None, body }, slot)
     }
 }
 

@@ -79,6 +79,11 @@ impl Error {
         Self { kind, why: why.into() }
     }
 
+    /// Nothing, where there is no such object.
+    pub(crate) fn absent<T>(self) -> Result<Option<T>, Self> {
+        if self.kind == ErrorKind::NotFound { Ok(None) } else { Err(self) }
+    }
+
     pub(crate) fn timed_out(wait: Duration) -> Self {
         Self::new(ErrorKind::TimedOut, format!("no answer within {wait:?}"))
     }

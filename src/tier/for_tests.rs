@@ -39,6 +39,11 @@ struct State {
     /// The next requests, so many, of an operation at keys of a kind fail like this.
     fails_at: Option<(Op, &'static str, ErrorKind, usize)>,
     asked: Vec<(Op, String)>,
+    /// An object that is not there is answered as refused access.
+    hides_absence: bool,
+    /// When objects were written that were not written at the usual time.
+    times: BTreeMap<String, Timestamp>,
+    now: Option<Timestamp>,
     /// It ignores that an object is to be created only if there is none.
     creates_twice: bool,
     requests: usize,
@@ -84,6 +89,20 @@ impl FakeObjects {
 
     pub(crate) fn fail(&self, kind: Option<ErrorKind>) {
         self.0.lock().fails = kind;
+    }
+
+    pub(crate) fn hide_absence(&self) {
+        self.0.lock().hides_absence = true;
+    }
+
+    /// Objects without a time of their own were written at `now`.
+    pub(crate) fn set_now(&self, now: Timestamp) {
+        self.0.lock().now = Some(now);
+    }
+
+    /// The object was written at `at`.
+    pub(crate) fn date(&self, key: &str, at: Timestamp) {
+        self.0.lock().times.insert(key.to_owned(), at);
     }
 
     pub(crate) fn create_twice(&self) {
@@ -142,7 +161,9 @@ impl Objects for FakeObjects {
             self.check_at(Op::Get, key)?;
             let state = self.0.lock();
             let content = state.objects.get(key).cloned();
-            let content = content.ok_or_else(|| Error::new(ErrorKind::NotFound, "none"))?;
+            let absent = if state.hides_absence { ErrorKind::Denied } else { ErrorKind::NotFound };
+            let content = content.ok_or_else(|| Error::new(absent, "none"))?;
+            let modified = state.times.get(key).copied().or(state.now).unwrap_or(Timestamp(1_000));
             let size = content.len() as u64;
             let until = state.breaks_after.unwrap_or(content.len()).min(content.len());
             let mut chunks: Vec<Result<Bytes, Error>> =
@@ -150,7 +171,7 @@ impl Objects for FakeObjects {
             if until < content.len() {
                 chunks.push(Err(Error::new(ErrorKind::Unavailable, "broken off")));
             }
-            Ok(Object { size, modified: Timestamp(1_000), body: shareable(stream::iter(chunks)) })
+            Ok(Object { size, modified, body: shareable(stream::iter(chunks)) })
         })
     }
 
@@ -183,11 +204,13 @@ impl Objects for FakeObjects {
     }
 
     fn list<'a>(&'a self, directory: &str) -> List<'a> {
-        let listed: Vec<_> = (self.0.lock().objects.iter())
+        let state = self.0.lock();
+        let listed: Vec<_> = (state.objects.iter())
             .filter(|(key, _)| key.starts_with(directory))
             .map(|(key, content)| {
                 let size = content.len() as u64;
-                Ok(Listed { key: key.clone(), size, modified: Timestamp(1_000) })
+                let modified = state.times.get(key).copied().or(state.now).unwrap_or(Timestamp(1_000));
+                Ok(Listed { key: key.clone(), size, modified })
             })
             .collect();
         Box::pin(stream::iter(listed))

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
@@ -17,6 +18,11 @@ use crate::support::clock::Timestamp;
 
 /// A lease that is older belongs to no writer: the longest download of a layer takes less.
 const LEASE_AGE_MAX: Duration = Duration::from_secs(86_400);
+/// A mark of use that is older and is of no object is deleted, and an object that a round trip has left: an object may be
+/// written again in the meantime.
+const ORPHAN_AGE_MAX: Duration = Duration::from_secs(86_400);
+/// How long the next objects of a list may take.
+const LIST_WAIT: Duration = Duration::from_secs(60);
 /// Directories below each kind of object: the first two hexadecimal digits of digests.
 const DIRECTORIES: u32 = 256;
 
@@ -36,7 +42,8 @@ pub struct Collected {
 }
 
 impl Tier {
-    /// Deletes blobs and manifests that no node has used for `older_than`.
+    /// Deletes blobs and manifests that no node has used for `older_than`, records about names that none has renewed for
+    /// as long, and what is left of marks, leases and round trips.
     ///
     /// # Errors
     /// The tier cannot be listed or written.
@@ -51,6 +58,12 @@ impl Tier {
                 inner.collect_below(&below, older_than, now, &mut collected).await?;
             }
         }
+        for directory in 0..DIRECTORIES {
+            inner
+                .delete_older(&inner.layout.directory("names", &format!("{directory:02x}")), older_than, now)
+                .await?;
+        }
+        inner.delete_older(&inner.layout.probes(), ORPHAN_AGE_MAX, now).await?;
         Ok(collected)
     }
 }
@@ -73,10 +86,10 @@ impl Inner {
         collected: &mut Collected,
     ) -> Result<(), Error> {
         let mut used: HashMap<String, Timestamp> = HashMap::new();
-        let root = self.layout.directory("used", below);
-        let mut marks = self.objects.list(&root);
+        let root_of_marks = self.layout.directory("used", below);
+        let mut marks = self.objects.list(&root_of_marks);
         while let Some(Listed { key, modified, .. }) = next(&mut marks).await? {
-            if let Some(name) = key.strip_prefix(&root) {
+            if let Some(name) = key.strip_prefix(&root_of_marks) {
                 used.insert(name.to_owned(), modified);
             }
         }
@@ -85,7 +98,7 @@ impl Inner {
             let mut objects = self.objects.list(&root);
             while let Some(Listed { key, modified, size }) = next(&mut objects).await? {
                 let name = key.strip_prefix(&root).unwrap_or_default();
-                let mark = used.get(name).copied();
+                let mark = used.remove(name);
                 if !is_unused(modified, mark, now, older_than) {
                     collected.kept += 1;
                     collected.kept_bytes += size;
@@ -96,7 +109,7 @@ impl Inner {
                         collected.deleted += 1;
                         collected.deleted_bytes += size;
                         if mark.is_some() {
-                            let mark = format!("{}{name}", self.layout.directory("used", below));
+                            let mark = format!("{root_of_marks}{name}");
                             let _ = self.bounded(self.objects.delete(&mark)).await;
                         }
                     }
@@ -107,9 +120,20 @@ impl Inner {
                 }
             }
         }
-        let mut leases = self.objects.list(&self.layout.directory("leases", below));
-        while let Some(Listed { key, modified, .. }) = next(&mut leases).await? {
-            if modified.age_at(now) > LEASE_AGE_MAX {
+        for (name, modified) in used {
+            if modified.age_at(now) > ORPHAN_AGE_MAX {
+                let _ = self.bounded(self.objects.delete(&format!("{root_of_marks}{name}"))).await;
+            }
+        }
+        self.delete_older(&self.layout.directory("leases", below), LEASE_AGE_MAX, now).await
+    }
+
+    /// Deletes the objects of a directory that were written longer ago than `age_max`. One that cannot be deleted stays until
+    /// the next time.
+    async fn delete_older(&self, directory: &str, age_max: Duration, now: Timestamp) -> Result<(), Error> {
+        let mut objects = self.objects.list(directory);
+        while let Some(Listed { key, modified, .. }) = next(&mut objects).await? {
+            if modified.age_at(now) > age_max {
                 let _ = self.bounded(self.objects.delete(&key)).await;
             }
         }
@@ -120,7 +144,8 @@ impl Inner {
 async fn next(
     listed: &mut (impl futures_util::Stream<Item = Result<Listed, Error>> + Unpin),
 ) -> Result<Option<Listed>, Error> {
-    listed.next().await.transpose()
+    let next = timeout(LIST_WAIT, listed.next()).await;
+    next.map_err(|_| Error::timed_out(LIST_WAIT))?.transpose()
 }
 
 /// Whether an object has not been used for `older_than` at `now`.

@@ -62,6 +62,11 @@ impl Layout {
         format!("{}/{kind}/{below}/", self.root)
     }
 
+    /// The directory of the objects of no use; with a slash at its end.
+    pub(super) fn probes(&self) -> String {
+        format!("{}/probe/", self.root)
+    }
+
     /// An object of no use, with a name that no other has.
     pub(super) fn probe(&self) -> String {
         format!("{}/probe/{:032x}", self.root, fastrand::u128(..))

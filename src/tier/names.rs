@@ -74,15 +74,38 @@ impl Tier {
         tasks.spawn_detached(async move {
             let parts = borrowed(&parts);
             if let Ok(Some(there)) = inner.record::<T>(&parts).await
-                && there.fact == fact
-                && there.at.age_at(at).as_secs() < RENEWED_AFTER_SECONDS
+                && (there.at > at
+                    || there.fact == fact && there.at.age_at(at).as_secs() < RENEWED_AFTER_SECONDS)
             {
+                // The newer one counts, whatever it says.
                 return;
             }
             if let Err(error) = inner.write_record(&parts, &Dated { at, fact }).await {
                 tracing::debug!(%error, "a name could not be shared in the tier");
             }
         });
+    }
+}
+
+impl Tier {
+    /// Puts a record in the place of one that says something else, and counts as newer than that one. Returns whether there
+    /// was one.
+    ///
+    /// # Errors
+    /// The tier does not say what is there, or does not take the record.
+    pub(crate) async fn replace_name<T>(&self, parts: &[&str], at: Timestamp, fact: T) -> Result<bool, Error>
+    where
+        T: Serialize + DeserializeOwned + PartialEq,
+    {
+        let Some(inner) = self.0.as_ref() else { return Ok(false) };
+        let Some(there) = inner.record::<T>(parts).await.or_else(Error::absent)? else { return Ok(false) };
+        if there.fact == fact {
+            return Ok(true);
+        }
+        if inner.config.write {
+            inner.write_record(parts, &Dated { at: at.max(there.at), fact }).await?;
+        }
+        Ok(true)
     }
 }
 

@@ -34,6 +34,16 @@ impl Tier {
         let Some(inner) = &self.0 else {
             return Err(("find a tier", Error::new(ErrorKind::Unsupported, "none is configured")));
         };
+        if inner.config.read {
+            // A store that hides what is absent would be left alone after every miss.
+            let absent = inner.layout.probe();
+            match step("look for an object that is not there", inner.objects.get(&absent)).await {
+                Err((_, error)) if error.kind == ErrorKind::NotFound => {}
+                Err(failed) => return Err(failed),
+                Ok(_) => {}
+            }
+        }
+        // From here on: a credential and a connection are there, as they are for pulls.
         let (key, begun) = (inner.layout.probe(), Instant::now());
         if !inner.config.write {
             return match step("read", inner.objects.get(&key)).await {

@@ -38,6 +38,8 @@ pub(crate) enum Lookup {
 pub(crate) struct Found {
     /// Bytes of it.
     pub(crate) size: u64,
+    /// When it was written; `None` of one that another node is writing.
+    pub(crate) modified: Option<Timestamp>,
     /// The bytes.
     pub(crate) body: TierBody,
 }
@@ -55,16 +57,28 @@ impl Tier {
         inner.look(registry, digest, &inner.layout.blob(registry, digest)).await
     }
 
-    /// The bytes of a manifest that a node received from `registry`, of at most `bytes_max` bytes.
+    /// Counts content that the registry confirmed as found, and records its use.
+    pub(crate) fn record_use(&self, registry: &Registry, digest: Digest, modified: Option<Timestamp>) {
+        let Some(inner) = &self.0 else { return };
+        inner.counts.hits.fetch_add(1, Ordering::Relaxed);
+        inner.metrics.reads.with_label_values(&["hit"]).inc();
+        if let Some(modified) = modified {
+            inner.note_use(registry, digest, modified);
+        }
+    }
+
+    /// The bytes of a manifest that a node received from `registry`, of at most `bytes_max` bytes, and when they were
+    /// written. [`Self::record_use`] follows where they are used.
     pub(crate) async fn manifest(
         &self,
         registry: &Registry,
         digest: Digest,
         bytes_max: usize,
-    ) -> Option<Bytes> {
+    ) -> Option<(Bytes, Option<Timestamp>)> {
         let inner = self.reader()?;
         let key = inner.layout.manifest(registry, digest);
-        let Lookup::Found(Found { size, mut body }) = inner.look(registry, digest, &key).await else {
+        let Lookup::Found(Found { size, modified, mut body }) = inner.look(registry, digest, &key).await
+        else {
             return None;
         };
         let mut whole = BytesMut::new();
@@ -82,7 +96,7 @@ impl Tier {
         if read.is_none() {
             inner.avoided.note(registry, digest);
         }
-        read.map(|()| whole.freeze())
+        read.map(|()| (whole.freeze(), modified))
     }
 }
 
@@ -90,10 +104,11 @@ impl Tier {
     /// Whether there is a manifest that a node received from `registry`; `None` if the tier does not say.
     pub async fn has_manifest(&self, registry: &Registry, digest: Digest) -> Option<bool> {
         let inner = self.reader()?;
-        match inner.look(registry, digest, &inner.layout.manifest(registry, digest)).await {
-            Lookup::Found(_) => Some(true),
-            Lookup::Absent => Some(false),
-            Lookup::Unavailable => None,
+        // For people: nothing is counted, and no use is recorded.
+        match inner.bounded(inner.objects.get(&inner.layout.manifest(registry, digest))).await {
+            Ok(_) => Some(true),
+            Err(error) if error.kind == ErrorKind::NotFound => Some(false),
+            Err(_) => None,
         }
     }
 }
@@ -116,11 +131,8 @@ impl Inner {
             Ok(object) => {
                 self.reading.succeeded();
                 self.present.note(registry, digest);
-                self.counts.hits.fetch_add(1, Ordering::Relaxed);
-                count("hit");
-                self.note_use(registry, digest, object.modified);
-                let size = object.size;
-                Lookup::Found(Found { size, body: self.body(object) })
+                let (size, modified) = (object.size, Some(object.modified));
+                Lookup::Found(Found { size, modified, body: self.body(object) })
             }
             Err(error) if error.kind == ErrorKind::NotFound => {
                 self.reading.succeeded();

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use super::for_tests::{FakeObjects, Op};
 use super::{ClaimSlot, ErrorKind, Fault, Found, Lookup, Role, Tier};
 use crate::reference::{Digest, Registry};
+use crate::support::clock::Timestamp;
 
 const MIB: usize = 1024 * 1024;
 
@@ -371,6 +372,42 @@ async fn what_no_node_uses_is_deleted_and_what_is_not_ours_stays() {
     assert!(objects.keys("probe").is_empty());
     let reader = objects.tier_with(|config| config.write = false);
     assert_eq!(reader.collect(Duration::ZERO).await.unwrap_err().kind, ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn records_marks_and_probes_that_are_of_no_use_any_more_do_not_fill_the_store() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    write(&tier, b"content").await;
+    let blob = objects.keys("blobs").remove(0);
+    let mark = blob.replace("/blobs/", "/used/");
+    let orphan = "larder/v1/used/sha256/ab/x/y";
+    let (record, probe) = ("larder/v1/names/ab/abcd", "larder/v1/probe/01");
+    let now = Timestamp(100 * 86_400);
+    for key in [&mark, orphan, record, probe] {
+        objects.replace(key, "");
+    }
+    // The time of the store is that of an object that is written now: here the usual one.
+    let day = Duration::from_secs(86_400);
+    objects.set_now(now);
+    objects.date(&blob, now);
+    for (at, left) in [(now, 4), (Timestamp(1), 1)] {
+        for key in [&mark, orphan, record, probe] {
+            objects.date(key, at);
+        }
+        tier.collect(30 * day).await.unwrap();
+        let kinds = ["used", "names", "probe"];
+        assert_eq!(kinds.iter().flat_map(|kind| objects.keys(kind)).count(), left, "{at:?}");
+    }
+    assert_eq!((objects.keys("used"), objects.keys("blobs")), (vec![mark], vec![blob]));
+}
+
+#[tokio::test]
+async fn a_store_that_answers_a_miss_with_refused_access_is_no_tier_that_works() {
+    let objects = FakeObjects::default();
+    objects.hide_absence();
+    let (step, error) = objects.tier().probe().await.unwrap_err();
+    assert_eq!((step, error.kind), ("look for an object that is not there", ErrorKind::Denied));
 }
 
 #[tokio::test]

@@ -43,6 +43,11 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
                     format!("{at}: it answers within {took:.0?}")
                 },
             );
+            if took > config.head_timeout {
+                let what = format!("{at}: that is longer than header_timeout ({:.0?})", config.head_timeout);
+                let remedy = "pulls will leave the tier alone: raise [tier] header_timeout, or use a store that is nearer";
+                findings.add(Level::Warning, ABOUT, what, remedy);
+            }
             if !creates_once {
                 let what = format!("{at}: objects cannot be created only if there are none");
                 let remedy = "nodes that want a layer at the same time each download it: use a store with conditional writes (If-None-Match)";

@@ -22,6 +22,7 @@ use super::recorded_answers::RecordedAnswers;
 pub(crate) use super::recorded_answers::UnprovedRight;
 use super::refused_repositories::AnonymousAccess;
 use super::rights::Use;
+use super::shared_rights::SharedRights;
 use super::tried::Tried;
 use crate::credentials::{Keychain, PresentedCredential};
 use crate::pull::config::Config;
@@ -49,6 +50,7 @@ pub(super) struct Inner {
     known: KnownRights,
     answers: RecordedAnswers,
     membership: Membership,
+    shared: Arc<SharedRights>,
     pub(super) blob_confirmations: Confirmations<BlobHead>,
     pub(super) manifest_confirmations: Confirmations<()>,
     tasks: Tasks,
@@ -66,11 +68,18 @@ impl Access {
     ) -> Self {
         let grants = Arc::new(Grants::new(records.clone()));
         let principals = Principals::new(keychain);
-        let known =
-            KnownRights::new(config.clone(), Arc::clone(&grants), principals.clone(), Arc::clone(metrics));
+        let shared = Arc::new(SharedRights::new(records.clone()));
+        let known = KnownRights::new(
+            config.clone(),
+            Arc::clone(&grants),
+            principals.clone(),
+            Arc::clone(&shared),
+            Arc::clone(metrics),
+        );
         let outages = Outages::new(records.clone(), config.clone());
         let (client, who) = (Arc::clone(&upstream), principals.clone());
-        let answers = RecordedAnswers::new(config, client, who, grants, outages, Arc::clone(metrics));
+        let (ends, counted) = (Arc::clone(&shared), Arc::clone(metrics));
+        let answers = RecordedAnswers::new(config, client, who, grants, outages, ends, counted);
         let membership = Membership::new(records.clone());
         Self(Arc::new(Inner {
             upstream,
@@ -78,6 +87,7 @@ impl Access {
             known,
             answers,
             membership,
+            shared,
             blob_confirmations: Singleflight::new(tasks.clone()),
             manifest_confirmations: Singleflight::new(tasks.clone()),
             tasks,
@@ -265,15 +275,9 @@ impl Access {
         self.0.answers.record_grant(repository, principal).await;
     }
 
-    /// Takes over that everyone may read a repository, as another node was told so long ago. Not after the operator revoked
-    /// rights: then the registry itself has to say so. Returns whether it did.
-    pub(crate) async fn take_over_public(&self, repository: &Repository, age: Duration) -> bool {
-        let revocations = self.0.answers.revocations();
-        if revocations > 0 {
-            return false;
-        }
-        self.0.answers.take_over(repository, self.0.principals.anonymous(), age, revocations).await;
-        true
+    /// What other nodes shared for an outage.
+    pub(crate) fn shared(&self) -> &SharedRights {
+        &self.0.shared
     }
 
     /// Whether the rate limit of the principal that upstream is asked as first is nearly used up.

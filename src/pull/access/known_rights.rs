@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::grants::{Grant, Grants};
 use super::principals::Principals;
 use super::rights::{self, Trouble, Use};
+use super::shared_rights::SharedRights;
 use crate::pull::config::{Config, Policy, Terms};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -37,6 +38,7 @@ pub(crate) struct KnownRights {
     config: Live<Config>,
     grants: Arc<Grants>,
     principals: Principals,
+    shared: Arc<SharedRights>,
     metrics: Arc<Metrics>,
 }
 
@@ -45,9 +47,10 @@ impl KnownRights {
         config: Live<Config>,
         grants: Arc<Grants>,
         principals: Principals,
+        shared: Arc<SharedRights>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { config, grants, principals, metrics }
+        Self { config, grants, principals, shared, metrics }
     }
 
     /// The operator's terms for a repository.
@@ -142,6 +145,11 @@ impl KnownRights {
             {
                 held = Some((grant.principal, grant.proved_at));
             }
+        }
+        if trouble == Trouble::Outage && held.is_none() {
+            let everyone = self.principals.anonymous();
+            let shared = self.shared.held(repository, terms.outage_grace);
+            held = shared.map(|proved_at| (everyone, proved_at));
         }
         let (principal, since) = held?;
         self.metrics.count_right(principal, "held");

@@ -18,6 +18,7 @@
 //! negative_cache        denials of a moment ago
 //! refused_repositories  where callers without a credential are challenged at once
 //! outages               which registries cannot be asked, and since when
+//! shared_rights         what other nodes shared for an outage, held for as long as it lasts
 //! ```
 //!
 //! [`authorize::Access`] is what the rest of `pull` uses. It does not know manifests, blobs or HTTP.
@@ -34,6 +35,7 @@ pub(crate) mod principals;
 pub(crate) mod recorded_answers;
 pub(crate) mod refused_repositories;
 pub(crate) mod rights;
+pub(crate) mod shared_rights;
 pub(crate) mod tried;
 
 pub(crate) use authorize::{Access, Purpose, UnprovedRight, proved_by};

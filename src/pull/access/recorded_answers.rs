@@ -16,6 +16,7 @@ use super::outages::Outages;
 use super::principals::Principals;
 use super::refused_repositories::{AnonymousAccess, RefusedRepositories};
 use super::rights::Trouble;
+use super::shared_rights::SharedRights;
 use crate::credentials::PresentedCredential;
 use crate::pull::config::Config;
 use crate::pull::error::Error;
@@ -43,6 +44,7 @@ pub(crate) struct RecordedAnswers {
     denials: NegativeCache,
     outages: Outages,
     refused: RefusedRepositories,
+    shared: Arc<SharedRights>,
     metrics: Arc<Metrics>,
 }
 
@@ -53,10 +55,11 @@ impl RecordedAnswers {
         principals: Principals,
         grants: Arc<Grants>,
         outages: Outages,
+        shared: Arc<SharedRights>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (denials, refused) = (NegativeCache::default(), RefusedRepositories::default());
-        Self { config, upstream, principals, grants, denials, outages, refused, metrics }
+        Self { config, upstream, principals, grants, denials, outages, refused, shared, metrics }
     }
 
     /// The denial that upstream gave to this question a moment ago.
@@ -89,7 +92,7 @@ impl RecordedAnswers {
             Ok(allowed) => {
                 // A mirror's delivery is no answer of the registry.
                 if !self.upstream.is_in_outage(registry) {
-                    self.outages.end(registry).await;
+                    self.answered(registry).await;
                 }
                 if let Some(revocations) = proves {
                     self.record_proof(&question.repository, presented.principal, allowed.proof, revocations)
@@ -97,8 +100,10 @@ impl RecordedAnswers {
                 }
             }
             Err(error) if error.is_denied() => {
-                self.outages.end(registry).await;
+                self.answered(registry).await;
                 if error.revokes_access() && question.subject != Subject::List {
+                    let is_of_everyone = error.is_public() || presented.credential.is_none();
+                    self.shared.refuse(&question.repository, is_of_everyone);
                     let (repository, source) = (&question.repository, &presented.source);
                     // Where no credential was shown, everyone's right ends, and not that of the credential.
                     let concerned = if error.is_public() {
@@ -169,19 +174,14 @@ impl RecordedAnswers {
 
     /// Records that the owner of the store lets `principal` read `repository`.
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
-        self.outages.end(repository.registry()).await;
+        self.answered(repository.registry()).await;
         self.grant(repository, principal, Duration::ZERO, self.grants.revocations()).await;
     }
 
-    /// Records a right of everyone that was proved to another node so long ago. It says nothing of an outage.
-    pub(crate) async fn take_over(
-        &self,
-        repository: &Repository,
-        everyone: Principal,
-        age: Duration,
-        revocations: u64,
-    ) {
-        self.grant(repository, everyone, age, revocations).await;
+    /// Records that a registry can be asked: what other nodes shared for its outage ends.
+    async fn answered(&self, registry: &Registry) {
+        self.shared.answered(registry);
+        self.outages.end(registry).await;
     }
 
     async fn grant(&self, repository: &Repository, principal: Principal, age: Duration, revocations: u64) {
@@ -201,6 +201,8 @@ impl RecordedAnswers {
     /// # Errors
     /// The disk.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
+        // First: a revocation that the disk does not take is told to the operator as one that failed.
+        self.shared.revoke(repository).await?;
         self.grants.revoke(repository).await
     }
 

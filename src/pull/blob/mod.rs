@@ -235,8 +235,12 @@ impl Blobs {
             if let Some(stored) = self.stored.find(context, digest).await? {
                 return Ok(self.stored_answer(context, stored));
             }
-            if let Some(answer) = self.range_alone(context, digest, wanted).await? {
-                return Ok(answer);
+            match self.range_alone(context, digest, wanted).await {
+                Ok(None) => {}
+                Ok(Some(answer)) => return Ok(answer),
+                // The whole may come from the shared tier.
+                Err(error) if self.upstream.has_tier_in_outage(context, digest, &error).await => {}
+                Err(error) => return Err(error),
             }
             if context.priority() == Priority::Foreground {
                 self.foreground.record();

@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::delivery::Trail;
+use super::tiered::SlowRegistries;
 use crate::pull::access::{Access, Purpose, Subject, UnprovedRight};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -42,12 +43,13 @@ pub(crate) struct UpstreamBlobs {
     upstream: Arc<dyn RegistryClient>,
     tier: Tier,
     names: SharedNames,
+    slow: SlowRegistries,
 }
 
 impl UpstreamBlobs {
     pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, tier: Tier) -> Self {
         let names = SharedNames::new(tier.clone(), access.clone());
-        Self { access, upstream, tier, names }
+        Self { access, upstream, tier, names, slow: SlowRegistries::default() }
     }
 
     /// Who may read what.
@@ -58,6 +60,11 @@ impl UpstreamBlobs {
     /// The shared tier.
     pub(crate) fn tier(&self) -> &Tier {
         &self.tier
+    }
+
+    /// The registries that take too long to confirm.
+    pub(super) fn slow(&self) -> &SlowRegistries {
+        &self.slow
     }
 
     /// What nodes tell each other.

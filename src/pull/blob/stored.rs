@@ -67,7 +67,9 @@ impl StoredBlobs {
             // The registry cannot say that the repository has it; a mirror of it may deliver it to this caller.
             return Ok(None);
         }
-        let held_since = if member { access.known().held_since(context, &error).await } else { None };
+        // In an outage the word of another node, by which the blob came from the shared tier, counts as it did then.
+        let is_member = member || access.shared().is_member(repository, digest);
+        let held_since = if is_member { access.known().held_since(context, &error).await } else { None };
         match held_since {
             Some(confirmed_at) => {
                 let stale = Some(Stale { confirmed_at, error });

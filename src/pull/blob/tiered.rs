@@ -1,23 +1,55 @@
 //! Whole blobs from the shared tier, where the registry confirms that the caller may have them.
 //!
 //! The tier saves the transfer, and not the proof: a body of the tier is used only if the registry says now that the
-//! repository has the digest, of the same size, or if the caller's right and the membership are proved already. Anything but a plain yes is
-//! left to the request for the content, which the registry answers. What comes is unverified, as from a mirror.
+//! repository has the digest, of the same size, or if the caller's right and the membership are proved already. Without a
+//! fresh right of the caller the tier is not asked before that; without that confirmation no lease is claimed and no use is
+//! recorded. Anything but a plain yes is left to the request for the content, which the registry answers. The registry is
+//! asked once, for a few seconds, and not where its answers were slow a while ago. What comes is unverified, as from a
+//! mirror.
 //!
 //! Deliberately not here: parts of blobs. A part cannot be verified by the digest, so that it comes from the registry.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::access::Purpose;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
-use crate::reference::Digest;
+use crate::reference::{Digest, Registry};
+use crate::support::bounded_map::BoundedMap;
 use crate::tier::{self, ClaimSlot, Lookup, Role};
 use crate::upstream::BlobHead;
 
 /// How long the registry may take to confirm a blob, before it is asked for the blob itself instead.
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
+/// How long a registry that delivers, and took longer than that to confirm, is not asked to.
+const SLOW_FOR: Duration = Duration::from_secs(3_600);
+/// Such registries that are remembered at most.
+const SLOW_MAX: usize = 1_024;
+
+/// The registries that take too long to confirm what they deliver. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct SlowRegistries(Arc<Mutex<BoundedMap<Registry, Instant>>>);
+
+impl Default for SlowRegistries {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(BoundedMap::new(SLOW_MAX))))
+    }
+}
+
+impl SlowRegistries {
+    fn record(&self, registry: &Registry) {
+        self.0.lock().insert(registry.clone(), Instant::now());
+    }
+
+    fn has(&self, registry: &Registry) -> bool {
+        self.0.lock().peek(registry).is_some_and(|at| at.elapsed() < SLOW_FOR)
+    }
+}
 
 /// A whole body, and what the shared tier gets of it.
 pub(crate) struct Opened {
@@ -36,29 +68,41 @@ pub(crate) enum Share {
     OnceClaimed(ClaimSlot),
 }
 
-/// What the registry says of content that the tier has.
+/// What is known of a caller's right to a blob, and of its membership.
+enum Confirmation {
+    /// Both are proved; or they were, and the registry cannot be asked.
+    Proved,
+    /// The registry has the blob, by its answer of now.
+    Answered(BlobHead),
+    /// The registry took too long.
+    Late,
+    /// The registry does not confirm it.
+    Denied,
+}
+
+/// Whether an object of the tier may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
-    /// The caller may have it, and it has that size.
+enum Usable {
+    /// The caller may have it, and it has the size that the registry says.
     Yes,
-    /// It has another size.
+    /// The registry has another size.
     OtherSize,
-    /// It may have another size: what the registry delivers will tell.
+    /// The registry may have another size: what it delivers will tell.
     Doubtful,
-    /// Nothing that counts.
-    Nothing,
+    /// The registry does not say that.
+    No,
 }
 
 /// What it means that the registry answered with `head` about a blob of which the tier has `size` bytes and a manifest says
 /// `declared`.
-fn word_of(head: BlobHead, declared: Option<u64>, size: u64) -> Word {
+fn is_usable(head: BlobHead, declared: Option<u64>, size: u64) -> Usable {
     let agrees = declared == Some(size) || head.size == Some(size);
     match head.size {
-        _ if agrees && head.shows_blob_of(Some(size)) => Word::Yes,
+        _ if agrees && head.shows_blob_of(Some(size)) => Usable::Yes,
         // A manifest may lie, and then it must not cost others the object.
-        Some(_) if !agrees && head.has_digest => Word::OtherSize,
-        Some(_) if !agrees => Word::Doubtful,
-        _ => Word::Nothing,
+        Some(_) if !agrees && head.has_digest => Usable::OtherSize,
+        Some(_) if !agrees => Usable::Doubtful,
+        _ => Usable::No,
     }
 }
 
@@ -68,24 +112,50 @@ impl UpstreamBlobs {
     /// # Errors
     /// Any of [`Error`].
     pub(crate) async fn open_whole(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
-        let registry = context.repository().registry();
-        match self.tier().blob(registry, digest).await {
-            Lookup::Found(found) => match self.word_on(context, digest, found.size).await {
-                Word::Yes => {
-                    Ok(Opened { body: self.body_from_tier(context, digest, found), share: Share::No })
-                }
-                Word::OtherSize => {
-                    self.tier().record_fault(registry, digest, tier::Fault::Wrong);
-                    self.open_sharing(context, digest, Share::Yes(ClaimSlot::default())).await
-                }
-                Word::Doubtful => {
-                    self.tier().forget_present(registry, digest);
-                    self.open_sharing(context, digest, Share::Yes(ClaimSlot::default())).await
-                }
-                Word::Nothing => self.open_sharing(context, digest, Share::No).await,
+        let (registry, membership) = (context.repository().registry(), self.access().membership());
+        let alone = Share::Yes(ClaimSlot::default());
+        if !self.tier().is_there() {
+            return self.open_sharing(context, digest, Share::No).await;
+        }
+        if membership.has_ended(context.repository(), digest) {
+            return self.open_sharing(context, digest, alone).await;
+        }
+        let known = match self.access().purpose(context).await {
+            Purpose::Deliver(_) => None,
+            // The tier is asked nothing for a caller without a right.
+            _ => match self.confirm(context, digest).await {
+                Confirmation::Denied => return self.open_sharing(context, digest, alone).await,
+                Confirmation::Late => return self.open_after_silence(context, digest).await,
+                confirmation => Some(confirmation),
             },
-            Lookup::Absent => self.open_leased(context, digest).await,
-            Lookup::Unavailable => self.open_sharing(context, digest, Share::No).await,
+        };
+        let found = match self.tier().blob(registry, digest).await {
+            Lookup::Found(found) => found,
+            Lookup::Absent => return self.open_leased(context, digest, known).await,
+            Lookup::Unavailable => return self.open_sharing(context, digest, Share::No).await,
+        };
+        let confirmation = match known {
+            Some(confirmation) => confirmation,
+            None => self.confirm(context, digest).await,
+        };
+        match self.usable(context, digest, &confirmation, found.size) {
+            Usable::Yes => {
+                self.record_confirmed(context, digest, &confirmation).await;
+                self.tier().record_use(registry, digest, found.modified);
+                Ok(Opened { body: self.body_from_tier(context, digest, found), share: Share::No })
+            }
+            Usable::OtherSize => {
+                self.tier().record_fault(registry, digest, tier::Fault::Wrong);
+                self.open_sharing(context, digest, alone).await
+            }
+            Usable::Doubtful => {
+                self.tier().forget_present(registry, digest);
+                self.open_sharing(context, digest, alone).await
+            }
+            Usable::No if matches!(confirmation, Confirmation::Late) => {
+                self.open_after_silence(context, digest).await
+            }
+            Usable::No => self.open_sharing(context, digest, Share::No).await,
         }
     }
 
@@ -98,20 +168,48 @@ impl UpstreamBlobs {
         Ok(Opened { body: self.open(context, digest, 0, None).await?, share })
     }
 
+    /// Asks the registry for a blob that it did not confirm in time. If it delivers, it is only slow to confirm.
+    async fn open_after_silence(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
+        let opened = self.open_sharing(context, digest, Share::Yes(ClaimSlot::default())).await?;
+        self.slow().record(context.repository().registry());
+        Ok(opened)
+    }
+
     /// Asks for a whole blob that the tier lacks: of a large one one node is to ask the registry, and the others wait for what
-    /// that one writes.
-    async fn open_leased(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
+    /// that one writes. A digest that the registry does not confirm is no reason for a lease: anyone can publish an index
+    /// that lists it.
+    async fn open_leased(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        known: Option<Confirmation>,
+    ) -> Result<Opened, Error> {
         let registry = context.repository().registry();
         let alone = Share::Yes(ClaimSlot::default());
-        let size = match self.size_of_leased(context, digest).await {
+        let declared = self.access().membership().declared_size(context.repository(), digest);
+        if !self.tier().is_leased(declared.unwrap_or(u64::MAX)) {
+            return self.open_sharing(context, digest, alone).await;
+        }
+        let confirmation = match known {
+            Some(confirmation) => confirmation,
+            None => self.confirm(context, digest).await,
+        };
+        let size = match &confirmation {
+            Confirmation::Proved => declared,
+            Confirmation::Answered(head) => declared.or(head.size),
+            Confirmation::Late => return self.open_after_silence(context, digest).await,
+            Confirmation::Denied => None,
+        };
+        let size = match size {
             Some(size) if self.tier().is_leased(size) => size,
             _ => return self.open_sharing(context, digest, alone).await,
         };
         match self.tier().role(registry, digest, size).await {
             Role::Alone => self.open_sharing(context, digest, alone).await,
             Role::Writer(slot) => self.open_sharing(context, digest, Share::Yes(slot)).await,
-            Role::Waiter(found, slot) => match self.word_on(context, digest, size).await {
-                Word::Yes => {
+            Role::Waiter(found, slot) => match self.usable(context, digest, &confirmation, size) {
+                Usable::Yes => {
+                    self.record_confirmed(context, digest, &confirmation).await;
                     let body = self.body_from_tier(context, digest, found);
                     Ok(Opened { body, share: Share::OnceClaimed(slot) })
                 }
@@ -120,60 +218,89 @@ impl UpstreamBlobs {
         }
     }
 
-    /// The size of a blob that may be leased: a manifest or, if none does, the registry says it.
-    async fn size_of_leased(&self, context: &PullContext, digest: Digest) -> Option<u64> {
-        let declared = self.access().membership().declared_size(context.repository(), digest);
-        if declared.is_some() || !self.tier().is_leased(u64::MAX) {
-            return declared;
+    /// What is known of the caller's right and the membership; the registry is asked where that is not enough.
+    async fn confirm(&self, context: &PullContext, digest: Digest) -> Confirmation {
+        let (access, repository) = (self.access(), context.repository());
+        let membership = access.membership();
+        let declared = membership.declared_size(repository, digest);
+        if declared.is_some()
+            && membership.is_confirmed(repository, digest).await
+            && matches!(access.purpose(context).await, Purpose::Deliver(_))
+        {
+            return Confirmation::Proved;
         }
-        let confirming = self.access().confirm_blob(context, digest, None);
-        // A hint: a waiter's right is proved by an answer of its own.
-        tokio::time::timeout(CONFIRM_WAIT, confirming).await.ok()?.ok()?.size
+        if self.slow().has(repository.registry()) {
+            return Confirmation::Denied;
+        }
+        let confirming = access.confirm_blob(context, digest, declared);
+        match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
+            Ok(Ok(head)) => Confirmation::Answered(head),
+            Ok(Err(error)) if declared.is_some() && self.holds(context, digest, &error).await => {
+                Confirmation::Proved
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%repository, %digest, %error, "the registry does not confirm a blob for the shared tier");
+                Confirmation::Denied
+            }
+            Err(_) => Confirmation::Late,
+        }
+    }
+
+    /// Records the membership of a blob that the registry confirmed by its size, which only the tier knew.
+    async fn record_confirmed(&self, context: &PullContext, digest: Digest, confirmation: &Confirmation) {
+        if matches!(confirmation, Confirmation::Answered(_)) {
+            self.access().membership().confirm_blob(context.repository(), digest).await;
+        }
+    }
+
+    /// Whether an object of `size` bytes may be used.
+    fn usable(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        confirmation: &Confirmation,
+        size: u64,
+    ) -> Usable {
+        let declared = self.access().membership().declared_size(context.repository(), digest);
+        match confirmation {
+            Confirmation::Proved if declared == Some(size) => Usable::Yes,
+            Confirmation::Answered(head) => is_usable(*head, declared, size),
+            Confirmation::Proved | Confirmation::Late | Confirmation::Denied => Usable::No,
+        }
+    }
+
+    /// Whether a blob may come from the shared tier although its registry cannot be asked, which failed with `error`.
+    pub(super) async fn has_tier_in_outage(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        error: &Error,
+    ) -> bool {
+        self.tier().is_there() && self.holds(context, digest, error).await
     }
 
     /// Whether the caller's right and the membership hold although the registry cannot be asked, which failed with `error`:
-    /// they were proved before, or another node was told that everyone may read the blob.
+    /// they were proved before, or another node shared that everyone may read the blob.
     async fn holds(&self, context: &PullContext, digest: Digest, error: &Error) -> bool {
         let (access, repository, names) = (self.access(), context.repository(), self.names());
-        if error.fault() != Fault::Outage {
+        if error.fault() != Fault::Outage || access.membership().has_ended(repository, digest) {
             return false;
         }
-        let is_member = access.membership().is_confirmed(repository, digest).await
+        let is_confirmed = access.membership().is_confirmed(repository, digest).await;
+        let is_member = is_confirmed
+            || access.shared().is_member(repository, digest)
             || names.told_member(repository, digest).await.is_some();
         if !is_member {
             return false;
         }
-        access.known().held_since(context, error).await.is_some()
-            || names.take_over_right(repository).await
-                && access.known().held_since(context, error).await.is_some()
-    }
-
-    /// Whether the caller may have the blob, and it has `size` bytes, by the registry's word.
-    async fn word_on(&self, context: &PullContext, digest: Digest, size: u64) -> Word {
-        let (access, repository) = (self.access(), context.repository());
-        let membership = access.membership();
-        if membership.has_ended(repository, digest) {
-            return Word::Nothing;
+        let is_held = access.known().held_since(context, error).await.is_some()
+            || names.hold_right(repository, error).await
+                && access.known().held_since(context, error).await.is_some();
+        if is_held && !is_confirmed {
+            // What is stored now is found again while the right is held.
+            access.shared().hold_member(repository, digest);
         }
-        let declared = membership.declared_size(repository, digest);
-        if declared == Some(size)
-            && membership.is_confirmed(repository, digest).await
-            && matches!(access.purpose(context).await, Purpose::Deliver(_))
-        {
-            return Word::Yes;
-        }
-        let confirming = access.confirm_blob(context, digest, Some(size));
-        match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
-            Ok(Ok(head)) => word_of(head, declared, size),
-            Ok(Err(error)) if declared == Some(size) && self.holds(context, digest, &error).await => {
-                Word::Yes
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%repository, %digest, %error, "the registry does not confirm what the shared tier has");
-                Word::Nothing
-            }
-            Err(_) => Word::Nothing,
-        }
+        is_held
     }
 }
 
@@ -184,21 +311,21 @@ mod tests {
     #[test]
     fn no_object_of_another_size_is_used_and_none_is_blamed_for_an_answer_that_says_little() {
         let head = |size, has_digest| BlobHead { size, has_digest };
-        for (head, declared, word) in [
-            (head(Some(5), true), None, Word::Yes),
-            (head(Some(5), false), None, Word::Yes),
-            (head(None, true), Some(5), Word::Yes),
-            (head(None, true), None, Word::Nothing),
-            (head(None, false), Some(5), Word::Nothing),
-            (head(Some(6), true), None, Word::OtherSize),
-            (head(Some(6), false), None, Word::Doubtful),
-            (head(Some(5), true), Some(6), Word::Yes),
-            (head(None, true), Some(6), Word::Nothing),
+        for (head, declared, usable) in [
+            (head(Some(5), true), None, Usable::Yes),
+            (head(Some(5), false), None, Usable::Yes),
+            (head(None, true), Some(5), Usable::Yes),
+            (head(None, true), None, Usable::No),
+            (head(None, false), Some(5), Usable::No),
+            (head(Some(6), true), None, Usable::OtherSize),
+            (head(Some(6), false), None, Usable::Doubtful),
+            (head(Some(5), true), Some(6), Usable::Yes),
+            (head(None, true), Some(6), Usable::No),
             // The length of an answer to HEAD may be that of something else.
-            (head(Some(6), true), Some(5), Word::Yes),
-            (head(Some(6), false), Some(5), Word::Nothing),
+            (head(Some(6), true), Some(5), Usable::Yes),
+            (head(Some(6), false), Some(5), Usable::No),
         ] {
-            assert_eq!(word_of(head, declared, 5), word, "{head:?} {declared:?}");
+            assert_eq!(is_usable(head, declared, 5), usable, "{head:?} {declared:?}");
         }
     }
 }

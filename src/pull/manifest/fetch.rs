@@ -22,6 +22,7 @@ use crate::reference::{
     is_manifest_of, manifest_digest,
 };
 use crate::store::{Member, Store};
+use crate::support::clock::Timestamp;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::tier::{Fault, Tier};
@@ -98,6 +99,7 @@ impl ManifestFetcher {
         let (running, confirmations) =
             (Singleflight::new(tasks.clone()), Arc::new(Semaphore::new(CONFIRMATIONS_MAX)));
         let names = SharedNames::new(tier.clone(), access.clone());
+        names.replace_when_closed(store.records(), &tasks);
         Self { access, upstream, store, kept, tier, names, running, confirmations, tasks }
     }
 
@@ -189,12 +191,7 @@ impl ManifestFetcher {
         digest: Digest,
         auth: &AuthContext,
     ) -> Option<Allowed<FetchedManifest>> {
-        let registry = repository.registry();
-        let bytes = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX).await?;
-        if !is_manifest_of(&bytes, &digest) {
-            self.tier.record_fault(registry, digest, Fault::Wrong);
-            return None;
-        }
+        let (bytes, modified) = self.manifest_in_tier(repository, digest).await?;
         // What type it has is for the registry to say where the document does not.
         Document::parse(&bytes, None).ok()?;
         let membership = self.access.membership();
@@ -209,10 +206,9 @@ impl ManifestFetcher {
             let proof = confirmed.ok()?.ok()?.proof;
             if auth.proof.is_some() { proof } else { Proof::Nothing }
         };
-        let host = "shared tier".to_owned();
-        let manifest = Manifest { bytes, media_type: None, host, is_authoritative: false };
-        let read = self.read(repository, digest, manifest, BytesProvedBy::Digest).await.ok()?;
-        // By the registry's own word, wherever the bytes come from.
+        let read = self.read_from_tier(repository, digest, bytes).await?;
+        self.tier.record_use(repository.registry(), digest, modified);
+        // The registry itself confirmed it, wherever the bytes come from.
         let fetched = FetchedManifest { is_authoritative: true, ..read };
         self.keep(repository, &fetched).await;
         Some(Allowed { value: fetched, proof })
@@ -226,24 +222,40 @@ impl ManifestFetcher {
     /// Brings a manifest of the repository from the shared tier into the store, although the registry cannot be asked:
     /// another node was told that the repository has it. Returns whether it is there now. A right it is not.
     pub(crate) async fn restore(&self, repository: &Repository, digest: Digest) -> bool {
-        let registry = repository.registry();
         if self.access.membership().has_ended(repository, digest) {
             return false;
         }
-        let Some(bytes) = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX).await else {
-            return false;
-        };
-        if !is_manifest_of(&bytes, &digest) {
-            self.tier.record_fault(registry, digest, Fault::Wrong);
-            return false;
-        }
-        let host = "shared tier".to_owned();
-        let manifest = Manifest { bytes, media_type: None, host, is_authoritative: false };
-        let Ok(read) = self.read(repository, digest, manifest, BytesProvedBy::Digest).await else {
-            return false;
-        };
+        let Some((bytes, modified)) = self.manifest_in_tier(repository, digest).await else { return false };
+        let Some(read) = self.read_from_tier(repository, digest, bytes).await else { return false };
+        self.tier.record_use(repository.registry(), digest, modified);
         self.keep(repository, &read).await;
         true
+    }
+
+    /// The right bytes of a manifest that the shared tier has, and when they were written.
+    async fn manifest_in_tier(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Option<(Bytes, Option<Timestamp>)> {
+        let registry = repository.registry();
+        let (bytes, modified) = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX).await?;
+        if !is_manifest_of(&bytes, &digest) {
+            self.tier.record_fault(registry, digest, Fault::Wrong);
+            return None;
+        }
+        Some((bytes, modified))
+    }
+
+    async fn read_from_tier(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        bytes: Bytes,
+    ) -> Option<FetchedManifest> {
+        let host = "shared tier".to_owned();
+        let manifest = Manifest { bytes, media_type: None, host, is_authoritative: false };
+        self.read(repository, digest, manifest, BytesProvedBy::Digest).await.ok()
     }
 
     /// Takes the manifest `digest` that the registry itself sent: reads it, keeps it in memory and stores it; a large one

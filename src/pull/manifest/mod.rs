@@ -190,7 +190,7 @@ impl Manifests {
         let (repository, names) = (context.repository(), self.fetcher.names());
         if error.fault() != Fault::Outage
             || !matches!(names.told_member(repository, digest).await, Some(Member::Manifest(_)))
-            || !names.take_over_right(repository).await
+            || !names.hold_right(repository, &error).await
         {
             return Err(error);
         }

@@ -114,7 +114,7 @@ impl Tags {
         }
         let age_max = self.freshness(repository, tag).stale_if_error;
         let Some(record) = names.told_tag(repository, tag, age_max).await else { return Err(error) };
-        if !names.take_over_right(repository).await
+        if !names.hold_right(repository, &error).await
             || !self.0.fetcher.restore(repository, record.digest).await
         {
             return Err(error);

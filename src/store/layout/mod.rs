@@ -8,6 +8,8 @@
 //!         checks/<algorithm>/<hex>    one checksum per chunk of that blob
 //!         refs/<registry>/_received/<hex>              this registry itself sent these bytes
 //!         refs/<registry>/_outage                      when it became unreachable
+//!         refs/_closed                                 when the operator revoked the rights to all repositories
+//!         refs/<registry>/<repository>/_closed         when everyone's right to the repository ended
 //!         refs/<registry>/<repository>/_tags/<tag>     the digest that the tag last had
 //!         refs/<registry>/<repository>/_members/<hex>  a digest that this repository may serve
 //!         refs/<registry>/<repository>/_pins/<hex>     an image of which nothing is evicted
@@ -166,6 +168,16 @@ impl Layout {
 
     pub(super) fn outage(&self, registry: &Registry) -> PathBuf {
         self.refs().join(registry.as_str()).join("_outage")
+    }
+
+    /// The mark that the rights to all repositories were revoked.
+    pub(super) fn all_closed(&self) -> PathBuf {
+        self.refs().join("_closed")
+    }
+
+    /// The mark that everyone's right to a repository ended.
+    pub(super) fn closed(&self, repository: &Repository) -> PathBuf {
+        self.marked(repository, "_closed")
     }
 
     /// The directory `marker` of a repository.

@@ -10,6 +10,7 @@
 pub(super) mod aliases;
 pub(super) mod cache;
 pub(super) mod changed_tags;
+mod closed;
 pub(super) mod expire;
 pub(super) mod file;
 pub(super) mod grants;

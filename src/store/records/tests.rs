@@ -154,3 +154,21 @@ async fn a_request_that_gives_up_while_too_much_waits_to_be_written_changes_no_t
     assert_eq!(records.member(&app, new).await, None);
     assert_eq!(records.member(&app, old).await, None, "what has ended has ended");
 }
+
+#[tokio::test]
+async fn the_end_of_a_right_is_known_after_a_restart_and_a_damaged_mark_counts_as_new() {
+    let directory = tempfile::tempdir().unwrap();
+    let (app, before) = (repository(), records(&directory));
+    let other = Repository::new(app.registry().clone(), "team/other".parse().unwrap()).unwrap();
+    assert_eq!(before.closed_at(&app).await, None);
+    before.set_closed(Some(&app), Timestamp(7)).await.unwrap();
+    let after = records(&directory);
+    assert_eq!(after.closed_at(&app).await, Some(Timestamp(7)));
+    assert_eq!(after.closed_at(&other).await, None);
+    assert!(after.has_any(&app).await && !after.has_any(&other).await);
+    after.set_closed(None, Timestamp(9)).await.unwrap();
+    assert_eq!(after.closed_at(&app).await, Some(Timestamp(9)));
+    assert_eq!(after.closed_at(&other).await, Some(Timestamp(9)));
+    std::fs::write(after.layout.closed(&app), "{").unwrap();
+    assert_eq!(after.closed_at(&app).await, Some(after.clock().now()));
+}

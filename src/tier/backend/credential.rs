@@ -2,10 +2,13 @@
 //! (Google's, of a service account, is read by object_store.)
 
 use std::fmt;
-use std::fs;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use object_store::CredentialProvider;
@@ -20,6 +23,11 @@ use crate::tier::error::BuildError;
 const READ_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of a key file at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// The permissions of other users, which a key file should not have. A group may read it.
+const OTHERS: u32 = 0o007;
+/// Whether the log has said that a key file is open to other users: the file is read once a minute. It is used
+/// nevertheless, since a mounted Secret is like that where its mode is not set.
+static WARNED: AtomicBool = AtomicBool::new(false);
 
 /// An AWS credentials file, of which the profile `default` counts, or the first one.
 pub(super) struct AwsKeyFile {
@@ -73,13 +81,26 @@ impl CredentialProvider for AwsKeyFile {
     }
 }
 
+fn is_open(mode: u32) -> bool {
+    mode & OTHERS != 0
+}
+
 fn text_of(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     let failed = |why: String| BuildError::File { path: path.to_owned(), why };
-    let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(failed("it is larger than any key file".to_owned()));
+    let nonblocking = rustix::fs::OFlags::NONBLOCK;
+    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking.bits() as i32).open(path);
+    let file = file.map_err(|error| failed(error.to_string()))?;
+    let found = file.metadata().map_err(|error| failed(error.to_string()))?;
+    if !found.is_file() || found.len() > FILE_BYTES_MAX {
+        return Err(failed("it is no key file, or larger than any".to_owned()));
     }
-    fs::read_to_string(path).map(Zeroizing::new).map_err(|error| failed(error.to_string()))
+    if is_open(found.mode()) && !WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(path = %path.display(), "any user can read or change the key file of the shared tier: chmod 600");
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
+    Ok(text)
 }
 
 fn aws_credential(path: &Path) -> Result<AwsCredential, BuildError> {
@@ -140,7 +161,16 @@ pub(super) fn account_key(path: &Path) -> Result<AccountKey, BuildError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_key_file_that_every_user_can_read_is_told_from_one_that_its_group_can_read() {
+        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
+            assert_eq!(is_open(mode), open, "{mode:o}");
+        }
+    }
 
     #[test]
     fn the_key_of_another_profile_is_not_used() {

@@ -55,7 +55,7 @@ fn s3(config: &Config, client: StoreClient, retry: RetryConfig) -> Result<Arc<dy
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_virtual_hosted_style_request(!config.path_style)
-        // What is written was verified, and is verified again by whoever reads it: no hash of it for a signature.
+        // What is written was verified, and is verified again where it is read: no hash of it for a signature.
         .with_unsigned_payload(true)
         .with_retry(retry)
         .with_client_options(options(config))

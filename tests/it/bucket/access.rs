@@ -24,7 +24,7 @@ async fn get_as(node: &Node, path: &str, user: (&str, &str)) -> Reply {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_layer_in_the_bucket_is_given_to_nobody_whom_the_registry_refuses() {
+async fn a_private_layer_in_the_bucket_is_given_to_no_caller_that_the_registry_refuses() {
     let fleet = private().await;
     let blob = fleet.blob(200_000, 1);
     let path = format!("/v2/team/app/blobs/{}?ns=reg.test", blob.digest);
