@@ -112,6 +112,8 @@ async fn a_deleted_pod_ends_its_fetch_and_a_fetch_that_panics_ends_nothing_else(
     let pods = Pods::new(parts, Metrics::register(&registry).unwrap());
     let (trigger, shutdown) = shutdown::channel();
     let running = tokio::spawn(pods.clone().run(shutdown));
+    tell.send(PodEvent::ListBegins).await.unwrap();
+    tell.send(PodEvent::ListEnds).await.unwrap();
     tell.send(pod("a", &["one", "two", "three"])).await.unwrap();
     until(|| images.begun.lock().len() == 2).await;
     assert_eq!(*images.begun.lock(), ["reg.test/one", "reg.test/two"], "two at a time");

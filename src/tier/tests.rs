@@ -417,7 +417,10 @@ async fn a_round_trip_names_the_step_that_fails() {
     assert!(objects.keys("probe").is_empty());
     objects.create_twice();
     assert!(!objects.tier().probe().await.unwrap().creates_once);
-    objects.fail(Some(ErrorKind::Denied));
+    objects.fail_at(Op::Put, "probe", ErrorKind::Denied, 1);
     let (step, error) = objects.tier().probe().await.unwrap_err();
     assert_eq!((step, error.kind), ("write", ErrorKind::Denied));
+    objects.fail(Some(ErrorKind::Denied));
+    let (step, error) = objects.tier().probe().await.unwrap_err();
+    assert_eq!((step, error.kind), ("look for an object that is not there", ErrorKind::Denied));
 }
