@@ -53,8 +53,7 @@ format: ## Check the format
 
 lint: ## Clippy, warnings as errors; and what only the fuzzers are built with
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) rustc --locked --lib --profile check -- --cfg fuzzing
-	$(CARGO) clippy --locked --lib --tests --no-default-features --features model -- -D warnings
+	$(CARGO) clippy --locked --lib --tests --features model -- -D warnings --cfg fuzzing
 
 lint-scripts: ## Workflows, shell scripts and the Containerfile; installs the linters below target/
 	@.ci/lint-scripts
@@ -63,7 +62,7 @@ unit: ## Unit and integration tests
 	$(call run_tests,--lib --test it --test layering)
 
 model: ## What threads share, run by shuttle in thousands of orders (docs/testing.md)
-	$(call run_tests,--lib --no-default-features --features model schedule_tests)
+	$(call run_tests,--lib --features model schedule_tests)
 
 sim: ## The simulated world for about a minute: kept histories, fixed seeds and fresh ones (docs/testing.md)
 	$(CARGO) test --locked --test sim

@@ -16,12 +16,17 @@ use super::layout::Layout;
 use super::metrics::Metrics;
 use super::objects::Objects;
 use super::recent::{self, Recent};
-use super::upload;
 
 use crate::credentials::ClusterKey;
 use crate::reference::{Digest, Registry};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::tasks::Tasks;
+
+/// Manifests and small blobs that are written at the same time. They have places of their own: those of layers are held for
+/// whole downloads.
+const SINGLES: usize = 3;
+/// Bytes of the manifests that wait for one of those places, or have it. One more is not written.
+const QUEUED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The shared tier, or none. Cheap to clone.
 #[derive(Clone, Default)]
@@ -114,8 +119,8 @@ impl Tier {
             told: Recent::new(recent::TOLD_FOR),
             silent: Recent::new(recent::SILENT_FOR),
             uploads: Arc::new(Semaphore::new(config.uploads)),
-            singles: Arc::new(Semaphore::new(upload::SINGLES)),
-            queued: Arc::new(Semaphore::new(upload::QUEUED_BYTES_MAX)),
+            singles: Arc::new(Semaphore::new(SINGLES)),
+            queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
             counts: Counts::default(),
             metrics,
             tasks: Tasks::default(),

@@ -30,11 +30,6 @@ const PART_MAX: u64 = 16 * 1024 * 1024;
 const PART_WAIT: Duration = Duration::from_secs(60);
 /// How long an upload waits for its place among the others.
 const PLACE_WAIT: Duration = Duration::from_secs(120);
-/// Manifests and small blobs that are written at the same time. They have places of their own: those of layers are held for
-/// whole downloads.
-pub(super) const SINGLES: usize = 3;
-/// Bytes of the manifests that wait for one of those places, or have it. One more is not written.
-pub(super) const QUEUED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A blob on its way to the tier. Dropped without an end, its parts are thrown away.
 pub(crate) struct Upload {

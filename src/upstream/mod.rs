@@ -85,7 +85,7 @@ pub mod fuzzing {
         // Whatever a challenge names, of repositories no more is asked for than pulling.
         let is_pull = |scope: &str| !scope.starts_with("repository:") || scope.ends_with(":pull");
         assert!(bearer.scope.split(' ').all(is_pull), "{}", bearer.scope);
-        let challenged_by = Url::parse("https://reg.test/v2/").expect("a URL");
+        let Ok(challenged_by) = Url::parse("https://reg.test/v2/") else { return };
         for secret in [false, true] {
             let trust = HostTrust::Untrusted;
             let _ = realm::check(&bearer.realm, &challenged_by, trust, &Default::default(), secret);

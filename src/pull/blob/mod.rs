@@ -50,6 +50,7 @@ pub(crate) mod rest;
 pub(crate) mod room;
 pub(crate) mod segments;
 pub(crate) mod shared_copy;
+pub(crate) mod slow_registries;
 pub(crate) mod source;
 pub(crate) mod stored;
 pub(crate) mod tiered;

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::delivery::Trail;
-use super::tiered::SlowRegistries;
+use super::slow_registries::SlowRegistries;
 use crate::pull::access::{Access, Purpose, Subject, UnprovedRight};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;

@@ -9,47 +9,18 @@
 //!
 //! Deliberately not here: parts of blobs. A part cannot be verified by the digest, so that it comes from the registry.
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::source::{UpstreamBlobs, UpstreamBody};
 use crate::pull::access::Purpose;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
-use crate::reference::{Digest, Registry};
-use crate::support::bounded_map::BoundedMap;
+use crate::reference::Digest;
 use crate::tier::{self, ClaimSlot, Lookup, Role};
 use crate::upstream::BlobHead;
 
 /// How long the registry may take to confirm a blob, before it is asked for the blob itself instead.
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
-/// How long a registry that delivers, and took longer than that to confirm, is not asked to.
-const SLOW_FOR: Duration = Duration::from_secs(3_600);
-/// Such registries that are remembered at most.
-const SLOW_MAX: usize = 1_024;
-
-/// The registries that take too long to confirm what they deliver. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct SlowRegistries(Arc<Mutex<BoundedMap<Registry, Instant>>>);
-
-impl Default for SlowRegistries {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(BoundedMap::new(SLOW_MAX))))
-    }
-}
-
-impl SlowRegistries {
-    fn record(&self, registry: &Registry) {
-        self.0.lock().insert(registry.clone(), Instant::now());
-    }
-
-    fn has(&self, registry: &Registry) -> bool {
-        self.0.lock().peek(registry).is_some_and(|at| at.elapsed() < SLOW_FOR)
-    }
-}
 
 /// A whole body, and what the shared tier gets of it.
 pub(crate) struct Opened {
