@@ -71,7 +71,7 @@ section! {
 
     /// Layers that are written at a time; each holds a part of 8 MiB in memory. What is smaller than 4 MiB has 3 places of its
     /// own.
-    restart uploads: u32 = number(1..=UPLOADS_MAX), |_| 3;
+    restart uploads: u32 = number(1..=UPLOADS_MAX), |_| 8;
 }
 
 impl Tier {
