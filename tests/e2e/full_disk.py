@@ -5,6 +5,7 @@ costs its registry more than it would without Larder. On ext4 and on XFS.
 import os
 import threading
 import time
+import unittest
 
 import image
 from disk import MIB, OnDisk, Upstream
