@@ -1,9 +1,9 @@
-//! What nodes tell each other for an outage (`[tier] share_names`): what a tag of a public repository names, that the
+//! What nodes share for an outage (`[tier] share_names`): what a tag of a public repository names, that the
 //! repository is public, and which digests it has.
 //!
-//! Promises: only what this node's registry said is told, and only of repositories that everyone may read; a private
-//! right is never told. A node whose registry refuses everyone replaces the record that a repository is public. What other
-//! nodes told is used only in an outage of the registry; a right that they told is held in memory for that outage and is
+//! Promises: only what this node's registry said is shared, and only of repositories that everyone may read; a private
+//! right is never shared. A node whose registry refuses everyone replaces the record that a repository is public. What other
+//! nodes shared is used only in an outage of the registry; a right that they shared is held in memory for that outage and is
 //! never fresh, so that the registry is asked again as soon as it can be.
 
 use std::sync::Arc;
@@ -59,19 +59,19 @@ impl SharedNames {
     }
 
     /// Tells that the registry said just now, or said at the last question, what a tag names.
-    pub(crate) async fn tell_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
+    pub(crate) async fn share_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         if !self.tier.shares_names() {
             return;
         }
         let Some(proved_at) = self.access.known().public_since(repository).await else { return };
         let Some(now) = self.tier.now() else { return };
         let fact = TagFact { digest: digest.to_string() };
-        self.tier.tell_name(parts("tag", repository, &tag.to_string()), now, fact);
-        self.tier.tell_name(parts("public", repository, ""), proved_at, OPEN);
+        self.tier.share_name(parts("tag", repository, &tag.to_string()), now, fact);
+        self.tier.share_name(parts("public", repository, ""), proved_at, OPEN);
     }
 
     /// Tells that the registry confirmed or delivered a digest.
-    pub(crate) async fn tell_member(&self, repository: &Repository, digest: Digest, member: &Member) {
+    pub(crate) async fn share_member(&self, repository: &Repository, digest: Digest, member: &Member) {
         if !self.tier.shares_names() {
             return;
         }
@@ -81,27 +81,27 @@ impl SharedNames {
             Member::Blob => None,
         };
         let fact = MemberFact { manifest_type };
-        self.tier.tell_name(parts("member", repository, &digest.to_string()), proved_at, fact);
-        self.tier.tell_name(parts("public", repository, ""), proved_at, OPEN);
+        self.tier.share_name(parts("member", repository, &digest.to_string()), proved_at, fact);
+        self.tier.share_name(parts("public", repository, ""), proved_at, OPEN);
     }
 
-    /// What a tag named last, as another node was told no longer than `age_max` ago.
-    pub(crate) async fn told_tag(
+    /// What a tag named last, as another node shared it no longer than `age_max` ago.
+    pub(crate) async fn shared_tag(
         &self,
         repository: &Repository,
         tag: &Tag,
         age_max: Duration,
     ) -> Option<TagRecord> {
-        let told: Dated<TagFact> = self.told("tag", repository, &tag.to_string()).await?;
-        let digest = told.fact.digest.parse().ok()?;
-        let record = TagRecord { digest, confirmed_at: told.at };
-        (told.at.age_at(self.tier.now()?) < age_max).then_some(record)
+        let shared: Dated<TagFact> = self.record("tag", repository, &tag.to_string()).await?;
+        let digest = shared.fact.digest.parse().ok()?;
+        let record = TagRecord { digest, confirmed_at: shared.at };
+        (shared.at.age_at(self.tier.now()?) < age_max).then_some(record)
     }
 
-    /// What a digest is in a repository, as another node was told.
-    pub(crate) async fn told_member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
-        let told: Dated<MemberFact> = self.told("member", repository, &digest.to_string()).await?;
-        match told.fact.manifest_type {
+    /// What a digest is in a repository, as another node shared it.
+    pub(crate) async fn shared_member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
+        let record: Dated<MemberFact> = self.record("member", repository, &digest.to_string()).await?;
+        match record.fact.manifest_type {
             None => Some(Member::Blob),
             Some(text) => text.parse::<MediaType>().ok().map(Member::Manifest),
         }
@@ -115,11 +115,11 @@ impl SharedNames {
         if access.outage_lasted(registry, error).await.is_none() {
             return false;
         }
-        let told: Option<Dated<PublicFact>> = self.told("public", repository, "").await;
-        let (Some(told), Some(now)) = (told, self.tier.now()) else { return false };
+        let record: Option<Dated<PublicFact>> = self.record("public", repository, "").await;
+        let (Some(record), Some(now)) = (record, self.tier.now()) else { return false };
         // An old record may be a repetition of one from before the repository was closed.
-        let is_young = told.at.age_at(now) < access.known().terms(repository).outage_grace;
-        !told.fact.closed && is_young && access.shared().hold(repository, told.at).await
+        let is_young = record.at.age_at(now) < access.known().terms(repository).outage_grace;
+        !record.fact.closed && is_young && access.shared().hold(repository, record.at).await
     }
 
     /// Has the record that a repository is public replaced once its registry refuses everyone.
@@ -139,7 +139,7 @@ impl SharedNames {
         });
     }
 
-    async fn told<T: serde::de::DeserializeOwned>(
+    async fn record<T: serde::de::DeserializeOwned>(
         &self,
         kind: &str,
         repository: &Repository,
@@ -150,7 +150,7 @@ impl SharedNames {
         }
         let parts = parts(kind, repository, about);
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        self.tier.told_name(&parts).await
+        self.tier.shared_name(&parts).await
     }
 }
 

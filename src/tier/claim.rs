@@ -155,7 +155,7 @@ impl Inner {
 
     /// Whether this lease was silent before, and was not renewed since.
     fn is_silent(&self, key: &str, lease: Lease) -> bool {
-        self.silent.is_noted(&(key.to_owned(), lease.nonce, lease.beat))
+        self.silent.is_noted(&(key.to_owned(), lease.nonce, lease.renewals))
     }
 
     /// Creates a lease, and renews it from then on. A lease without a place for its upload is not created.
@@ -221,7 +221,7 @@ async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, received: Arc<M
             Some(false) => return,
             None => continue,
         }
-        lease.beat += 1;
+        lease.renewals += 1;
         lease.done = received.lock().as_ref().map_or(0, |received| received());
         lease.rate = (lease.done as f64 / begun.elapsed().as_secs_f64()) as u64;
         let put = inner.objects.put(&key, written(lease), Replace::Anything);
@@ -329,7 +329,7 @@ async fn wait(
             }
             Decision::GiveUp => return None,
             Decision::TakeOver => {
-                inner.silent.note_once((key.clone(), lease.nonce, lease.beat));
+                inner.silent.note_once((key.clone(), lease.nonce, lease.renewals));
                 match take_over(inner, registry, digest, size, (&seen.bytes, slot)).await {
                     TakenOver::Ended(found) => return found,
                     TakenOver::Renewed => {}

@@ -61,8 +61,8 @@ pub(super) struct Inner {
     /// Objects whose last use was recorded a while ago.
     pub(super) touched: Recent,
     /// Names that were shared, or found to be shared, a while ago.
-    pub(super) told: Recent<String>,
-    /// Leases, by key, nonce and beat, that were silent for too long.
+    pub(super) shared: Recent<String>,
+    /// Leases, by key, nonce and number of renewals, that were silent for too long.
     pub(super) silent: Recent<(String, u64, u64)>,
     /// Places of blobs that are written in parts.
     pub(super) uploads: Arc<Semaphore>,
@@ -116,7 +116,7 @@ impl Tier {
             avoided: Recent::new(recent::AVOIDED_FOR),
             present: Recent::new(recent::PRESENT_FOR),
             touched: Recent::new(recent::TOUCHED_FOR),
-            told: Recent::new(recent::TOLD_FOR),
+            shared: Recent::new(recent::SHARED_FOR),
             silent: Recent::new(recent::SILENT_FOR),
             uploads: Arc::new(Semaphore::new(config.uploads)),
             singles: Arc::new(Semaphore::new(SINGLES)),

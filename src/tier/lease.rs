@@ -32,7 +32,7 @@ pub(super) struct Lease {
     /// Tells one writer's lease from another's.
     pub(super) nonce: u64,
     /// Goes up with each renewal.
-    pub(super) beat: u64,
+    pub(super) renewals: u64,
     /// Bytes of the blob.
     pub(super) size: u64,
     /// Bytes of it that the writer has received.

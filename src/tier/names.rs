@@ -42,7 +42,7 @@ impl Tier {
     }
 
     /// The record about `parts`.
-    pub(crate) async fn told_name<T: DeserializeOwned>(&self, parts: &[&str]) -> Option<Dated<T>> {
+    pub(crate) async fn shared_name<T: DeserializeOwned>(&self, parts: &[&str]) -> Option<Dated<T>> {
         let inner = self.reader()?;
         if !inner.reading.admits(Instant::now()) {
             return None;
@@ -58,15 +58,15 @@ impl Tier {
     }
 
     /// Shares what a registry said, in the background, unless it is there and not old.
-    pub(crate) fn tell_name<T>(&self, parts: Vec<String>, at: Timestamp, fact: T)
+    pub(crate) fn share_name<T>(&self, parts: Vec<String>, at: Timestamp, fact: T)
     where
         T: Serialize + DeserializeOwned + PartialEq + Send + Sync + 'static,
     {
         let Some(inner) = self.writer().filter(|inner| inner.key.is_some()) else { return };
         let Some(name) = inner.key.as_ref().map(|key| key.name(&borrowed(&parts))) else { return };
-        // Another fact about the same is told at once.
-        let told = format!("{name} {}", serde_json::to_string(&fact).unwrap_or_default());
-        if !inner.told.note_once(told) || !inner.writing.admits(Instant::now()) {
+        // Another fact about the same is shared at once.
+        let shared = format!("{name} {}", serde_json::to_string(&fact).unwrap_or_default());
+        if !inner.shared.note_once(shared) || !inner.writing.admits(Instant::now()) {
             return;
         }
         let inner = Arc::clone(inner);

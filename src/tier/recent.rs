@@ -21,7 +21,7 @@ const OBJECTS_MAX: usize = 4_096;
 /// How long a lease that nothing renews is known to be that of a writer that is gone.
 pub(super) const SILENT_FOR: Duration = Duration::from_secs(600);
 /// How often one name is shared, or looked at whether it is, at most.
-pub(super) const TOLD_FOR: Duration = Duration::from_secs(3_600);
+pub(super) const SHARED_FOR: Duration = Duration::from_secs(3_600);
 
 /// What something was noted of: objects by registry and digest, or names.
 pub(super) struct Recent<K: Hash + Eq = (Registry, Digest)> {

@@ -222,7 +222,7 @@ async fn a_lease_tells_what_is_received_although_nothing_is_uploaded() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let lease = objects.content(&objects.keys("leases")[0]).unwrap();
     let lease: super::lease::Lease = serde_json::from_slice(&lease).unwrap();
-    assert_eq!((lease.beat, lease.done, lease.rate), (1, 12_000, 4_000));
+    assert_eq!((lease.renewals, lease.done, lease.rate), (1, 12_000, 4_000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -301,7 +301,7 @@ async fn a_lease_that_another_node_took_over_is_neither_renewed_nor_deleted() {
     let objects = FakeObjects::default();
     let Role::Writer(claim) = role(&objects.tier(), Digest::of(b"content")).await else { panic!() };
     let lease = objects.keys("leases").remove(0);
-    let of_another = Bytes::from_static(br#"{"nonce":0,"beat":5,"size":20,"done":1,"rate":1}"#);
+    let of_another = Bytes::from_static(br#"{"nonce":0,"renewals":5,"size":20,"done":1,"rate":1}"#);
     objects.replace(&lease, of_another.clone());
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(objects.content(&lease), Some(of_another.clone()), "not renewed");

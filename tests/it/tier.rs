@@ -225,7 +225,8 @@ async fn a_writer_that_dies_costs_seconds_and_one_more_download() {
     let (bytes, path) = site.blob(LAYER, 1);
     // What `kill -9` leaves: a lease, and no object.
     let lease = site.lease_of(&path, &bytes).await;
-    std::fs::write(&lease, r#"{"nonce":1,"beat":3,"size":20000000,"done":1000000,"rate":1000000}"#).unwrap();
+    std::fs::write(&lease, r#"{"nonce":1,"renewals":3,"size":20000000,"done":1000000,"rate":1000000}"#)
+        .unwrap();
     site.registry.forget_seen();
     let nodes: Vec<Larder> = (0..3).map(|_| site.node()).collect();
     let pulls = nodes.iter().map(|node| async { node.get(&path).await.body == bytes });

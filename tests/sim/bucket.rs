@@ -173,9 +173,10 @@ pub(crate) fn act(bucket: &Bucket, truth: &mut Truth, act: &BucketAct) -> String
 
 /// Renews a lease as `src/tier/lease.rs` has it.
 async fn pretend(bucket: Bucket, key: String, seconds: u64, rate: u64) {
-    for beat in 0..seconds / RENEW_S + 1 {
-        let done = beat * RENEW_S * rate;
-        let lease = serde_json::json!({"nonce": 7, "beat": beat, "size": LEASED, "done": done, "rate": rate});
+    for renewals in 0..seconds / RENEW_S + 1 {
+        let done = renewals * RENEW_S * rate;
+        let lease =
+            serde_json::json!({"nonce": 7, "renewals": renewals, "size": LEASED, "done": done, "rate": rate});
         bucket.put(&key, lease.to_string());
         tokio::time::sleep(Duration::from_secs(RENEW_S)).await;
     }

@@ -165,7 +165,7 @@ impl Filler {
         let is_member = self.blobs.is_member(context, digest, verified.size(), trail).await;
         if is_member {
             copy.into_iter().for_each(|copy| copy.complete(verified.size()));
-            self.blobs.names().tell_member(context.repository(), digest, &Member::Blob).await;
+            self.blobs.names().share_member(context.repository(), digest, &Member::Blob).await;
         }
         let (store, repository) = (self.store.clone(), context.repository().clone());
         let commit = move || store.commit(verified, &repository, is_member.then_some(&Member::Blob));

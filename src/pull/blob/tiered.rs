@@ -260,7 +260,7 @@ impl UpstreamBlobs {
         let is_confirmed = access.membership().is_confirmed(repository, digest).await;
         let is_member = is_confirmed
             || access.shared().is_member(repository, digest)
-            || names.told_member(repository, digest).await.is_some();
+            || names.shared_member(repository, digest).await.is_some();
         if !is_member {
             return false;
         }

@@ -300,7 +300,7 @@ impl ManifestFetcher {
         let FetchedManifest { digest, media_type, bytes, .. } = fetched;
         if digest.is_of(bytes) && !media_type.is_useless() {
             let member = Member::Manifest(media_type.clone());
-            self.names.tell_member(repository, *digest, &member).await;
+            self.names.share_member(repository, *digest, &member).await;
             self.tier.write_manifest(repository.registry(), *digest, bytes.clone());
             self.kept.add_fetched(repository, *digest, media_type, bytes).await;
         }

@@ -189,7 +189,7 @@ impl Manifests {
     ) -> Result<ManifestAnswer, Error> {
         let (repository, names) = (context.repository(), self.fetcher.names());
         if error.fault() != Fault::Outage
-            || !matches!(names.told_member(repository, digest).await, Some(Member::Manifest(_)))
+            || !matches!(names.shared_member(repository, digest).await, Some(Member::Manifest(_)))
             || !names.hold_right(repository, &error).await
         {
             return Err(error);

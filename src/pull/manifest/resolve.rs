@@ -95,14 +95,14 @@ impl Tags {
             return Ok(answer);
         }
         match self.resolve(context, tag).await {
-            Err(error) if error.fault() == Fault::Outage => self.by_told_name(context, tag, error).await,
+            Err(error) if error.fault() == Fault::Outage => self.by_shared_name(context, tag, error).await,
             resolved => resolved,
         }
     }
 
     /// The manifest that a tag named last, as another node was told: where this one has no record of the tag and its registry
     /// cannot be asked.
-    async fn by_told_name(
+    async fn by_shared_name(
         &self,
         context: &PullContext,
         tag: &Tag,
@@ -113,7 +113,7 @@ impl Tags {
             return Err(error);
         }
         let age_max = self.freshness(repository, tag).stale_if_error;
-        let Some(record) = names.told_tag(repository, tag, age_max).await else { return Err(error) };
+        let Some(record) = names.shared_tag(repository, tag, age_max).await else { return Err(error) };
         if !names.hold_right(repository, &error).await
             || !self.0.fetcher.restore(repository, record.digest).await
         {
@@ -433,6 +433,6 @@ impl Tags {
     async fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         self.0.confirmed.confirm(repository, tag, digest, self.0.records.clock().now());
         self.0.records.confirm_tag_later(repository, tag, digest).await;
-        self.0.fetcher.names().tell_tag(repository, tag, digest).await;
+        self.0.fetcher.names().share_tag(repository, tag, digest).await;
     }
 }

@@ -111,8 +111,8 @@ async fn a_lease_of_a_writer_that_is_gone_or_of_none_ends() {
     // Side by side, since each is waited for.
     let leases = [
         &b"\x00 no lease"[..],
-        br#"{"nonce":1,"beat":1,"size":20971520,"done":1000000,"rate":10000000}"#,
-        br#"{"nonce":1,"beat":1,"size":20971520,"done":0,"rate":0}"#,
+        br#"{"nonce":1,"renewals":1,"size":20971520,"done":1000000,"rate":10000000}"#,
+        br#"{"nonce":1,"renewals":1,"size":20971520,"done":0,"rate":0}"#,
         b"",
     ];
     let all = leases.map(|lease| async move {
@@ -139,8 +139,8 @@ async fn a_forged_lease_that_is_renewed_for_ever_makes_no_node_wait_for_ever() {
         let (fleet, blob) = slow().await;
         let (bucket, key) = (fleet.s3.bucket(), lease_key(&blob));
         let forging = tokio::spawn(async move {
-            for beat in 0_u64.. {
-                bucket.put(&key, format!("{{\"nonce\":7,\"beat\":{beat},{lease}}}"));
+            for renewals in 0_u64.. {
+                bucket.put(&key, format!("{{\"nonce\":7,\"renewals\":{renewals},{lease}}}"));
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         });
@@ -159,9 +159,11 @@ async fn a_wrong_object_that_was_long_waited_for_reaches_no_client() {
     wrong[0] ^= 1;
     let writing = tokio::spawn(async move {
         // Longer than clients of a mirror are given nothing.
-        for beat in 0..26 {
-            bucket
-                .put(&key, format!("{{\"nonce\":7,\"beat\":{beat},\"size\":{SIZE},\"done\":0,\"rate\":0}}"));
+        for renewals in 0..26 {
+            bucket.put(
+                &key,
+                format!("{{\"nonce\":7,\"renewals\":{renewals},\"size\":{SIZE},\"done\":0,\"rate\":0}}"),
+            );
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         }
         bucket.put(&key.replace("/leases/", "/blobs/"), wrong);
@@ -177,7 +179,9 @@ async fn a_wrong_object_that_was_long_waited_for_reaches_no_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_a_node_that_waits_has_its_head_and_leaves_nothing_undone_when_it_goes() {
     let (fleet, blob) = slow().await;
-    fleet.s3.put(&lease_key(&blob), &br#"{"nonce":1,"beat":1,"size":20971520,"done":1,"rate":1000000}"#[..]);
+    fleet
+        .s3
+        .put(&lease_key(&blob), &br#"{"nonce":1,"renewals":1,"size":20971520,"done":1,"rate":1000000}"#[..]);
     let node = Arc::new(fleet.node("node"));
     let path = format!("/v2/team/app/blobs/{}?ns=reg.test", blob.digest);
     let begun = crate::support::client::begin(node.larder.address, &path).await;

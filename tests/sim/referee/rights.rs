@@ -90,9 +90,12 @@ fn look_at(judge: &Judge<'_>, ask: &Ask) -> Option<Violation> {
 fn was_refused(judge: &Judge<'_>, ask: &Ask, end: u64) -> Option<u64> {
     let history = judge.history;
     let is_his = |shown: &Option<String>| {
-        let shown = shown.as_deref().unwrap_or_default();
-        // Tokens of the registry are whoever's asked for them; a refusal of any of them is seen in the answers.
-        shown.starts_with("Bearer ") && ask.who != Who::Nobody
+        let token = shown.as_deref().and_then(|shown| shown.strip_prefix("Bearer "));
+        // An anonymous caller has tokens too: what those are refused ends no right of a caller with a login. A token that was
+        // damaged on its way has no owner.
+        token.is_some_and(|token| {
+            ask.who != Who::Nobody && history.token_owners.get(token).is_none_or(|owner| *owner == ask.who)
+        })
     };
     let others = history.asks.iter().any(|other| {
         other.repo == ask.repo && other.who != ask.who && other.begun >= end && other.begun <= ask.begun

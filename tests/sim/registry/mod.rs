@@ -145,6 +145,11 @@ impl Upstreams {
         issued.chain(state.damaged_tokens.iter().cloned()).collect()
     }
 
+    /// Whom each token was issued to.
+    pub(crate) fn token_owners(&self) -> BTreeMap<String, Who> {
+        self.state().tokens.iter().map(|(text, token)| (text.clone(), token.who)).collect()
+    }
+
     pub(crate) fn begin_fault(&self, fault: &Fault) {
         self.truth(|truth, at| {
             truth.faults.push(Span { what: fault.clone(), from: at, until: None, hit: None });

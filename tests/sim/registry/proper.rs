@@ -112,7 +112,6 @@ impl Upstreams {
         let token = asked.authorization.as_deref().and_then(|a| a.strip_prefix("Bearer "));
         let token = token.and_then(|text| state.tokens.get(text));
         let good = token.filter(|token| token.host == asked.host && token.until > self.0.now.ms());
-        let _ = good.map(|token| token.who);
         if good.is_some_and(|token| token.opens.iter().any(|path| path == repo.path())) {
             return None;
         }

@@ -18,7 +18,7 @@ use crate::client::Ask;
 use crate::daemon::Daemon;
 use crate::disk::Disk;
 use crate::files::{leaks, sizes};
-use crate::plan::{Act, Host, NodeLogin, Plan, Repo, Setup};
+use crate::plan::{Act, Host, NodeLogin, Plan, Repo, Setup, Who};
 use crate::pods::Pods;
 use crate::registry::{Seen, Upstreams};
 use crate::time::Now;
@@ -35,6 +35,7 @@ pub(crate) struct History {
     pub(crate) asks: Vec<Ask>,
     pub(crate) seen: Vec<Seen>,
     pub(crate) tokens: Vec<(String, Host)>,
+    pub(crate) token_owners: BTreeMap<String, Who>,
     pub(crate) truth: Truth,
     pub(crate) notes: Vec<(u64, String)>,
     pub(crate) quiet: Vec<Quiet>,
@@ -283,6 +284,7 @@ impl World {
             asks: self.done,
             seen: self.upstreams.seen(),
             tokens: self.upstreams.tokens(),
+            token_owners: self.upstreams.token_owners(),
             truth: self.upstreams.truth(|truth, _| std::mem::take(truth)),
             notes: self.notes,
             quiet: self.quiet,
