@@ -107,7 +107,10 @@ impl Judge<'_> {
                 !ask.head || ask.what == What::Tag || matches!(fault.part, Part::Any | Part::Token)
             }
         };
-        let repo = fault.repo.is_none_or(|repo| repo == ask.repo) || fault.host == Host::Objects;
+        // A question for a token names no repository to the faults: they meet those of all.
+        let repo = fault.repo.is_none_or(|repo| repo == ask.repo)
+            || fault.host == Host::Objects
+            || fault.part == Part::Token;
         part && method && repo
     }
 
