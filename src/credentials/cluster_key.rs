@@ -6,15 +6,16 @@
 //! itself how old it is.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
+
+use crate::support::open_file::{Links, open_at_once};
 
 /// Bytes of the key file.
 const KEY_BYTES: usize = 32;
@@ -49,10 +50,7 @@ impl ClusterKey {
     /// A file that is not like that.
     pub fn read(path: &Path) -> Result<Self, ClusterKeyError> {
         let failed = |why: String| ClusterKeyError { path: path.to_owned(), why };
-        let nonblocking = rustix::fs::OFlags::NONBLOCK;
-        #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
-        let file = OpenOptions::new().read(true).custom_flags(nonblocking.bits() as i32).open(path);
-        let file = file.map_err(|error| failed(error.to_string()))?;
+        let file = open_at_once(path, Links::Followed).map_err(|error| failed(error.to_string()))?;
         let found = file.metadata().map_err(|error| failed(error.to_string()))?;
         if !found.is_file() || found.len() != KEY_BYTES as u64 {
             return Err(failed("it is not a file of 32 bytes".to_owned()));

@@ -18,6 +18,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use crate::reference::{Principal, PrincipalKind};
+use crate::support::open_file::{Links, open_at_once};
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;
@@ -166,9 +167,7 @@ fn key(path: &Path, random: &SystemRandom) -> Result<Zeroizing<Vec<u8>>, KeysErr
 fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError> {
     let io = |source| KeysError::Io { what: "read", path: path.to_owned(), source };
     let unusable = |why| Err(KeysError::Unusable { path: path.to_owned(), why });
-    let nofollow = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
-    let file = match OpenOptions::new().read(true).custom_flags(nofollow.bits() as i32).open(path) {
+    let file = match open_at_once(path, Links::Refused) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io(e)),

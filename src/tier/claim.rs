@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::lease::{BYTES_MAX, Decision, LEASED_MIN, Lease, RENEW_EVERY, SILENT_MAX, decide};
-use super::objects::{Replace, shareable};
+use super::objects::{Replace, read_whole, shareable};
 use super::reading::{Found, Lookup, TierBody};
 use crate::reference::{Digest, Registry};
 
@@ -189,15 +189,9 @@ impl Inner {
     /// The lease that is there, and its bytes, by which a change is noticed. What is no lease counts as one that says nothing.
     async fn lease_at(&self, key: &str) -> Result<Option<(Lease, Bytes)>, Error> {
         let reading = async {
-            let mut object = self.objects.get(key).await?;
-            let mut whole = Vec::new();
-            while let Some(chunk) = object.body.next().await {
-                whole.extend_from_slice(&chunk?);
-                if whole.len() > BYTES_MAX {
-                    break;
-                }
-            }
-            Ok((serde_json::from_slice(&whole).unwrap_or_default(), Bytes::from(whole)))
+            let object = self.objects.get(key).await?;
+            let whole = read_whole(object.body, BYTES_MAX).await?.unwrap_or_default();
+            Ok((serde_json::from_slice(&whole).unwrap_or_default(), whole))
         };
         match self.bounded(reading).await {
             Ok(found) => Ok(Some(found)),

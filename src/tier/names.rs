@@ -9,14 +9,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
-use super::objects::Replace;
+use super::objects::{Replace, read_whole};
 use crate::support::clock::Timestamp;
 
 /// Bytes of a record at most.
@@ -119,15 +118,8 @@ impl Inner {
         let Some(key) = &self.key else { return Ok(None) };
         let at = self.layout.name(&key.name(parts));
         let reading = async {
-            let mut object = self.objects.get(&at).await?;
-            let mut whole = Vec::new();
-            while let Some(chunk) = object.body.next().await {
-                whole.extend_from_slice(&chunk?);
-                if whole.len() > RECORD_BYTES_MAX {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(whole))
+            let object = self.objects.get(&at).await?;
+            read_whole(object.body, RECORD_BYTES_MAX).await
         };
         let Some(sealed) = self.bounded(reading).await? else { return Ok(None) };
         let opened = key.open(parts, &sealed).and_then(|plain| serde_json::from_slice(&plain).ok());

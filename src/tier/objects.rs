@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use futures_util::Stream;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 
 use super::error::Error;
@@ -30,6 +30,25 @@ impl<S: Stream> Stream for Shareable<S> {
 /// The chunks of a stream.
 pub(super) fn shareable(stream: impl Stream<Item = Result<Bytes, Error>> + Send + 'static) -> Chunks {
     Box::pin(Shareable(Mutex::new(Box::pin(stream))))
+}
+
+/// The whole of a body; `None` if it has more than `bytes_max` bytes.
+///
+/// # Errors
+/// What the body says.
+pub(super) async fn read_whole(
+    mut body: impl Stream<Item = Result<Bytes, Error>> + Unpin,
+    bytes_max: usize,
+) -> Result<Option<Bytes>, Error> {
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        if whole.len() + chunk.len() > bytes_max {
+            return Ok(None);
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(Some(whole.freeze()))
 }
 
 /// An object, its body to come.

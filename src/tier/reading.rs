@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::{Instant, timeout};
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
-use super::objects::{Chunks, Object, Replace};
+use super::objects::{Chunks, Object, Replace, read_whole};
 use super::recent::TOUCHED_FOR;
 use crate::reference::{Digest, Registry};
 use crate::support::clock::Timestamp;
@@ -77,26 +77,15 @@ impl Tier {
     ) -> Option<(Bytes, Option<Timestamp>)> {
         let inner = self.reader()?;
         let key = inner.layout.manifest(registry, digest);
-        let Lookup::Found(Found { size, modified, mut body }) = inner.look(registry, digest, &key).await
-        else {
+        let Lookup::Found(Found { size, modified, body }) = inner.look(registry, digest, &key).await else {
             return None;
         };
-        let mut whole = BytesMut::new();
-        let reading = async {
-            while let Some(chunk) = body.next().await {
-                let chunk = chunk.ok()?;
-                if whole.len() + chunk.len() > bytes_max {
-                    return None;
-                }
-                whole.extend_from_slice(&chunk);
-            }
-            (whole.len() as u64 == size).then_some(())
-        };
-        let read = timeout(inner.config.idle_timeout, reading).await.ok().flatten();
-        if read.is_none() {
+        let read = timeout(inner.config.idle_timeout, read_whole(body, bytes_max)).await;
+        let whole = read.ok().and_then(Result::ok).flatten().filter(|whole| whole.len() as u64 == size);
+        if whole.is_none() {
             inner.avoided.note(registry, digest);
         }
-        read.map(|()| (whole.freeze(), modified))
+        whole.map(|whole| (whole, modified))
     }
 }
 

@@ -6,11 +6,10 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
-
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::support::clock::Timestamp;
+use crate::support::open_file::{Links, open_at_once};
 
 /// Bytes read of a small file (a tag, a membership). A pin, the largest of them, has 60 KiB at most.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;
@@ -105,9 +104,7 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), Error> {
 /// # Errors
 /// Anything else under that name is an error of kind `InvalidData`.
 pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
-    let file = match OpenOptions::new().read(true).custom_flags(flags as i32).open(path) {
+    let file = match open_at_once(path, Links::Refused) {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);

@@ -2,9 +2,8 @@
 //! (Google's, of a service account, is read by object_store.)
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::support::open_file::{Links, open_at_once};
 use crate::tier::error::BuildError;
 
 /// How often a key file is read again: a key that was replaced counts within that time.
@@ -87,10 +87,7 @@ fn is_open(mode: u32) -> bool {
 
 fn text_of(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     let failed = |why: String| BuildError::File { path: path.to_owned(), why };
-    let nonblocking = rustix::fs::OFlags::NONBLOCK;
-    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking.bits() as i32).open(path);
-    let file = file.map_err(|error| failed(error.to_string()))?;
+    let file = open_at_once(path, Links::Followed).map_err(|error| failed(error.to_string()))?;
     let found = file.metadata().map_err(|error| failed(error.to_string()))?;
     if !found.is_file() || found.len() > FILE_BYTES_MAX {
         return Err(failed("it is no key file, or larger than any".to_owned()));

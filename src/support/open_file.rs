@@ -1,0 +1,52 @@
+//! Opens files that others may have put where they are.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// What is done at a symbolic link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// It is followed: mounted secrets are links.
+    Followed,
+    /// It is refused with `ELOOP`, if it is the last part of the path.
+    Refused,
+}
+
+/// Opens a file for reading. A pipe is not waited for: whether it is a regular file is for the caller to look at.
+///
+/// # Errors
+/// The disk, or a link that is refused.
+pub(crate) fn open_at_once(path: &Path, links: Links) -> io::Result<File> {
+    let flags = match links {
+        Links::Followed => OFlags::NONBLOCK,
+        Links::Refused => OFlags::NONBLOCK | OFlags::NOFOLLOW,
+    };
+    #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
+    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_not_waited_for_and_a_link_is_followed_only_where_that_is_right() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("file"), b"x").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
+        for links in [Links::Followed, Links::Refused] {
+            assert!(open_at_once(&at("file"), links).unwrap().metadata().unwrap().is_file());
+            assert!(!open_at_once(&at("pipe"), links).unwrap().metadata().unwrap().is_file());
+        }
+        assert!(open_at_once(&at("link"), Links::Followed).is_ok());
+        let refused = open_at_once(&at("link"), Links::Refused).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()));
+    }
+}
