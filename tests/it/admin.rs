@@ -1,6 +1,9 @@
 //! Metrics, probes and `/v1/status`, and the documents and rules that name metrics.
 
+use std::time::Duration;
+
 use http::StatusCode;
+use larder::reference::Digest;
 
 use crate::support::client;
 use crate::support::image;
@@ -45,6 +48,18 @@ async fn served(larder: &Larder) -> [u64; 5] {
         .map(|name| status["served"][name].as_u64().unwrap())
 }
 
+/// Waits until every blob of an image was asked of its registry and has arrived.
+async fn fetched(larder: &Larder, registry: &FakeRegistry, image: &image::PlatformImage) {
+    let asked = |blob: &Digest| registry.count(http::Method::GET, &blob.to_string()) > 0;
+    for _ in 0..1_000 {
+        if image.blobs().all(asked) {
+            return larder.settled().await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not everything was fetched ahead");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_pull_saves_nothing_although_its_layers_were_fetched_ahead_of_the_runtime() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
@@ -54,11 +69,10 @@ async fn a_first_pull_saves_nothing_although_its_layers_were_fetched_ahead_of_th
     let pull = async || {
         larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
         larder.get(&format!("/v2/team/app/manifests/{}?ns=reg.test", platform.manifest)).await;
-        let layers = platform.layers.iter().chain([&platform.config]);
-        for layer in layers {
+        for layer in platform.blobs() {
             assert!(larder.get(&format!("/v2/team/app/blobs/{layer}?ns=reg.test")).await.is_well());
-            // Whatever is fetched ahead is here before it is asked for.
-            larder.settled().await;
+            // What is fetched ahead is here before the client asks for it.
+            fetched(&larder, &registry, platform).await;
         }
     };
     pull().await;
@@ -77,7 +91,7 @@ async fn a_first_pull_saves_nothing_although_its_layers_were_fetched_ahead_of_th
     let first = &other.platforms[1];
     larder.get(&format!("/v2/team/other/manifests/{}?ns=reg.test", first.manifest)).await;
     larder.get(&format!("/v2/team/other/blobs/{}?ns=reg.test", first.layers[1])).await;
-    larder.settled().await;
+    fetched(&larder, &registry, first).await;
     let [all, now_from_upstream, now_saved, now_received, now_unserved] = served(&larder).await;
     assert_eq!((all, now_received), (now_from_upstream + now_saved, now_from_upstream + now_unserved));
     assert!(now_unserved > unserved && now_received > received && now_from_upstream > from_upstream);

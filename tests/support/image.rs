@@ -18,6 +18,13 @@ pub struct PlatformImage {
     pub layers: Vec<Digest>,
 }
 
+impl PlatformImage {
+    /// The layers and the config.
+    pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().chain([&self.config])
+    }
+}
+
 /// A multi-arch image as it was pushed.
 pub struct Image {
     pub index: Digest,
