@@ -40,10 +40,25 @@ pub(crate) fn begin(server: &Server, path: &str) -> TcpStream {
     stream
 }
 
+/// Asks, and waits for the head of the answer and the first bytes after it, where there are any.
+pub(crate) fn question(address: &str, method: &str, path: &str) {
+    let (mut stream, body) = ask(address, method, path);
+    if method != "HEAD" && body.is_empty() {
+        stream.read_exact(&mut [0]).unwrap();
+    }
+}
+
 fn head(address: &str, path: &str) -> (TcpStream, Vec<u8>) {
+    ask(address, "GET", path)
+}
+
+fn ask(address: &str, method: &str, path: &str) -> (TcpStream, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{}\r\nConnection: close\r\n\r\n",
+        crate::ACCEPT
+    );
     stream.write_all(request.as_bytes()).unwrap();
     let (mut got, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     loop {

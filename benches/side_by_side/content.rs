@@ -35,10 +35,28 @@ pub(crate) fn push(registry: &str, bytes: &[u8]) -> Digest {
     digest
 }
 
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// An image of one layer, by its tag.
+pub(crate) fn push_image(registry: &str, tag: &str, layer: &[u8]) -> (Digest, Digest) {
+    let config = format!("{{\"os\":\"linux\",\"architecture\":\"amd64\",\"author\":\"{tag}\"}}").into_bytes();
+    let described = |media: &str, bytes: &[u8]| {
+        let digest = push(registry, bytes).to_string();
+        serde_json::json!({"mediaType": media, "digest": digest, "size": bytes.len()})
+    };
+    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": described("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [described("application/vnd.oci.image.layer.v1.tar", layer)]});
+    let bytes = manifest.to_string().into_bytes();
+    let done = request(registry, "PUT", &format!("/v2/bench/app/manifests/{tag}"), MANIFEST, &bytes);
+    assert!(done.starts_with("HTTP/1.1 201"), "{done}");
+    (Digest::of(&bytes), Digest::of(layer))
+}
+
 pub(crate) fn push_manifest(registry: &str) -> Digest {
     let config = b"{\"os\":\"linux\",\"architecture\":\"amd64\"}".to_vec();
     let config_digest = push(registry, &config);
-    let media = "application/vnd.oci.image.manifest.v1+json";
+    let media = MANIFEST;
     let annotations: std::collections::BTreeMap<String, String> =
         (0..20).map(|n| (format!("org.example.annotation-{n}"), "x".repeat(40))).collect();
     let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": media, "annotations": annotations, "layers": [],

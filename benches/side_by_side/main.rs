@@ -11,6 +11,8 @@
 mod client;
 mod compare;
 mod content;
+mod crowd;
+mod heads;
 mod peers;
 mod report;
 mod servers;
@@ -49,14 +51,25 @@ fn main() {
     if wanted("cold") {
         cold(&mut servers, &mut table);
     }
+    if wanted("crowd") {
+        crowd::measure(&mut servers, &mut table);
+    }
+    if wanted("first") {
+        crowd::first_byte(&mut servers, &mut table);
+    }
+    if wanted("head") {
+        heads::measure(&servers, &mut table);
+    }
     if wanted("shaped") {
         gigabit(&mut servers, &mut table);
         throttled(&mut servers, &mut table);
         hundred(&mut servers, &mut table);
     }
     if wanted("warm") {
-        warm(&servers, &mut table, 1);
-        warm(&servers, &mut table, 4);
+        for readers in [1, 4] {
+            warm(&servers, &mut table, readers, None);
+            warm(&servers, &mut table, readers, Some(Congestion::reno()));
+        }
     }
     if wanted("manifest") {
         manifests(&servers, &mut table);
@@ -82,12 +95,11 @@ fn rounds(usual: usize) -> usize {
 }
 
 /// A large blob that is in the page cache, read by this many readers at once; every byte is compared.
-fn warm(servers: &Servers, table: &mut Table, readers: usize) {
+fn warm(servers: &Servers, table: &mut Table, readers: usize, congestion: Option<Congestion>) {
     let mut rates: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
     let mut cpu: BTreeMap<Kind, Vec<f64>> = BTreeMap::new();
     for _ in 0..=rounds(ROUNDS) {
         for server in &servers.all {
-            let _reno = (server.kind == Kind::NginxReno).then(Congestion::reno);
             let before = server.cpu_seconds();
             let begun = Instant::now();
             std::thread::scope(|scope| {
@@ -104,8 +116,9 @@ fn warm(servers: &Servers, table: &mut Table, readers: usize) {
     for rounds in [&mut rates, &mut cpu] {
         rounds.values_mut().for_each(|values| *values = values.split_off(1));
     }
-    table.add(Row::of(format!("warm blob, {readers} reader(s)"), "GB/s", true, rates));
-    table.add(Row::of(format!("server CPU, {readers} reader(s)"), "s/GB", false, cpu));
+    let under = congestion.map_or("", |_| ", reno");
+    table.add(Row::of(format!("warm blob, {readers} reader(s){under}"), "GB/s", true, rates));
+    table.add(Row::of(format!("server CPU, {readers} reader(s){under}"), "s/GB", false, cpu));
 }
 
 /// A small manifest on 32 connections.
@@ -136,23 +149,26 @@ fn manifests(servers: &Servers, table: &mut Table) {
 
 /// A blob that no cache has stored, from docker-registry; compared with docker-registry itself.
 fn cold(servers: &mut Servers, table: &mut Table) {
-    let (mut rates, mut firsts): (BTreeMap<Kind, Vec<f64>>, BTreeMap<Kind, Vec<f64>>) = Default::default();
+    type Measured = BTreeMap<Kind, Vec<f64>>;
+    let (mut rates, mut firsts, mut cpu): (Measured, Measured, Measured) = Default::default();
     // A sender that paces, as BBR does, settles on one of two rates on loopback, so that results with it vary by chance.
     let _reno = Congestion::reno();
     for _ in 0..rounds(COLD_ROUNDS) {
         let (digest, bytes) = servers.push_fresh(256);
-        let running = |kind: &Kind| servers.all.iter().any(|server| server.kind == *kind);
-        let caches: Vec<Kind> = Kind::CACHES.into_iter().filter(running).collect();
-        for kind in std::iter::once(Kind::Registry).chain(caches) {
+        for kind in std::iter::once(Kind::Registry).chain(servers.caches()) {
             let server = servers.of(kind);
             // Waits until the disk has written what earlier runs left.
             rustix::fs::sync();
+            let before = server.cpu_seconds();
             let Reply { first_byte, total } = fetch(server, &server.blob_path(&digest), &bytes);
-            rates.entry(kind).or_default().push(bytes.len() as f64 / 1e9 / total.as_secs_f64());
+            let gigabytes = bytes.len() as f64 / 1e9;
+            cpu.entry(kind).or_default().push((server.cpu_seconds() - before) / gigabytes);
+            rates.entry(kind).or_default().push(gigabytes / total.as_secs_f64());
             firsts.entry(kind).or_default().push(first_byte.as_secs_f64() * 1e3);
         }
     }
     table.add(Row::of("cold blob (docker-registry: direct)".into(), "GB/s", true, rates));
+    table.add(Row::of("server CPU, cold blob (docker-registry: direct)".into(), "s/GB", false, cpu));
     table.add(Row::of("cold blob, first byte (docker-registry: direct)".into(), "ms", false, firsts));
 }
 

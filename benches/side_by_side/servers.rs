@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use larder::reference::Digest;
 
-use crate::content::{content, push, push_manifest};
+use crate::content::{content, push, push_image, push_manifest};
 use crate::peers;
 use crate::shaper::{Limit, Shaper};
 
@@ -20,7 +20,6 @@ pub(crate) enum Kind {
     /// An earlier build, from `BENCH_BEFORE`.
     LarderBefore,
     NginxSendfile,
-    NginxReno,
     NginxBuffers,
     NginxCache,
     Registry,
@@ -31,11 +30,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Larder,
         Self::LarderBefore,
         Self::NginxSendfile,
-        Self::NginxReno,
         Self::NginxBuffers,
         Self::NginxCache,
         Self::Registry,
@@ -45,7 +43,7 @@ impl Kind {
         Self::Drayage,
     ];
     /// The servers that serve files and cannot fetch them.
-    pub(crate) const STATIC: [Self; 3] = [Self::NginxSendfile, Self::NginxReno, Self::NginxBuffers];
+    pub(crate) const STATIC: [Self; 2] = [Self::NginxSendfile, Self::NginxBuffers];
     /// The servers that fetch what they do not have.
     pub(crate) const CACHES: [Self; 7] = [
         Self::Larder,
@@ -62,7 +60,6 @@ impl Kind {
             Self::Larder => "Larder",
             Self::LarderBefore => "Larder before",
             Self::NginxSendfile => "nginx, sendfile on",
-            Self::NginxReno => "nginx, sendfile on, reno",
             Self::NginxBuffers => "nginx, sendfile off",
             Self::NginxCache => "nginx, proxy_cache",
             Self::Registry => "docker-registry",
@@ -89,6 +86,15 @@ pub(crate) struct Shaped {
     pub(crate) throttled: Shaper,
     /// 8 MB/s.
     pub(crate) slow: Shaper,
+    /// No proxy: an nginx that answers a HEAD of any tag from its memory.
+    pub(crate) heads: Server,
+}
+
+/// An image of one layer.
+pub(crate) struct Image {
+    pub(crate) tag: String,
+    pub(crate) manifest: Digest,
+    pub(crate) layer: Digest,
 }
 
 /// All servers, and their content.
@@ -124,13 +130,13 @@ impl Servers {
         );
         for (kind, settings, content) in [
             (Kind::NginxSendfile, "sendfile on; tcp_nopush on;", &plain),
-            (Kind::NginxReno, "sendfile on; tcp_nopush on;", &plain),
             (Kind::NginxBuffers, "sendfile off; output_buffers 2 512k;", &plain),
             (Kind::NginxCache, "sendfile on; tcp_nopush on;", &cached),
         ] {
             let address = free();
             let config = at(&format!("{kind:?}.conf"));
-            fs::write(&config, nginx(directory.path(), kind, &address, settings, content)).unwrap();
+            fs::write(&config, nginx(directory.path(), &format!("{kind:?}"), &address, settings, content))
+                .unwrap();
             all.push(Server::run(
                 kind,
                 &address,
@@ -142,6 +148,7 @@ impl Servers {
             gigabit: Shaper::start(&registry, Limit::Together(125e6)),
             throttled: Shaper::start(&registry, Limit::Each(20e6)),
             slow: Shaper::start(&registry, Limit::Together(8e6)),
+            heads: registry_of_heads(directory.path()),
         };
         let program = env!("CARGO_BIN_EXE_larder");
         all.push(larder(Kind::Larder, program, &at("larder"), &registry, &shaped));
@@ -169,9 +176,34 @@ impl Servers {
         (push(&self.registry, &bytes), bytes)
     }
 
+    /// Uploads an image that no cache has stored, by a tag of its own.
+    pub(crate) fn push_image(&mut self, mib: usize) -> Image {
+        self.fresh += 1;
+        let tag = format!("fresh-{}", self.fresh);
+        let (manifest, layer) = push_image(&self.registry, &tag, &content(mib, self.fresh));
+        Image { tag, manifest, layer }
+    }
+
+    /// The caches that run here.
+    pub(crate) fn caches(&self) -> Vec<Kind> {
+        Kind::CACHES.into_iter().filter(|kind| self.all.iter().any(|server| server.kind == *kind)).collect()
+    }
+
     pub(crate) fn of(&self, kind: Kind) -> &Server {
         self.all.iter().find(|server| server.kind == kind).unwrap()
     }
+}
+
+/// A registry that knows nothing but one manifest's head, and answers faster than any cache asks.
+fn registry_of_heads(directory: &Path) -> Server {
+    let address = free();
+    let digest = Digest::of(b"a manifest");
+    let content = format!(
+        "location /v2/ {{ default_type application/vnd.oci.image.manifest.v1+json; add_header Docker-Content-Digest {digest}; add_header Docker-Distribution-Api-Version registry/2.0; return 200 'a manifest'; }}"
+    );
+    let config = directory.join("heads.conf");
+    fs::write(&config, nginx(directory, "heads", &address, "", &content)).unwrap();
+    Server::run(Kind::NginxBuffers, &address, "nginx", &["-e", "/dev/null", "-c", config.to_str().unwrap()])
 }
 
 fn registry_server(kind: Kind, address: &str, directory: &Path, more: &str) -> Server {
@@ -196,6 +228,7 @@ fn larder(kind: Kind, program: &str, directory: &Path, registry: &str, shaped: &
         ("gigabit.test", &shaped.gigabit.address),
         ("throttled.test", &shaped.throttled.address),
         ("slow.test", &shaped.slow.address),
+        ("heads.test", &shaped.heads.address),
     ] {
         config += &format!("[[registry]]\nhost = \"{host}\"\nendpoints = [\"http://{endpoint}\"]\n");
     }
@@ -292,6 +325,15 @@ impl Server {
         ticks as f64 / 100.0
     }
 
+    /// Bytes that the server and its workers have written, to sockets and files, since they started.
+    pub(crate) fn written(&self) -> u64 {
+        let of = |pid: &u32| {
+            let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+            io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0)
+        };
+        self.processes().iter().map(of).sum::<u64>()
+    }
+
     /// Anonymous memory now.
     pub(crate) fn anonymous_mib(&self) -> f64 {
         let kib: u64 = self.processes().iter().map(|pid| kib_of(*pid, "RssAnon:")).sum();
@@ -344,8 +386,8 @@ pub(crate) fn free() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-fn nginx(directory: &Path, kind: Kind, address: &str, settings: &str, content: &str) -> String {
-    let temp: PathBuf = directory.join(format!("{kind:?}-temp"));
+fn nginx(directory: &Path, name: &str, address: &str, settings: &str, content: &str) -> String {
+    let temp: PathBuf = directory.join(format!("{name}-temp"));
     fs::create_dir_all(&temp).unwrap();
     let temp = temp.display();
     format!(
