@@ -1,6 +1,6 @@
 //! Kinds of values: how each is read, checked and written.
 //!
-//! Promises: what a kind writes, it reads again as the same value; what it refuses is told with what it expects.
+//! Promises: what a kind writes, it reads again as the same value; what it refuses is reported with what it expects.
 
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;

@@ -3,18 +3,16 @@
 //! Pull secrets of pods are not here: a runtime's request brings the pod's own credential. Those that the configuration
 //! lists are for commands and pre-pull, and only for them.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use super::credential::Credential;
 use super::docker_config::{HttpHeaders, StoredCredential};
 use super::helper::HelperFailed;
 use super::keys::Keys;
+use super::matches::{CredentialMatch, matches};
+use super::namesakes::Namesakes;
 use super::node::ConfigEntry;
 use super::presented::{CredentialSource, PresentedCredential};
 use super::provider::{AccountError, AccountSource, PodAccount, ProviderConfigError};
@@ -24,19 +22,6 @@ use crate::reference::{Principal, PrincipalKind, Repository};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
-/// A credential that matches a repository, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CredentialMatch {
-    /// `pull-secret`, `node` or `provider`.
-    pub source: Cow<'static, str>,
-    /// The docker config, Secret or plugin that has it.
-    pub file: PathBuf,
-    /// The key that matched, normalised.
-    pub key: String,
-    /// The user name, unless it may be a token; empty for an entry without a credential, which means an anonymous attempt.
-    pub username: String,
-}
-
 /// The node's credentials for a repository.
 #[derive(Debug)]
 pub struct NodeCredentials {
@@ -44,24 +29,6 @@ pub struct NodeCredentials {
     pub found: Vec<PresentedCredential>,
     /// Whether a plugin or helper that may have one failed or takes too long.
     pub incomplete: bool,
-}
-
-/// Tells apart credentials with the same key and user name and with different passwords: each is a principal of its own,
-/// so that the denial of one, or the token of one, is not taken for the other's. The first is known by key and user name
-/// alone, and so keeps its rights when its password is changed.
-#[derive(Default)]
-struct Namesakes(HashMap<Vec<String>, usize>);
-
-impl Namesakes {
-    fn principal(&mut self, keys: &Keys, kind: PrincipalKind, parts: &[&str]) -> Principal {
-        let name = [kind.label()].iter().chain(parts).map(|part| (*part).to_owned()).collect();
-        let before = self.0.entry(name).or_default();
-        *before += 1;
-        match *before {
-            1 => keys.principal(kind, parts),
-            nth => keys.principal(kind, &[parts, &[nth.to_string().as_str()]].concat()),
-        }
-    }
 }
 
 /// The node's credentials. Cheap to clone.
@@ -251,43 +218,8 @@ impl Keychain {
         repository: &Repository,
         secrets: &PullSecrets,
     ) -> (Vec<CredentialMatch>, Vec<String>) {
-        let image = repository.to_string();
-        let of_file = |source: &'static str| {
-            move |(key, entry): (&str, ConfigEntry)| CredentialMatch {
-                source: source.into(),
-                file: entry.file.to_path_buf(),
-                key: key.to_owned(),
-                username: entry.stored.shown_username().to_owned(),
-            }
-        };
-        let (sources, mut problems) = (self.0.sources.current(), Vec::new());
-        let configured = sources.pull_secrets.clone();
-        let configured = self.0.tasks.spawn_blocking(move || PullSecrets::read(&configured)).await;
-        let mut secrets = secrets.clone();
-        match configured {
-            Ok(Ok(configured)) => secrets.merge(&configured),
-            Ok(Err(error)) => problems.push(error.to_string()),
-            Err(error) => problems.push(error.to_string()),
-        }
-        let mut found: Vec<CredentialMatch> =
-            secrets.ring.lookup(&image).into_iter().map(of_file("pull-secret")).collect();
-        found.extend(sources.node.ring().await.lookup(&image).into_iter().map(of_file("node")));
-        problems.extend(sources.node.problems());
-        if let Some(providers) = &sources.providers {
-            let provided = providers.ring(&image).await;
-            if provided.incomplete {
-                problems.push(format!(
-                    "a credential provider that is responsible for {image} failed: see the log"
-                ));
-            }
-            found.extend(provided.ring.lookup(&image).into_iter().map(|(key, provided)| CredentialMatch {
-                source: "provider".into(),
-                file: Path::new(&*provided.program).to_owned(),
-                key: key.to_owned(),
-                username: provided.credential.as_ref().map_or("", Credential::shown_username).to_owned(),
-            }));
-        }
-        (found, problems)
+        let sources = self.0.sources.current();
+        matches(&sources, &self.0.tasks, repository, secrets).await
     }
 
     /// Waits until no plugin, helper or read of a file is running, but no longer than `wait`; returns how many still are.

@@ -63,7 +63,7 @@ pub enum Priority {
     Background,
 }
 
-/// A number that tells requests apart in the log.
+/// A number that distinguishes requests in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId(u64);
 
@@ -178,7 +178,7 @@ impl PullContext {
         self
     }
 
-    /// Tells requests apart in the log.
+    /// Distinguishes requests in the log.
     pub fn request_id(&self) -> RequestId {
         self.0.request_id
     }

@@ -40,7 +40,7 @@ pub enum Error {
     /// Upstream did not answer, or refused.
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
-    /// The store failed, or the bytes that arrived are not those of the digest. Clients are told this text, so that it
+    /// The store failed, or the bytes that arrived are not those of the digest. Clients get this text, so that it
     /// names no file; the log has the source.
     #[error("{}", .0.without_paths())]
     Store(#[from] store::Error),
@@ -121,7 +121,7 @@ pub enum Error {
     ImportCutOff(String),
 }
 
-/// Whose fault a failure is, which decides what the client is told.
+/// Whose fault a failure is, which decides what the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The caller must show a credential.

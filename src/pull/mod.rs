@@ -1,11 +1,11 @@
-//! The story of one pull: may this caller have it, is it here, what does the tag name now, who is downloading it?
+//! One pull: may this caller have it, is it here, what does the tag name now, who is downloading it?
 //!
 //! ```text
 //! access      rights: remembered (grants), or proved by asking upstream as one principal after the other
 //! manifest    what a tag names now (resolve, freshness); the document of a digest (stored, fetch)
 //! blob        stored, or one download (flight, fill) that every reader follows
 //! prefetch    what belongs to a layer that is read as a whole
-//! shared_names  what nodes tell each other for an outage
+//! shared_names  what nodes share of names for an outage
 //! content     manifests and blobs under their own names
 //! arch_alias  the same under the names that a registry's `arch_suffix` adds
 //! import      images without a registry
@@ -28,6 +28,8 @@ mod content;
 mod context;
 mod error;
 mod explain;
+#[cfg(test)]
+mod fake_registry_for_tests;
 #[cfg(test)]
 pub(crate) mod for_tests;
 mod import;

@@ -25,7 +25,7 @@ use crate::tier::{Dated, Tier};
 /// refuses it again.
 const CLOSING_MAX: usize = 4;
 
-/// What nodes tell each other. Cheap to clone.
+/// What nodes share of names. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SharedNames {
     tier: Tier,
@@ -58,7 +58,7 @@ impl SharedNames {
         Self { tier, access }
     }
 
-    /// Tells that the registry said just now, or said at the last question, what a tag names.
+    /// Shares that the registry said just now, or said at the last question, what a tag names.
     pub(crate) async fn share_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         if !self.tier.shares_names() {
             return;
@@ -70,7 +70,7 @@ impl SharedNames {
         self.tier.share_name(parts("public", repository, ""), proved_at, OPEN);
     }
 
-    /// Tells that the registry confirmed or delivered a digest.
+    /// Shares that the registry confirmed or delivered a digest.
     pub(crate) async fn share_member(&self, repository: &Repository, digest: Digest, member: &Member) {
         if !self.tier.shares_names() {
             return;

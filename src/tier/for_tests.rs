@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use super::config::Config;
@@ -13,6 +13,8 @@ use super::error::{Error, ErrorKind};
 use super::handle::Tier;
 use super::metrics::Metrics;
 use super::objects::{List, Listed, Multipart, Object, Objects, Replace, shareable};
+use super::{ClaimSlot, Found};
+use crate::reference::{self, Digest};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::metrics::Registry;
 
@@ -248,4 +250,32 @@ impl Multipart for FakeUpload {
             Ok(())
         })
     }
+}
+
+pub(crate) const MIB: usize = 1024 * 1024;
+
+/// The registry whose content the tests write and read.
+pub(crate) fn registry() -> reference::Registry {
+    "reg.test".parse().unwrap()
+}
+
+/// Writes a blob as a node does that receives it in chunks.
+pub(crate) async fn write(tier: &Tier, content: &[u8]) -> Digest {
+    let digest = Digest::of(content);
+    let mut upload =
+        tier.begin_upload(&registry(), digest, content.len() as u64, &ClaimSlot::default()).await.unwrap();
+    for chunk in content.chunks(300_000) {
+        upload.add(Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    upload.complete().await.unwrap();
+    digest
+}
+
+/// All bytes of what was found.
+pub(crate) async fn read(found: Found) -> Result<Vec<u8>, ErrorKind> {
+    let (mut body, mut whole) = (found.body, Vec::new());
+    while let Some(chunk) = body.next().await {
+        whole.extend_from_slice(&chunk.map_err(|error| error.kind)?);
+    }
+    Ok(whole)
 }

@@ -62,4 +62,6 @@ pub use status::{TierStatus, TierTrouble};
 pub(crate) use upload::Upload;
 
 #[cfg(test)]
+mod lease_tests;
+#[cfg(test)]
 mod tests;

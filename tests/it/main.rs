@@ -44,6 +44,7 @@ mod pods;
 #[cfg(feature = "kubernetes")]
 mod pods_watch;
 mod prepull;
+mod prepull_list;
 mod program;
 mod pulls;
 mod ranges;

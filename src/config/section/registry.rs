@@ -124,7 +124,7 @@ impl Registry {
     }
 }
 
-/// Registries are told apart without regard to case.
+/// Registries are distinguished without regard to case.
 fn host() -> Text<Host> {
     let read = |text: &str| text.parse::<Host>().map(|host| host.to_lowercase()).map_err(|e| e.to_string());
     Text { read, ..registry() }

@@ -47,7 +47,7 @@ section! {
     /// Whether this node writes to it. Who reads the bucket reads the private images of every node that does.
     restart write: bool = flag(), |_| true;
 
-    /// Whether nodes tell each other, for the time of an outage, which repositories are public, what their tags name and which
+    /// Whether nodes share, for the time of an outage, which repositories are public, what their tags name and which
     /// digests they have: a new node then serves public images while their registry cannot be asked. Needs `cluster_key`.
     restart share_names: bool = flag(), |_| false;
 

@@ -27,10 +27,10 @@ pub struct PodAccount {
     pub uid: String,
 }
 
-/// A service account, as far as plugins are told of it.
+/// A service account, as far as plugins get to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceAccount {
-    /// Tells accounts of one name apart that follow each other.
+    /// Distinguishes accounts of one name that follow each other.
     pub uid: String,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
@@ -74,7 +74,7 @@ pub(super) struct AccountInput {
     pub(super) run_for: Digest,
 }
 
-/// The annotations that a plugin is told; `None` where a required one is missing, with which kubelet does not run it.
+/// The annotations that a plugin is given; `None` where a required one is missing, with which kubelet does not run it.
 pub(super) fn annotations(
     attributes: &TokenAttributes,
     account: &ServiceAccount,
@@ -86,7 +86,7 @@ pub(super) fn annotations(
     Some(told)
 }
 
-/// For whom a response is kept that a plugin gave: for the account with the annotations that it was told, and with
+/// For whom a response is kept that a plugin gave: for the account with the annotations that it was given, and with
 /// [`CacheType::Token`] for the token. A hash, so that no token is in a key.
 pub(super) fn kept_for(
     pod: &PodAccount,

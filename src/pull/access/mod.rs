@@ -21,7 +21,7 @@
 //! shared_rights         what other nodes shared for an outage, held for as long as it lasts
 //! ```
 //!
-//! [`authorize::Access`] is what the rest of `pull` uses. It does not know manifests, blobs or HTTP.
+//! [`authorize::Access`] is what the rest of `pull` uses, and does not know manifests, blobs or HTTP.
 
 pub(crate) mod authorize;
 mod confirm;

@@ -2,7 +2,7 @@
 //!
 //! Promises: the start of an outage outlives a restart, so that `outage_grace` and `stale_if_error` are counted from
 //! it; a registry that answered once since the start of the daemon has no older outage. Shown as away is only what the
-//! operator named or what answered before, and only while it is asked: what a client mistyped is no outage of anybody.
+//! operator named or what answered before, and only while it is asked: what a client mistyped is no outage.
 //! Bounded: what is forgotten is read again from the store.
 
 use std::time::Duration;
@@ -165,7 +165,7 @@ mod tests {
             || outages.list().into_iter().map(|(registry, _)| registry.to_string()).collect::<Vec<_>>();
         assert_eq!(away(), ["answered.test", "docker.io", "named.test"]);
         assert!(!outages.is_known(&mistyped) && outages.is_known(&answered) && outages.is_known(&named));
-        // An entry that nobody asks about any more ends by itself; the outage does not.
+        // An entry that is not asked about any more ends by itself; the outage does not.
         clock.advance(SHOWN_FOR);
         assert_eq!(outages.record(&answered).await, SHOWN_FOR);
         assert_eq!(away(), ["answered.test"]);

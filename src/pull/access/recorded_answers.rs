@@ -201,7 +201,7 @@ impl RecordedAnswers {
     /// # Errors
     /// The disk.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
-        // First: a revocation that the disk does not take is told to the operator as one that failed.
+        // First: a revocation that the disk does not take is reported to the operator as one that failed.
         self.shared.revoke(repository).await?;
         self.grants.revoke(repository).await
     }

@@ -24,7 +24,7 @@ use super::progress::Progress;
 use super::read_parts::{PartRead, read_part};
 use super::reader::Reader;
 use super::refetch::RefetchOfBody;
-use super::source::UpstreamBody;
+use super::upstream_body::UpstreamBody;
 use super::window::{WindowReader, Windowed};
 use crate::pull::error::{Error, Fault};
 use crate::reference::Hasher;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::flight::Flights;
-use super::source::{UpstreamBlobs, UpstreamBody};
+use super::source::UpstreamBlobs;
+use super::upstream_body::UpstreamBody;
 use super::wanted::{BlobRange, Part};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};

@@ -12,26 +12,25 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::delivery::{Trail, Tries, Way, fault_of};
+use super::detached::{Detached, DetachedFills, past_the_disk};
 use super::drip::DripWatch;
 use super::flight::{Flight, Leader};
 use super::flight_content::FlightContent;
 use super::partial::Partials;
 use super::priority::Foreground;
-use super::progress::Progress;
-use super::rest::{Next, Rest};
+use super::rest::Rest;
 use super::room::Room;
 use super::segments::Received;
 use super::shared_copy::{SharedCopies, SharedCopy};
-use super::source::{UpstreamBlobs, UpstreamBody};
+use super::source::UpstreamBlobs;
 use super::tiered::{Opened, Share};
 use super::transfer::Transfers;
+use super::upstream_body::UpstreamBody;
 use super::wanted::is_much;
-use super::window::Window;
 use super::window_memory::WindowMemory;
 use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
-use crate::reference::{Digest, Hasher};
 use crate::store::{self, Ingest, Member, Store, Verified};
 use crate::support::tasks::Tasks;
 
@@ -50,7 +49,7 @@ pub(crate) struct Filler {
     foreground: Foreground,
     partials: Partials,
     copies: SharedCopies,
-    memory: WindowMemory,
+    detached: DetachedFills,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
@@ -71,20 +70,6 @@ enum Written {
     Detached(Box<Detached>),
 }
 
-/// A fill that goes on past the disk.
-struct Detached {
-    /// `None` if there is no place for a download into the store.
-    error: Option<store::Error>,
-    growing: Option<FlightContent>,
-    written: u64,
-    /// Of the bytes written.
-    hasher: Hasher,
-    withheld: Withheld,
-    /// Which endpoints deliver it.
-    trail: Trail,
-    rest: Rest,
-}
-
 impl Filler {
     pub(crate) fn new(
         room: Room,
@@ -97,7 +82,8 @@ impl Filler {
     ) -> Self {
         let (store, foreground) = (partials.store().clone(), transfers.foreground().clone());
         let copies = SharedCopies::new(blobs.tier().clone(), tasks.clone());
-        Self { room, store, blobs, transfers, foreground, partials, copies, memory, tasks, metrics }
+        let detached = DetachedFills::new(store.clone(), blobs.clone(), memory);
+        Self { room, store, blobs, transfers, foreground, partials, copies, detached, tasks, metrics }
     }
 
     /// Fills the flight of `leader` to its end, whatever that is.
@@ -115,7 +101,7 @@ impl Filler {
         let passed = async {
             let body = self.blobs.open_whole(leader.flight().context(), leader.digest()).await?.body;
             let detached = past_the_disk(body, leader.digest().hasher(), None);
-            self.pass_on(&leader, detached).await
+            self.detached.pass_on(&leader, detached).await
         };
         let passed = passed.await;
         self.end(&Arc::new(leader), passed.map(|()| Filled::PassedOn(Ok(())))).await;
@@ -141,7 +127,7 @@ impl Filler {
                     }
                 }
                 let reason = error.reason();
-                // The followers of one that is past the disk are told by its window.
+                // The followers of one that is past the disk learn it from its window.
                 if !leader.is_detached() {
                     leader.fail(error);
                 }
@@ -151,7 +137,7 @@ impl Filler {
         self.metrics.fills.with_label_values(&[result]).inc();
     }
 
-    /// Tells the readers that everything is there, then makes it durable; the flight ends after that, so that a later
+    /// Publishes that everything is there, then makes it durable; the flight ends after that, so that a later
     /// request finds the blob. What the registry does not say of the repository makes it no member: a later request asks.
     async fn complete(
         &self,
@@ -187,7 +173,7 @@ impl Filler {
             && let Err(error) = self.room.check(registry, None).await
         {
             // No client waits for it, and it would be thrown away.
-            self.log_detached(leader.flight(), digest, &error);
+            self.detached.log(leader.flight(), digest, &error);
             return Err(Error::NotStored);
         }
         let mut tries = Tries::default();
@@ -246,7 +232,7 @@ impl Filler {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
                 let detached = past_the_disk(body, leader.digest().hasher(), Some(error));
-                return Ok(Filled::PassedOn(self.pass_on(leader, detached).await));
+                return Ok(Filled::PassedOn(self.detached.pass_on(leader, detached).await));
             }
             Err(error) => return Err(error.into()),
         };
@@ -287,7 +273,7 @@ impl Filler {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));
                     // What the disk does not take is not copied: no other node waits for it.
                     drop(copy);
-                    Ok(Some(Filled::PassedOn(self.pass_on(leader, *detached).await)))
+                    Ok(Some(Filled::PassedOn(self.detached.pass_on(leader, *detached).await)))
                 }
             }
         };
@@ -300,54 +286,6 @@ impl Filler {
         }
     }
 
-    /// Gives the followers what the disk does not take, until they have it or have all left.
-    ///
-    /// # Errors
-    /// Upstream, or content that is not what the digest says.
-    async fn pass_on(&self, leader: &Leader, detached: Detached) -> Result<(), Error> {
-        let flight = leader.flight();
-        let Detached { error, growing, written, hasher, withheld, trail, mut rest } = detached;
-        error.iter().for_each(|error| self.log_detached(flight, leader.digest(), error));
-        let (size, share) = (withheld.size(), self.memory.share());
-        let window = Window::new(leader.digest(), written, hasher.clone(), withheld.past_the_disk(), share);
-        let handle = Some(window.handle());
-        leader.publish(Progress::Detached { growing, written, hasher, size, window: handle });
-        let pass = async {
-            loop {
-                match rest.next().await? {
-                    Next::Bytes(bytes) => window.append(bytes, || flight.followers()).await,
-                    Next::End => return Ok(true),
-                    Next::Interrupted => return Ok(false),
-                }
-            }
-        };
-        let passed = tokio::select! {
-            passed = pass => passed,
-            () = no_client(flight, &window) => Ok(false),
-        };
-        let checked = match passed {
-            Ok(false) => return Ok(()),
-            Ok(true) => window.verify(),
-            Err(error) => Err(error),
-        };
-        let Err(error) = checked else {
-            window.finish();
-            return Ok(());
-        };
-        if let Some(fault) = fault_of(&error, &trail) {
-            let context = flight.context();
-            let another = self.blobs.record_wrong_content(context, leader.digest(), &trail, fault);
-            if another || trail.is_in_ranges() {
-                // Its readers fall out of the window: each goes on by itself, at another endpoint or in another way. One that
-                // was sent nothing looks for the blob anew, and must not find this flight.
-                leader.end();
-                return Err(error);
-            }
-        }
-        window.fail(Error::clone(&error));
-        Err(error)
-    }
-
     /// Returns once the download of a flight drips and no client waits for it or reads it. While it yields to others,
     /// slowness is not its own.
     async fn drips(&self, flight: &Flight) {
@@ -358,35 +296,6 @@ impl Filler {
             if watch.look(Instant::now(), flight.received(), flight.has_client() || yields) {
                 return;
             }
-        }
-    }
-
-    /// Logs why a blob is not stored, unless the same was logged a moment ago.
-    fn log_detached(&self, flight: &Flight, digest: Digest, error: &store::Error) {
-        let repository = flight.context().repository();
-        let cause = error.cause();
-        if self.store.should_log(error) {
-            tracing::error!(%repository, %digest, %error, cause, "a blob cannot be stored; it is passed through to its readers");
-        } else {
-            tracing::debug!(%repository, %digest, %error, cause, "a blob is passed through");
-        }
-    }
-}
-
-/// A body of which nothing is written.
-fn past_the_disk(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Detached {
-    let (withheld, trail) = (Withheld::of(body.size(), body.trail()), body.trail().clone());
-    let rest = Rest::Body(Box::new(body));
-    Detached { error, growing: None, written: 0, hasher, withheld, trail, rest }
-}
-
-/// Waits until no client reads, or is about to.
-async fn no_client(flight: &Flight, window: &Window) {
-    loop {
-        flight.no_follower().await;
-        window.no_reader().await;
-        if flight.followers() == 0 {
-            return;
         }
     }
 }

@@ -272,7 +272,7 @@ impl Leader {
         content
     }
 
-    /// Ends the flight and tells all followers why. No request joins it any more by then: a follower that is told may ask
+    /// Ends the flight and publishes why. No request joins it any more by then: a follower that learns it may ask
     /// again at once, and gets an answer of its own.
     pub(crate) fn fail(&self, error: Error) {
         self.end();

@@ -12,9 +12,11 @@
 //!   fill        upstream -> store: room, bound, write, hash, verify, commit
 //!     delivery  after wrong content: another endpoint, or one connection instead of several
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
-//!       source  upstream's body, resumed where it breaks off; from the shared tier where the registry confirms it (tiered)
+//!       source  asks for the blob (blob_request): the shared tier where the registry confirms it (tiered), else the registry
+//!         upstream_body  the bytes, resumed where they break off (resume)
 //!     shared_copy  what the shared tier lacks is copied there
-//!     window    what the disk does not take (rest), shared by its clients (window_state), in a bounded memory (window_memory)
+//!     detached  what the disk does not take (rest): through a window, shared by its clients (window_state), in a bounded
+//!               memory (window_memory)
 //! blob_body     the bytes of an answer, wherever they come from (read_parts: from kept parts)
 //!   follow      every client reads up to the readable offset; passthrough by itself where it falls out of the window
 //! into_store    downloads that no client waits for
@@ -23,10 +25,13 @@
 //! Deliberately not here: manifests, and what a blob is.
 
 pub(crate) mod begun;
+mod blob_answer;
 pub(crate) mod blob_body;
+mod blob_request;
 pub(crate) mod byte_range;
 pub(crate) mod concurrency;
 pub(crate) mod delivery;
+mod detached;
 pub(crate) mod download;
 pub(crate) mod drip;
 pub(crate) mod fill;
@@ -47,6 +52,7 @@ pub(crate) mod read_parts;
 mod reader;
 mod refetch;
 pub(crate) mod rest;
+mod resume;
 pub(crate) mod room;
 pub(crate) mod segments;
 pub(crate) mod shared_copy;
@@ -55,6 +61,7 @@ pub(crate) mod source;
 pub(crate) mod stored;
 pub(crate) mod tiered;
 pub(crate) mod transfer;
+pub(crate) mod upstream_body;
 pub(crate) mod wanted;
 pub(crate) mod window;
 pub(crate) mod window_memory;
@@ -65,19 +72,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::{Access, Purpose, Subject, proved_by};
-use super::answer::{AnswerSource, Stale};
+use super::answer::AnswerSource;
 use super::config::Config;
 use super::context::{Priority, PullContext};
 use super::error::Error;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
-use crate::reference::{Digest, MediaType};
+use crate::reference::Digest;
 use crate::store::Store;
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::tier::Tier;
 use crate::upstream::AuthContext;
 use begun::Begun;
+pub use blob_answer::{BlobAnswer, BlobSize};
 use blob_body::BlobBody;
 use byte_range::SingleRanges;
 use download::{Download, Downloads, Followed};
@@ -99,33 +107,6 @@ use window_memory::WindowMemory;
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
 /// caller.
 const ATTEMPTS_MAX: usize = 3;
-/// A blob to serve.
-#[derive(Debug)]
-pub struct BlobAnswer {
-    /// Bytes of the whole blob; `None` while upstream has not said it and the bytes are arriving.
-    pub size: Option<u64>,
-    /// Its media type, if the repository has it as a manifest.
-    pub media_type: Option<MediaType>,
-    /// The bytes.
-    pub body: BlobBody,
-    /// Where they come from.
-    pub source: AnswerSource,
-    /// Set if upstream could not confirm the caller's right.
-    pub stale: Option<Stale>,
-}
-
-/// The size of a blob, and how it is known.
-#[derive(Debug)]
-pub struct BlobSize {
-    /// Bytes of the blob.
-    pub size: u64,
-    /// Its media type, if the repository has it as a manifest.
-    pub media_type: Option<MediaType>,
-    /// Where the answer comes from.
-    pub source: AnswerSource,
-    /// Set if upstream could not confirm the caller's right.
-    pub stale: Option<Stale>,
-}
 
 /// Blobs. Cheap to clone.
 #[derive(Clone)]
@@ -333,7 +314,7 @@ impl Blobs {
             Ok(proved_by(allowed, declared))
         };
         let (head, _) = self.access.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
-        // What a registry says to HEAD is believed only where no manifest says it.
+        // What a registry says to HEAD counts only where no manifest says it.
         Ok(declared.or(head.size))
     }
 

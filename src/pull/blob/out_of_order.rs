@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::progress::Progress;
-use super::source::UpstreamBody;
+use super::upstream_body::UpstreamBody;
 use crate::pull::error::Error;
 use crate::reference::Digest;
 

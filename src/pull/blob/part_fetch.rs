@@ -1,6 +1,6 @@
 //! The parts of one blob that are being fetched: each once, for all who read it.
 //!
-//! Promises: no two of them overlap; a part is received at upstream's speed and kept, whoever reads it and however slowly;
+//! Promises: no two of them overlap; a part is received at upstream's speed and kept, however slowly its readers read;
 //! one that fails leaves its readers to ask for themselves. Deliberately not here: which part may be fetched alone, and
 //! who may read it.
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::source::UpstreamBody;
+use super::upstream_body::UpstreamBody;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::Digest;

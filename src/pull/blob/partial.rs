@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::part_fetch::FetchedParts;
-use super::source::UpstreamBody;
+use super::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Principal, Registry, Repository};

@@ -15,7 +15,7 @@ use super::byte_range::{Alone, SingleRanges, Wanted};
 use super::part_fetch::Reserved;
 use super::partial::{Partial, Partials};
 use super::room::Room;
-use super::source::UpstreamBody;
+use super::upstream_body::UpstreamBody;
 use super::wanted::{BlobRange, is_much};
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::delivery::{Tries, fault_of};
-use super::source::UpstreamBody;
+use super::upstream_body::UpstreamBody;
 use super::window_memory::MemoryShare;
 use super::withheld_tail::Withheld;
 use crate::pull::error::Error;

@@ -16,7 +16,7 @@ pub(crate) enum Progress {
         growing: FlightContent,
         /// Bytes of the whole blob, where upstream said so.
         size: Option<u64>,
-        /// Whether a mirror delivers it: what it says of the size is not believed before bytes may be served.
+        /// Whether a mirror delivers it: what it says of the size does not count before bytes may be served.
         is_mirrored: bool,
         /// Bytes that may be served: never the last ones before the digest is verified.
         readable: u64,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::download::Downloads;
-use super::source::{UpstreamBlobs, UpstreamBody};
+use super::source::UpstreamBlobs;
 use super::stored::StoredBlobs;
+use super::upstream_body::UpstreamBody;
 use super::window_memory::WindowMemory;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::segments::Received;
-use super::source::UpstreamBody;
+use super::upstream_body::UpstreamBody;
 use crate::pull::error::Error;
 
 /// What comes after the bytes that were written.

@@ -11,7 +11,8 @@
 
 use std::time::Duration;
 
-use super::source::{UpstreamBlobs, UpstreamBody};
+use super::source::UpstreamBlobs;
+use super::upstream_body::UpstreamBody;
 use crate::pull::access::Purpose;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};

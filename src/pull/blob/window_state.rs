@@ -163,8 +163,8 @@ impl State {
         self.readers.values().any(|reader| reader.at >= readable)
     }
 
-    /// Whether the first bytes are kept for clients that have not come yet. Without a reader they always are: upstream is
-    /// not read for nobody.
+    /// Whether the first bytes are kept for clients that have not come yet. Without a reader they always are: what is
+    /// read of upstream is not thrown away.
     pub(super) fn keeps_first(&self, expected: usize) -> bool {
         expected > 0 && (!self.is_begun || self.readers.is_empty())
     }

@@ -344,7 +344,7 @@ async fn a_client_that_comes_along_does_not_fall_out_because_the_others_are_fast
     let comes_along = |mut reader: WindowReader| async move {
         loop {
             match reader.next().await.unwrap() {
-                // A chunk of 50,000 bytes each time: twice the pace that nobody minds.
+                // A chunk of 50,000 bytes each time: twice the pace of a client that falls out.
                 Windowed::Bytes(_) => tokio::time::sleep(Duration::from_millis(24)).await,
                 Windowed::End => return true,
                 Windowed::FellOut(_) => return false,

@@ -104,7 +104,7 @@ impl ManifestFetcher {
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names is
-    /// asked of authoritative endpoints only: a mirror may be behind, and nothing but the digest tells.
+    /// asked of authoritative endpoints only: a mirror may be behind, which nothing but the digest shows.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -214,13 +214,13 @@ impl ManifestFetcher {
         Some(Allowed { value: fetched, proof })
     }
 
-    /// What nodes tell each other.
+    /// What nodes share of names.
     pub(crate) fn names(&self) -> &SharedNames {
         &self.names
     }
 
     /// Brings a manifest of the repository from the shared tier into the store, although the registry cannot be asked:
-    /// another node was told that the repository has it. Returns whether it is there now. A right it is not.
+    /// another node learned that the repository has it. Returns whether it is there now. A right it is not.
     pub(crate) async fn restore(&self, repository: &Repository, digest: Digest) -> bool {
         if self.access.membership().has_ended(repository, digest) {
             return false;

@@ -4,7 +4,7 @@
 //! stored     a digest that is here: in memory (kept, memory_cache), else in the store
 //! fetch      a digest or tag from upstream: once for all equal requests, verified, stored
 //! resolved   when each was last resolved, so that a digest is not handed out for ever after it was deleted upstream
-//! resolve    what a tag names now: asked, or by its record (confirmed), as freshness (pure) decides
+//! resolve    what a tag names now: asked, or by its record (recorded, confirmed), as freshness (pure) decides
 //! ```
 //!
 //! Promises: every manifest that leaves was verified as a whole, and its caller has a right to it. Deliberately not
@@ -15,6 +15,7 @@ pub(crate) mod fetch;
 pub(crate) mod freshness;
 pub(crate) mod kept;
 pub(crate) mod memory_cache;
+mod recorded;
 pub(crate) mod resolve;
 pub(crate) mod resolved;
 pub(crate) mod stored;
@@ -179,7 +180,7 @@ impl Manifests {
         }
     }
 
-    /// A manifest that could not be fetched: where its registry cannot be asked, another node may have been told that everyone
+    /// A manifest that could not be fetched: where its registry cannot be asked, another node may have learned that everyone
     /// may read it.
     async fn restored(
         &self,

@@ -11,20 +11,21 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::confirmed::{ConfirmedTags, Refreshes};
+use super::confirmed::Refreshes;
 use super::fetch::{BytesProvedBy, FetchedManifest, ManifestFetcher};
 use super::freshness::{self, Decision, Revalidation};
+use super::recorded::RecordedTags;
 use super::stored::StoredManifests;
 use crate::pull::access::rights::Use;
 use crate::pull::access::{Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
-use crate::pull::config::{Config, Freshness};
+use crate::pull::config::Config;
 use crate::pull::context::{PullContext, Question};
 use crate::pull::error::{Error, Fault};
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Repository, Tag};
 use crate::store::{Records, TagRecord};
-use crate::support::clock::{Moment, Timestamp};
+use crate::support::clock::Moment;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
@@ -37,13 +38,11 @@ type Resolutions = Singleflight<(Repository, Tag, Principal, Patience), Result<A
 pub(crate) struct Tags(Arc<Inner>);
 
 struct Inner {
-    config: Live<Config>,
     access: Access,
     upstream: Arc<dyn RegistryClient>,
-    records: Records,
+    recorded: RecordedTags,
     stored: StoredManifests,
     fetcher: ManifestFetcher,
-    confirmed: ConfirmedTags,
     refreshes: Refreshes,
     resolutions: Resolutions,
     tasks: Tasks,
@@ -68,14 +67,13 @@ impl Tags {
         fetcher: ManifestFetcher,
         tasks: Tasks,
     ) -> Self {
+        let recorded = RecordedTags::new(config, access.clone(), records, stored.clone());
         Self(Arc::new(Inner {
-            config,
             access,
             upstream,
-            records,
+            recorded,
             stored,
             fetcher,
-            confirmed: ConfirmedTags::default(),
             refreshes: Refreshes::default(),
             resolutions: Singleflight::new(tasks.clone()),
             tasks,
@@ -100,7 +98,7 @@ impl Tags {
         }
     }
 
-    /// The manifest that a tag named last, as another node was told: where this one has no record of the tag and its registry
+    /// The manifest that a tag named last, as another node shared it: where this one has no record of the tag and its registry
     /// cannot be asked.
     async fn by_shared_name(
         &self,
@@ -109,30 +107,27 @@ impl Tags {
         error: Error,
     ) -> Result<ManifestAnswer, Error> {
         let (repository, names) = (context.repository(), self.0.fetcher.names());
-        if self.0.records.tag(repository, tag).await.is_some() {
+        if self.0.recorded.records.tag(repository, tag).await.is_some() {
             return Err(error);
         }
-        let age_max = self.freshness(repository, tag).stale_if_error;
+        let age_max = self.0.recorded.freshness(repository, tag).stale_if_error;
         let Some(record) = names.shared_tag(repository, tag, age_max).await else { return Err(error) };
         if !names.hold_right(repository, &error).await
             || !self.0.fetcher.restore(repository, record.digest).await
         {
             return Err(error);
         }
-        self.stale(context, tag, record, error).await
+        self.0.recorded.stale(context, tag, record, error).await
     }
 
     /// When upstream last said what a tag names; after a restart to the hour.
     pub(crate) async fn last_confirmed(&self, repository: &Repository, tag: &Tag) -> Option<Moment> {
-        match self.0.confirmed.find(repository, tag) {
-            Some((_, confirmed)) => Some(confirmed),
-            None => self.0.records.tag(repository, tag).await.map(|tag| Moment::recorded(tag.confirmed_at)),
-        }
+        self.0.recorded.last_confirmed(repository, tag).await
     }
 
     /// Forgets when a tag was confirmed: it was removed, or an import set it.
     pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
-        self.0.confirmed.forget(repository, tag);
+        self.0.recorded.confirmed.forget(repository, tag);
     }
 
     /// The manifest that the record of a tag names, if the rules allow it without asking upstream, and if the caller's
@@ -140,20 +135,20 @@ impl Tags {
     async fn by_record(&self, context: &PullContext, tag: &Tag) -> Option<ManifestAnswer> {
         let inner = &*self.0;
         let repository = context.repository();
-        let freshness = self.freshness(repository, tag);
+        let freshness = self.0.recorded.freshness(repository, tag);
         if freshness.revalidation(Duration::ZERO) == Revalidation::First {
             return None;
         }
-        let (digest, confirmed) = match inner.confirmed.find(repository, tag) {
+        let (digest, confirmed) = match inner.recorded.confirmed.find(repository, tag) {
             Some(found) => found,
             None => {
-                let record = inner.records.tag(repository, tag).await?;
+                let record = inner.recorded.records.tag(repository, tag).await?;
                 let confirmed = Moment::recorded(record.confirmed_at);
-                inner.confirmed.record(repository, tag, record.digest, confirmed);
+                inner.recorded.confirmed.record(repository, tag, record.digest, confirmed);
                 (record.digest, confirmed)
             }
         };
-        let revalidation = freshness.revalidation(confirmed.age_at(inner.records.clock().now()));
+        let revalidation = freshness.revalidation(confirmed.age_at(inner.recorded.records.clock().now()));
         if revalidation == Revalidation::First
             || !inner.access.known().open_cached(context, Use::Resolve).await
         {
@@ -165,10 +160,6 @@ impl Tags {
         }
         self.refresh_in_background(context, tag);
         Some(answer.with_source(AnswerSource::Refreshing))
-    }
-
-    fn freshness(&self, repository: &Repository, tag: &Tag) -> Freshness {
-        self.0.config.current().freshness.of(repository, tag)
     }
 
     fn refresh_in_background(&self, context: &PullContext, tag: &Tag) {
@@ -192,9 +183,9 @@ impl Tags {
         // Some registries hide by a 404 what they do not let a principal read: the tag is gone if one says so that could read
         // the repository a moment ago, or if no other one can.
         let (witnesses, missed_by) = (inner.access.known().witnesses(repository).await, Mutex::default());
-        let record = inner.records.tag(repository, tag).await;
+        let record = inner.recorded.records.tag(repository, tag).await;
         let has_record = match record {
-            Some(record) => self.may_serve_record(context, tag, record).await,
+            Some(record) => self.0.recorded.may_serve_record(context, tag, record).await,
             None => false,
         };
         let asked = if has_record {
@@ -210,11 +201,11 @@ impl Tags {
             Err(Error::Upstream(error)) => (Err(error), None, None),
             Err(error @ Error::OutOfTime { .. }) => {
                 return match record {
-                    Some(record) => self.stale(context, tag, record, error).await,
+                    Some(record) => self.0.recorded.stale(context, tag, record, error).await,
                     None => Err(error),
                 };
             }
-            Err(other) => return self.record_if_open_to_all(context, tag, other).await,
+            Err(other) => return self.0.recorded.record_if_open_to_all(context, tag, other).await,
         };
         match freshness::decide(answer, record) {
             Decision::Current(digest) => {
@@ -229,19 +220,19 @@ impl Tags {
                 }
                 self.fetch_or_record(context, tag, digest, record, asked_as).await
             }
-            Decision::Stale(record, error) => self.stale(context, tag, record, error.into()).await,
+            Decision::Stale(record, error) => self.0.recorded.stale(context, tag, record, error.into()).await,
             Decision::Forget(error) => {
                 let is_gone = missed_by.lock().iter().any(|principal| witnesses.contains(principal));
                 if !is_gone {
                     return Err(error.into());
                 }
-                inner.confirmed.forget(repository, tag);
-                if let Err(error) = inner.records.remove_tag(repository, tag).await {
+                inner.recorded.confirmed.forget(repository, tag);
+                if let Err(error) = inner.recorded.records.remove_tag(repository, tag).await {
                     tracing::error!(%repository, %tag, %error, "the record of a tag that is gone could not be removed");
                 }
                 Err(error.into())
             }
-            Decision::Fail(error) => self.record_if_open_to_all(context, tag, error.into()).await,
+            Decision::Fail(error) => self.0.recorded.record_if_open_to_all(context, tag, error.into()).await,
         }
     }
 
@@ -309,27 +300,21 @@ impl Tags {
         let registry = context.repository().registry();
         if asked_as.is_some_and(|principal| self.0.upstream.is_budget_low(registry, principal)) {
             let reserved = Error::RateLimitReserved { registry: registry.clone() };
-            if let Ok(answer) = self.stale(context, tag, record, reserved).await {
+            if let Ok(answer) = self.0.recorded.stale(context, tag, record, reserved).await {
                 return Ok(answer);
             }
         }
-        let fetched = if self.may_serve_record(context, tag, record).await {
+        let fetched = if self.0.recorded.may_serve_record(context, tag, record).await {
             self.fetch_in_time(context, tag, digest).await
         } else {
             self.fetch(context, tag, digest).await
         };
         match fetched {
-            Err(error) if error.fault() == Fault::Outage => self.stale(context, tag, record, error).await,
+            Err(error) if error.fault() == Fault::Outage => {
+                self.0.recorded.stale(context, tag, record, error).await
+            }
             fetched => fetched,
         }
-    }
-
-    /// Whether the manifest of a record is here and may be served stale, should the one that the tag names now be slow.
-    /// The caller's right was proved just now.
-    async fn may_serve_record(&self, context: &PullContext, tag: &Tag, record: TagRecord) -> bool {
-        let repository = context.repository();
-        !self.freshness(repository, tag).stale_if_error.is_zero()
-            && self.0.stored.find(repository, record.digest).await.is_some()
     }
 
     /// Fetches the manifest, and gives up while the client still waits: there is a record to serve.
@@ -357,82 +342,10 @@ impl Tags {
         Ok(fetched.answer())
     }
 
-    /// The manifest that the tag last named, for a caller whose right holds although upstream cannot be asked, and not for
-    /// longer than the operator allows: counted from the start of an outage of the registry, else from when the tag was
-    /// served so first.
-    async fn stale(
-        &self,
-        context: &PullContext,
-        tag: &Tag,
-        record: TagRecord,
-        error: Error,
-    ) -> Result<ManifestAnswer, Error> {
-        let Inner { access, stored, .. } = &*self.0;
-        let (repository, known) = (context.repository(), access.known());
-        let outage = access.outage_lasted(repository.registry(), &error).await;
-        let now = self.0.records.clock().now();
-        let begun = self.stale_from(context, tag, record, outage);
-        let stale = self.0.confirmed.stale_for(repository, tag, begun, now);
-        let lasted = outage.map_or(stale, |outage| outage.max(stale));
-        let young = lasted < self.freshness(repository, tag).stale_if_error;
-        let may_read = known.is_open_to_all(repository)
-            || known.held_since(context, &error).await.is_some()
-            || known.open_cached(context, Use::Read).await;
-        if !young || !may_read {
-            return Err(error);
-        }
-        let Some(answer) = stored.find(repository, record.digest).await else { return Err(error) };
-        // The request log tells of each such answer, and why.
-        let request = context.request_id();
-        tracing::debug!(%request, %repository, %tag, %error, "serving the manifest that the tag last named");
-        Ok(answer.stale(record.confirmed_at, error))
-    }
-
-    /// Since when a tag is taken to be served stale that was not known to be: from now on; but a signature or attestation,
-    /// of which little is known after a restart, from when upstream last named it, unless there is an outage, whose start is
-    /// on the disk.
-    fn stale_from(
-        &self,
-        context: &PullContext,
-        tag: &Tag,
-        record: TagRecord,
-        outage: Option<Duration>,
-    ) -> Timestamp {
-        let is_known = self.0.confirmed.is_known(context.repository(), tag);
-        if freshness::is_attached(tag) && outage.is_none() && !is_known {
-            return record.confirmed_at;
-        }
-        self.0.records.clock().now()
-    }
-
-    /// Under `policy = "open"` what is cached is for every pod, also where upstream refuses this one.
-    async fn record_if_open_to_all(
-        &self,
-        context: &PullContext,
-        tag: &Tag,
-        error: Error,
-    ) -> Result<ManifestAnswer, Error> {
-        let Inner { access, records, stored, .. } = &*self.0;
-        let repository = context.repository();
-        let refused = matches!(
-            &error,
-            Error::Upstream(upstream::Error::Refused { .. } | upstream::Error::Unauthenticated { .. })
-                | Error::AuthenticationRequired { .. }
-        );
-        if !refused || !access.known().is_open_to_all(repository) {
-            return Err(error);
-        }
-        let Some(record) = records.tag(repository, tag).await else { return Err(error) };
-        match stored.find(repository, record.digest).await {
-            Some(answer) => Ok(answer.stale(record.confirmed_at, error)),
-            None => Err(error),
-        }
-    }
-
     /// Records that upstream says now what the tag names.
     async fn confirm(&self, repository: &Repository, tag: &Tag, digest: Digest) {
-        self.0.confirmed.confirm(repository, tag, digest, self.0.records.clock().now());
-        self.0.records.confirm_tag_later(repository, tag, digest).await;
+        self.0.recorded.confirmed.confirm(repository, tag, digest, self.0.recorded.records.clock().now());
+        self.0.recorded.records.confirm_tag_later(repository, tag, digest).await;
         self.0.fetcher.names().share_tag(repository, tag, digest).await;
     }
 }

@@ -168,7 +168,7 @@ async fn a_manifest_in_memory_that_left_the_store_is_stored_again_when_it_is_use
     let blob = parts.store.blob(digest).await.unwrap();
     parts.store.quarantine(&blob, "found damaged".to_owned()).await;
     assert!(!file.exists());
-    assert!(use_it().await, "it is believed to be on disk");
+    assert!(use_it().await, "it counts as on disk");
     let fetched = parts.registry.asked().iter().filter(|question| question.starts_with("manifest")).count();
     assert_eq!(fetched, 1);
 }

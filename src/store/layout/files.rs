@@ -104,6 +104,14 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), Error> {
 /// # Errors
 /// Anything else under that name is an error of kind `InvalidData`.
 pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    Ok(open_sized(path)?.map(|(file, _)| file))
+}
+
+/// As [`open_regular`], with the bytes that the file has.
+///
+/// # Errors
+/// As [`open_regular`].
+pub(crate) fn open_sized(path: &Path) -> io::Result<Option<(File, u64)>> {
     let file = match open_at_once(path, Links::Refused) {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -114,11 +122,32 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
         }
         Err(e) => return Err(e),
     };
-    if file.metadata()?.is_file() {
-        Ok(Some(file))
+    let found = file.metadata()?;
+    if found.is_file() {
+        Ok(Some((file, found.len())))
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"))
     }
+}
+
+/// The first `max` bytes of a file that had `len` bytes when it was opened: one call of the kernel for a small file, whose
+/// end need not be looked for.
+///
+/// # Errors
+/// The disk.
+pub(crate) fn read_whole(mut file: &File, len: u64, max: u64) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; usize::try_from(len.min(max)).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while filled < content.len() {
+        match file.read(&mut content[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    content.truncate(filled);
+    Ok(content)
 }
 
 /// Sets the modification time of a record that was used again; `false` if there is no such record. Not synced: the
@@ -132,10 +161,6 @@ pub(crate) fn refresh(path: &Path, now: Timestamp) -> bool {
 
 /// The content of a small file; `None` if there is none.
 pub(crate) fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(path)? else {
-        return Ok(None);
-    };
-    let mut content = Vec::new();
-    file.take(SMALL_BYTES_MAX).read_to_end(&mut content)?;
-    Ok(Some(content))
+    let Some((file, len)) = open_sized(path)? else { return Ok(None) };
+    read_whole(&file, len, SMALL_BYTES_MAX).map(Some)
 }

@@ -1,0 +1,236 @@
+//! Leases over an object store in memory, in a time of the test's own: who writes, who waits, and when a wait ends.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::for_tests::{FakeObjects, MIB, Op, read, registry, write};
+use super::{ClaimSlot, ErrorKind, Role, Tier};
+use crate::reference::Digest;
+
+async fn role(tier: &Tier, digest: Digest) -> Role {
+    tier.role(&registry(), digest, 20).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_wait_for_the_writer_and_take_over_when_it_is_gone() {
+    let objects = FakeObjects::default();
+    let [one, two, three] = [objects.tier(), objects.tier(), objects.tier()];
+    let digest = Digest::of(b"content");
+    let Role::Writer(claim) = role(&one, digest).await else { panic!("the first one writes") };
+    let Role::Waiter(found, slot) = role(&two, digest).await else { panic!("the second one waits") };
+    let waiting = tokio::spawn(read(found));
+    // Renewed, it holds for longer than a silent one would.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!waiting.is_finished() && !slot.is_held());
+    // As after `kill -9`: nothing renews it any more.
+    let lease = objects.keys("leases").remove(0);
+    let frozen = objects.content(&lease).unwrap();
+    claim.release();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    objects.replace(&lease, frozen);
+    let Role::Waiter(found, third) = role(&three, digest).await else { panic!("the third one waits") };
+    let also_waiting = tokio::spawn(read(found));
+    assert_eq!(waiting.await.unwrap(), Err(ErrorKind::GaveUp));
+    assert!(slot.is_held() && !third.is_held(), "one of them takes over");
+    write(&two, b"content").await;
+    slot.release();
+    // Of another size than the lease was about.
+    assert_eq!(also_waiting.await.unwrap(), Err(ErrorKind::GaveUp));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_gets_what_the_writer_wrote() {
+    let objects = FakeObjects::default();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let digest = Digest::of(&[7; 20]);
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, slot) = role(&two, digest).await else { panic!() };
+    let waiting = tokio::spawn(read(found));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    write(&one, &[7; 20]).await;
+    claim.release();
+    assert_eq!(waiting.await.unwrap(), Ok(vec![7; 20]));
+    assert!(!slot.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_gives_up_is_followed_by_a_waiter() {
+    let objects = FakeObjects::default();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let digest = Digest::of(b"content");
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, slot) = role(&two, digest).await else { panic!() };
+    claim.release();
+    assert_eq!(read(found).await, Err(ErrorKind::GaveUp));
+    assert!(slot.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_creates_twice_or_fails_makes_every_node_ask_the_registry() {
+    let objects = FakeObjects::default();
+    objects.create_twice();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let digest = Digest::of(b"content");
+    let first = role(&one, digest).await;
+    // Both looked before either had written.
+    objects.fail_at(Op::Get, "leases", ErrorKind::NotFound, 1);
+    let second = role(&two, digest).await;
+    assert!(matches!((first, second), (Role::Writer(_), Role::Writer(_))));
+    objects.fail(Some(ErrorKind::Unsupported));
+    assert!(matches!(role(&one, Digest::of(b"other")).await, Role::Alone));
+    objects.fail(None);
+    // A lease that is not renewed keeps a node that may not write waiting for seconds, and no longer.
+    let reader = objects.tier_with(|config| config.write = false);
+    let digest = Digest::of(b"third");
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, _) = role(&reader, digest).await else { panic!() };
+    let lease = objects.keys("leases").remove(0);
+    objects.remove(&lease);
+    drop(claim);
+    assert_eq!(read(found).await, Err(ErrorKind::GaveUp));
+}
+
+/// A lease of a writer of which nothing else is left.
+async fn left_behind(objects: &FakeObjects, digest: Digest) -> String {
+    let Role::Writer(claim) = role(&objects.tier(), digest).await else { panic!() };
+    let lease = objects.keys("leases").remove(0);
+    let frozen = objects.content(&lease).unwrap();
+    claim.release();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    objects.replace(&lease, frozen);
+    lease
+}
+
+async fn wait_of(tier: &Tier, digest: Digest) -> (Result<Vec<u8>, ErrorKind>, ClaimSlot, Duration) {
+    let begun = tokio::time::Instant::now();
+    let Role::Waiter(found, slot) = role(tier, digest).await else { panic!("it waits") };
+    (read(found).await, slot, begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_may_write_no_more_makes_no_other_node_wait() {
+    let objects = FakeObjects::default();
+    let one = objects.tier_with(|config| config.uploads = 1);
+    let digests = [b"first", b"other"].map(|content| Digest::of(content));
+    let Role::Writer(claim) = role(&one, digests[0]).await else { panic!() };
+    assert!(matches!(role(&one, digests[1]).await, Role::Alone));
+    assert_eq!(objects.keys("leases").len(), 1, "no lease without an upload");
+    assert!(matches!(role(&objects.tier(), digests[1]).await, Role::Writer(_)));
+    // The upload has the place of its lease, and needs no second one.
+    let upload = one.begin_upload(&registry(), digests[0], 20 * MIB as u64, &claim).await;
+    assert!(upload.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_tells_what_is_received_although_nothing_is_uploaded() {
+    let objects = FakeObjects::default();
+    let Role::Writer(claim) = role(&objects.tier(), Digest::of(b"content")).await else { panic!() };
+    claim.tells(|| 12_000);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let lease = objects.content(&objects.keys("leases")[0]).unwrap();
+    let lease: super::lease::Lease = serde_json::from_slice(&lease).unwrap();
+    assert_eq!((lease.renewals, lease.done, lease.rate), (1, 12_000, 4_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_find_a_lease_do_not_try_to_write_it() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    let Role::Writer(_claim) = role(&objects.tier(), digest).await else { panic!() };
+    for _ in 0..10 {
+        assert!(matches!(role(&objects.tier(), digest).await, Role::Waiter(..)));
+    }
+    assert_eq!(objects.asked(Op::Put, "leases"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_the_store_may_not_write_so_often_is_looked_at() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    objects.fail_at(Op::Put, "leases", ErrorKind::Throttled, 1);
+    assert!(matches!(role(&objects.tier(), digest).await, Role::Alone), "there is none");
+    let tier = objects.tier();
+    let digest = write(&tier, b"another").await;
+    objects.fail_at(Op::Put, "leases", ErrorKind::Throttled, 1);
+    assert!(matches!(role(&tier, digest).await, Role::Alone));
+    assert!(
+        objects.keys("blobs").len() == 1 && tier.wants(&registry(), Digest::of(b"x"), 1),
+        "uploads go on"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_is_gone_costs_a_node_that_may_not_write_one_wait() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    left_behind(&objects, digest).await;
+    let reader = objects.tier_with(|config| config.write = false);
+    let (waited, _, lasted) = wait_of(&reader, digest).await;
+    assert_eq!(waited, Err(ErrorKind::GaveUp));
+    assert!(lasted >= Duration::from_secs(12));
+    assert!(matches!(role(&reader, digest).await, Role::Alone), "it is known to be silent");
+    // A writer takes the lease over, and the node waits for that one.
+    let (_, slot, _) = wait_of(&objects.tier(), digest).await;
+    assert!(slot.is_held() && matches!(role(&reader, digest).await, Role::Waiter(..)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_may_not_be_deleted_ends_the_wait() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    left_behind(&objects, digest).await;
+    let tier = objects.tier();
+    objects.fail_at(Op::Delete, "leases", ErrorKind::Denied, usize::MAX);
+    let (waited, slot, lasted) = wait_of(&tier, digest).await;
+    assert_eq!((waited, slot.is_held()), (Err(ErrorKind::GaveUp), false));
+    assert!(lasted < Duration::from_secs(20), "{lasted:?}");
+    let (waited, _, lasted) = wait_of(&tier, digest).await;
+    assert_eq!(waited, Err(ErrorKind::GaveUp));
+    assert!(lasted < Duration::from_secs(2), "{lasted:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_whose_writer_could_not_give_its_lease_back_is_found_before_it_counts_as_gone() {
+    let objects = FakeObjects::default();
+    let content = [7; 20];
+    let digest = Digest::of(&content);
+    left_behind(&objects, digest).await;
+    let tier = objects.tier();
+    let Role::Waiter(found, _) = role(&tier, digest).await else { panic!() };
+    write(&objects.tier(), &content).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(read(found).await, Ok(content.to_vec()));
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_another_node_took_over_is_neither_renewed_nor_deleted() {
+    let objects = FakeObjects::default();
+    let Role::Writer(claim) = role(&objects.tier(), Digest::of(b"content")).await else { panic!() };
+    let lease = objects.keys("leases").remove(0);
+    let of_another = Bytes::from_static(br#"{"nonce":0,"renewals":5,"size":20,"done":1,"rate":1}"#);
+    objects.replace(&lease, of_another.clone());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(objects.content(&lease), Some(of_another.clone()), "not renewed");
+    claim.release();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(objects.content(&lease), Some(of_another), "not deleted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_that_fails_does_not_end_a_wait() {
+    let objects = FakeObjects::default();
+    let content = [7; 20];
+    let digest = Digest::of(&content);
+    let one = objects.tier();
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let Role::Waiter(found, _) = role(&objects.tier(), digest).await else { panic!() };
+    objects.fail_at(Op::Get, "leases", ErrorKind::TimedOut, 2);
+    let waiting = tokio::spawn(read(found));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!waiting.is_finished());
+    write(&one, &content).await;
+    claim.release();
+    assert_eq!(waiting.await.unwrap(), Ok(content.to_vec()));
+}
