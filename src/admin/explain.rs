@@ -1,6 +1,6 @@
 //! How a pull of one image would go now: the answer to `larder explain`.
 //!
-//! Promises: no secret, and nothing that is asked of a registry; it names repositories and is told on the control socket
+//! Promises: no secret, and nothing that is asked of a registry; it names repositories and is answered on the control socket
 //! alone.
 
 use serde::{Deserialize, Serialize};
@@ -29,11 +29,11 @@ pub struct Explanation {
     pub endpoints: Vec<EndpointOutlook>,
     /// Since when the registry cannot be asked.
     pub outage_since: Option<Timestamp>,
-    /// What the registry told about rate limits.
+    /// What the registry said about rate limits.
     pub rate_limits: Vec<RateLimitReport>,
     /// The credentials that match, in the order in which they would be tried.
     pub credentials: Vec<CredentialOutlook>,
-    /// Files and plugins that should have told a credential and could not.
+    /// Files and plugins that should have given a credential and could not.
     pub credential_problems: Vec<String>,
     /// Who may read the repository.
     pub access: AccessOutlook,

@@ -21,7 +21,7 @@ pub struct RegistryReport {
     pub outage_since: Option<Timestamp>,
     /// Its endpoints that fail.
     pub endpoints: Vec<EndpointReport>,
-    /// What it told about rate limits.
+    /// What it said about rate limits.
     pub rate_limits: Vec<RateLimitReport>,
     /// All of that in sentences.
     pub messages: Vec<String>,

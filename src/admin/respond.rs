@@ -8,7 +8,12 @@ use crate::listener::Body;
 
 /// An answer with 200.
 pub(super) fn page_of(media_type: &'static str, page: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::full(page));
+    body_of(media_type, Body::full(page))
+}
+
+/// An answer with 200, whose bytes come as `body` says.
+pub(super) fn body_of(media_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -27,9 +27,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     if arguments.json {
         return print_json(&rows);
     }
-    for line in table(&rows, Clock::system().now()) {
-        println!("{line}");
-    }
+    // At once: the standard output is written line by line otherwise, with a call of the kernel each.
+    println!("{}", table(&rows, Clock::system().now()).join("\n"));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `mirrors` names endpoints for each registry, and for `*` those of every registry that it does not name.
 //!
-//! Promises: it is changed as text, line by line, so that no value of an operator's is read and written anew (`00123` would
+//! Promises: the file is changed as text, line by line, so that no value of an operator's is read and written anew (`00123` would
 //! be a number, `yes` a boolean). What has another form than YAML's usual one in lines is not edited.
 
 use serde_json::{Map, Value};

@@ -1,4 +1,4 @@
-//! `larder tier gc`: deletes what no node has used for a while from the shared tier. It needs no daemon.
+//! `larder tier gc`: deletes what no node has used for a while from the shared tier. The command needs no daemon.
 
 use std::time::Duration;
 

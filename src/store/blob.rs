@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -15,10 +14,8 @@ use crate::store::file_identity::FileIdentity;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::{CHUNK, Checksums, ChecksumsBuilder};
 use crate::store::layout::{self, Layout};
+use crate::store::stored_checksums::StoredChecksums;
 use crate::support::body_chunk::BodyChunk;
-
-/// Bytes of a checksum file at most: those of a 1 TiB blob.
-const CHECKSUMS_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// A committed blob, open for reading. It stays readable even if it is removed meanwhile. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -39,7 +36,7 @@ pub(super) struct WeakFile(Weak<OpenFile>);
 #[derive(Debug)]
 pub(super) struct OpenFile {
     digest: Digest,
-    content: Arc<CheckedFile<Checksums>>,
+    content: Arc<CheckedFile<StoredChecksums>>,
     identity: FileIdentity,
 }
 
@@ -87,12 +84,13 @@ impl OpenFile {
             return Ok(Opened::Absent);
         }
         let damaged = |reason| Ok(Opened::Damaged { file: identity, reason });
-        let checksums = match read_checksums(&layout.checks_of(digest)) {
+        let checks = layout.checks_of(digest);
+        let checksums = match StoredChecksums::open(&checks) {
             Some(checksums) => checksums,
             None => match hash_again(&file, digest) {
                 Ok(checksums) => {
                     write_checksums(layout, digest, &checksums);
-                    checksums
+                    StoredChecksums::open(&checks).unwrap_or(StoredChecksums::Whole(checksums))
                 }
                 Err(reason) => return damaged(reason),
             },
@@ -126,6 +124,11 @@ impl SharedFile {
 
     pub(super) fn digest(&self) -> Digest {
         self.0.digest
+    }
+
+    /// Whether its checksums are those that were written: if not, what does not match them may be right. Blocks.
+    pub(super) fn has_sound_checksums(&self) -> bool {
+        self.0.content.checksums().are_sound()
     }
 
     /// Bytes that its checksums take in memory.
@@ -233,13 +236,6 @@ impl Blob {
 
 fn damaged(digest: &Digest, reason: &str) -> Error {
     Error::Damaged { digest: *digest, reason: reason.to_owned() }
-}
-
-fn read_checksums(path: &Path) -> Option<Checksums> {
-    let file = layout::open_regular(path).ok().flatten()?;
-    let mut content = Vec::new();
-    file.take(CHECKSUMS_BYTES_MAX).read_to_end(&mut content).ok()?;
-    Checksums::decode(&content)
 }
 
 fn write_checksums(layout: &Layout, digest: &Digest, checksums: &Checksums) {

@@ -147,13 +147,31 @@ impl Blobs {
         if !self.open_blobs.remove(blob) {
             return;
         }
-        let (this, file) = (Arc::clone(self), blob.file_identity());
+        let (this, identity, file) = (Arc::clone(self), blob.file_identity(), blob.file().clone());
         let moved = move || {
-            this.quarantine.add(&digest, file, &reason);
+            if file.has_sound_checksums() {
+                this.quarantine.add(&digest, identity, &reason);
+            } else {
+                this.discard_checksums(&digest, &reason);
+            }
             Ok(())
         };
         if let Err(error) = blocking::run(moved).await {
             tracing::error!(%digest, %error, cause = error.cause(), "moving a damaged blob to quarantine panicked");
+        }
+    }
+
+    /// Removes checksums that are not those that were written: the blob is hashed when it is opened next, and has new ones then
+    /// if it is sound. Blocks.
+    fn discard_checksums(&self, digest: &Digest, reason: &str) {
+        match self.layout.remove(&self.layout.checks_of(digest)) {
+            Ok(_) => {
+                tracing::warn!(%digest, reason, "the checksums of a blob are damaged and were removed; it is hashed again")
+            }
+            Err(error) => {
+                let cause = error.cause();
+                tracing::error!(%digest, reason, %error, cause, "the damaged checksums of a blob cannot be removed");
+            }
         }
     }
 

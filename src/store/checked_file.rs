@@ -26,7 +26,7 @@ const CHUNKS_AT_ONCE: u64 = 4;
 #[derive(Debug)]
 pub(super) struct CheckedFile<C> {
     file: Arc<File>,
-    checksums: C,
+    checksums: Arc<C>,
 }
 
 /// Why bytes do not leave: the chunk that has the byte at an offset cannot be read, or is not what was received.
@@ -50,7 +50,7 @@ impl Damage {
 
 impl<C: ChunkChecksums + 'static> CheckedFile<C> {
     pub(super) fn new(file: Arc<File>, checksums: C) -> Self {
-        Self { file, checksums }
+        Self { file, checksums: Arc::new(checksums) }
     }
 
     pub(super) fn file(&self) -> &Arc<File> {
@@ -70,6 +70,7 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
             return self.copy(offset, end).await.map(BodyChunk::Memory);
         }
         let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
+        self.fetch_checksums(offset, end).await?;
         self.compare(offset, end).await?;
         let check: Arc<dyn IntegrityCheck> = self.clone();
         let file = Arc::clone(&self.file);
@@ -87,6 +88,7 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         }
         let chunk = offset / CHUNK as u64;
         let start = chunk * CHUNK as u64;
+        self.fetch_checksums(offset, offset + 1).await?;
         let (len, checksum) = self.expected(chunk, offset + 1)?;
         let bytes = read_exact_at(&self.file, start, len).await;
         let bytes = bytes.map_err(|e| Damage::unreadable(start, &e))?;
@@ -113,6 +115,21 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
             Ok(hasher)
         };
         flatten(blocking::run(move || Ok(hash())).await)
+    }
+
+    /// Brings the checksums of the chunks that have bytes from `offset` up to `end` into memory: on a blocking thread, where
+    /// they are not there.
+    async fn fetch_checksums(&self, offset: u64, end: u64) -> Result<(), Damage> {
+        let chunks = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
+        if self.checksums.are_at_hand(&chunks) {
+            return Ok(());
+        }
+        let checksums = Arc::clone(&self.checksums);
+        let fetch = move || {
+            checksums.fetch(&chunks);
+            Ok(Ok(()))
+        };
+        flatten(blocking::run(fetch).await)
     }
 
     /// Compares every chunk that has bytes from `offset` up to `end`: in place as long as they are in the page cache,

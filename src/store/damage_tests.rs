@@ -51,21 +51,49 @@ async fn a_file_of_another_kind_in_place_of_a_blob_is_not_served_and_does_not_ha
                 0,
             )
             .unwrap(),
-            _ => fs::write(&file, b"wrong").unwrap(),
+            _ => fs::write(&file, b"other!").unwrap(),
         }
         assert_eq!(world.content(digest).await, None, "{kind}");
+        // What is as long as the blob is found when it is read.
+        if kind != "other" {
+            assert_eq!(world.metrics.quarantined.get(), 1, "{kind}");
+        }
+        world.put(&repository("reg.test/a"), b"intact").await;
+        assert_eq!(
+            world.content(digest).await.as_deref(),
+            Some(&b"intact"[..]),
+            "{kind}: what was fetched again"
+        );
     }
 }
 
 #[tokio::test]
-async fn lost_checksums_are_made_again_only_for_intact_bytes() {
+async fn a_blob_that_cannot_be_opened_counts_as_absent_and_is_fetched_again() {
     let world = World::new();
+    let digest = world.put(&repository("reg.test/a"), b"intact").await;
+    let file = world.blob_file(digest);
+    fs::remove_file(&file).unwrap();
+    // The kernel opens no socket: as where the disk does not give a file.
+    let _socket = std::os::unix::net::UnixListener::bind(&file).unwrap();
+    assert_eq!(world.content(digest).await, None);
+    assert_eq!(world.metrics.quarantined.get(), 0, "it was not found damaged");
+    world.put(&repository("reg.test/a"), b"intact").await;
+    assert_eq!(world.content(digest).await.as_deref(), Some(&b"intact"[..]));
+}
+
+#[tokio::test]
+async fn lost_checksums_are_made_again_only_for_intact_bytes() {
+    let mut world = World::new();
     let content = bytes(100_000);
     let digest = world.put(&repository("reg.test/a"), &content).await;
     let checks = world.file(&format!("checks/sha256/{}", digest.hex()));
+    let sound = fs::read(&checks).unwrap();
     for damage in [&b""[..], b"LDRCHK1\nnonsense"] {
+        // What is open is not opened again.
+        world = world.restarted();
         fs::write(&checks, damage).unwrap();
         assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]));
+        assert_eq!(fs::read(&checks).unwrap(), sound, "made anew");
     }
     fs::remove_file(&checks).unwrap();
     fs::write(world.blob_file(digest), bytes(100_001)).unwrap();
@@ -141,4 +169,51 @@ async fn the_quarantine_of_a_failing_disk_does_not_fill_it() {
     }
     let files = fs::read_dir(world.file("quarantine")).unwrap().count();
     assert_eq!(files, 2 * 32, "each with its reason");
+}
+
+/// A blob whose checksums are read in slices.
+fn large() -> Vec<u8> {
+    let chunks = crate::store::stored_checksums::WHOLE_BYTES_MAX as usize / 4;
+    bytes(chunks * integrity::CHUNK)
+}
+
+#[tokio::test]
+async fn a_damaged_file_of_checksums_of_a_large_blob_does_not_cost_the_blob() {
+    let world = World::new();
+    let content = large();
+    let digest = world.put(&repository("reg.test/a"), &content).await;
+    let checks = world.file(&format!("checks/sha256/{}", digest.hex()));
+    let sound = fs::read(&checks).unwrap();
+    let mut damaged = sound.clone();
+    damaged[integrity::HEADER + 4 * 70] ^= 1;
+    fs::write(&checks, damaged).unwrap();
+    let chunk = integrity::CHUNK as u64;
+    let blob = world.store.blob(digest).await.unwrap();
+    assert!(blob.read(0, 100).await.is_ok(), "other slices count");
+    assert!(matches!(blob.read(70 * chunk, 71 * chunk).await, Err(Error::Damaged { .. })));
+    world.store.quarantine(&blob, "a test".to_owned()).await;
+    assert!(world.blob_file(digest).exists(), "a sound blob was moved away");
+    assert_eq!(world.metrics.quarantined.get(), 0);
+    let blob = world.store.blob(digest).await.unwrap();
+    assert!(blob.read(70 * chunk, 71 * chunk).await.is_ok());
+    assert_eq!(fs::read(&checks).unwrap(), sound);
+}
+
+#[tokio::test]
+async fn a_flipped_byte_of_a_large_blob_is_found_by_a_slice_of_its_checksums() {
+    let world = World::new();
+    let content = large();
+    let digest = world.put(&repository("reg.test/a"), &content).await;
+    let mut damaged = content.clone();
+    damaged[100 * integrity::CHUNK + 5] ^= 1;
+    fs::write(world.blob_file(digest), damaged).unwrap();
+    let chunk = integrity::CHUNK as u64;
+    let blob = world.store.blob(digest).await.unwrap();
+    for (offset, end) in [(100 * chunk, 100 * chunk + 10), (98 * chunk, 104 * chunk)] {
+        assert!(matches!(blob.read(offset, end).await, Err(Error::Damaged { .. })));
+    }
+    assert_eq!(content_of(blob.read(0, 100).await.unwrap()), content[..100]);
+    world.store.quarantine(&blob, "a test".to_owned()).await;
+    assert!(!world.blob_file(digest).exists());
+    assert_eq!(world.metrics.quarantined.get(), 1);
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use crate::reference::{Child, Digest, Document, Kind};
-use crate::store::inventory::{DEPTH_MAX, manifest};
+use crate::store::cached_images::{DEPTH_MAX, manifest};
 use crate::store::layout::Layout;
 use crate::support::clock::Timestamp;
 
@@ -69,7 +69,7 @@ impl ImageContents {
 
     /// Adds a manifest, or what an index names; returns whether it is an index.
     fn add(&mut self, layout: &Layout, digest: &Digest, platform: &str, depth: usize) -> bool {
-        self.name(digest);
+        self.add_digest(digest);
         let document = manifest(layout, digest).map(|(_, bytes)| Document::parse(&bytes, None));
         match document.and_then(Result::ok).map(|document| document.kind) {
             Some(Kind::Index(children)) if depth > 0 => {
@@ -80,7 +80,7 @@ impl ImageContents {
                 true
             }
             Some(Kind::Image(children)) => {
-                children.iter().for_each(|child| self.name(&child.digest));
+                children.iter().for_each(|child| self.add_digest(&child.digest));
                 self.push(PlatformContents::of(layout, digest, platform, &children));
                 false
             }
@@ -95,7 +95,7 @@ impl ImageContents {
         }
     }
 
-    fn name(&mut self, digest: &Digest) {
+    fn add_digest(&mut self, digest: &Digest) {
         if self.digests.len() < DIGESTS_MAX {
             self.digests.insert(*digest);
         }

@@ -1,6 +1,7 @@
 //! Images of the store: what is there by name, and pins.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use super::Store;
 use crate::reference::{Digest, Image, Reference, Repository};
@@ -11,14 +12,22 @@ use crate::store::inventory::{CachedImage, RemovedImage};
 use crate::store::pins::Pin;
 
 impl Store {
-    /// Every tag, and every image that is pinned by its digest.
+    /// Hands every tag, and every image that is pinned by its digest, to `each` in batches of a few thousand, until it
+    /// breaks off; `each` may block.
     ///
     /// # Errors
     /// A panic of the listing.
-    pub async fn inventory(&self) -> Result<Vec<CachedImage>, Error> {
+    pub async fn list_images(
+        &self,
+        each: impl FnMut(Vec<CachedImage>) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<(), Error> {
         self.flush().await;
         let inventory = self.0.inventory.clone();
-        blocking::run(move || Ok(inventory.list())).await
+        blocking::run(move || {
+            inventory.list(each);
+            Ok(())
+        })
+        .await
     }
 
     /// What is in the store of one image; `None` of a tag that upstream never confirmed.

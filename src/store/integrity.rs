@@ -7,17 +7,40 @@
 //! A blob that is still being received has checksums too ([`ChecksumsBuilder`]): of each whole chunk, and of the part of
 //! the last one that is there.
 
+use std::ops::Range;
+
 use parking_lot::Mutex;
 
 /// Bytes of a chunk, and of one read: a chunk is checked in the memory that is then sent.
 pub(super) const CHUNK: usize = 64 * 1024;
 const MAGIC: &[u8; 8] = b"LDRCHK1\n";
-const HEADER: usize = MAGIC.len() + 4 + 8;
+/// Bytes before the first checksum of the file.
+pub(super) const HEADER: usize = MAGIC.len() + 4 + 8;
 
 /// What the bytes of a file must be, chunk by chunk.
 pub(super) trait ChunkChecksums: Send + Sync {
     /// How many bytes of chunk number `chunk` are there, and their CRC-32C; `None` if there are none.
     fn expected(&self, chunk: u64) -> Option<(usize, u32)>;
+
+    /// Whether [`Self::expected`] asks no disk about these chunks.
+    fn are_at_hand(&self, _chunks: &Range<u64>) -> bool {
+        true
+    }
+
+    /// Brings the checksums of these chunks into memory, as far as the disk gives them. Blocks.
+    fn fetch(&self, _chunks: &Range<u64>) {}
+}
+
+/// Bytes of the blob whose checksum file begins so; `None` if it is of another format.
+pub(super) fn blob_size(header: &[u8; HEADER]) -> Option<u64> {
+    let (chunk, size) = header.strip_prefix(MAGIC)?.split_first_chunk::<4>()?;
+    let size = u64::from_le_bytes(size.try_into().ok()?);
+    (u32::from_le_bytes(*chunk) as usize == CHUNK).then_some(size)
+}
+
+/// Bytes of the checksum file of a blob of `size` bytes; `None` if there is no such file.
+pub(super) fn file_bytes(size: u64) -> Option<u64> {
+    size.div_ceil(CHUNK as u64).checked_mul(4)?.checked_add(HEADER as u64 + 4)
 }
 
 /// The checksums of one blob.
@@ -58,12 +81,9 @@ impl Checksums {
         if crc32c::crc32c(body) != u32::from_le_bytes(*own) {
             return None;
         }
-        let rest = body.strip_prefix(MAGIC)?;
-        let (chunk, rest) = rest.split_first_chunk::<4>()?;
-        let (size, rest) = rest.split_first_chunk::<8>()?;
-        let size = u64::from_le_bytes(*size);
-        let expected = usize::try_from(size.div_ceil(CHUNK as u64)).ok()?;
-        if u32::from_le_bytes(*chunk) as usize != CHUNK || rest.len() != expected.checked_mul(4)? {
+        let (header, rest) = body.split_first_chunk::<HEADER>()?;
+        let size = blob_size(header)?;
+        if file_bytes(size)? != content.len() as u64 {
             return None;
         }
         let chunks = rest.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();

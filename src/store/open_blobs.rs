@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use crate::reference::Digest;
 use crate::store::blob::{Blob, OpenFile, SharedFile, WeakFile};
 use crate::store::in_use::{InUse, InUseMark};
+use crate::store::stored_checksums::WHOLE_BYTES_MAX;
 use crate::support::bounded_map::BoundedMap;
 
 /// Blobs that are kept open: a quarter of the descriptors that are reserved for what is not a client.
 const KEPT_MAX: usize = 64;
-/// Bytes of the checksums of those: of a blob of 1 GiB they are 64 KiB, so that as many blobs of 2 GiB are kept.
-const KEPT_CHECKSUM_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Bytes of the checksums of one: those of 64 GiB. A larger blob is not kept, because it would close many others.
-const ONE_CHECKSUM_BYTES_MAX: u64 = KEPT_CHECKSUM_BYTES_MAX / 2;
+/// Bytes in memory of the checksums of one, so that those of all are 4 MiB. Only a blob of more than 1 GiB whose checksums
+/// could not be written has more, and is not kept.
+const CHECKSUM_BYTES_MAX: u64 = WHOLE_BYTES_MAX;
 
 /// Open blobs by digest.
 #[derive(Debug)]
@@ -36,29 +36,18 @@ struct Open {
     shared: HashMap<Digest, WeakFile>,
     shared_max: usize,
     kept: BoundedMap<Digest, SharedFile>,
-    kept_checksum_bytes: u64,
 }
 
 impl Open {
     fn keep(&mut self, file: SharedFile) {
-        if file.checksum_bytes() > ONE_CHECKSUM_BYTES_MAX {
-            return;
-        }
-        self.kept_checksum_bytes += file.checksum_bytes();
-        if let Some((_, before)) = self.kept.insert(file.digest(), file) {
-            self.kept_checksum_bytes -= before.checksum_bytes();
-        }
-        while self.kept_checksum_bytes > KEPT_CHECKSUM_BYTES_MAX {
-            let Some((_, oldest)) = self.kept.remove_oldest() else { return };
-            self.kept_checksum_bytes -= oldest.checksum_bytes();
+        if file.checksum_bytes() <= CHECKSUM_BYTES_MAX {
+            self.kept.insert(file.digest(), file);
         }
     }
 
     fn forget(&mut self, digest: &Digest) {
         self.shared.remove(digest);
-        if let Some(kept) = self.kept.remove(digest) {
-            self.kept_checksum_bytes -= kept.checksum_bytes();
-        }
+        self.kept.remove(digest);
     }
 
     fn is_shared(&self, file: &SharedFile) -> bool {
@@ -69,12 +58,7 @@ impl Open {
 impl OpenBlobs {
     /// No blobs; each that is handed out is marked in `in_use`.
     pub(super) fn new(in_use: InUse) -> Self {
-        let open = Open {
-            shared: HashMap::new(),
-            shared_max: KEPT_MAX,
-            kept: BoundedMap::new(KEPT_MAX),
-            kept_checksum_bytes: 0,
-        };
+        let open = Open { shared: HashMap::new(), shared_max: KEPT_MAX, kept: BoundedMap::new(KEPT_MAX) };
         Self { in_use, open: Mutex::new(open), removals: AtomicU64::new(0) }
     }
 
@@ -166,6 +150,7 @@ mod tests {
     use super::*;
     use crate::reference::Algorithm;
     use crate::store::blob::Opened;
+    use crate::store::integrity::CHUNK;
     use crate::store::layout::Layout;
 
     fn layout(directory: &tempfile::TempDir) -> Layout {
@@ -232,10 +217,14 @@ mod tests {
         }
         let found = (0..2 * KEPT_MAX).filter(|n| shared.find(&Digest::of(&n.to_le_bytes())).is_some());
         assert_eq!(found.count(), KEPT_MAX);
-        let bytes = shared.open.lock().kept_checksum_bytes;
-        assert_eq!(bytes, 4 * KEPT_MAX as u64);
-        shared.open.lock().kept_checksum_bytes += KEPT_CHECKSUM_BYTES_MAX;
-        drop(shared.insert(open(&layout, b"one more")));
-        assert!(shared.find(&Digest::of(b"one more")).is_none(), "none is kept beyond the bound");
+        // A blob whose checksums could not be written has all of them in memory.
+        std::fs::remove_dir_all(directory.path().join("checks")).unwrap();
+        std::fs::write(directory.path().join("checks"), "in the way").unwrap();
+        std::fs::write(layout.quarantine(), "so that it cannot be moved").unwrap();
+        let large = vec![0; (CHECKSUM_BYTES_MAX as usize / 4 + 1) * CHUNK];
+        let read = shared.insert(open(&layout, &large));
+        assert!(shared.find(&Digest::of(&large)).is_some(), "it is being read");
+        drop(read);
+        assert!(shared.find(&Digest::of(&large)).is_none(), "none with more is kept");
     }
 }

@@ -25,8 +25,21 @@ pub(crate) fn open_at_once(path: &Path, links: Links) -> io::Result<File> {
         Links::Followed => OFlags::NONBLOCK,
         Links::Refused => OFlags::NONBLOCK | OFlags::NOFOLLOW,
     };
+    #[cfg(test)]
+    OPENED.set(OPENED.get() + 1);
     #[allow(clippy::cast_possible_wrap, reason = "open(2) flags are a C int")]
     OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
+#[cfg(test)]
+thread_local! {
+    static OPENED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many files this thread has opened so, for a test of what something costs.
+#[cfg(test)]
+pub(crate) fn opened_by_this_thread() -> usize {
+    OPENED.get()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use crate::support::causes::with_causes;
 
-/// An error as the client of the socket is told it.
+/// An error as the client of the socket gets it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CommandError {
     pub(super) status: StatusCode,
@@ -23,7 +23,7 @@ impl CommandError {
     }
 }
 
-/// Where a JSON text is wrong. What is there is not told: it may be part of a secret.
+/// Where a JSON text is wrong. What is there is not shown: it may be part of a secret.
 pub(super) fn place(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         serde_json::error::Category::Data => "an unexpected value",

@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use super::commands::{
-    CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImageRow, ImportNames, ListImages, Pull,
-    Remove, Removed, Revoke, Revoked, Unpin, Unpinned,
+    CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImportNames, ListImages, Pull, Remove,
+    Removed, Revoke, Revoked, Unpin, Unpinned,
 };
 use super::describe::{EffectiveConfig, GetConfig, MatchCredentials};
 use super::error::{CommandError, place};
 use super::explain::Explainer;
-use super::import;
+use super::{images, import};
 use crate::admin::report::StatusReport;
 use crate::admin::respond::{json, text};
 use crate::admin::service::Service;
@@ -53,11 +53,11 @@ pub struct Control {
     pub explainer: Explainer,
     /// Fetches images.
     pub fetcher: Fetcher,
-    /// Tells the configuration in effect.
+    /// The configuration in effect.
     pub config: Arc<dyn Fn() -> EffectiveConfig + Send + Sync>,
     /// Makes the whole report.
     pub report: Arc<dyn Fn() -> StatusReport + Send + Sync>,
-    /// Runs pull commands, which end with the shutdown.
+    /// Runs pull commands, which end with the shutdown, and lists of images.
     pub tasks: Tasks,
     /// Ends pull commands.
     pub shutdown: Shutdown,
@@ -99,7 +99,7 @@ impl Control {
             Revoke::PATH => reply::<Revoke>(&self.revoke(&read(body)?).await?),
             ListImages::PATH => {
                 let ListImages {} = read(body)?;
-                reply::<ListImages>(&self.images().await?)
+                Ok(images::list(self.store.clone(), &self.tasks))
             }
             GetReport::PATH => {
                 let GetReport {} = read(body)?;
@@ -141,20 +141,6 @@ impl Control {
         let repository = repository.map(|named| named.canonical()).transpose().map_err(CommandError::bad)?;
         let revoked = self.puller.revoke(repository.as_ref()).await.map_err(CommandError::failed)?;
         Ok(Revoked { revoked })
-    }
-
-    /// Every name, and what is pinned by its digest alone.
-    async fn images(&self) -> Result<Vec<ImageRow>, CommandError> {
-        let row = |cached: store::CachedImage| ImageRow {
-            image: cached.image.to_string(),
-            digest: cached.digest.to_string(),
-            confirmed_at: cached.confirmed_at,
-            bytes: cached.bytes,
-            platforms: cached.platforms,
-            pinned: cached.pinned,
-        };
-        let cached = self.store.inventory().await.map_err(CommandError::failed)?;
-        Ok(cached.into_iter().map(row).collect())
     }
 
     async fn remove(&self, command: &Remove) -> Result<Removed, CommandError> {

@@ -10,6 +10,7 @@ mod describe;
 mod error;
 mod explain;
 mod handler;
+mod images;
 mod import;
 
 pub use client::{ControlError, pull, put, send};

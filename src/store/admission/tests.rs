@@ -238,7 +238,7 @@ fn a_registry_that_a_reload_names_takes_nothing_of_the_share_of_those_that_have_
     );
     let named = Owner::named(&"evil.test".parse().unwrap());
     drop(world.admission.reserve(named, 1).unwrap());
-    assert!(world.admission.space.excesses().is_empty(), "what it holds is nobody's first victim");
+    assert!(world.admission.space.excesses().is_empty(), "what it holds is evicted first for no other");
     assert!(
         world.admission.reserve(other, 200).is_ok(),
         "the only stranger is refused for what another holds"

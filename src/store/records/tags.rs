@@ -40,35 +40,37 @@ pub(crate) fn find(layout: &Layout, repository: &Repository, tag: &Tag) -> Optio
     Some(TagRecord { digest: record.digest.parse().ok()?, confirmed_at: record.confirmed_at })
 }
 
-/// Every tag, in the order of the repositories' names and then of their own.
-pub(crate) fn all(layout: &Layout) -> impl Iterator<Item = (Repository, Tag, TagRecord)> {
-    let found = names(layout).into_iter();
-    found.filter_map(|(repository, tag)| {
-        let record = find(layout, &repository, &tag)?;
-        Some((repository, tag, record))
+/// The name of a tag whose record may be on the disk.
+#[derive(Debug, Clone)]
+pub(crate) struct TagName {
+    pub(crate) repository: Repository,
+    pub(crate) tag: Tag,
+    /// The number of its record's inode, for [`walk::numbered_files`]'s reason.
+    pub(crate) inode: u64,
+}
+
+/// The names of all tags, in the order of the repositories' names and then of their own; records may be missing or
+/// unreadable. Those of one repository are in memory at a time.
+pub(crate) fn names(layout: &Layout) -> impl Iterator<Item = TagName> + use<'_> {
+    let repositories = walk::repositories_with(layout, layout::TAGS).into_iter();
+    repositories.flat_map(move |repository| {
+        let tags = names_of(layout, &repository).into_iter();
+        tags.map(move |(tag, inode)| TagName { repository: repository.clone(), tag, inode })
     })
 }
 
-/// The names of all tags, in the same order; records may be missing or unreadable.
-pub(crate) fn names(layout: &Layout) -> Vec<(Repository, Tag)> {
-    let mut found = Vec::new();
-    for repository in walk::repositories_with(layout, layout::TAGS) {
-        found.extend(names_of(layout, &repository).into_iter().map(|tag| (repository.clone(), tag)));
-    }
-    found
-}
-
-fn names_of(layout: &Layout, repository: &Repository) -> Vec<Tag> {
-    let names = walk::files(&layout.tags(repository));
-    let mut tags: Vec<Tag> = names.filter_map(|name| name.parse().ok()).collect();
-    tags.sort();
+fn names_of(layout: &Layout, repository: &Repository) -> Vec<(Tag, u64)> {
+    let names = walk::numbered_files(&layout.tags(repository));
+    let mut tags: Vec<(Tag, u64)> =
+        names.filter_map(|(name, inode)| Some((name.parse().ok()?, inode))).collect();
+    tags.sort_unstable();
     tags
 }
 
 /// The tags of a repository, in their order.
 pub(crate) fn of(layout: &Layout, repository: &Repository) -> impl Iterator<Item = (Tag, TagRecord)> {
     let tags = names_of(layout, repository);
-    tags.into_iter().filter_map(|tag| find(layout, repository, &tag).map(|record| (tag, record)))
+    tags.into_iter().filter_map(|(tag, _)| find(layout, repository, &tag).map(|record| (tag, record)))
 }
 
 pub(crate) fn set(

@@ -1,6 +1,7 @@
 //! The repositories and registries that have records, found in the directories under `refs/`.
 
 use std::fs;
+use std::os::unix::fs::DirEntryExt;
 use std::path::Path;
 
 use crate::reference::{Registry, Repository};
@@ -28,6 +29,12 @@ pub(crate) fn repositories_with(layout: &Layout, marker: &str) -> Vec<Repository
 /// The names of the files in a directory; none if there is no directory. Read as they are asked for: a registry may have a
 /// record for each of a million blobs.
 pub(crate) fn files(path: &Path) -> impl Iterator<Item = String> + use<> {
+    numbered_files(path).map(|(name, _)| name)
+}
+
+/// The same, each with the number of its inode: files that were written one after the other have numbers near to each other,
+/// and are read from a disk the sooner in their order.
+pub(crate) fn numbered_files(path: &Path) -> impl Iterator<Item = (String, u64)> + use<> {
     names(path, fs::FileType::is_file)
 }
 
@@ -50,12 +57,12 @@ fn collect(
 }
 
 fn directories(path: &Path) -> Vec<String> {
-    names(path, fs::FileType::is_dir).collect()
+    names(path, fs::FileType::is_dir).map(|(name, _)| name).collect()
 }
 
-fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> impl Iterator<Item = String> + use<> {
+fn names(path: &Path, wanted: fn(&fs::FileType) -> bool) -> impl Iterator<Item = (String, u64)> + use<> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries
         .filter(move |entry| entry.file_type().is_ok_and(|kind| wanted(&kind)))
-        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.ino())))
 }
