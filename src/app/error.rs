@@ -21,7 +21,7 @@ pub enum Error {
     /// Listen on an address.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// Tell the address of a socket that was bound.
+    /// Read the address of a socket that was bound.
     #[error("a bound socket has no address: {0}")]
     Address(#[from] std::io::Error),
     /// Open the node's keys.

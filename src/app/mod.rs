@@ -223,7 +223,7 @@ impl App {
     /// index is closed cleanly.
     ///
     /// # Errors
-    /// An address that cannot be told.
+    /// An address that cannot be read.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let transfer = listener::file_transfer(&self.connections).await;
         let options = ConnectionOptions { limits: self.limits, transfer, metrics: self.connections.clone() };

@@ -14,7 +14,7 @@ pub type BodyError = Box<dyn StdError + Send + Sync>;
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<BodyChunk, BodyError>> + Send>>;
 
-/// Is told what becomes of a body. It is dropped with it, also where the client has gone before the end.
+/// Learns what becomes of a body. It is dropped with it, also where the client has gone before the end.
 pub trait BodyWatch: Send {
     /// So many bytes were handed to the connection.
     fn sent(&mut self, bytes: usize);
@@ -63,7 +63,7 @@ impl Body {
         Self { content, watch: None }
     }
 
-    /// The same body, of which `watch` is told.
+    /// The same body, watched by `watch`.
     #[must_use]
     pub fn watched(self, watch: Box<dyn BodyWatch>) -> Self {
         Self { watch: Some(watch), ..self }

@@ -103,7 +103,7 @@ pub(super) async fn serve(
         http1::Builder::new()
             // Body bytes must never be copied: they may be a placeholder (see `sendfile`).
             .writev(common.vectored)
-            // `Timed` bounds heads and idling, and tells one from the other.
+            // `Timed` bounds heads and idling, and distinguishes them.
             .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
@@ -126,14 +126,14 @@ pub(super) async fn serve(
     }
 }
 
-/// Tells a client over the limit to come back. The limit is not the client's fault, so it may come back soon.
+/// Answers a client over the limit, so that it comes back. The limit is not the client's fault, so it may come back soon.
 pub(super) async fn turn_away(socket: Socket, _refusal: OwnedSemaphorePermit) {
     let body = r#"{"errors":[{"code":"UNAVAILABLE","message":"too many connections to this cache"}]}"#;
     let answer = canned("503 Service Unavailable\r\nRetry-After: 1", "application/json", body);
     answer_and_close(socket, &answer).await;
 }
 
-/// Tells a user of this machine that it may not connect.
+/// Answers a user of this machine that may not connect.
 pub(super) async fn forbid(socket: Socket, _refusal: OwnedSemaphorePermit) {
     let body = r#"{"errors":[{"code":"DENIED","message":"this cache admits certain local users only"}]}"#;
     answer_and_close(socket, &canned("403 Forbidden", "application/json", body)).await;

@@ -1,4 +1,4 @@
-//! What is told while images are fetched; `larder pull --json` prints these as they are.
+//! The events while images are fetched; `larder pull --json` prints these as they are.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
-//! Equal lines of the log, folded: the first few of a while are written, the rest are counted and told in one line.
+//! Equal lines of the log, folded: the first few of a while are written, the rest are counted and written as one line.
 //!
 //! Pure: who calls says what time it is. Bounded: of the lines that are being folded a fixed number is remembered; what
-//! makes way for a new one is told at once.
+//! makes way for a new one is written at once.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The data plane: the distribution API as runtimes speak it.
+//! The data plane: the distribution API as runtimes use it.
 //!
 //! Promises: every request gets an answer within [`Config::answer_wait`]; every error is in the form of the
 //! distribution specification and names what was wrong; no redirect, no 429, nothing stored for a request that was
@@ -57,7 +57,7 @@ use respond::ErrorResponse;
 /// The data plane as a service for a [`crate::listener`].
 pub type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
 
-/// Told of each manifest that a client asked for and was given. Must not wait.
+/// Called for each manifest that a client asked for and was given. Must not wait.
 pub type ManifestListener = Arc<dyn Fn(&Repository, &Reference) + Send + Sync>;
 
 /// The parts of the daemon that the data plane answers with.
@@ -74,9 +74,9 @@ pub struct Components {
     pub clock: Clock,
     /// Counts requests and bytes.
     pub observer: Arc<Observer>,
-    /// Tells of each request.
+    /// Logs each request.
     pub log: Arc<RequestLog>,
-    /// Told of each manifest that was given.
+    /// Called for each manifest that was given.
     pub manifests: ManifestListener,
 }
 

@@ -1,6 +1,6 @@
 //! Which status and which challenge a pull that failed is answered with: a pure table.
 //!
-//! The person who must be told the truth reads the event of a pod, and what is in there is decided by the runtime: it
+//! The operator reads the event of a pod, and what is in there is decided by the runtime: it
 //! asks this cache, mostly then the registry itself, and shows one of the two answers. docs/wiring.md has the table of
 //! what each runtime shows; `tests/it/runtime_errors.rs` holds it. What follows from that:
 //!

@@ -1,4 +1,4 @@
-//! One line of the request log: what is told of a request, and how it is written. Text for people and JSON for machines
+//! One line of the request log: what it says of a request, and how it is written. Text for people and JSON for machines
 //! have the same fields (`docs/logs.md` describes each).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,7 +19,7 @@ pub(super) const TARGET: &str = "larder::access";
 /// Characters at most of a reason: it may hold a registry's words.
 const REASON_CHARS_MAX: usize = 400;
 
-/// What is told of one request.
+/// What the log says of one request.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
     pub(super) id: RequestId,
@@ -58,7 +58,7 @@ pub(super) struct Arrival {
     pub(super) span: Span,
 }
 
-/// What is known of a request once it was read; shared between what answers it and what tells of it.
+/// What is known of a request once it was read; shared between what answers it and what logs it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Described(Arc<Mutex<Details>>);
 

@@ -29,7 +29,7 @@ const EQUAL_MAX: u32 = 3;
 /// Refusals of one client, of whatever kind, that are written in a minute: a node that starts fifty pods with a wrong
 /// credential has fewer.
 const OF_CLIENT_MAX: u32 = 300;
-/// How often what was folded is told.
+/// How often what was folded is written.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Characters at most of what a client sent in one header.
 const SENT_CHARS_MAX: usize = 128;
@@ -60,7 +60,7 @@ impl RequestLog {
         &self.recent
     }
 
-    /// Tells what was folded, now and then, until the stop; what is left then [`Self::tell_all`] tells.
+    /// Writes what was folded, now and then, until the stop; what is left then [`Self::tell_all`] writes.
     pub async fn run(self: Arc<Self>, mut shutdown: Shutdown) {
         loop {
             tokio::select! {
@@ -75,7 +75,7 @@ impl RequestLog {
         }
     }
 
-    /// Tells all that was folded.
+    /// Writes all that was folded.
     pub fn tell_all(&self) {
         let mut folding = self.folding.lock();
         let due = [folding.equal.end(), folding.of_client.end()];

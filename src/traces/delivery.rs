@@ -160,7 +160,7 @@ impl Traces {
             tracing::warn!(
                 collector = %self.collector,
                 why,
-                "the collector does not take traces; they are dropped until it does, and this is not told again"
+                "the collector does not take traces; they are dropped until it does, and this is not logged again"
             );
             Away { lost: 0, wait: AWAY_WAIT_MIN / 2 }
         });

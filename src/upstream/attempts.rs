@@ -206,7 +206,7 @@ impl Attempts {
         };
         let (mut avoided, mut first): (Vec<_>, Vec<_>) =
             self.endpoints(request)?.into_iter().partition(is_avoided);
-        // Among those that delivered wrong content the registry itself is the one to believe.
+        // Of those that delivered wrong content the registry's own error counts.
         avoided.sort_by_key(|endpoint| !endpoint.authoritative);
         let not_avoided = first.len();
         if first.is_empty() {

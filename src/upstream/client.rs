@@ -277,7 +277,7 @@ impl Upstream {
         self.0.bodies.received().total()
     }
 
-    /// What of that was served to no client yet: the data plane, which serves it, tells.
+    /// What of that was served to no client yet, as the data plane says, which serves it.
     pub fn unserved(&self) -> Unserved<Digest> {
         self.0.bodies.received().unserved().clone()
     }

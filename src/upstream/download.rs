@@ -39,7 +39,7 @@ pub struct Download {
     /// Whether the registry stated the digest of the blob: the right is proved before the content is here.
     pub has_digest: bool,
     /// Whether a `Content-Encoding` says that the bytes are not those of the blob. Object stores say so of what was put
-    /// there like that: the digest, or the size of the whole, tells.
+    /// there like that: the digest, or the size of the whole, says so.
     pub is_encoded: bool,
     /// The endpoint that delivers it; `None` where there is none, in tests.
     pub endpoint: Option<EndpointId>,
@@ -83,7 +83,7 @@ impl Download {
     }
 
     /// The same download, which fails with `host` in its error when no chunk comes within `idle`, or when the chunks
-    /// come too slowly, sooner if another endpoint is left. What becomes of it is told to `tracked`.
+    /// come too slowly, sooner if another endpoint is left. `tracked` records what becomes of it.
     pub(super) fn bounded(
         self,
         host: String,

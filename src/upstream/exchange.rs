@@ -214,7 +214,7 @@ impl Exchange {
                 return otherwise;
             }
             match response.status().as_u16() {
-                // Some registries challenge a `GET` only; a redirect target that does not challenge speaks of its signed URL.
+                // Some registries challenge a `GET` only; what a redirect target says without a challenge is about its signed URL.
                 401 if (state.request.method == Method::HEAD || !state.is_at_endpoint())
                     && state.authorization().is_none()
                     && !response.headers().contains_key(WWW_AUTHENTICATE) =>

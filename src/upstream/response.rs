@@ -48,7 +48,7 @@ pub(super) struct RegistryResponse {
     pub(super) endpoint: EndpointId,
     /// Whether another endpoint is left to ask if the body turns out to be wrong.
     pub(super) has_alternative: bool,
-    /// To be told what becomes of the body.
+    /// Records what becomes of the body.
     pub(super) tracked: Option<TrackedBody>,
 }
 
@@ -99,7 +99,7 @@ impl ResponseContext<'_> {
                 let (has_alternative, tracked) = (false, None);
                 Ok(RegistryResponse { response, host, proof, by_get, endpoint, has_alternative, tracked })
             }
-            // A redirect target does not speak for the registry: the signed URL may have expired.
+            // What a redirect target says is no answer of the registry: the signed URL may have expired.
             401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),
             400 | 404 | 410 if !from_endpoint && self.kind == RequestKind::Blob => {
                 Err(Error::ServerError { host, status })

@@ -4,7 +4,7 @@
 docker-registry is the upstream, filled by skopeo with a multi-arch image of a static busybox. containerd pulls through
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
 all of it again with the registry stopped and the daemon restarted. access.py tests who
-may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, strangers.py registries that nobody named,
+may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, strangers.py registries that are not configured,
 node.py and systemd.py the commands, the
 units and the packages, manifests.py what is applied to a cluster, pods.py the sources of pods, pod.py the DaemonSet's containers, limits.py the memory
 that it gives them, replacement.py a daemon that is replaced, tier.py nodes that share an object store. Everything listens on loopback, in directories that are

@@ -19,7 +19,7 @@ STRANGERS = ("evil.example.com", "evil.example.net")
 # An address that is public, which Larder insists on for names that a client chose.
 ADDRESS = "93.184.216.34"
 CLONE_NEWNET = 0x40000000
-# Downloads of one registry that nobody named: a quarter of the places for the store, and of those past it.
+# Downloads of one registry that is not configured: a quarter of the places for the store, and of those past it.
 SHARE_MAX = 128
 
 
@@ -124,7 +124,7 @@ class LarderAmongStrangers(Larder):
 
 
 class Strangers(unittest.TestCase):
-    """What registries that nobody named cost those that the operator named."""
+    """What registries that are not configured cost those that are."""
 
     def setUp(self):
         name = f"larder-strangers-{os.getpid()}"
@@ -164,7 +164,7 @@ class Strangers(unittest.TestCase):
             client.close()
         until = time.monotonic() + 90
         while larder.downloads() > 0:
-            self.assertLess(time.monotonic(), until, "downloads that drip and that nobody waits for have to end")
+            self.assertLess(time.monotonic(), until, "downloads that drip and that no client waits for have to end")
             time.sleep(0.5)
 
     def test_a_stranger_pushes_nothing_of_others_out_of_the_store(self):

@@ -218,7 +218,7 @@ class PackageScripts(unittest.TestCase):
             undone = [call for call in calls if call.endswith("--undo")]
             self.assertEqual(undone, ["larder setup containerd --undo", "larder setup k3s --undo"])
             self.assertLess(calls.index(undone[-1]), min(n for n, call in enumerate(calls) if "stop" in call),
-                            "the daemon answers until nobody asks")
+                            "the daemon answers until no client asks")
             code, calls, said = self.script(script, removal, fails="larder*setup k3s --undo")
             self.assertEqual(code, 1, said)
             self.assertIn("k3s would go on asking it: it fails", said)
@@ -560,7 +560,7 @@ class Package(unittest.TestCase):
         self.do("larder setup containerd && test -e /etc/containerd/certs.d/_default/hosts.toml")
         self.do("dpkg -r larder")
         self.assertEqual(self.do("ls /etc/containerd/certs.d/_default/hosts.toml 2>/dev/null || true"), "",
-                         "no runtime is left with a port that nobody holds")
+                         "no runtime is left with a port on which no daemon answers")
         self.assertEqual(self.do("systemctl is-active larder.service larder.socket || true"), "inactive\ninactive")
         self.assertIn("refused", self.do("curl -s -S http://127.0.0.1:5050/v2/ 2>&1 || true").lower()
                       .replace("couldn't connect", "refused").replace("failed to connect", "refused"))

@@ -247,7 +247,7 @@ class Tier(unittest.TestCase):
     def test_2_a_node_that_may_only_read_the_bucket_pulls_as_others_do(self):
         reader = self.node(READER)
         self.is_whole(reader.pull("team/reader"), "team/reader")
-        self.assertGreater(self.registry.sent("team/reader")[0], 0, "nobody had written it")
+        self.assertGreater(self.registry.sent("team/reader")[0], 0, "no node had written it")
         self.is_whole(self.node(READER).pull("team/app"), "team/app")
         self.is_whole(self.node().pull("team/reader"), "team/reader")
         before = self.registry.sent("team/reader")[1]

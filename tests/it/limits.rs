@@ -111,7 +111,7 @@ async fn the_last_requests_of_a_rate_limit_are_left_to_images_that_are_not_cache
     let scene = scene().await;
     assert_eq!(scene.larder.get(TAG).await.status, StatusCode::OK);
     let moved = image::push(&scene.registry, "team/app", "v1", 2_000);
-    image::push(&scene.registry, "team/other", "v1", 1_000);
+    let new = image::push(&scene.registry, "team/other", "v1", 1_000);
     // The answer to every HEAD says how many requests are left; the HEAD of an unknown tag is one too.
     scene.registry.wrong(|seen| seen.path.ends_with("/nothing").then(|| Fault::Status(404, left(3))));
     scene.larder.get("/v2/team/app/manifests/nothing?ns=reg.test").await;
@@ -126,6 +126,16 @@ async fn the_last_requests_of_a_rate_limit_are_left_to_images_that_are_not_cache
     assert!(reply.header("warning").contains("nearly used up"), "{:?}", reply.headers);
     let other = scene.larder.get("/v2/team/other/manifests/v1?ns=reg.test").await;
     assert_eq!(other.status, StatusCode::OK, "what is not here is worth it");
+    let unasked = scene.larder.get_unasked("/v2/team/third/manifests/v1?ns=reg.test").await;
+    assert_eq!(unasked.status, StatusCode::UNAUTHORIZED, "a pod's own account has a limit of its own");
+    let amd = &new.platforms[0];
+    for what in [format!("manifests/{}", amd.manifest), format!("blobs/{}", amd.layers[0])] {
+        let reply = scene.larder.get(&format!("/v2/team/other/{what}?ns=reg.test")).await;
+        assert!(reply.is_well(), "{what}");
+    }
+    scene.larder.settled().await;
+    let ahead = scene.registry.count(Method::GET, &amd.layers[1].to_string());
+    assert_eq!(ahead, 0, "a layer that was not asked for was fetched ahead");
 
     scene.registry.behave();
     scene.registry.wrong(|seen| seen.path.ends_with("/nothing").then(|| Fault::Status(404, left(90))));

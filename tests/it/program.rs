@@ -32,7 +32,7 @@ impl Program {
         this
     }
 
-    /// The same, with a log that nobody reads.
+    /// The same, with a log that is not read.
     pub(crate) fn start_unread(directory: &Path, lines: &str) -> Self {
         let config = directory.join("larder.toml");
         fs::write(&config, whole(lines)).unwrap();

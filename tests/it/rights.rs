@@ -68,6 +68,8 @@ async fn a_callers_right_holds_in_an_outage_for_outage_grace_and_no_longer() {
     scene.registry.stop().await;
     scene.larder.clock.advance(Duration::from_secs(23 * 3_600));
     scene.pull_as_a().await;
+    let held = scene.get("a/app", "manifests/v1", A).await;
+    assert!(held.header("warning").contains("299"), "it is marked: {:?}", held.headers);
     scene.larder.clock.advance(Duration::from_secs(2 * 3_600));
     for what in scene.everything() {
         assert_eq!(scene.get("a/app", &what, A).await.status, StatusCode::SERVICE_UNAVAILABLE, "{what}");

@@ -171,7 +171,7 @@ pub(crate) enum Repo {
     Evil,
 }
 
-/// Somebody who asks.
+/// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Who {

@@ -21,7 +21,7 @@ use larder::support::clock::{Clock, Timestamp};
 /// The first step, and how much of the time that nothing has happened the next one is.
 const STEP_US: u64 = 1_000;
 const STEP_SHARE: u64 = 4;
-/// The longest steps: while somebody waits for an answer, and while nobody does.
+/// The longest steps: while a client waits for an answer, and while none does.
 const STEP_WAITED_US: u64 = 200_000;
 const STEP_IDLE_US: u64 = 5_000_000;
 /// When simulated time begins.
@@ -40,7 +40,7 @@ struct Inner {
     /// Counts up with every byte and answer that the world sees.
     activity: AtomicU64,
     seen: AtomicU64,
-    /// Requests that somebody waits for.
+    /// Requests whose answers clients wait for.
     waiting: AtomicUsize,
     clock: Clock,
     /// When who sleeps in the world is to be woken, and how many.
@@ -74,7 +74,7 @@ impl Now {
         self.stir();
     }
 
-    /// Somebody waits until this is dropped.
+    /// A client waits until this is dropped.
     pub(crate) fn wait(&self) -> Waiting {
         self.0.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(Arc::clone(&self.0))

@@ -98,7 +98,7 @@ pub struct FailingEndpoint {
 pub(super) enum State {
     /// Not known to fail.
     Healthy,
-    /// Failing, and due for a retry by the request that was told so; if a connection is enough to end the failure, `is_of_host`.
+    /// Failing, and due for a retry by the request that learns this; if a connection is enough to end the failure, `is_of_host`.
     RetryDue { is_of_host: bool },
     /// Failing; see [`super::tracked::Availability`].
     Failing { error: Error, skip: bool },
@@ -185,7 +185,7 @@ impl Health {
         self.0.recorder.endpoint_removed(registry, &endpoint.host_and_port());
     }
 
-    /// How `endpoint` is for a question. The request that is told that a retry is due makes it, or says that it was cancelled.
+    /// How `endpoint` is for a question. The request that learns that a retry is due makes it, or says that it was cancelled.
     pub(super) fn state(&self, endpoint: &Endpoint, question: &Question) -> State {
         let (now, url) = (Instant::now(), endpoint.base_url().to_owned());
         let mut failing = self.0.failing.lock();

@@ -52,7 +52,7 @@ pub(crate) struct RateLimits {
     budgets: Mutex<BoundedMap<(String, Principal), Budget>>,
     /// What a redirect target or token server answered 429: it limits that question, and not the endpoint's account.
     elsewhere: Mutex<BoundedMap<Elsewhere, Refusal>>,
-    /// Told of the outcome of every request.
+    /// Records the outcome of every request.
     changed: Notify,
     recorder: Recorder,
     clock: Clock,

@@ -120,7 +120,7 @@ impl Endpoint {
         EndpointId { base_url, host, authoritative: self.authoritative }
     }
 
-    /// Its URL, which tells it from other endpoints.
+    /// Its URL, by which it differs from other endpoints.
     pub(crate) fn base_url(&self) -> &str {
         self.base.as_str()
     }

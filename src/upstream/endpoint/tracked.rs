@@ -51,7 +51,7 @@ pub(crate) struct TrackedRequest {
     finished: bool,
 }
 
-/// The body of an answer, whose head came. Dropped before an outcome is told, it says nothing.
+/// The body of an answer, whose head came. Dropped before its outcome is recorded, it says nothing.
 #[derive(Clone)]
 pub(crate) struct TrackedBody {
     health: Health,

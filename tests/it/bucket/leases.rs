@@ -118,7 +118,7 @@ async fn a_lease_of_a_writer_that_is_gone_or_of_none_ends() {
     let all = leases.map(|lease| async move {
         let (fleet, blob) = slow().await;
         fleet.s3.put(&lease_key(&blob), lease);
-        fleet.node("node").pulls(&blob, "nobody writes it").await;
+        fleet.node("node").pulls(&blob, "no node writes it").await;
         assert_eq!(fleet.transfers(&blob), 1);
         let key = fleet.shared(&blob).await;
         assert_eq!(fleet.s3.object(&key).unwrap(), blob.bytes, "and it is shared in the end");

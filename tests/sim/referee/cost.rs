@@ -14,7 +14,7 @@ use crate::registry::Seen;
 pub(crate) const SENTENCE: &str = "Upstream is asked at most as often, and sends at most as many bytes, as the clients would \
     have cost it without Larder; and for content that fits, once.";
 
-/// What may be under way when somebody has had enough.
+/// What may be under way when a caller has had enough.
 const SLACK_BYTES: u64 = 128 * 1024;
 
 pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {

@@ -5,7 +5,7 @@ use crate::catalog::catalog;
 use crate::client::Ask;
 use crate::plan::{FaultKind, Host, What, Who};
 
-pub(crate) const SENTENCE: &str = "Nobody is given content, names, sizes, tags or referrers that the registry would not give \
+pub(crate) const SENTENCE: &str = "No caller is given content, names, sizes, tags or referrers that the registry would not give \
     to a credential that the caller may use, counting what revocation, outage and grace promise; a right that the \
     registry ended is not used after the documented time.";
 
@@ -26,7 +26,7 @@ fn look_at(judge: &Judge<'_>, ask: &Ask) -> Option<Violation> {
     if !ask.reply.is_success() {
         return None;
     }
-    // What another repository has is not this one's, whoever asks.
+    // What another repository has is not this one's, for any caller.
     if let Some(digest) = ask.digest.filter(|digest| !catalog().has(ask.repo, *digest)) {
         let what =
             format!("{}: {}, and {digest} is not in that repository", judge.shown(ask), ask.reply.status);

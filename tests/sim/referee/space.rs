@@ -12,7 +12,7 @@ use crate::world::Quiet;
 pub(crate) const SENTENCE: &str = "What is on disk is what is counted; the budget holds; what is pinned or read is there; \
     nothing is evicted that did not need to be; nothing is left behind when all is quiet.";
 
-/// Blobs that may be kept open while nobody reads them.
+/// Blobs that may be kept open while no client reads them.
 const KEPT_OPEN_MAX: usize = 64;
 /// After so long without anything else the budget has been enforced: it is every 2 s.
 const ENFORCED_MS: u64 = 10_000;
@@ -99,7 +99,7 @@ fn pinned(judge: &Judge<'_>) -> Vec<crate::plan::Repo> {
     wanted.filter(done).collect()
 }
 
-/// What is to stay free on a filesystem that others fill does, as long as there is a blob that nobody needs.
+/// What is to stay free on a filesystem that others fill does, as long as there is a blob that is not needed.
 fn floor(judge: &Judge<'_>) -> Option<Violation> {
     let (history, truth) = (judge.history, &judge.history.truth);
     let floor = history.plan.setup.floor_mib? << 20;
