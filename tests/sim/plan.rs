@@ -119,8 +119,17 @@ pub(crate) enum Act {
     Reload { mirror: bool },
     /// The node's docker config changes.
     NodeLogin(NodeLogin),
-    /// A pod of this tenant with this image is bound to the node.
-    Pod { id: u32, who: Who, repo: Repo },
+    /// A pod of this tenant with this image, and perhaps another one, is bound to the node.
+    Pod {
+        id: u32,
+        who: Who,
+        repo: Repo,
+        #[serde(default)]
+        #[serde(skip_serializing_if = "is_default")]
+        also: Option<Repo>,
+    },
+    /// A tenant's pull secret becomes another one.
+    Secret { who: Who, is: PodSecret },
     /// It is deleted.
     PodGone(u32),
     /// The API server that tells of pods goes away, or comes back.
@@ -193,6 +202,22 @@ pub(crate) enum NodeLogin {
     Nothing,
     /// Half of the file is written: what it said before holds.
     HalfWritten,
+}
+
+/// What a tenant's pull secret is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PodSecret {
+    /// The tenant's login.
+    Right,
+    /// One that the registry does not know.
+    Wrong,
+    /// There is none of that name.
+    Gone,
+    /// One that kubelet does not pull with.
+    Malformed,
+    /// The API server does not answer who asks for it.
+    Unanswered,
 }
 
 /// What a client is like.

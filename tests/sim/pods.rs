@@ -9,7 +9,7 @@ use larder::support::shutdown::Shutdown;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use crate::plan::{Repo, Who};
+use crate::plan::{PodSecret, Repo, Who};
 
 /// The name of every tenant's pull secret, in the tenant's own namespace.
 const SECRET: &str = "pull";
@@ -23,6 +23,8 @@ struct State {
 /// The API server, as far as a watch of pods sees it.
 pub(crate) struct Pods {
     state: watch::Sender<State>,
+    /// Pull secrets that are not as they were.
+    secrets: Mutex<BTreeMap<Who, PodSecret>>,
     /// Secrets that were read, for the story.
     read: Mutex<Vec<String>>,
 }
@@ -39,12 +41,15 @@ fn namespace(who: Who) -> &'static str {
 
 impl Pods {
     pub(crate) fn new() -> Self {
-        Self { state: watch::Sender::default(), read: Mutex::default() }
+        Self { state: watch::Sender::default(), secrets: Mutex::default(), read: Mutex::default() }
     }
 
-    /// A tenant's pod with an image is bound to the node; it names the tenant's pull secret, if the tenant has one.
-    pub(crate) fn bind(&self, id: u32, who: Who, repo: Repo) {
-        let image = format!("{}:v1", repo.name());
+    /// A tenant's pod with these images is bound to the node; it names the tenant's pull secret, if the tenant has one.
+    pub(crate) fn bind(&self, id: u32, who: Who, repos: &[Repo]) {
+        let container = |repo: &Repo| {
+            let image = format!("{}:v1", repo.name());
+            RawImage { name: format!("{repo:?}"), image, policy: "Always".to_owned() }
+        };
         let raw = RawPod {
             uid: format!("pod-{id}"),
             namespace: namespace(who).to_owned(),
@@ -52,12 +57,17 @@ impl Pods {
             created_at: i64::from(id),
             phase: "Pending".to_owned(),
             pull_secrets: who.credential().map(|_| SECRET.to_owned()).into_iter().collect(),
-            containers: vec![RawImage { name: "app".to_owned(), image, policy: "Always".to_owned() }],
+            containers: repos.iter().map(container).collect(),
             ..RawPod::default()
         };
         if let Some(pod) = Pod::new(raw) {
             self.state.send_modify(|state| drop(state.pods.insert(id, pod)));
         }
+    }
+
+    /// A tenant's pull secret is another one from now on.
+    pub(crate) fn set_secret(&self, who: Who, is: PodSecret) {
+        self.secrets.lock().unwrap().insert(who, is);
     }
 
     pub(crate) fn delete(&self, id: u32) {
@@ -138,11 +148,21 @@ impl SecretSource for Pods {
             let tenants = [Who::Alice, Who::Bob, Who::Mallory];
             let tenant =
                 tenants.into_iter().find(|who| name == SECRET && namespace(*who) == namespace_of_pod);
-            let Some((user, password)) = tenant.and_then(Who::credential) else {
-                return Err(SecretError::Missing);
-            };
+            let Some(tenant) = tenant else { return Err(SecretError::Missing) };
+            let is = self.secrets.lock().unwrap().get(&tenant).copied().unwrap_or(PodSecret::Right);
             self.read.lock().unwrap().push(format!("{namespace_of_pod}/{name}"));
-            let config = json!({"auths": {"reg.corp": {"username": user, "password": password}}}).to_string();
+            let owner = match is {
+                PodSecret::Gone => return Err(SecretError::Missing),
+                PodSecret::Unanswered => return Err(SecretError::Unavailable("no answer".to_owned())),
+                PodSecret::Wrong => Who::Mallory,
+                PodSecret::Right | PodSecret::Malformed => tenant,
+            };
+            let (user, password) = owner.credential().ok_or(SecretError::Missing)?;
+            let mut config =
+                json!({"auths": {"reg.corp": {"username": user, "password": password}}}).to_string();
+            if is == PodSecret::Malformed {
+                config.pop();
+            }
             let manifest = json!({"kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
                 "stringData": {".dockerconfigjson": config}});
             Ok(Secret { manifest: manifest.to_string().into_bytes().into() })

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use larder::reference::Digest;
 
 use crate::catalog::catalog;
-use crate::plan::{Damage, DiskFault, Fault, FaultKind, Host, Method, NodeLogin, Part, Repo, What, Who};
+use crate::plan::{
+    Damage, DiskFault, Fault, FaultKind, Host, Method, NodeLogin, Part, PodSecret, Repo, What, Who,
+};
 
 /// Everything that the acts of the plan have changed, with when.
 #[derive(Default)]
@@ -27,8 +29,20 @@ pub(crate) struct Truth {
     pub(crate) set_back: Vec<u64>,
     /// What the node's docker config said, from when on.
     pub(crate) logins: Vec<(u64, NodeLogin)>,
+    /// Pods that were bound to the node.
+    pub(crate) pods: Vec<BoundPod>,
+    /// What tenants' pull secrets became.
+    pub(crate) secrets: Vec<(u64, Who, PodSecret)>,
     /// Keys of objects of the bucket that others have damaged.
     pub(crate) bucket_damage: BTreeSet<String>,
+}
+
+/// A pod, from when on it was bound.
+#[derive(Debug, Clone)]
+pub(crate) struct BoundPod {
+    pub(crate) at: u64,
+    pub(crate) who: Who,
+    pub(crate) repos: Vec<Repo>,
 }
 
 /// Others have filled the filesystem.

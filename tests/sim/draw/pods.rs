@@ -1,6 +1,6 @@
 //! Pods of several tenants, among whatever else a history is about.
 
-use crate::plan::{Act, Manner, Plan, Pull, Repo, Step, Who};
+use crate::plan::{Act, Manner, Plan, PodSecret, Pull, Repo, Step, Who};
 use crate::rng::Rng;
 
 /// One seed in so many has pods. They are drawn apart from everything else, so that every other seed means what it meant.
@@ -38,9 +38,11 @@ fn acts(rng: &mut Rng, bound: &mut u32, away: &mut bool) -> Vec<Act> {
     *bound += 1;
     let id = *bound;
     let pull = |who| Act::Pull(Pull { who, repo, manner: Manner { mirror: true, ..Manner::default() } });
-    let pod = |who| Act::Pod { id, who, repo };
+    let also = rng.pick(&[None, None, Some(Repo::TeamA), Some(Repo::Shared), Some(Repo::Open)]);
+    let pod = |who| Act::Pod { id, who, repo, also };
+    let secret = |is| Act::Secret { who: owner, is };
     let wait = Act::Wait { seconds: rng.pick(&[1, 3, 30]) };
-    match rng.below(8) {
+    match rng.below(11) {
         // kubelet asks a moment later, and then a neighbour.
         0 | 1 => vec![pod(owner), wait, pull(owner), pull(other)],
         // The neighbour asks first, and for a pod of its own, too.
@@ -55,6 +57,26 @@ fn acts(rng: &mut Rng, bound: &mut u32, away: &mut bool) -> Vec<Act> {
         6 => {
             *away = !*away;
             vec![Act::ApiServer { away: *away }, pod(owner), pull(owner)]
+        }
+        // The secret is none that opens it, at the bind or from then on.
+        7 | 8 if owner != Who::Nobody => {
+            let is = rng.pick(&[
+                PodSecret::Wrong,
+                PodSecret::Wrong,
+                PodSecret::Gone,
+                PodSecret::Malformed,
+                PodSecret::Unanswered,
+            ]);
+            vec![secret(is), pod(owner), wait, pull(owner), pull(other), secret(PodSecret::Right)]
+        }
+        9 if owner != Who::Nobody => {
+            let right = |may| Act::Right { who: owner, repo, may };
+            let revoked = [secret(PodSecret::Wrong), right(false)];
+            [pod(owner), wait]
+                .into_iter()
+                .chain(revoked)
+                .chain([pull(owner), secret(PodSecret::Right)])
+                .collect()
         }
         _ => vec![pod(owner), pull(owner)],
     }

@@ -6,6 +6,7 @@
 mod bytes;
 mod cost;
 mod memory;
+mod pods;
 mod rights;
 pub(crate) mod secrets;
 mod service;
@@ -28,7 +29,7 @@ pub(crate) struct Violation {
 type Rule = fn(&Judge<'_>) -> Vec<Violation>;
 
 /// The rules, each with its sentence.
-pub(crate) const RULES: [(&str, &str, Rule); 8] = [
+pub(crate) const RULES: [(&str, &str, Rule); 9] = [
     ("bytes", bytes::SENTENCE, bytes::judge),
     ("rights", rights::SENTENCE, rights::judge),
     ("secrets", secrets::SENTENCE, secrets::judge),
@@ -37,6 +38,7 @@ pub(crate) const RULES: [(&str, &str, Rule); 8] = [
     ("space", space::SENTENCE, space::judge),
     ("memory", memory::SENTENCE, memory::judge),
     ("tier", tier::SENTENCE, tier::judge),
+    ("pods", pods::SENTENCE, pods::judge),
 ];
 
 /// All violations of a history, the earliest first.

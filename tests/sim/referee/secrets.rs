@@ -3,7 +3,8 @@
 use base64::Engine;
 
 use super::{Judge, Violation, violation};
-use crate::plan::{Host, Who};
+use crate::plan::{Host, PodSecret, Who};
+use crate::truth::Truth;
 
 pub(crate) const SENTENCE: &str = "No credential or token reaches a host that it is not for; no user name, password or token \
     appears in an answer to another caller, a log line, a metric or a file.";
@@ -18,8 +19,10 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
             issued.is_none_or(|(_, host)| *host != seen.host)
         } else {
             let who = basic(shown);
-            let asked =
-                |who: Who| history.asks.iter().any(|ask| ask.who == who && ask.repo.host() == seen.host);
+            let asked = |who: Who| {
+                history.asks.iter().any(|ask| ask.who == who && ask.repo.host() == seen.host)
+                    || is_in_a_secret(judge, who) && seen.host == Host::Reg
+            };
             match who {
                 Some(Who::Node) => seen.host != Host::Reg,
                 _ => matches!(seen.host, Host::Mirror | Host::Objects) || who.is_none_or(|who| !asked(who)),
@@ -51,6 +54,13 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
         all.extend(secret.map(|secret| violation("secrets/answer", ask.reply.ended_at, secret)));
     }
     all
+}
+
+/// Whether a pull secret of a pod, all of which are for reg.corp, has held this login.
+fn is_in_a_secret(judge: &Judge<'_>, who: Who) -> bool {
+    let Truth { pods, secrets, .. } = &judge.history.truth;
+    let was_wrong = || secrets.iter().any(|(_, _, is)| *is == PodSecret::Wrong);
+    pods.iter().any(|pod| pod.who == who || who == Who::Mallory && was_wrong())
 }
 
 fn basic(shown: &str) -> Option<Who> {

@@ -22,7 +22,7 @@ use crate::plan::{Act, Host, NodeLogin, Plan, Repo, Setup, Who};
 use crate::pods::Pods;
 use crate::registry::{Seen, Upstreams};
 use crate::time::Now;
-use crate::truth::{Span, Truth};
+use crate::truth::{BoundPod, Span, Truth};
 
 /// How long everybody may take after the last act.
 const LAST_ANSWERS: Duration = Duration::from_secs(900);
@@ -200,7 +200,15 @@ impl World {
             }
             Act::Reload { mirror } => self.reload(*mirror).await,
             Act::NodeLogin(login) => self.log_in(*login),
-            Act::Pod { id, who, repo } => self.pods.bind(*id, *who, *repo),
+            Act::Pod { id, who, repo, also } => {
+                let repos: Vec<Repo> = [*repo].into_iter().chain(*also).collect();
+                self.pods.bind(*id, *who, &repos);
+                self.upstreams.truth(|truth, at| truth.pods.push(BoundPod { at, who: *who, repos }));
+            }
+            Act::Secret { who, is } => {
+                self.pods.set_secret(*who, *is);
+                self.upstreams.truth(|truth, at| truth.secrets.push((at, *who, *is)));
+            }
             Act::PodGone(id) => self.pods.delete(*id),
             Act::ApiServer { away } => self.pods.set_away(*away),
             Act::Bucket(act) => {
