@@ -183,6 +183,22 @@ class Manifests(unittest.TestCase):
                 if each["kind"] == "ClusterRoleBinding":
                     self.assertEqual(each["subjects"], [{"kind": "ServiceAccount", "name": "larder", "namespace": "larder"}])
 
+    def test_kubelets_list_of_pods_is_where_larder_looks_for_it_and_is_mounted_only_where_it_is_wanted(self):
+        for identity, parts, without in (("serviceAccount", ("pods-api.yaml",), None),
+                                         ("kubelet", ("pods-kubelet.yaml", "pods-api.yaml"), "pods-rbac.yaml")):
+            rendered = self.switched_on(*parts, without=without)
+            values = {"podWatch": {"identity": identity, "podsApi": {"enabled": True}}}
+            self.assertEqual(comparable(templated(values)), comparable(rendered), identity)
+            pod = of_kind(rendered, "DaemonSet")["spec"]["template"]["spec"]
+            directory = "/var/lib/kubelet/pods-api"
+            # Not a file: kubelet makes the socket anew. Larder's default: `config::section::kubernetes::tests`.
+            self.assertIn({"name": "pods-api", "hostPath": {"path": directory, "type": "Directory"}}, pod["volumes"])
+            self.assertIn({"name": "pods-api", "mountPath": directory, "readOnly": True},
+                          pod["containers"][0]["volumeMounts"])
+            self.assertNotIn("pods-api", json.dumps(pod["initContainers"]))
+        for objects in (kustomized(), templated({}), templated({"podWatch": {"identity": "none", "podsApi": {"enabled": True}}})):
+            self.assertNotIn("pods-api", json.dumps(objects))
+
     def test_the_policy_isolates_no_pod_but_those_of_larder(self):
         for objects in (kustomized(), templated({})):
             selector = of_kind(objects, "NetworkPolicy")["spec"]["podSelector"]

@@ -159,6 +159,26 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "kubernetes")]
+    fn kubelets_list_of_pods_is_found_where_the_daemonset_mounts_it_and_only_beside_a_kubeconfig() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("pods-api/pods-api.sock");
+        let config = |text: &str| {
+            let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+            resolve(text, &environment).unwrap().kubernetes
+        };
+        let by_default = config("[kubernetes]\nkubeconfig = \"in-cluster\"").pods_api_default;
+        assert_eq!(by_default, Some("/var/lib/kubelet/pods-api/pods-api.sock".into()));
+        let root = format!("[credentials]\nkubelet_root = {:?}\n", directory.path());
+        let watched = || config(&format!("{root}[kubernetes]\nkubeconfig = \"in-cluster\""));
+        assert_eq!(watched().pods_api_socket(), None, "kubelet does not offer it");
+        std::fs::create_dir(directory.path().join("pods-api")).unwrap();
+        std::fs::write(&socket, "").unwrap();
+        assert_eq!(watched().pods_api_socket(), Some(socket));
+        assert_eq!(config(&root).pods_api_socket(), None);
+    }
+
+    #[test]
     fn a_name_that_is_no_node_is_refused() {
         let environment = Environment { home: Some("/h".into()), ..Environment::default() };
         for bad in ["node = \"Node\"", "node = \"a/b\"", "kubeconfig = \"kubelet.conf\"", "ahead = 0"] {
