@@ -30,7 +30,7 @@ pub(super) fn of(
 
 #[cfg(feature = "kubernetes")]
 fn add_sources(config: &Config, keychain: &Keychain, parts: &mut Parts) {
-    use crate::kubernetes::{ApiServer, Identity, ImageService, PodsApi, ServiceAccounts};
+    use crate::kubernetes::{ApiServer, ImageService, PodsApi, ServiceAccounts};
 
     if let Some(socket) = config.pods_api_socket() {
         parts.sources.push(Arc::new(PodsApi::new(socket)));
@@ -45,8 +45,7 @@ fn add_sources(config: &Config, keychain: &Keychain, parts: &mut Parts) {
             let server = Arc::new(ApiServer::new(identity.clone(), node));
             parts.sources.push(Arc::clone(&server) as _);
             parts.presence.push(Arc::clone(&server) as _);
-            // A kubeconfig is kubelet's; a service account of Larder's own may do neither, or more than it should.
-            if config.secrets && matches!(identity, Identity::Kubeconfig(_)) {
+            if config.requests_tokens(identity) {
                 parts.accounts = Some(ServiceAccounts::new(keychain.clone(), Arc::clone(&server) as _));
             }
             parts.secrets = config.secrets.then_some(server as _);

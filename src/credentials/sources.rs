@@ -29,6 +29,22 @@ pub struct ProviderFiles {
     pub bin_dir: PathBuf,
 }
 
+impl ProviderFiles {
+    /// For which audiences plugins need tokens of pods' service accounts (`tokenAttributes`), each once. Blocks.
+    ///
+    /// # Errors
+    /// A provider configuration that kubelet would refuse too.
+    pub fn token_audiences(&self) -> Result<Vec<String>, ProviderConfigError> {
+        let mut audiences: Vec<String> = Vec::new();
+        for provider in provider::read(&self.config)? {
+            if let Some(audience) = provider.token_audience().filter(|one| !audiences.contains(one)) {
+                audiences.push(audience);
+            }
+        }
+        Ok(audiences)
+    }
+}
+
 /// The sources of the node's credentials, configured.
 pub struct CredentialSources {
     pub(super) node: NodeConfig,

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use http::Request;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config as ClientConfig};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::answer_bounds::{Bound, BoundAnswers, OBJECT_BYTES_MAX};
 use super::api_error::said;
 use super::config::Identity;
 use super::credential_program;
@@ -29,6 +31,9 @@ const CONNECT_WAIT: Duration = Duration::from_secs(25);
 const WATCH_FOR: Duration = Duration::from_secs(120);
 /// How often it is looked whether the files of the identity have changed.
 pub(super) const FILES_LOOK: Duration = Duration::from_secs(5);
+
+/// Characters of the API server's own words that are told on: it says in one or two sentences what it refuses.
+const MESSAGE_CHARS_MAX: usize = 512;
 
 /// The API server, asked as one identity about one node.
 pub struct ApiServer {
@@ -143,8 +148,18 @@ impl ApiServer {
         error
     }
 
-    /// The answer to a request, as text.
+    /// The answer to a request about one object, as text of [`OBJECT_BYTES_MAX`] at most.
     pub(super) async fn ask(&self, request: Request<Vec<u8>>) -> Result<String, AskError> {
+        self.ask_bounded(request, OBJECT_BYTES_MAX).await
+    }
+
+    /// The answer to a request, as text of so many bytes at most.
+    pub(super) async fn ask_bounded(
+        &self,
+        mut request: Request<Vec<u8>>,
+        bytes_max: u64,
+    ) -> Result<String, AskError> {
+        request.extensions_mut().insert(Bound::Whole(bytes_max));
         let client = self.connection().await?.client;
         let answer = timeout(self.waits.answer, client.request_text(request)).await;
         answer.map_err(|_| no_answer())?.map_err(|error| self.failed(&error))
@@ -186,10 +201,15 @@ pub(super) fn no_answer() -> AskError {
 fn ask_error(error: &kube::Error) -> AskError {
     match error {
         kube::Error::Api(status) if status.code == 404 => AskError::Missing,
-        kube::Error::Api(status) if status.code == 401 => AskError::Unauthorized(status.message.clone()),
-        kube::Error::Api(status) if status.code == 403 => AskError::Forbidden(status.message.clone()),
+        kube::Error::Api(status) if status.code == 401 => AskError::Unauthorized(message(status)),
+        kube::Error::Api(status) if status.code == 403 => AskError::Forbidden(message(status)),
         other => AskError::Unavailable(said(other)),
     }
+}
+
+/// The beginning of what the API server says to a refusal.
+fn message(status: &kube::core::Status) -> String {
+    status.message.chars().take(MESSAGE_CHARS_MAX).collect()
 }
 
 async fn connect(identity: &Identity, waits: Waits) -> Result<Connection, AskError> {
@@ -228,7 +248,8 @@ async fn connect(identity: &Identity, waits: Waits) -> Result<Connection, AskErr
     // A connection on which nothing comes for longer than a watch lasts is dead.
     config.read_timeout = Some(waits.watch + waits.answer);
     config.reset_reader_on_write = true;
-    let client = Client::try_from(config).map_err(|error| failed(&error))?;
+    let client = ClientBuilder::try_from(config).map_err(|error| failed(&error))?;
+    let client = client.with_layer(&BoundAnswers).build();
     Ok(Connection { client, files, renew_at })
 }
 

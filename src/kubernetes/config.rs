@@ -56,6 +56,12 @@ impl Config {
         self.identity.is_some() || self.pods_api.is_some()
     }
 
+    /// Whether tokens of pods' service accounts are requested as `identity`: a kubeconfig is kubelet's; a service account of
+    /// Larder's own may request none, or those of every pod of the cluster.
+    pub fn requests_tokens(&self, identity: &Identity) -> bool {
+        self.secrets && matches!(identity, Identity::Kubeconfig(_))
+    }
+
     /// Kubelet's socket of pods: the one that is configured, else the one that is there. Blocks for a moment.
     pub fn pods_api_socket(&self) -> Option<PathBuf> {
         let there = self.pods_api_default.iter().find(|socket| socket.exists());

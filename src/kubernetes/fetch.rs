@@ -26,13 +26,15 @@ const PRESENCE_WAIT: Duration = Duration::from_secs(2);
 /// How long one image may take. What is under way then is finished without it, and joined by kubelet.
 const FETCH_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// Why an image did not come.
+/// Why an image did not come: for people, by what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotFetched {
-    /// Whether the registry refused it or does not have it.
-    pub is_refusal: bool,
-    /// Why, for people.
-    pub why: String,
+pub enum NotFetched {
+    /// The registry refused it or does not have it.
+    Refused(String),
+    /// The store does not take it.
+    NotStored(String),
+    /// Something was in the way.
+    Failed(String),
 }
 
 /// An image that came.
@@ -66,8 +68,11 @@ impl FetchAhead for Fetcher {
         async move {
             let requested = RequestedImage { image: image.clone(), secrets };
             let fetched = self.fetch_ahead(&requested, &Platforms::of(Vec::new()), arrived).await;
-            let not_fetched =
-                |error: FetchError| NotFetched { is_refusal: error.is_refusal(), why: error.to_string() };
+            let not_fetched = |error: FetchError| match error.to_string() {
+                why if error.is_refusal() => NotFetched::Refused(why),
+                why if error.is_not_stored() => NotFetched::NotStored(why),
+                why => NotFetched::Failed(why),
+            };
             let fetched = fetched.map_err(not_fetched)?;
             Ok(FetchedAhead { fetched_bytes: fetched.fetched_bytes(), is_whole: fetched.is_whole() })
         }
@@ -84,8 +89,20 @@ pub(super) enum Outcome {
     InRuntime,
     /// The registry refused it or does not have it, or kubelet will not pull it.
     Refused(String),
+    /// The store does not take it.
+    NotStored(String),
     /// Something was in the way.
     Failed(String),
+}
+
+impl From<NotFetched> for Outcome {
+    fn from(not_fetched: NotFetched) -> Self {
+        match not_fetched {
+            NotFetched::Refused(why) => Self::Refused(why),
+            NotFetched::NotStored(why) => Self::NotStored(why),
+            NotFetched::Failed(why) => Self::Failed(why),
+        }
+    }
 }
 
 impl Outcome {
@@ -96,6 +113,7 @@ impl Outcome {
             Self::Here(_) => "fetched",
             Self::InRuntime => "in_runtime",
             Self::Refused(_) => "refused",
+            Self::NotStored(_) => "not_stored",
             Self::Failed(_) => "failed",
         }
     }
@@ -155,8 +173,7 @@ impl PodFetcher {
         }
         match timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets, arrived)).await {
             Ok(Ok(fetched)) => Outcome::Here(fetched),
-            Ok(Err(NotFetched { is_refusal: true, why })) => Outcome::Refused(why),
-            Ok(Err(NotFetched { is_refusal: false, why })) => Outcome::Failed(why),
+            Ok(Err(not_fetched)) => not_fetched.into(),
             Err(_) => Outcome::Failed("it took too long".to_owned()),
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! source        what tells of pods, of pull secrets, and of what the runtime has: traits
-//!   api_server  the API server, as one identity: watch (pods), api_secrets, node_images, access (what it may read);
-//!               credential_program runs what a kubeconfig names for a credential, api_error says errors without secrets
+//!   api_server  the API server, as one identity: watch (pods; seen_pod reads one), api_secrets, node_images, access (what it may read);
+//!               credential_program runs what a kubeconfig names for a credential, api_error says errors without secrets,
+//!               answer_bounds limits what is taken of an answer
 //!   pods_api    kubelet's own list of pods; image_service: the runtime's images (grpc, pod_message: what they speak)
 //! pod           a pod as far as its images are concerned, in kubelet's order: pure
 //! table         the pods that the sources see: pure
@@ -43,6 +44,8 @@ mod unused;
 #[cfg(feature = "kubernetes")]
 mod access;
 #[cfg(feature = "kubernetes")]
+mod answer_bounds;
+#[cfg(feature = "kubernetes")]
 mod api_accounts;
 #[cfg(feature = "kubernetes")]
 mod api_error;
@@ -66,10 +69,12 @@ mod pod_message;
 #[cfg(feature = "kubernetes")]
 mod pods_api;
 #[cfg(feature = "kubernetes")]
+mod seen_pod;
+#[cfg(feature = "kubernetes")]
 mod watch;
 
 #[cfg(feature = "kubernetes")]
-pub use access::Access;
+pub use access::{Access, AccountAccess};
 #[cfg(feature = "kubernetes")]
 pub use api_server::{ApiServer, AskError, Waits};
 pub use config::{Config, Identity};

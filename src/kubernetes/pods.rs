@@ -256,7 +256,7 @@ impl Pods {
                 self.0.running.look_again(image);
             }
             Outcome::InRuntime => self.0.head_start.not_here(image, arrived),
-            Outcome::Refused(why) | Outcome::Failed(why) => {
+            Outcome::Refused(why) | Outcome::NotStored(why) | Outcome::Failed(why) => {
                 self.0.head_start.not_here(image, arrived);
                 tracing::debug!(%image, why, "an image of a pod was not fetched ahead of kubelet");
             }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::fetch::Outcome;
-use super::plan::{FAILED, Failed, Fetch, Known, Plan, REFUSED, plan, wanted};
+use super::plan::{BackOff, FAILED, Failed, Fetch, Known, Plan, REFUSED, plan, wanted};
 use super::pod::{Pod, PullPolicy};
 use super::source::PodEvent;
 use super::status::{PodOutlook, PodsStatus, SourceStatus};
@@ -111,17 +111,28 @@ impl State {
         match outcome {
             Outcome::Here(_) | Outcome::InRuntime => {
                 self.failed.remove(fetch);
-                for pod in self.table.pods().filter(|pod| wanted(pod).contains(fetch)) {
-                    self.settled.entry(pod.uid.clone()).or_default().insert(fetch.clone());
-                }
+                self.settle(fetch);
             }
-            Outcome::Refused(why) | Outcome::Failed(why) => {
-                let is_refusal = matches!(outcome, Outcome::Refused(_));
-                let wait = if is_refusal { REFUSED } else { FAILED };
-                let failed = Failed::after(self.failed.peek(fetch), wait, now, why.clone());
-                self.failed.insert(fetch.clone(), failed);
+            Outcome::Refused(why) => self.fail(fetch, REFUSED, why, now),
+            // Its pods' own pulls pass the store by: what was asked for once is not asked for again.
+            Outcome::NotStored(why) => {
+                self.fail(fetch, REFUSED, why, now);
+                self.settle(fetch);
             }
+            Outcome::Failed(why) => self.fail(fetch, FAILED, why, now),
         }
+    }
+
+    /// The pods that want this now need it no more.
+    fn settle(&mut self, fetch: &Fetch) {
+        for pod in self.table.pods().filter(|pod| wanted(pod).contains(fetch)) {
+            self.settled.entry(pod.uid.clone()).or_default().insert(fetch.clone());
+        }
+    }
+
+    fn fail(&mut self, fetch: &Fetch, wait: BackOff, why: &str, now: Instant) {
+        let failed = Failed::after(self.failed.peek(fetch), wait, now, why.to_owned());
+        self.failed.insert(fetch.clone(), failed);
     }
 
     /// A pod that wants a fetch for which its service account is asked: the one that its token is bound to.
@@ -191,7 +202,9 @@ impl State {
             };
             return text.to_owned();
         };
-        if self.settled.get(&pod.uid).is_some_and(|settled| settled.contains(&fetch)) {
+        let failed = self.failed.peek(&fetch);
+        let is_settled = self.settled.get(&pod.uid).is_some_and(|settled| settled.contains(&fetch));
+        if is_settled && failed.is_none() {
             return "it was fetched for the pod, or the runtime had it".to_owned();
         }
         if self.under_way.contains(&fetch) {
@@ -203,7 +216,7 @@ impl State {
                 "nothing is fetched ahead from {registry}: no runtime asked for the last images of it"
             );
         }
-        match self.failed.peek(&fetch) {
+        match failed {
             Some(failed) => format!("it could not be fetched for the pod: {}", failed.why),
             None => "it waits until earlier images of the pod are here".to_owned(),
         }
@@ -306,6 +319,34 @@ mod tests {
         assert_eq!(state.status().unused, ["reg.test"]);
         assert!(state.outlook(&"reg.test/app:v1".parse().unwrap())[0].state.contains("no runtime asked"));
         assert_eq!(state.plan(HashSet::new(), now).begin.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_static_pod_and_its_mirror_are_one_fetch_that_goes_on_for_as_long_as_one_source_tells_of_it() {
+        let (now, mut state) = (Instant::now(), State::new(&["pods_api", "api_server"], 3));
+        state.apply(0, PodEvent::Applied(pod("static", "app")));
+        state.apply(1, PodEvent::Applied(pod("mirror", "app")));
+        let begun = state.plan(HashSet::new(), now).begin;
+        assert_eq!(begun.len(), 1);
+        state.apply(1, PodEvent::Deleted { uid: "mirror".to_owned() });
+        assert_eq!(state.plan(HashSet::new(), now), Plan::default());
+        state.apply(0, PodEvent::Deleted { uid: "static".to_owned() });
+        assert_eq!(state.plan(HashSet::new(), now).end, begun);
+    }
+
+    #[tokio::test]
+    async fn what_the_store_does_not_take_is_asked_for_once_a_pod_and_not_by_the_pods_that_follow_at_once() {
+        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
+        state.apply(0, PodEvent::Applied(pod("a", "app")));
+        let begun = state.plan(HashSet::new(), now).begin;
+        state.ended(&begun[0], &Outcome::NotStored("no room".to_owned()), now);
+        let much_later = now + Duration::from_secs(10_000);
+        assert_eq!(state.plan(HashSet::new(), much_later), Plan::default());
+        assert!(state.outlook(&begun[0].image)[0].state.contains("no room"));
+        state.apply(0, PodEvent::Applied(pod("b", "app")));
+        let plan = state.plan(HashSet::new(), now);
+        assert_eq!((plan.begin.len(), plan.look_again), (0, Some(now + Duration::from_secs(20))));
+        assert_eq!(state.plan(HashSet::new(), much_later).begin, begun);
     }
 
     #[tokio::test]

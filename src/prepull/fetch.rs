@@ -47,6 +47,9 @@ pub enum Error {
         /// Of so many.
         all: usize,
     },
+    /// Nothing that is fetched ahead would be stored.
+    #[error("the store has no room, or its disk failed a moment ago")]
+    NoRoom,
     /// None of the callers was let in, and none was refused either.
     #[error("no credential may be used for it")]
     NoCaller,
@@ -61,8 +64,13 @@ impl Error {
                 matches!(error.fault(), Fault::Refused(_) | Fault::NotFound | Fault::AuthenticationRequired)
             }
             Self::Tree(_) | Self::NoCaller => true,
-            Self::Pins(_) | Self::RateLimit | Self::NotStored { .. } => false,
+            Self::Pins(_) | Self::RateLimit | Self::NotStored { .. } | Self::NoRoom => false,
         }
+    }
+
+    /// Whether the store does not take it: asking again a moment later costs the registry the same and leads to the same.
+    pub fn is_not_stored(&self) -> bool {
+        matches!(self, Self::NotStored { .. } | Self::NoRoom | Self::Pull(pull::Error::NotStored))
     }
 }
 
@@ -212,6 +220,11 @@ impl Run<'_> {
     /// Fetches an image as the first caller, of those that may be used, that its registry lets in.
     async fn fetch(&self, requested: &RequestedImage) -> Result<Fetched, Error> {
         let RequestedImage { image, secrets } = requested;
+        if self.priority == Priority::Ahead
+            && !self.fetcher.puller.has_room(image.repository.registry()).await
+        {
+            return Err(Error::NoRoom);
+        }
         let credentials = self.fetcher.keychain.pull_secret_credentials(secrets, &image.repository);
         let mut callers: Vec<Caller> = credentials.into_iter().map(Caller::Presented).collect();
         // Kubelet's order: the pod's secrets, the node's docker config, plugins (`makeLookupPullCredentialsFunc`). The first
@@ -293,7 +306,7 @@ impl Run<'_> {
     }
 
     /// As [`Self::blob`]; `None` for one that is fetched ahead and that the store does not take: the others are of use
-    /// without it, and it would not be taken at the next try either.
+    /// without it, and it would not be taken at the next try either. Where its manifest shows that, it is not asked for.
     async fn blob_if_taken(
         &self,
         context: &PullContext,
@@ -301,6 +314,12 @@ impl Run<'_> {
         digest: Digest,
         size_bytes: u64,
     ) -> Result<Option<(Digest, u64, bool)>, Error> {
+        let registry = image.repository.registry();
+        if self.priority == Priority::Ahead
+            && !self.fetcher.puller.would_have(registry, digest, size_bytes).await
+        {
+            return Ok(None);
+        }
         match self.blob(context, image, digest, size_bytes).await {
             Err(Error::Pull(pull::Error::NotStored)) if self.priority == Priority::Ahead => Ok(None),
             done => done.map(Some),

@@ -222,6 +222,16 @@ impl Puller {
         self.0.outlooks.outlook(context, reference).await
     }
 
+    /// Whether the store takes anything from a registry now: there is room, and its disk has not failed a moment ago.
+    pub async fn has_room(&self, registry: &Registry) -> bool {
+        self.0.blobs.has_room(registry).await
+    }
+
+    /// Whether a blob of `bytes` is in the store, or the store would take it from a registry now.
+    pub async fn would_have(&self, registry: &Registry, digest: Digest, bytes: u64) -> bool {
+        self.0.blobs.has(digest).await || self.0.blobs.would_take(registry, digest, bytes).await
+    }
+
     /// How many of these digests of an image are neither in the store nor synthesized.
     pub async fn missing(&self, repository: &Repository, digests: impl IntoIterator<Item = Digest>) -> usize {
         // Manifests are written after their answer.

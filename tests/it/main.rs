@@ -42,6 +42,10 @@ mod plugins;
 #[cfg(feature = "kubernetes")]
 mod pods;
 #[cfg(feature = "kubernetes")]
+mod pods_no_room;
+#[cfg(feature = "kubernetes")]
+mod pods_tenants;
+#[cfg(feature = "kubernetes")]
 mod pods_watch;
 mod prepull;
 mod prepull_list;
@@ -57,6 +61,7 @@ mod rights;
 mod runtime_errors;
 mod secrets;
 mod segments;
+#[cfg(feature = "kubernetes")]
 mod service_accounts;
 mod several_ranges;
 mod sha512;

@@ -22,7 +22,7 @@ pub(crate) struct Node {
     pub(crate) server: ApiServer,
     identity: Identity,
     pub(crate) larder: Larder,
-    _directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Node {
@@ -31,7 +31,7 @@ impl Node {
     }
 
     /// With more lines of `[kubernetes]`; `before` sees the API server before the daemon starts.
-    async fn with(more: &str, before: impl FnOnce(&ApiServer)) -> Self {
+    pub(crate) async fn with(more: &str, before: impl FnOnce(&ApiServer)) -> Self {
         let (registry, server) = (FakeRegistry::start().await, ApiServer::start().await);
         let directory = tempfile::tempdir().unwrap();
         let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
@@ -41,7 +41,7 @@ impl Node {
             identity.kubeconfig.to_str().unwrap()
         );
         let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], &config);
-        Self { registry, server, identity, larder, _directory: directory }
+        Self { registry, server, identity, larder, directory }
     }
 
     pub(crate) async fn watching(self) -> Self {
@@ -55,21 +55,21 @@ impl Node {
     }
 
     /// Blobs that the registry was asked for.
-    fn blobs(&self) -> usize {
+    pub(crate) fn blobs(&self) -> usize {
         self.registry.count(Method::GET, "/blobs/")
     }
 }
 
-fn amd64(image: &Image) -> &image::PlatformImage {
+pub(crate) fn amd64(image: &Image) -> &image::PlatformImage {
     let arch = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
     image.platforms.iter().find(|one| one.platform == arch).unwrap()
 }
 
-fn manifest(repository: &str, reference: impl std::fmt::Display) -> String {
+pub(crate) fn manifest(repository: &str, reference: impl std::fmt::Display) -> String {
     format!("/v2/{repository}/manifests/{reference}?ns=reg.test")
 }
 
-fn blob(repository: &str, digest: impl std::fmt::Display) -> String {
+pub(crate) fn blob(repository: &str, digest: impl std::fmt::Display) -> String {
     format!("/v2/{repository}/blobs/{digest}?ns=reg.test")
 }
 
@@ -101,7 +101,7 @@ async fn a_runtime_does_not_wait_for_what_was_known_when_the_pod_was_bound() {
 }
 
 /// A node whose registry lets `ann` read `team/app` and `bob` read nothing, and the pull secrets of both.
-async fn tenants() -> (Node, Image) {
+pub(crate) async fn tenants() -> (Node, Image) {
     let node = Node::new().await.watching().await;
     let image = image::push(&node.registry, "team/app", "v1", 50_000);
     node.registry

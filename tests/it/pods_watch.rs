@@ -15,6 +15,8 @@ use crate::support::api_server::objects::Pod;
 use crate::support::api_server::{ApiFault, ApiServer, Interjection};
 
 const SHORT: Waits = Waits { answer: Duration::from_millis(500), watch: Duration::from_secs(1) };
+/// For answers that end, or not, by their size and not by a time.
+const LONG: Waits = Waits { answer: Duration::from_secs(60), watch: Duration::from_secs(60) };
 /// After this a test has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -104,6 +106,55 @@ async fn a_slow_answer_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_costs_no_more_than_its_bound_and_the_watch_goes_on_after_it() {
+    for (code, is_watch) in [(200, false), (403, false), (500, true)] {
+        let endless = move |server: &ApiServer| {
+            server.wrong(move |asked| (asked.is_watch() == is_watch).then_some(ApiFault::Endless(code)));
+        };
+        let (server, _directory, mut source) = scene(LONG, endless).await;
+        let why = source.lost().await;
+        let bound = if code == 200 { "32768 KiB" } else { "64 KiB" };
+        assert!(why.contains(&format!("is larger than {bound}")), "{code}: {why}");
+        server.heal();
+        source.connected().await;
+    }
+    let (server, _directory, mut source) = scene(LONG, |_| {}).await;
+    source.connected().await;
+    server.watched(1).await;
+    assert!(server.interject(Interjection::Raw("x".repeat(5 << 20))));
+    let why = source.lost().await;
+    assert!(why.contains("is larger than"), "{why}");
+    assert!(!source.connected().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_without_end_is_as_one_that_cannot_be_read() {
+    let node = Node::new().await.watching().await;
+    node.server.wrong(|asked| asked.path.contains("/secrets/").then_some(ApiFault::Endless(200)));
+    node.server.put_pod(Pod::new("shop", "web", "n1").pull_secret("pull").image("reg.test/team/app:v1"));
+    node.ended("failed", 1).await;
+    assert!(node.registry.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_end_is_given_up_and_told() {
+    let page = |name: &str| {
+        let pod = serde_json::Value::from(Pod::new("shop", name, "n1").image("reg.test/team/app:v1"));
+        json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1000", "continue": "again"},
+            "items": [pod]})
+        .to_string()
+    };
+    let again = move |server: &ApiServer| {
+        server.wrong(move |asked| asked.is_list_of_pods().then(|| ApiFault::Body(page("web"))));
+    };
+    let (server, _directory, mut source) = scene(LONG, again).await;
+    assert!(source.lost().await.contains("more than 500 pages"));
+    assert!(server.count(|asked| asked.is_list_of_pods()) >= 500);
+    server.heal();
+    source.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_whose_connection_dies_unseen_is_asked_for_again_and_misses_no_pod() {
     let (server, _directory, mut source) = scene(SHORT, |_| {}).await;
     source.connected().await;
@@ -174,10 +225,37 @@ async fn a_watch_that_a_proxy_holds_up_is_found_by_a_check_although_the_rights_a
     let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
     server.put_pod(Pod::new("shop", "web", "n1").pull_secret("pull").image("reg.test/team/app:v1"));
     let asking = Watching::new(Identity::Kubeconfig(identity.kubeconfig), "n1".to_owned()).with_waits(SHORT);
-    let access = asking.access().await.unwrap();
+    let access = asking.access(&[]).await.unwrap();
     assert_eq!((access.pods, access.no_watch), (Ok(1), None));
-    assert_eq!(access.secret, Some(("shop/pull".to_owned(), true)));
+    assert_eq!((access.secret, access.account), (Some(("shop/pull".to_owned(), true)), None));
     server.wrong(|asked| asked.is_watch().then_some(ApiFault::Hang));
-    let access = asking.access().await.unwrap();
+    let access = asking.access(&[]).await.unwrap();
     assert!(access.no_watch.unwrap().contains("no answer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_a_node_may_not_request_are_found_by_a_check() {
+    let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
+    let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
+    server.put_pod(Pod::new("shop", "web", "n1").image("reg.test/team/app:v1"));
+    server.allow_audience("granted");
+    let audiences = ["granted".to_owned(), "other".to_owned()];
+    let asking = Watching::new(Identity::Kubeconfig(identity.kubeconfig), "n1".to_owned());
+    let account = asking.access(&audiences).await.unwrap().account.unwrap();
+    assert_eq!(
+        (account.account.as_str(), account.may_read, account.may_request),
+        ("shop/default", true, true)
+    );
+    assert_eq!(account.not_granted, ["other"]);
+    // A service account that may watch pods and no more.
+    let token = directory.path().join("token");
+    std::fs::write(&token, "sa-token").unwrap();
+    server.know_token("sa-token", "larder");
+    for (verb, resource) in [("list", "pods"), ("watch", "pods")] {
+        server.allow("larder", verb, resource);
+    }
+    let kubeconfig = server.authorities.with_token_file(directory.path(), &server.url(), &token);
+    let asking = Watching::new(Identity::Kubeconfig(kubeconfig), "n1".to_owned());
+    let account = asking.access(&audiences).await.unwrap().account.unwrap();
+    assert!(!account.may_read && !account.may_request);
 }

@@ -250,8 +250,17 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "kubernetes",
         &[
-            &["api_error", "config", "credential_program", "grpc", "pod", "status", "unused"],
-            &["pod_message", "source"],
+            &[
+                "answer_bounds",
+                "api_error",
+                "config",
+                "credential_program",
+                "grpc",
+                "pod",
+                "status",
+                "unused",
+            ],
+            &["pod_message", "seen_pod", "source"],
             &["api_server", "image_service", "secrets", "service_account", "table"],
             &["api_accounts", "api_secrets", "node_images", "plan", "pods_api", "watch"],
             &["access"],

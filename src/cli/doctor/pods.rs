@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::finding::{Findings, Level};
 use crate::cli::run_async::run_async;
 use crate::config::Settings;
-use crate::kubernetes::{Access, ApiServer, Config, Identity, ImageService, PodsApi};
+use crate::credentials::ProviderFiles;
+use crate::kubernetes::{Access, AccountAccess, ApiServer, Config, Identity, ImageService, PodsApi};
 use crate::support::causes::with_causes;
 
 const ABOUT: &str = "kubernetes";
@@ -19,10 +20,10 @@ const WAIT: Duration = Duration::from_secs(15);
 const SEE: &str = "docs/pods.md says what each identity may see and what it needs";
 
 pub(super) fn check(settings: &Settings, findings: &mut Findings) {
-    of_config(&settings.kubernetes, findings);
+    of_config(&settings.kubernetes, settings.credentials.providers.as_ref(), findings);
 }
 
-fn of_config(config: &Config, findings: &mut Findings) {
+fn of_config(config: &Config, plugins: Option<&ProviderFiles>, findings: &mut Findings) {
     if let Some(socket) = config.pods_api_socket() {
         let counted =
             run_async(PodsApi::new(socket.clone()).count()).map_err(|_| "no runtime for it".to_owned());
@@ -40,8 +41,27 @@ fn of_config(config: &Config, findings: &mut Findings) {
         of_runtime(socket, findings);
     }
     if let Some(identity) = &config.identity {
-        of_api_server(config, identity, findings);
+        let audiences = audiences(config, identity, plugins, findings);
+        of_api_server(config, identity, &audiences, findings);
     }
+}
+
+/// For which audiences tokens of pods' service accounts are requested.
+fn audiences(
+    config: &Config,
+    identity: &Identity,
+    plugins: Option<&ProviderFiles>,
+    findings: &mut Findings,
+) -> Vec<String> {
+    // With a plugin configuration that cannot be used the daemon does not start, and says why.
+    let audiences = plugins.map(ProviderFiles::token_audiences).and_then(Result::ok).unwrap_or_default();
+    if audiences.is_empty() || config.requests_tokens(identity) {
+        return audiences;
+    }
+    let what = "credential plugins that need tokens of pods' service accounts are not run ahead: this identity \
+                requests none";
+    findings.add(Level::Note, ABOUT, what, "");
+    Vec::new()
 }
 
 /// Whether the runtime says which images it has.
@@ -60,7 +80,7 @@ fn of_runtime(socket: &Path, findings: &mut Findings) {
     }
 }
 
-fn of_api_server(config: &Config, identity: &Identity, findings: &mut Findings) {
+fn of_api_server(config: &Config, identity: &Identity, audiences: &[String], findings: &mut Findings) {
     let node = match config.node_name() {
         Ok(node) => node,
         Err(why) => {
@@ -69,7 +89,7 @@ fn of_api_server(config: &Config, identity: &Identity, findings: &mut Findings) 
         }
     };
     let server = ApiServer::new(identity.clone(), node);
-    let asked = run_async(tokio::time::timeout(WAIT, server.access()));
+    let asked = run_async(tokio::time::timeout(WAIT, server.access(audiences)));
     let failed = |findings: &mut Findings, what: String| {
         findings.add(Level::Problem, ABOUT, format!("the API server cannot be asked: {what}"), SEE);
     };
@@ -118,6 +138,37 @@ fn of(access: &Access, node: &str, reads_secrets: bool, findings: &mut Findings)
             findings.add(Level::Note, ABOUT, "no pod of this node has a pull secret to try", "");
         }
     }
+    if let Some(account) = &access.account {
+        of_account(account, findings);
+    }
+}
+
+/// What follows for the plugins that need tokens of pods' service accounts.
+fn of_account(access: &AccountAccess, findings: &mut Findings) {
+    let AccountAccess { account, may_read, may_request, not_granted } = access;
+    let refused = match (may_read, may_request) {
+        (false, _) => format!("the service account {account} of a pod of this node may not be read"),
+        (_, false) => format!("tokens of the service account {account} may not be requested"),
+        (true, true) => String::new(),
+    };
+    if !refused.is_empty() {
+        let what = format!("{refused}: credential plugins that need them are not run ahead");
+        return findings.add(Level::Warning, ABOUT, what, SEE);
+    }
+    if not_granted.is_empty() {
+        return findings.ok(ABOUT, format!("tokens of the service account {account} may be requested"));
+    }
+    let what = format!(
+        "no rule grants tokens for the audience {} (account {account}): an API server since 1.33 gives them only for pods \
+         with a volume that names it",
+        not_granted.join(", ")
+    );
+    findings.add(
+        Level::Warning,
+        ABOUT,
+        what,
+        "grant request-serviceaccounts-token-audience, which kubelet needs too",
+    );
 }
 
 #[cfg(test)]
@@ -140,7 +191,7 @@ mod tests {
             ..Config::default()
         };
         let mut findings = Findings::default();
-        of_config(&kubernetes, &mut findings);
+        of_config(&kubernetes, None, &mut findings);
         assert_eq!(findings.0.len(), 2);
         for (finding, socket) in findings.0.iter().zip([pods, runtime]) {
             assert!(finding.level == Level::Problem && finding.what.contains(socket.to_str().unwrap()));
@@ -154,6 +205,7 @@ mod tests {
             pods: Ok(3),
             no_watch: None,
             secret: Some(("shop/corp".to_owned(), true)),
+            account: None,
         };
         assert!(levels(&good, true).iter().all(|(level, _)| *level == Level::Ok));
         assert_eq!(levels(&good, false)[1].0, Level::Note);
@@ -165,6 +217,23 @@ mod tests {
         ] {
             let found = levels(&bad, true);
             assert_eq!(found.iter().filter(|(level, _)| *level == Level::Problem).count(), 1, "{found:?}");
+        }
+        let account = AccountAccess {
+            account: "shop/web".to_owned(),
+            may_read: true,
+            may_request: true,
+            not_granted: Vec::new(),
+        };
+        let with = |account: AccountAccess| levels(&Access { account: Some(account), ..good.clone() }, true);
+        assert!(with(account.clone()).iter().all(|(level, _)| *level == Level::Ok));
+        for (bad, said) in [
+            (AccountAccess { may_read: false, ..account.clone() }, "may not be read"),
+            (AccountAccess { may_request: false, ..account.clone() }, "may not be requested"),
+            (AccountAccess { not_granted: vec!["reg".to_owned()], ..account }, "audience reg"),
+        ] {
+            let found = with(bad);
+            let warned: Vec<_> = found.iter().filter(|(level, _)| *level == Level::Warning).collect();
+            assert!(warned.len() == 1 && warned[0].1.contains(said), "{found:?}");
         }
         let unnamed = Access { knows_node: None, pods: Ok(0), ..good };
         assert_eq!(levels(&unnamed, true)[0].0, Level::Warning);

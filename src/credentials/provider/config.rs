@@ -61,6 +61,11 @@ impl Provider {
     pub(super) fn is_run_for_node(&self) -> bool {
         self.token.as_ref().is_none_or(|token| !token.is_account_required)
     }
+
+    /// The audience of the tokens that it needs of pods' service accounts, if it does.
+    pub(in crate::credentials) fn token_audience(&self) -> Option<String> {
+        self.token.as_ref().map(|token| token.audience.clone())
+    }
 }
 
 #[derive(Deserialize)]

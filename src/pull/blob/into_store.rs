@@ -11,7 +11,7 @@ use super::progress::Progress;
 use crate::pull::answer::AnswerSource;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
-use crate::reference::Digest;
+use crate::reference::{Digest, Registry};
 
 /// How often the progress of a download into the store is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -116,6 +116,16 @@ impl Blobs {
         }
     }
 
+    /// Whether the store would take a blob of `size` bytes from a registry now.
+    pub(crate) async fn would_take(&self, registry: &Registry, digest: Digest, size: u64) -> bool {
+        self.room.check(registry, Some(size)).await.is_ok() && !self.room.is_passed_by(digest, size).await
+    }
+
+    /// Whether the store takes anything from a registry now.
+    pub(crate) async fn has_room(&self, registry: &Registry) -> bool {
+        self.room.check(registry, None).await.is_ok()
+    }
+
     /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged: the
     /// request itself will tell.
     /// `size` is what its manifest claims: without room for that it is not begun.
@@ -125,8 +135,7 @@ impl Blobs {
             return;
         }
         let registry = context.repository().registry();
-        if self.room.check(registry, Some(size)).await.is_err() || self.room.is_passed_by(digest, size).await
-        {
+        if !self.would_take(registry, digest, size).await {
             return;
         }
         match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {

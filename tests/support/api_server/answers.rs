@@ -37,6 +37,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, peer: Option<Peer>, request: Re
         Some(ApiFault::Hang) => std::future::pending().await,
         Some(ApiFault::Status(code, reason)) => return refusal(code, reason, "on purpose"),
         Some(ApiFault::Body(text)) => return whole(StatusCode::OK, text),
+        Some(ApiFault::Endless(code)) => return endless(code),
         Some(ApiFault::Late(delay)) => tokio::time::sleep(delay).await,
         None => {}
     }
@@ -137,6 +138,7 @@ fn allows(
         ("get" | "create", "serviceaccounts" | "serviceaccounts/token") => {
             on_node(|pod| pod["spec"]["serviceAccountName"].as_str().into_iter().collect())
         }
+        ("request-serviceaccounts-token-audience", audience) => cluster.audiences.contains(audience),
         _ => false,
     }
 }
@@ -368,6 +370,12 @@ impl Watch {
 fn whole(status: StatusCode, text: String) -> Answer {
     let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
     Response::builder().status(status).header("content-type", "application/json").body(body).unwrap()
+}
+
+fn endless(code: u16) -> Answer {
+    let pieces = stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[b' '; 16 * 1024]))));
+    let body = StreamBody::new(pieces).boxed_unsync();
+    Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
 }
 
 fn refusal(code: u16, reason: &str, message: &str) -> Answer {

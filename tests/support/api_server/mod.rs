@@ -61,6 +61,8 @@ pub enum ApiFault {
     Late(Duration),
     /// This body with status 200.
     Body(String),
+    /// This status, and a body without an end.
+    Endless(u16),
 }
 
 /// What happens to all watches that are open.
