@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,11 +24,12 @@ impl Store {
         let directory = tempfile::tempdir().unwrap();
         let identities = r#"{"identities":[{"name":"bench","credentials":[{"accessKey":"bench","secretKey":"bench-secret"}],"actions":["Admin","Read","Write","List"]}]}"#;
         fs::write(directory.path().join("s3.json"), identities).unwrap();
-        fs::write(
+        let (key, text) = (
             directory.path().join("tier.key"),
             "[default]\naws_access_key_id = bench\naws_secret_access_key = bench-secret\n",
-        )
-        .unwrap();
+        );
+        fs::write(&key, text).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let port = || {
             // Its second port for each service is 10,000 higher.
             loop {

@@ -9,15 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
-use super::lease::{BYTES_MAX, Decision, LEASED_MIN, Lease, RENEW_EVERY, SILENT_MAX, decide};
-use super::objects::{Replace, read_whole, shareable};
-use super::reading::{Found, Lookup, TierBody};
+use super::lease::{
+    BYTES_MAX, Decision, LEASED_MIN, Lease, RENEW_EVERY, SILENT_MAX, decide, first_pause, longer,
+};
+use super::objects::{Chunks, Replace, read_whole, shareable};
+use super::reading::{Found, Lookup};
 use crate::reference::{Digest, Registry};
 
 /// Nodes that begin in the same instant look for a lease within this time of each other, so that most of them find that of
@@ -34,14 +35,12 @@ pub(crate) struct Claim {
     key: String,
     nonce: u64,
     renewing: JoinHandle<()>,
-    /// The place of its upload. A lease without one would keep others waiting for an upload that has not begun.
-    place: Option<OwnedSemaphorePermit>,
 }
 
 /// How many bytes of a blob this node has received.
 type Received = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// A place for the claim of a download: a node that waits in vain may get it later. Cheap to clone.
+/// Where the claim of a download is, if there is one: a node that waits in vain may get it later. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct ClaimSlot {
     claim: Arc<Mutex<Option<Claim>>>,
@@ -50,7 +49,7 @@ pub(crate) struct ClaimSlot {
 
 /// What a node is for a blob that the tier lacks.
 pub(crate) enum Role {
-    /// It downloads and writes the blob; no other node does, as far as leases tell.
+    /// It downloads and writes the blob; no other node does, as far as leases say.
     Writer(ClaimSlot),
     /// Another node does. The body begins when that one is done, or ends with [`ErrorKind::GaveUp`].
     Waiter(Found, ClaimSlot),
@@ -64,14 +63,9 @@ impl ClaimSlot {
         self.claim.lock().is_some()
     }
 
-    /// The lease tells others what `received` returns.
-    pub(crate) fn tells(&self, received: impl Fn() -> u64 + Send + Sync + 'static) {
+    /// The lease states from now on that so many bytes were received as `received` returns.
+    pub(crate) fn report(&self, received: impl Fn() -> u64 + Send + Sync + 'static) {
         *self.received.lock() = Some(Box::new(received));
-    }
-
-    /// The place of the upload that the lease is about; `None` without a lease, or if it was taken.
-    pub(super) fn take_place(&self) -> Option<OwnedSemaphorePermit> {
-        self.claim.lock().as_mut()?.place.take()
     }
 
     /// Gives the lease back.
@@ -158,7 +152,8 @@ impl Inner {
         self.silent.is_noted(&(key.to_owned(), lease.nonce, lease.renewals))
     }
 
-    /// Creates a lease, and renews it from then on. A lease without a place for its upload is not created.
+    /// Creates a lease, and renews it from then on: whatever else this node writes, since parts of all blobs are sent in
+    /// turn.
     async fn claim(
         self: &Arc<Self>,
         registry: &Registry,
@@ -166,9 +161,6 @@ impl Inner {
         size: u64,
         slot: &ClaimSlot,
     ) -> Result<Claim, Error> {
-        let Ok(place) = Arc::clone(&self.uploads).try_acquire_owned() else {
-            return Err(Error::new(ErrorKind::GaveUp, "this node writes as many blobs as it may"));
-        };
         if self.writing.is_left_alone(Instant::now()) {
             return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
         }
@@ -177,7 +169,7 @@ impl Inner {
         self.bounded(self.objects.put(&key, written(lease), Replace::Nothing)).await?;
         let received = Arc::clone(&slot.received);
         let renewing = tokio::spawn(renew(Arc::clone(self), key.clone(), lease, received));
-        Ok(Claim { inner: Arc::clone(self), key, nonce: lease.nonce, renewing, place: Some(place) })
+        Ok(Claim { inner: Arc::clone(self), key, nonce: lease.nonce, renewing })
     }
 
     /// Whether the lease that is there is the one of `nonce`. What cannot be read is not this node's to change.
@@ -243,7 +235,7 @@ impl Drop for Claim {
 }
 
 /// The body of an object that another node is writing.
-fn waiting(inner: Arc<Inner>, registry: Registry, digest: Digest, size: u64, slot: ClaimSlot) -> TierBody {
+fn waiting(inner: Arc<Inner>, registry: Registry, digest: Digest, size: u64, slot: ClaimSlot) -> Chunks {
     let waited = async move {
         let begun = Instant::now();
         let found = wait(&inner, &registry, digest, size, &slot).await;
@@ -270,7 +262,7 @@ async fn wait(
 ) -> Option<Found> {
     let (key, begun) = (inner.layout.lease(registry, digest), Instant::now());
     let mut seen: Option<Seen> = None;
-    let (mut pause, mut failed) = (Duration::from_millis(300), 0);
+    let (mut pause, mut failed) = (first_pause(), 0);
     loop {
         // Not all nodes at once.
         tokio::time::sleep(pause.mul_f64(0.7 + 0.6 * fastrand::f64())).await;
@@ -283,6 +275,7 @@ async fn wait(
                 if is_over || failed == FAILED_LOOKS_MAX || error.kind == ErrorKind::Denied {
                     return None;
                 }
+                pause = longer(pause);
                 continue;
             }
         };
@@ -300,7 +293,10 @@ async fn wait(
                     slot.hold(claim);
                     return None;
                 }
-                Err(error) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Throttled) => continue,
+                Err(error) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Throttled) => {
+                    pause = longer(pause);
+                    continue;
+                }
                 Err(_) => return None,
             }
         };

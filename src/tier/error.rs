@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Throttled,
     /// No answer in time.
     TimedOut,
+    /// It delivers slower than the registry does.
+    Slower,
     /// Another node, whose object was waited for, did not write it in time.
     GaveUp,
     /// No connection, or a failure of the store.
@@ -49,6 +51,7 @@ impl ErrorKind {
             Self::Denied => "denied",
             Self::Throttled => "throttled",
             Self::TimedOut => "timed_out",
+            Self::Slower => "slower",
             Self::GaveUp => "gave_up",
             Self::Unavailable => "unavailable",
         }
@@ -63,6 +66,7 @@ impl ErrorKind {
             Self::Denied => "refused access",
             Self::Throttled => "limits requests",
             Self::TimedOut => "did not answer in time",
+            Self::Slower => "takes longer than the registry",
             Self::GaveUp => "does not have the object yet",
             Self::Unavailable => "failed",
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -13,7 +14,7 @@ use super::error::{Error, ErrorKind};
 use super::handle::Tier;
 use super::metrics::Metrics;
 use super::objects::{List, Listed, Multipart, Object, Objects, Replace, shareable};
-use super::{ClaimSlot, Found};
+use super::{Found, Lookup, Upload};
 use crate::reference::{self, Digest};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::metrics::Registry;
@@ -36,6 +37,10 @@ struct State {
     objects: BTreeMap<String, Bytes>,
     /// Bodies break off after so many bytes.
     breaks_after: Option<usize>,
+    /// Nothing comes of a body after so many bytes.
+    stalls_after: Option<usize>,
+    /// How long each chunk of 10,000 bytes takes.
+    pause: Duration,
     /// Every request fails like this.
     fails: Option<ErrorKind>,
     /// The next requests, so many, of an operation at keys of a kind fail like this.
@@ -87,6 +92,14 @@ impl FakeObjects {
 
     pub(crate) fn break_off_after(&self, bytes: Option<usize>) {
         self.0.lock().breaks_after = bytes;
+    }
+
+    pub(crate) fn stall_after(&self, bytes: Option<usize>) {
+        self.0.lock().stalls_after = bytes;
+    }
+
+    pub(crate) fn pause_before_chunks(&self, pause: Duration) {
+        self.0.lock().pause = pause;
     }
 
     pub(crate) fn fail(&self, kind: Option<ErrorKind>) {
@@ -167,13 +180,22 @@ impl Objects for FakeObjects {
             let content = content.ok_or_else(|| Error::new(absent, "none"))?;
             let modified = state.times.get(key).copied().or(state.now).unwrap_or(Timestamp(1_000));
             let size = content.len() as u64;
-            let until = state.breaks_after.unwrap_or(content.len()).min(content.len());
+            let (pause, stalls) = (state.pause, state.stalls_after.filter(|at| *at < content.len()));
+            let until = state.breaks_after.or(stalls).unwrap_or(content.len()).min(content.len());
             let mut chunks: Vec<Result<Bytes, Error>> =
                 content[..until].chunks(10_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-            if until < content.len() {
+            if until < content.len() && stalls.is_none() {
                 chunks.push(Err(Error::new(ErrorKind::Unavailable, "broken off")));
             }
-            Ok(Object { size, modified, body: shareable(stream::iter(chunks)) })
+            let chunks = stream::iter(chunks).then(move |chunk| async move {
+                tokio::time::sleep(pause).await;
+                chunk
+            });
+            let body = match stalls {
+                None => shareable(chunks),
+                Some(_) => shareable(chunks.chain(stream::pending())),
+            };
+            Ok(Object { size, modified, body })
         })
     }
 
@@ -262,13 +284,24 @@ pub(crate) fn registry() -> reference::Registry {
 /// Writes a blob as a node does that receives it in chunks.
 pub(crate) async fn write(tier: &Tier, content: &[u8]) -> Digest {
     let digest = Digest::of(content);
-    let mut upload =
-        tier.begin_upload(&registry(), digest, content.len() as u64, &ClaimSlot::default()).await.unwrap();
-    for chunk in content.chunks(300_000) {
-        upload.add(Bytes::copy_from_slice(chunk)).await.unwrap();
-    }
-    upload.complete().await.unwrap();
+    let upload = tier.begin_upload(&registry(), digest, content.len() as u64).await.unwrap();
+    send(upload, content, true).await;
     digest
+}
+
+/// Sends the parts of a content, the last one too if it `completes`.
+pub(crate) async fn send(mut upload: Upload, content: &[u8], completes: bool) {
+    loop {
+        let permit = upload.permit().await.unwrap();
+        let part = upload.next_part();
+        let chunks = content[part.start as usize..part.end as usize].chunks(300_000);
+        let bytes = chunks.map(Bytes::copy_from_slice).collect();
+        match (upload.is_last_part(), completes) {
+            (false, _) => upload.send(bytes, permit).await.unwrap(),
+            (true, true) => return upload.complete(bytes, permit).await.unwrap(),
+            (true, false) => return upload.abort(),
+        }
+    }
 }
 
 /// All bytes of what was found.
@@ -278,4 +311,12 @@ pub(crate) async fn read(found: Found) -> Result<Vec<u8>, ErrorKind> {
         whole.extend_from_slice(&chunk.map_err(|error| error.kind)?);
     }
     Ok(whole)
+}
+
+/// What the tier gives for a blob, whole.
+pub(crate) async fn look(tier: &Tier, digest: Digest) -> Option<Vec<u8>> {
+    match tier.blob(&registry(), digest).await {
+        Lookup::Found(found) => read(found).await.ok(),
+        Lookup::Absent | Lookup::Unavailable => None,
+    }
 }

@@ -1,10 +1,11 @@
-//! The tier as its users hold it: what it is built from, and what is remembered of its objects.
+//! The handle of the tier: what it is built from, and what is remembered of its objects.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 #[cfg(feature = "tier")]
 use super::backend;
@@ -15,6 +16,7 @@ use super::health::Health;
 use super::layout::Layout;
 use super::metrics::Metrics;
 use super::objects::Objects;
+use super::pace::{PASSED_BY_FOR, Paces};
 use super::recent::{self, Recent};
 
 use crate::credentials::ClusterKey;
@@ -22,17 +24,17 @@ use crate::reference::{Digest, Registry};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::tasks::Tasks;
 
-/// Manifests and small blobs that are written at the same time. They have places of their own: those of layers are held for
-/// whole downloads.
+/// Manifests and small blobs that are written at the same time. They have permits of their own: parts of layers are larger,
+/// and would be before them.
 const SINGLES: usize = 3;
-/// Bytes of the manifests that wait for one of those places, or have it. One more is not written.
+/// Bytes of the manifests that wait for one of those permits, or have it. One more is not written.
 const QUEUED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The shared tier, or none. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Tier(pub(super) Option<Arc<Inner>>);
 
-/// How content failed to be what its key says.
+/// How an object failed to deliver the content that its key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The object is wrong: another digest, another length.
@@ -64,11 +66,15 @@ pub(super) struct Inner {
     pub(super) shared: Recent<String>,
     /// Leases, by key, nonce and number of renewals, that were silent for too long.
     pub(super) silent: Recent<(String, u64, u64)>,
-    /// Places of blobs that are written in parts.
+    /// Permits for the parts of layers.
     pub(super) uploads: Arc<Semaphore>,
-    /// Places of what is written by one request.
+    /// Permits for manifests and small blobs.
     pub(super) singles: Arc<Semaphore>,
-    /// Bytes of manifests that are written or wait for their place.
+    /// How fast registries deliver.
+    pub(super) paces: Paces,
+    /// Registries that were faster than the tier a while ago.
+    pub(super) slower: Recent<Registry>,
+    /// Bytes of manifests that are written or wait for their permit.
     pub(super) queued: Arc<Semaphore>,
     pub(super) counts: Counts,
     pub(super) metrics: Metrics,
@@ -118,8 +124,10 @@ impl Tier {
             touched: Recent::new(recent::TOUCHED_FOR),
             shared: Recent::new(recent::SHARED_FOR),
             silent: Recent::new(recent::SILENT_FOR),
-            uploads: Arc::new(Semaphore::new(config.uploads)),
+            uploads: Arc::new(Semaphore::new(config.uploads as usize)),
             singles: Arc::new(Semaphore::new(SINGLES)),
+            paces: Paces::default(),
+            slower: Recent::new(PASSED_BY_FOR),
             queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
             counts: Counts::default(),
             metrics,
@@ -168,6 +176,13 @@ impl Tier {
     pub(crate) fn forget_present(&self, registry: &Registry, digest: Digest) {
         if let Some(inner) = &self.0 {
             inner.present.forget(registry, digest);
+        }
+    }
+
+    /// Records that a registry delivered a body of `bytes` bytes, which was waited for as long as `waited`.
+    pub(crate) fn record_pace(&self, registry: &Registry, bytes: u64, waited: Duration) {
+        if let Some(inner) = &self.0 {
+            inner.paces.record(registry, bytes, waited, Instant::now());
         }
     }
 

@@ -17,8 +17,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// After refused access.
 const DENIED_PAUSE: Duration = Duration::from_secs(300);
 
-/// Bytes of a body from which on it tells that bodies come.
-const TELLING_BYTES: u64 = 1024 * 1024;
+/// Bytes of a body from which on its success counts as one of bodies.
+const BODY_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Whether the tier answers, for one kind of access.
 #[derive(Debug, Default)]
@@ -64,12 +64,12 @@ impl Health {
         *self.0.lock() = State::default();
     }
 
-    /// A body of `bytes` bytes came whole. A small one says little of large ones: it counts once there was no failure for
+    /// A body of `bytes` bytes came whole. A small one says little of large ones, and counts once there was no failure for
     /// as long as the longest pause.
     pub(super) fn succeeded_with(&self, bytes: u64, now: Instant) {
         let mut state = self.0.lock();
         let is_long_ago = state.failed_at.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE_MAX);
-        if bytes >= TELLING_BYTES || is_long_ago {
+        if bytes >= BODY_BYTES_MIN || is_long_ago {
             *state = State::default();
         }
     }
@@ -137,7 +137,7 @@ mod tests {
         health.succeeded_with(2_000, start + PAUSE_MAX);
         assert!(health.trouble(start).is_none(), "long ago");
         health.failed(ErrorKind::TimedOut, start);
-        health.succeeded_with(TELLING_BYTES, start);
+        health.succeeded_with(BODY_BYTES_MIN, start);
         assert!(health.admits(start) && health.trouble(start).is_none());
     }
 

@@ -11,7 +11,7 @@
 //!
 //! `<origin>` is a hash of the registry and the digest together. It keeps apart what came from different registries: a
 //! registry that claims to have a digest must not be given bytes that only another registry delivered. No name of a
-//! registry, repository or tag is in a key; one who guesses a registry can tell whether a digest came from it.
+//! registry, repository or tag is in a key; one who guesses a registry can check whether a digest came from it.
 //!
 //! A change of this tree, or of what an object holds, is a new version: objects of other versions are ignored.
 

@@ -22,9 +22,12 @@ pub(super) const BYTES_MAX: usize = 1024;
 
 /// What is granted beside the time that the rest of a download takes: the last part has to be written, too.
 const GRACE: Duration = Duration::from_secs(15);
-/// How often a lease is looked at, at least and at most.
+/// The shortest and the longest time between two looks at a lease.
 const LOOK_MIN: Duration = Duration::from_millis(300);
 const LOOK_MAX: Duration = Duration::from_secs(3);
+/// That time is at least this part of the wait so far: the object is found at most that much later than it could be, and
+/// nodes that have waited for long do not look ever more often near the end. docs/past-one-node.md has the arithmetic.
+const LOOK_SHARE: u32 = 16;
 
 /// What a lease says, as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -53,7 +56,7 @@ pub(super) enum Decision {
 }
 
 /// What is decided after `waited`, of a lease that has been the same for `silent`. No wait is longer than `wait_max`, nor
-/// much longer than the rest of the download takes at the rate that the lease tells.
+/// much longer than the rest of the download takes at the rate that the lease states.
 pub(super) fn decide(lease: Lease, waited: Duration, silent: Duration, wait_max: Duration) -> Decision {
     if silent >= SILENT_MAX {
         return Decision::TakeOver;
@@ -61,12 +64,28 @@ pub(super) fn decide(lease: Lease, waited: Duration, silent: Duration, wait_max:
     if waited >= wait_max {
         return Decision::GiveUp;
     }
-    let Some(whole) = seconds(lease.size, lease.rate) else { return Decision::Wait(LOOK_MIN * 2) };
+    let Some(whole) = seconds(lease.size, lease.rate) else {
+        return Decision::Wait(pause(LOOK_MIN * 2, waited));
+    };
     let rest = seconds(lease.size.saturating_sub(lease.done), lease.rate).unwrap_or_default();
     if waited > whole * 2 + GRACE || waited + rest > wait_max {
         return Decision::GiveUp;
     }
-    Decision::Wait((rest / 4).clamp(LOOK_MIN, LOOK_MAX))
+    Decision::Wait(pause(rest / 4, waited))
+}
+
+/// The time to the first look at a lease that another node holds.
+pub(super) fn first_pause() -> Duration {
+    LOOK_MIN
+}
+
+/// The time to the next look after one that failed, or after a lease that could not be written.
+pub(super) fn longer(before: Duration) -> Duration {
+    (before * 2).min(LOOK_MAX)
+}
+
+fn pause(wanted: Duration, waited: Duration) -> Duration {
+    wanted.max(waited / LOOK_SHARE).clamp(LOOK_MIN, LOOK_MAX)
 }
 
 /// How long so many bytes take; `None` if the rate is not known.
@@ -93,7 +112,10 @@ mod tests {
         for (waited, silent, done, rate, decision) in [
             (0, 0, 0, 0, Decision::Wait(LOOK_MIN * 2)),
             (10, 0, 200, 20, Decision::Wait(LOOK_MAX)),
-            (49, 0, 980, 20, Decision::Wait(LOOK_MIN)),
+            // Nearly done: soon, and the later the longer it has taken.
+            (3, 0, 980, 20, Decision::Wait(LOOK_MIN)),
+            (32, 0, 980, 20, Decision::Wait(Duration::from_secs(2))),
+            (49, 0, 980, 20, Decision::Wait(LOOK_MAX)),
             (10, 12, 200, 20, Decision::TakeOver),
             (500, 12, 200, 20, Decision::TakeOver),
             (240, 0, 999, 20, Decision::GiveUp),
@@ -104,6 +126,37 @@ mod tests {
         ] {
             assert_eq!(at(waited, silent, done, rate), decision, "{waited} {silent} {done} {rate}");
         }
+    }
+
+    /// Looks of one node at the lease of a writer that receives the blob in `whole` seconds, renews its lease in time, and
+    /// completes the object `late` seconds after that; how long after that the node finds it.
+    fn looks(whole: f64, late: f64) -> (u32, f64) {
+        let size = 1_000 * MIB;
+        let rate = size as f64 / whole;
+        let (mut at, mut looks) = (first_pause(), 1);
+        while at.as_secs_f64() < whole + late {
+            let renewed = (at.as_secs() / RENEW_EVERY.as_secs() * RENEW_EVERY.as_secs()) as f64;
+            let done = ((renewed * rate) as u64).min(size);
+            let known = if renewed > 0.0 { rate as u64 } else { 0 };
+            let lease = Lease { size, done, rate: known, ..Lease::default() };
+            let Decision::Wait(pause) = decide(lease, at, Duration::ZERO, MAX) else { panic!("{at:?}") };
+            at += pause;
+            looks += 1;
+        }
+        (looks, at.as_secs_f64() - whole - late)
+    }
+
+    #[test]
+    fn nodes_that_wait_do_not_ask_the_store_ever_more_often_near_the_end() {
+        for (whole, late, looks_max) in
+            [(2.0, 0.0, 5), (11.0, 0.0, 13), (30.0, 0.0, 18), (30.0, 10.0, 23), (180.0, 10.0, 72)]
+        {
+            let (looks, later) = looks(whole, late);
+            assert!(looks <= looks_max, "{whole} + {late}: {looks} looks");
+            assert!(later <= 0.6_f64.max((whole + late) / 16.0), "{whole} + {late}: {later} s later");
+        }
+        let pauses = std::iter::successors(Some(first_pause()), |before| Some(longer(*before)));
+        assert!(pauses.take(100).all(|pause| pause <= LOOK_MAX), "nor ever less often");
     }
 
     #[test]

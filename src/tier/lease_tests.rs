@@ -1,4 +1,4 @@
-//! Leases over an object store in memory, in a time of the test's own: who writes, who waits, and when a wait ends.
+//! Leases, claims and waits over an object store in memory, in a time of the test's own.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ async fn a_store_that_creates_twice_or_fails_makes_every_node_ask_the_registry()
     objects.fail(Some(ErrorKind::Unsupported));
     assert!(matches!(role(&one, Digest::of(b"other")).await, Role::Alone));
     objects.fail(None);
-    // A lease that is not renewed keeps a node that may not write waiting for seconds, and no longer.
+    // A lease that is not renewed delays a node that may not write by seconds, and no longer than that.
     let reader = objects.tier_with(|config| config.write = false);
     let digest = Digest::of(b"third");
     let Role::Writer(claim) = role(&one, digest).await else { panic!() };
@@ -109,24 +109,26 @@ async fn wait_of(tier: &Tier, digest: Digest) -> (Result<Vec<u8>, ErrorKind>, Cl
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_may_write_no_more_makes_no_other_node_wait() {
+async fn a_node_with_many_slow_downloads_leases_each_and_no_other_node_downloads_them() {
     let objects = FakeObjects::default();
     let one = objects.tier_with(|config| config.uploads = 1);
-    let digests = [b"first", b"other"].map(|content| Digest::of(content));
-    let Role::Writer(claim) = role(&one, digests[0]).await else { panic!() };
-    assert!(matches!(role(&one, digests[1]).await, Role::Alone));
-    assert_eq!(objects.keys("leases").len(), 1, "no lease without an upload");
-    assert!(matches!(role(&objects.tier(), digests[1]).await, Role::Writer(_)));
-    // The upload has the place of its lease, and needs no second one.
-    let upload = one.begin_upload(&registry(), digests[0], 20 * MIB as u64, &claim).await;
-    assert!(upload.is_some());
+    let mut claims = Vec::new();
+    for at in 0..20_u8 {
+        let Role::Writer(claim) = role(&one, Digest::of(&[at])).await else { panic!("layer {at}") };
+        claims.push(claim);
+    }
+    assert_eq!(objects.keys("leases").len(), 20);
+    // While one part of the first one is under way.
+    let upload = one.begin_upload(&registry(), Digest::of(&[0]), 20 * MIB as u64).await.unwrap();
+    let _permit = upload.permit().await.unwrap();
+    assert!(matches!(role(&objects.tier(), Digest::of(&[19])).await, Role::Waiter(..)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_tells_what_is_received_although_nothing_is_uploaded() {
+async fn a_lease_states_what_is_received_although_nothing_is_uploaded() {
     let objects = FakeObjects::default();
     let Role::Writer(claim) = role(&objects.tier(), Digest::of(b"content")).await else { panic!() };
-    claim.tells(|| 12_000);
+    claim.report(|| 12_000);
     tokio::time::sleep(Duration::from_secs(4)).await;
     let lease = objects.content(&objects.keys("leases")[0]).unwrap();
     let lease: super::lease::Lease = serde_json::from_slice(&lease).unwrap();

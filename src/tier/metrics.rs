@@ -32,7 +32,7 @@ impl Metrics {
             read_bytes: registry.counter("tier_read_bytes_total", "Body bytes read from the shared tier.")?,
             writes: registry.counters(
                 "tier_writes_total",
-                "Content for the shared tier: written, present already, aborted because the download failed, failed, or skipped for want of a place.",
+                "Content for the shared tier: written, present already, aborted because the download failed, failed, or skipped because parts of others were before it for too long.",
                 &["result"],
             )?,
             written_bytes: registry

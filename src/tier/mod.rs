@@ -7,8 +7,9 @@
 //! objects   what is asked of an object store, as a trait
 //!   backend   that trait over the crate object_store: S3, Google Cloud Storage, Azure Blob, a directory (http: its requests)
 //! health    when the tier is left alone because it fails (pure, by a given time)
-//! handle    the tier as its users hold it: what it is built from, what is remembered of its objects (recent)
+//! handle    what it is built from, what is remembered of its objects (recent)
 //! reading   blobs and manifests from the tier, bounded in time
+//! pace      whether it is slower than the registry of a blob (pure, from measured rates)
 //! lease     which node writes a blob, and how long others wait (pure); claim: its effects
 //! names     records about names, sealed with the cluster's key
 //! gc        what no node uses any more is deleted
@@ -42,6 +43,7 @@ pub mod metrics;
 mod names;
 mod network;
 mod objects;
+mod pace;
 mod probe;
 mod reading;
 mod recent;
@@ -49,7 +51,7 @@ mod status;
 mod upload;
 
 pub(crate) use claim::{ClaimSlot, Role};
-pub use config::{Config, Location, LocationError, Platform, Proxies};
+pub use config::{Config, Location, LocationError, Platform, Proxies, UPLOADS};
 pub use error::{BuildError, Error, ErrorKind};
 pub use gc::Collected;
 pub(crate) use handle::Fault;

@@ -1,4 +1,4 @@
-//! Records about names, sealed with the cluster's key: what nodes tell each other for the time of an outage.
+//! Records about names, sealed with the cluster's key: what nodes share for the time of an outage.
 //!
 //! Promises: without the key nothing of a record can be read, and none be made; a record is about what it is found under.
 //! Records are written again now and then, by one node or another, so that the newest one is not old; who can write to the

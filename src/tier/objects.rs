@@ -14,7 +14,7 @@ use super::error::Error;
 use crate::support::clock::Timestamp;
 
 /// The chunks of an object.
-pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>;
+pub(crate) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>;
 
 /// A stream that only one thread at a time polls, as one that others may hold a reference to.
 struct Shareable<S>(Mutex<Pin<Box<S>>>);

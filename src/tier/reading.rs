@@ -1,6 +1,5 @@
 //! Blobs and manifests from the tier. Every failure is a miss; a body that stalls or crawls fails.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::objects::{Chunks, Object, Replace, read_whole};
+use super::pace::{LOST_MAX, is_left};
 use super::recent::TOUCHED_FOR;
 use crate::reference::{Digest, Registry};
 use crate::support::clock::Timestamp;
@@ -40,12 +40,9 @@ pub(crate) struct Found {
     pub(crate) size: u64,
     /// When it was written; `None` of one that another node is writing.
     pub(crate) modified: Option<Timestamp>,
-    /// The bytes.
-    pub(crate) body: TierBody,
+    /// The bytes, bounded in time.
+    pub(crate) body: Chunks,
 }
-
-/// The bytes of content in the tier, bounded in time.
-pub(crate) type TierBody = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>;
 
 impl Tier {
     /// The bytes of a blob that a node received from `registry`.
@@ -54,6 +51,11 @@ impl Tier {
             // A node that only writes looks when it has something to write.
             return if self.writer().is_some() { Lookup::Absent } else { Lookup::Unavailable };
         };
+        // Manifests are still asked for: they are small, and registries count them.
+        if inner.slower.is_noted(registry) {
+            inner.metrics.reads.with_label_values(&["left_alone"]).inc();
+            return Lookup::Unavailable;
+        }
         inner.look(registry, digest, &inner.layout.blob(registry, digest)).await
     }
 
@@ -121,7 +123,7 @@ impl Inner {
                 self.reading.succeeded();
                 self.present.note(registry, digest);
                 let (size, modified) = (object.size, Some(object.modified));
-                Lookup::Found(Found { size, modified, body: self.body(object) })
+                Lookup::Found(Found { size, modified, body: self.body(registry, object) })
             }
             Err(error) if error.kind == ErrorKind::NotFound => {
                 self.reading.succeeded();
@@ -166,9 +168,16 @@ impl Inner {
         });
     }
 
-    fn body(self: &Arc<Self>, object: Object) -> TierBody {
-        let bounds = Bounds { idle: self.config.idle_timeout, waited: Duration::ZERO, bytes: 0 };
-        let (inner, size, mut received) = (Arc::clone(self), object.size, 0);
+    fn body(self: &Arc<Self>, registry: &Registry, object: Object) -> Chunks {
+        let bounds = Bounds {
+            idle: self.config.idle_timeout,
+            size: object.size,
+            pace: self.paces.of(registry, Instant::now()),
+            window: Received::default(),
+            whole: Received::default(),
+        };
+        let (inner, registry) = (Arc::clone(self), registry.clone());
+        let (size, mut received) = (object.size, 0);
         Box::pin(bounded(object.body, bounds).inspect(move |chunk| match chunk {
             Ok(chunk) => {
                 let bytes = chunk.len() as u64;
@@ -179,6 +188,11 @@ impl Inner {
                     inner.bodies.succeeded_with(size, Instant::now());
                 }
             }
+            // Beside another registry it may be fast.
+            Err(error) if error.kind == ErrorKind::Slower => {
+                inner.slower.note_once(registry.clone());
+                tracing::info!(%registry, "the shared tier is slower than the registry, which delivers for some minutes");
+            }
             Err(error) => inner.bodies.failed(error.kind, Instant::now()),
         }))
     }
@@ -187,23 +201,46 @@ impl Inner {
 /// What a body must not fall below.
 struct Bounds {
     idle: Duration,
-    /// How long it was waited for in this window.
-    waited: Duration,
+    /// Bytes of the object.
+    size: u64,
+    /// Bytes a second of the registry, where that is known.
+    pace: Option<u64>,
+    /// What came since the rate was looked at last.
+    window: Received,
+    whole: Received,
+}
+
+/// Bytes that came, and the time for which they were waited for.
+#[derive(Default)]
+struct Received {
     bytes: u64,
+    waited: Duration,
+}
+
+impl Received {
+    fn add(&mut self, bytes: u64, waited: Duration) {
+        self.bytes += bytes;
+        self.waited += waited;
+    }
 }
 
 impl Bounds {
     fn count(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
-        self.bytes += bytes as u64;
-        self.waited += waited;
-        if self.waited < RATE_WINDOW {
+        self.window.add(bytes as u64, waited);
+        self.whole.add(bytes as u64, waited);
+        let Received { bytes, waited } = self.whole;
+        if is_left(bytes, waited, self.size.saturating_sub(bytes), self.pace) {
+            let why = format!("{LOST_MAX:?} longer for the same bytes");
+            return Err(Error::new(ErrorKind::Slower, why));
+        }
+        if self.window.waited < RATE_WINDOW {
             return Ok(());
         }
-        if self.bytes < RATE_MIN * self.waited.as_secs() {
+        if self.window.bytes < RATE_MIN * self.window.waited.as_secs() {
             let why = format!("slower than {RATE_MIN} bytes a second");
             return Err(Error::new(ErrorKind::TimedOut, why));
         }
-        (self.waited, self.bytes) = (Duration::ZERO, 0);
+        self.window = Received::default();
         Ok(())
     }
 }

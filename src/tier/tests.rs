@@ -4,17 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::for_tests::{FakeObjects, MIB, Op, read, registry, write};
-use super::{ClaimSlot, ErrorKind, Fault, Lookup, Tier};
-use crate::reference::Digest;
+use super::for_tests::{FakeObjects, MIB, Op, look, read, registry, send, write};
+use super::{ErrorKind, Fault, Lookup};
+use crate::reference::{Digest, Registry};
 use crate::support::clock::Timestamp;
-
-async fn look(tier: &Tier, digest: Digest) -> Option<Vec<u8>> {
-    match tier.blob(&registry(), digest).await {
-        Lookup::Found(found) => read(found).await.ok(),
-        Lookup::Absent | Lookup::Unavailable => None,
-    }
-}
 
 #[tokio::test]
 async fn parts_are_equal_but_the_last_and_nothing_is_there_before_the_end() {
@@ -33,10 +26,8 @@ async fn parts_are_equal_but_the_last_and_nothing_is_there_before_the_end() {
         );
     }
     let digest = Digest::of(b"given up");
-    let mut upload =
-        tier.begin_upload(&registry(), digest, 20 * MIB as u64, &ClaimSlot::default()).await.unwrap();
-    upload.add(vec![7; 20 * MIB].into()).await.unwrap();
-    upload.abort();
+    let upload = tier.begin_upload(&registry(), digest, 20 * MIB as u64).await.unwrap();
+    send(upload, &vec![7; 20 * MIB], false).await;
     tokio::task::yield_now().await;
     assert_eq!((look(&tier, digest).await, objects.aborted()), (None, 1));
 }
@@ -68,14 +59,10 @@ async fn a_wrong_object_is_deleted_and_not_read_again_for_a_while() {
     tier.finish(Duration::from_secs(1)).await;
     assert!(objects.keys("blobs").is_empty());
     let late = objects.tier_with(|config| config.write = false);
-    write(&tier, b"content").await;
+    objects.replace("larder/v1/blobs/x", "other");
     late.record_fault(&registry(), digest, Fault::Wrong);
     late.finish(Duration::from_secs(1)).await;
     assert_eq!(objects.keys("blobs").len(), 1, "a node that may not write deletes nothing");
-    let requests = objects.requests();
-    assert_eq!((look(&late, digest).await, objects.requests()), (None, requests), "it was read again");
-    tokio::time::advance(Duration::from_secs(600)).await;
-    assert_eq!(look(&late, digest).await.unwrap(), b"content", "it was never read again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,8 +70,8 @@ async fn manifests_and_small_blobs_do_not_wait_for_layers() {
     let objects = FakeObjects::default();
     let tier = objects.tier_with(|config| config.uploads = 1);
     let layer = Digest::of(b"layer");
-    let _upload =
-        tier.begin_upload(&registry(), layer, 20 * MIB as u64, &ClaimSlot::default()).await.unwrap();
+    let upload = tier.begin_upload(&registry(), layer, 20 * MIB as u64).await.unwrap();
+    let _permit = upload.permit().await.unwrap();
     let begun = tokio::time::Instant::now();
     for at in 0..20_u8 {
         let content = Bytes::copy_from_slice(&[at; 100]);
@@ -94,6 +81,71 @@ async fn manifests_and_small_blobs_do_not_wait_for_layers() {
     tier.finish(Duration::from_secs(1)).await;
     assert_eq!((objects.keys("manifests").len(), objects.keys("blobs").len()), (20, 1));
     assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_parts_are_in_memory_than_there_are_permits() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier_with(|config| config.uploads = 2);
+    let mut uploads = Vec::new();
+    for at in 0..3_u8 {
+        uploads.push(tier.begin_upload(&registry(), Digest::of(&[at]), 20 * MIB as u64).await.unwrap());
+    }
+    let first = uploads[0].permit().await.unwrap();
+    let _second = uploads[1].permit().await.unwrap();
+    let third = tokio::time::timeout(Duration::from_secs(60), uploads[2].permit()).await;
+    assert!(third.is_err(), "a third part would be read");
+    uploads[0].send(vec![vec![7; 8 * MIB].into()], first).await.unwrap();
+    assert!(uploads[2].permit().await.is_some(), "the first part is sent");
+    // That one is in memory no more: the next takes its permit, and a part that waits for minutes is given up.
+    let _third = uploads[2].permit().await.unwrap();
+    assert!(uploads[0].permit().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_stall_blob_after_blob_make_a_node_leave_the_tier_alone_for_longer_each_time() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    let mut digests = Vec::new();
+    for at in 0..5_u8 {
+        digests.push(write(&tier, &vec![at; 2 * MIB]).await);
+    }
+    objects.stall_after(Some(MIB));
+    for (at, digest) in digests.iter().enumerate() {
+        let pause = Duration::from_secs(1 << at);
+        assert_eq!(look(&tier, *digest).await, None);
+        assert_eq!(objects.asked(Op::Get, "blobs"), at + 1);
+        assert_eq!(tier.status().unwrap().reading_fails.unwrap().kind, "timed_out");
+        tokio::time::advance(pause - Duration::from_millis(100)).await;
+        assert!(matches!(tier.blob(&registry(), *digest).await, Lookup::Unavailable), "after {at}");
+        tokio::time::advance(pause).await;
+    }
+    objects.stall_after(None);
+    assert_eq!(look(&tier, digests[0]).await.unwrap().len(), 2 * MIB);
+    assert!(tier.status().unwrap().reading_fails.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_that_is_slower_than_the_registry_costs_seconds_and_is_passed_by_for_that_registry() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    let content = vec![7; 20 * MIB];
+    let digest = write(&tier, &content).await;
+    let other: Registry = "other.test".parse().unwrap();
+    // 2 MB/s, in chunks of 10 kB.
+    objects.pause_before_chunks(Duration::from_millis(5));
+    assert_eq!(look(&tier, digest).await.unwrap(), content, "faster than nothing that is known");
+    tier.record_pace(&registry(), 100_000_000, Duration::from_secs(1));
+    let Lookup::Found(found) = tier.blob(&registry(), digest).await else { panic!("it is there") };
+    let begun = tokio::time::Instant::now();
+    assert_eq!(read(found).await, Err(ErrorKind::Slower));
+    let lost = begun.elapsed();
+    assert!(lost >= Duration::from_secs(5) && lost < Duration::from_secs(6), "{lost:?}");
+    assert!(matches!(tier.blob(&registry(), digest).await, Lookup::Unavailable));
+    assert!(matches!(tier.blob(&other, digest).await, Lookup::Absent), "another registry may be slower");
+    tokio::time::advance(Duration::from_secs(300)).await;
+    objects.pause_before_chunks(Duration::ZERO);
+    assert_eq!(look(&tier, digest).await.unwrap(), content, "it is tried again");
 }
 
 #[tokio::test(start_paused = true)]

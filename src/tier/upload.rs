@@ -1,19 +1,20 @@
 //! Content for the tier, while it arrives on this node. It is there for others only once it was completed, which its owner
 //! does after verification.
 //!
-//! Promises: one part in memory for each upload, and a bounded number of uploads; parts are of equal size, as some stores
-//! demand; content that is there already is not written again for a while. What was begun and not completed is thrown
-//! away, by this node or, after a crash, by the store's own rule for unfinished uploads.
+//! Promises: the bytes of a part are in memory only with a permit, which is acquired before they are read and held until
+//! they are sent, so that memory is bounded by the permits and the number of uploads is not; parts are of equal size, as
+//! some stores demand; content that is there already is not written again for a while. What was begun and not completed is
+//! thrown away, by this node or, after a crash, by the store's own rule for unfinished uploads.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::claim::ClaimSlot;
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::lease::LEASED_MIN;
@@ -28,8 +29,8 @@ const PARTS_MAX: u64 = 9_000;
 const PART_MAX: u64 = 16 * 1024 * 1024;
 /// How long a part may take.
 const PART_WAIT: Duration = Duration::from_secs(60);
-/// How long an upload waits for its place among the others.
-const PLACE_WAIT: Duration = Duration::from_secs(120);
+/// How long a part waits for its permit. Then the blob is not written: parts ahead of it take a minute each.
+const PERMIT_WAIT: Duration = Duration::from_secs(120);
 
 /// A blob on its way to the tier. Dropped without an end, its parts are thrown away.
 pub(crate) struct Upload {
@@ -37,11 +38,19 @@ pub(crate) struct Upload {
     registry: Registry,
     digest: Digest,
     key: String,
+    /// Bytes of the blob.
+    size: u64,
+    /// Bytes of a part but the last.
     part: u64,
+    /// Bytes that were sent.
+    sent: u64,
     parts: Option<Box<dyn Multipart>>,
-    held: Vec<Bytes>,
-    held_bytes: u64,
-    _place: OwnedSemaphorePermit,
+    permits: Arc<Semaphore>,
+}
+
+/// The permit to have the bytes of one part in memory.
+pub(crate) struct PartPermit {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The size of the parts of an object of `size` bytes; `None` if it is too large.
@@ -60,42 +69,33 @@ impl Tier {
         })
     }
 
-    /// A place for the upload of a blob of `size` bytes, which is that of the lease if there is one in `claim`; `None` if
-    /// there is none in time.
+    /// Begins to write a blob of `size` bytes. `None` if it is too large, or if the tier has it and this node, which does not
+    /// read from the tier, finds that out now.
     pub(crate) async fn begin_upload(
         &self,
         registry: &Registry,
         digest: Digest,
         size: u64,
-        claim: &ClaimSlot,
     ) -> Option<Upload> {
         let inner = self.writer()?;
         let part = part_of(size)?;
-        let places = if size < LEASED_MIN { &inner.singles } else { &inner.uploads };
-        let place = match claim.take_place() {
-            Some(place) => Ok(Ok(place)),
-            None => timeout(PLACE_WAIT, Arc::clone(places).acquire_owned()).await,
-        };
-        let Ok(Ok(place)) = place else {
-            inner.count_write("skipped");
-            return None;
-        };
         let key = inner.layout.blob(registry, digest);
         if !inner.config.read && inner.bounded(inner.objects.get(&key)).await.is_ok() {
             inner.present.note(registry, digest);
             inner.count_write("present");
             return None;
         }
+        let permits = if size < LEASED_MIN { &inner.singles } else { &inner.uploads };
         Some(Upload {
-            inner: Arc::clone(inner),
             registry: registry.clone(),
             digest,
             key,
+            size,
             part,
+            sent: 0,
             parts: None,
-            held: Vec::new(),
-            held_bytes: 0,
-            _place: place,
+            permits: Arc::clone(permits),
+            inner: Arc::clone(inner),
         })
     }
 
@@ -113,8 +113,8 @@ impl Tier {
         let (inner, registry) = (Arc::clone(inner), registry.clone());
         let tasks = inner.tasks.clone();
         tasks.spawn_detached(async move {
-            let place = timeout(PLACE_WAIT, inner.singles.acquire()).await;
-            let Ok(Ok(_place)) = place else { return inner.count_write("skipped") };
+            let permit = timeout(PERMIT_WAIT, inner.singles.acquire()).await;
+            let Ok(Ok(_permit)) = permit else { return inner.count_write("skipped") };
             let key = inner.layout.manifest(&registry, digest);
             let bytes = content.len();
             let written = inner.bounded(inner.objects.put(&key, content, Replace::Nothing)).await;
@@ -125,30 +125,61 @@ impl Tier {
 }
 
 impl Upload {
-    /// Adds the next bytes; sends a part when there is one.
+    /// Bytes of the blob.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where the next part is in the blob.
+    pub(crate) fn next_part(&self) -> Range<u64> {
+        self.sent..self.size.min(self.sent + self.part)
+    }
+
+    /// Whether the next part is the last one, which is sent by [`Self::complete`].
+    pub(crate) fn is_last_part(&self) -> bool {
+        self.next_part().end == self.size
+    }
+
+    /// The permit for the bytes of one part, to be acquired before they are read; `None` if there is none in time.
+    pub(crate) fn permit(&self) -> impl Future<Output = Option<PartPermit>> + Send + use<> {
+        let (inner, permits) = (Arc::clone(&self.inner), Arc::clone(&self.permits));
+        async move {
+            match timeout(PERMIT_WAIT, permits.acquire_owned()).await {
+                Ok(Ok(permit)) => Some(PartPermit { _permit: permit }),
+                Ok(Err(_)) | Err(_) => {
+                    inner.count_write("skipped");
+                    None
+                }
+            }
+        }
+    }
+
+    /// Sends the next part, which is not the last one.
     ///
     /// # Errors
     /// The tier does not take it; then the upload can only be dropped.
-    pub(crate) async fn add(&mut self, mut bytes: Bytes) -> Result<(), Error> {
-        while !bytes.is_empty() {
-            // A part is sent when more is there, so that the last one need not be empty.
-            if self.held_bytes == self.part {
-                self.send_part().await?;
-            }
-            let room = usize::try_from(self.part - self.held_bytes).unwrap_or(usize::MAX);
-            let taken = bytes.split_to(room.min(bytes.len()));
-            self.held_bytes += taken.len() as u64;
-            self.held.push(taken);
-        }
+    pub(crate) async fn send(&mut self, content: Vec<Bytes>, _permit: PartPermit) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let parts = match &mut self.parts {
+            Some(parts) => parts,
+            none => none.insert(inner.bounded(inner.objects.begin(&self.key)).await?),
+        };
+        let bytes: u64 = content.iter().map(|chunk| chunk.len() as u64).sum();
+        let begun = Instant::now();
+        let sent = inner.within(PART_WAIT, parts.part(content)).await;
+        inner.metrics.seconds.with_label_values(&["put"]).observe(begun.elapsed().as_secs_f64());
+        sent?;
+        self.sent += bytes;
+        inner.count_bytes(bytes);
         Ok(())
     }
 
-    /// Makes what was added an object: it is the content of the digest.
+    /// Sends the last part, and makes all of them an object: they are the content of the digest.
     ///
     /// # Errors
     /// The tier does not take it.
-    pub(crate) async fn complete(mut self) -> Result<(), Error> {
-        let written = self.finish().await;
+    pub(crate) async fn complete(mut self, content: Vec<Bytes>, permit: PartPermit) -> Result<(), Error> {
+        let written = self.finish(content, permit).await;
         let (inner, registry) = (Arc::clone(&self.inner), self.registry.clone());
         if written.is_ok() {
             self.parts = None;
@@ -156,32 +187,20 @@ impl Upload {
         inner.note_written(&registry, self.digest, 0, written)
     }
 
-    async fn finish(&mut self) -> Result<(), Error> {
+    async fn finish(&mut self, content: Vec<Bytes>, permit: PartPermit) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
         if self.parts.is_some() {
-            self.send_part().await?;
-            let inner = Arc::clone(&self.inner);
+            self.send(content, permit).await?;
             let Some(parts) = &mut self.parts else { return Ok(()) };
             return inner.within(PART_WAIT, parts.complete()).await;
         }
-        let mut whole = bytes::BytesMut::with_capacity(usize::try_from(self.held_bytes).unwrap_or(0));
-        self.held.drain(..).for_each(|chunk| whole.extend_from_slice(&chunk));
-        let (inner, whole) = (Arc::clone(&self.inner), whole.freeze());
-        let bytes = whole.len() as u64;
+        let mut whole = BytesMut::with_capacity(content.iter().map(Bytes::len).sum());
+        // Each chunk is freed once it is copied, so that the part is in memory about once.
+        content.into_iter().for_each(|chunk| whole.extend_from_slice(&chunk));
+        let (whole, bytes) = (whole.freeze(), self.size);
         let written = inner.within(PART_WAIT, inner.objects.put(&self.key, whole, Replace::Anything)).await;
+        drop(permit);
         written.inspect(|()| inner.count_bytes(bytes))
-    }
-
-    async fn send_part(&mut self) -> Result<(), Error> {
-        let inner = Arc::clone(&self.inner);
-        let parts = match &mut self.parts {
-            Some(parts) => parts,
-            none => none.insert(inner.bounded(inner.objects.begin(&self.key)).await?),
-        };
-        let (content, bytes) = (std::mem::take(&mut self.held), std::mem::take(&mut self.held_bytes));
-        let begun = Instant::now();
-        let sent = inner.within(PART_WAIT, parts.part(content)).await;
-        inner.metrics.seconds.with_label_values(&["put"]).observe(begun.elapsed().as_secs_f64());
-        sent.inspect(|()| inner.count_bytes(bytes))
     }
 
     /// Counts that the tier did not take a part.

@@ -69,6 +69,15 @@ class Network:
             subprocess.run(["ip", "netns", "del", f"{self.prefix}-{name}"], check=False)
 
 
+def limit(inside, rate):
+    """Limits what a machine sends, and nothing else."""
+    run(*inside, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb", "latency", "400ms")
+
+
+def unlimit(inside):
+    run(*inside, "tc", "qdisc", "del", "dev", "eth0", "root")
+
+
 def shape(inside):
     """Limits what a machine sends, and delays it where the kernel can."""
     tc = (*inside, "tc", "qdisc", "add", "dev", "eth0")
@@ -284,10 +293,17 @@ class Tier(unittest.TestCase):
     def test_4_an_object_store_that_stops_in_the_middle_costs_no_pull(self):
         first = self.node()
         self.is_whole(first.pull("team/stopped"), "team/stopped")
+        size = self.sizes["team/stopped"]
+        self.world.wait_for(lambda: first.metric('larder_tier_writes_total{result="written"}') >= LAYERS + 2, first.name)
         nodes = [self.node() for _ in range(2)]
+        before = self.registry.sent("team/stopped")[0]
+        # 10 MB/s for both, so that it stops in the middle of the layers.
+        limit(self.store.inside, "80mbit")
+        self.addCleanup(unlimit, self.store.inside)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             pulls = [pool.submit(node.pull, "team/stopped") for node in nodes]
-            time.sleep(0.3)
+            self.world.wait_for(
+                lambda: all(1 << 20 < node.metric("larder_tier_read_bytes_total") < size for node in nodes), nodes[0].name)
             # It neither answers nor closes its connections: the worse of both ways.
             os.killpg(self.store.process.pid, signal.SIGSTOP)
             try:
@@ -295,5 +311,15 @@ class Tier(unittest.TestCase):
                     self.is_whole(pulled.result(), "team/stopped")
             finally:
                 os.killpg(self.store.process.pid, signal.SIGCONT)
+        for node in nodes:
+            self.assertGreater(node.metric('larder_tier_reads_total{result="broken_off"}'), 0, "it was in the middle of a layer")
+            self.assertLess(node.metric("larder_tier_read_bytes_total"), size)
+        sent = self.registry.sent("team/stopped")[0] - before
+        self.assertGreater(sent, 0, "the registry sent the rest")
+        self.assertLess(sent, 2 * size, "and no more than the rest")
         self.store.kill()
-        self.is_whole(self.node().pull("team/stopped"), "team/stopped")
+        before = self.registry.sent("team/stopped")[0]
+        late = self.node()
+        self.is_whole(late.pull("team/stopped"), "team/stopped")
+        self.assertGreater(late.metric("larder_tier_errors_total"), 0, "it asked for what is gone")
+        self.assertGreaterEqual(self.registry.sent("team/stopped")[0] - before, size, "and the registry sent all of it")

@@ -102,8 +102,8 @@ pub(super) async fn front(behind: SocketAddr, config: ServerConfig) -> SocketAdd
     address
 }
 
-/// A proxy that tunnels every `CONNECT` to `behind`.
-async fn tunnel(behind: SocketAddr) -> SocketAddr {
+/// A proxy that tunnels every `CONNECT` to `behind`, which has to be one to `authority`.
+pub(super) async fn tunnel(behind: SocketAddr, authority: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -113,7 +113,8 @@ async fn tunnel(behind: SocketAddr) -> SocketAddr {
                 while !head.ends_with(b"\r\n\r\n") {
                     head.push(client.read_u8().await.unwrap());
                 }
-                assert!(head.starts_with(b"CONNECT reg.test:443 "), "{}", String::from_utf8_lossy(&head));
+                let head = String::from_utf8_lossy(&head);
+                assert!(head.starts_with(&format!("CONNECT {authority} ")), "{head}");
                 client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
                 let mut server = TcpStream::connect(behind).await.unwrap();
                 let _ = copy_bidirectional(&mut client, &mut server).await;
@@ -190,7 +191,7 @@ async fn tls_goes_through_the_proxy_in_a_tunnel_and_loopback_through_none() {
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let ca = directory.path().join("ca.pem");
     let front = tls_front(registry.address, "reg.test", &ca).await;
-    let https = format!("http://{}", tunnel(front).await);
+    let https = format!("http://{}", tunnel(front, "reg.test:443").await);
     let environment = Proxy { http: https.clone(), https, no: String::new() };
     let more = format!("[[registry]]\nhost = \"reg.test\"\nca = \"{}\"", ca.display());
     let registries = [("local.test", registry.url())];

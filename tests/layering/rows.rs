@@ -234,9 +234,10 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "tier",
         &[
-            &["counts", "error", "lease", "metrics", "network", "recent"],
+            &["counts", "error", "lease", "metrics", "network", "pace", "recent"],
             &["config"],
             &["backend/file_threads", "health", "http", "layout", "objects"],
+            &["backend/failure"],
             &["backend/credential", "backend/store"],
             &["backend/platform"],
             &["backend"],

@@ -13,7 +13,7 @@ use crate::upstream;
 const TIMEOUT_MAX: Duration = Duration::from_secs(20);
 /// Below the five minutes after which containerd ends a pull.
 const WAIT_MAX: Duration = Duration::from_secs(280);
-/// Uploads at a time: each holds a part of up to 16 MiB in memory.
+/// Parts in memory at a time, each of up to 16 MiB.
 const UPLOADS_MAX: u32 = 16;
 
 section! {
@@ -69,9 +69,9 @@ section! {
     /// all nodes are newer and layers take long, "4m" spares the registry more. "0s": nodes do not wait for each other.
     restart wait_max: Duration = span(Duration::ZERO..=WAIT_MAX), |_| Duration::from_secs(40);
 
-    /// Layers that are written at a time; each holds a part of 8 MiB in memory. What is smaller than 4 MiB has 3 places of its
-    /// own.
-    restart uploads: u32 = number(1..=UPLOADS_MAX), |_| 8;
+    /// Parts of layers that are written at a time, each with 8 MiB of memory (up to 16 MiB for layers beyond 70 GiB). All layers
+    /// that are downloaded share them. What is smaller than 4 MiB has 3 uploads of its own.
+    restart uploads: u32 = number(1..=UPLOADS_MAX), |_| tier::UPLOADS;
 }
 
 impl Tier {
@@ -104,7 +104,7 @@ impl Tier {
             head_timeout: self.header_timeout,
             idle_timeout: self.idle_timeout,
             wait_max: self.wait_max,
-            uploads: self.uploads as usize,
+            uploads: self.uploads,
             proxy: tier::Proxies { http, https, no },
             reach: tier::Reach::default(),
         })

@@ -222,6 +222,11 @@ impl<'a> SegmentedDownload<'a> {
         Self { segments, context, digest, growing, trail, running, concurrency, received, at, next, size }
     }
 
+    /// Bytes that have not been handed on.
+    pub(crate) fn rest_bytes(&self) -> u64 {
+        self.size - self.at
+    }
+
     /// Hands everything on, the end included; returns early if the queue is closed.
     ///
     /// # Errors

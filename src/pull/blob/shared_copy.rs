@@ -1,12 +1,15 @@
 //! The copy of a blob for the shared tier, made while it is downloaded and completed once it is verified.
 //!
-//! Promises: a pull never waits for its copy: the copy reads the growing file by itself, and what it cannot read or write
-//! ends the copy alone. Only content that was verified, and that the registry itself says the repository has, becomes an
+//! Promises: a pull never waits for its copy: the copy reads the growing file by itself, a part once all of it is there, and
+//! what it cannot read or write ends the copy alone. Only content that was verified, and that the registry itself says the repository has, becomes an
 //! object.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::flight::Flight;
@@ -16,12 +19,13 @@ use crate::reference::{Digest, Registry};
 use crate::support::tasks::Tasks;
 use crate::tier::{ClaimSlot, Tier, Upload};
 
-/// How often it is looked at whether there is more to copy: a part takes longer to arrive.
+/// How often a copy looks whether its next part is there: a part takes longer to arrive.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Bytes that are read at a time.
 const READ: u64 = 1024 * 1024;
 
-/// Copies under way at most, most of which wait for a place among the uploads: each keeps its file from being evicted.
+/// Copies under way at most, most of which wait for their next part or for its permit: each keeps its file from being
+/// evicted. The lease of one more is given back at once, so that another node downloads and writes the blob.
 const COPIES_MAX: usize = 64;
 
 /// Makes copies. Cheap to clone.
@@ -77,7 +81,7 @@ impl SharedCopies {
             return None;
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        claim.tells({
+        claim.report({
             let content = content.clone();
             move || content.written()
         });
@@ -113,43 +117,60 @@ impl Source {
                 Err(_) => return,
             },
         };
-        let Some(mut upload) = tier.begin_upload(&self.registry, self.digest, size, &self.claim).await else {
-            return;
-        };
-        let mut at = 0;
+        let Some(upload) = tier.begin_upload(&self.registry, self.digest, size).await else { return };
+        self.upload(upload, end, verified).await;
+    }
+
+    /// Sends the parts, each once it is whole in the file; the last one once all of it is verified, which `end` or
+    /// `verified` says.
+    async fn upload(&self, mut upload: Upload, mut end: Option<u64>, mut verified: oneshot::Receiver<u64>) {
         loop {
-            // Also what is withheld from readers: nothing is an object before it is verified.
-            let until = end.unwrap_or_else(|| self.content.written());
-            if at < until {
-                match self.add(&mut upload, at, until).await {
-                    Some(now) => at = now,
-                    None => return,
+            if end.is_none() {
+                match verified.try_recv() {
+                    Ok(size) => end = Some(size),
+                    Err(TryRecvError::Empty) => {}
+                    Err(TryRecvError::Closed) => return upload.abort(),
                 }
-            } else if end.is_some() {
-                let _ = upload.complete().await;
-                return;
-            } else {
+            }
+            let is_there = match end {
+                Some(size) if size != upload.size() => return upload.abort(),
+                Some(_) => true,
+                // Also what is withheld from readers: nothing is an object before it is verified.
+                None => !upload.is_last_part() && self.content.written() >= upload.next_part().end,
+            };
+            if !is_there {
                 match tokio::time::timeout(LOOK_EVERY, &mut verified).await {
                     Ok(Ok(size)) => end = Some(size),
                     Ok(Err(_)) => return upload.abort(),
                     Err(_) => {}
                 }
+                continue;
+            }
+            let Some(permit) = upload.permit().await else { return };
+            let Some(content) = self.read(upload.next_part()).await else { return };
+            if upload.is_last_part() {
+                let _ = upload.complete(content, permit).await;
+                return;
+            }
+            if let Err(error) = upload.send(content, permit).await {
+                return upload.failed(&error);
             }
         }
     }
 
-    /// Adds the bytes from `at` on, some of them; returns up to where. `None` if that is not possible.
-    async fn add(&self, upload: &mut Upload, at: u64, until: u64) -> Option<u64> {
-        let chunk = match self.content.read(at, until.min(at + READ)).await {
-            Ok(chunk) if !chunk.is_empty() => chunk,
-            _ => return None,
-        };
-        let bytes = tokio::task::spawn_blocking(move || chunk.read()).await.ok()?.ok()?;
-        let now = at + bytes.len() as u64;
-        if let Err(error) = upload.add(bytes).await {
-            upload.failed(&error);
-            return None;
+    /// The bytes of a part; `None` if they cannot be read.
+    async fn read(&self, part: Range<u64>) -> Option<Vec<Bytes>> {
+        let Range { start: mut at, end } = part;
+        let mut content = Vec::new();
+        while at < end {
+            let chunk = match self.content.read(at, end.min(at + READ)).await {
+                Ok(chunk) if !chunk.is_empty() => chunk,
+                _ => return None,
+            };
+            let bytes = tokio::task::spawn_blocking(move || chunk.read()).await.ok()?.ok()?;
+            at += bytes.len() as u64;
+            content.push(bytes);
         }
-        Some(now)
+        Some(content)
     }
 }

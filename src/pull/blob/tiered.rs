@@ -59,7 +59,7 @@ enum Usable {
     Yes,
     /// The registry has another size.
     OtherSize,
-    /// The registry may have another size: what it delivers will tell.
+    /// The registry may have another size: what it delivers decides.
     Doubtful,
     /// The registry does not say that.
     No,

@@ -47,9 +47,16 @@ struct Measured {
     begun_at: u64,
     skipped: u64,
     waited: Duration,
+    /// Whether it began with a body of the registry.
+    is_of_registry: bool,
 }
 
 impl Measured {
+    fn of(body: &UpstreamBody) -> Self {
+        let is_of_registry = !body.is_from_tier();
+        Self { begun_at: body.at(), skipped: 0, waited: Duration::ZERO, is_of_registry }
+    }
+
     fn received(&self, at: u64) -> u64 {
         at - self.begun_at - self.skipped
     }
@@ -86,10 +93,10 @@ impl Transfers {
     ) -> Result<(), Error> {
         let context = flight.context();
         let trail = body.trail().clone();
-        let mut measured = Measured { begun_at: body.at(), skipped: 0, waited: Duration::ZERO };
+        let mut measured = Measured::of(&body);
         let mut second: Option<SecondConnection> = None;
         // What another connection would ask is the registry; a tier that is slow fails by itself.
-        let mut second_tried = way == Way::Plain || body.is_from_tier();
+        let mut second_tried = way == Way::Plain || !measured.is_of_registry;
         let mut may_skip = way == Way::Fastest;
         loop {
             self.foreground.yield_before_chunk(flight).await;
@@ -97,6 +104,7 @@ impl Transfers {
             let next = body.next().await;
             measured.waited += before.elapsed();
             let Some(bytes) = next else {
+                self.record_pace(context, &measured, body.at());
                 let _ = queue.send(Received::End).await;
                 return Ok(());
             };
@@ -143,8 +151,7 @@ impl Transfers {
                     let rate = measured.rate(body.at());
                     let begun = Begun { first: body, rate, second: next, permit: asked.permit.take() };
                     let download = SegmentedDownload::new(&self.segments, context, digest, growing, begun);
-                    let yielding = Yielding { foreground: &self.foreground, flight };
-                    return download.run(queue, yielding).await;
+                    return self.run_segmented(download, flight, queue).await;
                 }
             } else if second.is_none()
                 && !second_tried
@@ -155,6 +162,28 @@ impl Transfers {
                 second_tried = true;
                 second = self.ask_second(context, digest, body.at() + SEGMENT);
             }
+        }
+    }
+
+    async fn run_segmented(
+        &self,
+        download: SegmentedDownload<'_>,
+        flight: &Flight,
+        queue: &mpsc::Sender<Received>,
+    ) -> Result<(), Error> {
+        let (begun, rest) = (Instant::now(), download.rest_bytes());
+        download.run(queue, Yielding { foreground: &self.foreground, flight }).await?;
+        // Also for what else it waited: the registry is not made faster than it is.
+        let registry = flight.context().repository().registry();
+        self.blobs.tier().record_pace(registry, rest, begun.elapsed());
+        Ok(())
+    }
+
+    /// Records how fast the registry delivered a body: the shared tier is left where it is slower.
+    fn record_pace(&self, context: &PullContext, measured: &Measured, at: u64) {
+        if measured.is_of_registry {
+            let registry = context.repository().registry();
+            self.blobs.tier().record_pace(registry, measured.received(at), measured.waited);
         }
     }
 

@@ -1,5 +1,7 @@
-//! Key files, each in the format that its platform has for them: an AWS credentials file, an Azure connection string.
-//! (Google's, of a service account, is read by object_store.)
+//! Key files, each in the format that its platform has for them: an AWS credentials file, an Azure connection string, the
+//! key of a Google service account.
+//!
+//! Promises: a key file that every user of the machine can read or change, or its group can change, is not used.
 
 use std::fmt;
 use std::io::Read;
@@ -7,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use object_store::CredentialProvider;
@@ -23,11 +24,10 @@ use crate::tier::error::BuildError;
 const READ_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of a key file at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// The permissions of other users, which a key file should not have. A group may read it.
-const OTHERS: u32 = 0o007;
-/// Whether the log has said that a key file is open to other users: the file is read once a minute. It is used
-/// nevertheless, since a mounted Secret is like that where its mode is not set.
-static WARNED: AtomicBool = AtomicBool::new(false);
+/// The permissions that a key file must not have: any of other users, and that of its group to change it. Its group may
+/// read it, unlike the cluster's key, which is made for Larder alone: a credential of systemd (`LoadCredential=`) and a
+/// mounted Secret with `fsGroup` are readable by a group.
+const OPEN: u32 = 0o027;
 
 /// An AWS credentials file, of which the profile `default` counts, or the first one.
 pub(super) struct AwsKeyFile {
@@ -72,8 +72,11 @@ impl CredentialProvider for AwsKeyFile {
             let read = tokio::task::spawn_blocking(move || aws_credential(&path)).await;
             let now = match read {
                 Ok(Ok(credential)) => Arc::new(credential),
-                // One that is being replaced is there again in a moment.
-                _ => before,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the key of the shared tier that was read before is used");
+                    before
+                }
+                Err(_) => before,
             };
             *self.read.lock() = (Instant::now(), Arc::clone(&now));
             Ok(now)
@@ -82,18 +85,23 @@ impl CredentialProvider for AwsKeyFile {
 }
 
 fn is_open(mode: u32) -> bool {
-    mode & OTHERS != 0
+    mode & OPEN != 0
 }
 
-fn text_of(path: &Path) -> Result<Zeroizing<String>, BuildError> {
+/// The text of a key file. Blocks.
+///
+/// # Errors
+/// A file that cannot be read, is too large, or is open to other users.
+pub(super) fn text_of(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     let failed = |why: String| BuildError::File { path: path.to_owned(), why };
     let file = open_at_once(path, Links::Followed).map_err(|error| failed(error.to_string()))?;
     let found = file.metadata().map_err(|error| failed(error.to_string()))?;
     if !found.is_file() || found.len() > FILE_BYTES_MAX {
         return Err(failed("it is no key file, or larger than any".to_owned()));
     }
-    if is_open(found.mode()) && !WARNED.swap(true, Ordering::Relaxed) {
-        tracing::warn!(path = %path.display(), "any user can read or change the key file of the shared tier: chmod 600");
+    if is_open(found.mode()) {
+        let why = "any user can read it, or its group can change it: chmod 600 (of a mounted Secret: defaultMode: 0400)";
+        return Err(failed(why.to_owned()));
     }
     let mut text = Zeroizing::new(String::new());
     file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
@@ -159,13 +167,25 @@ pub(super) fn account_key(path: &Path) -> Result<AccountKey, BuildError> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
     #[test]
-    fn a_key_file_that_every_user_can_read_is_told_from_one_that_its_group_can_read() {
-        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
-            assert_eq!(is_open(mode), open, "{mode:o}");
+    fn a_key_file_that_every_user_can_read_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        fs::write(&path, "aws_access_key_id = A\naws_secret_access_key = hunter2\n").unwrap();
+        for (mode, is_used) in
+            [(0o400, true), (0o600, true), (0o640, true), (0o660, false), (0o644, false), (0o602, false)]
+        {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let opened = AwsKeyFile::open(&path);
+            assert_eq!(opened.is_ok(), is_used, "{mode:o}");
+            if let Err(error) = opened {
+                let text = error.to_string();
+                assert!(text.contains("chmod 600") && !text.contains("hunter2"), "{text}");
+            }
         }
     }
 
@@ -183,6 +203,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         fs::write(&path, "[default]\naws_secret_access_key = hunter2\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let error = AwsKeyFile::open(&path).unwrap_err().to_string();
         assert!(error.contains("aws_access_key_id") && !error.contains("hunter2"), "{error}");
         fs::write(&path, "aws_access_key_id = A\naws_secret_access_key = hunter2\n").unwrap();

@@ -1,6 +1,7 @@
 //! Object stores, by the crate object_store: the one place that uses it besides `http`.
 //!
 //! ```text
+//! failure      what an error of the crate means, and what is said of it
 //! store        the trait of `objects` over a store of that crate
 //! platform     the store of a configuration: S3, Google Cloud Storage, Azure Blob, a directory
 //! file_threads threads for the requests to a directory
@@ -8,6 +9,7 @@
 //! ```
 
 mod credential;
+mod failure;
 mod file_threads;
 mod platform;
 mod store;

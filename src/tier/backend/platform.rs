@@ -13,7 +13,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
-use super::credential::{AccountKey, AwsKeyFile, account_key};
+use super::credential::{AccountKey, AwsKeyFile, account_key, text_of};
 use super::file_threads::FileThreads;
 use super::store::{Base, Store};
 use crate::tier::config::{Config, Platform};
@@ -88,16 +88,18 @@ fn google(
     client: StoreClient,
     retry: RetryConfig,
 ) -> Result<Arc<dyn ObjectStore>, BuildError> {
-    let mut builder = GoogleCloudStorageBuilder::from_env()
+    let builder = match &config.key_file {
+        // An environment that names another key would contradict it.
+        Some(path) => GoogleCloudStorageBuilder::new().with_service_account_key(text_of(path)?.as_str()),
+        None => GoogleCloudStorageBuilder::from_env(),
+    };
+    let mut builder = builder
         .with_bucket_name(config.location.bucket())
         .with_retry(retry)
         .with_client_options(options(config))
         .with_http_connector(client);
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_base_url(endpoint);
-    }
-    if let Some(path) = &config.key_file {
-        builder = builder.with_service_account_path(path.display().to_string());
     }
     Ok(Arc::new(builder.build().map_err(settings)?))
 }

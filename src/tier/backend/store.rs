@@ -9,21 +9,19 @@ use futures_util::future::BoxFuture;
 use futures_util::{TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    Error as StoreError, GetResult, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetResult, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload,
 };
 use tokio::sync::Mutex;
 
+use super::failure::error_of;
 use super::file_threads::FileThreads;
 use crate::support::clock::Timestamp;
 use crate::tier::error::{Error, ErrorKind};
-use crate::tier::http::Trouble;
 use crate::tier::objects::{Chunks, List, Listed, Multipart, Object, Objects, Replace, shareable};
 
 /// Bytes of a file that are read at a time.
 const FILE_CHUNK: usize = 256 * 1024;
-/// Bytes of the text of a cause at most.
-const WHY_MAX: usize = 200;
 
 /// What stands before every key.
 #[derive(Debug)]
@@ -230,36 +228,4 @@ fn chunks(found: GetResult, threads: Option<Arc<FileThreads>>) -> Chunks {
             shareable(stream::once(async move { Err(Error::new(ErrorKind::Unavailable, why)) }))
         }
     }
-}
-
-/// What an error of the crate means. Its text may hold the body of an answer, which is not passed on.
-fn error_of(error: &StoreError) -> Error {
-    let kind = match error {
-        StoreError::NotFound { .. } => ErrorKind::NotFound,
-        StoreError::AlreadyExists { .. } => ErrorKind::Exists,
-        StoreError::Precondition { .. } | StoreError::NotModified { .. } => ErrorKind::Changed,
-        StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => ErrorKind::Unsupported,
-        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => ErrorKind::Denied,
-        _ => ErrorKind::Unavailable,
-    };
-    let causes =
-        std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
-    let mut last = String::new();
-    for cause in causes {
-        if let Some(Trouble(status)) = cause.downcast_ref() {
-            let kind =
-                if matches!(status, 429 | 503) { ErrorKind::Throttled } else { ErrorKind::Unavailable };
-            return Error::new(kind, format!("it answered {status}"));
-        }
-        if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::PermissionDenied
-        {
-            return Error::new(ErrorKind::Denied, "permission denied");
-        }
-        last = cause.to_string();
-    }
-    // Up to where the body of an answer would begin.
-    let why = last.split(['<', '{', '\n']).next().unwrap_or_default().trim();
-    let why: String = why.chars().take(WHY_MAX).collect();
-    Error::new(kind, why)
 }

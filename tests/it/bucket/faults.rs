@@ -70,7 +70,7 @@ async fn a_bad_object_that_may_not_be_removed_is_not_read_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_of_another_length_costs_nobody_a_wrong_or_short_body() {
+async fn an_object_of_another_length_costs_no_client_a_wrong_or_short_body() {
     for (name, len) in [("empty", 0), ("one byte", 1), ("short", SIZE - 1), ("long", SIZE + 1)] {
         let fleet = Fleet::new().await;
         let (blob, key) = fleet.shared_blob(SIZE, 1).await;
@@ -83,7 +83,7 @@ async fn an_object_of_another_length_costs_nobody_a_wrong_or_short_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_says_one_length_and_sends_another_costs_nobody_a_wrong_body() {
+async fn a_store_that_says_one_length_and_sends_another_costs_no_client_a_wrong_body() {
     for (name, wrong) in [
         ("short", Wrong::Short(SIZE / 2)),
         ("long", Wrong::Long(1_000)),
@@ -161,7 +161,48 @@ async fn a_body_that_breaks_off_is_continued_by_the_registry_where_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_bytes_before_a_body_breaks_off_are_found_and_nobody_gets_them() {
+async fn a_bucket_whose_bodies_stall_is_not_waited_for_with_each_layer_of_an_image() {
+    let fleet = Fleet::new().await;
+    let mut blobs = Vec::new();
+    for seed in 0..8 {
+        blobs.push(fleet.shared_blob(SIZE, seed).await.0);
+    }
+    fleet.s3.wrong_at(Op::Get, "/blobs/", Wrong::Answered(Fault::StallAfter(1 << 20)));
+    let second = fleet.node("second");
+    for blob in &blobs {
+        second.pulls(blob, "the rest comes from the registry").await;
+    }
+    let reads: usize = blobs.iter().map(|blob| fleet.reads(blob)).sum();
+    // It is left alone for one second, then for two, for four: a slow machine may get that far.
+    assert!((1..=4).contains(&reads), "{reads} of 8 were waited for");
+    assert!(second.tier_reads("left_alone").await >= 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_slower_than_the_registry_costs_seconds_and_not_the_whole_layer() {
+    let fleet = Fleet::new().await;
+    let (layer, _) = fleet.shared_blob(24 << 20, 1).await;
+    // 2 MB/s: the layer would take 12 s.
+    fleet.s3.wrong_at(Op::Get, "/blobs/", Wrong::Answered(Fault::Slow(20_000)));
+    let second = fleet.node("second");
+    second.pulls(&fleet.blob(8 << 20, 2), "the bucket lacks it: now the pace of the registry is known").await;
+    fleet.registry.forget_seen();
+    second.pulls(&layer, "the bucket has it, and is slow").await;
+    assert_eq!(second.tier_reads("broken_off").await, 1.0, "the bucket was left");
+    let ranges: Vec<String> = (fleet.registry.seen().iter())
+        .filter(|seen| seen.method == Method::GET && seen.path.contains(&layer.digest.to_string()))
+        .map(|seen| seen.headers.get("range").map_or(String::new(), |r| r.to_str().unwrap().to_owned()))
+        .collect();
+    let from: usize = ranges[0].trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap_or(0);
+    assert!(from > 4 << 20 && from < 20 << 20, "the registry went on where the bucket was left: {ranges:?}");
+    // And it is not tried with the next layer.
+    let (next, _) = fleet.shared_blob(SIZE, 3).await;
+    second.pulls(&next, "from the registry").await;
+    assert_eq!(fleet.reads(&next), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_before_a_body_breaks_off_are_found_and_reach_no_client() {
     let fleet = Fleet::new().await;
     let (blob, key) = fleet.shared_blob(SIZE, 1).await;
     fleet.s3.change(&key, |bytes| bytes[100] ^= 1);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use larder::reference::Digest;
+use tokio::sync::Semaphore;
 
 use super::{Blob, Fleet, Node};
 use crate::support::registry::Fault;
@@ -54,24 +55,85 @@ async fn nodes_that_begin_at_once_cost_the_registry_one_transfer() {
         let nodes = all_at_once(&fleet, &blob, "").await;
         assert_eq!(fleet.transfers(&blob), 1, "clock {seconds}");
         drop(nodes);
-        for _ in 0..500 {
-            if fleet.s3.key("/leases/").is_none() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        assert_eq!(fleet.s3.key("/leases/"), None, "the lease is given back");
+        given_back(&fleet).await;
     }
+}
+
+/// Waits until there is no lease.
+async fn given_back(fleet: &Fleet) {
+    for _ in 0..500 {
+        if fleet.s3.key("/leases/").is_none() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{:?} is left", fleet.s3.key("/leases/"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_creates_a_lease_twice_costs_no_more_than_it_would_without_one() {
-    let (fleet, blob) = slow().await;
-    fleet.s3.ignore_conditions();
-    all_at_once(&fleet, &blob, "").await;
-    assert!((1..=NODES).contains(&fleet.transfers(&blob)), "{}", fleet.transfers(&blob));
-    let key = fleet.shared(&blob).await;
-    assert_eq!(fleet.s3.object(&key).unwrap(), blob.bytes);
+    for (ignores, transfers) in [(true, NODES), (false, 1)] {
+        let (fleet, blob) = slow_blob(LEASED).await;
+        if ignores {
+            fleet.s3.ignore_conditions();
+        }
+        // No node sees the lease of another one before it writes its own.
+        let looks = std::sync::atomic::AtomicUsize::new(0);
+        fleet.s3.wrong(move |asked| {
+            let is_look = asked.op == Op::Get && asked.key.contains("/leases/");
+            let is_first = is_look && looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < NODES;
+            is_first.then_some(Wrong::Refused(404, "NoSuchKey"))
+        });
+        all_at_once(&fleet, &blob, "").await;
+        assert_eq!(fleet.transfers(&blob), transfers, "one for each node that wrote a lease, and no more");
+        let key = fleet.shared(&blob).await;
+        assert_eq!(fleet.s3.object(&key).unwrap(), blob.bytes);
+        given_back(&fleet).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_more_slow_downloads_than_uploads_leaves_none_of_them_to_other_nodes() {
+    let fleet = Fleet::new().await;
+    let gate = Arc::new(Semaphore::new(0));
+    // Half of each layer, so that all are under way at the same time.
+    fleet.registry.wrong_at("/blobs/", Fault::HoldAfter(LEASED / 2, Arc::clone(&gate)));
+    let layers: Vec<Blob> = (0..6).map(|seed| fleet.blob(LEASED, seed)).collect();
+    let (first, second) =
+        (fleet.node_with("first", SECRET, "uploads = 1"), fleet.node_with("second", SECRET, ""));
+    let pull = |node| {
+        let layers = &layers;
+        async move {
+            futures_util::future::join_all(layers.iter().map(|layer| Node::pulls(node, layer, "a layer")))
+                .await
+        }
+    };
+    let later = async {
+        for _ in 0..1_000 {
+            if fleet.s3.keys().iter().filter(|key| key.contains("/leases/")).count() == layers.len() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let second = pull(&second);
+        tokio::pin!(second);
+        // The second node has looked for each lease before the registry goes on.
+        let until = async {
+            while fleet.s3.count(Op::Get, "/leases/") < 3 * layers.len() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = &mut second => panic!("the second node did not wait"),
+            () = until => gate.add_permits(1_000),
+        }
+        second.await
+    };
+    tokio::join!(pull(&first), later);
+    for layer in &layers {
+        assert_eq!(fleet.transfers(layer), 1, "and each is downloaded once");
+    }
+    given_back(&fleet).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,13 @@
 mod access;
 mod faults;
 mod leases;
+mod mirror;
 mod names;
 mod s3_itself;
+mod tls;
 mod writes;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -65,7 +68,7 @@ impl Fleet {
     ) -> Node {
         let state = self.directory.path().join(name);
         std::fs::create_dir_all(&state).unwrap();
-        let more = format!("{}\n{more}", tier(&state, &self.s3, secret));
+        let more = format!("{}\n{more}", tier(&state, &self.s3.url(), secret));
         Node { larder: Larder::start(&state, registries, &more) }
     }
 
@@ -130,14 +133,14 @@ impl Fleet {
     }
 }
 
-/// `[tier]` of a node with its state in this directory.
-fn tier(state: &Path, s3: &FakeS3, secret: &str) -> String {
+/// `[tier]` of a node with its state in this directory, over the S3 at this URL.
+fn tier(state: &Path, url: &str, secret: &str) -> String {
     let key_file = state.join("tier.key");
     let text = format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {secret}\n");
     std::fs::write(&key_file, text).unwrap();
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
     format!(
-        "[tier]\nurl = \"s3://{BUCKET}/fleet\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\npath_style = true\nkey_file = {key_file:?}",
-        s3.url()
+        "[tier]\nurl = \"s3://{BUCKET}/fleet\"\nendpoint = \"{url}\"\nregion = \"us-east-1\"\npath_style = true\nkey_file = {key_file:?}"
     )
 }
 

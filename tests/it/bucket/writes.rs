@@ -111,7 +111,7 @@ async fn a_bucket_that_is_slow_to_take_a_blob_does_not_delay_its_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_writer_that_dies_leaves_no_object_and_nobody_waiting() {
+async fn a_writer_that_dies_leaves_no_object_and_no_node_waiting() {
     let fleet = Fleet::new().await;
     let (blob, gate) = (fleet.blob(LARGE, 1), Arc::new(Semaphore::new(0)));
     fleet.registry.wrong_once("/blobs/", Fault::HoldAfter(LARGE / 2, gate));

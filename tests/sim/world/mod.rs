@@ -5,6 +5,7 @@ mod operator;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -115,7 +116,10 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
         world.log_in(NodeLogin::Right);
     }
     if plan.setup.tier {
-        world.disk.as_another(|| fs::write(world.disk.tier_key(), bucket::key_file()).unwrap());
+        world.disk.as_another(|| {
+            fs::write(world.disk.tier_key(), bucket::key_file()).unwrap();
+            fs::set_permissions(world.disk.tier_key(), fs::Permissions::from_mode(0o600)).unwrap();
+        });
     }
     world.start().await;
     for (number, step) in plan.steps.iter().enumerate() {
