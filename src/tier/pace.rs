@@ -66,8 +66,8 @@ impl Paces {
     pub(super) fn of(&self, registry: &Registry, now: Instant) -> Option<u64> {
         let paces = self.0.lock();
         let is_recent = |rate: &&Rate| now.saturating_duration_since(rate.at) < RATE_LASTS;
-        let mut rates: Vec<u64> =
-            paces.peek(registry)?.iter().filter(is_recent).map(|rate| rate.bytes_a_second).collect();
+        let recent = paces.peek(registry)?.iter().filter(is_recent);
+        let mut rates = Vec::from_iter(recent.map(|rate| rate.bytes_a_second));
         rates.sort_unstable();
         // The lower one of two in the middle: the registry is not made faster than it is.
         rates.get(rates.len().checked_sub(1)? / 2).copied()
