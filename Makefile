@@ -104,6 +104,7 @@ stall: ## Unit and integration tests with threads stopped at random, STALL_ROUND
 bench: ## Larder beside nginx, docker-registry and other caches; writes benches/RESULTS.md; then its pieces one by one
 	tests/tools.sh --bench
 	$(CARGO) bench --locked --bench side_by_side
+	$(CARGO) bench --locked --bench growth
 	$(CARGO) bench --locked --bench lazy
 	$(CARGO) bench --locked --bench pods
 	$(CARGO) bench --locked --bench tier
@@ -114,7 +115,7 @@ bench-compare: ## This tree beside OLD, a program or a commit, in turns: which r
 	tests/tools.sh --bench
 	benches/compare.sh "$(OLD)"
 
-bench-scale: ## Stores of 10,000, 100,000 and 1,000,000 blobs (16 GiB of disk); writes benches/SCALE.md
+bench-scale: ## Stores of 1,000, 10,000, 100,000 and 1,000,000 blobs (16 GiB of disk); writes benches/SCALE.md
 	$(CARGO) bench --locked --bench scale
 
 deb: ## A Debian package in target/deb

@@ -7,17 +7,17 @@
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 #![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
 
-#[path = "../scale/daemon.rs"]
-#[allow(dead_code, reason = "the other benchmark needs more of it")]
-mod daemon;
-mod registry;
+#[path = "../support/mod.rs"]
+mod support;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use daemon::Daemon;
-use registry::{Registry, TAG};
+use support::content::Bytes;
+use support::daemon::Daemon;
+use support::images::{Image, Images, TAG};
+use support::registry::{Distance, Registry};
 
 /// Clients that ask at the same time.
 const CLIENTS: usize = 64;
@@ -27,6 +27,8 @@ const RANGES: usize = 4_096;
 const SIZES: [usize; 3] = [4 * 1024, 16 * 1024, 64 * 1024];
 /// Bytes of the layer.
 const LAYER: usize = 1024 * 1024 * 1024;
+/// How long it takes for an answer.
+const DELAY: Duration = Duration::from_millis(1);
 
 fn main() {
     // Cargo passes `--bench`; `cargo test` would run this too.
@@ -38,13 +40,17 @@ fn main() {
          writes this.\n\n| Range | | p50 (ms) | p99 (ms) | bytes from upstream per byte asked |\n| --- | --- | --- | --- | --- |\n",
     );
     for size in SIZES {
-        let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start(LAYER));
+        let (directory, content) = (tempfile::tempdir().unwrap(), Arc::new(Images::default()));
+        let bytes =
+            Bytes::Computed(LAYER, Arc::new(|range: std::ops::Range<usize>| range.map(byte_at).collect()));
+        let image = content.push_unhashed("lazy/app", bytes);
+        let registry = Registry::start(&content, Distance { answer: DELAY, ..Distance::default() });
         let daemon = Daemon::start(directory.path(), &registry.address, "100%");
         // The right to the repository is proved by its manifest, as in a pull.
-        assert_eq!(daemon.connect().get(&format!("/v2/lazy/app/manifests/{TAG}")).0, 200);
+        assert_eq!(daemon.connect().get(&image.manifest_path(TAG)).0, 200);
         for when in ["cold", "warm"] {
             let before = registry.sent();
-            let mut times = measure(&daemon, &registry, size);
+            let mut times = measure(&daemon, &image, size);
             let asked = (size * RANGES) as f64;
             let ratio = (registry.sent() - before) as f64 / asked;
             times.sort_by(f64::total_cmp);
@@ -60,9 +66,9 @@ fn main() {
 }
 
 /// Milliseconds of each range.
-fn measure(daemon: &Daemon, registry: &Registry, size: usize) -> Vec<f64> {
+fn measure(daemon: &Daemon, image: &Image, size: usize) -> Vec<f64> {
     let (next, times) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(RANGES)));
-    let path = format!("/v2/lazy/app/blobs/{}", registry.layer);
+    let path = image.blob_path(&image.layers[0].digest);
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
@@ -79,11 +85,16 @@ fn measure(daemon: &Daemon, registry: &Registry, size: usize) -> Vec<f64> {
                     let (status, body) = connection.get_with(&path, &[("Range", &range)]);
                     let time = begun.elapsed().as_secs_f64() * 1e3;
                     assert!(status == 206 && body.len() == size, "{range}: {status}");
-                    assert_eq!(body[0], registry::byte_at(start));
+                    assert_eq!(body[0], byte_at(start));
                     times.lock().unwrap().push(time);
                 }
             });
         }
     });
     times.into_inner().unwrap()
+}
+
+/// The byte of the layer at `offset`.
+fn byte_at(offset: usize) -> u8 {
+    (offset / 4096 % 251) as u8
 }

@@ -8,13 +8,9 @@
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 #![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
 
-#[path = "../scale/daemon.rs"]
-#[allow(dead_code, reason = "the other benchmarks need more of it")]
-mod daemon;
-#[path = "../lazy/registry.rs"]
-#[allow(dead_code, reason = "the other benchmark needs more of it")]
-mod registry;
 mod request_log;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::fs::File;
 use std::hint::black_box;

@@ -1,12 +1,14 @@
 //! What a line of the request log costs: processor time of the whole daemon for a warm manifest, with and without it, in
 //! turns.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::Criterion;
 
-use super::daemon::Daemon;
-use super::registry::{Registry, TAG};
+use super::support::daemon::Daemon;
+use super::support::images::{Images, TAG};
+use super::support::registry::{Distance, Registry};
 
 /// Requests of a round: half a second of the daemon's time, of which a hundredth can be told.
 const REQUESTS: usize = 20_000;
@@ -14,7 +16,9 @@ const ROUNDS: usize = 5;
 
 /// Prints microseconds a request.
 pub(super) fn request_log(_: &mut Criterion) {
-    let registry = Registry::start(1 << 20);
+    let content = Arc::new(Images::default());
+    let image = content.push("bench/app", TAG, &[1_000], 1);
+    let registry = Registry::start(&content, Distance::default());
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let daemons: Vec<Daemon> = [true, false]
         .iter()
@@ -27,9 +31,9 @@ pub(super) fn request_log(_: &mut Criterion) {
     for _ in 0..ROUNDS {
         for (daemon, costs) in daemons.iter().zip(&mut costs) {
             let mut connection = daemon.connect();
-            let (status, manifest) = connection.get(&format!("/v2/lazy/app/manifests/{TAG}"));
+            let (status, manifest) = connection.get(&image.manifest_path(TAG));
             assert_eq!(status, 200);
-            let path = format!("/v2/lazy/app/manifests/{}", larder::reference::Digest::of(&manifest));
+            let path = image.manifest_path(&larder::reference::Digest::of(&manifest).to_string());
             let (before, begun) = (daemon.cpu_seconds(), Instant::now());
             for _ in 0..REQUESTS {
                 assert_eq!(connection.get(&path).0, 200);

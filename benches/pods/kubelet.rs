@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use http::Method;
 use larder::reference::Digest;
 
+use crate::shared::images::{Image, TAG};
 use crate::support::client::{self, ANONYMOUS};
-use crate::upstream::{self, Upstream};
 
 /// From the bind until the sandbox stands.
 const SANDBOX: Duration = Duration::from_secs(1);
@@ -21,19 +21,19 @@ const DOWNLOADS: usize = 3;
 const UNPACKED_PER_SECOND: f64 = 100e6;
 
 /// The time from now until the last image is there.
-pub(crate) async fn start(larder: SocketAddr, upstream: &Upstream) -> Duration {
+pub(crate) async fn start(larder: SocketAddr, images: &[Image]) -> Duration {
     let bound = Instant::now();
     tokio::time::sleep(SANDBOX).await;
-    for image in 0..upstream.images() {
+    for image in images {
         pull(larder, image).await;
     }
     bound.elapsed()
 }
 
-async fn pull(larder: SocketAddr, image: usize) {
-    let repository = upstream::repository(image);
+async fn pull(larder: SocketAddr, image: &Image) {
+    let repository = &image.repository;
     let path = |kind: &str, reference: &str| format!("/v2/{repository}/{kind}/{reference}?ns=reg.test");
-    let head = client::send(larder, Method::HEAD, &path("manifests", upstream::TAG), &[ANONYMOUS]).await;
+    let head = client::send(larder, Method::HEAD, &path("manifests", TAG), &[ANONYMOUS]).await;
     assert_eq!(head.status, 200, "{repository}");
     let digest = head.header("docker-content-digest").to_owned();
     let manifest = client::send(larder, Method::GET, &path("manifests", &digest), &[ANONYMOUS]).await;

@@ -10,26 +10,33 @@
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 #![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
 
-mod daemon;
 mod kubelet;
 mod report;
+#[path = "../support/mod.rs"]
+mod shared;
 #[path = "../../tests/support/mod.rs"]
 mod support;
-mod upstream;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::Daemon;
 use report::{Row, Table};
+use shared::daemon::Daemon;
+use shared::images::{Image, Images, TAG};
+use shared::registry::{Distance, Registry};
 use support::api_server::ApiServer;
 use support::api_server::objects::Pod;
-use upstream::Upstream;
 
 const NODE: &str = "bench-node";
 /// Images of a pod.
 const PODS: [usize; 3] = [1, 3, 10];
 /// Layers of an image; together they have the size of the image.
 const LAYERS: usize = 3;
+/// There and back to the registry.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+/// Bytes a second of a connection to it, and of all together.
+const CONNECTION_RATE: f64 = 20e6;
+const LINK_RATE: f64 = 100e6;
 
 fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
@@ -62,22 +69,31 @@ fn main() {
 /// Starts a pod of images that are in no store, then another of the same images; the time of each.
 async fn start_twice(images: usize, mib: usize, round: usize, watch: bool) -> (Duration, Duration) {
     let directory = tempfile::tempdir().unwrap();
-    let upstream = Upstream::start(images, LAYERS, mib << 20, round as u64);
+    let content = Arc::new(Images::default());
+    let layers = [(mib << 20) / LAYERS; LAYERS];
+    let push =
+        |n: usize| content.push(&format!("bench/image-{n}"), TAG, &layers, (round * images + n) as u64 + 1);
+    let images: Vec<Image> = (0..images).map(push).collect();
+    let (connect, answer) = (ROUND_TRIP, ROUND_TRIP);
+    let distance = Distance { connect, answer, each: Some(CONNECTION_RATE), together: Some(LINK_RATE) };
+    let registry = Registry::start(&content, distance);
     let server = ApiServer::start().await;
     let identity =
         server.authorities.identity(directory.path(), &server.url(), &format!("system:node:{NODE}"));
-    let kubeconfig = watch.then_some(identity.kubeconfig.as_path());
-    let daemon = Daemon::start(directory.path(), &upstream.address, kubeconfig, NODE);
+    let section =
+        format!("[kubernetes]\nkubeconfig = \"{}\"\nnode = \"{NODE}\"", identity.kubeconfig.display());
+    let more = if watch { section.as_str() } else { "" };
+    let daemon = Daemon::start_with(directory.path(), &registry.address, "100%", more);
     if watch {
         server.watched(1).await;
     }
     let mut times = Vec::new();
     for name in ["cold", "warm"] {
-        let pod = (0..images).fold(Pod::new("bench", name, NODE), |pod, n| {
-            pod.image_with(&format!("reg.test/{}:{}", upstream::repository(n), upstream::TAG), "Always")
+        let pod = images.iter().fold(Pod::new("bench", name, NODE), |pod, image| {
+            pod.image_with(&format!("reg.test/{}:{TAG}", image.repository), "Always")
         });
         server.put_pod(pod);
-        times.push(kubelet::start(daemon.address, &upstream).await);
+        times.push(kubelet::start(daemon.address.parse().unwrap(), &images).await);
         server.edit_pod("bench", name, support::api_server::objects::run);
     }
     daemon.stop();

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use plotters::prelude::*;
 
-use crate::upstream::LINK_RATE;
+use crate::LINK_RATE;
+use crate::shared::machine;
 
 /// Pods of one number of images: the seconds of each round.
 pub(crate) struct Row {
@@ -81,7 +82,7 @@ impl Table {
         let _ = writeln!(
             text,
             "Written by `make bench` on {}, {cores} cores, medians of {} rounds in turns. A scripted kubelet starts a pod (sandbox\n1 s, then one image after the other, each unpacked at 100 MB/s) of images of {} MiB in three layers. The registry is\n50 ms away and sends 20 MB/s a connection, 100 MB/s in all. Seconds; *goal* is 1.2 times the warm pod with the watch, or\nwhat the link needs for the bytes, whichever is longer.\n",
-            today(),
+            machine::today(),
             self.rounds,
             self.mib
         );
@@ -111,7 +112,7 @@ impl Table {
                 serde_json::json!({"images": row.images, "link": self.link(row.images), "seconds": columns})
             })
             .collect();
-        let text = serde_json::json!({"date": today(), "image_mib": self.mib, "rows": rows});
+        let text = serde_json::json!({"date": machine::today(), "image_mib": self.mib, "rows": rows});
         serde_json::to_string_pretty(&text).unwrap() + "\n"
     }
 
@@ -143,8 +144,4 @@ impl Table {
 
 fn goal(warm: f64, link: f64) -> f64 {
     (1.2 * warm).max(link)
-}
-
-fn today() -> String {
-    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()[..10].to_owned()
 }

@@ -1,4 +1,4 @@
-//! What a store of 10,000, 100,000 and 1,000,000 blobs costs: starts, memory, requests, commands.
+//! What a store of 1,000, 10,000, 100,000 and 1,000,000 blobs costs: starts, memory, requests, commands.
 //!
 //! `make bench-scale`. Writes `benches/SCALE.md` and `benches/scale.svg`. The files are small, so that a million of them
 //! fits on a common disk (about 16 GiB with ext4). Read the ratios between the columns: the figures are this machine's.
@@ -8,20 +8,23 @@
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 #![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
 
-mod daemon;
 mod fixture;
 mod registry;
 mod report;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use larder::reference::Digest;
 
-use daemon::Daemon;
 use fixture::{REPOSITORY, cold_blob, warm_blob};
-use registry::Registry;
+use registry::Endless;
 use report::Table;
+use support::daemon::Daemon;
+use support::registry::{Distance, Registry};
 
 /// Blobs that are asked for in a row of the table.
 const REQUESTS: usize = 400;
@@ -37,7 +40,7 @@ fn main() {
     let chosen = std::env::var("SCALE").ok();
     let sizes: Vec<usize> = chosen
         .as_deref()
-        .unwrap_or("10000,100000,1000000")
+        .unwrap_or("1000,10000,100000,1000000")
         .split(',')
         .map(|size| size.parse().expect("SCALE is a list of numbers"))
         .collect();
@@ -53,7 +56,7 @@ fn main() {
 fn measure(blobs: usize, table: &mut Table) {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path();
-    let registry = Registry::start();
+    let registry = Registry::start(&Arc::new(Endless), Distance::default());
     let begun = Instant::now();
     fixture::write(&state.join("store"), blobs, (blobs / BLOBS_PER_TAG).min(TAGS_MAX));
     println!("{blobs} blobs were made in {:.0} s", begun.elapsed().as_secs_f64());

@@ -16,7 +16,8 @@ mod heads;
 mod peers;
 mod report;
 mod servers;
-mod shaper;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use client::{Reply, fetch};
 use compare::median;
 use report::{Row, Table};
 use servers::{Congestion, Kind, Servers};
-use shaper::Shaper;
+use support::shaper::Shaper;
 
 /// docker-registry sends an OCI manifest only to clients that accept one.
 const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";

@@ -9,6 +9,7 @@ use plotters::prelude::*;
 
 use crate::compare::{Change, judge, median};
 use crate::servers::Kind;
+use crate::support::machine;
 
 /// One row: a kind of work.
 pub(crate) struct Row {
@@ -109,7 +110,7 @@ impl Table {
 
     fn markdown(&self) -> String {
         let mut text = String::from("# Larder beside nginx and docker-registry\n\n");
-        let _ = writeln!(text, "Written by `make bench` on {}: {}.", today(), machine());
+        let _ = writeln!(text, "Written by `make bench` on {}: {}.", machine::today(), machine::describe());
         let _ = writeln!(
             text,
             "Blobs of {} MiB (cold: 256 MiB) on loopback, everything in one run, taking turns, medians. The ratio is\nLarder against the best nginx that hands out files, where there is none against nginx `proxy_cache`, else against\ndocker-registry; above 1 Larder is better. Larder uses reno on loopback by itself; *reno*: the others do, too.\nCold blobs come from docker-registry with reno: a sender that paces settles on one of two rates on loopback.\nThe clients compare every byte and share the cores with the servers.\n",
@@ -140,7 +141,7 @@ impl Table {
             })
             .collect();
         serde_json::to_string_pretty(
-            &serde_json::json!({"date": today(), "machine": machine(), "rows": rows}),
+            &serde_json::json!({"date": machine::today(), "machine": machine::describe(), "rows": rows}),
         )
         .unwrap()
             + "\n"
@@ -173,24 +174,4 @@ impl Table {
             .unwrap();
         area.present().unwrap();
     }
-}
-
-fn machine() -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "{cores} cores, {}, Linux {}, {} by default",
-        model.unwrap_or_else(|| "unknown processor".to_owned()),
-        kernel.trim(),
-        congestion.trim()
-    )
-}
-
-fn today() -> String {
-    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()[..10].to_owned()
 }

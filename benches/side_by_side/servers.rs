@@ -11,7 +11,7 @@ use larder::reference::Digest;
 
 use crate::content::{content, push, push_image, push_manifest};
 use crate::peers;
-use crate::shaper::{Limit, Shaper};
+use crate::support::shaper::{Limit, Shaper};
 
 /// The servers that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

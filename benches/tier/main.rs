@@ -9,24 +9,21 @@
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 #![allow(clippy::disallowed_methods, reason = "these are rules of the daemon's code")]
 
-#[path = "../scale/daemon.rs"]
-#[allow(dead_code, reason = "the other benchmark needs more of it")]
-mod daemon;
-mod registry;
 mod report;
-#[path = "../side_by_side/shaper.rs"]
-#[allow(dead_code, reason = "the other benchmark needs more of it")]
-mod shaper;
 mod store;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use daemon::Daemon;
-use registry::{Image, Registry};
 use report::{Measured, Report};
-use shaper::{Limit, Shaper};
 use store::Store;
+use support::daemon::Daemon;
+use support::images::{Image, Images};
+use support::registry::{Distance, Registry};
+use support::shaper::{Limit, Shaper};
 
 /// Bytes a second of the registry's link.
 const LINK: f64 = 20e6;
@@ -35,6 +32,8 @@ const ROUNDS: usize = 5;
 /// Bytes of an image, in MiB, and its layers.
 const MIB: usize = 256;
 const LAYERS: usize = 4;
+/// The round trip to a registry on another network.
+const DELAY: Duration = Duration::from_millis(50);
 /// Layers that a runtime fetches at a time.
 const AT_ONCE: usize = 3;
 
@@ -45,16 +44,18 @@ fn main() {
     }
     let chosen: Option<usize> = std::env::var("BENCH_MIB").ok().and_then(|text| text.parse().ok());
     let mib = chosen.unwrap_or(MIB);
-    let registry = Registry::start();
+    let images = Arc::new(Images::default());
+    let registry = Registry::start(&images, Distance { answer: DELAY, ..Distance::default() });
     let link = Shaper::start(&registry.address, Limit::Together(LINK));
     let store = Store::start();
     let mut report = Report::new(mib, LAYERS);
     for round in 0..ROUNDS {
-        let image = registry.push(mib << 20, LAYERS, round as u64);
+        let image =
+            images.push("bench/app", &format!("v{round}"), &[(mib << 20) / LAYERS; LAYERS], round as u64 + 1);
         report.add("new node, no tier", pull(&image, &link, ""));
         report.add("first node, it writes to the tier", pull(&image, &link, &store.section()));
         report.add("new node, the tier has the image", pull(&image, &link, &store.section()));
-        registry.forget(&image);
+        images.forget(&image);
     }
     report.print();
     if chosen.is_none() {
@@ -67,10 +68,11 @@ fn pull(image: &Image, link: &Shaper, tier: &str) -> Measured {
     let directory = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_with(directory.path(), &link.address, "100%", tier);
     daemon.settle();
+    let expected: Vec<_> = image.layers.iter().map(|layer| layer.bytes.read(0..layer.bytes.len())).collect();
     rustix::fs::sync();
     let (cpu, sent) = (daemon.cpu_seconds(), link.sent());
     let begun = Instant::now();
-    let (status, manifest) = daemon.connect().get(&format!("/v2/bench/app/manifests/{}", image.tag));
+    let (status, manifest) = daemon.connect().get(&image.manifest_path(&image.tag));
     assert!(status == 200 && manifest == image.manifest, "manifest: {status}");
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -80,9 +82,9 @@ fn pull(image: &Image, link: &Shaper, tier: &str) -> Measured {
                 loop {
                     let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let Some(layer) = image.layers.get(at) else { return };
-                    let (status, body) = connection.get(&format!("/v2/bench/app/blobs/{}", layer.digest));
+                    let (status, body) = connection.get(&image.blob_path(&layer.digest));
                     assert!(
-                        status == 200 && body == *layer.bytes,
+                        status == 200 && body == expected[at],
                         "layer {at}: {status}, {} bytes",
                         body.len()
                     );

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::daemon::free;
+use crate::support::daemon::free;
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/seaweedfs/bin/weed");
 

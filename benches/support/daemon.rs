@@ -5,15 +5,29 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
 
-/// A running daemon.
+/// What a daemon is started with.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    /// Names of registries, and their addresses; the first is the default registry.
+    pub(crate) registries: &'a [(String, String)],
+    /// The budget of the store, as the configuration has it.
+    pub(crate) max_bytes: &'a str,
+    /// More lines of configuration, those of `[log]` first.
+    pub(crate) more: &'a str,
+    /// The processors that it may use, from the first on; `None` for all.
+    pub(crate) cores: Option<usize>,
+}
+
+/// A running daemon. A drop ends it.
 pub(crate) struct Daemon {
     process: Child,
     config: String,
-    address: String,
+    pub(crate) address: String,
     admin: String,
     /// Seconds from the start of the process until it was ready.
     pub(crate) ready: f64,
@@ -28,16 +42,37 @@ impl Daemon {
 
     /// The same with more lines of configuration, those of `[log]` first.
     pub(crate) fn start_with(state: &Path, registry: &str, max_bytes: &str, more: &str) -> Self {
+        let registries = &[("reg.test".to_owned(), registry.to_owned())];
+        Self::launch(state, Setup { registries, max_bytes, more, cores: None })
+    }
+
+    /// Starts a daemon on the state directory, and waits until it is ready.
+    pub(crate) fn launch(state: &Path, setup: Setup<'_>) -> Self {
         let (address, admin) = (free(), free());
+        let Setup { registries, max_bytes, more, cores } = setup;
+        let sections: String = registries
+            .iter()
+            .map(|(name, at)| format!("[[registry]]\nhost = \"{name}\"\nendpoints = [\"http://{at}\"]\n"))
+            .collect();
         let text = format!(
-            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n{more}\n[[registry]]\nhost = \"reg.test\"\nendpoints = [\"http://{registry}\"]\n",
-            state.display()
+            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"{1}\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n{more}\n{sections}",
+            state.display(),
+            registries[0].0
         );
         let path = state.join("larder.toml");
         fs::write(&path, text).unwrap();
         let config = path.to_str().unwrap().to_owned();
+        let mut command = match cores {
+            None => Command::new(PROGRAM),
+            // It becomes the program, so that its process is the daemon's.
+            Some(cores) => {
+                let mut taskset = Command::new("taskset");
+                taskset.args(["-c", &format!("0-{}", cores - 1), PROGRAM]);
+                taskset
+            }
+        };
         let started = Instant::now();
-        let process = Command::new(PROGRAM)
+        let process = command
             .args(["serve", "--config", &config])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -107,6 +142,24 @@ impl Daemon {
         kib * 1024.0
     }
 
+    /// The most anonymous memory while `work` ran, bytes, looked at every 10 ms.
+    pub(crate) fn memory_during<T>(&self, work: impl FnOnce() -> T) -> (T, f64) {
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let peak = scope.spawn(|| {
+                let mut peak = self.memory();
+                while !is_over.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(10));
+                    peak = peak.max(self.memory());
+                }
+                peak
+            });
+            let done = work();
+            is_over.store(true, Ordering::Relaxed);
+            (done, peak.join().unwrap())
+        })
+    }
+
     /// Asks for a stop; returns its seconds.
     pub(crate) fn stop(mut self) -> f64 {
         let begun = Instant::now();
@@ -148,7 +201,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(address: &str) -> Self {
+    pub(crate) fn new(address: &str) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream: BufReader::new(stream), host: address.to_owned() }
@@ -161,8 +214,34 @@ impl Connection {
 
     /// The same for a request with these headers.
     pub(crate) fn get_with(&mut self, path: &str, headers: &[(&str, &str)]) -> (u16, Vec<u8>) {
+        let (status, length) = self.ask("GET", path, headers);
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).unwrap();
+        (status, body)
+    }
+
+    /// The status, and how many bytes came, which are not kept.
+    pub(crate) fn count(&mut self, path: &str, buffer: &mut [u8]) -> (u16, usize) {
+        let (status, length) = self.ask("GET", path, &[]);
+        let mut left = length;
+        while left > 0 {
+            let most = left.min(buffer.len());
+            let count = self.stream.read(&mut buffer[..most]).unwrap();
+            assert!(count > 0, "{path} ended {left} bytes early");
+            left -= count;
+        }
+        (status, length)
+    }
+
+    /// The status that a `HEAD` is answered with.
+    pub(crate) fn head(&mut self, path: &str) -> u16 {
+        self.ask("HEAD", path, &[]).0
+    }
+
+    /// Asks, and reads the head of the answer: its status, and how many bytes are announced.
+    fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, usize) {
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host);
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host);
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
         let (mut line, mut status, mut length) = (String::new(), 0, 0);
         while self.stream.read_line(&mut line).unwrap() > 2 {
@@ -175,12 +254,12 @@ impl Connection {
             }
             line.clear();
         }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).unwrap();
-        (status, body)
+        assert!(status > 0, "{path}: the connection was closed");
+        (status, length)
     }
 }
 
+/// An address that nothing listens on.
 pub(crate) fn free() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
