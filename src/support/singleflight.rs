@@ -1,26 +1,57 @@
 //! Singleflight: one run for any number of equal requests.
 //!
-//! The work runs on a task of its own, which a stop waits for, so that a caller that goes away neither cancels it nor
-//! strands the others. Nothing is remembered after the answer: this is no cache.
+//! A caller that is alone runs the work itself, so that it costs no task and no wake-up of another thread. Once another caller
+//! asks the same, or the first one goes away, the work goes on as a task of its own: a caller that leaves or stands still
+//! neither cancels it nor strands the others. A stop waits for it either way. Nothing is remembered after the answer: this is
+//! no cache.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::sync::{Mutex, MutexGuard};
 use super::tasks::Tasks;
 
-type Running<K, V> = HashMap<K, watch::Receiver<Option<V>>>;
+/// The runs under way.
+type Running<K, V> = HashMap<K, Run<V>>;
+
+/// Work that its first caller runs. The lock is held while the work is polled; none is taken meanwhile but those of the work.
+#[derive(Clone)]
+struct InPlace(Arc<Mutex<Polled>>);
+
+struct Polled {
+    /// `None` once it has ended, or runs as a task.
+    work: Option<BoxFuture<'static, ()>>,
+    /// The first caller, where it waits for the work.
+    caller: Option<Waker>,
+}
+
+/// One run.
+#[derive(Clone)]
+struct Run<V> {
+    answer: watch::Receiver<Option<V>>,
+    work: InPlace,
+}
 
 /// Turns equal requests `K` into one run with one answer `V`. Cheap to clone; clones share the runs.
-#[derive(Debug)]
 pub struct Singleflight<K, V> {
     running: Arc<Mutex<Running<K, V>>>,
     tasks: Tasks,
+}
+
+impl<K, V> std::fmt::Debug for Singleflight<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Singleflight(..)")
+    }
 }
 
 impl<K, V> Clone for Singleflight<K, V> {
@@ -30,7 +61,7 @@ impl<K, V> Clone for Singleflight<K, V> {
 }
 
 impl<K, V> Singleflight<K, V> {
-    /// Each run becomes one of `tasks`, so that a stop waits for it.
+    /// Each run counts as one of `tasks`, so that a stop waits for it.
     pub fn new(tasks: Tasks) -> Self {
         Self { running: Arc::default(), tasks }
     }
@@ -46,28 +77,90 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut answer = match self.lock().entry(key.clone()) {
-            Entry::Occupied(running) => running.get().clone(),
+        let (Run { mut answer, work }, leads) = self.join_or_lead(key, make);
+        if leads {
+            Leading { work, tasks: &self.tasks }.await;
+        } else {
+            work.go_on_as_task(&self.tasks);
+        }
+        answer.wait_for(Option::is_some).await.ok().and_then(|value| value.clone())
+    }
+
+    /// The run under way, or a new one; and whether it is new.
+    fn join_or_lead<F>(&self, key: K, make: impl FnOnce() -> F) -> (Run<V>, bool)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        match self.lock().entry(key.clone()) {
+            Entry::Occupied(running) => (running.get().clone(), false),
             Entry::Vacant(vacant) => {
-                let (sender, receiver) = watch::channel(None);
-                vacant.insert(receiver.clone());
-                let key = RunningKey { running: self.clone(), key };
-                let work = make();
-                let run = async move {
+                let (sender, answer) = watch::channel(None);
+                let (key, counted) = (RunningKey { running: self.clone(), key }, self.tasks.count());
+                // In the log the work belongs to the request that began it.
+                let work = AssertUnwindSafe(make().in_current_span()).catch_unwind();
+                let work = async move {
                     let value = work.await;
                     drop(key);
-                    sender.send_replace(Some(value));
+                    // The panic has been logged where it was.
+                    if let Ok(value) = value {
+                        sender.send_replace(Some(value));
+                    }
+                    drop(counted);
                 };
-                // In the log the work belongs to the request that began it.
-                self.tasks.spawn_detached(run.in_current_span());
-                receiver
+                let polled = Polled { work: Some(work.boxed()), caller: None };
+                let run = Run { answer, work: InPlace(Arc::new(Mutex::new(polled))) };
+                vacant.insert(run.clone());
+                (run, true)
             }
-        };
-        answer.wait_for(Option::is_some).await.ok().and_then(|value| value.clone())
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Running<K, V>> {
         self.running.lock()
+    }
+}
+
+impl InPlace {
+    /// Lets the work go on as a task of its own, if its first caller runs it, which waits for the answer from then on.
+    fn go_on_as_task(&self, tasks: &Tasks) {
+        let (work, caller) = {
+            let mut polled = self.0.lock();
+            (polled.work.take(), polled.caller.take())
+        };
+        work.into_iter().for_each(|work| tasks.spawn_if_running(work));
+        caller.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The first caller of a run, as long as it runs the work: until that has ended, or goes on as a task.
+struct Leading<'a> {
+    work: InPlace,
+    tasks: &'a Tasks,
+}
+
+impl Future for Leading<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut polled = self.work.0.lock();
+        let Polled { work, caller } = &mut *polled;
+        let Some(running) = work else { return Poll::Ready(()) };
+        if running.as_mut().poll(cx).is_pending() {
+            if caller.as_ref().is_none_or(|caller| !caller.will_wake(cx.waker())) {
+                *caller = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        let ended = (work.take(), caller.take());
+        drop(polled);
+        drop(ended);
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        self.work.go_on_as_task(self.tasks);
     }
 }
 
@@ -95,6 +188,7 @@ where
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use futures_util::FutureExt;
     use tokio::sync::Notify;
 
     use super::*;
@@ -124,6 +218,45 @@ mod tests {
         }
         gate.notify_one();
         assert_eq!(ask().await, Some(2), "an answer is not remembered");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_stands_still_keeps_no_other_waiting() {
+        let singleflight: Singleflight<u8, u8> = Singleflight::new(Tasks::default());
+        let gate = Arc::new(Notify::new());
+        let opened = Arc::clone(&gate);
+        let mut first = Box::pin(singleflight.run(1, || async move {
+            opened.notified().await;
+            7
+        }));
+        assert!(first.as_mut().now_or_never().is_none());
+        // From here on nothing polls the first caller.
+        let second = singleflight.run(1, || async { 8 });
+        gate.notify_one();
+        assert_eq!(second.await, Some(7));
+        assert_eq!(first.await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_question_of_one_caller_costs_no_task() {
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let singleflight: Singleflight<u8, usize> = Singleflight::new(Tasks::default());
+        let run = singleflight.run(1, || async move {
+            tokio::task::yield_now().await;
+            tasks()
+        });
+        assert_eq!(run.await, Some(0));
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_work_that_its_caller_runs_or_has_left() {
+        let tasks = Tasks::default();
+        let singleflight: Singleflight<u8, ()> = Singleflight::new(tasks.clone());
+        let mut caller = Box::pin(singleflight.run(1, std::future::pending));
+        assert!(caller.as_mut().now_or_never().is_none());
+        assert_eq!(tasks.running(), 1);
+        drop(caller);
+        assert!(tasks.running() > 0);
     }
 
     #[tokio::test]

@@ -9,10 +9,15 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The tasks of one owner. Cheap to clone; clones share the tasks.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks(TaskTracker);
+
+/// Work that a stop waits for, although it is no task.
+#[derive(Debug)]
+pub struct Counted(#[allow(dead_code, reason = "counts by being there")] TaskTrackerToken);
 
 impl Tasks {
     /// Runs `task` on the runtime of the caller.
@@ -26,6 +31,22 @@ impl Tasks {
         drop(self.0.spawn(task));
         #[cfg(feature = "model")]
         drop(shuttle::future::spawn(self.0.track_future(task)));
+    }
+
+    /// Runs `task` on the runtime of the caller, if there is one: what is dropped after the
+    /// end of a runtime has none.
+    pub fn spawn_if_running(&self, task: impl Future<Output = ()> + Send + 'static) {
+        #[cfg(not(feature = "model"))]
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(self.0.spawn_on(task, &runtime));
+        }
+        #[cfg(feature = "model")]
+        drop(shuttle::future::spawn(self.0.track_future(task)));
+    }
+
+    /// Counts as a task until it is dropped: work that its caller runs, and that may become one.
+    pub fn count(&self) -> Counted {
+        Counted(self.0.token())
     }
 
     /// Runs `work` on a thread that may block.
