@@ -8,14 +8,14 @@ use http::Method;
 use tokio::time::Instant;
 
 use crate::reference::{Digest, Registry, Repository};
-use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::body::{brings, interrupted};
 use crate::upstream::endpoint::avoided::AvoidedEndpoints;
 use crate::upstream::endpoint::failure_record::Question;
 use crate::upstream::endpoint::health::Health;
+use crate::upstream::endpoint::known::Endpoints;
 use crate::upstream::endpoint::rate_limit::RateLimits;
-use crate::upstream::endpoint::select::{self, Endpoint};
+use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::endpoint::tracked::{Availability, Retry, TrackedRequest};
 use crate::upstream::error::{ConnectStage, Error};
 use crate::upstream::exchange::Exchange;
@@ -24,7 +24,6 @@ use crate::upstream::one_endpoint::OneEndpoint;
 use crate::upstream::request::{PROBE_BYTES, Patience, RegistryRequest};
 use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::retry;
-use crate::upstream::transport::configured::Configured;
 
 /// A request that failed quickly is repeated this often at one endpoint.
 const RETRIES_MAX: u32 = 2;
@@ -44,7 +43,7 @@ pub(super) struct Attempts {
     pub(super) health: Health,
     pub(super) avoided: AvoidedEndpoints,
     pub(super) rate_limits: Arc<RateLimits>,
-    pub(super) configured: Live<Configured>,
+    pub(super) endpoints: Endpoints,
     pub(super) recorder: Recorder,
     /// Probes of failing endpoints that no request waits for.
     pub(super) tasks: Tasks,
@@ -195,9 +194,8 @@ impl Attempts {
     /// The endpoints that may get a request, in order.
     fn endpoints(&self, request: &RegistryRequest<'_>) -> Result<Vec<Endpoint>, Error> {
         let proves = request.auth.proof.is_some();
-        let mut all = select::endpoints(&self.configured.current().config, request.repository.registry())?;
-        all.retain(|endpoint| endpoint.authoritative || !proves);
-        Ok(all)
+        let all = self.endpoints.of(request.repository.registry())?;
+        Ok(all.iter().filter(|endpoint| endpoint.authoritative || !proves).cloned().collect())
     }
 
     fn candidates(&self, request: &RegistryRequest<'_>, question: &Question) -> Result<Candidates, Error> {
@@ -228,8 +226,8 @@ impl Attempts {
 
     /// Whether an endpoint of `registry` is left that has not delivered wrong content for `digest`.
     pub(super) fn has_alternative(&self, registry: &Registry, digest: Digest) -> bool {
-        let all = select::endpoints(&self.configured.current().config, registry).unwrap_or_default();
-        all.iter().any(|endpoint| !self.avoided.is_avoided(endpoint, digest))
+        let all = self.endpoints.of(registry);
+        all.is_ok_and(|all| all.iter().any(|endpoint| !self.avoided.is_avoided(endpoint, digest)))
     }
 
     /// Sends a request to one endpoint, again where that may help, and records the outcome.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::support::clock::Clock;
+use crate::support::live::Live;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::one_endpoint::HEAD_ALONE;
 use crate::upstream::request::AuthContext;
@@ -36,7 +37,7 @@ impl World {
             health: Health::new(recorder.clone()),
             avoided: AvoidedEndpoints::new(recorder.clone()),
             rate_limits: Arc::new(RateLimits::new(recorder.clone(), Clock::system())),
-            configured,
+            endpoints: Endpoints::new(configured),
             recorder,
             tasks: Tasks::default(),
         };

@@ -22,6 +22,7 @@ use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
 use crate::upstream::endpoint::head_support::HeadSupport;
 use crate::upstream::endpoint::health::{FailingEndpoint, Health};
+use crate::upstream::endpoint::known::Endpoints;
 use crate::upstream::endpoint::rate_limit::{RateLimitStatus, RateLimits};
 use crate::upstream::endpoint::select::{self, EndpointId};
 use crate::upstream::error::Error;
@@ -89,7 +90,7 @@ impl Upstream {
             health: health.clone(),
             avoided: avoided.clone(),
             rate_limits: Arc::clone(&rate_limits),
-            configured: configured.clone(),
+            endpoints: Endpoints::new(configured.clone()),
             recorder: recorder.clone(),
             tasks: tasks.clone(),
         };
@@ -261,9 +262,8 @@ impl Upstream {
     /// Whether no authoritative endpoint of a registry answers anything: none can be connected to, or several
     /// repositories fail and no request was answered since.
     pub fn is_in_outage(&self, registry: &Registry) -> bool {
-        let endpoints = select::endpoints(&self.0.configured.current().config, registry);
-        let mut authoritative =
-            endpoints.iter().flatten().filter(|endpoint| endpoint.authoritative).peekable();
+        let Ok(endpoints) = self.0.attempts.endpoints.of(registry) else { return false };
+        let mut authoritative = endpoints.iter().filter(|endpoint| endpoint.authoritative).peekable();
         authoritative.peek().is_some() && authoritative.all(|endpoint| self.0.health.is_in_outage(endpoint))
     }
 

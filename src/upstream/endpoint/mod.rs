@@ -4,6 +4,7 @@ pub(crate) mod avoided;
 pub(crate) mod failure_record;
 pub(crate) mod head_support;
 pub(crate) mod health;
+pub(crate) mod known;
 pub(crate) mod rate_limit;
 pub(crate) mod select;
 pub(crate) mod too_many_requests;
