@@ -76,9 +76,14 @@ impl Passed {
     }
 }
 
+/// Whether a blob of `size` bytes is large for some store. Asks no disk.
+pub(super) fn may_be_large(size: u64) -> bool {
+    size > LARGE_BYTES_MIN
+}
+
 /// Whether a blob of `size` bytes is large for a store of `capacity` bytes.
 pub(super) fn is_large(size: u64, capacity: u64) -> bool {
-    size > LARGE_BYTES_MIN && u128::from(size) * 100 > u128::from(capacity) * u128::from(LARGE_PERCENT)
+    may_be_large(size) && u128::from(size) * 100 > u128::from(capacity) * u128::from(LARGE_PERCENT)
 }
 
 #[cfg(test)]

@@ -203,6 +203,9 @@ impl Store {
     /// Whether a blob of `bytes` is better not stored, because it is asked for the first time and would push out much of what
     /// is. Remembers that it was asked for.
     pub async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
+        if !large::may_be_large(bytes) {
+            return false;
+        }
         let admission = Arc::clone(&self.0.admission);
         let now = self.clock().now();
         blocking::find(move || Some(admission.is_passed_by(digest, bytes, now))).await.unwrap_or(false)
@@ -210,6 +213,9 @@ impl Store {
 
     /// Whether it would be, if it were asked for; remembers nothing.
     pub async fn would_be_passed_by(&self, digest: Digest, bytes: u64) -> bool {
+        if !large::may_be_large(bytes) {
+            return false;
+        }
         let admission = Arc::clone(&self.0.admission);
         let now = self.clock().now();
         blocking::find(move || Some(admission.would_be_passed_by(digest, bytes, now))).await.unwrap_or(false)

@@ -17,6 +17,7 @@ use super::drip::DripWatch;
 use super::flight::{Flight, Leader};
 use super::flight_content::FlightContent;
 use super::partial::Partials;
+use super::prepared::Prepared;
 use super::priority::Foreground;
 use super::rest::Rest;
 use super::room::Room;
@@ -31,7 +32,8 @@ use super::window_memory::WindowMemory;
 use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
-use crate::store::{self, Ingest, Member, Store, Verified};
+use crate::reference::Digest;
+use crate::store::{self, Ingest, Member, Owner, Store, Verified};
 use crate::support::tasks::Tasks;
 
 /// Chunks between receiving and writing; a chunk has at most 256 KiB.
@@ -179,12 +181,13 @@ impl Filler {
         let mut tries = Tries::default();
         let mut wrong = None;
         loop {
+            let prepared = self.prepare(leader);
             let Opened { body, share } = self.blobs.open_whole(context, digest).await?;
             if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
                 return Err(error);
             }
             let (trail, unproved) = (body.trail().clone(), body.unproved());
-            let error = match self.receive_body(leader, body, tries.way(), share).await {
+            let error = match self.receive_body(leader, body, tries.way(), share, prepared).await {
                 Ok(filled) => {
                     if let (Filled::Verified(..), Some(source)) = (&filled, &unproved) {
                         self.blobs.record_verified(context, source, &trail).await;
@@ -211,6 +214,7 @@ impl Filler {
         body: UpstreamBody,
         way: Way,
         share: Share,
+        prepared: Option<Prepared>,
     ) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
         let owner = self.room.owner(context.repository().registry());
@@ -225,7 +229,7 @@ impl Filler {
             Some(refused) => Err(refused),
             None => match self.partials.take_ingest(context, digest, body.size()) {
                 Some(ingest) => Ok(ingest),
-                None => self.store.begin(digest, body.size(), owner).await,
+                None => self.begin(prepared, digest, body.size(), owner).await,
             },
         };
         let ingest = match begun {
@@ -237,6 +241,31 @@ impl Filler {
             Err(error) => return Err(error.into()),
         };
         self.store_body(leader, body, ingest, way, share).await
+    }
+
+    /// Has the file of a blob made while its registry is asked, unless parts of it are kept in one.
+    fn prepare(&self, leader: &Leader) -> Option<Prepared> {
+        let (context, digest) = (leader.flight().context(), leader.digest());
+        let repository = context.repository();
+        let size = self.blobs.access().membership().declared_size(repository, digest)?;
+        let is_kept = self.partials.bytes_of(context, digest, size) > 0;
+        let owner = self.room.owner(repository.registry());
+        (!is_kept).then(|| Prepared::new(&self.store, digest, size, owner, &self.tasks))
+    }
+
+    async fn begin(
+        &self,
+        prepared: Option<Prepared>,
+        digest: Digest,
+        size: Option<u64>,
+        owner: Owner,
+    ) -> Result<Ingest, store::Error> {
+        if let Some(prepared) = prepared
+            && let Some(begun) = prepared.take(size, owner).await
+        {
+            return begun;
+        }
+        self.store.begin(digest, size, owner).await
     }
 
     async fn store_body(

@@ -10,6 +10,7 @@
 //! download      join the flight, or lead it (flight)
 //!   places      how many there may be, for one registry and in all
 //!   fill        upstream -> store: room, bound, write, hash, verify, commit
+//!     prepared  its file, made while the registry is asked
 //!     delivery  after wrong content: another endpoint, or one connection instead of several
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
 //!       source  asks for the blob (blob_request): the shared tier where the registry confirms it (tiered), else the registry
@@ -46,6 +47,7 @@ pub(crate) mod partial;
 pub(crate) mod parts;
 pub(crate) mod passthrough;
 pub(crate) mod places;
+pub(crate) mod prepared;
 pub(crate) mod priority;
 pub(crate) mod progress;
 pub(crate) mod read_parts;

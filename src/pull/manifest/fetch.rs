@@ -323,7 +323,11 @@ impl ManifestFetcher {
         if let Kind::Index(listed) | Kind::Image(listed) = &document.kind {
             self.access.membership().declare_sizes(repository, listed);
         }
-        let recorded = self.store.records().member(repository, digest).await;
+        // A record counts only where the document does not say its type: no answer waits for the disk in vain.
+        let recorded = match document.names_its_type {
+            true => None,
+            false => self.store.records().member(repository, digest).await,
+        };
         let media_type = type_of(document, recorded);
         Ok(FetchedManifest { digest, is_authoritative, media_type, bytes })
     }

@@ -182,8 +182,10 @@ impl Tags {
         let repository = context.repository();
         // Some registries hide by a 404 what they do not let a principal read: the tag is gone if one says so that could read
         // the repository a moment ago, or if no other one can.
-        let (witnesses, missed_by) = (inner.access.known().witnesses(repository).await, Mutex::default());
-        let record = inner.recorded.records.tag(repository, tag).await;
+        let witnesses = inner.access.known().witnesses(repository);
+        // Both may have to be read from the disk.
+        let (witnesses, record) = tokio::join!(witnesses, inner.recorded.records.tag(repository, tag));
+        let missed_by = Mutex::default();
         let has_record = match record {
             Some(record) => self.0.recorded.may_serve_record(context, tag, record).await,
             None => false,
