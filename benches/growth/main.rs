@@ -20,6 +20,9 @@ mod support;
 
 use report::Part;
 
+/// What measures a part.
+type Measure = fn(Extent) -> Part;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
@@ -48,7 +51,7 @@ fn main() {
     let wanted = |name: &str| {
         chosen.as_deref().is_none_or(|chosen| chosen == "short" || chosen.split(',').any(|one| one == name))
     };
-    let all: [(&str, fn(Extent) -> Part); 5] = [
+    let all: [(&str, Measure); 5] = [
         ("readers", readers::measure),
         ("connections", connections::measure),
         ("cold", cold::measure),

@@ -87,7 +87,7 @@ impl<C: Content> Server<C> {
         &self,
         stream: &mut TcpStream,
         first: &str,
-        range: Option<(usize, Option<usize>)>,
+        range: Option<AskedRange>,
         own: Option<&Line>,
     ) -> std::io::Result<()> {
         let path = first.split_whitespace().nth(1).unwrap_or_default();
@@ -127,8 +127,11 @@ impl<C: Content> Server<C> {
     }
 }
 
+/// The first byte that is asked for, and the last, if not all from there on.
+type AskedRange = (usize, Option<usize>);
+
 /// The first line of the next question, and its range; `None` once there is none.
-fn question(reading: &mut BufReader<TcpStream>) -> Option<(String, Option<(usize, Option<usize>)>)> {
+fn question(reading: &mut BufReader<TcpStream>) -> Option<(String, Option<AskedRange>)> {
     let mut first = String::new();
     if reading.read_line(&mut first).ok()? == 0 {
         return None;
