@@ -2,15 +2,16 @@
 //!
 //! Promises: what is in memory is a batch of tags and the names of one repository, however many tags there are; of a batch
 //! the record of each tag is opened once, each manifest once by each thread that reads a part of the batch, and a blob is
-//! looked for once. A damaged manifest counts as absent: the next pull finds and replaces it.
+//! looked for once; by their names in directories that are open. A damaged manifest counts as absent: the next pull finds and replaces it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use crate::reference::{Digest, Document, Kind, MANIFEST_BYTES_MAX};
-use crate::store::layout::{self, Layout};
+use crate::reference::{Algorithm, Digest, Document, Kind, MANIFEST_BYTES_MAX, Repository};
+use crate::store::layout::{self, Directory, Layout};
 use crate::store::records::tags::{self, TagName, TagRecord};
 
 /// How deep indexes within indexes are followed.
@@ -59,7 +60,7 @@ fn read(layout: &Layout, names: Vec<TagName>) -> Vec<TaggedImage> {
     let mut found = read_all(&order, |part| {
         let mut reader = Reader::new(layout);
         let read = part.iter().filter_map(|&at| {
-            let record = tags::find(layout, &names[at].repository, &names[at].tag)?;
+            let record = reader.record_of(&names[at])?;
             Some((at, record, reader.content_of(record.digest)))
         });
         read.collect()
@@ -101,6 +102,10 @@ fn spawn<'scope, T: Send + 'scope>(
 /// Reads images, each once; looks for blobs, each once.
 struct Reader<'a> {
     layout: &'a Layout,
+    /// The directory of the tags of the repository that was read last, once a second tag of it is read.
+    tags: Option<(&'a Repository, Option<Directory>)>,
+    /// The directories of blobs, as far as they are there.
+    directories: Vec<(Algorithm, Option<Directory>)>,
     images: HashMap<Digest, Arc<ImageContent>>,
     /// Bytes of the blobs that were looked for; `None` of one that is not here.
     blobs: HashMap<Digest, Option<u64>>,
@@ -108,7 +113,35 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(layout: &'a Layout) -> Self {
-        Self { layout, images: HashMap::new(), blobs: HashMap::new() }
+        Self { layout, tags: None, directories: Vec::new(), images: HashMap::new(), blobs: HashMap::new() }
+    }
+
+    fn record_of(&mut self, name: &'a TagName) -> Option<TagRecord> {
+        match &mut self.tags {
+            Some((repository, directory)) if **repository == name.repository => {
+                let tags = || Directory::open(&self.layout.tags(repository)).ok();
+                if directory.is_none() {
+                    *directory = tags();
+                }
+                tags::find_in(directory.as_ref()?, &name.tag)
+            }
+            _ => {
+                self.tags = Some((&name.repository, None));
+                tags::find(self.layout, &name.repository, &name.tag)
+            }
+        }
+    }
+
+    /// The directory of the blobs of an algorithm.
+    fn blobs_by(&mut self, algorithm: Algorithm) -> Option<&Directory> {
+        let at = match self.directories.iter().position(|(of, _)| *of == algorithm) {
+            Some(at) => at,
+            None => {
+                self.directories.push((algorithm, Directory::open(&self.layout.blobs(algorithm)).ok()));
+                self.directories.len() - 1
+            }
+        };
+        self.directories[at].1.as_ref()
     }
 
     fn content_of(&mut self, root: Digest) -> Arc<ImageContent> {
@@ -123,28 +156,29 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds a manifest or index and everything it names.
-    fn add(&mut self, content: &mut ImageContent, digest: &Digest, platform: &str, depth: usize) {
-        let Some((size, bytes)) = manifest(self.layout, digest) else { return };
-        content.sizes.insert(*digest, size);
+    fn add(&mut self, image: &mut ImageContent, digest: &Digest, platform: &str, depth: usize) {
+        let opened = self.blobs_by(digest.algorithm()).map(|blobs| blobs.open_sized(&digest.hex()));
+        let Some((size, bytes)) = opened.and_then(content) else { return };
+        image.sizes.insert(*digest, size);
         let Ok(document) = Document::parse(&bytes, None) else { return };
         match document.kind {
             Kind::Index(children) if depth > 0 => {
                 for child in children {
                     let platform = child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-                    self.add(content, &child.digest, &platform, depth - 1);
+                    self.add(image, &child.digest, &platform, depth - 1);
                 }
             }
             Kind::Image(children) => {
                 let mut is_complete = document.omitted == 0;
                 for child in children {
                     match self.size_of(child.digest) {
-                        Some(size) => drop(content.sizes.insert(child.digest, size)),
+                        Some(size) => drop(image.sizes.insert(child.digest, size)),
                         // Runtimes fetch a foreign layer from elsewhere.
                         None => is_complete &= child.is_foreign,
                     }
                 }
                 if is_complete {
-                    content.platforms.insert(platform.to_owned());
+                    image.platforms.insert(platform.to_owned());
                 }
             }
             _ => {}
@@ -152,22 +186,32 @@ impl<'a> Reader<'a> {
     }
 
     fn size_of(&mut self, blob: Digest) -> Option<u64> {
-        let look = || fs::metadata(self.layout.blob(&blob)).ok().map(|found| found.len());
-        *self.blobs.entry(blob).or_insert_with(look)
+        if let Some(known) = self.blobs.get(&blob) {
+            return *known;
+        }
+        let size = self.blobs_by(blob.algorithm()).and_then(|blobs| blobs.len_of(&blob.hex()));
+        self.blobs.insert(blob, size);
+        size
     }
 }
 
 /// The bytes of a manifest or index, and how many there are. Blocks.
 pub(super) fn manifest(layout: &Layout, digest: &Digest) -> Option<(u64, Vec<u8>)> {
-    let (file, size) = layout::open_sized(&layout.blob(digest)).ok()??;
+    content(layout::open_sized(&layout.blob(digest)))
+}
+
+fn content(opened: io::Result<Option<(File, u64)>>) -> Option<(u64, Vec<u8>)> {
+    let (file, size) = opened.ok()??;
     let bytes = layout::read_whole(&file, size, MANIFEST_BYTES_MAX as u64).ok()?;
     Some((size, bytes))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use crate::reference::{Algorithm, MediaType, Repository};
+    use crate::reference::MediaType;
     use crate::support::clock::Timestamp;
     use crate::support::open_file::opened_by_this_thread;
 

@@ -6,10 +6,12 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::support::clock::Timestamp;
-use crate::support::open_file::{Links, open_at_once};
+use crate::support::open_file::{Links, open_at_once, open_at_once_in};
 
 /// Bytes read of a small file (a tag, a membership). A pin, the largest of them, has 60 KiB at most.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;
@@ -89,7 +91,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
 
 /// As [`publish`], unless the name is taken.
 pub(crate) fn publish_new(from: &Path, to: &Path) -> Result<(), Error> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::fs::{RenameFlags, renameat_with};
     let renamed = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
     renamed.map_err(|error| Error::io("publish", to)(error.into()))?;
     to.parent().map_or(Ok(()), sync_directory)
@@ -112,7 +114,47 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// As [`open_regular`].
 pub(crate) fn open_sized(path: &Path) -> io::Result<Option<(File, u64)>> {
-    let file = match open_at_once(path, Links::Refused) {
+    sized(open_at_once(path, Links::Refused))
+}
+
+/// A directory that is open, whose files are opened by their names: without a walk along the path for each.
+#[derive(Debug)]
+pub(crate) struct Directory(File);
+
+impl Directory {
+    /// # Errors
+    /// The disk; it is no directory.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
+        Ok(Self(openat(CWD, path, flags, Mode::empty())?.into()))
+    }
+
+    /// As [`open_sized`].
+    ///
+    /// # Errors
+    /// As [`open_sized`].
+    pub(crate) fn open_sized(&self, name: &str) -> io::Result<Option<(File, u64)>> {
+        sized(open_at_once_in(&self.0, name, Links::Refused))
+    }
+
+    /// The content of a small file, as [`read_small`].
+    ///
+    /// # Errors
+    /// As [`read_small`].
+    pub(crate) fn read_small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some((file, len)) = self.open_sized(name)? else { return Ok(None) };
+        read_whole(&file, len, SMALL_BYTES_MAX).map(Some)
+    }
+
+    /// Bytes of the file of that name; `None` if there is none.
+    pub(crate) fn len_of(&self, name: &str) -> Option<u64> {
+        let found = statat(&self.0, name, AtFlags::empty()).ok()?;
+        u64::try_from(found.st_size).ok()
+    }
+}
+
+fn sized(opened: io::Result<File>) -> io::Result<Option<(File, u64)>> {
+    let file = match opened {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);

@@ -33,7 +33,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub(super) use files::{
-    create, open_regular, open_sized, publish, publish_new, read_small, read_whole, refresh, sync_directory,
+    Directory, create, open_regular, open_sized, publish, publish_new, read_small, read_whole, refresh,
+    sync_directory,
 };
 
 use crate::reference::{Algorithm, Digest, Principal, Registry, Repository, Tag};

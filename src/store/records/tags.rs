@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{file, walk};
 use crate::reference::{Digest, Repository, Tag};
 use crate::store::error::Error;
-use crate::store::layout::{self, Layout};
+use crate::store::layout::{self, Directory, Layout};
 use crate::support::clock::Timestamp;
 
 /// How old the record of a tag must be to be written again with the same digest: a pull must not cost a sync.
@@ -35,9 +35,19 @@ struct TagFile {
     confirmed_at: Timestamp,
 }
 
+impl TagFile {
+    fn record(self) -> Option<TagRecord> {
+        Some(TagRecord { digest: self.digest.parse().ok()?, confirmed_at: self.confirmed_at })
+    }
+}
+
 pub(crate) fn find(layout: &Layout, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
-    let record: TagFile = file::read(&layout.tag(repository, tag))?;
-    Some(TagRecord { digest: record.digest.parse().ok()?, confirmed_at: record.confirmed_at })
+    file::read::<TagFile>(&layout.tag(repository, tag))?.record()
+}
+
+/// As [`find`], in the directory of the repository's tags.
+pub(crate) fn find_in(directory: &Directory, tag: &Tag) -> Option<TagRecord> {
+    file::read_in::<TagFile>(directory, tag.as_str())?.record()
 }
 
 /// The name of a tag whose record may be on the disk.
