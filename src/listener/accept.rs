@@ -13,6 +13,7 @@ use super::connection::{self, Common, HttpService};
 use super::limits::ConnectionLimits;
 use super::metrics::Metrics;
 use super::peer::AdmittedUsers;
+use super::send_buffer::SendBuffers;
 use super::sendfile::FileTransfer;
 use super::socket::Socket;
 use super::timeouts;
@@ -52,7 +53,14 @@ pub async fn run(
     let ConnectionOptions { limits, transfer, metrics } = options;
     let mut server = Server {
         service,
-        common: Common { limits, transfer, vectored: true, metrics, closing: Tasks::default() },
+        common: Common {
+            limits,
+            transfer,
+            vectored: true,
+            metrics,
+            buffers: SendBuffers::default(),
+            closing: Tasks::default(),
+        },
         shutdown,
         admitted: listener.admitted().cloned(),
         places: Arc::new(Semaphore::new(limits.connections_max)),

@@ -11,14 +11,11 @@ use tokio::net::{TcpListener, UnixListener};
 use super::address::{Listen, ListenError};
 use super::memory::MemoryListener;
 use super::peer::AdmittedUsers;
+use super::send_buffer;
 use super::socket::Socket;
 
 /// Connections that may wait to be accepted; a node that starts fifty pods at once must not see a refusal.
 const BACKLOG: i32 = 4_096;
-
-/// Bytes that the kernel holds for a client at most; the kernel doubles the number for its own use. A thousand clients
-/// that do not read would otherwise hold gigabytes of kernel memory, and more than this is no faster.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 /// A socket that was bound before this process began.
 #[derive(Debug)]
@@ -183,7 +180,7 @@ fn tune(socket: &SockRef<'_>, loopback: bool) -> io::Result<()> {
             tracing::debug!(%error, "the congestion control of the loopback socket stays as it is");
         }
     }
-    socket.set_send_buffer_size(SEND_BUFFER_BYTES)
+    socket.set_send_buffer_size(send_buffer::SMALL_BYTES)
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

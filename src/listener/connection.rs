@@ -21,6 +21,7 @@ use super::host::OverUnix;
 use super::limits::ConnectionLimits;
 use super::metrics::Metrics;
 use super::peer::Peer;
+use super::send_buffer::SendBuffers;
 use super::sendfile::{FileTransfer, Outgoing};
 use super::socket::Socket;
 use super::timeouts::{Busy, Timed, close_gently};
@@ -65,6 +66,8 @@ pub(super) struct Common {
     /// Whether hyper is to write without copying body bytes; always, except in a test of what happens otherwise.
     pub(super) vectored: bool,
     pub(super) metrics: Metrics,
+    /// The large send buffers of the listener.
+    pub(super) buffers: SendBuffers,
     /// Sockets that are being closed gently.
     pub(super) closing: Tasks,
 }
@@ -95,7 +98,7 @@ pub(super) async fn serve(
         Err(_) => return,
     }
     let _counted = common.metrics.open();
-    let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer));
+    let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer, common.buffers.of_socket()));
     let client = (Peer::of(&socket), socket.is_unix());
     let service = tracked(service, client, busy.clone(), outgoing.clone());
     let io = TokioIo::new(Timed::new(socket, outgoing, place, busy, common.limits, common.closing));

@@ -18,6 +18,7 @@ mod limits;
 pub mod memory;
 mod metrics;
 mod peer;
+mod send_buffer;
 mod sendfile;
 mod sendfile_check;
 mod socket;

@@ -31,16 +31,14 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::send_buffer::{SMALL_QUEUE_BYTES, SendBuffer};
 use super::socket::Socket;
 use crate::support::body_chunk::{FileRange, Refetched};
 
 /// Bytes of one file range at most; the store reads no more at once.
-pub(super) const FILE_RANGE_BYTES_MAX: usize = 256 * 1024;
+pub(super) const FILE_RANGE_BYTES_MAX: usize = 512 * 1024;
 /// File ranges on their way at the same time on one connection; hyper holds one or two, and never more than 16.
 const SLOTS: usize = 20;
-/// Bytes sent last that are checked again when the client made the next ones wait: the queue of a socket holds at most
-/// about as many, twice its `SO_SNDBUF`.
-const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// A range that has waited this long for its client is checked again: its pages may have left memory, and what the
 /// disk then returns has not been checked.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -61,19 +59,20 @@ pub(super) struct Outgoing {
     slots: Arc<Mutex<Slots>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slots {
     ranges: [Option<Sending>; SLOTS],
     next: usize,
     queued: Queued,
+    buffer: SendBuffer,
 }
 
 /// A file range that hyper holds a slice of the placeholder for.
 #[derive(Debug)]
 struct Sending {
     range: FileRange,
-    /// Whether it is copied: it belongs to the end of its body.
-    is_copied: bool,
+    /// Bytes that follow it in its body, where that is known.
+    follow: Option<u64>,
     /// Since when the range waits for the client.
     waiting_since: Option<Instant>,
     /// The check that it is still what it was, and what is queued before it too.
@@ -140,13 +139,14 @@ impl Sending {
 struct Queued(VecDeque<FileRange>);
 
 impl Queued {
-    fn add(&mut self, sent: FileRange) {
+    /// Adds what was sent last. The queue holds no more than `bytes_max`, what was sent before that has left it.
+    fn add(&mut self, sent: FileRange, bytes_max: usize) {
         let sent = FileRange { refetch: None, ..sent };
         match self.0.back_mut() {
             Some(last) if last.is_followed_by(&sent) => last.len += sent.len,
             _ => self.0.push_back(sent),
         }
-        let mut excess = self.0.iter().map(|range| range.len).sum::<usize>().saturating_sub(QUEUE_BYTES_MAX);
+        let mut excess = self.0.iter().map(|range| range.len).sum::<usize>().saturating_sub(bytes_max);
         while let Some(first) = self.0.front_mut().filter(|_| excess > 0) {
             let cut = excess.min(first.len);
             first.offset += cut as u64;
@@ -187,8 +187,10 @@ impl Position {
 
 impl Outgoing {
     /// Nothing is on its way yet.
-    pub(super) fn new(transfer: FileTransfer) -> Self {
-        Self { transfer, slots: Arc::default() }
+    pub(super) fn new(transfer: FileTransfer, buffer: SendBuffer) -> Self {
+        let ranges = std::array::from_fn(|_| None);
+        let slots = Slots { ranges, next: 0, queued: Queued::default(), buffer };
+        Self { transfer, slots: Arc::new(Mutex::new(slots)) }
     }
 
     /// What hyper is given for a range of a file: a slice of the placeholder, or the bytes themselves. So many bytes follow
@@ -201,19 +203,19 @@ impl Outgoing {
             return Err(io::Error::other("a file range that is too long"));
         }
         match self.transfer {
-            FileTransfer::Sendfile => self.placeholder_for(range, is_end(follow)),
+            FileTransfer::Sendfile => self.placeholder_for(range, follow),
             FileTransfer::Copy => copy(&range),
         }
     }
 
-    fn placeholder_for(&self, range: FileRange, is_copied: bool) -> io::Result<Bytes> {
+    fn placeholder_for(&self, range: FileRange, follow: Option<u64>) -> io::Result<Bytes> {
         let mut slots = self.slots.lock();
         let (slot, len) = (slots.next, range.len);
         if slots.ranges[slot].is_some() {
             return Err(io::Error::other("too many file ranges at once"));
         }
         slots.ranges[slot] =
-            Some(Sending { range, is_copied, waiting_since: None, recheck: None, instead: None });
+            Some(Sending { range, follow, waiting_since: None, recheck: None, instead: None });
         slots.next = (slot + 1) % SLOTS;
         Ok(Bytes::from_static(&placeholder()[slot * FILE_RANGE_BYTES_MAX..][..len]))
     }
@@ -243,7 +245,7 @@ impl Outgoing {
         let unknown = || io::Error::other("a slice of the placeholder that stands for no file range");
         let Position { slot, sent } = Position::of(slice).ok_or_else(unknown)?;
         let mut slots = self.slots.lock();
-        let Slots { ranges, queued, .. } = &mut *slots;
+        let Slots { ranges, queued, buffer, .. } = &mut *slots;
         let slot = &mut ranges[slot];
         let sending = slot.as_mut().ok_or_else(unknown)?;
         let rest = sending.range.part(sent, slice.len().min(sending.range.len.saturating_sub(sent)));
@@ -262,14 +264,16 @@ impl Outgoing {
                 sending.fetch_again(sent, io::ErrorKind::InvalidData.into())?;
             }
         }
+        let is_copied = is_end(sending.follow);
+        buffer.fit(socket, sending.follow)?;
         let (written, is_of_file) = loop {
             if let Some(bytes) = ready!(sending.poll_instead(cx, sent))? {
                 let bytes = &bytes[..bytes.len().min(rest.len)];
                 break (socket.poll_write_slices(cx, &[IoSlice::new(bytes)]), false);
             }
-            match poll_send_from_file(socket, cx, &rest, sending.is_copied) {
+            match poll_send_from_file(socket, cx, &rest, is_copied) {
                 Err(FileFailed(error)) => sending.fetch_again(sent, error)?,
-                Ok(written) => break (written, !sending.is_copied),
+                Ok(written) => break (written, !is_copied),
             }
         };
         let Poll::Ready(written) = written else {
@@ -282,7 +286,7 @@ impl Outgoing {
             *slot = None;
         }
         if is_of_file {
-            queued.add(rest.part(0, count));
+            queued.add(rest.part(0, count), buffer.queue_bytes());
         }
         Poll::Ready(Ok(count))
     }
@@ -326,7 +330,7 @@ fn is_of_socket(error: &io::Error) -> bool {
 
 /// Whether a range that so many bytes follow may be in the queue when the last byte of its body was handed over.
 fn is_end(follow: Option<u64>) -> bool {
-    follow.is_none_or(|follow| follow < QUEUE_BYTES_MAX as u64)
+    follow.is_none_or(|follow| follow < SMALL_QUEUE_BYTES as u64)
 }
 
 /// The placeholder: zeroes that the kernel only promised, so that it costs addresses and no memory.
@@ -346,6 +350,8 @@ fn copy(range: &FileRange) -> io::Result<Bytes> {
 mod tests {
     use super::*;
 
+    const MAX: usize = SMALL_QUEUE_BYTES;
+
     #[test]
     fn what_was_sent_last_is_remembered_and_no_more_than_a_queue_holds() {
         let files = [(); 2].map(|()| Arc::new(tempfile::tempfile().unwrap()));
@@ -357,16 +363,16 @@ mod tests {
             refetch: None,
         };
         let mut queued = Queued::default();
-        queued.add(range(0, 0, 1_000));
-        queued.add(range(0, 1_000, QUEUE_BYTES_MAX - 500));
+        queued.add(range(0, 0, 1_000), MAX);
+        queued.add(range(0, 1_000, MAX - 500), MAX);
         let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
-        assert_eq!(held, [(500, QUEUE_BYTES_MAX)]);
-        queued.add(range(1, 7, 10));
-        queued.add(range(1, 17, 10));
+        assert_eq!(held, [(500, MAX)]);
+        queued.add(range(1, 7, 10), MAX);
+        queued.add(range(1, 17, 10), MAX);
         let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
-        assert_eq!(held, [(520, QUEUE_BYTES_MAX - 20), (7, 20)]);
-        queued.add(range(0, 5_000, 2 * QUEUE_BYTES_MAX));
+        assert_eq!(held, [(520, MAX - 20), (7, 20)]);
+        queued.add(range(0, 5_000, 2 * MAX), MAX);
         let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
-        assert_eq!(held, [(5_000 + QUEUE_BYTES_MAX as u64, QUEUE_BYTES_MAX)]);
+        assert_eq!(held, [(5_000 + MAX as u64, MAX)]);
     }
 }

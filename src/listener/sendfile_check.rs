@@ -25,6 +25,7 @@ use super::body::{Body, BodyError};
 use super::connection::{self, Common};
 use super::limits::ConnectionLimits;
 use super::metrics::Metrics;
+use super::send_buffer::SendBuffers;
 use super::sendfile::{FILE_RANGE_BYTES_MAX, FileTransfer};
 use super::socket::Socket;
 use crate::support::body_chunk::{BodyChunk, FileRange};
@@ -69,6 +70,7 @@ pub async fn file_transfer(metrics: &Metrics) -> FileTransfer {
         transfer: FileTransfer::Sendfile,
         vectored: true,
         metrics: metrics.clone(),
+        buffers: SendBuffers::default(),
         closing: Tasks::default(),
     };
     let transfer = match compare(common).await {
@@ -161,7 +163,7 @@ mod tests {
     fn common(transfer: FileTransfer, vectored: bool) -> Common {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let (limits, closing) = (ConnectionLimits::default(), Tasks::default());
-        Common { limits, transfer, vectored, metrics, closing }
+        Common { limits, transfer, vectored, metrics, buffers: SendBuffers::default(), closing }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -47,6 +48,19 @@ impl Socket {
 
     pub(super) fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_) | Self::Memory(_))
+    }
+
+    /// Sets how many bytes the kernel holds for the peer of a TCP connection, beyond the system's bound where this process
+    /// may. The kernel doubles the number for its own use.
+    ///
+    /// # Errors
+    /// Another kind of socket; the system.
+    pub(super) fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        let Self::Tcp(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        if set_socket_send_buffer_size_force(stream, bytes).is_err() {
+            set_socket_send_buffer_size(stream, bytes)?;
+        }
+        Ok(())
     }
 
     pub(super) fn poll_write_slices(

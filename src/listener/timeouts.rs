@@ -257,6 +257,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::listener::send_buffer::SendBuffers;
     use crate::listener::sendfile::FileTransfer;
 
     #[tokio::test(start_paused = true)]
@@ -268,7 +269,7 @@ mod tests {
             let socket = Socket::Tcp(listener.accept().await.unwrap().0);
             let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
             let (busy, limits) = (Busy::default(), ConnectionLimits::default());
-            let outgoing = Outgoing::new(FileTransfer::Sendfile);
+            let outgoing = Outgoing::new(FileTransfer::Sendfile, SendBuffers::default().of_socket());
             let mut timed = Timed::new(socket, outgoing, place, busy.clone(), limits, Tasks::default());
             busy.begin();
             busy.end();

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::reference::Hasher;
 use crate::store::blocking;
 use crate::store::buffers::Buffer;
+use crate::store::crc32c;
 use crate::store::error::Error;
 use crate::store::integrity::{CHUNK, ChunkChecksums};
 use crate::store::page_cache::{read_cached, read_exact_at};
@@ -20,7 +21,7 @@ use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
 /// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were compared.
 const COPIED_BYTES_MAX: u64 = 16 * 1024;
 /// Chunks that are compared and returned together.
-const CHUNKS_AT_ONCE: u64 = 4;
+const CHUNKS_AT_ONCE: u64 = 8;
 
 /// An open file with the checksums of its chunks.
 #[derive(Debug)]

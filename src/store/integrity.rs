@@ -11,6 +11,8 @@ use std::ops::Range;
 
 use parking_lot::Mutex;
 
+use crate::store::crc32c;
+
 /// Bytes of a chunk, and of one read: a chunk is checked in the memory that is then sent.
 pub(super) const CHUNK: usize = 64 * 1024;
 const MAGIC: &[u8; 8] = b"LDRCHK1\n";

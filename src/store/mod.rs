@@ -23,6 +23,7 @@ mod changes;
 mod checked_file;
 mod components;
 mod content;
+mod crc32c;
 mod error;
 mod evict;
 mod failpoints;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::store::blocking;
+use crate::store::crc32c;
 use crate::store::error::Error;
 use crate::store::growing::GrowingBlob;
 use crate::store::ingest::Ingest;

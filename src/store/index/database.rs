@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::rows::Row;
 use crate::reference::Digest;
+use crate::store::crc32c;
 use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
