@@ -57,7 +57,7 @@ impl ApiServer {
             Err(AskError::Forbidden(_)) => None,
             Err(error) => return Err(error),
         };
-        let listed = match self.page(PODS_LOOKED_AT, None).await {
+        let listed = match self.page(Some(PODS_LOOKED_AT), None).await {
             Ok(page) => Ok(page),
             Err(error @ AskError::Forbidden(_)) => Err(error.to_string()),
             Err(error) => return Err(error),

@@ -3,24 +3,29 @@
 //!
 //! The client reads answers whole, and an event of a watch to the end of its line, without a limit of its own. Promises: the
 //! body of an answer ends with [`TooLarge`] as soon as more has come than its question takes; of a refusal only a `Status` is
-//! taken. What was read until then is in memory up to three times while it is turned into text.
+//! taken. What was read until then is in memory up to three times while it is turned into text. An answer 429 becomes
+//! [`Busy`], with the wait that its head names: the client drops it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 
 /// Bytes of one object at most, and of an event: the API server takes objects of 1.5 MiB (etcd's limit), which are larger as
 /// JSON.
 pub(super) const OBJECT_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of a page of a list at most: twenty pods of 1.5 MiB.
+/// Bytes of a list at most, and of a page of one: twenty pods of 1.5 MiB, the largest that there may be, or a thousand of
+/// 32 KiB, which is large for one.
 pub(super) const PAGE_BYTES_MAX: u64 = 32 << 20;
 /// Bytes of a refusal at most: a `Status` with its message.
 const REFUSAL_BYTES_MAX: u64 = 64 << 10;
+/// How long an API server that is busy is left alone at most, whatever it says: pods are bound meanwhile.
+pub(super) const BUSY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How much of the answer to a question is taken; one of the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,18 +43,39 @@ pub(super) struct TooLarge {
     max_bytes: u64,
 }
 
-impl TooLarge {
-    /// Whether an error was made by this one.
-    pub(super) fn is_cause_of(error: &(dyn std::error::Error + 'static)) -> bool {
-        let mut cause = Some(error);
-        while let Some(own) = cause {
-            if own.is::<Self>() {
-                return true;
-            }
-            cause = own.source();
-        }
-        false
+/// The API server has too much to do (429).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the API server has too much to do (429)")]
+pub(super) struct Busy {
+    /// How long it asks not to be asked again.
+    pub(super) wait: Duration,
+}
+
+impl Busy {
+    /// The wait that a head names in whole seconds, as an API server does; else that of an API server that names none.
+    fn of(head: &HeaderMap) -> Self {
+        let named = head.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Self::for_seconds(named.unwrap_or(1))
     }
+
+    /// So many seconds, up to a bound.
+    pub(super) fn for_seconds(seconds: u64) -> Self {
+        Self { wait: Duration::from_secs(seconds).min(BUSY_WAIT_MAX) }
+    }
+}
+
+/// The error of a kind that made another one, if one did.
+pub(super) fn cause<'a, E: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
+    let mut cause = Some(error);
+    while let Some(own) = cause {
+        if let Some(found) = own.downcast_ref() {
+            return Some(found);
+        }
+        cause = own.source();
+    }
+    None
 }
 
 /// A client's service whose answers are bounded.
@@ -71,21 +97,25 @@ impl<S, Q, B> tower::Service<Request<Q>> for Bounded<S>
 where
     S: tower::Service<Request<Q>, Response = Response<B>>,
     S::Future: Send + 'static,
+    S::Error: Into<tower::BoxError>,
     B: Send,
 {
     type Response = Response<BoundedBody<B>>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
+    type Error = tower::BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, tower::BoxError>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), tower::BoxError>> {
+        self.0.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let asked = request.extensions().get().copied().unwrap_or(Bound::Whole(OBJECT_BYTES_MAX));
         let answered = self.0.call(request);
         async move {
-            let answer = answered.await?;
+            let answer = answered.await.map_err(Into::into)?;
+            if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+                return Err(Busy::of(answer.headers()).into());
+            }
             let bound = if answer.status().is_success() { asked } else { Bound::Whole(REFUSAL_BYTES_MAX) };
             Ok(answer.map(|inner| BoundedBody { inner, bound, counted: 0 }))
         }
@@ -154,6 +184,18 @@ mod tests {
     fn taken(bound: Bound, pieces: &[&[u8]]) -> Result<(), TooLarge> {
         let mut body = BoundedBody { inner: (), bound, counted: 0 };
         pieces.iter().try_for_each(|piece| body.count(piece))
+    }
+
+    #[test]
+    fn the_wait_of_an_api_server_that_is_busy_is_read_and_bounded() {
+        let wait = |text: Option<&'static str>| {
+            let mut head = HeaderMap::new();
+            head.extend(text.map(|text| (header::RETRY_AFTER, http::HeaderValue::from_static(text))));
+            Busy::of(&head).wait.as_secs()
+        };
+        assert_eq!(wait(Some("7")), 7);
+        assert_eq!((wait(None), wait(Some("soon"))), (1, 1));
+        assert_eq!(wait(Some("86400")), BUSY_WAIT_MAX.as_secs());
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl From<AskError> for AccountError {
             AskError::Identity(why) | AskError::Unauthorized(why) | AskError::Unavailable(why) => {
                 Self::Unavailable(why)
             }
+            other => Self::Unavailable(other.to_string()),
         }
     }
 }

@@ -36,7 +36,7 @@ fn fixed(error: &(dyn Error + 'static)) -> Option<String> {
                     kube::Error::ProxyProtocolUnsupported { .. } | kube::Error::ProxyProtocolDisabled { .. },
                 ),
                 _,
-            ) => "the kind of proxy that the kubeconfig or HTTPS_PROXY names is not supported",
+            ) => "a proxy before the API server (proxy-url in the kubeconfig) is not supported",
             (_, Some(KubeconfigError::Parse(_))) => "it is no kubeconfig",
             _ => return None,
         },

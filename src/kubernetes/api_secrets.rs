@@ -13,9 +13,7 @@ impl SecretSource for ApiServer {
                 Ok(manifest) => Ok(Secret { manifest: manifest.into_bytes().into() }),
                 Err(AskError::Missing) => Err(SecretError::Missing),
                 Err(AskError::Forbidden(_)) => Err(SecretError::Forbidden),
-                Err(
-                    error @ (AskError::Identity(_) | AskError::Unauthorized(_) | AskError::Unavailable(_)),
-                ) => Err(SecretError::Unavailable(error.to_string())),
+                Err(error) => Err(SecretError::Unavailable(error.to_string())),
             }
         }
         .boxed()

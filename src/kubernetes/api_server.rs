@@ -16,7 +16,7 @@ use kube::{Client, Config as ClientConfig};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::answer_bounds::{Bound, BoundAnswers, OBJECT_BYTES_MAX};
+use super::answer_bounds::{Bound, BoundAnswers, Busy, OBJECT_BYTES_MAX, TooLarge, cause};
 use super::api_error::said;
 use super::config::Identity;
 use super::credential_program;
@@ -94,6 +94,15 @@ pub enum AskError {
     /// The identity may not ask that.
     #[error("the API server refuses: {0}")]
     Forbidden(String),
+    /// The API server has forgotten the version that was asked for (410).
+    #[error("the API server has forgotten the version that it was asked for: {0}")]
+    Gone(String),
+    /// The API server has too much to do (429), and is not to be asked again for so long.
+    #[error("the API server has too much to do (429)")]
+    Busy(Duration),
+    /// The answer is larger than is taken.
+    #[error("{0}")]
+    TooLarge(String),
     /// The API server does not answer, or not in a way that is understood.
     #[error("{0}")]
     Unavailable(String),
@@ -203,7 +212,17 @@ fn ask_error(error: &kube::Error) -> AskError {
         kube::Error::Api(status) if status.code == 404 => AskError::Missing,
         kube::Error::Api(status) if status.code == 401 => AskError::Unauthorized(message(status)),
         kube::Error::Api(status) if status.code == 403 => AskError::Forbidden(message(status)),
-        other => AskError::Unavailable(said(other)),
+        kube::Error::Api(status) if status.code == 410 => AskError::Gone(message(status)),
+        // As an event of a watch.
+        kube::Error::Api(status) if status.code == 429 => {
+            let seconds = status.details.as_ref().map_or(1, |details| details.retry_after_seconds.max(1));
+            AskError::Busy(Busy::for_seconds(seconds.into()).wait)
+        }
+        other => match cause::<Busy>(other) {
+            Some(Busy { wait }) => AskError::Busy(*wait),
+            None if cause::<TooLarge>(other).is_some() => AskError::TooLarge(said(other)),
+            None => AskError::Unavailable(said(other)),
+        },
     }
 }
 
@@ -239,18 +258,35 @@ async fn connect(identity: &Identity, waits: Waits) -> Result<Connection, AskErr
             };
             let mut files = vec![seen];
             files.extend(named_in(&kubeconfig).iter().map(|path| File::seen(path)));
-            let current = KubeConfigOptions::default();
+            let (current, has_proxy) = (KubeConfigOptions::default(), has_proxy(&kubeconfig));
             let config = ClientConfig::from_custom_kubeconfig(kubeconfig, &current).await;
-            (config.map_err(|error| failed(&error))?, files)
+            let mut config = config.map_err(|error| failed(&error))?;
+            if !has_proxy {
+                // The client took HTTPS_PROXY, and it knows no NO_PROXY: those are the way to registries.
+                config.proxy_url = None;
+            }
+            (config, files)
         }
     };
     let renew_at = credential_program::resolve(&mut config.auth_info).await.map_err(AskError::Identity)?;
     // A connection on which nothing comes for longer than a watch lasts is dead.
     config.read_timeout = Some(waits.watch + waits.answer);
     config.reset_reader_on_write = true;
+    // It would ask again after 5 ms, and up to fifteen times; what failed is asked again by those who know how urgent it is.
+    config.default_retry = false;
     let client = ClientBuilder::try_from(config).map_err(|error| failed(&error))?;
     let client = client.with_layer(&BoundAnswers).build();
     Ok(Connection { client, files, renew_at })
+}
+
+/// Whether the cluster of the current context is behind a proxy that the kubeconfig names.
+fn has_proxy(kubeconfig: &Kubeconfig) -> bool {
+    let context =
+        kubeconfig.contexts.iter().find(|one| Some(&one.name) == kubeconfig.current_context.as_ref());
+    let Some(context) = context.and_then(|one| one.context.as_ref()) else { return false };
+    let cluster = kubeconfig.clusters.iter().find(|one| one.name == context.cluster);
+    let proxy = cluster.and_then(|one| one.cluster.as_ref()?.proxy_url.as_deref());
+    proxy.is_some_and(|proxy| !proxy.is_empty())
 }
 
 /// The files that a kubeconfig names and that are read once.
@@ -291,6 +327,19 @@ mod tests {
         std::os::unix::fs::symlink("ca-2.pem", at("ca.pem")).unwrap();
         assert!(first.has_changed().await);
         assert!(!server.connection().await.unwrap().has_changed().await, "made anew");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_a_kubeconfig_names_is_not_passed_by_in_silence() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, ca) = (directory.path().join("kubelet.conf"), directory.path().join("ca.pem"));
+        let key = rcgen::generate_simple_self_signed(["k".to_owned()]).unwrap();
+        std::fs::write(&ca, key.cert.pem()).unwrap();
+        let named = KUBECONFIG.replace("\"server\":", "\"proxy-url\":\"http://proxy.test:3128\",\"server\":");
+        std::fs::write(&file, named).unwrap();
+        let server = ApiServer::new(Identity::Kubeconfig(file), "node-1".to_owned());
+        let Err(error) = server.connection().await else { panic!("the API server is asked past the proxy") };
+        assert!(error.to_string().contains("proxy-url"), "{error}");
     }
 
     #[tokio::test]

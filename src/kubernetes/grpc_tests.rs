@@ -155,6 +155,7 @@ fn told(event: PodEvent) -> String {
         PodEvent::Applied(pod) => format!("{} {}", pod.uid, pod.images[0].image),
         PodEvent::Deleted { uid } => format!("{uid} deleted"),
         PodEvent::Lost(why) => format!("lost: {why}"),
+        PodEvent::Resumed => "resumed".to_owned(),
     }
 }
 

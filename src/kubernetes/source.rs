@@ -24,8 +24,10 @@ pub enum PodEvent {
         /// Its UID.
         uid: String,
     },
-    /// The source sees nothing at present, for this reason; it goes on trying.
+    /// The source sees nothing at present, for this reason; it goes on trying. A list that was under way may go on.
     Lost(String),
+    /// The source sees pods again, from where it was lost: it missed nothing.
+    Resumed,
 }
 
 /// A source of this node's pods.

@@ -70,7 +70,7 @@ impl State {
             PodEvent::Lost(why) => Some(Some(why.clone())),
             // A source whose list comes and whose events do not is not connected.
             PodEvent::ListBegins | PodEvent::Applied(_) | PodEvent::Deleted { .. } => None,
-            PodEvent::ListEnds => Some(None),
+            PodEvent::ListEnds | PodEvent::Resumed => Some(None),
         };
         let mut connection = None;
         if let (Some(problem), Some(status)) = (problem, self.sources.get_mut(source)) {

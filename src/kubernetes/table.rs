@@ -71,10 +71,7 @@ impl Table {
                 let changes: Vec<bool> = gone.iter().map(|uid| self.unsee(source, uid)).collect();
                 changes.contains(&true)
             }
-            PodEvent::Lost(_) => {
-                self.lists.remove(&source);
-                false
-            }
+            PodEvent::Lost(_) | PodEvent::Resumed => false,
         }
     }
 
@@ -207,9 +204,17 @@ mod tests {
         assert!(!table.apply(0, applied("b")), "nothing new");
         assert!(table.apply(0, PodEvent::ListEnds));
         assert_eq!(uids(&table), ["b"]);
-        // A list that is cut off ends nothing.
+        // A list that is cut off ends nothing, and the next one knows nothing of it.
         table.apply(0, PodEvent::ListBegins);
+        table.apply(0, applied("c"));
         table.apply(0, PodEvent::Lost("cut off".to_owned()));
+        table.apply(0, PodEvent::Resumed);
+        assert_eq!(uids(&table), ["b", "c"]);
+        table.apply(0, PodEvent::ListBegins);
+        table.apply(0, applied("b"));
+        // What was listed is not gone because the watch after it could not begin at once.
+        table.apply(0, PodEvent::Lost("busy".to_owned()));
+        assert!(table.apply(0, PodEvent::ListEnds));
         assert_eq!(uids(&table), ["b"]);
     }
 

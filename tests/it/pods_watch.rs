@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use larder::kubernetes::{ApiServer as Watching, Identity, PodEvent, PodSource, Waits};
+use larder::kubernetes::{ApiServer as Watching, AskError, Identity, PodEvent, PodSource, Waits};
 use larder::support::shutdown::{self, Trigger};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::pods::{NODE, Node, WATCHING};
+use crate::program::Program;
 use crate::support::api_server::objects::Pod;
 use crate::support::api_server::{ApiFault, ApiServer, Interjection};
 
@@ -52,7 +53,7 @@ impl Source {
         loop {
             match self.next().await {
                 PodEvent::Lost(why) => return why,
-                PodEvent::ListEnds => panic!("it counts as connected"),
+                PodEvent::ListEnds | PodEvent::Resumed => panic!("it counts as connected"),
                 _ => {}
             }
         }
@@ -64,7 +65,7 @@ impl Source {
         loop {
             match self.next().await {
                 PodEvent::Lost(_) => was_lost = true,
-                PodEvent::ListEnds => return was_lost,
+                PodEvent::ListEnds | PodEvent::Resumed => return was_lost,
                 _ => {}
             }
         }
@@ -166,6 +167,79 @@ async fn a_watch_whose_connection_dies_unseen_is_asked_for_again_and_misses_no_p
         other => panic!("{other:?}"),
     }
     assert_eq!(server.count(|asked| asked.is_list_of_pods()), 1, "it goes on where it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_in_trouble_is_not_asked_by_every_node_for_all_pods_out_of_etcd() {
+    let (server, _directory, mut source) = scene(SHORT, |_| {}).await;
+    source.connected().await;
+    let troubles = [
+        ApiFault::Status(500, "InternalError"),
+        ApiFault::Status(429, "TooManyRequests"),
+        ApiFault::Status(503, "ServiceUnavailable"),
+        ApiFault::Status(401, "Unauthorized"),
+        ApiFault::Hang,
+    ];
+    for (n, trouble) in troubles.into_iter().enumerate() {
+        server.wrong(move |asked| asked.is_watch().then(|| trouble.clone()));
+        server.interject(Interjection::End);
+        source.lost().await;
+        let name = format!("web{n}");
+        server.put_pod(Pod::new("shop", &name, "n1").image("reg.test/team/app:v1"));
+        server.heal();
+        source.connected().await;
+        loop {
+            if matches!(source.next().await, PodEvent::Applied(pod) if pod.name == name) {
+                break;
+            }
+        }
+    }
+    let lists: Vec<_> = server.asked().into_iter().filter(|asked| asked.is_list_of_pods()).collect();
+    assert_eq!(lists.len(), 1, "the watch goes on from the version that it has seen: {lists:#?}");
+    // As the API server's own memory answers it, by node.
+    assert_eq!(lists[0].query.get("resourceVersion").map(String::as_str), Some("0"));
+    assert!(!lists[0].query.contains_key("limit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_is_busy_is_asked_once_and_says_when_again() {
+    let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
+    let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
+    for code in [429, 503] {
+        server.wrong(move |_| Some(ApiFault::Status(code, "Busy")));
+        let before = server.asked().len();
+        let asking = Watching::new(Identity::Kubeconfig(identity.kubeconfig.clone()), "n1".to_owned());
+        let error = asking.access(&[]).await.unwrap_err();
+        assert_eq!(error == AskError::Busy(Duration::from_secs(2)), code == 429, "{error:?}");
+        assert_eq!(server.asked().len() - before, 1, "{code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_end_as_soon_as_they_begin_do_not_count_as_connected() {
+    let (server, _directory, mut source) = scene(SHORT, |server| {
+        server.wrong(|asked| asked.is_watch().then(|| ApiFault::Body(String::new())));
+    })
+    .await;
+    assert!(!source.connected().await, "one may end");
+    assert!(source.lost().await.contains("as soon as"));
+    let watches = server.count(|asked| asked.is_watch());
+    while server.count(|asked| asked.is_watch()) == watches {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(source.events.try_recv().is_err(), "it goes on to end at once");
+    server.heal();
+    assert!(!source.connected().await, "it was told that it is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_to_the_registries_is_not_the_way_to_the_api_server() {
+    let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
+    let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
+    let lines = format!("[kubernetes]\nkubeconfig = {:?}\nnode = \"n1\"\n", identity.kubeconfig);
+    let proxy = [("HTTPS_PROXY", "http://127.0.0.1:1"), ("NO_PROXY", "10.0.0.0/8")];
+    let program = Program::start_in(directory.path(), &lines, &proxy);
+    program.wait_for("this node's pods are seen").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

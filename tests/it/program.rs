@@ -21,7 +21,12 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it over `directory`, with these lines after the addresses of its own.
     pub(crate) fn start(directory: &Path, lines: &str) -> Self {
-        let mut this = Self::start_unread(directory, lines);
+        Self::start_in(directory, lines, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn start_in(directory: &Path, lines: &str, variables: &[(&str, &str)]) -> Self {
+        let mut this = Self::spawn(directory, lines, variables);
         let (written, mut errors) = (Arc::clone(&this.log), this.child.stderr.take().unwrap());
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -34,6 +39,10 @@ impl Program {
 
     /// The same, with a log that is not read.
     pub(crate) fn start_unread(directory: &Path, lines: &str) -> Self {
+        Self::spawn(directory, lines, &[])
+    }
+
+    fn spawn(directory: &Path, lines: &str, variables: &[(&str, &str)]) -> Self {
         let config = directory.join("larder.toml");
         fs::write(&config, whole(lines)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
@@ -44,6 +53,7 @@ impl Program {
             .env("XDG_RUNTIME_DIR", directory)
             .env("RUNTIME_DIRECTORY", directory)
             .env("STATE_DIRECTORY", directory.join("state"))
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

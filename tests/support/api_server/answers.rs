@@ -379,5 +379,10 @@ fn endless(code: u16) -> Answer {
 }
 
 fn refusal(code: u16, reason: &str, message: &str) -> Answer {
-    whole(StatusCode::from_u16(code).unwrap(), objects::status(code, reason, message).to_string())
+    let status = objects::status(code, reason, message).to_string();
+    let mut answer = whole(StatusCode::from_u16(code).unwrap(), status);
+    if code == 429 {
+        answer.headers_mut().insert("retry-after", http::HeaderValue::from_static("2"));
+    }
+    answer
 }

@@ -53,7 +53,7 @@ impl Asked {
 /// What the server does instead of its normal answer.
 #[derive(Clone)]
 pub enum ApiFault {
-    /// A `Status` object with this code and reason.
+    /// A `Status` object with this code and reason; with 429, `Retry-After: 2` in the head.
     Status(u16, &'static str),
     /// No answer, ever.
     Hang,
