@@ -30,7 +30,7 @@ pub(super) fn of(
 
 #[cfg(feature = "kubernetes")]
 fn add_sources(config: &Config, keychain: &Keychain, parts: &mut Parts) {
-    use crate::kubernetes::{ApiServer, ImageService, PodsApi, ServiceAccounts};
+    use crate::kubernetes::{ApiServer, ImageService, NodeImages, PodsApi, ServiceAccounts};
 
     if let Some(socket) = config.pods_api_socket() {
         parts.sources.push(Arc::new(PodsApi::new(socket)));
@@ -44,7 +44,7 @@ fn add_sources(config: &Config, keychain: &Keychain, parts: &mut Parts) {
         Ok(node) => {
             let server = Arc::new(ApiServer::new(identity.clone(), node));
             parts.sources.push(Arc::clone(&server) as _);
-            parts.presence.push(Arc::clone(&server) as _);
+            parts.presence.push(Arc::new(NodeImages::new(&server)));
             if config.requests_tokens(identity) {
                 parts.accounts = Some(ServiceAccounts::new(keychain.clone(), Arc::clone(&server) as _));
             }

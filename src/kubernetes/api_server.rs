@@ -5,7 +5,6 @@
 //! its credential ends ([`super::credential_program`]). Promises: every question has an end; one connection is made at a time;
 //! no secret is in an error.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +19,6 @@ use super::answer_bounds::{Bound, BoundAnswers, Busy, OBJECT_BYTES_MAX, TooLarge
 use super::api_error::said;
 use super::config::Identity;
 use super::credential_program;
-use crate::reference::Image;
 
 /// How long one question is waited for; a watch is no question.
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(10);
@@ -43,8 +41,6 @@ pub struct ApiServer {
     /// Held while a connection is made: a program that hangs is not run a second time beside itself.
     connecting: tokio::sync::Mutex<()>,
     pub(super) waits: Waits,
-    /// The images in the node's status, and when they were read.
-    pub(super) node_images: Mutex<Option<(Instant, HashSet<Image>)>>,
 }
 
 /// How long the API server is waited for.
@@ -117,7 +113,6 @@ impl ApiServer {
             connection: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             waits: Waits::default(),
-            node_images: Mutex::default(),
         }
     }
 

@@ -140,6 +140,12 @@ impl PodFetcher {
         }
     }
 
+    /// Drops what counts no more of what was read for pods.
+    pub(super) fn forget_old(&self) {
+        self.secrets.iter().for_each(PodSecrets::forget_old);
+        self.accounts.iter().for_each(ServiceAccounts::forget_old);
+    }
+
     /// Fetches an image, unless kubelet finds it in the runtime; `account` is that of a pod that wants it, where a plugin asks
     /// for one. `arrived` counts its bytes as they come.
     pub(super) async fn fetch(

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! source        what tells of pods, of pull secrets, and of what the runtime has: traits
-//!   api_server  the API server, as one identity: watch (pods; seen_pod reads one), api_secrets, node_images, access (what it may read);
-//!               credential_program runs what a kubeconfig names for a credential, api_error says errors without secrets,
+//!   api_server  the API server, as one identity: watch (pods; seen_pod reads one), api_secrets, node_images, access (what it
+//!               may read); credential_program runs what a kubeconfig names for a credential, api_error says errors without secrets,
 //!               answer_bounds limits what is taken of an answer
 //!   pods_api    kubelet's own list of pods; image_service: the runtime's images (grpc, pod_message: what they speak)
 //! pod           a pod as far as its images are concerned, in kubelet's order: pure
@@ -14,6 +14,7 @@
 //!   fetch       one image: as each credential of the pod, in kubelet's order
 //!     secrets   the pod's pull secrets, merged as kubelet merges them
 //!     service_account  tokens of the pod's service account, for plugins that ask for them (api_accounts: by TokenRequest)
+//!     kept_answers  answers that are kept for a while, and asked for once at a time
 //!   unused      registries that no runtime asks Larder for: pure
 //!   head_start  how long before a runtime's question an image was here
 //!   protect     what runs here is evicted last
@@ -28,6 +29,7 @@
 mod config;
 mod fetch;
 mod head_start;
+mod kept_answers;
 mod metrics;
 mod plan;
 mod pod;
@@ -84,6 +86,8 @@ pub use grpc::LocalError;
 #[cfg(feature = "kubernetes")]
 pub use image_service::ImageService;
 pub use metrics::Metrics;
+#[cfg(feature = "kubernetes")]
+pub use node_images::NodeImages;
 pub use pod::{IMAGES_MAX, ImageUse, PULL_SECRETS_MAX, Pod, PodImage, PullPolicy, RawImage, RawPod};
 pub use pods::{Parts, Pods};
 #[cfg(feature = "kubernetes")]

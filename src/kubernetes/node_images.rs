@@ -1,21 +1,70 @@
 //! What the runtime has, as the node's status says it: the largest 50 images, minutes old. Only a yes counts.
+//!
+//! Promises: the API server is asked once at a time, and once in half a minute, also where it does not answer; an API server
+//! that is slow holds up the images that begin while it is asked for [`WAIT`] together, and none after that.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::api_server::ApiServer;
+use super::kept_answers::KeptAnswers;
 use super::source::ImagePresence;
 use crate::reference::Image;
 
 /// How long an answer counts: kubelet writes the status every few minutes.
 const KEPT_FOR: Duration = Duration::from_secs(30);
+/// How long an answer is waited for, from the moment at which it is asked for: images begin to be fetched meanwhile.
+const WAIT: Duration = Duration::from_secs(2);
 /// Names of images that are kept at most: 50 images, of a few names each.
 const NAMES_MAX: usize = 1_024;
+
+/// The node as JSON; `None`: there was no answer.
+type ReadNode = dyn Fn() -> BoxFuture<'static, Option<String>> + Send + Sync;
+
+/// The images in the status of the node.
+pub struct NodeImages {
+    read: Arc<ReadNode>,
+    kept: KeptAnswers<(), Arc<HashSet<Image>>>,
+    /// When the node was asked for last.
+    asked_at: Arc<Mutex<Instant>>,
+}
+
+impl NodeImages {
+    /// Of the node that `server` is asked about.
+    pub fn new(server: &Arc<ApiServer>) -> Self {
+        let server = Arc::clone(server);
+        Self::through(Arc::new(move || {
+            let server = Arc::clone(&server);
+            async move { server.get(format!("/api/v1/nodes/{}", server.node)).await.ok() }.boxed()
+        }))
+    }
+
+    fn through(read: Arc<ReadNode>) -> Self {
+        Self { read, kept: KeptAnswers::new(1), asked_at: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    async fn images(&self) -> Option<Arc<HashSet<Image>>> {
+        let (read, asked_at) = (Arc::clone(&self.read), Arc::clone(&self.asked_at));
+        let ask = move || {
+            *asked_at.lock() = Instant::now();
+            async move { Arc::new(read().await.map(|node| images_of(&node)).unwrap_or_default()) }
+        };
+        let mut answer = std::pin::pin!(self.kept.get((), |_| KEPT_FOR, ask));
+        // Where none is kept, this begins to ask, or joins who asks.
+        if let Some(images) = answer.as_mut().now_or_never() {
+            return images;
+        }
+        let until = *self.asked_at.lock() + WAIT;
+        timeout_at(until, answer).await.ok().flatten()
+    }
+}
 
 #[derive(Deserialize)]
 struct Node {
@@ -35,24 +84,9 @@ struct ContainerImage {
     names: Vec<String>,
 }
 
-impl ImagePresence for ApiServer {
+impl ImagePresence for NodeImages {
     fn has<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, bool> {
-        async move {
-            let known = |kept: &Option<(Instant, HashSet<Image>)>| {
-                let (read_at, images) = kept.as_ref()?;
-                (read_at.elapsed() < KEPT_FOR).then(|| images.contains(image))
-            };
-            let found = known(&self.node_images.lock());
-            if let Some(found) = found {
-                return found;
-            }
-            let answer = self.get(format!("/api/v1/nodes/{}", self.node)).await;
-            let images = answer.map(|text| images_of(&text)).unwrap_or_default();
-            let found = images.contains(image);
-            *self.node_images.lock() = Some((Instant::now(), images));
-            found
-        }
-        .boxed()
+        async move { self.images().await.is_some_and(|images| images.contains(image)) }.boxed()
     }
 }
 
@@ -64,7 +98,50 @@ fn images_of(node: &str) -> HashSet<Image> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::time::sleep;
+
     use super::*;
+
+    /// A node with `here:v1` whose status comes after `delay`, and how often it was asked for.
+    fn node(delay: Duration) -> (NodeImages, Arc<AtomicUsize>) {
+        let asked = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&asked);
+        let read = move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                sleep(delay).await;
+                Some(r#"{"status":{"images":[{"names":["docker.io/library/here:v1"]}]}}"#.to_owned())
+            }
+            .boxed()
+        };
+        (NodeImages::through(Arc::new(read)), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn images_that_begin_together_ask_for_the_node_once_and_all_know_what_it_has() {
+        let (images, asked) = node(Duration::from_secs(1));
+        let (here, other) = ("here:v1".parse().unwrap(), "other:v1".parse().unwrap());
+        let found = join_all([images.has(&here), images.has(&here), images.has(&other)]).await;
+        assert_eq!((found, asked.load(Ordering::SeqCst)), (vec![true, true, false], 1));
+        tokio::time::advance(KEPT_FOR).await;
+        assert!(images.has(&here).await && asked.load(Ordering::SeqCst) == 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_api_server_costs_the_images_of_a_node_one_wait_together_and_its_answer_counts() {
+        let (images, asked) = node(Duration::from_secs(9));
+        let (here, begun) = ("here:v1".parse().unwrap(), Instant::now());
+        for _ in 0..10 {
+            assert!(!images.has(&here).await);
+        }
+        assert_eq!((begun.elapsed(), asked.load(Ordering::SeqCst)), (WAIT, 1));
+        sleep(Duration::from_secs(8)).await;
+        assert!(images.has(&here).await, "it came after all");
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
 
     #[test]
     fn images_of_a_node_are_known_by_all_their_names_and_a_broken_status_says_nothing() {

@@ -31,7 +31,7 @@ use crate::support::shutdown::Shutdown;
 
 /// Events that may wait: a list of pods comes faster than a plan is made.
 const EVENTS_MAX: usize = 256;
-/// How often what was fetched in vain is looked for.
+/// How often what was fetched in vain is looked for, and secrets and tokens are dropped that count no more.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// What the watch of pods is built from.
@@ -164,7 +164,10 @@ impl Pods {
                 }
                 Some(ended) = fetches.tasks.join_next_with_id() => self.ended(ended, &mut fetches),
                 () = wait => {}
-                _ = sweep.tick() => self.0.head_start.sweep(&self.0.metrics),
+                _ = sweep.tick() => {
+                    self.0.head_start.sweep(&self.0.metrics);
+                    self.0.fetcher.forget_old();
+                }
                 () = shutdown.requested() => return,
             }
             look_again = self.act(&mut fetches);

@@ -1,20 +1,21 @@
 //! The pull secrets of a pod, read by name and merged as kubelet merges them.
 //!
 //! Kubelet reads `imagePullSecrets` of the pod alone: those of its service account were copied into it by the API server's
-//! admission. A secret that does not exist is passed over; one that may not be read is waited for, and nothing is asked without it; one that is malformed fails the pull, of every image of the pod,
-//! as it does with kubelet. Promises: what was read is kept in memory for seconds, never written, and wiped when it is
-//! dropped; what a secret opens is proved by the registry, as for any caller.
+//! admission. A secret that does not exist is passed over; one that may not be read is waited for, and nothing is asked without
+//! it; one that is malformed fails the pull, of every image of the pod, as it does with kubelet. Promises: the images of a pod
+//! that begin together read a secret once; what was read counts for seconds, is dropped within a minute after that, never
+//! written, and wiped when it is dropped; what a secret opens is proved by the registry, as for any caller. Not wiped: the
+//! copies that the client for the API server makes of an answer while it reads it, which are freed at once.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
+use super::kept_answers::KeptAnswers;
 use super::source::{Secret, SecretError, SecretSource};
 use crate::credentials::PullSecrets;
-use crate::support::bounded_map::BoundedMap;
 
 /// How long a secret counts that was read: the images of one pod follow each other within seconds.
 const KEPT_FOR: Duration = Duration::from_secs(10);
@@ -40,18 +41,24 @@ pub(super) enum PodSecretsError {
     Unavailable(String),
 }
 
-/// When a secret was read, by namespace and name; `None`: it was not there.
-type Kept = BoundedMap<(String, String), (Instant, Option<Secret>)>;
+/// A secret; `None`: it was not there.
+type Read = Result<Option<Secret>, PodSecretsError>;
 
 /// Pull secrets of pods, through a source.
 pub(super) struct PodSecrets {
     source: Arc<dyn SecretSource>,
-    kept: Mutex<Kept>,
+    /// By namespace and name.
+    kept: KeptAnswers<(String, String), Read>,
 }
 
 impl PodSecrets {
     pub(super) fn new(source: Arc<dyn SecretSource>) -> Self {
-        Self { source, kept: Mutex::new(BoundedMap::new(KEPT_MAX)) }
+        Self { source, kept: KeptAnswers::new(KEPT_MAX) }
+    }
+
+    /// Drops what counts no more.
+    pub(super) fn forget_old(&self) {
+        self.kept.forget_old();
     }
 
     /// The secrets of these names, merged. One that does not exist is passed over. One that may not be read is not: kubelet
@@ -74,31 +81,33 @@ impl PodSecrets {
         Ok(merged)
     }
 
-    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, PodSecretsError> {
+    async fn secret(&self, namespace: &str, name: &str) -> Read {
         let key = (namespace.to_owned(), name.to_owned());
-        if let Some((read_at, secret)) = self.kept.lock().get(&key)
-            && read_at.elapsed() < KEPT_FOR
-        {
-            return Ok(secret.clone());
+        let (source, (namespace, name)) = (Arc::clone(&self.source), key.clone());
+        let counts_for = |read: &Read| if read.is_ok() { KEPT_FOR } else { Duration::ZERO };
+        let read = || async move { read(&*source, &namespace, &name).await };
+        let read = self.kept.get(key, counts_for, read).await;
+        read.unwrap_or_else(|| Err(PodSecretsError::Unavailable("the reading failed".to_owned())))
+    }
+}
+
+/// Reads a secret, again for a moment while it may not be read.
+async fn read(source: &dyn SecretSource, namespace: &str, name: &str) -> Read {
+    let mut waits = FORBIDDEN_WAITS.iter();
+    loop {
+        let asked = timeout(READ_WAIT, source.secret(namespace, name)).await;
+        match asked.unwrap_or_else(|_| Err(SecretError::Unavailable("no answer in time".to_owned()))) {
+            Ok(secret) => return Ok(Some(secret)),
+            Err(SecretError::Missing) => return Ok(None),
+            Err(SecretError::Forbidden) => match waits.next() {
+                Some(wait) => sleep(*wait).await,
+                None => {
+                    let why = format!("the identity may not read {namespace}/{name}");
+                    return Err(PodSecretsError::Unavailable(why));
+                }
+            },
+            Err(SecretError::Unavailable(why)) => return Err(PodSecretsError::Unavailable(why)),
         }
-        let mut waits = FORBIDDEN_WAITS.iter();
-        let secret = loop {
-            let asked = timeout(READ_WAIT, self.source.secret(namespace, name)).await;
-            match asked.unwrap_or_else(|_| Err(SecretError::Unavailable("no answer in time".to_owned()))) {
-                Ok(secret) => break Some(secret),
-                Err(SecretError::Missing) => break None,
-                Err(SecretError::Forbidden) => match waits.next() {
-                    Some(wait) => sleep(*wait).await,
-                    None => {
-                        let why = format!("the identity may not read {namespace}/{name}");
-                        return Err(PodSecretsError::Unavailable(why));
-                    }
-                },
-                Err(SecretError::Unavailable(why)) => return Err(PodSecretsError::Unavailable(why)),
-            }
-        };
-        self.kept.lock().insert(key, (Instant::now(), secret.clone()));
-        Ok(secret)
     }
 }
 
@@ -108,6 +117,7 @@ mod tests {
 
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -160,10 +170,18 @@ mod tests {
         assert_eq!(format!("{merged:?}"), "PullSecrets(2 entries)");
         secrets.merged("shop", &names(&["a", "none", "b"])).await.unwrap();
         assert_eq!(source.asked.lock().len(), 3, "the images of one pod ask once");
+        let (own, others) = (names(&["c", "b"]), names(&["c"]));
+        let (one, two, three) = tokio::join!(
+            secrets.merged("shop", &own),
+            secrets.merged("shop", &own),
+            secrets.merged("shop", &others)
+        );
+        assert!(one.is_ok() && two.is_ok() && three.is_ok());
+        assert_eq!(source.asked.lock().len(), 4, "also where they ask at once");
         secrets.merged("bank", &names(&["a"])).await.unwrap();
         tokio::time::advance(KEPT_FOR).await;
         secrets.merged("shop", &names(&["a"])).await.unwrap();
-        assert_eq!(*source.asked.lock(), ["shop/a", "shop/none", "shop/b", "bank/a", "shop/a"]);
+        assert_eq!(*source.asked.lock(), ["shop/a", "shop/none", "shop/b", "shop/c", "bank/a", "shop/a"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,18 +1,19 @@
 //! Service accounts of this node's pods and their tokens, for the credential plugins of kubelet that ask for them.
 //!
 //! Promises: a token is requested for a pod of this node alone, and only where a plugin asks for one and its last answer does
-//! not count any more; tokens are kept in memory for minutes, never written and wiped when they are dropped; what the identity
-//! may not ask for is said once and asked for again only after a while.
+//! not count any more; equal requests at one time are one; a token is used for five minutes and dropped within another, never
+//! written, and wiped when it is dropped; what the identity may not ask for is said once and asked for again only after a
+//! while. Not wiped: the copies that the client for the API server makes of an answer while it reads it.
 
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
+use super::kept_answers::KeptAnswers;
 use crate::credentials::{
     AccountError, AccountSource, Credential, Keychain, PodAccount, Secret, ServiceAccount,
 };
@@ -52,6 +53,12 @@ impl ServiceAccounts {
         Self { keychain, source: Kept::new(source) }
     }
 
+    /// Drops what counts no more.
+    pub(super) fn forget_old(&self) {
+        self.source.accounts.forget_old();
+        self.source.tokens.forget_old();
+    }
+
     /// Whether a plugin asks for a pod's service account to give a credential for `repository`.
     pub(super) fn are_wanted_for(&self, repository: &Repository) -> bool {
         self.keychain.wants_account_for(repository)
@@ -67,8 +74,7 @@ impl ServiceAccounts {
     }
 }
 
-/// When something was asked for, and the answer.
-type Answers<K, V> = Mutex<BoundedMap<K, (Instant, Result<V, AccountError>)>>;
+type Answers<K, V> = KeptAnswers<K, Result<V, AccountError>>;
 
 /// A source whose answers are kept for a while.
 struct Kept {
@@ -83,8 +89,7 @@ struct Kept {
 
 impl Kept {
     fn new(source: Arc<dyn AccountSource>) -> Self {
-        let (accounts, tokens) =
-            (Mutex::new(BoundedMap::new(KEPT_MAX)), Mutex::new(BoundedMap::new(KEPT_MAX)));
+        let (accounts, tokens) = (KeptAnswers::new(KEPT_MAX), KeptAnswers::new(KEPT_MAX));
         Self { source, accounts, tokens, said: Mutex::new(BoundedMap::new(SAID_MAX)) }
     }
 
@@ -100,32 +105,32 @@ impl Kept {
     }
 }
 
-/// The answer that is kept for `key`, if it still counts, else that of `ask`, which is asked again for a moment while it refuses.
-async fn kept<'a, K: Hash + Eq, V: Clone>(
-    answers: &Answers<K, V>,
-    key: K,
-    used_for: Duration,
-    ask: impl Fn() -> BoxFuture<'a, Result<V, AccountError>>,
-) -> Result<V, AccountError> {
-    if let Some((asked_at, answer)) = answers.lock().get(&key)
-        && asked_at.elapsed() < if answer.is_ok() { used_for } else { KEPT_FOR }
-    {
-        return answer.clone();
+/// How long an answer counts: one that is good for `used_for`, and one that is not known for nothing.
+fn counts_for<V>(answer: &Result<V, AccountError>, used_for: Duration) -> Duration {
+    match answer {
+        Ok(_) => used_for,
+        Err(AccountError::Forbidden(_) | AccountError::Missing) => KEPT_FOR,
+        Err(AccountError::Unavailable(_)) => Duration::ZERO,
     }
+}
+
+/// The answer of `ask`, which is asked again for a moment while it refuses.
+async fn asked<'a, V>(ask: impl Fn() -> BoxFuture<'a, Result<V, AccountError>>) -> Result<V, AccountError> {
     let mut waits = REFUSED_WAITS.iter();
-    let answer = loop {
-        let asked = timeout(ASK_WAIT, ask()).await;
-        match asked.unwrap_or_else(|_| Err(AccountError::Unavailable("no answer in time".to_owned()))) {
-            error @ Err(AccountError::Unavailable(_)) => return error,
+    loop {
+        let answer = timeout(ASK_WAIT, ask()).await;
+        match answer.unwrap_or_else(|_| Err(AccountError::Unavailable("no answer in time".to_owned()))) {
             Err(error @ (AccountError::Forbidden(_) | AccountError::Missing)) => match waits.next() {
                 Some(wait) => sleep(*wait).await,
-                None => break Err(error),
+                None => return Err(error),
             },
-            Ok(answer) => break Ok(answer),
+            other => return other,
         }
-    };
-    answers.lock().insert(key, (Instant::now(), answer.clone()));
-    answer
+    }
+}
+
+fn unknown() -> AccountError {
+    AccountError::Unavailable("the question failed".to_owned())
 }
 
 fn within_bounds(account: ServiceAccount) -> Result<ServiceAccount, AccountError> {
@@ -147,8 +152,12 @@ impl AccountSource for Kept {
     fn account<'a>(&'a self, pod: &'a PodAccount) -> BoxFuture<'a, Result<ServiceAccount, AccountError>> {
         async move {
             let key = (pod.namespace.clone(), pod.service_account.clone());
-            let ask = || async { self.source.account(pod).await.and_then(within_bounds) }.boxed();
-            let answer = kept(&self.accounts, key, KEPT_FOR, ask).await;
+            let (source, of) = (Arc::clone(&self.source), pod.clone());
+            let ask = || async move {
+                asked(|| async { source.account(&of).await.and_then(within_bounds) }.boxed()).await
+            };
+            let answer = self.accounts.get(key, |answer| counts_for(answer, KEPT_FOR), ask).await;
+            let answer = answer.unwrap_or_else(|| Err(unknown()));
             if let Err(AccountError::Forbidden(why)) = &answer {
                 self.say("", why);
             }
@@ -164,8 +173,12 @@ impl AccountSource for Kept {
     ) -> BoxFuture<'a, Result<Secret, AccountError>> {
         async move {
             let key = (pod.clone(), audience.to_owned());
-            let ask = || async { self.source.token(pod, audience).await.and_then(is_token) }.boxed();
-            let answer = kept(&self.tokens, key, TOKEN_USED_FOR, ask).await;
+            let (source, (of, wanted)) = (Arc::clone(&self.source), key.clone());
+            let ask = || async move {
+                asked(|| async { source.token(&of, &wanted).await.and_then(is_token) }.boxed()).await
+            };
+            let answer = self.tokens.get(key, |answer| counts_for(answer, TOKEN_USED_FOR), ask).await;
+            let answer = answer.unwrap_or_else(|| Err(unknown()));
             if let Err(AccountError::Forbidden(why)) = &answer {
                 self.say(audience, why);
             }
@@ -231,18 +244,28 @@ mod tests {
         let ask = async |name: &str, audience: &str| {
             kept.token(&pod(name), audience).await.map(|token| token.reveal().to_owned()).unwrap()
         };
-        assert_eq!((ask("a", "reg").await, ask("a", "reg").await), ("one".to_owned(), "one".to_owned()));
+        let together = tokio::join!(ask("a", "reg"), ask("a", "reg"));
+        assert_eq!(together, ("one".to_owned(), "one".to_owned()));
         assert_eq!((ask("b", "reg").await, ask("a", "other").await), ("two".to_owned(), "three".to_owned()));
         tokio::time::advance(TOKEN_USED_FOR).await;
         assert_eq!(ask("a", "reg").await, "four");
         assert_eq!(source.asked.lock().len(), 4);
-        kept.account(&pod("a")).await.unwrap();
-        kept.account(&pod("b")).await.unwrap();
+        let (a, b) = (pod("a"), pod("b"));
+        let (one, other) = tokio::join!(kept.account(&a), kept.account(&b));
+        assert!(one.is_ok() && other.is_ok());
         assert_eq!(source.asked.lock().len(), 5, "pods of one account ask for it once");
+        tokio::time::advance(TOKEN_USED_FOR).await;
+        kept.tokens.forget_old();
+        kept.accounts.forget_old();
+        assert_eq!(
+            (kept.tokens.len(), kept.accounts.len()),
+            (0, 0),
+            "in memory no longer than they are used"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_is_no_storm_and_one_of_a_moment_costs_a_moment() {
+    async fn a_refusal_is_not_asked_for_again_and_again_and_one_of_a_moment_costs_a_moment() {
         let refused = || Err(AccountError::Forbidden("no".to_owned()));
         let (kept, source) = scene(vec![refused(), Err(AccountError::Missing), token("late")]);
         assert!(

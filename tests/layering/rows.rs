@@ -258,6 +258,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "config",
                 "credential_program",
                 "grpc",
+                "kept_answers",
                 "pod",
                 "status",
                 "unused",
