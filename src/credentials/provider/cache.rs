@@ -11,6 +11,8 @@ use crate::support::bounded_map::BoundedMap;
 
 /// Responses at most; a plugin whose response is forgotten is run again.
 const RESPONSES_MAX: usize = 1_024;
+/// Plugins whose kind of response is remembered at most: a configuration has a few.
+const PLUGINS_MAX: usize = 64;
 /// A plugin that failed is not run again for the same image before this: one pull needs a credential many times.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(10);
 
@@ -40,11 +42,16 @@ struct CachedResponse {
 }
 
 /// The responses of all plugins.
-pub(super) struct ResponseCache(Mutex<BoundedMap<CacheKey, CachedResponse>>);
+pub(super) struct ResponseCache {
+    responses: Mutex<BoundedMap<CacheKey, CachedResponse>>,
+    /// For which images the last response of each plugin counted, by its position.
+    kinds: Mutex<BoundedMap<usize, CacheKeyType>>,
+}
 
 impl Default for ResponseCache {
     fn default() -> Self {
-        Self(Mutex::new(BoundedMap::new(RESPONSES_MAX)))
+        let responses = Mutex::new(BoundedMap::new(RESPONSES_MAX));
+        Self { responses, kinds: Mutex::new(BoundedMap::new(PLUGINS_MAX)) }
     }
 }
 
@@ -56,7 +63,7 @@ impl ResponseCache {
         image: &str,
         account: Option<Digest>,
     ) -> Option<Result<Response, ProviderFailed>> {
-        let (now, mut responses) = (Instant::now(), self.0.lock());
+        let (now, mut responses) = (Instant::now(), self.responses.lock());
         keys(provider, image, account).iter().find_map(|key| {
             let cached = responses.get(key).filter(|cached| cached.expires > now)?;
             Some(cached.result.clone())
@@ -76,6 +83,7 @@ impl ResponseCache {
         let (key, lifetime) = match &result {
             Err(ProviderFailed) => (by_image, FAILURE_LIFETIME),
             Ok(response) => {
+                self.kinds.lock().insert(provider, response.cache_key_type);
                 let key = match response.cache_key_type {
                     CacheKeyType::Image => by_image,
                     CacheKeyType::Registry => by_registry,
@@ -85,13 +93,22 @@ impl ResponseCache {
             }
         };
         if !lifetime.is_zero() {
-            self.0.lock().insert(key, CachedResponse { result, expires: Instant::now() + lifetime });
+            self.responses.lock().insert(key, CachedResponse { result, expires: Instant::now() + lifetime });
+        }
+    }
+
+    /// The images that will have one response with `image`, if the plugin answers as it did last: the same text for all of them.
+    pub(super) fn alike(&self, provider: usize, image: &str) -> String {
+        match self.kinds.lock().get(&provider) {
+            None | Some(CacheKeyType::Image) => image.to_owned(),
+            Some(CacheKeyType::Registry) => registry_of(image),
+            Some(CacheKeyType::Global) => String::new(),
         }
     }
 
     /// Forgets what a plugin returned for `image` and the node.
     pub(super) fn forget(&self, provider: usize, image: &str) {
-        let mut responses = self.0.lock();
+        let mut responses = self.responses.lock();
         for key in &keys(provider, image, None) {
             responses.remove(key);
         }
@@ -100,12 +117,12 @@ impl ResponseCache {
 
 /// The keys under which a response for `image` may be, in kubelet's order.
 fn keys(provider: usize, image: &str, account: Option<Digest>) -> [CacheKey; 3] {
-    let registry = image.split('/').next().unwrap_or_default().to_owned();
-    [Images::One(image.to_owned()), Images::Registry(registry), Images::All].map(|images| CacheKey {
-        provider,
-        account,
-        images,
-    })
+    [Images::One(image.to_owned()), Images::Registry(registry_of(image)), Images::All]
+        .map(|images| CacheKey { provider, account, images })
+}
+
+fn registry_of(image: &str) -> String {
+    image.split('/').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

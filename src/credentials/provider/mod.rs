@@ -1,7 +1,7 @@
 //! Kubelet's credential-provider plugins: run unchanged, and their responses cached for as long as they say.
 //!
-//! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once; a plugin
-//! that fails means no credential and a line in the log; one that hangs costs one pull a few seconds.
+//! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once, also for images
+//! that have one response, if its last one said so; a plugin that fails means no credential and a line in the log; one that hangs costs one pull a few seconds.
 //!
 //! A plugin that asks for a token of a pod's service account is run with one for pods alone ([`Providers::account_ring`]); for
 //! the node, it is run without where it can do without (`requireServiceAccount: false`). What it gave for one account is never
@@ -58,16 +58,16 @@ struct Inner {
     /// With the paths of their programs.
     providers: Vec<(Provider, Arc<Path>)>,
     cache: ResponseCache,
-    running: Singleflight<RunKey, Result<Response, ProviderFailed>>,
+    running: Singleflight<RunKey, Ran>,
     patience: Patience<RunKey>,
 }
 
-/// The position of the plugin, the image, and whose run it is: that of a service account or of the node.
+/// The position of the plugin, the images that are alike for it ([`ResponseCache::alike`]), and whose run it is: that of a
+/// service account or of the node.
 type RunKey = (usize, String, Option<Digest>);
 
-fn run_key(position: usize, image: &str, account: Option<&AccountInput>) -> RunKey {
-    (position, image.to_owned(), account.map(|account| account.run_for))
-}
+/// The image that a plugin was run for, and what it returned.
+type Ran = (Arc<str>, Result<Response, ProviderFailed>);
 
 /// What plugins returned for an image.
 pub(super) struct Provided {
@@ -197,13 +197,33 @@ impl Providers {
         if let Some(cached) = self.0.cache.lookup(position, image, kept_for) {
             return cached;
         }
-        let key = run_key(position, image, account);
+        // A pod's images ask at once, where kubelet asks for one after the other and finds the first one's response: they wait
+        // for the run for one of them, and only where its response does not count for this image, for one of their own.
+        let whose = account.map(|account| account.run_for);
+        let shared: RunKey = (position, self.0.cache.alike(position, image), whose);
+        let (ran_for, response) = self.waited(shared, image, account).await;
+        if *ran_for == *image {
+            return response;
+        }
+        match self.0.cache.lookup(position, image, kept_for) {
+            Some(cached) => cached,
+            None => self.waited((position, image.to_owned(), whose), image, account).await.1,
+        }
+    }
+
+    /// What a run returns, that of `image` if none is under way; a failure where it takes too long.
+    async fn waited(&self, key: RunKey, image: &str, account: Option<&AccountInput>) -> Ran {
+        let (position, of): (usize, Arc<str>) = (key.0, Arc::from(image));
         let work = || {
-            let (this, image, account) = (self.clone(), image.to_owned(), account.cloned());
-            async move { this.run(position, &image, account.as_ref()).await }
+            let (this, key, image) = (self.clone(), key.clone(), Arc::clone(&of));
+            let account = account.cloned();
+            async move {
+                let response = this.run(&key, &image, account.as_ref()).await;
+                (image, response)
+            }
         };
         match self.0.patience.wait(&key, self.0.running.run(key.clone(), work)).await {
-            Some(response) => response.unwrap_or(Err(ProviderFailed)),
+            Some(ran) => ran.unwrap_or((of, Err(ProviderFailed))),
             None => {
                 let provider = self.0.providers.get(position).map_or("", |(provider, _)| &provider.name);
                 tracing::warn!(
@@ -211,17 +231,18 @@ impl Providers {
                     image,
                     "a credential provider takes long; pulls go on without its credential until it has ended"
                 );
-                Err(ProviderFailed)
+                (of, Err(ProviderFailed))
             }
         }
     }
 
     async fn run(
         &self,
-        position: usize,
+        key: &RunKey,
         image: &str,
         account: Option<&AccountInput>,
     ) -> Result<Response, ProviderFailed> {
+        let position = key.0;
         let (provider, program) = self.0.providers.get(position).ok_or(ProviderFailed)?;
         let (args, env) = (&provider.args, &provider.env);
         let told = account.map(|account| (account.token.reveal(), &account.annotations));
@@ -238,10 +259,9 @@ impl Providers {
             tracing::warn!(provider, image, why, "a credential provider gave no credential");
             ProviderFailed
         });
-        let key = run_key(position, image, account);
         match &result {
-            Ok(_) => self.0.patience.recovered(&key),
-            Err(ProviderFailed) => self.0.patience.ended(&key),
+            Ok(_) => self.0.patience.recovered(key),
+            Err(ProviderFailed) => self.0.patience.ended(key),
         }
         let kept_for = account.map(|account| account.kept_for);
         self.0.cache.store(position, image, kept_for, result.clone(), provider.default_cache);

@@ -114,6 +114,44 @@ async fn equal_requests_at_the_same_time_run_a_plugin_once() {
 }
 
 #[tokio::test]
+async fn the_images_of_a_pod_that_ask_at_once_run_a_plugin_as_often_as_kubelet_does() {
+    for (kind, runs) in [("Registry", 1 + 2), ("Global", 1 + 1), ("Image", 1 + 4)] {
+        let script = format!(
+            "while [ -e %/hold ] && [ ! -e %/go ]; do sleep 0.01; done; {}",
+            answer(kind, "\"1h\"", ANY)
+        );
+        let plugin = plugin(&script);
+        // Its first response says for which images it counts; it ends.
+        plugin.users("first.test/x").await;
+        plugin.providers.forget("first.test/x");
+        std::fs::write(plugin.directory.path().join("hold"), "").unwrap();
+        let all = join_all(["a.test/x", "a.test/y", "a.test/z", "b.test/x"].map(|image| plugin.users(image)));
+        let open = async {
+            while plugin.runs() < runs {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            std::fs::write(plugin.directory.path().join("go"), "").unwrap();
+        };
+        let (all, ()) = tokio::join!(all, open);
+        assert!(all.iter().all(|users| users == &["u"]), "{kind}: {all:?}");
+        assert_eq!(plugin.runs(), runs, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_answers_otherwise_than_last_time_gives_each_image_its_own() {
+    let plugin = plugin(&format!(
+        "if [ -e %/second ]; then {}; else touch %/second; {}; fi",
+        answer("Image", "\"0s\"", ANY),
+        answer("Global", "\"0s\"", ANY)
+    ));
+    plugin.users("first.test/x").await;
+    let all = join_all(["a.test/x", "a.test/y", "b.test/x"].map(|image| plugin.users(image))).await;
+    assert!(all.iter().all(|users| users == &["u"]), "{all:?}");
+    assert_eq!(plugin.runs(), 1 + 3);
+}
+
+#[tokio::test]
 async fn a_plugin_that_fails_gives_no_credential_and_is_not_run_at_once_again() {
     for script in [
         "exit 1".to_owned(),
