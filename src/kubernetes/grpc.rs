@@ -22,7 +22,7 @@ use tonic::codec::Streaming;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-/// How long a local socket may take to connect and greet: a healthy one does within a millisecond.
+/// How long a local socket may take to connect and to make the handshake of HTTP/2: a healthy one does within a millisecond.
 const OPEN_MAX: Duration = Duration::from_secs(2);
 /// The server's name in requests, as gRPC's own libraries have it for a local socket.
 const ORIGIN: &str = "http://localhost";
@@ -76,7 +76,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects to a socket and greets.
+    /// Connects to a socket, and makes the handshake of HTTP/2.
     pub(super) async fn open(socket: &Path, message_max: usize) -> Result<Self, LocalError> {
         tokio::time::timeout(OPEN_MAX, Self::connect(socket, message_max))
             .await

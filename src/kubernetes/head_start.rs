@@ -1,6 +1,6 @@
 //! Head start: how long before a runtime's first question an image was here, and what was fetched in vain.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::metrics::Metrics;
+use super::pod::PodName;
 use super::unused::Unused;
 use crate::reference::{Image, Reference, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
@@ -19,8 +20,10 @@ const IMAGES_MAX: usize = 4_096;
 pub(super) const VAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// An image that was fetched ahead.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Ahead {
+    /// The pod that it was begun for.
+    pod: PodName,
     /// When it began, and after that when all of it was here.
     at: Instant,
     is_here: bool,
@@ -47,10 +50,10 @@ impl Default for HeadStart {
 }
 
 impl HeadStart {
-    /// A fetch begins.
-    pub(super) fn begun(&self, image: &Image) {
+    /// A fetch begins for a pod.
+    pub(super) fn begun(&self, image: &Image, pod: PodName) {
         let at = Instant::now();
-        let begun = Ahead { at, is_here: false, has_ended: false, fetched_bytes: 0, is_asked: false };
+        let begun = Ahead { pod, at, is_here: false, has_ended: false, fetched_bytes: 0, is_asked: false };
         let mut images = self.images.lock();
         let key = (image.repository.clone(), image.reference.clone());
         // Another pod may want it, and its runtime has not asked yet.
@@ -89,7 +92,7 @@ impl HeadStart {
 
     /// A runtime asked for an image and was answered.
     pub(super) fn asked(&self, repository: &Repository, reference: &Reference, metrics: &Metrics) {
-        if self.unused.lock().asked(repository.registry()) {
+        if self.unused.lock().asked(repository.registry(), Instant::now()) {
             let registry = repository.registry();
             tracing::info!(%registry, "a runtime asks for images of a registry again; they are fetched ahead");
         }
@@ -108,6 +111,15 @@ impl HeadStart {
         (self.found_all.load(Ordering::Relaxed), self.found_part.load(Ordering::Relaxed))
     }
 
+    /// Bytes that were fetched within [`VAIN_AFTER`] and that no runtime has asked for, by the namespace that they came for.
+    pub(super) fn unasked_bytes(&self) -> HashMap<String, u64> {
+        let mut bytes = HashMap::new();
+        for (_, ahead) in self.images.lock().iter().filter(|(_, a)| !a.is_asked && a.fetched_bytes > 0) {
+            *bytes.entry(ahead.pod.namespace.clone()).or_default() += ahead.fetched_bytes;
+        }
+        bytes
+    }
+
     /// Forgets what is long past; counts what was fetched in vain.
     pub(super) fn sweep(&self, metrics: &Metrics) {
         let mut in_vain = Vec::new();
@@ -118,17 +130,18 @@ impl HeadStart {
                 metrics.in_vain(ahead.fetched_bytes);
                 // What was here already cost nothing, and what ended with its pod says nothing of its registry.
                 if ahead.is_here && ahead.fetched_bytes > 0 {
-                    in_vain.push(repository.registry().clone());
+                    let PodName { namespace, name } = &ahead.pod;
+                    in_vain.push((repository.registry().clone(), format!("{namespace}/{name}")));
                 }
             }
             !is_past
         });
         let mut unused = self.unused.lock();
-        for registry in in_vain {
-            if unused.in_vain(&registry) {
+        for (registry, pod) in in_vain {
+            if unused.in_vain(&registry, &pod, Instant::now()) {
                 tracing::info!(
                     %registry,
-                    "images of a registry are fetched ahead no more until a runtime asks for one: the last were fetched in vain"
+                    "images of a registry are fetched ahead no more until a runtime asks for one: those of the last pods were fetched in vain"
                 );
             }
         }
@@ -145,6 +158,10 @@ mod tests {
     use super::*;
     use crate::support::metrics::Registry;
 
+    fn pod(name: impl ToString) -> PodName {
+        PodName { namespace: "shop".to_owned(), name: name.to_string() }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_came_for_a_deleted_pod_was_fetched_in_vain_too_unless_a_runtime_asks() {
         let registry = Registry::new();
@@ -153,10 +170,10 @@ mod tests {
         let [deleted, asked, again] =
             ["reg.test/gone:v1", "reg.test/asked:v1", "reg.test/again:v1"].map(image);
         for image in [&deleted, &asked, &again] {
-            head_start.begun(image);
+            head_start.begun(image, pod("web"));
             head_start.not_here(image, 100);
         }
-        head_start.begun(&again);
+        head_start.begun(&again, pod("web"));
         head_start.here(&again, 20);
         head_start.asked(&asked.repository, &asked.reference, &metrics);
         tokio::time::advance(VAIN_AFTER).await;
@@ -173,7 +190,7 @@ mod tests {
         let fetched = |repository: &str, bytes: u64| {
             for n in 0..5 {
                 let image: Image = format!("{repository}{n}:v1").parse().unwrap();
-                head_start.begun(&image);
+                head_start.begun(&image, pod(n));
                 head_start.here(&image, bytes);
             }
         };
@@ -194,19 +211,22 @@ mod tests {
         let image = |name: &str| name.parse::<Image>().unwrap();
         let [early, late, vain] = ["reg.test/early:v1", "reg.test/late:v1", "reg.test/vain:v1"].map(image);
         for image in [&early, &late, &vain] {
-            head_start.begun(image);
+            head_start.begun(image, pod("web"));
         }
         head_start.here(&early, 100);
         head_start.here(&vain, 7);
+        assert_eq!(head_start.unasked_bytes(), [("shop".to_owned(), 107)].into());
         tokio::time::advance(Duration::from_secs(3)).await;
         for _ in 0..2 {
             head_start.asked(&early.repository, &early.reference, &metrics);
             head_start.asked(&late.repository, &late.reference, &metrics);
         }
         head_start.asked(&image("reg.test/other:v1").repository, &vain.reference, &metrics);
+        assert_eq!(head_start.unasked_bytes(), [("shop".to_owned(), 7)].into());
         tokio::time::advance(VAIN_AFTER).await;
         head_start.sweep(&metrics);
         head_start.sweep(&metrics);
+        assert!(head_start.unasked_bytes().is_empty());
         let text = String::from_utf8(registry.render().unwrap()).unwrap();
         for line in [
             "larder_kubernetes_pulls_total{found=\"all\"} 1",

@@ -60,7 +60,7 @@ impl Metrics {
             head_start,
             protected: registry.gauge(
                 "kubernetes_protected_blobs",
-                "Blobs of images of running pods, which are evicted after all others.",
+                "Blobs of images whose containers have started here, which are evicted after all others.",
             )?,
         })
     }

@@ -3,7 +3,8 @@
 //! A pod wants its images in kubelet's order; of each pod a stated number is fetched at a time. Pods go by priority, then
 //! by age, and take turns, so that a pod of many images does not keep the next one from its first. What two pods want alike
 //! is fetched once. Places are shared: a more urgent pod gets one of a less urgent one's, and a namespace one of those of a
-//! namespace that holds more. Of a registry that no runtime asks Larder for, nothing is fetched.
+//! namespace that holds more. Nothing is begun from a registry that no runtime asks Larder for, nor for a namespace whose
+//! pods have much here already that no runtime has asked for.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -63,8 +64,8 @@ pub(super) struct Known<'a> {
     /// What needs no fetch any more, by the UID of the pod.
     pub(super) settled: &'a HashMap<String, HashSet<Fetch>>,
     pub(super) failed: &'a dyn Fn(&Fetch) -> Option<Instant>,
-    /// Registries from which nothing is fetched ahead.
-    pub(super) unused: &'a dyn Fn(&Registry) -> bool,
+    /// Whether nothing is begun for pods of a namespace, or from a registry.
+    pub(super) held_back: &'a dyn Fn(&str, &Registry) -> bool,
 }
 
 /// What is to be done.
@@ -245,7 +246,7 @@ impl<'a> Queue<'a> {
                 under_way += 1;
                 continue;
             }
-            if (known.unused)(fetch.image.repository.registry()) {
+            if (known.held_back)(&pod.namespace, fetch.image.repository.registry()) {
                 continue;
             }
             match (known.failed)(&fetch).filter(|until| *until > now) {

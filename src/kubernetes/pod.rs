@@ -80,6 +80,13 @@ pub struct Pod {
     pub images: Vec<PodImage>,
 }
 
+/// A pod, by its names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PodName {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
 /// A pod as a source has it.
 #[derive(Debug, Clone, Default)]
 pub struct RawPod {

@@ -3,7 +3,7 @@
 //! Degrades to nothing: a source that fails is told once and tried again by itself, and pulls go on as if there were no
 //! watch. One task changes the state; fetches are tasks of their own, ended with their pods.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::protect::Running;
 use super::secrets::PodSecrets;
 use super::service_account::ServiceAccounts;
 use super::source::{ImagePresence, PodEvent, PodSource, SecretSource};
-use super::state::State;
+use super::state::{HeldBack, State};
 use super::status::{PodNumbers, PodOutlook, PodsStatus};
 use super::table::PODS_MAX;
 use crate::reference::{Image, Reference, Repository};
@@ -33,6 +33,10 @@ use crate::support::shutdown::Shutdown;
 const EVENTS_MAX: usize = 256;
 /// How often what was fetched in vain is looked for, and secrets and tokens are dropped that count no more.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// The part of the store that may be fetched ahead for the pods of one namespace before a runtime asks for any of it: pods
+/// that never start are pulled for by no kubelet, which would count what they bring. Beyond it, their fetches wait.
+const UNASKED_PART: u64 = 10;
 
 /// What the watch of pods is built from.
 pub struct Parts {
@@ -69,6 +73,8 @@ struct Inner {
 /// Fetches under way.
 #[derive(Default)]
 struct Fetches {
+    /// See [`UNASKED_PART`]; in bytes.
+    unasked_max: u64,
     tasks: JoinSet<Outcome>,
     handles: HashMap<Fetch, UnderWay>,
 }
@@ -78,6 +84,8 @@ struct UnderWay {
     handle: AbortHandle,
     /// Bytes that have come.
     arrived: Arc<AtomicU64>,
+    /// The namespace of the pod that it was begun for.
+    namespace: String,
 }
 
 impl Pods {
@@ -139,7 +147,7 @@ impl Pods {
     }
 
     async fn follow(&self, mut events: mpsc::Receiver<(usize, PodEvent)>, mut shutdown: Shutdown) {
-        let mut fetches = Fetches::default();
+        let mut fetches = Fetches { unasked_max: self.unasked_max().await, ..Fetches::default() };
         let mut look_again: Option<Instant> = None;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,8 +166,8 @@ impl Pods {
                         changed |= self.apply(event);
                     }
                     if changed {
-                        let images = self.0.state.lock().images();
-                        self.0.running.set(images);
+                        let running = self.0.state.lock().running();
+                        self.0.running.set(running);
                     }
                 }
                 Some(ended) = fetches.tasks.join_next_with_id() => self.ended(ended, &mut fetches),
@@ -167,6 +175,7 @@ impl Pods {
                 _ = sweep.tick() => {
                     self.0.head_start.sweep(&self.0.metrics);
                     self.0.fetcher.forget_old();
+                    fetches.unasked_max = self.unasked_max().await;
                 }
                 () = shutdown.requested() => return,
             }
@@ -212,13 +221,14 @@ impl Pods {
     /// Does what is to be done now; returns when to look again.
     fn act(&self, fetches: &mut Fetches) -> Option<Instant> {
         let (Plan { begin, end, look_again }, (pods, fetching)) = {
-            let unused = self.0.head_start.unused();
+            let held_back =
+                HeldBack { registries: self.0.head_start.unused(), namespaces: self.held_back(fetches) };
             let mut state = self.0.state.lock();
-            (state.plan(unused, Instant::now()), state.counts())
+            (state.plan(held_back, Instant::now()), state.counts())
         };
         self.0.metrics.state(pods, fetching);
         for fetch in end {
-            if let Some(UnderWay { handle, arrived }) = fetches.handles.remove(&fetch) {
+            if let Some(UnderWay { handle, arrived, .. }) = fetches.handles.remove(&fetch) {
                 handle.abort();
                 let arrived = arrived.load(Ordering::Relaxed);
                 self.0.metrics.ended(None, arrived);
@@ -226,13 +236,35 @@ impl Pods {
             }
         }
         for fetch in begin {
-            self.0.head_start.begun(&fetch.image);
             let (this, own, arrived) = (self.clone(), fetch.clone(), Arc::<AtomicU64>::default());
-            let (counted, account) = (Arc::clone(&arrived), self.0.state.lock().pod_account(&fetch));
+            let (account, pod) = {
+                let state = self.0.state.lock();
+                (state.pod_account(&fetch), state.pod_of(&fetch))
+            };
+            let (counted, namespace) = (Arc::clone(&arrived), pod.namespace.clone());
+            self.0.head_start.begun(&fetch.image, pod);
             let fetched = async move { this.0.fetcher.fetch(&own, account, &counted).await };
-            fetches.handles.insert(fetch, UnderWay { handle: fetches.tasks.spawn(fetched), arrived });
+            let handle = fetches.tasks.spawn(fetched);
+            fetches.handles.insert(fetch, UnderWay { handle, arrived, namespace });
         }
         look_again
+    }
+
+    /// Namespaces for whose pods more was fetched that no runtime has asked for than one may have.
+    fn held_back(&self, fetches: &Fetches) -> HashSet<String> {
+        let mut bytes = self.0.head_start.unasked_bytes();
+        for UnderWay { arrived, namespace, .. } in fetches.handles.values() {
+            *bytes.entry(namespace.clone()).or_default() += arrived.load(Ordering::Relaxed);
+        }
+        let is_over = |(namespace, bytes)| (bytes > fetches.unasked_max).then_some(namespace);
+        bytes.into_iter().filter_map(is_over).collect()
+    }
+
+    /// How many bytes that no runtime has asked for a namespace may have; without a bound where the store's size is unknown.
+    async fn unasked_max(&self) -> u64 {
+        let store = self.0.store.clone();
+        let limits = tokio::task::spawn_blocking(move || store.limits()).await.ok().flatten();
+        limits.map_or(u64::MAX, |limits| limits.max_bytes / UNASKED_PART)
     }
 
     fn ended(&self, ended: Result<(Id, Outcome), JoinError>, fetches: &mut Fetches) {

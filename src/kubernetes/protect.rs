@@ -1,7 +1,8 @@
 //! What runs on this node is what will be pulled here again: the blobs of its images are evicted after all others.
 //!
-//! Promises: nothing of it is pinned, the budget holds as ever; a pod that is gone protects nothing any more; the work and
-//! the memory are bounded. What is in the store of an image is read from the store itself, so that images count which were
+//! Promises: nothing of it is pinned, the budget holds as ever; an image counts once a container of it has started, so that a
+//! pod that never starts protects nothing, and a pod that is gone or being deleted nothing any more; the work and the memory
+//! are bounded, and no namespace takes the protection of another's images. What is in the store of an image is read from the store itself, so that images count which were
 //! pulled before this process began.
 
 use std::collections::HashSet;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::reference::Image;
+use super::state::RunningImages;
+use crate::reference::{Digest, Image};
 use crate::store::Store;
 use crate::support::shutdown::Shutdown;
 
@@ -18,18 +20,18 @@ use crate::support::shutdown::Shutdown;
 const SETTLE: Duration = Duration::from_secs(5);
 /// What an image consists of is read again after this: a tag may name something else, and what was not here may be.
 const AGAIN: Duration = Duration::from_secs(300);
-/// Blobs that are protected at most: those of some 2,000 images.
+/// Blobs that are protected at most: those of some 2,000 images. Namespaces share them evenly.
 const BLOBS_MAX: usize = 65_536;
 
-/// The images of pods that have not ended.
+/// The images of running pods.
 #[derive(Default)]
 pub(super) struct Running {
-    images: watch::Sender<HashSet<Image>>,
+    images: watch::Sender<RunningImages>,
 }
 
 impl Running {
     /// These from now on.
-    pub(super) fn set(&self, images: HashSet<Image>) {
+    pub(super) fn set(&self, images: RunningImages) {
         self.images.send_if_modified(|before| {
             let is_new = *before != images;
             *before = images;
@@ -39,7 +41,7 @@ impl Running {
 
     /// More may be in the store of an image: it was fetched, or a runtime got its manifest.
     pub(super) fn look_again(&self, image: &Image) {
-        self.images.send_if_modified(|running| running.contains(image));
+        self.images.send_if_modified(|running| running.values().any(|images| images.contains(image)));
     }
 }
 
@@ -49,7 +51,7 @@ pub(super) async fn run(running: &Running, store: Store, shown: impl Fn(usize), 
     loop {
         let round = async {
             let running = images.borrow_and_update().clone();
-            let blobs = store.digests_of(&running, BLOBS_MAX).await;
+            let blobs = blobs(running, &store, BLOBS_MAX).await;
             shown(blobs.len());
             store.protect(blobs);
             sleep(SETTLE).await;
@@ -60,6 +62,19 @@ pub(super) async fn run(running: &Running, store: Store, shown: impl Fn(usize), 
             () = shutdown.requested() => return,
         }
     }
+}
+
+/// The blobs of these images that are here, `max` at most: what a namespace leaves of its equal part is for those with more.
+async fn blobs(running: RunningImages, store: &Store, max: usize) -> HashSet<Digest> {
+    let mut namespaces: Vec<HashSet<Image>> = running.into_values().collect();
+    namespaces.sort_by_key(HashSet::len);
+    let (mut all, mut left) = (HashSet::new(), max);
+    for (at, images) in namespaces.iter().enumerate() {
+        let own = store.digests_of(images, left / (namespaces.len() - at)).await;
+        left -= own.len();
+        all.extend(own);
+    }
+    all
 }
 
 #[cfg(test)]

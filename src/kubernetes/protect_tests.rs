@@ -1,10 +1,51 @@
 //! Protection, with a store of the test's own.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::pull::for_tests;
-use crate::reference::{Digest, Reference};
+use crate::reference::Reference;
 use crate::store::Member;
 use crate::support::shutdown;
+
+/// Running images of one namespace.
+fn of_shop(images: &[&Image]) -> RunningImages {
+    [("shop".to_owned(), images.iter().map(|image| (*image).clone()).collect())].into()
+}
+
+/// Puts a manifest into the store, and confirms the tag.
+async fn put(store: &Store, image: &Image, manifest: &'static [u8]) -> Digest {
+    let Reference::Tag(tag) = &image.reference else { panic!() };
+    let (digest, media_type) =
+        (Digest::of(manifest), "application/vnd.oci.image.manifest.v1+json".parse().unwrap());
+    let bytes = Bytes::from_static(manifest);
+    store.put(&image.repository, digest, bytes, Member::Manifest(media_type)).await.unwrap();
+    store.records().confirm_tag(&image.repository, tag, digest).await.unwrap();
+    digest
+}
+
+#[tokio::test]
+async fn a_tenant_with_many_images_takes_the_protection_of_no_other() {
+    let (store, _clock, _directory) = for_tests::store();
+    let mut running = RunningImages::new();
+    let mut own = HashSet::new();
+    for n in 0..20 {
+        let image: Image = format!("reg.test/many/app{n}:v1").parse().unwrap();
+        let manifest = format!(r#"{{"schemaVersion":2,"n":{n}}}"#).into_bytes();
+        put(&store, &image, manifest.leak()).await;
+        running.entry("many".to_owned()).or_default().insert(image);
+    }
+    for n in 0..3 {
+        let image: Image = format!("reg.test/shop/app{n}:v1").parse().unwrap();
+        own.insert(
+            put(&store, &image, format!(r#"{{"schemaVersion":2,"own":{n}}}"#).into_bytes().leak()).await,
+        );
+        running.entry("shop".to_owned()).or_default().insert(image);
+    }
+    let protected = blobs(running, &store, 10).await;
+    assert!(protected.is_superset(&own));
+    assert_eq!(protected.len(), 10, "what one leaves is another's");
+}
 
 #[tokio::test(start_paused = true)]
 async fn what_runs_here_is_protected_as_soon_as_it_is_here_and_no_longer_than_it_runs() {
@@ -19,20 +60,15 @@ async fn what_runs_here_is_protected_as_soon_as_it_is_here_and_no_longer_than_it
     };
     let story = async {
         // The pod is bound: nothing of its image is here.
-        running.set([image.clone()].into());
+        running.set(of_shop(&[&image]));
         sleep(4 * SETTLE).await;
         assert_eq!(store.protected(), 0);
-        let Reference::Tag(tag) = &image.reference else { panic!() };
-        let (manifest, bytes) =
-            (Digest::of(for_tests::MANIFEST), bytes::Bytes::from_static(for_tests::MANIFEST));
-        let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
-        store.put(&image.repository, manifest, bytes, Member::Manifest(media_type)).await.unwrap();
-        store.records().confirm_tag(&image.repository, tag, manifest).await.unwrap();
+        put(&store, &image, for_tests::MANIFEST).await;
         running.look_again(&"reg.test/team/other:v1".parse().unwrap());
         running.look_again(&image);
-        // Its manifest and its config; long before all is looked at again by itself.
-        tokio::time::timeout(4 * SETTLE, until(2)).await.expect("it protects nothing");
-        running.set(HashSet::new());
+        // Its manifest, and not its config, which is not here; long before all is looked at again by itself.
+        tokio::time::timeout(4 * SETTLE, until(1)).await.expect("it protects nothing");
+        running.set(RunningImages::new());
         tokio::time::timeout(4 * SETTLE, until(0)).await.expect("a pod that is gone protects");
         trigger.fire();
     };

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::fetch::Outcome;
 use super::plan::{BackOff, FAILED, Failed, Fetch, Known, Plan, REFUSED, plan, wanted};
-use super::pod::{Pod, PullPolicy};
+use super::pod::{Pod, PodName, PullPolicy};
 use super::source::PodEvent;
 use super::status::{PodOutlook, PodsStatus, SourceStatus};
 use super::table::Table;
@@ -22,6 +22,9 @@ const FAILED_SHOWN: usize = 8;
 /// The problem of a source before it tells anything.
 const NOTHING_YET: &str = "it has told nothing yet";
 
+/// The images whose containers have started, of pods that have not ended, by namespace.
+pub(super) type RunningImages = HashMap<String, HashSet<Image>>;
+
 /// The pods, the fetches, and the sources.
 pub(super) struct State {
     table: Table,
@@ -30,8 +33,16 @@ pub(super) struct State {
     failed: BoundedMap<Fetch, Failed>,
     sources: Vec<SourceStatus>,
     ahead: usize,
-    /// Registries of which nothing is fetched ahead.
-    unused: HashSet<Registry>,
+    held_back: HeldBack,
+}
+
+/// For what nothing is begun.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct HeldBack {
+    /// Registries that no runtime asks Larder for.
+    pub(super) registries: HashSet<Registry>,
+    /// Namespaces for whose pods much was fetched that no runtime has asked for.
+    pub(super) namespaces: HashSet<String>,
 }
 
 /// What an event changed.
@@ -60,7 +71,7 @@ impl State {
             failed: BoundedMap::new(FAILED_MAX),
             sources: sources.iter().map(unknown).collect(),
             ahead,
-            unused: HashSet::new(),
+            held_back: HeldBack::default(),
         }
     }
 
@@ -90,13 +101,16 @@ impl State {
         Changed { pods, connection, is_full }
     }
 
-    /// What is to be done now; nothing is begun from `unused` registries. What begins and ends counts as begun and ended.
-    pub(super) fn plan(&mut self, unused: HashSet<Registry>, now: Instant) -> Plan {
-        self.unused = unused;
+    /// What is to be done now. What begins and ends counts as begun and ended.
+    pub(super) fn plan(&mut self, held_back: HeldBack, now: Instant) -> Plan {
+        self.held_back = held_back;
         let failed = |fetch: &Fetch| self.failed.peek(fetch).map(|failed| failed.until);
-        let unused = |registry: &Registry| self.unused.contains(registry);
-        let known =
-            Known { under_way: &self.under_way, settled: &self.settled, failed: &failed, unused: &unused };
+        let HeldBack { registries, namespaces } = &self.held_back;
+        let held_back = |namespace: &str, registry: &Registry| {
+            registries.contains(registry) || namespaces.contains(namespace)
+        };
+        let (under_way, settled) = (&self.under_way, &self.settled);
+        let known = Known { under_way, settled, failed: &failed, held_back: &held_back };
         let plan = plan(self.table.pods(), known, self.ahead, now);
         for fetch in &plan.end {
             self.under_way.remove(fetch);
@@ -154,10 +168,25 @@ impl State {
         (self.table.len(), self.under_way.len())
     }
 
-    /// The images of the pods that have not ended: what runs here, and what is about to.
-    pub(super) fn images(&self) -> HashSet<Image> {
-        let pods = self.table.pods().filter(|pod| !pod.has_ended);
-        pods.flat_map(|pod| pod.images.iter().map(|image| image.image.clone())).collect()
+    /// What runs here, by namespace: images of pods that have not ended, whose containers have started once. Not those of the
+    /// policy `Never`, which are not pulled.
+    pub(super) fn running(&self) -> RunningImages {
+        let mut running = RunningImages::new();
+        for pod in self.table.pods().filter(|pod| !pod.has_ended) {
+            let own = pod.images.iter().filter(|own| own.has_started && own.policy != PullPolicy::Never);
+            let mut own = own.map(|own| own.image.clone()).peekable();
+            if own.peek().is_some() {
+                running.entry(pod.namespace.clone()).or_default().extend(own);
+            }
+        }
+        running
+    }
+
+    /// A pod that wants this.
+    pub(super) fn pod_of(&self, fetch: &Fetch) -> PodName {
+        let pod = self.table.pods().find(|pod| wanted(pod).contains(fetch));
+        let name = |pod: &Pod| PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
+        pod.map(name).unwrap_or_default()
     }
 
     /// The state for people.
@@ -165,7 +194,7 @@ impl State {
         // What a pod wants that is here; what a deleted pod could not have is of no interest any more.
         let wanted: HashSet<Fetch> = self.table.pods().flat_map(wanted).collect();
         let failed = self.failed.iter().filter(|(fetch, _)| wanted.contains(*fetch)).take(FAILED_SHOWN);
-        let mut unused: Vec<String> = self.unused.iter().map(ToString::to_string).collect();
+        let mut unused: Vec<String> = self.held_back.registries.iter().map(ToString::to_string).collect();
         unused.sort();
         PodsStatus {
             sources: self.sources.clone(),
@@ -211,7 +240,11 @@ impl State {
             return "it is being fetched for the pod".to_owned();
         }
         let registry = fetch.image.repository.registry();
-        if self.unused.contains(registry) {
+        if self.held_back.namespaces.contains(&pod.namespace) {
+            return "it waits: much that was fetched ahead for the pods of its namespace no runtime has asked for"
+                .to_owned();
+        }
+        if self.held_back.registries.contains(registry) {
             return format!(
                 "nothing is fetched ahead from {registry}: no runtime asked for the last images of it"
             );
@@ -224,143 +257,5 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::kubernetes::FetchedAhead;
-    use crate::kubernetes::pod::{RawImage, RawPod};
-
-    fn pod(uid: &str, image: &str) -> Pod {
-        let container =
-            RawImage { name: "c".to_owned(), image: image.to_owned(), policy: "Always".to_owned() };
-        let raw = RawPod {
-            uid: uid.to_owned(),
-            namespace: "shop".to_owned(),
-            name: format!("pod-{uid}"),
-            containers: vec![container],
-            ..RawPod::default()
-        };
-        Pod::new(raw).unwrap()
-    }
-
-    fn here() -> Outcome {
-        Outcome::Here(FetchedAhead { fetched_bytes: 1, is_whole: true })
-    }
-
-    fn lost(why: &str) -> PodEvent {
-        PodEvent::Lost(why.to_owned())
-    }
-
-    #[test]
-    fn a_source_that_fails_again_and_again_is_told_once() {
-        let mut state = State::new(&["watch"], 3);
-        let connection = |state: &mut State, event| state.apply(0, event).connection;
-        assert_eq!(connection(&mut state, lost("refused")), Some(false));
-        assert_eq!(connection(&mut state, lost("refused")), None);
-        assert_eq!(connection(&mut state, lost("no answer")), None, "another reason is no other state");
-        assert_eq!(connection(&mut state, PodEvent::ListBegins), None);
-        assert_eq!(connection(&mut state, PodEvent::Applied(pod("a", "app"))), None);
-        assert_eq!(connection(&mut state, PodEvent::ListEnds), Some(true));
-        assert_eq!(connection(&mut state, PodEvent::Applied(pod("a", "app"))), None);
-        assert_eq!(connection(&mut state, lost("cut off")), Some(false));
-        assert_eq!(state.status().sources[0].problem.as_deref(), Some("cut off"));
-        assert_eq!(state.counts().0, 1, "what was seen last stays");
-    }
-
-    #[tokio::test]
-    async fn a_new_pod_with_the_policy_always_asks_anew_and_one_that_was_answered_does_not() {
-        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
-        state.apply(0, PodEvent::Applied(pod("a", "app")));
-        let begun = state.plan(HashSet::new(), now).begin;
-        assert_eq!((begun.len(), state.plan(HashSet::new(), now)), (1, Plan::default()));
-        let image = begun[0].image.clone();
-        assert!(state.outlook(&image)[0].state.contains("being fetched"));
-        state.ended(&begun[0], &here(), now);
-        assert_eq!(state.plan(HashSet::new(), now), Plan::default());
-        assert!(state.outlook(&image)[0].state.contains("was fetched"));
-        state.apply(0, PodEvent::Applied(pod("b", "app")));
-        assert_eq!(state.plan(HashSet::new(), now).begin, begun);
-        state.apply(0, PodEvent::Deleted { uid: "b".to_owned() });
-        assert_eq!(state.plan(HashSet::new(), now).end, begun);
-        state.apply(0, PodEvent::Deleted { uid: "a".to_owned() });
-        assert!(state.settled.is_empty() && state.outlook(&image).is_empty() && state.images().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_pod_that_follows_a_refused_one_does_not_ask_again_at_once() {
-        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
-        state.apply(0, PodEvent::Applied(pod("a", "app")));
-        let begun = state.plan(HashSet::new(), now).begin;
-        state.ended(&begun[0], &Outcome::Refused("denied".to_owned()), now);
-        state.apply(0, PodEvent::Deleted { uid: "a".to_owned() });
-        state.apply(0, PodEvent::Applied(pod("b", "app")));
-        let plan = state.plan(HashSet::new(), now);
-        assert!(plan.begin.is_empty());
-        assert!(state.outlook(&begun[0].image)[0].state.contains("denied"));
-        assert_eq!(plan.look_again, Some(now + Duration::from_secs(20)));
-        assert_eq!(state.plan(HashSet::new(), plan.look_again.unwrap()).begin, begun);
-        assert_eq!(state.status().failed.len(), 1);
-        state.apply(0, PodEvent::Deleted { uid: "b".to_owned() });
-        assert!(state.status().failed.is_empty(), "no pod wants it");
-    }
-
-    #[tokio::test]
-    async fn nothing_is_begun_from_a_registry_that_no_runtime_asks_for() {
-        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
-        state.apply(0, PodEvent::Applied(pod("a", "reg.test/app:v1")));
-        state.apply(0, PodEvent::Applied(pod("b", "other.test/app:v1")));
-        let unused: HashSet<Registry> = ["reg.test".parse().unwrap()].into();
-        let begun = state.plan(unused, now).begin;
-        assert_eq!(
-            begun.iter().map(|fetch| fetch.image.to_string()).collect::<Vec<_>>(),
-            ["other.test/app:v1"]
-        );
-        assert_eq!(state.status().unused, ["reg.test"]);
-        assert!(state.outlook(&"reg.test/app:v1".parse().unwrap())[0].state.contains("no runtime asked"));
-        assert_eq!(state.plan(HashSet::new(), now).begin.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_static_pod_and_its_mirror_are_one_fetch_that_goes_on_for_as_long_as_one_source_tells_of_it() {
-        let (now, mut state) = (Instant::now(), State::new(&["pods_api", "api_server"], 3));
-        state.apply(0, PodEvent::Applied(pod("static", "app")));
-        state.apply(1, PodEvent::Applied(pod("mirror", "app")));
-        let begun = state.plan(HashSet::new(), now).begin;
-        assert_eq!(begun.len(), 1);
-        state.apply(1, PodEvent::Deleted { uid: "mirror".to_owned() });
-        assert_eq!(state.plan(HashSet::new(), now), Plan::default());
-        state.apply(0, PodEvent::Deleted { uid: "static".to_owned() });
-        assert_eq!(state.plan(HashSet::new(), now).end, begun);
-    }
-
-    #[tokio::test]
-    async fn what_the_store_does_not_take_is_asked_for_once_a_pod_and_not_by_the_pods_that_follow_at_once() {
-        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
-        state.apply(0, PodEvent::Applied(pod("a", "app")));
-        let begun = state.plan(HashSet::new(), now).begin;
-        state.ended(&begun[0], &Outcome::NotStored("no room".to_owned()), now);
-        let much_later = now + Duration::from_secs(10_000);
-        assert_eq!(state.plan(HashSet::new(), much_later), Plan::default());
-        assert!(state.outlook(&begun[0].image)[0].state.contains("no room"));
-        state.apply(0, PodEvent::Applied(pod("b", "app")));
-        let plan = state.plan(HashSet::new(), now);
-        assert_eq!((plan.begin.len(), plan.look_again), (0, Some(now + Duration::from_secs(20))));
-        assert_eq!(state.plan(HashSet::new(), much_later).begin, begun);
-    }
-
-    #[tokio::test]
-    async fn an_api_server_that_is_away_for_a_moment_costs_a_pod_no_more_than_that() {
-        let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
-        state.apply(0, PodEvent::Applied(pod("a", "app")));
-        let begun = state.plan(HashSet::new(), now).begin;
-        state.ended(&begun[0], &Outcome::Failed("no answer".to_owned()), now);
-        assert_eq!(
-            state.plan(HashSet::new(), now),
-            Plan { look_again: Some(now + Duration::from_secs(2)), ..Plan::default() }
-        );
-        assert_eq!(state.plan(HashSet::new(), now + Duration::from_secs(2)).begin, begun);
-        state.ended(&begun[0], &here(), now);
-        assert_eq!(state.plan(HashSet::new(), now + Duration::from_secs(4)), Plan::default());
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

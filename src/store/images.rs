@@ -51,7 +51,7 @@ impl Store {
         blocking::run(move || Ok(Some(ImageContents::read(&layout, root, confirmed_at)))).await
     }
 
-    /// The digests of the manifests and blobs of these images, here or not, as far as they are known: at most about `max`.
+    /// The digests of the manifests and blobs of these images that are in the store, as far as they are known: `max` at most.
     pub async fn digests_of(&self, images: &HashSet<Image>, max: usize) -> HashSet<Digest> {
         self.flush().await;
         let mut digests = HashSet::new();
@@ -64,10 +64,17 @@ impl Store {
             };
             let Some(root) = root else { continue };
             let layout = self.0.layout.clone();
-            let read = blocking::run(move || Ok(ImageContents::read(&layout, root, None))).await;
-            digests.extend(read.into_iter().flat_map(|contents| contents.digests));
-            if digests.len() > max {
-                break;
+            // A manifest may name thousands that are not here, and never were.
+            let read = blocking::run(move || {
+                let mut named = ImageContents::read(&layout, root, None).digests;
+                named.retain(|digest| std::fs::metadata(layout.blob(digest)).is_ok());
+                Ok(named)
+            });
+            for digest in read.await.unwrap_or_default() {
+                if digests.len() >= max {
+                    return digests;
+                }
+                digests.insert(digest);
             }
         }
         digests
