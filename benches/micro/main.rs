@@ -75,7 +75,8 @@ fn reads(c: &mut Criterion) {
                     let buffer = &mut memory[begin..begin + size];
                     let into = &mut [IoSliceMut::new(buffer)];
                     at += preadv2(&file, into, at as u64, ReadWriteFlags::empty()).unwrap();
-                    sum ^= crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &memory[begin..begin + size]);
+                    sum ^=
+                        crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &memory[begin..begin + size]);
                 }
                 sum
             });
