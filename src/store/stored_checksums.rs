@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::store::crc32c;
 use crate::store::integrity::{self, CHUNK, Checksums, ChunkChecksums, HEADER};
 use crate::store::layout;
 use crate::support::bounded_map::BoundedMap;
