@@ -18,7 +18,14 @@ pub(super) type Failed = BTreeMap<PathBuf, Error>;
 #[derive(Debug, Clone)]
 pub(super) struct Unsynced {
     content: Arc<Path>,
-    failed: Arc<Mutex<Failed>>,
+    failed: Arc<Mutex<Failures>>,
+}
+
+/// Each with a number of its own: one that failed again is another failure.
+#[derive(Debug, Default)]
+struct Failures {
+    at: BTreeMap<PathBuf, (Error, u64)>,
+    count: u64,
 }
 
 impl Unsynced {
@@ -30,19 +37,48 @@ impl Unsynced {
     /// These could not be synced.
     pub(super) fn add(&self, failed: &Failed) {
         let of_content = |at: &Path| at.starts_with(&self.content) || self.content.starts_with(at);
-        let added = failed.iter().filter(|(at, _)| of_content(at));
-        self.failed.lock().extend(added.map(|(at, error)| (at.clone(), error.clone())));
+        let mut failures = self.failed.lock();
+        for (at, error) in failed.iter().filter(|(at, _)| of_content(at)) {
+            failures.count += 1;
+            let failure = (error.clone(), failures.count);
+            failures.at.insert(at.clone(), failure);
+        }
     }
 
     /// Syncs each of them again; returns those where that fails. Blocks.
     pub(super) fn retry(&self, sync: impl Fn(&Path) -> Result<(), Error>) -> Failed {
-        // Not locked while the disk works. What fails in another thread meanwhile is added to it.
-        let before = self.failed.lock().clone();
-        for at in before.keys() {
-            if sync(at).is_ok() {
-                self.failed.lock().remove(at);
+        // Not locked while the disk works. What fails in another thread meanwhile is added to it, and is not undone by a sync
+        // that went well before.
+        let before: Vec<_> =
+            self.failed.lock().at.iter().map(|(at, (_, number))| (at.clone(), *number)).collect();
+        for (at, number) in before {
+            if sync(&at).is_ok() {
+                let failures = &mut self.failed.lock().at;
+                if failures.get(&at).is_some_and(|(_, newest)| *newest == number) {
+                    failures.remove(&at);
+                }
             }
         }
-        self.failed.lock().clone()
+        self.failed.lock().at.iter().map(|(at, (error, _))| (at.clone(), error.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_fails_in_another_thread_while_it_is_synced_again_stays_unsynced() {
+        let content = Path::new("/store/blobs");
+        let (unsynced, at) = (Unsynced::new(content), content.join("sha256"));
+        let failed = Failed::from([(at.clone(), Error::Closed), ("/store/refs".into(), Error::Closed)]);
+        unsynced.add(&failed);
+        let fails_meanwhile = |_: &Path| {
+            unsynced.add(&failed);
+            Ok(())
+        };
+        assert!(unsynced.retry(fails_meanwhile).keys().eq([&at]));
+        assert!(unsynced.retry(|_| Err(Error::Closed)).keys().eq([&at]));
+        assert!(unsynced.retry(|_| Ok(())).is_empty());
     }
 }
