@@ -19,6 +19,7 @@ use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::quarantine::Quarantine;
+use crate::store::removals::Removals;
 use crate::store::share::Owner;
 use crate::support::clock::Clock;
 
@@ -186,7 +187,7 @@ impl Blobs {
         let _change = self.layout.change()?;
         self.open_blobs.forget(digest);
         self.layout.remove(&self.layout.blob(digest))?;
-        self.open_blobs.note_removal();
+        self.open_blobs.removals().add(*digest);
         // After its file, so that a file that cannot be removed stays counted.
         self.index.remove(*digest);
         // Checksums without their blob do no harm; the next commit replaces them.
@@ -194,8 +195,8 @@ impl Blobs {
         Ok(true)
     }
 
-    /// How many blobs have left the store since its start.
-    pub(super) fn removals(&self) -> u64 {
+    /// The blobs that have left the store since its start.
+    pub(super) fn removals(&self) -> &Removals {
         self.open_blobs.removals()
     }
 

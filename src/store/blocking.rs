@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::store::disk_calls::{DiskCalls, HANGS_AFTER};
 use crate::store::error::Error;
 
 /// Runs `work` on a thread that may block.
@@ -15,6 +16,21 @@ pub(super) async fn run<T: Send + 'static>(
         Ok(result) => result,
         Err(panic) => Err(Error::io("finish work on", Path::new("the store"))(std::io::Error::other(panic))),
     }
+}
+
+/// As [`run`], for what an answer waits for: [`HANGS_AFTER`] at most, and not at all while the disk hangs. Work that has begun
+/// goes on, and what it made is dropped when it ends.
+///
+/// # Errors
+/// Those of `work`; [`Error::Hangs`].
+pub(super) async fn run_bounded<T: Send + 'static>(
+    calls: &DiskCalls,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    if calls.is_hanging() {
+        return Err(Error::Hangs);
+    }
+    tokio::time::timeout(HANGS_AFTER, run(work)).await.unwrap_or(Err(Error::Hangs))
 }
 
 /// Runs `work`, which reads something that may be absent. A panic is logged and counts as absence.

@@ -65,7 +65,7 @@ impl Components {
         quarantine.measure();
         let admission = Arc::new(Admission::new(budget, probe_disk, index.clone(), quarantine));
         let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
-        let health = Arc::new(Health::new(clock.clone(), caching, failing));
+        let health = Arc::new(Health::new(clock.clone(), layout.calls().clone(), caching, failing));
         let blobs = Arc::new(Blobs::new(
             layout.clone(),
             clock.clone(),

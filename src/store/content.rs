@@ -64,12 +64,36 @@ impl Store {
         content: Bytes,
         member: Member,
     ) -> Result<(), Error> {
+        blocking::run(self.put_of(repository, digest, content, member)).await
+    }
+
+    /// As [`Store::put`], for an answer that waits for it, and therefore not for a disk that hangs.
+    ///
+    /// # Errors
+    /// As [`Store::put`], and [`Error::Hangs`].
+    pub async fn put_for_answer(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+    ) -> Result<(), Error> {
+        let put = self.put_of(repository, digest, content, member);
+        blocking::run_bounded(self.0.layout.calls(), put).await
+    }
+
+    fn put_of(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content: Bytes,
+        member: Member,
+    ) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
         let (store, repository) = (self.clone(), repository.clone());
-        blocking::run(move || {
+        move || {
             let verified = store.receive(&repository, digest, &content)?;
             store.commit(verified, &repository, Some(&member))
-        })
-        .await
+        }
     }
 
     /// Blocks.
@@ -83,7 +107,7 @@ impl Store {
 
     /// As [`Store::put`], for an answer that does not wait for the disk: behind what is being written already, so that a
     /// record that is written later never names content that is not durable. The caller keeps the content until then.
-    /// `done` is told whether it is stored.
+    /// `done` is told whether it is stored; it is dropped where too much waits to be written.
     pub async fn put_later(
         &self,
         repository: &Repository,
@@ -92,35 +116,38 @@ impl Store {
         member: Member,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
-        self.write_later(repository, digest, content, member, |_, _| true, done).await;
+        let write = self.write_of(repository, digest, content, member, false, done);
+        self.0.records.writes().stage(write).await;
     }
 
-    /// As [`Store::put_later`], for content that was stored: it is written only if its blob has left the store.
-    pub async fn restore_later(
+    /// As [`Store::put_later`], for content that is answered from memory: waits for nothing. If it `was_stored` it is written
+    /// only if its blob has left the store.
+    pub fn restore(
         &self,
         repository: &Repository,
         digest: Digest,
         content: Bytes,
         member: Member,
+        was_stored: bool,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
-        let is_gone =
-            move |store: &Self, content: &Bytes| !store.0.blobs.is_on_disk(&digest, content.len() as u64);
-        self.write_later(repository, digest, content, member, is_gone, done).await;
+        if let Some(place) = self.0.records.writes().place_now() {
+            place.stage(self.write_of(repository, digest, content, member, was_stored, done));
+        }
     }
 
-    async fn write_later(
+    fn write_of(
         &self,
         repository: &Repository,
         digest: Digest,
         content: Bytes,
         member: Member,
-        is_needed: impl FnOnce(&Self, &Bytes) -> bool + Send + 'static,
+        was_stored: bool,
         done: impl FnOnce(bool) + Send + 'static,
-    ) {
+    ) -> batch::Write {
         let (store, repository) = (self.clone(), repository.clone());
-        let write = move |staging: &Layout| -> (Result<(), Error>, End) {
-            if !is_needed(&store, &content) {
+        Box::new(move |staging: &Layout| -> (Result<(), Error>, End) {
+            if was_stored && store.0.blobs.is_on_disk(&digest, content.len() as u64) {
                 return (Ok(()), Box::new(|_| done(true)));
             }
             let received = store.receive(&repository, digest, &content);
@@ -149,7 +176,6 @@ impl Store {
                 }
             };
             (staged, Box::new(end))
-        };
-        self.0.records.writes().stage(Box::new(write)).await;
+        })
     }
 }

@@ -69,7 +69,7 @@ impl Image {
         store.put_later(repository, behind, Bytes::from_static(BEHIND), member, |_| {}).await;
         store.records().confirm_tag_later(repository, &later, behind).await;
         let place = store.records().place().await;
-        store.records().set_grant_later(place, repository, *principal, Timestamp(901));
+        store.records().set_grant_later(place.unwrap(), repository, *principal, Timestamp(901));
         drop(held);
         store.flush().await;
         done("behind");

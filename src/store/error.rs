@@ -38,6 +38,9 @@ pub enum Error {
     /// The disk failed a moment ago, and nothing is written until a pause has passed.
     #[error("the disk of the store failed a moment ago; writing is paused")]
     Paused,
+    /// The disk answers no call for so long that nothing waits for it any more.
+    #[error("the disk of the store hangs: it has not ended a call for seconds")]
+    Hangs,
     /// The store was closed: its files belong to the next daemon.
     #[error("the store is closed")]
     Closed,
@@ -109,6 +112,7 @@ impl Error {
                 | Self::NoInodes
                 | Self::PassedBy { .. }
                 | Self::Paused
+                | Self::Hangs
                 | Self::Closed
         )
     }
@@ -129,6 +133,7 @@ impl Error {
             | Self::NoInodes
             | Self::PassedBy { .. }
             | Self::Paused
+            | Self::Hangs
             | Self::Closed
             | Self::Mismatch { .. }
             | Self::TooLong { .. }
@@ -151,6 +156,7 @@ impl Error {
             Self::NoInodes => "store_no_inodes",
             Self::PassedBy { .. } => "store_passed_by",
             Self::Paused => "store_paused",
+            Self::Hangs => "store_hangs",
             Self::Closed => "store_closed",
             Self::Locked(_) => "store_locked",
             Self::Format { .. } => "store_format",
@@ -176,6 +182,7 @@ mod tests {
             Error::NoInodes,
             Error::PassedBy { needed: 1 },
             Error::Paused,
+            Error::Hangs,
             Error::Closed,
             Error::Locked(path.to_owned()),
             Error::Format { path: path.to_owned(), found: "x".to_owned(), known: "y" },

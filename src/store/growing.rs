@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::reference::{Digest, Hasher};
 use crate::store::checked_file::{CheckedFile, Damage};
+use crate::store::disk_calls::{DiskCalls, HANGS_AFTER};
 use crate::store::error::Error;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::{Checksums, ChecksumsBuilder};
@@ -35,6 +36,7 @@ pub struct GrowingBlob {
     reserved: Arc<sync::Mutex<Option<Reservation>>>,
     /// Readers go on with this file after its blob is complete: an eviction would free nothing.
     _in_use: Arc<InUseMark>,
+    calls: DiskCalls,
 }
 
 /// The ranges beyond the end so far that were written out of order.
@@ -66,10 +68,10 @@ impl Ranges {
 
 impl GrowingBlob {
     /// Content of `digest` that will be written to `file`.
-    pub(super) fn new(digest: Digest, file: Arc<File>, in_use: InUseMark) -> Self {
+    pub(super) fn new(digest: Digest, file: Arc<File>, in_use: InUseMark, calls: DiskCalls) -> Self {
         let content = Arc::new(CheckedFile::new(file, Mutex::default()));
         let (out_of_order, reserved) = (Arc::default(), Arc::default());
-        Self { digest, content, out_of_order, reserved, _in_use: Arc::new(in_use) }
+        Self { digest, content, out_of_order, reserved, _in_use: Arc::new(in_use), calls }
     }
 
     /// Bytes that are reserved for the content.
@@ -125,13 +127,17 @@ impl GrowingBlob {
     }
 
     /// Writes bytes that were fetched ahead of the download, for the download to adopt. Bytes that the download has
-    /// claimed meanwhile are dropped.
+    /// claimed meanwhile are dropped. A reader waits for it, and therefore not for a disk that hangs.
     ///
     /// # Errors
-    /// The disk; then the range does not count as written.
+    /// The disk, or that it hangs; then the range does not count as written.
     pub async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
+        if self.calls.is_hanging() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let this = self.clone();
         let write = move || {
+            let _call = this.calls.begin();
             // Locked during the write: the download must not claim this range meanwhile.
             let mut ranges = this.out_of_order.lock();
             if offset >= ranges.claimed_until {
@@ -140,7 +146,7 @@ impl GrowingBlob {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
+        tokio::time::timeout(HANGS_AFTER, tokio::task::spawn_blocking(write)).await??
     }
 
     /// Whether both are the content of one ingest.
@@ -218,7 +224,7 @@ mod tests {
         {
             let digest = Digest::of(b"x");
             let file = Arc::new(tempfile::tempfile().unwrap());
-            GrowingBlob::new(digest, file, InUse::default().mark(digest))
+            GrowingBlob::new(digest, file, InUse::default().mark(digest), DiskCalls::default())
         }
     }
 

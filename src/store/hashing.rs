@@ -4,10 +4,12 @@
 //! the throughput of a cold pull. Small content is not worth a thread.
 
 use std::mem;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::reference::Hasher;
 
@@ -16,8 +18,34 @@ const INLINE_BYTES_MAX: u64 = 1024 * 1024;
 /// Body chunks that may wait for the thread.
 const QUEUE: usize = 8;
 
+/// The running hash of content that arrives, for the one who writes it and for the one who takes over from a writer that
+/// hangs. Cheap to clone.
+#[derive(Clone)]
+pub struct ContentHash(Arc<Mutex<(ContentHasher, u64)>>);
+
+impl ContentHash {
+    /// Begins with `hasher`, which has seen nothing.
+    pub(super) fn new(hasher: Hasher) -> Self {
+        Self(Arc::new(Mutex::new((ContentHasher::new(hasher), 0))))
+    }
+
+    /// The next bytes, which count no more once the hash was taken. Blocks as [`ContentHasher::update`].
+    pub(super) fn update(&self, bytes: &Bytes) {
+        let (hasher, count) = &mut *self.0.lock();
+        hasher.update(bytes);
+        *count += bytes.len() as u64;
+    }
+
+    /// The hash of all content so far, and how many bytes that is. `None` if it was taken before, or lost. Blocks for
+    /// milliseconds, until they are hashed.
+    pub fn take(&self) -> Option<(Hasher, u64)> {
+        let (hasher, count) = &mut *self.0.lock();
+        hasher.running().map(|hasher| (hasher, *count))
+    }
+}
+
 /// Hashes content that arrives in order.
-pub(super) struct ContentHasher(State);
+struct ContentHasher(State);
 
 enum State {
     /// On the caller's thread, with the bytes so far.
@@ -30,12 +58,12 @@ enum State {
 
 impl ContentHasher {
     /// Begins with `hasher`, which has seen nothing.
-    pub(super) fn new(hasher: Hasher) -> Self {
+    fn new(hasher: Hasher) -> Self {
         Self(State::Inline(hasher, 0))
     }
 
     /// The next bytes. Blocks while the thread is behind.
-    pub(super) fn update(&mut self, bytes: &Bytes) {
+    fn update(&mut self, bytes: &Bytes) {
         match &mut self.0 {
             State::Inline(running, count) => {
                 running.update(bytes);
@@ -51,11 +79,6 @@ impl ContentHasher {
             }
             State::Lost => {}
         }
-    }
-
-    /// The hash of all content so far, to be finished or continued elsewhere. `None` if the thread was lost.
-    pub(super) fn into_hasher(mut self) -> Option<Hasher> {
-        self.running()
     }
 
     fn move_to_thread(&mut self) {
@@ -78,6 +101,7 @@ impl ContentHasher {
         };
     }
 
+    /// The hash of all content so far, to be finished or continued elsewhere. `None` if it was taken before, or lost.
     fn running(&mut self) -> Option<Hasher> {
         match mem::replace(&mut self.0, State::Lost) {
             State::Inline(running, _) => Some(running),
@@ -113,11 +137,13 @@ mod tests {
     fn inline_or_on_a_thread_the_result_is_the_same() {
         for size in [0, 1, INLINE_BYTES_MAX as usize, 3 * INLINE_BYTES_MAX as usize + 17] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let mut hashing = ContentHasher::new(Hasher::new(Algorithm::Sha256));
+            let hashing = ContentHash::new(Hasher::new(Algorithm::Sha256));
             for chunk in content.chunks(100_000) {
                 hashing.update(&Bytes::copy_from_slice(chunk));
             }
-            assert_eq!(hashing.into_hasher().unwrap().finish(), Digest::of(&content));
+            let (hasher, count) = hashing.take().unwrap();
+            assert_eq!((hasher.finish(), count), (Digest::of(&content), size as u64));
+            assert!(hashing.take().is_none());
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::reference::Digest;
+use crate::store::disk_calls::DiskCalls;
 use crate::store::error::Error;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Moment};
@@ -28,6 +29,7 @@ const DAMAGED_BLOBS_MAX: usize = 1_024;
 #[derive(Debug)]
 pub(super) struct Health {
     clock: Clock,
+    calls: DiskCalls,
     state: Mutex<State>,
     /// Mirrors [`Health::is_caching`]: 1 or 0.
     caching: IntGauge,
@@ -45,8 +47,8 @@ struct State {
 }
 
 impl Health {
-    /// A disk that has not failed.
-    pub(super) fn new(clock: Clock, caching: IntGauge, failing: IntGauge) -> Self {
+    /// A disk that has not failed, and that `calls` are made to.
+    pub(super) fn new(clock: Clock, calls: DiskCalls, caching: IntGauge, failing: IntGauge) -> Self {
         caching.set(1);
         let state = State {
             failed_at: None,
@@ -54,7 +56,7 @@ impl Health {
             damaged: BoundedMap::new(DAMAGED_BLOBS_MAX),
             is_failing: false,
         };
-        Self { clock, state: Mutex::new(state), caching, failing }
+        Self { clock, calls, state: Mutex::new(state), caching, failing }
     }
 
     /// Whether one blob has been damaged on disk again and again.
@@ -81,8 +83,13 @@ impl Health {
         self.state.lock().failed_at.is_none()
     }
 
-    /// Whether writing has to wait; ends the pause when it has passed.
+    /// Whether writing has to wait; ends the pause when it has passed. While the disk hangs the pause does not pass: each
+    /// further call would keep a thread and its client waiting.
     pub(super) fn is_paused(&self) -> bool {
+        if self.calls.is_hanging() {
+            self.record_failure(&Error::Hangs);
+            return true;
+        }
         let mut state = self.state.lock();
         let Some(failed_at) = state.failed_at else { return false };
         if failed_at.age_at(self.clock.now()) < PAUSE {
@@ -96,7 +103,7 @@ impl Health {
 
     /// Begins a pause if the disk is what failed.
     pub(super) fn record_failure(&self, error: &Error) {
-        if let Error::Io { .. } = error {
+        if let Error::Io { .. } | Error::Hangs = error {
             let mut state = self.state.lock();
             state.failed_at = Some(Moment::recorded(self.clock.now()));
             self.caching.set(0);
@@ -128,12 +135,14 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::store::disk_calls::HANGS_AFTER;
     use crate::support::clock::Timestamp;
     use crate::support::metrics::Registry;
 
     fn health() -> Health {
         let gauge = |name| Registry::new().gauge(name, "of a test").unwrap();
-        Health::new(Clock::manual(Timestamp(1_000)), gauge("store_caching"), gauge("store_disk_failing"))
+        let (clock, calls) = (Clock::manual(Timestamp(1_000)), DiskCalls::default());
+        Health::new(clock, calls, gauge("store_caching"), gauge("store_disk_failing"))
     }
 
     fn failure() -> Error {
@@ -166,6 +175,21 @@ mod tests {
         assert!(!health.is_paused());
         assert!(health.is_caching());
         assert_eq!(health.caching.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_written_again_when_the_pause_after_it_has_passed() {
+        let health = health();
+        let call = health.calls.begin();
+        assert!(!health.is_paused());
+        tokio::time::advance(HANGS_AFTER).await;
+        for _ in 0..3 {
+            assert!(health.is_paused() && !health.is_caching(), "as long as it hangs");
+            health.clock.advance(PAUSE);
+            tokio::time::advance(PAUSE).await;
+        }
+        drop(call);
+        assert!(!health.is_paused() && health.is_caching());
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl Store {
         &self,
         each: impl FnMut(Vec<CachedImage>) -> ControlFlow<()> + Send + 'static,
     ) -> Result<(), Error> {
-        self.flush().await;
+        self.flush_for_a_while().await;
         let inventory = self.0.inventory.clone();
         blocking::run(move || {
             inventory.list(each);
@@ -39,7 +39,7 @@ impl Store {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<Option<ImageContents>, Error> {
-        self.flush().await;
+        self.flush_for_a_while().await;
         let (root, confirmed_at) = match reference {
             Reference::Digest(digest) => (*digest, None),
             Reference::Tag(tag) => match self.records().tag(repository, tag).await {
@@ -53,7 +53,7 @@ impl Store {
 
     /// The digests of the manifests and blobs of these images that are in the store, as far as they are known: `max` at most.
     pub async fn digests_of(&self, images: &HashSet<Image>, max: usize) -> HashSet<Digest> {
-        self.flush().await;
+        self.flush_for_a_while().await;
         let mut digests = HashSet::new();
         for image in images {
             let root = match &image.reference {
@@ -90,7 +90,7 @@ impl Store {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<RemovedImage, Error> {
-        self.flush().await;
+        self.flush_for_a_while().await;
         self.0.inventory.remove(repository, reference).await
     }
 

@@ -14,7 +14,7 @@ use crate::reference::{Digest, Hasher};
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::growing::GrowingBlob;
-use crate::store::hashing::ContentHasher;
+use crate::store::hashing::ContentHash;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::Checksums;
 use crate::store::layout::{self, Layout};
@@ -44,7 +44,7 @@ pub struct Ingest {
     limit: u64,
     declared: Option<u64>,
     written: u64,
-    hashing: ContentHasher,
+    hashing: ContentHash,
     path: Temporary,
     owner: OwnerId,
     reserve: Reserve,
@@ -108,17 +108,22 @@ impl Ingest {
             limit: declared.unwrap_or(BLOB_BYTES_MAX),
             declared,
             written: 0,
-            hashing: ContentHasher::new(expected.hasher()),
+            hashing: ContentHash::new(expected.hasher()),
             path: Temporary(Some(path), layout.clone()),
             owner,
             reserve,
-            receiving: Receiving(GrowingBlob::new(expected, file, in_use)),
+            receiving: Receiving(GrowingBlob::new(expected, file, in_use, layout.calls().clone())),
         })
     }
 
     /// The bytes written so far, for followers.
     pub fn growing(&self) -> GrowingBlob {
         self.receiving.0.clone()
+    }
+
+    /// The hash of what is written, for one who takes over from a writer that hangs.
+    pub fn running_hash(&self) -> ContentHash {
+        self.hashing.clone()
     }
 
     /// Writes the next bytes and returns how many there are now. Followers can read them from here on.
@@ -133,8 +138,11 @@ impl Ingest {
         }
         self.reserve_up_to(after)?;
         let growing = &self.receiving.0;
-        growing.claim(after);
-        growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
+        {
+            let _call = self.layout.calls().begin();
+            growing.claim(after);
+            growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
+        }
         growing.note_written(bytes);
         failpoints::reached("content written");
         self.advance(after);
@@ -180,7 +188,7 @@ impl Ingest {
     /// Gives up storing: returns the bytes written so far, how many they are, and their running hash, `None` if that was
     /// lost. The file has no name any more and is gone with its last reader.
     pub fn detach(self) -> (GrowingBlob, u64, Option<Hasher>) {
-        (self.growing(), self.written, self.hashing.into_hasher())
+        (self.growing(), self.written, self.hashing.take().map(|(hasher, _)| hasher))
     }
 
     /// Proves that the content is complete and has the digest that was asked for.
@@ -193,7 +201,7 @@ impl Ingest {
             return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
         }
         let lost = self.io("hash")(std::io::Error::other("the hashing thread ended early"));
-        let actual = self.hashing.into_hasher().ok_or(lost)?.finish();
+        let actual = self.hashing.take().ok_or(lost)?.0.finish();
         let checksums = self.receiving.0.checksums();
         if actual != self.expected || checksums.size() != self.written {
             return Err(Error::Mismatch { expected: self.expected, actual: actual.into() });

@@ -154,7 +154,7 @@ fn a_file_without_a_name_counts_until_its_last_reader_is_gone() {
 fn adopted_bytes_are_hashed_like_written_ones() {
     let world = World::new();
     let mut ingest = world.begin(Digest::of(b"0123456789"), Some(10), 10).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let growing = ingest.growing();
     let ahead = growing.write_out_of_order(4, Bytes::from_static(b"45678"));
     runtime.block_on(ahead).unwrap();

@@ -24,6 +24,7 @@ mod checked_file;
 mod components;
 mod content;
 mod crc32c;
+mod disk_calls;
 mod error;
 mod evict;
 mod failpoints;
@@ -52,6 +53,7 @@ mod pins;
 mod quarantine;
 mod quarantine_files;
 mod records;
+mod removals;
 mod reserve;
 mod share;
 mod stored_checksums;
@@ -65,8 +67,10 @@ use std::time::Duration;
 
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
+pub use disk_calls::HANGS_AFTER;
 pub use error::Error;
 pub use growing::GrowingBlob;
+pub use hashing::ContentHash;
 pub use image_contents::{ImageContents, PlatformContents};
 pub use index::totals::Totals;
 pub use ingest::{Ingest, Verified};
@@ -86,7 +90,8 @@ use crate::support::shutdown::Shutdown;
 use components::Components;
 use metrics::Metrics;
 
-/// How long a stop waits for what is to be written: a manifest is fetched again if it was lost.
+/// How long a stop waits for what is to be written: a manifest is fetched again if it was lost. Commands wait as long for
+/// it before they read what is there.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
 
 /// Where the store is, and how large.
@@ -121,7 +126,7 @@ impl Store {
     /// Closes the index cleanly, so that the next start need not rebuild it, and releases the lock. What outlives this,
     /// such as a download whose registry hangs, can still read and changes no file any more.
     pub async fn close(&self) {
-        if tokio::time::timeout(FLUSH_WAIT, self.flush()).await.is_err() {
+        if !self.flush_for_a_while().await {
             tracing::warn!("the disk is too slow: not everything that was fetched last is stored");
         }
         let this = self.clone();
@@ -198,7 +203,7 @@ impl Store {
             return Err(Error::Paused);
         }
         let admission = Arc::clone(&self.0.admission);
-        blocking::run(move || admission.check(owner, bytes)).await
+        blocking::run_bounded(self.0.layout.calls(), move || admission.check(owner, bytes)).await
     }
 
     /// Whether a blob of `bytes` is better not stored, because it is asked for the first time and would push out much of what
@@ -225,10 +230,12 @@ impl Store {
     /// Begins to receive the content of `digest` from `owner`, of `declared` bytes where upstream said so.
     ///
     /// # Errors
-    /// A declared size beyond 1 TiB; no space; the disk, or that it failed a moment ago.
+    /// A declared size beyond 1 TiB; no space; the disk, that it hangs, or that it failed a moment ago.
     pub async fn begin(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
         let store = self.clone();
-        blocking::run(move || store.begin_write(digest, declared, owner)).await
+        let begun =
+            blocking::run_bounded(self.0.layout.calls(), move || store.begin_write(digest, declared, owner));
+        begun.await.inspect_err(|error| self.record_failure(error))
     }
 
     /// The one place where a write of content begins, so that none is tried while the disk is given a pause. Blocks.
@@ -236,6 +243,7 @@ impl Store {
         if self.0.health.is_paused() {
             return Err(Error::Paused);
         }
+        let _call = self.0.layout.calls().begin();
         let begun = self.0.blobs.begin(digest, declared, owner);
         begun.inspect_err(|error| self.record_failure(error))
     }
@@ -248,20 +256,35 @@ impl Store {
         self.begin(digest, Some(size), owner).await.map(PartialBlob::new)
     }
 
-    /// Whether nothing is written for a while, because the disk failed a moment ago.
+    /// Whether nothing is written for a while, because the disk failed a moment ago or hangs.
     pub fn is_paused(&self) -> bool {
         self.0.health.is_paused()
     }
 
-    /// How many blobs have left the store since its start, by eviction, removal, quarantine or from outside. As long as it
-    /// stays the same, what was there is there.
+    /// How many blobs have left the store since its start, by eviction, removal, quarantine or from outside.
     pub fn removals(&self) -> u64 {
-        self.0.blobs.removals()
+        self.0.blobs.removals().count()
     }
 
-    /// Waits until everything is durable that was to be written later.
+    /// Whether a blob that was there may have left since [`Store::removals`] were so many. Asks no disk.
+    pub fn may_have_left(&self, digest: &Digest, removals: u64) -> bool {
+        self.0.blobs.removals().may_have_left(digest, removals)
+    }
+
+    /// Waits until everything is durable that was to be written later, however long the disk takes.
     pub async fn flush(&self) {
         self.0.records.writes().flush().await;
+    }
+
+    /// As [`Store::flush`], but no longer than [`FLUSH_WAIT`]; `false` if it was not enough.
+    pub async fn flush_for_a_while(&self) -> bool {
+        tokio::time::timeout(FLUSH_WAIT, self.flush()).await.is_ok()
+    }
+
+    /// No call that creates or writes content ends before the result is dropped.
+    #[cfg(test)]
+    pub(crate) fn hang(&self) -> impl Sized + use<> {
+        self.0.layout.calls().hold()
     }
 
     /// Nothing that is written later is written before the sender is dropped.

@@ -5,13 +5,13 @@
 //! removed, replaced or written to by another program is opened anew.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::reference::Digest;
 use crate::store::blob::{Blob, OpenFile, SharedFile, WeakFile};
 use crate::store::in_use::{InUse, InUseMark};
+use crate::store::removals::Removals;
 use crate::store::stored_checksums::WHOLE_BYTES_MAX;
 use crate::support::bounded_map::BoundedMap;
 
@@ -26,7 +26,7 @@ const CHECKSUM_BYTES_MAX: u64 = WHOLE_BYTES_MAX;
 pub(super) struct OpenBlobs {
     in_use: InUse,
     open: Mutex<Open>,
-    removals: AtomicU64,
+    removals: Removals,
 }
 
 #[derive(Debug)]
@@ -59,17 +59,12 @@ impl OpenBlobs {
     /// No blobs; each that is handed out is marked in `in_use`.
     pub(super) fn new(in_use: InUse) -> Self {
         let open = Open { shared: HashMap::new(), shared_max: KEPT_MAX, kept: BoundedMap::new(KEPT_MAX) };
-        Self { in_use, open: Mutex::new(open), removals: AtomicU64::new(0) }
+        Self { in_use, open: Mutex::new(open), removals: Removals::new() }
     }
 
-    /// A blob has left the store; to be called once its file is gone.
-    pub(super) fn note_removal(&self) {
-        self.removals.fetch_add(1, Ordering::Release);
-    }
-
-    /// How many blobs have left the store since its start.
-    pub(super) fn removals(&self) -> u64 {
-        self.removals.load(Ordering::Acquire)
+    /// The blobs that have left the store since its start.
+    pub(super) fn removals(&self) -> &Removals {
+        &self.removals
     }
 
     /// The blobs that are being read.

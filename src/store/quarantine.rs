@@ -66,7 +66,7 @@ impl Quarantine {
         });
         match changed {
             Ok(true) => {
-                self.open_blobs.note_removal();
+                self.open_blobs.removals().add(*digest);
                 self.index.remove(*digest);
                 self.metrics.quarantined.inc();
                 self.files.measure();

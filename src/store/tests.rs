@@ -248,3 +248,17 @@ async fn a_blob_that_was_committed_a_moment_ago_can_be_evicted_for_the_next() {
     store.0.index.catch_up();
     assert_eq!(store.totals(), Totals { blobs: 1, bytes: 200_001 });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_command_waits_for_a_disk_that_hangs_for_seconds_and_reads_what_is_there() {
+    let world = World::new();
+    let (tag, app) = ("v1".parse().unwrap(), repository("reg.test/a"));
+    let digest = world.put(&app, b"manifest").await;
+    world.store.records().confirm_tag(&app, &tag, digest).await.unwrap();
+    let held = world.store.hold_writes().await;
+    let reference = crate::reference::Reference::Tag(tag);
+    let contents = world.store.contents(&app, &reference);
+    let (contents, ()) = tokio::join!(contents, tokio::time::advance(2 * FLUSH_WAIT));
+    assert!(contents.unwrap().is_some());
+    drop(held);
+}

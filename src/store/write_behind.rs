@@ -1,7 +1,8 @@
 //! Writes that no answer waits for: in the order in which they were asked for, those that wait together in one batch.
 //!
 //! Promises: a record that is written behind its content never names what is not durable, because the content gets its name
-//! first; what is asked for while too much waits, waits for a place itself. A panic of a write ends that write alone.
+//! first; what is asked for while too much waits, waits a second for a place and is not written without one, so that a disk
+//! that hangs holds up no answer. A panic of a write ends that write alone.
 //!
 //! Not here: what readers see until a write is done. Each kind of write keeps that in memory, from when it has its place:
 //! a request that gives up while it waits for one leaves nothing behind.
@@ -10,6 +11,8 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -20,6 +23,8 @@ use crate::store::layout::Layout;
 
 /// Writes that wait at most, each with a manifest of at most 128 KiB: 32 MiB on a disk that hangs.
 const WAITING_MAX: usize = 256;
+/// How long an answer waits for a place: a disk that is merely slow has done a batch by then.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
 /// Writes in one batch: each has two or three files open until they are synced.
 const BATCH_MAX: usize = 16;
 
@@ -46,6 +51,8 @@ pub(super) struct WriteBehind {
     layout: Layout,
     places: Arc<Semaphore>,
     queue: Arc<Mutex<Queue>>,
+    /// Whether one has waited for a place in vain since anything was done last: further ones do not wait.
+    is_late: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -64,22 +71,51 @@ impl std::fmt::Debug for WriteBehind {
 impl WriteBehind {
     /// Writes to `layout`.
     pub(super) fn new(layout: Layout) -> Self {
-        Self { layout, places: Arc::new(Semaphore::new(WAITING_MAX)), queue: Arc::default() }
+        Self {
+            layout,
+            places: Arc::new(Semaphore::new(WAITING_MAX)),
+            queue: Arc::default(),
+            is_late: Arc::default(),
+        }
     }
 
     /// Does `work` on a blocking thread after everything that was asked for before. Returns when it has its place in the
-    /// order.
+    /// order, however long that takes.
     pub(super) async fn later(&self, work: impl FnOnce() + Send + 'static) {
-        self.place().await.take(Work::Alone(Box::new(work)));
+        self.place_at_last().await.take(Work::Alone(Box::new(work)));
     }
 
-    /// As [`WriteBehind::later`], for a write whose files may get their names together with others.
+    /// Writes files that may get their names together with others, in a place as [`WriteBehind::place`] gives it; without
+    /// one `write` is dropped.
     pub(super) async fn stage(&self, write: batch::Write) {
-        self.place().await.stage(write);
+        if let Some(place) = self.place().await {
+            place.stage(write);
+        }
     }
 
-    /// Waits for a place. What is noted after that, and before it is taken, is noted for a write that will be done.
-    pub(super) async fn place(&self) -> Place<'_> {
+    /// Waits for a place, [`PLACE_WAIT`] at most; `None` if there is none, as on a disk that hangs. What is noted after that,
+    /// and before it is taken, is noted for a write that will be done.
+    pub(super) async fn place(&self) -> Option<Place<'_>> {
+        if let Some(place) = self.place_now() {
+            return Some(place);
+        }
+        if self.is_late.load(Ordering::Relaxed) {
+            return None;
+        }
+        let place = tokio::time::timeout(PLACE_WAIT, self.place_at_last()).await.ok();
+        if place.is_none() {
+            self.is_late.store(true, Ordering::Relaxed);
+        }
+        place
+    }
+
+    /// A place, if one is free.
+    pub(super) fn place_now(&self) -> Option<Place<'_>> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(Place { writes: self, permit: Some(permit) })
+    }
+
+    async fn place_at_last(&self) -> Place<'_> {
         // Closed never; without a place the work is only bounded less.
         let permit = Arc::clone(&self.places).acquire_owned().await.ok();
         Place { writes: self, permit }
@@ -93,8 +129,9 @@ impl WriteBehind {
                 return;
             }
         }
-        let (layout, queue) = (self.layout.clone(), Arc::clone(&self.queue));
-        tokio::task::spawn_blocking(move || run(&layout, &queue));
+        let (layout, queue, is_late) =
+            (self.layout.clone(), Arc::clone(&self.queue), Arc::clone(&self.is_late));
+        tokio::task::spawn_blocking(move || run(&layout, &queue, &is_late));
     }
 
     /// As [`WriteBehind::later`], and waits for the result.
@@ -105,7 +142,7 @@ impl WriteBehind {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        Self::take_for_result(self.place().await, work).await
+        Self::take_for_result(self.place_at_last().await, work).await
     }
 
     /// As [`WriteBehind::run`], without waiting for a place: for an end that must come although its request gives up. The
@@ -154,8 +191,9 @@ impl Place<'_> {
 }
 
 /// Does what waits, until nothing does.
-fn run(layout: &Layout, queue: &Mutex<Queue>) {
+fn run(layout: &Layout, queue: &Mutex<Queue>, is_late: &AtomicBool) {
     loop {
+        is_late.store(false, Ordering::Relaxed);
         let (alone, staged) = {
             let mut queue = queue.lock();
             let alone = queue.take_alone();
@@ -212,6 +250,24 @@ impl WriteBehind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_answer_waits_for_a_disk_that_hangs_and_only_the_first_waits_for_one_that_is_slow() {
+        let directory = tempfile::tempdir().unwrap();
+        let writes = WriteBehind::new(Layout::new(directory.path()));
+        let full = writes.fill_places();
+        let start = tokio::time::Instant::now();
+        assert!(writes.place().await.is_none() && start.elapsed() == PLACE_WAIT);
+        for _ in 0..100 {
+            assert!(writes.place().await.is_none() && start.elapsed() == PLACE_WAIT);
+        }
+        drop(full);
+        assert!(writes.place().await.is_some());
+        writes.flush().await;
+        let full = writes.fill_places();
+        let waiting = tokio::join!(writes.place(), async { drop(full) });
+        assert!(waiting.0.is_some(), "it went on meanwhile");
+    }
 
     #[tokio::test]
     async fn writes_are_done_in_order_also_after_one_that_panicked() {

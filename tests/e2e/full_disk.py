@@ -1,16 +1,17 @@
-"""A node's disk that is nearly full, that fills up and that turns read-only while real clients pull: no pull fails, and none
-costs its registry more than it would without Larder. On ext4 and on XFS.
+"""A node's disk that is nearly full, that fills up, turns read-only and hangs while real clients pull: no pull fails, and
+none costs its registry more than it would without Larder. On ext4 and on XFS.
 """
 
 import hashlib
 import os
 import socket
+import subprocess
 import threading
 import time
 
 import image
 from disk import MIB, OnDisk, Upstream
-from programs import Containerd, Registry
+from programs import Containerd, Registry, run
 
 REPOSITORY = "team/app"
 NAME = f"reg.test/{REPOSITORY}:v1"
@@ -189,3 +190,58 @@ class FullDisk(OnDisk):
         log = self.world.log(larder.name)
         self.assertEqual(wells, [True, True, True], log[-2000:])
         self.assertIn("what was about to be sent", log)
+
+    # -- a disk that hangs -------------------------------------------------------------------------------------------------
+
+    def freeze(self):
+        """As for a snapshot: what writes waits until it is over; what is there can be read."""
+        run("fsfreeze", "-f", self.at)
+        self.addCleanup(self.thaw, self.at)
+
+    def thaw(self, at):
+        subprocess.run(["fsfreeze", "-u", at], capture_output=True, check=False)
+
+    def is_stored_again(self, larder, digest):
+        """Pulls a blob until it is in the store: after a failure of the disk nothing is stored for ten seconds."""
+        path = f"{larder.store}/blobs/sha256/{digest[7:]}"
+
+        def pulled():
+            self.is_pulled(larder, digest)
+            self.becomes(larder, "larder_flights", 0)
+            return os.path.exists(path)
+        self.world.wait_for(pulled, larder.name)
+        self.assertEqual(os.listdir(f"{larder.store}/ingest"), [], "what was begun while it hung is gone")
+
+    def test_a_filesystem_that_is_frozen_fails_no_pull(self):
+        registry = Registry(self.world)
+        image.push(self.world, registry, REPOSITORY, "v1")
+        for kind in KINDS:
+            with self.subTest(kind=kind):
+                larder = self.on_new(kind, 405, upstream=registry.url)
+                clients = [Containerd(self.world, larder) for _ in range(2)]
+                self.freeze()
+                for client in clients:
+                    client.ctr_pull(NAME)
+                self.assertIn("the disk of the store hangs", self.world.log(larder.name))
+                self.assertEqual(self.metric(larder, "larder_store_caching"), 0.0)
+                self.assertIn("reg.test", larder.command("ls") + larder.command("explain", NAME))
+                self.thaw(self.at)
+                clients[0].ctr_remove(NAME)
+                self.becomes(larder, "larder_flights", 0)
+
+                def is_stored(client=clients[0], larder=larder):
+                    client.ctr_pull(NAME)
+                    client.ctr_remove(NAME)
+                    return os.listdir(f"{larder.store}/blobs/sha256") != []
+                self.world.wait_for(is_stored, larder.name)
+                larder.stop()
+
+    def test_a_filesystem_that_is_frozen_in_mid_flight_fails_no_pull(self):
+        for kind in KINDS:
+            with self.subTest(kind=kind):
+                larder = self.in_mid_flight(kind, self.freeze)
+                self.assertIn("the disk of the store hangs", self.world.log(larder.name))
+                self.thaw(self.at)
+                self.is_stored_again(larder, self.upstream.put(MIB))
+                self.verified(larder)
+                larder.stop()

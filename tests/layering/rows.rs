@@ -54,6 +54,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
         &[
             &[
                 "crc32c",
+                "disk_calls",
                 "error",
                 "evict",
                 "failpoints",
@@ -63,6 +64,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "last_access",
                 "leftovers",
                 "metrics",
+                "removals",
                 "share",
             ],
             &["changes", "integrity", "sync_pace", "unsynced"],
@@ -164,6 +166,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["blob/segments"],
             &["blob/out_of_order", "blob/parts", "blob/read_parts", "blob/rest"],
             &["blob/detached", "blob/transfer"],
+            &["blob/writer"],
             &["blob/fill"],
             &["blob/download"],
             &["blob/follow", "blob/reader"],

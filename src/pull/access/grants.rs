@@ -128,7 +128,8 @@ impl Grants {
             }
         }
         // Before it is marked: a request that gives up while it waits must not have marked it.
-        let place = self.records.place().await;
+        // One that is not written is, with the next proof.
+        let Some(place) = self.records.place().await else { return };
         let mut repositories = self.repositories.lock();
         if self.revocations() != revocations {
             return;

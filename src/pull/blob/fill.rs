@@ -9,19 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::delivery::{Trail, Tries, Way, fault_of};
-use super::detached::{Detached, DetachedFills, past_the_disk};
+use super::detached::{DetachedFills, past_the_disk};
 use super::drip::DripWatch;
 use super::flight::{Flight, Leader};
-use super::flight_content::FlightContent;
 use super::partial::Partials;
 use super::prepared::Prepared;
 use super::priority::Foreground;
-use super::rest::Rest;
 use super::room::Room;
-use super::segments::Received;
 use super::shared_copy::{SharedCopies, SharedCopy};
 use super::source::UpstreamBlobs;
 use super::tiered::{Opened, Share};
@@ -30,6 +28,7 @@ use super::upstream_body::UpstreamBody;
 use super::wanted::is_much;
 use super::window_memory::WindowMemory;
 use super::withheld_tail::Withheld;
+use super::writer::{Writing, Written, write};
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::Digest;
@@ -61,15 +60,6 @@ enum Filled {
     Verified(Box<Verified>, Trail, Option<SharedCopy>),
     /// The disk took nothing, or not all: the followers were given the rest past it, or what of it could be had.
     PassedOn(Result<(), Error>),
-}
-
-/// What became of the bytes.
-enum Written {
-    Verified(Box<Verified>),
-    /// The queue closed without the end.
-    Incomplete,
-    /// The disk does not take them.
-    Detached(Box<Detached>),
 }
 
 impl Filler {
@@ -283,9 +273,10 @@ impl Filler {
         let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored());
         let copy = self.copies.begin(flight, digest, &content, size, share);
         let (queue, received) = mpsc::channel(QUEUE);
+        let writing = Arc::new(Writing::new(&ingest, content, withheld, trail));
         let writer = self.tasks.spawn_blocking({
-            let leader = Arc::clone(leader);
-            move || write(ingest, received, &withheld, &leader, (&content, &trail))
+            let (leader, writing) = (Arc::clone(leader), Arc::clone(&writing));
+            move || write(ingest, received, &writing, &leader)
         });
         let transfer = async {
             let transferred = self.transfers.run(body, flight, digest, &growing, &queue, way).await;
@@ -293,11 +284,11 @@ impl Filler {
             transferred
         };
         let write = async {
-            match writer.await.map_err(|ended| Error::task_ended("wrote a blob", &ended))?? {
+            match self.written(writer, &writing).await? {
                 Written::Verified(verified) => {
                     Ok(Some(Filled::Verified(verified, trail_of_body.clone(), copy)))
                 }
-                Written::Incomplete => Ok(None),
+                Written::Incomplete | Written::TakenOver => Ok(None),
                 Written::Detached(detached) => {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));
                     // What the disk does not take is not copied: no other node waits for it.
@@ -315,6 +306,27 @@ impl Filler {
         }
     }
 
+    /// What became of the bytes of a writer. From one that hangs the rest is taken, and it is left to itself.
+    async fn written(
+        &self,
+        mut writer: JoinHandle<Result<Written, store::Error>>,
+        writing: &Arc<Writing>,
+    ) -> Result<Written, Error> {
+        loop {
+            tokio::select! {
+                written = &mut writer => {
+                    return Ok(written.map_err(|ended| Error::task_ended("wrote a blob", &ended))??);
+                }
+                () = writing.hangs() => {}
+            }
+            let writing = Arc::clone(writing);
+            let taken = self.tasks.spawn_blocking(move || writing.take_over()).await;
+            if let Ok(Some(detached)) = taken {
+                return Ok(Written::Detached(Box::new(detached)));
+            }
+        }
+    }
+
     /// Returns once the download of a flight drips and no client waits for it or reads it. While it yields to others,
     /// slowness is not its own.
     async fn drips(&self, flight: &Flight) {
@@ -327,58 +339,4 @@ impl Filler {
             }
         }
     }
-}
-
-/// The blocking side: write, publish, hash.
-fn write(
-    mut ingest: Ingest,
-    mut received: mpsc::Receiver<Received>,
-    withheld: &Withheld,
-    leader: &Leader,
-    (content, trail): (&FlightContent, &Trail),
-) -> Result<Written, store::Error> {
-    while let Some(next) = received.blocking_recv() {
-        let taken = match &next {
-            Received::End => return ingest.verify().map(|verified| Written::Verified(Box::new(verified))),
-            Received::Bytes(bytes) => ingest.write(bytes).map(|written| {
-                content.compare(written - bytes.len() as u64, bytes);
-                leader.publish_readable(withheld.readable(written));
-                ingest.hash(bytes);
-            }),
-            Received::InFile(until) => hash_in_file(&mut ingest, *until, |written| {
-                leader.publish_readable(withheld.readable(written))
-            }),
-        };
-        match taken {
-            Ok(()) => {}
-            Err(error) if error.is_local() => {
-                let (_, written, hasher) = ingest.detach();
-                // Without the hash no follower could verify the whole.
-                let Some(hasher) = hasher else { return Err(error) };
-                let (growing, withheld) = (Some(content.clone()), withheld.clone());
-                let rest = Rest::Queue(Some(next), received);
-                return Ok(Written::Detached(Box::new(Detached {
-                    error: Some(error),
-                    growing,
-                    written,
-                    hasher,
-                    withheld,
-                    trail: trail.clone(),
-                    rest,
-                })));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Written::Incomplete)
-}
-
-/// Takes over what a reader wrote out of order, up to an offset.
-fn hash_in_file(ingest: &mut Ingest, until: u64, mut publish: impl FnMut(u64)) -> Result<(), store::Error> {
-    let mut written = 0;
-    while written < until {
-        written = ingest.adopt_out_of_order(until)?;
-        publish(written);
-    }
-    Ok(())
 }

@@ -69,6 +69,7 @@ pub(crate) mod window;
 pub(crate) mod window_memory;
 pub(crate) mod window_state;
 pub(crate) mod withheld_tail;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -325,7 +326,7 @@ impl Blobs {
         self.stored.open(digest).await.is_some()
     }
 
-    /// Waits until what was to be written after its answer is on disk.
+    /// Waits until what was to be written after its answer is on disk, a few seconds at most.
     pub(crate) async fn flush(&self) {
         self.stored.flush().await;
     }

@@ -148,3 +148,65 @@ async fn a_disk_that_gives_back_nothing_in_mid_body_cuts_no_body_and_makes_no_wr
         assert_eq!((got == LARGE.len(), failed), (is_right, !is_right), "{got}");
     }
 }
+
+/// What comes of `work` while time passes, faster than threads work and not so fast that they count as hanging.
+async fn as_time_passes<T>(work: impl Future<Output = T>) -> T {
+    let (mut work, start) = (std::pin::pin!(work), tokio::time::Instant::now());
+    loop {
+        assert!(start.elapsed() < Duration::from_secs(120), "it hangs");
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::advance(Duration::from_millis(50)) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_holds_up_one_pull_for_seconds_and_no_further_one() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+    let context = for_tests::pull(&app);
+    let [layer, large] = [&LAYER[..], &LARGE[..]].map(|content| parts.registry.push(&app, None, content));
+    let hangs = parts.store.hang();
+    assert!(as_time_passes(pull(&parts, &context, layer)).await.unwrap() == LAYER);
+    assert!(!parts.store.is_caching());
+    let start = tokio::time::Instant::now();
+    for _ in 0..3 {
+        assert!(as_time_passes(pull(&parts, &context, large)).await.unwrap() == LARGE);
+    }
+    assert!(start.elapsed() < crate::store::HANGS_AFTER, "nothing is tried while it hangs");
+    drop(hangs);
+    as_time_passes(tokio::time::sleep(Duration::from_secs(60))).await;
+    assert!(as_time_passes(pull(&parts, &context, large)).await.unwrap() == LARGE);
+    as_time_passes(parts.blobs.settle(Duration::from_secs(10))).await;
+    assert!(as_time_passes(parts.store.blob(large)).await.is_some(), "it is stored again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_in_mid_body_cuts_no_body_and_its_clients_share_the_rest() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let (context, gate) = (for_tests::pull(&app), parts.registry.hold_after(1_000_000));
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        let answer = parts.blobs.find(&context, digest, BlobRange::Whole);
+        let BlobAnswer { mut body, .. } = as_time_passes(answer).await.unwrap();
+        let first = as_time_passes(body.next()).await.unwrap().unwrap().len();
+        bodies.push((body, first));
+    }
+    let hangs = parts.store.hang();
+    gate.add_permits(10_000);
+    let rest = bodies.into_iter().map(|(mut body, mut got)| async move {
+        while let Some(chunk) = body.next().await {
+            got += chunk.unwrap().len();
+        }
+        got
+    });
+    assert_eq!(as_time_passes(join_all(rest)).await, [LARGE.len(); 3]);
+    assert_eq!(downloads(&parts.registry.asked()), 1);
+    drop(hangs);
+    let ingest = parts.directory.path().join("store/ingest");
+    while std::fs::read_dir(&ingest).unwrap().count() > 0 {
+        tokio::time::advance(Duration::from_millis(50)).await;
+    }
+}

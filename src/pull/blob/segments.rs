@@ -33,7 +33,8 @@ const EXTRA_MAX: usize = 16;
 /// Bytes that readers have fetched out of order must be this many: skipping them costs a new connection.
 const SKIP_MIN: u64 = 1024 * 1024;
 
-/// What a download hands to the writer, in the order of the blob.
+/// What a download hands to the writer, in the order of the blob. Cheap to clone.
+#[derive(Clone)]
 pub(crate) enum Received {
     /// The next bytes.
     Bytes(Bytes),

@@ -85,9 +85,9 @@ impl StoredBlobs {
         self.store.blob(digest).await
     }
 
-    /// Waits until what was to be written later is on disk.
+    /// Waits until what was to be written later is on disk, a few seconds at most.
     pub(crate) async fn flush(&self) {
-        self.store.flush().await;
+        self.store.flush_for_a_while().await;
     }
 
     /// Sets a damaged blob aside; the next reader fetches it anew.

@@ -147,7 +147,7 @@ impl ManifestFetcher {
     ) -> Result<Allowed<FetchedManifest>, Error> {
         // Another request may have fetched it between this one's look and its turn. A proof is the registry's own answer.
         if let (Reference::Digest(digest), None) = (reference, &auth.proof)
-            && let Some((media_type, bytes)) = self.kept.find(repository, *digest).await
+            && let Some((media_type, bytes)) = self.kept.find(repository, *digest)
         {
             let value = FetchedManifest { digest: *digest, is_authoritative: false, media_type, bytes };
             return Ok(Allowed { value, proof: Proof::Nothing });

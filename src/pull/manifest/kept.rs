@@ -1,8 +1,8 @@
 //! Manifests in memory that are on disk, or will be soon: no answer waits for the disk.
 //!
 //! A fetched manifest is in memory at once and written behind its answer. One that could not be written, because there was
-//! no space or the disk failed, is written again when it is used again, as long as it is in memory; not while the disk is
-//! given a pause. One that may have left the store, by eviction or because it was damaged, is looked for when it is used,
+//! no space, the disk failed or too much waited for it, is written again when it is used again, as long as it is in memory;
+//! not while the disk is given a pause. One that may have left the store, by eviction or because it was damaged, is looked for when it is used,
 //! and written again if it is gone.
 
 use std::sync::Arc;
@@ -49,15 +49,16 @@ impl KeptManifests {
     }
 
     /// A manifest of a repository that is in memory.
-    pub(crate) async fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
+    pub(crate) fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
         let found = self.memory.find(repository, digest)?;
         self.store.record_access(digest);
         if !self.store.is_paused()
-            && let Some(write) =
-                self.memory.begin_write(repository, digest, self.store.removals(), self.now())
+            && let Some(write) = self.begin_write(repository, digest, self.store.removals())
         {
-            let (media_type, bytes) = &found;
-            self.write(repository, digest, media_type, bytes, write).await;
+            let (media_type, bytes) = found.clone();
+            let (member, was_stored) = (Member::Manifest(media_type), write == Write::IfGone);
+            let done = self.under_way(repository, digest);
+            self.store.restore(repository, digest, bytes, member, was_stored, done);
         }
         Some(found)
     }
@@ -78,7 +79,7 @@ impl KeptManifests {
         // Before it is marked: a removal from now on is noticed when it is used next.
         let removals = self.store.removals();
         if self.memory.insert(repository, digest, media_type, bytes) {
-            self.memory.begin_write(repository, digest, removals, self.now());
+            self.begin_write(repository, digest, removals);
             self.memory.end_write(repository, digest, true, self.now());
         }
     }
@@ -91,13 +92,14 @@ impl KeptManifests {
         media_type: &MediaType,
         bytes: &Bytes,
     ) {
+        let member = Member::Manifest(media_type.clone());
         if self.memory.insert(repository, digest, media_type, bytes) {
-            self.memory.begin_write(repository, digest, self.store.removals(), self.now());
-            self.write(repository, digest, media_type, bytes, Write::Content).await;
+            self.begin_write(repository, digest, self.store.removals());
+            let done = self.under_way(repository, digest);
+            self.store.put_later(repository, digest, bytes.clone(), member, done).await;
             return;
         }
-        let member = Member::Manifest(media_type.clone());
-        if let Err(error) = self.store.put(repository, digest, bytes.clone(), member).await {
+        if let Err(error) = self.store.put_for_answer(repository, digest, bytes.clone(), member).await {
             self.memory.insert_large(repository, digest, media_type, bytes);
             if self.store.should_log(&error) {
                 let cause = error.cause();
@@ -120,23 +122,20 @@ impl KeptManifests {
         self.memory.clear();
     }
 
-    async fn write(
+    fn begin_write(&self, repository: &Repository, digest: Digest, removals: u64) -> Option<Write> {
+        let may_have_left = |before| self.store.may_have_left(&digest, before);
+        self.memory.begin_write(repository, digest, removals, may_have_left, self.now())
+    }
+
+    /// The end of a write that begins now, which is to be told whether the manifest is stored.
+    fn under_way(
         &self,
         repository: &Repository,
         digest: Digest,
-        media_type: &MediaType,
-        bytes: &Bytes,
-        write: Write,
-    ) {
+    ) -> impl FnOnce(bool) + Send + 'static + use<> {
         let (memory, clock) = (Arc::clone(&self.memory), self.store.clock().clone());
         let under_way = UnderWay { memory, clock, repository: repository.clone(), digest, is_stored: false };
-        let done = move |is_stored| under_way.end(is_stored);
-        let member = Member::Manifest(media_type.clone());
-        let (store, bytes) = (&self.store, bytes.clone());
-        match write {
-            Write::Content => store.put_later(repository, digest, bytes, member, done).await,
-            Write::IfGone => store.restore_later(repository, digest, bytes, member, done).await,
-        }
+        move |is_stored| under_way.end(is_stored)
     }
 }
 
@@ -148,10 +147,34 @@ mod tests {
 
     use super::*;
     use crate::pull::for_tests::{self, MANIFEST};
+    use crate::reference::Reference;
 
     #[tokio::test]
-    async fn a_manifest_whose_request_gave_up_while_too_much_waits_to_be_written_is_written_when_it_is_used()
-    {
+    async fn blobs_that_leave_the_store_cost_a_manifest_in_memory_no_look_at_the_disk_unless_it_is_one_of_them()
+     {
+        let (store, clock, _directory) = for_tests::store();
+        let app: Repository = "reg.test/app".parse().unwrap();
+        let other = for_tests::remember_blob(&store, "reg.test/app", b"other").await;
+        let digest = for_tests::remember_manifest(&store, "reg.test/app").await;
+        let (kept, media_type) =
+            (KeptManifests::new(store.clone()), MediaType::OCI_MANIFEST.parse().unwrap());
+        kept.add_stored(&app, digest, &media_type, &Bytes::from_static(MANIFEST));
+        for (removed, is_looked_for) in [(other, false), (digest, true)] {
+            let before = store.removals();
+            store.remove_image(&app, &Reference::Digest(removed)).await.unwrap();
+            assert!(store.removals() > before);
+            // Without a place what was to be written has failed.
+            let full = store.fill_writes();
+            assert!(kept.find(&app, digest).is_some());
+            drop(full);
+            clock.advance(Duration::from_secs(60));
+            let write = kept.begin_write(&app, digest, store.removals());
+            assert_eq!(write, is_looked_for.then_some(Write::Content));
+        }
+    }
+
+    #[tokio::test]
+    async fn while_too_much_waits_to_be_written_a_manifest_is_answered_from_memory_and_written_later() {
         let (store, clock, _directory) = for_tests::store();
         let app: Repository = "reg.test/app".parse().unwrap();
         let (kept, bytes) = (KeptManifests::new(store.clone()), Bytes::from_static(MANIFEST));
@@ -159,10 +182,10 @@ mod tests {
         let full = store.fill_writes();
         assert!(kept.add_fetched(&app, digest, &media_type, &bytes).now_or_never().is_none());
         clock.advance(Duration::from_secs(60));
-        assert!(kept.find(&app, digest).now_or_never().is_none());
+        assert!(kept.find(&app, digest).is_some());
         drop(full);
         clock.advance(Duration::from_secs(60));
-        assert!(kept.find(&app, digest).await.is_some());
+        assert!(kept.find(&app, digest).is_some());
         store.flush().await;
         assert!(store.blob(digest).await.is_some());
     }

@@ -42,8 +42,8 @@ struct Manifest {
     on_disk: OnDisk,
 }
 
-/// Whether a manifest is on disk too. What leaves the store is counted: by that number it is known whether a manifest
-/// that was there may have left it.
+/// Whether a manifest is on disk too. What leaves the store is counted: since that number the manifest itself may have left
+/// it.
 #[derive(Debug, Clone, Copy)]
 enum OnDisk {
     /// It is not known to be. One that could not be written is not tried again for a while.
@@ -87,12 +87,14 @@ impl MemoryCache {
     }
 
     /// Whether a manifest is to be written to disk, by the caller: it is not there, or may have left, and is not being
-    /// written. `removals` says how many blobs have left the store.
+    /// written. `removals` says how many blobs have left the store, `may_have_left` whether this one may be among those since
+    /// there were so many.
     pub(crate) fn begin_write(
         &self,
         repository: &Repository,
         digest: Digest,
         removals: u64,
+        may_have_left: impl FnOnce(u64) -> bool,
         now: Timestamp,
     ) -> Option<Write> {
         let mut cached = self.0.lock();
@@ -102,7 +104,7 @@ impl MemoryCache {
                 return None;
             }
             OnDisk::No { .. } => Write::Content,
-            OnDisk::Yes { removals: before } if before != removals => Write::IfGone,
+            OnDisk::Yes { removals: before } if may_have_left(before) => Write::IfGone,
             OnDisk::BeingWritten { .. } | OnDisk::Yes { .. } => return None,
         };
         found.on_disk = OnDisk::BeingWritten { removals };
@@ -214,7 +216,8 @@ mod tests {
     fn a_manifest_that_could_not_be_written_or_that_may_have_left_the_disk_is_to_be_written_again() {
         let (cache, digest) = (MemoryCache::default(), Digest::of(b"x"));
         let (app, media_type) = ("a.test/r".parse().unwrap(), MediaType::OCI_MANIFEST.parse().unwrap());
-        let begin = |removals, at| cache.begin_write(&app, digest, removals, Timestamp(at));
+        let left = |removals| move |before| before < removals;
+        let begin = |removals, at| cache.begin_write(&app, digest, removals, left(removals), Timestamp(at));
         let end = |is_stored, at| cache.end_write(&app, digest, is_stored, Timestamp(at));
         assert_eq!(begin(0, 1_000), None);
         cache.insert(&app, digest, &media_type, &Bytes::from_static(b"x"));
@@ -225,7 +228,7 @@ mod tests {
         assert_eq!(begin(0, 1_010), Some(Write::Content));
         end(true, 1_010);
         assert_eq!(begin(0, 1_010), None);
-        assert_eq!(begin(1, 1_010), Some(Write::IfGone), "a blob left the store meanwhile");
+        assert_eq!(begin(1, 1_010), Some(Write::IfGone), "it left the store meanwhile");
         end(true, 1_010);
         assert_eq!(begin(1, 1_010), None);
         assert_eq!(begin(2, 1_010), Some(Write::IfGone));

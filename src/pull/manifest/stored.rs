@@ -45,7 +45,7 @@ impl StoredManifests {
             source: AnswerSource::Hit,
             stale: None,
         };
-        if let Some((media_type, bytes)) = self.kept.find(repository, digest).await {
+        if let Some((media_type, bytes)) = self.kept.find(repository, digest) {
             return Some(hit(media_type, bytes));
         }
         let (blob, Some(Member::Manifest(media_type))) = self.store.received_blob(repository, digest).await?

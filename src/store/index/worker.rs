@@ -162,7 +162,7 @@ impl Worker {
             fs::symlink_metadata(self.context.layout.blob(&digest)).ok().filter(fs::Metadata::is_file);
         match (self.rows.row(&digest), found) {
             (Some(_), None) => {
-                self.context.open_blobs.note_removal();
+                self.context.open_blobs.removals().add(digest);
                 self.remove(&digest);
             }
             (None, Some(file)) => {
@@ -255,7 +255,7 @@ impl Worker {
             match self.context.layout.remove(&self.context.layout.blob(&digest)) {
                 Ok(existed) => {
                     self.context.open_blobs.forget(&digest);
-                    self.context.open_blobs.note_removal();
+                    self.context.open_blobs.removals().add(digest);
                     let _ = self.context.layout.remove(&self.context.layout.checks_of(&digest));
                     self.remove(&digest);
                     gone.bytes += size;

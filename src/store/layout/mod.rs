@@ -39,6 +39,7 @@ pub(super) use files::{
 
 use crate::reference::{Algorithm, Digest, Principal, Registry, Repository, Tag};
 use crate::store::changes::{Change, Changes};
+use crate::store::disk_calls::DiskCalls;
 use crate::store::error::Error;
 use crate::store::leftovers::Leftovers;
 use crate::store::sync_pace::SyncPace;
@@ -68,6 +69,7 @@ pub(super) const SYNTHESIZED: &str = "_composed";
 pub(super) struct Layout {
     root: Arc<Path>,
     changes: Changes,
+    calls: DiskCalls,
     leftovers: Leftovers,
     sync_pace: SyncPace,
     unsynced: Unsynced,
@@ -80,11 +82,17 @@ impl Layout {
         Self {
             root: root.into(),
             changes: Changes::default(),
+            calls: DiskCalls::default(),
             leftovers: Leftovers::default(),
             sync_pace: SyncPace::default(),
             unsynced: Unsynced::new(&root.join("blobs")),
             staged: None,
         }
+    }
+
+    /// The calls that write content to this tree.
+    pub(super) fn calls(&self) -> &DiskCalls {
+        &self.calls
     }
 
     /// How long the syncs of this tree take.

@@ -13,10 +13,11 @@ use crate::support::clock::Timestamp;
 
 impl Records {
     /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait for the
-    /// disk. Readers see it at once.
+    /// disk. Readers see it at once; where too much waits to be written, only as long as it is in memory.
     pub async fn add_member_later(&self, repository: &Repository, digest: Digest, member: Member) {
         let place = self.writes.place().await;
         self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
+        let Some(place) = place else { return };
         let (this, repository) = (self.clone(), repository.clone());
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
             let is_known = staging.is_written_earlier(&this.layout.member(&repository, &digest))
@@ -38,8 +39,9 @@ impl Records {
         place.stage(Box::new(write));
     }
 
-    /// Waits until one more record may be written behind what is being written already.
-    pub async fn place(&self) -> Place<'_> {
+    /// Waits, a second at most, until one more record may be written behind what is being written already; `None` if too much
+    /// waits.
+    pub async fn place(&self) -> Option<Place<'_>> {
         self.writes.place().await
     }
 
@@ -67,8 +69,8 @@ impl Records {
     }
 
     /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk. Readers
-    /// see the record at once. One whose manifest is not in the store by then is kept in memory alone. Nothing is written if
-    /// the record on the disk, read a moment ago, says the same.
+    /// see the record at once. One whose manifest is not in the store by then is kept in memory alone, and so is one where too
+    /// much waits to be written. Nothing is written if the record on the disk, read a moment ago, says the same.
     pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         let record = TagRecord { digest, confirmed_at: self.clock.now() };
         // In this order: what is not pending any more has left the cache before.
@@ -79,6 +81,7 @@ impl Records {
         }
         let place = self.writes.place().await;
         let pending = self.pending_tags.add(repository, tag, record);
+        let Some(place) = place else { return pending.keep() };
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
             staging.names(this.layout.blob(&digest));

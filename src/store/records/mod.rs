@@ -122,7 +122,7 @@ impl Records {
             this.cache.forget_member(&repository, &digest);
             added
         };
-        blocking::run(add).await
+        blocking::run_bounded(self.layout.calls(), add).await
     }
 
     /// Ends the membership of `digest` in `repository`, durably, also if the caller gives up.
@@ -249,7 +249,8 @@ impl Records {
     /// The disk.
     pub async fn set_outage(&self, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
         let (this, registry) = (self.clone(), registry.clone());
-        blocking::run(move || outages::set(&this.layout, &registry, since)).await
+        let set = move || outages::set(&this.layout, &registry, since);
+        blocking::run_bounded(self.layout.calls(), set).await
     }
 
     /// The digest that `tag` last had.
@@ -348,7 +349,8 @@ impl Records {
     /// The disk.
     pub async fn set_absent_upstream(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
-        blocking::run(move || aliases::set_absent(&this.layout, &repository, &tag, this.clock.now())).await
+        let set = move || aliases::set_absent(&this.layout, &repository, &tag, this.clock.now());
+        blocking::run_bounded(self.layout.calls(), set).await
     }
 
     /// The index `digest` that was synthesized for `repository`.
@@ -371,8 +373,8 @@ impl Records {
         index: &SynthesizedIndex,
     ) -> Result<(), Error> {
         let (this, repository, index) = (self.clone(), repository.clone(), index.clone());
-        blocking::run(move || aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now()))
-            .await
+        let set = move || aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now());
+        blocking::run_bounded(self.layout.calls(), set).await
     }
 }
 

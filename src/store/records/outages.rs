@@ -25,6 +25,8 @@ pub(crate) fn set(layout: &Layout, registry: &Registry, since: Option<Timestamp>
         // outage, and clients may ask for ever new registries.
         Some(_) if !has_delivered(layout, registry) => Ok(()),
         Some(since) => file::write(layout, &path, &since),
+        // Nearly always: nothing is written then.
+        None if !path.try_exists().unwrap_or(true) => Ok(()),
         None => layout.remove(&path).map(drop),
     }
 }

@@ -1,0 +1,174 @@
+//! The blocking side of a fill: what was received is written, published, hashed. And what becomes of it where the disk
+//! takes no more, or hangs: the rest goes past the disk.
+//!
+//! A call to a disk that hangs does not return, and its thread with it. So what the writer has in hand, and the queue behind
+//! it, are where they can be taken from it; a writer that returns after that ends, and what it wrote is dropped.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::delivery::Trail;
+use super::detached::Detached;
+use super::flight::Leader;
+use super::flight_content::FlightContent;
+use super::rest::Rest;
+use super::segments::Received;
+use super::withheld_tail::Withheld;
+use crate::reference::Hasher;
+use crate::store::{self, ContentHash, Ingest, Verified};
+
+/// How long one piece may take to be written: then the disk counts as hanging for this blob, as it does for others.
+const HANGS_AFTER: Duration = store::HANGS_AFTER;
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What became of the bytes.
+pub(super) enum Written {
+    Verified(Box<Verified>),
+    /// The queue closed without the end.
+    Incomplete,
+    /// The disk does not take them.
+    Detached(Box<Detached>),
+    /// What was left to do was taken from the writer.
+    TakenOver,
+}
+
+/// What is written of one download.
+pub(super) struct Writing {
+    pub(super) content: FlightContent,
+    pub(super) withheld: Withheld,
+    pub(super) trail: Trail,
+    hash: ContentHash,
+    in_hand: Mutex<InHand>,
+}
+
+/// What the writer does.
+enum InHand {
+    /// It waits for the next piece, and has the queue.
+    Nothing,
+    /// It writes this one, since then.
+    Piece { piece: Received, rest: mpsc::Receiver<Received>, since: Instant },
+    /// Nothing any more.
+    TakenOver,
+}
+
+impl Writing {
+    pub(super) fn new(ingest: &Ingest, content: FlightContent, withheld: Withheld, trail: Trail) -> Self {
+        Self { content, withheld, trail, hash: ingest.running_hash(), in_hand: Mutex::new(InHand::Nothing) }
+    }
+
+    fn take_in_hand(&self, piece: Received, rest: mpsc::Receiver<Received>) {
+        *self.in_hand.lock() = InHand::Piece { piece, rest, since: Instant::now() };
+    }
+
+    /// Some of the piece is done.
+    fn goes_on(&self) {
+        if let InHand::Piece { since, .. } = &mut *self.in_hand.lock() {
+            *since = Instant::now();
+        }
+    }
+
+    /// The piece is written, or cannot be; `None` if it was taken over meanwhile.
+    fn put_down(&self) -> Option<(Received, mpsc::Receiver<Received>)> {
+        let mut in_hand = self.in_hand.lock();
+        match std::mem::replace(&mut *in_hand, InHand::Nothing) {
+            InHand::Piece { piece, rest, .. } => Some((piece, rest)),
+            InHand::Nothing | InHand::TakenOver => {
+                *in_hand = InHand::TakenOver;
+                None
+            }
+        }
+    }
+
+    /// Returns once the writer has hung in a call for [`HANGS_AFTER`].
+    pub(super) async fn hangs(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if matches!(&*self.in_hand.lock(), InHand::Piece { since, .. } if since.elapsed() >= HANGS_AFTER)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Takes from a writer that hangs what it has in hand and what comes after it; `None` if it hangs no more, or if it is
+    /// not known what was hashed. Blocks until what was written is hashed, for milliseconds.
+    pub(super) fn take_over(&self) -> Option<Detached> {
+        let mut in_hand = self.in_hand.lock();
+        if !matches!(&*in_hand, InHand::Piece { since, .. } if since.elapsed() >= HANGS_AFTER) {
+            return None;
+        }
+        let (hasher, written) = self.hash.take()?;
+        let InHand::Piece { piece, rest, .. } = std::mem::replace(&mut *in_hand, InHand::TakenOver) else {
+            return None;
+        };
+        Some(self.detached(store::Error::Hangs, written, hasher, Rest::Queue(Some(piece), rest)))
+    }
+
+    fn detached(&self, error: store::Error, written: u64, hasher: Hasher, rest: Rest) -> Detached {
+        let (growing, withheld, trail) =
+            (Some(self.content.clone()), self.withheld.clone(), self.trail.clone());
+        Detached { error: Some(error), growing, written, hasher, withheld, trail, rest }
+    }
+}
+
+/// Writes what comes, until the end or until the disk takes no more. Blocks.
+///
+/// # Errors
+/// Content that is not what the digest says; the disk, if what was written is not hashed.
+pub(super) fn write(
+    mut ingest: Ingest,
+    mut received: mpsc::Receiver<Received>,
+    writing: &Writing,
+    leader: &Leader,
+) -> Result<Written, store::Error> {
+    while let Some(piece) = received.blocking_recv() {
+        let taken = match &piece {
+            Received::End => return ingest.verify().map(|verified| Written::Verified(Box::new(verified))),
+            Received::Bytes(bytes) => {
+                writing.take_in_hand(piece.clone(), received);
+                ingest.write(bytes)
+            }
+            Received::InFile(until) => {
+                writing.take_in_hand(piece.clone(), received);
+                hash_in_file(&mut ingest, *until, |written| {
+                    writing.goes_on();
+                    leader.publish_readable(writing.withheld.readable(written));
+                })
+            }
+        };
+        let Some((in_hand, rest)) = writing.put_down() else { return Ok(Written::TakenOver) };
+        received = rest;
+        match taken {
+            Ok(written) => {
+                if let Received::Bytes(bytes) = &piece {
+                    writing.content.compare(written - bytes.len() as u64, bytes);
+                    leader.publish_readable(writing.withheld.readable(written));
+                    ingest.hash(bytes);
+                }
+            }
+            Err(error) if error.is_local() => {
+                let (_, written, hasher) = ingest.detach();
+                // Without the hash no follower could verify the whole.
+                let Some(hasher) = hasher else { return Err(error) };
+                let rest = Rest::Queue(Some(in_hand), received);
+                return Ok(Written::Detached(Box::new(writing.detached(error, written, hasher, rest))));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Written::Incomplete)
+}
+
+/// Takes over what a reader wrote out of order, up to an offset; returns how many bytes there are now.
+fn hash_in_file(ingest: &mut Ingest, until: u64, mut publish: impl FnMut(u64)) -> Result<u64, store::Error> {
+    let mut written = 0;
+    while written < until {
+        written = ingest.adopt_out_of_order(until)?;
+        publish(written);
+    }
+    Ok(written)
+}
