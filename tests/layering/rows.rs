@@ -92,6 +92,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["open_blobs"],
             &["index/totals"],
             &["index/evictions", "index/slots"],
+            &["index/cursors"],
             &["index/rows"],
             &["index/database", "index/scan"],
             &["index/rows_on_disk"],

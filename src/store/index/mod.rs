@@ -4,6 +4,7 @@
 //! rebuilt from the files. The rows belong to one thread, which also evicts; this is the handle to it. A pull never
 //! waits for that thread unless it needs space, then for [`ANSWER_WAIT`] at most, and never fails because of it.
 
+mod cursors;
 pub(super) mod database;
 pub(super) mod evictions;
 pub(super) mod rows;

@@ -167,7 +167,7 @@ impl Policy for Ordered {
         }
         let row = Row { size: shown, used_at: now, owner: OwnerId::UNKNOWN, reused };
         if !hit {
-            let mut search = self.rows.search(Order::BySize);
+            let mut search = self.rows.search(Order::BySize, None, now);
             while self.used + size > self.budget {
                 let (victim, _) = self.rows.next_victim(&mut search, now, |_, _| true).unwrap();
                 self.rows.remove(&victim);

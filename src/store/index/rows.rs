@@ -2,13 +2,14 @@
 //!
 //! Blobs of about one size are in one list, the blob that was used longest ago first; only the heads of the lists are
 //! compared when a blob is to be evicted. A victim, an access and a removal therefore cost the same whatever the number
-//! of blobs. A row takes 64 bytes (`slots`) and its place in the table by digest 12 at most. Not here: which blobs may not
+//! of blobs; where one registry's blobs alone may go, those of others are passed once a minute at most (`cursors`). A row takes 64 bytes (`slots`) and its place in the table by digest 12 at most. Not here: which blobs may not
 //! be evicted, and what is on disk.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use super::cursors::{Cursors, Sought};
 pub(crate) use super::slots::Row;
 use super::slots::{NONE, Slots};
 use super::totals::Totals;
@@ -34,6 +35,7 @@ pub(crate) struct Rows {
     /// The list of each class of size, then the list of free slots.
     lists: [List; LISTS],
     free: u32,
+    cursors: Cursors<LISTS>,
     totals: Totals,
 }
 
@@ -48,6 +50,11 @@ struct List {
 pub(crate) struct Search {
     at: [u32; LISTS],
     order: Order,
+    sought: Option<Sought>,
+    begun: Timestamp,
+    /// Rows that were looked at.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 impl Rows {
@@ -58,6 +65,7 @@ impl Rows {
             hasher: RandomState::new(),
             lists: [List { first: NONE, last: NONE }; LISTS],
             free: NONE,
+            cursors: Cursors::default(),
             totals: Totals::default(),
         }
     }
@@ -153,9 +161,34 @@ impl Rows {
         self.by_digest.iter().map(|&slot| (self.slots.digest(slot), self.slots.row(slot)))
     }
 
-    /// Begins a search for victims.
-    pub(crate) fn search(&self, order: Order) -> Search {
-        Search { at: self.lists.map(|list| list.first), order }
+    /// Begins a search for victims, of one registry where `sought` says so.
+    pub(crate) fn search(&self, order: Order, sought: Option<Sought>, now: Timestamp) -> Search {
+        Search {
+            at: self.lists.map(|list| list.first),
+            order,
+            sought,
+            begun: now,
+            #[cfg(test)]
+            looked_at: 0,
+        }
+    }
+
+    /// Goes on with a search for the victims of one registry; `None` if it is to begin anew.
+    pub(crate) fn resume(&self, order: Order, sought: Option<Sought>, now: Timestamp) -> Option<Search> {
+        let (at, begun) = self.cursors.find(sought?, now)?;
+        Some(Search { at, begun, ..self.search(order, sought, now) })
+    }
+
+    /// Begins a search again.
+    pub(crate) fn begin_anew(&self, search: &Search, now: Timestamp) -> Search {
+        self.search(search.order, search.sought, now)
+    }
+
+    /// Keeps a search for the victims of one registry, to go on with it.
+    pub(crate) fn keep(&mut self, search: Search) {
+        if let Some(sought) = search.sought {
+            self.cursors.keep(sought, search.at, search.begun);
+        }
     }
 
     /// The next blob to evict, if any may be: of the longest idle of each size, the one that weighs most. The caller may
@@ -167,15 +200,24 @@ impl Rows {
         may_go: impl Fn(&Digest, &Row) -> bool,
     ) -> Option<(Digest, Row)> {
         let mut best: Option<(u64, usize)> = None;
+        let (order, owner) = (search.order, search.sought.map(|sought| sought.owner));
+        let may_go = |at: u32| {
+            let row = self.slots.row(at);
+            owner.is_none_or(|owner| row.owner == owner) && may_go(&self.slots.digest(at), &row)
+        };
         for (list, at) in search.at.iter_mut().enumerate() {
-            while *at != NONE && !may_go(&self.slots.digest(*at), &self.slots.row(*at)) {
+            while *at != NONE && !may_go(*at) {
                 *at = self.slots.after(*at);
+                #[cfg(test)]
+                {
+                    search.looked_at += 1;
+                }
             }
             if *at == NONE {
                 continue;
             }
             let Row { size, used_at, reused, .. } = self.slots.row(*at);
-            let weight = evict::weight(search.order, used_at.age_at(now), evict::class(size), reused);
+            let weight = evict::weight(order, used_at.age_at(now), evict::class(size), reused);
             if best.is_none_or(|(most, _)| weight >= most) {
                 best = Some((weight, list));
             }
@@ -209,7 +251,9 @@ impl Rows {
 
     /// Appends a slot to the list of its class.
     fn link(&mut self, slot: u32) {
-        let list = &mut self.lists[list_of(self.slots.row(slot))];
+        let number = list_of(self.slots.row(slot));
+        self.cursors.added(number, slot);
+        let list = &mut self.lists[number];
         let last = std::mem::replace(&mut list.last, slot);
         if last == NONE {
             list.first = slot;
@@ -222,7 +266,9 @@ impl Rows {
 
     fn unlink(&mut self, slot: u32) {
         let (before, after) = (self.slots.before(slot), self.slots.after(slot));
-        let list = &mut self.lists[list_of(self.slots.row(slot))];
+        let number = list_of(self.slots.row(slot));
+        self.cursors.removed(number, slot, after);
+        let list = &mut self.lists[number];
         match before {
             NONE => list.first = after,
             _ => self.slots.set_after(before, after),
@@ -235,87 +281,5 @@ impl Rows {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn digest(n: u8) -> Digest {
-        Digest::from_bytes(&[n; 32]).unwrap()
-    }
-
-    fn victims(rows: &Rows, now: u64, may_go: impl Fn(&Digest, &Row) -> bool) -> Vec<u8> {
-        let mut search = rows.search(Order::BySize);
-        std::iter::from_fn(|| rows.next_victim(&mut search, Timestamp(now), &may_go))
-            .map(|(digest, _)| digest.as_bytes()[0])
-            .collect()
-    }
-
-    #[test]
-    fn rows_that_were_read_in_any_order_are_evicted_in_the_order_of_their_last_access() {
-        let row = |used_at| Row {
-            size: 10_000,
-            used_at: Timestamp(used_at),
-            owner: OwnerId::UNKNOWN,
-            reused: false,
-        };
-        let rows = [(digest(1), row(30)), (digest(2), row(10)), (digest(3), row(20)), (digest(2), row(40))];
-        let rows = Rows::from_unordered(rows);
-        assert_eq!(victims(&rows, 100, |_, _| true), [3, 1, 2]);
-        assert_eq!(victims(&rows, 100, |d, _| *d != digest(3)), [1, 2], "one that may not go is passed");
-        assert_eq!(rows.totals(), Totals { blobs: 3, bytes: 30_000 });
-    }
-
-    #[derive(Debug, Clone)]
-    enum Change {
-        Put(u8, u64, bool),
-        Remove(u8),
-        Evict(bool),
-    }
-
-    fn change() -> impl Strategy<Value = Change> {
-        prop_oneof![
-            4 => (0..20_u8, 0..40_u32, any::<bool>()).prop_map(|(n, bits, reused)| Change::Put(n, 1 << bits, reused)),
-            1 => (0..20_u8).prop_map(Change::Remove),
-            1 => any::<bool>().prop_map(Change::Evict),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_changes_a_victim_is_the_heaviest_blob_and_the_totals_are_right(
-            changes in proptest::collection::vec(change(), 1..200),
-        ) {
-            let mut rows = Rows::new();
-            let mut model: HashMap<u8, Row> = HashMap::new();
-            for (n, change) in changes.into_iter().enumerate() {
-                let now = Timestamp(n as u64 * 100);
-                match change {
-                    Change::Put(n, size, reused) => {
-                        let row = Row { size, used_at: now, owner: OwnerId::UNKNOWN, reused };
-                        rows.put(digest(n), row);
-                        model.insert(n, row);
-                    }
-                    Change::Remove(n) => prop_assert_eq!(rows.remove(&digest(n)), model.remove(&n)),
-                    Change::Evict(for_bytes) => {
-                        let order = if for_bytes { Order::BySize } else { Order::ByCount };
-                        let weight = |row: &Row| evict::weight(order, row.used_at.age_at(now), evict::class(row.size), row.reused);
-                        let heaviest = model.values().map(weight).max();
-                        let victim = rows.next_victim(&mut rows.search(order), now, |_, _| true);
-                        prop_assert_eq!(victim.map(|(_, row)| weight(&row)), heaviest);
-                        if let Some((digest, _)) = victim {
-                            rows.remove(&digest);
-                            model.remove(&digest.as_bytes()[0]);
-                        }
-                    }
-                }
-                let bytes = model.values().map(|row| row.size).sum();
-                prop_assert_eq!(rows.totals(), Totals { blobs: model.len() as u64, bytes });
-                prop_assert_eq!(rows.iter().count(), model.len());
-                prop_assert!(model.iter().all(|(n, row)| rows.row(&digest(*n)) == Some(*row)));
-            }
-        }
-    }
-}
+#[path = "rows_tests.rs"]
+mod tests;

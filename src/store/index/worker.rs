@@ -6,8 +6,9 @@
 use std::fs;
 use std::sync::Arc;
 
+use super::cursors::Sought;
 use super::evictions::{Batch, Demand, Evictable, Evictions, Stuck, Wanted};
-use super::rows::{Row, Rows};
+use super::rows::{Row, Rows, Search};
 use super::rows_on_disk::{FILL_ROWS, RowsOnDisk};
 use super::totals::{SharedTotals, Totals};
 use crate::reference::Digest;
@@ -221,15 +222,10 @@ impl Worker {
 
     /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again after a
     /// minute; others go instead. What is protected goes after all others, and stays where nothing is needed yet.
-    fn evict(
-        &mut self,
-        Wanted { bytes, blobs, only }: Wanted,
-        failures: &mut usize,
-        is_ahead: bool,
-    ) -> Batch {
+    fn evict(&mut self, wanted: Wanted, failures: &mut usize, is_ahead: bool) -> Batch {
+        let Wanted { bytes, blobs, .. } = wanted;
         let now = self.context.clock.now();
-        let order = if bytes > 0 { Order::BySize } else { Order::ByCount };
-        let mut search = self.rows.search(order);
+        let (mut search, mut is_resumed) = self.search(wanted, true, now);
         let mut protected = self.context.pins.protected();
         let mut gone = Batch::default();
         for _ in 0..BATCH_FILES {
@@ -237,19 +233,23 @@ impl Worker {
                 break;
             }
             let Context { open_blobs, pins, .. } = &self.context;
-            let may_go = |digest: &Digest, row: &Row| {
-                only.is_none_or(|owner| row.owner == owner)
-                    && !open_blobs.is_in_use(digest)
+            let may_go = |digest: &Digest, _: &Row| {
+                !open_blobs.is_in_use(digest)
                     && !pins.contains(digest)
                     && !self.stuck.contains(digest, now)
                     && !protected.contains(digest)
             };
             let Some((digest, Row { size, .. })) = self.rows.next_victim(&mut search, now, may_go) else {
+                if std::mem::take(&mut is_resumed) {
+                    // What was passed may go by now.
+                    search = self.rows.begin_anew(&search, now);
+                    continue;
+                }
                 if is_ahead || protected.is_empty() {
                     return Batch { is_last: true, ..gone };
                 }
                 protected = Arc::default();
-                search = self.rows.search(order);
+                (search, is_resumed) = self.search(wanted, false, now);
                 continue;
             };
             match self.context.layout.remove(&self.context.layout.blob(&digest)) {
@@ -279,7 +279,18 @@ impl Worker {
                 }
             }
         }
+        self.rows.keep(search);
         gone
+    }
+
+    /// A search for what is wanted, and whether it goes on with an earlier one.
+    fn search(&self, wanted: Wanted, spares_protected: bool, now: Timestamp) -> (Search, bool) {
+        let order = if wanted.bytes > 0 { Order::BySize } else { Order::ByCount };
+        let sought = wanted.only.map(|owner| Sought { owner, spares_protected });
+        match self.rows.resume(order, sought, now) {
+            Some(resumed) => (resumed, true),
+            None => (self.rows.search(order, sought, now), false),
+        }
     }
 }
 
