@@ -122,7 +122,7 @@ impl Store {
 
     /// As [`Store::put_later`], for content that is answered from memory: waits for nothing. If it `was_stored` it is written
     /// only if its blob has left the store.
-    pub fn restore(
+    pub fn put_without_waiting(
         &self,
         repository: &Repository,
         digest: Digest,

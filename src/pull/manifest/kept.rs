@@ -57,8 +57,8 @@ impl KeptManifests {
         {
             let (media_type, bytes) = found.clone();
             let (member, was_stored) = (Member::Manifest(media_type), write == Write::IfGone);
-            let done = self.under_way(repository, digest);
-            self.store.restore(repository, digest, bytes, member, was_stored, done);
+            let done = self.end_of_write(repository, digest);
+            self.store.put_without_waiting(repository, digest, bytes, member, was_stored, done);
         }
         Some(found)
     }
@@ -95,7 +95,7 @@ impl KeptManifests {
         let member = Member::Manifest(media_type.clone());
         if self.memory.insert(repository, digest, media_type, bytes) {
             self.begin_write(repository, digest, self.store.removals());
-            let done = self.under_way(repository, digest);
+            let done = self.end_of_write(repository, digest);
             self.store.put_later(repository, digest, bytes.clone(), member, done).await;
             return;
         }
@@ -128,7 +128,7 @@ impl KeptManifests {
     }
 
     /// The end of a write that begins now, which is to be told whether the manifest is stored.
-    fn under_way(
+    fn end_of_write(
         &self,
         repository: &Repository,
         digest: Digest,
