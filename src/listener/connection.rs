@@ -1,6 +1,7 @@
 //! One connection from its first byte to its last.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -22,10 +23,10 @@ use super::limits::ConnectionLimits;
 use super::metrics::Metrics;
 use super::peer::Peer;
 use super::send_buffer::SendBuffers;
-use super::sendfile::{FileTransfer, Outgoing};
+use super::sendfile::{FileTransfer, Given, Outgoing};
 use super::socket::Socket;
 use super::timeouts::{Busy, Timed, close_gently};
-use crate::support::body_chunk::BodyChunk;
+use crate::support::body_chunk::{BodyChunk, Refetched};
 use crate::support::shutdown::Shutdown;
 use crate::support::tasks::Tasks;
 
@@ -167,7 +168,7 @@ fn tracked(
             let answered = service.call(request).await;
             answered.map(|response| {
                 let left = content_length(&response);
-                response.map(|body| TrackedBody { body, left, busy, outgoing })
+                response.map(|body| TrackedBody { body, left, busy, outgoing, coming: None })
             })
         }
     })
@@ -209,6 +210,8 @@ struct TrackedBody {
     left: Option<u64>,
     busy: Busy,
     outgoing: Outgoing,
+    /// So many bytes, which a file did not give, on their way from elsewhere.
+    coming: Option<(usize, Refetched)>,
 }
 
 impl http_body::Body for TrackedBody {
@@ -220,17 +223,29 @@ impl http_body::Body for TrackedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let chunk = match ready!(this.body.poll_next(cx)) {
-            Some(Ok(chunk)) => chunk,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None => return Poll::Ready(None),
-        };
-        this.left = this.left.map(|left| left.saturating_sub(chunk.len() as u64));
-        let bytes = match chunk {
-            BodyChunk::Memory(bytes) => bytes,
-            BodyChunk::File(range) => this.outgoing.bytes_for(range, this.left)?,
-        };
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
+        if this.coming.is_none() {
+            let chunk = match ready!(this.body.poll_next(cx)) {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            let len = chunk.len();
+            this.left = this.left.map(|left| left.saturating_sub(len as u64));
+            let given = match chunk {
+                BodyChunk::Memory(bytes) => Given::Now(bytes),
+                BodyChunk::File(range) => this.outgoing.bytes_for(range, this.left)?,
+            };
+            match given {
+                Given::Now(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Given::Later(coming) => this.coming = Some((len, coming)),
+            }
+        }
+        let Some((len, coming)) = &mut this.coming else { return Poll::Ready(None) };
+        let (came, len) = (ready!(coming.as_mut().poll(cx)), *len);
+        this.coming = None;
+        let bytes = came.filter(|bytes| bytes.len() == len);
+        let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
+        Poll::Ready(Some(bytes.map(Frame::data).map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

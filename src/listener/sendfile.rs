@@ -7,9 +7,9 @@
 //!
 //! Promises: the placeholder itself is never sent, as long as hyper never copies body bytes: connections ask for
 //! vectored writes, and [`super::sendfile_check`] compares every byte of one body before the first client is served.
-//! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead. When a slow client has made a range
-//! wait, the rest of it is checked again before it leaves, and so is what the socket's queue may still hold: the kernel
-//! sends the pages as they are then. The check has a thread of its own; other connections do not wait for it. After the
+//! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead, and compares what it has read. When
+//! a slow client has made a range wait, before or after its first byte, the rest of it is checked again before it leaves,
+//! and so is what the socket's queue may still hold: the kernel sends the pages as they are then. The check has a thread of its own; other connections do not wait for it. After the
 //! last byte nothing is checked again: the end of a body, as much of it as a queue holds, is copied, and each copy is
 //! compared. Bytes that the file gives no more when they are to leave are fetched again ([`Refetch`]).
 //!
@@ -33,14 +33,14 @@ use tokio::time::Instant;
 
 use super::send_buffer::{SMALL_QUEUE_BYTES, SendBuffer};
 use super::socket::Socket;
-use crate::support::body_chunk::{FileRange, Refetched};
+use crate::support::body_chunk::{FileRange, Integrity, Refetched};
 
 /// Bytes of one file range at most; the store reads no more at once.
 pub(super) const FILE_RANGE_BYTES_MAX: usize = 512 * 1024;
 /// File ranges on their way at the same time on one connection; hyper holds one or two, and never more than 16.
 const SLOTS: usize = 20;
-/// A range that has waited this long for its client is checked again: its pages may have left memory, and what the
-/// disk then returns has not been checked.
+/// A range that was compared this long ago is checked again: its pages may have left memory, and what the disk then
+/// returns has not been checked.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// How bytes of files reach clients.
@@ -73,8 +73,8 @@ struct Sending {
     range: FileRange,
     /// Bytes that follow it in its body, where that is known.
     follow: Option<u64>,
-    /// Since when the range waits for the client.
-    waiting_since: Option<Instant>,
+    /// When it was compared last.
+    compared_at: Instant,
     /// The check that it is still what it was, and what is queued before it too.
     recheck: Option<JoinHandle<Rechecked>>,
     /// What is sent in place of what the file does not give.
@@ -84,10 +84,18 @@ struct Sending {
 /// What a check found again.
 #[derive(Debug, Clone, Copy)]
 struct Rechecked {
-    /// What is queued is what it was.
+    /// Nothing that is queued is other than what it was.
     is_queue_intact: bool,
     /// So is what comes next.
     is_next_intact: bool,
+}
+
+/// What hyper is given for a range of a file.
+pub(super) enum Given {
+    /// So many bytes as the range has.
+    Now(Bytes),
+    /// The file does not give them: they are fetched again.
+    Later(Refetched),
 }
 
 /// Bytes that are sent in place of those of a file.
@@ -108,6 +116,12 @@ impl std::fmt::Debug for Instead {
 }
 
 impl Sending {
+    /// Whether it was compared too long ago to be sent unchecked.
+    fn is_stale(&self) -> bool {
+        let is_coming = matches!(self.instead, Some(Instead::Coming(..)));
+        self.recheck.is_none() && !is_coming && self.compared_at.elapsed() > TRUSTED_FOR
+    }
+
     /// The file does not give what comes after the first `sent` bytes of the range: it is fetched again.
     ///
     /// # Errors
@@ -162,8 +176,8 @@ impl Queued {
     fn recheck(&self, next: FileRange) -> impl FnOnce() -> Rechecked + Send + use<> {
         let queued: Vec<FileRange> = self.0.iter().cloned().collect();
         move || Rechecked {
-            is_queue_intact: queued.iter().all(FileRange::is_intact),
-            is_next_intact: next.is_intact(),
+            is_queue_intact: queued.iter().all(|range| range.compare_again() != Integrity::Wrong),
+            is_next_intact: next.compare_again() == Integrity::Intact,
         }
     }
 }
@@ -197,13 +211,13 @@ impl Outgoing {
     /// it in its body, where that is known.
     ///
     /// # Errors
-    /// More ranges, or longer ones, than there is a placeholder for; when copying, what the disk says.
-    pub(super) fn bytes_for(&self, range: FileRange, follow: Option<u64>) -> io::Result<Bytes> {
+    /// More ranges, or longer ones, than there is a placeholder for; when copying, bytes that are had from nowhere.
+    pub(super) fn bytes_for(&self, range: FileRange, follow: Option<u64>) -> io::Result<Given> {
         if range.len > FILE_RANGE_BYTES_MAX {
             return Err(io::Error::other("a file range that is too long"));
         }
         match self.transfer {
-            FileTransfer::Sendfile => self.placeholder_for(range, follow),
+            FileTransfer::Sendfile => self.placeholder_for(range, follow).map(Given::Now),
             FileTransfer::Copy => copy(&range),
         }
     }
@@ -215,7 +229,7 @@ impl Outgoing {
             return Err(io::Error::other("too many file ranges at once"));
         }
         slots.ranges[slot] =
-            Some(Sending { range, follow, waiting_since: None, recheck: None, instead: None });
+            Some(Sending { range, follow, compared_at: Instant::now(), recheck: None, instead: None });
         slots.next = (slot + 1) % SLOTS;
         Ok(Bytes::from_static(&placeholder()[slot * FILE_RANGE_BYTES_MAX..][..len]))
     }
@@ -249,13 +263,13 @@ impl Outgoing {
         let slot = &mut ranges[slot];
         let sending = slot.as_mut().ok_or_else(unknown)?;
         let rest = sending.range.part(sent, slice.len().min(sending.range.len.saturating_sub(sent)));
-        if sending.waiting_since.is_some_and(|since| since.elapsed() > TRUSTED_FOR) {
-            sending.waiting_since = None;
+        if sending.is_stale() {
             sending.recheck = Some(tokio::task::spawn_blocking(queued.recheck(rest.clone())));
         }
         if let Some(recheck) = &mut sending.recheck {
             let rechecked = ready!(Pin::new(recheck).poll(cx));
             sending.recheck = None;
+            sending.compared_at = Instant::now();
             // What is in the queue cannot be taken back.
             let Ok(Rechecked { is_queue_intact: true, is_next_intact }) = rechecked else {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
@@ -276,12 +290,7 @@ impl Outgoing {
                 Ok(written) => break (written, !is_copied),
             }
         };
-        let Poll::Ready(written) = written else {
-            sending.waiting_since.get_or_insert_with(Instant::now);
-            return Poll::Pending;
-        };
-        let count = written?;
-        sending.waiting_since = None;
+        let count = ready!(written)?;
         if sent + count >= sending.range.len {
             *slot = None;
         }
@@ -339,40 +348,35 @@ fn placeholder() -> &'static [u8] {
     PLACEHOLDER.get_or_init(|| Box::leak(vec![0; SLOTS * FILE_RANGE_BYTES_MAX].into_boxed_slice()))
 }
 
-/// Reads a range in place: its bytes were checked just now, so they are in the page cache.
-fn copy(range: &FileRange) -> io::Result<Bytes> {
-    let mut bytes = BytesMut::zeroed(range.len);
-    range.file.read_exact_at(&mut bytes, range.offset)?;
+/// A copy of a range, or what is fetched in its place.
+///
+/// # Errors
+/// The file does not give its bytes, and nothing else does.
+fn copy(range: &FileRange) -> io::Result<Given> {
+    match (compared_copy(range), &range.refetch) {
+        (Ok(bytes), _) => Ok(Given::Now(bytes)),
+        (Err(_), Some(refetch)) => Ok(Given::Later(Arc::clone(refetch).refetch(range.offset, range.len))),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Reads a range in place, and compares what was read. Its bytes were checked just now, so they are in the page cache.
+fn compared_copy(range: &FileRange) -> io::Result<Bytes> {
+    let Some(check) = &range.check else {
+        let mut bytes = BytesMut::zeroed(range.len);
+        range.file.read_exact_at(&mut bytes, range.offset)?;
+        return Ok(bytes.freeze());
+    };
+    let (mut bytes, end) = (BytesMut::with_capacity(range.len), range.offset + range.len as u64);
+    while bytes.len() < range.len {
+        let at = range.offset + bytes.len() as u64;
+        if !check.with_intact(at, end, &mut |part| bytes.extend_from_slice(part)) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
     Ok(bytes.freeze())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAX: usize = SMALL_QUEUE_BYTES;
-
-    #[test]
-    fn what_was_sent_last_is_remembered_and_no_more_than_a_queue_holds() {
-        let files = [(); 2].map(|()| Arc::new(tempfile::tempfile().unwrap()));
-        let range = |file: usize, offset, len| FileRange {
-            file: Arc::clone(&files[file]),
-            offset,
-            len,
-            check: None,
-            refetch: None,
-        };
-        let mut queued = Queued::default();
-        queued.add(range(0, 0, 1_000), MAX);
-        queued.add(range(0, 1_000, MAX - 500), MAX);
-        let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
-        assert_eq!(held, [(500, MAX)]);
-        queued.add(range(1, 7, 10), MAX);
-        queued.add(range(1, 17, 10), MAX);
-        let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
-        assert_eq!(held, [(520, MAX - 20), (7, 20)]);
-        queued.add(range(0, 5_000, 2 * MAX), MAX);
-        let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
-        assert_eq!(held, [(5_000 + MAX as u64, MAX)]);
-    }
-}
+#[path = "sendfile_tests.rs"]
+mod tests;

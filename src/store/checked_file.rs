@@ -16,7 +16,7 @@ use crate::store::crc32c;
 use crate::store::error::Error;
 use crate::store::integrity::{CHUNK, ChunkChecksums};
 use crate::store::page_cache::{read_cached, read_exact_at};
-use crate::support::body_chunk::{BodyChunk, FileRange, IntegrityCheck};
+use crate::support::body_chunk::{BodyChunk, FileRange, Integrity, IntegrityCheck, KnownBytes};
 
 /// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were compared.
 const COPIED_BYTES_MAX: u64 = 16 * 1024;
@@ -32,20 +32,30 @@ pub(super) struct CheckedFile<C> {
 
 /// Why bytes do not leave: the chunk that has the byte at an offset cannot be read, or is not what was received.
 #[derive(Debug)]
-pub(super) struct Damage(String);
+pub(super) struct Damage {
+    reason: String,
+    found: Integrity,
+}
 
 impl Damage {
     /// The reason, without the name of the file.
     pub(super) fn into_reason(self) -> String {
-        self.0
+        self.reason
     }
 
     fn unreadable(start: u64, error: &std::io::Error) -> Self {
-        Self(format!("reading at {start}: {error}"))
+        // The end of a file that was cut off is in memory as zeroes.
+        let is_cut_off = error.kind() == std::io::ErrorKind::UnexpectedEof;
+        let found = if is_cut_off { Integrity::Wrong } else { Integrity::Unreadable };
+        Self { reason: format!("reading at {start}: {error}"), found }
     }
 
     fn wrong(start: u64) -> Self {
-        Self(format!("wrong checksum of the chunk at {start}"))
+        Self::of(format!("wrong checksum of the chunk at {start}"))
+    }
+
+    fn of(reason: String) -> Self {
+        Self { reason, found: Integrity::Wrong }
     }
 }
 
@@ -172,15 +182,40 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         let start = chunk * CHUNK as u64;
         let needed = end.saturating_sub(start).min(CHUNK as u64);
         let expected = self.checksums.expected(chunk).filter(|(len, _)| *len as u64 >= needed);
-        expected.ok_or_else(|| Damage(format!("no checksum of the bytes up to {end}")))
+        expected.ok_or_else(|| Damage::of(format!("no checksum of the bytes up to {end}")))
     }
 }
 
 impl<C: ChunkChecksums + 'static> IntegrityCheck for CheckedFile<C> {
-    fn is_intact(&self, offset: u64, end: u64) -> bool {
+    fn compare_again(&self, offset: u64, end: u64) -> Integrity {
         let mut buffer = Buffer::new(CHUNK);
-        (offset / CHUNK as u64..end.div_ceil(CHUNK as u64))
-            .all(|chunk| self.compare_chunk(chunk, end, &mut buffer).is_ok())
+        let mut found = Integrity::Intact;
+        for chunk in offset / CHUNK as u64..end.div_ceil(CHUNK as u64) {
+            match self.compare_chunk(chunk, end, &mut buffer) {
+                Ok(_) => {}
+                Err(Damage { found: Integrity::Wrong, .. }) => return Integrity::Wrong,
+                Err(damage) => found = damage.found,
+            }
+        }
+        found
+    }
+
+    fn known(&self, offset: u64, end: u64) -> Option<KnownBytes> {
+        let numbers = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
+        let chunks: Vec<_> =
+            numbers.clone().map(|chunk| self.expected(chunk, end).ok()).collect::<Option<_>>()?;
+        let start = numbers.start * CHUNK as u64;
+        let len: usize = chunks.iter().map(|(len, _)| *len).sum();
+        let is_equal = move |bytes: &[u8]| {
+            let mut rest = bytes;
+            let mut is_next = |len: usize, checksum: u32| {
+                let Some((chunk, after)) = rest.split_at_checked(len) else { return false };
+                rest = after;
+                crc32c::crc32c(chunk) == checksum
+            };
+            chunks.iter().all(|(len, checksum)| is_next(*len, *checksum)) && bytes.len() == len
+        };
+        Some(KnownBytes { range: start..start + len as u64, is_equal: Box::new(is_equal) })
     }
 
     fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool {
@@ -195,5 +230,5 @@ impl<C: ChunkChecksums + 'static> IntegrityCheck for CheckedFile<C> {
 }
 
 fn flatten<T>(done: Result<Result<T, Damage>, Error>) -> Result<T, Damage> {
-    done.unwrap_or_else(|panic| Err(Damage(format!("{panic} {}", panic.cause()))))
+    done.unwrap_or_else(|panic| Err(Damage::of(format!("{panic} {}", panic.cause()))))
 }

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -67,14 +68,41 @@ impl From<Bytes> for BodyChunk {
     }
 }
 
+/// What bytes of a file are found to be when they are compared again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Integrity {
+    /// What they were.
+    Intact,
+    /// Others, or fewer.
+    Wrong,
+    /// The file does not give them. What left it before is as it was: a page that cannot be read is not in the page cache,
+    /// and is changed by no writer any more.
+    Unreadable,
+}
+
 /// What can tell whether bytes of a file are still what they were when they were verified.
 pub trait IntegrityCheck: Send + Sync {
-    /// Whether the bytes from `offset` up to, not including, `end` are intact. Blocks for as long as reading them takes.
-    fn is_intact(&self, offset: u64, end: u64) -> bool;
+    /// What the bytes from `offset` up to, not including, `end` are now. Blocks for as long as reading them takes.
+    fn compare_again(&self, offset: u64, end: u64) -> Integrity;
+
+    /// What is known of the bytes from `offset` up to `end`, and as many around them as it takes to compare them with others;
+    /// `None` where too little is. Blocks where that is on disk.
+    fn known(&self, offset: u64, end: u64) -> Option<KnownBytes>;
 
     /// Reads the bytes at `offset`, at least one and none at or beyond `end`, compares them, and hands them to `take`;
     /// `false`, and nothing is handed over, if they are not intact. Blocks for as long as reading them takes.
     fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool;
+}
+
+/// Says of bytes whether they are others' equal.
+pub type IsEqual = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// Bytes that are known and not there.
+pub struct KnownBytes {
+    /// Where in the file they are.
+    pub range: Range<u64>,
+    /// Whether other bytes, as many, are equal to them.
+    pub is_equal: IsEqual,
 }
 
 /// Bytes on their way from where a [`Refetch`] gets them; `None` if they cannot be had.
@@ -112,10 +140,10 @@ impl FileRange {
         Arc::ptr_eq(&self.file, &next.file) && self.offset + self.len as u64 == next.offset
     }
 
-    /// Whether the bytes are still intact; without a check they count as intact. Blocks for a read.
-    pub fn is_intact(&self) -> bool {
+    /// What the bytes are now; without a check they count as intact. Blocks for a read.
+    pub fn compare_again(&self) -> Integrity {
         let end = self.offset + self.len as u64;
-        self.check.as_ref().is_none_or(|check| check.is_intact(self.offset, end))
+        self.check.as_ref().map_or(Integrity::Intact, |check| check.compare_again(self.offset, end))
     }
 }
 
