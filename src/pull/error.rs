@@ -110,6 +110,10 @@ pub enum Error {
         /// Bytes that did not come.
         missing: u64,
     },
+    /// The disk does not give back what was sent of a blob, to be compared, and it is not fetched again: too much of it, too
+    /// many bodies at once, or too slow.
+    #[error("what was sent cannot be read back, and is not fetched again")]
+    SentBytesLost,
     /// What was sent of a blob came from an endpoint whose content was wrong, and the right content begins otherwise.
     #[error("an endpoint delivered wrong content, of which a part has been sent")]
     ContentReplaced,
@@ -218,6 +222,7 @@ impl Error {
             | Self::TaskEnded { .. }
             | Self::LeaderGone
             | Self::ShortBody { .. }
+            | Self::SentBytesLost
             | Self::RangeIgnored
             | Self::ImportCutOff(_)
             | Self::NoClient
@@ -261,6 +266,7 @@ impl Error {
             Self::TaskEnded { .. } => "task_ended",
             Self::LeaderGone => "leader_gone",
             Self::ShortBody { .. } => "short_body",
+            Self::SentBytesLost => "sent_bytes_lost",
             Self::ContentReplaced => "content_replaced",
             Self::RangeIgnored => "range_ignored",
             Self::ImportCutOff(_) => "import_cut_off",

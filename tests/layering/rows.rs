@@ -160,6 +160,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["blob/upstream_body"],
             &["blob/source"],
             &["blob/part_fetch", "blob/tiered", "blob/window_state"],
+                "blob/refetch_places",
             &["blob/window"],
             &["blob/progress"],
             &["blob/first_bytes", "blob/flight", "blob/partial"],

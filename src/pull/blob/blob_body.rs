@@ -23,13 +23,13 @@ use super::passthrough::Passthrough;
 use super::progress::Progress;
 use super::read_parts::{PartRead, read_part};
 use super::reader::Reader;
-use super::refetch::RefetchOfBody;
+use super::refetch::{RefetchOfBody, RefetchOfPart};
 use super::upstream_body::UpstreamBody;
 use super::window::{WindowReader, Windowed};
 use crate::pull::error::{Error, Fault};
 use crate::reference::Hasher;
 use crate::store::{self, Blob};
-use crate::support::body_chunk::BodyChunk;
+use crate::support::body_chunk::{BodyChunk, IntegrityCheck, Refetch};
 
 /// Times that one answer is repaired: a disk that damages what was just written is not to be trusted further.
 const REPAIRS_MAX: u32 = 3;
@@ -154,7 +154,7 @@ impl BlobBody {
                 Ok(Next::Chunk(mut chunk)) => {
                     self.at += chunk.len() as u64;
                     if let BodyChunk::File(range) = &mut chunk {
-                        range.refetch = Some(self.refetch());
+                        range.refetch = Some(self.refetch_for(range.check.clone()));
                     }
                     return Some(Ok(chunk));
                 }
@@ -303,7 +303,7 @@ impl BlobBody {
     /// hash of what a download received, if that is as far as this body is; else of what can be read back; else all of it is
     /// fetched again, and must begin with what the download received, unless that was verified.
     async fn past_the_disk(
-        &self,
+        &mut self,
         growing: Option<FlightContent>,
         detached: Option<(u64, Hasher)>,
         verified: bool,
@@ -325,6 +325,9 @@ impl BlobBody {
                 if received.is_none() && !verified {
                     return Err(Error::ContentReplaced);
                 }
+                if !self.refetch().has_place(at) {
+                    return Err(Error::SentBytesLost);
+                }
                 let body = self.reader.upstream_from(0).await?;
                 let share = self.reader.memory.share();
                 Passthrough::again(body, digest, at, received.filter(|_| !verified), self.end, share)
@@ -335,8 +338,16 @@ impl BlobBody {
     }
 
     fn refetch(&mut self) -> Arc<RefetchOfBody> {
-        let reader = &self.reader;
-        Arc::clone(self.refetch.get_or_insert_with(|| Arc::new(RefetchOfBody::new(reader.clone()))))
+        let (reader, size) = (&self.reader, self.end.filter(|_| self.to_end));
+        Arc::clone(self.refetch.get_or_insert_with(|| Arc::new(RefetchOfBody::new(reader.clone(), size))))
+    }
+
+    /// What is asked for a range of a file that `check` checks, if the file does not give it any more.
+    fn refetch_for(&mut self, check: Option<Arc<dyn IntegrityCheck>>) -> Arc<dyn Refetch> {
+        match check.filter(|_| !self.is_whole()) {
+            Some(check) => Arc::new(RefetchOfPart::new(self.refetch(), check)),
+            None => self.refetch(),
+        }
     }
 
     fn is_whole(&self) -> bool {

@@ -54,6 +54,7 @@ pub(crate) mod read_parts;
 mod reader;
 mod refetch;
 pub(crate) mod rest;
+mod refetch_places;
 mod resume;
 pub(crate) mod room;
 pub(crate) mod segments;
@@ -100,6 +101,7 @@ use parts::{Found, Parts};
 use priority::Foreground;
 use reader::Reader;
 use room::Room;
+use refetch_places::RefetchPlaces;
 use segments::Segments;
 use source::UpstreamBlobs;
 use stored::{StoredBlob, StoredBlobs};
@@ -126,6 +128,7 @@ pub(crate) struct Blobs {
     begun: Begun,
     memory: WindowMemory,
     metrics: Arc<Metrics>,
+    refetches: RefetchPlaces,
 }
 
 impl Blobs {
@@ -175,6 +178,7 @@ impl Blobs {
             begun,
             memory,
             metrics,
+            refetches: RefetchPlaces::default(),
         }
     }
 
@@ -354,6 +358,7 @@ impl Blobs {
             metrics: Arc::clone(&self.metrics),
             memory: self.memory.clone(),
             context: context.clone(),
+            refetches: self.refetches.clone(),
             digest,
         }
     }

@@ -9,8 +9,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 
 use super::delivery::{Tries, fault_of};
+use super::refetch_places::REFETCH_WAIT_MAX;
 use super::upstream_body::UpstreamBody;
 use super::window_memory::MemoryShare;
 use super::withheld_tail::Withheld;
@@ -36,6 +38,8 @@ pub(crate) struct Passthrough {
     returned_until: u64,
     /// How content must begin, because the client has bytes of it that cannot be read back: so many bytes, with this hash.
     beginning: Option<(u64, Hasher)>,
+    /// When the first bytes must have come that the client does not have: it gets none until then.
+    first_due: Option<Instant>,
     tries: Tries,
     /// Bytes of the blob, where they are known, and its digest: with more it is another blob.
     size: Option<(u64, Digest)>,
@@ -75,6 +79,7 @@ impl Passthrough {
             skip_until: at,
             returned_until: at,
             beginning: received,
+            first_due: Some(Instant::now() + REFETCH_WAIT_MAX),
             ..Self::rest(body, digest.hasher(), digest, size, share)
         }
     }
@@ -90,6 +95,7 @@ impl Passthrough {
             tail_alone: false,
             returned: None,
             beginning: None,
+            first_due: None,
             tries: Tries::default(),
             size: None,
             held: VecDeque::new(),
@@ -103,6 +109,13 @@ impl Passthrough {
     /// # Errors
     /// Upstream, or content that is not what the digest says; then the last bytes have not been returned.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        let Some(due) = self.first_due else { return self.next_in_time().await };
+        let next = timeout_at(due, self.next_in_time()).await;
+        self.first_due = None;
+        next.unwrap_or(Some(Err(Error::SentBytesLost)))
+    }
+
+    async fn next_in_time(&mut self) -> Option<Result<Bytes, Error>> {
         loop {
             if let Some(bytes) = self.releasable() {
                 return Some(Ok(bytes));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::download::Downloads;
+use super::refetch_places::RefetchPlaces;
 use super::source::UpstreamBlobs;
 use super::stored::StoredBlobs;
 use super::upstream_body::UpstreamBody;
@@ -23,6 +24,7 @@ pub(crate) struct Reader {
     pub(crate) upstream: UpstreamBlobs,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) memory: WindowMemory,
+    pub(crate) refetches: RefetchPlaces,
     pub(crate) context: PullContext,
     pub(crate) digest: Digest,
 }

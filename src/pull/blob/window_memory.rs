@@ -1,6 +1,7 @@
 //! The memory of everything that is withheld or shared past the disk: one bound for all, in fair shares.
 //!
-//! Promises: all windows together hold at most [`MEMORY_MAX`] bytes; each has [`OWN_BYTES`] that no other takes, and of
+//! Promises: [`WINDOWS_MAX`] windows together hold at most [`MEMORY_MAX`] bytes, and each beyond them, of a client that goes on
+//! past the disk by itself, no more than [`OWN_BYTES`] where the rest is taken; each has [`OWN_BYTES`] that no other takes, and of
 //! the rest no more than an equal share of those that are there when it asks. A registry cannot take more than the
 //! windows that it has places for (`places`). Deliberately not here: what is done with too little memory (`window`).
 
