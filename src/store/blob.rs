@@ -47,6 +47,8 @@ pub(super) enum Opened {
     File(OpenFile),
     /// Nothing, or a file that was refused.
     Absent,
+    /// A file of so many bytes whose checksums are missing or damaged, and that was not to be hashed.
+    WithoutChecksums(u64),
     /// A file that cannot be the blob.
     Damaged {
         /// Which one.
@@ -57,8 +59,8 @@ pub(super) enum Opened {
 }
 
 impl OpenFile {
-    /// Opens a blob, unless it is a file that `is_refused`. Blocks; hashes the whole blob if its checksums are missing or
-    /// damaged. A blob whose checksums cannot be written is served all the same.
+    /// Opens a blob, unless it is a file that `is_refused`. Blocks; if its checksums are missing or damaged and it `may_hash`,
+    /// it hashes the whole blob. A blob whose checksums cannot be written is served all the same.
     ///
     /// # Errors
     /// The disk.
@@ -66,6 +68,7 @@ impl OpenFile {
         layout: &Layout,
         digest: &Digest,
         is_refused: impl Fn(FileIdentity) -> bool,
+        may_hash: bool,
     ) -> Result<Opened, Error> {
         let path = layout.blob(digest);
         let file = match layout::open_regular(&path) {
@@ -87,6 +90,7 @@ impl OpenFile {
         let checks = layout.checks_of(digest);
         let checksums = match StoredChecksums::open(&checks) {
             Some(checksums) => checksums,
+            None if !may_hash => return Ok(Opened::WithoutChecksums(identity.size())),
             None => match hash_again(&file, digest) {
                 Ok(checksums) => {
                     write_checksums(layout, digest, &checksums);
@@ -238,6 +242,10 @@ fn damaged(digest: &Digest, reason: &str) -> Error {
     Error::Damaged { digest: *digest, reason: reason.to_owned() }
 }
 
+/// Blobs that tests have seen hashed again.
+#[cfg(test)]
+pub(super) static HASHED_AGAIN: parking_lot::Mutex<Vec<Digest>> = parking_lot::Mutex::new(Vec::new());
+
 fn write_checksums(layout: &Layout, digest: &Digest, checksums: &Checksums) {
     if let Err(error) = layout.write_small(&layout.checks_of(digest), &checksums.encode()) {
         tracing::warn!(%digest, %error, cause = error.cause(), "the checksums of a blob cannot be written; it is hashed again when it is opened next");
@@ -249,6 +257,8 @@ fn write_checksums(layout: &Layout, digest: &Digest, checksums: &Checksums) {
 /// # Errors
 /// Why the file is not the blob.
 fn hash_again(mut file: &File, digest: &Digest) -> Result<Checksums, String> {
+    #[cfg(test)]
+    HASHED_AGAIN.lock().push(*digest);
     let mut hasher = digest.hasher();
     let mut checksums = ChecksumsBuilder::default();
     let mut buffer = vec![0; CHUNK];

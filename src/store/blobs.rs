@@ -16,9 +16,11 @@ use crate::store::index::Index;
 use crate::store::ingest::{Ingest, Verified};
 use crate::store::last_access::LastAccess;
 use crate::store::layout::Layout;
+use crate::store::maintenance::low_priority;
 use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::quarantine::Quarantine;
+use crate::store::rehashing::{self, Rehashing, Turn};
 use crate::store::removals::Removals;
 use crate::store::share::Owner;
 use crate::support::clock::Clock;
@@ -33,6 +35,7 @@ pub(super) struct Blobs {
     open_blobs: Arc<OpenBlobs>,
     health: Arc<Health>,
     last_access: LastAccess,
+    rehashing: Rehashing,
 }
 
 impl Blobs {
@@ -55,8 +58,8 @@ impl Blobs {
             Arc::clone(&health),
             metrics,
         );
-        let last_access = LastAccess::new();
-        Self { layout, clock, index, admission, quarantine, open_blobs, health, last_access }
+        let (last_access, rehashing) = (LastAccess::new(), Rehashing::default());
+        Self { layout, clock, index, admission, quarantine, open_blobs, health, last_access, rehashing }
     }
 
     /// Where damaged blobs go.
@@ -117,7 +120,7 @@ impl Blobs {
     }
 
     /// As [`Blobs::lookup`]. Blocks.
-    pub(super) fn open(&self, digest: Digest) -> Option<Blob> {
+    pub(super) fn open(self: &Arc<Self>, digest: Digest) -> Option<Blob> {
         if let Some(blob) = self.find_open(digest) {
             return Some(blob);
         }
@@ -205,18 +208,57 @@ impl Blobs {
         std::fs::metadata(self.layout.blob(digest)).is_ok_and(|file| file.is_file() && file.len() == size)
     }
 
-    fn open_or_quarantine(&self, digest: Digest) -> Result<Option<Blob>, Error> {
+    /// As [`Blobs::open`]. A blob without checksums is hashed by one of those who open it; a large one is hashed meanwhile,
+    /// and absent until then.
+    fn open_or_quarantine(self: &Arc<Self>, digest: Digest) -> Result<Option<Blob>, Error> {
+        let size = match self.open_file(digest, false)? {
+            Ok(opened) => return Ok(opened),
+            Err(size) => size,
+        };
+        if size > rehashing::WAITED_FOR_MAX {
+            if let Some(turn) = self.rehashing.turn_of_large() {
+                self.hash_meanwhile(digest, size, turn);
+            }
+            return Ok(None);
+        }
+        let Some(_turn) = self.rehashing.turn(digest) else { return Ok(None) };
+        match self.open_blobs.find(&digest) {
+            Some(blob) => Ok(Some(blob)),
+            None => Ok(self.open_file(digest, true)?.unwrap_or_default()),
+        }
+    }
+
+    /// Makes the checksums of a blob anew, on a thread of low priority, and keeps the blob open.
+    fn hash_meanwhile(self: &Arc<Self>, digest: Digest, size: u64, turn: Turn) {
+        tracing::warn!(%digest, size, "a large blob has lost its checksums: it is hashed again, and absent until then");
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let this = Arc::clone(self);
+        let hash = low_priority::run(move || {
+            let _turn = turn;
+            this.open_file(digest, true).map(drop)
+        });
+        runtime.spawn(async move {
+            if let Err(error) = hash.await {
+                tracing::error!(%digest, %error, cause = error.cause(), "a blob cannot be hashed again");
+            }
+        });
+    }
+
+    /// The blob, if there is one that is not found damaged; else the bytes of one that has no checksums and that it may not
+    /// hash.
+    fn open_file(&self, digest: Digest, may_hash: bool) -> Result<Result<Option<Blob>, u64>, Error> {
         let is_refused = |file| self.quarantine.remembers(&digest, file);
-        match OpenFile::open(&self.layout, &digest, is_refused)? {
+        Ok(Ok(match OpenFile::open(&self.layout, &digest, is_refused, may_hash)? {
             Opened::File(file) => {
                 file.read_ahead_if_small();
-                Ok(Some(self.open_blobs.insert(file)))
+                Some(self.open_blobs.insert(file))
             }
-            Opened::Absent => Ok(None),
+            Opened::Absent => None,
+            Opened::WithoutChecksums(size) => return Ok(Err(size)),
             Opened::Damaged { file, reason } => {
                 self.quarantine.add(&digest, file, &reason);
-                Ok(None)
+                None
             }
-        }
+        }))
     }
 }

@@ -111,6 +111,36 @@ async fn a_sound_blob_whose_checksums_cannot_be_written_is_served() {
 }
 
 #[tokio::test]
+async fn a_blob_without_checksums_is_hashed_once_however_many_ask_for_it() {
+    let mut world = World::new();
+    let content = bytes(3_000_000);
+    let digest = world.put(&repository("reg.test/a"), &content).await;
+    world = world.restarted();
+    fs::remove_file(world.file(&format!("checks/sha256/{}", digest.hex()))).unwrap();
+    let opened = futures_util::future::join_all((0..20).map(|_| world.store.blob(digest))).await;
+    assert!(opened.iter().all(Option::is_some));
+    assert_eq!(blob::HASHED_AGAIN.lock().iter().filter(|hashed| **hashed == digest).count(), 1);
+}
+
+#[tokio::test]
+async fn a_large_blob_without_checksums_keeps_no_reader_waiting_and_comes_back() {
+    let mut world = World::new();
+    let content = bytes(rehashing::WAITED_FOR_MAX as usize + 1);
+    let digest = world.put(&repository("reg.test/a"), &content).await;
+    world = world.restarted();
+    let checks = world.file(&format!("checks/sha256/{}", digest.hex()));
+    let sound = fs::read(&checks).unwrap();
+    fs::remove_file(&checks).unwrap();
+    assert!(world.store.blob(digest).await.is_none(), "upstream is asked");
+    while world.store.blob(digest).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(fs::read(&checks).unwrap(), sound);
+    assert_eq!(blob::HASHED_AGAIN.lock().iter().filter(|hashed| **hashed == digest).count(), 1);
+    assert_eq!(world.metrics.quarantined.get(), 0);
+}
+
+#[tokio::test]
 async fn a_damaged_blob_that_cannot_be_moved_is_not_opened_again_and_not_counted_as_moved() {
     let world = World::new();
     let (app, content) = (repository("reg.test/a"), bytes(100_000));

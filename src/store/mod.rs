@@ -53,6 +53,7 @@ mod pins;
 mod quarantine;
 mod quarantine_files;
 mod records;
+mod rehashing;
 mod removals;
 mod reserve;
 mod share;

@@ -159,7 +159,7 @@ mod tests {
     fn open(layout: &Layout, content: &[u8]) -> OpenFile {
         let digest = Digest::of(content);
         std::fs::write(layout.blob(&digest), content).unwrap();
-        match OpenFile::open(layout, &digest, |_| false).unwrap() {
+        match OpenFile::open(layout, &digest, |_| false, true).unwrap() {
             Opened::File(file) => file,
             other => panic!("{other:?}"),
         }

@@ -22,12 +22,12 @@ pub(crate) async fn run<T: Send + 'static>(
     let at_low_priority = move || {
         // Of this thread alone: Linux takes the id of a thread for that of a process here.
         if let Err(error) = setpriority_process(Some(gettid()), NICE_MAX) {
-            tracing::debug!(%error, "the scrub runs at the usual priority");
+            tracing::debug!(%error, "work in the background runs at the usual priority");
         }
         let _ = done.send(work());
     };
-    let failed = |error| Error::io("scrub", Path::new("the store"))(error);
-    let thread = std::thread::Builder::new().name("larder-scrub".to_owned()).spawn(at_low_priority);
+    let failed = |error| Error::io("do work in the background on", Path::new("the store"))(error);
+    let thread = std::thread::Builder::new().name("larder-low".to_owned()).spawn(at_low_priority);
     let thread = thread.map_err(failed)?;
     let result = result.await;
     // The thread has sent its result or panicked, so it ends at once.
