@@ -39,6 +39,9 @@ pub struct GrowingBlob {
     calls: DiskCalls,
 }
 
+/// Bytes of a piece that was written out of order: the download adopts as many at a time.
+pub(super) const PIECE_MAX: usize = 256 * 1024;
+
 /// The ranges beyond the end so far that were written out of order.
 #[derive(Debug, Default)]
 struct Ranges {
@@ -46,9 +49,33 @@ struct Ranges {
     claimed_until: u64,
     /// Start to end, none adjacent to another.
     written: BTreeMap<u64, u64>,
+    /// Start to end, and the checksum that the bytes had when they were received. What several readers wrote is in none.
+    pieces: BTreeMap<u64, (u64, u32)>,
 }
 
 impl Ranges {
+    /// Notes the checksums of bytes that were written.
+    fn note_pieces(&mut self, start: u64, bytes: &[u8]) {
+        let end = start + bytes.len() as u64;
+        while let Some((&other, _)) = self.pieces.range(..end).next_back().filter(|(_, (to, _))| *to > start)
+        {
+            self.pieces.remove(&other);
+        }
+        if let Some((from, (to, checksum))) = self.pieces.range_mut(..start).next_back()
+            && *to == start
+            && end - from <= PIECE_MAX as u64
+        {
+            (*to, *checksum) = (end, crc32c::crc32c_append(*checksum, bytes));
+            return;
+        }
+        let mut at = start;
+        for piece in bytes.chunks(PIECE_MAX) {
+            let to = at + piece.len() as u64;
+            self.pieces.insert(at, (to, crc32c::crc32c(piece)));
+            at = to;
+        }
+    }
+
     fn add(&mut self, mut start: u64, mut end: u64) {
         // A range that overlaps or is adjacent is merged.
         while let Some((from, to)) = self.written.range(..=end).next_back().map(|(from, to)| (*from, *to))
@@ -143,6 +170,7 @@ impl GrowingBlob {
             if offset >= ranges.claimed_until {
                 this.file().write_all_at(&bytes, offset)?;
                 ranges.add(offset, offset + bytes.len() as u64);
+                ranges.note_pieces(offset, &bytes);
             }
             Ok(())
         };
@@ -172,7 +200,16 @@ impl GrowingBlob {
         self.out_of_order.lock().end_of_range_at(offset)
     }
 
-    /// The same, for a caller that must not block: `None` too while such a range is being written.
+    /// The piece that begins at `offset`: one past its last byte, and its checksum; else where the next one begins.
+    pub(super) fn piece_from(&self, offset: u64) -> Result<(u64, u32), Option<u64>> {
+        let ranges = self.out_of_order.lock();
+        match ranges.pieces.range(offset..).next() {
+            Some((start, piece)) if *start == offset => Ok(*piece),
+            next => Err(next.map(|(start, _)| *start)),
+        }
+    }
+
+    /// As [`GrowingBlob::out_of_order_until`], for a caller that must not block: `None` too while such a range is being written.
     pub fn known_out_of_order_until(&self, offset: u64) -> Option<u64> {
         self.out_of_order.try_lock()?.end_of_range_at(offset)
     }
@@ -226,6 +263,27 @@ mod tests {
             let file = Arc::new(tempfile::tempfile().unwrap());
             GrowingBlob::new(digest, file, InUse::default().mark(digest), DiskCalls::default())
         }
+    }
+
+    #[test]
+    fn a_piece_has_the_checksum_of_its_bytes_and_none_where_two_readers_wrote() {
+        let mut ranges = Ranges::default();
+        let content: Vec<u8> = (0..3 * PIECE_MAX).map(|n| (n % 251) as u8).collect();
+        for at in (0..content.len()).step_by(10_000) {
+            ranges.note_pieces(at as u64, &content[at..content.len().min(at + 10_000)]);
+        }
+        assert!(ranges.pieces.len() <= 5, "{} pieces are remembered", ranges.pieces.len());
+        let mut at = 0;
+        for (start, (end, checksum)) in &ranges.pieces {
+            assert_eq!((*start, *checksum), (at, crc32c::crc32c(&content[*start as usize..*end as usize])));
+            at = *end;
+        }
+        assert_eq!(at, content.len() as u64);
+        ranges.note_pieces(0, &content);
+        assert_eq!(ranges.pieces.len(), 3);
+        ranges.note_pieces(PIECE_MAX as u64 - 1, b"xx");
+        let starts: Vec<u64> = ranges.pieces.keys().copied().collect();
+        assert_eq!(starts, [PIECE_MAX as u64 - 1, 2 * PIECE_MAX as u64]);
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::reference::{Digest, Hasher};
 use crate::store::error::Error;
 use crate::store::failpoints;
-use crate::store::growing::GrowingBlob;
+use crate::store::growing::{GrowingBlob, PIECE_MAX};
 use crate::store::hashing::ContentHash;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::Checksums;
@@ -31,8 +31,6 @@ const STEP_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of a blob up to which its checksums are written without a sync: after a power cut they are made again from so many
 /// bytes in about a millisecond, and a pull has many small blobs.
 const CHECKS_REMADE_MAX: u64 = 1024 * 1024;
-/// Bytes that are adopted at a time, so that readers see progress.
-const ADOPTED_AT_ONCE: usize = 256 * 1024;
 
 /// Reserves bytes within the budget. Blocks.
 pub(super) type Reserve = Box<dyn Fn(u64) -> Result<Reservation, Error> + Send + Sync>;
@@ -155,22 +153,35 @@ impl Ingest {
     }
 
     /// Adopts the next bytes that were written out of order, up to `until` at most, hashes them, and returns how many
-    /// bytes there are now: 256 KiB more per call, so that readers see progress.
+    /// bytes there are now: at most 256 KiB more per call, so that readers see progress. A piece is compared first with the
+    /// checksum that it had when it was received, so that what the disk has damaged is not upstream's fault; the rest of
+    /// one that the download has begun to overwrite has none.
     ///
     /// # Errors
-    /// No space; the disk; that no such bytes are there, which is a defect of the caller.
+    /// No space; the disk, also where it gives back other bytes; that no such bytes are there, which is a defect of the
+    /// caller.
     pub fn adopt_out_of_order(&mut self, until: u64) -> Result<u64, Error> {
         let end = self.receiving.0.out_of_order_until(self.written).unwrap_or(self.written);
         let end = end.min(until).min(self.limit);
-        let len = usize::try_from(end - self.written).unwrap_or(usize::MAX).min(ADOPTED_AT_ONCE);
+        let (piece, end) = match self.receiving.0.piece_from(self.written) {
+            Ok((piece_end, checksum)) => (Some((piece_end, checksum)), end.min(piece_end)),
+            Err(next) => (None, next.map_or(end, |next| end.min(next))),
+        };
+        let len = usize::try_from(end - self.written).unwrap_or(usize::MAX).min(PIECE_MAX);
         if len == 0 {
             return Err(self.io("adopt a range of")(std::io::ErrorKind::NotFound.into()));
         }
         self.reserve_up_to(self.written + len as u64)?;
         let growing = &self.receiving.0;
         growing.claim(self.written + len as u64);
-        let mut bytes = vec![0; len];
+        let read = piece.map_or(len, |(piece_end, _)| (piece_end - self.written) as usize);
+        let mut bytes = vec![0; read];
         growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
+        if piece.is_some_and(|(_, checksum)| crc32c::crc32c(&bytes) != checksum) {
+            let damaged = std::io::Error::new(std::io::ErrorKind::InvalidData, "a wrong checksum");
+            return Err(self.io("read what was written to")(damaged));
+        }
+        bytes.truncate(len);
         growing.note_written(&bytes);
         self.hashing.update(&bytes.into());
         self.advance(self.written + len as u64);

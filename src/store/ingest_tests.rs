@@ -170,3 +170,42 @@ fn adopted_bytes_are_hashed_like_written_ones() {
     commit(&world.layout, ingest.verify().unwrap()).unwrap();
     assert_eq!(fs::read(world.layout.blob(&Digest::of(b"0123456789"))).unwrap(), b"0123456789");
 }
+
+#[test]
+fn what_the_disk_damages_before_it_is_adopted_is_an_error_of_the_disk() {
+    let world = World::new();
+    let content: Vec<u8> = (0..600_000).map(|n| (n % 251) as u8).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    // A piece of 250,000 bytes begins at 100,000, another at 350,000.
+    for (flipped, until, is_found) in [
+        (None, 600_000, false),
+        (Some(400_000), 350_000, false),
+        (Some(400_000), 360_000, true),
+        (Some(400_000), 600_000, true),
+    ] {
+        let mut ingest = world.begin(Digest::of(&content), Some(600_000), u64::MAX).unwrap();
+        let growing = ingest.growing();
+        for at in (100_000..600_000).step_by(50_000) {
+            let piece = Bytes::copy_from_slice(&content[at..at + 50_000]);
+            runtime.block_on(growing.write_out_of_order(at as u64, piece)).unwrap();
+        }
+        // The download ends within a piece, of which the rest is adopted as it is.
+        let first = Bytes::copy_from_slice(&content[..110_000]);
+        ingest.write(&first).unwrap();
+        ingest.hash(&first);
+        if let Some(at) = flipped {
+            growing.file().write_all_at(&[content[at] ^ 1], at as u64).unwrap();
+        }
+        let mut adopted = Ok(0);
+        while adopted.as_ref().is_ok_and(|adopted| *adopted < until) {
+            adopted = ingest.adopt_out_of_order(until);
+        }
+        match adopted {
+            Ok(_) => assert!(!is_found, "{until}: a damaged piece was adopted"),
+            Err(error) => assert!(is_found && error.is_local(), "{until}: {error}"),
+        }
+        if flipped.is_none() {
+            commit(&world.layout, ingest.verify().unwrap()).unwrap();
+        }
+    }
+}
