@@ -13,8 +13,10 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::flight_content::FlightContent;
+use super::pace::Pace;
 use super::progress::Progress;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
@@ -37,6 +39,8 @@ pub(crate) struct Flight {
     /// Pulls of followers whose own question was answered yes: one of them may be used to go on where the leader's
     /// repository or credential fails in mid-body.
     alternates: Mutex<Vec<PullContext>>,
+    /// How fast it brings bytes.
+    pace: Mutex<Pace>,
     progress: watch::Sender<Progress>,
 }
 
@@ -106,6 +110,14 @@ impl Flight {
     /// Bytes that have come so far and may be read, on disk or past it.
     pub(crate) fn received(&self) -> u64 {
         self.progress.borrow().received()
+    }
+
+    /// Whether what is fetched ahead in `other` slows down for it: a client waits for it, and it fills the line that both
+    /// share, or is of the same registry.
+    fn is_before(&self, other: &Self) -> bool {
+        let is_of_registry = || self.context.repository().registry() == other.context.repository().registry();
+        let fills_line = || self.pace.lock().is_fast(Instant::now(), self.received());
+        self.is_foreground() && self.has_client() && (is_of_registry() || fills_line())
     }
 
     /// Watches the progress.
@@ -186,9 +198,11 @@ impl Flights {
         }
     }
 
-    /// Whether there is a flight that a runtime waits for.
-    pub(crate) fn any_foreground(&self) -> bool {
-        self.0.flights.lock().values().any(|flight| flight.is_foreground())
+    /// Whether what is fetched ahead in `flight` slows down for another that a runtime waits for.
+    pub(crate) fn any_before(&self, flight: &Flight) -> bool {
+        // Outside of the lock: the others are asked how far they are.
+        let flights: Vec<_> = self.0.flights.lock().values().map(Arc::clone).collect();
+        flights.iter().any(|other| other.is_before(flight))
     }
 
     /// Whether there is a flight that a runtime waits for, or will wait for.
@@ -217,6 +231,7 @@ impl Flights {
                     foreground: AtomicBool::new(foreground),
                     ahead: AtomicBool::new(ahead),
                     alternates: Mutex::default(),
+                    pace: Mutex::new(Pace::from(Instant::now())),
                     progress: watch::Sender::new(Progress::Waiting),
                 });
                 vacant.insert(Arc::clone(&flight));
@@ -332,70 +347,9 @@ impl Drop for Leader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flights() -> Flights {
-        Flights::new(IntGauge::new("flights", "x").unwrap())
-    }
-
-    fn ask(flights: &Flights, repository: &str) -> Role {
-        let context = PullContext::new(repository.parse().unwrap(), None, Caller::Anonymous);
-        flights.join_or_lead(&context, Digest::of(b"x"), Sharing::All)
-    }
-
-    #[test]
-    fn one_leads_all_others_follow_and_registries_never_share() {
-        let flights = flights();
-        let Role::Lead(leader) = ask(&flights, "a.test/r") else { panic!() };
-        assert!(matches!(ask(&flights, "a.test/other"), Role::Follow(_)));
-        assert!(matches!(ask(&flights, "b.test/r"), Role::Lead(_)));
-        drop(leader);
-        assert!(matches!(ask(&flights, "a.test/r"), Role::Lead(_)));
-    }
-
-    #[test]
-    fn a_request_after_a_failure_does_not_join_the_failed_flight() {
-        let flights = flights();
-        let Role::Lead(first) = ask(&flights, "a.test/r") else { panic!() };
-        let following = first.flight().follow();
-        first.fail(Error::NotStored);
-        assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
-        let Role::Lead(second) = ask(&flights, "a.test/r") else { panic!("joined one that has failed") };
-        drop(first);
-        assert!(matches!(ask(&flights, "a.test/r"), Role::Follow(_)), "the first took the second along");
-        assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
-        assert_eq!((flights.count(), flights.ended()), (1, 1));
-        drop(second);
-        assert_eq!((flights.count(), flights.ended(), flights.0.gauge.get()), (0, 2, 0));
-    }
-
-    #[test]
-    fn a_leader_that_vanishes_is_a_failure_and_never_a_normal_end() {
-        let flights = flights();
-        let Role::Lead(leader) = ask(&flights, "a.test/r") else { panic!() };
-        let following = leader.flight().follow();
-        drop(leader);
-        assert!(matches!(&*following.borrow(), Progress::Failed(Error::LeaderGone)));
-        assert_eq!(flights.count(), 0);
-    }
-
-    #[test]
-    fn a_background_download_that_a_runtime_joins_is_foreground_from_then_on() {
-        let flights = flights();
-        let context = PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
-        let digest = Digest::of(b"x");
-        let Role::Lead(leader) = flights.join_or_lead(&context.clone().in_background(), digest, Sharing::All)
-        else {
-            panic!()
-        };
-        assert!(!leader.flight().is_foreground() && !flights.any_foreground());
-        drop(flights.join_or_lead(&context, digest, Sharing::All));
-        assert!(leader.flight().is_foreground() && flights.any_foreground());
-    }
-}
-
-#[cfg(test)]
 #[cfg(feature = "model")]
 #[path = "schedule_tests.rs"]
 mod schedule_tests;
+#[cfg(test)]
+#[path = "flight_tests.rs"]
+mod tests;

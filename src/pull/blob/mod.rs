@@ -42,6 +42,7 @@ pub(crate) mod flight_content;
 pub(crate) mod follow;
 pub(crate) mod into_store;
 pub(crate) mod out_of_order;
+mod pace;
 pub(crate) mod part_fetch;
 pub(crate) mod partial;
 pub(crate) mod parts;
@@ -127,8 +128,8 @@ pub(crate) struct Blobs {
     foreground: Foreground,
     begun: Begun,
     memory: WindowMemory,
-    metrics: Arc<Metrics>,
     refetches: RefetchPlaces,
+    metrics: Arc<Metrics>,
 }
 
 impl Blobs {
@@ -177,8 +178,8 @@ impl Blobs {
             foreground,
             begun,
             memory,
-            metrics,
             refetches: RefetchPlaces::default(),
+            metrics,
         }
     }
 
@@ -357,8 +358,8 @@ impl Blobs {
             upstream: self.upstream.clone(),
             metrics: Arc::clone(&self.metrics),
             memory: self.memory.clone(),
-            context: context.clone(),
             refetches: self.refetches.clone(),
+            context: context.clone(),
             digest,
         }
     }

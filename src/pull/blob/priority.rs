@@ -1,7 +1,8 @@
 //! Priority: downloads that no runtime waits for yield to those that one waits for.
 //!
 //! Promises: from a runtime's first question on, no background download begins and those under way slow down; what is
-//! downloaded ahead for a pod goes before the background, and slows down only while a runtime waits for another download;
+//! downloaded ahead for a pod goes before the background, and slows down only while a runtime waits for another download
+//! that fills the line or is of the same registry;
 //! a download that a runtime joins goes on at full speed; nothing yields for ever.
 
 use std::sync::Arc;
@@ -49,13 +50,13 @@ impl Foreground {
 
     /// Whether a download may take further connections: not while a runtime waits for another one.
     pub(crate) fn may_widen(&self, flight: &Flight) -> bool {
-        flight.is_foreground() || flight.is_ahead() && !self.flights.any_foreground()
+        flight.is_foreground() || flight.is_ahead() && !self.flights.any_before(flight)
     }
 
     /// Whether a download yields now to what others wait for.
     pub(crate) fn is_yielding(&self, flight: &Flight) -> bool {
         if flight.is_ahead() {
-            self.flights.any_foreground()
+            self.flights.any_before(flight)
         } else {
             !flight.is_foreground() && self.is_active()
         }
@@ -71,16 +72,18 @@ impl Foreground {
         self.wait_while(YIELD_WAIT_MAX, || self.is_active()).await;
     }
 
-    /// Waits while runtimes pull, for less long: before each chunk of a download that no runtime waits for.
-    pub(crate) async fn yield_before_chunk(&self, flight: &Flight) {
-        if flight.is_foreground() {
-            return;
+    /// Waits while runtimes pull, for less long: before each chunk of a download that no runtime waits for. Returns whether it
+    /// had to.
+    pub(crate) async fn yield_before_chunk(&self, flight: &Flight) -> bool {
+        if !self.is_yielding(flight) {
+            return false;
         }
         if flight.is_ahead() {
             self.take_turn_ahead(flight).await;
-            return;
+        } else {
+            self.wait_while(CHUNK_WAIT_MAX, || self.is_yielding(flight)).await;
         }
-        self.wait_while(CHUNK_WAIT_MAX, || self.is_yielding(flight)).await;
+        true
     }
 
     /// Waits for a chunk of what all downloads ahead may take together; ends at once when no runtime waits for another any
@@ -117,6 +120,7 @@ impl Foreground {
 mod tests {
     use super::*;
     use crate::pull::blob::flight::{Role, Sharing};
+    use crate::pull::blob::progress::Progress;
     use crate::pull::context::{Caller, Priority, PullContext};
     use crate::reference::Digest;
     use crate::support::metrics::IntGauge;
@@ -188,6 +192,7 @@ mod tests {
         tokio::time::sleep(MORE_TO_COME).await;
         assert_eq!(elapsed(background.flight()).await, CHUNK_WAIT_MAX, "a pod of this node goes first");
         let runtime = lead(&pull(), b"x");
+        let _client = runtime.flight().follow();
         assert_eq!(elapsed(ahead.flight()).await, AHEAD_CHUNK_WAIT_MAX);
         assert_eq!(elapsed(runtime.flight()).await, Duration::ZERO);
         assert!(!foreground.may_widen(ahead.flight()));
@@ -210,6 +215,7 @@ mod tests {
             leader
         };
         let runtime = lead(&pull(), b"a runtime waits for it");
+        let _client = runtime.flight().follow();
         let taken = [(); 36].map(|()| std::sync::atomic::AtomicU64::new(0));
         let downloads = taken.iter().enumerate().map(|(n, taken)| {
             let leader = lead(&pull().with_priority(Priority::Ahead), &n.to_le_bytes());
@@ -235,6 +241,49 @@ mod tests {
         let a_second = tokio::time::sleep(Duration::from_secs(1));
         tokio::select! { _ = &mut all => panic!("they go on"), () = a_second => {} }
         assert!(bytes().iter().sum::<u64>() > 1_000 * CHUNK, "no runtime waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_pull_of_one_tenant_takes_the_head_start_from_no_other() {
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let foreground = Foreground::new(flights.clone());
+        let pull = |repository: &str| PullContext::new(repository.parse().unwrap(), None, Caller::Anonymous);
+        let lead = |context: &PullContext, of: &[u8]| {
+            let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+                panic!("it is led")
+            };
+            leader
+        };
+        let ahead = lead(&pull("a.test/r").with_priority(Priority::Ahead), b"ahead");
+        let runtime = lead(&pull("other.test/r"), b"x");
+        let brings = |bytes| {
+            let (growing, hasher) = (None, Digest::of(b"x").hasher());
+            runtime.publish(Progress::Detached { growing, written: bytes, hasher, size: None, window: None });
+        };
+        let is_slowed = || foreground.is_yielding(ahead.flight());
+        assert!(!is_slowed(), "no client waits for it");
+        let client = runtime.flight().follow();
+        assert!(is_slowed() && !foreground.may_widen(ahead.flight()), "it has just begun");
+        brings(50_000_000);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(is_slowed(), "it fills the line");
+        brings(50_100_000);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(
+            !is_slowed() && foreground.may_widen(ahead.flight()),
+            "100 kB/s is all that its registry sends"
+        );
+        let of_registry = lead(&pull("a.test/other"), b"y");
+        let another = of_registry.flight().follow();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(is_slowed(), "what a registry sends is shared");
+        drop(another);
+        assert!(!is_slowed());
+        brings(90_000_000);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(is_slowed());
+        drop(client);
+        assert!(!is_slowed(), "its client has left");
     }
 
     #[tokio::test(start_paused = true)]

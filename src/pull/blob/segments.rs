@@ -173,8 +173,13 @@ pub(crate) struct Yielding<'a> {
 }
 
 impl Yielding<'_> {
-    async fn before_chunk(self) {
-        self.foreground.yield_before_chunk(self.flight).await;
+    /// Returns whether it was waited for others.
+    async fn before_chunk(self) -> bool {
+        self.foreground.yield_before_chunk(self.flight).await
+    }
+
+    fn may_widen(self) -> bool {
+        self.foreground.may_widen(self.flight)
     }
 }
 
@@ -239,7 +244,10 @@ impl<'a> SegmentedDownload<'a> {
     ) -> Result<(), Error> {
         let mut window = (Instant::now(), 0);
         while let Some(segment) = self.running.front_mut() {
-            yielding.before_chunk().await;
+            if yielding.before_chunk().await {
+                // What came while it yielded says nothing about connections.
+                window = (Instant::now(), self.received.load(Ordering::Relaxed));
+            }
             match segment.received.recv().await {
                 Some(Ok(received)) => {
                     match &received {
@@ -264,7 +272,7 @@ impl<'a> SegmentedDownload<'a> {
                 self.concurrency.measured((now - before) as f64 / since.elapsed().as_secs_f64());
                 window = (Instant::now(), now);
             }
-            self.open_more();
+            self.open_more(yielding.may_widen());
         }
         self.rest(queue, yielding).await
     }
@@ -287,10 +295,15 @@ impl<'a> SegmentedDownload<'a> {
         Ok(())
     }
 
-    /// Opens as many connections as there are to be; none if it is to be one, which then brings all the rest.
-    fn open_more(&mut self) {
+    /// Opens as many connections as there are to be; none if it is to be one, which then brings all the rest. While it may not
+    /// widen, one after the other.
+    fn open_more(&mut self, may_widen: bool) {
         let connections = self.concurrency.connections();
-        while connections > 1 && self.running.len() < connections && self.next < self.size {
+        while (may_widen || self.running.is_empty())
+            && connections > 1
+            && self.running.len() < connections
+            && self.next < self.size
+        {
             if let Some(until) = worth_skipping(self.growing, self.next, Some(self.size)) {
                 self.running.push_back(Segment::in_file(until));
                 self.next = until;

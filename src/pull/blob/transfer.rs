@@ -159,8 +159,9 @@ impl Transfers {
                 && let Some(size) = body.size()
                 && is_slow(measured.received(body.at()), measured.waited, size - body.at())
             {
-                second_tried = true;
+                // Without a permit it is tried again: other downloads end.
                 second = self.ask_second(context, digest, body.at() + SEGMENT);
+                second_tried = second.is_some();
             }
         }
     }
@@ -221,3 +222,7 @@ impl Transfers {
         Some(SecondConnection { body, permit })
     }
 }
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! How many connections a download has, beside what a runtime waits for. Time stands still but for what the registry takes.
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::pull::blob::flight::{Flights, Leader, Role, Sharing};
+use crate::pull::context::{Caller, Priority};
+use crate::pull::for_tests::{self, MirrorBody, Parts};
+use crate::pull::metrics::Metrics;
+use crate::store::Owner;
+use crate::support::metrics::IntGauge;
+use crate::support::tasks::Tasks;
+
+const SIZE: usize = 60_000_000;
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+struct Scene {
+    parts: Parts,
+    digest: Digest,
+    flights: Flights,
+    segments: Segments,
+    transfers: Transfers,
+    metrics: std::sync::Arc<Metrics>,
+}
+
+impl Scene {
+    /// A registry that sends 10 MB/s over each connection.
+    fn new() -> Self {
+        static CONTENT: [u8; SIZE] = [7; SIZE];
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, None, &CONTENT);
+        let body = MirrorBody::whole(bytes::Bytes::from_static(&CONTENT));
+        parts.registry.mirror(&app, digest, MirrorBody { chunk_takes: MILLISECOND, ..body });
+        let (flights, metrics) = (Flights::new(IntGauge::new("flights", "x").unwrap()), for_tests::metrics());
+        let blobs = parts.blobs.upstream.clone();
+        let segments = Segments::new(blobs.clone(), Tasks::default(), std::sync::Arc::clone(&metrics));
+        let transfers = Transfers::new(blobs, segments.clone(), Foreground::new(flights.clone()));
+        Self { parts, digest, flights, segments, transfers, metrics }
+    }
+
+    fn lead(&self, digest: Digest, priority: Priority) -> Leader {
+        let context = PullContext::new("reg.test/app".parse().unwrap(), None, Caller::Anonymous);
+        let context = context.with_priority(priority);
+        match self.flights.join_or_lead(&context, digest, Sharing::All) {
+            Role::Lead(leader) => leader,
+            Role::Follow(_) => panic!("it is led"),
+        }
+    }
+
+    /// Downloads the blob for `leader`; returns how long that takes.
+    async fn download(&self, leader: &Leader) -> Duration {
+        let (flight, digest) = (leader.flight(), self.digest);
+        let owner = Owner::unlimited(&"reg.test".parse().unwrap());
+        let ingest = self.parts.store.begin(digest, Some(SIZE as u64), owner).await.unwrap();
+        let growing = ingest.growing();
+        let body = self.parts.blobs.upstream.open(flight.context(), digest, 0, None).await.unwrap();
+        let (queue, mut received) = mpsc::channel(8);
+        let begun = Instant::now();
+        let takes = async {
+            let mut bytes = 0;
+            while let Some(Received::Bytes(more)) = received.recv().await {
+                bytes += more.len();
+            }
+            assert_eq!(bytes, SIZE);
+        };
+        let run = self.transfers.run(body, flight, digest, &growing, &queue, Way::Fastest);
+        let (done, ()) = tokio::join!(timeout(Duration::from_secs(3_600), run), takes);
+        done.unwrap().unwrap();
+        begun.elapsed()
+    }
+
+    fn opened(&self) -> u64 {
+        self.metrics.segments.get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_ahead_that_yielded_takes_as_many_connections_after_it_as_before() {
+    let scene = Scene::new();
+    let ahead = scene.lead(scene.digest, Priority::Ahead);
+    let runtime_pulls = async {
+        // The second connection has just been asked for.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let before = scene.opened();
+        let runtime = scene.lead(Digest::of(b"another"), Priority::Foreground);
+        let client = runtime.flight().follow();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(scene.opened() <= before + 1, "it takes connections from the runtime's download");
+        assert!(scene.segments.permit().is_some());
+        drop((client, runtime));
+    };
+    let (_, ()) = tokio::join!(scene.download(&ahead), runtime_pulls);
+    assert!(scene.opened() > 6, "{} connections for 60 MB", scene.opened());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_that_finds_no_connection_left_asks_again() {
+    let scene = Scene::new();
+    let runtime = scene.lead(scene.digest, Priority::Foreground);
+    let all: Vec<_> = std::iter::from_fn(|| scene.segments.permit()).collect();
+    let others_end = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(scene.opened(), 0);
+        drop(all);
+    };
+    let (took, ()) = tokio::join!(scene.download(&runtime), others_end);
+    assert!(scene.opened() > 6 && took < Duration::from_secs(5), "{took:?}");
+}
