@@ -5,12 +5,12 @@
 //! credentials and its plugins' come after it, as in any pull; then what plugins gave for the pod's service account.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::plan::Fetch;
 use super::pod::Pod;
@@ -25,6 +25,12 @@ use crate::reference::Image;
 const PRESENCE_WAIT: Duration = Duration::from_secs(2);
 /// How long one image may take. What is under way then is finished without it, and joined by kubelet.
 const FETCH_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// While others wait for its place, a fetch must bring [`DRIP_BYTES`] in each such time: a registry that sends a byte now and
+/// then holds no place from them.
+const DRIP_WINDOW: Duration = Duration::from_secs(30);
+/// 32 KiB a second, as a download without a client must bring. A slow line brings more.
+const DRIP_BYTES: u64 = 32 * 1024 * 30;
 
 /// Why an image did not come: for people, by what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +133,8 @@ pub(super) struct PodFetcher {
     pub(super) presence: Vec<Arc<dyn ImagePresence>>,
     /// `None`: no tokens of service accounts are requested.
     pub(super) accounts: Option<ServiceAccounts>,
+    /// Whether other images wait for a place.
+    pub(super) is_short_of_places: Arc<AtomicBool>,
 }
 
 impl PodFetcher {
@@ -177,10 +185,28 @@ impl PodFetcher {
                 Err(error) => return Outcome::Failed(format!("the pod's service account: {error}")),
             }
         }
-        match timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets, arrived)).await {
+        let fetched = tokio::select! {
+            fetched = timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets, arrived)) => fetched,
+            () = self.drips(arrived) => {
+                return Outcome::Failed("it brings less than 32 KiB a second, and others wait".to_owned());
+            }
+        };
+        match fetched {
             Ok(Ok(fetched)) => Outcome::Here(fetched),
             Ok(Err(not_fetched)) => not_fetched.into(),
             Err(_) => Outcome::Failed("it took too long".to_owned()),
+        }
+    }
+
+    /// Returns once next to nothing came for a while and others wait for the place.
+    async fn drips(&self, arrived: &AtomicU64) {
+        loop {
+            let before = arrived.load(Ordering::Relaxed);
+            sleep(DRIP_WINDOW).await;
+            let came = arrived.load(Ordering::Relaxed).saturating_sub(before);
+            if came < DRIP_BYTES && self.is_short_of_places.load(Ordering::Relaxed) {
+                return;
+            }
         }
     }
 

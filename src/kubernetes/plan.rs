@@ -77,6 +77,8 @@ pub(super) struct Plan {
     pub(super) end: Vec<Fetch>,
     /// When to look again, if nothing happens before.
     pub(super) look_again: Option<Instant>,
+    /// Whether a fetch waits for a place that no other makes way for.
+    pub(super) is_short_of_places: bool,
 }
 
 impl Fetch {
@@ -147,6 +149,7 @@ pub(super) fn plan<'a>(
         let pod = queues[at].pod;
         if places.holders.len() + begun.len() >= FETCHES_MAX {
             let Some(ended) = places.give_way(pod) else {
+                plan.is_short_of_places = true;
                 // Nor for a pod like it.
                 let is_like = |queue: &&mut Queue<'_>| {
                     queue.pod.namespace == pod.namespace && queue.pod.priority <= pod.priority

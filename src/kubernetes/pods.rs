@@ -95,7 +95,8 @@ impl Pods {
         let names: Vec<&str> = sources.iter().map(|source| source.name()).collect();
         names.iter().for_each(|name| metrics.connected(name, false));
         let state = Mutex::new(State::new(&names, ahead));
-        let fetcher = PodFetcher { images, secrets: secrets.map(PodSecrets::new), presence, accounts };
+        let (secrets, is_short_of_places) = (secrets.map(PodSecrets::new), Arc::default());
+        let fetcher = PodFetcher { images, secrets, presence, accounts, is_short_of_places };
         let (running, head_start) = (Running::default(), HeadStart::default());
         Self(Arc::new(Inner { sources, fetcher, store, state, running, head_start, metrics }))
     }
@@ -220,13 +221,14 @@ impl Pods {
 
     /// Does what is to be done now; returns when to look again.
     fn act(&self, fetches: &mut Fetches) -> Option<Instant> {
-        let (Plan { begin, end, look_again }, (pods, fetching)) = {
+        let (Plan { begin, end, look_again, is_short_of_places }, (pods, fetching)) = {
             let held_back =
                 HeldBack { registries: self.0.head_start.unused(), namespaces: self.held_back(fetches) };
             let mut state = self.0.state.lock();
             (state.plan(held_back, Instant::now()), state.counts())
         };
         self.0.metrics.state(pods, fetching);
+        self.0.fetcher.is_short_of_places.store(is_short_of_places, Ordering::Relaxed);
         for fetch in end {
             if let Some(UnderWay { handle, arrived, .. }) = fetches.handles.remove(&fetch) {
                 handle.abort();

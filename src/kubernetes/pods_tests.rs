@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::credentials::PullSecrets;
 use crate::kubernetes::NotFetched;
+use crate::kubernetes::plan::FETCHES_MAX;
 use crate::kubernetes::pod::{Pod, RawImage, RawPod};
 use crate::pull::for_tests;
 use crate::support::metrics::Registry;
@@ -93,6 +94,36 @@ async fn until(mut is_so: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(300), wait).await.expect("it comes to that");
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_come_a_byte_at_a_time_hold_no_place_from_others_for_an_hour() {
+    let (store, _clock, _directory) = for_tests::store();
+    let (tell, told) = mpsc::channel(32);
+    let images = Arc::new(Slow::default());
+    let parts = Parts {
+        sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
+        secrets: None,
+        accounts: None,
+        presence: Vec::new(),
+        images: Arc::clone(&images) as _,
+        store,
+        ahead: 2,
+    };
+    let pods = Pods::new(parts, Metrics::register(&Registry::new()).unwrap());
+    let (_trigger, shutdown) = shutdown::channel();
+    let running = tokio::spawn(pods.run(shutdown));
+    tell.send(PodEvent::ListBegins).await.unwrap();
+    tell.send(PodEvent::ListEnds).await.unwrap();
+    for at in 0..FETCHES_MAX {
+        tell.send(pod(&at.to_string(), &[&format!("slow{at}")])).await.unwrap();
+    }
+    until(|| images.begun.lock().len() == FETCHES_MAX).await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(*images.ended.lock(), 0, "no other waits");
+    tell.send(pod("another", &["another"])).await.unwrap();
+    until(|| images.begun.lock().contains(&"reg.test/another".to_owned())).await;
+    running.abort();
 }
 
 #[tokio::test(start_paused = true)]
