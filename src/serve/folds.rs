@@ -45,6 +45,11 @@ impl<T> Folds<T> {
 
     /// Judges a line; equal ones have the same `key`.
     pub(super) fn judge(&mut self, key: u64, line: T, now: Instant) -> Verdict<T> {
+        self.judge_as(key, line, 1, now)
+    }
+
+    /// As [`Folds::judge`], a line that stands for so many.
+    fn judge_as(&mut self, key: u64, line: T, count: u64, now: Instant) -> Verdict<T> {
         if let Some(fold) = self.lines.get(&key)
             && now.saturating_duration_since(fold.since) < WHILE
         {
@@ -52,7 +57,7 @@ impl<T> Folds<T> {
                 fold.written += 1;
                 return Verdict::Write(line, None);
             }
-            fold.folded += 1;
+            fold.folded += count;
             fold.last = Some(line);
             return Verdict::Fold;
         }
@@ -84,9 +89,85 @@ impl<T> Fold<T> {
     }
 }
 
+/// Lines that are folded twice: equal ones, and what is written of these with all others of its client.
+pub(super) struct ClientFolds<T> {
+    equal: Folds<T>,
+    of_client: Folds<T>,
+    client_of: fn(&T) -> u64,
+}
+
+/// A line to be written, and for how many it stands where those were folded.
+pub(super) type Told<T> = (T, Option<u64>);
+
+impl<T> ClientFolds<T> {
+    /// So many equal lines are written in a while, and so many of one client, told by `client_of`.
+    pub(super) fn new(equal_max: u32, of_client_max: u32, client_of: fn(&T) -> u64) -> Self {
+        Self { equal: Folds::new(equal_max), of_client: Folds::new(of_client_max), client_of }
+    }
+
+    /// What is to be written now that this line has come; equal ones have the same `key`.
+    pub(super) fn judge(&mut self, key: u64, line: T, now: Instant) -> Vec<Told<T>> {
+        let mut told = Vec::new();
+        if let Verdict::Write(line, before) = self.equal.judge(key, line, now) {
+            if let Some((before, count)) = before {
+                self.judge_of_client(before, Some(count), now, &mut told);
+            }
+            self.judge_of_client(line, None, now, &mut told);
+        }
+        told
+    }
+
+    /// What was folded and whose while is over by `now`.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Told<T>> {
+        let mut told = Vec::new();
+        for (line, count) in self.equal.due(now) {
+            self.judge_of_client(line, Some(count), now, &mut told);
+        }
+        told.extend(self.of_client.due(now).into_iter().map(|(line, count)| (line, Some(count))));
+        told
+    }
+
+    /// All that was folded.
+    pub(super) fn end(&mut self) -> Vec<Told<T>> {
+        let all = [self.equal.end(), self.of_client.end()];
+        all.into_iter().flatten().map(|(line, count)| (line, Some(count))).collect()
+    }
+
+    /// What was folded of equal lines counts as a line of its client too, else ever new lines would each push one out.
+    fn judge_of_client(&mut self, line: T, folded: Option<u64>, now: Instant, told: &mut Vec<Told<T>>) {
+        let client = (self.client_of)(&line);
+        let verdict = self.of_client.judge_as(client, line, folded.unwrap_or(1), now);
+        if let Verdict::Write(line, before) = verdict {
+            told.extend(before.map(|(line, count)| (line, Some(count))));
+            told.push((line, folded));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ever_new_names_of_one_client_are_no_more_lines_than_a_client_has() {
+        const OF_CLIENT: u32 = 300;
+        let (mut folds, begun) = (ClientFolds::new(3, OF_CLIENT, |_: &u64| 0), Instant::now());
+        let (mut lines, mut counted) = (0, 0);
+        let mut tell = |told: Vec<Told<u64>>| {
+            lines += told.len();
+            counted += told.iter().map(|(_, folded)| folded.unwrap_or(1)).sum::<u64>();
+        };
+        for name in 0..5_000 {
+            (0..4).for_each(|_| tell(folds.judge(name, name, begun)));
+        }
+        for seconds in (0..120).step_by(10) {
+            tell(folds.due(begun + Duration::from_secs(seconds)));
+        }
+        tell(folds.end());
+        assert_eq!(counted, 20_000, "a refusal was not counted");
+        // Two whiles, and what they folded.
+        assert!(lines <= 2 * OF_CLIENT as usize + 4, "{lines} lines");
+    }
 
     fn is_written(verdict: &Verdict<u32>) -> bool {
         matches!(verdict, Verdict::Write(..))

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Request, Response};
 use parking_lot::Mutex;
 use tracing::Span;
 
-use super::folds::{Folds, Verdict};
+use super::folds::ClientFolds;
 use super::recent::Recent;
 use super::request_line::{Described, Details, End, Line, TARGET, bounded};
 use super::span;
@@ -36,22 +36,15 @@ const SENT_CHARS_MAX: usize = 128;
 
 /// The lines of all requests. Shared by all connections.
 pub struct RequestLog {
-    folding: Mutex<Folding>,
+    folding: Mutex<ClientFolds<Line>>,
     recent: Recent,
     clock: Clock,
-}
-
-struct Folding {
-    /// The same refusal, of the same client.
-    equal: Folds<Line>,
-    /// Any refusal of the same client.
-    of_client: Folds<Line>,
 }
 
 impl RequestLog {
     /// No line yet.
     pub fn new(clock: Clock) -> Self {
-        let folding = Folding { equal: Folds::new(EQUAL_MAX), of_client: Folds::new(OF_CLIENT_MAX) };
+        let folding = ClientFolds::new(EQUAL_MAX, OF_CLIENT_MAX, Line::key_of_client);
         Self { folding: Mutex::new(folding), recent: Recent::default(), clock }
     }
 
@@ -67,20 +60,15 @@ impl RequestLog {
                 () = tokio::time::sleep(TELL_EVERY) => {}
                 () = shutdown.requested() => return,
             }
-            let now = Instant::now();
-            let mut folding = self.folding.lock();
-            let due = [folding.equal.due(now), folding.of_client.due(now)];
-            drop(folding);
-            due.into_iter().flatten().for_each(|(line, folded)| line.write(Some(folded)));
+            let due = self.folding.lock().due(Instant::now());
+            due.into_iter().for_each(|(line, folded)| line.write(folded));
         }
     }
 
     /// Writes all that was folded.
     pub fn tell_all(&self) {
-        let mut folding = self.folding.lock();
-        let due = [folding.equal.end(), folding.of_client.end()];
-        drop(folding);
-        due.into_iter().flatten().for_each(|(line, folded)| line.write(Some(folded)));
+        let all = self.folding.lock().end();
+        all.into_iter().for_each(|(line, folded)| line.write(folded));
     }
 
     /// A request that has come.
@@ -120,17 +108,8 @@ impl RequestLog {
             return self.recent.add(line, at);
         }
         self.recent.add(line.clone(), at);
-        let (equal, of_client) = (line.key_of_equal(), line.key_of_client());
-        let now = Instant::now();
-        let mut folding = self.folding.lock();
-        let Verdict::Write(line, before) = folding.equal.judge(equal, line, now) else { return };
-        let verdict = folding.of_client.judge(of_client, line, now);
-        drop(folding);
-        before.iter().for_each(|(line, folded)| line.write(Some(*folded)));
-        if let Verdict::Write(line, before) = verdict {
-            before.iter().for_each(|(line, folded)| line.write(Some(*folded)));
-            line.write(None);
-        }
+        let told = self.folding.lock().judge(line.key_of_equal(), line, Instant::now());
+        told.iter().for_each(|(line, folded)| line.write(*folded));
     }
 }
 
