@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::reference::{Digest, Hasher};
 use crate::store::checked_file::{CheckedFile, Damage};
+use crate::store::crc32c;
 use crate::store::disk_calls::{DiskCalls, HANGS_AFTER};
 use crate::store::error::Error;
 use crate::store::in_use::InUseMark;

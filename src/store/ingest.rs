@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::reference::{Digest, Hasher};
+use crate::store::crc32c;
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::growing::{GrowingBlob, PIECE_MAX};
