@@ -151,8 +151,8 @@ class FullDisk(OnDisk):
         self.assertEqual(self.metric(larder, "larder_store_caching"), 0.0)
 
     def reads_steadily(self, larder, digest, size):
-        """Whether a client that takes 4 MB/s gets the blob, complete and right. Its buffer is small, so that it never takes
-        nothing for a second: bytes that waited so long are compared again, which nothing is left for."""
+        """Whether a client that takes 4 MB/s gets the blob, complete and right. Its buffer is small, so that most
+        of the blob is still to be sent when the filesystem shuts down."""
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MIB // 16)
         client.settimeout(60)
