@@ -2,8 +2,8 @@
 //! repository is public, and which digests it has.
 //!
 //! Promises: only what this node's registry said is shared, and only of repositories that everyone may read; a private
-//! right is never shared. A node whose registry refuses everyone replaces the record that a repository is public. What other
-//! nodes shared is used only in an outage of the registry; a right that they shared is held in memory for that outage and is
+//! right is never shared. A node whose registry refuses everyone replaces the record that a repository is public, and writes
+//! a second one beside it, which only refusals write: it stays whatever another node shares meanwhile. What other nodes shared is used only in an outage of the registry; a right that they shared is held in memory for that outage and is
 //! never fresh, so that the registry is asked again as soon as it can be.
 
 use std::sync::Arc;
@@ -13,17 +13,19 @@ use serde::{Deserialize, Serialize};
 
 use tokio::sync::Semaphore;
 
-use super::access::Access;
+use super::access::{Access, is_older};
 use super::error::Error;
 use crate::reference::{Digest, MediaType, Repository, Tag};
 use crate::store::{Member, Records, TagRecord};
 use crate::support::clock::Timestamp;
 use crate::support::tasks::Tasks;
-use crate::tier::{Dated, Tier};
+use crate::tier::{self, Dated, Tier};
 
 /// Closed repositories at most whose records are replaced at the same time; the record of one more stays until the registry
 /// refuses it again.
 const CLOSING_MAX: usize = 4;
+/// Closed repositories at most that are recorded on this node at the same time: a file each.
+const MARKING_MAX: usize = 64;
 
 /// What nodes share of names. Cheap to clone.
 #[derive(Clone)]
@@ -117,6 +119,11 @@ impl SharedNames {
         }
         let record: Option<Dated<PublicFact>> = self.record("public", repository, "").await;
         let (Some(record), Some(now)) = (record, self.tier.now()) else { return false };
+        // Another node may have shared an older proof after the repository was closed.
+        let Ok(closed) = self.try_record::<PublicFact>("closed", repository, "").await else { return false };
+        if closed.is_some_and(|closed| is_older(record.at, closed.at)) {
+            return false;
+        }
         // An old record may be a repetition of one from before the repository was closed.
         let is_young = record.at.age_at(now) < access.known().terms(repository).outage_grace;
         !record.fact.closed && is_young && access.shared().hold(repository, record.at).await
@@ -128,13 +135,23 @@ impl SharedNames {
             return;
         }
         let (tier, records, tasks) = (self.tier.clone(), records.clone(), tasks.clone());
-        let places = Arc::new(Semaphore::new(CLOSING_MAX));
+        let (places, marking) =
+            (Arc::new(Semaphore::new(CLOSING_MAX)), Arc::new(Semaphore::new(MARKING_MAX)));
         self.access.shared().on_closed(move |repository, at| {
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { return };
+            let Ok(marks) = Arc::clone(&marking).try_acquire_owned() else { return };
             let (tier, records, repository) = (tier.clone(), records.clone(), repository.clone());
+            let places = Arc::clone(&places);
             tasks.spawn(async move {
-                close(&tier, &records, &repository, at).await;
-                drop(place);
+                // A client may ask for any name: only what this node or another one knows is recorded.
+                let is_known = records.has_any(&repository).await;
+                if is_known {
+                    mark(&records, &repository, at).await;
+                }
+                drop(marks);
+                let Ok(_place) = places.try_acquire_owned() else { return };
+                if close(&tier, &repository, at).await && !is_known {
+                    mark(&records, &repository, at).await;
+                }
             });
         });
     }
@@ -145,32 +162,79 @@ impl SharedNames {
         repository: &Repository,
         about: &str,
     ) -> Option<Dated<T>> {
+        self.try_record(kind, repository, about).await.ok().flatten()
+    }
+
+    async fn try_record<T: serde::de::DeserializeOwned>(
+        &self,
+        kind: &str,
+        repository: &Repository,
+        about: &str,
+    ) -> Result<Option<Dated<T>>, tier::Error> {
         if !self.tier.shares_names() {
-            return None;
+            return Ok(None);
         }
-        let parts = parts(kind, repository, about);
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        self.tier.shared_name(&parts).await
+        self.tier.shared_name(&borrowed(&parts(kind, repository, about))).await
     }
 }
 
-/// Records that the registry refused everyone, where that is of use: a client may ask for any name.
-async fn close(tier: &Tier, records: &Records, repository: &Repository, at: Timestamp) {
-    let parts = parts("public", repository, "");
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    let replaced = tier.replace_name(&parts, at, PublicFact { closed: true }).await;
+/// Tells the other nodes that the registry refused everyone, if the repository was shared; returns whether it was.
+async fn close(tier: &Tier, repository: &Repository, at: Timestamp) -> bool {
+    let [open, closed] = ["public", "closed"].map(|kind| parts(kind, repository, ""));
+    let places = (&borrowed(&open)[..], &borrowed(&closed)[..]);
+    let replaced = tier.replace_name(places, at, PublicFact { closed: true }).await;
     if let Err(error) = &replaced {
         tracing::debug!(%repository, %error, "the shared record of a repository that was closed is not replaced");
     }
-    let is_marked = match replaced {
-        Ok(was_shared) => was_shared,
-        Err(_) => records.has_any(repository).await,
-    };
-    if is_marked && let Err(error) = records.set_closed(Some(repository), at).await {
+    replaced.unwrap_or(false)
+}
+
+/// Records on this node that the registry refused everyone.
+async fn mark(records: &Records, repository: &Repository, at: Timestamp) {
+    if let Err(error) = records.set_closed(Some(repository), at).await {
         tracing::error!(%repository, %error, "that a repository was closed could not be recorded");
     }
 }
 
+fn borrowed(parts: &[String]) -> Vec<&str> {
+    parts.iter().map(String::as_str).collect()
+}
+
 fn parts(kind: &str, repository: &Repository, about: &str) -> Vec<String> {
     vec![kind.to_owned(), repository.to_string(), about.to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::for_tests::{Parts, outage};
+    use crate::tier::for_tests::FakeObjects;
+
+    async fn share(tier: &Tier, app: &Repository, at: u64) {
+        tier.share_name(parts("public", app, ""), Timestamp(at), OPEN);
+        tier.finish(Duration::from_secs(5)).await;
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_was_closed_is_not_opened_by_a_word_that_another_node_wrote_late() {
+        let (objects, app) = (FakeObjects::default(), "reg.test/app".parse::<Repository>().unwrap());
+        let is_held = async || {
+            let tier = objects.sharing_tier();
+            let node = Parts::with_tier(tier.clone());
+            node.registry.fail(Some(outage()));
+            SharedNames::new(tier, node.access.clone()).hold_right(&app, &outage().into()).await
+        };
+        share(&objects.sharing_tier(), &app, 500).await;
+        let key = objects.keys("names").remove(0);
+        let open = objects.content(&key).unwrap();
+        assert!(is_held().await);
+        // By a clock that is behind.
+        assert!(close(&objects.sharing_tier(), &app, Timestamp(400)).await);
+        assert!(!is_held().await);
+        objects.replace(&key, open);
+        assert!(!is_held().await, "the closed record is one of its own");
+        objects.remove(&key);
+        share(&objects.sharing_tier(), &app, 900).await;
+        assert!(is_held().await, "the registry gave it to everyone after that");
+    }
 }

@@ -1,6 +1,7 @@
 //! A tier over an object store of the test's own, in memory.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::handle::Tier;
 use super::metrics::Metrics;
 use super::objects::{List, Listed, Multipart, Object, Objects, Replace, shareable};
 use super::{Found, Lookup, Upload};
+use crate::credentials::ClusterKey;
 use crate::reference::{self, Digest};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::metrics::Registry;
@@ -39,6 +41,8 @@ struct State {
     breaks_after: Option<usize>,
     /// Nothing comes of a body after so many bytes.
     stalls_after: Option<usize>,
+    /// How long objects that are read and written take.
+    answers_after: Duration,
     /// How long each chunk of 10,000 bytes takes.
     pause: Duration,
     /// Every request fails like this.
@@ -72,6 +76,18 @@ impl FakeObjects {
         Tier::over(config, Arc::new(self.clone()), None, Clock::manual(Timestamp(1_000)), metrics)
     }
 
+    /// The same with names that are shared; all such tiers have the same key.
+    pub(crate) fn sharing_tier(&self) -> Tier {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        std::fs::write(&path, [7; 32]).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        let key = Some(ClusterKey::read(&path).unwrap());
+        let (config, clock) = (Config::at("s3://bucket".parse().unwrap()), Clock::manual(Timestamp(1_000)));
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        Tier::over(config, Arc::new(self.clone()), key, clock, metrics)
+    }
+
     /// The keys of the objects of a kind.
     pub(crate) fn keys(&self, kind: &str) -> Vec<String> {
         let part = format!("/{kind}/");
@@ -96,6 +112,18 @@ impl FakeObjects {
 
     pub(crate) fn stall_after(&self, bytes: Option<usize>) {
         self.0.lock().stalls_after = bytes;
+    }
+
+    pub(crate) fn answer_after(&self, delay: Duration) {
+        self.0.lock().answers_after = delay;
+    }
+
+    /// Waits as long as an answer takes.
+    async fn answers(&self) {
+        let delay = self.0.lock().answers_after;
+        if delay > Duration::ZERO {
+            tokio::time::sleep(delay).await;
+        }
     }
 
     pub(crate) fn pause_before_chunks(&self, pause: Duration) {
@@ -174,6 +202,7 @@ impl Objects for FakeObjects {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, Error>> {
         Box::pin(async move {
             self.check_at(Op::Get, key)?;
+            self.answers().await;
             let state = self.0.lock();
             let content = state.objects.get(key).cloned();
             let absent = if state.hides_absence { ErrorKind::Denied } else { ErrorKind::NotFound };
@@ -202,6 +231,7 @@ impl Objects for FakeObjects {
     fn put<'a>(&'a self, key: &'a str, content: Bytes, replace: Replace) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.check_at(Op::Put, key)?;
+            self.answers().await;
             let mut state = self.0.lock();
             if replace == Replace::Nothing && !state.creates_twice && state.objects.contains_key(key) {
                 return Err(Error::new(ErrorKind::Exists, "there is one"));

@@ -66,6 +66,8 @@ pub(super) struct Inner {
     pub(super) shared: Recent<String>,
     /// Leases, by key, nonce and number of renewals, that were silent for too long.
     pub(super) silent: Recent<(String, u64, u64)>,
+    /// Registries of whose blobs one was waited for in vain a while ago.
+    pub(super) vain: Recent<Registry>,
     /// Permits for the parts of layers.
     pub(super) uploads: Arc<Semaphore>,
     /// Permits for manifests and small blobs.
@@ -124,6 +126,7 @@ impl Tier {
             touched: Recent::new(recent::TOUCHED_FOR),
             shared: Recent::new(recent::SHARED_FOR),
             silent: Recent::new(recent::SILENT_FOR),
+            vain: Recent::new(recent::VAIN_FOR),
             uploads: Arc::new(Semaphore::new(config.uploads as usize)),
             singles: Arc::new(Semaphore::new(SINGLES)),
             paces: Paces::default(),

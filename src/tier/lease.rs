@@ -42,6 +42,21 @@ pub(super) struct Lease {
     pub(super) done: u64,
     /// Bytes a second at which it receives them; 0 while that is not known.
     pub(super) rate: u64,
+    /// Seconds for which it has had all of them, and the store has not.
+    #[serde(default)]
+    pub(super) complete_for: u64,
+}
+
+impl Lease {
+    /// Takes note that the writer has `done` bytes, `elapsed` after it began. The rate is that of receiving: it stays once all
+    /// is here.
+    pub(super) fn progressed(&mut self, done: u64, elapsed: Duration, complete_for: Duration) {
+        if self.done < self.size || self.rate == 0 {
+            self.rate = (done as f64 / elapsed.as_secs_f64()) as u64;
+        }
+        self.done = done;
+        self.complete_for = complete_for.as_secs();
+    }
 }
 
 /// What a node does that finds the lease of another one.
@@ -56,12 +71,16 @@ pub(super) enum Decision {
 }
 
 /// What is decided after `waited`, of a lease that has been the same for `silent`. No wait is longer than `wait_max`, nor
-/// much longer than the rest of the download takes at the rate that the lease states.
+/// much longer than the rest of the download takes at the rate that the lease states: a writer that has received everything
+/// and is still sending it is waited for no longer than [`GRACE`].
 pub(super) fn decide(lease: Lease, waited: Duration, silent: Duration, wait_max: Duration) -> Decision {
     if silent >= SILENT_MAX {
         return Decision::TakeOver;
     }
     if waited >= wait_max {
+        return Decision::GiveUp;
+    }
+    if lease.complete_for >= GRACE.as_secs() {
         return Decision::GiveUp;
     }
     let Some(whole) = seconds(lease.size, lease.rate) else {
@@ -126,6 +145,19 @@ mod tests {
         ] {
             assert_eq!(at(waited, silent, done, rate), decision, "{waited} {silent} {done} {rate}");
         }
+    }
+
+    #[test]
+    fn a_writer_that_has_everything_and_is_slow_to_send_it_is_not_waited_for() {
+        let mut lease = Lease { size: 100 * MIB, ..Lease::default() };
+        let at = |lease: Lease| decide(lease, Duration::from_secs(1), Duration::ZERO, MAX);
+        lease.progressed(50 * MIB, Duration::from_secs(5), Duration::ZERO);
+        lease.progressed(100 * MIB, Duration::from_secs(10), Duration::ZERO);
+        lease.progressed(100 * MIB, Duration::from_secs(20), Duration::from_secs(10));
+        assert_eq!((lease.rate, lease.complete_for), (10 * MIB, 10), "the rate of receiving");
+        assert!(matches!(at(lease), Decision::Wait(_)), "the last parts take a moment");
+        lease.progressed(100 * MIB, Duration::from_secs(26), GRACE);
+        assert_eq!(at(lease), Decision::GiveUp);
     }
 
     /// Looks of one node at the lease of a writer that receives the blob in `whole` seconds, renews its lease in time, and

@@ -236,3 +236,32 @@ async fn one_look_that_fails_does_not_end_a_wait() {
     claim.release();
     assert_eq!(waiting.await.unwrap(), Ok(content.to_vec()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_is_slow_to_send_what_it_has_is_not_waited_for_by_one_layer_after_the_other() {
+    let objects = FakeObjects::default();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let begun = tokio::time::Instant::now();
+    for (content, wait_max) in [(b"one", 25), (b"two", 2)] {
+        let digest = Digest::of(content);
+        let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+        claim.report(|| 20);
+        let waited = wait_of(&two, digest).await;
+        assert_eq!(waited.0, Err(ErrorKind::GaveUp));
+        assert!(waited.2 < Duration::from_secs(wait_max), "{:?} {:?}", waited.2, begun.elapsed());
+        claim.release();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_that_is_slow_to_answer_each_request_costs_a_layer_no_more_than_one_that_does_not() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    objects.answer_after(Duration::from_millis(1_600));
+    let begun = tokio::time::Instant::now();
+    for content in 0..10_u8 {
+        assert!(matches!(role(&tier, Digest::of(&[content])).await, Role::Alone));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(objects.requests() <= 3, "{}", objects.requests());
+}

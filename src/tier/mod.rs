@@ -10,7 +10,7 @@
 //! handle    what it is built from, what is remembered of its objects (recent)
 //! reading   blobs and manifests from the tier, bounded in time
 //! pace      whether it is slower than the registry of a blob (pure, from measured rates)
-//! lease     which node writes a blob, and how long others wait (pure); claim: its effects
+//! lease     which node writes a blob, and how long others wait (pure); claim, wait: its effects; role: which one a node has
 //! names     records about names, sealed with the cluster's key
 //! gc        what no node uses any more is deleted
 //! probe     whether the tier does what it is for; status: how it is (counts)
@@ -47,10 +47,12 @@ mod pace;
 mod probe;
 mod reading;
 mod recent;
+mod role;
 mod status;
 mod upload;
+mod wait;
 
-pub(crate) use claim::{ClaimSlot, Role};
+pub(crate) use claim::ClaimSlot;
 pub use config::{Config, Location, LocationError, Platform, Proxies, UPLOADS};
 pub use error::{BuildError, Error, ErrorKind};
 pub use gc::Collected;
@@ -60,10 +62,13 @@ pub(crate) use names::Dated;
 pub use network::{Io, Network, Pending, Reach};
 pub use probe::Probed;
 pub(crate) use reading::{Found, Lookup};
+pub(crate) use role::Role;
 pub use status::{TierStatus, TierTrouble};
 pub(crate) use upload::Upload;
 
 #[cfg(test)]
 mod lease_tests;
+#[cfg(test)]
+mod names_tests;
 #[cfg(test)]
 mod tests;

@@ -40,20 +40,18 @@ impl Tier {
         self.0.as_ref().is_some_and(|inner| inner.key.is_some())
     }
 
-    /// The record about `parts`.
-    pub(crate) async fn shared_name<T: DeserializeOwned>(&self, parts: &[&str]) -> Option<Dated<T>> {
-        let inner = self.reader()?;
-        if !inner.reading.admits(Instant::now()) {
-            return None;
+    /// The record about `parts`; `None` if there is none.
+    ///
+    /// # Errors
+    /// The tier does not say, or is not read.
+    pub(crate) async fn shared_name<T: DeserializeOwned>(
+        &self,
+        parts: &[&str],
+    ) -> Result<Option<Dated<T>>, Error> {
+        match self.reader() {
+            Some(inner) => inner.record_in_turn(parts).await,
+            None => Err(Error::new(ErrorKind::GaveUp, "it is not read")),
         }
-        let found = inner.record(parts).await;
-        match &found {
-            Ok(_) => inner.reading.succeeded(),
-            Err(error) if error.kind == ErrorKind::NotFound => inner.reading.succeeded(),
-            Err(error) if error.kind.is_trouble() => inner.reading.failed(error.kind, Instant::now()),
-            Err(_) => {}
-        }
-        found.ok().flatten()
     }
 
     /// Shares what a registry said, in the background, unless it is there and not old.
@@ -65,21 +63,15 @@ impl Tier {
         let Some(name) = inner.key.as_ref().map(|key| key.name(&borrowed(&parts))) else { return };
         // Another fact about the same is shared at once.
         let shared = format!("{name} {}", serde_json::to_string(&fact).unwrap_or_default());
-        if !inner.shared.note_once(shared) || !inner.writing.admits(Instant::now()) {
+        if inner.writing.is_left_alone(Instant::now()) || !inner.shared.note_once(shared.clone()) {
             return;
         }
         let inner = Arc::clone(inner);
         let tasks = inner.tasks.clone();
         tasks.spawn_detached(async move {
-            let parts = borrowed(&parts);
-            if let Ok(Some(there)) = inner.record::<T>(&parts).await
-                && (there.at > at
-                    || there.fact == fact && there.at.age_at(at).as_secs() < RENEWED_AFTER_SECONDS)
-            {
-                // The newer one counts, whatever it says.
-                return;
-            }
-            if let Err(error) = inner.write_record(&parts, &Dated { at, fact }).await {
+            if let Err(error) = inner.share(&borrowed(&parts), Dated { at, fact }).await {
+                // The next proof is shared.
+                inner.shared.forget_key(&shared);
                 tracing::debug!(%error, "a name could not be shared in the tier");
             }
         });
@@ -87,22 +79,30 @@ impl Tier {
 }
 
 impl Tier {
-    /// Puts a record in the place of one that says something else, and counts as newer than that one. Returns whether there
-    /// was one.
+    /// Puts a record in the place of one that says something else, and counts as newer than that one; before that the same
+    /// record about `beside`, which [`Self::share_name`] does not write, so that it stays whatever is shared meanwhile.
+    /// Returns whether there was one about `parts`.
     ///
     /// # Errors
-    /// The tier does not say what is there, or does not take the record.
-    pub(crate) async fn replace_name<T>(&self, parts: &[&str], at: Timestamp, fact: T) -> Result<bool, Error>
+    /// The tier does not say what is there, or does not take the records.
+    pub(crate) async fn replace_name<T>(
+        &self,
+        (parts, beside): (&[&str], &[&str]),
+        at: Timestamp,
+        fact: T,
+    ) -> Result<bool, Error>
     where
         T: Serialize + DeserializeOwned + PartialEq,
     {
         let Some(inner) = self.0.as_ref() else { return Ok(false) };
-        let Some(there) = inner.record::<T>(parts).await.or_else(Error::absent)? else { return Ok(false) };
+        let Some(there) = inner.record_in_turn::<T>(parts).await? else { return Ok(false) };
         if there.fact == fact {
             return Ok(true);
         }
         if inner.config.write {
-            inner.write_record(parts, &Dated { at: at.max(there.at), fact }).await?;
+            let record = Dated { at: at.max(there.at), fact };
+            inner.write_record(beside, &record).await?;
+            inner.write_record(parts, &record).await?;
         }
         Ok(true)
     }
@@ -113,6 +113,41 @@ fn borrowed(parts: &[String]) -> Vec<&str> {
 }
 
 impl Inner {
+    /// Writes a record, unless there is a newer one, or the same that is not old. Where the tier does not say what is there, it
+    /// may be one that must stay.
+    async fn share<T>(&self, parts: &[&str], record: Dated<T>) -> Result<(), Error>
+    where
+        T: Serialize + DeserializeOwned + PartialEq,
+    {
+        let there = self.record::<T>(parts).await.or_else(Error::absent)?;
+        let stays = there.is_some_and(|there| {
+            let is_young = there.at.age_at(record.at).as_secs() < RENEWED_AFTER_SECONDS;
+            // The newer one counts, whatever it says.
+            there.at > record.at || there.fact == record.fact && is_young
+        });
+        if stays {
+            return Ok(());
+        }
+        if !self.writing.admits(Instant::now()) {
+            return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
+        }
+        self.write_record(parts, &record).await
+    }
+
+    /// The record about `parts`, unless the tier is left alone.
+    async fn record_in_turn<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<Option<Dated<T>>, Error> {
+        if !self.reading.admits(Instant::now()) {
+            return Err(Error::new(ErrorKind::GaveUp, "it is left alone for a while"));
+        }
+        let found = self.record(parts).await.or_else(Error::absent);
+        match &found {
+            Ok(_) => self.reading.succeeded(),
+            Err(error) if error.kind.is_trouble() => self.reading.failed(error.kind, Instant::now()),
+            Err(_) => {}
+        }
+        found
+    }
+
     /// The record about `parts`; `None` for one that is none, or is of the future.
     async fn record<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<Option<Dated<T>>, Error> {
         let Some(key) = &self.key else { return Ok(None) };
@@ -135,6 +170,12 @@ impl Inner {
         let plain = serde_json::to_vec(dated).unwrap_or_default();
         let Some(sealed) = key.seal(parts, &plain) else { return Ok(()) };
         let at = self.layout.name(&key.name(parts));
-        self.bounded(self.objects.put(&at, Bytes::from(sealed), Replace::Anything)).await
+        let written = self.bounded(self.objects.put(&at, Bytes::from(sealed), Replace::Anything)).await;
+        match &written {
+            Ok(()) => self.writing.succeeded(),
+            Err(error) if error.kind.is_trouble() => self.writing.failed(error.kind, Instant::now()),
+            Err(_) => {}
+        }
+        written
     }
 }

@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::time::{Instant, timeout};
 
 use super::error::{Error, ErrorKind};
-use super::handle::{Inner, Tier};
+use super::handle::{Fault, Inner, Tier};
 use super::objects::{Chunks, Object, Replace, read_whole};
 use super::pace::{LOST_MAX, is_left};
 use super::recent::TOUCHED_FOR;
@@ -82,12 +82,28 @@ impl Tier {
         let Lookup::Found(Found { size, modified, body }) = inner.look(registry, digest, &key).await else {
             return None;
         };
-        let read = timeout(inner.config.idle_timeout, read_whole(body, bytes_max)).await;
-        let whole = read.ok().and_then(Result::ok).flatten().filter(|whole| whole.len() as u64 == size);
-        if whole.is_none() {
-            inner.avoided.note(registry, digest);
+        match timeout(inner.config.idle_timeout, read_whole(body, bytes_max)).await {
+            Ok(Ok(Some(whole))) if whole.len() as u64 == size => Some((whole, modified)),
+            // Too long, or of another length than the store says: no manifest, and none would ever be in its place.
+            Ok(Ok(_)) => {
+                self.record_fault(registry, digest, Fault::Wrong);
+                None
+            }
+            Ok(Err(_)) | Err(_) => {
+                inner.avoided.note(registry, digest);
+                inner.present.forget(registry, digest);
+                None
+            }
         }
-        whole.map(|whole| (whole, modified))
+    }
+
+    /// Whether content of `digest` would be looked for: the tier is read, and is not left alone.
+    pub(crate) fn is_readable(&self, registry: &Registry, digest: Digest) -> bool {
+        let now = Instant::now();
+        self.reader().is_some_and(|inner| {
+            let is_left_alone = inner.reading.is_left_alone(now) || inner.bodies.is_left_alone(now);
+            !is_left_alone && !inner.avoided.has(registry, digest)
+        })
     }
 }
 
@@ -111,7 +127,8 @@ impl Inner {
         }
         let count = |result: &str| self.metrics.reads.with_label_values(&[result]).inc();
         let now = Instant::now();
-        if !self.reading.admits(now) || !self.bodies.admits(now) {
+        // A miss says nothing of bodies, and does not take their test.
+        if self.bodies.is_left_alone(now) || !self.reading.admits(now) {
             count("left_alone");
             return Lookup::Unavailable;
         }
@@ -122,6 +139,10 @@ impl Inner {
             Ok(object) => {
                 self.reading.succeeded();
                 self.present.note(registry, digest);
+                if !self.bodies.admits(Instant::now()) {
+                    count("left_alone");
+                    return Lookup::Unavailable;
+                }
                 let (size, modified) = (object.size, Some(object.modified));
                 Lookup::Found(Found { size, modified, body: self.body(registry, object) })
             }

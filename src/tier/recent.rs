@@ -20,6 +20,8 @@ const OBJECTS_MAX: usize = 4_096;
 
 /// How long a lease that nothing renews is known to be that of a writer that is gone.
 pub(super) const SILENT_FOR: Duration = Duration::from_secs(600);
+/// How long no other node is waited for after a wait for nothing: the store is slow to take what writers have.
+pub(super) const VAIN_FOR: Duration = Duration::from_secs(300);
 /// How often one name is shared, or looked at whether it is, at most.
 pub(super) const SHARED_FOR: Duration = Duration::from_secs(3_600);
 
@@ -42,6 +44,11 @@ impl<K: Hash + Eq> Recent<K> {
             noted.insert(key, Instant::now());
         }
         is_new
+    }
+
+    /// Forgets that it was noted.
+    pub(super) fn forget_key(&self, key: &K) {
+        self.noted.lock().remove(key);
     }
 
     /// Whether it was noted a while ago.

@@ -178,6 +178,36 @@ async fn what_no_node_uses_is_deleted_and_what_is_not_ours_stays() {
 }
 
 #[tokio::test]
+async fn what_no_node_has_used_for_a_while_is_deleted_and_nothing_else_is() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    let mut keys = Vec::new();
+    for content in [&b"unused"[..], b"used", b"new", b"used before"] {
+        let digest = write(&tier, content).await;
+        keys.extend(objects.keys("blobs").into_iter().filter(|key| key.contains(&digest.hex())));
+    }
+    let days = |days: u64| Timestamp(days * 86_400);
+    objects.set_now(days(100));
+    for (key, written, used) in
+        [(&keys[0], 1, None), (&keys[1], 1, Some(90)), (&keys[2], 99, None), (&keys[3], 1, Some(50))]
+    {
+        objects.date(key, days(written));
+        if let Some(used) = used {
+            let mark = key.replace("/blobs/", "/used/");
+            objects.replace(&mark, "");
+            objects.date(&mark, days(used));
+        }
+    }
+    let collected = tier.collect(30 * Duration::from_secs(86_400)).await.unwrap();
+    assert_eq!((collected.deleted, collected.deleted_bytes, collected.kept), (2, 17, 2));
+    assert_eq!(
+        keys.iter().map(|key| objects.content(key).is_some()).collect::<Vec<_>>(),
+        [false, true, true, false]
+    );
+    assert_eq!(objects.keys("used"), [keys[1].replace("/blobs/", "/used/")]);
+}
+
+#[tokio::test]
 async fn records_marks_and_probes_that_are_of_no_use_any_more_do_not_fill_the_store() {
     let objects = FakeObjects::default();
     let tier = objects.tier();
@@ -226,4 +256,67 @@ async fn a_round_trip_names_the_step_that_fails() {
     objects.fail(Some(ErrorKind::Denied));
     let (step, error) = objects.tier().probe().await.unwrap_err();
     assert_eq!((step, error.kind), ("look for an object that is not there", ErrorKind::Denied));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_is_too_long_does_not_stay_for_ever() {
+    let objects = FakeObjects::default();
+    let (digest, right) = (Digest::of(b"manifest"), Bytes::from_static(b"manifest"));
+    let second = Duration::from_secs(1);
+    let first = objects.tier();
+    first.write_manifest(&registry(), digest, right.clone());
+    first.finish(second).await;
+    let key = objects.keys("manifests").remove(0);
+    objects.replace(&key, vec![b' '; 5 * MIB]);
+    let other = objects.tier();
+    assert!(other.manifest(&registry(), digest, 4 * MIB).await.is_none());
+    other.finish(second).await;
+    assert!(objects.content(&key).is_none(), "it is deleted");
+    // Where it may not be deleted, it is replaced.
+    objects.replace(&key, vec![b' '; 5 * MIB]);
+    other.write_manifest(&registry(), digest, right.clone());
+    other.finish(second).await;
+    assert_eq!(objects.content(&key).unwrap(), right);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_only_writes_replaces_what_has_another_length() {
+    let objects = FakeObjects::default();
+    let digest = write(&objects.tier(), b"content").await;
+    let writer = objects.tier_with(|config| config.read = false);
+    assert!(writer.begin_upload(&registry(), digest, 7).await.is_none(), "it is there");
+    objects.replace(&objects.keys("blobs").remove(0), "short");
+    let writer = objects.tier_with(|config| config.read = false);
+    assert!(writer.begin_upload(&registry(), digest, 7).await.is_some());
+    let manifest = Bytes::from_static(b"manifest");
+    for _ in 0..2 {
+        let writer = objects.tier_with(|config| config.read = false);
+        writer.write_manifest(&registry(), Digest::of(&manifest), manifest.clone());
+        writer.finish(Duration::from_secs(1)).await;
+        let key = objects.keys("manifests").remove(0);
+        assert_eq!(objects.content(&key).unwrap(), manifest);
+        objects.replace(&key, "wrong");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_asks_nothing_of_a_tier_that_failed_does_not_take_its_test() {
+    let objects = FakeObjects::default();
+    let tier = objects.tier();
+    let digest = write(&tier, &vec![1; 2 * MIB]).await;
+    objects.break_off_after(Some(100));
+    assert_eq!(look(&tier, digest).await, None);
+    objects.break_off_after(None);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(matches!(tier.blob(&registry(), Digest::of(b"absent")).await, Lookup::Absent));
+    assert!(look(&tier, digest).await.is_some(), "a miss is no test of bodies");
+    objects.fail(Some(ErrorKind::Throttled));
+    tier.write_manifest(&registry(), Digest::of(b"x"), Bytes::from_static(b"x"));
+    tier.finish(Duration::from_secs(1)).await;
+    objects.fail(None);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let wanted = Digest::of(b"wanted");
+    assert!((0..2).all(|_| tier.wants(&registry(), wanted, 6)), "a wish is no test of writes");
+    assert!(tier.begin_upload(&registry(), wanted, 6).await.is_some());
+    assert!(tier.begin_upload(&registry(), wanted, 6).await.is_none(), "one upload tests it");
 }

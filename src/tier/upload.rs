@@ -65,7 +65,7 @@ impl Tier {
         self.writer().is_some_and(|inner| {
             part_of(size).is_some()
                 && !inner.present.has(registry, digest)
-                && inner.writing.admits(Instant::now())
+                && !inner.writing.is_left_alone(Instant::now())
         })
     }
 
@@ -80,9 +80,17 @@ impl Tier {
         let inner = self.writer()?;
         let part = part_of(size)?;
         let key = inner.layout.blob(registry, digest);
-        if !inner.config.read && inner.bounded(inner.objects.get(&key)).await.is_ok() {
+        if !inner.config.read
+            && let Ok(there) = inner.bounded(inner.objects.get(&key)).await
+            && there.size == size
+        {
             inner.present.note(registry, digest);
             inner.count_write("present");
+            return None;
+        }
+        // One upload tests a tier that failed; what is only wanted tests nothing.
+        if !inner.writing.admits(Instant::now()) {
+            inner.count_write("skipped");
             return None;
         }
         let permits = if size < LEASED_MIN { &inner.singles } else { &inner.uploads };
@@ -102,7 +110,7 @@ impl Tier {
     /// Writes a manifest, in the background.
     pub(crate) fn write_manifest(&self, registry: &Registry, digest: Digest, content: Bytes) {
         let Some(inner) = self.writer() else { return };
-        if inner.present.has(registry, digest) || !inner.writing.admits(Instant::now()) {
+        if inner.present.has(registry, digest) {
             return;
         }
         let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
@@ -110,6 +118,9 @@ impl Tier {
             inner.count_write("skipped");
             return;
         };
+        if !inner.writing.admits(Instant::now()) {
+            return;
+        }
         let (inner, registry) = (Arc::clone(inner), registry.clone());
         let tasks = inner.tasks.clone();
         tasks.spawn_detached(async move {
@@ -117,7 +128,10 @@ impl Tier {
             let Ok(Ok(_permit)) = permit else { return inner.count_write("skipped") };
             let key = inner.layout.manifest(&registry, digest);
             let bytes = content.len();
-            let written = inner.bounded(inner.objects.put(&key, content, Replace::Nothing)).await;
+            // What was wrong is replaced; a node that does not read cannot tell whether it is.
+            let is_doubtful = !inner.config.read || inner.avoided.has(&registry, digest);
+            let replace = if is_doubtful { Replace::Anything } else { Replace::Nothing };
+            let written = inner.bounded(inner.objects.put(&key, content, replace)).await;
             let _ = inner.note_written(&registry, digest, bytes, written);
             drop(queued);
         });

@@ -40,3 +40,4 @@ pub(crate) mod tried;
 
 pub(crate) use authorize::{Access, Purpose, UnprovedRight, proved_by};
 pub(crate) use negative_cache::Subject;
+pub(crate) use shared_rights::is_older;

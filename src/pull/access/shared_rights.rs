@@ -58,7 +58,7 @@ impl State {
 }
 
 /// Whether a right that was proved at one time may be one from before another time.
-fn is_older(proved_at: Timestamp, ended: Timestamp) -> bool {
+pub(crate) fn is_older(proved_at: Timestamp, ended: Timestamp) -> bool {
     proved_at.0 <= ended.0.saturating_add(CLOCKS_DIFFER_SECONDS_MAX)
 }
 

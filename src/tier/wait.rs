@@ -1,0 +1,202 @@
+//! Waits for what another node writes: the effects of [`super::lease`] for the others.
+//!
+//! A wait is a body that begins when another node has completed the object. It ends without one in bounded time, and then
+//! the registry is asked; where waits are for nothing, none begins for some minutes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{TryStreamExt, stream};
+use tokio::time::Instant;
+
+use super::claim::ClaimSlot;
+use super::error::{Error, ErrorKind};
+use super::handle::Inner;
+use super::lease::{Decision, RENEW_EVERY, SILENT_MAX, decide, first_pause, longer};
+use super::objects::{Chunks, shareable};
+use super::reading::{Found, Lookup};
+use crate::reference::{Digest, Registry};
+
+/// Looks at a lease that fail in a row before a wait ends.
+const FAILED_LOOKS_MAX: u32 = 3;
+/// A lease that was the same for so long may be that of a writer that is done and could not delete it.
+const LOOK_AFTER: Duration = RENEW_EVERY.saturating_mul(2);
+
+/// The body of an object that another node is writing.
+pub(super) fn waiting(
+    inner: Arc<Inner>,
+    registry: Registry,
+    digest: Digest,
+    size: u64,
+    slot: ClaimSlot,
+) -> Chunks {
+    let waited = async move {
+        let begun = Instant::now();
+        let found = wait(&inner, &registry, digest, size, &slot).await;
+        let seconds = begun.elapsed().as_secs_f64();
+        let result = match &found {
+            Some(_) => "hit",
+            None if slot.is_held() => "took_over",
+            None => "gave_up",
+        };
+        inner.metrics.wait_seconds.with_label_values(&[result]).observe(seconds);
+        let why = "another node did not write the blob in time";
+        found.map(|found| found.body).ok_or_else(|| Error::new(ErrorKind::GaveUp, why))
+    };
+    shareable(stream::once(waited).try_flatten())
+}
+
+/// Waits for an object; `None` if the registry is to be asked. This node then holds the lease if it is in `slot`.
+async fn wait(
+    inner: &Arc<Inner>,
+    registry: &Registry,
+    digest: Digest,
+    size: u64,
+    slot: &ClaimSlot,
+) -> Option<Found> {
+    let (key, begun) = (inner.layout.lease(registry, digest), Instant::now());
+    let mut seen: Option<Seen> = None;
+    let (mut pause, mut failed) = (first_pause(), 0);
+    loop {
+        // Not all nodes at once.
+        tokio::time::sleep(pause.mul_f64(0.7 + 0.6 * fastrand::f64())).await;
+        let is_over = begun.elapsed() >= inner.config.wait_max;
+        let lease = match inner.lease_at(&key).await {
+            Ok(lease) => lease,
+            // One failure says little: the writer goes on.
+            Err(error) => {
+                failed += 1;
+                if is_over || failed == FAILED_LOOKS_MAX || error.kind == ErrorKind::Denied {
+                    return None;
+                }
+                pause = longer(pause);
+                continue;
+            }
+        };
+        failed = 0;
+        let Some((lease, bytes)) = lease else {
+            match inner.written(registry, digest, size).await {
+                Written::Yes(found) => return Some(found),
+                Written::No if is_over || !inner.config.write => return None,
+                Written::No => {}
+                Written::Unusable => return None,
+            }
+            // The writer gave up.
+            match inner.claim(registry, digest, size, slot).await {
+                Ok(claim) => {
+                    slot.hold(claim);
+                    return None;
+                }
+                Err(error) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Throttled) => {
+                    pause = longer(pause);
+                    continue;
+                }
+                Err(_) => return None,
+            }
+        };
+        let now = Instant::now();
+        if seen.as_ref().is_none_or(|seen| seen.bytes != bytes) {
+            seen = Some(Seen { bytes, since: now, looked: false });
+        }
+        let Some(seen) = &mut seen else { continue };
+        let silent = if inner.is_silent(&key, lease) { SILENT_MAX } else { now - seen.since };
+        match decide(lease, begun.elapsed(), silent, inner.config.wait_max) {
+            // It would be the next wait for nothing.
+            Decision::Wait(_) if inner.vain.is_noted(registry) => return None,
+            Decision::Wait(next) => {
+                pause = next;
+                if silent >= LOOK_AFTER && !std::mem::replace(&mut seen.looked, true) {
+                    match inner.written(registry, digest, size).await {
+                        Written::Yes(found) => return Some(found),
+                        Written::No => {}
+                        Written::Unusable => return None,
+                    }
+                }
+            }
+            Decision::GiveUp => {
+                if lease.complete_for > 0 || is_over {
+                    inner.vain.note_once(registry.clone());
+                }
+                return None;
+            }
+            Decision::TakeOver => {
+                inner.silent.note_once((key.clone(), lease.nonce, lease.renewals));
+                match take_over(inner, registry, digest, size, (&seen.bytes, slot)).await {
+                    TakenOver::Ended(found) => return found,
+                    TakenOver::Renewed => {}
+                }
+            }
+        }
+    }
+}
+
+/// A lease as it was seen last.
+struct Seen {
+    bytes: Bytes,
+    since: Instant,
+    /// Whether the blob was looked for since then.
+    looked: bool,
+}
+
+/// Whether an object that was waited for is there.
+enum Written {
+    Yes(Found),
+    No,
+    /// It is of another size, or the tier does not say.
+    Unusable,
+}
+
+/// What came of taking over.
+enum TakenOver {
+    /// The wait has ended.
+    Ended(Option<Found>),
+    /// There is another lease, or the same one again.
+    Renewed,
+}
+
+impl Inner {
+    async fn written(self: &Arc<Self>, registry: &Registry, digest: Digest, size: u64) -> Written {
+        match self.look(registry, digest, &self.layout.blob(registry, digest)).await {
+            Lookup::Found(found) if found.size == size => Written::Yes(found),
+            Lookup::Absent => Written::No,
+            Lookup::Found(_) | Lookup::Unavailable => Written::Unusable,
+        }
+    }
+}
+
+/// Deletes a silent lease and creates this node's. Where the blob is there after all, that one ends the wait.
+async fn take_over(
+    inner: &Arc<Inner>,
+    registry: &Registry,
+    digest: Digest,
+    size: u64,
+    (seen, slot): (&Bytes, &ClaimSlot),
+) -> TakenOver {
+    let key = inner.layout.lease(registry, digest);
+    // Its writer may be done, and not have been able to delete its lease.
+    match inner.written(registry, digest, size).await {
+        Written::Yes(found) => return TakenOver::Ended(Some(found)),
+        Written::No if inner.config.write => {}
+        Written::No | Written::Unusable => return TakenOver::Ended(None),
+    }
+    // Another one may have been faster.
+    match inner.lease_at(&key).await {
+        Ok(now) if now.as_ref().is_none_or(|(_, now)| now == seen) => {}
+        Ok(_) => return TakenOver::Renewed,
+        Err(_) => return TakenOver::Ended(None),
+    }
+    if let Err(error) = inner.bounded(inner.objects.delete(&key)).await
+        && error.kind != ErrorKind::NotFound
+    {
+        return TakenOver::Ended(None);
+    }
+    match inner.claim(registry, digest, size, slot).await {
+        Ok(claim) => {
+            slot.hold(claim);
+            TakenOver::Ended(None)
+        }
+        Err(error) if error.kind == ErrorKind::Exists => TakenOver::Renewed,
+        Err(_) => TakenOver::Ended(None),
+    }
+}
