@@ -224,6 +224,14 @@ impl GrowingBlob {
         self.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
     }
 
+    /// As [`GrowingBlob::read`], in memory: the very bytes that were compared, at most to the end of a chunk.
+    ///
+    /// # Errors
+    /// As [`GrowingBlob::read`].
+    pub async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, Error> {
+        self.content.copy(offset, end).await.map_err(|damage| self.damaged(damage))
+    }
+
     /// The hash of the bytes before `end`, which the download must have written.
     ///
     /// # Errors

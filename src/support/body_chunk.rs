@@ -38,11 +38,12 @@ impl BodyChunk {
         self.len() == 0
     }
 
-    /// The bytes, read if they are in a file. Blocks for a read.
+    /// The bytes, read if they are in a file: without a check, for tests alone. Blocks for a read.
     ///
     /// # Errors
     /// The disk.
-    pub fn read(self) -> io::Result<Bytes> {
+    #[cfg(test)]
+    pub(crate) fn read(self) -> io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => Ok(bytes),
             Self::File(range) => {

@@ -225,6 +225,8 @@ impl Filler {
         let ingest = match begun {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
+                // No other node waits for what this one does not store.
+                drop(share);
                 let detached = past_the_disk(body, leader.digest().hasher(), Some(error));
                 return Ok(Filled::PassedOn(self.detached.pass_on(leader, detached).await));
             }

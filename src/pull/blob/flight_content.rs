@@ -80,6 +80,14 @@ impl FlightContent {
         self.growing.read(offset, end).await
     }
 
+    /// As [`GrowingBlob::copy`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, store::Error> {
+        self.growing.copy(offset, end).await
+    }
+
     /// As [`GrowingBlob::hash_until`].
     ///
     /// # Errors

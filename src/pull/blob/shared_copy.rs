@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::flight::Flight;
 use super::flight_content::FlightContent;
@@ -21,12 +22,12 @@ use crate::tier::{ClaimSlot, Tier, Upload};
 
 /// How often a copy looks whether its next part is there: a part takes longer to arrive.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Bytes that are read at a time.
-const READ: u64 = 1024 * 1024;
-
 /// Copies under way at most, most of which wait for their next part or for its permit: each keeps its file from being
 /// evicted. The lease of one more is given back at once, so that another node downloads and writes the blob.
 const COPIES_MAX: usize = 64;
+
+/// How long parts of a verified blob are sent: no other node waits for it any more, and its file cannot be evicted.
+const SEND_MAX: Duration = Duration::from_secs(1_800);
 
 /// Makes copies. Cheap to clone.
 #[derive(Clone)]
@@ -124,6 +125,7 @@ impl Source {
     /// Sends the parts, each once it is whole in the file; the last one once all of it is verified, which `end` or
     /// `verified` says.
     async fn upload(&self, mut upload: Upload, mut end: Option<u64>, mut verified: oneshot::Receiver<u64>) {
+        let mut verified_at = None;
         loop {
             if end.is_none() {
                 match verified.try_recv() {
@@ -146,6 +148,9 @@ impl Source {
                 }
                 continue;
             }
+            if end.is_some() && verified_at.get_or_insert_with(Instant::now).elapsed() >= SEND_MAX {
+                return upload.abort();
+            }
             let Some(permit) = upload.permit().await else { return };
             let Some(content) = self.read(upload.next_part()).await else { return };
             if upload.is_last_part() {
@@ -158,16 +163,13 @@ impl Source {
         }
     }
 
-    /// The bytes of a part; `None` if they cannot be read.
+    /// The bytes of a part; `None` if they cannot be read, or are not what was received. Those that are returned were compared
+    /// in memory: read once more, the disk might give others.
     async fn read(&self, part: Range<u64>) -> Option<Vec<Bytes>> {
         let Range { start: mut at, end } = part;
         let mut content = Vec::new();
         while at < end {
-            let chunk = match self.content.read(at, end.min(at + READ)).await {
-                Ok(chunk) if !chunk.is_empty() => chunk,
-                _ => return None,
-            };
-            let bytes = tokio::task::spawn_blocking(move || chunk.read()).await.ok()?.ok()?;
+            let bytes = self.content.copy(at, end).await.ok().filter(|bytes| !bytes.is_empty())?;
             at += bytes.len() as u64;
             content.push(bytes);
         }

@@ -166,11 +166,15 @@ impl UpstreamBlobs {
             Some(confirmation) => confirmation,
             None => self.confirm(context, digest).await,
         };
+        // A manifest may state any size, and others join this download, or wait for this node: the registry's own counts.
+        let confirmation = match confirmation {
+            Confirmation::Proved => self.ask(context, digest).await,
+            other => other,
+        };
         let size = match &confirmation {
-            Confirmation::Proved => declared,
-            Confirmation::Answered(head) => declared.or(head.size),
+            Confirmation::Answered(head) => head.size,
             Confirmation::Late => return self.open_after_silence(context, digest).await,
-            Confirmation::Denied => None,
+            Confirmation::Proved | Confirmation::Denied => None,
         };
         let size = match size {
             Some(size) if self.tier().is_leased(size) => size,
@@ -201,6 +205,13 @@ impl UpstreamBlobs {
         {
             return Confirmation::Proved;
         }
+        self.ask(context, digest).await
+    }
+
+    /// What the registry says of the caller's right and of the membership, unless it was slow to say that a while ago.
+    async fn ask(&self, context: &PullContext, digest: Digest) -> Confirmation {
+        let (access, repository) = (self.access(), context.repository());
+        let declared = access.membership().declared_size(repository, digest);
         if self.slow().has(repository.registry()) {
             return Confirmation::Denied;
         }

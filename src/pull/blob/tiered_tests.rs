@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::pull::for_tests::{self, Parts};
-use crate::reference::Repository;
-use crate::tier::ErrorKind;
-use crate::tier::for_tests::FakeObjects;
+use crate::reference::{Child, Repository};
+use crate::tier::for_tests::{FakeObjects, Op};
+use crate::tier::{ErrorKind, Role};
 
 static CONTENT: [u8; 3_000_000] = [7; 3_000_000];
 
@@ -121,4 +121,42 @@ async fn a_caller_that_the_registry_refuses_is_given_nothing_of_the_tier() {
     assert!(other.blobs.find(&context, digest, BlobRange::Whole).await.is_err());
     let context = other.pull_as("alice", &app);
     assert!(other.blobs.find(&context, digest, BlobRange::Whole).await.is_ok());
+}
+
+static LAYER: [u8; 5_000_000] = [9; 5_000_000];
+
+#[tokio::test]
+async fn a_node_that_does_not_store_a_layer_keeps_no_other_node_waiting_while_its_client_reads() {
+    let (objects, app): (_, Repository) = (FakeObjects::default(), "reg.test/app".parse().unwrap());
+    let full = Parts::without_room_over(objects.tier());
+    let digest = full.registry.push(&app, None, &LAYER);
+    let _held = full.registry.hold_after(1_000_000);
+    let context = for_tests::pull(&app);
+    let body = full.blobs.find(&context, digest, BlobRange::Whole).await.unwrap().body;
+    assert_eq!(objects.asked(Op::Put, "leases"), 1);
+    for _ in 0..500 {
+        if objects.keys("leases").is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(body);
+    panic!("it holds the lease of a layer that it will not write");
+}
+
+#[tokio::test]
+async fn a_size_that_a_manifest_states_is_told_to_no_one_who_joins() {
+    let (objects, app): (_, Repository) = (FakeObjects::default(), "reg.test/app".parse().unwrap());
+    let writer = objects.tier();
+    let parts = Parts::with_tier(objects.tier());
+    let digest = parts.registry.push(&app, None, &LAYER);
+    let Role::Writer(claim) = writer.role(app.registry(), digest, LAYER.len() as u64).await else { panic!() };
+    let false_size = Child { digest, size: 4_500_000, platform: None, is_foreign: false };
+    parts.access.membership().declare_sizes(&app, &[false_size]);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        claim.release();
+    });
+    let answer = parts.blobs.find(&for_tests::pull(&app), digest, BlobRange::Whole).await.unwrap();
+    assert_eq!(answer.size, Some(LAYER.len() as u64));
 }
