@@ -184,34 +184,52 @@ impl ManifestFetcher {
     }
 
     /// The manifest from the shared tier, if its registry itself confirms that the repository has it: it said so in its answer
-    /// to a tag, or does so now. Anything but a plain yes is left to the request for the manifest.
+    /// to a tag, or does so now. For a caller without a right the tier is asked nothing before that. Anything but a plain yes
+    /// is left to the request for the manifest.
     async fn fetch_from_tier(
         &self,
         repository: &Repository,
         digest: Digest,
         auth: &AuthContext,
     ) -> Option<Allowed<FetchedManifest>> {
+        let mut proof = Proof::Nothing;
+        if auth.proof.is_some() {
+            // Without a tier that answers, the request for the manifest is the proof.
+            if !self.tier.is_readable(repository.registry(), digest) {
+                return None;
+            }
+            proof = self.confirm_for_tier(repository, digest, auth).await?;
+        }
         let (bytes, modified) = self.manifest_in_tier(repository, digest).await?;
         // What type it has is for the registry to say where the document does not.
         Document::parse(&bytes, None).ok()?;
         let membership = self.access.membership();
-        let is_named = membership.is_manifest(repository, digest).await;
-        let proof = if auth.proof.is_none() && is_named && !membership.has_ended(repository, digest) {
-            Proof::Nothing
-        } else {
-            let grant_ttl = self.access.known().terms(repository).grant_ttl;
-            let asking = AuthContext { proof: Some(auth.proof.unwrap_or(grant_ttl)), ..auth.clone() };
-            let confirming = self.upstream.confirm_manifest(repository, digest, &asking);
-            let confirmed = tokio::time::timeout(CONFIRM_WAIT, confirming).await;
-            let proof = confirmed.ok()?.ok()?.proof;
-            if auth.proof.is_some() { proof } else { Proof::Nothing }
-        };
+        if auth.proof.is_none()
+            && (membership.has_ended(repository, digest) || !membership.is_manifest(repository, digest).await)
+        {
+            self.confirm_for_tier(repository, digest, auth).await?;
+        }
         let read = self.read_from_tier(repository, digest, bytes).await?;
         self.tier.record_use(repository.registry(), digest, modified);
         // The registry itself confirmed it, wherever the bytes come from.
         let fetched = FetchedManifest { is_authoritative: true, ..read };
         self.keep(repository, &fetched).await;
         Some(Allowed { value: fetched, proof })
+    }
+
+    /// The proof in the registry's answer that the repository has the manifest; `None` for any other answer, and for none in
+    /// time.
+    async fn confirm_for_tier(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        auth: &AuthContext,
+    ) -> Option<Proof> {
+        let grant_ttl = self.access.known().terms(repository).grant_ttl;
+        let asking = AuthContext { proof: Some(auth.proof.unwrap_or(grant_ttl)), ..auth.clone() };
+        let confirming = self.upstream.confirm_manifest(repository, digest, &asking);
+        let confirmed = tokio::time::timeout(CONFIRM_WAIT, confirming).await;
+        Some(confirmed.ok()?.ok()?.proof)
     }
 
     /// What nodes share of names.

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::pull::for_tests::{self, MANIFEST, Parts};
+use crate::tier::for_tests::{FakeObjects, Op};
 
 /// Another image manifest.
 const MOVED: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[],"annotations":{"v":"2"}}"#;
@@ -192,4 +193,19 @@ async fn a_large_manifest_that_cannot_be_stored_is_fetched_once() {
     }
     let fetched = parts.registry.asked().iter().filter(|question| question.starts_with("manifest")).count();
     assert_eq!(fetched, 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_the_registry_refuses_costs_no_request_to_the_tier() {
+    let objects = FakeObjects::default();
+    let (parts, app) = (Parts::with_tier(objects.tier()), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, MANIFEST);
+    parts.registry.allow(&app, &["alice"]);
+    let find =
+        async |context| parts.manifests.find(&context, &Reference::Digest(digest), ManifestUse::Pull).await;
+    assert!(find(for_tests::pull(&app)).await.is_err());
+    assert!(find(parts.pull_as("bob", &app)).await.is_err());
+    assert_eq!(objects.requests(), 0);
+    assert_eq!(find(parts.pull_as("alice", &app)).await.unwrap().bytes, MANIFEST);
+    assert_eq!(objects.asked(Op::Get, "manifests"), 1);
 }
