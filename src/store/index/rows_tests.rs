@@ -84,7 +84,8 @@ proptest! {
         let mut rows = Rows::new();
         let mut model: HashMap<u8, Row> = HashMap::new();
         for (n, change) in changes.into_iter().enumerate() {
-            let now = Timestamp(n as u64 * 100);
+            // Searches are kept for a while.
+                let now = Timestamp(n as u64 * 5);
             match change {
                 Change::EvictOf(_) => {}
                 Change::Put(n, size, reused) => {
