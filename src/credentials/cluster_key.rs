@@ -19,6 +19,8 @@ use crate::support::open_file::{Links, open_at_once};
 
 /// Bytes of the key file.
 const KEY_BYTES: usize = 32;
+/// Bits of the mode of a file that is not its owner's alone. Its group may read it: credentials of systemd are like that.
+const OPEN: u32 = 0o037;
 
 /// Why the key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +46,7 @@ impl fmt::Debug for ClusterKey {
 }
 
 impl ClusterKey {
-    /// Reads a key file: 32 bytes that only its owner can read. Blocks.
+    /// Reads a key file: 32 bytes that not every user can read, nor any but its owner change. Blocks.
     ///
     /// # Errors
     /// A file that is not like that.
@@ -55,8 +57,8 @@ impl ClusterKey {
         if !found.is_file() || found.len() != KEY_BYTES as u64 {
             return Err(failed("it is not a file of 32 bytes".to_owned()));
         }
-        if found.mode() & 0o077 != 0 {
-            return Err(failed("others can read it: chmod 600".to_owned()));
+        if found.mode() & OPEN != 0 {
+            return Err(failed("others can read it, or its group can change it: chmod 600".to_owned()));
         }
         let mut key = Zeroizing::new(Vec::with_capacity(KEY_BYTES));
         file.take(KEY_BYTES as u64).read_to_end(&mut key).map_err(|error| failed(error.to_string()))?;
@@ -150,9 +152,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         fs::write(&path, [7; 32]).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(ClusterKey::read(&path).unwrap_err().to_string().contains("others can read it"));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for open in [0o644, 0o604, 0o660, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(open)).unwrap();
+            assert!(
+                ClusterKey::read(&path).unwrap_err().to_string().contains("others can read it"),
+                "{open:o}"
+            );
+        }
+        for closed in [0o440, 0o640, 0o600] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(closed)).unwrap();
+            assert!(ClusterKey::read(&path).is_ok(), "{closed:o}");
+        }
         let key = ClusterKey::read(&path).unwrap();
         assert_eq!(key.name(&["x"]), ClusterKey::new(&[7; 32]).name(&["x"]));
         fs::write(&path, "short").unwrap();

@@ -175,7 +175,7 @@ fn adopted_bytes_are_hashed_like_written_ones() {
 fn what_the_disk_damages_before_it_is_adopted_is_an_error_of_the_disk() {
     let world = World::new();
     let content: Vec<u8> = (0..600_000).map(|n| (n % 251) as u8).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     // A piece of 250,000 bytes begins at 100,000, another at 350,000.
     for (flipped, until, is_found) in [
         (None, 600_000, false),

@@ -45,12 +45,12 @@ impl BodyChunk {
     /// # Errors
     /// The disk.
     #[cfg(test)]
-    pub(crate) fn read(self) -> io::Result<Bytes> {
+    pub(crate) fn read(self) -> std::io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => Ok(bytes),
             Self::File(range) => {
                 let mut bytes = vec![0; range.len];
-                range.file.read_exact_at(&mut bytes, range.offset)?;
+                std::os::unix::fs::FileExt::read_exact_at(&*range.file, &mut bytes, range.offset)?;
                 Ok(bytes.into())
             }
         }

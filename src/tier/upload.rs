@@ -90,7 +90,6 @@ impl Tier {
         }
         // One upload tests a tier that failed; what is only wanted tests nothing.
         if !inner.writing.admits(Instant::now()) {
-            inner.count_write("skipped");
             return None;
         }
         let permits = if size < LEASED_MIN { &inner.singles } else { &inner.uploads };

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::claim::ClaimSlot;
 use super::error::{Error, ErrorKind};
 use super::handle::Inner;
-use super::lease::{Decision, RENEW_EVERY, SILENT_MAX, decide, first_pause, longer};
+use super::lease::{Decision, Lease, RENEW_EVERY, SILENT_MAX, decide, first_pause, longer};
 use super::objects::{Chunks, shareable};
 use super::reading::{Found, Lookup};
 use crate::reference::{Digest, Registry};
@@ -115,9 +115,7 @@ async fn wait(
                 }
             }
             Decision::GiveUp => {
-                if lease.complete_for > 0 || is_over {
-                    inner.vain.note_once(registry.clone());
-                }
+                inner.note_vain(registry, lease, is_over);
                 return None;
             }
             Decision::TakeOver => {
@@ -156,6 +154,13 @@ enum TakenOver {
 }
 
 impl Inner {
+    /// Takes note of a wait that ended without the object, if the next one might, too: after an estimate alone it might not.
+    fn note_vain(&self, registry: &Registry, lease: Lease, is_over: bool) {
+        if lease.complete_for > 0 || is_over {
+            self.vain.note_once(registry.clone());
+        }
+    }
+
     async fn written(self: &Arc<Self>, registry: &Registry, digest: Digest, size: u64) -> Written {
         match self.look(registry, digest, &self.layout.blob(registry, digest)).await {
             Lookup::Found(found) if found.size == size => Written::Yes(found),

@@ -25,7 +25,7 @@ const READ_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of a key file at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// The permissions that a key file must not have: any of other users, and that of its group to change it. Its group may
-/// read it, unlike the cluster's key, which is made for Larder alone: a credential of systemd (`LoadCredential=`) and a
+/// read it, as it may the cluster's key: a credential of systemd (`LoadCredential=`) and a
 /// mounted Secret with `fsGroup` are readable by a group.
 const OPEN: u32 = 0o027;
 
