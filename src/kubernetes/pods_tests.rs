@@ -8,7 +8,8 @@ use super::*;
 use crate::credentials::PullSecrets;
 use crate::kubernetes::NotFetched;
 use crate::kubernetes::plan::FETCHES_MAX;
-use crate::kubernetes::pod::{Pod, RawImage, RawPod};
+use crate::kubernetes::pod::{Pod, PodName, RawImage, RawPod};
+use crate::kubernetes::source::{Secret, SecretError};
 use crate::pull::for_tests;
 use crate::support::metrics::Registry;
 use crate::support::shutdown;
@@ -173,4 +174,60 @@ async fn a_deleted_pod_ends_its_fetch_and_a_fetch_that_panics_ends_nothing_else(
     }
     trigger.fire();
     running.await.unwrap();
+}
+
+/// Has every secret, empty.
+struct Secrets;
+
+impl SecretSource for Secrets {
+    fn secret<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {
+        let manifest = br#"{"kind":"Secret","type":"Opaque"}"#.to_vec().into();
+        async move { Ok(Secret { manifest }) }.boxed()
+    }
+}
+
+/// A watch that its test runs, and the other end of its source.
+fn watch(store: Store) -> (Pods, mpsc::Sender<PodEvent>) {
+    let (tell, told) = mpsc::channel(8);
+    let parts = Parts {
+        sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
+        secrets: Some(Arc::new(Secrets)),
+        accounts: None,
+        presence: Vec::new(),
+        images: Arc::new(Slow::default()),
+        store,
+        ahead: 2,
+    };
+    (Pods::new(parts, Metrics::register(&Registry::new()).unwrap()), tell)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_was_read_for_a_pod_is_not_in_memory_minutes_later() {
+    let (store, _clock, _directory) = for_tests::store();
+    let (pods, tell) = watch(store);
+    let (trigger, shutdown) = shutdown::channel();
+    let running = tokio::spawn(pods.clone().run(shutdown));
+    let PodEvent::Applied(mut pod) = pod("a", &["one"]) else { panic!() };
+    pod.pull_secrets = ["pull".to_owned()].into();
+    tell.send(PodEvent::Applied(pod)).await.unwrap();
+    let in_memory = || pods.0.fetcher.secrets.as_ref().unwrap().in_memory();
+    until(|| in_memory() == 1).await;
+    until(|| in_memory() == 0).await;
+    trigger.fire();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_namespace_whose_images_no_runtime_asks_for_has_a_tenth_of_the_store() {
+    let (store, _clock, _directory) = for_tests::store();
+    let max_bytes = store.limits().unwrap().max_bytes;
+    let (pods, _tell) = watch(store);
+    assert_eq!(pods.unasked_max().await, max_bytes / 10);
+    let image: Image = "reg.test/app:v1".parse().unwrap();
+    pods.0.head_start.begun(&image, PodName { namespace: "shop".to_owned(), name: "web".to_owned() });
+    pods.0.head_start.here(&image, 5);
+    let held_back = |unasked_max: u64| pods.held_back(&Fetches { unasked_max, ..Fetches::default() });
+    assert_eq!((held_back(4), held_back(5)), (["shop".to_owned()].into(), HashSet::new()));
+    pods.asked(&image.repository, &image.reference);
+    assert!(held_back(4).is_empty());
 }

@@ -61,6 +61,12 @@ impl PodSecrets {
         self.kept.forget_old();
     }
 
+    /// How many are in memory.
+    #[cfg(test)]
+    pub(super) fn in_memory(&self) -> usize {
+        self.kept.len()
+    }
+
     /// The secrets of these names, merged. One that does not exist is passed over. One that may not be read is not: kubelet
     /// may read it, and without it the image would be asked for as another caller.
     pub(super) async fn merged(
@@ -140,7 +146,11 @@ mod tests {
             let answer = answers.map_or(Err(SecretError::Missing), |answers| {
                 if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() }
             });
-            async move { answer }.boxed()
+            async move {
+                tokio::task::yield_now().await;
+                answer
+            }
+            .boxed()
         }
     }
 

@@ -30,13 +30,20 @@ async fn others_wait_for_the_writer_and_take_over_when_it_is_gone() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     objects.replace(&lease, frozen);
     let Role::Waiter(found, third) = role(&three, digest).await else { panic!("the third one waits") };
-    let also_waiting = tokio::spawn(read(found));
-    assert_eq!(waiting.await.unwrap(), Err(ErrorKind::GaveUp));
-    assert!(slot.is_held() && !third.is_held(), "one of them takes over");
-    write(&two, b"content").await;
-    slot.release();
+    let mut waiting = waiting;
+    let mut also_waiting = tokio::spawn(read(found));
+    let gave_up = tokio::select! {
+        ended = &mut waiting => ended,
+        ended = &mut also_waiting => ended,
+    };
+    assert_eq!(gave_up.unwrap(), Err(ErrorKind::GaveUp));
+    assert_ne!(slot.is_held(), third.is_held(), "one of them takes over");
+    let (writer, held, other) =
+        if slot.is_held() { (&two, slot, also_waiting) } else { (&three, third, waiting) };
+    write(writer, b"content").await;
+    held.release();
     // Of another size than the lease was about.
-    assert_eq!(also_waiting.await.unwrap(), Err(ErrorKind::GaveUp));
+    assert_eq!(other.await.unwrap(), Err(ErrorKind::GaveUp));
 }
 
 #[tokio::test(start_paused = true)]
