@@ -7,11 +7,7 @@
 
 use std::fmt;
 use std::fs::File;
-#[cfg(test)]
-use std::io;
 use std::ops::Range;
-#[cfg(test)]
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 
