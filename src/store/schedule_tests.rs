@@ -10,6 +10,7 @@ use crate::reference::Algorithm;
 use crate::store::admission::Admission;
 use crate::store::blobs::Blobs;
 use crate::store::budget::Disk;
+use crate::store::disk_calls::DiskCalls;
 use crate::store::health::Health;
 use crate::store::in_use::InUse;
 use crate::store::index::Index;
@@ -109,7 +110,7 @@ impl World {
         let (clock, metrics) = (Clock::manual(Timestamp(1_000)), Arc::clone(&self.metrics));
         let (index, admission) = (self.index.clone(), Arc::clone(&self.admission));
         let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
-        let health = Arc::new(Health::new(clock.clone(), caching, failing));
+        let health = Arc::new(Health::new(clock.clone(), DiskCalls::default(), caching, failing));
         Blobs::new(
             self.layout.clone(),
             clock,
