@@ -210,7 +210,7 @@ impl GrowingBlob {
         }
     }
 
-    /// As [`GrowingBlob::out_of_order_until`], for a caller that must not block: `None` too while such a range is being written.
+    /// As `out_of_order_until`, for a caller that must not block: `None` too while such a range is being written.
     pub fn known_out_of_order_until(&self, offset: u64) -> Option<u64> {
         self.out_of_order.try_lock()?.end_of_range_at(offset)
     }

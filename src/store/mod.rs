@@ -277,7 +277,7 @@ impl Store {
         self.0.records.writes().flush().await;
     }
 
-    /// As [`Store::flush`], but no longer than [`FLUSH_WAIT`]; `false` if it was not enough.
+    /// As [`Store::flush`], but no longer than `FLUSH_WAIT`; `false` if it was not enough.
     pub async fn flush_for_a_while(&self) -> bool {
         tokio::time::timeout(FLUSH_WAIT, self.flush()).await.is_ok()
     }
