@@ -88,6 +88,19 @@ fn pod(uid: &str, images: &[&str]) -> PodEvent {
     PodEvent::Applied(Pod::new(raw).unwrap())
 }
 
+/// A watch of what the test tells, whose images take until the test lets them.
+fn parts(told: mpsc::Receiver<PodEvent>, images: Arc<Slow>, store: Store) -> Parts {
+    Parts {
+        sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
+        secrets: None,
+        accounts: None,
+        presence: Vec::new(),
+        images,
+        store,
+        ahead: 2,
+    }
+}
+
 async fn until(mut is_so: impl FnMut() -> bool) {
     let wait = async {
         while !is_so() {
@@ -102,15 +115,7 @@ async fn images_that_come_a_byte_at_a_time_hold_no_place_from_others_for_an_hour
     let (store, _clock, _directory) = for_tests::store();
     let (tell, told) = mpsc::channel(32);
     let images = Arc::new(Slow::default());
-    let parts = Parts {
-        sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
-        secrets: None,
-        accounts: None,
-        presence: Vec::new(),
-        images: Arc::clone(&images) as _,
-        store,
-        ahead: 2,
-    };
+    let parts = parts(told, Arc::clone(&images), store);
     let pods = Pods::new(parts, Metrics::register(&Registry::new()).unwrap());
     let (_trigger, shutdown) = shutdown::channel();
     let running = tokio::spawn(pods.run(shutdown));
@@ -132,15 +137,7 @@ async fn a_deleted_pod_ends_its_fetch_and_a_fetch_that_panics_ends_nothing_else(
     let (store, _clock, _directory) = for_tests::store();
     let (tell, told) = mpsc::channel(8);
     let (images, registry) = (Arc::new(Slow::default()), Registry::new());
-    let parts = Parts {
-        sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
-        secrets: None,
-        accounts: None,
-        presence: Vec::new(),
-        images: Arc::clone(&images) as _,
-        store,
-        ahead: 2,
-    };
+    let parts = parts(told, Arc::clone(&images), store);
     let pods = Pods::new(parts, Metrics::register(&registry).unwrap());
     let (trigger, shutdown) = shutdown::channel();
     let running = tokio::spawn(pods.clone().run(shutdown));
@@ -189,15 +186,7 @@ impl SecretSource for Secrets {
 /// A watch that its test runs, and the other end of its source.
 fn watch(store: Store) -> (Pods, mpsc::Sender<PodEvent>) {
     let (tell, told) = mpsc::channel(8);
-    let parts = Parts {
-        sources: vec![Arc::new(Scripted(Mutex::new(Some(told))))],
-        secrets: Some(Arc::new(Secrets)),
-        accounts: None,
-        presence: Vec::new(),
-        images: Arc::new(Slow::default()),
-        store,
-        ahead: 2,
-    };
+    let parts = Parts { secrets: Some(Arc::new(Secrets)), ..parts(told, Arc::default(), store) };
     (Pods::new(parts, Metrics::register(&Registry::new()).unwrap()), tell)
 }
 

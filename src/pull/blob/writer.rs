@@ -18,11 +18,9 @@ use super::rest::Rest;
 use super::segments::Received;
 use super::withheld_tail::Withheld;
 use crate::reference::Hasher;
-use crate::store::{self, ContentHash, Ingest, Verified};
+use crate::store::{self, ContentHash, HANGS_AFTER, Ingest, Verified};
 
-/// How long one piece may take to be written: then the disk counts as hanging for this blob, as it does for others.
-const HANGS_AFTER: Duration = store::HANGS_AFTER;
-/// How often that is looked at.
+/// How often it is looked at whether a piece takes longer than [`HANGS_AFTER`].
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of the bytes.
