@@ -13,6 +13,18 @@ const REGISTRY: &str = "reg.test";
 /// others in a small store as in a large one.
 const BLOB_BYTES: usize = 4_000;
 
+/// The repository of a large blob, and its bytes, all zero.
+pub(crate) const LARGE_REPOSITORY: &str = "large/app";
+pub(crate) const LARGE_BYTES: usize = 1 << 30;
+
+pub(crate) const LARGE_DIGEST: &str =
+    "sha256:49bc20df15e412a64472421e13fe86ff1c5165e18b2afccf160d4dc19fe68a14";
+
+/// Where the last 1,000 bytes of a small blob begin.
+pub(crate) const fn small_range_max() -> usize {
+    BLOB_BYTES - 1_000
+}
+
 /// The content of blob number `n` of the store.
 pub(crate) fn warm_blob(n: usize) -> Vec<u8> {
     let mut content = format!("blob number {n}").into_bytes();

@@ -7,6 +7,16 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+/// The store that growth is counted from.
+const GROWS_FROM: usize = 10_000;
+/// What latency and processor time of a request may grow by.
+const GROWTH_MAX: f64 = 1.2;
+/// Bytes of memory for each blob more, at most, and milliseconds of `status`, in every column.
+const MEMORY_BYTES_MAX: f64 = 150.0;
+const STATUS_MILLISECONDS_MAX: f64 = 50.0;
+/// The memory's row.
+pub(crate) const MEMORY: &str = "memory when idle (MiB)";
+
 /// A row for each figure, a column for each size of the store.
 pub(crate) struct Table {
     sizes: Vec<usize>,
@@ -32,11 +42,38 @@ impl Table {
         self.draw(&directory.join("scale.svg"));
     }
 
-    /// The largest store against the smallest.
+    /// The largest store against that of [`GROWS_FROM`] blobs, or the smallest.
     fn growth(&self, values: &BTreeMap<usize, f64>) -> Option<f64> {
-        let least = values.get(self.sizes.first()?)?;
+        let least = values.get(&GROWS_FROM).or_else(|| values.get(self.sizes.first()?))?;
         let most = values.get(self.sizes.last()?)?;
         (*least > 0.0).then(|| most / least)
+    }
+
+    /// What the row should be, and whether it is.
+    fn verdict(&self, what: &str, values: &BTreeMap<usize, f64>) -> String {
+        let said =
+            |goal: &str, is_met: bool| format!("{goal}: {}", if is_met { "met" } else { "**missed**" });
+        let is_request = what.contains(" blob") && (what.starts_with("a warm") || what.starts_with("a cold"));
+        if is_request && !what.contains("just then") {
+            return self
+                .growth(values)
+                .map_or(String::new(), |growth| said("at most 1.2 times", growth <= GROWTH_MAX));
+        }
+        if what.contains("status") {
+            return said("at most 50 ms", values.values().all(|ms| *ms <= STATUS_MILLISECONDS_MAX));
+        }
+        match self.bytes_for_each(what, values) {
+            Some(bytes) => said("at most 150 bytes a blob", bytes <= MEMORY_BYTES_MAX),
+            None => String::new(),
+        }
+    }
+
+    /// Bytes of memory for each blob more between the first column and the last.
+    fn bytes_for_each(&self, what: &str, values: &BTreeMap<usize, f64>) -> Option<f64> {
+        let (first, last) = (self.sizes.first()?, self.sizes.last()?);
+        let more = (last - first) as f64;
+        (what == MEMORY && more > 0.0)
+            .then(|| Some((values.get(last)? - values.get(first)?) * f64::from(1 << 20) / more))?
     }
 
     fn markdown(&self) -> String {
@@ -45,18 +82,27 @@ impl Table {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let _ = writeln!(
             text,
-            "Written by `make bench-scale` on {}, {cores} cores. One blob in ten is the manifest of a tag, up to 100,000 tags.\nEach request is one of 400 over one connection; medians. Growth is the last column of figures against the first.\n",
+            "Written by `make bench-scale` on {}, {cores} cores. One blob in ten is the manifest of a tag, up to 100,000 tags.\nEach request is one of 2,000 over one connection; medians. Growth is the last column of figures against that of 10,000\nblobs. Processor time is counted in ticks of 10 ms, which is 0.005 ms for each of 2,000 requests.\n",
             &today[..10]
         );
         let sizes: Vec<String> = self.sizes.iter().map(|size| format!("{size} blobs")).collect();
-        let _ = writeln!(text, "| | {} | Growth |", sizes.join(" | "));
-        let _ = writeln!(text, "| --- |{} --- |", " --- |".repeat(sizes.len()));
+        let _ = writeln!(text, "| | {} | Growth | Goal |", sizes.join(" | "));
+        let _ = writeln!(text, "| --- |{} --- | --- |", " --- |".repeat(sizes.len()));
         for (what, values) in &self.rows {
             let cell =
                 |size: &usize| values.get(size).map_or("–".to_owned(), |value| format!("{value:.3}"));
             let cells: Vec<String> = self.sizes.iter().map(cell).collect();
             let growth = self.growth(values).map_or("–".to_owned(), |growth| format!("{growth:.2}"));
-            let _ = writeln!(text, "| {what} | {} | {growth} |", cells.join(" | "));
+            let _ = writeln!(
+                text,
+                "| {what} | {} | {growth} | {} |",
+                cells.join(" | "),
+                self.verdict(what, values)
+            );
+        }
+        let memory = self.rows.iter().find(|(what, _)| what == MEMORY);
+        if let Some(bytes) = memory.and_then(|(what, values)| self.bytes_for_each(what, values)) {
+            let _ = writeln!(text, "\nMemory grows by {bytes:.0} bytes for each blob, its tags included.");
         }
         text.push_str("\n![What grows with the number of blobs](scale.svg)\n");
         text

@@ -178,7 +178,8 @@ impl Daemon {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), signal).unwrap();
     }
 
-    fn wait(&self, done: impl Fn(&Self) -> bool) {
+    /// Waits until something is so, for ten minutes at most.
+    pub(crate) fn wait(&self, done: impl Fn(&Self) -> bool) {
         let until = Instant::now() + Duration::from_secs(600);
         while !done(self) {
             assert!(Instant::now() < until, "the daemon does not get there");
