@@ -51,16 +51,17 @@ impl Caller {
     }
 }
 
-/// How urgent a pull is.
+/// How urgent a pull is, the least urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Priority {
-    /// A runtime waits for it, or will in a moment.
-    Foreground,
+    /// No runtime waits for it: it yields to all others, and nothing is prefetched for it.
+    Background,
     /// A runtime will wait for it, once it gets so far: it yields to what one waits for now, and goes before the
     /// background. Nothing is prefetched for it.
     Ahead,
-    /// No runtime waits for it: it yields to all others, and nothing is prefetched for it.
-    Background,
+    /// A runtime waits for it, or will in a moment.
+    Foreground,
 }
 
 /// A number that distinguishes requests in the log.

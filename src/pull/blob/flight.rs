@@ -24,7 +24,7 @@ use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::store::GrowingBlob;
 use crate::support::metrics::IntGauge;
 use crate::support::sync::Mutex;
-use crate::support::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::support::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// One download under way.
 #[derive(Debug)]
@@ -32,10 +32,8 @@ pub(crate) struct Flight {
     /// The pull that upstream was asked for: its repository's right is what upstream's answer proves, and its answer is
     /// an answer to callers with the same credential and to no others.
     context: PullContext,
-    /// Whether a runtime waits for it; a pre-pull does not.
-    foreground: AtomicBool,
-    /// Whether a runtime will wait for it, once it gets so far: one of those who joined is ahead of one.
-    ahead: AtomicBool,
+    /// The greatest [`Priority`] of those who joined, as a number: it only rises.
+    priority: AtomicU8,
     /// Pulls of followers whose own question was answered yes: one of them may be used to go on where the leader's
     /// repository or credential fails in mid-body.
     alternates: Mutex<Vec<PullContext>>,
@@ -84,12 +82,12 @@ impl Flight {
 
     /// Whether a runtime waits for it.
     pub(crate) fn is_foreground(&self) -> bool {
-        self.foreground.load(Ordering::Relaxed)
+        self.priority.load(Ordering::Relaxed) == Priority::Foreground as u8
     }
 
     /// Whether a runtime will wait for it, and does not yet.
     pub(crate) fn is_ahead(&self) -> bool {
-        !self.is_foreground() && self.ahead.load(Ordering::Relaxed)
+        self.priority.load(Ordering::Relaxed) == Priority::Ahead as u8
     }
 
     /// How many clients wait for it, those not counted that share a window.
@@ -215,21 +213,17 @@ impl Flights {
         let question = || (context.repository().clone(), context.caller().principal());
         let question = (sharing == Sharing::SameQuestion).then(question);
         let key = (context.repository().registry().clone(), digest, question);
-        // The greatest of those who join counts.
-        let foreground = context.priority() == Priority::Foreground;
-        let ahead = context.priority() == Priority::Ahead;
+        let priority = context.priority() as u8;
         let mut flights = self.0.flights.lock();
         let role = match flights.entry(key.clone()) {
             Entry::Occupied(under_way) => {
-                under_way.get().foreground.fetch_or(foreground, Ordering::Relaxed);
-                under_way.get().ahead.fetch_or(ahead, Ordering::Relaxed);
+                under_way.get().priority.fetch_max(priority, Ordering::Relaxed);
                 Role::Follow(Arc::clone(under_way.get()))
             }
             Entry::Vacant(vacant) => {
                 let flight = Arc::new(Flight {
                     context: context.clone(),
-                    foreground: AtomicBool::new(foreground),
-                    ahead: AtomicBool::new(ahead),
+                    priority: AtomicU8::new(priority),
                     alternates: Mutex::default(),
                     pace: Mutex::new(Pace::from(Instant::now())),
                     progress: watch::Sender::new(Progress::Waiting),

@@ -59,4 +59,7 @@ fn a_background_download_that_a_runtime_joins_is_foreground_from_then_on() {
     assert!(!leader.flight().is_foreground());
     drop(flights.join_or_lead(&context, digest, Sharing::All));
     assert!(leader.flight().is_foreground());
+    // A pod's image that is fetched ahead joins later, and takes nothing back.
+    drop(flights.join_or_lead(&context.with_priority(Priority::Ahead), digest, Sharing::All));
+    assert!(leader.flight().is_foreground() && !leader.flight().is_ahead());
 }
