@@ -14,6 +14,7 @@ pub mod live;
 pub mod metrics;
 #[cfg(feature = "model")]
 pub(crate) mod model_channel;
+pub mod network;
 pub(crate) mod open_file;
 pub mod process;
 pub mod shutdown;
