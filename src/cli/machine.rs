@@ -5,7 +5,7 @@
 //! owner and its permissions.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ use rustix::fs::{
     openat2, readlinkat, renameat, unlinkat,
 };
 use rustix::io::Errno;
+
+use crate::support::open_file;
 
 /// Links that are followed one after the other, as the kernel does.
 const LINKS_MAX: usize = 40;
@@ -60,12 +62,7 @@ impl Machine {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is no file"));
         }
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
-        }
-        String::from_utf8(bytes).map_err(|_| io::Error::other("it is no text"))
+        open_file::text(open_file::read_at_most(file, FILE_BYTES_MAX)?)
     }
 
     /// A file as text; empty if there is none that can be read.

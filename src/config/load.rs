@@ -13,6 +13,7 @@ use super::report::Mistake;
 use super::resolve::{Layer, resolve_layers};
 use super::settings::Settings;
 use crate::serve::Gate;
+use crate::support::open_file;
 
 /// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.
 const DEFAULT_PATH: &str = "/etc/larder/larder.toml";
@@ -117,15 +118,8 @@ fn beside(path: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn layer(path: &Path) -> Result<Layer, Error> {
-    let read = || {
-        let mut text = String::new();
-        let mut file = io::Read::take(fs::File::open(path)?, FILE_BYTES_MAX + 1);
-        let count = io::Read::read_to_string(&mut file, &mut text)?;
-        if count as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("more than {FILE_BYTES_MAX} bytes")));
-        }
-        Ok(text)
-    };
+    // A pipe is read too: `--config /dev/stdin`.
+    let read = || open_file::text(open_file::read_at_most(fs::File::open(path)?, FILE_BYTES_MAX)?);
     let text = read().map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     Ok(Layer { name: path.display().to_string(), text })
 }

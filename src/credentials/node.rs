@@ -5,8 +5,8 @@
 //! used, in their order. A file that was valid and is now invalid keeps its old content until it is valid again: a write
 //! that is under way must not lock a node out.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::docker_config::{
 };
 use super::keyring::Keyring;
 use super::search::KubeletDirectories;
-use crate::support::size;
+use crate::support::open_file::read_regular;
 use crate::support::tasks::Tasks;
 
 /// The files are checked for changes at most this often.
@@ -194,21 +194,10 @@ fn read_file(path: &Path) -> Result<Option<DockerConfig>, String> {
 /// # Errors
 /// Why the file cannot be read.
 pub(super) fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    match fs::metadata(path) {
-        Ok(found) if !found.is_file() => return Ok(None),
-        Ok(found) if found.len() > BYTES_MAX => {
-            return Err(format!("larger than {}", size::shown(BYTES_MAX)));
-        }
-        _ => {}
+    match read_regular(path, BYTES_MAX) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map_err(|e| e.to_string()),
     }
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e.to_string()),
-    };
-    let mut content = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut content).map_err(|e| e.to_string())?;
-    Ok(Some(content))
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@
 //! API server's admission gives them to it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::reference::Image;
 use crate::support::directory::{self, Entry};
-use crate::support::{size, yaml};
+use crate::support::open_file::{self, read_regular};
+use crate::support::yaml;
 
 /// Directories within directories at most.
 const DEPTH_MAX: usize = 8;
@@ -120,11 +120,9 @@ pub fn read_each(path: &Path) -> (Vec<Found>, Vec<KubernetesError>) {
 }
 
 fn text(file: &Path) -> Result<String, String> {
-    let length = fs::metadata(file).map_err(|e| e.to_string())?.len();
-    if length > FILE_BYTES_MAX {
-        return Err(format!("larger than {}", size::shown(FILE_BYTES_MAX)));
-    }
-    fs::read_to_string(file).map_err(|e| e.to_string())
+    let content = read_regular(file, FILE_BYTES_MAX).map_err(|e| e.to_string())?;
+    let content = content.ok_or_else(|| "it is no regular file".to_owned())?;
+    open_file::text(content).map_err(|e| e.to_string())
 }
 
 /// Whether an entry of a directory is read: hidden names are passed over, and files without an extension of manifests.
@@ -216,6 +214,8 @@ fn text_of<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const MANIFESTS: &str = r#"

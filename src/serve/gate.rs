@@ -3,14 +3,14 @@
 //! Promises: the value is compared in a time that says nothing about where it differs, and is in no `Debug`, log or
 //! error. Deliberately not here: which requests must carry it (`handler`).
 
-use std::fs::File;
-use std::io::Read;
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName};
 
 use crate::credentials::{Keys, Secret};
+use crate::support::open_file::{self, read_regular};
 
 /// Bytes of the value. A shorter one can be guessed.
 const BYTES: RangeInclusive<usize> = 16..=1_024;
@@ -40,7 +40,7 @@ pub enum GateError {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// What is in the file is no value for a gate.
     #[error("{}: expected {} to {} visible ASCII characters", path.display(), BYTES.start(), BYTES.end())]
@@ -85,10 +85,10 @@ impl Gate {
 }
 
 /// The file without the white space around it, as far as a value may go with some room for that.
-fn value(path: &Path) -> std::io::Result<Secret> {
-    let mut text = String::new();
-    File::open(path)?.take(2 * *BYTES.end() as u64).read_to_string(&mut text)?;
-    let whole = Secret::from(text);
+fn value(path: &Path) -> io::Result<Secret> {
+    let bytes_max = 2 * *BYTES.end() as u64;
+    let content = read_regular(path, bytes_max)?.ok_or_else(|| io::Error::other("it is no regular file"))?;
+    let whole = Secret::from(open_file::text(content)?);
     Ok(whole.reveal().trim().to_owned().into())
 }
 

@@ -1,11 +1,13 @@
-//! Opens files that others may have put where they are.
+//! Opens and reads files that others may have put where they are: no pipe is waited for, no file is read without a bound.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+
+use super::size;
 
 /// What is done at a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,40 @@ pub(crate) fn open_at_once_in(directory: &File, name: &str, links: Links) -> io:
     Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?.into())
 }
 
+/// The content of a regular file of at most `bytes_max` bytes; links are followed. `None`: what is there is a directory, a
+/// pipe or a device.
+///
+/// # Errors
+/// The disk, or a file that has more bytes.
+pub(crate) fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = open_at_once(path, Links::Followed)?;
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    read_at_most(file, bytes_max).map(Some)
+}
+
+/// What is left of `file`, at most `bytes_max` bytes. It may be a pipe.
+///
+/// # Errors
+/// The disk, or a file that has more bytes.
+pub(crate) fn read_at_most(file: impl Read, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut content)?;
+    if content.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!("larger than {}", size::shown(bytes_max))));
+    }
+    Ok(content)
+}
+
+/// What was read, as text.
+///
+/// # Errors
+/// It is not UTF-8.
+pub(crate) fn text(content: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(content).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"))
+}
+
 #[cfg(test)]
 thread_local! {
     static OPENED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
@@ -83,5 +119,21 @@ mod tests {
             let refused = open("link", Links::Refused).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()));
         }
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_an_error_and_never_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("file"), b"1234").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
+        assert_eq!(read_regular(&at("link"), 4).unwrap().unwrap(), b"1234");
+        assert_eq!(read_regular(&at("file"), 3).unwrap_err().to_string(), "larger than 3 B");
+        assert_eq!(read_regular(&at("pipe"), 4).unwrap(), None);
+        assert_eq!(read_regular(directory.path(), 4).unwrap(), None);
+        assert_eq!(read_regular(&at("none"), 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(text(vec![0xff]).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 mod screen;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,7 +14,11 @@ use super::run_async::run_async;
 use crate::admin::control::{self, Pull, PullImage, PullSecret};
 use crate::prepull::{self, SecretManifest};
 use crate::reference::{Image, Platform};
+use crate::support::open_file;
 use screen::Screen;
+
+/// Bytes of a list of images at most: a hundred thousand names.
+const LIST_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -111,7 +116,8 @@ fn command(arguments: &Arguments, configured: Vec<PathBuf>) -> Result<(Pull, Vec
 /// The image names of a list.
 fn listed(path: &Path) -> Result<Vec<String>, Failure> {
     let usage = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| usage(e.to_string()))?;
+    let read = || open_file::text(open_file::read_at_most(File::open(path)?, LIST_BYTES_MAX)?);
+    let text = read().map_err(|e| usage(e.to_string()))?;
     let mut names = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let name = line.split('#').next().unwrap_or_default().trim();
