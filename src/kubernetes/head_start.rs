@@ -24,13 +24,27 @@ pub(super) const VAIN_AFTER: Duration = Duration::from_secs(600);
 struct Ahead {
     /// The pod that it was begun for.
     pod: PodName,
-    /// When it began, and after that when all of it was here.
-    at: Instant,
-    is_here: bool,
-    /// Whether it ended before all of it was here.
-    has_ended: bool,
+    stage: Stage,
     fetched_bytes: u64,
     is_asked: bool,
+}
+
+/// How far it is, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is being fetched; begun anew, since the fetch before ended.
+    Coming(Instant),
+    /// All of it is here.
+    Here(Instant),
+    /// The last fetch ended before all of it was here.
+    Ended(Instant),
+}
+
+impl Stage {
+    fn since(self) -> Instant {
+        let (Self::Coming(at) | Self::Here(at) | Self::Ended(at)) = self;
+        at
+    }
 }
 
 /// What was fetched ahead, and whether a runtime asked for it.
@@ -52,41 +66,44 @@ impl Default for HeadStart {
 impl HeadStart {
     /// A fetch begins for a pod.
     pub(super) fn begun(&self, image: &Image, pod: PodName) {
-        let at = Instant::now();
-        let begun = Ahead { pod, at, is_here: false, has_ended: false, fetched_bytes: 0, is_asked: false };
+        let begun = Stage::Coming(Instant::now());
         let mut images = self.images.lock();
         let key = (image.repository.clone(), image.reference.clone());
         // Another pod may want it, and its runtime has not asked yet.
         match images.get(&key) {
-            Some(before) if !before.is_asked => before.has_ended = false,
-            _ => drop(images.insert(key, begun)),
+            Some(Ahead { is_asked: false, stage, .. }) => {
+                if let Stage::Ended(at) = *stage {
+                    *stage = Stage::Coming(at);
+                }
+            }
+            _ => drop(images.insert(key, Ahead { pod, stage: begun, fetched_bytes: 0, is_asked: false })),
         }
     }
 
     /// All of an image is here; so many bytes of it came.
-    pub(super) fn here(&self, image: &Image, fetched_bytes: u64) {
+    pub(super) fn fetched(&self, image: &Image, fetched_bytes: u64) {
         let mut images = self.images.lock();
         if let Some(ahead) = images.get(&(image.repository.clone(), image.reference.clone())) {
             ahead.fetched_bytes += fetched_bytes;
-            if !ahead.is_here {
-                (ahead.at, ahead.is_here) = (Instant::now(), true);
+            if !matches!(ahead.stage, Stage::Here(_)) {
+                ahead.stage = Stage::Here(Instant::now());
             }
         }
     }
 
     /// A fetch ended without all of the image, or the runtime has it; so many bytes of it came.
-    pub(super) fn not_here(&self, image: &Image, fetched_bytes: u64) {
+    pub(super) fn ended(&self, image: &Image, fetched_bytes: u64) {
         let mut images = self.images.lock();
         let key = (image.repository.clone(), image.reference.clone());
         let Some(ahead) = images.get(&key) else { return };
         ahead.fetched_bytes += fetched_bytes;
-        if ahead.is_here {
+        if matches!(ahead.stage, Stage::Here(_)) {
             return;
         }
         if ahead.fetched_bytes == 0 && !ahead.is_asked {
             images.remove(&key);
         } else {
-            (ahead.at, ahead.has_ended) = (Instant::now(), true);
+            ahead.stage = Stage::Ended(Instant::now());
         }
     }
 
@@ -101,9 +118,12 @@ impl HeadStart {
             return;
         };
         ahead.is_asked = true;
-        let found = if ahead.is_here { &self.found_all } else { &self.found_part };
+        let (found, head_start) = match ahead.stage {
+            Stage::Here(at) => (&self.found_all, Some(at.elapsed())),
+            Stage::Coming(_) | Stage::Ended(_) => (&self.found_part, None),
+        };
         found.fetch_add(1, Ordering::Relaxed);
-        metrics.asked(ahead.is_here.then(|| ahead.at.elapsed()));
+        metrics.asked(head_start);
     }
 
     /// How many images were asked for when all of them was here, and while they were being fetched.
@@ -124,12 +144,12 @@ impl HeadStart {
     pub(super) fn sweep(&self, metrics: &Metrics) {
         let mut in_vain = Vec::new();
         self.images.lock().retain(|(repository, _), ahead| {
-            let is_over = ahead.is_here || ahead.is_asked || ahead.has_ended;
-            let is_past = ahead.at.elapsed() >= VAIN_AFTER && is_over;
+            let is_over = ahead.is_asked || !matches!(ahead.stage, Stage::Coming(_));
+            let is_past = ahead.stage.since().elapsed() >= VAIN_AFTER && is_over;
             if is_past && !ahead.is_asked {
                 metrics.in_vain(ahead.fetched_bytes);
                 // What was here already cost nothing, and what ended with its pod says nothing of its registry.
-                if ahead.is_here && ahead.fetched_bytes > 0 {
+                if matches!(ahead.stage, Stage::Here(_)) && ahead.fetched_bytes > 0 {
                     let PodName { namespace, name } = &ahead.pod;
                     in_vain.push((repository.registry().clone(), format!("{namespace}/{name}")));
                 }
@@ -171,10 +191,10 @@ mod tests {
             ["reg.test/gone:v1", "reg.test/asked:v1", "reg.test/again:v1"].map(image);
         for image in [&deleted, &asked, &again] {
             head_start.begun(image, pod("web"));
-            head_start.not_here(image, 100);
+            head_start.ended(image, 100);
         }
         head_start.begun(&again, pod("web"));
-        head_start.here(&again, 20);
+        head_start.fetched(&again, 20);
         head_start.asked(&asked.repository, &asked.reference, &metrics);
         tokio::time::advance(VAIN_AFTER).await;
         head_start.sweep(&metrics);
@@ -191,7 +211,7 @@ mod tests {
             for n in 0..5 {
                 let image: Image = format!("{repository}{n}:v1").parse().unwrap();
                 head_start.begun(&image, pod(n));
-                head_start.here(&image, bytes);
+                head_start.fetched(&image, bytes);
             }
         };
         fetched("other.test/app", 7);
@@ -213,8 +233,8 @@ mod tests {
         for image in [&early, &late, &vain] {
             head_start.begun(image, pod("web"));
         }
-        head_start.here(&early, 100);
-        head_start.here(&vain, 7);
+        head_start.fetched(&early, 100);
+        head_start.fetched(&vain, 7);
         assert_eq!(head_start.unasked_bytes(), [("shop".to_owned(), 107)].into());
         tokio::time::advance(Duration::from_secs(3)).await;
         for _ in 0..2 {

@@ -234,7 +234,7 @@ impl Pods {
                 handle.abort();
                 let arrived = arrived.load(Ordering::Relaxed);
                 self.0.metrics.ended(None, arrived);
-                self.0.head_start.not_here(&fetch.image, arrived);
+                self.0.head_start.ended(&fetch.image, arrived);
             }
         }
         for fetch in begin {
@@ -283,18 +283,18 @@ impl Pods {
         match &outcome {
             Outcome::Here(FetchedAhead { fetched_bytes, is_whole }) => {
                 if *is_whole {
-                    self.0.head_start.here(image, arrived);
+                    self.0.head_start.fetched(image, arrived);
                 } else {
-                    self.0.head_start.not_here(image, arrived);
+                    self.0.head_start.ended(image, arrived);
                 }
                 if *fetched_bytes > 0 {
                     tracing::info!(%image, fetched_bytes, is_whole, "an image of a pod was fetched ahead of kubelet");
                 }
                 self.0.running.look_again(image);
             }
-            Outcome::InRuntime => self.0.head_start.not_here(image, arrived),
+            Outcome::InRuntime => self.0.head_start.ended(image, arrived),
             Outcome::Refused(why) | Outcome::NotStored(why) | Outcome::Failed(why) => {
-                self.0.head_start.not_here(image, arrived);
+                self.0.head_start.ended(image, arrived);
                 tracing::debug!(%image, why, "an image of a pod was not fetched ahead of kubelet");
             }
         }

@@ -214,7 +214,7 @@ async fn a_namespace_whose_images_no_runtime_asks_for_has_a_tenth_of_the_store()
     assert_eq!(pods.unasked_max().await, max_bytes / 10);
     let image: Image = "reg.test/app:v1".parse().unwrap();
     pods.0.head_start.begun(&image, PodName { namespace: "shop".to_owned(), name: "web".to_owned() });
-    pods.0.head_start.here(&image, 5);
+    pods.0.head_start.fetched(&image, 5);
     let held_back = |unasked_max: u64| pods.held_back(&Fetches { unasked_max, ..Fetches::default() });
     assert_eq!((held_back(4), held_back(5)), (["shop".to_owned()].into(), HashSet::new()));
     pods.asked(&image.repository, &image.reference);
