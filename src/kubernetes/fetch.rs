@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::plan::Fetch;
 use super::pod::Pod;
@@ -20,27 +20,31 @@ use super::source::ImagePresence;
 use crate::credentials::{PodAccount, PullSecrets};
 use crate::prepull::{FetchError, Fetcher, Platforms, RequestedImage};
 use crate::reference::Image;
+use crate::support::size;
+use crate::support::slowness::{LEAST_RATE, LOOK_INTERVAL, SlownessWatch};
 
 /// How long a runtime or API server is waited for that may have the image: after that it counts as not there.
 const PRESENCE_WAIT: Duration = Duration::from_secs(2);
 /// How long one image may take. What is under way then is finished without it, and joined by kubelet.
 const FETCH_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// While others wait for its place, a fetch must bring [`DRIP_BYTES`] in each such time: a registry that sends a byte now and
-/// then holds no place from them.
-const DRIP_WINDOW: Duration = Duration::from_secs(30);
-/// 32 KiB a second, as a download without a client must bring. A slow line brings more.
-const DRIP_BYTES: u64 = 32 * 1024 * 30;
-
 /// Why an image did not come: for people, by what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotFetched {
-    /// The registry refused it or does not have it.
+    /// The registry refused it or does not have it, or kubelet will not pull it.
     Refused(String),
     /// The store does not take it.
     NotStored(String),
     /// Something was in the way.
     Failed(String),
+}
+
+impl NotFetched {
+    /// Why, for people.
+    pub(super) fn why(&self) -> &str {
+        let (Self::Refused(why) | Self::NotStored(why) | Self::Failed(why)) = self;
+        why
+    }
 }
 
 /// An image that came.
@@ -93,22 +97,8 @@ pub(super) enum Outcome {
     Here(FetchedAhead),
     /// The runtime has it, and kubelet does not pull it.
     InRuntime,
-    /// The registry refused it or does not have it, or kubelet will not pull it.
-    Refused(String),
-    /// The store does not take it.
-    NotStored(String),
-    /// Something was in the way.
-    Failed(String),
-}
-
-impl From<NotFetched> for Outcome {
-    fn from(not_fetched: NotFetched) -> Self {
-        match not_fetched {
-            NotFetched::Refused(why) => Self::Refused(why),
-            NotFetched::NotStored(why) => Self::NotStored(why),
-            NotFetched::Failed(why) => Self::Failed(why),
-        }
-    }
+    /// It did not come.
+    NotHere(NotFetched),
 }
 
 impl Outcome {
@@ -118,9 +108,9 @@ impl Outcome {
             Self::Here(FetchedAhead { fetched_bytes: 0, .. }) => "present",
             Self::Here(_) => "fetched",
             Self::InRuntime => "in_runtime",
-            Self::Refused(_) => "refused",
-            Self::NotStored(_) => "not_stored",
-            Self::Failed(_) => "failed",
+            Self::NotHere(NotFetched::Refused(_)) => "refused",
+            Self::NotHere(NotFetched::NotStored(_)) => "not_stored",
+            Self::NotHere(NotFetched::Failed(_)) => "failed",
         }
     }
 }
@@ -165,46 +155,57 @@ impl PodFetcher {
         if !fetch.is_always && self.runtime_has(&fetch.image).await {
             return Outcome::InRuntime;
         }
+        match self.fetch_as_kubelet(fetch, account, arrived).await {
+            Ok(fetched) => Outcome::Here(fetched),
+            Err(not_fetched) => Outcome::NotHere(not_fetched),
+        }
+    }
+
+    async fn fetch_as_kubelet(
+        &self,
+        fetch: &Fetch,
+        account: Option<PodAccount>,
+        arrived: &AtomicU64,
+    ) -> Result<FetchedAhead, NotFetched> {
         let secrets = match &self.secrets {
             Some(secrets) => secrets.merged(&fetch.namespace, &fetch.secrets).await,
             // kubelet will pull with an account: asking without it spends the node's anonymous limit in its place.
             None if !fetch.secrets.is_empty() => {
                 let why = "the pod has pull secrets, which are not read here: it is left to kubelet";
-                return Outcome::Refused(why.to_owned());
+                return Err(NotFetched::Refused(why.to_owned()));
             }
             None => Ok(PullSecrets::default()),
         };
         let mut secrets = match secrets {
             Ok(secrets) => secrets,
-            Err(error @ PodSecretsError::Malformed(_)) => return Outcome::Refused(error.to_string()),
-            Err(error @ PodSecretsError::Unavailable(_)) => return Outcome::Failed(error.to_string()),
+            Err(why @ PodSecretsError::Malformed(_)) => return Err(NotFetched::Refused(why.to_string())),
+            Err(why @ PodSecretsError::Unavailable(_)) => return Err(NotFetched::Failed(why.to_string())),
         };
         if let (Some(accounts), Some(account)) = (&self.accounts, account) {
             match accounts.credentials(&fetch.image.repository, &account).await {
                 Ok(credentials) => secrets.add_account_credentials(credentials),
-                Err(error) => return Outcome::Failed(format!("the pod's service account: {error}")),
+                Err(error) => return Err(NotFetched::Failed(format!("the pod's service account: {error}"))),
             }
         }
-        let fetched = tokio::select! {
-            fetched = timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets, arrived)) => fetched,
-            () = self.drips(arrived) => {
-                return Outcome::Failed("it brings less than 32 KiB a second, and others wait".to_owned());
+        tokio::select! {
+            fetched = timeout(FETCH_WAIT, self.images.fetch(&fetch.image, secrets, arrived)) => {
+                fetched.unwrap_or_else(|_| Err(NotFetched::Failed("it took too long".to_owned())))
             }
-        };
-        match fetched {
-            Ok(Ok(fetched)) => Outcome::Here(fetched),
-            Ok(Err(not_fetched)) => not_fetched.into(),
-            Err(_) => Outcome::Failed("it took too long".to_owned()),
+            () = self.too_slow(arrived) => {
+                let least = size::shown(LEAST_RATE);
+                Err(NotFetched::Failed(format!("it brings less than {least} a second, and others wait")))
+            }
         }
     }
 
-    /// Returns once next to nothing came for a while and others wait for the place.
-    async fn drips(&self, arrived: &AtomicU64) {
+    /// Returns once less than [`LEAST_RATE`] came for a while and others wait for the place: a registry that sends a byte now
+    /// and then holds no place from them.
+    async fn too_slow(&self, arrived: &AtomicU64) {
+        let mut watch = SlownessWatch::new(Instant::now());
         loop {
-            let before = arrived.load(Ordering::Relaxed);
-            sleep(DRIP_WINDOW).await;
-            let came = arrived.load(Ordering::Relaxed).saturating_sub(before);
-            if came < DRIP_BYTES && self.is_short_of_places.load(Ordering::Relaxed) {
+            sleep(LOOK_INTERVAL).await;
+            let is_excused = !self.is_short_of_places.load(Ordering::Relaxed);
+            if watch.look(Instant::now(), arrived.load(Ordering::Relaxed), is_excused) {
                 return;
             }
         }

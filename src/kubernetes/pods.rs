@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::fetch::{FetchAhead, FetchedAhead, Outcome, PodFetcher};
+use super::fetch::{FetchAhead, FetchedAhead, NotFetched, Outcome, PodFetcher};
 use super::head_start::HeadStart;
 use super::metrics::Metrics;
 use super::plan::{Fetch, Plan};
@@ -272,7 +272,7 @@ impl Pods {
     fn ended(&self, ended: Result<(Id, Outcome), JoinError>, fetches: &mut Fetches) {
         let (id, outcome) = match ended {
             Ok(ended) => ended,
-            Err(error) => (error.id(), Outcome::Failed(error.to_string())),
+            Err(error) => (error.id(), Outcome::NotHere(NotFetched::Failed(error.to_string()))),
         };
         // One that was ended with its pod is not among the handles any more.
         let of_task = fetches.handles.iter().find(|(_, under_way)| under_way.handle.id() == id);
@@ -293,8 +293,9 @@ impl Pods {
                 self.0.running.look_again(image);
             }
             Outcome::InRuntime => self.0.head_start.ended(image, arrived),
-            Outcome::Refused(why) | Outcome::NotStored(why) | Outcome::Failed(why) => {
+            Outcome::NotHere(not_fetched) => {
                 self.0.head_start.ended(image, arrived);
+                let why = not_fetched.why();
                 tracing::debug!(%image, why, "an image of a pod was not fetched ahead of kubelet");
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::fetch::Outcome;
+use super::fetch::{NotFetched, Outcome};
 use super::plan::{BackOff, FAILED, Failed, Fetch, Known, Plan, REFUSED, plan, wanted};
 use super::pod::{Pod, PodName, PullPolicy};
 use super::source::PodEvent;
@@ -127,13 +127,13 @@ impl State {
                 self.failed.remove(fetch);
                 self.settle(fetch);
             }
-            Outcome::Refused(why) => self.fail(fetch, REFUSED, why, now),
+            Outcome::NotHere(NotFetched::Refused(why)) => self.fail(fetch, REFUSED, why, now),
             // Its pods' own pulls pass the store by: what was asked for once is not asked for again.
-            Outcome::NotStored(why) => {
+            Outcome::NotHere(NotFetched::NotStored(why)) => {
                 self.fail(fetch, REFUSED, why, now);
                 self.settle(fetch);
             }
-            Outcome::Failed(why) => self.fail(fetch, FAILED, why, now),
+            Outcome::NotHere(NotFetched::Failed(why)) => self.fail(fetch, FAILED, why, now),
         }
     }
 

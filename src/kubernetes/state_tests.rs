@@ -66,7 +66,7 @@ async fn a_pod_that_follows_a_refused_one_does_not_ask_again_at_once() {
     let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
     state.apply(0, PodEvent::Applied(pod("a", "app")));
     let begun = state.plan(HeldBack::default(), now).begin;
-    state.ended(&begun[0], &Outcome::Refused("denied".to_owned()), now);
+    state.ended(&begun[0], &Outcome::NotHere(NotFetched::Refused("denied".to_owned())), now);
     state.apply(0, PodEvent::Deleted { uid: "a".to_owned() });
     state.apply(0, PodEvent::Applied(pod("b", "app")));
     let plan = state.plan(HeldBack::default(), now);
@@ -151,7 +151,7 @@ async fn what_the_store_does_not_take_is_asked_for_once_a_pod_and_not_by_the_pod
     let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
     state.apply(0, PodEvent::Applied(pod("a", "app")));
     let begun = state.plan(HeldBack::default(), now).begin;
-    state.ended(&begun[0], &Outcome::NotStored("no room".to_owned()), now);
+    state.ended(&begun[0], &Outcome::NotHere(NotFetched::NotStored("no room".to_owned())), now);
     let much_later = now + Duration::from_secs(10_000);
     assert_eq!(state.plan(HeldBack::default(), much_later), Plan::default());
     assert!(state.outlook(&begun[0].image)[0].state.contains("no room"));
@@ -166,7 +166,7 @@ async fn an_api_server_that_is_away_for_a_moment_costs_a_pod_no_more_than_that()
     let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));
     state.apply(0, PodEvent::Applied(pod("a", "app")));
     let begun = state.plan(HeldBack::default(), now).begin;
-    state.ended(&begun[0], &Outcome::Failed("no answer".to_owned()), now);
+    state.ended(&begun[0], &Outcome::NotHere(NotFetched::Failed("no answer".to_owned())), now);
     assert_eq!(
         state.plan(HeldBack::default(), now),
         Plan { look_again: Some(now + Duration::from_secs(2)), ..Plan::default() }

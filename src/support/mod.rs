@@ -20,6 +20,7 @@ pub mod process;
 pub mod shutdown;
 pub mod singleflight;
 pub mod size;
+pub(crate) mod slowness;
 pub(crate) mod sync;
 pub mod tasks;
 pub mod unserved;

@@ -220,14 +220,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_drips_is_not_read_for_ever() {
+    async fn a_body_that_hardly_comes_is_not_read_for_ever() {
         let (budget, registry) = (ByteBudget::new(1024, 1024), "reg.test".parse().unwrap());
         let memory = Memory { budget: &budget, registry: &registry, declared: None };
-        let drip = stream::repeat(()).then(|()| async {
+        let slow = stream::repeat(()).then(|()| async {
             tokio::time::sleep(WAIT.idle / 2).await;
             Ok(Frame::data(Bytes::from_static(b"1")))
         });
-        let body = BodyExt::boxed(StreamBody::new(drip));
+        let body = BodyExt::boxed(StreamBody::new(slow));
         let (error, stalled) = read_whole(chunks(body).0, 100, WAIT, &memory).await.unwrap_err();
         assert!(error.to_string().contains("within 3s") && stalled, "{error}");
     }

@@ -7,7 +7,7 @@ use crate::reference::MANIFEST_BYTES_MAX;
 use crate::support::metrics;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::proof::Proof;
-use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, drip, respond, status};
+use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, slow_body, status};
 
 fn upstream(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> (Upstream, Arc<Scripted>) {
     upstream_of(Config::default(), respond)
@@ -239,18 +239,18 @@ async fn a_mirror_is_avoided_for_the_digest_that_it_has_wrong_and_for_no_other()
     assert_eq!(asked(Digest::of(b"right")).await, ["mirror", "reg"]);
 }
 
-/// A mirror whose bodies drip, or never come, and the registry itself.
-fn behind_a_mirror_that_drips(bytes: &'static [u8], every: Duration) -> (Upstream, Arc<Scripted>) {
+/// A mirror whose bodies are slow, or never come, and the registry itself.
+fn behind_a_slow_mirror(bytes: &'static [u8], every: Duration) -> (Upstream, Arc<Scripted>) {
     behind_a_mirror(move |request| match request.host.starts_with("mirror") {
-        true => drip(bytes, every),
+        true => slow_body(bytes, every),
         false => respond(200, &[], "right"),
     })
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mirror_whose_manifests_drip_is_waited_for_once_by_a_repository_and_twice_by_all() {
+async fn a_mirror_whose_manifests_come_slowly_is_waited_for_once_by_a_repository_and_twice_by_all() {
     for every in [Duration::from_secs(5), Duration::from_secs(3_600)] {
-        let (upstream, transport) = behind_a_mirror_that_drips(b"{", every);
+        let (upstream, transport) = behind_a_slow_mirror(b"{", every);
         // As many other digests, so that none is avoided for itself.
         for (n, (repository, first)) in
             [("a", "mirror"), ("a", "reg"), ("b", "mirror"), ("c", "reg"), ("a", "reg")]
@@ -270,7 +270,7 @@ async fn a_mirror_whose_manifests_drip_is_waited_for_once_by_a_repository_and_tw
 #[tokio::test(start_paused = true)]
 async fn a_mirror_whose_blobs_stall_or_crawl_is_waited_for_once_by_a_repository_and_twice_by_all() {
     for (bytes, every) in [(&[0; 2_048][..], 1), (b"0", 3_600)] {
-        let (upstream, transport) = behind_a_mirror_that_drips(bytes, Duration::from_secs(every));
+        let (upstream, transport) = behind_a_slow_mirror(bytes, Duration::from_secs(every));
         for (n, repository, first) in
             [(0, "a", "mirror"), (1, "a", "reg"), (2, "b", "mirror"), (3, "c", "reg")]
         {
@@ -288,12 +288,12 @@ async fn a_mirror_whose_blobs_stall_or_crawl_is_waited_for_once_by_a_repository_
 #[tokio::test(start_paused = true)]
 async fn the_only_endpoint_may_be_slow_and_a_slow_reader_makes_no_endpoint_slow() {
     let second = Duration::from_secs(1);
-    let (upstream, _) = upstream(move |_| drip(&[0; 2_048], second));
+    let (upstream, _) = upstream(move |_| slow_body(&[0; 2_048], second));
     let mut download = upstream.download(&repository(), digest(), 0, None, &anonymous()).await.unwrap();
     for _ in 0..200 {
         download.next().await.unwrap().unwrap();
     }
-    let (upstream, _) = behind_a_mirror_that_drips(&[0; 16_384], second);
+    let (upstream, _) = behind_a_slow_mirror(&[0; 16_384], second);
     let mut download = upstream.download(&repository(), digest(), 0, None, &anonymous()).await.unwrap();
     for _ in 0..50 {
         tokio::time::sleep(9 * second).await;

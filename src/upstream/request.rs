@@ -11,7 +11,7 @@ use crate::upstream::asked::AskedEndpoints;
 use crate::upstream::headers::{content_length, header};
 use crate::upstream::metrics::RequestKind;
 
-/// Bytes of a blob that a probe asks for: enough to distinguish a body that drips from one that comes.
+/// Bytes of a blob that a probe asks for: enough to distinguish a body that hardly comes from one that does.
 pub(super) const PROBE_BYTES: u64 = 64 * 1024;
 
 /// As whom a request is sent, and what its response is for.

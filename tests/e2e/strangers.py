@@ -24,10 +24,10 @@ SHARE_MAX = 128
 
 
 class Stranger:
-    """A registry that has the blobs it is given, and answers every other digest with a gigabyte that drips."""
+    """A registry that has the blobs it is given, and answers every other digest with a gigabyte that hardly comes."""
 
     def __init__(self, world):
-        self.blobs, self.dripping, self.ended = {}, 0, threading.Event()
+        self.blobs, self.begun, self.ended = {}, 0, threading.Event()
         directory = world.directory("tls")
         names = ",".join(f"DNS:{name}" for name in STRANGERS)
         with open(f"{directory}/ext", "w", encoding="utf-8") as file:
@@ -58,7 +58,7 @@ class Stranger:
                     self.wfile.write(body)
                     return
                 # A slow download is tried over a second connection too; that is none of its own.
-                stranger.dripping += "Range" not in self.headers
+                stranger.begun += "Range" not in self.headers
                 self.close_connection = True
                 try:
                     while not stranger.ended.wait(0.5):
@@ -149,22 +149,22 @@ class Strangers(unittest.TestCase):
         self.registry = Registry(self.world)
         self.pushed = image.push(self.world, self.registry, REPOSITORY, "v1")
 
-    def test_many_drips_of_strangers_hold_up_no_pull_and_end_without_their_clients(self):
+    def test_many_slow_downloads_of_strangers_hold_up_no_pull_and_end_without_their_clients(self):
         larder = LarderAmongStrangers(self.world, {"reg.test": self.registry.url}, self.stranger)
         digests = ["sha256:" + hashlib.sha256(str(n).encode()).hexdigest() for n in range(300)]
         clients = [larder.begin(STRANGERS[0], digest) for digest in digests]
-        self.world.wait_for(lambda: self.stranger.dripping >= SHARE_MAX, larder.name)
+        self.world.wait_for(lambda: self.stranger.begun >= SHARE_MAX, larder.name)
         # One stranger has its share, another one still finds a place, and so does who is named.
         clients.append(larder.begin(STRANGERS[1], digests[0]))
-        self.world.wait_for(lambda: self.stranger.dripping > SHARE_MAX, larder.name)
+        self.world.wait_for(lambda: self.stranger.begun > SHARE_MAX, larder.name)
         self.assertEqual(Containerd(self.world, larder).cri_pull(NAME), self.pushed["config amd64"])
-        self.assertLessEqual(self.stranger.dripping, SHARE_MAX + 1)
+        self.assertLessEqual(self.stranger.begun, SHARE_MAX + 1)
         self.assertLessEqual(larder.downloads(), SHARE_MAX + 1)
         for client in clients:
             client.close()
         until = time.monotonic() + 90
         while larder.downloads() > 0:
-            self.assertLess(time.monotonic(), until, "downloads that drip and that no client waits for have to end")
+            self.assertLess(time.monotonic(), until, "slow downloads that no client waits for have to end")
             time.sleep(0.5)
 
     def test_a_stranger_pushes_nothing_of_others_out_of_the_store(self):

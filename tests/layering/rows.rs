@@ -155,7 +155,6 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "blob/begun",
                 "blob/concurrency",
                 "blob/delivery",
-                "blob/drip",
                 "blob/flight_content",
                 "blob/pace",
                 "blob/places",

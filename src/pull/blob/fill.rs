@@ -1,6 +1,6 @@
 //! Filling a flight: upstream's body into the store, the readable offset published as it grows.
 //!
-//! Runs on a task of its own and goes on when clients leave, unless it drips. Receiving is async; writing happens on a
+//! Runs on a task of its own and goes on when clients leave, unless it is too slow. Receiving is async; writing happens on a
 //! blocking thread behind a short queue, hashing on another, so that none waits for the others. What the disk does not
 //! take, from the first byte or from some byte on, goes to the followers through a window: they share the body that is
 //! open. The tail of the blob is withheld from readers until the digest is verified; no reader waits for durability.
@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::delivery::{Trail, Tries, Way, fault_of};
 use super::detached::{DetachedFills, past_the_disk};
-use super::drip::DripWatch;
 use super::flight::{Flight, Leader};
 use super::partial::Partials;
 use super::prepared::Prepared;
@@ -33,12 +32,11 @@ use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::Digest;
 use crate::store::{self, Ingest, Member, Owner, Store, Verified};
+use crate::support::slowness::{LOOK_INTERVAL, SlownessWatch};
 use crate::support::tasks::Tasks;
 
 /// Chunks between receiving and writing; a chunk has at most 256 KiB.
 const QUEUE: usize = 8;
-/// How often it is looked at whether a download drips.
-const DRIP_CHECK: Duration = Duration::from_secs(1);
 
 /// Fills flights. Cheap to clone.
 #[derive(Clone)]
@@ -83,7 +81,7 @@ impl Filler {
         let leader = Arc::new(leader);
         let received = tokio::select! {
             received = self.receive(&leader) => received,
-            () = self.drips(leader.flight()) => Err(Error::NoClient),
+            () = self.too_slow(leader.flight()) => Err(Error::NoClient),
         };
         self.end(&leader, received).await;
     }
@@ -329,12 +327,12 @@ impl Filler {
         }
     }
 
-    /// Returns once the download of a flight drips and no client waits for it or reads it. While it yields to others,
+    /// Returns once the download of a flight is too slow and no client waits for it or reads it. While it yields to others,
     /// slowness is not its own.
-    async fn drips(&self, flight: &Flight) {
-        let mut watch = DripWatch::new(Instant::now());
+    async fn too_slow(&self, flight: &Flight) {
+        let mut watch = SlownessWatch::new(Instant::now());
         loop {
-            tokio::time::sleep(DRIP_CHECK).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
             let yields = self.foreground.is_yielding(flight);
             if watch.look(Instant::now(), flight.received(), flight.has_client() || yields) {
                 return;

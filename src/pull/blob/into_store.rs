@@ -139,7 +139,7 @@ impl Blobs {
             return;
         }
         match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {
-            // Not by following it: a download that only this waits for ends if it drips.
+            // Not by following it: a download that only this waits for ends if it is too slow.
             Ok(Download::Following(followed)) => {
                 drop(followed);
                 self.flights.wait_while(|| self.flights.has(registry, digest)).await;

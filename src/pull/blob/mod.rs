@@ -34,7 +34,6 @@ pub(crate) mod concurrency;
 pub(crate) mod delivery;
 mod detached;
 pub(crate) mod download;
-pub(crate) mod drip;
 pub(crate) mod fill;
 pub(crate) mod first_bytes;
 pub(crate) mod flight;

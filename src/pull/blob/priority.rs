@@ -187,7 +187,7 @@ mod tests {
         foreground.record();
         assert_eq!(elapsed(ahead.flight()).await, Duration::ZERO);
         assert!(foreground.may_widen(ahead.flight()) && !foreground.may_widen(background.flight()));
-        // Nor is one that drips excused by itself.
+        // Nor does one that is too slow excuse itself.
         assert!(!foreground.is_yielding(ahead.flight()) && foreground.is_yielding(background.flight()));
         tokio::time::sleep(MORE_TO_COME).await;
         assert_eq!(elapsed(background.flight()).await, CHUNK_WAIT_MAX, "a pod of this node goes first");

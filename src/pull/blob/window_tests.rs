@@ -125,12 +125,12 @@ async fn a_client_that_stalls_is_waited_for_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_a_little_again_and_again_does_not_set_the_pace_of_all() {
-    let drips = |mut slow: WindowReader| async move {
+    let slow_reader = |mut slow: WindowReader| async move {
         while let Ok(Windowed::Bytes(_)) = slow.next().await {
             tokio::time::sleep(LAG_MAX - Duration::from_millis(10)).await;
         }
     };
-    let took = time_beside(3, drips, |_| 0).await;
+    let took = time_beside(3, slow_reader, |_| 0).await;
     assert!(took <= 2 * LAG_MAX, "{took:?}");
 }
 

@@ -127,7 +127,7 @@ pub(crate) fn respond(status: u16, headers: &[(&str, &str)], body: &str) -> Outc
 }
 
 /// A response of status 200 whose body brings `bytes` each time that `every` is over, and does not end.
-pub(crate) fn drip(bytes: &'static [u8], every: Duration) -> Outcome {
+pub(crate) fn slow_body(bytes: &'static [u8], every: Duration) -> Outcome {
     let frames = stream::repeat(()).then(move |()| async move {
         tokio::time::sleep(every).await;
         Ok(Frame::data(Bytes::from_static(bytes)))

@@ -121,9 +121,9 @@ impl Upstreams {
                     pieces(bytes).chain(end).boxed()
                 }
             }
-            Some(FaultKind::Slow(count)) => drip(bytes, count.max(1) as usize, 10),
+            Some(FaultKind::Slow(count)) => slow_body(bytes, count.max(1) as usize, 10),
             // A hostile layer: a few bytes at a time, for two minutes.
-            _ if bytes.len() == 120 => drip(bytes, 1, 1_000).chain(stream::pending()).boxed(),
+            _ if bytes.len() == 120 => slow_body(bytes, 1, 1_000).chain(stream::pending()).boxed(),
             _ => pieces(bytes).boxed(),
         }
     }
@@ -141,7 +141,7 @@ fn pieces(bytes: Bytes) -> stream::Iter<std::vec::IntoIter<io::Result<Bytes>>> {
     stream::iter(at.map(|at| Ok(bytes.slice(at..(at + FRAME).min(bytes.len())))).collect::<Vec<_>>())
 }
 
-fn drip(bytes: Bytes, count: usize, every_ms: u64) -> stream::BoxStream<'static, io::Result<Bytes>> {
+fn slow_body(bytes: Bytes, count: usize, every_ms: u64) -> stream::BoxStream<'static, io::Result<Bytes>> {
     let parts: Vec<Bytes> =
         (0..bytes.len()).step_by(count).map(|at| bytes.slice(at..(at + count).min(bytes.len()))).collect();
     let paced = stream::iter(parts).then(move |part| async move {
