@@ -24,7 +24,7 @@ use crate::upstream::endpoint::head_support::{Contradiction, HeadSupport};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{Error, Failure, Party};
-use crate::upstream::exchange_state::{ExchangeState, HeadVerdict, PlainAttempt, head_verdict, without_body};
+use crate::upstream::exchange_state::{ExchangeState, HeadVerdict, Plain, PlainAttempt, head_verdict, without_body};
 use crate::upstream::metrics::RequestKind;
 use crate::upstream::redirect::{self, REDIRECTS_MAX, RedirectError};
 use crate::upstream::request::RegistryRequest;
@@ -61,12 +61,11 @@ impl Exchange {
             Ok(None) => {}
             Ok(Some(authorization)) => drop(state.authorizations.insert(state.home.clone(), authorization)),
             Err(Unanswered { challenge, error }) => {
-                state.plain = Some(PlainAttempt { challenge, refused: None, otherwise: Err(error) });
-                state.asked_plainly = true;
+                state.plain = Plain::Asking(PlainAttempt { challenge, refused: None, otherwise: Err(error) });
             }
         }
         let answer = self.final_response(&mut state).await;
-        if state.is_plain_head_unclear
+        if matches!(state.plain, Plain::Asked { is_head_unclear: true })
             && let Some(opened) = self.opened_by_get(&state).await
         {
             return Ok(opened);
@@ -127,7 +126,7 @@ impl Exchange {
 
     /// Asks by `GET` what a `HEAD` did not say, with the tokens that the `HEAD` had.
     async fn confirm(&self, head: ExchangeState<'_>) -> Result<RegistryResponse, Failure> {
-        let ExchangeState { endpoint, request, authorizations, asked_plainly, .. } = head;
+        let ExchangeState { endpoint, request, authorizations, plain, .. } = head;
         let get = request.confirming();
         let principal = self.principal(endpoint, request);
         let registry = request.repository.registry();
@@ -139,7 +138,8 @@ impl Exchange {
             let error = Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) };
             return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
         }
-        let mut state = ExchangeState { authorizations, asked_plainly, ..ExchangeState::new(endpoint, &get) };
+        let mut state =
+            ExchangeState { authorizations, plain: plain.after(), ..ExchangeState::new(endpoint, &get) };
         let answer = self.final_response(&mut state).await;
         let result = self.classify_or_ask_whole(state, answer).await;
         self.rate_limits.record_result(account, request.repository, &class, result)
@@ -159,12 +159,12 @@ impl Exchange {
             Ok(response) => Ok(without_body(response).await),
             Err(error) => Err(error),
         };
-        let asked_plainly = state.asked_plainly;
-        let mut again = ExchangeState { asked_plainly, ..ExchangeState::new(state.endpoint, &whole) };
+        let plain = state.plain.after();
+        let mut again = ExchangeState { plain, ..ExchangeState::new(state.endpoint, &whole) };
         again.authorizations = std::mem::take(&mut state.authorizations);
-        let plain = self.final_response(&mut again).await;
-        if plain.as_ref().is_ok_and(|response| response.status() == StatusCode::OK) {
-            return self.classify(&again, plain).await;
+        let whole_answer = self.final_response(&mut again).await;
+        if whole_answer.as_ref().is_ok_and(|response| response.status() == StatusCode::OK) {
+            return self.classify(&again, whole_answer).await;
         }
         state.authorizations = std::mem::take(&mut again.authorizations);
         self.classify(&state, answer).await
@@ -182,7 +182,8 @@ impl Exchange {
             .await
             .is_none()
             .then_some(())?;
-        let mut state = ExchangeState { asked_plainly: true, ..ExchangeState::new(endpoint, &get) };
+        let plain = Plain::Asked { is_head_unclear: false };
+        let mut state = ExchangeState { plain, ..ExchangeState::new(endpoint, &get) };
         let answer = loop {
             match self.send_once(&state).await {
                 Ok(response) if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) => {
@@ -202,11 +203,12 @@ impl Exchange {
     async fn final_response(&self, state: &mut ExchangeState<'_>) -> Result<Response<ResponseBody>, Error> {
         loop {
             let response = self.send_once(state).await?;
-            if let Some(attempt) = state.plain.take()
+            if let Some(attempt) = state.plain.take_attempt()
                 && !self.is_opened(state, &attempt, &response)
             {
-                state.is_plain_head_unclear = state.request.method == Method::HEAD
+                let is_head_unclear = state.request.method == Method::HEAD
                     && challenge::parse(response.headers(), state.request.repository).is_none();
+                state.plain = Plain::Asked { is_head_unclear };
                 drain(response.into_body()).await;
                 let PlainAttempt { refused, otherwise, .. } = attempt;
                 state.authorizations.extend(refused.map(|refused| (state.home.clone(), refused)));

@@ -30,11 +30,42 @@ pub(super) struct ExchangeState<'a> {
     pub(super) authorizations: HashMap<Origin, OriginAuthorization>,
     /// Whether a challenge could not be answered: then the error is not that of the resource.
     pub(super) unanswerable: bool,
-    /// Set while the endpoint is asked without the authorization that it is expected to want.
-    pub(super) plain: Option<PlainAttempt>,
-    pub(super) asked_plainly: bool,
-    /// Whether a plain `HEAD` was not opened, and not challenged either: a plain `GET` may be.
-    pub(super) is_plain_head_unclear: bool,
+    pub(super) plain: Plain,
+}
+
+/// Whether the endpoint is asked without the authorization that it is expected to want, which happens once.
+pub(super) enum Plain {
+    /// It was not.
+    NotAsked,
+    /// The next response answers that.
+    Asking(PlainAttempt),
+    /// It was.
+    Asked {
+        /// Whether a `HEAD` was not opened, and not challenged either: a plain `GET` may be.
+        is_head_unclear: bool,
+    },
+}
+
+impl Plain {
+    /// For a request that is sent after this one.
+    pub(super) fn after(&self) -> Self {
+        match self {
+            Self::NotAsked => Self::NotAsked,
+            Self::Asking(_) | Self::Asked { .. } => Self::Asked { is_head_unclear: false },
+        }
+    }
+
+    /// What the response that has come answers, if it answers a plain request.
+    pub(super) fn take_attempt(&mut self) -> Option<PlainAttempt> {
+        let after = self.after();
+        match std::mem::replace(self, after) {
+            Self::Asking(attempt) => Some(attempt),
+            before => {
+                *self = before;
+                None
+            }
+        }
+    }
 }
 
 /// Why an endpoint is asked without authorization although it gave a challenge before: that challenge may not hold for
@@ -60,9 +91,7 @@ impl<'a> ExchangeState<'a> {
             redirects: 0,
             authorizations: HashMap::new(),
             unanswerable: false,
-            plain: None,
-            asked_plainly: false,
-            is_plain_head_unclear: false,
+            plain: Plain::NotAsked,
         }
     }
 
@@ -86,15 +115,14 @@ impl<'a> ExchangeState<'a> {
     /// Whether the endpoint has not been asked without authorization, and did not ask for what it got.
     pub(super) fn may_ask_plainly(&self) -> bool {
         let expected = self.authorization().is_some_and(OriginAuthorization::is_expected);
-        expected && self.is_at_endpoint() && !self.asked_plainly
+        expected && self.is_at_endpoint() && matches!(self.plain, Plain::NotAsked)
     }
 
     /// The next request goes without the expected authorization.
     pub(super) fn ask_plainly(&mut self, otherwise: Result<Response<ResponseBody>, Error>) {
         if let Some(refused) = self.authorizations.remove(&self.home) {
             let challenge = refused.challenge().clone();
-            self.plain = Some(PlainAttempt { challenge, refused: Some(refused), otherwise });
-            self.asked_plainly = true;
+            self.plain = Plain::Asking(PlainAttempt { challenge, refused: Some(refused), otherwise });
         }
     }
 }
