@@ -99,47 +99,56 @@ pub fn status_of(fault: Fault, client: ClientKind, method: &Method) -> (StatusCo
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
+
+    /// The document that operators read.
+    const PAGE: &str = "docs/life-of-a-pull.md";
+    const FAULTS: [(&str, Fault); 9] = [
+        ("the caller must show a credential", Fault::AuthenticationRequired),
+        ("upstream says 401", Fault::Refused(401)),
+        ("upstream says 403", Fault::Refused(403)),
+        ("upstream says 404", Fault::NotFound),
+        ("upstream says 400 to the query of a list", Fault::Query),
+        ("declined by a rule of this node", Fault::Declined),
+        ("upstream sent something unusable", Fault::Invalid),
+        ("upstream unreachable, 5xx, 429 or too slow, and nothing stale to serve", Fault::Outage),
+        ("too many downloads, or a fault of this node", Fault::Ours),
+    ];
+    /// In the order of the table's columns.
+    const CLIENTS: [ClientKind; 4] =
+        [ClientKind::Mirror, ClientKind::MirrorContainerd1, ClientKind::Strict, ClientKind::Direct];
 
     #[test]
     fn the_table_is_the_one_in_the_documentation() {
-        const INSUFFICIENT: &str = "401 insufficient_scope";
-        const REASON: &str = "401 reason";
-        for (fault, method, [mirror, mirror1, strict, direct]) in [
-            (Fault::AuthenticationRequired, Method::HEAD, ["401"; 4]),
-            (Fault::AuthenticationRequired, Method::GET, ["401"; 4]),
-            (Fault::Refused(401), Method::HEAD, [INSUFFICIENT, INSUFFICIENT, REASON, "401"]),
-            (Fault::Refused(401), Method::GET, [INSUFFICIENT, INSUFFICIENT, "401", "401"]),
-            (Fault::Refused(403), Method::HEAD, [INSUFFICIENT, INSUFFICIENT, REASON, "403"]),
-            (Fault::Refused(403), Method::GET, [INSUFFICIENT, INSUFFICIENT, "403", "403"]),
-            (Fault::NotFound, Method::HEAD, ["404"; 4]),
-            (Fault::NotFound, Method::GET, ["404"; 4]),
-            (Fault::Query, Method::GET, ["400"; 4]),
-            (Fault::Declined, Method::HEAD, [REASON, "404", REASON, "403"]),
-            (Fault::Declined, Method::GET, ["404", "404", "403", "403"]),
-            (Fault::Invalid, Method::HEAD, ["404", "404", REASON, "502"]),
-            (Fault::Invalid, Method::GET, ["404", "404", "502", "502"]),
-            (Fault::Outage, Method::HEAD, [REASON, "404", REASON, "503"]),
-            (Fault::Outage, Method::GET, ["503"; 4]),
-            (Fault::Ours, Method::HEAD, ["503", "503", REASON, "503"]),
-            (Fault::Ours, Method::GET, ["503"; 4]),
-        ] {
-            let clients = [
-                (ClientKind::Mirror, mirror),
-                (ClientKind::MirrorContainerd1, mirror1),
-                (ClientKind::Strict, strict),
-                (ClientKind::Direct, direct),
-            ];
-            for (client, expected) in clients {
-                let (status, error) = status_of(fault, client, &method);
-                let answer = match error {
-                    ChallengeError::None => status.as_u16().to_string(),
-                    ChallengeError::InsufficientScope => format!("{} insufficient_scope", status.as_u16()),
-                    ChallengeError::InvalidToken => format!("{} invalid_token", status.as_u16()),
-                    ChallengeError::Reason => format!("{} reason", status.as_u16()),
-                };
-                assert_eq!(answer, expected, "{fault:?} {client:?} {method}");
+        let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap();
+        let table = page.split("| Why it failed |").nth(1).unwrap();
+        let mut documented = BTreeSet::new();
+        for row in table.lines().skip(2).map_while(|line| line.strip_prefix("| ")) {
+            let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+            let [why, methods, answers @ ..] = cells.as_slice() else { panic!("{row}") };
+            let (_, fault) = FAULTS.iter().find(|(words, _)| words == why).unwrap();
+            assert_eq!(answers.len(), CLIENTS.len(), "{row}");
+            for method in methods.split(", ").map(|method| method.trim_matches('`').parse().unwrap()) {
+                for (client, documented) in CLIENTS.into_iter().zip(answers) {
+                    assert_eq!(in_words(*fault, client, &method), *documented, "{row}: {client:?}");
+                }
+                documented.insert(format!("{fault:?} {method}"));
             }
+        }
+        assert_eq!(documented.len(), 2 * FAULTS.len(), "a failure is missing: {documented:?}");
+    }
+
+    fn in_words(fault: Fault, client: ClientKind, method: &Method) -> String {
+        let (status, error) = status_of(fault, client, method);
+        let status = status.as_u16();
+        match error {
+            ChallengeError::None => status.to_string(),
+            ChallengeError::InsufficientScope => format!("{status} scope"),
+            ChallengeError::InvalidToken => format!("{status} token"),
+            ChallengeError::Reason => format!("{status} reason"),
         }
     }
 

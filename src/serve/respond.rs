@@ -1,7 +1,7 @@
 //! Responses: errors as documents, and the headers of every success.
 //!
-//! Which status an error has says the table in [`super::refusal`]. No client ever gets 429: containerd repeats at once,
-//! without a pause.
+//! Which status a failed pull has says the table in [`super::refusal`]; that of what is no pull is here. No client ever
+//! gets 429: containerd repeats at once, without a pause.
 
 use std::time::Duration;
 
