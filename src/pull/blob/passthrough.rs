@@ -23,30 +23,34 @@ use crate::store;
 /// Bytes on their way from upstream to a client.
 pub(crate) struct Passthrough {
     body: UpstreamBody,
-    /// The hash of everything up to where the body is, and the digest that it must become; `None` for a range.
-    check: Option<(Hasher, Digest)>,
-    /// What is withheld of it until then.
-    withheld: Option<(Withheld, MemoryShare)>,
-    /// There is no memory to withhold more than the tail.
-    tail_alone: bool,
+    /// What a whole body is verified with; `None` for a range.
+    whole: Option<Whole>,
     /// The client has the bytes before this offset: they are hashed and not returned.
     skip_until: u64,
-    /// The hash of everything before the next byte that is returned, as long as it is checked; where content begins anew,
-    /// it must come to the same there.
-    returned: Option<Hasher>,
-    /// The offset of that byte.
+    /// The offset of the next byte that is returned.
     returned_until: u64,
-    /// How content must begin, because the client has bytes of it that cannot be read back: so many bytes, with this hash.
-    beginning: Option<(u64, Hasher)>,
     /// When the first bytes must have come that the client does not have: it gets none until then.
     first_due: Option<Instant>,
-    tries: Tries,
-    /// Bytes of the blob, where they are known, and its digest: with more it is another blob.
-    size: Option<(u64, Digest)>,
-    /// Bytes to be returned, each with the hash of everything up to its end.
+    /// Bytes to be returned, each with the hash of everything up to its end where the body is verified.
     held: VecDeque<(Bytes, Option<Hasher>)>,
     held_bytes: u64,
     ended: bool,
+}
+
+/// How a whole body is verified as it passes.
+struct Whole {
+    digest: Digest,
+    /// The hash of everything up to where the body is.
+    hasher: Hasher,
+    /// What is withheld until that has come to the digest, with the memory for it.
+    withheld: Withheld,
+    share: MemoryShare,
+    /// The hash of everything before the next byte that is returned, where it is known; where content begins anew, it must
+    /// come to the same there.
+    returned: Option<Hasher>,
+    /// How content must begin, because the client has bytes of it that cannot be read back: so many bytes, with this hash.
+    beginning: Option<(u64, Hasher)>,
+    tries: Tries,
 }
 
 impl Passthrough {
@@ -58,9 +62,10 @@ impl Passthrough {
         size: Option<u64>,
         share: MemoryShare,
     ) -> Self {
-        let withheld = Some((Withheld::of(size, body.trail()).past_the_disk(), share));
-        let (returned, check) = (Some(hasher.clone()), Some((hasher, digest)));
-        Self { returned, check, withheld, size: size.map(|size| (size, digest)), ..Self::range(body) }
+        let withheld = Withheld::of(size, body.trail()).past_the_disk();
+        let (returned, beginning, tries) = (Some(hasher.clone()), None, Tries::default());
+        let whole = Whole { digest, hasher, withheld, share, returned, beginning, tries };
+        Self { whole: Some(whole), ..Self::range(body) }
     }
 
     /// The rest of a blob of `size` bytes for a client that has those before `at`: all of it is fetched again, because
@@ -74,14 +79,12 @@ impl Passthrough {
         size: Option<u64>,
         share: MemoryShare,
     ) -> Self {
-        Self {
-            returned: None,
-            skip_until: at,
-            returned_until: at,
-            beginning: received,
-            first_due: Some(Instant::now() + REFETCH_WAIT_MAX),
-            ..Self::rest(body, digest.hasher(), digest, size, share)
+        let mut again = Self::rest(body, digest.hasher(), digest, size, share);
+        if let Some(whole) = &mut again.whole {
+            (whole.returned, whole.beginning) = (None, received);
         }
+        let first_due = Some(Instant::now() + REFETCH_WAIT_MAX);
+        Self { skip_until: at, returned_until: at, first_due, ..again }
     }
 
     /// Bytes that end before the blob does, or begin after bytes that were not seen.
@@ -90,14 +93,8 @@ impl Passthrough {
             skip_until: body.at(),
             returned_until: body.at(),
             body,
-            check: None,
-            withheld: None,
-            tail_alone: false,
-            returned: None,
-            beginning: None,
+            whole: None,
             first_due: None,
-            tries: Tries::default(),
-            size: None,
             held: VecDeque::new(),
             held_bytes: 0,
             ended: false,
@@ -147,93 +144,47 @@ impl Passthrough {
         let (bytes, hasher) = self.held.pop_front()?;
         self.held_bytes -= first;
         self.returned_until += first;
-        self.returned = hasher;
+        if let Some(whole) = &mut self.whole {
+            whole.returned = hasher;
+        }
         Some(bytes)
     }
 
     /// Up to which byte may be returned now.
     fn readable(&self) -> u64 {
-        match &self.withheld {
-            Some((withheld, _)) if !self.ended && self.tail_alone => {
-                withheld.all_but_the_tail(self.body.at())
-            }
-            Some((withheld, _)) if !self.ended => withheld.readable(self.body.at()),
+        match &self.whole {
+            Some(whole) if !self.ended => whole.withheld.readable(self.body.at()),
             _ => u64::MAX,
         }
     }
 
     fn take(&mut self, mut bytes: Bytes) -> Result<(), Error> {
         let (begin, end) = (self.body.at() - bytes.len() as u64, self.body.at());
-        if let Some((size, digest)) = self.size
-            && end > size
-        {
-            return Err(store::Error::TooLong { digest, limit: size }.into());
-        }
         let had = bytes.split_to(self.skip_until.clamp(begin, end).saturating_sub(begin) as usize);
-        self.hash(&had, begin)?;
-        if !had.is_empty() && end >= self.skip_until {
-            self.compare_with_returned()?;
+        if let Some(whole) = &mut self.whole {
+            whole.check_size(end)?;
+            whole.hash(&had, begin)?;
+            if !had.is_empty() && end >= self.skip_until {
+                whole.compare_with_returned()?;
+            }
+            whole.hash(&bytes, end - bytes.len() as u64)?;
         }
-        self.hash(&bytes, end - bytes.len() as u64)?;
         if !bytes.is_empty() {
             self.held_bytes += bytes.len() as u64;
-            self.held.push_back((bytes, self.check.as_ref().map(|(hasher, _)| hasher.clone())));
+            self.held.push_back((bytes, self.whole.as_ref().map(|whole| whole.hasher.clone())));
         }
-        // The tail and two chunks are always withheld; more where there is memory.
-        let held_bytes = usize::try_from(self.held_bytes).unwrap_or(usize::MAX);
-        if let Some((_, share)) = &mut self.withheld
-            && !share.resize(held_bytes)
-        {
-            self.tail_alone = true;
+        if let Some(whole) = &mut self.whole {
+            whole.hold(self.held_bytes);
         }
         Ok(())
-    }
-
-    /// Takes the bytes at `offset` into the hash; where the beginning ends, it must be what was received.
-    fn hash(&mut self, bytes: &[u8], offset: u64) -> Result<(), Error> {
-        let Some((hasher, _)) = &mut self.check else { return Ok(()) };
-        let mut rest = bytes;
-        if let Some((end, received)) = &self.beginning
-            && (offset..=offset + bytes.len() as u64).contains(end)
-        {
-            let beginning;
-            (beginning, rest) = bytes.split_at((end - offset) as usize);
-            hasher.update(beginning);
-            if hasher.clone().finish() != received.clone().finish() {
-                return Err(Error::ContentReplaced);
-            }
-        }
-        hasher.update(rest);
-        Ok(())
-    }
-
-    /// Content that began anew has come to where the client is: what it has must be the same.
-    fn compare_with_returned(&mut self) -> Result<(), Error> {
-        let Some((hasher, _)) = &self.check else { return Ok(()) };
-        let hash = |hasher: &Hasher| hasher.clone().finish();
-        match &self.returned {
-            Some(returned) if hash(returned) != hash(hasher) => Err(Error::ContentReplaced),
-            _ => {
-                self.returned = Some(hasher.clone());
-                Ok(())
-            }
-        }
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        let least = self.beginning.as_ref().map_or(0, |(end, _)| *end).max(self.skip_until);
-        if self.check.is_some() && self.body.at() < least {
-            // Right content that ends before what the client has is not how that content began.
-            return Err(Error::ContentReplaced);
+        if let Some(whole) = &self.whole {
+            whole.verify(self.body.at(), self.skip_until)?;
         }
         self.ended = true;
-        let Some((hasher, expected)) = &self.check else { return Ok(()) };
-        let (expected, actual) = (*expected, hasher.clone().finish());
-        if actual == expected {
-            return Ok(());
-        }
-        self.ended = false;
-        Err(store::Error::Mismatch { expected, actual: actual.into() }.into())
+        Ok(())
     }
 
     /// Begins anew after wrong content, from an endpoint that has not delivered it.
@@ -242,7 +193,7 @@ impl Passthrough {
     /// `error`, if there is none, or if content was not why it failed.
     async fn begin_anew(&mut self, error: Error) -> Result<(), Error> {
         let trail = self.body.trail().clone();
-        let (Some((hasher, digest)), Some(fault)) = (&mut self.check, fault_of(&error, &trail)) else {
+        let (Some(whole), Some(fault)) = (&mut self.whole, fault_of(&error, &trail)) else {
             return Err(error);
         };
         if self.body.begun_at() > 0 {
@@ -250,24 +201,85 @@ impl Passthrough {
             trail.record_ranges();
         }
         let another = self.body.record_wrong_content(fault);
-        if !self.tries.failed(&trail, another) {
+        if !whole.tries.failed(&trail, another) {
             return Err(error);
         }
         let body = match self.body.begin_anew().await {
-            Ok(body) if !self.tries.is_repeated_by(body.endpoint()) => body,
+            Ok(body) if !whole.tries.is_repeated_by(body.endpoint()) => body,
             Ok(_) => return Err(error),
             Err(failed) => {
                 tracing::info!(%failed, "wrong content cannot be had from elsewhere");
                 return Err(error);
             }
         };
-        *hasher = digest.hasher();
-        if let Some((withheld, _)) = &mut self.withheld {
-            *withheld = Withheld::of(withheld.size(), body.trail()).past_the_disk();
-        }
+        whole.hasher = whole.digest.hasher();
+        whole.withheld = whole.withheld.anew(body.trail());
         self.body = body;
         self.held.clear();
         (self.held_bytes, self.skip_until) = (0, self.returned_until);
         Ok(())
+    }
+}
+
+impl Whole {
+    /// # Errors
+    /// The body has come further than the blob is long: it is another blob.
+    fn check_size(&self, at: u64) -> Result<(), Error> {
+        match self.withheld.size() {
+            Some(size) if at > size => {
+                Err(store::Error::TooLong { digest: self.digest, limit: size }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the bytes at `offset` into the hash; where the beginning ends, it must be what was received.
+    fn hash(&mut self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        let mut rest = bytes;
+        if let Some((end, received)) = &self.beginning
+            && (offset..=offset + bytes.len() as u64).contains(end)
+        {
+            let beginning;
+            (beginning, rest) = bytes.split_at((end - offset) as usize);
+            self.hasher.update(beginning);
+            if self.hasher.clone().finish() != received.clone().finish() {
+                return Err(Error::ContentReplaced);
+            }
+        }
+        self.hasher.update(rest);
+        Ok(())
+    }
+
+    /// Content that began anew has come to where the client is: what it has must be the same.
+    fn compare_with_returned(&mut self) -> Result<(), Error> {
+        let hash = |hasher: &Hasher| hasher.clone().finish();
+        match &self.returned {
+            Some(returned) if hash(returned) != hash(&self.hasher) => Err(Error::ContentReplaced),
+            _ => {
+                self.returned = Some(self.hasher.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// So many bytes are held back: the tail and two chunks always, more where there is memory.
+    fn hold(&mut self, bytes: u64) {
+        if !self.share.resize(usize::try_from(bytes).unwrap_or(usize::MAX)) {
+            self.withheld.withhold_tail_alone();
+        }
+    }
+
+    /// The body ends at `at`; its client has the bytes before `had`.
+    fn verify(&self, at: u64, had: u64) -> Result<(), Error> {
+        let received = self.beginning.as_ref().map_or(0, |(end, _)| *end);
+        if at < received.max(had) {
+            // Right content that ends before what the client has is not how that content began.
+            return Err(Error::ContentReplaced);
+        }
+        let actual = self.hasher.clone().finish();
+        if actual == self.digest {
+            return Ok(());
+        }
+        Err(store::Error::Mismatch { expected: self.digest, actual: actual.into() }.into())
     }
 }

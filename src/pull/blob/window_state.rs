@@ -31,8 +31,6 @@ pub(super) struct State {
     is_begun: bool,
     pub(super) outcome: Option<Outcome>,
     withheld: Withheld,
-    /// There is no memory to withhold more than the tail.
-    tail_alone: bool,
     share: MemoryShare,
 }
 
@@ -129,8 +127,8 @@ impl State {
     /// A window that begins at byte `start`; `hasher` has seen everything before it.
     pub(super) fn new(start: u64, hasher: Hasher, withheld: Withheld, share: MemoryShare) -> Self {
         let (chunks, readers) = (VecDeque::new(), HashMap::new());
-        let (end, joined, is_begun, outcome, tail_alone) = (start, 0, false, None, false);
-        Self { start, end, hasher, chunks, readers, joined, is_begun, outcome, withheld, tail_alone, share }
+        let (end, joined, is_begun, outcome) = (start, 0, false, None);
+        Self { start, end, hasher, chunks, readers, joined, is_begun, outcome, withheld, share }
     }
 
     /// Whether there is space for so many bytes more.
@@ -142,9 +140,7 @@ impl State {
 
     /// Whether content of a mirror is withheld that could be read but for that.
     pub(super) fn withholds_more_than_the_tail(&self) -> bool {
-        self.outcome.is_none()
-            && !self.tail_alone
-            && self.readable() < self.withheld.all_but_the_tail(self.end)
+        self.outcome.is_none() && self.readable() < self.withheld.all_but_the_tail(self.end)
     }
 
     /// Whether a mirror delivers it.
@@ -154,7 +150,7 @@ impl State {
 
     /// From now on the tail alone is withheld: there is no space for more.
     pub(super) fn withhold_the_tail_alone(&mut self) {
-        self.tail_alone = true;
+        self.withheld.withhold_tail_alone();
     }
 
     /// Whether a reader has taken everything that is readable.
@@ -220,7 +216,6 @@ impl State {
     fn readable(&self) -> u64 {
         match self.outcome {
             Some(Outcome::Verified) => self.end,
-            _ if self.tail_alone => self.withheld.all_but_the_tail(self.end),
             _ => self.withheld.readable(self.end),
         }
     }

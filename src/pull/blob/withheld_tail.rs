@@ -41,12 +41,20 @@ pub(crate) struct Withheld {
     /// Tells whether a mirror delivers some of it.
     trail: Trail,
     mirrored_max: u64,
+    /// There is no memory to withhold more than the tail.
+    is_tail_alone: bool,
 }
 
 impl Withheld {
     /// Of a blob of `size` bytes that begins to arrive for the store; `trail` records who delivers it.
     pub(crate) fn of(size: Option<u64>, trail: &Trail) -> Self {
-        Self { size, begun: Arc::default(), trail: trail.clone(), mirrored_max: MIRRORED_STORED }
+        let (begun, trail, is_tail_alone) = (Arc::default(), trail.clone(), false);
+        Self { size, begun, trail, mirrored_max: MIRRORED_STORED, is_tail_alone }
+    }
+
+    /// Of the same blob, which begins to arrive anew.
+    pub(crate) fn anew(&self, trail: &Trail) -> Self {
+        Self { begun: Arc::default(), trail: trail.clone(), ..self.clone() }
     }
 
     /// Of the same blob past the disk.
@@ -67,7 +75,7 @@ impl Withheld {
     /// How many bytes may be served when so many are there and the digest is not verified.
     pub(crate) fn readable(&self, written: u64) -> u64 {
         let readable = self.all_but_the_tail(written);
-        if written == 0 {
+        if written == 0 || self.is_tail_alone {
             return readable;
         }
         let begun = self.begun.get_or_init(Instant::now);
@@ -78,7 +86,12 @@ impl Withheld {
         readable.min(given_out_for.as_secs() * MIRRORED_RATE)
     }
 
-    /// The same where nothing but the tail can be withheld.
+    /// From now on the tail alone is withheld: there is no memory for more.
+    pub(crate) fn withhold_tail_alone(&mut self) {
+        self.is_tail_alone = true;
+    }
+
+    /// The same where nothing but the tail is withheld.
     pub(crate) fn all_but_the_tail(&self, written: u64) -> u64 {
         readable(written, self.size)
     }
