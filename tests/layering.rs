@@ -1,4 +1,5 @@
-//! The arrows: lower layers never see upper ones, between rooms and within them, and each outside crate has one door.
+//! The arrows: lower layers never see upper ones, between modules and within them, and each outside crate is
+//! used in one place.
 //!
 //! Reads the sources as text. A wrong import is named with its file and line.
 
@@ -14,14 +15,14 @@ mod rows;
 use std::collections::{BTreeMap, BTreeSet};
 
 use imports::{Source, calls, imports, methods, sources, uses};
-use rows::{DOORS, NEVER, ROOMS, WITHIN, WITHOUT_CIRCLES};
+use rows::{MODULES, NEVER, USED_ONLY_IN, WITHIN, WITHOUT_CIRCLES};
 
 #[test]
-fn no_room_looks_upwards() {
-    let layer_of = |room: &str| ROOMS.iter().position(|row| row.contains(&room));
+fn no_module_uses_one_above_it() {
+    let layer_of = |module: &str| MODULES.iter().position(|row| row.contains(&module));
     let mut wrong = Vec::new();
     for source in sources() {
-        let from = source.room();
+        let from = source.module();
         let Some(from_layer) = layer_of(from) else {
             assert!(
                 matches!(from, "lib" | "main"),
@@ -42,26 +43,26 @@ fn no_room_looks_upwards() {
 }
 
 #[test]
-fn no_file_of_a_room_looks_upwards() {
+fn no_file_of_a_module_uses_one_above_it() {
     let sources = sources();
     let mut wrong = Vec::new();
-    for (room, rows) in WITHIN {
+    for (module, rows) in WITHIN {
         let row_of = |file: &str| rows.iter().position(|row| row.contains(&file));
         let files: BTreeMap<String, &Source> =
-            sources.iter().filter(|s| s.room() == *room).map(|s| (s.file(), s)).collect();
+            sources.iter().filter(|s| s.module() == *module).map(|s| (s.file(), s)).collect();
         for named in rows.iter().flat_map(|row| row.iter()) {
-            assert!(files.contains_key(*named), "{room}/{named} is in a row and not in src");
+            assert!(files.contains_key(*named), "{module}/{named} is in a row and not in src");
         }
         for (file, source) in &files {
             let Some(from) = row_of(file) else {
                 wrong.push(format!(
-                    "{}: it is in no row of {room}: name it in tests/layering/rows.rs",
+                    "{}: it is in no row of {module}: name it in tests/layering/rows.rs",
                     source.path
                 ));
                 continue;
             };
             for import in imports(source) {
-                let Some(to) = target(&import.path, room, &files).filter(|to| to != file) else { continue };
+                let Some(to) = target(&import.path, module, &files).filter(|to| to != file) else { continue };
                 if row_of(&to).is_some_and(|to| to >= from) {
                     wrong.push(format!("{}:{}: {file} must not use {to}", source.path, import.line));
                 }
@@ -72,26 +73,26 @@ fn no_file_of_a_room_looks_upwards() {
 }
 
 #[test]
-fn no_file_of_a_room_reaches_a_file_that_reaches_it_back() {
+fn no_file_of_a_module_reaches_a_file_that_reaches_it_back() {
     let sources = sources();
     let mut wrong = Vec::new();
-    for room in WITHOUT_CIRCLES {
+    for module in WITHOUT_CIRCLES {
         let files: BTreeMap<String, &Source> =
-            sources.iter().filter(|s| s.room() == *room).map(|s| (s.file(), s)).collect();
-        let arrows = arrows(room, &files);
+            sources.iter().filter(|s| s.module() == *module).map(|s| (s.file(), s)).collect();
+        let arrows = arrows(module, &files);
         for file in files.keys() {
             let circle: Vec<_> =
                 reached(file, &arrows).into_iter().filter(|to| reached(to, &arrows).contains(file)).collect();
             if !circle.is_empty() {
-                wrong.push(format!("src/{room}: {file} reaches {} and is reached back", circle.join(", ")));
+                wrong.push(format!("src/{module}: {file} reaches {} and is reached back", circle.join(", ")));
             }
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// From each file to those that it imports, or of which it calls a method that no other file of the room defines.
-fn arrows(room: &str, files: &BTreeMap<String, &Source>) -> BTreeMap<String, BTreeSet<String>> {
+/// From each file to those that it imports, or of which it calls a method that no other file of the module defines.
+fn arrows(module: &str, files: &BTreeMap<String, &Source>) -> BTreeMap<String, BTreeSet<String>> {
     let mut defined: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
     for (file, source) in files {
         for method in methods(source) {
@@ -103,7 +104,7 @@ fn arrows(room: &str, files: &BTreeMap<String, &Source>) -> BTreeMap<String, BTr
         _ => None,
     };
     let arrows = files.iter().map(|(file, source)| {
-        let imported = imports(source).into_iter().filter_map(|import| target(&import.path, room, files));
+        let imported = imports(source).into_iter().filter_map(|import| target(&import.path, module, files));
         let called = calls(source).into_iter().filter_map(only_definer);
         (file.clone(), imported.chain(called).filter(|to| to != file).collect())
     });
@@ -121,10 +122,10 @@ fn reached(from: &String, arrows: &BTreeMap<String, BTreeSet<String>>) -> BTreeS
     seen
 }
 
-/// The file of a room that a path leads to: the longest module path that is a file.
-fn target(path: &str, room: &str, files: &BTreeMap<String, &Source>) -> Option<String> {
+/// The file of a module that a path leads to: the longest module path that is a file.
+fn target(path: &str, module: &str, files: &BTreeMap<String, &Source>) -> Option<String> {
     let mut parts: Vec<&str> = path.split("::").collect();
-    if parts.first() != Some(&room) {
+    if parts.first() != Some(&module) {
         return None;
     }
     while parts.len() > 1 {
@@ -138,18 +139,18 @@ fn target(path: &str, room: &str, files: &BTreeMap<String, &Source>) -> Option<S
 }
 
 #[test]
-fn each_outside_crate_has_one_door() {
+fn each_outside_crate_is_used_in_one_place() {
     let mut wrong = Vec::new();
     for source in sources() {
         let path = source.path.strip_prefix("src/").unwrap();
-        let leads_to = |door: &str| path == door || door.ends_with('/') && path.starts_with(door);
-        for (name, door) in DOORS {
-            let through_it = DOORS.iter().any(|(other, door)| other == name && leads_to(door));
+        let is_in = |place: &str| path == place || place.ends_with('/') && path.starts_with(place);
+        for (name, place) in USED_ONLY_IN {
+            let is_there = USED_ONLY_IN.iter().any(|(other, place)| other == name && is_in(place));
             for (number, line) in source.text.lines().enumerate() {
                 let uses = uses(line, name) && !line.trim_start().starts_with("//");
                 // `crate::support::metrics` and the like are ours.
-                if uses && !through_it && !line.contains(&format!("crate::support::{name}::")) {
-                    wrong.push(format!("{}:{}: {name} is used through {door} only", source.path, number + 1));
+                if uses && !is_there && !line.contains(&format!("crate::support::{name}::")) {
+                    wrong.push(format!("{}:{}: {name} is used in {place} only", source.path, number + 1));
                 }
             }
         }

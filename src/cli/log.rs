@@ -37,7 +37,7 @@ pub(super) struct LogFilter(reload::Handle<EnvFilter, Registry>);
 
 /// Begins to write the log to standard error, and to make spans for traces. Called once a process.
 pub(super) fn start(log: LogConfig, spans: Option<Spans>) -> Log {
-    let Queue { writer, room, dropped, writing } = queue(io::stderr());
+    let Queue { writer, backlog, dropped, writing } = queue(io::stderr());
     let (filter, handle) = reload::Layer::new(filter(log));
     let lines = fmt::layer().with_writer(writer);
     let lines = match log.format {
@@ -45,7 +45,7 @@ pub(super) fn start(log: LogConfig, spans: Option<Spans>) -> Log {
         LogFormat::Json => lines.json().boxed(),
     };
     // Each with a filter of its own: traces have the spans of every request, whatever the level of the log is.
-    let lines = lines.with_filter(filter.and(room)).boxed();
+    let lines = lines.with_filter(filter.and(backlog)).boxed();
     tracing_subscriber::registry().with(lines).with(spans).init();
     Log { filter: LogFilter(handle), dropped, _writing: writing }
 }
@@ -90,7 +90,7 @@ struct Queue {
     /// What lines are put into.
     writer: Waiting,
     /// What says whether there is room for a line.
-    room: Room,
+    backlog: Backlog,
     /// How many were dropped so far.
     dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The thread that writes them.
@@ -99,20 +99,20 @@ struct Queue {
 
 /// A queue whose lines are written to `to`.
 fn queue(to: impl Write + Send + 'static) -> Queue {
-    let room = Room::default();
-    let to = Counted { to, room: room.clone() };
+    let backlog = Backlog::default();
+    let to = Counted { to, backlog: backlog.clone() };
     let builder = NonBlockingBuilder::default()
         .buffered_lines_limit(QUEUED_LINES_MAX + LINES_BEING_MADE_MAX)
         .lossy(true);
     let (queue, writing) = builder.thread_name("log").finish(to);
-    let (full, lost) = (queue.error_counter(), room.clone());
+    let (full, lost) = (queue.error_counter(), backlog.clone());
     let dropped = move || full.dropped_lines() as u64 + lost.0.dropped.load(Ordering::Relaxed);
-    Queue { writer: Waiting { queue, room: room.clone() }, room, dropped: Arc::new(dropped), writing }
+    Queue { writer: Waiting { queue, backlog: backlog.clone() }, backlog, dropped: Arc::new(dropped), writing }
 }
 
 /// How many lines wait, and whether there is room for one more. Cheap to clone; clones share the numbers.
 #[derive(Clone, Default)]
-struct Room(Arc<Lines>);
+struct Backlog(Arc<Lines>);
 
 #[derive(Default)]
 struct Lines {
@@ -120,7 +120,7 @@ struct Lines {
     dropped: AtomicU64,
 }
 
-impl Room {
+impl Backlog {
     fn has_room(&self) -> bool {
         let has_room = self.0.waiting.load(Ordering::Relaxed) < QUEUED_LINES_MAX;
         if !has_room {
@@ -130,7 +130,7 @@ impl Room {
     }
 }
 
-impl<S> Filter<S> for Room {
+impl<S> Filter<S> for Backlog {
     fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
         Interest::always()
     }
@@ -148,12 +148,12 @@ impl<S> Filter<S> for Room {
 #[derive(Clone)]
 struct Waiting {
     queue: NonBlocking,
-    room: Room,
+    backlog: Backlog,
 }
 
 impl Write for Waiting {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.room.0.waiting.fetch_add(1, Ordering::Relaxed);
+        self.backlog.0.waiting.fetch_add(1, Ordering::Relaxed);
         self.queue.write(line)
     }
 
@@ -174,15 +174,15 @@ impl<'a> MakeWriter<'a> for Waiting {
 /// full.
 struct Counted<W> {
     to: W,
-    room: Room,
+    backlog: Backlog,
 }
 
 impl<W: Write> Write for Counted<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.room.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.backlog.0.waiting.fetch_sub(1, Ordering::Relaxed);
         // All or nothing, so that the rest of a line is not taken for another one.
         if self.to.write_all(line).is_err() {
-            self.room.0.dropped.fetch_add(1, Ordering::Relaxed);
+            self.backlog.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -215,10 +215,10 @@ mod tests {
     #[test]
     fn a_terminal_that_takes_nothing_holds_up_no_line_and_what_it_misses_is_counted() {
         let (release, stuck) = mpsc::channel();
-        let Queue { mut writer, room, dropped, writing } = queue(Stuck(stuck));
+        let Queue { mut writer, backlog, dropped, writing } = queue(Stuck(stuck));
         let mut made = 0;
         for _ in 0..QUEUED_LINES_MAX + 100 {
-            if room.has_room() {
+            if backlog.has_room() {
                 made += 1;
                 writer.write_all(b"a line\n").unwrap();
             }
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(made + lost, QUEUED_LINES_MAX as u64 + 100, "a line that is dropped costs its text");
         drop((release, writer, writing));
         assert_eq!(dropped(), lost);
-        assert!(room.has_room(), "what has been written still takes room");
+        assert!(backlog.has_room(), "what has been written still takes room");
     }
 
     #[test]

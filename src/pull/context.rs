@@ -247,8 +247,8 @@ impl PullContext {
 
     /// The error of a question to upstream that took too long for the client that waits. What the node used up before the
     /// registry was asked, or after it had answered, is no outage.
-    pub(crate) fn too_slow(&self, question: &Question, begun: Instant) -> Error {
-        if !question.is_under_way() {
+    pub(crate) fn too_slow(&self, wait: &UpstreamWait, begun: Instant) -> Error {
+        if !wait.is_under_way() {
             return Error::OutOfTime { seconds: begun.elapsed().as_secs() };
         }
         let host = self.repository().registry().to_string();
@@ -257,12 +257,12 @@ impl PullContext {
     }
 }
 
-/// Whether upstream is being asked at this moment.
+/// Whether upstream is being waited for at this moment.
 #[derive(Debug, Default)]
-pub(crate) struct Question(AtomicBool);
+pub(crate) struct UpstreamWait(AtomicBool);
 
-impl Question {
-    /// Asks: `request` is the question.
+impl UpstreamWait {
+    /// Waits for the answer to `request`.
     pub(crate) async fn ask<T>(&self, request: impl Future<Output = T>) -> T {
         self.0.store(true, Ordering::Relaxed);
         let result = request.await;
@@ -270,7 +270,7 @@ impl Question {
         result
     }
 
-    /// True also of a question that was given up.
+    /// True also of a wait that was given up.
     fn is_under_way(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -284,15 +284,15 @@ mod tests {
     async fn time_that_the_node_used_up_by_itself_is_no_outage_of_the_registry() {
         let context = PullContext::new("reg.test/app".parse().unwrap(), None, Caller::Anonymous)
             .answered_within(Duration::from_secs(25));
-        let (question, begun) = (Question::default(), Instant::now());
+        let (wait, begun) = (UpstreamWait::default(), Instant::now());
         let plugin = async {
-            question.ask(async {}).await;
+            wait.ask(async {}).await;
             std::future::pending::<()>().await;
         };
         assert_eq!(context.in_time(plugin).await, None);
-        assert!(matches!(context.too_slow(&question, begun), Error::OutOfTime { seconds: 23 }));
-        assert_eq!(context.in_time(question.ask(std::future::pending::<()>())).await, None);
-        let error = context.too_slow(&question, begun);
+        assert!(matches!(context.too_slow(&wait, begun), Error::OutOfTime { seconds: 23 }));
+        assert_eq!(context.in_time(wait.ask(std::future::pending::<()>())).await, None);
+        let error = context.too_slow(&wait, begun);
         assert!(matches!(error, Error::Upstream(upstream::Error::Unreachable { .. })));
     }
 

@@ -133,8 +133,8 @@ pub(crate) enum Login {
 }
 
 impl Login {
-    /// A client that is logged in to this cache's own address sends that login whatever registry the path names, a
-    /// stranger's too. It is for the registries `named`, which the operator has named; at others the client is one
+    /// A client that is logged in to this cache's own address sends that login whatever registry the path names. It
+    /// is for the registries `named`, which the operator has named; at others the client is one
     /// without a credential. A credential of a mirror client is for the registry that the client names, and one for the
     /// default registry is for the registry that the operator has set.
     pub(crate) fn of(

@@ -1,6 +1,6 @@
 //! The last pulls of each repository and how they ended, for `larder explain`: in memory, and bounded.
 //!
-//! What strangers ask for in vain has places of its own, so that it does not push out the repositories that are served.
+//! What clients ask for in vain has places of its own, so that it does not push out the repositories that are served.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -171,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_ask_for_in_vain_pushes_out_no_repository_that_is_served() {
+    fn what_clients_ask_for_in_vain_pushes_out_no_repository_that_is_served() {
         let recent = Recent::default();
         let app: Repository = "reg.test/app".parse().unwrap();
         recent.0.lock().add(&app, request(1, None));
         recent.0.lock().add(&app, request(2, Some(AnswerSource::Fill)));
         for n in 0..2_000 {
-            let stranger = format!("reg.test/stranger{n}").parse().unwrap();
-            recent.0.lock().add(&stranger, request(n, None));
+            let made_up = format!("reg.test/made-up{n}").parse().unwrap();
+            recent.0.lock().add(&made_up, request(n, None));
         }
         assert_eq!(recent.requests_for(&app).iter().map(|one| one.bytes).collect::<Vec<_>>(), [2, 1]);
         for n in 3..200 {

@@ -14,7 +14,7 @@ const ONE_PERCENT: u64 = 50;
 /// push out what others stored. Reserved bytes cannot be evicted, so the rest stays for registries that the operator named.
 const TOGETHER_PERCENT: u64 = 75;
 
-/// A registry by a hash of its registered domain, so that a row of the index stays small. Not a checksum: a stranger must
+/// A registry by a hash of its registered domain, so that a row of the index stays small. Not a checksum: a registry must
 /// not be able to choose a name that is taken for another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct OwnerId(pub(super) u64);

@@ -1,9 +1,9 @@
-//! A value that is replaced while the daemon runs, such as the settings of a room.
+//! A value that is replaced while the daemon runs, such as the settings of a module.
 //!
 //! Promises: a reader never waits, and sees one whole value: the one before a replacement or the one after it, never a
 //! mixture. A reader that needs several settings for one decision calls [`Live::current`] once and keeps what it got.
 //!
-//! Deliberately not here: telling readers about a replacement. A room that has to act on new settings (open a file,
+//! Deliberately not here: telling readers about a replacement. A module that has to act on new settings (open a file,
 //! build a client) does so in the function that replaces them.
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The metrics registry: the one door to the prometheus crate.
+//! The metrics registry: the one place that uses the prometheus crate.
 //!
 //! Each domain registers its metrics once, in its own `metrics` module, and keeps the handles in fields. Every name
 //! starts with `larder_` (those of [`super::process`] with `process_`), uses base units, and is described in `docs/metrics.md`, which a test holds equal to
@@ -287,8 +287,8 @@ impl RegistryLabels {
         self.0.write().unwrap_or_else(PoisonError::into_inner).extend(configured);
     }
 
-    /// The label for `registry`. Called with a registry that has answered, so that strangers' inventions do not
-    /// use up the names.
+    /// The label for `registry`. Called with a registry that has answered, so that names that clients make up do not
+    /// use up the labels.
     pub fn admit(&self, registry: &str) {
         // Nearly every answer comes from one that is known: those wait for no other.
         if self.0.read().unwrap_or_else(PoisonError::into_inner).contains(registry) {

@@ -1,6 +1,6 @@
-//! What every room may use: time, metrics, stopping, coalescing, bytes on their way, small helpers.
+//! What every module may use: time, metrics, stopping, coalescing, bytes on their way, small helpers.
 //!
-//! Nothing here knows a room of Larder: no registry protocol, no store, no configuration.
+//! Nothing here knows a module of Larder: no registry protocol, no store, no configuration.
 
 pub mod body_chunk;
 pub mod bounded_map;

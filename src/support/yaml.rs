@@ -1,4 +1,4 @@
-//! YAML as Kubernetes writes it, and JSON, which is YAML too: the one door to the parser, which bounds depth, aliases and
+//! YAML as Kubernetes writes it, and JSON, which is YAML too: the one place that uses the parser, which bounds depth, aliases and
 //! size by itself. Where something is wrong is told, and never what is there: the file may hold secrets.
 
 use serde::de::DeserializeOwned;

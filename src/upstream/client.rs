@@ -1,4 +1,4 @@
-//! The interface of this room: one method for each kind of resource that Larder requests from registries.
+//! The interface of this module: one method for each kind of resource that Larder requests from registries.
 
 use std::sync::Arc;
 use std::time::Duration;

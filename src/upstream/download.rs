@@ -17,16 +17,16 @@ use crate::upstream::proof::Proof;
 /// makes no upstream slow.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
-    /// Over each such window so many bytes a second have to come; slower counts as stalled.
-    window: Duration,
+    /// Over each such period so many bytes a second have to come; slower counts as stalled.
+    period: Duration,
     min: u64,
 }
 
 /// Where there is no other endpoint.
-const RATE: Rate = Rate { window: Duration::from_secs(60), min: 1024 };
+const RATE: Rate = Rate { period: Duration::from_secs(60), min: 1024 };
 /// Where another endpoint is left: at this rate a layer of 100 MB takes hours. Not more, since several connections share a
 /// slow link.
-const RATE_WITH_ALTERNATIVE: Rate = Rate { window: Duration::from_secs(15), min: 8 * 1024 };
+const RATE_WITH_ALTERNATIVE: Rate = Rate { period: Duration::from_secs(15), min: 8 * 1024 };
 
 /// The body of a blob, or of a range of it. Dropping it ends the transfer.
 pub struct Download {
@@ -54,9 +54,9 @@ struct TransferLimits {
     /// The longest wait for the next chunk.
     idle: Duration,
     rate: Rate,
-    /// How long was waited in this window.
+    /// How long was waited in this period.
     waited: Duration,
-    window_bytes: u64,
+    period_bytes: u64,
     tracked: Option<TrackedBody>,
     has_alternative: bool,
 }
@@ -92,8 +92,8 @@ impl Download {
         has_alternative: bool,
     ) -> Self {
         let rate = if has_alternative { RATE_WITH_ALTERNATIVE } else { RATE };
-        let (waited, window_bytes) = (Duration::ZERO, 0);
-        let limits = TransferLimits { host, idle, rate, waited, window_bytes, tracked, has_alternative };
+        let (waited, period_bytes) = (Duration::ZERO, 0);
+        let limits = TransferLimits { host, idle, rate, waited, period_bytes, tracked, has_alternative };
         Self { limits: Some(limits), ..self }
     }
 
@@ -128,14 +128,14 @@ impl Download {
 
 impl TransferLimits {
     fn count(&mut self, bytes: usize) -> Result<(), Error> {
-        self.window_bytes += bytes as u64;
-        if self.waited < self.rate.window {
+        self.period_bytes += bytes as u64;
+        if self.waited < self.rate.period {
             return Ok(());
         }
-        if self.window_bytes < self.rate.min * self.waited.as_secs() {
+        if self.period_bytes < self.rate.min * self.waited.as_secs() {
             return Err(self.stalled(format!("slower than {} bytes a second", self.rate.min)));
         }
-        (self.waited, self.window_bytes) = (Duration::ZERO, 0);
+        (self.waited, self.period_bytes) = (Duration::ZERO, 0);
         Ok(())
     }
 

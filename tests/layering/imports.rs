@@ -21,18 +21,18 @@ pub(crate) struct Import {
 
 impl Source {
     /// The first part of its path: `pull` for `src/pull/access/grants.rs`.
-    pub(crate) fn room(&self) -> &str {
+    pub(crate) fn module(&self) -> &str {
         self.path.trim_start_matches("src/").split('/').next().unwrap().trim_end_matches(".rs")
     }
 
-    /// Its place in the room: `access/grants`, `access` for `access/mod.rs`, `mod` for the room's own front.
+    /// Its place in the module: `access/grants`, `access` for `access/mod.rs`, `mod` for the module's own front.
     pub(crate) fn file(&self) -> String {
         let inside = self.path.splitn(3, '/').nth(2).unwrap_or("mod.rs").trim_end_matches(".rs");
         inside.strip_suffix("/mod").unwrap_or(inside).to_owned()
     }
 
     /// The module that `super` is seen from, as names from the crate's root on.
-    fn module(&self) -> Vec<&str> {
+    fn module_path(&self) -> Vec<&str> {
         let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs");
         inside.strip_suffix("/mod").unwrap_or(inside).split('/').collect()
     }
@@ -78,7 +78,7 @@ fn without_tests(text: &str) -> String {
 
 /// Everything reached through `crate::` and `super::`, groups opened.
 pub(crate) fn imports(source: &Source) -> Vec<Import> {
-    let (text, module) = (&source.text, source.module());
+    let (text, module) = (&source.text, source.module_path());
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
         for (at, _) in text.match_indices(start) {
@@ -182,7 +182,7 @@ fn the_reader_of_imports_sees_what_is_there() {
         (5, "serve::deep::b::c"),
     ];
     assert_eq!(found, expected.map(|(line, path)| (line, path.to_owned())));
-    assert_eq!((source.room(), source.file().as_str()), ("serve", "deep/file"));
+    assert_eq!((source.module(), source.file().as_str()), ("serve", "deep/file"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The rows: lowest layer first; what stands in one row does not see the others of that row.
 
-/// The rooms of `src/`.
-pub(crate) const ROOMS: &[&[&str]] = &[
+/// The modules of `src/`.
+pub(crate) const MODULES: &[&[&str]] = &[
     &["support"],
     &["reference"],
     &["listener", "credentials", "store", "traces"],
@@ -16,7 +16,7 @@ pub(crate) const ROOMS: &[&[&str]] = &[
     &["cli", "fuzzing"],
 ];
 
-/// Pairs of rooms that the rows above would allow and the design does not.
+/// Pairs of modules that the rows above would allow and the design does not.
 pub(crate) const NEVER: &[(&str, &str)] = &[
     ("upstream", "store"),
     ("upstream", "listener"),
@@ -25,9 +25,9 @@ pub(crate) const NEVER: &[(&str, &str)] = &[
     ("pull", "listener"),
 ];
 
-/// Rooms without circles of files. A reader of text that does not know the names of the standard library's methods
-/// (`imports::COMMON`) sees one in `store`, which is none: it takes `OpenOptions::open` for `Blobs::open`, `DirEntry::path`
-/// for that of the index's rows, and `Gauge::set` and `Live::current` for those of the index's totals.
+/// Modules without circles of files, as far as a reader of text sees: imports, and calls of methods that one file alone
+/// defines. Names that the standard library or another module has too are left out (`imports::COMMON`): `OpenOptions::open`
+/// is no call of `Blobs::open`, `AtomicBool::store` none of a file that stores, `AskedEndpoints::add` none of `Window::add`.
 pub(crate) const WITHOUT_CIRCLES: &[&str] = &[
     "support",
     "reference",
@@ -47,7 +47,7 @@ pub(crate) const WITHOUT_CIRCLES: &[&str] = &[
     "cli",
 ];
 
-/// The files of a room; `mod` is the room's own front.
+/// The files of a module; `mod` is the module's own front.
 pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "store",
@@ -322,7 +322,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
 ];
 
 /// Outside crates that are used in one place only, or in each of the places that are listed.
-pub(crate) const DOORS: &[(&str, &str)] = &[
+pub(crate) const USED_ONLY_IN: &[(&str, &str)] = &[
     ("kube", "kubernetes/"),
     ("k8s_openapi", "kubernetes/"),
     ("sled", "store/index/database.rs"),

@@ -203,7 +203,7 @@ fn hosts(about: &'static str, file: &str, text: &str, urls: &[String], findings:
             );
         }
         if !urls.iter().any(|own| own == url.trim_end_matches('/')) {
-            if is_near(url, urls) {
+            if has_our_port(url, urls) {
                 findings.add(
                     Level::Problem,
                     about,
@@ -250,8 +250,8 @@ fn our_host(about: &'static str, file: &str, host: &dyn toml_edit::TableLike, fi
     }
 }
 
-/// Whether a URL has our port at another address: a node's own, say, which proxies take for a stranger's.
-fn is_near(url: &str, urls: &[String]) -> bool {
+/// Whether a URL has our port at another address: a node's own, say, which the client sends to its proxy.
+fn has_our_port(url: &str, urls: &[String]) -> bool {
     let port = |url: &str| url.trim_end_matches('/').rsplit_once(':').map(|(_, port)| port.to_owned());
     url.starts_with("http://") && urls.iter().any(|own| port(own) == port(url))
 }

@@ -226,7 +226,7 @@ impl Access {
     async fn is_certain(&self, context: &PullContext, denial: &Error, asked: &PresentedCredential) -> bool {
         let Error::Upstream(upstream::Error::NotFound { public, .. }) = denial else { return false };
         let concerned = self.known().concerned(asked.principal, *public);
-        *public || self.known().witnesses(context.repository()).await.contains(&concerned)
+        *public || self.known().credible_principals(context.repository()).await.contains(&concerned)
     }
 
     fn question(

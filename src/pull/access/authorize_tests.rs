@@ -37,7 +37,7 @@ async fn a_refusal_ends_the_right_of_what_was_shown_and_everyones_where_nothing_
         let refused = upstream::Error::Refused { host, status: 403, why, public };
         parts.registry.fail(Some(refused));
         confirm(&parts, &alice).await.unwrap_err();
-        let grants = parts.access.known().witnesses(&app).await;
+        let grants = parts.access.known().credible_principals(&app).await;
         let kinds: Vec<_> = grants.iter().map(|principal| principal.kind).collect();
         let left = if public { PrincipalKind::Caller } else { PrincipalKind::Anonymous };
         assert_eq!(kinds, [left], "{public}");

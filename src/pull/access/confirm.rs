@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::authorize::{Access, Purpose, proved_by};
 use super::deleted::Absence;
 use super::negative_cache::Subject;
-use crate::pull::context::{PullContext, Question as Asking};
+use crate::pull::context::{PullContext, UpstreamWait};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal};
 use crate::upstream::{AuthContext, BlobHead};
@@ -61,7 +61,7 @@ impl Access {
     }
 
     /// Asks upstream whether the repository has a manifest that is here: as the principal whose right is fresh, if there is
-    /// one and that is enough, else as one after the other. `question` says whether upstream is being asked.
+    /// one and that is enough, else as one after the other. `wait` says whether upstream is being waited for.
     ///
     /// # Errors
     /// As for [`Self::ask`]. Where the manifest is gone, its membership has ended.
@@ -70,7 +70,7 @@ impl Access {
         context: &PullContext,
         digest: Digest,
         fresh: Option<Principal>,
-        asking: &Asking,
+        wait: &UpstreamWait,
     ) -> Result<(), Error> {
         // The manifest is here: what was proved before may hold without an answer.
         let context = &context.without_patience();
@@ -86,7 +86,7 @@ impl Access {
             });
             async move {
                 let ended = || Err(Error::panicked("confirmed a manifest upstream"));
-                let answer = asking.ask(answer).await.unwrap_or_else(ended);
+                let answer = wait.ask(answer).await.unwrap_or_else(ended);
                 absent.note(principal, &answer);
                 answer
             }

@@ -20,7 +20,7 @@ pub(crate) struct Absence<'a> {
     repository: &'a Repository,
     digest: Digest,
     /// The principals whose word counts, as it was before the question: a denial may end a right.
-    witnesses: Vec<Principal>,
+    credible: Vec<Principal>,
     said_by: Mutex<Vec<Principal>>,
 }
 
@@ -32,8 +32,8 @@ impl<'a> Absence<'a> {
         repository: &'a Repository,
         digest: Digest,
     ) -> Self {
-        let witnesses = known.witnesses(repository).await;
-        Self { known, membership, repository, digest, witnesses, said_by: Mutex::default() }
+        let credible = known.credible_principals(repository).await;
+        Self { known, membership, repository, digest, credible, said_by: Mutex::default() }
     }
 
     /// Takes note of what an authoritative endpoint answered to `asked`.
@@ -47,8 +47,8 @@ impl<'a> Absence<'a> {
 
     /// Ends the membership of the digest if it is gone; to be called if no principal was answered yes.
     pub(crate) async fn conclude(self) {
-        let Self { membership, repository, digest, witnesses, said_by, .. } = self;
-        if said_by.lock().iter().any(|principal| witnesses.contains(principal)) {
+        let Self { membership, repository, digest, credible, said_by, .. } = self;
+        if said_by.lock().iter().any(|principal| credible.contains(principal)) {
             membership.end(repository, digest).await;
         }
     }

@@ -96,7 +96,7 @@ impl KnownRights {
 
     /// The principals whose word counts that something in the repository is gone: those with a right that needs no new proof,
     /// and one that is the only one to have a right.
-    pub(crate) async fn witnesses(&self, repository: &Repository) -> Vec<Principal> {
+    pub(crate) async fn credible_principals(&self, repository: &Repository) -> Vec<Principal> {
         let terms = self.terms(repository);
         let grants = self.grants.of(repository).await;
         let counts = |grant: &&Grant| grants.len() == 1 || rights::is_fresh(grant.age, Use::Read, &terms);

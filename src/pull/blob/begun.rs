@@ -1,4 +1,4 @@
-//! Blobs of which a client has received parts: upstream's trouble is ridden out for them.
+//! Blobs of which a client has received parts: an outage of upstream is waited through for them.
 //!
 //! containerd asks for the parts of a layer one by one, in parallel, and has nowhere else to turn in the middle of it: one
 //! part that fails ends the pull. A request for such a blob waits for upstream as long as its client waits for an answer.
@@ -41,13 +41,13 @@ impl Begun {
     }
 
     /// Waits before upstream is asked again after `error`; returns whether it should be.
-    pub(crate) async fn rides_out(&self, context: &PullContext, digest: Digest, error: &Error) -> bool {
+    pub(crate) async fn waits_through(&self, context: &PullContext, digest: Digest, error: &Error) -> bool {
         let pause = pause_after(error);
         let in_time = context.deadline().is_some_and(|deadline| Instant::now() + pause + RESERVE < deadline);
         if error.fault() != Fault::Outage || !in_time || !self.is_begun(context, digest) {
             return false;
         }
-        tracing::debug!(repository = %context.repository(), %digest, %error, "upstream's trouble is ridden out");
+        tracing::debug!(repository = %context.repository(), %digest, %error, "an outage of upstream is waited through");
         tokio::time::sleep(pause).await;
         true
     }
@@ -78,28 +78,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn trouble_is_ridden_out_for_blobs_that_are_begun_and_no_longer_than_the_client_waits() {
+    async fn an_outage_is_waited_through_for_blobs_that_are_begun_and_no_longer_than_the_client_waits() {
         let (begun, digest) = (Begun::default(), Digest::of(b"x"));
         let context = || {
             PullContext::new("reg.test/app".parse().unwrap(), None, Caller::Anonymous)
                 .answered_within(Duration::from_secs(25))
         };
-        assert!(!begun.rides_out(&context(), digest, &unreachable()).await, "nothing was received of it");
+        assert!(!begun.waits_through(&context(), digest, &unreachable()).await, "nothing was received of it");
         begun.record(&context(), digest);
-        assert!(!begun.rides_out(&context(), Digest::of(b"y"), &unreachable()).await);
-        assert!(!begun.rides_out(&context(), digest, &Error::NotStored).await, "no trouble of upstream");
+        assert!(!begun.waits_through(&context(), Digest::of(b"y"), &unreachable()).await);
+        assert!(!begun.waits_through(&context(), digest, &Error::NotStored).await, "no trouble of upstream");
         let (waiting, since) = (context(), Instant::now());
-        while begun.rides_out(&waiting, digest, &unreachable()).await {}
+        while begun.waits_through(&waiting, digest, &unreachable()).await {}
         assert_eq!(since.elapsed(), Duration::from_secs(24) - PAUSE);
         let limited = |seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
             upstream::Error::RateLimited { host: "reg.test".to_owned(), retry_after }.into()
         };
-        assert!(!begun.rides_out(&context(), digest, &limited(60)).await, "it would not help");
+        assert!(!begun.waits_through(&context(), digest, &limited(60)).await, "it would not help");
         let since = Instant::now();
-        assert!(begun.rides_out(&context(), digest, &limited(5)).await);
+        assert!(begun.waits_through(&context(), digest, &limited(5)).await);
         assert_eq!(since.elapsed(), Duration::from_secs(5));
         tokio::time::advance(BEGUN_FOR).await;
-        assert!(!begun.rides_out(&context(), digest, &unreachable()).await, "another pull");
+        assert!(!begun.waits_through(&context(), digest, &unreachable()).await, "another pull");
     }
 }

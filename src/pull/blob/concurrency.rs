@@ -7,11 +7,11 @@ pub(crate) const SEGMENT: u64 = 4 * 1024 * 1024;
 /// Connections for one blob at most.
 pub(crate) const CONNECTIONS_MAX: usize = 6;
 /// Rates are measured over this time.
-pub(crate) const WINDOW: Duration = Duration::from_millis(500);
+pub(crate) const PERIOD: Duration = Duration::from_millis(500);
 /// A blob with fewer bytes to come stays on one connection.
 const REMAINING_MIN: u64 = 4 * SEGMENT;
-/// Bytes a second of a connection that is fast enough: what a gigabit link brings.
-const FAST: f64 = 100e6;
+/// Bytes a second from which on more connections bring nothing: what a gigabit link brings.
+const NO_GAIN_ABOVE: f64 = 100e6;
 /// Twice as many connections must bring this many times as much, or connections are not the bottleneck.
 const GAIN: f64 = 1.4;
 
@@ -19,10 +19,10 @@ const GAIN: f64 = 1.4;
 /// blob with `remaining` bytes to come. The time that storing the bytes took does not count.
 pub(crate) fn is_slow(received: u64, waited: Duration, remaining: u64) -> bool {
     let rate = received as f64 / waited.as_secs_f64();
-    waited >= WINDOW
+    waited >= PERIOD
         && remaining >= REMAINING_MIN
-        && rate < FAST
-        && remaining as f64 / rate > 2.0 * WINDOW.as_secs_f64()
+        && rate < NO_GAIN_ABOVE
+        && remaining as f64 / rate > 2.0 * PERIOD.as_secs_f64()
 }
 
 /// How many connections there are to be.
@@ -70,7 +70,7 @@ mod tests {
         let (second, much) = (Duration::from_secs(1), 1 << 30);
         for (received, waited, remaining, slow) in [
             (20_000_000, second, much, true),
-            (20_000_000, WINDOW / 2, much, false),
+            (20_000_000, PERIOD / 2, much, false),
             (200_000_000, second, much, false),
             (20_000_000, second, REMAINING_MIN - 1, false),
             (90_000_000, second, 4 * REMAINING_MIN, false),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stored        on disk, and this caller may read it?
-//! begun         what a client has parts of: upstream's trouble is ridden out
+//! begun         what a client has parts of: an outage of upstream is waited through
 //! parts         a small part of a blob: kept, else fetched once
 //!   byte_range  whether it is fetched alone (wanted)
 //!   partial     what is kept of such parts (part_fetch)
@@ -183,7 +183,7 @@ impl Blobs {
     }
 
     /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For a
-    /// range the answer waits until the size is known. Upstream's trouble is ridden out where a client has a part of
+    /// range the answer waits until the size is known. An outage of upstream is waited through where a client has a part of
     /// the blob already.
     ///
     /// # Errors
@@ -202,7 +202,7 @@ impl Blobs {
                     }
                     return Ok(answer);
                 }
-                Err(error) if self.begun.rides_out(context, digest, &error).await => {}
+                Err(error) if self.begun.waits_through(context, digest, &error).await => {}
                 Err(error) => return Err(error),
             }
         }

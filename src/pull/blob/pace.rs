@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Over each such time it is measured; one that has just begun counts as fast.
-const WINDOW: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_secs(1);
 /// Bytes a second. What is slower is slow by itself: all that is fetched ahead together may take 2.6 MB/s beside it.
-const FAST: f64 = 1e6;
+const FILLS_THE_LINE: f64 = 1e6;
 
 /// Measures one download.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ impl Pace {
     /// Takes in that `bytes` have come by `now`; returns whether it was fast when it was measured last.
     pub(super) fn is_fast(&mut self, now: Instant, bytes: u64) -> bool {
         let elapsed = now.saturating_duration_since(self.since);
-        if elapsed >= WINDOW {
-            self.is_fast = bytes.saturating_sub(self.bytes) as f64 / elapsed.as_secs_f64() >= FAST;
+        if elapsed >= PERIOD {
+            self.is_fast = bytes.saturating_sub(self.bytes) as f64 / elapsed.as_secs_f64() >= FILLS_THE_LINE;
             (self.since, self.bytes) = (now, bytes);
         }
         self.is_fast

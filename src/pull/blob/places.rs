@@ -45,13 +45,13 @@ struct Inner {
 struct Taken {
     all: usize,
     unnamed: usize,
-    /// Of each owner that has any.
-    by_owner: HashMap<Owner, usize>,
+    /// Of each holder that has any.
+    by_holder: HashMap<Holder, usize>,
 }
 
 /// Whom a place is taken for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Owner {
+enum Holder {
     /// A registry that the operator named.
     Named(Registry),
     /// All registries below a domain that the operator did not name.
@@ -62,7 +62,7 @@ enum Owner {
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Places,
-    owner: Owner,
+    holder: Holder,
 }
 
 impl Places {
@@ -73,18 +73,18 @@ impl Places {
     /// A place for a download from `registry`, if it may have one more.
     pub(crate) fn take(&self, registry: &Registry, is_named: bool) -> Option<Place> {
         let shares = self.0.shares;
-        let owner =
-            if is_named { Owner::Named(registry.clone()) } else { Owner::Domain(registry.owner_domain()) };
+        let holder =
+            if is_named { Holder::Named(registry.clone()) } else { Holder::Domain(registry.owner_domain()) };
         let mut taken = self.0.taken.lock();
-        let own = taken.by_owner.get(&owner).copied().unwrap_or(0);
+        let own = taken.by_holder.get(&holder).copied().unwrap_or(0);
         let own_max = if is_named { shares.most } else { shares.unnamed };
         if taken.all >= shares.all || own >= own_max || !is_named && taken.unnamed >= shares.most {
             return None;
         }
         taken.all += 1;
         taken.unnamed += usize::from(!is_named);
-        taken.by_owner.insert(owner.clone(), own + 1);
-        Some(Place { places: self.clone(), owner })
+        taken.by_holder.insert(holder.clone(), own + 1);
+        Some(Place { places: self.clone(), holder })
     }
 
     /// Waits until no place is taken.
@@ -104,11 +104,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.0.taken.lock();
         taken.all -= 1;
-        taken.unnamed -= usize::from(matches!(self.owner, Owner::Domain(_)));
-        if let Some(own) = taken.by_owner.get_mut(&self.owner) {
+        taken.unnamed -= usize::from(matches!(self.holder, Holder::Domain(_)));
+        if let Some(own) = taken.by_holder.get_mut(&self.holder) {
             *own -= 1;
             if *own == 0 {
-                taken.by_owner.remove(&self.owner);
+                taken.by_holder.remove(&self.holder);
             }
         }
         drop(taken);
@@ -131,14 +131,14 @@ mod tests {
     #[test]
     fn however_many_downloads_registries_have_there_is_a_place_for_another_one() {
         let places = Places::new(Shares::of(256));
-        let strangers: Vec<_> =
+        let unnamed: Vec<_> =
             (0..9).flat_map(|n| take_all(&places, &format!("evil{n}.test"), false)).collect();
-        assert_eq!(strangers.len(), 192, "all strangers together");
+        assert_eq!(unnamed.len(), 192, "all that are not named together");
         assert_eq!(take_all(&places, "reg.test", true).len(), 64);
-        drop(strangers);
+        drop(unnamed);
         let of_one = ["evil.test", "a.evil.test", "b.evil.test:5000"];
         let of_one: Vec<_> = of_one.iter().flat_map(|name| take_all(&places, name, false)).collect();
-        assert_eq!(of_one.len(), 64, "one stranger, whatever its names");
+        assert_eq!(of_one.len(), 64, "one owner, whatever its names");
         drop(of_one);
         let ours = take_all(&places, "reg.test", true);
         assert_eq!(ours.len(), 192, "one that the operator named");
@@ -151,6 +151,6 @@ mod tests {
         let taken = take_all(&places, "reg.test", true);
         let (waited, ()) = tokio::join!(places.all_given_back(), async { drop(taken) });
         assert_eq!(waited, ());
-        assert!(places.0.taken.lock().by_owner.is_empty());
+        assert!(places.0.taken.lock().by_holder.is_empty());
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::concurrency::{Concurrency, SEGMENT, WINDOW};
+use super::concurrency::{Concurrency, SEGMENT, PERIOD};
 use super::delivery::Trail;
 use super::flight::Flight;
 use super::priority::Foreground;
@@ -267,7 +267,7 @@ impl<'a> SegmentedDownload<'a> {
                 None => drop(self.running.pop_front()),
             }
             let (since, before) = window;
-            if since.elapsed() >= WINDOW {
+            if since.elapsed() >= PERIOD {
                 let now = self.received.load(Ordering::Relaxed);
                 self.concurrency.measured((now - before) as f64 / since.elapsed().as_secs_f64());
                 window = (Instant::now(), now);

@@ -24,7 +24,7 @@ pub(crate) struct UpstreamBody {
     requests: BlobRequests,
     repository: Repository,
     digest: Digest,
-    origin: Origin,
+    delivered_by: DeliveredBy,
     /// Set if its content proves a right that its head did not.
     unproved: Option<UnprovedRight>,
     download: Download,
@@ -42,7 +42,7 @@ pub(crate) struct UpstreamBody {
 }
 
 /// Who delivers a body.
-enum Origin {
+enum DeliveredBy {
     /// An endpoint of the registry: as whom the blob was asked for, and is asked for again.
     Registry(AuthContext),
     /// The shared tier; the pull for which the registry is asked for the rest.
@@ -60,7 +60,7 @@ impl UpstreamBody {
     ) -> Self {
         let Answered { download, auth, unproved } = answered;
         let skip_first = download.offset != from;
-        let body = Self::new(requests, repository, digest, Origin::Registry(auth), download);
+        let body = Self::new(requests, repository, digest, DeliveredBy::Registry(auth), download);
         let breaks = Breaks::none(from);
         Self { unproved, skip_first, from, at: from, until, breaks, ..body }.recorded_in(&Trail::default())
     }
@@ -73,7 +73,7 @@ impl UpstreamBody {
         digest: Digest,
         download: Download,
     ) -> Self {
-        Self::new(requests, context.repository(), digest, Origin::Tier(context.clone()), download)
+        Self::new(requests, context.repository(), digest, DeliveredBy::Tier(context.clone()), download)
     }
 
     /// A whole body from its first byte on, whose head proved what there was to prove.
@@ -81,14 +81,14 @@ impl UpstreamBody {
         requests: &BlobRequests,
         repository: &Repository,
         digest: Digest,
-        origin: Origin,
+        delivered_by: DeliveredBy,
         download: Download,
     ) -> Self {
         Self {
             requests: requests.clone(),
             repository: repository.clone(),
             digest,
-            origin,
+            delivered_by,
             unproved: None,
             download,
             skip_first: false,
@@ -103,7 +103,7 @@ impl UpstreamBody {
 
     /// Whether the shared tier delivers it.
     pub(crate) fn is_from_tier(&self) -> bool {
-        matches!(self.origin, Origin::Tier(_))
+        matches!(self.delivered_by, DeliveredBy::Tier(_))
     }
 
     /// Whether upstream began at the requested byte; otherwise the bytes before it are read and thrown away.
@@ -134,7 +134,7 @@ impl UpstreamBody {
 
     /// What its content proves when all of it was verified; `None` if its head proved it, or nothing is to be proved.
     pub(crate) fn unproved(&self) -> Option<UnprovedSource> {
-        let Origin::Registry(auth) = &self.origin else { return None };
+        let DeliveredBy::Registry(auth) = &self.delivered_by else { return None };
         let (principal, proof) = (auth.presented.principal, self.download.proof);
         let endpoint = self.endpoint().cloned();
         self.unproved.map(|right| UnprovedSource { right, principal, proof, endpoint })
@@ -161,7 +161,7 @@ impl UpstreamBody {
     /// Any of [`upstream::Error`].
     pub(crate) async fn begin_anew(&self) -> Result<Self, upstream::Error> {
         let (download, auth) = self.ask(0, None).await?;
-        let body = Self::new(&self.requests, &self.repository, self.digest, Origin::Registry(auth), download);
+        let body = Self::new(&self.requests, &self.repository, self.digest, DeliveredBy::Registry(auth), download);
         Ok(body.recorded_in(&Trail::default()))
     }
 
@@ -302,7 +302,7 @@ impl UpstreamBody {
         {
             return Err(self.invalid(format!("a size of {now} after one of {before}")));
         }
-        self.origin = Origin::Registry(auth);
+        self.delivered_by = DeliveredBy::Registry(auth);
         self.download = download;
         self.download.size = self.download.size.or(size);
         self.record_endpoint();
@@ -314,13 +314,13 @@ impl UpstreamBody {
 
     /// Asks the registry for the blob, or for a part of it; returns as whom, too.
     async fn ask(&self, from: u64, until: Option<u64>) -> Result<(Download, AuthContext), upstream::Error> {
-        let Self { requests, repository, digest, origin, .. } = self;
-        match origin {
-            Origin::Registry(auth) => {
+        let Self { requests, repository, digest, delivered_by, .. } = self;
+        match delivered_by {
+            DeliveredBy::Registry(auth) => {
                 let download = requests.ask_again(repository, *digest, from, until, auth).await?;
                 Ok((download, auth.clone()))
             }
-            Origin::Tier(context) => match Box::pin(requests.ask(context, *digest, from, until)).await {
+            DeliveredBy::Tier(context) => match Box::pin(requests.ask(context, *digest, from, until)).await {
                 Ok(Answered { download, auth, .. }) => Ok((download, auth)),
                 Err(Error::Upstream(error)) => Err(error),
                 Err(error) => {

@@ -18,12 +18,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::window_memory::MemoryShare;
-use super::window_state::{Chunk, Outcome, Patience, Position, State, Unhashed};
+use super::window_state::{Chunk, LagBudget, Outcome, Position, State, Unhashed};
 use super::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
 
-/// How long a client may keep others waiting that have taken everything ([`Patience`]).
+/// How long a client may keep others waiting that have taken everything ([`LagBudget`]).
 const LAG_MAX: Duration = Duration::from_millis(500);
 /// Bytes that are kept or dropped as one: less than the window without the tail, so that what is dropped was readable.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -31,7 +31,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// The writing end. Dropped without [`Window::finish`] or [`Window::fail`], its readers fall out.
 pub(crate) struct Window {
     shared: Arc<Shared>,
-    patience: Mutex<Patience>,
+    lag: Mutex<LagBudget>,
 }
 
 /// Where clients join a window. Cheap to clone.
@@ -92,7 +92,7 @@ impl Window {
     ) -> Self {
         let state = Mutex::new(State::new(start, hasher, withheld, share));
         let shared = Arc::new(Shared { digest, state, arrived: Notify::new(), taken: Notify::new() });
-        Self { shared, patience: Mutex::new(Patience::new(LAG_MAX, Instant::now())) }
+        Self { shared, lag: Mutex::new(LagBudget::new(LAG_MAX, Instant::now())) }
     }
 
     /// Where clients join.
@@ -124,9 +124,9 @@ impl Window {
                 if !state.keeps_first(expected()) {
                     state.drop_taken(chunk.len());
                 }
-                let (now, mut patience) = (Instant::now(), self.patience.lock());
+                let (now, mut lag) = (Instant::now(), self.lag.lock());
                 if state.fits(chunk.len()) {
-                    patience.is_used_up(now, false, state.end());
+                    lag.is_used_up(now, false, state.end());
                     return state.add(chunk, hasher);
                 }
                 if state.withholds_more_than_the_tail() {
@@ -134,7 +134,7 @@ impl Window {
                     self.shared.arrived.notify_waiters();
                     continue;
                 }
-                if patience.is_used_up(now, state.is_anyone_starving(), state.end()) {
+                if lag.is_used_up(now, state.is_any_waiting(), state.end()) {
                     state.go_on_without_the_slowest(now, LAG_MAX);
                     continue;
                 }

@@ -80,34 +80,34 @@ const PACE: u64 = 1024 * 1024;
 
 /// For how long the slowest clients may keep the others waiting: for so long at a time, and on the whole no longer than
 /// the window takes at [`PACE`]. A client that takes a little again and again would else set everybody's pace.
-pub(super) struct Patience {
+pub(super) struct LagBudget {
     max: Duration,
     left: Duration,
     at: Instant,
-    was_starving: bool,
+    was_waiting: bool,
     end: u64,
 }
 
-impl Patience {
+impl LagBudget {
     /// All of it.
     pub(super) fn new(max: Duration, now: Instant) -> Self {
-        Self { max, left: max, at: now, was_starving: false, end: 0 }
+        Self { max, left: max, at: now, was_waiting: false, end: 0 }
     }
 
-    /// Whether it is used up by now; then it is renewed, because the slowest are not waited for any more. `is_starving` says
+    /// Whether it is used up by now; then it is renewed, because the slowest are not waited for any more. `is_any_waiting` says
     /// whether clients are being kept waiting from now on, `end` up to which byte the window has come.
-    pub(super) fn is_used_up(&mut self, now: Instant, is_starving: bool, end: u64) -> bool {
+    pub(super) fn is_used_up(&mut self, now: Instant, is_any_waiting: bool, end: u64) -> bool {
         let passed = now - std::mem::replace(&mut self.at, now);
         let moved = end.saturating_sub(std::mem::replace(&mut self.end, end));
         let earned = Duration::from_micros(moved.saturating_mul(1_000_000) / PACE);
-        self.left = if self.was_starving {
+        self.left = if self.was_waiting {
             (self.left + earned).saturating_sub(passed)
         } else {
             self.left + earned + passed
         };
         self.left = self.left.min(self.max);
-        self.was_starving = is_starving;
-        let is_used_up = is_starving && self.left.is_zero();
+        self.was_waiting = is_any_waiting;
+        let is_used_up = is_any_waiting && self.left.is_zero();
         if is_used_up {
             *self = Self { end, ..Self::new(self.max, now) };
         }
@@ -154,7 +154,7 @@ impl State {
     }
 
     /// Whether a reader has taken everything that is readable.
-    pub(super) fn is_anyone_starving(&self) -> bool {
+    pub(super) fn is_any_waiting(&self) -> bool {
         let readable = self.readable();
         self.readers.values().any(|reader| reader.at >= readable)
     }

@@ -28,7 +28,7 @@ use super::access::Access;
 use super::access::rights::{self, Use};
 use super::answer::{AnswerSource, ManifestAnswer};
 use super::config::Config;
-use super::context::{PullContext, Question};
+use super::context::{PullContext, UpstreamWait};
 use super::error::{Error, Fault};
 use super::registry_client::RegistryClient;
 use crate::reference::{Digest, MediaType, Reference, Repository, Tag};
@@ -159,11 +159,11 @@ impl Manifests {
         if known.is_open_to_all(repository) || fresh.is_some() && self.is_recent(repository, digest) {
             return Ok(answer);
         }
-        let (question, begun) = (Question::default(), Instant::now());
+        let (wait, begun) = (UpstreamWait::default(), Instant::now());
         let principal = fresh.map(|grant| grant.principal);
-        let confirming = self.access.confirm_manifest(context, digest, principal, &question);
+        let confirming = self.access.confirm_manifest(context, digest, principal, &wait);
         let confirmed = Box::pin(context.in_time(confirming)).await;
-        let Err(error) = confirmed.unwrap_or_else(|| Err(context.too_slow(&question, begun))) else {
+        let Err(error) = confirmed.unwrap_or_else(|| Err(context.too_slow(&wait, begun))) else {
             self.resolved.record(repository, digest, self.clock.now());
             return Ok(answer.with_source(AnswerSource::Revalidated));
         };

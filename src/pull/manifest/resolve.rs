@@ -20,7 +20,7 @@ use crate::pull::access::rights::Use;
 use crate::pull::access::{Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::config::Config;
-use crate::pull::context::{PullContext, Question};
+use crate::pull::context::{PullContext, UpstreamWait};
 use crate::pull::error::{Error, Fault};
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Repository, Tag};
@@ -182,9 +182,9 @@ impl Tags {
         let repository = context.repository();
         // Some registries hide by a 404 what they do not let a principal read: the tag is gone if one says so that could read
         // the repository a moment ago, or if no other one can.
-        let witnesses = inner.access.known().witnesses(repository);
+        let credible = inner.access.known().credible_principals(repository);
         // Both may have to be read from the disk.
-        let (witnesses, record) = tokio::join!(witnesses, inner.recorded.records.tag(repository, tag));
+        let (credible, record) = tokio::join!(credible, inner.recorded.records.tag(repository, tag));
         let missed_by = Mutex::default();
         let has_record = match record {
             Some(record) => self.0.recorded.may_serve_record(context, tag, record).await,
@@ -192,11 +192,11 @@ impl Tags {
         };
         let asked = if has_record {
             let context = context.without_patience();
-            let (question, begun) = (Question::default(), Instant::now());
-            let asked = context.in_time(self.ask_upstream(&context, tag, &missed_by, &question)).await;
-            asked.unwrap_or_else(|| Err(context.too_slow(&question, begun)))
+            let (wait, begun) = (UpstreamWait::default(), Instant::now());
+            let asked = context.in_time(self.ask_upstream(&context, tag, &missed_by, &wait)).await;
+            asked.unwrap_or_else(|| Err(context.too_slow(&wait, begun)))
         } else {
-            self.ask_upstream(context, tag, &missed_by, &Question::default()).await
+            self.ask_upstream(context, tag, &missed_by, &UpstreamWait::default()).await
         };
         let (answer, fetched, asked_as) = match asked {
             Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
@@ -224,7 +224,7 @@ impl Tags {
             }
             Decision::Stale(record, error) => self.0.recorded.stale(context, tag, record, error.into()).await,
             Decision::Forget(error) => {
-                let is_gone = missed_by.lock().iter().any(|principal| witnesses.contains(principal));
+                let is_gone = missed_by.lock().iter().any(|principal| credible.contains(principal));
                 if !is_gone {
                     return Err(error.into());
                 }
@@ -246,7 +246,7 @@ impl Tags {
         context: &PullContext,
         tag: &Tag,
         missed_by: &Mutex<Vec<Principal>>,
-        question: &Question,
+        wait: &UpstreamWait,
     ) -> Result<(Named, Principal), Error> {
         let repository = context.repository();
         let request = |auth: AuthContext| {
@@ -257,7 +257,7 @@ impl Tags {
             let named = move || async move { tags.ask_as(&repository, &tag, &auth).await };
             let resolved = self.0.resolutions.run(key, named);
             async move {
-                let resolved = question.ask(resolved).await.unwrap_or(Err(Error::panicked("resolved a tag")));
+                let resolved = wait.ask(resolved).await.unwrap_or(Err(Error::panicked("resolved a tag")));
                 if let Err(Error::Upstream(upstream::Error::NotFound { public, .. })) = &resolved {
                     missed_by.lock().push(self.0.access.known().concerned(principal, *public));
                 }

@@ -1,4 +1,4 @@
-//! The value of an `Authorization` header: the only form in which a secret leaves this room.
+//! The value of an `Authorization` header: the only form in which a secret leaves this module.
 
 use http::HeaderValue;
 
