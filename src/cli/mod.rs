@@ -27,6 +27,7 @@ mod revoke;
 mod rm;
 mod run_async;
 mod runtime;
+mod runtime_files;
 mod serve;
 mod setup;
 mod setup_node;

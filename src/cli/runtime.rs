@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use super::machine::Machine;
+use super::runtime_files::DOCKER_CONFIG;
 
 /// A runtime, or a distribution of Kubernetes that brings its own containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,7 +53,7 @@ impl Runtime {
                 "/usr/bin/dockerd",
                 "/usr/local/bin/dockerd",
                 "/snap/bin/docker.dockerd",
-                "/etc/docker/daemon.json",
+                DOCKER_CONFIG,
                 "/lib/systemd/system/docker.service",
                 "/usr/lib/systemd/system/docker.service",
                 "/etc/systemd/system/docker.service",

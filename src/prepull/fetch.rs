@@ -17,9 +17,6 @@ use crate::pull::{self, Caller, Fault, ManifestUse, Priority, PullContext, Pulle
 use crate::reference::{Digest, Image, Reference};
 use crate::store::{self, Store};
 
-/// Blobs of one image at a time: as many as containerd asks for.
-const BLOBS_AT_A_TIME: usize = 3;
-
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -272,7 +269,7 @@ impl Run<'_> {
         let Tree { manifests: mut sizes, blobs, mut fetched_bytes, .. } = tree;
         let coming = stream::iter(blobs)
             .map(|(digest, size)| self.blob_if_taken(context, image, digest, size))
-            .buffer_unordered(BLOBS_AT_A_TIME);
+            .buffer_unordered(pull::BLOBS_AT_ONCE);
         let arrived: Vec<Option<(Digest, u64, bool)>> = coming.try_collect().await?;
         let is_whole = arrived.iter().all(Option::is_some);
         for (digest, size, fetched) in arrived.into_iter().flatten() {

@@ -54,6 +54,7 @@ pub use error::{ChallengeReason, Error, Fault};
 pub use explain::Outlook;
 pub use import::Importer;
 pub use manifest::ManifestUse;
+pub use prefetch::BLOBS_AT_ONCE;
 
 use crate::credentials::Keychain;
 use crate::reference::{Digest, Reference, Registry, Repository};

@@ -24,7 +24,7 @@ use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Blobs of one image at a time: as many as containerd asks for.
-const BLOBS_AT_ONCE: usize = 3;
+pub const BLOBS_AT_ONCE: usize = 3;
 /// Images at a time; the next one is not prefetched.
 const IMAGES_MAX: usize = 8;
 /// Blobs of one image at most; runtimes mount 128 layers at most.

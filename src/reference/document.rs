@@ -13,6 +13,8 @@ use crate::support::size;
 /// Bytes at most of a manifest or index. containerd reads 8 MiB, distribution 4 MiB; larger ones were seen of registries
 /// that keep a list of files in the annotations.
 pub const MANIFEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The annotation that names an image in a layout, by which skopeo and crane find it.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// A manifest document.
 #[derive(Debug, Clone)]

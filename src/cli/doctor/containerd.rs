@@ -6,6 +6,7 @@ use super::finding::{Findings, Level};
 use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
 use crate::cli::containerd_files::files;
 use crate::cli::machine::Machine;
+use crate::cli::runtime_files::TLS_KEYS;
 use crate::cli::setup::{listed_hosts, registry_of};
 
 const ABOUT: &str = "containerd";
@@ -14,8 +15,6 @@ const SETUP: &str = "larder setup containerd, then systemctl restart containerd"
 const ASKED: &str = "containerd's configuration in force";
 /// What every version of containerd knows; one that is not known makes it drop the whole file.
 const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
-/// Keys that make containerd try TLS first on an http host.
-const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 
 /// Looks at the containerd of the machine; `urls` are where this cache listens.
 pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings) {

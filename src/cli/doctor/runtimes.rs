@@ -7,6 +7,7 @@ use crate::cli::machine::Machine;
 use crate::cli::registries_conf::{self, OURS};
 use crate::cli::registries_yaml;
 use crate::cli::runtime::Runtime;
+use crate::cli::runtime_files::DOCKER_CONFIG;
 use crate::cli::setup::{BEST_KNOWN, MICROK8S_HOSTS, first_directory, judged_list, k0s_hosts};
 use crate::config::Settings;
 use crate::listener::Listen;
@@ -121,7 +122,7 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
 fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mut Findings) {
     const ABOUT: &str = "docker";
     let default: &Registry = &settings.serve.default_registry;
-    let text = machine.read("/etc/docker/daemon.json");
+    let text = machine.read(DOCKER_CONFIG);
     let text = if text.trim().is_empty() { "{}" } else { &text };
     let config: serde_json::Value = match serde_json::from_str(text) {
         Ok(config) => config,
@@ -129,7 +130,7 @@ fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mu
             return findings.add(
                 Level::Problem,
                 ABOUT,
-                format!("/etc/docker/daemon.json is malformed: {error}"),
+                format!("{DOCKER_CONFIG} is malformed: {error}"),
                 "correct it",
             );
         }

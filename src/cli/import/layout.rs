@@ -10,10 +10,8 @@ use serde::Deserialize;
 use super::archive::{Archive, whole};
 use super::docker_archive::{self, IMAGE_NAME};
 use super::unpacked;
-use crate::reference::{Digest, Document, Image, Kind};
+use crate::reference::{Digest, Document, Image, Kind, REF_NAME};
 
-/// The annotation that names an image in a layout.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Indexes within indexes that are followed.
 const DEPTH_MAX: usize = 4;
 

@@ -11,11 +11,10 @@ use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::containerd_config::{Cri, config_at, restored};
 use crate::cli::containerd_files::{DROP_INS, files};
 use crate::cli::machine::Machine;
+use crate::cli::runtime_files::DOCKER_HOSTS;
 
 /// Where hosts are looked up, unless it says otherwise.
 pub(in crate::cli) const HOSTS: &str = "/etc/containerd/certs.d";
-/// Where hosts are looked up after that, from 2.2 on, unless it says otherwise.
-const DOCKER_HOSTS: &str = "/etc/docker/certs.d";
 /// The drop-in that is written where there is no `config.toml`, whose defaults it would end.
 const DROP_IN: &str = "larder.toml";
 

@@ -18,10 +18,10 @@ use crate::cli::machine::Machine;
 use crate::cli::registries_conf::{
     DROP_INS, Entry, OURS, entries, files, in_force, is_shipped, matching, prefix_of,
 };
+use crate::cli::runtime_files::MARK;
 use crate::cli::toml_text::rendered;
 
-/// The comment behind what setup has added, and behind what it has replaced with the value from before.
-const MARK: &str = "# written by `larder setup`";
+/// After [`MARK`], behind what setup has replaced: the value from before follows.
 const BEFORE: &str = "; before: ";
 /// In place of the value from before: there was none.
 const NONE: &str = "none";

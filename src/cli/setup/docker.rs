@@ -13,11 +13,9 @@ use super::containerd::hosts_of;
 use super::hosts::{Certificates, without_host};
 use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::machine::Machine;
+use crate::cli::runtime_files::{DOCKER_CONFIG as CONFIG, DOCKER_HOSTS as HOSTS};
 use crate::reference::DOCKER_HUB;
 
-const CONFIG: &str = "/etc/docker/daemon.json";
-/// Where the containerd image store looks hosts up.
-const HOSTS: &str = "/etc/docker/certs.d";
 const MIRRORS: &str = "registry-mirrors";
 
 pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan, String> {

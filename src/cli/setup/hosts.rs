@@ -8,16 +8,13 @@
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Key, Table, Value};
 
+use crate::cli::runtime_files::{MARK, TLS_KEYS};
 use crate::cli::toml_text::rendered;
 use crate::serve::Gate;
 
-/// The comment behind what setup has added.
-const MARK: &str = "# written by `larder setup`";
-/// What surrounded it in files that earlier builds wrote.
+/// What surrounded what setup added in files that earlier builds wrote.
 const BEGIN: &str = "# -- larder: begin;";
 const END: &str = "# -- larder: end";
-/// Keys for the registry itself that make containerd speak TLS to a `server` that does not.
-const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 
 /// What a host is written for.
 pub(super) struct Host<'a> {

@@ -10,15 +10,13 @@ use std::io::{self, BufRead, BufReader, Write};
 
 use oci_spec::image::{Descriptor, DescriptorBuilder};
 
-use crate::reference::{Digest, Repository, Tag};
+use crate::reference::{Digest, REF_NAME, Repository, Tag};
 use crate::store::error::Error;
 use crate::store::layout::{Layout, TAGS};
 use crate::store::records::changed_tags::TagChanges;
 use crate::store::records::members::{self, Member};
 use crate::store::records::{tags, walk};
 
-/// The annotation by which skopeo and crane find an image in a layout.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The lines around those of the images.
 const FIRST_LINE: &str = r#"{"schemaVersion":2,"manifests":["#;
 const LAST_LINE: &str = "]}";

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::file;
+use super::{file, walk};
 use crate::reference::{Principal, Repository};
 use crate::store::error::Error;
 use crate::store::layout::{self, GRANTS, Layout};
@@ -16,8 +16,6 @@ use crate::support::clock::Timestamp;
 /// Grants of one repository at most; a further one replaces the one that was proved longest ago. Every short-lived
 /// token is a new principal.
 const GRANTS_MAX: usize = 256;
-/// Components of a repository's name at most: it has 255 bytes.
-const DEPTH_MAX: usize = 130;
 
 #[derive(Serialize, Deserialize)]
 struct GrantFile {
@@ -69,7 +67,7 @@ pub(crate) fn remove_of(layout: &Layout, repository: &Repository) -> Result<usiz
 /// Ends all grants of all repositories; returns how many there were.
 pub(crate) fn remove_all(layout: &Layout) -> Result<usize, Error> {
     let _change = layout.change()?;
-    remove_below(&layout.refs(), DEPTH_MAX)
+    remove_below(&layout.refs(), walk::DEPTH_MAX)
 }
 
 /// Every directory of grants, of names that are no valid repository too: a grant that cannot be listed must not survive.

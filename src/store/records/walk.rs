@@ -8,7 +8,7 @@ use crate::reference::{Registry, Repository};
 use crate::store::layout::Layout;
 
 /// Components of a repository's name at most: it has 255 bytes.
-const DEPTH_MAX: usize = 130;
+pub(super) const DEPTH_MAX: usize = 130;
 
 /// The registries of which there are records.
 pub(crate) fn registries(layout: &Layout) -> Vec<Registry> {
