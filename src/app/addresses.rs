@@ -9,20 +9,42 @@ use super::error::Error;
 use crate::config::Settings;
 use crate::listener::{Inherited, Listen, ListenError, Listener};
 
-/// The bound sockets of the daemon, but for a control socket that is bound once the store is known to be ours.
+/// The bound sockets of the daemon.
 pub(super) struct Addresses {
     pub(super) data: Vec<Listener>,
     pub(super) admin: Listener,
-    /// `None`: nothing held one for us.
-    pub(super) control: Option<Listener>,
+    pub(super) control: Listener,
     pub(super) metrics: Option<Listener>,
+}
+
+/// The same, but for a control socket that no other process holds for us.
+pub(super) struct WithoutControl {
+    data: Vec<Listener>,
+    admin: Listener,
+    control: Option<Listener>,
+    metrics: Option<Listener>,
+}
+
+impl WithoutControl {
+    /// Binds the control socket at `path`, once the store is known to be ours.
+    ///
+    /// # Errors
+    /// The directory or the socket cannot be made.
+    pub(super) fn with_control(self, path: &Path) -> Result<Addresses, Error> {
+        let Self { data, admin, control, metrics } = self;
+        let control = match control {
+            Some(held) => held,
+            None => control_socket(path)?,
+        };
+        Ok(Addresses { data, admin, control, metrics })
+    }
 }
 
 /// Sorts the sockets that are held for us, and binds what is missing.
 ///
 /// # Errors
 /// An address that cannot be listened on.
-pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Addresses, Error> {
+pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<WithoutControl, Error> {
     let (mut data, mut held) = (Vec::new(), Vec::new());
     let mut admin = None;
     let mut control = None;
@@ -66,7 +88,7 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Add
     if metrics.is_none() {
         metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
     }
-    Ok(Addresses { data, admin, control, metrics })
+    Ok(WithoutControl { data, admin, control, metrics })
 }
 
 /// The addresses that no socket is held for. Sockets that are held stand in place of the default; what was written counts
@@ -98,7 +120,7 @@ fn contains(whole: IpAddr, part: IpAddr) -> bool {
 ///
 /// # Errors
 /// The directory or the socket cannot be made.
-pub(super) fn control_socket(path: &Path) -> Result<Listener, Error> {
+fn control_socket(path: &Path) -> Result<Listener, Error> {
     let at = Listen::Unix(path.to_owned());
     let failed = |source| ListenError { at: at.clone(), source };
     if let Some(directory) = path.parent() {

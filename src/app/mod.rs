@@ -6,12 +6,11 @@ mod addresses;
 mod check;
 mod descriptors;
 mod error;
+mod observed_metrics;
 mod pods;
 mod pulling;
-mod shown;
 mod status;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,17 +33,17 @@ use crate::serve::{Gate, RequestLog};
 use crate::store::Store;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-use crate::support::metrics::{ObservedCounter, Registry, RegistryLabels};
+use crate::support::metrics::{Registry, RegistryLabels};
 use crate::support::process;
 use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
 use crate::tier::Tier;
 use crate::traces::Counts;
 use crate::upstream::Upstream;
-use crate::{kubernetes, prepull, pull, reference, serve, store};
+use crate::{kubernetes, prepull, serve, store};
 use addresses::Addresses;
+use observed_metrics::Counters;
 use pulling::Pulling;
-use shown::SpanCounters;
 use status::StatusSources;
 
 /// How long a stop waits for downloads that no client waits for any more.
@@ -58,31 +57,20 @@ const ADMIN_DRAIN_WAIT: Duration = Duration::from_secs(1);
 
 /// A daemon that has bound its addresses and waits to be run.
 pub struct App {
+    /// Those that it was started with.
     settings: Settings,
+    /// The parts that take new settings while it runs.
+    reload: Reload,
     store: Store,
     puller: Puller,
-    upstream: Upstream,
-    keychain: Keychain,
     tier: Tier,
-    gate: Live<Option<Gate>>,
-    path_logins: Live<HashSet<reference::Registry>>,
-    pull: Live<pull::Config>,
-    /// The settings that were read last.
-    read: Live<Settings>,
-    list: List,
     pods: Pods,
     pod_metrics: kubernetes::Metrics,
-    registry: Registry,
-    shown: ConfigMetrics,
     observer: Arc<serve::Observer>,
     log: Arc<RequestLog>,
-    lost_lines: ObservedCounter,
-    spans: SpanCounters,
-    connections: listener::Metrics,
-    data: Vec<Listener>,
-    admin: Listener,
-    control: Listener,
-    metrics: Option<Listener>,
+    registry: Registry,
+    counters: Counters,
+    addresses: Addresses,
     limits: ConnectionLimits,
 }
 
@@ -101,59 +89,48 @@ impl App {
             settings.upstream.registries.keys().map(ToString::to_string).chain(["docker.io".to_owned()]),
         ));
         let gate = check::gate(&settings)?;
-        let Addresses { data, admin, control, metrics } = addresses::bind(&settings, inherited)?;
+        let addresses = addresses::bind(&settings, inherited)?;
         let store_metrics = Arc::new(store::metrics::Metrics::register(&registry)?);
         let store = Store::open(&settings.store, clock.clone(), store_metrics)?;
-        let control = match control {
-            Some(held) => held,
-            None => addresses::control_socket(&settings.admin.socket)?,
-        };
+        let addresses = addresses.with_control(&settings.admin.socket)?;
         let Pulling { keychain, upstream, tier, pull, puller } =
             Pulling::build(&settings, &registry, &labels, &store, &clock)?;
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let pod_metrics = kubernetes::Metrics::register(&registry)?;
         let fetcher = Fetcher::new(puller.clone(), store.clone(), keychain.clone());
-        let pods = pods::of(&settings.kubernetes, fetcher, &keychain, store.clone(), pod_metrics.clone());
+        let pods = pods::build(&settings.kubernetes, fetcher, &keychain, store.clone(), pod_metrics.clone());
         let observer = Arc::new(serve::Observer::new(
             serve::Metrics::register(&registry)?,
             Arc::clone(&labels),
             upstream.unserved(),
         ));
-        shown::register(&registry, &puller, &upstream, &observer, &labels)?;
+        observed_metrics::register(&registry, &puller, &upstream, &observer, &labels)?;
         let log = Arc::new(RequestLog::new(clock));
-        let lost_lines = registry.observed_counter(
-            "log_lines_dropped_total",
-            "Lines of the log that were not written because where they go is too slow, or does not take them.",
-        )?;
-        let spans = SpanCounters::register(&registry)?;
-        let connections = listener::Metrics::register(&registry)?;
-        let path_logins = Live::new(settings.serve.path_logins.clone());
+        let counters = Counters::register(&registry)?;
         let limits = descriptors::within(settings.limits, descriptors::raise_limit());
-        Ok(Self {
-            read: Live::new(settings.clone()),
-            settings,
-            store,
-            puller,
+        let reload = Reload {
             upstream,
             keychain,
-            tier,
             gate: Live::new(gate),
-            path_logins,
+            path_logins: Live::new(settings.serve.path_logins.clone()),
             pull,
             list,
+            settings: Live::new(settings.clone()),
+            shown,
+        };
+        Ok(Self {
+            settings,
+            reload,
+            store,
+            puller,
+            tier,
             pods,
             pod_metrics,
-            registry,
-            shown,
             observer,
             log,
-            lost_lines,
-            spans,
-            connections,
-            data,
-            admin,
-            control,
-            metrics,
+            registry,
+            counters,
+            addresses,
             limits,
         })
     }
@@ -178,7 +155,7 @@ impl App {
     /// # Errors
     /// The operating system does not say.
     pub fn data_addresses(&self) -> Result<Vec<Listen>, Error> {
-        self.data.iter().map(|listener| listener.address().map_err(Error::from)).collect()
+        self.addresses.data.iter().map(|listener| listener.address().map_err(Error::from)).collect()
     }
 
     /// Where the admin plane listens, port chosen.
@@ -186,12 +163,12 @@ impl App {
     /// # Errors
     /// The operating system does not say.
     pub fn admin_address(&self) -> Result<Listen, Error> {
-        Ok(self.admin.address()?)
+        Ok(self.addresses.admin.address()?)
     }
 
     /// The docker configs in use. Blocks for a moment.
     pub fn credential_files(&self) -> Vec<PathBuf> {
-        self.keychain.files_in_use()
+        self.reload.keychain.files_in_use()
     }
 
     /// Whether kubelet's credential providers are configured.
@@ -206,12 +183,12 @@ impl App {
 
     /// Shows what `count` says as the lines that the log has lost.
     pub fn count_lost_log_lines(&self, count: Arc<dyn Fn() -> u64 + Send + Sync>) {
-        self.lost_lines.observe(count);
+        self.counters.observe_lost_lines(count);
     }
 
     /// Shows how many spans of traces were delivered and dropped.
     pub fn count_spans(&self, counts: &Counts) {
-        self.spans.observe(counts);
+        self.counters.observe_spans(counts);
     }
 
     /// Connections that are accepted at the same time, after the file limit had its say.
@@ -225,55 +202,46 @@ impl App {
     /// # Errors
     /// An address that cannot be read.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
-        let transfer = listener::file_transfer(&self.connections).await;
-        let options = ConnectionOptions { limits: self.limits, transfer, metrics: self.connections.clone() };
+        let connections = self.counters.connections.clone();
+        let transfer = listener::file_transfer(&connections).await;
+        let options = ConnectionOptions { limits: self.limits, transfer, metrics: connections };
         let readiness = Readiness::default();
-        let status = StatusSources {
-            store: self.store.clone(),
-            puller: self.puller.clone(),
-            upstream: self.upstream.clone(),
-            observer: Arc::clone(&self.observer),
-            list: self.list.clone(),
-            pods: self.pods.clone(),
-            tier: self.tier.clone(),
-            readiness: readiness.clone(),
-            since: Instant::now(),
-        };
+        let status = self.status_sources(readiness.clone());
         let data_service = self.data_service()?;
+        let commands = Tasks::default();
+        let (control_trigger, control_shutdown) = shutdown::channel();
+        let control = self.control(&status, commands.clone(), control_shutdown.clone());
         let fetcher = self.fetcher();
         // Commands end when the data plane has; the store is maintained until then, and probes and metrics are answered
         // until the end.
         let (store_trigger, store_shutdown) = shutdown::channel();
-        let (control_trigger, control_shutdown) = shutdown::channel();
         let (admin_trigger, admin_shutdown) = shutdown::channel();
         let maintenance = tokio::spawn(self.store.clone().maintain(store_shutdown));
-        let commands = Tasks::default();
-        let control = self.control(&status, commands.clone(), control_shutdown.clone());
-        let control = admin::control::service(control);
-        let control = tokio::spawn(listener::run(self.control, control, small(&options), control_shutdown));
-        let history = History::default();
-        let numbers = status.clone();
-        let sampling = history.clone().run(move || numbers.status(), shutdown.clone());
-        let sampling = tokio::spawn(sampling);
+        let addresses = self.addresses;
+        let (control, small) = (admin::control::service(control), with_admin_limits(&options));
+        let control =
+            tokio::spawn(listener::run(addresses.control, control, small.clone(), control_shutdown));
+        let (history, sampled) = (History::default(), status.clone());
+        let sampling = tokio::spawn(history.clone().run(move || sampled.status(), shutdown.clone()));
         let sources = Sources {
             history,
             metrics: self.registry.clone(),
             readiness: readiness.clone(),
             status: Arc::new(move || status.status()),
         };
-        let hosts = Hosts::new(&addresses::ports(&[self.admin.address()?]), &self.settings.serve.hosts);
-        let mut pages = vec![(self.admin, admin::service(sources.clone(), hosts))];
-        pages.extend(self.metrics.map(|metrics| (metrics, admin::metrics_service(sources))));
+        let hosts = Hosts::new(&addresses::ports(&[addresses.admin.address()?]), &self.settings.serve.hosts);
+        let mut pages = vec![(addresses.admin, admin::service(sources.clone(), hosts))];
+        pages.extend(addresses.metrics.map(|metrics| (metrics, admin::metrics_service(sources))));
         let mut admin = JoinSet::new();
         for (listener, service) in pages {
-            admin.spawn(listener::run(listener, service, small(&options), admin_shutdown.clone()));
+            admin.spawn(listener::run(listener, service, small.clone(), admin_shutdown.clone()));
         }
-        let told = Arc::clone(&self.log);
-        let telling = tokio::spawn(Arc::clone(&told).run(shutdown.clone()));
-        let list = tokio::spawn(self.list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
+        let folding = tokio::spawn(Arc::clone(&self.log).run(shutdown.clone()));
+        let Reload { upstream, keychain, list, .. } = self.reload;
+        let list = tokio::spawn(list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
         let pods = tokio::spawn(self.pods.run(shutdown.clone()));
         let mut data = JoinSet::new();
-        for listener in self.data {
+        for listener in addresses.data {
             data.spawn(listener::run(listener, data_service.clone(), options.clone(), shutdown.clone()));
         }
         readiness.set(true);
@@ -281,9 +249,9 @@ impl App {
         stop.requested().await;
         readiness.set(false);
         data.join_all().await;
-        let _ = (telling.await, sampling.await);
-        told.tell_all();
-        settle(&self.puller, &self.upstream, &self.keychain).await;
+        let _ = (folding.await, sampling.await);
+        self.log.tell_all();
+        settle(&self.puller, &upstream, &keychain).await;
         self.tier.finish(TIER_WAIT).await;
         let _ = (list.await, pods.await);
         control_trigger.fire();
@@ -298,32 +266,37 @@ impl App {
 
     /// The parts that take new settings while the daemon runs.
     pub fn reload(&self) -> Reload {
-        Reload {
-            upstream: self.upstream.clone(),
-            keychain: self.keychain.clone(),
-            gate: self.gate.clone(),
-            path_logins: self.path_logins.clone(),
-            pull: self.pull.clone(),
-            list: self.list.clone(),
-            settings: self.read.clone(),
-            shown: self.shown.clone(),
+        self.reload.clone()
+    }
+
+    fn status_sources(&self, readiness: Readiness) -> StatusSources {
+        StatusSources {
+            store: self.store.clone(),
+            puller: self.puller.clone(),
+            upstream: self.reload.upstream.clone(),
+            observer: Arc::clone(&self.observer),
+            list: self.reload.list.clone(),
+            pods: self.pods.clone(),
+            tier: self.tier.clone(),
+            readiness,
+            since: Instant::now(),
         }
     }
 
     fn control(&self, status: &StatusSources, tasks: Tasks, shutdown: Shutdown) -> Control {
         let status = status.clone();
-        let (started, read) = (self.settings.clone(), self.read.clone());
-        let listening: Vec<String> = self.data_addresses().unwrap_or_default().iter().map(written).collect();
+        let (started, read) = (self.settings.clone(), self.reload.settings.clone());
+        let listening: Vec<String> = self.data_addresses().unwrap_or_default().iter().map(as_setting).collect();
         Control {
             config: Arc::new(move || in_effect(&started, &read.current(), listening.clone())),
             puller: self.puller.clone(),
             store: self.store.clone(),
-            keychain: self.keychain.clone(),
+            keychain: self.reload.keychain.clone(),
             explainer: Explainer {
                 puller: self.puller.clone(),
                 store: self.store.clone(),
-                keychain: self.keychain.clone(),
-                upstream: self.upstream.clone(),
+                keychain: self.reload.keychain.clone(),
+                upstream: self.reload.upstream.clone(),
                 tier: self.tier.clone(),
                 recent: self.log.recent().clone(),
                 pods: self.pods.clone(),
@@ -336,16 +309,16 @@ impl App {
     }
 
     fn fetcher(&self) -> Fetcher {
-        Fetcher::new(self.puller.clone(), self.store.clone(), self.keychain.clone())
+        Fetcher::new(self.puller.clone(), self.store.clone(), self.reload.keychain.clone())
     }
 
     fn data_service(&self) -> Result<serve::Service, Error> {
         let pods = self.pods.clone();
         let components = serve::Components {
             puller: self.puller.clone(),
-            keychain: self.keychain.clone(),
-            gate: self.gate.clone(),
-            path_logins: self.path_logins.clone(),
+            keychain: self.reload.keychain.clone(),
+            gate: self.reload.gate.clone(),
+            path_logins: self.reload.path_logins.clone(),
             clock: self.store.clock().clone(),
             observer: Arc::clone(&self.observer),
             log: Arc::clone(&self.log),
@@ -370,7 +343,7 @@ async fn settle(puller: &Puller, upstream: &Upstream, keychain: &Keychain) {
 }
 
 /// An address as `[server] listen` has it.
-fn written(at: &Listen) -> String {
+fn as_setting(at: &Listen) -> String {
     match at {
         Listen::Tcp(at) => at.to_string(),
         unix @ Listen::Unix(_) => unix.to_string(),
@@ -386,8 +359,8 @@ fn in_effect(started: &Settings, read: &Settings, listening: Vec<String>) -> Eff
     }
 }
 
-/// The connections of the admin plane: few, and cut off soon at a stop.
-fn small(options: &ConnectionOptions) -> ConnectionOptions {
+/// For connections of the admin plane: few, and cut off soon at a stop.
+fn with_admin_limits(options: &ConnectionOptions) -> ConnectionOptions {
     let limits = ConnectionLimits {
         connections_max: ADMIN_CONNECTIONS_MAX,
         drain_wait: ADMIN_DRAIN_WAIT,

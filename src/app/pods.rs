@@ -8,7 +8,7 @@ use crate::prepull::Fetcher;
 use crate::store::Store;
 
 /// The watch that `config` describes; one that does nothing where it names no source. Blocks for a moment.
-pub(super) fn of(
+pub(super) fn build(
     config: &Config,
     fetcher: Fetcher,
     keychain: &Keychain,

@@ -9,7 +9,7 @@ use kube::client::AuthError;
 use kube::config::KubeconfigError;
 
 /// The text of an error and of its causes.
-pub(super) fn said(error: &(dyn Error + 'static)) -> String {
+pub(super) fn text_of(error: &(dyn Error + 'static)) -> String {
     let mut cause = Some(error);
     while let Some(own) = cause {
         if let Some(text) = fixed(own) {
@@ -64,10 +64,10 @@ mod tests {
         ];
         for error in errors {
             assert!(error.to_string().contains("marker"), "the client's own text quotes it: {error}");
-            let text = said(&error);
+            let text = text_of(&error);
             assert!(!text.contains("marker") && !text.is_empty(), "{text}");
         }
         let io = kube::Error::ReadEvents(std::io::Error::other("connection reset"));
-        assert!(said(&io).contains("connection reset"));
+        assert!(text_of(&io).contains("connection reset"));
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::answer_bounds::{Bound, BoundAnswers, Busy, OBJECT_BYTES_MAX, TooLarge, cause};
-use super::api_error::said;
+use super::api_error::text_of;
 use super::config::Identity;
 use super::credential_program;
 
@@ -215,8 +215,8 @@ fn ask_error(error: &kube::Error) -> AskError {
         }
         other => match cause::<Busy>(other) {
             Some(Busy { wait }) => AskError::Busy(*wait),
-            None if cause::<TooLarge>(other).is_some() => AskError::TooLarge(said(other)),
-            None => AskError::Unavailable(said(other)),
+            None if cause::<TooLarge>(other).is_some() => AskError::TooLarge(text_of(other)),
+            None => AskError::Unavailable(text_of(other)),
         },
     }
 }
@@ -227,7 +227,7 @@ fn message(status: &kube::core::Status) -> String {
 }
 
 async fn connect(identity: &Identity, waits: Waits) -> Result<Connection, AskError> {
-    let failed = |error: &(dyn std::error::Error + 'static)| AskError::Identity(said(error));
+    let failed = |error: &(dyn std::error::Error + 'static)| AskError::Identity(text_of(error));
     // The same library that all of Larder's connections use; a process has one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (mut config, files) = match identity {

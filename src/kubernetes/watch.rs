@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer_bounds::{Bound, OBJECT_BYTES_MAX, PAGE_BYTES_MAX, TooLarge, cause};
-use super::api_error::said;
+use super::api_error::text_of;
 use super::api_server::{ApiServer, AskError, FILES_LOOK, no_answer};
 use super::pod::Pod;
 use super::seen_pod::{SeenPod, raw};
@@ -220,7 +220,7 @@ impl ApiServer {
                     return Err(End::anew(self.failed(&error)));
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(why = said(&error), "the watch of pods was cut; it goes on where it was");
+                    tracing::debug!(why = text_of(&error), "the watch of pods was cut; it goes on where it was");
                     return Ok(begun_at);
                 }
             }

@@ -31,22 +31,22 @@ pub(super) fn lock_and_prepare(layout: &Layout) -> Result<Lock, Error> {
     // What is in a store of the format before is served without a write.
     if format_of(layout)? != Some(FORMAT) {
         let made = layout.make_directory(&layout.ingest());
-        said(made.and_then(|()| layout.write_small(&layout.format(), FORMAT.as_bytes())));
+        log_failure(made.and_then(|()| layout.write_small(&layout.format(), FORMAT.as_bytes())));
     }
-    empty(&layout.ingest());
+    empty_directory(&layout.ingest());
     let of_algorithms = Algorithm::ALL.map(|algorithm| [layout.blobs(algorithm), layout.checks(algorithm)]);
     let others = [layout.refs(), layout.ingest(), layout.quarantine(), layout.index()];
     for directory in of_algorithms.into_iter().flatten().chain(others) {
-        said(layout.make_directory(&directory));
+        log_failure(layout.make_directory(&directory));
     }
     if layout::read_small(&layout.oci_layout()).ok().flatten().as_deref() != Some(OCI_LAYOUT) {
-        said(layout.write_small(&layout.oci_layout(), OCI_LAYOUT));
+        log_failure(layout.write_small(&layout.oci_layout(), OCI_LAYOUT));
     }
     Ok(lock)
 }
 
 /// Logs why a part of the tree could not be prepared.
-fn said(prepared: Result<(), Error>) {
+fn log_failure(prepared: Result<(), Error>) {
     match prepared {
         Ok(()) => {}
         // It was said when the lock was taken.
@@ -103,10 +103,10 @@ fn format_of(layout: &Layout) -> Result<Option<&'static str>, Error> {
 }
 
 /// Removes everything in a directory, if it exists, as far as the disk lets it.
-fn empty(directory: &Path) {
+fn empty_directory(directory: &Path) {
     let entries = match fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
-        Err(e) => return said(Err(Error::io("list", directory)(e))),
+        Err(e) => return log_failure(Err(Error::io("list", directory)(e))),
         Ok(entries) => entries,
     };
     for entry in entries.flatten() {
@@ -115,7 +115,7 @@ fn empty(directory: &Path) {
             Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
             _ => fs::remove_file(&path),
         };
-        said(removed.map_err(Error::io("remove", &path)));
+        log_failure(removed.map_err(Error::io("remove", &path)));
     }
 }
 

@@ -94,7 +94,7 @@ fn of_api_server(config: &Config, identity: &Identity, audiences: &[String], fin
         findings.add(Level::Problem, ABOUT, format!("the API server cannot be asked: {what}"), SEE);
     };
     match asked {
-        Ok(Ok(Ok(access))) => of(&access, server.node(), config.secrets, findings),
+        Ok(Ok(Ok(access))) => report_access(&access, server.node(), config.secrets, findings),
         Ok(Ok(Err(error))) => failed(findings, error.to_string()),
         Ok(Err(_)) => failed(findings, format!("no answer within {} s", WAIT.as_secs())),
         Err(_) => failed(findings, "no runtime for it".to_owned()),
@@ -102,7 +102,7 @@ fn of_api_server(config: &Config, identity: &Identity, audiences: &[String], fin
 }
 
 /// What follows from what the identity may see.
-fn of(access: &Access, node: &str, reads_secrets: bool, findings: &mut Findings) {
+fn report_access(access: &Access, node: &str, reads_secrets: bool, findings: &mut Findings) {
     let rename = "set [kubernetes] node to the name that kubectl get nodes shows";
     match (access.knows_node, &access.pods) {
         (Some(false), _) => {

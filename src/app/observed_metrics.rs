@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::listener;
 use crate::pull::Puller;
 use crate::serve::Observer;
 use crate::support::metrics::{MetricsError, ObservedCounter, Registry, RegistryLabels};
@@ -56,28 +57,45 @@ pub(super) fn register(
     )
 }
 
-/// How many spans of traces were delivered and dropped.
-pub(super) struct SpanCounters {
-    delivered: ObservedCounter,
-    dropped: ObservedCounter,
+/// What others count, as it is shown: the connections, the log and the traces.
+pub(super) struct Counters {
+    pub(super) connections: listener::Metrics,
+    lost_lines: ObservedCounter,
+    spans_delivered: ObservedCounter,
+    spans_dropped: ObservedCounter,
 }
 
-impl SpanCounters {
+impl Counters {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name registered twice.
     pub(super) fn register(registry: &Registry) -> Result<Self, MetricsError> {
-        let delivered = registry.observed_counter(
+        let lost_lines = registry.observed_counter(
+            "log_lines_dropped_total",
+            "Lines of the log that were not written because where they go is too slow, or does not take them.",
+        )?;
+        let spans_delivered = registry.observed_counter(
             "trace_spans_delivered_total",
             "Spans of traces that the collector has taken.",
         )?;
-        let dropped = registry.observed_counter(
+        let spans_dropped = registry.observed_counter(
             "trace_spans_dropped_total",
             "Spans of traces that were dropped because the collector is too slow, or does not take them.",
         )?;
-        Ok(Self { delivered, dropped })
+        let connections = listener::Metrics::register(registry)?;
+        Ok(Self { connections, lost_lines, spans_delivered, spans_dropped })
     }
 
-    pub(super) fn observe(&self, counts: &Counts) {
+    /// Shows what `count` says as the lines that the log has lost.
+    pub(super) fn observe_lost_lines(&self, count: Arc<dyn Fn() -> u64 + Send + Sync>) {
+        self.lost_lines.observe(count);
+    }
+
+    /// Shows how many spans of traces were delivered and dropped.
+    pub(super) fn observe_spans(&self, counts: &Counts) {
         let (delivered, dropped) = (counts.clone(), counts.clone());
-        self.delivered.observe(Arc::new(move || delivered.delivered()));
-        self.dropped.observe(Arc::new(move || dropped.dropped()));
+        self.spans_delivered.observe(Arc::new(move || delivered.delivered()));
+        self.spans_dropped.observe(Arc::new(move || dropped.dropped()));
     }
 }
