@@ -25,11 +25,11 @@ use crate::admin::{self, History, Readiness, Sources};
 use crate::config::{self, Settings};
 use crate::credentials::Keychain;
 use crate::kubernetes::{PodSource, Pods, SecretSource};
-use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen, Listener};
+use crate::listener::{self, ConnectionLimits, ConnectionOptions, Hosts, Inherited, Listen};
 use crate::prepull::{Fetcher, List};
 use crate::pull::Puller;
 use crate::reload::{ConfigMetrics, Reload};
-use crate::serve::{Gate, RequestLog};
+use crate::serve::RequestLog;
 use crate::store::Store;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
@@ -286,7 +286,8 @@ impl App {
     fn control(&self, status: &StatusSources, tasks: Tasks, shutdown: Shutdown) -> Control {
         let status = status.clone();
         let (started, read) = (self.settings.clone(), self.reload.settings.clone());
-        let listening: Vec<String> = self.data_addresses().unwrap_or_default().iter().map(as_setting).collect();
+        let listening: Vec<String> =
+            self.data_addresses().unwrap_or_default().iter().map(as_setting).collect();
         Control {
             config: Arc::new(move || in_effect(&started, &read.current(), listening.clone())),
             puller: self.puller.clone(),

@@ -107,7 +107,12 @@ fn queue(to: impl Write + Send + 'static) -> Queue {
     let (queue, writing) = builder.thread_name("log").finish(to);
     let (full, lost) = (queue.error_counter(), backlog.clone());
     let dropped = move || full.dropped_lines() as u64 + lost.0.dropped.load(Ordering::Relaxed);
-    Queue { writer: Waiting { queue, backlog: backlog.clone() }, backlog, dropped: Arc::new(dropped), writing }
+    Queue {
+        writer: Waiting { queue, backlog: backlog.clone() },
+        backlog,
+        dropped: Arc::new(dropped),
+        writing,
+    }
 }
 
 /// How many lines wait, and whether there is room for one more. Cheap to clone; clones share the numbers.

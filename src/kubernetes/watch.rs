@@ -220,7 +220,10 @@ impl ApiServer {
                     return Err(End::anew(self.failed(&error)));
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(why = text_of(&error), "the watch of pods was cut; it goes on where it was");
+                    tracing::debug!(
+                        why = text_of(&error),
+                        "the watch of pods was cut; it goes on where it was"
+                    );
                     return Ok(begun_at);
                 }
             }

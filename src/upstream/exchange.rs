@@ -24,7 +24,9 @@ use crate::upstream::endpoint::head_support::{Contradiction, HeadSupport};
 use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{Error, Failure, Party};
-use crate::upstream::exchange_state::{ExchangeState, HeadVerdict, Plain, PlainAttempt, head_verdict, without_body};
+use crate::upstream::exchange_state::{
+    ExchangeState, HeadVerdict, Plain, PlainAttempt, head_verdict, without_body,
+};
 use crate::upstream::metrics::RequestKind;
 use crate::upstream::redirect::{self, REDIRECTS_MAX, RedirectError};
 use crate::upstream::request::RegistryRequest;

@@ -38,10 +38,12 @@ fn documents(root: &Path) -> Vec<PathBuf> {
 
 fn is_path(word: &str, with_files_at_the_top: bool) -> bool {
     let below = OF_THE_TREE.iter().any(|directory| word.starts_with(directory));
-    let at_the_top =
-        with_files_at_the_top && !word.contains('/') && [".toml", ".md"].iter().any(|end| word.ends_with(end));
+    let at_the_top = with_files_at_the_top
+        && !word.contains('/')
+        && [".toml", ".md"].iter().any(|end| word.ends_with(end));
     let of_the_code = word.contains('/') && (word.ends_with(".rs") || is_of_a_module(word));
-    !word.contains(|c: char| c.is_whitespace() || matches!(c, '*' | '<' | '…')) && (below || at_the_top || of_the_code)
+    !word.contains(|c: char| c.is_whitespace() || matches!(c, '*' | '<' | '…'))
+        && (below || at_the_top || of_the_code)
 }
 
 /// Whether it is a path within a module of `src/`, without an ending: `pull/blob/fill`.

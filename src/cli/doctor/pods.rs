@@ -177,7 +177,7 @@ mod tests {
 
     fn levels(access: &Access, reads_secrets: bool) -> Vec<(Level, String)> {
         let mut findings = Findings::default();
-        of(access, "node-1", reads_secrets, &mut findings);
+        report_access(access, "node-1", reads_secrets, &mut findings);
         findings.0.into_iter().map(|finding| (finding.level, finding.what)).collect()
     }
 

@@ -6,7 +6,6 @@
 //! open. The tail of the blob is withheld from readers until the digest is verified; no reader waits for durability.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

@@ -226,9 +226,7 @@ impl Whole {
     /// The body has come further than the blob is long: it is another blob.
     fn check_size(&self, at: u64) -> Result<(), Error> {
         match self.withheld.size() {
-            Some(size) if at > size => {
-                Err(store::Error::TooLong { digest: self.digest, limit: size }.into())
-            }
+            Some(size) if at > size => Err(store::Error::TooLong { digest: self.digest, limit: size }.into()),
             _ => Ok(()),
         }
     }

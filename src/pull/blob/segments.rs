@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::concurrency::{Concurrency, SEGMENT, PERIOD};
+use super::concurrency::{Concurrency, PERIOD, SEGMENT};
 use super::delivery::Trail;
 use super::flight::Flight;
 use super::priority::Foreground;

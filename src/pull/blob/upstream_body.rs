@@ -161,7 +161,8 @@ impl UpstreamBody {
     /// Any of [`upstream::Error`].
     pub(crate) async fn begin_anew(&self) -> Result<Self, upstream::Error> {
         let (download, auth) = self.ask(0, None).await?;
-        let body = Self::new(&self.requests, &self.repository, self.digest, DeliveredBy::Registry(auth), download);
+        let body =
+            Self::new(&self.requests, &self.repository, self.digest, DeliveredBy::Registry(auth), download);
         Ok(body.recorded_in(&Trail::default()))
     }
 
