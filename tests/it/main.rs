@@ -47,6 +47,8 @@ mod pods_no_room;
 mod pods_tenants;
 #[cfg(feature = "kubernetes")]
 mod pods_watch;
+#[cfg(feature = "kubernetes")]
+mod pods_world;
 mod prepull;
 mod prepull_list;
 mod program;

@@ -3,7 +3,7 @@
 use http::Method;
 use larder::reference::Digest;
 
-use crate::pods::{Node, amd64, blob, manifest};
+use crate::pods_world::{Node, amd64, blob, manifest};
 use crate::support::api_server::objects::{self, Pod};
 use crate::support::image::{self, Image};
 use crate::support::world::files_under;

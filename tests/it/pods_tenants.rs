@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::pods::{Node, amd64, blob, manifest, tenants};
+use crate::pods_world::{Node, amd64, blob, manifest, tenants};
 use crate::support::api_server::objects::{self, Pod};
 use crate::support::api_server::{ApiFault, ApiServer, Interjection};
 use crate::support::client::basic;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::pods::{NODE, Node, WATCHING};
+use crate::pods_world::{NODE, Node, WATCHING};
 use crate::program::Program;
 use crate::support::api_server::objects::Pod;
 use crate::support::api_server::{ApiFault, ApiServer, Interjection};
