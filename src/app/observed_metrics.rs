@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::listener;
 use crate::pull::Puller;
 use crate::serve::Observer;
-use crate::support::metrics::{MetricsError, ObservedCounter, Registry, RegistryLabels};
+use crate::support::metrics::{MetricsError, ObservedCounter, Registry};
 use crate::traces::Counts;
-use crate::upstream::Upstream;
+use crate::upstream::{RegistryLabels, Upstream};
 
 /// Registers them.
 ///

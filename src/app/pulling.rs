@@ -10,9 +10,9 @@ use crate::pull::Puller;
 use crate::store::Store;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-use crate::support::metrics::{Registry, RegistryLabels};
+use crate::support::metrics::Registry;
 use crate::tier::Tier;
-use crate::upstream::Upstream;
+use crate::upstream::{RegistryLabels, Upstream};
 use crate::{pull, tier, upstream};
 
 /// The parts that a pull goes through.

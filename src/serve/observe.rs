@@ -15,9 +15,9 @@ use crate::listener::{Body, BodyError};
 use crate::pull::{self, AnswerSource, BlobBody, Fault};
 use crate::reference::{Digest, Registry};
 use crate::support::body_chunk::BodyChunk;
-use crate::support::metrics::{IntCounter, RegistryLabels};
+use crate::support::metrics::IntCounter;
 use crate::support::unserved::{self, Unserved};
-use crate::upstream::PageBody;
+use crate::upstream::{PageBody, RegistryLabels};
 
 /// What a request was for; the `route` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,6 @@ use crate::reference::{
 };
 use crate::support::clock::Clock;
 use crate::support::live::Live;
-use crate::support::metrics::RegistryLabels;
 use crate::support::tasks::Tasks;
 use crate::support::unserved::Unserved;
 use crate::upstream::attempts::Attempts;
@@ -31,6 +30,7 @@ use crate::upstream::metrics::{Metrics, Recorder};
 use crate::upstream::page::Page;
 use crate::upstream::read_body::{BodyReader, Manifest, headers_of, stated_digest};
 use crate::upstream::received::ReceivedBytes;
+use crate::upstream::registry_labels::RegistryLabels;
 use crate::upstream::request::{AuthContext, Listing, RegistryRequest};
 use crate::upstream::response::{Allowed, RegistryResponse};
 use crate::upstream::transport::client::HttpClient;

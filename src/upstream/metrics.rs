@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use crate::reference::{Principal, Registry};
 use crate::support::clock::Timestamp;
-use crate::support::metrics::{
-    self, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, MetricsError, RegistryLabels,
-};
+use crate::support::metrics::{self, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, MetricsError};
+use crate::upstream::registry_labels::RegistryLabels;
 
 /// What an HTTP request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

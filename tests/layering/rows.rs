@@ -199,6 +199,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "upstream",
         &[
+            &["registry_labels"],
             &[
                 "asked",
                 "auth/authorization",

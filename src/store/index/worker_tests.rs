@@ -12,89 +12,10 @@ use crate::store::share::Owner;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry;
 
-struct World {
-    directory: tempfile::TempDir,
-    totals: Arc<SharedTotals>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
-    in_use: InUse,
-    pins: Pins,
-}
+#[path = "worker_world_for_tests.rs"]
+mod world;
 
-impl World {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::new(directory.path());
-        for directory in [layout.blobs(Algorithm::Sha256), layout.index(), layout.ingest()] {
-            fs::create_dir_all(directory).unwrap();
-        }
-        let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
-        Self {
-            directory,
-            totals: Arc::new(SharedTotals::new(Arc::clone(&metrics))),
-            metrics,
-            clock: Clock::manual(Timestamp(1_000_000)),
-            in_use: InUse::default(),
-            pins: Pins::restore(layout),
-        }
-    }
-
-    fn layout(&self) -> Layout {
-        Layout::new(self.directory.path())
-    }
-
-    fn worker(&self) -> Worker {
-        Worker::open(Context {
-            layout: self.layout(),
-            clock: self.clock.clone(),
-            metrics: Arc::clone(&self.metrics),
-            totals: Arc::clone(&self.totals),
-            open_blobs: Arc::new(OpenBlobs::new(self.in_use.clone())),
-            pins: self.pins.clone(),
-            is_late: Arc::default(),
-        })
-    }
-
-    fn blob(&self, content: &[u8]) -> Digest {
-        let digest = Digest::of(content);
-        fs::write(self.layout().blob(&digest), content).unwrap();
-        digest
-    }
-
-    fn totals(&self) -> (u64, u64) {
-        let Totals { blobs, bytes } = self.totals.current();
-        (blobs, bytes)
-    }
-}
-
-/// Bytes that are wanted whatever is free.
-struct Fixed(Wanted);
-
-impl Demand for Fixed {
-    fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
-        Some(self.0).filter(|wanted| wanted.bytes > 0 || wanted.blobs > 0)
-    }
-
-    fn evicted(&mut self, batch: &Batch) {
-        self.0.bytes = if batch.is_last { 0 } else { self.0.bytes.saturating_sub(batch.bytes) };
-        self.0.blobs = if batch.is_last { 0 } else { self.0.blobs.saturating_sub(batch.blobs) };
-    }
-}
-
-fn demand(bytes: u64, only: Option<OwnerId>) -> Operation {
-    Operation::Evict(Box::new(Fixed(Wanted { bytes, blobs: 0, only })))
-}
-
-fn evict(worker: &mut Worker, bytes: u64, only: Option<OwnerId>) {
-    worker.apply(demand(bytes, only));
-    while worker.evict_batch() {}
-}
-
-fn add(content: &[u8], size: u64) -> Operation {
-    let owner = Owner::unlimited(&"reg.test".parse().unwrap());
-    let reserved = Some(Reservations::default().reserve(owner, size));
-    Operation::Add { digest: Digest::of(content), size, owner: owner.id, reserved }
-}
+use world::*;
 
 #[test]
 fn a_clean_stop_keeps_the_rows_and_anything_else_rebuilds_them() {
