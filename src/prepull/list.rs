@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::event::{Event, Summary};
 use super::fetch::Fetcher;
-use super::kubernetes::{self, SecretManifest};
+use super::manifests::{self, FoundSecret};
 use super::metrics::Metrics;
 use super::order::{Order, PinOwner, RequestedImage, merge_duplicates};
 use super::pins;
@@ -226,7 +226,7 @@ fn read(config: Config) -> Listed {
     }
     let mut all: Vec<RequestedImage> =
         config.images.into_iter().map(|image| RequestedImage { image, secrets: common.clone() }).collect();
-    let (found, bad) = config.manifests.map(|path| kubernetes::read_each(&path)).unwrap_or_default();
+    let (found, bad) = config.manifests.map(|path| manifests::read_each(&path)).unwrap_or_default();
     problems.extend(bad.iter().map(ToString::to_string));
     for found in found {
         match secrets_of(&found.secrets) {
@@ -252,9 +252,9 @@ fn joined(mut problems: Vec<String>) -> Option<String> {
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
-fn secrets_of(manifests: &[SecretManifest]) -> Result<PullSecrets, PullSecretError> {
+fn secrets_of(manifests: &[FoundSecret]) -> Result<PullSecrets, PullSecretError> {
     let mut secrets = PullSecrets::default();
-    for SecretManifest { path, content } in manifests {
+    for FoundSecret { path, content } in manifests {
         secrets.add(path, content.as_bytes())?;
     }
     Ok(secrets)

@@ -12,7 +12,7 @@ use super::credentials::pull_secrets;
 use super::failure::Failure;
 use super::run_async::run_async;
 use crate::admin::control::{self, Pull, PullImage, PullSecret};
-use crate::prepull::{self, SecretManifest};
+use crate::prepull::{self, FoundSecret};
 use crate::reference::{Image, Platform};
 use crate::support::open_file;
 use screen::Screen;
@@ -95,7 +95,7 @@ fn command(arguments: &Arguments, configured: Vec<PathBuf>) -> Result<(Pull, Vec
         problems.extend(bad.iter().map(ToString::to_string));
         for found in all {
             let mut own = Vec::new();
-            for SecretManifest { path, content } in found.secrets {
+            for FoundSecret { path, content } in found.secrets {
                 let same = |s: &PullSecret| s.content == content;
                 let at = secrets.iter().position(same).unwrap_or_else(|| {
                     secrets.push(PullSecret { file: path.display().to_string(), content: content.clone() });

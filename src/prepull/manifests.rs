@@ -26,7 +26,7 @@ const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContain
 /// Manifests that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
-pub struct KubernetesError {
+pub struct ManifestsError {
     /// The file.
     pub path: PathBuf,
     /// Why not.
@@ -39,21 +39,21 @@ pub struct Found {
     /// The image.
     pub image: Image,
     /// The pull secrets of its pod that were there, in their order.
-    pub secrets: Vec<SecretManifest>,
+    pub secrets: Vec<FoundSecret>,
 }
 
 /// A Secret as it was read.
 #[derive(Clone)]
-pub struct SecretManifest {
+pub struct FoundSecret {
     /// The file that it is from.
     pub path: PathBuf,
     /// The document, as JSON.
     pub content: String,
 }
 
-impl std::fmt::Debug for SecretManifest {
+impl std::fmt::Debug for FoundSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SecretManifest({})", self.path.display())
+        write!(f, "FoundSecret({})", self.path.display())
     }
 }
 
@@ -84,8 +84,8 @@ struct Secret {
 
 /// Reads a file, or every YAML and JSON file in a directory and its own directories. What cannot be used (a file, a document,
 /// an image name) stops nothing else, and is told beside it.
-pub fn read_each(path: &Path) -> (Vec<Found>, Vec<KubernetesError>) {
-    let failed = |path: &Path, why: String| KubernetesError { path: path.to_owned(), why };
+pub fn read_each(path: &Path) -> (Vec<Found>, Vec<ManifestsError>) {
+    let failed = |path: &Path, why: String| ManifestsError { path: path.to_owned(), why };
     let files = match directory::files(path, DEPTH_MAX, is_ours) {
         Ok(files) => files,
         Err(error) => return (Vec::new(), vec![failed(path, error.to_string())]),
@@ -181,13 +181,13 @@ impl Manifests {
     }
 
     /// The pull secrets of a pod that are here, in its order.
-    fn secrets_of(&self, pod: &Pod) -> Vec<SecretManifest> {
+    fn secrets_of(&self, pod: &Pod) -> Vec<FoundSecret> {
         let of_account = self.accounts.get(&(pod.namespace.clone(), pod.account.clone()));
         let names = if pod.secrets.is_empty() { of_account } else { Some(&pod.secrets) };
         let find = |name: &String| {
             let mut all = self.secrets.iter();
             let secret = all.find(|secret| secret.name == *name && secret.namespace == pod.namespace)?;
-            Some(SecretManifest { path: secret.path.clone(), content: secret.document.to_string() })
+            Some(FoundSecret { path: secret.path.clone(), content: secret.document.to_string() })
         };
         names.into_iter().flatten().filter_map(find).collect()
     }
