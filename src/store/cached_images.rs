@@ -212,69 +212,42 @@ mod tests {
 
     use super::*;
     use crate::reference::MediaType;
-    use crate::support::clock::Timestamp;
+    use crate::store::for_tests::Tree;
     use crate::support::open_file::opened_by_this_thread;
 
-    struct World {
-        _directory: tempfile::TempDir,
-        layout: Layout,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let layout = Layout::new(directory.path());
-            for directory in [layout.ingest(), layout.blobs(Algorithm::Sha256)] {
-                layout.make_directory(&directory).unwrap();
-            }
-            Self { _directory: directory, layout }
-        }
-
-        fn put(&self, content: &[u8]) -> Digest {
-            let digest = Digest::of(content);
-            fs::write(self.layout.blob(&digest), content).unwrap();
-            digest
-        }
-
-        /// An image of a config of its own and of these layers, here or not.
-        fn image(&self, config: &str, layers: &[Digest]) -> Digest {
-            let config = self.put(config.as_bytes());
-            let layer = |digest: &Digest| serde_json::json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest.to_string(), "size": 1});
-            let manifest = serde_json::json!({
-                "schemaVersion": 2,
-                "mediaType": MediaType::OCI_MANIFEST,
-                "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.to_string(), "size": 1},
-                "layers": layers.iter().map(layer).collect::<Vec<_>>(),
-            });
-            self.put(manifest.to_string().as_bytes())
-        }
-
-        fn tag(&self, repository: &str, tag: &str, digest: Digest) {
-            let repository: Repository = repository.parse().unwrap();
-            let record = TagRecord { digest, confirmed_at: Timestamp(1) };
-            tags::set(&self.layout, &repository, &tag.parse().unwrap(), record).unwrap();
-        }
+    /// An image of a config of its own and of these layers, here or not.
+    fn image_of(tree: &Tree, config: &str, layers: &[Digest]) -> Digest {
+        let config = tree.put(config.as_bytes());
+        let layer = |digest: &Digest| serde_json::json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest.to_string(), "size": 1});
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MediaType::OCI_MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.to_string(), "size": 1},
+            "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+        });
+        tree.put(manifest.to_string().as_bytes())
     }
 
     #[test]
     fn a_tag_costs_one_file_and_a_manifest_of_many_tags_one_more() {
-        let world = World::new();
-        let layer = world.put(b"a layer of all of them");
+        let tree = Tree::new();
+        let layer = tree.put(b"a layer of all of them");
         let absent = Digest::of(b"a layer that is not here");
-        let image = |n| world.image(&format!("config {n}"), &[if n == 0 { absent } else { layer }]);
+        let image = |n| image_of(&tree, &format!("config {n}"), &[if n == 0 { absent } else { layer }]);
         let images: Vec<Digest> = (0..10).map(image).collect();
+        let repositories = ["reg.test/team/app", "reg.test/b"].map(|name| name.parse().unwrap());
         for n in 0..READ_AT_ONCE_FROM - 1 {
-            world.tag(["reg.test/team/app", "reg.test/b"][n % 2], &format!("v{n}"), images[n % 10]);
+            tree.tag(&repositories[n % 2], &format!("v{n}"), images[n % 10]);
         }
         let before = opened_by_this_thread();
-        let found: Vec<TaggedImage> = batches(&world.layout).flatten().collect();
+        let found: Vec<TaggedImage> = batches(&tree.layout).flatten().collect();
         let opened = opened_by_this_thread() - before;
         assert_eq!(opened, READ_AT_ONCE_FROM - 1 + images.len(), "a record for each tag, and each manifest");
         let names: Vec<(&Repository, _)> =
             found.iter().map(|image| (&image.name.repository, &image.name.tag)).collect();
         assert!(names.len() == READ_AT_ONCE_FROM - 1 && names.is_sorted(), "{names:?}");
         for TaggedImage { record, content, .. } in &found {
-            assert_eq!(*content, content_of(&world.layout, record.digest));
+            assert_eq!(*content, content_of(&tree.layout, record.digest));
             assert_eq!(content.platforms.is_empty(), record.digest == images[0]);
             assert_eq!(content.sizes.contains_key(&layer), record.digest != images[0]);
         }
@@ -291,18 +264,18 @@ mod tests {
 
     #[test]
     fn no_tag_is_lost_between_two_batches_and_one_without_a_readable_record_is_left_out() {
-        let world = World::new();
-        let image = world.image("config", &[]);
+        let tree = Tree::new();
+        let image = image_of(&tree, "config", &[]);
         let count = BATCH + READ_AT_ONCE_FROM;
         for n in 0..count {
             let repository: Repository = "reg.test/team/app".parse().unwrap();
-            let path = world.layout.tag(&repository, &format!("v{n}").parse().unwrap());
+            let path = tree.layout.tag(&repository, &format!("v{n}").parse().unwrap());
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             let record =
                 if n == 7 { String::new() } else { format!(r#"{{"digest":"{image}","confirmed_at":1}}"#) };
             fs::write(path, record).unwrap();
         }
-        let batches: Vec<Vec<TaggedImage>> = batches(&world.layout).collect();
+        let batches: Vec<Vec<TaggedImage>> = batches(&tree.layout).collect();
         assert!(batches.iter().all(|batch| batch.len() <= BATCH) && batches.len() == 2);
         let mut found: Vec<String> =
             batches.iter().flatten().map(|image| image.name.tag.as_str().to_owned()).collect();

@@ -29,6 +29,8 @@ mod error;
 mod evict;
 mod failpoints;
 mod file_identity;
+#[cfg(test)]
+mod for_tests;
 mod growing;
 mod hashing;
 mod health;

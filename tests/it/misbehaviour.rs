@@ -11,24 +11,13 @@ use crate::support::client;
 use crate::support::fault::redirect;
 use crate::support::image::{self, noise};
 use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::scene::Scene;
 use crate::support::world::{Larder, files_under};
 
 const QUICK: &str = "[upstream]\nheader_timeout = \"400ms\"\nidle_timeout = \"300ms\"";
 
-struct Scene {
-    registry: FakeRegistry,
-    larder: Larder,
-    directory: tempfile::TempDir,
-}
-
-async fn scene(more: &str) -> Scene {
-    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
-    Scene { registry, larder, directory }
-}
-
 impl Scene {
-    fn blob(&self, len: usize) -> (Bytes, String) {
+    fn blob_of(&self, len: usize) -> (Bytes, String) {
         let bytes = Bytes::from(noise(len, 9));
         let digest = self.registry.put_blob("team/app", bytes.clone());
         (bytes, format!("/v2/team/app/blobs/{digest}"))
@@ -74,8 +63,8 @@ fn statuses(mirror: u16, direct: u16) -> (StatusCode, StatusCode) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_error_of_upstream_has_its_status() {
-    let scene = scene(QUICK).await;
-    let (_, blob) = scene.blob(10);
+    let scene = Scene::with(QUICK).await;
+    let (_, blob) = scene.blob_of(10);
     for (status, mirror, direct) in [
         (401, 401, 401),
         (403, 401, 403),
@@ -114,7 +103,7 @@ async fn every_error_of_upstream_has_its_status() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_is_cut_off_by_our_own_bound_even_when_upstream_is_allowed_longer() {
     // The data plane answers within 25 s whatever upstream does; here `header_timeout` is shorter.
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     scene.registry.wrong_at("/manifests/", Fault::Hang);
     let reply = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
@@ -126,7 +115,7 @@ async fn a_hang_is_cut_off_by_our_own_bound_even_when_upstream_is_allowed_longer
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     for (seed, fault) in [(50, Fault::CloseAfter(300_000)), (51, Fault::StallAfter(300_000))] {
         let bytes = Bytes::from(noise(1_000_000, seed));
         let digest = scene.registry.put_blob("team/app", bytes.clone());
@@ -139,7 +128,7 @@ async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
         assert!(ranges[1].as_ref().unwrap().to_str().unwrap().starts_with("bytes=300000-"), "{ranges:?}");
     }
     // An upstream that ignores the range sends the whole blob again; bytes that are stored are skipped.
-    let (bytes, path) = scene.blob(1_000_001);
+    let (bytes, path) = scene.blob_of(1_000_001);
     scene.registry.wrong(|seen| seen.headers.contains_key("range").then_some(Fault::IgnoreRange));
     scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
     let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
@@ -148,12 +137,12 @@ async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_that_is_answered_with_another_range_or_size_is_not_used() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     for (content_range, body) in
         [("bytes 0-9/1000000", 10), ("bytes 300000-300009/2000000", 10), ("nonsense", 10)]
     {
         scene.registry.behave();
-        let (bytes, path) = scene.blob(1_000_000);
+        let (bytes, path) = scene.blob_of(1_000_000);
         let headers = vec![("content-range", content_range.to_owned())];
         let wrong = Fault::Answer(206, headers, Bytes::from(noise(body, 3)));
         scene.registry.wrong(move |seen| seen.headers.contains_key("range").then(|| wrong.clone()));
@@ -170,14 +159,14 @@ async fn a_resume_that_is_answered_with_another_range_or_size_is_not_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_bytes_never_end_complete_and_are_never_stored() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     for len in [10, 60_000, 70_000, 1_000_000] {
         for fault in [
             Fault::Corrupt,
             Fault::Answer(200, vec![], Bytes::from(noise(len + 1, 4))),
             Fault::Answer(200, vec![], Bytes::new()),
         ] {
-            let (bytes, path) = scene.blob(len);
+            let (bytes, path) = scene.blob_of(len);
             scene.registry.behave();
             scene.registry.wrong_at("/blobs/", fault);
             let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
@@ -186,7 +175,7 @@ async fn wrong_bytes_never_end_complete_and_are_never_stored() {
             assert_eq!(scene.blobs_stored(), 0);
             scene.nothing_is_being_written().await;
             scene.registry.behave();
-            let (bytes, path) = scene.blob(len);
+            let (bytes, path) = scene.blob_of(len);
             assert_eq!(
                 scene.larder.get(&format!("{path}?ns=reg.test")).await.body,
                 bytes,
@@ -200,15 +189,15 @@ async fn wrong_bytes_never_end_complete_and_are_never_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_wrong_blob_is_an_error_before_any_header() {
-    let scene = scene(QUICK).await;
-    let (_, path) = scene.blob(1_000);
+    let scene = Scene::with(QUICK).await;
+    let (_, path) = scene.blob_of(1_000);
     scene.registry.wrong_at("/blobs/", Fault::Corrupt);
     assert_eq!(scene.both(&path).await, statuses(404, 502));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn manifests_that_contradict_themselves_are_refused_and_not_stored() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     let image = image::push(&scene.registry, "team/app", "v1", 1_000);
     let manifest = image.platforms[0].manifest;
     let ambiguous = image.index_bytes.slice(..image.index_bytes.len() - 1);
@@ -247,7 +236,7 @@ async fn manifests_that_contradict_themselves_are_refused_and_not_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_digest_header_decides_nothing() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     let image = image::push(&scene.registry, "team/app", "v1", 1_000);
     for wrong in [
         Digest::of(b"wrong").to_string(),
@@ -267,7 +256,7 @@ async fn a_wrong_digest_header_decides_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_type_that_a_digest_first_came_with_stays() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     let odd = Bytes::from_static(br#"{"blobs":[]}"#);
     let digest = scene.registry.put_manifest("team/app", None, "application/vnd.first.v1+json", odd.clone());
     let path = format!("/v2/team/app/manifests/{digest}?ns=reg.test");
@@ -286,9 +275,9 @@ async fn the_type_that_a_digest_first_came_with_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_are_followed_without_the_token_and_not_for_ever() {
-    let (scene, cdn) = (scene("").await, FakeRegistry::start().await);
+    let (scene, cdn) = (Scene::with("").await, FakeRegistry::start().await);
     scene.registry.require_token(None, "");
-    let (bytes, path) = scene.blob(100_000);
+    let (bytes, path) = scene.blob_of(100_000);
     cdn.put_blob("cdn", bytes.clone());
     let target = format!("{}/v2/cdn/blobs/{}?sig=secret", cdn.url(), path.rsplit('/').next().unwrap());
     scene.registry.wrong(move |seen| {
@@ -336,7 +325,7 @@ async fn registries_that_cannot_be_asked_leave_nothing_on_the_disk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_failure_is_retried_and_a_long_one_is_not_retried_for_ever() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     let image = image::push(&scene.registry, "team/app", "v1", 1_000);
     scene.registry.wrong_once("/manifests/", Fault::Status(503, vec![]));
     let reply = scene.larder.head("/v2/team/app/manifests/v1?ns=reg.test").await;

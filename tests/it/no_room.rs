@@ -11,28 +11,17 @@ use tokio::sync::Semaphore;
 
 use crate::support::client;
 use crate::support::image::{self, noise};
-use crate::support::registry::{FakeRegistry, Fault};
-use crate::support::world::{Larder, files_under};
-
-struct Scene {
-    registry: FakeRegistry,
-    larder: Larder,
-    directory: tempfile::TempDir,
-}
+use crate::support::registry::Fault;
+use crate::support::scene::Scene;
+use crate::support::world::files_under;
 
 /// A daemon on a filesystem that others have filled.
 async fn without_room() -> Scene {
-    scene("[store]\nmin_free = \"100%\"").await
-}
-
-async fn scene(more: &str) -> Scene {
-    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], more);
-    Scene { registry, larder, directory }
+    Scene::with("[store]\nmin_free = \"100%\"").await
 }
 
 impl Scene {
-    fn blob(&self, bytes: &Bytes) -> String {
+    fn path_of(&self, bytes: &Bytes) -> String {
         format!("/v2/team/app/blobs/{}?ns=reg.test", self.registry.put_blob("team/app", bytes.clone()))
     }
 
@@ -73,7 +62,7 @@ async fn a_pull_without_room_asks_upstream_exactly_what_the_client_asks() {
 async fn twenty_clients_of_a_blob_that_cannot_be_stored_cost_one_download() {
     let scene = without_room().await;
     let bytes = Bytes::from(noise(8 * 1024 * 1024, 1));
-    let path = scene.blob(&bytes);
+    let path = scene.path_of(&bytes);
     let gate = Arc::new(Semaphore::new(0));
     scene.registry.wrong_at("/blobs/", Fault::HoldAfter(100_000, Arc::clone(&gate)));
     let anonymous = [client::ANONYMOUS];
@@ -91,9 +80,9 @@ async fn twenty_clients_of_a_blob_that_cannot_be_stored_cost_one_download() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_outgrows_the_store_is_passed_on_from_there_without_asking_again() {
-    let scene = scene("[store]\nmax_bytes = \"1MiB\"").await;
+    let scene = Scene::with("[store]\nmax_bytes = \"1MiB\"").await;
     let bytes = Bytes::from(noise(4_000_000, 1));
-    let path = scene.blob(&bytes);
+    let path = scene.path_of(&bytes);
     // Without a length it begins to be stored.
     scene.registry.wrong_at("/blobs/", Fault::Chunked);
     let replies = join_all((0..10).map(|_| scene.larder.get(&path))).await;
@@ -109,7 +98,7 @@ async fn a_blob_that_outgrows_the_store_is_passed_on_from_there_without_asking_a
 async fn a_range_without_room_costs_that_range() {
     let scene = without_room().await;
     let bytes = Bytes::from(noise(3_000_000, 1));
-    let path = scene.blob(&bytes);
+    let path = scene.path_of(&bytes);
     let reply = scene.larder.get_range(&path, "bytes=1000000-1004095").await;
     assert_eq!((reply.status, reply.body), (StatusCode::PARTIAL_CONTENT, bytes.slice(1_000_000..1_004_096)));
     assert_eq!(scene.registry.count(Method::GET, "/blobs/"), 1);
@@ -138,7 +127,7 @@ async fn a_range_without_room_costs_that_range() {
 async fn several_ranges_of_a_blob_whose_size_nobody_says_are_answered_with_all_of_it_and_not_refused() {
     let scene = without_room().await;
     let bytes = Bytes::from(noise(300_000, 1));
-    let path = scene.blob(&bytes);
+    let path = scene.path_of(&bytes);
     scene.registry.wrong_at("/blobs/", Fault::Unsized);
     for ranges in ["bytes=0-9,1000-1009", "bytes=0-9,-10", "bytes=5-9"] {
         let reply = scene.larder.get_range(&path, ranges).await;
@@ -151,7 +140,7 @@ async fn several_ranges_of_a_blob_whose_size_nobody_says_are_answered_with_all_o
 async fn runtimes_that_ask_for_every_layer_by_range_share_its_body_without_room() {
     let scene = without_room().await;
     let bytes = Bytes::from(noise(4 * 1024 * 1024, 1));
-    let path = scene.blob(&bytes);
+    let path = scene.path_of(&bytes);
     let gate = Arc::new(Semaphore::new(0));
     scene.registry.wrong_at("/blobs/", Fault::HoldAfter(100_000, Arc::clone(&gate)));
     let range = [("range", "bytes=0-"), client::ANONYMOUS];
@@ -173,7 +162,7 @@ async fn runtimes_that_ask_for_every_layer_by_range_share_its_body_without_room(
 async fn wrong_content_that_is_shared_past_the_disk_is_complete_for_no_client() {
     let scene = without_room().await;
     let bytes = Bytes::from(noise(2_000_000, 1));
-    let path = scene.blob(&bytes);
+    let path = scene.path_of(&bytes);
     scene.registry.wrong_at("/blobs/", Fault::Corrupt);
     for reply in join_all((0..5).map(|_| scene.larder.get(&path))).await {
         assert!(!reply.is_well() && reply.body.len() <= 2_000_000 - 64 * 1024, "{} bytes", reply.body.len());

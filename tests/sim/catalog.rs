@@ -6,6 +6,7 @@ use bytes::Bytes;
 use larder::reference::{Digest, MediaType};
 use serde_json::json;
 
+use crate::noise::noise;
 use crate::plan::{Host, Repo};
 
 /// All repositories.
@@ -210,17 +211,4 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 fn described(digest: Digest, size: u64, media_type: &str) -> serde_json::Value {
     json!({"mediaType": media_type, "digest": digest.to_string(), "size": size})
-}
-
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
 }

@@ -12,6 +12,9 @@
 #[allow(unreachable_pub, missing_docs, dead_code, reason = "the integration tests need more of it")]
 #[path = "../support/fault.rs"]
 mod fault;
+#[allow(unreachable_pub, missing_docs, reason = "the integration tests use it as their own")]
+#[path = "../support/noise.rs"]
+mod noise;
 #[allow(unreachable_pub, missing_docs, dead_code, reason = "the integration tests need more of it")]
 #[path = "../support/s3/mod.rs"]
 mod s3;

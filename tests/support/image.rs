@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use larder::reference::{Digest, MediaType};
 use serde_json::json;
 
+pub use super::noise::noise;
 use super::registry::FakeRegistry;
 
 /// The digests of one platform's image.
@@ -114,18 +115,4 @@ fn layer(name: &str, len: usize, seed: u64) -> Bytes {
     let mut gzip = archive.into_inner().unwrap();
     gzip.flush().unwrap();
     gzip.finish().unwrap().into()
-}
-
-/// Bytes that look random and are always the same for a seed.
-pub fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
 }

@@ -15,6 +15,7 @@ pub mod api_server;
 pub mod client;
 pub mod fault;
 pub mod image;
+pub mod noise;
 pub mod proxy;
 pub mod registry;
 pub mod runtime;

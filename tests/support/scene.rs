@@ -23,8 +23,13 @@ pub struct Blob {
 
 impl Scene {
     pub async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With more lines of configuration.
+    pub async fn with(config: &str) -> Self {
         let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
-        let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+        let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], config);
         Self { registry, larder, directory }
     }
 

@@ -146,36 +146,26 @@ fn read_line(text: &str) -> Option<(String, Digest)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::Algorithm;
     use crate::reference::MediaType;
-    use crate::store::records::tags::TagRecord;
-    use crate::support::clock::Timestamp;
+    use crate::store::for_tests::Tree;
 
     struct World {
-        _directory: tempfile::TempDir,
-        layout: Layout,
+        tree: Tree,
         app: Repository,
     }
 
     impl World {
         fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let layout = Layout::new(directory.path());
-            for directory in [layout.ingest(), layout.blobs(Algorithm::Sha256)] {
-                layout.make_directory(&directory).unwrap();
-            }
             let app = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
-            Self { _directory: directory, layout, app }
+            Self { tree: Tree::new(), app }
         }
 
         /// A tag whose manifest is in the store.
         fn tag(&self, tag: &str, content: &[u8]) {
-            let digest = Digest::of(content);
-            fs::write(self.layout.blob(&digest), content).unwrap();
+            let digest = self.tree.put(content);
             let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
-            members::add(&self.layout, &self.app, &digest, &member).unwrap();
-            let record = TagRecord { digest, confirmed_at: Timestamp(1) };
-            tags::set(&self.layout, &self.app, &tag.parse().unwrap(), record).unwrap();
+            members::add(&self.tree.layout, &self.app, &digest, &member).unwrap();
+            self.tree.tag(&self.app, tag, digest);
         }
 
         fn changes(&self, tags: &[&str]) -> TagChanges {
@@ -186,7 +176,7 @@ mod tests {
 
         /// The images of the file: their tags and sizes.
         fn images(&self) -> Vec<(String, u64)> {
-            let text = fs::read(self.layout.index_json()).unwrap();
+            let text = fs::read(self.tree.layout.index_json()).unwrap();
             let index: oci_spec::image::ImageIndex = serde_json::from_slice(&text).unwrap();
             let image = |descriptor: &Descriptor| {
                 let name = descriptor.annotations().as_ref().unwrap()[REF_NAME].clone();
@@ -200,9 +190,8 @@ mod tests {
     fn other_tools_find_a_tag_only_while_its_manifest_is_in_the_store() {
         let world = World::new();
         world.tag("v1", b"{}");
-        let record = TagRecord { digest: Digest::of(b"evicted"), confirmed_at: Timestamp(1) };
-        tags::set(&world.layout, &world.app, &"evicted".parse().unwrap(), record).unwrap();
-        write(&world.layout, &TagChanges::Any).unwrap();
+        world.tree.tag(&world.app, "evicted", Digest::of(b"evicted"));
+        write(&world.tree.layout, &TagChanges::Any).unwrap();
         assert_eq!(world.images(), [("v1".to_owned(), 2)]);
     }
 
@@ -212,19 +201,19 @@ mod tests {
         for (tag, content) in [("b", "{}"), ("d", "{} "), ("f", "{}  ")] {
             world.tag(tag, content.as_bytes());
         }
-        write(&world.layout, &TagChanges::Any).unwrap();
+        write(&world.tree.layout, &TagChanges::Any).unwrap();
         for (tag, content) in [("a", "[    ]"), ("d", "[     ]"), ("e", "[      ]"), ("z", "[       ]")] {
             world.tag(tag, content.as_bytes());
         }
-        tags::remove(&world.layout, &world.app, &"f".parse().unwrap()).unwrap();
+        tags::remove(&world.tree.layout, &world.app, &"f".parse().unwrap()).unwrap();
         // A merge that read all records would drop this one.
-        tags::remove(&world.layout, &world.app, &"b".parse().unwrap()).unwrap();
-        write(&world.layout, &world.changes(&["a", "d", "e", "f", "z"])).unwrap();
+        tags::remove(&world.tree.layout, &world.app, &"b".parse().unwrap()).unwrap();
+        write(&world.tree.layout, &world.changes(&["a", "d", "e", "f", "z"])).unwrap();
         let expected = [("a", 6), ("b", 2), ("d", 7), ("e", 8), ("z", 9)];
         assert_eq!(world.images(), expected.map(|(tag, size)| (tag.to_owned(), size)));
 
-        fs::remove_file(world.layout.blob(&Digest::of(b"[    ]"))).unwrap();
-        write(&world.layout, &world.changes(&[])).unwrap();
+        fs::remove_file(world.tree.layout.blob(&Digest::of(b"[    ]"))).unwrap();
+        write(&world.tree.layout, &world.changes(&[])).unwrap();
         assert_eq!(world.images()[0].0, "b", "a manifest that has left the store is left out");
     }
 
@@ -238,8 +227,8 @@ mod tests {
             &format!("{FIRST_LINE}\n{{}}\n{LAST_LINE}\n"),
             &format!("{FIRST_LINE}\n"),
         ] {
-            fs::write(world.layout.index_json(), text).unwrap();
-            write(&world.layout, &world.changes(&[])).unwrap();
+            fs::write(world.tree.layout.index_json(), text).unwrap();
+            write(&world.tree.layout, &world.changes(&[])).unwrap();
             assert_eq!(world.images(), [("v1".to_owned(), 2)], "{text}");
         }
     }

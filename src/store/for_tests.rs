@@ -1,0 +1,38 @@
+//! A store's tree without a store, for tests of what reads it.
+
+use std::fs;
+
+use super::layout::Layout;
+use super::records::tags::{self, TagRecord};
+use crate::reference::{Algorithm, Digest, Repository};
+use crate::support::clock::Timestamp;
+
+/// A tree in a directory of its own.
+pub(super) struct Tree {
+    _directory: tempfile::TempDir,
+    pub(super) layout: Layout,
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        for directory in [layout.ingest(), layout.blobs(Algorithm::Sha256)] {
+            layout.make_directory(&directory).unwrap();
+        }
+        Self { _directory: directory, layout }
+    }
+
+    /// Puts a blob there.
+    pub(super) fn put(&self, content: &[u8]) -> Digest {
+        let digest = Digest::of(content);
+        fs::write(self.layout.blob(&digest), content).unwrap();
+        digest
+    }
+
+    /// Records what a tag names.
+    pub(super) fn tag(&self, repository: &Repository, tag: &str, digest: Digest) {
+        let record = TagRecord { digest, confirmed_at: Timestamp(1) };
+        tags::set(&self.layout, repository, &tag.parse().unwrap(), record).unwrap();
+    }
+}
