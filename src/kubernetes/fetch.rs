@@ -205,7 +205,7 @@ impl PodFetcher {
         loop {
             sleep(LOOK_INTERVAL).await;
             let is_excused = !self.is_short_of_places.load(Ordering::Relaxed);
-            if watch.look(Instant::now(), arrived.load(Ordering::Relaxed), is_excused) {
+            if watch.is_too_slow(Instant::now(), arrived.load(Ordering::Relaxed), is_excused) {
                 return;
             }
         }

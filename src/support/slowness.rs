@@ -27,7 +27,7 @@ impl SlownessWatch {
 
     /// Takes in that `bytes` have come by `now`, and whether slowness is excused: a client waits, the download yields to
     /// others, or no other wants its place. Returns whether it is too slow.
-    pub(crate) fn look(&mut self, now: Instant, bytes: u64, is_excused: bool) -> bool {
+    pub(crate) fn is_too_slow(&mut self, now: Instant, bytes: u64, is_excused: bool) -> bool {
         let brings_enough = bytes.saturating_sub(self.bytes) >= LEAST_RATE * PERIOD.as_secs();
         if is_excused || brings_enough {
             (self.since, self.bytes) = (now, bytes);
@@ -45,7 +45,7 @@ mod tests {
         let begun = Instant::now();
         let mut watch = SlownessWatch::new(begun);
         (1..600).find(|&second| {
-            watch.look(begun + Duration::from_secs(second), rate * second, is_excused(second))
+            watch.is_too_slow(begun + Duration::from_secs(second), rate * second, is_excused(second))
         })
     }
 

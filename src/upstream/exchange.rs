@@ -63,7 +63,8 @@ impl Exchange {
             Ok(None) => {}
             Ok(Some(authorization)) => drop(state.authorizations.insert(state.home.clone(), authorization)),
             Err(Unanswered { challenge, error }) => {
-                state.plain = Plain::Asking(PlainAttempt { challenge, refused: None, otherwise: Err(error) });
+                let attempt = PlainAttempt { challenge, refused: None, otherwise: Err(error) };
+                state.plain = Plain::Asking(Box::new(attempt));
             }
         }
         let answer = self.final_response(&mut state).await;
@@ -212,7 +213,7 @@ impl Exchange {
                     && challenge::parse(response.headers(), state.request.repository).is_none();
                 state.plain = Plain::Asked { is_head_unclear };
                 drain(response.into_body()).await;
-                let PlainAttempt { refused, otherwise, .. } = attempt;
+                let PlainAttempt { refused, otherwise, .. } = *attempt;
                 state.authorizations.extend(refused.map(|refused| (state.home.clone(), refused)));
                 state.unanswerable = otherwise.is_err();
                 return otherwise;

@@ -38,7 +38,7 @@ pub(super) enum Plain {
     /// It was not.
     NotAsked,
     /// The next response answers that.
-    Asking(PlainAttempt),
+    Asking(Box<PlainAttempt>),
     /// It was.
     Asked {
         /// Whether a `HEAD` was not opened, and not challenged either: a plain `GET` may be.
@@ -56,7 +56,7 @@ impl Plain {
     }
 
     /// What the response that has come answers, if it answers a plain request.
-    pub(super) fn take_attempt(&mut self) -> Option<PlainAttempt> {
+    pub(super) fn take_attempt(&mut self) -> Option<Box<PlainAttempt>> {
         let after = self.after();
         match std::mem::replace(self, after) {
             Self::Asking(attempt) => Some(attempt),
@@ -122,7 +122,8 @@ impl<'a> ExchangeState<'a> {
     pub(super) fn ask_plainly(&mut self, otherwise: Result<Response<ResponseBody>, Error>) {
         if let Some(refused) = self.authorizations.remove(&self.home) {
             let challenge = refused.challenge().clone();
-            self.plain = Plain::Asking(PlainAttempt { challenge, refused: Some(refused), otherwise });
+            let attempt = PlainAttempt { challenge, refused: Some(refused), otherwise };
+            self.plain = Plain::Asking(Box::new(attempt));
         }
     }
 }

@@ -333,7 +333,7 @@ impl Filler {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let yields = self.foreground.is_yielding(flight);
-            if watch.look(Instant::now(), flight.received(), flight.has_client() || yields) {
+            if watch.is_too_slow(Instant::now(), flight.received(), flight.has_client() || yields) {
                 return;
             }
         }

@@ -58,7 +58,7 @@ impl World {
 }
 
 /// Bytes that are wanted whatever is free.
-pub(super) struct Fixed(Wanted);
+pub(super) struct Fixed(pub(super) Wanted);
 
 impl Demand for Fixed {
     fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
