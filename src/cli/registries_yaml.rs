@@ -36,6 +36,19 @@ pub(super) fn endpoints(file: &Map<String, Value>) -> Vec<(String, Vec<String>)>
     named.collect()
 }
 
+/// The registries whose mirror has a `rewrite`. k3s and RKE2 ask every endpoint that is named there by the rewritten name, so
+/// that this cache would fetch another repository than the one that the pod names.
+pub(super) fn rewritten(file: &Map<String, Value>) -> Vec<String> {
+    let mirrors = file.get("mirrors").and_then(Value::as_object);
+    let has_rules = |mirror: &Value| match mirror.get("rewrite") {
+        None | Some(Value::Null) => false,
+        Some(Value::Object(rules)) => !rules.is_empty(),
+        Some(_) => true,
+    };
+    let named = mirrors.into_iter().flatten().filter(|(_, mirror)| has_rules(mirror));
+    named.map(|(registry, _)| registry.clone()).collect()
+}
+
 /// Whether an endpoint is this cache.
 pub(super) fn leads_to(endpoint: &str, url: &str) -> bool {
     endpoint.trim_end_matches('/').trim_end_matches("/v2") == url

@@ -28,7 +28,7 @@ fn only_lines_are_added_and_no_value_of_an_operator_is_written_anew() {
             "  \"*\":\n    endpoint:\n      - \"http://127.0.0.1:5050\"\n",
         ),
         (
-            "mirrors:\n  \"*\":\n    rewrite:\n      a: 010\n",
+            "mirrors:\n  \"*\":\n    other:\n      a: 010\n",
             "    endpoint:\n      - \"http://127.0.0.1:5050\"\n",
         ),
         ("mirrors: # none\n", "  \"*\":\n    endpoint:\n      - \"http://127.0.0.1:5050\"\n"),
@@ -47,6 +47,13 @@ fn only_lines_are_added_and_no_value_of_an_operator_is_written_anew() {
     );
     assert_eq!(led("mirrors: {'*': {endpoint: [a]}}\n", ALL), None);
     assert!(read("mirrors: [").is_err() && read("- a\n").is_err());
+}
+
+#[test]
+fn a_mirror_with_a_rewrite_in_any_form_is_known() {
+    let text = "mirrors:\n  a.corp: {rewrite: {'^x/(.*)': 'y/$1'}}\n  b.corp: {rewrite: {}}\n  c.corp: {rewrite: }\n  d.corp:\n  '*':\n    rewrite: [x]\n";
+    assert_eq!(rewritten(&read(text).unwrap()), ["a.corp", "*"]);
+    assert!(rewritten(&read("").unwrap()).is_empty() && rewritten(&read("mirrors: 5").unwrap()).is_empty());
 }
 
 #[test]

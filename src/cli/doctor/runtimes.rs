@@ -8,7 +8,9 @@ use crate::cli::registries_conf::{self, OURS};
 use crate::cli::registries_yaml;
 use crate::cli::runtime::Runtime;
 use crate::cli::runtime_files::DOCKER_CONFIG;
-use crate::cli::setup::{BEST_KNOWN, MICROK8S_HOSTS, first_directory, judged_list, k0s_hosts};
+use crate::cli::setup::{
+    BEST_KNOWN, MICROK8S_HOSTS, REWRITE_REMEDY, first_directory, judged_list, k0s_hosts,
+};
 use crate::config::Settings;
 use crate::listener::Listen;
 use crate::reference::{DOCKER_HUB, Registry};
@@ -96,11 +98,20 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
             return findings.add(Level::Problem, about, why, "correct it");
         }
     };
-    let ours = |endpoints: &[String]| {
-        endpoints.first().is_some_and(|url| urls.iter().any(|own| registries_yaml::leads_to(url, own)))
-    };
-    let named = registries_yaml::endpoints(&read);
-    let (here, elsewhere): (Vec<_>, Vec<_>) = named.iter().partition(|(_, endpoints)| ours(endpoints));
+    let is_ours = |url: &String| urls.iter().any(|own| registries_yaml::leads_to(url, own));
+    let rewritten = registries_yaml::rewritten(&read);
+    let (changed, named): (Vec<_>, Vec<_>) = registries_yaml::endpoints(&read)
+        .into_iter()
+        .partition(|(registry, _)| rewritten.contains(registry));
+    for (registry, endpoints) in &changed {
+        let (level, what) = match endpoints.iter().any(is_ours) {
+            true => (Level::Problem, "leads here, with a rewrite: this cache is asked for other images than the pods name"),
+            false => (Level::Warning, "has a rewrite, and does not lead here: its images are pulled without this cache"),
+        };
+        findings.add(level, about, format!("{file}: the mirror of {registry} {what}"), REWRITE_REMEDY);
+    }
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        named.iter().partition(|(_, endpoints)| endpoints.first().is_some_and(is_ours));
     for (registry, _) in elsewhere.iter().filter(|(registry, _)| registry != registries_yaml::ALL) {
         findings.add(
             Level::Warning,
@@ -112,7 +123,9 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
     if here.iter().any(|(registry, _)| registry == registries_yaml::ALL) {
         findings.ok(about, format!("{file} leads here"));
     } else if here.is_empty() {
-        findings.add(Level::Problem, about, format!("{file} does not lead here"), setup);
+        let is_all = rewritten.iter().any(|registry| registry == registries_yaml::ALL);
+        let remedy = if is_all { REWRITE_REMEDY } else { &setup };
+        findings.add(Level::Problem, about, format!("{file} does not lead here"), remedy);
     } else {
         let names: Vec<&str> = here.iter().map(|(registry, _)| registry.as_str()).collect();
         findings.ok(about, format!("{file} leads here for {} only", names.join(", ")));

@@ -141,6 +141,22 @@ fn each_trap_is_named_with_its_remedy() {
             Level::Problem,
             "does not lead here",
         ),
+        (
+            vec![(
+                "/etc/rancher/k3s/registries.yaml",
+                "mirrors:\n  quay.io:\n    endpoint: [http://127.0.0.1:5050]\n    rewrite: {'(.*)': 'q/$1'}\n",
+            )],
+            Level::Problem,
+            "asked for other images than the pods name",
+        ),
+        (
+            vec![(
+                "/etc/rancher/k3s/registries.yaml",
+                "mirrors:\n  '*':\n    endpoint: [https://m]\n    rewrite: {'(.*)': 'q/$1'}\n",
+            )],
+            Level::Warning,
+            "has a rewrite, and does not lead here",
+        ),
         (vec![("/etc/rancher/k3s/registries.yaml", "mirrors: [")], Level::Problem, "does not start with it"),
         (vec![("/etc/k0s/x", "")], Level::Problem, "no config_path"),
         (

@@ -37,6 +37,7 @@ pub(super) use containers::BEST_KNOWN;
 pub(super) use distributions::{MICROK8S_HOSTS, judged_list, k0s_hosts};
 pub(super) use hosts::listed as listed_hosts;
 use plan::{SetupPlan, SetupRequest};
+pub(super) use rancher::REWRITE_REMEDY;
 
 /// What the command takes.
 #[derive(Debug, Args)]

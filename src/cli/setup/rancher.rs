@@ -9,7 +9,7 @@ use super::change::Change;
 use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::machine::Machine;
 use crate::cli::registries_yaml::{
-    ALL, Emptied, endpoints, endpoints_mut, extended, leads_to, read, reduced, shown,
+    ALL, Emptied, endpoints, endpoints_mut, extended, leads_to, read, reduced, rewritten, shown,
 };
 
 const HEAD: &str = "# Written by `larder setup`, removed by `larder setup --undo`.\n";
@@ -18,6 +18,9 @@ const HEAD_OF_THEIRS: &str =
     "# Extended by `larder setup`. As it was, it is kept beside this file for `larder setup --undo`.\n";
 /// What stood there before that.
 const HEAD_OF_EARLIER: &str = "# Extended by `larder setup`. As it was, with its comments, it is kept beside this file for `larder setup --undo`.\n";
+
+/// What is to be done about a mirror with a rewrite, so that its images are pulled through this cache.
+pub(in crate::cli) const REWRITE_REMEDY: &str = "If the mirror has the images by their own names too, remove the rewrite here and name the mirror in endpoints of a [[registry]] of this cache";
 
 /// Where a distribution has its files, and how it is restarted.
 pub(super) struct Rancher {
@@ -75,6 +78,11 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest, of: &Rancher) -> R
             named.iter().map(|(registry, _)| registry.clone()).filter(|registry| registry != ALL).collect();
         wanted.insert(0, ALL.to_owned());
     }
+    let rewritten = rewritten(&file);
+    wanted.retain(|registry| !rewritten.contains(registry));
+    plan.notes.extend(rewritten.iter().map(|registry| {
+        format!("{path}: the mirror of {registry} has a rewrite, and was not changed: {name} would ask this cache by the rewritten name. {REWRITE_REMEDY}")
+    }));
     for registry in &wanted {
         let listed = endpoints_mut(&mut file, registry)
             .ok_or_else(|| format!("{path}: mirrors of {registry} in a form that {name} does not read"))?;
@@ -235,6 +243,29 @@ mod tests {
         assert_eq!(hub.1, ["http://127.0.0.1:5050", "https://m.corp"]);
         apply(&machine, &SetupRequest { undo: true, ..request("127.0.0.1:5050") });
         assert_eq!(machine.read(FILE), text);
+    }
+
+    #[test]
+    fn no_other_image_is_pulled_under_a_pods_name_where_a_mirror_has_a_rewrite() {
+        // The example of k3s' documentation.
+        let text = "mirrors:\n  docker.io:\n    endpoint:\n      - \"https://registry.example.com:5000\"\n    rewrite:\n      \"^rancher/(.*)\": \"mirrorproject/rancher-images/$1\"\n  quay.io:\n    endpoint:\n      - \"https://m.corp\"\n";
+        let all = "mirrors:\n  \"*\":\n    endpoint:\n      - \"https://m.corp\"\n    rewrite:\n      \"(.*)\": \"all/$1\"\n";
+        for (text, registries, led_here) in [
+            (text, vec![], vec!["quay.io", ALL]),
+            (text, vec!["docker.io".to_owned()], vec![]),
+            (all, vec![], vec![]),
+        ] {
+            let (_root, machine) = for_tests::machine(&[(FILE, text)]);
+            let request = SetupRequest { registries, ..request("127.0.0.1:5050") };
+            let made = plan(&machine, &request, &K3S).unwrap();
+            assert!(made.notes[0].contains("has a rewrite, and was not changed"), "{:?}", made.notes);
+            apply(&machine, &request);
+            let named = endpoints(&read(&machine.read(FILE)).unwrap());
+            let here = named.iter().filter(|(_, urls)| urls.contains(&request.url));
+            let mut here: Vec<_> = here.map(|(registry, _)| registry.as_str()).collect();
+            here.sort_unstable_by_key(|name| *name == ALL);
+            assert_eq!(here, led_here, "{}", machine.read(FILE));
+        }
     }
 
     #[test]
