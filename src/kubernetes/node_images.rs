@@ -66,22 +66,24 @@ impl NodeImages {
     }
 }
 
+/// What is read of a node. A list without entries is `null` in the API server's JSON, as `names` is of an image that the
+/// runtime has without a tag and a digest.
 #[derive(Deserialize)]
 struct Node {
     #[serde(default)]
-    status: Status,
+    status: Option<Status>,
 }
 
 #[derive(Default, Deserialize)]
 struct Status {
     #[serde(default)]
-    images: Vec<ContainerImage>,
+    images: Option<Vec<ContainerImage>>,
 }
 
 #[derive(Deserialize)]
 struct ContainerImage {
     #[serde(default)]
-    names: Vec<String>,
+    names: Option<Vec<String>>,
 }
 
 impl ImagePresence for NodeImages {
@@ -91,8 +93,15 @@ impl ImagePresence for NodeImages {
 }
 
 fn images_of(node: &str) -> HashSet<Image> {
-    let Ok(node) = serde_json::from_str::<Node>(node) else { return HashSet::new() };
-    let names = node.status.images.into_iter().flat_map(|image| image.names);
+    let node = match serde_json::from_str::<Node>(node) {
+        Ok(node) => node,
+        Err(error) => {
+            tracing::debug!(%error, "the images in the node's status are not understood: each counts as absent");
+            return HashSet::new();
+        }
+    };
+    let images = node.status.unwrap_or_default().images.unwrap_or_default();
+    let names = images.into_iter().flat_map(|image| image.names.unwrap_or_default());
     names.take(NAMES_MAX).filter_map(|name| name.parse().ok()).collect()
 }
 
@@ -149,6 +158,14 @@ mod tests {
         let images = images_of(node);
         assert!(images.contains(&"app:v1".parse().unwrap()) && !images.contains(&"app:v2".parse().unwrap()));
         assert_eq!(images.len(), 2);
-        assert!(images_of("{").is_empty() && images_of("{}").is_empty());
+        for nothing in ["{", "{}", r#"{"status":null}"#, r#"{"status":{"images":null}}"#] {
+            assert!(images_of(nothing).is_empty(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn an_image_without_a_name_does_not_hide_those_that_have_one() {
+        let node = r#"{"status":{"images":[{"names":null,"sizeBytes":9},{"names":["a:v1"]}]}}"#;
+        assert!(images_of(node).contains(&"a:v1".parse().unwrap()));
     }
 }
