@@ -170,7 +170,10 @@ impl Manifests {
                 let images: Vec<_> =
                     images(object).map(|image| (image.to_owned(), path.to_owned())).collect();
                 if !images.is_empty() {
-                    let account = text_of(object, "serviceAccountName").unwrap_or("default").to_owned();
+                    // The API server takes the older name where the other is missing or empty.
+                    let account = ["serviceAccountName", "serviceAccount"].into_iter();
+                    let mut named = account.filter_map(|key| text_of(object, key));
+                    let account = named.find(|name| !name.is_empty()).unwrap_or("default").to_owned();
                     let (namespace, secrets) = (namespace.to_owned(), pull_secrets(object));
                     self.pods.push(Pod { namespace, images, secrets, account });
                 }
@@ -246,6 +249,11 @@ spec: {serviceAccountName: builder, containers: [{image: "registry.corp/build"}]
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: of-an-account-by-its-older-name, namespace: shop}
+spec: {serviceAccountName: "", serviceAccount: builder, containers: [{image: "registry.corp/old"}]}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: of-another, namespace: shop}
 spec: {containers: [{image: "registry.corp/other"}]}
 ---
@@ -290,6 +298,7 @@ items:
                 "registry.corp/team/app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
                 "registry.corp/team/data:v1",
                 "registry.corp/build:latest",
+                "registry.corp/old:latest",
                 "registry.corp/other:latest",
                 "registry.corp/debug:latest",
                 "quay.io/deep/er:latest",
@@ -297,7 +306,7 @@ items:
         );
         let given: Vec<usize> = found.iter().map(|f| f.secrets.len()).collect();
         // The other pod is in another namespace, and its secret of the same name is not there.
-        assert_eq!(given, [0, 1, 1, 1, 1, 1, 0, 0, 0]);
+        assert_eq!(given, [0, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
         assert!(found[1].secrets[0].content.contains(".dockerconfigjson"));
         assert!(!format!("{found:?}").contains("auths"), "no secret is shown");
     }
