@@ -11,6 +11,8 @@ use super::toml_text::rendered;
 pub(super) const CONFIG: &str = "/etc/containerd/config.toml";
 /// The newest version that is known here; containerd 2.3 and later print it.
 const VERSION_MAX: i64 = 4;
+/// The CRI's plugin, which has the registry settings up to version 2.
+const CRI: &str = "io.containerd.grpc.v1.cri";
 /// At once, as containerd has it by default.
 const DOWNLOADS: i64 = 3;
 /// The comment behind a value that Larder has set; the value from before follows.
@@ -48,7 +50,7 @@ pub(super) fn config_at(path: &str, text: &str) -> Result<Cri, String> {
     let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
     let plugin = match version {
         ..=1 => "cri",
-        2 => "io.containerd.grpc.v1.cri",
+        2 => CRI,
         // Version 4 has the table of version 3, tried with containerd 2.3.4 and 2.4.0-beta.0.
         _ => "io.containerd.cri.v1.images",
     };
@@ -127,12 +129,14 @@ impl Cri {
     }
 
     /// Whether the CRI is switched off, as Docker's own packages of containerd have it: then no kubelet pulls here.
+    ///
+    /// Its service is [`CRI`] in every version. 2.x makes that of the `"cri"` in Docker's file, and prints it beside a later
+    /// version of the file.
     pub(super) fn is_off(&self) -> bool {
         let off = self.document.get("disabled_plugins").and_then(Item::as_array);
-        let plugin = self.path.get(1).map(String::as_str);
-        off.is_some_and(|names| {
-            names.iter().filter_map(Value::as_str).any(|name| name == "cri" || Some(name) == plugin)
-        })
+        let plugin = self.path.get(1).map_or(CRI, String::as_str);
+        let mut names = off.into_iter().flatten().filter_map(Value::as_str);
+        names.any(|name| ["cri", CRI, plugin].contains(&name))
     }
 
     /// The old way of naming mirrors and certificates, which a `config_path` excludes.

@@ -56,6 +56,11 @@ fn each_trap_is_named_with_its_remedy() {
         format!("{good}skip_verify = true\n"),
         good.replace("dial_timeout = \"1s\"\n", ""),
     );
+    let migrated = DUMPS[4].1.replace(
+        "disabled_plugins = []",
+        "disabled_plugins = ['io.containerd.grpc.v1.cri']",
+    );
+    assert_ne!(migrated, DUMPS[4].1);
     for (files, level, part) in [
         (vec![(CONFIG, one.as_str()), (DEFAULT, good)], Level::Ok, "_default leads here"),
         (vec![(CONFIG, list.as_str()), (DEFAULT, good)], Level::Warning, "which 1.x reads"),
@@ -89,6 +94,8 @@ fn each_trap_is_named_with_its_remedy() {
             "registry-mirrors",
         ),
         (vec![(CONFIG, "disabled_plugins = [\"cri\"]\n")], Level::Note, "its CRI is off"),
+        // What containerd 2.x makes of it.
+        (vec![(CONFIG, migrated.as_str())], Level::Note, "its CRI is off"),
         (
             vec![("/etc/docker/daemon.json", "{\"registry-mirrors\":[\"http://127.0.0.1:5050/\"]}")],
             Level::Ok,
