@@ -139,12 +139,28 @@ impl Cri {
         names.any(|name| ["cri", CRI, plugin].contains(&name))
     }
 
-    /// The old way of naming mirrors and certificates, which a `config_path` excludes.
+    /// The old way of naming mirrors and certificates, beside which containerd's CRI does not start with a `config_path`:
+    /// `mirrors`, and up to 1.7 `tls` in `configs`.
     pub(super) fn old_settings(&self) -> Vec<&'static str> {
-        let Some(registry) = self.registry() else { return Vec::new() };
-        let is_set =
-            |key: &str| registry.get(key).and_then(Item::as_table_like).is_some_and(|t| !t.is_empty());
-        ["mirrors", "configs"].into_iter().filter(|key| is_set(key)).collect()
+        let mirrors = self.of_registry("mirrors").is_some_and(|mirrors| !mirrors.is_empty());
+        let tls = self.may_be_old() && self.has_in_configs("tls");
+        let found = [(mirrors, "registry.mirrors"), (tls, "registry.configs.*.tls")];
+        found.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect()
+    }
+
+    /// Whether the file has a login for a registry, which a `config_path` does not exclude. containerd shows it to that host
+    /// and not to a mirror of it.
+    pub(super) fn has_logins(&self) -> bool {
+        self.has_in_configs("auth")
+    }
+
+    fn has_in_configs(&self, key: &str) -> bool {
+        let mut configs = self.of_registry("configs").into_iter().flat_map(|configs| configs.iter());
+        configs.any(|(_, of_host)| of_host.as_table_like().is_some_and(|table| table.contains_key(key)))
+    }
+
+    fn of_registry(&self, key: &str) -> Option<&dyn toml_edit::TableLike> {
+        self.registry()?.get(key)?.as_table_like()
     }
 
     /// The file with its changes.

@@ -112,7 +112,7 @@ impl fmt::Display for NotSetUp {
             }
             Self::OldForm => write!(
                 f,
-                "{CONFIG} names registries in the old form (registry.mirrors, registry.configs), which excludes config_path: move them to hosts.toml files"
+                "{CONFIG} or a file that it imports names registries in the old form (registry.mirrors, registry.configs.*.tls), which excludes config_path: move them to hosts.toml files"
             ),
             Self::Failed(why) => f.write_str(why),
         }
@@ -249,6 +249,15 @@ mod tests {
             (String::new(), Err("no config_path")),
             ("version = 2\ndisabled_plugins = [\"cri\"]\n".to_owned(), Err("disabled_plugins")),
             (old.to_owned(), Err("old form")),
+            (
+                "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/etc/containerd/certs.d'\n[plugins.'io.containerd.grpc.v1.cri'.registry.configs.'r.corp'.tls]\n".to_owned(),
+                Err("old form"),
+            ),
+            (
+                config("/etc/containerd/certs.d")
+                    + "[plugins.'io.containerd.cri.v1.images'.registry.configs.'r.corp'.auth]\nusername = 'u'\n",
+                Ok("/etc/containerd/certs.d"),
+            ),
             ("version = [".to_owned(), Err("malformed")),
         ] {
             let found = config_at(CONFIG, &text).map_err(NotSetUp::Unreadable).and_then(|cri| {

@@ -7,7 +7,7 @@ use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
 use crate::cli::containerd_files::files;
 use crate::cli::machine::Machine;
 use crate::cli::runtime_files::TLS_KEYS;
-use crate::cli::setup::{listed_hosts, registry_of};
+use crate::cli::setup::{LOGINS, LOGINS_REMEDY, listed_hosts, registry_of};
 
 const ABOUT: &str = "containerd";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
@@ -41,14 +41,17 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
         );
     }
     if let Some((path, cri)) = parts.iter().find(|(_, cri)| !cri.old_settings().is_empty()) {
-        let old = cri.old_settings().join(", registry.");
+        let old = cri.old_settings().join(", ");
         findings.add(
             Level::Problem,
             ABOUT,
-            format!("{path} names registries in the old form (registry.{old}), and hosts.toml is not read"),
+            format!("{path} names registries in the old form ({old}): with a config_path beside it containerd's CRI does not start, and without one no hosts.toml is read"),
             "move them to hosts.toml, then larder setup containerd",
         );
         return;
+    }
+    for (path, _) in parts.iter().filter(|(_, cri)| cri.has_logins()) {
+        findings.add(Level::Note, ABOUT, format!("{path} {LOGINS}"), LOGINS_REMEDY);
     }
     let Some(path) = parts.iter().rev().find_map(|(_, cri)| cri.config_path()) else {
         return findings.add(

@@ -56,6 +56,9 @@ fn each_trap_is_named_with_its_remedy() {
         format!("{good}skip_verify = true\n"),
         good.replace("dial_timeout = \"1s\"\n", ""),
     );
+    let login = format!(
+        "{one}[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"r.corp\".auth]\nusername = \"u\"\n"
+    );
     let migrated = DUMPS[4].1.replace(
         "disabled_plugins = []",
         "disabled_plugins = ['io.containerd.grpc.v1.cri']",
@@ -87,6 +90,8 @@ fn each_trap_is_named_with_its_remedy() {
             Level::Problem,
             "in the old form",
         ),
+        (vec![(CONFIG, login.as_str()), (DEFAULT, good)], Level::Note, "has logins for registries"),
+        (vec![(CONFIG, login.as_str()), (DEFAULT, good)], Level::Ok, "_default leads here"),
         (vec![("/etc/docker/daemon.json", "{}")], Level::Problem, "registry-mirrors"),
         (
             vec![(CONFIG, one.as_str()), (DEFAULT, good), ("/etc/docker/daemon.json", "{}")],

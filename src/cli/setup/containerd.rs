@@ -1,7 +1,7 @@
 //! containerd: one `hosts.toml` for all registries, and a `config_path` that names one single directory.
 //!
 //! What is known of its traps (docs/wiring.md): a `config_path` with a colon makes the transfer service read no mirror
-//! at all; the old `registry.mirrors` beside a `config_path` keep the CRI from starting; a capability that a version does
+//! at all; the old `registry.mirrors` and `registry.configs.*.tls` beside a `config_path` keep the CRI from starting; a capability that a version does
 //! not know makes it drop the whole file; `ca` or `skip_verify` on an http host makes it try TLS first; a directory of a
 //! registry hides `_default`; a file that is imported overrides the one that imports it.
 
@@ -15,6 +15,11 @@ use crate::cli::runtime_files::DOCKER_HOSTS;
 
 /// Where hosts are looked up, unless it says otherwise.
 pub(in crate::cli) const HOSTS: &str = "/etc/containerd/certs.d";
+/// What is to be said of a file with logins for registries.
+pub(in crate::cli) const LOGINS: &str = "has logins for registries (registry.configs.*.auth), which containerd shows to the registry itself and not to this cache";
+/// What to do about it.
+pub(in crate::cli) const LOGINS_REMEDY: &str =
+    "For images that these logins open to be cached, put them into a docker config that [credentials] node names";
 /// The drop-in that is written where there is no `config.toml`, whose defaults it would end.
 const DROP_IN: &str = "larder.toml";
 
@@ -64,10 +69,13 @@ fn judge(parts: &[Part], plan: &mut SetupPlan) -> Result<(), String> {
         let old = cri.old_settings();
         if !old.is_empty() {
             return Err(format!(
-                "{path} names registries in the old form (registry.{}), and containerd's CRI does not start with both. \
+                "{path} names registries in the old form ({}), and containerd's CRI does not start with both. \
                  Move them to {HOSTS}/<registry>/hosts.toml first: https://github.com/containerd/containerd/blob/main/docs/hosts.md",
-                old.join(", registry.")
+                old.join(", ")
             ));
+        }
+        if cri.has_logins() {
+            plan.notes.push(format!("{path} {LOGINS}. {LOGINS_REMEDY}"));
         }
         if let Some(version) = cri.unknown_version() {
             if !cri.has_registry() {

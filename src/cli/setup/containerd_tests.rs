@@ -117,6 +117,19 @@ fn what_would_keep_containerd_from_starting_is_not_written() {
     }
 }
 
+#[test]
+fn a_node_with_a_login_of_its_own_is_set_up_and_is_told_who_sees_the_login() {
+    let login = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"r.corp\".auth]\n  username = \"u\"\n";
+    let (_directory, machine) = machine(Some(login), &[]);
+    let made = plan(&machine, &request()).unwrap();
+    apply(&machine, &made);
+    assert!(made.notes[0].contains("not to this cache"), "{:?}", made.notes);
+    assert_eq!(config_of(&machine.read(CONFIG)).unwrap().config_path().as_deref(), Some(HOSTS));
+    let tls = login.replace(".auth]", ".tls]");
+    let (_directory, machine) = self::machine(Some(&tls), &[]);
+    assert!(plan(&machine, &request()).err().unwrap().contains("registry.configs.*.tls"));
+}
+
 /// What each version prints of itself, and a machine of each kind.
 const PRINTED: [(&str, &str); 6] = [
     ("1.6.20", include_str!("../../../tests/containerd-config/v1.6.20-default.toml")),

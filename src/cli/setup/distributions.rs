@@ -1,7 +1,7 @@
 //! microk8s and k0s: `hosts.toml` where their containerd looks for it. What they write themselves is not touched.
 
 use super::change::Change;
-use super::containerd::{first_directory, hosts, hosts_of, hosts_undone};
+use super::containerd::{LOGINS, LOGINS_REMEDY, first_directory, hosts, hosts_of, hosts_undone};
 use super::hosts::Certificates;
 use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::containerd_config::{Cri, config_at, restored};
@@ -56,10 +56,14 @@ pub(super) fn k0s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan
     let version = config_at(K0S_CONFIG, &machine.read(K0S_CONFIG)).map_or(3, |cri| cri.version());
     let empty = format!("version = {}\n", if machine.has(K0S_CONFIG) { version } else { 3 });
     let mut cri = config_at(path, original.as_deref().unwrap_or(&empty))?;
-    if !cri.old_settings().is_empty() {
+    let old = cri.old_settings().join(", ");
+    if !old.is_empty() {
         return Err(format!(
-            "{path} names registries in the old form, and containerd's CRI does not start with both"
+            "{path} names registries in the old form ({old}), and containerd's CRI does not start with both"
         ));
+    }
+    if cri.has_logins() {
+        plan.notes.push(format!("{path} {LOGINS}. {LOGINS_REMEDY}"));
     }
     let others = k0s_said_by_others(machine, path)?;
     if cri.config_path().is_none() && others.is_none() {
