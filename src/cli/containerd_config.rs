@@ -48,7 +48,11 @@ pub(super) fn config_at(path: &str, text: &str) -> Result<Cri, String> {
     let text = if text.trim().is_empty() { "version = 2\n" } else { text };
     let document: DocumentMut = text.parse().map_err(|error| format!("{path} is malformed: {error}"))?;
     let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
+    let has_later_name = || document.get("plugins").is_some_and(|plugins| plugins.get(CRI).is_some());
     let plugin = match version {
+        // A file that is imported may be without the version, and 2.x takes config.toml so too: the other table beside it
+        // would be one too many.
+        ..=1 if has_later_name() => CRI,
         ..=1 => "cri",
         2 => CRI,
         // Version 4 has the table of version 3, tried with containerd 2.3.4 and 2.4.0-beta.0.
@@ -75,6 +79,12 @@ impl Cri {
     /// The version of the file, if it is newer than what is known here.
     pub(super) fn unknown_version(&self) -> Option<i64> {
         (self.version > VERSION_MAX).then_some(self.version)
+    }
+
+    /// Whether this is a `config.toml` without `version = 2` whose table has the name of that version: containerd 1.x passes
+    /// over such a table without a word, and 2.x reads it.
+    pub(super) fn lacks_version(&self) -> bool {
+        self.version <= 1 && self.path.get(1).is_some_and(|plugin| plugin == CRI)
     }
 
     /// Whether containerd may be 1.x, which reads a list of directories; 2.x reads such a file too.

@@ -195,6 +195,9 @@ fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(Stri
     if parts.iter().any(|part| !part.cri.old_settings().is_empty()) {
         return Err(NotSetUp::OldForm);
     }
+    if parts.first().is_some_and(|part| part.cri.lacks_version()) {
+        return Err(NotSetUp::Unreadable(setup::LACKS_VERSION.to_owned()));
+    }
     let said: Vec<(&Part, String)> =
         parts.iter().filter_map(|part| Some((part, part.cri.config_path()?))).collect();
     let certain = said.iter().find(|(part, _)| part.certain).ok_or(NotSetUp::NoConfigPath)?;
@@ -244,6 +247,10 @@ mod tests {
             (
                 "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n".to_owned(),
                 Ok("/etc/containerd/certs.d"),
+            ),
+            (
+                "[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/etc/containerd/certs.d'\n".to_owned(),
+                Err("no version"),
             ),
             (config(""), Err("no config_path")),
             (String::new(), Err("no config_path")),

@@ -7,7 +7,7 @@ use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
 use crate::cli::containerd_files::files;
 use crate::cli::machine::Machine;
 use crate::cli::runtime_files::TLS_KEYS;
-use crate::cli::setup::{LOGINS, LOGINS_REMEDY, listed_hosts, registry_of};
+use crate::cli::setup::{LACKS_VERSION, LOGINS, LOGINS_REMEDY, listed_hosts, registry_of};
 
 const ABOUT: &str = "containerd";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
@@ -49,6 +49,9 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
             "move them to hosts.toml, then larder setup containerd",
         );
         return;
+    }
+    if parts.first().is_some_and(|(path, cri)| path == CONFIG && cri.lacks_version()) {
+        findings.add(Level::Problem, ABOUT, LACKS_VERSION, "version = 2 as the first line of that file");
     }
     for (path, _) in parts.iter().filter(|(_, cri)| cri.has_logins()) {
         findings.add(Level::Note, ABOUT, format!("{path} {LOGINS}"), LOGINS_REMEDY);

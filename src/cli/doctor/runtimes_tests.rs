@@ -90,6 +90,11 @@ fn each_trap_is_named_with_its_remedy() {
             Level::Problem,
             "in the old form",
         ),
+        (
+            vec![(CONFIG, one.trim_start_matches("version = 2\n")), (DEFAULT, good)],
+            Level::Problem,
+            "has the table io.containerd.grpc.v1.cri and no version",
+        ),
         (vec![(CONFIG, login.as_str()), (DEFAULT, good)], Level::Note, "has logins for registries"),
         (vec![(CONFIG, login.as_str()), (DEFAULT, good)], Level::Ok, "_default leads here"),
         (vec![("/etc/docker/daemon.json", "{}")], Level::Problem, "registry-mirrors"),

@@ -15,6 +15,8 @@ use crate::cli::runtime_files::DOCKER_HOSTS;
 
 /// Where hosts are looked up, unless it says otherwise.
 pub(in crate::cli) const HOSTS: &str = "/etc/containerd/certs.d";
+/// What is to be said of a `config.toml` of version 2 that does not say so.
+pub(in crate::cli) const LACKS_VERSION: &str = "/etc/containerd/config.toml has the table io.containerd.grpc.v1.cri and no version: containerd 1.x passes over that table without a word. Put version = 2 into its first line, restart containerd and check that it works, then run this again";
 /// What is to be said of a file with logins for registries.
 pub(in crate::cli) const LOGINS: &str = "has logins for registries (registry.configs.*.auth), which containerd shows to the registry itself and not to this cache";
 /// What to do about it.
@@ -64,6 +66,9 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
 
 /// What keeps containerd from using what would be written, or has to be said about it.
 fn judge(parts: &[Part], plan: &mut SetupPlan) -> Result<(), String> {
+    if parts.first().is_some_and(|part| part.cri.lacks_version()) {
+        return Err(LACKS_VERSION.to_owned());
+    }
     for Part { change, cri, .. } in parts {
         let path = &change.path;
         let old = cri.old_settings();

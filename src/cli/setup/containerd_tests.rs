@@ -105,6 +105,12 @@ fn what_would_keep_containerd_from_starting_is_not_written() {
     for (config, hosts, strict, part) in [
         (Some(old), "", false, "registry.mirrors"),
         (Some("version = [\n"), "", false, "malformed"),
+        (
+            Some("[plugins.\"io.containerd.grpc.v1.cri\"]\n  sandbox_image = \"x\"\n"),
+            "",
+            false,
+            "and no version",
+        ),
         (Some("version = 9\n"), "", false, "version 9, which is not known"),
         (None, "server = \"https://x\"\n", true, "server of its own"),
         (None, "server = [", false, "malformed"),

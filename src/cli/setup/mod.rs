@@ -32,7 +32,7 @@ use crate::listener::Listen;
 use crate::reference::Registry;
 use crate::serve::Gate;
 use change::Change;
-pub(super) use containerd::{HOSTS, LOGINS, LOGINS_REMEDY, first_directory, registry_of};
+pub(super) use containerd::{HOSTS, LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory, registry_of};
 pub(super) use containers::BEST_KNOWN;
 pub(super) use distributions::{MICROK8S_HOSTS, judged_list, k0s_hosts};
 pub(super) use hosts::listed as listed_hosts;
