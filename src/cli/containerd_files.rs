@@ -2,7 +2,7 @@
 //!
 //! What is imported comes after what imports it, and overrides it.
 
-use globset::Glob;
+use globset::GlobBuilder;
 
 use super::containerd_config::{CONFIG, config_at};
 use super::machine::Machine;
@@ -47,17 +47,61 @@ pub(super) fn files(machine: &Machine) -> Result<Vec<ConfigFile>, String> {
     Ok(found)
 }
 
-/// The files that an import means; a relative one is relative to the file that imports it.
+/// The files that an import means; a relative one is relative to the file that imports it. As in containerd, one without a
+/// star is a path as it stands, and in one with a star every name may be a pattern.
 fn matching(machine: &Machine, from: &str, pattern: &str) -> Result<Vec<String>, String> {
     let directory = from.rsplit_once('/').map_or("", |(directory, _)| directory);
     let pattern =
         if pattern.starts_with('/') { pattern.to_owned() } else { format!("{directory}/{pattern}") };
-    let (directory, name) = pattern.rsplit_once('/').unwrap_or(("", &pattern));
-    if !name.contains(['*', '?', '[']) {
+    if !pattern.contains('*') {
         return Ok(if machine.has(&pattern) { vec![pattern] } else { Vec::new() });
     }
-    let glob =
-        Glob::new(name).map_err(|error| format!("{from} imports {pattern:?}: {error}"))?.compile_matcher();
-    let names = machine.names(directory).into_iter().filter(|name| glob.is_match(name));
-    Ok(names.map(|name| format!("{directory}/{name}")).collect())
+    let mut found = vec![String::new()];
+    for name in pattern.split('/').filter(|name| !name.is_empty()) {
+        if !name.contains(['*', '?', '[', '\\']) {
+            found.iter_mut().for_each(|path| path.extend(["/", name]));
+            continue;
+        }
+        let glob = GlobBuilder::new(name).backslash_escape(true).build();
+        let glob = glob.map_err(|error| format!("{from} imports {pattern:?}: {error}"))?.compile_matcher();
+        let below = |path: &String| {
+            let names = machine.names(path).into_iter().filter(|name| glob.is_match(name));
+            names.map(|name| format!("{path}/{name}")).collect::<Vec<_>>()
+        };
+        found = found.iter().flat_map(below).take(FILES_MAX).collect();
+    }
+    found.retain(|path| machine.has(path));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn every_file_that_containerd_imports_is_found_whatever_part_of_its_path_is_a_pattern() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::under(directory.path());
+        for path in ["a/cri.toml", "b/cri.toml", "b/other.toml", "c/x", "d[1]/cri.toml"] {
+            let path = directory.path().join("etc/containerd").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let found = |pattern: &str| matching(&machine, CONFIG, pattern).map(|found| found.join(" "));
+        for (pattern, expected) in [
+            ("/etc/containerd/*/cri.toml", "a/cri.toml b/cri.toml d[1]/cri.toml"),
+            ("[ab]/*.toml", "a/cri.toml b/cri.toml b/other.toml"),
+            ("b/*", "b/cri.toml b/other.toml"),
+            // Without a star it is a path.
+            ("d[1]/cri.toml", "d[1]/cri.toml"),
+            ("?/cri.toml", ""),
+            ("none/*.toml", ""),
+        ] {
+            let expected = expected.split_whitespace().map(|path| format!("/etc/containerd/{path}"));
+            assert_eq!(found(pattern).unwrap(), expected.collect::<Vec<_>>().join(" "), "{pattern}");
+        }
+        assert!(found("[/*.toml").unwrap_err().contains("imports"));
+    }
 }
