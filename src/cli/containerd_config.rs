@@ -114,6 +114,13 @@ impl Cri {
         })
     }
 
+    /// Whether the CRI's own table is there, in which the registry settings are.
+    pub(super) fn has_table(&self) -> bool {
+        let mut names = self.path.iter().take(2);
+        let first: &dyn toml_edit::TableLike = self.document.as_table();
+        names.try_fold(first, |at, name| at.get(name)?.as_table_like()).is_some()
+    }
+
     /// Whether the table of the registry settings is there at all.
     pub(super) fn has_registry(&self) -> bool {
         self.registry().is_some()

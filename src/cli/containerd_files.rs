@@ -4,7 +4,7 @@
 
 use globset::GlobBuilder;
 
-use super::containerd_config::{CONFIG, config_at};
+use super::containerd_config::{CONFIG, Cri, config_at};
 use super::machine::Machine;
 
 /// Where containerd 2.2 and later import from unless the file says otherwise.
@@ -22,13 +22,13 @@ pub(super) struct ConfigFile {
 /// The files, in the order in which containerd reads them; the first is `config.toml`, which may not be there.
 ///
 /// # Errors
-/// A file that is malformed, or a pattern that is.
+/// A file that is malformed or cannot be read, or a pattern that is malformed.
 pub(super) fn files(machine: &Machine) -> Result<Vec<ConfigFile>, String> {
     let mut found = vec![ConfigFile { path: CONFIG.to_owned(), certain: true }];
     let mut at = 0;
     while let Some(ConfigFile { path, certain }) = found.get(at) {
         let (path, certain) = (path.clone(), *certain);
-        let imports = config_at(&path, &machine.read(&path))?.imports();
+        let imports = config_at(&path, &machine.text_or_empty(&path)?)?.imports();
         let certain = certain && imports.is_some();
         let imports = match imports {
             Some(imports) => imports,
@@ -45,6 +45,21 @@ pub(super) fn files(machine: &Machine) -> Result<Vec<ConfigFile>, String> {
         at += 1;
     }
     Ok(found)
+}
+
+/// Which of the files takes the `config_path` of those before it away, in containerd 1.x: that takes the last table of the CRI
+/// as a whole, where 2.x merges the tables. Each is given with whether it is certain that containerd reads it.
+pub(super) fn takes_config_path_away<'c>(parts: impl Iterator<Item = (&'c Cri, bool)>) -> Option<usize> {
+    let mut last = None;
+    for (at, (cri, certain)) in parts.enumerate() {
+        if !cri.may_be_old() {
+            return None;
+        }
+        if certain && cri.has_table() {
+            last = Some((at, cri));
+        }
+    }
+    last.filter(|(at, cri)| *at > 0 && cri.config_path().is_none()).map(|(at, _)| at)
 }
 
 /// The files that an import means; a relative one is relative to the file that imports it. As in containerd, one without a

@@ -4,6 +4,7 @@
 //! on the machine (`openat2` with `RESOLVE_IN_ROOT`). A file that is replaced is either as it was or whole, and keeps its
 //! owner and its permissions.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -38,6 +39,32 @@ pub(super) struct Attributes {
     pub(super) owner: Option<(u32, u32)>,
 }
 
+/// A file or directory that is there and cannot be read, so that nothing is known of what is in it.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    path: String,
+    error: io::Error,
+}
+
+impl Unreadable {
+    /// Whether another user may read it.
+    pub(super) fn is_denied(&self) -> bool {
+        self.error.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot read {}: {}", self.path, self.error)
+    }
+}
+
+impl From<Unreadable> for String {
+    fn from(unreadable: Unreadable) -> Self {
+        unreadable.to_string()
+    }
+}
+
 impl Machine {
     pub(super) fn under(root: &Path) -> Self {
         Self { root: root.to_owned() }
@@ -65,6 +92,19 @@ impl Machine {
         open_file::text(open_file::read_at_most(file, FILE_BYTES_MAX)?)
     }
 
+    /// A file as text; empty if there is none.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub(super) fn text_or_empty(&self, path: &str) -> Result<String, Unreadable> {
+        match self.text(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Unreadable { path: self.shown(path), error })
+            }
+            text => Ok(text.unwrap_or_default()),
+        }
+    }
+
     /// A file as text; empty if there is none that can be read.
     pub(super) fn read(&self, path: &str) -> String {
         self.text(path).unwrap_or_default()
@@ -80,15 +120,27 @@ impl Machine {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
     }
 
-    /// The names in a directory, sorted; none if there is no directory.
+    /// The names in a directory, sorted; none if there is no directory that can be read.
     pub(super) fn names(&self, directory: &str) -> Vec<String> {
+        self.names_or_empty(directory).unwrap_or_default()
+    }
+
+    /// The names in a directory, sorted; none if there is no directory.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub(super) fn names_or_empty(&self, directory: &str) -> Result<Vec<String>, Unreadable> {
         let opened = self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY);
-        let entries = opened.ok().and_then(|opened| Dir::read_from(opened).ok()).into_iter().flatten();
+        let entries = match opened.and_then(|opened| Ok(Dir::read_from(opened)?)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Unreadable { path: self.shown(directory), error }),
+        };
         let names = entries.flatten().filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
         let mut names: Vec<String> =
             names.filter(|name| name != "." && name != "..").take(NAMES_MAX).collect();
         names.sort();
-        names
+        Ok(names)
     }
 
     /// The path that a path leads to once the links at its end are followed.

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::containerd_config::{CONFIG, Cri, config_at};
-use super::containerd_files::files;
+use super::containerd_files::{files, takes_config_path_away};
 use super::context::Context;
 use super::failure::Failure;
 use super::machine::Machine;
@@ -51,6 +51,8 @@ enum Outcome {
     SetUp(String),
     /// This directory is the first of a list, which containerd reads up to 2.0 only.
     SetUpIfOld(String),
+    /// It reads this directory unless it is 1.x, for which this file takes the setting away.
+    SetUpIfNew(String, String),
     /// Larder is not named in it any more.
     SetBack,
     /// Nothing was changed, for this reason.
@@ -78,6 +80,10 @@ impl fmt::Display for Outcome {
             Self::SetUpIfOld(directory) => write!(
                 f,
                 "set up: containerd up to 2.0 pulls through Larder ({directory}). config_path in {CONFIG} is a list, of which 2.1 and later read no directory; {ADD}"
+            ),
+            Self::SetUpIfNew(directory, file) => write!(
+                f,
+                "set up: containerd from 2.0 on pulls through Larder ({directory}). {file} has a table of the CRI without config_path, which containerd 1.x uses in place of that in {CONFIG}: set config_path = \"{directory}\" in its registry table too, restart containerd, then delete this pod"
             ),
             Self::SetBack => f.write_str("set back: containerd does not pull through Larder"),
             Self::NotSetUp(why) => write!(f, "not set up: {why}"),
@@ -143,8 +149,7 @@ fn set_up(arguments: &Arguments, context: &Context) -> Result<Outcome, Failure> 
     } else {
         let found = parts.and_then(|parts| directory_of(&parts, |path| machine.has_directory(path)));
         match found {
-            Ok((directory, true)) => (vec![directory.clone()], Outcome::SetUp(directory)),
-            Ok((directory, false)) => (vec![directory.clone()], Outcome::SetUpIfOld(directory)),
+            Ok((directory, readers)) => (vec![directory.clone()], readers.outcome(directory)),
             Err(why) => return Ok(Outcome::NotSetUp(why)),
         }
     };
@@ -170,7 +175,8 @@ fn read(machine: &Machine) -> Result<Vec<Part>, NotSetUp> {
         Err(error) => return Err(NotSetUp::Unreadable(format!("cannot read {CONFIG}: {error}"))),
     }
     let parts = files(machine).map_err(NotSetUp::Unreadable)?.into_iter().map(|file| {
-        let cri = config_at(&file.path, &machine.read(&file.path)).map_err(NotSetUp::Unreadable)?;
+        let text = machine.text_or_empty(&file.path).map_err(|why| NotSetUp::Unreadable(why.into()))?;
+        let cri = config_at(&file.path, &text).map_err(NotSetUp::Unreadable)?;
         Ok(Part { path: file.path, certain: file.certain, cri })
     });
     parts.collect()
@@ -186,9 +192,28 @@ fn marked_directories(parts: &[Part]) -> Vec<String> {
     directories
 }
 
-/// The directory of `hosts.toml` that a configuration names, and whether it is certain that containerd looks into it;
-/// `is_there` says whether a directory is seen from here.
-fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(String, bool), NotSetUp> {
+/// Which versions of containerd look into a directory.
+#[derive(Debug, PartialEq, Eq)]
+enum Readers {
+    All,
+    Old,
+    /// Not those for which this file takes the setting away.
+    New(String),
+}
+
+impl Readers {
+    fn outcome(self, directory: String) -> Outcome {
+        match self {
+            Self::All => Outcome::SetUp(directory),
+            Self::Old => Outcome::SetUpIfOld(directory),
+            Self::New(file) => Outcome::SetUpIfNew(directory, file),
+        }
+    }
+}
+
+/// The directory of `hosts.toml` that a configuration names, and which containerd looks into it; `is_there` says whether a
+/// directory is seen from here.
+fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(String, Readers), NotSetUp> {
     if parts.iter().any(|part| part.cri.is_off()) {
         return Err(NotSetUp::CriOff);
     }
@@ -208,14 +233,18 @@ fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(Stri
     }
     let is_list = path.contains(':');
     let is_local = parts.iter().any(|part| part.cri.pulls_locally());
-    if is_list && !is_local && !parts.iter().all(|part| part.cri.may_be_old()) {
+    let last = takes_config_path_away(parts.iter().map(|part| (&part.cri, part.certain)));
+    let away = last.and_then(|at| parts.get(at)).map(|part| part.path.clone());
+    let is_old = parts.iter().all(|part| part.cri.may_be_old()) && away.is_none();
+    if is_list && !is_local && !is_old {
         return Err(NotSetUp::Several(path));
     }
     let path = if is_list { setup::first_directory(Some(&path)) } else { path };
     // A path with `..` may lead anywhere.
     let is_mounted = path.starts_with(MOUNTED) && !path.split('/').any(|part| part == "..");
     if is_mounted || is_there(&path) {
-        Ok((path, !is_list || is_local))
+        let readers = if is_list && !is_local { Readers::Old } else { Readers::All };
+        Ok((path, away.map_or(readers, Readers::New)))
     } else {
         Err(NotSetUp::NotMounted(path))
     }
@@ -272,8 +301,9 @@ mod tests {
                 directory_of(&parts, |path| path == "/mounted")
             });
             match (found, expected) {
-                (Ok((found, certain)), Ok(directory)) => {
-                    assert_eq!((found.as_str(), certain), (directory, !text.contains("version = 2")));
+                (Ok((found, readers)), Ok(directory)) => {
+                    let expected = if text.contains("version = 2") { Readers::Old } else { Readers::All };
+                    assert_eq!((found.as_str(), readers), (directory, expected));
                 }
                 (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{why}"),
                 (found, _) => panic!("{text}: {found:?}"),
@@ -346,6 +376,20 @@ mod tests {
         node.run(true);
         assert_eq!(node.hosts(), None);
         assert_eq!(fs::read_to_string(node.path("etc/containerd/config.toml")).unwrap(), list);
+    }
+
+    #[test]
+    fn a_drop_in_that_takes_the_directory_away_in_containerd_1_is_named() {
+        let text = config("/etc/containerd/certs.d")
+            .replace("version = 3", "version = 2\nimports = ['/etc/containerd/conf.d/*.toml']")
+            .replace("cri.v1.images", "grpc.v1.cri");
+        let node = Node::new(Some(&text));
+        fs::create_dir_all(node.path("etc/containerd/conf.d")).unwrap();
+        let gpu = "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.nvidia]\n";
+        fs::write(node.path("etc/containerd/conf.d/gpu.toml"), gpu).unwrap();
+        let said = node.run(false);
+        assert!(said.starts_with("set up: containerd from 2.0 on") && said.contains("conf.d/gpu.toml"), "{said}");
+        assert!(node.hosts().is_some());
     }
 
     #[test]

@@ -95,7 +95,8 @@ impl FetchAhead for Fetcher {
 pub(super) enum Outcome {
     /// It is in the store, but for layers that the store does not take.
     Here(FetchedAhead),
-    /// The runtime has it, and kubelet does not pull it.
+    /// The runtime has it. kubelet pulls it only to check a pull secret that it has no record of (from Kubernetes 1.35 on), and
+    /// needs none of its layers then.
     InRuntime,
     /// It did not come.
     NotHere(NotFetched),

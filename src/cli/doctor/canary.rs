@@ -3,20 +3,25 @@
 //! Proved by a request that no other client makes: containerd is told to pull a tag with a random name, which no registry
 //! has, and the daemon is asked for the requests for that repository. Pulls of others, and what is counted of them, prove
 //! nothing and disturb nothing.
+//!
+//! crictl asks the CRI, as kubelet does. ctr does not: its pull proves nothing of kubelet's, in either direction.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::finding::{Findings, Level};
+use super::containerd::hosts_directory;
+use super::finding::{Finding, Findings, Level};
 use crate::admin::control::{self, Explain};
-use crate::cli::containerd_config::{CONFIG, config_of};
 use crate::cli::machine::Machine;
 use crate::cli::run_async::run_async;
 use crate::config::Settings;
-use crate::reference::Image;
+use crate::reference::{Image, Repository};
 use crate::serve::RecentRequest;
 
 const ABOUT: &str = "canary";
+const INSTALL: &str = "install crictl";
+/// Where ctr has shown what it can.
+const INSTALL_CRICTL: &str = "install crictl, which asks the CRI as kubelet does";
 
 pub(super) fn check(
     machine: &Machine,
@@ -29,28 +34,53 @@ pub(super) fn check(
         let what = format!("without a running cache there is nothing to see: {why}");
         return findings.add(Level::Problem, ABOUT, what, "");
     }
-    let directory = config_of(&machine.read(CONFIG)).ok().and_then(|cri| cri.config_path());
     let Some(program) = ["crictl", "ctr"].into_iter().find(|program| on_path(program)) else {
-        return findings.add(Level::Warning, ABOUT, "neither crictl nor ctr is here", "install one of them");
+        return findings.add(Level::Warning, ABOUT, "neither crictl nor ctr is here", INSTALL);
+    };
+    // ctr reads hosts.toml by itself, in the directory that it is given, and does not ask the CRI.
+    let directory = match (program, hosts_directory(machine)) {
+        ("crictl", _) => None,
+        (_, Ok(directory)) => Some(directory),
+        (_, Err(why)) => {
+            let what = format!("only ctr is here, and there is no directory for it to look into: {why}");
+            return findings.add(Level::Warning, ABOUT, what, INSTALL);
+        }
     };
     let pull = |name: &str| command(program, socket, directory.as_deref(), name).output();
     let tag = format!("larder-canary-{:016x}", fastrand::u64(..));
     // It fails, since there is no such tag; that it was asked for here is what counts.
     let _ = pull(&format!("{}:{tag}", image.repository));
     let asked = requests(settings, image).unwrap_or_default();
-    match of_tag(&asked, &tag) {
-        Some(request) => findings.ok(
-            ABOUT,
-            format!("{}: containerd's request {} came through this cache", image.repository, request.request),
-        ),
-        None => findings.add(
+    let request = of_tag(&asked, &tag).map(|request| request.request);
+    let Finding { level, what, remedy, .. } = outcome(&image.repository, request, directory.as_deref());
+    findings.add(level, ABOUT, what, remedy);
+    pulled(image, pull(&image.to_string()), findings);
+}
+
+/// What the pull shows, by the number of the request that came here; `of_ctr` is the directory that ctr looked into, whose
+/// pull shows nothing of kubelet's.
+fn outcome(repository: &Repository, request: Option<u64>, of_ctr: Option<&str>) -> Finding {
+    let (level, what, remedy) = match (request, of_ctr) {
+        (Some(request), None) => {
+            (Level::Ok, format!("{repository}: containerd's request {request} came through this cache"), "")
+        }
+        (None, None) => (
             Level::Problem,
-            ABOUT,
-            format!("{}: containerd did not ask this cache for it", image.repository),
+            format!("{repository}: containerd did not ask this cache for it"),
             "larder setup containerd, then systemctl restart containerd",
         ),
-    }
-    pulled(image, pull(&image.to_string()), findings);
+        (Some(request), Some(directory)) => (
+            Level::Note,
+            format!("{repository}: ctr's request {request} came through this cache by {directory}; whether kubelet's pulls read that directory is not shown"),
+            INSTALL_CRICTL,
+        ),
+        (None, Some(directory)) => (
+            Level::Warning,
+            format!("{repository}: ctr, which was given {directory}, did not ask this cache for it"),
+            INSTALL_CRICTL,
+        ),
+    };
+    Finding { level, about: ABOUT, what, remedy: remedy.to_owned() }
 }
 
 /// The request for a tag, the last one first.
@@ -123,5 +153,18 @@ mod tests {
         let others = [request(1, Some("v1")), request(2, Some("larder-canary-0")), request(3, None)];
         assert_eq!(of_tag(&others, "larder-canary-1"), None);
         assert_eq!(of_tag(&others, "larder-canary-0").map(|found| found.request), Some(2));
+    }
+
+    #[test]
+    fn a_pull_of_ctr_proves_nothing_of_kubelets_pulls() {
+        let repository = "quay.io/a/b".parse().unwrap();
+        for (request, of_ctr, level) in [
+            (Some(7), None, Level::Ok),
+            (None, None, Level::Problem),
+            (Some(7), Some("/etc/containerd/certs.d"), Level::Note),
+            (None, Some("/etc/containerd/certs.d"), Level::Warning),
+        ] {
+            assert_eq!(outcome(&repository, request, of_ctr).level, level, "{request:?} {of_ctr:?}");
+        }
     }
 }

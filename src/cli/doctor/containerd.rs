@@ -3,11 +3,14 @@
 use toml_edit::{DocumentMut, Item};
 
 use super::finding::{Findings, Level};
+use super::runtimes::CORRECT;
 use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
-use crate::cli::containerd_files::files;
+use crate::cli::containerd_files::{files, takes_config_path_away};
 use crate::cli::machine::Machine;
 use crate::cli::runtime_files::TLS_KEYS;
-use crate::cli::setup::{LACKS_VERSION, LOGINS, LOGINS_REMEDY, listed_hosts, registry_of};
+use crate::cli::setup::{
+    LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory, listed_hosts, registry_of,
+};
 
 const ABOUT: &str = "containerd";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
@@ -16,13 +19,24 @@ const ASKED: &str = "containerd's configuration in force";
 /// What every version of containerd knows; one that is not known makes it drop the whole file.
 const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
 
+/// A file of containerd's configuration, or what containerd printed.
+struct Part {
+    path: String,
+    cri: Cri,
+    /// Whether it is certain that containerd reads it.
+    certain: bool,
+}
+
 /// Looks at the containerd of the machine; `urls` are where this cache listens.
 pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings) {
+    if let Err(why) = machine.text_or_empty(CONFIG) {
+        return findings.unreadable(ABOUT, &why);
+    }
     let parts = match in_force(machine) {
         Ok(parts) => parts,
-        Err(error) => return findings.add(Level::Problem, ABOUT, error, "correct it"),
+        Err(error) => return findings.add(Level::Problem, ABOUT, error, CORRECT),
     };
-    for (path, cri) in &parts {
+    for Part { path, cri, .. } in &parts {
         if let Some(version) = cri.unknown_version() {
             findings.add(
                 Level::Note,
@@ -32,7 +46,7 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
             );
         }
     }
-    if parts.iter().any(|(_, cri)| cri.is_off()) {
+    if parts.iter().any(|part| part.cri.is_off()) {
         return findings.add(
             Level::Note,
             ABOUT,
@@ -40,7 +54,7 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
             "",
         );
     }
-    if let Some((path, cri)) = parts.iter().find(|(_, cri)| !cri.old_settings().is_empty()) {
+    if let Some(Part { path, cri, .. }) = parts.iter().find(|part| !part.cri.old_settings().is_empty()) {
         let old = cri.old_settings().join(", ");
         findings.add(
             Level::Problem,
@@ -50,13 +64,13 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
         );
         return;
     }
-    if parts.first().is_some_and(|(path, cri)| path == CONFIG && cri.lacks_version()) {
+    if parts.first().is_some_and(|part| part.path == CONFIG && part.cri.lacks_version()) {
         findings.add(Level::Problem, ABOUT, LACKS_VERSION, "version = 2 as the first line of that file");
     }
-    for (path, _) in parts.iter().filter(|(_, cri)| cri.has_logins()) {
+    for Part { path, .. } in parts.iter().filter(|part| part.cri.has_logins()) {
         findings.add(Level::Note, ABOUT, format!("{path} {LOGINS}"), LOGINS_REMEDY);
     }
-    let Some(path) = parts.iter().rev().find_map(|(_, cri)| cri.config_path()) else {
+    let Some(path) = config_path(&parts) else {
         return findings.add(
             Level::Problem,
             ABOUT,
@@ -66,6 +80,15 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
     };
     if path.contains(':') {
         list(&path, &parts, findings);
+    }
+    let last = takes_config_path_away(parts.iter().map(|part| (&part.cri, part.certain)));
+    if let Some(part) = last.and_then(|at| parts.get(at)) {
+        findings.add(
+            Level::Warning,
+            ABOUT,
+            format!("{} has a table of the CRI without config_path, which containerd 1.x uses in place of that of {CONFIG}", part.path),
+            SETUP,
+        );
     }
     let written = config_of(&machine.read(CONFIG)).ok().and_then(|cri| cri.config_path());
     if let Some(written) = written.filter(|written| *written != path) {
@@ -79,16 +102,16 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
     directories(
         machine,
         ABOUT,
-        path.split(':').next().unwrap_or_default().trim_end_matches('/'),
+        &first_directory(Some(&path)),
         urls,
         findings,
     );
 }
 
 /// A list of directories, which containerd 1.x and 2.0 read, and later ones where the CRI pulls by itself.
-fn list(path: &str, parts: &[(String, Cri)], findings: &mut Findings) {
+fn list(path: &str, parts: &[Part], findings: &mut Findings) {
     let why = "from 2.1 on, its transfer service reads no hosts.toml at all";
-    if parts.iter().any(|(_, cri)| cri.pulls_locally()) {
+    if parts.iter().any(|part| part.cri.pulls_locally()) {
         let what = format!(
             "config_path is a list ({path}), which it reads, since its CRI is set to pull without the transfer service"
         );
@@ -98,9 +121,9 @@ fn list(path: &str, parts: &[(String, Cri)], findings: &mut Findings) {
             what,
             "larder doctor --canary IMAGE shows whether a pull comes through this cache",
         );
-    } else if !parts.iter().all(|(_, cri)| cri.may_be_old()) {
+    } else if !parts.iter().all(|part| part.cri.may_be_old()) {
         findings.add(Level::Problem, ABOUT, format!("config_path is a list ({path}): {why}"), SETUP);
-    } else if parts.iter().all(|(path, _)| path != ASKED) {
+    } else if parts.iter().all(|part| part.path != ASKED) {
         // 2.x prints its configuration with a later version.
         findings.add(
             Level::Warning,
@@ -111,20 +134,35 @@ fn list(path: &str, parts: &[(String, Cri)], findings: &mut Findings) {
     }
 }
 
+/// The directory of `hosts.toml` in the configuration in force: of a list the first.
+///
+/// # Errors
+/// There is none, or the configuration cannot be used.
+pub(super) fn hosts_directory(machine: &Machine) -> Result<String, String> {
+    let path = config_path(&in_force(machine)?);
+    path.map(|path| first_directory(Some(&path))).ok_or_else(|| "it has no config_path".to_owned())
+}
+
+/// What the last file says that says anything.
+fn config_path(parts: &[Part]) -> Option<String> {
+    parts.iter().rev().find_map(|part| part.cri.config_path())
+}
+
 /// containerd's configuration as it is in force, if containerd itself can be asked; else its files in their order.
-fn in_force(machine: &Machine) -> Result<Vec<(String, Cri)>, String> {
+fn in_force(machine: &Machine) -> Result<Vec<Part>, String> {
     let dumped = machine
         .is_this_one()
         .then(|| std::process::Command::new("containerd").args(["config", "dump"]).output().ok())
         .flatten()
         .filter(|done| done.status.success());
     if let Some(done) = dumped {
-        return Ok(vec![(ASKED.to_owned(), config_at(ASKED, &String::from_utf8_lossy(&done.stdout))?)]);
+        let cri = config_at(ASKED, &String::from_utf8_lossy(&done.stdout))?;
+        return Ok(vec![Part { path: ASKED.to_owned(), cri, certain: true }]);
     }
     let mut parts = Vec::new();
     for file in files(machine)? {
-        let cri = config_at(&file.path, &machine.read(&file.path))?;
-        parts.push((file.path, cri));
+        let cri = config_at(&file.path, &machine.text_or_empty(&file.path)?)?;
+        parts.push(Part { path: file.path, cri, certain: file.certain });
     }
     Ok(parts)
 }
@@ -137,11 +175,22 @@ pub(super) fn directories(
     urls: &[String],
     findings: &mut Findings,
 ) {
-    let names = machine.names(directory);
-    let (mut leads_here, mut default) = (Vec::new(), false);
+    let names = match machine.names_or_empty(directory) {
+        Ok(names) => names,
+        Err(why) => return findings.unreadable(about, &why),
+    };
+    let (mut leads_here, mut default, mut unread) = (Vec::new(), false, false);
     for name in names.iter().filter(|name| machine.has_directory(&format!("{directory}/{name}"))) {
         let file = format!("{directory}/{name}/hosts.toml");
-        if hosts(about, &file, &machine.read(&file), urls, findings) {
+        let text = match machine.text_or_empty(&file) {
+            Ok(text) => text,
+            Err(why) => {
+                findings.unreadable(about, &why);
+                unread = true;
+                continue;
+            }
+        };
+        if hosts(about, &file, &text, urls, findings) {
             default |= name == "_default";
             leads_here.push(name.clone());
         } else if name != "_default" {
@@ -155,6 +204,8 @@ pub(super) fn directories(
     }
     if default {
         findings.ok(about, format!("{directory}/_default leads here"));
+    } else if leads_here.is_empty() && unread {
+        // What is in the files that cannot be read is not known.
     } else if leads_here.is_empty() {
         let remedy = if about == ABOUT { SETUP.to_owned() } else { format!("larder setup {about}") };
         findings.add(Level::Problem, about, format!("nothing in {directory} leads here"), remedy);

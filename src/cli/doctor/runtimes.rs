@@ -17,6 +17,8 @@ use crate::reference::{DOCKER_HUB, Registry};
 
 /// What all of podman, CRI-O and skopeo read.
 const CONTAINERS: &str = "podman/crio";
+/// Of a file that is malformed, or cannot be read.
+pub(super) const CORRECT: &str = "correct it, or run this as root if it cannot be read";
 
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
     let settings = &asked.settings;
@@ -84,14 +86,18 @@ fn k0s(machine: &Machine, urls: &[String], findings: &mut Findings) {
             "it has no config_path: its containerd reads no hosts.toml",
             "larder setup k0s, then systemctl restart k0sworker",
         ),
-        Err(error) => findings.add(Level::Problem, ABOUT, error, "correct it"),
+        Err(error) => findings.add(Level::Problem, ABOUT, error, CORRECT),
     }
 }
 
 fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String], findings: &mut Findings) {
     let (file, about) = (format!("{directory}/registries.yaml"), runtime.name());
     let setup = format!("larder setup {about}, then restart {about}");
-    let read = match registries_yaml::read(&machine.read(&file)) {
+    let text = match machine.text_or_empty(&file) {
+        Ok(text) => text,
+        Err(why) => return findings.unreadable(about, &why),
+    };
+    let read = match registries_yaml::read(&text) {
         Ok(read) => read,
         Err(at) => {
             let why = format!("{file} is malformed, and {about} does not start with it: {at}");
@@ -135,7 +141,10 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
 fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mut Findings) {
     const ABOUT: &str = "docker";
     let default: &Registry = &settings.serve.default_registry;
-    let text = machine.read(DOCKER_CONFIG);
+    let text = match machine.text_or_empty(DOCKER_CONFIG) {
+        Ok(text) => text,
+        Err(why) => return findings.unreadable(ABOUT, &why),
+    };
     let text = if text.trim().is_empty() { "{}" } else { &text };
     let config: serde_json::Value = match serde_json::from_str(text) {
         Ok(config) => config,
@@ -174,7 +183,11 @@ fn containers(machine: &Machine, urls: &[String], settings: &Settings, findings:
     const SETUP: &str = "larder setup podman, then systemctl reload crio";
     let mut all = Vec::new();
     for file in registries_conf::files(machine) {
-        match registries_conf::entries(&file, &machine.read(&file)) {
+        let text = match machine.text_or_empty(&file) {
+            Ok(text) => text,
+            Err(why) => return findings.unreadable(CONTAINERS, &why),
+        };
+        match registries_conf::entries(&file, &text) {
             Ok(found) => all.extend(found),
             Err(error) => return findings.add(Level::Problem, CONTAINERS, error, "correct it"),
         }

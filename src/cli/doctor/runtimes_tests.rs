@@ -24,11 +24,15 @@ fn found_with(config: &str, files: &[(&str, &str)]) -> Vec<Finding> {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
+    found_under(directory.path(), config)
+}
+
+fn found_under(root: &std::path::Path, config: &str) -> Vec<Finding> {
     let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
     let settings = crate::config::resolve(config, &environment).unwrap();
     let mut findings = Findings::default();
     let asked = InEffect { settings, daemon: Err("none".into()), from: String::new() };
-    check(&Machine::under(directory.path()), &asked, &mut findings);
+    check(&Machine::under(root), &asked, &mut findings);
     findings.0
 }
 
@@ -200,6 +204,15 @@ fn each_trap_is_named_with_its_remedy() {
             Level::Problem,
             "a file that it imports says otherwise",
         ),
+        (
+            vec![
+                (CONFIG, imports.as_str()),
+                (DEFAULT, good),
+                ("/etc/containerd/config.d/gpu.toml", "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n"),
+            ],
+            Level::Warning,
+            "uses in place of that of /etc/containerd/config.toml",
+        ),
         (vec![("/etc/docker/certs.d/x", "")], Level::Note, "no runtime"),
         (vec![], Level::Note, "no runtime"),
     ] {
@@ -242,4 +255,30 @@ fn docker_is_not_led_to_another_registry() {
     let findings = found_with("[server]\ndefault_registry = \"quay.io\"", &mirror);
     let [Finding { level: Level::Problem, what, .. }] = &findings[..] else { panic!("{findings:?}") };
     assert!(what.contains("gets those of quay.io"), "{what}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_not_said_to_lead_elsewhere() {
+    let config = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n";
+    for files in [
+        vec!["/etc/rancher/k3s/registries.yaml"],
+        vec!["/etc/docker/daemon.json"],
+        vec!["/usr/bin/podman", "/etc/containers/registries.conf"],
+        vec!["/etc/containerd/config.toml"],
+        vec!["/etc/containerd/config.toml", "/etc/containerd/certs.d/_default/hosts.toml"],
+    ] {
+        let (unread, before) = files.split_last().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &[u8]| {
+            let path = directory.path().join(path.trim_start_matches('/'));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        before.iter().for_each(|path| write(path, config.as_bytes()));
+        // Root may read every file; that it is no text stops root too.
+        write(unread, &[0xff, 0xfe]);
+        let found = found_under(directory.path(), "");
+        let [Finding { what, .. }] = &found[..] else { panic!("{unread}: {found:#?}") };
+        assert!(what.contains("cannot read") && what.contains(unread), "{what}");
+    }
 }

@@ -9,7 +9,7 @@ use super::change::Change;
 use super::hosts::{Certificates, Host, certificates_of, is_ours, with_host, without_host};
 use super::plan::{SetupPlan, SetupRequest};
 use crate::cli::containerd_config::{Cri, config_at, restored};
-use crate::cli::containerd_files::{DROP_INS, files};
+use crate::cli::containerd_files::{DROP_INS, files, takes_config_path_away};
 use crate::cli::machine::Machine;
 use crate::cli::runtime_files::DOCKER_HOSTS;
 
@@ -100,8 +100,8 @@ fn judge(parts: &[Part], plan: &mut SetupPlan) -> Result<(), String> {
     Ok(())
 }
 
-/// The configuration with one single directory in it: in every file that says something else, and if none says anything,
-/// in the first.
+/// The configuration with one single directory in it: in every file that says something else; if none says anything, in
+/// the first; and in one whose table containerd 1.x uses in place of an earlier one.
 fn configured(
     machine: &Machine,
     parts: Vec<Part>,
@@ -114,9 +114,10 @@ fn configured(
     // The first is config.toml. Where that is not there and drop-ins are, containerd is 2.2 or later and reads them by
     // default; a config.toml that does not import them might end that.
     let drop_in = parts.first().is_some_and(|part| part.change.before.is_none()) && parts.len() > 1;
+    let last = takes_config_path_away(parts.iter().map(|part| (&part.cri, part.certain)));
     for (at, Part { change, mut cri, .. }) in parts.into_iter().enumerate() {
         let path = cri.config_path();
-        let to_be_said = at == 0 && !certain && !drop_in;
+        let to_be_said = at == 0 && !certain && !drop_in || Some(at) == last;
         if path.is_none() && !to_be_said || path.as_deref() == Some(directory) {
             let original = change.original(&restored);
             changes.push(match original {

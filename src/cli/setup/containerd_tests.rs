@@ -201,6 +201,31 @@ fn a_file_that_is_imported_does_not_override_the_directory() {
 }
 
 #[test]
+fn a_drop_in_for_a_gpu_does_not_take_the_directory_away_in_containerd_1() {
+    let main = "version = 2\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/etc/containerd/certs.d\"\n";
+    let gpu = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.nvidia]\n  runtime_type = \"io.containerd.runc.v2\"\n";
+    for (main, gpu, path_there) in [
+        (main.to_owned(), gpu.to_owned(), Some(HOSTS)),
+        (main.to_owned(), format!("version = 2\n{gpu}"), Some(HOSTS)),
+        (main.replace("  config_path", "  # config_path"), gpu.to_owned(), Some(HOSTS)),
+        // 2.x merges them.
+        (main.replace("version = 2", "version = 3").replace("grpc.v1.cri", "cri.v1.images"), gpu.to_owned(), None),
+        (main.to_owned(), "[metrics]\n  address = \"127.0.0.1:1338\"\n".to_owned(), None),
+    ] {
+        let drop_in = "/etc/containerd/conf.d/gpu.toml";
+        let (_root, machine) = for_tests::machine(&[(CONFIG, &main), (drop_in, &gpu)]);
+        apply(&machine, &plan(&machine, &request()).unwrap());
+        let text = machine.read(drop_in);
+        assert_eq!(config_of(&text).unwrap().config_path().as_deref(), path_there, "{text}");
+        assert_eq!(config_of(&machine.read(CONFIG)).unwrap().config_path().as_deref(), Some(HOSTS));
+        let again = plan(&machine, &request()).unwrap();
+        assert!(again.changes.iter().all(|c| !c.changes_anything()), "twice is once");
+        apply(&machine, &plan(&machine, &SetupRequest { undo: true, ..request() }).unwrap());
+        assert_eq!((machine.read(CONFIG), machine.read(drop_in)), (main, gpu));
+    }
+}
+
+#[test]
 fn drop_ins_that_are_read_by_default_are_read_still() {
     let (directory, machine) = machine(None, &[]);
     let drop_in = directory.path().join("etc/containerd/conf.d/gpu.toml");

@@ -91,7 +91,7 @@ pub(in crate::cli) fn judged_list(machine: &Machine, list: &str) -> Result<Optio
     let names = machine.names(K0S_DROP_INS).into_iter().filter(|name| name.ends_with(".toml"));
     let paths = names.map(|name| format!("{K0S_DROP_INS}/{name}")).filter(|_| k0s_is_managed(machine));
     let parts = [K0S_CONFIG.to_owned()].into_iter().chain(paths).filter(|path| machine.has(path));
-    let parts = parts.map(|path| config_at(&path, &machine.read(&path))).collect::<Result<Vec<_>, _>>()?;
+    let parts = parts.map(|path| config_at(&path, &machine.text_or_empty(&path)?)).collect::<Result<Vec<_>, _>>()?;
     if parts.iter().any(Cri::pulls_locally) {
         return Ok(None);
     }
@@ -111,7 +111,7 @@ pub(in crate::cli) fn judged_list(machine: &Machine, list: &str) -> Result<Optio
 /// A file that is malformed.
 pub(in crate::cli) fn k0s_hosts(machine: &Machine) -> Result<Option<String>, String> {
     let own = if k0s_is_managed(machine) { K0S_DROP_IN } else { K0S_CONFIG };
-    let said = config_at(own, &machine.read(own))?.config_path();
+    let said = config_at(own, &machine.text_or_empty(own)?)?.config_path();
     Ok(k0s_said_by_others(machine, own)?.or(said))
 }
 
@@ -123,7 +123,7 @@ fn k0s_said_by_others(machine: &Machine, own: &str) -> Result<Option<String>, St
     for name in machine.names(K0S_DROP_INS).into_iter().filter(|name| name.ends_with(".toml")) {
         let path = format!("{K0S_DROP_INS}/{name}");
         if path != own {
-            said = config_at(&path, &machine.read(&path))?.config_path().or(said);
+            said = config_at(&path, &machine.text_or_empty(&path)?)?.config_path().or(said);
         }
     }
     Ok(said)
