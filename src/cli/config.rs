@@ -5,6 +5,7 @@ use clap::Subcommand;
 use super::context::Context;
 use super::daemon::InEffect;
 use super::failure::Failure;
+use super::output::{print, print_line};
 use crate::app;
 use crate::config::{self, Loaded, Mistake};
 
@@ -27,60 +28,56 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(command: &ConfigCommand, context: &Context) -> Result<(), Failure> {
     match command {
         ConfigCommand::Check { json } => check(*json, context),
-        ConfigCommand::Print { from_files } => print(*from_files, context),
+        ConfigCommand::Print { from_files } => show(*from_files, context),
     }
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 fn check(json: bool, context: &Context) -> Result<(), Failure> {
-    let said = |mistakes: &[serde_json::Value]| {
-        if json {
-            println!("{}", serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes}));
+    let said = |mistakes: &[serde_json::Value]| match json {
+        true => {
+            print_line(&serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes}).to_string())
         }
+        false => Ok(()),
     };
     let Loaded { settings, from } =
         config::load(context.file.as_deref(), &context.environment).map_err(|error| {
-            said(&problems_of(&error));
-            Failure::usage(error)
+            said(&problems_of(&error)).err().unwrap_or_else(|| Failure::usage(error))
         })?;
     let refused = app::check(&settings);
     let problems = refused
         .iter()
         .map(|(key, error)| serde_json::json!({"key": key, "problem": error.to_string(), "source": null}));
-    said(&problems.collect::<Vec<_>>());
+    said(&problems.collect::<Vec<_>>())?;
     if !refused.is_empty() {
         let all: Vec<String> = refused.iter().map(|(key, error)| format!("\n  {key}: {error}")).collect();
         return Err(Failure::usage(format!("the daemon does not start with {from}:{}", all.concat())));
     }
-    if !json {
-        println!("ok: {from}");
-    }
-    Ok(())
+    if json { Ok(()) } else { print_line(&format!("ok: {from}")) }
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
-fn print(from_files: bool, context: &Context) -> Result<(), Failure> {
+fn show(from_files: bool, context: &Context) -> Result<(), Failure> {
     if from_files {
         let Loaded { settings, from } = context.load()?;
-        print!("# what the next start would have, from {from}\n{}", config::print_with_sources(&settings));
-        return Ok(());
+        let text = config::print_with_sources(&settings);
+        return print(&format!("# what the next start would have, from {from}\n{text}"));
     }
     let asked = InEffect::ask(context)?;
-    match &asked.daemon {
+    let (head, text) = match &asked.daemon {
         Ok(said) => {
-            println!("# in effect in the daemon that answers on {}", asked.settings.admin.socket.display());
-            println!("# it listens on {}", said.listening.join(", "));
-            for key in &said.from_the_next_start {
-                println!("# {key} has been changed since, and counts from the next start");
-            }
-            print!("{}", said.text);
+            let at = asked.settings.admin.socket.display();
+            let mut head = vec![format!("in effect in the daemon that answers on {at}")];
+            head.push(format!("it listens on {}", said.listening.join(", ")));
+            let changed = said.from_the_next_start.iter();
+            head.extend(changed.map(|key| format!("{key} has been changed since, and counts from the next start")));
+            (head, said.text.clone())
         }
-        Err(why) => {
-            println!("# no daemon answered ({why}); what follows is from {}", asked.from);
-            print!("{}", config::print_with_sources(&asked.settings));
-        }
-    }
-    Ok(())
+        Err(why) => (
+            vec![format!("no daemon answered ({why}); what follows is from {}", asked.from)],
+            config::print_with_sources(&asked.settings),
+        ),
+    };
+    let head: String = head.iter().map(|line| format!("# {line}\n")).collect();
+    print(&format!("{head}{text}"))
 }
 
 /// The mistakes as JSON; of a file that cannot be read that one thing.

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::print_json;
+use super::output::{print, print_json, warn};
 use super::run_async::run_async;
 use crate::admin::control::{self, ControlError, MatchCredentials, MatchedCredentials, PullSecret};
 use crate::config::Settings;
@@ -29,7 +29,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let settings = context.settings()?;
     let repository = &arguments.image.repository;
@@ -49,7 +48,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     if arguments.json {
         print_json(&found)?;
     } else {
-        show(&found, repository, &problems);
+        print(&shown(&found, repository, &problems))?;
     }
     match problems.as_slice() {
         [] => Ok(()),
@@ -57,21 +56,16 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     }
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
-fn show(found: &[CredentialMatch], repository: &Repository, problems: &[String]) {
+fn shown(found: &[CredentialMatch], repository: &Repository, problems: &[String]) -> String {
     if found.is_empty() && problems.is_empty() {
-        println!("no credential matches {repository}: it is pulled anonymously");
+        return format!("no credential matches {repository}: it is pulled anonymously\n");
     }
-    for found in found {
+    let line = |found: &CredentialMatch| {
         let username =
             if found.username.is_empty() { "(none: an anonymous attempt)" } else { &found.username };
-        println!("{:<12} {:<32} {:<24} {}", found.source, found.key, username, found.file.display());
-    }
-}
-
-#[allow(clippy::print_stderr, reason = "it is no part of the answer")]
-fn warn(what: &str) {
-    eprintln!("larder: {what}");
+        format!("{:<12} {:<32} {:<24} {}\n", found.source, found.key, username, found.file.display())
+    };
+    found.iter().map(line).collect()
 }
 
 /// What this process finds, with its own files, user and environment.

@@ -8,7 +8,7 @@ use clap::Args;
 use super::context::Context;
 use super::credentials::pull_secrets;
 use super::failure::Failure;
-use super::output::{print_json, shown_duration};
+use super::output::{print_json, print_titled, shown_duration};
 use super::run_async::ask_daemon;
 use crate::admin::control::Explain;
 use crate::admin::{
@@ -36,7 +36,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let secrets = pull_secrets(&arguments.pull_secrets)?;
     let command = Explain { image: arguments.image.to_string(), secrets };
@@ -44,10 +43,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     if arguments.json {
         return print_json(&explanation);
     }
-    for (title, line) in lines(&explanation, Clock::system().now()) {
-        println!("{title:<11} {line}");
-    }
-    Ok(())
+    print_titled(&lines(&explanation, Clock::system().now()))
 }
 
 /// The lines that a person is shown, each with its title.

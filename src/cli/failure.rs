@@ -11,6 +11,8 @@ pub(super) enum Failure {
     Usage(String),
     /// The store is of a format that this program does not know: exit code 3. Trying again does not help.
     StoreFormat(String),
+    /// The process that read the output has ended, as `head` does: exit code 1, and nothing is said.
+    ReaderGone,
 }
 
 impl Failure {
@@ -32,7 +34,7 @@ impl Failure {
     /// The exit code of the process.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::ReaderGone => 1,
             Self::Usage(_) => 2,
             Self::StoreFormat(_) => 3,
         }
@@ -42,6 +44,7 @@ impl Failure {
     pub(super) fn message(&self) -> &str {
         match self {
             Self::Failed(why) | Self::Usage(why) | Self::StoreFormat(why) => why,
+            Self::ReaderGone => "the output is not read any more",
         }
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::print_json;
+use super::output::{print_json, print_line};
 use super::run_async::ask_daemon;
 use crate::admin::control::CollectGarbage;
 use crate::support::size;
@@ -17,12 +17,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let done = ask_daemon(&context.settings()?, &CollectGarbage {})?;
     if arguments.json {
         return print_json(&done);
     }
-    println!("{} freed", size::shown(done.freed_bytes));
-    Ok(())
+    print_line(&format!("{} freed", size::shown(done.freed_bytes)))
 }

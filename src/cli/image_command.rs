@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::print_json;
+use super::output::{print_json, print_line};
 use super::run_async::ask_daemon;
 use crate::admin::control::ControlCommand;
 use crate::reference::Image;
@@ -25,7 +25,6 @@ impl ImageArguments {
     ///
     /// # Errors
     /// No daemon runs, or it refuses; what `said` says.
-    #[allow(clippy::print_stdout, reason = "what these commands are for")]
     pub(super) fn run<C: ControlCommand>(
         &self,
         context: &Context,
@@ -38,9 +37,6 @@ impl ImageArguments {
             print_json(&reply)?;
         }
         let said = said(&image, &reply)?;
-        if !self.json {
-            println!("{said}");
-        }
-        Ok(())
+        if self.json { Ok(()) } else { print_line(&said) }
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::{print_json, shown_duration};
+use super::output::{print_json, print_line, shown_duration};
 use super::run_async::ask_daemon;
 use crate::admin::control::{ImageRow, ListImages};
 use crate::support::clock::{Clock, Timestamp};
@@ -20,16 +20,13 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let mut rows = ask_daemon(&context.settings()?, &ListImages {})?;
     rows.retain(|row| arguments.part.as_ref().is_none_or(|part| row.image.contains(part.as_str())));
     if arguments.json {
         return print_json(&rows);
     }
-    // At once: the standard output is written line by line otherwise, with a call of the kernel each.
-    println!("{}", table(&rows, Clock::system().now()).join("\n"));
-    Ok(())
+    print_line(&table(&rows, Clock::system().now()).join("\n"))
 }
 
 /// The lines that a person is shown.

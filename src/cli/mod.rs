@@ -146,8 +146,9 @@ impl Subcommand {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "the error text of a command that failed")]
 fn report(failure: &Failure) -> ExitCode {
-    eprintln!("larder: {}", failure.message());
+    if !matches!(failure, Failure::ReaderGone) {
+        output::warn(failure.message());
+    }
     ExitCode::from(failure.exit_code())
 }

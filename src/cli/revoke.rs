@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
+use super::output::print_line;
 use super::run_async::run_async;
 use crate::admin::control::{self, ControlError, Revoke};
 use crate::config::Settings;
@@ -30,7 +31,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let settings = context.settings()?;
     let repository = arguments.repository.as_ref().map(|image| &image.repository);
@@ -42,13 +42,14 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     };
     let of = repository.map_or("all repositories".to_owned(), ToString::to_string);
     if arguments.json {
-        println!("{}", serde_json::json!({"repository": command.repository, "revoked": revoked}));
+        let said = serde_json::json!({"repository": command.repository, "revoked": revoked});
+        print_line(&said.to_string())?;
     }
     if revoked == 0 && repository.is_some() {
         return Err(Failure::failed(format!("no right to {of} is known: nothing was ended")));
     }
     if !arguments.json {
-        println!("{revoked} right(s) to {of} ended; the next request is checked upstream");
+        print_line(&format!("{revoked} right(s) to {of} ended; the next request is checked upstream"))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::context::Context;
 use super::failure::Failure;
 use super::log::{self, Log};
+use super::output::print_line;
 use super::reload::Hangup;
 use super::systemd;
 use super::traces::Traces;
@@ -150,23 +151,22 @@ impl Introduction {
         if providers { format!("{node}; kubelet's credential providers") } else { node }
     }
 
-    #[allow(clippy::print_stdout, reason = "the introduction is what a person at the terminal asked for")]
     fn print(&self, app: &App) -> Result<(), app::Error> {
         let (data, admin) = (app.data_addresses()?, app.admin_address()?);
         let credentials = self.credentials(&app.credential_files(), app.has_providers());
-        println!("larder {} with {}", env!("CARGO_PKG_VERSION"), self.config);
-        for at in &data {
-            println!("registry     {at}");
-        }
-        println!("admin        {admin}  (/metrics /livez /readyz /v1/status)");
-        println!("store        {}", self.store);
-        println!("credentials  {}", credentials);
+        let mut lines = vec![format!("larder {} with {}", env!("CARGO_PKG_VERSION"), self.config)];
+        lines.extend(data.iter().map(|at| format!("registry     {at}")));
+        lines.push(format!("admin        {admin}  (/metrics /livez /readyz /v1/status)"));
+        lines.push(format!("store        {}", self.store));
+        lines.push(format!("credentials  {credentials}"));
         if let Some(Listen::Tcp(at)) = data.first() {
-            println!("try          curl http://{at}/v2/docker.io/library/busybox/tags/list");
-            println!(
+            lines.push(format!("try          curl http://{at}/v2/docker.io/library/busybox/tags/list"));
+            lines.push(format!(
                 "containerd   in /etc/containerd/certs.d/_default/hosts.toml:  [host.\"http://{at}\"]  capabilities = [\"pull\", \"resolve\"]"
-            );
+            ));
         }
+        // A daemon whose terminal has gone serves on.
+        let _ = print_line(&lines.join("\n"));
         Ok(())
     }
 }

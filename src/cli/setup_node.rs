@@ -21,6 +21,7 @@ use super::containerd_files::{files, takes_config_path_away};
 use super::context::Context;
 use super::failure::Failure;
 use super::machine::Machine;
+use super::output::print_line;
 use super::setup;
 
 /// The part of the node's filesystem that the init container sees.
@@ -125,16 +126,14 @@ impl fmt::Display for NotSetUp {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let outcome = set_up(arguments, context)?;
     let level = if matches!(outcome, Outcome::NotSetUp(_)) { "WARN" } else { "INFO" };
-    println!("{level} setup-node: {outcome}");
     if let Some(file) = &arguments.message {
         fs::write(file, outcome.to_string())
             .map_err(|error| Failure::failed(format!("cannot write {}: {error}", file.display())))?;
     }
-    Ok(())
+    print_line(&format!("{level} setup-node: {outcome}"))
 }
 
 fn set_up(arguments: &Arguments, context: &Context) -> Result<Outcome, Failure> {

@@ -1,13 +1,13 @@
 //! `larder status`: the state of the daemon at a glance.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::{print_json, shown_duration};
+use super::output::{print, print_json, shown_duration};
 use super::run_async::ask_daemon;
 use crate::admin::control::GetReport;
 use crate::admin::{DiskState, StatusReport};
@@ -54,12 +54,6 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         print(&shown)?;
         std::thread::sleep(WATCH_EVERY);
     }
-}
-
-/// Prints, and fails where the reader has gone.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::failed)
 }
 
 fn text(report: &StatusReport) -> String {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::print_json;
+use super::output::{print_json, print_line};
 use super::run_async::run_async;
 use crate::app;
 use crate::support::size;
@@ -37,7 +37,6 @@ fn age(text: &str) -> Result<Duration, String> {
     if age < AGE_MIN { Err("expected at least 3d: use is recorded once a day".to_owned()) } else { Ok(age) }
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(command: &TierCommand, context: &Context) -> Result<(), Failure> {
     let TierCommand::Gc(arguments) = command;
     let settings = context.settings()?;
@@ -50,7 +49,10 @@ pub(super) fn run(command: &TierCommand, context: &Context) -> Result<(), Failur
         print_json(&collected)?;
     } else {
         let (deleted, kept) = (size::shown(collected.deleted_bytes), size::shown(collected.kept_bytes));
-        println!("{} object(s) deleted, {deleted}; {} kept, {kept}", collected.deleted, collected.kept);
+        print_line(&format!(
+            "{} object(s) deleted, {deleted}; {} kept, {kept}",
+            collected.deleted, collected.kept
+        ))?;
     }
     match collected.failed {
         0 => Ok(()),

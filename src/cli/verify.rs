@@ -1,11 +1,12 @@
 //! `larder verify [--repair]`: hashes everything in the store, whether a daemon serves from it or not.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
+use super::output::{print_line, say};
 use crate::reference::Digest;
 use crate::store::{Finding, Verifier};
 use crate::support::size;
@@ -35,15 +36,11 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let settings = context.settings()?;
     let verifier = Verifier::open(&settings.store.path).map_err(Failure::caused)?;
     let report = look(&verifier, arguments);
-    if arguments.json {
-        print_json(&report.json(arguments.repair));
-    } else {
-        report.print(arguments.repair);
-    }
+    let json = || report.json(arguments.repair).to_string();
+    print_line(&if arguments.json { json() } else { report.text(arguments.repair) })?;
     report.outcome(arguments.repair)
 }
 
-#[allow(clippy::print_stderr, reason = "its progress, for a terminal")]
 fn look(verifier: &Verifier, arguments: &Arguments) -> Report {
     let digests = verifier.digests();
     let mut report = Report::default();
@@ -61,22 +58,15 @@ fn look(verifier: &Verifier, arguments: &Arguments) -> Report {
         }
         if shows_progress {
             let (looked, all, damaged) = (at + 1, digests.len(), report.damaged.len());
-            eprint!("\r{looked} of {all} blobs, {} MiB, {damaged} damaged ", report.bytes >> 20);
-            let _ = std::io::stderr().flush();
+            say(&format!("\r{looked} of {all} blobs, {} MiB, {damaged} damaged ", report.bytes >> 20));
         }
     }
     if shows_progress {
-        eprintln!();
+        say("\n");
     }
     report
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
-fn print_json(report: &serde_json::Value) {
-    println!("{report}");
-}
-
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 impl Report {
     fn json(&self, repair: bool) -> serde_json::Value {
         let list = |found: &[(Digest, String)]| -> Vec<_> {
@@ -92,17 +82,17 @@ impl Report {
         })
     }
 
-    fn print(&self, repair: bool) {
-        println!("{} blobs with {} are sound", self.sound, size::shown(self.bytes));
-        for (digest, reason) in &self.damaged {
-            println!("damaged: {digest}: {reason}");
-        }
-        for (digest, reason) in &self.unreadable {
-            println!("not looked at: {digest}: {reason}");
-        }
+    fn text(&self, repair: bool) -> String {
+        let mut lines = vec![format!("{} blobs with {} are sound", self.sound, size::shown(self.bytes))];
+        lines.extend(self.damaged.iter().map(|(digest, reason)| format!("damaged: {digest}: {reason}")));
+        lines.extend(
+            self.unreadable.iter().map(|(digest, reason)| format!("not looked at: {digest}: {reason}")),
+        );
         if repair && !self.damaged.is_empty() {
-            println!("{} set aside in quarantine/; the next pull fetches them anew", self.damaged.len());
+            let count = self.damaged.len();
+            lines.push(format!("{count} set aside in quarantine/; the next pull fetches them anew"));
         }
+        lines.join("\n")
     }
 
     fn outcome(&self, repair: bool) -> Result<(), Failure> {

@@ -250,3 +250,37 @@ fn a_store_of_a_newer_format_ends_the_daemon_with_a_code_of_its_own() {
     let unit = include_str!("../../systemd/larder.service");
     assert!(unit.contains("RestartPreventExitStatus=3\n"), "and does not for this one");
 }
+
+#[test]
+fn a_command_whose_output_is_not_read_ends_quietly_and_has_done_what_it_was_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path().to_str().unwrap();
+    let config = root.path().join("larder.toml");
+    std::fs::write(&config, "[server]\nlisten = [\"127.0.0.1:505\"]\n").unwrap();
+    let run = |words: &[&str], out: std::process::Stdio| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(["--config", config.to_str().unwrap()]).args(words).env_clear().stdout(out);
+        let done = command.output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let closed = || std::io::pipe().unwrap().1.into();
+    for words in [
+        &["config", "print", "--from-files"][..],
+        &["config", "check", "--json"],
+        &["doctor", "--root", at],
+        &["doctor", "--root", at, "--metrics"],
+        &["setup", "containerd", "--root", at],
+    ] {
+        assert_eq!(run(words, closed()), (Some(1), String::new()), "{words:?}");
+    }
+    assert!(root.path().join("etc/containerd/certs.d/_default/hosts.toml").exists());
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (code, said) = run(&["config", "print", "--from-files"], full.into());
+    assert_eq!(code, Some(1));
+    assert!(said.starts_with("larder: cannot write the output: No space left"), "{said}");
+    // Both outputs of `2>&1 | head -1`.
+    let mut both = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
+    let (_, gone) = std::io::pipe().unwrap();
+    both.args(["rm", "a:v1"]).env_clear().stdout(gone.try_clone().unwrap()).stderr(gone);
+    assert_eq!(both.status().unwrap().code(), Some(1), "no daemon runs, and it is no panic");
+}

@@ -23,7 +23,7 @@ use super::context::Context;
 use super::daemon::InEffect;
 use super::failure::Failure;
 use super::machine::Machine;
-use super::output::print_json;
+use super::output::{print, print_json};
 use crate::reference::Image;
 use crate::support::clock::Clock;
 use finding::{Finding, Findings, Level};
@@ -48,7 +48,6 @@ pub(super) struct Arguments {
     metrics: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let asked = InEffect::ask(context)?;
     let settings = &asked.settings;
@@ -63,28 +62,29 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         canary::check(&machine, &arguments.containerd, image, settings, &mut findings);
     }
     if arguments.metrics {
-        print!("{}", metrics::text(&findings, Clock::system().now()));
-        return Ok(());
+        return print(&metrics::text(&findings, Clock::system().now()));
     }
     let problems = findings.0.iter().filter(|finding| finding.level == Level::Problem).count();
     if arguments.json {
         print_json(&findings.0)?;
     } else {
-        for Finding { level, about, what, remedy } in &findings.0 {
-            let level = match level {
-                Level::Ok => "ok",
-                Level::Note => "note",
-                Level::Warning => "WARNING",
-                Level::Problem => "PROBLEM",
-            };
-            println!("{level:<8} {about:<11} {what}");
-            if !remedy.is_empty() {
-                println!("{:<20} -> {remedy}", "");
-            }
-        }
+        print(&findings.0.iter().map(shown).collect::<String>())?;
     }
     match problems {
         0 => Ok(()),
         count => Err(Failure::failed(format!("{count} problem(s)"))),
     }
+}
+
+/// A finding for people.
+fn shown(finding: &Finding) -> String {
+    let Finding { level, about, what, remedy } = finding;
+    let level = match level {
+        Level::Ok => "ok",
+        Level::Note => "note",
+        Level::Warning => "WARNING",
+        Level::Problem => "PROBLEM",
+    };
+    let remedy = if remedy.is_empty() { String::new() } else { format!("{:<20} -> {remedy}\n", "") };
+    format!("{level:<8} {about:<11} {what}\n{remedy}")
 }

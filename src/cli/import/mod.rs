@@ -12,7 +12,7 @@ use clap::Args;
 use super::context::Context;
 use super::credentials::pull_secrets;
 use super::failure::Failure;
-use super::output::print_json;
+use super::output::{print_json, print_line};
 use super::run_async::run_async;
 use crate::admin::control::{self, ImportNames, Readers};
 use crate::reference::{Digest, Image, Repository};
@@ -42,7 +42,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let settings = context.settings()?;
     let readers = readers(arguments)?;
@@ -52,7 +51,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     for (image, root) in images {
         let bytes = run_async(send(&mut layout, &settings.admin.socket, &image, root, &readers))??;
         if !arguments.json {
-            println!("{image} is in the store: {}, {root}", size::shown(bytes));
+            print_line(&format!("{image} is in the store: {}, {root}", size::shown(bytes)))?;
         }
         done.push(
             serde_json::json!({"image": image.to_string(), "digest": root.to_string(), "bytes": bytes}),

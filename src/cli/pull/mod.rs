@@ -10,6 +10,7 @@ use clap::Args;
 use super::context::Context;
 use super::credentials::pull_secrets;
 use super::failure::Failure;
+use super::output::warn;
 use super::run_async::run_async;
 use crate::admin::control::{self, Pull, PullImage, PullSecret};
 use crate::prepull::{self, FoundSecret};
@@ -62,6 +63,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let mut screen = Screen::new(arguments.json);
     let done = run_async(control::pull(&settings.admin.socket, &command, |event| screen.show(&event)))?;
     done.map_err(Failure::caused)?;
+    if let Some(failure) = screen.ended() {
+        return Err(failure);
+    }
     let (failed, all) = (screen.failed(), command.images.len());
     let of_manifests = match problems.len() {
         0 => None,
@@ -70,11 +74,6 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let of_images = (failed > 0).then(|| format!("{failed} of {all} image(s) could not be fetched"));
     let why: Vec<String> = of_images.into_iter().chain(of_manifests).collect();
     if why.is_empty() { Ok(()) } else { Err(Failure::failed(why.join("; "))) }
-}
-
-#[allow(clippy::print_stderr, reason = "what is wrong with the input, beside the progress")]
-fn warn(what: &str) {
-    eprintln!("larder: {what}");
 }
 
 /// The command for the daemon, and what in the manifests cannot be used; `configured` are the pull secrets of the configuration.

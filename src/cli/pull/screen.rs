@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::failure::Failure;
+use crate::cli::output::print_line;
 use crate::prepull::{BlobState, Event, Summary};
 use crate::support::size;
 
@@ -17,6 +19,8 @@ pub(super) struct Screen {
     bars: MultiProgress,
     of_blobs: HashMap<(String, String), ProgressBar>,
     failed: usize,
+    /// Why nothing is shown any more. The images are fetched nevertheless.
+    unshown: Option<Failure>,
 }
 
 impl Screen {
@@ -24,18 +28,16 @@ impl Screen {
         let shows = !json && std::io::stderr().is_terminal();
         let target = if shows { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
-        Self { json, bars, of_blobs: HashMap::new(), failed: 0 }
+        Self { json, bars, of_blobs: HashMap::new(), failed: 0, unshown: None }
     }
 
     /// Shows an event.
-    #[allow(clippy::print_stdout, reason = "what --json is for")]
     pub(super) fn show(&mut self, event: &Event) {
         if let Event::Failed { .. } = event {
             self.failed += 1;
         }
         if self.json {
-            println!("{}", serde_json::to_string(event).unwrap_or_default());
-            return;
+            return self.say(&serde_json::to_string(event).unwrap_or_default());
         }
         match event {
             Event::Resolved { image, digest, platforms, foreign_layers } => {
@@ -105,9 +107,15 @@ impl Screen {
         self.failed
     }
 
-    #[allow(clippy::print_stdout, reason = "what this command is for")]
-    fn say(&self, line: &str) {
-        self.bars.suspend(|| println!("{line}"));
+    /// Why what was to be shown could not be.
+    pub(super) fn ended(&mut self) -> Option<Failure> {
+        self.unshown.take()
+    }
+
+    fn say(&mut self, line: &str) {
+        if self.unshown.is_none() {
+            self.unshown = self.bars.suspend(|| print_line(line)).err();
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use super::context::Context;
 use super::daemon::InEffect;
 use super::failure::Failure;
 use super::machine::Machine;
+use super::output::{print, print_line};
 use super::runtime::{Runtime, distributions};
 use super::socket_unit::held;
 use crate::config::Settings;
@@ -77,10 +78,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         }
         carry_out(plan, arguments.dry_run, &machine, &request)?;
     }
-    if let Some(address) = address {
-        warn_of_port(address, &machine);
-    }
-    Ok(())
+    address.map_or(Ok(()), |address| warn_of_port(address, &machine))
 }
 
 /// Writes the `hosts.toml` of this cache below these directories, or removes what was written there, and changes nothing
@@ -160,8 +158,8 @@ fn plan(runtime: Runtime, machine: &Machine, request: &SetupRequest) -> Result<S
     }
 }
 
-/// Shows the changes, or makes them.
-#[allow(clippy::print_stdout, reason = "what this command is for")]
+/// Shows the changes, or makes them: all of them before any of it is printed, so that an output that is not read leaves
+/// none out.
 fn carry_out(
     plan: SetupPlan,
     dry_run: bool,
@@ -169,41 +167,42 @@ fn carry_out(
     request: &SetupRequest,
 ) -> Result<(), Failure> {
     let changes: Vec<&Change> = plan.changes.iter().filter(|change| change.changes_anything()).collect();
+    let mut said = String::new();
     for change in &changes {
         if dry_run {
             // The gate's value is for the runtime alone.
             let gate = request.gate.as_ref().map_or("", |gate| gate.value().reveal());
             let shown = change.difference(plan.shown);
-            print!("{}", if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") });
+            said += &if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") };
+        } else if let Err(why) = change.apply(machine) {
+            // What was changed before is said too.
+            print(&said)?;
+            return Err(Failure::Failed(why));
         } else {
-            change.apply(machine).map_err(Failure::Failed)?;
-            println!("{}", change.outcome());
+            said += &format!("{}\n", change.outcome());
         }
     }
     match (changes.is_empty(), dry_run) {
-        (true, _) => println!("nothing to change"),
-        (false, true) => println!("nothing was changed: this is what would change"),
+        (true, _) => said += "nothing to change\n",
+        (false, true) => said += "nothing was changed: this is what would change\n",
         (false, false) => {
-            if let Some(restart) = plan.restart {
-                println!("takes effect with: {restart}");
-            }
+            let restart = plan.restart.map(|restart| format!("takes effect with: {restart}\n"));
+            said += &restart.unwrap_or_default();
         }
     }
-    for note in plan.notes {
-        println!("note: {note}");
-    }
-    Ok(())
+    plan.notes.iter().for_each(|note| said += &format!("note: {note}\n"));
+    print(&said)
 }
 
-#[allow(clippy::print_stdout, reason = "what this command is for")]
-fn warn_of_port(address: SocketAddr, machine: &Machine) {
-    if address.port() >= 1_024 && held(machine).is_empty() {
-        println!(
-            "note: while Larder is not running any local user may take port {} and collect credentials; \
-             install its socket unit, which holds the port, or use one below 1024",
-            address.port()
-        );
+fn warn_of_port(address: SocketAddr, machine: &Machine) -> Result<(), Failure> {
+    if address.port() < 1_024 || !held(machine).is_empty() {
+        return Ok(());
     }
+    print_line(&format!(
+        "note: while Larder is not running any local user may take port {} and collect credentials; \
+         install its socket unit, which holds the port, or use one below 1024",
+        address.port()
+    ))
 }
 
 /// The settings, and where this cache listens: as the running daemon says; where none runs, or on another machine, as its
