@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
+use larder::reference::MediaType;
 use tokio::sync::Semaphore;
 
 use crate::support::client::{self, ANONYMOUS};
@@ -162,4 +163,62 @@ async fn a_small_part_of_a_cold_blob_comes_alone_and_a_larger_one_downloads_all_
         larder.settled().await;
     }
     assert_eq!(registry.count(Method::GET, "/blobs/"), 5, "the part that told the size, and the whole blob");
+}
+
+/// A layer that comes without a length and stops after 300,000 bytes until the gate is opened, in an image whose manifest
+/// says that it has `declared` bytes: a client that has begun to read all of it as a range.
+async fn begun_without_a_length(bytes: &Bytes, declared: usize) -> (Larder, Begun) {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    let digest = registry.put_blob("team/app", bytes.clone());
+    let config = registry.put_blob("team/app", &b"{}"[..]);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{0}","layers":[{{"mediaType":"x/y","digest":"{digest}","size":{declared}}}],"config":{{"mediaType":"x/y","digest":"{config}","size":2}}}}"#,
+        MediaType::OCI_MANIFEST
+    );
+    registry.put_manifest("team/app", Some("v1"), MediaType::OCI_MANIFEST, manifest);
+    let gate = Arc::new(Semaphore::new(0));
+    registry.wrong_at(&digest.to_string(), Fault::ChunkedHoldAfter(300_000, Arc::clone(&gate)));
+    assert_eq!(larder.get("/v2/team/app/manifests/v1?ns=reg.test").await.status, StatusCode::OK);
+    let path = format!("/v2/team/app/blobs/{digest}?ns=reg.test");
+    let head = client::open(larder.address, Method::GET, &path, &[("range", "bytes=0-"), ANONYMOUS]);
+    let head = tokio::time::timeout(std::time::Duration::from_secs(10), head).await;
+    let mut response = head.expect("the head waits for the whole layer");
+    assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(response.headers()["content-range"], format!("bytes 0-{}/{declared}", declared - 1));
+    let frame = response.body_mut().frame().await.unwrap().unwrap();
+    let first = frame.into_data().unwrap();
+    assert!(!first.is_empty() && first == bytes.slice(..first.len()));
+    gate.add_permits(1);
+    (larder, Begun { response, first, path, _directory: directory, _registry: registry })
+}
+
+struct Begun {
+    response: http::Response<hyper::body::Incoming>,
+    first: Bytes,
+    path: String,
+    _directory: tempfile::TempDir,
+    _registry: FakeRegistry,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_a_range_does_not_wait_for_all_of_a_layer_that_comes_without_a_length() {
+    let bytes = Bytes::from(noise(1_000_000, 9));
+    let (larder, mut begun) = begun_without_a_length(&bytes, bytes.len()).await;
+    let rest = client::rest(&mut begun.response).await;
+    assert!([begun.first, rest].concat() == bytes);
+    larder.settled().await;
+    assert_eq!(larder.get_range(&begun.path, "bytes=5-9").await.body, bytes.slice(5..10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_that_a_manifest_states_wrongly_completes_no_wrong_body() {
+    let bytes = Bytes::from(noise(1_000_000, 9));
+    for declared in [900_000, 1_200_000] {
+        let (larder, begun) = begun_without_a_length(&bytes, declared).await;
+        assert!(begun.response.into_body().collect().await.is_err(), "{declared}: it ends as if it were whole");
+        larder.settled().await;
+        let again = larder.get_range(&begun.path, "bytes=0-").await;
+        assert!(again.complete && again.body == bytes, "{declared}: stored, it is served as it is");
+    }
 }

@@ -44,7 +44,9 @@ pub enum Fault {
     DamagedEndAfter(usize, Arc<Semaphore>),
     /// The right bytes without a length.
     Chunked,
-    /// The same, whatever range is asked for: the size is not said in any way.
+    /// The same, but the bytes after this many wait for a permit.
+    ChunkedHoldAfter(usize, Arc<Semaphore>),
+    /// The right bytes without a length, whatever range is asked for: the size is not said in any way.
     Unsized,
     /// The answer to the same request without `Range`.
     IgnoreRange,
@@ -66,7 +68,7 @@ pub fn empty(status: StatusCode) -> Response<Body> {
 /// Gives a response its length and its body, whole or damaged.
 pub fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>) -> Response<Body> {
     let (mut parts, bytes) = response.into_parts();
-    if !matches!(fault, Some(Fault::Chunked)) && !parts.headers.contains_key(CONTENT_LENGTH) {
+    if !matches!(fault, Some(Fault::Chunked | Fault::ChunkedHoldAfter(..))) && !parts.headers.contains_key(CONTENT_LENGTH) {
         parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
     }
     let body = if head {
@@ -127,7 +129,7 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
             let sent = stream::iter(pieces(&bytes.slice(..count.min(bytes.len())))).map(ok);
             StreamBody::new(sent.chain(stream::pending())).boxed_unsync()
         }
-        Some(Fault::HoldAfter(count, gate)) => held(&bytes, count, gate),
+        Some(Fault::HoldAfter(count, gate) | Fault::ChunkedHoldAfter(count, gate)) => held(&bytes, count, gate),
         Some(Fault::CorruptAfter(count, gate)) => held(&corrupted(&bytes), count, gate),
         Some(Fault::DamagedEndAfter(count, gate)) => held(&damaged_end(&bytes), count, gate),
         Some(Fault::DamagedEnd) => {

@@ -14,7 +14,7 @@ use crate::upstream;
 /// registry may take in all, so that a download of its own still begins before its runtime gives up.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
 
-/// Waits until a flight has bytes and knows how many, or has failed. A blob so small that it is withheld whole is waited
+/// Waits until a flight has bytes, and knows how many if that is needed, or has failed. A blob so small that it is withheld whole is waited
 /// for, so that a wrong one is an error before any header has left; and one that a mirror delivers until there are bytes
 /// to serve, so that no client is told a wrong size.
 pub(crate) async fn first_bytes(

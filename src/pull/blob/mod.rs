@@ -108,6 +108,7 @@ use stored::{StoredBlob, StoredBlobs};
 use transfer::Transfers;
 pub use wanted::BlobRange;
 use window_memory::WindowMemory;
+use withheld_tail::TAIL;
 
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
 /// caller.
@@ -183,7 +184,8 @@ impl Blobs {
     }
 
     /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For a
-    /// range the answer waits until the size is known. An outage of upstream is waited through where a client has a part of
+    /// range the answer waits until the size is known, if no manifest says it. An outage of upstream is waited through where
+    /// a client has a part of
     /// the blob already.
     ///
     /// # Errors
@@ -214,6 +216,14 @@ impl Blobs {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
+        // An answer with a range says how large the blob is. Where its registry does not, a manifest does: of what is announced
+        // so, the last bytes are withheld until it is known to be right. What is withheld as a whole is waited for.
+        let declared = match wanted {
+            BlobRange::Whole => None,
+            _ => self.access.membership().declared_size(context.repository(), digest),
+        };
+        let announced = declared.filter(|size| *size > TAIL);
+        let size_needed = wanted != BlobRange::Whole && announced.is_none();
         let mut last = Error::LeaderGone;
         let mut sharing = Sharing::All;
         for attempt in 1..=ATTEMPTS_MAX {
@@ -245,8 +255,9 @@ impl Blobs {
                 sharing = Sharing::SameQuestion;
                 continue;
             }
-            match first_bytes(progress, wanted != BlobRange::Whole).await {
+            match first_bytes(progress, size_needed).await {
                 Ok((progress, size)) => {
+                    let size = size.or(announced);
                     let body = BlobBody::following(self.reader(context, digest), progress, size);
                     return Ok(BlobAnswer { size, media_type: None, body, source, stale: None });
                 }
