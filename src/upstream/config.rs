@@ -22,7 +22,7 @@ pub struct Config {
     pub proxy: Proxy,
     /// How long a login that a token server refused is not repeated.
     pub negative_ttl: Duration,
-    /// `host:port` of redirect targets that may have private addresses.
+    /// As in [`RegistryConfig`], for every registry in `registries` and for no other.
     pub trusted_redirects: HashSet<String>,
     /// The network that connections are opened through; not a setting of the configuration.
     pub reach: Reach,
@@ -48,6 +48,20 @@ pub struct RegistryConfig {
     pub client: Option<ClientCertificate>,
     /// `host:port` of token servers of this registry that may have private addresses or another domain.
     pub trusted_realms: HashSet<String>,
+    /// `host:port` of servers that may have private addresses and to which it may redirect; `http://host:port` of those that
+    /// may be asked for its blobs over plain HTTP too.
+    pub trusted_redirects: HashSet<String>,
+}
+
+impl Config {
+    /// Whether `registry` may redirect to `target`, which is written as in [`RegistryConfig::trusted_redirects`]. A registry
+    /// that the operator did not name leads nowhere.
+    pub(crate) fn trusts_redirect(&self, registry: &Registry, target: &str) -> bool {
+        let own = self.registries.get(registry);
+        own.is_some_and(|own| {
+            own.trusted_redirects.contains(target) || self.trusted_redirects.contains(target)
+        })
+    }
 }
 
 /// A client certificate. Presented to hosts that the configuration names, and to no other.
@@ -143,6 +157,25 @@ impl Default for Config {
             negative_ttl: Duration::from_secs(3),
             trusted_redirects: HashSet::new(),
             reach: Reach::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_registry_without_a_section_leads_into_the_nodes_network() {
+        let trusted = HashSet::from(["minio.corp:9000".to_owned()]);
+        let own = RegistryConfig { trusted_redirects: trusted.clone(), ..RegistryConfig::default() };
+        let named = |name: &str, config| HashMap::from([(name.parse().unwrap(), config)]);
+        let of_one = Config { registries: named("reg.corp", own), ..Config::default() };
+        let registries = named("reg.corp", RegistryConfig::default());
+        let of_all = Config { registries, trusted_redirects: trusted, ..Config::default() };
+        for config in [of_one, of_all] {
+            let trusts = |registry: &str| config.trusts_redirect(&registry.parse().unwrap(), "minio.corp:9000");
+            assert!(trusts("reg.corp") && !trusts("evil.example"));
         }
     }
 }

@@ -350,11 +350,17 @@ impl Exchange {
         if state.redirects > REDIRECTS_MAX {
             return Err(invalid(RedirectError::TooMany));
         }
-        let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-        state.url = redirect::target(&state.url, location).map_err(invalid)?;
+        // Some object stores put names of files into it as they are.
+        let location = response.headers().get(LOCATION);
+        let location = location.and_then(|location| std::str::from_utf8(location.as_bytes()).ok());
+        let configured = self.configured.current();
+        let registry = state.request.repository.registry();
+        let is_listed = |target: &str| configured.config.trusts_redirect(registry, target);
+        let may_weaken = |target: &str| state.request.kind == RequestKind::Blob && is_listed(target);
+        state.url = redirect::target(&state.url, location, may_weaken).map_err(invalid)?;
         let (endpoint, to) = (state.endpoint, authority(&state.url));
         let home = (endpoint.host_and_port(), endpoint.trust);
-        state.trust = redirect::trust(&to, home, &self.configured.current().config.trusted_redirects);
+        state.trust = redirect::trust(&to, home, is_listed);
         drain(response.into_body()).await;
         Ok(())
     }

@@ -312,6 +312,26 @@ async fn redirects_are_followed_without_the_token_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_registry_may_redirect_to_is_trusted_for_no_other_registry() {
+    let (scene, store) = (scene("").await, FakeRegistry::start().await);
+    let (bytes, path) = scene.blob(100_000);
+    store.put_blob("s3", bytes.clone());
+    let target = format!("{}/v2/s3/blobs/{}", store.url(), path.rsplit('/').next().unwrap());
+    scene.registry.wrong(move |seen| seen.path.contains("/blobs/").then(|| redirect(target.clone())));
+    scene.larder.stop().await;
+    let url = scene.registry.url();
+    let listed = format!(
+        "[[registry]]\nhost = \"reg.test\"\nendpoints = [\"{url}\"]\ntrusted_redirects = [\"{}\"]",
+        store.address
+    );
+    let larder = Larder::start(scene.directory.path(), &[("other.test", url)], &listed);
+    let refused = larder.get(&format!("{path}?ns=other.test")).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", refused.body);
+    assert!(store.seen().is_empty(), "not even a connection");
+    assert_eq!(larder.get(&format!("{path}?ns=reg.test")).await.body, bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn registries_that_cannot_be_asked_leave_nothing_on_the_disk() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "");

@@ -7,7 +7,7 @@ use super::access::{policy, time};
 use super::endpoint::EndpointKind;
 use super::freshness::TagTtlKind;
 use super::server::registry;
-use super::upstream::authority;
+use super::upstream::{authority, redirect_target};
 use crate::config::report::Place;
 use crate::config::schema::section;
 use crate::config::value::{Text, flag, list, path};
@@ -45,6 +45,11 @@ section! {
     /// host:port of this registry's token servers that are at a private address, at another IP address than the
     /// registry, or in another domain. A credential for this registry is shown to them.
     reload trusted_realms: Vec<String> = list(authority()), |_| Vec::new(), example "[\"auth.corp:443\"]";
+
+    /// host:port of servers at a private address to which this registry may redirect. With http:// before it, its blobs are
+    /// fetched there over plain HTTP too: no credential goes there, and their digests prove them.
+    reload trusted_redirects: Vec<String> = list(redirect_target()), |_| Vec::new(),
+        example "[\"minio.corp:9000\", \"http://ceph.corp:8080\"]";
 
     /// As `policy` in [access].
     reload access: Option<Policy> = policy(), |_| None, example "\"open\"";
@@ -102,6 +107,7 @@ impl Registry {
             ca: self.ca.clone(),
             client: client.map(|(certificate, key)| ClientCertificate { certificate, key }),
             trusted_realms: self.trusted_realms.iter().cloned().collect(),
+            trusted_redirects: self.trusted_redirects.iter().cloned().collect(),
         }
     }
 

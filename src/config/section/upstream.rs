@@ -35,8 +35,8 @@ section! {
     /// The longest pause within a body.
     reload idle_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().idle;
 
-    /// host:port of servers at a private address to which a registry may redirect.
-    reload trusted_redirects: Vec<String> = list(authority()), |_| Vec::new();
+    /// As in [[registry]], for all registries that have a section. For no other registry: it would lead into your network.
+    reload trusted_redirects: Vec<String> = list(redirect_target()), |_| Vec::new();
 }
 
 /// An entry of `allow`.
@@ -102,6 +102,15 @@ impl fmt::Display for Allowed {
 
 fn allowed() -> Text<Allowed> {
     parsed("registry or \"public\"", &["quay.io", "ghcr.io"])
+}
+
+/// A server to which a registry may redirect.
+pub(super) fn redirect_target() -> Text<String> {
+    let read = |text: &str| match text.strip_prefix("http://") {
+        Some(plain) => (authority().read)(plain).map(|at| format!("http://{at}")),
+        None => (authority().read)(text),
+    };
+    Text { what: "host:port or http://host:port", examples: &["minio.corp:9000"], read, write: String::clone }
 }
 
 pub(super) fn authority() -> Text<String> {
