@@ -220,6 +220,7 @@ class Manifests(unittest.TestCase):
         self.assertEqual(comparable([undone]), comparable([before]))
 
     def test_values_that_would_make_a_broken_deployment_are_refused(self):
+        config = of_kind(templated({}), "ConfigMap")["data"]["larder.toml"]
         for values, part in (
             ({"image": {"digest": ""}}, "/image/digest"),
             ({"image": {"digest": "v1"}}, "/image/digest"),
@@ -229,10 +230,36 @@ class Manifests(unittest.TestCase):
             ({"ports": {"admin": 5051}}, "ports.admin"),
             ({"statePath": "var/lib/larder"}, "/statePath"),
             ({"podWatch": {"identity": "admin"}}, "/podWatch/identity"),
+            ({"config": config.replace(':506"', ':507"') + '[server.other]\nlisten = "127.0.0.1:506"\n'}, "ports.admin"),
+            ({"config": config.replace('state = "/var/lib/larder"', "state = '/data'")}, "[server] state"),
+            ({"config": config.replace("/run/larder/", "/run/other/")}, "[admin] socket"),
+            ({"config": config + '[store]\npath = "/data"\n'}, "[store] path"),
         ):
             with self.assertRaises(Exception) as refused:
                 templated(values)
             self.assertIn(part, str(refused.exception))
+
+    def test_values_that_say_the_same_in_another_way_are_taken(self):
+        config = of_kind(templated({}), "ConfigMap")["data"]["larder.toml"]
+        for text in (config.replace('"127.0.0.1:506"', "'127.0.0.1:506'"),
+                     config.replace('listen = "127.0.0.1:506"\n', "") .replace("[server]", 'admin.listen = "127.0.0.1:506"\n[server]', 1),
+                     config.replace('state = "/var/lib/larder"\n', ""),
+                     config.replace('state = "/var/lib/larder"', 'state = "/var/lib/larder/of-this-cluster"')):
+            self.assertNotEqual(text, config)
+            templated({"config": text})
+
+    def test_what_scrapes_by_annotations_finds_the_port_and_no_class_is_named_that_is_not_there(self):
+        config = of_kind(templated({}), "ConfigMap")["data"]["larder.toml"]
+
+        def pods(values):
+            return of_kind(templated(values), "DaemonSet")["spec"]["template"]
+
+        moved = {"config": config.replace(":5052", ":9100"), "ports": {"admin": 506, "metrics": 9100}}
+        self.assertEqual(pods(moved)["metadata"]["annotations"]["prometheus.io/port"], "9100")
+        self.assertNotIn("prometheus.io/port", pods({"podAnnotations": {"prometheus.io/scrape": None}})["metadata"]["annotations"])
+        self.assertNotIn("priorityClassName", pods({"priorityClass": {"create": False}})["spec"])
+        theirs = {"priorityClass": {"create": False, "name": "theirs"}}
+        self.assertEqual(pods(theirs)["spec"]["priorityClassName"], "theirs")
 
     def test_the_chart_passes_helms_own_check_and_says_what_to_look_at(self):
         found = helm().lint(CHART, values={"image": {"digest": DIGEST}})
@@ -245,3 +272,9 @@ class Manifests(unittest.TestCase):
             values["setupNode"] = {"undo": True}
             notes = chart.render(values, name="larder", namespace="larder")["larder/templates/NOTES.txt"]
             self.assertIn("uninstall", notes)
+            self.assertIn("rollout status", notes)
+            # kubectl refuses to wait for it, and no pod is replaced by itself.
+            values["updateStrategy"] = {"type": "OnDelete", "rollingUpdate": None}
+            notes = chart.render(values, name="larder", namespace="larder")["larder/templates/NOTES.txt"]
+            self.assertNotIn("rollout status", notes)
+            self.assertIn("delete pod -l app.kubernetes.io/name=larder", notes)
