@@ -110,6 +110,32 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         Ok(bytes.slice((offset - start) as usize..to))
     }
 
+    /// The bytes from `offset` up to `end`, each compared, in memory that is given for it.
+    ///
+    /// # Errors
+    /// A chunk that is damaged; a panic.
+    pub(super) async fn copy_all(
+        self: &Arc<Self>,
+        offset: u64,
+        end: u64,
+        mut memory: Vec<u8>,
+    ) -> Result<Vec<u8>, Damage> {
+        let this = Arc::clone(self);
+        let copy = move || {
+            let mut buffer = Buffer::new(CHUNK);
+            memory.clear();
+            memory.reserve_exact((end - offset) as usize);
+            for chunk in offset / CHUNK as u64..end.div_ceil(CHUNK as u64) {
+                let start = chunk * CHUNK as u64;
+                let content = this.compare_chunk(chunk, end, &mut buffer)?;
+                let from = offset.saturating_sub(start) as usize;
+                memory.extend_from_slice(&content[from..(end - start).min(CHUNK as u64) as usize]);
+            }
+            Ok(memory)
+        };
+        flatten(blocking::run(move || Ok(copy())).await)
+    }
+
     /// `hasher`, which has seen nothing, after the bytes from the first one up to `end`, each compared.
     ///
     /// # Errors

@@ -224,12 +224,12 @@ impl GrowingBlob {
         self.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
     }
 
-    /// As [`GrowingBlob::read`], in memory: the very bytes that were compared, at most to the end of a chunk.
+    /// As [`GrowingBlob::read`], all of it, in memory that is given for it: the very bytes that were compared.
     ///
     /// # Errors
     /// As [`GrowingBlob::read`].
-    pub async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, Error> {
-        self.content.copy(offset, end).await.map_err(|damage| self.damaged(damage))
+    pub async fn copy_all(&self, offset: u64, end: u64, memory: Vec<u8>) -> Result<Vec<u8>, Error> {
+        self.content.copy_all(offset, end, memory).await.map_err(|damage| self.damaged(damage))
     }
 
     /// The hash of the bytes before `end`, which the download must have written.

@@ -278,12 +278,12 @@ struct FakeUpload {
 }
 
 impl Multipart for FakeUpload {
-    fn part(&mut self, content: Vec<Bytes>) -> BoxFuture<'static, Result<(), Error>> {
+    fn part(&mut self, content: Bytes) -> BoxFuture<'static, Result<(), Error>> {
         let (store, whole) = (self.store.clone(), Arc::clone(&self.content));
         Box::pin(async move {
             store.check()?;
-            store.0.lock().parts.push(content.iter().map(Bytes::len).sum());
-            content.iter().for_each(|chunk| whole.lock().extend_from_slice(chunk));
+            store.0.lock().parts.push(content.len());
+            whole.lock().extend_from_slice(&content);
             Ok(())
         })
     }
@@ -322,10 +322,10 @@ pub(crate) async fn write(tier: &Tier, content: &[u8]) -> Digest {
 /// Sends the parts of a content, the last one too if it `completes`.
 pub(crate) async fn send(mut upload: Upload, content: &[u8], completes: bool) {
     loop {
-        let permit = upload.permit().await.unwrap();
+        let mut permit = upload.permit().await.unwrap();
         let part = upload.next_part();
-        let chunks = content[part.start as usize..part.end as usize].chunks(300_000);
-        let bytes = chunks.map(Bytes::copy_from_slice).collect();
+        let mut bytes = permit.memory();
+        bytes.extend_from_slice(&content[part.start as usize..part.end as usize]);
         match (upload.is_last_part(), completes) {
             (false, _) => upload.send(bytes, permit).await.unwrap(),
             (true, true) => return upload.complete(bytes, permit).await.unwrap(),

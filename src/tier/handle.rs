@@ -17,6 +17,7 @@ use super::layout::Layout;
 use super::metrics::Metrics;
 use super::objects::Objects;
 use super::pace::{PASSED_BY_FOR, Paces};
+use super::part_memory::SharedPartMemory;
 use super::recent::{self, Recent};
 
 use crate::credentials::ClusterKey;
@@ -70,6 +71,8 @@ pub(super) struct Inner {
     pub(super) vain: Recent<Registry>,
     /// Permits for the parts of layers.
     pub(super) uploads: Arc<Semaphore>,
+    /// What the bytes of parts are read into.
+    pub(super) part_memory: SharedPartMemory,
     /// Permits for manifests and small blobs.
     pub(super) singles: Arc<Semaphore>,
     /// How fast registries deliver.
@@ -128,6 +131,7 @@ impl Tier {
             silent: Recent::new(recent::SILENT_FOR),
             vain: Recent::new(recent::VAIN_FOR),
             uploads: Arc::new(Semaphore::new(config.uploads as usize)),
+            part_memory: SharedPartMemory::default(),
             singles: Arc::new(Semaphore::new(SINGLES)),
             paces: Paces::default(),
             slower: Recent::new(PASSED_BY_FOR),

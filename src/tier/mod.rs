@@ -44,6 +44,7 @@ mod names;
 mod network;
 mod objects;
 mod pace;
+mod part_memory;
 mod probe;
 mod reading;
 mod recent;

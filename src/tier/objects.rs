@@ -103,7 +103,7 @@ pub(super) trait Objects: Send + Sync + Debug {
 /// A large object that is being written, in parts of equal size but the last. It is not there before it is completed.
 pub(super) trait Multipart: Send {
     /// Writes the next part.
-    fn part(&mut self, content: Vec<Bytes>) -> BoxFuture<'static, Result<(), Error>>;
+    fn part(&mut self, content: Bytes) -> BoxFuture<'static, Result<(), Error>>;
 
     /// Makes it an object.
     fn complete(&mut self) -> BoxFuture<'_, Result<(), Error>>;

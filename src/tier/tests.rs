@@ -95,7 +95,7 @@ async fn no_more_parts_are_in_memory_than_there_are_permits() {
     let _second = uploads[1].permit().await.unwrap();
     let third = tokio::time::timeout(Duration::from_secs(60), uploads[2].permit()).await;
     assert!(third.is_err(), "a third part would be read");
-    uploads[0].send(vec![vec![7; 8 * MIB].into()], first).await.unwrap();
+    uploads[0].send(vec![7; 8 * MIB], first).await.unwrap();
     assert!(uploads[2].permit().await.is_some(), "the first part is sent");
     // That one is in memory no more: the next takes its permit, and a part that waits for minutes is given up.
     let _third = uploads[2].permit().await.unwrap();

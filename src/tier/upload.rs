@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -19,6 +19,7 @@ use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::lease::LEASED_MIN;
 use super::objects::{Multipart, Replace};
+use super::part_memory::PartMemory;
 use crate::reference::{Digest, Registry};
 
 /// Bytes of a part. Object stores take parts from 5 MiB on; larger ones cost memory.
@@ -46,11 +47,20 @@ pub(crate) struct Upload {
     sent: u64,
     parts: Option<Box<dyn Multipart>>,
     permits: Arc<Semaphore>,
+    memory: PartMemory,
 }
 
-/// The permit to have the bytes of one part in memory.
+/// The permit to have the bytes of one part in memory, and that memory.
 pub(crate) struct PartPermit {
+    memory: Vec<u8>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl PartPermit {
+    /// Empty memory, to read the bytes into.
+    pub(crate) fn memory(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.memory)
+    }
 }
 
 /// The size of the parts of an object of `size` bytes; `None` if it is too large.
@@ -102,6 +112,7 @@ impl Tier {
             sent: 0,
             parts: None,
             permits: Arc::clone(permits),
+            memory: inner.part_memory.join(),
             inner: Arc::clone(inner),
         })
     }
@@ -155,10 +166,11 @@ impl Upload {
 
     /// The permit for the bytes of one part, to be acquired before they are read; `None` if there is none in time.
     pub(crate) fn permit(&self) -> impl Future<Output = Option<PartPermit>> + Send + use<> {
-        let (inner, permits) = (Arc::clone(&self.inner), Arc::clone(&self.permits));
+        let (inner, permits, memory) =
+            (Arc::clone(&self.inner), Arc::clone(&self.permits), self.memory.clone());
         async move {
             match timeout(PERMIT_WAIT, permits.acquire_owned()).await {
-                Ok(Ok(permit)) => Some(PartPermit { _permit: permit }),
+                Ok(Ok(permit)) => Some(PartPermit { memory: memory.take(), _permit: permit }),
                 Ok(Err(_)) | Err(_) => {
                     inner.count_write("skipped");
                     None
@@ -171,13 +183,14 @@ impl Upload {
     ///
     /// # Errors
     /// The tier does not take it; then the upload can only be dropped.
-    pub(crate) async fn send(&mut self, content: Vec<Bytes>, _permit: PartPermit) -> Result<(), Error> {
+    pub(crate) async fn send(&mut self, content: Vec<u8>, _permit: PartPermit) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
+        let bytes = content.len() as u64;
+        let content = self.frozen(content);
         let parts = match &mut self.parts {
             Some(parts) => parts,
             none => none.insert(inner.bounded(inner.objects.begin(&self.key)).await?),
         };
-        let bytes: u64 = content.iter().map(|chunk| chunk.len() as u64).sum();
         let begun = Instant::now();
         let sent = inner.within(PART_WAIT, parts.part(content)).await;
         inner.metrics.seconds.with_label_values(&["put"]).observe(begun.elapsed().as_secs_f64());
@@ -191,7 +204,7 @@ impl Upload {
     ///
     /// # Errors
     /// The tier does not take it.
-    pub(crate) async fn complete(mut self, content: Vec<Bytes>, permit: PartPermit) -> Result<(), Error> {
+    pub(crate) async fn complete(mut self, content: Vec<u8>, permit: PartPermit) -> Result<(), Error> {
         let written = self.finish(content, permit).await;
         let (inner, registry) = (Arc::clone(&self.inner), self.registry.clone());
         if written.is_ok() {
@@ -200,17 +213,18 @@ impl Upload {
         inner.note_written(&registry, self.digest, 0, written)
     }
 
-    async fn finish(&mut self, content: Vec<Bytes>, permit: PartPermit) -> Result<(), Error> {
+    fn frozen(&self, content: Vec<u8>) -> Bytes {
+        self.memory.freeze(content, self.inner.config.uploads as usize)
+    }
+
+    async fn finish(&mut self, content: Vec<u8>, permit: PartPermit) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         if self.parts.is_some() {
             self.send(content, permit).await?;
             let Some(parts) = &mut self.parts else { return Ok(()) };
             return inner.within(PART_WAIT, parts.complete()).await;
         }
-        let mut whole = BytesMut::with_capacity(content.iter().map(Bytes::len).sum());
-        // Each chunk is freed once it is copied, so that the part is in memory about once.
-        content.into_iter().for_each(|chunk| whole.extend_from_slice(&chunk));
-        let (whole, bytes) = (whole.freeze(), self.size);
+        let (whole, bytes) = (self.frozen(content), self.size);
         let written = inner.within(PART_WAIT, inner.objects.put(&self.key, whole, Replace::Anything)).await;
         drop(permit);
         written.inspect(|()| inner.count_bytes(bytes))

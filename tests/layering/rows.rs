@@ -253,7 +253,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
         &[
             &["counts", "error", "lease", "metrics", "network", "pace", "recent"],
             &["config"],
-            &["backend/file_threads", "health", "http", "layout", "objects"],
+            &["backend/file_threads", "health", "http", "layout", "objects", "part_memory"],
             &["backend/failure"],
             &["backend/credential", "backend/store"],
             &["backend/platform"],

@@ -80,12 +80,17 @@ impl FlightContent {
         self.growing.read(offset, end).await
     }
 
-    /// As [`GrowingBlob::copy`].
+    /// As [`GrowingBlob::copy_all`].
     ///
     /// # Errors
     /// The disk.
-    pub(crate) async fn copy(&self, offset: u64, end: u64) -> Result<Bytes, store::Error> {
-        self.growing.copy(offset, end).await
+    pub(crate) async fn copy_all(
+        &self,
+        offset: u64,
+        end: u64,
+        memory: Vec<u8>,
+    ) -> Result<Vec<u8>, store::Error> {
+        self.growing.copy_all(offset, end, memory).await
     }
 
     /// As [`GrowingBlob::hash_until`].

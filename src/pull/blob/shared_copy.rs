@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
@@ -151,8 +150,8 @@ impl Source {
             if end.is_some() && verified_at.get_or_insert_with(Instant::now).elapsed() >= SEND_MAX {
                 return upload.abort();
             }
-            let Some(permit) = upload.permit().await else { return };
-            let Some(content) = self.read(upload.next_part()).await else { return };
+            let Some(mut permit) = upload.permit().await else { return };
+            let Some(content) = self.read(upload.next_part(), permit.memory()).await else { return };
             if upload.is_last_part() {
                 let _ = upload.complete(content, permit).await;
                 return;
@@ -165,14 +164,7 @@ impl Source {
 
     /// The bytes of a part; `None` if they cannot be read, or are not what was received. Those that are returned were compared
     /// in memory: read once more, the disk might give others.
-    async fn read(&self, part: Range<u64>) -> Option<Vec<Bytes>> {
-        let Range { start: mut at, end } = part;
-        let mut content = Vec::new();
-        while at < end {
-            let bytes = self.content.copy(at, end).await.ok().filter(|bytes| !bytes.is_empty())?;
-            at += bytes.len() as u64;
-            content.push(bytes);
-        }
-        Some(content)
+    async fn read(&self, part: Range<u64>, memory: Vec<u8>) -> Option<Vec<u8>> {
+        self.content.copy_all(part.start, part.end, memory).await.ok()
     }
 }

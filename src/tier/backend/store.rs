@@ -184,11 +184,11 @@ struct Parts {
 }
 
 impl Multipart for Parts {
-    fn part(&mut self, content: Vec<Bytes>) -> BoxFuture<'static, Result<(), Error>> {
+    fn part(&mut self, content: Bytes) -> BoxFuture<'static, Result<(), Error>> {
         let (upload, store) = (Arc::clone(&self.upload), self.store.clone());
         Box::pin(async move {
             let sending = async move {
-                let part = upload.lock().await.put_part(content.into_iter().collect());
+                let part = upload.lock().await.put_part(content.into());
                 part.await.map_err(|error| error_of(&error))
             };
             store.run(sending).await
