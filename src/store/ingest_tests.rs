@@ -209,3 +209,26 @@ fn what_the_disk_damages_before_it_is_adopted_is_an_error_of_the_disk() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_range_that_is_copied_is_exactly_that_range_and_nothing_of_a_damaged_chunk_is_in_it() {
+    let content: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+    let (world, digest) = (World::new(), Digest::of(&content));
+    let mut ingest = world.begin(digest, Some(200_000), 200_000).unwrap();
+    let growing = ingest.growing();
+    ingest.write(&Bytes::from(content.clone())).unwrap();
+    for (from, end) in [(0, 200_000), (70_000, 150_001), (65_536, 131_072), (1, 2), (199_999, 200_000)] {
+        let memory = vec![9; 10];
+        let copied = growing.copy_all(from, end, memory).await.unwrap();
+        assert_eq!(copied, content[from as usize..end as usize], "{from}..{end}");
+    }
+    let file = fs::read_dir(world.layout.ingest()).unwrap().next().unwrap().unwrap().path();
+    std::os::unix::fs::FileExt::write_at(
+        &fs::OpenOptions::new().write(true).open(file).unwrap(),
+        b"x",
+        100_000,
+    )
+    .unwrap();
+    assert!(growing.copy_all(0, 200_000, Vec::new()).await.is_err());
+    assert_eq!(growing.copy_all(0, 65_536, Vec::new()).await.unwrap(), content[..65_536]);
+}
