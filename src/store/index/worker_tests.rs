@@ -59,6 +59,7 @@ fn a_database_damaged_at_rest_never_stops_the_start() {
         fs::write(&database, bytes).unwrap();
         let mut worker = world.worker();
         assert_eq!(world.totals(), (1, 5), "damage {damage}: what is on disk counts");
+        world.blob(b"x");
         worker.apply(add(b"x", 1));
         assert_eq!(world.totals(), (2, 6), "damage {damage}");
     }
