@@ -34,15 +34,11 @@ pub(super) fn run(command: &ConfigCommand, context: &Context) -> Result<(), Fail
 
 fn check(json: bool, context: &Context) -> Result<(), Failure> {
     let said = |mistakes: &[serde_json::Value]| match json {
-        true => {
-            print_line(&serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes}).to_string())
-        }
+        true => print_line(&serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes}).to_string()),
         false => Ok(()),
     };
-    let Loaded { settings, from } =
-        config::load(context.file.as_deref(), &context.environment).map_err(|error| {
-            said(&problems_of(&error)).err().unwrap_or_else(|| Failure::usage(error))
-        })?;
+    let Loaded { settings, from } = config::load(context.file.as_deref(), &context.environment)
+        .map_err(|error| said(&problems_of(&error)).err().unwrap_or_else(|| Failure::usage(error)))?;
     let refused = app::check(&settings);
     let problems = refused
         .iter()
@@ -68,7 +64,9 @@ fn show(from_files: bool, context: &Context) -> Result<(), Failure> {
             let mut head = vec![format!("in effect in the daemon that answers on {at}")];
             head.push(format!("it listens on {}", said.listening.join(", ")));
             let changed = said.from_the_next_start.iter();
-            head.extend(changed.map(|key| format!("{key} has been changed since, and counts from the next start")));
+            head.extend(
+                changed.map(|key| format!("{key} has been changed since, and counts from the next start")),
+            );
             (head, said.text.clone())
         }
         Err(why) => (

@@ -387,7 +387,10 @@ mod tests {
         let gpu = "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.nvidia]\n";
         fs::write(node.path("etc/containerd/conf.d/gpu.toml"), gpu).unwrap();
         let said = node.run(false);
-        assert!(said.starts_with("set up: containerd from 2.0 on") && said.contains("conf.d/gpu.toml"), "{said}");
+        assert!(
+            said.starts_with("set up: containerd from 2.0 on") && said.contains("conf.d/gpu.toml"),
+            "{said}"
+        );
         assert!(node.hosts().is_some());
     }
 

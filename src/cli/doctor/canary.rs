@@ -71,7 +71,9 @@ fn outcome(repository: &Repository, request: Option<u64>, of_ctr: Option<&str>) 
         ),
         (Some(request), Some(directory)) => (
             Level::Note,
-            format!("{repository}: ctr's request {request} came through this cache by {directory}; whether kubelet's pulls read that directory is not shown"),
+            format!(
+                "{repository}: ctr's request {request} came through this cache by {directory}; whether kubelet's pulls read that directory is not shown"
+            ),
             INSTALL_CRICTL,
         ),
         (None, Some(directory)) => (

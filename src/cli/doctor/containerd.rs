@@ -36,39 +36,8 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
         Ok(parts) => parts,
         Err(error) => return findings.add(Level::Problem, ABOUT, error, CORRECT),
     };
-    for Part { path, cri, .. } in &parts {
-        if let Some(version) = cri.unknown_version() {
-            findings.add(
-                Level::Note,
-                ABOUT,
-                format!("{path} is of version {version}, which is not known here; it is judged as if it were of the newest that is"),
-                "larder doctor --canary IMAGE shows whether a pull comes through this cache",
-            );
-        }
-    }
-    if parts.iter().any(|part| part.cri.is_off()) {
-        return findings.add(
-            Level::Note,
-            ABOUT,
-            "its CRI is off (disabled_plugins): no kubelet pulls by it",
-            "",
-        );
-    }
-    if let Some(Part { path, cri, .. }) = parts.iter().find(|part| !part.cri.old_settings().is_empty()) {
-        let old = cri.old_settings().join(", ");
-        findings.add(
-            Level::Problem,
-            ABOUT,
-            format!("{path} names registries in the old form ({old}): with a config_path beside it containerd's CRI does not start, and without one no hosts.toml is read"),
-            "move them to hosts.toml, then larder setup containerd",
-        );
+    if !judge(&parts, findings) {
         return;
-    }
-    if parts.first().is_some_and(|part| part.path == CONFIG && part.cri.lacks_version()) {
-        findings.add(Level::Problem, ABOUT, LACKS_VERSION, "version = 2 as the first line of that file");
-    }
-    for Part { path, .. } in parts.iter().filter(|part| part.cri.has_logins()) {
-        findings.add(Level::Note, ABOUT, format!("{path} {LOGINS}"), LOGINS_REMEDY);
     }
     let Some(path) = config_path(&parts) else {
         return findings.add(
@@ -99,13 +68,42 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
             SETUP,
         );
     }
-    directories(
-        machine,
-        ABOUT,
-        &first_directory(Some(&path)),
-        urls,
-        findings,
-    );
+    directories(machine, ABOUT, &first_directory(Some(&path)), urls, findings);
+}
+
+/// What is to be said whatever directory is named; whether that counts at all.
+fn judge(parts: &[Part], findings: &mut Findings) -> bool {
+    for Part { path, cri, .. } in parts {
+        if let Some(version) = cri.unknown_version() {
+            findings.add(
+                Level::Note,
+                ABOUT,
+                format!("{path} is of version {version}, which is not known here; it is judged as if it were of the newest that is"),
+                "larder doctor --canary IMAGE shows whether a pull comes through this cache",
+            );
+        }
+    }
+    if parts.iter().any(|part| part.cri.is_off()) {
+        findings.add(Level::Note, ABOUT, "its CRI is off (disabled_plugins): no kubelet pulls by it", "");
+        return false;
+    }
+    if let Some(Part { path, cri, .. }) = parts.iter().find(|part| !part.cri.old_settings().is_empty()) {
+        let old = cri.old_settings().join(", ");
+        findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("{path} names registries in the old form ({old}): with a config_path beside it containerd's CRI does not start, and without one no hosts.toml is read"),
+            "move them to hosts.toml, then larder setup containerd",
+        );
+        return false;
+    }
+    if parts.first().is_some_and(|part| part.path == CONFIG && part.cri.lacks_version()) {
+        findings.add(Level::Problem, ABOUT, LACKS_VERSION, "version = 2 as the first line of that file");
+    }
+    for Part { path, .. } in parts.iter().filter(|part| part.cri.has_logins()) {
+        findings.add(Level::Note, ABOUT, format!("{path} {LOGINS}"), LOGINS_REMEDY);
+    }
+    true
 }
 
 /// A list of directories, which containerd 1.x and 2.0 read, and later ones where the CRI pulls by itself.

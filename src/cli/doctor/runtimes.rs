@@ -106,13 +106,18 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
     };
     let is_ours = |url: &String| urls.iter().any(|own| registries_yaml::leads_to(url, own));
     let rewritten = registries_yaml::rewritten(&read);
-    let (changed, named): (Vec<_>, Vec<_>) = registries_yaml::endpoints(&read)
-        .into_iter()
-        .partition(|(registry, _)| rewritten.contains(registry));
+    let (changed, named): (Vec<_>, Vec<_>) =
+        registries_yaml::endpoints(&read).into_iter().partition(|(registry, _)| rewritten.contains(registry));
     for (registry, endpoints) in &changed {
         let (level, what) = match endpoints.iter().any(is_ours) {
-            true => (Level::Problem, "leads here, with a rewrite: this cache is asked for other images than the pods name"),
-            false => (Level::Warning, "has a rewrite, and does not lead here: its images are pulled without this cache"),
+            true => (
+                Level::Problem,
+                "leads here, with a rewrite: this cache is asked for other images than the pods name",
+            ),
+            false => (
+                Level::Warning,
+                "has a rewrite, and does not lead here: its images are pulled without this cache",
+            ),
         };
         findings.add(level, about, format!("{file}: the mirror of {registry} {what}"), REWRITE_REMEDY);
     }

@@ -63,10 +63,8 @@ fn each_trap_is_named_with_its_remedy() {
     let login = format!(
         "{one}[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"r.corp\".auth]\nusername = \"u\"\n"
     );
-    let migrated = DUMPS[4].1.replace(
-        "disabled_plugins = []",
-        "disabled_plugins = ['io.containerd.grpc.v1.cri']",
-    );
+    let migrated =
+        DUMPS[4].1.replace("disabled_plugins = []", "disabled_plugins = ['io.containerd.grpc.v1.cri']");
     assert_ne!(migrated, DUMPS[4].1);
     for (files, level, part) in [
         (vec![(CONFIG, one.as_str()), (DEFAULT, good)], Level::Ok, "_default leads here"),

@@ -209,7 +209,11 @@ fn a_drop_in_for_a_gpu_does_not_take_the_directory_away_in_containerd_1() {
         (main.to_owned(), format!("version = 2\n{gpu}"), Some(HOSTS)),
         (main.replace("  config_path", "  # config_path"), gpu.to_owned(), Some(HOSTS)),
         // 2.x merges them.
-        (main.replace("version = 2", "version = 3").replace("grpc.v1.cri", "cri.v1.images"), gpu.to_owned(), None),
+        (
+            main.replace("version = 2", "version = 3").replace("grpc.v1.cri", "cri.v1.images"),
+            gpu.to_owned(),
+            None,
+        ),
         (main.to_owned(), "[metrics]\n  address = \"127.0.0.1:1338\"\n".to_owned(), None),
     ] {
         let drop_in = "/etc/containerd/conf.d/gpu.toml";

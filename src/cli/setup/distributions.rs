@@ -91,7 +91,8 @@ pub(in crate::cli) fn judged_list(machine: &Machine, list: &str) -> Result<Optio
     let names = machine.names(K0S_DROP_INS).into_iter().filter(|name| name.ends_with(".toml"));
     let paths = names.map(|name| format!("{K0S_DROP_INS}/{name}")).filter(|_| k0s_is_managed(machine));
     let parts = [K0S_CONFIG.to_owned()].into_iter().chain(paths).filter(|path| machine.has(path));
-    let parts = parts.map(|path| config_at(&path, &machine.text_or_empty(&path)?)).collect::<Result<Vec<_>, _>>()?;
+    let parts =
+        parts.map(|path| config_at(&path, &machine.text_or_empty(&path)?)).collect::<Result<Vec<_>, _>>()?;
     if parts.iter().any(Cri::pulls_locally) {
         return Ok(None);
     }

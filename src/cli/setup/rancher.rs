@@ -38,18 +38,7 @@ pub(super) const RKE2: Rancher = Rancher {
 pub(super) fn plan(machine: &Machine, request: &SetupRequest, of: &Rancher) -> Result<SetupPlan, String> {
     let path = format!("{}/registries.yaml", of.directory);
     let name = request.runtime;
-    if request.strict {
-        return Err(format!(
-            "{name} turns to the registry itself when a mirror does not have something, unless it was started with \
-             --disable-default-registry-endpoint: start it so, and run this without --strict"
-        ));
-    }
-    if request.gate.is_some() && !request.undo {
-        return Err(format!(
-            "[server] gate_header is set, and {name} has no header for a mirror in {path}: this cache would refuse its every \
-             request, and {name} would pull around it. Nothing was written. allow_uids restricts who may connect without a header"
-        ));
-    }
+    refuse(request, &path)?;
     let mut change = Change::read(machine, &path)?;
     change.carries_no_mark = true;
     let malformed = |at: String| format!("{path} is malformed, and {name} does not start with it: {at}");
@@ -112,6 +101,24 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest, of: &Rancher) -> R
     plan.changes.push(change.becomes(format!("{head}{text}"), &request.url, &remove));
     plan.notes.push(format!("{name} makes its containerd's files from {path} when it starts, and sends the pods' credentials to a mirror as containerd does"));
     Ok(plan)
+}
+
+/// Refuses what the distribution cannot be told by that file.
+fn refuse(request: &SetupRequest, path: &str) -> Result<(), String> {
+    let name = request.runtime;
+    if request.strict {
+        return Err(format!(
+            "{name} turns to the registry itself when a mirror does not have something, unless it was started with \
+             --disable-default-registry-endpoint: start it so, and run this without --strict"
+        ));
+    }
+    if request.gate.is_some() && !request.undo {
+        return Err(format!(
+            "[server] gate_header is set, and {name} has no header for a mirror in {path}: this cache would refuse its every \
+             request, and {name} would pull around it. Nothing was written. allow_uids restricts who may connect without a header"
+        ));
+    }
+    Ok(())
 }
 
 fn is_ours(endpoint: &Value, urls: &[String]) -> bool {
