@@ -206,3 +206,41 @@ async fn a_probe_tells_a_failing_endpoint_from_one_that_requires_a_credential() 
         assert_eq!(result.is_ok(), answers, "{code}");
     }
 }
+
+#[tokio::test]
+async fn blobs_and_nothing_else_are_fetched_over_plain_http_where_the_operator_lists_the_server() {
+    // As some stores write it: a name of a file as it is.
+    let location = HeaderValue::from_bytes("http://minio.corp:9000/x?name=Größe".as_bytes()).unwrap();
+    for (listed, is_blob, followed) in [
+        ("http://minio.corp:9000", true, true),
+        ("http://minio.corp:9000", false, false),
+        ("minio.corp:9000", true, false),
+        ("http://other.corp:9000", true, false),
+    ] {
+        let trusted_redirects = [listed.to_owned()].into();
+        let own = RegistryConfig { trusted_redirects, ..RegistryConfig::default() };
+        let registries = [(repository("a").registry().clone(), own)].into();
+        let location = location.clone();
+        let (transport, configured) =
+            Scripted::new(Config { registries, ..Config::default() }, move |request| {
+                let mut response = http::Response::new(String::new());
+                if request.host != "minio.corp:9000" {
+                    *response.status_mut() = http::StatusCode::TEMPORARY_REDIRECT;
+                    response.headers_mut().insert(LOCATION, location.clone());
+                }
+                Outcome::Response(response)
+            });
+        let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
+        let repository = repository("a");
+        let digest: crate::reference::Digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        let reference = digest.into();
+        let request = match is_blob {
+            true => RegistryRequest::blob(Method::GET, &repository, digest, &auth),
+            false => RegistryRequest::manifest(Method::GET, &repository, &reference, &auth),
+        };
+        let result = exchange.send(&endpoint(), &request).await.map(|_| ()).map_err(|failure| failure.error);
+        assert_eq!(result.is_ok(), followed, "{listed} {is_blob}: {result:?}");
+        assert!(followed || result.unwrap_err().to_string().contains("trusted_redirects"));
+        assert_eq!(transport.sent().len(), 1 + usize::from(followed));
+    }
+}

@@ -22,7 +22,9 @@ pub(super) enum RedirectError {
     NoLocation,
     #[error("a redirect to something that is not a URL: {0}")]
     Url(#[from] url::ParseError),
-    #[error("a redirect from https to http://{0}, which is followed for blobs alone, and only where trusted_redirects of the [[registry]] lists \"http://{0}\"")]
+    #[error(
+        "a redirect from https to http://{0}, which is followed for blobs alone, and only where trusted_redirects of the [[registry]] lists \"http://{0}\""
+    )]
     Downgrade(String),
     #[error("a redirect to something that is not HTTP")]
     NotHttp,

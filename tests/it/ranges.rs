@@ -216,7 +216,10 @@ async fn a_size_that_a_manifest_states_wrongly_completes_no_wrong_body() {
     let bytes = Bytes::from(noise(1_000_000, 9));
     for declared in [900_000, 1_200_000] {
         let (larder, begun) = begun_without_a_length(&bytes, declared).await;
-        assert!(begun.response.into_body().collect().await.is_err(), "{declared}: it ends as if it were whole");
+        assert!(
+            begun.response.into_body().collect().await.is_err(),
+            "{declared}: it ends as if it were whole"
+        );
         larder.settled().await;
         let again = larder.get_range(&begun.path, "bytes=0-").await;
         assert!(again.complete && again.body == bytes, "{declared}: stored, it is served as it is");

@@ -68,7 +68,9 @@ pub fn empty(status: StatusCode) -> Response<Body> {
 /// Gives a response its length and its body, whole or damaged.
 pub fn finish(response: Response<Bytes>, head: bool, fault: Option<Fault>) -> Response<Body> {
     let (mut parts, bytes) = response.into_parts();
-    if !matches!(fault, Some(Fault::Chunked | Fault::ChunkedHoldAfter(..))) && !parts.headers.contains_key(CONTENT_LENGTH) {
+    if !matches!(fault, Some(Fault::Chunked | Fault::ChunkedHoldAfter(..)))
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+    {
         parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
     }
     let body = if head {
@@ -129,7 +131,9 @@ fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
             let sent = stream::iter(pieces(&bytes.slice(..count.min(bytes.len())))).map(ok);
             StreamBody::new(sent.chain(stream::pending())).boxed_unsync()
         }
-        Some(Fault::HoldAfter(count, gate) | Fault::ChunkedHoldAfter(count, gate)) => held(&bytes, count, gate),
+        Some(Fault::HoldAfter(count, gate) | Fault::ChunkedHoldAfter(count, gate)) => {
+            held(&bytes, count, gate)
+        }
         Some(Fault::CorruptAfter(count, gate)) => held(&corrupted(&bytes), count, gate),
         Some(Fault::DamagedEndAfter(count, gate)) => held(&damaged_end(&bytes), count, gate),
         Some(Fault::DamagedEnd) => {
