@@ -300,9 +300,13 @@ impl Budget {
         self.refused.values().filter(|refusal| refusal.until > now).map(|refusal| refusal.until - now).max()
     }
 
+    /// What a 429 to another kind of question says nothing of: a registry that limits lists hands out manifests.
     fn is_low(&self, now: Instant) -> bool {
         let is_low = |left| left == 0 || left < self.limit.unwrap_or(100) / LOW_FRACTION;
-        self.remaining.is_some_and(is_low) && self.is_recent(now) || self.held_back_for(now).is_some()
+        let is_content = |kind: &RequestKind| matches!(kind, RequestKind::Manifest | RequestKind::Blob);
+        let mut refused = self.refused.iter().filter(|(_, refusal)| refusal.until > now);
+        let content_refused = refused.any(|((kind, method), _)| method == Method::GET && is_content(kind));
+        self.remaining.is_some_and(is_low) && self.is_recent(now) || content_refused
     }
 }
 

@@ -105,6 +105,20 @@ async fn a_429_of_a_redirect_target_or_token_server_holds_back_that_question_alo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_registry_that_limits_lists_has_no_low_budget_for_images() {
+    let (limits, hub) = (limits(), Registry::docker_hub());
+    let anonymous = account(&hub, PrincipalKind::Anonymous);
+    let minutes = Some(Duration::from_secs(300));
+    for kind in [RequestKind::Tags, RequestKind::Referrers] {
+        limits.record_refusal(anonymous, (kind, Method::GET), minutes);
+    }
+    limits.record_refusal(anonymous, (RequestKind::Manifest, Method::HEAD), minutes);
+    assert!(!limits.is_low(&hub, anonymous.principal), "moved tags are served as they were");
+    limits.record_refusal(anonymous, (RequestKind::Blob, Method::GET), minutes);
+    assert!(limits.is_low(&hub, anonymous.principal));
+}
+
+#[tokio::test(start_paused = true)]
 async fn ever_new_accounts_do_not_grow_it() {
     let (limits, hub) = (limits(), Registry::docker_hub());
     for n in 0..3 * ACCOUNTS_MAX as u64 {
