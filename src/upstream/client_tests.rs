@@ -104,15 +104,22 @@ async fn a_head_with_an_odd_digest_or_without_a_size_is_confirmed_with_get() {
 }
 
 #[tokio::test]
-async fn an_object_store_that_refuses_head_costs_two_requests_once_and_then_one() {
-    let (upstream, transport) = upstream(|request| match (&request.method, request.host.as_str()) {
+async fn an_object_store_that_refuses_head_costs_two_requests_twice_and_then_one() {
+    for (refusal, times) in [(403, 2), (405, 1)] {
+        refuses_head(refusal, times).await;
+    }
+}
+
+async fn refuses_head(refusal: u16, times: usize) {
+    let (upstream, transport) = upstream(move |request| match (&request.method, request.host.as_str()) {
         (_, "reg.example.com:443") => {
             respond(307, &[("location", "https://store.example.net/x?sig=get")], "")
         }
-        (&Method::HEAD, _) => respond(403, &[], ""),
+        (&Method::HEAD, _) => respond(refusal, &[], ""),
         _ => respond(206, &[("content-range", "bytes 0-0/5")], "1"),
     });
-    for expected in [vec!["HEAD", "HEAD", "GET", "GET"], vec!["GET", "GET"]] {
+    let by_both = std::iter::repeat_n(vec!["HEAD", "HEAD", "GET", "GET"], times);
+    for expected in by_both.chain([vec!["GET", "GET"]]) {
         let before = transport.sent().len();
         assert_eq!(
             upstream.confirm_blob(&repository(), digest(), &anonymous()).await.unwrap().value.size,

@@ -150,11 +150,12 @@ pub(super) fn head_verdict(
             // moment is repeated after a pause (`attempts`), by GET.
             408 | 429 | 500 | 502..=599 => HeadVerdict::Stands,
             401 if state.authorization().is_some_and(OriginAuthorization::is_login) => HeadVerdict::Stands,
-            404 | 410 => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
-            _ => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
+            405 | 501 => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
+            // Also a firewall that refuses one request, or a cache that leaves out the digest.
+            _ => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
         },
         // It redirected to nowhere.
-        Err(Error::Invalid { .. }) => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
+        Err(Error::Invalid { .. }) => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
         Err(_) => HeadVerdict::Stands,
     }
 }

@@ -1,8 +1,8 @@
 //! Where `HEAD` is of no use, so that it is not sent before each `GET` that has to answer instead of it.
 //!
 //! Promises: an endpoint whose `HEAD` said something else than its `GET` is asked with `GET` for an hour, for that kind of
-//! content. A status that may be a bad moment (404, 5xx, a closed connection) counts only when it comes twice in a row:
-//! some registries limit `GET`s of manifests and no `HEAD`s. So does a `HEAD` that hung once a `GET` of the kind was answered
+//! content. Anything but 405 and 501 may be a bad moment, and counts only when it comes twice in a row: some registries
+//! limit `GET`s of manifests and no `HEAD`s. So does a `HEAD` that hung once a `GET` of the kind was answered
 //! later. Where the `GET` beside it was answered, `HEAD` is left out for five minutes. Bounded: what is forgotten costs one
 //! request.
 
@@ -26,7 +26,7 @@ const PASSING_MAX: u32 = 2;
 /// What `HEAD` said where `GET` then brought the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contradiction {
-    /// Something that has no other cause than how the endpoint treats `HEAD`.
+    /// Something that has no other cause than how the endpoint treats `HEAD`: 405 or 501.
     Lasting,
     /// Something that may be gone with the next request.
     Passing,
