@@ -120,17 +120,25 @@ fn reduced_scope(offered: Option<&str>, repository: &Repository) -> String {
     let Some(offered) = offered else {
         return pull_scope(repository);
     };
-    let reduced = offered.split_ascii_whitespace().map(|scope| match scope.strip_prefix("repository:") {
-        // The name itself may hold a colon (a port), the actions do not.
-        Some(rest) => format!("repository:{}:pull", rest.rsplit_once(':').map_or(rest, |(name, _)| name)),
-        None => scope.to_owned(),
-    });
-    let mut scopes: Vec<String> = reduced.collect();
+    let mut scopes: Vec<String> = offered.split_ascii_whitespace().filter_map(reduced_to_pull).collect();
     let own = pull_scope(repository);
     if !scopes.contains(&own) {
         scopes.push(own);
     }
     scopes.join(" ")
+}
+
+/// One scope that is offered, reduced to pulling: `TYPE:NAME:ACTIONS`, of a repository of whatever class
+/// (`repository(plugin)`). What has actions on something else is not asked for; what has no such form stays.
+fn reduced_to_pull(scope: &str) -> Option<String> {
+    let Some((kind, rest)) = scope.split_once(':') else { return Some(scope.to_owned()) };
+    let is_repository = kind.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case("repository"));
+    // The name itself may hold a colon (a port), the actions do not.
+    match (is_repository, rest.rsplit_once(':')) {
+        (true, named) => Some(format!("{kind}:{}:pull", named.map_or(rest, |(name, _)| name))),
+        (false, Some(_)) => None,
+        (false, None) => Some(scope.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -227,13 +235,13 @@ mod tests {
 
     #[test]
     fn no_more_than_pulling_is_ever_asked_for() {
-        let line = r#"Bearer realm="https://a/t",scope="repository:hub:5000/app:pull,push,delete repository:x:* aws""#;
+        let line = r#"Bearer realm="https://a/t",scope="repository:hub:5000/app:pull,push,delete repository:x:* aws repository(plugin):y:push,pull Repository:z:* registry:catalog:* api://corp""#;
         assert_eq!(
             parsed(&[line]),
             bearer(
                 "https://a/t",
                 None,
-                "repository:hub:5000/app:pull repository:x:pull aws repository:team/app:pull"
+                "repository:hub:5000/app:pull repository:x:pull aws repository(plugin):y:pull Repository:z:pull api://corp repository:team/app:pull"
             )
         );
     }
