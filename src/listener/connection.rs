@@ -96,7 +96,8 @@ pub(super) async fn serve(
             common.metrics.count_turned_away("tls");
             return answer_and_close(socket, &not_tls()).await;
         }
-        Err(_) => return,
+        // What the client sends at this moment is read, so that it is not reset.
+        Err(_) => return close_gently(socket).await,
     }
     let _counted = common.metrics.open();
     let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer, common.buffers.of_socket()));
