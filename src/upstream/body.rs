@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::reference::Registry;
 use crate::support::byte_budget::{ByteBudget, Reservation};
 use crate::support::size;
-use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
+use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
 use crate::upstream::received::ReceivedCounter;
 
 /// The body of a response, from a connection or from a test.
@@ -68,7 +68,8 @@ const UNRESERVED_BYTES: usize = 256 * 1024;
 
 /// The memory that large bodies of a registry are read into.
 pub(super) struct Memory<'a> {
-    pub(super) budget: &'a ByteBudget<Registry>,
+    /// By the domains of those who own registries: one has as many names as it likes.
+    pub(super) budget: &'a ByteBudget<String>,
     pub(super) registry: &'a Registry,
     /// Bytes of the body, where the registry declares them.
     pub(super) declared: Option<u64>,
@@ -112,9 +113,12 @@ pub(super) async fn read_whole(
                 if whole.len() + bytes.len() > UNRESERVED_BYTES && reserved.is_none() {
                     let declared = memory.declared.and_then(|size| usize::try_from(size).ok());
                     let size = declared.unwrap_or(bytes_max).min(bytes_max);
-                    let waited = timeout(wait.idle, memory.budget.reserve(memory.registry, size)).await;
+                    let owner = memory.registry.owner_domain();
+                    let waited = timeout(wait.idle, memory.budget.reserve(&owner, size)).await;
                     let why = || "the memory for large manifests is used up".to_owned();
-                    let overloaded = |_| (Error::Overloaded { host: chunks.host.clone(), why: why() }, false);
+                    let limit = NodeLimit::ManifestMemory;
+                    let overloaded =
+                        |_| (Error::Overloaded { limit, host: chunks.host.clone(), why: why() }, false);
                     reserved = Some(waited.map_err(overloaded)?);
                     whole.reserve(size.saturating_sub(whole.len()));
                 }
@@ -230,6 +234,21 @@ mod tests {
         let body = BodyExt::boxed(StreamBody::new(slow));
         let (error, stalled) = read_whole(chunks(body).0, 100, WAIT, &memory).await.unwrap_err();
         assert!(error.to_string().contains("within 3s") && stalled, "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_names_of_one_owner_together_leave_others_their_memory() {
+        let budget = ByteBudget::new(2 << 20, 1 << 20);
+        let _held = budget.reserve(&"evil.test".to_owned(), 1 << 20).await;
+        let large = || Full::from(vec![b' '; 300_000]).map_err(|never| match never {}).boxed();
+        for (name, is_read) in [("b.evil.test", false), ("c.evil.test:5000", false), ("other.test", true)] {
+            let registry = name.parse().unwrap();
+            let memory = Memory { budget: &budget, registry: &registry, declared: Some(300_000) };
+            let read = read_whole(chunks(large()).0, 1 << 20, WAIT, &memory).await;
+            let limited =
+                matches!(read, Err((Error::Overloaded { limit: NodeLimit::ManifestMemory, .. }, false)));
+            assert_eq!((read.is_ok(), limited), (is_read, !is_read), "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -139,6 +139,17 @@ pub struct Proxy {
     pub no: String,
 }
 
+impl Proxy {
+    /// A variable whose proxy cannot be used, and the scheme that it names.
+    pub(crate) fn unsupported(&self) -> Option<(&'static str, String)> {
+        let named = [("HTTP_PROXY", &self.http), ("HTTPS_PROXY", &self.https)];
+        named.into_iter().find_map(|(variable, url)| {
+            let (scheme, _) = url.split_once("://")?;
+            (!scheme.eq_ignore_ascii_case("http")).then(|| (variable, scheme.to_owned()))
+        })
+    }
+}
+
 impl std::fmt::Debug for Proxy {
     /// A proxy URL may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -166,6 +177,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_proxy_that_cannot_be_used_is_known_before_every_registry_counts_as_away() {
+        for (url, expected) in [
+            ("", None),
+            ("proxy.corp:3128", None),
+            ("HTTP://u:p@proxy.corp:3128", None),
+            ("https://u:p@proxy.corp", Some("https")),
+            ("socks5h://proxy.corp:1080", Some("socks5h")),
+        ] {
+            let proxy = Proxy { https: url.to_owned(), ..Proxy::default() };
+            let expected = expected.map(|scheme| ("HTTPS_PROXY", scheme.to_owned()));
+            assert_eq!(proxy.unsupported(), expected, "{url}");
+            let config = Config { proxy, ..Config::default() };
+            let built = crate::upstream::Configured::new(config);
+            assert_eq!(built.is_err(), expected.is_some(), "{url}");
+        }
+    }
+
+    #[test]
     fn no_registry_without_a_section_leads_into_the_nodes_network() {
         let trusted = HashSet::from(["minio.corp:9000".to_owned()]);
         let own = RegistryConfig { trusted_redirects: trusted.clone(), ..RegistryConfig::default() };
@@ -174,7 +203,8 @@ mod tests {
         let registries = named("reg.corp", RegistryConfig::default());
         let of_all = Config { registries, trusted_redirects: trusted, ..Config::default() };
         for config in [of_one, of_all] {
-            let trusts = |registry: &str| config.trusts_redirect(&registry.parse().unwrap(), "minio.corp:9000");
+            let trusts =
+                |registry: &str| config.trusts_redirect(&registry.parse().unwrap(), "minio.corp:9000");
             assert!(trusts("reg.corp") && !trusts("evil.example"));
         }
     }

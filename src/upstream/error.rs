@@ -9,6 +9,15 @@ use crate::reference::Registry;
 
 pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 
+/// A limit of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeLimit {
+    /// Names that are looked up at once.
+    Names,
+    /// Bytes of large manifests that are received at once.
+    ManifestMemory,
+}
+
 /// A request to a registry that failed. Cloneable, because every caller that waits for one request gets its error. `host`
 /// is the `host:port` that failed, which may be that of a token server or of a redirect target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,10 +39,12 @@ pub enum Error {
         /// The registry.
         registry: Registry,
     },
-    /// A limit of this node was reached; no request was sent. This says nothing of the registry.
-    #[error("{host} was not asked: {why}")]
+    /// A limit of this node was reached. This says nothing of the registry.
+    #[error("a limit of this node was reached with {host}: {why}")]
     Overloaded {
-        /// What was not asked.
+        /// Which.
+        limit: NodeLimit,
+        /// What was not asked, or not read to its end.
         host: String,
         /// The limit.
         why: String,
@@ -51,6 +62,8 @@ pub enum Error {
     /// 5xx or 408; also 401 and 403 of a redirect target, whose signed URL may have expired.
     #[error("{host} answered {status}")]
     ServerError {
+        /// For how long it asks to be left alone (`Retry-After`).
+        retry_after: Option<Duration>,
         /// The sender of the response.
         host: String,
         /// Its status.
@@ -200,7 +213,8 @@ impl Error {
         match self {
             Self::Declined { .. } => "upstream_declined",
             Self::CredentialUnavailable { .. } => "credential_unavailable",
-            Self::Overloaded { .. } => "too_many_names",
+            Self::Overloaded { limit: NodeLimit::Names, .. } => "too_many_names",
+            Self::Overloaded { limit: NodeLimit::ManifestMemory, .. } => "manifest_memory",
             Self::Unreachable { stage, .. } => match stage {
                 ConnectStage::Dns => "upstream_dns",
                 ConnectStage::Address => "upstream_address",
@@ -233,7 +247,7 @@ impl Error {
         )
     }
 
-    /// Whether a limit of this node was reached, and the registry was not asked.
+    /// Whether a limit of this node was reached, which is no failure of the registry.
     pub(super) fn is_overloaded(&self) -> bool {
         matches!(self, Self::Overloaded { .. })
     }
@@ -251,7 +265,7 @@ impl Error {
             Self::Unreachable { stage: ConnectStage::Dns, why, .. } => {
                 ["Temporary failure", "Try again"].iter().any(|text| why.contains(text))
             }
-            Self::ServerError { status, .. } => matches!(status, 502..=504),
+            Self::ServerError { status, retry_after: None, .. } => matches!(status, 502..=504),
             _ => false,
         }
     }
@@ -260,7 +274,7 @@ impl Error {
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Unreachable { stage, .. } => matches!(stage, ConnectStage::Connect | ConnectStage::Head),
-            Self::ServerError { .. } => true,
+            Self::ServerError { retry_after, .. } => retry_after.is_none(),
             _ => false,
         }
     }
@@ -291,6 +305,14 @@ impl Error {
     /// that of a credential that was not shown.
     pub fn is_public(&self) -> bool {
         matches!(self, Self::Refused { public: true, .. } | Self::NotFound { public: true, .. })
+    }
+
+    /// For how long a registry that fails asks to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ServerError { retry_after, .. } => *retry_after,
+            _ => None,
+        }
     }
 
     /// Whether another endpoint of the same registry may still deliver.

@@ -251,7 +251,7 @@ impl Exchange {
         let request = OutgoingRequest::get(registry, endpoint.trust, &url);
         let response = self.http.send(RequestKind::Probe, request).await?;
         match response.status().as_u16() {
-            status @ 500.. => Err(Error::ServerError { host: authority(&url), status }),
+            status @ 500.. => Err(Error::ServerError { host: authority(&url), status, retry_after: None }),
             _ => Ok(()),
         }
     }

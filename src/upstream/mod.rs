@@ -50,7 +50,7 @@ pub use endpoint::avoided::DeliveryFault;
 pub use endpoint::health::FailingEndpoint;
 pub use endpoint::rate_limit::RateLimitStatus;
 pub use endpoint::select::{EndpointId, has_authoritative_endpoint};
-pub use error::{ConnectStage, Error, Unknown};
+pub use error::{ConnectStage, Error, NodeLimit, Unknown};
 pub use page::{Page, PageBody};
 pub use proof::Proof;
 pub use read_body::Manifest;

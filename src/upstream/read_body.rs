@@ -34,7 +34,7 @@ const WHOLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(8);
 
 /// Bytes of large manifests at most that are being received, or served as they were received.
 const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
-/// The same of one registry, so that none keeps the others from theirs.
+/// The same of one owner of registries, so that none keeps the others from theirs.
 const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
 
 /// A manifest as the registry sent it: unverified.
@@ -55,7 +55,7 @@ pub(super) struct BodyReader {
     configured: Live<Configured>,
     avoided: AvoidedEndpoints,
     received: ReceivedBytes,
-    memory: ByteBudget<Registry>,
+    memory: ByteBudget<String>,
 }
 
 impl BodyReader {
@@ -112,6 +112,8 @@ impl BodyReader {
                 let why = format!("content with digest {actual} for {expected}");
                 Err(Error::Invalid { host, why })
             }
+            // A limit of this node is no fault of the endpoint.
+            Err(error) if error.is_overloaded() => Err(error),
             Err(error) => {
                 let too_long = matches!(error, Error::Invalid { .. });
                 wrong(if too_long { DeliveryFault::Length } else { DeliveryFault::BrokenOff });

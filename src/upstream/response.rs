@@ -100,9 +100,9 @@ impl ResponseContext<'_> {
                 Ok(RegistryResponse { response, host, proof, by_get, endpoint, has_alternative, tracked })
             }
             // What a redirect target says is no answer of the registry: the signed URL may have expired.
-            401 | 403 if !from_endpoint => Err(Error::ServerError { host, status }),
+            401 | 403 if !from_endpoint => Err(Error::ServerError { host, status, retry_after: None }),
             400 | 404 | 410 if !from_endpoint && self.kind == RequestKind::Blob => {
-                Err(Error::ServerError { host, status })
+                Err(Error::ServerError { host, status, retry_after: None })
             }
             400 if matches!(self.kind, RequestKind::Tags | RequestKind::Referrers) => {
                 Err(Error::QueryRefused { host })
@@ -127,10 +127,12 @@ impl ResponseContext<'_> {
                 let size = unsatisfied_range_total(response.headers());
                 Err(Error::RangeNotSatisfiable { host, size })
             }
-            408 | 500..=599 => Err(Error::ServerError { host, status }),
-            429 => {
+            408 | 429 | 500..=599 => {
                 let retry_after = retry_after(response.headers(), self.now);
-                Err(Error::RateLimited { host, retry_after })
+                Err(match status {
+                    429 => Error::RateLimited { host, retry_after },
+                    _ => Error::ServerError { host, status, retry_after },
+                })
             }
             _ => Err(Error::Invalid { host, why: format!("status {status}") }),
         }

@@ -75,7 +75,9 @@ async fn every_error_of_upstream_has_its_status() {
         (500, 503, 503),
         (503, 503, 503),
     ] {
-        scene.registry.wrong_at("/v2/", Fault::Status(status, vec![("retry-after", "86400".into())]));
+        // A registry that fails and names a time is left alone for it.
+        let named = if status < 500 { vec![("retry-after", "86400".into())] } else { vec![] };
+        scene.registry.wrong_at("/v2/", Fault::Status(status, named));
         let paths = ["/v2/team/app/manifests/v1", &blob, "/v2/team/app/tags/list"];
         // A 5xx is retried with a pause each time; one path is enough.
         for path in if status < 500 { &paths[..] } else { &paths[..1] } {
@@ -354,6 +356,18 @@ async fn a_short_failure_is_retried_and_a_long_one_is_not_retried_for_ever() {
     scene.registry.wrong_at("/manifests/", Fault::Status(503, vec![]));
     scene.larder.head("/v2/team/app/manifests/v2?ns=reg.test").await;
     assert_eq!(scene.registry.seen().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_to_be_left_alone_gets_one_request() {
+    let scene = scene(QUICK).await;
+    image::push(&scene.registry, "team/app", "v1", 1_000);
+    scene.registry.wrong_at("/manifests/", Fault::Status(503, vec![("retry-after", "30".into())]));
+    for _ in 0..3 {
+        let reply = scene.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert_eq!(scene.registry.seen().len(), 1, "{:?}", scene.registry.seen());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,7 +114,8 @@ mod tests {
         let records = AliasRecords::new(store.records().clone());
         let (app, tag): (Repository, Tag) = ("reg.test/app".parse().unwrap(), "v1".parse().unwrap());
         let host = || "reg.test:443".to_owned();
-        let outage = Error::Upstream(upstream::Error::ServerError { host: host(), status: 503 });
+        let outage =
+            Error::Upstream(upstream::Error::ServerError { host: host(), status: 503, retry_after: None });
         let gone =
             upstream::Error::NotFound { host: host(), unknown: upstream::Unknown::Unsaid, public: false };
         assert!(!records.is_absent(&app, &tag, &outage).await);

@@ -212,7 +212,8 @@ mod tests {
         assert_eq!(fault_of(&mismatch, &plain), Some(DeliveryFault::Digest));
         assert_eq!(fault_of(&mismatch, &ranges), Some(DeliveryFault::Ranges));
         assert_eq!(fault_of(&Error::ShortBody { missing: 1 }, &plain), Some(DeliveryFault::Length));
-        let outage = upstream::Error::ServerError { host: "reg.test".to_owned(), status: 503 };
+        let outage =
+            upstream::Error::ServerError { host: "reg.test".to_owned(), status: 503, retry_after: None };
         assert_eq!(fault_of(&outage.into(), &plain), None);
         assert_eq!(fault_of(&Error::LeaderGone, &plain), None);
     }

@@ -30,7 +30,7 @@ fn scene() -> Scene {
 fn failures() -> Vec<upstream::Error> {
     let host = || "reg.test".to_owned();
     vec![
-        upstream::Error::ServerError { host: host(), status: 502 },
+        upstream::Error::ServerError { host: host(), status: 502, retry_after: None },
         upstream::Error::RateLimited { host: host(), retry_after: None },
         upstream::Error::NotFound { host: host(), unknown: upstream::Unknown::Repository, public: true },
         upstream::Error::Refused { host: host(), status: 401, why: "denied".to_owned(), public: false },

@@ -101,7 +101,8 @@ mod tests {
         assert_eq!(breaks.pause_after(&limited(None), pause), Some(pause));
         assert_eq!(breaks.pause_after(&limited(Some(20)), pause), Some(Duration::from_secs(20)));
         assert_eq!(breaks.pause_after(&limited(Some(25)), pause), None);
-        let gone = upstream::Error::ServerError { host: "reg.test".to_owned(), status: 503 };
+        let gone =
+            upstream::Error::ServerError { host: "reg.test".to_owned(), status: 503, retry_after: None };
         assert_eq!(breaks.pause_after(&gone, pause), Some(pause));
         let wrong = upstream::Error::Invalid { host: "reg.test".to_owned(), why: String::new() };
         assert_eq!(breaks.pause_after(&wrong, pause), None);

@@ -88,7 +88,8 @@ pub(crate) type TagAnswer = Result<Digest, upstream::Error>;
 pub(crate) enum Decision {
     /// This manifest: upstream names it now.
     Current(Digest),
-    /// The manifest that the tag last named, marked as stale: upstream cannot be asked.
+    /// The manifest that the tag last named, marked as stale, to callers with a right to it: upstream cannot be asked, or its
+    /// answer cannot be used.
     Stale(TagRecord, upstream::Error),
     /// This error, and the record is removed: upstream has no such tag.
     Forget(upstream::Error),
@@ -100,6 +101,8 @@ pub(crate) enum Decision {
 pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
     match (answer, record) {
         (Ok(digest), _) => Decision::Current(digest),
+        // What is no answer of a registry, as the page of a gateway, says nothing of the tag.
+        (Err(error @ upstream::Error::Invalid { .. }), Some(record)) => Decision::Stale(record, error),
         (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
         (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),
         (Err(error), _) => Decision::Fail(error),
@@ -186,20 +189,18 @@ mod tests {
         let unreachable =
             Error::Unreachable { host: host(), stage: ConnectStage::Connect, why: String::new() };
         let limited = Error::RateLimited { host: host(), retry_after: None };
-        let failing = Error::ServerError { host: host(), status: 503 };
+        let failing = Error::ServerError { host: host(), status: 503, retry_after: None };
         let refused = Error::Refused { host: host(), status: 403, why: String::new(), public: false };
         let gone = Error::NotFound { host: host(), unknown: Unknown::Unsaid, public: false };
         let invalid = Error::Invalid { host: host(), why: String::new() };
 
         assert_eq!(decide(Ok(digest), Some(record)), Decision::Current(digest));
-        for outage in [unreachable, limited, failing] {
+        for outage in [unreachable, limited, failing, invalid] {
             assert_eq!(decide(Err(outage.clone()), Some(record)), Decision::Stale(record, outage.clone()));
             assert_eq!(decide(Err(outage.clone()), None), Decision::Fail(outage));
         }
         assert_eq!(decide(Err(gone.clone()), Some(record)), Decision::Forget(gone.clone()));
         assert_eq!(decide(Err(gone.clone()), None), Decision::Fail(gone));
-        for denial in [refused, invalid] {
-            assert_eq!(decide(Err(denial.clone()), Some(record)), Decision::Fail(denial));
-        }
+        assert_eq!(decide(Err(refused.clone()), Some(record)), Decision::Fail(refused));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::kept::KeptManifests;
 use crate::pull::access::membership::Membership;
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
-use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Registry, Repository};
+use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Repository};
 use crate::store::{self, Member, Store};
 use crate::support::byte_budget::ByteBudget;
 
@@ -16,7 +16,7 @@ use crate::support::byte_budget::ByteBudget;
 const UNRESERVED_BYTES: u64 = 256 * 1024;
 /// Bytes of large manifests at most that are being served from the store.
 const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
-/// The same of one registry, so that none keeps the others from theirs.
+/// The same of one owner of registries, so that none keeps the others from theirs.
 const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
 /// The longest wait for that memory: less than a client waits.
 const MEMORY_WAIT: Duration = Duration::from_secs(10);
@@ -27,7 +27,8 @@ pub(crate) struct StoredManifests {
     store: Store,
     membership: Membership,
     kept: KeptManifests,
-    memory: Arc<ByteBudget<Registry>>,
+    /// By the domains of those who own registries: one has as many names as it likes.
+    memory: Arc<ByteBudget<String>>,
 }
 
 impl StoredManifests {
@@ -55,7 +56,8 @@ impl StoredManifests {
         let reserved = if blob.size() > UNRESERVED_BYTES {
             let size = usize::try_from(blob.size()).unwrap_or(usize::MAX);
             // Without memory it counts as absent.
-            let reserve = self.memory.reserve(repository.registry(), size);
+            let owner = repository.registry().owner_domain();
+            let reserve = self.memory.reserve(&owner, size);
             Some(tokio::time::timeout(MEMORY_WAIT, reserve).await.ok()?)
         } else {
             None

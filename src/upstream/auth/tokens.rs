@@ -187,8 +187,10 @@ impl Inner {
                 let retry_after = retry_after(response.headers(), self.clock.now());
                 return Err(Error::RateLimited { host, retry_after });
             }
-            status @ 500.. => return Err(Error::ServerError { host, status }),
-            408 => return Err(Error::ServerError { host, status: 408 }),
+            status @ (408 | 500..) => {
+                let retry_after = retry_after(response.headers(), self.clock.now());
+                return Err(Error::ServerError { host, status, retry_after });
+            }
             // It checks the credential in the registry's place.
             status @ (401 | 403) => {
                 let why = format!("as the token server it answered {status}");

@@ -18,6 +18,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// stand still.
 pub(super) const BODY_PAUSE: Duration = Duration::from_secs(60);
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// The longest that a registry is left alone because it asks for it (`Retry-After`): pods wait meanwhile, and it may be back.
+pub(super) const ASKED_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A failure that took this long is not repeated for every caller.
 pub(super) const SLOW_FAILURE: Duration = Duration::from_secs(1);
 /// A failure that is longer ago says nothing of whether a host can be reached now.
@@ -66,6 +68,8 @@ pub(super) struct Record {
     /// Whether a body did not come since one last did: then a head is no sign that it does now.
     pub(super) of_body: bool,
     pub(super) retry_at: Instant,
+    /// Until when it asks to be left alone.
+    pub(super) asked_until: Option<Instant>,
     /// Since when a request tries it again.
     pub(super) retrying_since: Option<Instant>,
     /// Requests that found it failing, in the second that began then.
@@ -87,6 +91,9 @@ impl Record {
         if failures == 1 {
             tracing::warn!(endpoint = asked.url, %registry, %error, "an endpoint fails");
         }
+        // A little longer, so that the nodes of a cluster do not come back all at once.
+        let asked_pause = error.retry_after().map(|wait| wait.min(ASKED_PAUSE_MAX));
+        let asked_until = asked_pause.map(|wait| now + wait + wait.mul_f64(fastrand::f64() / 10.0));
         Self {
             registry: registry.clone(),
             host: asked.host.clone(),
@@ -99,7 +106,8 @@ impl Record {
             last: now,
             slow: took >= SLOW_FAILURE,
             of_body,
-            retry_at: now + pause(failures, of_body),
+            retry_at: (now + pause(failures, of_body)).max(asked_until.unwrap_or(now)),
+            asked_until,
             retrying_since: None,
             requests: before.map_or((now, 0), |record| record.requests),
         }
@@ -112,7 +120,8 @@ impl Record {
 
     pub(super) fn retry_later(&mut self) {
         self.retrying_since = None;
-        self.retry_at = Instant::now() + pause(self.failures, self.of_body);
+        let now = Instant::now();
+        self.retry_at = (now + pause(self.failures, self.of_body)).max(self.asked_until.unwrap_or(now));
     }
 }
 

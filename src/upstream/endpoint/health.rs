@@ -8,7 +8,7 @@
 //! What fails is left alone for a moment, longer each time, while another endpoint of its registry is used; after that one
 //! request tries it again and the others go on as before. Where there is no other endpoint, one that failed slowly a moment
 //! ago is left alone too; one that failed quickly gets a few requests a second without retries: a failing registry must not
-//! get more requests than a healthy one.
+//! get more requests than a healthy one. One that asks to be left alone (`Retry-After`) is, for up to a minute.
 //!
 //! An endpoint that answers and then does not bring the body fails for that question too, in a way that no head ends: it is
 //! asked after the others for minutes, and still asked where there is no other. That is no outage.
@@ -201,7 +201,8 @@ impl Health {
         let slow = record.slow && record.last.elapsed() < SLOW_FAILURE_COUNTS_FOR;
         // Other questions of a kind, and other bodies, say where to ask first, and not that this one would fail.
         let only_last = record.of_body || matches!(scope, Scope::Kind(_));
-        let skip = (slow || record.requests.1 > REQUESTS_MAX) && !only_last;
+        let asks_for_it = record.asked_until.is_some_and(|until| now < until);
+        let skip = (slow || asks_for_it || record.requests.1 > REQUESTS_MAX) && !only_last;
         State::Failing { error: record.error.clone(), skip }
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::upstream::endpoint::failure_record::{BODY_PAUSE, PAUSE};
 use crate::upstream::endpoint::tracked::{Availability, HUNG};
-use crate::upstream::error::{ConnectStage, Failure, Party};
+use crate::upstream::error::{ConnectStage, Failure, NodeLimit, Party};
 
 fn health() -> Health {
     Health::new(Recorder::for_test())
@@ -35,7 +35,7 @@ fn hangs() -> Failure {
 }
 
 fn unwell() -> Failure {
-    let error = Error::ServerError { host: "reg.test:443".into(), status: 502 };
+    let error = Error::ServerError { host: "reg.test:443".into(), status: 502, retry_after: None };
     Failure::new(error, Party::Endpoint)
 }
 
@@ -215,7 +215,7 @@ async fn a_blob_that_a_store_lacks_refuses_no_other_blob_of_its_repository() {
     let health = health();
     let blob = || of("a", RequestKind::Blob);
     let answer = |status| {
-        let error = Error::ServerError { host: "cdn.test:443".into(), status };
+        let error = Error::ServerError { host: "cdn.test:443".into(), status, retry_after: None };
         Failure::new(error, Party::RedirectTarget)
     };
     for status in [400, 401, 403, 404, 410] {
@@ -243,7 +243,8 @@ async fn pauses_between_repetitions_make_no_failure_slow() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_this_node_is_no_failure_of_an_endpoint() {
     let health = health();
-    let not_asked = || Error::Overloaded { host: "reg.test:443".into(), why: String::new() };
+    let not_asked =
+        || Error::Overloaded { limit: NodeLimit::Names, host: "reg.test:443".into(), why: String::new() };
     let failure = Failure::new(not_asked(), Party::Endpoint);
     outcome(&health, question(), Err(failure), Duration::from_secs(2)).await;
     assert!(is_healthy(&health, &question()));
@@ -304,4 +305,22 @@ async fn a_head_is_no_sign_that_the_body_comes_now_and_bodies_make_no_outage() {
     assert!(failing(&health, &mine).is_some(), "a head that is not followed by a body");
     body_of(&mine).came();
     assert!(is_healthy(&health, &mine) && is_healthy(&health, &of("c", RequestKind::Manifest)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_asks_to_be_left_alone_is_for_a_minute_at_most() {
+    for (asked, is_over_after) in [(30, 34), (86_400, 67)] {
+        let health = Health::new(Recorder::for_test());
+        let retry_after = Some(Duration::from_secs(asked));
+        let error = Error::ServerError { host: "reg.test:443".into(), status: 503, retry_after };
+        assert!(!error.is_worth_a_retry() && !error.is_moment_away());
+        outcome(&health, question(), Err(Failure::new(error, Party::Endpoint)), Duration::ZERO).await;
+        tokio::time::advance(Duration::from_secs(asked.min(60) - 1)).await;
+        assert!(
+            failing(&health, &question()).is_some_and(|(_, skip)| skip),
+            "{asked}: it is asked meanwhile"
+        );
+        tokio::time::advance(Duration::from_secs(is_over_after - (asked.min(60) - 1))).await;
+        assert!(failing(&health, &question()).is_none(), "{asked}: one request finds out");
+    }
 }

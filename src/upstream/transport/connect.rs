@@ -37,7 +37,7 @@ use url::{Host, Url};
 use crate::reference::Registry;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::{Config, Timeouts};
-use crate::upstream::error::{BoxError, ConnectStage, Error, root_cause};
+use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked, Stream, proxies};
@@ -77,8 +77,11 @@ impl Transport {
     /// Blocks while certificate files are read.
     ///
     /// # Errors
-    /// A certificate or key file that cannot be used.
+    /// A certificate or key file that cannot be used, or a proxy.
     pub(crate) fn new(config: &Config) -> Result<Self, BuildError> {
+        if let Some((variable, scheme)) = config.proxy.unsupported() {
+            return Err(BuildError::Proxy { variable, scheme });
+        }
         let (proxies, roots) = (proxies(config), system_roots());
         let names = Names::new(config.reach.clone());
         let mut own = HashMap::new();
@@ -279,7 +282,7 @@ fn error_of(host: &str, error: &(dyn StdError + 'static), connecting: bool) -> E
     let (host, why) = (host.to_owned(), root_cause(error));
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     if causes.any(|cause| cause.is::<NameNotAsked>()) {
-        return Error::Overloaded { host, why };
+        return Error::Overloaded { limit: NodeLimit::Names, host, why };
     }
     Error::Unreachable { host, stage: stage_of(error, connecting), why }
 }

@@ -31,6 +31,16 @@ pub enum BuildError {
         /// What is wrong with the file.
         why: String,
     },
+    /// A proxy of the environment that is spoken to in another way than plain HTTP.
+    #[error(
+        "{variable} names a {scheme}:// proxy: only http:// proxies are supported, and registries over TLS are reached through their tunnel"
+    )]
+    Proxy {
+        /// The variable.
+        variable: &'static str,
+        /// What its value begins with.
+        scheme: String,
+    },
     /// The TLS library refuses its own defaults.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
