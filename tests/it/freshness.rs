@@ -254,3 +254,17 @@ async fn a_tag_that_moves_in_mid_pull_never_mixes_two_images() {
     let whole = scene.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(whole.header("docker-content-digest"), whole.digest().to_string());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_place_of_a_tag_takes_the_image_away_from_no_caller_with_a_right() {
+    let scene = scene("[access]\ngrant_ttl = \"5m\"").await;
+    let image = scene.push("v1", 1_000);
+    assert!(scene.pull("v1", &image).await > 0);
+    let page = Fault::Answer(200, vec![("content-type", "text/html".into())], "<html>later</html>".into());
+    scene.registry.wrong_at("/manifests/", page);
+    let path = "/v2/team/app/manifests/v1?ns=reg.test";
+    let stale = scene.larder.get(path).await;
+    assert!(stale.body == image.index_bytes && stale.header("warning").contains("299"), "{}", stale.status);
+    scene.larder.clock.advance(6 * MINUTE);
+    assert!(!scene.larder.get(path).await.status.is_success(), "a right that was not proved for longer");
+}
