@@ -245,7 +245,7 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<Page>, Error> {
         let request = RegistryRequest::list(repository, listing, query, auth);
-        let read = |response| self.0.bodies.page(response);
+        let read = |response| self.0.bodies.page(repository.registry(), response);
         self.0.attempts.send_and_read(&request, read).await
     }
 

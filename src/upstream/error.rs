@@ -16,6 +16,8 @@ pub enum NodeLimit {
     Names,
     /// Bytes of large manifests that are received at once.
     ManifestMemory,
+    /// Bytes that are held of lists at once.
+    ListMemory,
 }
 
 /// A request to a registry that failed. Cloneable, because every caller that waits for one request gets its error. `host`
@@ -215,6 +217,7 @@ impl Error {
             Self::CredentialUnavailable { .. } => "credential_unavailable",
             Self::Overloaded { limit: NodeLimit::Names, .. } => "too_many_names",
             Self::Overloaded { limit: NodeLimit::ManifestMemory, .. } => "manifest_memory",
+            Self::Overloaded { limit: NodeLimit::ListMemory, .. } => "list_memory",
             Self::Unreachable { stage, .. } => match stage {
                 ConnectStage::Dns => "upstream_dns",
                 ConnectStage::Address => "upstream_address",

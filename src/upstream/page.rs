@@ -1,11 +1,18 @@
-//! One page of a list, as the registry sends it: a small one whole, a large one as it comes, never held in memory.
+//! One page of a list, as the registry sends it: a small one whole, a large one as it comes.
+//!
+//! Promises: what is held of all pages together is bounded, and so is what is held of those of one owner of registries, who
+//! may let them come slowly.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
-use crate::reference::MediaType;
+use crate::reference::{MediaType, Registry};
+use crate::support::byte_budget::{ByteBudget, Reservation};
 use crate::upstream::download::Download;
-use crate::upstream::error::Error;
+use crate::upstream::error::{Error, NodeLimit};
 use crate::upstream::headers::{content_length, header};
 use crate::upstream::link;
 
@@ -13,6 +20,14 @@ use crate::upstream::link;
 const PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of a page that are received before its answer begins: what breaks off by then is asked for at the next endpoint.
 const BEGINNING: usize = 256 * 1024;
+/// Bytes of a page that are held without a reservation: few are larger, and the connections are bounded.
+const UNRESERVED_BYTES: usize = 16 * 1024;
+/// Bytes that are held of larger pages at most.
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The same of one owner of registries, so that none keeps the others from theirs.
+const HELD_BYTES_OF_ONE_MAX: usize = HELD_BYTES_MAX / 2;
+/// The longest wait for that memory: less than a client waits.
+const MEMORY_WAIT: Duration = Duration::from_secs(5);
 
 /// One page of a list.
 pub struct Page {
@@ -28,20 +43,50 @@ pub struct Page {
     pub body: PageBody,
 }
 
+/// The memory for what is held of pages, by the domains of those who own registries. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct PageMemory(Arc<ByteBudget<String>>);
+
+impl Default for PageMemory {
+    fn default() -> Self {
+        Self(Arc::new(ByteBudget::new(HELD_BYTES_MAX, HELD_BYTES_OF_ONE_MAX)))
+    }
+}
+
+impl PageMemory {
+    async fn reserve(&self, owner: &String, host: &str, bytes: usize) -> Result<Reservation, Error> {
+        let reserved = tokio::time::timeout(MEMORY_WAIT, self.0.reserve(owner, bytes)).await;
+        reserved.map_err(|_| Error::Overloaded {
+            limit: NodeLimit::ListMemory,
+            host: host.to_owned(),
+            why: "the memory for lists is used up".to_owned(),
+        })
+    }
+}
+
 /// The bytes of a page.
 pub struct PageBody {
     host: String,
+    owner: String,
+    memory: PageMemory,
     beginning: Option<Bytes>,
     rest: Option<Download>,
     received: u64,
 }
 
 impl Page {
-    /// The page that `host` sends with these headers: all of a small one, or the beginning.
+    /// The page of `registry` that `host` sends with these headers: all of a small one, or the beginning.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a page of more than 64 MiB or a link that no client could follow; what the body fails with.
-    pub(super) async fn begin(headers: &HeaderMap, host: String, mut body: Download) -> Result<Self, Error> {
+    /// [`Error::Invalid`] for a page of more than 64 MiB or a link that no client could follow; [`Error::Overloaded`] where
+    /// there is no memory for it; what the body fails with.
+    pub(super) async fn begin(
+        headers: &HeaderMap,
+        (registry, host): (&Registry, String),
+        mut body: Download,
+        memory: PageMemory,
+    ) -> Result<Self, Error> {
+        let owner = registry.owner_domain();
         let invalid = |why: &str| Error::Invalid { host: host.clone(), why: why.to_owned() };
         let next = link::next_query(headers);
         let next = next.map_err(|error| invalid(&error.to_string()))?;
@@ -49,9 +94,12 @@ impl Page {
         if declared.is_some_and(|size| size > PAGE_BYTES_MAX) {
             return Err(invalid("a list of more than 64 MiB"));
         }
-        let (mut beginning, mut rest) = (BytesMut::new(), None);
+        let (mut beginning, mut rest, mut reserved) = (BytesMut::new(), None, None);
         while let Some(chunk) = body.next().await {
             beginning.extend_from_slice(&chunk?);
+            if beginning.len() > UNRESERVED_BYTES && reserved.is_none() {
+                reserved = Some(memory.reserve(&owner, &host, BEGINNING).await?);
+            }
             if beginning.len() >= BEGINNING {
                 rest = Some(body);
                 break;
@@ -61,7 +109,11 @@ impl Page {
         let size = if rest.is_some() { declared } else { Some(received) };
         let media_type = header(headers, "content-type").and_then(|text| text.parse().ok());
         let filters_applied = header(headers, "oci-filters-applied").map(str::to_owned);
-        let body = PageBody { host, beginning: Some(beginning.freeze()), rest, received };
+        let beginning = match reserved {
+            Some(reserved) => reserved.hold(beginning.freeze()),
+            None => beginning.freeze(),
+        };
+        let body = PageBody { host, owner, memory, beginning: Some(beginning), rest, received };
         Ok(Self { media_type, next, filters_applied, size, body })
     }
 
@@ -69,7 +121,8 @@ impl Page {
     #[cfg(test)]
     pub(crate) fn whole(bytes: &'static [u8]) -> Self {
         let (beginning, size) = (Some(Bytes::from_static(bytes)), Some(bytes.len() as u64));
-        let body = PageBody { host: String::new(), beginning, rest: None, received: 0 };
+        let (host, owner, memory) = (String::new(), String::new(), PageMemory::default());
+        let body = PageBody { host, owner, memory, beginning, rest: None, received: 0 };
         Self { media_type: None, next: None, filters_applied: None, size, body }
     }
 }
@@ -98,8 +151,9 @@ impl PageBody {
     /// All bytes, if they are no more than `bytes_max`.
     ///
     /// # Errors
-    /// As [`PageBody::next`]; [`Error::Invalid`] for a longer page.
+    /// As [`PageBody::next`]; [`Error::Invalid`] for a longer page; [`Error::Overloaded`] where there is no memory for it.
     pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Error> {
+        let mut reserved = self.memory.reserve(&self.owner, &self.host, bytes_max).await?;
         let mut whole = BytesMut::new();
         while let Some(bytes) = self.next().await {
             whole.extend_from_slice(&bytes?);
@@ -108,7 +162,8 @@ impl PageBody {
                 return Err(Error::Invalid { host: self.host, why });
             }
         }
-        Ok(whole.freeze())
+        reserved.shrink(whole.len());
+        Ok(reserved.hold(whole.freeze()))
     }
 }
 
@@ -133,9 +188,11 @@ mod tests {
             Download::new(None, 0, Proof::Nothing, stream::repeat(Ok(chunk)).take(65))
         };
         let declared = [(CONTENT_LENGTH, (PAGE_BYTES_MAX + 1).into())].into_iter().collect();
-        let refused = Page::begin(&declared, String::new(), body()).await;
+        let (registry, memory) = ("reg.test".parse().unwrap(), PageMemory::default());
+        let from = || (&registry, String::new());
+        let refused = Page::begin(&declared, from(), body(), memory.clone()).await;
         assert!(matches!(refused, Err(Error::Invalid { .. })));
-        let mut page = Page::begin(&HeaderMap::new(), String::new(), body()).await.unwrap();
+        let mut page = Page::begin(&HeaderMap::new(), from(), body(), memory).await.unwrap();
         assert_eq!(page.size, None);
         let mut received = 0;
         let error = loop {
@@ -146,5 +203,30 @@ mod tests {
             }
         };
         assert!(matches!(error, Error::Invalid { .. }) && received == PAGE_BYTES_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_of_one_owner_do_not_take_all_memory_and_more_than_fit_are_refused() {
+        let memory = PageMemory::default();
+        let page = |name: &str| {
+            let (registry, memory) = (name.parse::<Registry>().unwrap(), memory.clone());
+            async move {
+                let chunk = Bytes::from_static(&[b' '; 200_000]);
+                let body = Download::new(None, 0, Proof::Nothing, stream::iter([Ok(chunk)]));
+                Page::begin(&HeaderMap::new(), (&registry, String::new()), body, memory).await
+            }
+        };
+        let mut held = Vec::new();
+        for n in 0..HELD_BYTES_OF_ONE_MAX / BEGINNING {
+            held.push(page(&format!("r{n}.evil.test")).await.unwrap());
+        }
+        let limited = page("one-more.evil.test").await;
+        assert!(matches!(limited, Err(Error::Overloaded { limit: NodeLimit::ListMemory, .. })));
+        assert_eq!(page("other.test").await.unwrap().body.whole(1 << 20).await.unwrap().len(), 200_000);
+        // What a client reads is held until it has it.
+        let read = held.pop().unwrap().body.next().await.unwrap().unwrap();
+        assert!(page("one-more.evil.test").await.is_err());
+        drop(read);
+        assert!(page("one-more.evil.test").await.is_ok());
     }
 }

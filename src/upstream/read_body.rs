@@ -20,7 +20,7 @@ use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
 use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::headers::{content_length, header, parse_content_range};
-use crate::upstream::page::Page;
+use crate::upstream::page::{Page, PageMemory};
 use crate::upstream::received::{ReceivedBytes, ReceivedCounter};
 use crate::upstream::response::{RegistryResponse, is_encoded};
 use crate::upstream::transport::configured::Configured;
@@ -56,6 +56,7 @@ pub(super) struct BodyReader {
     avoided: AvoidedEndpoints,
     received: ReceivedBytes,
     memory: ByteBudget<String>,
+    lists: PageMemory,
 }
 
 impl BodyReader {
@@ -70,6 +71,7 @@ impl BodyReader {
             avoided,
             received,
             memory: ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX),
+            lists: PageMemory::default(),
         }
     }
 
@@ -190,13 +192,15 @@ impl BodyReader {
     }
 
     /// A page of a list.
-    pub(super) async fn page(&self, response: RegistryResponse) -> Result<Page, Error> {
+    pub(super) async fn page(&self, registry: &Registry, response: RegistryResponse) -> Result<Page, Error> {
         let RegistryResponse { response, host, proof, has_alternative, tracked, .. } = response;
         let idle = self.body_wait(has_alternative).idle;
         let (head, body) = response.into_parts();
         let chunks = Chunks { body, host: host.clone(), received: ReceivedCounter::none() };
         let body = Download::new(None, 0, proof, chunks);
-        Page::begin(&head.headers, host.clone(), body.bounded(host, idle, tracked, has_alternative)).await
+        let from = (registry, host.clone());
+        let body = body.bounded(host, idle, tracked, has_alternative);
+        Page::begin(&head.headers, from, body, self.lists.clone()).await
     }
 }
 

@@ -47,17 +47,18 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let readers = readers(arguments)?;
     let mut layout = Layout::open(&arguments.layout).map_err(Failure::Failed)?;
     let images = layout.images(arguments.name.as_ref()).map_err(Failure::Usage)?;
-    let mut done = Vec::new();
+    // Those that follow are imported although the output is not read any more.
+    let (mut done, mut shown) = (Vec::new(), Ok(()));
     for (image, root) in images {
         let bytes = run_async(send(&mut layout, &settings.admin.socket, &image, root, &readers))??;
-        if !arguments.json {
-            print_line(&format!("{image} is in the store: {}, {root}", size::shown(bytes)))?;
+        if !arguments.json && shown.is_ok() {
+            shown = print_line(&format!("{image} is in the store: {}, {root}", size::shown(bytes)));
         }
         done.push(
             serde_json::json!({"image": image.to_string(), "digest": root.to_string(), "bytes": bytes}),
         );
     }
-    if arguments.json { print_json(&done) } else { Ok(()) }
+    if arguments.json { print_json(&done) } else { shown }
 }
 
 fn readers(arguments: &Arguments) -> Result<Readers, Failure> {

@@ -68,6 +68,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let (mut request, address) = request(&machine, context, arguments.undo)?;
     request.strict = arguments.strict;
     request.registries = arguments.registries.iter().map(ToString::to_string).collect();
+    let mut shown = Ok(());
     for runtime in arguments.runtime.meant(&machine) {
         request.runtime = runtime.name();
         let mut plan = plan(runtime, &machine, &request).map_err(Failure::Failed)?;
@@ -76,8 +77,13 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
                 format!("{0} is here too, with a containerd of its own: larder setup {0}", other.name())
             }));
         }
-        carry_out(plan, arguments.dry_run, &machine, &request)?;
+        match carry_out(plan, arguments.dry_run, &machine, &request) {
+            // The other runtimes are set up although the output is not read any more.
+            Err(Failure::ReaderGone) => shown = Err(Failure::ReaderGone),
+            done => done?,
+        }
     }
+    shown?;
     address.map_or(Ok(()), |address| warn_of_port(address, &machine))
 }
 
