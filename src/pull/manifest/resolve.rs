@@ -23,7 +23,7 @@ use crate::pull::config::Config;
 use crate::pull::context::{PullContext, UpstreamWait};
 use crate::pull::error::{Error, Fault};
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Repository, Tag};
+use crate::reference::{Digest, DocumentError, Principal, Repository, Tag};
 use crate::store::{Records, TagRecord};
 use crate::support::clock::Moment;
 use crate::support::live::Live;
@@ -201,7 +201,11 @@ impl Tags {
         let (answer, fetched, asked_as) = match asked {
             Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
             Err(Error::Upstream(error)) => (Err(error), None, None),
-            Err(error @ Error::OutOfTime { .. }) => {
+            // A page in place of a manifest, as that of a gateway, says nothing of the tag.
+            Err(
+                error @ (Error::OutOfTime { .. }
+                | Error::Document { source: DocumentError::Malformed(_), .. }),
+            ) => {
                 return match record {
                     Some(record) => self.0.recorded.stale(context, tag, record, error).await,
                     None => Err(error),
