@@ -315,8 +315,8 @@ async fn redirects_are_followed_without_the_token_and_not_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_registry_may_redirect_to_is_trusted_for_no_other_registry() {
-    let (scene, store) = (scene("").await, FakeRegistry::start().await);
-    let (bytes, path) = scene.blob(100_000);
+    let (scene, store) = (Scene::with("").await, FakeRegistry::start().await);
+    let (bytes, path) = scene.blob_of(100_000);
     store.put_blob("s3", bytes.clone());
     let target = format!("{}/v2/s3/blobs/{}", store.url(), path.rsplit('/').next().unwrap());
     scene.registry.wrong(move |seen| seen.path.contains("/blobs/").then(|| redirect(target.clone())));
