@@ -360,7 +360,7 @@ async fn a_short_failure_is_retried_and_a_long_one_is_not_retried_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_asks_to_be_left_alone_gets_one_request() {
-    let scene = scene(QUICK).await;
+    let scene = Scene::with(QUICK).await;
     image::push(&scene.registry, "team/app", "v1", 1_000);
     scene.registry.wrong_at("/manifests/", Fault::Status(503, vec![("retry-after", "30".into())]));
     for _ in 0..3 {
