@@ -11,6 +11,9 @@ use tokio::task::JoinError;
 use crate::reference::{Digest, DocumentError, Registry};
 use crate::{store, upstream};
 
+/// The longest time that a client is told to wait because of a 5xx: the registry is asked again by then.
+const SERVER_ERROR_PAUSE_MAX: Duration = Duration::from_secs(60);
+
 /// Why a caller that showed no credential is asked for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChallengeReason {
@@ -234,6 +237,9 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upstream(upstream::Error::RateLimited { retry_after, .. }) => *retry_after,
+            Self::Upstream(upstream::Error::ServerError { retry_after, .. }) => {
+                retry_after.map(|wait| wait.min(SERVER_ERROR_PAUSE_MAX))
+            }
             _ => None,
         }
     }

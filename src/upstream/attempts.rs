@@ -115,7 +115,10 @@ impl Attempts {
         let waits = request.auth.patience == Patience::Wait && !self.is_long_gone(request)?;
         for n in RETRIES_MAX.. {
             let result = self.one_round(request, read).await;
-            let pause = retry::pause(n, fastrand::f64());
+            let asked = result.as_ref().err().and_then(Error::retry_after).unwrap_or_default();
+            // Longer than the endpoint is left alone (`failure_record`); bounded before it is multiplied.
+            let asked = asked.min(RESPONSE_WAIT).mul_f64(1.1);
+            let pause = retry::pause(n, fastrand::f64()).max(asked);
             let in_vain = begun.elapsed() + pause >= RESPONSE_WAIT;
             match result {
                 Err(error)

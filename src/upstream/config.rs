@@ -55,12 +55,12 @@ pub struct RegistryConfig {
 
 impl Config {
     /// Whether `registry` may redirect to `target`, which is written as in [`RegistryConfig::trusted_redirects`]. A registry
-    /// that the operator did not name leads nowhere.
+    /// that the operator did not name, by a section or in a closed list, leads nowhere.
     pub(crate) fn trusts_redirect(&self, registry: &Registry, target: &str) -> bool {
         let own = self.registries.get(registry);
-        own.is_some_and(|own| {
-            own.trusted_redirects.contains(target) || self.trusted_redirects.contains(target)
-        })
+        let is_allowed = matches!(&self.allow, Allow::Only(listed) if listed.contains(registry));
+        own.is_some_and(|own| own.trusted_redirects.contains(target))
+            || (own.is_some() || is_allowed) && self.trusted_redirects.contains(target)
     }
 }
 
@@ -201,8 +201,11 @@ mod tests {
         let named = |name: &str, config| HashMap::from([(name.parse().unwrap(), config)]);
         let of_one = Config { registries: named("reg.corp", own), ..Config::default() };
         let registries = named("reg.corp", RegistryConfig::default());
-        let of_all = Config { registries, trusted_redirects: trusted, ..Config::default() };
-        for config in [of_one, of_all] {
+        let of_all = Config { registries, trusted_redirects: trusted.clone(), ..Config::default() };
+        // As files of before the sections have it.
+        let allow = Allow::Only(["reg.corp".parse().unwrap()].into());
+        let of_list = Config { allow, trusted_redirects: trusted, ..Config::default() };
+        for config in [of_one, of_all, of_list] {
             let trusts =
                 |registry: &str| config.trusts_redirect(&registry.parse().unwrap(), "minio.corp:9000");
             assert!(trusts("reg.corp") && !trusts("evil.example"));

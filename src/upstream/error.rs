@@ -268,7 +268,8 @@ impl Error {
             Self::Unreachable { stage: ConnectStage::Dns, why, .. } => {
                 ["Temporary failure", "Try again"].iter().any(|text| why.contains(text))
             }
-            Self::ServerError { status, retry_after: None, .. } => matches!(status, 502..=504),
+            // A pause that it names is waited for.
+            Self::ServerError { status, .. } => matches!(status, 502..=504),
             _ => false,
         }
     }

@@ -351,13 +351,19 @@ impl Exchange {
             return Err(invalid(RedirectError::TooMany));
         }
         // Some object stores put names of files into it as they are.
-        let location = response.headers().get(LOCATION);
-        let location = location.and_then(|location| std::str::from_utf8(location.as_bytes()).ok());
+        let location =
+            response.headers().get(LOCATION).map(|location| redirect::escaped(location.as_bytes()));
         let configured = self.configured.current();
         let registry = state.request.repository.registry();
         let is_listed = |target: &str| configured.config.trusts_redirect(registry, target);
         let may_weaken = |target: &str| state.request.kind == RequestKind::Blob && is_listed(target);
-        state.url = redirect::target(&state.url, location, may_weaken).map_err(invalid)?;
+        let next = redirect::target(&state.url, location.as_deref(), may_weaken).map_err(invalid)?;
+        // Also from a listed store without TLS to one that is not listed.
+        let is_weaker = next.scheme() == "http" && state.endpoint.base_url().starts_with("https:");
+        if is_weaker && !may_weaken(&format!("http://{}", authority(&next))) {
+            return Err(invalid(RedirectError::Downgrade(authority(&next))));
+        }
+        state.url = next;
         let (endpoint, to) = (state.endpoint, authority(&state.url));
         let home = (endpoint.host_and_port(), endpoint.trust);
         state.trust = redirect::trust(&to, home, is_listed);

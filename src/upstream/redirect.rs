@@ -61,6 +61,18 @@ pub(super) fn target(
     Ok(target)
 }
 
+/// A `Location` with each byte beyond ASCII escaped as it is, which is what was signed, in whatever alphabet.
+pub(super) fn escaped(location: &[u8]) -> String {
+    let mut text = String::with_capacity(location.len());
+    for byte in location {
+        match byte {
+            0..0x80 => text.push(char::from(*byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
 /// How far `host` is trusted, to which an endpoint redirected: as the endpoint, which is its `home`, or as the operator says
 /// of a `host:port` for the registry that was asked.
 pub(super) fn trust(
@@ -92,6 +104,16 @@ mod tests {
         assert_eq!(to("/y").unwrap(), "https://reg.test/y");
         assert_eq!(to("//cdn.test/y").unwrap(), "https://cdn.test/y");
         assert_eq!(to("http://minio.corp:9000/y").unwrap(), "http://minio.corp:9000/y");
+    }
+
+    #[test]
+    fn a_location_in_another_alphabet_is_read_as_it_was_signed() {
+        let read = |location: &[u8]| to(&escaped(location)).unwrap();
+        assert_eq!(
+            read("https://cdn.test/x?name=\u{fc}b%20r".as_bytes()),
+            "https://cdn.test/x?name=%C3%BCb%20r"
+        );
+        assert_eq!(read(b"https://cdn.test/x?name=\xfcber"), "https://cdn.test/x?name=%FCber");
     }
 
     #[test]

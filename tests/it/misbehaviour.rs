@@ -366,8 +366,18 @@ async fn a_registry_that_asks_to_be_left_alone_gets_one_request() {
     for _ in 0..3 {
         let reply = scene.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
         assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(reply.header("retry-after"), "30", "the client is not told what the registry said");
     }
     assert_eq!(scene.registry.seen().len(), 1, "{:?}", scene.registry.seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_for_a_second_fails_no_client_that_can_wait() {
+    let scene = Scene::with(QUICK).await;
+    let image = image::push(&scene.registry, "team/app", "v1", 1_000);
+    scene.registry.wrong_once("/v2/", Fault::Status(503, vec![("retry-after", "1".into())]));
+    let reply = scene.larder.get("/v2/reg.test/team/app/manifests/v1").await;
+    assert_eq!(reply.body, image.index_bytes, "{}", reply.status);
 }
 
 #[tokio::test(flavor = "multi_thread")]

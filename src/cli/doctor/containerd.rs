@@ -8,9 +8,7 @@ use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
 use crate::cli::containerd_files::{files, takes_config_path_away};
 use crate::cli::machine::Machine;
 use crate::cli::runtime_files::TLS_KEYS;
-use crate::cli::setup::{
-    LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory, listed_hosts, registry_of,
-};
+use crate::cli::setup::{LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory, listed_hosts, registry_of};
 
 const ABOUT: &str = "containerd";
 const SETUP: &str = "larder setup containerd, then systemctl restart containerd";

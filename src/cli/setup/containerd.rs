@@ -20,8 +20,7 @@ pub(in crate::cli) const LACKS_VERSION: &str = "/etc/containerd/config.toml has 
 /// What is to be said of a file with logins for registries.
 pub(in crate::cli) const LOGINS: &str = "has logins for registries (registry.configs.*.auth), which containerd shows to the registry itself and not to this cache";
 /// What to do about it.
-pub(in crate::cli) const LOGINS_REMEDY: &str =
-    "For images that these logins open to be cached, put them into a docker config that [credentials] node names";
+pub(in crate::cli) const LOGINS_REMEDY: &str = "For images that these logins open to be cached, put them into a docker config that [credentials] node names";
 /// The drop-in that is written where there is no `config.toml`, whose defaults it would end.
 const DROP_IN: &str = "larder.toml";
 

@@ -101,8 +101,11 @@ pub(crate) enum Decision {
 pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
     match (answer, record) {
         (Ok(digest), _) => Decision::Current(digest),
-        // What is no answer of a registry, as the page of a gateway, says nothing of the tag.
-        (Err(error @ upstream::Error::Invalid { .. }), Some(record)) => Decision::Stale(record, error),
+        // What is no answer of a registry, as the page of a gateway, or a limit of this node, says nothing of the tag.
+        (
+            Err(error @ (upstream::Error::Invalid { .. } | upstream::Error::Overloaded { .. })),
+            Some(record),
+        ) => Decision::Stale(record, error),
         (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
         (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),
         (Err(error), _) => Decision::Fail(error),
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
     use crate::pull::config::{Rule, pattern_of};
     use crate::support::clock::Timestamp;
-    use crate::upstream::{ConnectStage, Error, Unknown};
+    use crate::upstream::{ConnectStage, Error, NodeLimit, Unknown};
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -195,7 +198,8 @@ mod tests {
         let invalid = Error::Invalid { host: host(), why: String::new() };
 
         assert_eq!(decide(Ok(digest), Some(record)), Decision::Current(digest));
-        for outage in [unreachable, limited, failing, invalid] {
+        let overloaded = Error::Overloaded { limit: NodeLimit::Names, host: host(), why: String::new() };
+        for outage in [unreachable, limited, failing, invalid, overloaded] {
             assert_eq!(decide(Err(outage.clone()), Some(record)), Decision::Stale(record, outage.clone()));
             assert_eq!(decide(Err(outage.clone()), None), Decision::Fail(outage));
         }
