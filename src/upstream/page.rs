@@ -54,7 +54,7 @@ impl Default for PageMemory {
 }
 
 impl PageMemory {
-    async fn reserve(&self, owner: &String, host: &str, bytes: usize) -> Result<Reservation, Error> {
+    async fn memory_for(&self, owner: &String, host: &str, bytes: usize) -> Result<Reservation, Error> {
         let reserved = tokio::time::timeout(MEMORY_WAIT, self.0.reserve(owner, bytes)).await;
         reserved.map_err(|_| Error::Overloaded {
             limit: NodeLimit::ListMemory,
@@ -98,7 +98,7 @@ impl Page {
         while let Some(chunk) = body.next().await {
             beginning.extend_from_slice(&chunk?);
             if beginning.len() > UNRESERVED_BYTES && reserved.is_none() {
-                reserved = Some(memory.reserve(&owner, &host, BEGINNING).await?);
+                reserved = Some(memory.memory_for(&owner, &host, BEGINNING).await?);
             }
             if beginning.len() >= BEGINNING {
                 rest = Some(body);
@@ -153,7 +153,7 @@ impl PageBody {
     /// # Errors
     /// As [`PageBody::next`]; [`Error::Invalid`] for a longer page; [`Error::Overloaded`] where there is no memory for it.
     pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Error> {
-        let mut reserved = self.memory.reserve(&self.owner, &self.host, bytes_max).await?;
+        let mut reserved = self.memory.memory_for(&self.owner, &self.host, bytes_max).await?;
         let mut whole = BytesMut::new();
         while let Some(bytes) = self.next().await {
             whole.extend_from_slice(&bytes?);

@@ -2,8 +2,8 @@
 
 use toml_edit::{DocumentMut, Item};
 
-use super::finding::{Findings, Level};
-use super::runtimes::CORRECT;
+use super::finding::{CORRECT, Findings, Level};
+use super::unreadable;
 use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
 use crate::cli::containerd_files::{files, takes_config_path_away};
 use crate::cli::machine::Machine;
@@ -28,7 +28,7 @@ struct Part {
 /// Looks at the containerd of the machine; `urls` are where this cache listens.
 pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings) {
     if let Err(why) = machine.text_or_empty(CONFIG) {
-        return findings.unreadable(ABOUT, &why);
+        return unreadable::add(findings, ABOUT, &why);
     }
     let parts = match in_force(machine) {
         Ok(parts) => parts,
@@ -173,7 +173,7 @@ pub(super) fn directories(
 ) {
     let names = match machine.names_or_empty(directory) {
         Ok(names) => names,
-        Err(why) => return findings.unreadable(about, &why),
+        Err(why) => return unreadable::add(findings, about, &why),
     };
     let (mut leads_here, mut default, mut unread) = (Vec::new(), false, false);
     for name in names.iter().filter(|name| machine.has_directory(&format!("{directory}/{name}"))) {
@@ -181,7 +181,7 @@ pub(super) fn directories(
         let text = match machine.text_or_empty(&file) {
             Ok(text) => text,
             Err(why) => {
-                findings.unreadable(about, &why);
+                unreadable::add(findings, about, &why);
                 unread = true;
                 continue;
             }

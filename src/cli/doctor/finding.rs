@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::cli::machine::Unreadable;
-
+/// What to do about a file that is malformed, or cannot be read.
+pub(super) const CORRECT: &str = "correct it, or run this as root if it cannot be read";
 /// What findings about the cache itself are about.
 pub(super) const CACHE: &str = "cache";
 
@@ -57,15 +57,6 @@ impl Findings {
     /// Whether a runtime leads here, as far as it was checked.
     pub(super) fn leads_here(&self, about: &str) -> bool {
         self.0.iter().any(|finding| finding.level == Level::Ok && finding.about == about)
-    }
-
-    /// What cannot be read is not known, and says nothing of where a runtime leads.
-    pub(super) fn unreadable(&mut self, about: &'static str, what: &Unreadable) {
-        let (level, remedy) = match what.is_denied() {
-            true => (Level::Warning, "run this as root"),
-            false => (Level::Problem, "correct it"),
-        };
-        self.add(level, about, what.to_string(), remedy);
     }
 
     pub(super) fn ok(&mut self, about: &'static str, what: impl Into<String>) {

@@ -14,6 +14,7 @@ mod pods;
 mod port;
 mod runtimes;
 mod tier;
+mod unreadable;
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! The runtimes: does their own configuration lead to this cache, and do they believe it?
 
-use super::containerd;
-use super::finding::{Findings, Level};
+use super::finding::{CORRECT, Findings, Level};
+use super::{containerd, unreadable};
 use crate::cli::daemon::InEffect;
 use crate::cli::machine::Machine;
 use crate::cli::registries_conf::{self, OURS};
@@ -17,8 +17,6 @@ use crate::reference::{DOCKER_HUB, Registry};
 
 /// What all of podman, CRI-O and skopeo read.
 const CONTAINERS: &str = "podman/crio";
-/// Of a file that is malformed, or cannot be read.
-pub(super) const CORRECT: &str = "correct it, or run this as root if it cannot be read";
 
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
     let settings = &asked.settings;
@@ -95,7 +93,7 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
     let setup = format!("larder setup {about}, then restart {about}");
     let text = match machine.text_or_empty(&file) {
         Ok(text) => text,
-        Err(why) => return findings.unreadable(about, &why),
+        Err(why) => return unreadable::add(findings, about, &why),
     };
     let read = match registries_yaml::read(&text) {
         Ok(read) => read,
@@ -148,7 +146,7 @@ fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mu
     let default: &Registry = &settings.serve.default_registry;
     let text = match machine.text_or_empty(DOCKER_CONFIG) {
         Ok(text) => text,
-        Err(why) => return findings.unreadable(ABOUT, &why),
+        Err(why) => return unreadable::add(findings, ABOUT, &why),
     };
     let text = if text.trim().is_empty() { "{}" } else { &text };
     let config: serde_json::Value = match serde_json::from_str(text) {
@@ -190,7 +188,7 @@ fn containers(machine: &Machine, urls: &[String], settings: &Settings, findings:
     for file in registries_conf::files(machine) {
         let text = match machine.text_or_empty(&file) {
             Ok(text) => text,
-            Err(why) => return findings.unreadable(CONTAINERS, &why),
+            Err(why) => return unreadable::add(findings, CONTAINERS, &why),
         };
         match registries_conf::entries(&file, &text) {
             Ok(found) => all.extend(found),
