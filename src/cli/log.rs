@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tracing::subscriber::Interest;
-use tracing::{Event, Metadata};
+use tracing::{Dispatch, Event, Metadata};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::fmt::MakeWriter;
@@ -46,7 +46,7 @@ pub(super) fn start(log: LogConfig, spans: Option<Spans>) -> Log {
     };
     // Each with a filter of its own: traces have the spans of every request, whatever the level of the log is.
     let lines = lines.with_filter(filter.and(backlog)).boxed();
-    tracing_subscriber::registry().with(lines).with(spans).init();
+    subscriber(lines, spans).init();
     Log { filter: LogFilter(handle), dropped, _writing: writing }
 }
 
@@ -54,6 +54,16 @@ pub(super) fn start(log: LogConfig, spans: Option<Spans>) -> Log {
 pub(super) type Spans = Box<dyn Layer<Logged> + Send + Sync>;
 /// What spans are made over: the log.
 pub(super) type Logged = Layered<Box<dyn Layer<Registry> + Send + Sync>, Registry>;
+
+/// What writes lines and makes spans. Without spans to send there is no layer for them, not even an empty one: beside it
+/// every span would be made, whatever the filter of the lines leaves out.
+fn subscriber(lines: Box<dyn Layer<Registry> + Send + Sync>, spans: Option<Spans>) -> Dispatch {
+    let lines = tracing_subscriber::registry().with(lines);
+    match spans {
+        Some(spans) => lines.with(spans).into(),
+        None => lines.into(),
+    }
+}
 
 impl Log {
     /// Changes what is logged.
@@ -255,6 +265,19 @@ mod tests {
         }
         drop((writer, writing));
         assert_eq!(dropped(), 3);
+    }
+
+    #[test]
+    fn a_request_costs_no_span_where_none_is_written_or_sent() {
+        let is_made = |level, spans| {
+            let log = LogConfig { level, access: true, format: LogFormat::Text };
+            let lines = fmt::layer().with_writer(io::sink).with_filter(filter(log).and(Room::default()));
+            let made = || !tracing::debug_span!("request").is_disabled();
+            tracing::dispatcher::with_default(&subscriber(lines.boxed(), spans), made)
+        };
+        let traces = || Some(fmt::layer().with_writer(io::sink).boxed());
+        assert!(!is_made(LogLevel::Info, None) && is_made(LogLevel::Debug, None));
+        assert!(is_made(LogLevel::Info, traces()), "a trace has the spans of every request");
     }
 
     #[test]
