@@ -113,7 +113,7 @@ impl Table {
         let _ = writeln!(text, "Written by `make bench` on {}: {}.", machine::today(), machine::describe());
         let _ = writeln!(
             text,
-            "Blobs of {} MiB (cold: 256 MiB) on loopback, everything in one run, taking turns, medians. The ratio is\nLarder against the best nginx that hands out files, where there is none against nginx `proxy_cache`, else against\ndocker-registry; above 1 Larder is better. Larder uses reno on loopback by itself; *reno*: the others do, too.\nCold blobs come from docker-registry with reno: a sender that paces settles on one of two rates on loopback.\nThe clients compare every byte and share the cores with the servers.\n",
+            "Blobs of {} MiB (cold: 256 MiB) on loopback, everything in one run, taking turns, medians. The ratio is\nLarder against the best nginx that hands out files, where there is none against nginx `proxy_cache`, else against\ndocker-registry; above 1 Larder is better. Larder uses reno on loopback by itself; *reno*: the others do, too.\nCold blobs come from docker-registry with reno: a sender that paces settles on one of two rates on loopback.\nThe clients compare every byte and share the cores with the servers. Larder writes no request log, as\nnginx, docker-registry and Traffic Server do here.\n",
             self.mib
         );
         let took_part = |kind: &Kind| self.rows.iter().any(|row| row.values.contains_key(kind));

@@ -216,11 +216,12 @@ fn registry_server(kind: Kind, address: &str, directory: &Path, more: &str) -> S
     Server::run(kind, address, "docker-registry", &["serve", config.to_str().unwrap()])
 }
 
+/// Without a request log, as nginx, docker-registry and Traffic Server run here.
 fn larder(kind: Kind, program: &str, directory: &Path, registry: &str, shaped: &Shaped) -> Server {
     fs::create_dir_all(directory).unwrap();
     let (address, admin) = (free(), free());
     let mut config = format!(
-        "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"100%\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n",
+        "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"reg.test\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"100%\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\naccess = false\n",
         directory.display()
     );
     for (host, endpoint) in [
