@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::time::Instant;
 use tower::util::service_fn;
 
 use super::*;
@@ -177,6 +178,7 @@ fn chunks(
                 file,
                 offset: at as u64,
                 len,
+                compared_at: Instant::now(),
                 check: Some(check),
                 refetch: Some(source.clone()),
             })

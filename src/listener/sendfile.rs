@@ -224,12 +224,11 @@ impl Outgoing {
 
     fn placeholder_for(&self, range: FileRange, follow: Option<u64>) -> io::Result<Bytes> {
         let mut slots = self.slots.lock();
-        let (slot, len) = (slots.next, range.len);
+        let (slot, len, compared_at) = (slots.next, range.len, range.compared_at);
         if slots.ranges[slot].is_some() {
             return Err(io::Error::other("too many file ranges at once"));
         }
-        slots.ranges[slot] =
-            Some(Sending { range, follow, compared_at: Instant::now(), recheck: None, instead: None });
+        slots.ranges[slot] = Some(Sending { range, follow, compared_at, recheck: None, instead: None });
         slots.next = (slot + 1) % SLOTS;
         Ok(Bytes::from_static(&placeholder()[slot * FILE_RANGE_BYTES_MAX..][..len]))
     }

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tower::util::service_fn;
 
 use super::body::{Body, BodyError};
@@ -146,6 +147,7 @@ fn chunks(content: &Bytes, file: &Arc<File>) -> Vec<Result<BodyChunk, BodyError>
                 file: Arc::clone(file),
                 offset: at as u64,
                 len,
+                compared_at: Instant::now(),
                 check: None,
                 refetch: None,
             })

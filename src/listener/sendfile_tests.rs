@@ -61,7 +61,8 @@ impl World {
         let (server, client) = tokio::io::duplex(QUEUE);
         let outgoing = Outgoing::new(FileTransfer::Sendfile, SendBuffers::default().of_socket());
         let refetch: Option<Arc<dyn Refetch>> = Some(Arc::new(Elsewhere));
-        let range = FileRange { file, offset: 0, len: LEN, check: Some(check.clone()), refetch };
+        let compared_at = Instant::now();
+        let range = FileRange { file, offset: 0, len: LEN, compared_at, check: Some(check.clone()), refetch };
         let Ok(Given::Now(slice)) = outgoing.bytes_for(range, Some(u64::MAX)) else { panic!("a slice") };
         Self { outgoing, socket: Socket::Memory(server), client, check, slice, sent: 0 }
     }
@@ -132,6 +133,7 @@ fn what_was_sent_last_is_remembered_and_no_more_than_a_queue_holds() {
         file: Arc::clone(&files[file]),
         offset,
         len,
+        compared_at: Instant::now(),
         check: None,
         refetch: None,
     };

@@ -189,7 +189,7 @@ impl Blob {
     /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned.
     pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
         let end = end.min(self.size());
-        self.file.0.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
+        self.file.0.content.read(offset, end, None).await.map_err(|damage| self.damaged(damage))
     }
 
     /// The hash of the bytes before `end`.

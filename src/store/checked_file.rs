@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::reference::Hasher;
 use crate::store::blocking;
@@ -16,6 +17,7 @@ use crate::store::crc32c;
 use crate::store::error::Error;
 use crate::store::integrity::{CHUNK, ChunkChecksums};
 use crate::store::page_cache::{read_cached, read_exact_at};
+use crate::store::recent_comparisons::RecentComparisons;
 use crate::support::body_chunk::{BodyChunk, FileRange, Integrity, IntegrityCheck, KnownBytes};
 
 /// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were compared.
@@ -72,21 +74,27 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         &self.checksums
     }
 
-    /// The next bytes at `offset` up to `end` at most, compared. Empty only at `end`.
+    /// The next bytes at `offset` up to `end` at most, compared: by this reader, or, where others tell theirs in `recent`, a
+    /// moment ago by one of them. Empty only at `end`.
     ///
     /// # Errors
     /// A chunk that is damaged: its bytes are not returned.
-    pub(super) async fn read(self: &Arc<Self>, offset: u64, end: u64) -> Result<BodyChunk, Damage> {
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        end: u64,
+        recent: Option<&RecentComparisons>,
+    ) -> Result<BodyChunk, Damage> {
         if end.saturating_sub(offset) <= COPIED_BYTES_MAX {
             return self.copy(offset, end).await.map(BodyChunk::Memory);
         }
         let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
         self.fetch_checksums(offset, end).await?;
-        self.compare(offset, end).await?;
+        let compared_at = self.compare(offset, end, recent).await?;
         let check: Arc<dyn IntegrityCheck> = self.clone();
         let file = Arc::clone(&self.file);
         let len = (end - offset) as usize;
-        Ok(BodyChunk::File(FileRange { file, offset, len, check: Some(check), refetch: None }))
+        Ok(BodyChunk::File(FileRange { file, offset, len, compared_at, check: Some(check), refetch: None }))
     }
 
     /// As [`CheckedFile::read`], in memory, at most to the end of a chunk.
@@ -170,12 +178,24 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
     }
 
     /// Compares every chunk that has bytes from `offset` up to `end`: in place as long as they are in the page cache,
-    /// and the rest on a blocking thread.
-    async fn compare(self: &Arc<Self>, offset: u64, end: u64) -> Result<(), Damage> {
+    /// and the rest on a blocking thread. What is in `recent` is left out. Returns when the oldest of the comparisons began.
+    async fn compare(
+        self: &Arc<Self>,
+        offset: u64,
+        end: u64,
+        recent: Option<&RecentComparisons>,
+    ) -> Result<Instant, Damage> {
         let mut chunks = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
+        let now = Instant::now();
+        let mut oldest = now;
         let mut buffer = Buffer::new(CHUNK);
         while let Some(chunk) = chunks.next() {
             let start = chunk * CHUNK as u64;
+            let needed = (end - start).min(CHUNK as u64) as usize;
+            if let Some(before) = recent.and_then(|recent| recent.of(chunk, needed)) {
+                oldest = oldest.min(before);
+                continue;
+            }
             let (len, checksum) = self.expected(chunk, end)?;
             let content = &mut buffer.bytes()[..len];
             let cached = read_cached(&self.file, start, content);
@@ -185,13 +205,14 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
                     (chunk..chunks.end)
                         .try_for_each(|chunk| this.compare_chunk(chunk, end, &mut buffer).map(drop))
                 };
-                return flatten(blocking::run(move || Ok(rest())).await);
+                return flatten(blocking::run(move || Ok(rest())).await).map(|()| oldest);
             }
             if crc32c::crc32c(content) != checksum {
                 return Err(Damage::wrong(start));
             }
+            recent.iter().for_each(|recent| recent.note(chunk, len, now));
         }
-        Ok(())
+        Ok(oldest)
     }
 
     /// Reads and compares one chunk, which must reach up to `end` if `end` is in it. Blocks.

@@ -22,6 +22,7 @@ use crate::store::disk_calls::{DiskCalls, HANGS_AFTER};
 use crate::store::error::Error;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::{Checksums, ChecksumsBuilder};
+use crate::store::recent_comparisons::RecentComparisons;
 use crate::store::reserve::Reservation;
 use crate::support::body_chunk::BodyChunk;
 use crate::support::sync;
@@ -221,7 +222,20 @@ impl GrowingBlob {
     /// # Errors
     /// [`Error::Damaged`] if they cannot be read, or are not what was received.
     pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
-        self.content.read(offset, end).await.map_err(|damage| self.damaged(damage))
+        self.content.read(offset, end, None).await.map_err(|damage| self.damaged(damage))
+    }
+
+    /// As [`GrowingBlob::read`], but what is in `recent` was compared by another reader a moment ago, and is not again.
+    ///
+    /// # Errors
+    /// As [`GrowingBlob::read`].
+    pub async fn read_among(
+        &self,
+        offset: u64,
+        end: u64,
+        recent: &RecentComparisons,
+    ) -> Result<BodyChunk, Error> {
+        self.content.read(offset, end, Some(recent)).await.map_err(|damage| self.damaged(damage))
     }
 
     /// As [`GrowingBlob::read`], all of it, in memory that is given for it: the very bytes that were compared.
@@ -247,6 +261,8 @@ impl GrowingBlob {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::store::in_use::InUse;
 
@@ -313,6 +329,32 @@ mod tests {
         growing.claim(u64::MAX);
         growing.write_out_of_order(7, Bytes::from_static(b"x")).await.unwrap();
         assert_eq!(&content(), b"rightwrong", "a finished blob takes no more writes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_follower_compared_counts_for_the_others_for_a_moment_and_no_longer() {
+        let (growing, recent) = (growing(), RecentComparisons::default());
+        let bytes: Vec<u8> = (0..150_000).map(|n| (n % 251) as u8).collect();
+        growing.file().write_all_at(&bytes, 0).unwrap();
+        growing.note_written(&bytes);
+        let read = async |at, end| match growing.read_among(at, end, &recent).await {
+            Ok(BodyChunk::File(range)) => Some(range.compared_at),
+            Ok(BodyChunk::Memory(_)) => panic!("in memory"),
+            Err(_) => None,
+        };
+        let first = read(0, 131_072).await.unwrap();
+        tokio::time::advance(Duration::from_millis(400)).await;
+        // Of the first two chunks, and of the third, of which more was not there.
+        for at in [70_000, 149_999] {
+            growing.file().write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
+        }
+        assert_eq!(read(20_000, 131_072).await, Some(first), "as old as the comparison that it rests on");
+        assert_eq!(read(100_000, 150_000).await, None, "a chunk that no reader has compared");
+        tokio::time::advance(Duration::from_millis(200)).await;
+        assert_eq!(read(20_000, 131_072).await, None);
+        growing.file().write_all_at(&bytes[70_000..70_001], 70_000).unwrap();
+        let again = read(0, 100_000).await;
+        assert!(again.is_some_and(|again| again > first), "{again:?}");
     }
 
     #[tokio::test]

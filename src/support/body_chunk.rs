@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 /// Some bytes of an answer.
 #[derive(Debug, Clone)]
@@ -122,6 +123,8 @@ pub struct FileRange {
     pub offset: u64,
     /// Bytes of the range.
     pub len: usize,
+    /// When they were compared last.
+    pub compared_at: Instant,
     /// What checks the bytes again when some time has passed; `None` for a file that no disk has.
     pub check: Option<Arc<dyn IntegrityCheck>>,
     /// What is asked for the bytes if the file does not give them any more.

@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::reference::Hasher;
-use crate::store::{self, GrowingBlob};
+use crate::store::{self, GrowingBlob, RecentComparisons};
 use crate::support::body_chunk::BodyChunk;
 
 /// The file that a flight is read from, and those that it was read from before. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct FlightContent {
     growing: GrowingBlob,
+    /// What the followers have compared of it.
+    compared: Arc<RecentComparisons>,
     replaced: Arc<[Arc<Replaced>]>,
 }
 
@@ -30,7 +32,7 @@ struct Replaced {
 
 impl FlightContent {
     pub(crate) fn new(growing: GrowingBlob) -> Self {
-        Self { growing, replaced: Arc::new([]) }
+        Self { growing, compared: Arc::default(), replaced: Arc::new([]) }
     }
 
     /// New content, in the place of this.
@@ -38,7 +40,7 @@ impl FlightContent {
         let before = self.replaced.iter().map(|replaced| &replaced.growing).chain([&self.growing]);
         let replaced = before
             .map(|growing| Arc::new(Replaced { growing: growing.clone(), same_until: AtomicU64::new(0) }));
-        Self { growing, replaced: replaced.collect() }
+        Self { growing, compared: Arc::default(), replaced: replaced.collect() }
     }
 
     /// Compares bytes at `offset`, which are about to become readable, with the content before. Blocks; to be called for
@@ -72,12 +74,12 @@ impl FlightContent {
         self.growing.written()
     }
 
-    /// As [`GrowingBlob::read`].
+    /// As [`GrowingBlob::read_among`] the followers of the flight.
     ///
     /// # Errors
     /// The disk.
     pub(crate) async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, store::Error> {
-        self.growing.read(offset, end).await
+        self.growing.read_among(offset, end, &self.compared).await
     }
 
     /// As [`GrowingBlob::copy_all`].
