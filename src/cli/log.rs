@@ -271,7 +271,7 @@ mod tests {
     fn a_request_costs_no_span_where_none_is_written_or_sent() {
         let is_made = |level, spans| {
             let log = LogConfig { level, access: true, format: LogFormat::Text };
-            let lines = fmt::layer().with_writer(io::sink).with_filter(filter(log).and(Room::default()));
+            let lines = fmt::layer().with_writer(io::sink).with_filter(filter(log).and(Backlog::default()));
             let made = || !tracing::debug_span!("request").is_disabled();
             tracing::dispatcher::with_default(&subscriber(lines.boxed(), spans), made)
         };
