@@ -199,6 +199,27 @@ class Manifests(unittest.TestCase):
         for objects in (kustomized(), templated({}), templated({"podWatch": {"identity": "none", "podsApi": {"enabled": True}}})):
             self.assertNotIn("pods-api", json.dumps(objects))
 
+    def test_the_files_of_the_tier_are_roots_alone_and_only_the_daemon_sees_them(self):
+        rendered = self.switched_on("tier.yaml")
+        self.assertEqual(comparable(templated({"tier": {"secretName": "larder-tier"}})), comparable(rendered))
+        pod = of_kind(rendered, "DaemonSet")["spec"]["template"]["spec"]
+        # Larder refuses a file that its group can change or others can read (`support::secret_file`).
+        self.assertIn({"name": "tier", "secret": {"secretName": "larder-tier", "defaultMode": 0o400}}, pod["volumes"])
+        self.assertEqual([container["name"] for container in pod["initContainers"] + pod["containers"]
+                          if "tier" in json.dumps(container)], ["larder"])
+        for objects in (kustomized(), templated({})):
+            self.assertNotIn("larder-tier", json.dumps(of_kind(objects, "DaemonSet")))
+        role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/larder"}
+        objects = templated({"tier": {"env": {"AWS_REGION": "eu-central-1"}, "envSecretName": "keys"},
+                             "serviceAccount": {"annotations": role}, "podLabels": {"azure.workload.identity/use": "true"},
+                             "podWatch": {"identity": "none"}})
+        self.assertEqual(of_kind(objects, "ServiceAccount")["metadata"]["annotations"], role)
+        template = of_kind(objects, "DaemonSet")["spec"]["template"]
+        self.assertEqual(template["metadata"]["labels"]["azure.workload.identity/use"], "true")
+        daemon = template["spec"]["containers"][0]
+        self.assertEqual(daemon["env"], [{"name": "AWS_REGION", "value": "eu-central-1"}])
+        self.assertEqual(daemon["envFrom"], [{"secretRef": {"name": "keys"}}])
+
     def test_the_policy_isolates_no_pod_but_those_of_larder(self):
         for objects in (kustomized(), templated({})):
             selector = of_kind(objects, "NetworkPolicy")["spec"]["podSelector"]
@@ -234,6 +255,7 @@ class Manifests(unittest.TestCase):
             ({"config": config.replace('state = "/var/lib/larder"', "state = '/data'")}, "[server] state"),
             ({"config": config.replace("/run/larder/", "/run/other/")}, "[admin] socket"),
             ({"config": config + '[store]\npath = "/data"\n'}, "[store] path"),
+            ({"tier": {"env": {"AWS_REGION": 1}}}, "/tier/env/AWS_REGION"),
         ):
             with self.assertRaises(Exception) as refused:
                 templated(values)
