@@ -16,6 +16,7 @@ use crate::reference::Registry;
 use crate::serve::{Gate, GateError};
 use crate::support::live::Live;
 use crate::support::metrics::{self, IntGauge, MetricsError};
+use crate::tier::Tier;
 use crate::upstream::{BuildError, Configured, Upstream};
 
 /// The parts of a running daemon that take new settings.
@@ -26,6 +27,7 @@ pub struct Reload {
     pub(crate) gate: Live<Option<Gate>>,
     pub(crate) path_logins: Live<HashSet<Registry>>,
     pub(crate) pull: Live<pull::Config>,
+    pub(crate) tier: Tier,
     pub(crate) list: List,
     /// The settings that were read last.
     pub(crate) settings: Live<Settings>,
@@ -105,6 +107,9 @@ impl Reload {
         self.gate.replace(gate);
         self.path_logins.replace(settings.serve.path_logins.clone());
         self.pull.replace(settings.pull.clone());
+        if let Some(tier) = &settings.tier {
+            self.tier.reconfigure(tier.registries.clone());
+        }
         self.list.replace(settings.prepull.clone());
         self.settings.replace(settings.clone());
         self.shown.read(settings);

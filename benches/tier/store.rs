@@ -64,7 +64,7 @@ impl Store {
     /// The section of a node's configuration.
     pub(crate) fn section(&self) -> String {
         format!(
-            "[tier]\nurl = \"s3://bench/tier\"\nendpoint = \"http://{}\"\nregion = \"us-east-1\"\npath_style = true\nkey_file = \"{}\"\n",
+            "[tier]\nurl = \"s3://bench/tier\"\nendpoint = \"http://{}\"\nregion = \"us-east-1\"\npath_style = true\nregistries = [\"reg.test\"]\nkey_file = \"{}\"\n",
             self.address,
             self.directory.path().join("tier.key").display()
         )

@@ -55,6 +55,9 @@ pub struct Explanation {
 /// The shared tier, for content that is not in the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TierOutlook {
+    /// Whether the registry is left out, by `[tier] registries`.
+    #[serde(default)]
+    pub left_out: bool,
     /// Why it is left alone now; absent while it answers.
     pub fails: Option<String>,
     /// Whether it has the manifest; absent if the digest is not known here, or the tier did not say.

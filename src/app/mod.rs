@@ -114,6 +114,7 @@ impl App {
             gate: Live::new(gate),
             path_logins: Live::new(settings.serve.path_logins.clone()),
             pull,
+            tier: tier.clone(),
             list,
             settings: Live::new(settings.clone()),
             shown,
@@ -240,6 +241,7 @@ impl App {
         let Reload { upstream, keychain, list, .. } = self.reload;
         let list = tokio::spawn(list.run(fetcher, self.store.clock().clone(), shutdown.clone()));
         let pods = tokio::spawn(self.pods.run(shutdown.clone()));
+        let credential = tokio::spawn(self.tier.clone().keep_credential(shutdown.clone()));
         let mut data = JoinSet::new();
         for listener in addresses.data {
             data.spawn(listener::run(listener, data_service.clone(), options.clone(), shutdown.clone()));
@@ -249,7 +251,7 @@ impl App {
         stop.requested().await;
         readiness.set(false);
         data.join_all().await;
-        let _ = (folding.await, sampling.await);
+        let _ = (folding.await, sampling.await, credential.await);
         self.log.tell_all();
         settle(&self.puller, &upstream, &keychain).await;
         self.tier.finish(TIER_WAIT).await;

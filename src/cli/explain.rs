@@ -113,6 +113,9 @@ fn shown_limit(limit: &RateLimitReport) -> String {
 }
 
 fn shown_tier(tier: &TierOutlook) -> String {
+    if tier.left_out {
+        return "it is not used for this registry ([tier] registries)".to_owned();
+    }
     match (&tier.fails, tier.has_manifest) {
         (Some(kind), _) => format!("it fails ({kind}); the registry is asked instead"),
         (None, Some(true)) => {

@@ -2,7 +2,7 @@
 //!
 //! Pure: no file is read here and no environment variable; both come as text.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::environment::Environment;
 use super::file::{self, Tree};
@@ -89,7 +89,7 @@ fn settings(sections: Sections, environment: &Environment, report: &Report) -> S
         upstream: upstream(&sections, environment),
         prepull: sections.prepull.config(&credentials.pull_secrets),
         kubernetes: sections.kubernetes.config(&sections.credentials.kubelet_root),
-        tier: sections.tier.config(&environment.proxy),
+        tier: sections.tier.config(&environment.proxy, on_loopback(&sections)),
         log: sections.log.config(),
         traces: sections.log.traces(),
         credentials,
@@ -113,6 +113,17 @@ fn upstream(sections: &Sections, environment: &Environment) -> upstream::Config 
         registries: registries.collect(),
         ..upstream::Config::default()
     }
+}
+
+/// Of the registries with endpoints of their own, whether those are on the node itself.
+fn on_loopback(sections: &Sections) -> HashMap<Registry, bool> {
+    let with_endpoints = sections.registries.iter().filter(|r| !r.endpoints.is_empty());
+    let each = with_endpoints.filter_map(|r| {
+        let host = r.host.clone()?;
+        let is_local = upstream::is_on_loopback(&r.endpoints, &host);
+        Some((host, is_local))
+    });
+    each.collect()
 }
 
 /// The registries to which a login for this cache's own address is sent.

@@ -6,21 +6,16 @@
 //! itself how old it is.
 
 use std::fmt;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
-use zeroize::Zeroizing;
 
-use crate::support::open_file::{Links, open_at_once};
+use crate::support::secret_file::{SecretFileError, read_secret};
 
 /// Bytes of the key file.
 const KEY_BYTES: usize = 32;
-/// Bits of the mode of a file that is not its owner's alone. Its group may read it: credentials of systemd are like that.
-const OPEN: u32 = 0o037;
 
 /// Why the key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,22 +41,20 @@ impl fmt::Debug for ClusterKey {
 }
 
 impl ClusterKey {
-    /// Reads a key file: 32 bytes that not every user can read, nor any but its owner change. Blocks.
+    /// Reads a key file: 32 bytes that not every user can read, nor any but its owner change (`support::secret_file`). Blocks.
     ///
     /// # Errors
     /// A file that is not like that.
     pub fn read(path: &Path) -> Result<Self, ClusterKeyError> {
         let failed = |why: String| ClusterKeyError { path: path.to_owned(), why };
-        let file = open_at_once(path, Links::Followed).map_err(|error| failed(error.to_string()))?;
-        let found = file.metadata().map_err(|error| failed(error.to_string()))?;
-        if !found.is_file() || found.len() != KEY_BYTES as u64 {
-            return Err(failed("it is not a file of 32 bytes".to_owned()));
+        let of_size = || failed(format!("it is not a file of {KEY_BYTES} bytes"));
+        let key = read_secret(path, KEY_BYTES as u64).map_err(|error| match error {
+            SecretFileError::NoSecret { .. } => of_size(),
+            other => failed(other.to_string()),
+        })?;
+        if key.len() != KEY_BYTES {
+            return Err(of_size());
         }
-        if found.mode() & OPEN != 0 {
-            return Err(failed("others can read it, or its group can change it: chmod 600".to_owned()));
-        }
-        let mut key = Zeroizing::new(Vec::with_capacity(KEY_BYTES));
-        file.take(KEY_BYTES as u64).read_to_end(&mut key).map_err(|error| failed(error.to_string()))?;
         Ok(Self::new(&key))
     }
 
@@ -152,20 +145,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         fs::write(&path, [7; 32]).unwrap();
-        for open in [0o644, 0o604, 0o660, 0o620] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(open)).unwrap();
-            assert!(
-                ClusterKey::read(&path).unwrap_err().to_string().contains("others can read it"),
-                "{open:o}"
-            );
-        }
-        for closed in [0o440, 0o640, 0o600] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(closed)).unwrap();
-            assert!(ClusterKey::read(&path).is_ok(), "{closed:o}");
-        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = ClusterKey::read(&path).unwrap_err().to_string();
+        assert!(error.contains("any user can read it") && error.contains("cluster key"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o440)).unwrap();
         let key = ClusterKey::read(&path).unwrap();
         assert_eq!(key.name(&["x"]), ClusterKey::new(&[7; 32]).name(&["x"]));
-        fs::write(&path, "short").unwrap();
-        assert!(ClusterKey::read(&path).unwrap_err().to_string().contains("32 bytes"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for other in [31, 33] {
+            fs::write(&path, vec![7; other]).unwrap();
+            assert!(ClusterKey::read(&path).unwrap_err().to_string().contains("32 bytes"));
+        }
     }
 }

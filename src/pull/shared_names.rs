@@ -3,8 +3,9 @@
 //!
 //! Promises: only what this node's registry said is shared, and only of repositories that everyone may read; a private
 //! right is never shared. A node whose registry refuses everyone replaces the record that a repository is public, and writes
-//! a second one beside it, which only refusals write: it stays whatever another node shares meanwhile. What other nodes shared is used only in an outage of the registry; a right that they shared is held in memory for that outage and is
-//! never fresh, so that the registry is asked again as soon as it can be.
+//! a second one beside it, which only refusals write: it stays whatever another node shares meanwhile. A node that had a tag
+//! which is gone replaces its record. What other nodes shared is used only in an outage of the registry; a right that they
+//! shared is held in memory for that outage and is never fresh, so that the registry is asked again as soon as it can be.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,17 +28,24 @@ const CLOSING_MAX: usize = 4;
 /// Closed repositories at most that are recorded on this node at the same time: a file each.
 const MARKING_MAX: usize = 64;
 
+/// Tags at most whose records are replaced at the same time because they are gone; the record of one more stays until it is
+/// too old.
+const FORGETTING_MAX: usize = 4;
+
 /// What nodes share of names. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SharedNames {
     tier: Tier,
     access: Access,
+    forgetting: Arc<Semaphore>,
 }
 
-/// What a tag names.
+/// What a tag names; nothing, if its registry does not have it any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct TagFact {
     digest: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    gone: bool,
 }
 
 /// That everyone may read a repository, or that the registry refused everyone.
@@ -57,24 +65,25 @@ struct MemberFact {
 
 impl SharedNames {
     pub(crate) fn new(tier: Tier, access: Access) -> Self {
-        Self { tier, access }
+        Self { tier, access, forgetting: Arc::new(Semaphore::new(FORGETTING_MAX)) }
     }
 
     /// Shares that the registry said just now, or said at the last question, what a tag names.
     pub(crate) async fn share_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
-        if !self.tier.shares_names() {
+        if !self.tier.shares_names_of(repository.registry()) {
             return;
         }
         let Some(proved_at) = self.access.known().public_since(repository).await else { return };
         let Some(now) = self.tier.now() else { return };
-        let fact = TagFact { digest: digest.to_string() };
+        self.access.shared().begin_again(repository, tag);
+        let fact = TagFact { digest: digest.to_string(), gone: false };
         self.tier.share_name(parts("tag", repository, &tag.to_string()), now, fact);
         self.tier.share_name(parts("public", repository, ""), proved_at, OPEN);
     }
 
     /// Shares that the registry confirmed or delivered a digest.
     pub(crate) async fn share_member(&self, repository: &Repository, digest: Digest, member: &Member) {
-        if !self.tier.shares_names() {
+        if !self.tier.shares_names_of(repository.registry()) {
             return;
         }
         let Some(proved_at) = self.access.known().public_since(repository).await else { return };
@@ -95,14 +104,38 @@ impl SharedNames {
         age_max: Duration,
     ) -> Option<TagRecord> {
         let shared: Dated<TagFact> = self.record("tag", repository, &tag.to_string()).await?;
+        if shared.fact.gone || self.access.shared().is_gone(repository, tag, shared.at) {
+            return None;
+        }
         let digest = shared.fact.digest.parse().ok()?;
         let record = TagRecord { digest, confirmed_at: shared.at };
         (shared.at.age_at(self.tier.now()?) < age_max).then_some(record)
     }
 
-    /// What a digest is in a repository, as another node shared it.
+    /// Has the record of a tag replaced that this node had, and that its registry does not have any more. Here it is not used
+    /// again in any case, until a restart.
+    pub(crate) fn forget_tag(&self, repository: &Repository, tag: &Tag, tasks: &Tasks) {
+        let Some(now) = self.tier.now().filter(|_| self.tier.shares_names_of(repository.registry())) else {
+            return;
+        };
+        self.access.shared().forget(repository, tag, now);
+        let Ok(place) = Arc::clone(&self.forgetting).try_acquire_owned() else { return };
+        let (tier, parts) = (self.tier.clone(), parts("tag", repository, &tag.to_string()));
+        tasks.spawn(async move {
+            let gone = TagFact { digest: String::new(), gone: true };
+            if let Err(error) = tier.replace_name((&borrowed(&parts), None), now, gone).await {
+                tracing::debug!(%error, "the shared record of a tag that is gone is not replaced");
+            }
+            drop(place);
+        });
+    }
+
+    /// What a digest is in a repository, as another node shared it no longer ago than an outage is ridden out.
     pub(crate) async fn shared_member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
         let record: Dated<MemberFact> = self.record("member", repository, &digest.to_string()).await?;
+        if record.at.age_at(self.tier.now()?) >= self.access.known().terms(repository).outage_grace {
+            return None;
+        }
         match record.fact.manifest_type {
             None => Some(Member::Blob),
             Some(text) => text.parse::<MediaType>().ok().map(Member::Manifest),
@@ -148,6 +181,9 @@ impl SharedNames {
                     mark(&records, &repository, at).await;
                 }
                 drop(marks);
+                if !tier.shares_names_of(repository.registry()) {
+                    return;
+                }
                 let Ok(_place) = places.try_acquire_owned() else { return };
                 if close(&tier, &repository, at).await && !is_known {
                     mark(&records, &repository, at).await;
@@ -171,7 +207,7 @@ impl SharedNames {
         repository: &Repository,
         about: &str,
     ) -> Result<Option<Dated<T>>, tier::Error> {
-        if !self.tier.shares_names() {
+        if !self.tier.shares_names_of(repository.registry()) {
             return Ok(None);
         }
         self.tier.shared_name(&borrowed(&parts(kind, repository, about))).await
@@ -181,7 +217,7 @@ impl SharedNames {
 /// Tells the other nodes that the registry refused everyone, if the repository was shared; returns whether it was.
 async fn close(tier: &Tier, repository: &Repository, at: Timestamp) -> bool {
     let [open, closed] = ["public", "closed"].map(|kind| parts(kind, repository, ""));
-    let places = (&borrowed(&open)[..], &borrowed(&closed)[..]);
+    let places = (&borrowed(&open)[..], Some(&borrowed(&closed)[..]));
     let replaced = tier.replace_name(places, at, PublicFact { closed: true }).await;
     if let Err(error) = &replaced {
         tracing::debug!(%repository, %error, "the shared record of a repository that was closed is not replaced");

@@ -11,12 +11,14 @@ pub mod directory;
 pub mod go_json;
 pub mod host;
 pub mod live;
+pub mod loopback;
 pub mod metrics;
 #[cfg(feature = "model")]
 pub(crate) mod model_channel;
 pub mod network;
 pub(crate) mod open_file;
 pub mod process;
+pub mod secret_file;
 pub mod shutdown;
 pub mod singleflight;
 pub mod size;

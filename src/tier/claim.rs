@@ -26,25 +26,33 @@ pub(crate) struct Claim {
     renewing: JoinHandle<()>,
 }
 
-/// How many bytes of a blob this node has received.
-type Received = Box<dyn Fn() -> u64 + Send + Sync>;
+/// How far a download is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Bytes that were received.
+    pub(crate) received: u64,
+    /// Whether it makes way for others of this node now.
+    pub(crate) yields: bool,
+}
+
+type Report = Box<dyn Fn() -> Progress + Send + Sync>;
 
 /// Where the claim of a download is, if there is one: a node that waits in vain may get it later. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct ClaimSlot {
     claim: Arc<Mutex<Option<Claim>>>,
-    received: Arc<Mutex<Option<Received>>>,
+    report: Arc<Mutex<Option<Report>>>,
 }
 
 impl ClaimSlot {
-    /// Whether this node holds the lease.
+    /// Whether this node got the lease. One of a download that made way for others may be another node's by now.
     pub(crate) fn is_held(&self) -> bool {
         self.claim.lock().is_some()
     }
 
-    /// The lease states from now on that so many bytes were received as `received` returns.
-    pub(crate) fn report(&self, received: impl Fn() -> u64 + Send + Sync + 'static) {
-        *self.received.lock() = Some(Box::new(received));
+    /// The lease states from now on what `report` returns.
+    pub(crate) fn report(&self, report: impl Fn() -> Progress + Send + Sync + 'static) {
+        *self.report.lock() = Some(Box::new(report));
     }
 
     /// Gives the lease back.
@@ -79,8 +87,8 @@ impl Inner {
         let key = self.layout.lease(registry, digest);
         let lease = Lease { nonce: fastrand::u64(1..), size, ..Lease::default() };
         self.bounded(self.objects.put(&key, written(lease), Replace::Nothing)).await?;
-        let received = Arc::clone(&slot.received);
-        let renewing = tokio::spawn(renew(Arc::clone(self), key.clone(), lease, received));
+        let report = Arc::clone(&slot.report);
+        let renewing = tokio::spawn(renew(Arc::clone(self), key.clone(), lease, report));
         Ok(Claim { inner: Arc::clone(self), key, nonce: lease.nonce, renewing })
     }
 
@@ -88,6 +96,18 @@ impl Inner {
     async fn is_own(&self, key: &str, nonce: u64) -> Option<bool> {
         let found = self.lease_at(key).await.ok()?;
         Some(found.is_some_and(|(lease, _)| lease.nonce == nonce))
+    }
+
+    /// Deletes the lease of `nonce`, unless another node's is there.
+    async fn give_back(&self, key: &str, nonce: u64) {
+        if self.is_own(key, nonce).await != Some(true) {
+            return;
+        }
+        if let Err(error) = self.bounded(self.objects.delete(key)).await
+            && error.kind != ErrorKind::NotFound
+        {
+            tracing::debug!(%error, "a lease in the shared tier could not be deleted; it counts for seconds more");
+        }
     }
 
     /// The lease that is there, and its bytes, by which a change is noticed. What is no lease counts as one that says nothing.
@@ -109,9 +129,13 @@ fn written(lease: Lease) -> Bytes {
     serde_json::to_vec(&lease).unwrap_or_default().into()
 }
 
-/// Writes the lease again until it is aborted, or the lease is another node's.
-async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, received: Arc<Mutex<Option<Received>>>) {
-    let (begun, mut complete_since) = (Instant::now(), None);
+/// Writes the lease again until it is aborted, or the lease is another node's. The lease of a download that has made way for
+/// others of this node from one renewal to the next is given back: another node may need the blob now, and would wait for
+/// what this node puts off.
+async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, report: Arc<Mutex<Option<Report>>>) {
+    let (begun, mut complete_since, mut yielded) = (Instant::now(), None, false);
+    // When the lease was told what it states.
+    let mut stated = begun;
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
         match inner.is_own(&key, lease.nonce).await {
@@ -119,13 +143,20 @@ async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, received: Arc<M
             Some(false) => return,
             None => continue,
         }
+        let Progress { received: done, yields } =
+            report.lock().as_ref().map(|report| report()).unwrap_or_default();
+        let yields = yields && done < lease.size;
+        if yields && yielded {
+            return inner.give_back(&key, lease.nonce).await;
+        }
+        yielded = yields;
         lease.renewals += 1;
-        let done = received.lock().as_ref().map_or(0, |received| received());
         let complete_for = match done >= lease.size {
             true => complete_since.get_or_insert_with(Instant::now).elapsed(),
             false => Duration::ZERO,
         };
-        lease.progressed(done, begun.elapsed(), complete_for);
+        lease.progressed(done, (begun.elapsed(), stated.elapsed()), complete_for);
+        stated = Instant::now();
         let put = inner.objects.put(&key, written(lease), Replace::Anything);
         if let Err(error) = inner.bounded(put).await {
             tracing::debug!(%error, "a lease in the shared tier could not be renewed");
@@ -137,15 +168,6 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.renewing.abort();
         let (inner, key, nonce) = (Arc::clone(&self.inner), std::mem::take(&mut self.key), self.nonce);
-        self.inner.tasks.spawn_detached(async move {
-            if inner.is_own(&key, nonce).await != Some(true) {
-                return;
-            }
-            if let Err(error) = inner.bounded(inner.objects.delete(&key)).await
-                && error.kind != ErrorKind::NotFound
-            {
-                tracing::debug!(%error, "a lease in the shared tier could not be deleted; it counts for seconds more");
-            }
-        });
+        self.inner.tasks.spawn_detached(async move { inner.give_back(&key, nonce).await });
     }
 }

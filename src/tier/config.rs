@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::network::Reach;
+use super::registries::Registries;
 
 /// Parts of layers that are in memory and on their way at the same time, where the configuration does not say: 3 parts of
 /// 8 MiB are 24 MiB, about as much as the rest of the daemon. With a fifth of a second for each (42 MB/s for a request) they
@@ -31,6 +32,8 @@ pub struct Config {
     pub read: bool,
     /// Whether this node writes to the tier.
     pub write: bool,
+    /// Of which registries content is shared.
+    pub registries: Registries,
     /// The file of the key that names are shared with; without one none are.
     pub cluster_key: Option<PathBuf>,
     /// How long a connection may take to open.
@@ -79,6 +82,7 @@ impl Config {
             key_file: None,
             read: true,
             write: true,
+            registries: Registries::default(),
             cluster_key: None,
             connect_timeout: Duration::from_secs(1),
             head_timeout: Duration::from_secs(2),

@@ -26,8 +26,10 @@ pub enum ErrorKind {
     Changed,
     /// The store does not know the operation.
     Unsupported,
-    /// The credential is missing, or does not permit the operation.
+    /// The credential does not permit the operation.
     Denied,
+    /// The platform has given no credential.
+    NoCredential,
     /// The store limits requests.
     Throttled,
     /// No answer in time.
@@ -49,6 +51,7 @@ impl ErrorKind {
             Self::Changed => "changed",
             Self::Unsupported => "unsupported",
             Self::Denied => "denied",
+            Self::NoCredential => "no_credential",
             Self::Throttled => "throttled",
             Self::TimedOut => "timed_out",
             Self::Slower => "slower",
@@ -64,6 +67,7 @@ impl ErrorKind {
             Self::Changed => "has another version of the object",
             Self::Unsupported => "does not support the operation",
             Self::Denied => "refused access",
+            Self::NoCredential => "cannot be asked without a credential",
             Self::Throttled => "limits requests",
             Self::TimedOut => "did not answer in time",
             Self::Slower => "takes longer than the registry",
@@ -74,7 +78,10 @@ impl ErrorKind {
 
     /// Whether the tier as a whole is in trouble, and not this one object.
     pub(crate) fn is_trouble(self) -> bool {
-        matches!(self, Self::Denied | Self::Throttled | Self::TimedOut | Self::Unavailable)
+        matches!(
+            self,
+            Self::Denied | Self::NoCredential | Self::Throttled | Self::TimedOut | Self::Unavailable
+        )
     }
 }
 

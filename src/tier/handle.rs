@@ -19,10 +19,11 @@ use super::objects::Objects;
 use super::pace::{PASSED_BY_FOR, Paces};
 use super::part_memory::SharedPartMemory;
 use super::recent::{self, Recent};
-
+use super::registries::Registries;
 use crate::credentials::ClusterKey;
 use crate::reference::{Digest, Registry};
 use crate::support::clock::{Clock, Timestamp};
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Manifests and small blobs that are written at the same time. They have permits of their own: parts of layers are larger,
@@ -48,6 +49,8 @@ pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) layout: Layout,
     pub(super) objects: Arc<dyn Objects>,
+    /// Of which registries content is shared, as the configuration says now.
+    pub(super) registries: Live<Registries>,
     /// What names are sealed with, if they are shared.
     pub(super) key: Option<ClusterKey>,
     pub(super) clock: Clock,
@@ -117,6 +120,7 @@ impl Tier {
     ) -> Self {
         Self(Some(Arc::new(Inner {
             layout: Layout::new(config.location.prefix()),
+            registries: Live::new(config.registries.clone()),
             objects,
             key,
             clock,
@@ -153,8 +157,30 @@ impl Tier {
         self.0.is_some()
     }
 
+    /// Whether content of `registry` is shared.
+    pub(crate) fn shares(&self, registry: &Registry) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.shares(registry))
+    }
+
+    /// From now on, content of `registries` is shared. What is under way ends as it began.
+    pub fn reconfigure(&self, registries: Registries) {
+        if let Some(inner) = &self.0 {
+            inner.registries.replace(registries);
+        }
+    }
+
     pub(super) fn reader(&self) -> Option<&Arc<Inner>> {
         self.0.as_ref().filter(|inner| inner.config.read)
+    }
+
+    /// What is asked for content of `registry`, if it is shared and this node reads.
+    pub(super) fn reader_of(&self, registry: &Registry) -> Option<&Arc<Inner>> {
+        self.reader().filter(|inner| inner.shares(registry))
+    }
+
+    /// What is given content of `registry`, if it is shared and this node writes.
+    pub(super) fn writer_of(&self, registry: &Registry) -> Option<&Arc<Inner>> {
+        self.writer().filter(|inner| inner.shares(registry))
     }
 
     pub(super) fn writer(&self) -> Option<&Arc<Inner>> {
@@ -207,6 +233,10 @@ impl Tier {
 }
 
 impl Inner {
+    fn shares(&self, registry: &Registry) -> bool {
+        self.registries.current().include(registry)
+    }
+
     fn delete_in_background(self: &Arc<Self>, registry: &Registry, digest: Digest) {
         let (inner, registry) = (Arc::clone(self), registry.clone());
         self.tasks.spawn_detached(async move {

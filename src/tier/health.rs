@@ -64,6 +64,14 @@ impl Health {
         *self.0.lock() = State::default();
     }
 
+    /// What made it fail with `kind` is mended: it is not left alone for that any longer.
+    pub(super) fn forgive(&self, kind: ErrorKind) {
+        let mut state = self.0.lock();
+        if state.last == Some(kind) {
+            *state = State::default();
+        }
+    }
+
     /// A body of `bytes` bytes came whole. A small one says little of large ones, and counts once there was no failure for
     /// as long as the longest pause.
     pub(super) fn succeeded_with(&self, bytes: u64, now: Instant) {

@@ -109,7 +109,8 @@ impl HttpService for StoreClient {
                 HttpError::new(kind, error)
             })?;
             let status = response.status().as_u16();
-            if status == 429 || status >= 500 {
+            // 501 says that it does not know the operation, and nothing of the store as a whole.
+            if status == 429 || status >= 500 && status != 501 {
                 return Err(HttpError::new(HttpErrorKind::Request, Trouble(status)));
             }
             let body = |body: hyper::body::Incoming| {

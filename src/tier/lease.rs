@@ -22,6 +22,8 @@ pub(super) const BYTES_MAX: usize = 1024;
 
 /// What is granted beside the time that the rest of a download takes: the last part has to be written, too.
 const GRACE: Duration = Duration::from_secs(15);
+/// Renewals of a lease from which on the time that the rest takes is estimated.
+const ESTIMATED_AFTER: u64 = 2;
 /// The shortest and the longest time between two looks at a lease.
 const LOOK_MIN: Duration = Duration::from_millis(300);
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -48,11 +50,18 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Takes note that the writer has `done` bytes, `elapsed` after it began. The rate is that of receiving: it stays once all
-    /// is here.
-    pub(super) fn progressed(&mut self, done: u64, elapsed: Duration, complete_for: Duration) {
+    /// Takes note that the writer has `done` bytes, `elapsed` after it began and `recent` after it had those that the lease
+    /// states. The rate is that of receiving: it stays once all is here. A download begins slowly, with the wait for its first
+    /// byte and with one connection: what came last counts where that is more.
+    pub(super) fn progressed(
+        &mut self,
+        done: u64,
+        (elapsed, recent): (Duration, Duration),
+        complete_for: Duration,
+    ) {
         if self.done < self.size || self.rate == 0 {
-            self.rate = (done as f64 / elapsed.as_secs_f64()) as u64;
+            let of = |bytes: u64, time: Duration| (bytes as f64 / time.as_secs_f64().max(1e-3)) as u64;
+            self.rate = of(done, elapsed).max(of(done.saturating_sub(self.done), recent));
         }
         self.done = done;
         self.complete_for = complete_for.as_secs();
@@ -87,7 +96,9 @@ pub(super) fn decide(lease: Lease, waited: Duration, silent: Duration, wait_max:
         return Decision::Wait(pause(LOOK_MIN * 2, waited));
     };
     let rest = seconds(lease.size.saturating_sub(lease.done), lease.rate).unwrap_or_default();
-    if waited > whole * 2 + GRACE || waited + rest > wait_max {
+    // The first rate that a lease states says little.
+    let is_estimated = lease.renewals >= ESTIMATED_AFTER;
+    if waited > whole * 2 + GRACE || is_estimated && waited + rest > wait_max {
         return Decision::GiveUp;
     }
     Decision::Wait(pause(rest / 4, waited))
@@ -122,7 +133,8 @@ mod tests {
     const MAX: Duration = Duration::from_secs(240);
 
     fn at(waited: u64, silent: u64, done: u64, rate: u64) -> Decision {
-        let lease = Lease { size: 1_000 * MIB, done: done * MIB, rate: rate * MIB, ..Lease::default() };
+        let (done, rate) = (done * MIB, rate * MIB);
+        let lease = Lease { size: 1_000 * MIB, done, rate, renewals: 2, ..Lease::default() };
         decide(lease, Duration::from_secs(waited), Duration::from_secs(silent), MAX)
     }
 
@@ -151,12 +163,13 @@ mod tests {
     fn a_writer_that_has_everything_and_is_slow_to_send_it_is_not_waited_for() {
         let mut lease = Lease { size: 100 * MIB, ..Lease::default() };
         let at = |lease: Lease| decide(lease, Duration::from_secs(1), Duration::ZERO, MAX);
-        lease.progressed(50 * MIB, Duration::from_secs(5), Duration::ZERO);
-        lease.progressed(100 * MIB, Duration::from_secs(10), Duration::ZERO);
-        lease.progressed(100 * MIB, Duration::from_secs(20), Duration::from_secs(10));
+        let times = |elapsed, recent| (Duration::from_secs(elapsed), Duration::from_secs(recent));
+        lease.progressed(50 * MIB, times(5, 5), Duration::ZERO);
+        lease.progressed(100 * MIB, times(10, 5), Duration::ZERO);
+        lease.progressed(100 * MIB, times(20, 10), Duration::from_secs(10));
         assert_eq!((lease.rate, lease.complete_for), (10 * MIB, 10), "the rate of receiving");
         assert!(matches!(at(lease), Decision::Wait(_)), "the last parts take a moment");
-        lease.progressed(100 * MIB, Duration::from_secs(26), GRACE);
+        lease.progressed(100 * MIB, times(26, 6), GRACE);
         assert_eq!(at(lease), Decision::GiveUp);
     }
 
@@ -199,5 +212,26 @@ mod tests {
             assert_eq!(last, Decision::GiveUp);
             let _ = decide(lease, Duration::ZERO, Duration::ZERO, MAX);
         }
+    }
+
+    #[test]
+    fn a_layer_whose_download_begins_slowly_is_not_downloaded_by_every_node() {
+        // 1.5 GB at 100 MB/s: the first byte comes after two seconds.
+        let (mut lease, wait_max) =
+            (Lease { size: 1_500_000_000, ..Lease::default() }, Duration::from_secs(40));
+        for renewal in 1..=4_u64 {
+            let elapsed = Duration::from_secs(3 * renewal);
+            lease.renewals = renewal;
+            lease.progressed((elapsed.as_secs() - 2) * 100_000_000, (elapsed, RENEW_EVERY), Duration::ZERO);
+            let decided = decide(lease, elapsed, Duration::ZERO, wait_max);
+            assert!(matches!(decided, Decision::Wait(_)), "{renewal}: {lease:?}");
+        }
+        // One that will not be there in time is not waited for.
+        let mut slow = Lease { size: 1_500_000_000, renewals: 1, ..Lease::default() };
+        slow.progressed(30_000_000, (RENEW_EVERY, RENEW_EVERY), Duration::ZERO);
+        assert!(matches!(decide(slow, RENEW_EVERY, Duration::ZERO, wait_max), Decision::Wait(_)));
+        slow.renewals = 2;
+        slow.progressed(60_000_000, (RENEW_EVERY * 2, RENEW_EVERY), Duration::ZERO);
+        assert_eq!(decide(slow, RENEW_EVERY * 2, Duration::ZERO, wait_max), Decision::GiveUp);
     }
 }

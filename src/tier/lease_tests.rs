@@ -1,11 +1,13 @@
 //! Leases, claims and waits over an object store in memory, in a time of the test's own.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::for_tests::{FakeObjects, MIB, Op, read, registry, write};
-use super::{ClaimSlot, ErrorKind, Role, Tier};
+use super::{ClaimSlot, ErrorKind, Progress, Role, Tier};
 use crate::reference::Digest;
 
 async fn role(tier: &Tier, digest: Digest) -> Role {
@@ -135,7 +137,7 @@ async fn a_node_with_many_slow_downloads_leases_each_and_no_other_node_downloads
 async fn a_lease_states_what_is_received_although_nothing_is_uploaded() {
     let objects = FakeObjects::default();
     let Role::Writer(claim) = role(&objects.tier(), Digest::of(b"content")).await else { panic!() };
-    claim.report(|| 12_000);
+    claim.report(|| Progress { received: 12_000, yields: false });
     tokio::time::sleep(Duration::from_secs(4)).await;
     let lease = objects.content(&objects.keys("leases")[0]).unwrap();
     let lease: super::lease::Lease = serde_json::from_slice(&lease).unwrap();
@@ -252,12 +254,44 @@ async fn a_writer_that_is_slow_to_send_what_it_has_is_not_waited_for_by_one_laye
     for (content, wait_max) in [(b"one", 25), (b"two", 2)] {
         let digest = Digest::of(content);
         let Role::Writer(claim) = role(&one, digest).await else { panic!() };
-        claim.report(|| 20);
+        claim.report(|| Progress { received: 20, yields: true });
         let waited = wait_of(&two, digest).await;
         assert_eq!(waited.0, Err(ErrorKind::GaveUp));
         assert!(waited.2 < Duration::from_secs(wait_max), "{:?} {:?}", waited.2, begun.elapsed());
         claim.release();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_does_not_wait_for_what_another_node_downloads_in_the_background_and_puts_off() {
+    let objects = FakeObjects::default();
+    let [one, two] = [objects.tier(), objects.tier()];
+    let digest = Digest::of(b"content");
+    let Role::Writer(claim) = role(&one, digest).await else { panic!() };
+    let yields = Arc::new(AtomicBool::new(false));
+    claim.report({
+        let yields = Arc::clone(&yields);
+        move || Progress { received: 10, yields: yields.load(Ordering::Relaxed) }
+    });
+    // For a moment, which says little.
+    tokio::time::sleep(Duration::from_millis(2_900)).await;
+    yields.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    yields.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(objects.keys("leases").len(), 1);
+    yields.store(true, Ordering::Relaxed);
+    let (waited, slot, lasted) = wait_of(&two, digest).await;
+    assert_eq!(
+        (waited, slot.is_held()),
+        (Err(ErrorKind::GaveUp), true),
+        "it downloads the blob, and the others wait for it"
+    );
+    assert!(lasted < Duration::from_secs(12), "{lasted:?}");
+    assert!(matches!(role(&objects.tier(), digest).await, Role::Waiter(..)));
+    claim.release();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(objects.keys("leases").len(), 1, "the lease is not the first node's any more");
 }
 
 #[tokio::test(start_paused = true)]

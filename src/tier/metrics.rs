@@ -26,7 +26,7 @@ impl Metrics {
         Ok(Self {
             reads: registry.counters(
                 "tier_reads_total",
-                "Looks for content in the shared tier: hit, miss, error, left_alone while the tier fails, or broken_off in the middle of a body.",
+                "Looks for content in the shared tier: hit, miss, error, left_alone while the tier fails or is slower, unconfirmed where the registry does not confirm content in time, or broken_off in the middle of a body.",
                 &["result"],
             )?,
             read_bytes: registry.counter("tier_read_bytes_total", "Body bytes read from the shared tier.")?,

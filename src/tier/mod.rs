@@ -2,6 +2,7 @@
 //! for all of them.
 //!
 //! ```text
+//! registries of which registries content is shared (pure)
 //! config    where the tier is, and what this node may do there
 //! layout    the key of every object
 //! objects   what is asked of an object store, as a trait
@@ -12,6 +13,7 @@
 //! pace      whether it is slower than the registry of a blob (pure, from measured rates)
 //! lease     which node writes a blob, and how long others wait (pure); claim, wait: its effects; role: which one a node has
 //! names     records about names, sealed with the cluster's key
+//! credential the credential of the store, kept at hand
 //! gc        what no node uses any more is deleted
 //! probe     whether the tier does what it is for; status: how it is (counts)
 //! upload    content to the tier, while it arrives and once it is verified
@@ -29,6 +31,7 @@ mod backend;
 mod claim;
 mod config;
 mod counts;
+mod credential;
 mod error;
 #[cfg(test)]
 pub(crate) mod for_tests;
@@ -48,12 +51,13 @@ mod part_memory;
 mod probe;
 mod reading;
 mod recent;
+mod registries;
 mod role;
 mod status;
 mod upload;
 mod wait;
 
-pub(crate) use claim::ClaimSlot;
+pub(crate) use claim::{ClaimSlot, Progress};
 pub use config::{Config, Location, LocationError, Platform, Proxies, UPLOADS};
 pub use error::{BuildError, Error, ErrorKind};
 pub use gc::Collected;
@@ -62,7 +66,8 @@ pub use handle::Tier;
 pub(crate) use names::Dated;
 pub use network::{Io, Network, Pending, Reach};
 pub use probe::Probed;
-pub(crate) use reading::{Found, Lookup};
+pub(crate) use reading::{Found, Lookup, Prospect};
+pub use registries::{Registries, RegistryPattern};
 pub(crate) use role::Role;
 pub use status::{TierStatus, TierTrouble};
 pub(crate) use upload::Upload;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::objects::{Replace, read_whole};
+use crate::reference::Registry;
 use crate::support::clock::Timestamp;
 
 /// Bytes of a record at most.
@@ -38,6 +39,11 @@ impl Tier {
     /// Whether names are shared.
     pub(crate) fn shares_names(&self) -> bool {
         self.0.as_ref().is_some_and(|inner| inner.key.is_some())
+    }
+
+    /// Whether those of `registry` are.
+    pub(crate) fn shares_names_of(&self, registry: &Registry) -> bool {
+        self.shares_names() && self.shares(registry)
     }
 
     /// The record about `parts`; `None` if there is none.
@@ -80,14 +86,14 @@ impl Tier {
 
 impl Tier {
     /// Puts a record in the place of one that says something else, and counts as newer than that one; before that the same
-    /// record about `beside`, which [`Self::share_name`] does not write, so that it stays whatever is shared meanwhile.
-    /// Returns whether there was one about `parts`.
+    /// record about `beside`, if that is something, which [`Self::share_name`] does not write, so that it stays whatever is
+    /// shared meanwhile. Returns whether there was one about `parts`.
     ///
     /// # Errors
     /// The tier does not say what is there, or does not take the records.
     pub(crate) async fn replace_name<T>(
         &self,
-        (parts, beside): (&[&str], &[&str]),
+        (parts, beside): (&[&str], Option<&[&str]>),
         at: Timestamp,
         fact: T,
     ) -> Result<bool, Error>
@@ -101,7 +107,9 @@ impl Tier {
         }
         if inner.config.write {
             let record = Dated { at: at.max(there.at), fact };
-            inner.write_record(beside, &record).await?;
+            if let Some(beside) = beside {
+                inner.write_record(beside, &record).await?;
+            }
             inner.write_record(parts, &record).await?;
         }
         Ok(true)

@@ -24,7 +24,7 @@ async fn a_read_that_fails_writes_no_older_word_over_a_newer_one() {
     let objects = FakeObjects::default();
     let [one, two] = [objects.sharing_tier(), objects.sharing_tier()];
     share(&one, 100, "open").await;
-    assert!(one.replace_name((OPEN, CLOSED), Timestamp(200), "closed".to_owned()).await.unwrap());
+    assert!(one.replace_name((OPEN, Some(CLOSED)), Timestamp(200), "closed".to_owned()).await.unwrap());
     let closed = Dated { at: Timestamp(200), fact: "closed".to_owned() };
     assert_eq!(shared(&one).await, closed);
     assert_eq!(one.shared_name(CLOSED).await.unwrap(), Some(closed.clone()), "a record of its own");

@@ -84,6 +84,11 @@ pub(super) enum Replace {
 
 /// An object store. Requests are not bounded in time here.
 pub(super) trait Objects: Send + Sync + Debug {
+    /// Waits until the credential of the store is at hand; `None` where none has to be fetched.
+    fn credential(&self) -> Option<BoxFuture<'_, Result<(), Error>>> {
+        None
+    }
+
     /// An object, from its first byte on.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, Error>>;
 

@@ -10,7 +10,7 @@ use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::objects::Replace;
 
-/// How long each step may take: longer than a pull waits, since a first request may have to fetch a credential.
+/// How long each step may take: longer than a pull waits, so that it is said how slow it is.
 const STEP_WAIT: Duration = Duration::from_secs(15);
 /// What the object holds.
 const CONTENT: &[u8] = b"larder doctor";
@@ -18,6 +18,8 @@ const CONTENT: &[u8] = b"larder doctor";
 /// What a round trip found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
+    /// How long the credential took to be here; `None` where none has to be fetched.
+    pub credential: Option<Duration>,
     /// How long the object took to be written and read, where both were tried.
     pub took: Duration,
     /// Whether an object can be created only if there is none: without that, every node downloads by itself what all
@@ -34,6 +36,10 @@ impl Tier {
         let Some(inner) = &self.0 else {
             return Err(("find a tier", Error::new(ErrorKind::Unsupported, "none is configured")));
         };
+        let credential = match self.fetch_credential().await.transpose() {
+            Ok(took) => took,
+            Err(error) => return Err(("get a credential", error)),
+        };
         if inner.config.read {
             // A store that hides what is absent would be left alone after every miss.
             let absent = inner.layout.probe();
@@ -43,15 +49,15 @@ impl Tier {
                 Ok(_) => {}
             }
         }
-        // From here on: a credential and a connection are there, as they are for pulls.
+        // From here on: a connection is there, as it is for pulls.
         let (key, begun) = (inner.layout.probe(), Instant::now());
         if !inner.config.write {
             return match step("read", inner.objects.get(&key)).await {
                 Err((_, error)) if error.kind == ErrorKind::NotFound => {
-                    Ok(Probed { took: begun.elapsed(), creates_once: true })
+                    Ok(Probed { credential, took: begun.elapsed(), creates_once: true })
                 }
                 Err(failed) => Err(failed),
-                Ok(_) => Ok(Probed { took: begun.elapsed(), creates_once: true }),
+                Ok(_) => Ok(Probed { credential, took: begun.elapsed(), creates_once: true }),
             };
         }
         let content = Bytes::from_static(CONTENT);
@@ -59,7 +65,7 @@ impl Tier {
         let probed = inner.probe_written(&key, content, begun).await;
         let deleted = step("delete", inner.objects.delete(&key)).await;
         let probed = probed?;
-        deleted.map(|()| probed)
+        deleted.map(|()| Probed { credential, ..probed })
     }
 }
 
@@ -85,7 +91,7 @@ impl Inner {
             Err((_, error)) if error.kind == ErrorKind::Unsupported => false,
             Err(failed) => return Err(failed),
         };
-        Ok(Probed { took, creates_once })
+        Ok(Probed { credential: None, took, creates_once })
     }
 }
 

@@ -34,6 +34,17 @@ pub(crate) enum Lookup {
     Unavailable,
 }
 
+/// Whether a look for a blob could bring anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prospect {
+    /// It may.
+    Look,
+    /// This node only writes: it looks when it has something to write.
+    WriteOnly,
+    /// The tier is not asked now.
+    LeftAlone,
+}
+
 /// Content in the tier, unverified.
 pub(crate) struct Found {
     /// Bytes of it.
@@ -45,18 +56,47 @@ pub(crate) struct Found {
 }
 
 impl Tier {
+    /// Whether a look for a blob from `registry` could bring anything: before the registry is asked for the sake of it.
+    pub(crate) fn prospect(&self, registry: &Registry, digest: Digest) -> Prospect {
+        let Some(inner) = self.reader_of(registry) else {
+            return if self.writer_of(registry).is_some() {
+                Prospect::WriteOnly
+            } else {
+                Prospect::LeftAlone
+            };
+        };
+        // What was wrong is to be replaced: it counts as absent, whatever else the tier does.
+        if inner.avoided.has(registry, digest) {
+            return Prospect::Look;
+        }
+        let now = Instant::now();
+        // Manifests are still asked for where the registry is faster: they are small, and registries count them.
+        let is_left_alone = inner.slower.is_noted(registry)
+            || inner.reading.is_left_alone(now)
+            || inner.bodies.is_left_alone(now);
+        if is_left_alone {
+            inner.metrics.reads.with_label_values(&["left_alone"]).inc();
+            return Prospect::LeftAlone;
+        }
+        Prospect::Look
+    }
+
     /// The bytes of a blob that a node received from `registry`.
     pub(crate) async fn blob(&self, registry: &Registry, digest: Digest) -> Lookup {
-        let Some(inner) = self.reader() else {
-            // A node that only writes looks when it has something to write.
-            return if self.writer().is_some() { Lookup::Absent } else { Lookup::Unavailable };
-        };
-        // Manifests are still asked for: they are small, and registries count them.
-        if inner.slower.is_noted(registry) {
-            inner.metrics.reads.with_label_values(&["left_alone"]).inc();
-            return Lookup::Unavailable;
+        match (self.prospect(registry, digest), &self.0) {
+            (Prospect::Look, Some(inner)) => {
+                inner.look(registry, digest, &inner.layout.blob(registry, digest)).await
+            }
+            (Prospect::WriteOnly, _) => Lookup::Absent,
+            _ => Lookup::Unavailable,
         }
-        inner.look(registry, digest, &inner.layout.blob(registry, digest)).await
+    }
+
+    /// Counts content that is not looked for, since its registry does not confirm in time what it has.
+    pub(crate) fn record_unconfirmed(&self) {
+        if let Some(inner) = &self.0 {
+            inner.metrics.reads.with_label_values(&["unconfirmed"]).inc();
+        }
     }
 
     /// Counts content that the registry confirmed as found, and records its use.
@@ -77,7 +117,7 @@ impl Tier {
         digest: Digest,
         bytes_max: usize,
     ) -> Option<(Bytes, Option<Timestamp>)> {
-        let inner = self.reader()?;
+        let inner = self.reader_of(registry)?;
         let key = inner.layout.manifest(registry, digest);
         let Lookup::Found(Found { size, modified, body }) = inner.look(registry, digest, &key).await else {
             return None;
@@ -100,7 +140,7 @@ impl Tier {
     /// Whether content of `digest` would be looked for: the tier is read, and is not left alone.
     pub(crate) fn is_readable(&self, registry: &Registry, digest: Digest) -> bool {
         let now = Instant::now();
-        self.reader().is_some_and(|inner| {
+        self.reader_of(registry).is_some_and(|inner| {
             let is_left_alone = inner.reading.is_left_alone(now) || inner.bodies.is_left_alone(now);
             !is_left_alone && !inner.avoided.has(registry, digest)
         })
@@ -110,7 +150,7 @@ impl Tier {
 impl Tier {
     /// Whether there is a manifest that a node received from `registry`; `None` if the tier does not say.
     pub async fn has_manifest(&self, registry: &Registry, digest: Digest) -> Option<bool> {
-        let inner = self.reader()?;
+        let inner = self.reader_of(registry)?;
         // For people: nothing is counted, and no use is recorded.
         match inner.bounded(inner.objects.get(&inner.layout.manifest(registry, digest))).await {
             Ok(_) => Some(true),

@@ -31,16 +31,17 @@ pub(crate) enum Role {
 }
 
 impl Tier {
-    /// Whether nodes wait for each other for a blob of `size` bytes.
-    pub(crate) fn is_leased(&self, size: u64) -> bool {
-        size >= LEASED_MIN && self.reader().is_some_and(|inner| inner.config.wait_max > Duration::ZERO)
+    /// Whether nodes wait for each other for a blob of `size` bytes from `registry`.
+    pub(crate) fn is_leased(&self, registry: &Registry, size: u64) -> bool {
+        size >= LEASED_MIN
+            && self.reader_of(registry).is_some_and(|inner| inner.config.wait_max > Duration::ZERO)
     }
 
     /// What this node is for a blob of `size` bytes that the tier lacks. A waiter's right to the blob is proved before the
     /// body is used. All requests for that together may take as long as the head of one answer: a tier that answers each of
     /// them slowly is left alone like one that does not.
     pub(crate) async fn role(&self, registry: &Registry, digest: Digest, size: u64) -> Role {
-        let Some(inner) = self.reader() else { return Role::Alone };
+        let Some(inner) = self.reader_of(registry) else { return Role::Alone };
         tokio::time::sleep(LOOK_JITTER.mul_f64(fastrand::f64())).await;
         if !inner.leasing.admits(Instant::now()) {
             return Role::Alone;

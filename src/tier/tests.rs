@@ -164,7 +164,7 @@ async fn bodies_that_break_off_make_a_node_leave_the_tier_alone() {
 }
 
 #[tokio::test]
-async fn what_no_node_uses_is_deleted_and_what_is_not_ours_stays() {
+async fn what_was_written_a_moment_ago_and_what_is_not_ours_is_not_deleted() {
     let objects = FakeObjects::default();
     let tier = objects.tier();
     write(&tier, b"content").await;

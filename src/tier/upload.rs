@@ -72,7 +72,7 @@ fn part_of(size: u64) -> Option<u64> {
 impl Tier {
     /// Whether a blob is worth writing: the tier takes it, and did not have it a moment ago.
     pub(crate) fn wants(&self, registry: &Registry, digest: Digest, size: u64) -> bool {
-        self.writer().is_some_and(|inner| {
+        self.writer_of(registry).is_some_and(|inner| {
             part_of(size).is_some()
                 && !inner.present.has(registry, digest)
                 && !inner.writing.is_left_alone(Instant::now())
@@ -87,7 +87,7 @@ impl Tier {
         digest: Digest,
         size: u64,
     ) -> Option<Upload> {
-        let inner = self.writer()?;
+        let inner = self.writer_of(registry)?;
         let part = part_of(size)?;
         let key = inner.layout.blob(registry, digest);
         if !inner.config.read
@@ -119,7 +119,7 @@ impl Tier {
 
     /// Writes a manifest, in the background.
     pub(crate) fn write_manifest(&self, registry: &Registry, digest: Digest, content: Bytes) {
-        let Some(inner) = self.writer() else { return };
+        let Some(inner) = self.writer_of(registry) else { return };
         if inner.present.has(registry, digest) {
             return;
         }
@@ -141,7 +141,11 @@ impl Tier {
             // What was wrong is replaced; a node that does not read cannot tell whether it is.
             let is_doubtful = !inner.config.read || inner.avoided.has(&registry, digest);
             let replace = if is_doubtful { Replace::Anything } else { Replace::Nothing };
-            let written = inner.bounded(inner.objects.put(&key, content, replace)).await;
+            let mut written = inner.bounded(inner.objects.put(&key, content.clone(), replace)).await;
+            // A store that knows no conditions.
+            if written.as_ref().is_err_and(|error| error.kind == ErrorKind::Unsupported) {
+                written = inner.bounded(inner.objects.put(&key, content, Replace::Anything)).await;
+            }
             let _ = inner.note_written(&registry, digest, bytes, written);
             drop(queued);
         });

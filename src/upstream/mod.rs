@@ -49,7 +49,7 @@ pub use download::Download;
 pub use endpoint::avoided::DeliveryFault;
 pub use endpoint::health::FailingEndpoint;
 pub use endpoint::rate_limit::RateLimitStatus;
-pub use endpoint::select::{EndpointId, has_authoritative_endpoint};
+pub use endpoint::select::{EndpointId, has_authoritative_endpoint, is_on_loopback};
 pub use error::{ConnectStage, Error, NodeLimit, Unknown};
 pub use page::{Page, PageBody};
 pub use proof::Proof;

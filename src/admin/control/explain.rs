@@ -89,11 +89,13 @@ impl Explainer {
     /// How the shared tier is, and whether it has the manifest: the one question that is asked.
     async fn tier(&self, registry: &Registry, digest: Option<Digest>) -> Option<TierOutlook> {
         let status = self.tier.status().filter(|status| status.reads)?;
+        let left_out = !self.tier.shares(registry);
         let has_manifest = match digest {
-            Some(digest) => self.tier.has_manifest(registry, digest).await,
-            None => None,
+            Some(digest) if !left_out => self.tier.has_manifest(registry, digest).await,
+            _ => None,
         };
-        Some(TierOutlook { fails: status.reading_fails.map(|trouble| trouble.kind), has_manifest })
+        let fails = status.reading_fails.map(|trouble| trouble.kind);
+        Some(TierOutlook { left_out, fails, has_manifest })
     }
 
     /// The endpoints of a repository and how each is for it; or why none may be asked.

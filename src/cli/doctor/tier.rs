@@ -20,6 +20,9 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
         Ok(Err(error)) => findings.add(Level::Problem, ABOUT, error, "correct [tier]"),
         Ok(Ok(Err((step, error)))) => {
             let remedy = match error.kind {
+                ErrorKind::NoCredential => {
+                    "set [tier] key_file, or give this machine or pod an identity that its platform knows; docs/tier.md lists the ways"
+                }
                 ErrorKind::Denied => {
                     "give the credential the rights that docs/tier.md lists, or set [tier] read or write to false"
                 }
@@ -34,7 +37,10 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
                 remedy,
             );
         }
-        Ok(Ok(Ok(Probed { took, creates_once }))) => {
+        Ok(Ok(Ok(Probed { credential, took, creates_once }))) => {
+            if let Some(waited) = credential {
+                findings.ok(ABOUT, format!("{at}: its credential was here within {waited:.0?}"));
+            }
             findings.ok(
                 ABOUT,
                 if config.write {

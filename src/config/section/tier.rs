@@ -1,12 +1,14 @@
 //! `[tier]`: the object store that the stores of many nodes share.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::report::Place;
 use crate::config::schema::section;
-use crate::config::value::{MILLISECOND, Text, flag, number, parsed, path, span};
-use crate::tier::{self, Location};
+use crate::config::value::{MILLISECOND, Text, flag, list, number, parsed, path, span};
+use crate::reference::Registry;
+use crate::tier::{self, Location, Registries, RegistryPattern};
 use crate::upstream;
 
 /// A tier that answers later is of no use: containerd gives up on an answer after 30 s.
@@ -47,6 +49,11 @@ section! {
     /// Whether this node writes to it. Who reads the bucket reads the private images of every node that does.
     restart write: bool = flag(), |_| true;
 
+    /// Of which registries content is shared: names, or patterns such as "*.corp:5000"; a name of the network has to mean the
+    /// same registry on all nodes. A registry at a name or address of the node itself (localhost, 127.0.0.0/8, ::1), or whose
+    /// endpoints in [[registry]] are, is another one on each node: it is left out unless its very name is listed.
+    reload registries: Vec<RegistryPattern> = list(registry_pattern()), |_| vec![RegistryPattern::all()];
+
     /// Whether nodes share, for the time of an outage, which repositories are public, what their tags name and which
     /// digests they have: a new node then serves public images while their registry cannot be asked. Needs `cluster_key`.
     restart share_names: bool = flag(), |_| false;
@@ -65,8 +72,9 @@ section! {
     restart idle_timeout: Duration = span(MILLISECOND..=TIMEOUT_MAX), |_| Duration::from_secs(5);
 
     /// The longest wait for a layer that another node is writing, before the registry is asked; clients get nothing
-    /// meanwhile. containerd 1.7.0 to 1.7.19 cancels a pull that brings nothing for a minute, later versions after 5: where
-    /// all nodes are newer and layers take long, "4m" spares the registry more. "0s": nodes do not wait for each other.
+    /// meanwhile. containerd 1.7.0 to 1.7.19 cancels a pull that brings nothing for a minute, later versions after 5, CRI-O
+    /// after its pull_progress_timeout (10 s or 30 s in some versions): docs/tier.md says what to set. "0s": nodes do not
+    /// wait for each other.
     restart wait_max: Duration = span(Duration::ZERO..=WAIT_MAX), |_| Duration::from_secs(40);
 
     /// Parts of layers that are written at a time, each with 8 MiB of memory (up to 16 MiB for layers beyond 70 GiB). All layers
@@ -87,7 +95,12 @@ impl Tier {
     }
 
     /// What the tier is built from; `None` if there is none.
-    pub(crate) fn config(&self, proxy: &upstream::Proxy) -> Option<tier::Config> {
+    /// `on_loopback` says of registries with endpoints of their own whether those are on the node itself.
+    pub(crate) fn config(
+        &self,
+        proxy: &upstream::Proxy,
+        on_loopback: HashMap<Registry, bool>,
+    ) -> Option<tier::Config> {
         let location = self.url.clone()?;
         let upstream::Proxy { http, https, no } = proxy.clone();
         Some(tier::Config {
@@ -99,6 +112,7 @@ impl Tier {
             key_file: self.key_file.clone(),
             read: self.read,
             write: self.write,
+            registries: Registries { patterns: self.registries.clone(), on_loopback },
             cluster_key: self.cluster_key.clone().filter(|_| self.share_names),
             connect_timeout: self.connect_timeout,
             head_timeout: self.header_timeout,
@@ -113,6 +127,10 @@ impl Tier {
 
 fn location() -> Text<Location> {
     parsed("URL of a bucket or directory", &["s3://images/larder", "file:///srv/larder"])
+}
+
+fn registry_pattern() -> Text<RegistryPattern> {
+    parsed("registry or pattern", &["quay.io", "*.corp:5000", "localhost:5000"])
 }
 
 fn endpoint() -> Text<String> {

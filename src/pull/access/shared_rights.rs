@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::reference::{Digest, Registry, Repository};
+use crate::reference::{Digest, Registry, Repository, Tag};
 use crate::store::{self, Records};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
@@ -21,6 +21,8 @@ use crate::support::clock::Timestamp;
 const REPOSITORIES_MAX: usize = 8_192;
 /// Memberships held at most; one that is forgotten is read from the tier again.
 const MEMBERS_MAX: usize = 16_384;
+/// Tags that are gone, remembered at most; of one that is forgotten what another node shared may count.
+const GONE_MAX: usize = 4_096;
 /// How much the clocks of two nodes may differ.
 const CLOCKS_DIFFER_SECONDS_MAX: u64 = 300;
 
@@ -35,6 +37,8 @@ struct State {
     ended: BoundedMap<Repository, Timestamp>,
     /// When the rights to all repositories last ended, as this process saw it.
     all_ended: Option<Timestamp>,
+    /// When a registry said that it does not have a tag any more.
+    gone: BoundedMap<(Repository, Tag), Timestamp>,
 }
 
 /// What other nodes shared for an outage.
@@ -69,6 +73,7 @@ impl SharedRights {
             members: BoundedMap::new(MEMBERS_MAX),
             ended: BoundedMap::new(REPOSITORIES_MAX),
             all_ended: None,
+            gone: BoundedMap::new(GONE_MAX),
         };
         Self { records, state: Mutex::new(state), on_closed: OnceLock::new() }
     }
@@ -110,6 +115,22 @@ impl SharedRights {
     /// Whether a membership is held here. A right it is not.
     pub(crate) fn is_member(&self, repository: &Repository, digest: Digest) -> bool {
         self.state.lock().members.peek(&(repository.clone(), digest)).is_some()
+    }
+
+    /// Records that the registry does not have a tag any more.
+    pub(crate) fn forget(&self, repository: &Repository, tag: &Tag, at: Timestamp) {
+        self.state.lock().gone.insert((repository.clone(), tag.clone()), at);
+    }
+
+    /// Records that the registry has a tag.
+    pub(crate) fn begin_again(&self, repository: &Repository, tag: &Tag) {
+        self.state.lock().gone.remove(&(repository.clone(), tag.clone()));
+    }
+
+    /// Whether the registry said after `shared_at`, or about then, that it does not have a tag any more.
+    pub(crate) fn is_gone(&self, repository: &Repository, tag: &Tag, shared_at: Timestamp) -> bool {
+        let gone = self.state.lock().gone.peek(&(repository.clone(), tag.clone())).copied();
+        gone.is_some_and(|gone| is_older(shared_at, gone))
     }
 
     /// Records that a registry answered: nothing is held of its repositories any more.

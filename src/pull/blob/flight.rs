@@ -24,7 +24,7 @@ use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::store::GrowingBlob;
 use crate::support::metrics::IntGauge;
 use crate::support::sync::Mutex;
-use crate::support::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::support::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// One download under way.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(crate) struct Flight {
     context: PullContext,
     /// The greatest [`Priority`] of those who joined, as a number: it only rises.
     priority: AtomicU8,
+    /// Whether the shared tier delivers it.
+    from_tier: AtomicBool,
     /// Pulls of followers whose own question was answered yes: one of them may be used to go on where the leader's
     /// repository or credential fails in mid-body.
     alternates: Mutex<Vec<PullContext>>,
@@ -110,10 +112,18 @@ impl Flight {
         self.progress.borrow().received()
     }
 
+    /// Says whether the shared tier delivers it, so that nothing of it comes from its registry.
+    pub(crate) fn set_from_tier(&self, from_tier: bool) {
+        self.from_tier.store(from_tier, Ordering::Relaxed);
+    }
+
     /// Whether what is fetched ahead in `other` slows down for it: a client waits for it, and it fills the line that both
-    /// share, or is of the same registry.
+    /// share, or is of the same registry. One that waits for what another node downloads does neither.
     fn is_before(&self, other: &Self) -> bool {
-        let is_of_registry = || self.context.repository().registry() == other.context.repository().registry();
+        let is_of_registry = || {
+            !self.from_tier.load(Ordering::Relaxed)
+                && self.context.repository().registry() == other.context.repository().registry()
+        };
         let fills_line = || self.pace.lock().is_fast(Instant::now(), self.received());
         self.is_foreground() && self.has_client() && (is_of_registry() || fills_line())
     }
@@ -224,6 +234,7 @@ impl Flights {
                 let flight = Arc::new(Flight {
                     context: context.clone(),
                     priority: AtomicU8::new(priority),
+                    from_tier: AtomicBool::new(false),
                     alternates: Mutex::default(),
                     pace: Mutex::new(Pace::from(Instant::now())),
                     progress: watch::Sender::new(Progress::Waiting),

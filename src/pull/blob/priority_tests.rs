@@ -156,6 +156,28 @@ async fn a_slow_pull_of_one_tenant_takes_the_head_start_from_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_another_node_downloads_does_not_slow_down_what_this_one_fetches_ahead() {
+    let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+    let foreground = Foreground::new(flights.clone());
+    let pull = || PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
+    let lead = |context: &PullContext, of: &[u8]| {
+        let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+            panic!("it is led")
+        };
+        leader
+    };
+    let ahead = lead(&pull().with_priority(Priority::Ahead), b"ahead");
+    let waits = lead(&pull(), b"another node downloads it");
+    let _client = waits.flight().follow();
+    waits.flight().set_from_tier(true);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(!foreground.is_yielding(ahead.flight()), "nothing comes, of that registry least of all");
+    // The registry is asked after all.
+    waits.flight().set_from_tier(false);
+    assert!(foreground.is_yielding(ahead.flight()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_pod_wants_does_not_wait_behind_the_pre_pull_that_downloads_it() {
     let (flights, foreground) = world();
     let own = lead(&flights, &pull().in_background(), b"own");

@@ -14,10 +14,11 @@ use tokio::time::Instant;
 
 use super::flight::Flight;
 use super::flight_content::FlightContent;
+use super::priority::Foreground;
 use super::tiered::Share;
 use crate::reference::{Digest, Registry};
 use crate::support::tasks::Tasks;
-use crate::tier::{ClaimSlot, Tier, Upload};
+use crate::tier::{ClaimSlot, Progress, Tier, Upload};
 
 /// How often a copy looks whether its next part is there: a part takes longer to arrive.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -33,6 +34,7 @@ const SEND_MAX: Duration = Duration::from_secs(1_800);
 pub(crate) struct SharedCopies {
     places: Arc<Semaphore>,
     tier: Tier,
+    foreground: Foreground,
     tasks: Tasks,
 }
 
@@ -58,8 +60,8 @@ struct Source {
 }
 
 impl SharedCopies {
-    pub(crate) fn new(tier: Tier, tasks: Tasks) -> Self {
-        Self { places: Arc::new(Semaphore::new(COPIES_MAX)), tier, tasks }
+    pub(crate) fn new(tier: Tier, foreground: Foreground, tasks: Tasks) -> Self {
+        Self { places: Arc::new(Semaphore::new(COPIES_MAX)), tier, foreground, tasks }
     }
 
     /// Begins to copy `content` of a flight, of `size` bytes where the registry said so; `None` if the tier does not want it.
@@ -82,8 +84,9 @@ impl SharedCopies {
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         claim.report({
-            let content = content.clone();
-            move || content.written()
+            let (content, flight, foreground) =
+                (content.clone(), Arc::clone(flight), self.foreground.clone());
+            move || Progress { received: content.written(), yields: foreground.is_yielding(&flight) }
         });
         let (sender, verified) = oneshot::channel();
         let source = Source { content: content.clone(), registry, digest, claim, needs_claim };

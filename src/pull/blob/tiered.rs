@@ -17,7 +17,7 @@ use crate::pull::access::Purpose;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
 use crate::reference::Digest;
-use crate::tier::{self, ClaimSlot, Lookup, Role};
+use crate::tier::{self, ClaimSlot, Lookup, Prospect, Role};
 use crate::upstream::BlobHead;
 
 /// How long the registry may take to confirm a blob, before it is asked for the blob itself instead.
@@ -86,10 +86,19 @@ impl UpstreamBlobs {
     pub(crate) async fn open_whole(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
         let (registry, membership) = (context.repository().registry(), self.access().membership());
         let alone = Share::Yes(ClaimSlot::default());
-        if !self.tier().is_there() {
+        if !self.tier().shares(registry) {
             return self.open_sharing(context, digest, Share::No).await;
         }
         if membership.has_ended(context.repository(), digest) {
+            return self.open_sharing(context, digest, alone).await;
+        }
+        match self.tier().prospect(registry, digest) {
+            Prospect::Look => {}
+            Prospect::WriteOnly => return self.open_sharing(context, digest, alone).await,
+            Prospect::LeftAlone => return self.open_sharing(context, digest, Share::No).await,
+        }
+        if self.slow().has(registry) && !self.is_proved(context, digest).await {
+            self.tier().record_unconfirmed();
             return self.open_sharing(context, digest, alone).await;
         }
         let known = match self.access().purpose(context).await {
@@ -159,7 +168,7 @@ impl UpstreamBlobs {
         let registry = context.repository().registry();
         let alone = Share::Yes(ClaimSlot::default());
         let declared = self.access().membership().declared_size(context.repository(), digest);
-        if !self.tier().is_leased(declared.unwrap_or(u64::MAX)) {
+        if !self.tier().is_leased(registry, declared.unwrap_or(u64::MAX)) {
             return self.open_sharing(context, digest, alone).await;
         }
         let confirmation = match known {
@@ -177,7 +186,7 @@ impl UpstreamBlobs {
             Confirmation::Proved | Confirmation::Denied => None,
         };
         let size = match size {
-            Some(size) if self.tier().is_leased(size) => size,
+            Some(size) if self.tier().is_leased(registry, size) => size,
             _ => return self.open_sharing(context, digest, alone).await,
         };
         match self.tier().role(registry, digest, size).await {
@@ -196,16 +205,20 @@ impl UpstreamBlobs {
 
     /// What is known of the caller's right and the membership; the registry is asked where that is not enough.
     async fn confirm(&self, context: &PullContext, digest: Digest) -> Confirmation {
+        if self.is_proved(context, digest).await {
+            Confirmation::Proved
+        } else {
+            self.ask(context, digest).await
+        }
+    }
+
+    /// Whether the caller's right and the membership are proved, and a manifest states the size.
+    async fn is_proved(&self, context: &PullContext, digest: Digest) -> bool {
         let (access, repository) = (self.access(), context.repository());
         let membership = access.membership();
-        let declared = membership.declared_size(repository, digest);
-        if declared.is_some()
+        membership.declared_size(repository, digest).is_some()
             && membership.is_confirmed(repository, digest).await
             && matches!(access.purpose(context).await, Purpose::Deliver(_))
-        {
-            return Confirmation::Proved;
-        }
-        self.ask(context, digest).await
     }
 
     /// What the registry says of the caller's right and of the membership, unless it was slow to say that a while ago.
@@ -217,7 +230,10 @@ impl UpstreamBlobs {
         }
         let confirming = access.confirm_blob(context, digest, declared);
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
-            Ok(Ok(head)) => Confirmation::Answered(head),
+            Ok(Ok(head)) => {
+                self.slow().forget(repository.registry());
+                Confirmation::Answered(head)
+            }
             Ok(Err(error)) if declared.is_some() && self.holds(context, digest, &error).await => {
                 Confirmation::Proved
             }
@@ -259,7 +275,7 @@ impl UpstreamBlobs {
         digest: Digest,
         error: &Error,
     ) -> bool {
-        self.tier().is_there() && self.holds(context, digest, error).await
+        self.tier().shares(context.repository().registry()) && self.holds(context, digest, error).await
     }
 
     /// Whether the caller's right and the membership hold although the registry cannot be asked, which failed with `error`:

@@ -123,6 +123,23 @@ async fn a_caller_that_the_registry_refuses_is_given_nothing_of_the_tier() {
     assert!(other.blobs.find(&context, digest, BlobRange::Whole).await.is_ok());
 }
 
+#[tokio::test]
+async fn no_question_is_asked_for_the_sake_of_a_tier_that_is_not_read() {
+    let (objects, app, digest) = shared().await;
+    for (read, write) in [(false, true), (false, false), (true, true)] {
+        let tier = objects.tier_with(|config| (config.read, config.write) = (read, write));
+        let other = Parts::with_tier(tier.clone());
+        other.registry.push(&app, None, &CONTENT);
+        if read {
+            // It fails, and is left alone.
+            objects.fail(Some(ErrorKind::Unavailable));
+            let _ = tier.blob(app.registry(), digest).await;
+        }
+        assert_eq!(pulled(&other, &app, digest).await, CONTENT);
+        assert!(!other.registry.asked().iter().any(|asked| asked.starts_with("confirm")), "{read} {write}");
+    }
+}
+
 static LAYER: [u8; 5_000_000] = [9; 5_000_000];
 
 #[tokio::test]
@@ -145,7 +162,7 @@ async fn a_node_that_does_not_store_a_layer_keeps_no_other_node_waiting_while_it
 }
 
 #[tokio::test]
-async fn a_size_that_a_manifest_states_is_told_to_no_one_who_joins() {
+async fn a_size_that_a_manifest_states_is_told_to_no_client_that_joins() {
     let (objects, app): (_, Repository) = (FakeObjects::default(), "reg.test/app".parse().unwrap());
     let writer = objects.tier();
     let parts = Parts::with_tier(objects.tier());

@@ -47,7 +47,7 @@ struct Measured {
     begun_at: u64,
     skipped: u64,
     waited: Duration,
-    /// Whether it began with a body of the registry.
+    /// Whether it is of the registry, and not of the shared tier.
     is_of_registry: bool,
 }
 
@@ -94,6 +94,7 @@ impl Transfers {
         let context = flight.context();
         let trail = body.trail().clone();
         let mut measured = Measured::of(&body);
+        flight.set_from_tier(body.is_from_tier());
         let mut second: Option<SecondConnection> = None;
         // What another connection would ask is the registry; a tier that is slow fails by itself.
         let mut second_tried = way == Way::Plain || !measured.is_of_registry;
@@ -108,6 +109,12 @@ impl Transfers {
                 let _ = queue.send(Received::End).await;
                 return Ok(());
             };
+            if !measured.is_of_registry && !body.is_from_tier() {
+                // The registry delivers the rest, as fast as it can.
+                measured = Measured::of(&body);
+                flight.set_from_tier(false);
+                second_tried = way == Way::Plain;
+            }
             let bytes = match bytes {
                 Ok(bytes) => bytes,
                 Err(error) => {
@@ -153,17 +160,19 @@ impl Transfers {
                     let download = SegmentedDownload::new(&self.segments, context, digest, growing, begun);
                     return self.run_segmented(download, flight, queue).await;
                 }
-            } else if second.is_none()
-                && !second_tried
-                && self.foreground.may_widen(flight)
-                && let Some(size) = body.size()
-                && is_slow(measured.received(body.at()), measured.waited, size - body.at())
-            {
+            } else if second.is_none() && !second_tried && self.is_slow(flight, &body, &measured) {
                 // Without a permit it is tried again: other downloads end.
                 second = self.ask_second(context, digest, body.at() + SEGMENT);
                 second_tried = second.is_some();
             }
         }
+    }
+
+    /// Whether a body comes so slowly that another connection is worth it, and the flight may have one.
+    fn is_slow(&self, flight: &Flight, body: &UpstreamBody, measured: &Measured) -> bool {
+        let rest = body.size().map(|size| size - body.at());
+        let is_worth = |rest| is_slow(measured.received(body.at()), measured.waited, rest);
+        self.foreground.may_widen(flight) && rest.is_some_and(is_worth)
     }
 
     async fn run_segmented(

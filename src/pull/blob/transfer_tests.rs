@@ -10,6 +10,7 @@ use crate::pull::metrics::Metrics;
 use crate::store::Owner;
 use crate::support::metrics::IntGauge;
 use crate::support::tasks::Tasks;
+use crate::tier;
 
 const SIZE: usize = 60_000_000;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -49,11 +50,16 @@ impl Scene {
 
     /// Downloads the blob for `leader`; returns how long that takes.
     async fn download(&self, leader: &Leader) -> Duration {
+        let context = leader.flight().context();
+        let body = self.parts.blobs.upstream.open(context, self.digest, 0, None).await.unwrap();
+        self.download_body(leader, body).await
+    }
+
+    async fn download_body(&self, leader: &Leader, body: UpstreamBody) -> Duration {
         let (flight, digest) = (leader.flight(), self.digest);
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
         let ingest = self.parts.store.begin(digest, Some(SIZE as u64), owner).await.unwrap();
         let growing = ingest.growing();
-        let body = self.parts.blobs.upstream.open(flight.context(), digest, 0, None).await.unwrap();
         let (queue, mut received) = mpsc::channel(8);
         let begun = Instant::now();
         let takes = async {
@@ -91,6 +97,23 @@ async fn a_download_ahead_that_yielded_takes_as_many_connections_after_it_as_bef
     };
     let (_, ()) = tokio::join!(scene.download(&ahead), runtime_pulls);
     assert!(scene.opened() > 6, "{} connections for 60 MB", scene.opened());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_tier_does_not_deliver_comes_from_the_registry_as_fast_as_without_a_tier() {
+    for bytes in [0, 10_000_000] {
+        let scene = Scene::new();
+        let runtime = scene.lead(scene.digest, Priority::Foreground);
+        let begins = bytes::Bytes::from(vec![7; bytes]);
+        let chunks =
+            [Ok(begins), Err(tier::Error::new(tier::ErrorKind::GaveUp, "another node was too slow"))];
+        let body = Box::pin(futures_util::stream::iter(chunks.into_iter().skip(usize::from(bytes == 0))));
+        let found = tier::Found { size: SIZE as u64, modified: None, body };
+        let context = runtime.flight().context();
+        let body = scene.parts.blobs.upstream.body_from_tier(context, scene.digest, found);
+        let took = scene.download_body(&runtime, body).await;
+        assert!(scene.opened() > 6 && took < Duration::from_secs(5), "{bytes}: {took:?} {}", scene.opened());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -236,6 +236,7 @@ impl Tags {
                 if let Err(error) = inner.recorded.records.remove_tag(repository, tag).await {
                     tracing::error!(%repository, %tag, %error, "the record of a tag that is gone could not be removed");
                 }
+                inner.fetcher.names().forget_tag(repository, tag, &inner.tasks);
                 Err(error.into())
             }
             Decision::Fail(error) => self.0.recorded.record_if_open_to_all(context, tag, error.into()).await,

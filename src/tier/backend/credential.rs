@@ -1,11 +1,9 @@
 //! Key files, each in the format that its platform has for them: an AWS credentials file, an Azure connection string, the
 //! key of a Google service account.
 //!
-//! Promises: a key file that every user of the machine can read or change, or its group can change, is not used.
+//! Promises: a key file that others can read or change is not used (`support::secret_file`).
 
 use std::fmt;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,17 +15,13 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::support::open_file::{Links, open_at_once};
+use crate::support::secret_file::read_secret;
 use crate::tier::error::BuildError;
 
 /// How often a key file is read again: a key that was replaced counts within that time.
 const READ_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of a key file at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// The permissions that a key file must not have: any of other users, and that of its group to change it. Its group may
-/// read it, as it may the cluster's key: a credential of systemd (`LoadCredential=`) and a
-/// mounted Secret with `fsGroup` are readable by a group.
-const OPEN: u32 = 0o027;
 
 /// An AWS credentials file, of which the profile `default` counts, or the first one.
 pub(super) struct AwsKeyFile {
@@ -84,28 +78,15 @@ impl CredentialProvider for AwsKeyFile {
     }
 }
 
-fn is_open(mode: u32) -> bool {
-    mode & OPEN != 0
-}
-
 /// The text of a key file. Blocks.
 ///
 /// # Errors
 /// A file that cannot be read, is too large, or is open to other users.
 pub(super) fn text_of(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     let failed = |why: String| BuildError::File { path: path.to_owned(), why };
-    let file = open_at_once(path, Links::Followed).map_err(|error| failed(error.to_string()))?;
-    let found = file.metadata().map_err(|error| failed(error.to_string()))?;
-    if !found.is_file() || found.len() > FILE_BYTES_MAX {
-        return Err(failed("it is no key file, or larger than any".to_owned()));
-    }
-    if is_open(found.mode()) {
-        let why = "any user can read it, or its group can change it: chmod 600 (of a mounted Secret: defaultMode: 0400)";
-        return Err(failed(why.to_owned()));
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
-    Ok(text)
+    let content = read_secret(path, FILE_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
+    let text = std::str::from_utf8(&content).map_err(|_| failed("it is no text".to_owned()))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn aws_credential(path: &Path) -> Result<AwsCredential, BuildError> {
@@ -139,29 +120,50 @@ fn aws_value<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 }
 
 /// What an Azure connection string says.
-pub(super) struct AccountKey {
-    pub(super) account: String,
-    pub(super) key: Option<Zeroizing<String>>,
-    pub(super) signature: Option<Zeroizing<String>>,
+pub(super) struct Account {
+    pub(super) name: String,
+    pub(super) secret: AccountSecret,
+    /// Where it is, if that is not in the public cloud.
+    pub(super) endpoint: Option<String>,
 }
 
-/// Reads a connection string as Azure's portal shows it.
+/// What requests of an account are signed or marked with.
+pub(super) enum AccountSecret {
+    Key(Zeroizing<String>),
+    Signature(Zeroizing<String>),
+}
+
+/// Reads a connection string as Azure's portal shows it, with a key or a shared access signature.
 ///
 /// # Errors
-/// A file that cannot be read, or names no account.
-pub(super) fn account_key(path: &Path) -> Result<AccountKey, BuildError> {
+/// A file that cannot be read, names no account, or has neither a key nor a signature.
+pub(super) fn account_key(path: &Path) -> Result<Account, BuildError> {
     let text = text_of(path)?;
+    let failed = |why: &str| BuildError::File { path: path.to_owned(), why: why.to_owned() };
     let value = |name: &str| {
         let mut fields = text.trim().split(';').filter_map(|field| field.split_once('='));
-        fields
-            .find(|(key, _)| key.trim().eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim().to_owned())
+        let found = fields.find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
     };
-    let why = "there is no AccountName in it: expected a connection string of a storage account";
-    let account = value("AccountName")
-        .ok_or_else(|| BuildError::File { path: path.to_owned(), why: why.to_owned() })?;
-    let secret = |name| value(name).map(Zeroizing::new);
-    Ok(AccountKey { account, key: secret("AccountKey"), signature: secret("SharedAccessSignature") })
+    let blobs = value("BlobEndpoint").map(|url| url.trim_end_matches('/'));
+    let name = value("AccountName").or_else(|| blobs.and_then(account_of)).ok_or_else(|| {
+        failed("there is no AccountName in it: expected a connection string of a storage account")
+    })?;
+    let secret = |name| value(name).map(|value| Zeroizing::new(value.to_owned()));
+    let key = secret("AccountKey").map(AccountSecret::Key);
+    let secret = key
+        .or_else(|| secret("SharedAccessSignature").map(AccountSecret::Signature))
+        .ok_or_else(|| failed("there is no AccountKey and no SharedAccessSignature in it"))?;
+    let by_suffix = || value("EndpointSuffix").map(|suffix| format!("https://{name}.blob.{suffix}"));
+    let endpoint = blobs.map(str::to_owned).or_else(by_suffix);
+    Ok(Account { name: name.to_owned(), secret, endpoint })
+}
+
+/// The account that a URL such as `https://account.blob.core.windows.net` is of.
+fn account_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let (account, rest) = rest.split_once('.')?;
+    rest.starts_with("blob.").then_some(account)
 }
 
 #[cfg(test)]
@@ -176,9 +178,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         fs::write(&path, "aws_access_key_id = A\naws_secret_access_key = hunter2\n").unwrap();
-        for (mode, is_used) in
-            [(0o400, true), (0o600, true), (0o640, true), (0o660, false), (0o644, false), (0o602, false)]
-        {
+        for (mode, is_used) in [(0o400, true), (0o640, true), (0o660, false), (0o644, false)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let opened = AwsKeyFile::open(&path);
             assert_eq!(opened.is_ok(), is_used, "{mode:o}");
@@ -208,8 +208,35 @@ mod tests {
         assert!(error.contains("aws_access_key_id") && !error.contains("hunter2"), "{error}");
         fs::write(&path, "aws_access_key_id = A\naws_secret_access_key = hunter2\n").unwrap();
         assert!(!format!("{:?}", AwsKeyFile::open(&path).unwrap()).contains("hunter2"));
-        fs::write(&path, "AccountName=acc;AccountKey=a2V5==;EndpointSuffix=x").unwrap();
-        let key = account_key(&path).unwrap();
-        assert_eq!((key.account.as_str(), key.key.unwrap().as_str()), ("acc", "a2V5=="));
+    }
+
+    #[test]
+    fn a_connection_string_of_another_cloud_is_not_asked_for_in_the_public_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            let Account { name, secret, endpoint } = account_key(&path)?;
+            let (is_key, secret) = match secret {
+                AccountSecret::Key(key) => (true, key),
+                AccountSecret::Signature(signature) => (false, signature),
+            };
+            Ok::<_, BuildError>((name, is_key, secret.to_string(), endpoint.unwrap_or_default()))
+        };
+        let of = |name: &str, is_key, secret: &str, endpoint: &str| {
+            (name.to_owned(), is_key, secret.to_owned(), endpoint.to_owned())
+        };
+        let key = "DefaultEndpointsProtocol=https;AccountName=acc;AccountKey=a2V5==;EndpointSuffix=core.chinacloudapi.cn";
+        assert_eq!(read(key).unwrap(), of("acc", true, "a2V5==", "https://acc.blob.core.chinacloudapi.cn"));
+        let signed = "BlobEndpoint=https://acc.blob.core.usgovcloudapi.net/;QueueEndpoint=https://acc.queue.x/;SharedAccessSignature=sv=2022&sig=hunter2";
+        let endpoint = "https://acc.blob.core.usgovcloudapi.net";
+        assert_eq!(read(signed).unwrap(), of("acc", false, "sv=2022&sig=hunter2", endpoint));
+        assert_eq!(read("AccountName=acc;AccountKey=a2V5").unwrap(), of("acc", true, "a2V5", ""));
+        for text in ["AccountKey=hunter2", "AccountName=acc;X=hunter2", "hunter2"] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 
 use object_store::Error as StoreError;
 use object_store::client::{HttpError, HttpErrorKind};
+use rustix::io::Errno;
 
 use crate::tier::error::{Error, ErrorKind};
 use crate::tier::http::Trouble;
@@ -43,6 +44,11 @@ const CODES: [&str; 25] = [
     "SlowDown",
 ];
 
+/// Why a request has no credential.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct NotAtHand(pub(super) Error);
+
 /// What an error of the crate means.
 pub(super) fn error_of(error: &StoreError) -> Error {
     let kind = match error {
@@ -55,6 +61,9 @@ pub(super) fn error_of(error: &StoreError) -> Error {
     };
     let (mut why, mut next) = (None, Some(error as &(dyn Cause + 'static)));
     while let Some(cause) = next {
+        if let Some(NotAtHand(error)) = cause.downcast_ref() {
+            return error.clone();
+        }
         if let Some(Trouble(status)) = cause.downcast_ref() {
             let kind =
                 if matches!(status, 429 | 503) { ErrorKind::Throttled } else { ErrorKind::Unavailable };
@@ -69,7 +78,35 @@ pub(super) fn error_of(error: &StoreError) -> Error {
         why = said(cause).or(why);
         next = cause.source();
     }
-    Error::new(kind, why.unwrap_or_else(|| "no cause that is known".to_owned()))
+    let why = why.unwrap_or_else(|| "no cause that is known".to_owned());
+    Error::new(kind_of(kind, &why), why)
+}
+
+/// The kind of an error, by what is said of it where that says more than the kind of the crate's error.
+fn kind_of(kind: ErrorKind, why: &str) -> ErrorKind {
+    let is = |part: &str| why.contains(part);
+    match kind {
+        // No object will ever be found there, and none be written.
+        ErrorKind::NotFound if is("NoSuchBucket") || is("ContainerNotFound") => ErrorKind::Unavailable,
+        // A condition, or an operation, that the store does not know.
+        ErrorKind::Unavailable if is("answered 501") || is("NotImplemented") => ErrorKind::Unsupported,
+        kind => kind,
+    }
+}
+
+/// What an error means of an object that was to be created only if there is none: a file system without hard links cannot do
+/// that.
+pub(super) fn error_of_create(error: &StoreError) -> Error {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let number =
+            cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
+        if matches!(number, Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK)) {
+            return Error::new(ErrorKind::Unsupported, "the file system has no hard links");
+        }
+        next = cause.source();
+    }
+    error_of(error)
 }
 
 /// What is said of one cause, if it is this machine's own, or an answer.

@@ -6,11 +6,13 @@
 //! platform     the store of a configuration: S3, Google Cloud Storage, Azure Blob, a directory
 //! file_threads threads for the requests to a directory
 //! credential   key files
+//! kept_credential the credential that a platform gives, kept at hand
 //! ```
 
 mod credential;
 mod failure;
 mod file_threads;
+mod kept_credential;
 mod platform;
 mod store;
 

@@ -6,15 +6,16 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, RetryConfig};
 
-use super::credential::{AccountKey, AwsKeyFile, account_key, text_of};
+use super::credential::{AccountSecret, AwsKeyFile, account_key, text_of};
 use super::file_threads::FileThreads;
+use super::kept_credential::{AtHand, KeptCredential};
 use super::store::{Base, Store};
 use crate::tier::config::{Config, Platform};
 use crate::tier::error::BuildError;
@@ -36,11 +37,17 @@ pub(super) fn store(config: &Config) -> Result<Store, BuildError> {
         Platform::Azure => azure,
         Platform::Directory => return directory(config),
     };
-    let client = StoreClient::new(config)?;
-    let once = RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() };
-    let again =
-        RetryConfig { max_retries: PART_RETRIES, retry_timeout: PART_RETRY_TIME, ..RetryConfig::default() };
-    Ok(Store::new(make(config, client.clone(), once)?, make(config, client, again)?))
+    make(config, StoreClient::new(config)?)
+}
+
+/// Sends each request once.
+fn once() -> RetryConfig {
+    RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }
+}
+
+/// Sends a part, or a question for a credential, again where that may help.
+fn again() -> RetryConfig {
+    RetryConfig { max_retries: PART_RETRIES, retry_timeout: PART_RETRY_TIME, ..RetryConfig::default() }
 }
 
 fn directory(config: &Config) -> Result<Store, BuildError> {
@@ -50,14 +57,16 @@ fn directory(config: &Config) -> Result<Store, BuildError> {
     Ok(Store::over(Arc::new(LocalFileSystem::new()), Base::Directory(directory.to_owned(), path, threads)))
 }
 
-fn s3(config: &Config, client: StoreClient, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>, BuildError> {
+fn s3(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
     let bucket = config.location.bucket();
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_virtual_hosted_style_request(!config.path_style)
         // What is written was verified, and is verified again where it is read: no hash of it for a signature.
         .with_unsigned_payload(true)
-        .with_retry(retry)
+        // One key at a time is deleted: not every store knows the request for many, and S3 answers 200 where it refuses one.
+        .with_disable_bulk_delete(true)
+        .with_retry(again())
         .with_client_options(options(config))
         .with_allow_http(is_plain(config))
         .with_http_connector(client);
@@ -71,10 +80,18 @@ fn s3(config: &Config, client: StoreClient, retry: RetryConfig) -> Result<Arc<dy
             hosted(endpoint, bucket)?
         });
     }
+    let mut kept: Option<Arc<dyn AtHand>> = None;
     if let Some(path) = &config.key_file {
         builder = builder.with_credentials(Arc::new(AwsKeyFile::open(path)?));
+    } else if !is_set(builder.get_config_value(&AmazonS3ConfigKey::SkipSignature)) {
+        let platform = builder.clone().build().map_err(settings)?;
+        let credential = Arc::new(KeptCredential::new(Arc::clone(platform.credentials())));
+        builder = builder.with_credentials(Arc::clone(&credential) as _);
+        kept = Some(credential as _);
     }
-    Ok(Arc::new(builder.build().map_err(settings)?))
+    let writing = builder.clone().build().map_err(settings)?;
+    let store = builder.with_retry(once()).build().map_err(settings)?;
+    Ok(Store::new(Arc::new(store), Arc::new(writing), kept))
 }
 
 /// The URL of a bucket that is named in its host.
@@ -83,11 +100,7 @@ fn hosted(endpoint: &str, bucket: &str) -> Result<String, BuildError> {
     Ok(format!("{scheme}://{bucket}.{rest}"))
 }
 
-fn google(
-    config: &Config,
-    client: StoreClient,
-    retry: RetryConfig,
-) -> Result<Arc<dyn ObjectStore>, BuildError> {
+fn google(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
     let builder = match &config.key_file {
         // An environment that names another key would contradict it.
         Some(path) => GoogleCloudStorageBuilder::new().with_service_account_key(text_of(path)?.as_str()),
@@ -95,40 +108,67 @@ fn google(
     };
     let mut builder = builder
         .with_bucket_name(config.location.bucket())
-        .with_retry(retry)
+        .with_retry(again())
         .with_client_options(options(config))
         .with_http_connector(client);
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_base_url(endpoint);
     }
-    Ok(Arc::new(builder.build().map_err(settings)?))
+    let mut kept: Option<Arc<dyn AtHand>> = None;
+    if !is_set(builder.get_config_value(&GoogleConfigKey::SkipSignature)) {
+        let platform = builder.clone().build().map_err(settings)?;
+        let credential = Arc::new(KeptCredential::new(Arc::clone(platform.credentials())));
+        builder = builder.with_credentials(Arc::clone(&credential) as _);
+        kept = Some(credential as _);
+    }
+    let writing = builder.clone().build().map_err(settings)?;
+    let store = builder.with_retry(once()).build().map_err(settings)?;
+    Ok(Store::new(Arc::new(store), Arc::new(writing), kept))
 }
 
-fn azure(
-    config: &Config,
-    client: StoreClient,
-    retry: RetryConfig,
-) -> Result<Arc<dyn ObjectStore>, BuildError> {
-    let mut builder = MicrosoftAzureBuilder::from_env()
+fn azure(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
+    // An environment that names another credential would come before the file's.
+    let builder = match config.key_file {
+        Some(_) => MicrosoftAzureBuilder::new(),
+        None => MicrosoftAzureBuilder::from_env(),
+    };
+    let mut builder = builder
         .with_container_name(config.location.bucket())
-        .with_retry(retry)
+        .with_retry(again())
         .with_client_options(options(config))
         .with_allow_http(is_plain(config))
         .with_http_connector(client);
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
-    }
+    let mut endpoint = config.endpoint.clone();
     if let Some(path) = &config.key_file {
-        let AccountKey { account, key, signature } = account_key(path)?;
-        builder = builder.with_account(account);
-        if let Some(key) = key {
-            builder = builder.with_access_key(key.as_str());
-        }
-        if let Some(signature) = signature {
-            builder = builder.with_config(AzureConfigKey::SasKey, signature.as_str());
-        }
+        let account = account_key(path)?;
+        builder = builder.with_account(account.name);
+        builder = match account.secret {
+            AccountSecret::Key(key) => builder.with_access_key(key.as_str()),
+            AccountSecret::Signature(signature) => {
+                builder.with_config(AzureConfigKey::SasKey, signature.as_str())
+            }
+        };
+        endpoint = endpoint.or(account.endpoint);
     }
-    Ok(Arc::new(builder.build().map_err(settings)?))
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    let mut kept: Option<Arc<dyn AtHand>> = None;
+    if !is_set(builder.get_config_value(&AzureConfigKey::SkipSignature)) {
+        let platform = builder.clone().build().map_err(settings)?;
+        let credential = Arc::new(KeptCredential::new(Arc::clone(platform.credentials())));
+        builder = builder.with_credentials(Arc::clone(&credential) as _);
+        kept = Some(credential as _);
+    }
+    let writing = builder.clone().build().map_err(settings)?;
+    let store = builder.with_retry(once()).build().map_err(settings)?;
+    Ok(Store::new(Arc::new(store), Arc::new(writing), kept))
+}
+
+/// Whether a setting of the environment is on, as object_store reads it.
+fn is_set(value: Option<String>) -> bool {
+    value
+        .is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes" | "y"))
 }
 
 fn options(config: &Config) -> ClientOptions {

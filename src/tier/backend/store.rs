@@ -14,8 +14,9 @@ use object_store::{
 };
 use tokio::sync::Mutex;
 
-use super::failure::error_of;
+use super::failure::{error_of, error_of_create};
 use super::file_threads::FileThreads;
+use super::kept_credential::AtHand;
 use crate::support::clock::Timestamp;
 use crate::tier::error::{Error, ErrorKind};
 use crate::tier::objects::{Chunks, List, Listed, Multipart, Object, Objects, Replace, shareable};
@@ -42,17 +43,23 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     /// The same one; what it writes is sent again where that may help.
     writing: Arc<dyn ObjectStore>,
+    /// The credential that both use, where it has to be fetched.
+    credential: Option<Arc<dyn AtHand>>,
     base: Base,
 }
 
 impl Store {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, writing: Arc<dyn ObjectStore>) -> Self {
-        Self(Arc::new(Inner { store, writing, base: Base::Root }))
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        writing: Arc<dyn ObjectStore>,
+        credential: Option<Arc<dyn AtHand>>,
+    ) -> Self {
+        Self(Arc::new(Inner { store, writing, credential, base: Base::Root }))
     }
 
     /// A store on this machine.
     pub(super) fn over(store: Arc<dyn ObjectStore>, base: Base) -> Self {
-        Self(Arc::new(Inner { writing: Arc::clone(&store), store, base }))
+        Self(Arc::new(Inner { writing: Arc::clone(&store), store, credential: None, base }))
     }
 
     /// Carries out a request where it blocks no thread of the daemon.
@@ -102,6 +109,10 @@ fn is_file_or_new(found: io::Result<std::fs::Metadata>) -> bool {
 }
 
 impl Objects for Store {
+    fn credential(&self) -> Option<BoxFuture<'_, Result<(), Error>>> {
+        self.0.credential.as_ref().map(|credential| credential.fetched())
+    }
+
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, Error>> {
         Box::pin(async move {
             let (inner, key) = (Arc::clone(&self.0), key.to_owned());
@@ -125,7 +136,10 @@ impl Objects for Store {
             let putting = async move {
                 let (path, options) = (inner.path(&key).await?, PutOptions::from(mode));
                 let put = inner.store.put_opts(&path, PutPayload::from_bytes(content), options).await;
-                put.map(drop).map_err(|error| error_of(&error))
+                put.map(drop).map_err(|error| match replace {
+                    Replace::Anything => error_of(&error),
+                    Replace::Nothing => error_of_create(&error),
+                })
             };
             self.run(putting).await
         })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::reference::{DOCKER_HUB, PrincipalKind, Registry, Repository};
+use crate::support::loopback;
 use crate::upstream::config::{Allow, Config, CredentialUse, EndpointConfig};
 use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
@@ -147,6 +148,13 @@ impl Endpoint {
 pub fn has_authoritative_endpoint(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
     let only_one = endpoints.len() == 1;
     endpoints.iter().any(|e| Endpoint::configured(e, registry, only_one).authoritative)
+}
+
+/// Whether `registry` is asked on the node itself: every one of these endpoints that proves rights to it is on loopback.
+pub fn is_on_loopback(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
+    let only_one = endpoints.len() == 1;
+    let proves = |e: &&EndpointConfig| Endpoint::configured(e, registry, only_one).authoritative;
+    endpoints.iter().filter(proves).all(|e| e.url.host_str().is_some_and(loopback::is_host))
 }
 
 fn is_host_of(url: &Url, registry: &Registry) -> bool {

@@ -32,7 +32,7 @@ async fn a_private_layer_in_the_bucket_is_given_to_no_caller_that_the_registry_r
     assert_eq!(get_as(&first, &path, ALICE).await.body, blob.bytes);
     fleet.shared(&blob).await;
     let second = fleet.node("second");
-    for (who, user) in [("bob", Some(BOB)), ("a wrong password", Some((ALICE.0, "wrong"))), ("nobody", None)]
+    for (who, user) in [("bob", Some(BOB)), ("a wrong password", Some((ALICE.0, "wrong"))), ("no user", None)]
     {
         let reply = match user {
             Some(user) => get_as(&second, &path, user).await,

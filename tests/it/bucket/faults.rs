@@ -8,7 +8,7 @@ use http::Method;
 use tokio::sync::Semaphore;
 
 use super::{Blob, Fleet, Node};
-use crate::support::image::noise;
+use crate::support::image::{self, noise};
 use crate::support::registry::Fault;
 use crate::support::s3::{Op, SECRET, Wrong};
 
@@ -77,8 +77,10 @@ async fn an_object_of_another_length_costs_no_client_a_wrong_or_short_body() {
         let mut bytes = blob.bytes.to_vec();
         bytes.resize(len, b'x');
         fleet.s3.put(&key, bytes);
-        fleet.node("second").pulls(&blob, name).await;
+        let second = fleet.node("second");
+        second.pulls(&blob, name).await;
         assert_eq!(fleet.transfers(&blob), 1, "{name}");
+        gone_or_right(&fleet, &blob, &key, name).await;
     }
 }
 
@@ -96,7 +98,7 @@ async fn a_store_that_says_one_length_and_sends_another_costs_no_client_a_wrong_
         let (blob, _) = fleet.shared_blob(SIZE, 1).await;
         fleet.s3.wrong_at(Op::Get, "/blobs/", wrong);
         fleet.node("second").pulls(&blob, name).await;
-        assert!(fleet.reads(&blob) <= 1, "{name}: one attempt");
+        assert_eq!(fleet.reads(&blob), 1, "{name}: one attempt");
     }
 }
 
@@ -136,6 +138,48 @@ async fn a_bucket_that_fails_is_not_asked_for_each_blob_of_an_image() {
         assert!(asked <= 8, "{name}: {asked} requests for 20 blobs");
         assert!(node.tier_reads("left_alone").await >= 10.0, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_does_not_exist_is_not_taken_for_an_empty_one() {
+    let fleet = Fleet::new().await;
+    fleet.s3.wrong_always(Wrong::Refused(404, "NoSuchBucket"));
+    let node = fleet.node("node");
+    for seed in 0..20 {
+        node.pulls(&fleet.blob(10_000, seed), "no bucket").await;
+    }
+    let asked = fleet.s3.asked().len();
+    assert!(asked <= 8, "{asked} requests for 20 blobs");
+    assert!(node.tier_reads("error").await >= 1.0 && node.tier_reads("miss").await == 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_knows_no_conditions_is_given_manifests_and_layers_all_the_same() {
+    let fleet = Fleet::new().await;
+    fleet.s3.wrong(|asked| {
+        asked.headers.contains_key("if-none-match").then_some(Wrong::Refused(501, "NotImplemented"))
+    });
+    let image = image::push(&fleet.registry, "team/app", "v1", 10_000);
+    let (node, layer) = (fleet.node("node"), fleet.blob(SIZE, 1));
+    assert!(node.larder.get("/v2/team/app/manifests/v1?ns=reg.test").await.is_well());
+    node.pulls(&layer, "no conditions").await;
+    fleet.shared(&layer).await;
+    node.larder.settled().await;
+    let manifests: Vec<_> = fleet.s3.keys().into_iter().filter(|key| key.contains("/manifests/")).collect();
+    assert!(manifests.iter().any(|key| key.contains(&image.index.hex())), "{manifests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_is_refused_is_known_to_be_refused() {
+    let fleet = Fleet::new().await;
+    let (blob, key) = fleet.shared_blob(SIZE, 1).await;
+    fleet.s3.change(&key, |bytes| bytes[7] ^= 1);
+    // The rule can tell keys apart only if each delete names its own.
+    fleet.s3.wrong_at(Op::Delete, "/blobs/", Wrong::denied());
+    let second = fleet.node("second");
+    second.pulls(&blob, "wrong").await;
+    second.larder.settled().await;
+    assert_eq!(second.larder.metric("larder_tier_errors_total{kind=\"denied\"}").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

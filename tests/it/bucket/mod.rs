@@ -40,6 +40,8 @@ pub(super) struct Blob {
     pub(super) digest: Digest,
 }
 
+/// The registries of the tests are at loopback addresses.
+const SHARED: &str = "registries = [\"reg.test\", \"evil.test\"]";
 /// Waits that a test can sit out.
 const TIMES: &str = "connect_timeout = \"500ms\"\nheader_timeout = \"500ms\"\nidle_timeout = \"500ms\"";
 
@@ -140,7 +142,7 @@ fn tier(state: &Path, url: &str, secret: &str) -> String {
     std::fs::write(&key_file, text).unwrap();
     std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
     format!(
-        "[tier]\nurl = \"s3://{BUCKET}/fleet\"\nendpoint = \"{url}\"\nregion = \"us-east-1\"\npath_style = true\nkey_file = {key_file:?}"
+        "[tier]\nurl = \"s3://{BUCKET}/fleet\"\nendpoint = \"{url}\"\nregion = \"us-east-1\"\npath_style = true\nkey_file = {key_file:?}\n{SHARED}"
     )
 }
 

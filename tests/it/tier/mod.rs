@@ -43,7 +43,10 @@ impl Site {
 
     fn node_with(&mut self, more: &str) -> Larder {
         let state = tempfile::tempdir().unwrap();
-        let tier = format!("[tier]\nurl = \"file://{}\"\n{more}\n", self.shared.path().display());
+        let tier = format!(
+            "[tier]\nurl = \"file://{}\"\nregistries = [\"reg.test\"]\n{more}\n",
+            self.shared.path().display()
+        );
         let larder = Larder::start(state.path(), &[("reg.test", self.registry.url())], &tier);
         self.nodes.push(state);
         larder

@@ -177,7 +177,10 @@ async fn a_repository_that_was_closed_is_opened_by_no_outage_after_that() {
     assert_eq!(names(&site), before);
     site.registry.stop().await;
     let restarted = |more: &str| {
-        let tier = format!("[tier]\nurl = \"file://{}\"\n{more}\n", site.shared.path().display());
+        let tier = format!(
+            "[tier]\nurl = \"file://{}\"\nregistries = [\"reg.test\"]\n{more}\n",
+            site.shared.path().display()
+        );
         Larder::start(&state, &[("reg.test", site.registry.url())], &tier)
     };
     let reader = restarted(&format!("{shares}\nwrite = false"));
@@ -214,4 +217,47 @@ async fn a_record_that_was_moved_to_the_place_of_another_one_opens_nothing() {
     site.registry.stop().await;
     let fresh = site.node_with(&shares);
     assert_ne!(fresh.get(tag).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_tag_that_was_deleted_is_brought_back_by_no_outage_after_that() {
+    let (mut site, keys) = (Site::new().await, tempfile::tempdir().unwrap());
+    let image = image::push(&site.registry, "team/app", "v1", 10_000);
+    let shares = cluster_key(keys.path(), "key", 1);
+    let tag = "/v2/team/app/manifests/v1?ns=reg.test";
+    let writer = site.node_with(&shares);
+    assert_eq!(writer.get(tag).await.body, image.index_bytes);
+    site.has_objects("names", 3).await;
+    site.has_objects("manifests", 1).await;
+    // One that may not write remembers it by itself.
+    let reader = site.node_with(&format!("{shares}\nwrite = false"));
+    assert_eq!(reader.get(tag).await.body, image.index_bytes);
+    let names = |site: &Site| {
+        let read = |path: &PathBuf| std::fs::read(path).unwrap();
+        site.objects("names").iter().map(read).collect::<Vec<_>>()
+    };
+    let before = names(&site);
+    site.registry.remove_manifest("team/app", "v1");
+    assert_eq!(reader.get(tag).await.status, StatusCode::NOT_FOUND);
+    reader.settled().await;
+    assert_eq!(names(&site), before);
+    site.registry.stop().await;
+    assert_ne!(reader.get(tag).await.status, StatusCode::OK, "what its registry told it was forgotten");
+    site.registry.restart().await;
+    assert_eq!(writer.get(tag).await.status, StatusCode::NOT_FOUND);
+    for _ in 0..500 {
+        if names(&site) != before {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    site.registry.stop().await;
+    let fresh = site.node_with(&shares);
+    for node in [&writer, &fresh] {
+        assert_ne!(
+            node.get(tag).await.status,
+            StatusCode::OK,
+            "the record of the cluster still says what it named"
+        );
+    }
 }
