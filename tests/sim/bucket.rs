@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,11 +18,12 @@ use crate::network::{BUFFER, Connection};
 use crate::plan::{BucketAct, DamageKind, FaultKind, Host, Part, Repo};
 use crate::registry::Upstreams;
 use crate::s3::{self, Asked, BUCKET, Bucket, KEY_ID, Op, SECRET, Wrong};
+use crate::shared_names::Keys;
 use crate::time::{Now, START};
 use crate::truth::Truth;
 
 /// Where the tree of the tier begins.
-const ROOT: &str = "sim/larder/v1";
+pub(crate) const ROOT: &str = "sim/larder/v1";
 
 /// Seconds between two renewals of a lease, and the size that another node's lease states.
 const RENEW_S: u64 = 3;
@@ -48,10 +50,11 @@ pub(crate) fn new(now: &Now) -> Bucket {
 }
 
 /// The lines of the daemon's configuration; the key file holds [`key_file`].
-pub(crate) fn configuration(key_file: &std::path::Path) -> String {
+pub(crate) fn configuration(key_file: &Path, names: Option<&Path>) -> String {
+    let names = names.map(|key| format!("share_names = true\ncluster_key = {key:?}\n")).unwrap_or_default();
     format!(
         "[tier]\nurl = \"s3://{BUCKET}/sim\"\nendpoint = \"http://{}\"\nregion = \"us-east-1\"\npath_style = true\n\
-         key_file = {key_file:?}\n",
+         key_file = {key_file:?}\n{names}",
         Host::Bucket.name()
     )
 }
@@ -135,8 +138,18 @@ fn layer_of(repo: Repo, layer: u8) -> Digest {
 }
 
 /// Does what others do; returns what became of it.
-pub(crate) fn act(bucket: &Bucket, truth: &mut Truth, act: &BucketAct) -> String {
+pub(crate) fn act(
+    bucket: &Bucket,
+    truth: &mut Truth,
+    act: &BucketAct,
+    keys: Option<&Keys>,
+    now: u64,
+) -> String {
     match act {
+        BucketAct::Names { repo, how } => {
+            keys.iter().for_each(|keys| keys.write(bucket, *repo, *how, now));
+            format!("records about {} are in the bucket: {how:?}", repo.name())
+        }
         BucketAct::Shared(repo) => {
             share(bucket, *repo);
             format!("another node has shared {}", repo.name())

@@ -40,7 +40,9 @@ fn configuration(setup: &Setup, disk: &Disk) -> String {
     };
     let mirror = if setup.mirror { "\"http://mirror.corp\", " } else { "" };
     let node = if setup.node { format!("{:?}", disk.node_config()) } else { String::new() };
-    let tier = if setup.tier { bucket::configuration(&disk.tier_key()) } else { String::new() };
+    let cluster = disk.cluster_key();
+    let names = setup.names.then_some(cluster.as_path());
+    let tier = if setup.tier { bucket::configuration(&disk.tier_key(), names) } else { String::new() };
     let negative = if setup.no_negative { "0s" } else { "3s" };
     format!(
         "[server]\nlisten = [\"unix:/memory\"]\ndrain_wait = \"20s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\

@@ -57,6 +57,11 @@ impl Disk {
     }
 
     /// The credential of the bucket.
+    /// The key that the nodes of the cluster share.
+    pub(crate) fn cluster_key(&self) -> PathBuf {
+        self.tier_key().with_file_name("cluster.key")
+    }
+
     pub(crate) fn tier_key(&self) -> PathBuf {
         self.root.join("tier.key")
     }

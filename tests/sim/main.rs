@@ -38,6 +38,7 @@ mod registry;
 mod replays;
 mod rng;
 mod run;
+mod shared_names;
 mod shrink;
 mod story;
 mod time;

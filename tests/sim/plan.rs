@@ -44,6 +44,9 @@ pub(crate) struct Setup {
     /// There is a shared tier, in a bucket.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) tier: bool,
+    /// Nodes share names in it, sealed by the cluster's key.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) names: bool,
 }
 
 impl Default for Setup {
@@ -58,6 +61,7 @@ impl Default for Setup {
             node: false,
             pods: false,
             tier: false,
+            names: false,
         }
     }
 }
@@ -156,10 +160,30 @@ pub(crate) enum BucketAct {
     Junk { repo: Repo, layer: u8 },
     /// Another node says for so long that it is writing a layer, at so many bytes a second; it never does.
     Writing { repo: Repo, layer: u8, seconds: u64, rate: u64 },
+    /// Another node has shared names of an image, or there are records that look like that.
+    Names { repo: Repo, how: NameKind },
     /// Everything is deleted.
     Empty,
     /// The clock of the store is so many seconds off from now on.
     ClockOff { seconds: i64 },
+}
+
+/// What records about names are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NameKind {
+    /// What another node has just learned.
+    Right,
+    /// From 40 days ago.
+    Old,
+    /// By a clock that is a day ahead.
+    Future,
+    /// Sealed with the key of another cluster.
+    OtherKey,
+    /// Those of another repository, which is public.
+    Moved,
+    /// That the registry refuses everyone.
+    Closed,
 }
 
 /// Where an image is; what is in it is in `catalog.rs`.

@@ -53,7 +53,8 @@ fn plainer(plan: &Plan) -> Vec<Change> {
     let mut all: Vec<Change> = vec![
         Box::new(|plan| plan.setup.mirror = false),
         Box::new(|plan| plan.setup.redirects = false),
-        Box::new(|plan| plan.setup.tier = false),
+        Box::new(|plan| (plan.setup.tier, plan.setup.names) = (false, false)),
+        Box::new(|plan| plan.setup.names = false),
         Box::new(|plan| plan.setup = Setup { no_negative: true, ..plan.setup.clone() }),
         Box::new(|plan| plan.setup.no_room = false),
         Box::new(|plan| plan.setup.budget_mib = None),

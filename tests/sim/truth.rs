@@ -6,7 +6,7 @@ use larder::reference::Digest;
 
 use crate::catalog::catalog;
 use crate::plan::{
-    Damage, DiskFault, Fault, FaultKind, Host, Method, NodeLogin, Part, PodSecret, Repo, What, Who,
+    Damage, DiskFault, Fault, FaultKind, Host, Method, NameKind, NodeLogin, Part, PodSecret, Repo, What, Who,
 };
 
 /// Everything that the acts of the plan have changed, with when.
@@ -35,6 +35,8 @@ pub(crate) struct Truth {
     pub(crate) secrets: Vec<(u64, Who, PodSecret)>,
     /// Keys of objects of the bucket that others have damaged.
     pub(crate) bucket_damage: BTreeSet<String>,
+    /// Records about names that others have written into the bucket.
+    pub(crate) names: Vec<(u64, Repo, NameKind)>,
 }
 
 /// A pod, from when on it was bound.

@@ -1,6 +1,7 @@
 //! From a seed to a plan. Each history is about a few things only, drawn first, so that rare ones meet.
 
 mod acts;
+mod names;
 mod pods;
 mod rights;
 mod tier;
@@ -84,6 +85,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         pods::add(&mut plan);
     }
     tier::add(&mut plan);
+    names::add(&mut plan);
     plan
 }
 
@@ -159,6 +161,7 @@ impl Draw {
             node: self.is(Theme::Node),
             pods: false,
             tier: false,
+            names: false,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Service.
 
 use super::{Judge, Violation, is_whole_outage, violation};
+use crate::catalog::catalog;
 use crate::client::Ask;
-use crate::plan::{DamageKind, FaultKind, Part, Repo, What, Who};
+use crate::plan::{Act, BucketAct, DamageKind, FaultKind, Host, NameKind, Part, Repo, What, Who};
 
 pub(crate) const SENTENCE: &str = "A caller who would have succeeded by asking the registry itself succeeds through Larder, \
     or gets the answer that sends its runtime there, within the time bound; one registry's, repository's or client's \
@@ -63,7 +64,76 @@ fn look_at(judge: &Judge<'_>, ask: &Ask, calm: bool) -> Vec<Violation> {
         let kind = if listed { "service/held-refused-after-list" } else { "service/held-refused" };
         all.push(violation(kind, at, what));
     }
+    if is_shared(judge, ask) && !(ask.manner.mirror && reply.complete && reply.status != 0) {
+        let what = format!("{shown}: {answer}, in an outage, though another node shared all of it");
+        all.push(violation("service/shared-refused", at, what));
+    }
     all
+}
+
+/// Whether another node had shared all that there is to know of this public image while its registry, which this node has
+/// had no answer from, cannot be reached.
+fn is_shared(judge: &Judge<'_>, ask: &Ask) -> bool {
+    let (history, truth, begun) = (judge.history, &judge.history.truth, ask.begun);
+    let (repo, image) = (ask.repo, catalog().image(ask.repo, 0));
+    let is_of_image = match ask.what {
+        What::Tag => true,
+        What::Manifest => ask.digest == Some(image.manifest),
+        // How large a layer is, a manifest says.
+        What::Layer(_) => history.asks.iter().any(|other| {
+            other.digest == Some(image.manifest)
+                && !other.head
+                && other.reply.status == 200
+                && other.reply.complete
+                && other.reply.ended_at <= begun
+        }),
+        _ => false,
+    };
+    let is_plain = truth.damage.is_empty()
+        && truth.disk.is_empty()
+        && truth.full.is_empty()
+        && truth.stops.is_empty()
+        && truth.jumps.is_empty()
+        && truth.set_back.is_empty()
+        && truth.revoked.is_empty()
+        && truth.faults.iter().all(|span| span.what.host != Host::Bucket);
+    let bucket = history.plan.steps.iter().filter_map(|step| match &step.act {
+        Act::Bucket(act) => Some(act),
+        _ => None,
+    });
+    let mut has_bytes = false;
+    let mut is_harmed = false;
+    for act in bucket {
+        match act {
+            BucketAct::Shared(shared) => has_bytes |= *shared == repo,
+            BucketAct::Names { .. } => {}
+            _ => is_harmed = true,
+        }
+    }
+    let mut names = truth.names.iter().filter(|(_, of, _)| *of == repo);
+    let is_told = names.clone().any(|(at, _, how)| *how == NameKind::Right && *at + 1_000 < begun)
+        && names.all(|(_, _, how)| *how == NameKind::Right);
+    let is_away = truth.faults.iter().any(|span| {
+        span.what.host == repo.host()
+            && matches!(span.what.kind, FaultKind::Refuse | FaultKind::NoName)
+            && is_whole_outage(&span.what)
+            && span.from + 500 <= begun
+            && span.until.is_none_or(|until| until >= ask.reply.ended_at)
+    });
+    let is_new = history.seen.iter().all(|seen| seen.repo != Some(repo) || seen.at > begun);
+    let setup = &history.plan.setup;
+    let stores = setup.budget_mib.is_none() && !setup.no_room && setup.floor_mib.is_none();
+    let who = ask.who == Who::Nobody && repo.is_public() && !setup.mirror && ask.reply.status != 416;
+    setup.names
+        && who
+        && stores
+        && is_plain
+        && is_of_image
+        && has_bytes
+        && !is_harmed
+        && is_told
+        && is_away
+        && is_new
 }
 
 /// Whether the blob's file was truncated while it was sent: then the body ends short (docs/failure-modes.md).

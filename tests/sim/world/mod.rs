@@ -19,9 +19,10 @@ use crate::client::Ask;
 use crate::daemon::Daemon;
 use crate::disk::Disk;
 use crate::files::{leaks, sizes};
-use crate::plan::{Act, Host, NodeLogin, Plan, Repo, Setup, Who};
+use crate::plan::{Act, BucketAct, Host, NodeLogin, Plan, Repo, Setup, Who};
 use crate::pods::Pods;
 use crate::registry::{Seen, Upstreams};
+use crate::shared_names::Keys;
 use crate::time::Now;
 use crate::truth::{BoundPod, Span, Truth};
 
@@ -90,6 +91,7 @@ struct World {
     quiet: Vec<Quiet>,
     pages: Vec<String>,
     disk_hits: u64,
+    keys: Option<Keys>,
 }
 
 /// Acts out `plan` over a directory beneath `root`.
@@ -111,6 +113,7 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
         quiet: Vec::new(),
         pages: Vec::new(),
         disk_hits: 0,
+        keys: None,
     };
     if plan.setup.node {
         world.log_in(NodeLogin::Right);
@@ -120,6 +123,17 @@ pub(crate) async fn act(now: Now, plan: Plan, control: PathBuf, root: PathBuf) -
             fs::write(world.disk.tier_key(), bucket::key_file()).unwrap();
             fs::set_permissions(world.disk.tier_key(), fs::Permissions::from_mode(0o600)).unwrap();
         });
+    }
+    if plan.setup.names {
+        let key = world.disk.cluster_key();
+        let keys = world.disk.as_another(|| {
+            for (path, content) in Keys::files(&key) {
+                fs::write(&path, content).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            }
+            Keys::read(&key)
+        });
+        world.keys = Some(keys);
     }
     world.start().await;
     for (number, step) in plan.steps.iter().enumerate() {
@@ -217,7 +231,13 @@ impl World {
             Act::ApiServer { away } => self.pods.set_away(*away),
             Act::Bucket(act) => {
                 let bucket = self.upstreams.bucket().clone();
-                let done = self.upstreams.truth(|truth, _| bucket::act(&bucket, truth, act));
+                let (keys, now) = (self.keys.as_ref(), self.now.clock().now().0);
+                let done = self.upstreams.truth(|truth, at| {
+                    if let BucketAct::Names { repo, how } = act {
+                        truth.names.push((at, *repo, *how));
+                    }
+                    bucket::act(&bucket, truth, act, keys, now)
+                });
                 self.note(done);
             }
             Act::Wait { seconds } => self.now.sleep(Duration::from_secs(*seconds)).await,
